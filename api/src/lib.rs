@@ -1,0 +1,18 @@
+//! The wire types of netnsd's HTTP API, version 1, and the checks that one resource alone can answer.
+//!
+//! Requests are read in two steps, so that every mistake is told with a JSON pointer: [`parse`] makes a
+//! value of JSON into a type here, then [`Resource::check`] looks at what one field alone cannot know.
+
+mod doing;
+mod look;
+mod parse;
+mod problem;
+mod resource;
+mod values;
+
+pub use doing::*;
+pub use look::*;
+pub use parse::{READ_ONLY, parse};
+pub use problem::{Code, FieldError, Problem};
+pub use resource::*;
+pub use values::*;

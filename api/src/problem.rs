@@ -1,0 +1,181 @@
+//! Errors as clients get them (RFC 9457).
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::ResourceRef;
+
+/// What kind of error it is, for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs, reason = "the codes are described where the contract lists them")]
+pub enum Code {
+    MalformedJson,
+    InvalidQuery,
+    Unauthenticated,
+    Forbidden,
+    NotFound,
+    NoSuchPath,
+    MethodNotAllowed,
+    AlreadyExists,
+    InUse,
+    Conflict,
+    PreconditionFailed,
+    BodyTooLarge,
+    UnsupportedMediaType,
+    InvalidField,
+    UnknownField,
+    UnknownReference,
+    Duplicate,
+    KernelRejected,
+    UnsupportedByKernel,
+    TooManyRequests,
+    StoreUnavailable,
+    KernelUnavailable,
+    ShuttingDown,
+    Internal,
+}
+
+impl Code {
+    /// The HTTP status that the code goes with.
+    pub fn status(self) -> u16 {
+        match self {
+            Code::MalformedJson | Code::InvalidQuery => 400,
+            Code::Unauthenticated => 401,
+            Code::Forbidden => 403,
+            Code::NotFound | Code::NoSuchPath => 404,
+            Code::MethodNotAllowed => 405,
+            Code::AlreadyExists | Code::InUse | Code::Conflict => 409,
+            Code::PreconditionFailed => 412,
+            Code::BodyTooLarge => 413,
+            Code::UnsupportedMediaType => 415,
+            Code::InvalidField
+            | Code::UnknownField
+            | Code::UnknownReference
+            | Code::Duplicate
+            | Code::KernelRejected
+            | Code::UnsupportedByKernel => 422,
+            Code::TooManyRequests => 429,
+            Code::StoreUnavailable | Code::KernelUnavailable | Code::ShuttingDown => 503,
+            Code::Internal => 500,
+        }
+    }
+
+    fn title(self) -> &'static str {
+        match self.status() {
+            400 => "Bad Request",
+            401 => "Unauthorized",
+            403 => "Forbidden",
+            404 => "Not Found",
+            405 => "Method Not Allowed",
+            409 => "Conflict",
+            412 => "Precondition Failed",
+            413 => "Content Too Large",
+            415 => "Unsupported Media Type",
+            422 => "Unprocessable Content",
+            429 => "Too Many Requests",
+            503 => "Service Unavailable",
+            _ => "Internal Server Error",
+        }
+    }
+}
+
+/// An error as the body of an answer: `application/problem+json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Problem {
+    /// Always `about:blank`: `code` tells errors apart.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The status in words.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What kind of error it is.
+    pub code: Code,
+    /// What happened and what to do, for people.
+    pub detail: String,
+    /// The field that is wrong (RFC 6901).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pointer: Option<String>,
+    /// The resources that stand in the way.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resources: Vec<ResourceRef>,
+    /// The operation that the kernel refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub op: Option<String>,
+    /// The kernel's error by name, such as `EEXIST`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errno: Option<String>,
+    /// The kernel's own words (its extended ack).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_message: Option<String>,
+}
+
+impl Problem {
+    /// A problem with nothing but its code and what to tell people.
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self {
+            kind: "about:blank".into(),
+            title: code.title().into(),
+            status: code.status(),
+            code,
+            detail: detail.into(),
+            pointer: None,
+            resources: Vec::new(),
+            op: None,
+            errno: None,
+            kernel_message: None,
+        }
+    }
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.detail)?;
+        match &self.pointer {
+            Some(pointer) => write!(f, " (at {pointer})"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Problem {}
+
+/// A field that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FieldError {
+    /// Which rule it breaks.
+    pub code: Code,
+    /// JSON pointer (RFC 6901) of the field.
+    pub pointer: String,
+    /// The value, and what would be right.
+    pub detail: String,
+}
+
+impl FieldError {
+    /// A field by its pointer.
+    pub fn new(code: Code, pointer: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { code, pointer: pointer.into(), detail: detail.into() }
+    }
+
+    /// A field by the keys that lead to it.
+    pub fn at(code: Code, path: &[&str], detail: impl Into<String>) -> Self {
+        Self::new(code, pointer(path), detail)
+    }
+
+    /// The same, seen from further up.
+    pub fn below(mut self, path: &[&str]) -> Self {
+        self.pointer = pointer(path) + &self.pointer;
+        self
+    }
+}
+
+impl From<FieldError> for Problem {
+    fn from(error: FieldError) -> Self {
+        Problem { pointer: Some(error.pointer), ..Problem::new(error.code, error.detail) }
+    }
+}
+
+fn pointer(path: &[&str]) -> String {
+    path.iter().map(|part| format!("/{}", part.replace('~', "~0").replace('/', "~1"))).collect()
+}

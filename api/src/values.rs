@@ -1,0 +1,613 @@
+//! The small values that resources are made of, each checked where it is parsed.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+    str::FromStr,
+};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{ObjectBuilder, RefOr, Schema, schema::Type},
+};
+
+/// Why a value is not acceptable: a sentence that names the value and what would be right.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidValue(pub String);
+
+fn invalid(text: String) -> InvalidValue {
+    InvalidValue(text)
+}
+
+/// A type that JSON spells as a string: its serde and OpenAPI sides come from `FromStr` and `Display`.
+macro_rules! string_value {
+    ($type:ident, $pattern:expr, $example:expr, $doc:expr) => {
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Visitor;
+                impl de::Visitor<'_> for Visitor {
+                    type Value = $type;
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str("a string such as ")?;
+                        f.write_str(concat!("\"", $example, "\""))
+                    }
+                    fn visit_str<E: de::Error>(self, text: &str) -> Result<$type, E> {
+                        text.parse().map_err(E::custom)
+                    }
+                }
+                deserializer.deserialize_str(Visitor)
+            }
+        }
+        impl PartialSchema for $type {
+            fn schema() -> RefOr<Schema> {
+                ObjectBuilder::new()
+                    .schema_type(Type::String)
+                    .pattern(Some($pattern))
+                    .description(Some($doc))
+                    .examples([serde_json::json!($example)])
+                    .into()
+            }
+        }
+        impl ToSchema for $type {}
+    };
+}
+
+/// The name of a resource: 1 to 64 characters of `[A-Za-z0-9._-]`, not starting with `.` or `-`.
+///
+/// A namespace's name is also a file name in `/run/netns`, so no other character is allowed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name(String);
+
+impl Name {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The name that is still to be chosen: that of a veth pair sent to POST without one.
+    pub fn unset() -> Self {
+        Self(String::new())
+    }
+
+    /// Whether the name is still to be chosen.
+    pub fn is_unset(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl FromStr for Name {
+    type Err = InvalidValue;
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let rule = "a name has 1 to 64 characters of A-Z a-z 0-9 . _ - and starts with none of . -";
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if text.is_empty() || text.len() > 64 || text.starts_with(['.', '-']) || !text.chars().all(allowed) {
+            return Err(invalid(format!("{text:?} is not a valid name: {rule}")));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+string_value!(
+    Name,
+    "^[A-Za-z0-9_][A-Za-z0-9._-]{0,63}$",
+    "net0",
+    "a resource's name: 1 to 64 characters of A-Z a-z 0-9 . _ -, not starting with . or -"
+);
+
+/// The name of a network device, as `dev_valid_name()` of the kernel (`net/core/dev.c`) takes it.
+///
+/// 1 to 15 bytes (`IFNAMSIZ` less the terminator), none of them `/`, `:`, `%` or white space; not `.` or `..`, and
+/// not `lo`, `all` or `default`, which mean something else to the kernel or to its sysctls.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InterfaceName(String);
+
+impl InterfaceName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for InterfaceName {
+    type Err = InvalidValue;
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        if text.is_empty() || text.len() > 15 {
+            return Err(invalid(format!("{text:?} is {} bytes long: an interface name has 1 to 15", text.len())));
+        }
+        // '%' is a template to the kernel (veth%d), so it never names a device.
+        if text.chars().any(|c| c.is_whitespace() || c.is_control() || matches!(c, '/' | ':' | '%')) {
+            return Err(invalid(format!(
+                "{text:?} is not a valid interface name: it has a space, a control character or one of / : %"
+            )));
+        }
+        if matches!(text, "lo" | "all" | "default" | "." | "..") {
+            return Err(invalid(format!("{text:?} is reserved: choose another interface name")));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for InterfaceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+string_value!(
+    InterfaceName,
+    r"^[^\s/:%]{1,15}$",
+    "eth0",
+    "a Linux interface name: 1 to 15 bytes, none of / : % or white space; not lo, all, default, . or .."
+);
+
+/// An address with its prefix length; host bits are kept: `10.0.0.1/24`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Cidr(pub IpNet);
+
+impl FromStr for Cidr {
+    type Err = InvalidValue;
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        if let Ok(net) = text.parse::<IpNet>() {
+            return Ok(Self(net));
+        }
+        Err(invalid(match text.split_once('/') {
+            None => match text.parse::<IpAddr>() {
+                Ok(address) => {
+                    let usual = if address.is_ipv4() { 24 } else { 64 };
+                    format!("{text:?} has no prefix length: write it as {text}/{usual}")
+                }
+                Err(_) => format!("{text:?} is not an address with its prefix length: write it like 10.0.0.1/24"),
+            },
+            Some((address, length)) => match address.parse::<IpAddr>() {
+                Ok(address) => {
+                    let most = if address.is_ipv4() { 32 } else { 128 };
+                    format!("{length:?} is not a prefix length of {address}: it is 0 to {most}")
+                }
+                Err(_) => format!("{address:?} is not an IP address: write it like 10.0.0.1/24"),
+            },
+        }))
+    }
+}
+
+impl fmt::Display for Cidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+string_value!(Cidr, r"^[0-9A-Fa-f.:]+/[0-9]{1,3}$", "10.0.0.1/24", "an IPv4 or IPv6 address with its prefix length");
+
+/// An IPv4 or IPv6 address without a prefix length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Address(pub IpAddr);
+
+impl FromStr for Address {
+    type Err = InvalidValue;
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        text.parse().map(Self).map_err(|_| {
+            invalid(format!(
+                "{text:?} is not an IP address: write it like 10.0.0.1 or 2001:db8::1, without a prefix length"
+            ))
+        })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+string_value!(Address, r"^[0-9A-Fa-f.:]+$", "10.0.0.254", "an IPv4 or IPv6 address");
+
+/// Where a route leads to: `default` or a network in CIDR form, without host bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Destination {
+    /// Every address; the family is that of the gateway (IPv4 where there is none).
+    Default,
+    /// The addresses of one network.
+    Net(IpNet),
+}
+
+impl FromStr for Destination {
+    type Err = InvalidValue;
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        if text == "default" {
+            return Ok(Self::Default);
+        }
+        if let Ok(address) = text.parse::<IpAddr>() {
+            let full = if address.is_ipv4() { 32 } else { 128 };
+            return Err(invalid(format!("{text:?} has no prefix length: write it as {text}/{full}, or \"default\"")));
+        }
+        let net = text.parse::<Cidr>().map_err(|_| {
+            invalid(format!("{text:?} is not a destination: write \"default\" or a network like 10.2.0.0/16"))
+        })?;
+        if net.0.trunc() != net.0 {
+            return Err(invalid(format!("{text:?} has host bits set: the network is {}", net.0.trunc())));
+        }
+        Ok(Self::Net(net.0))
+    }
+}
+
+impl Destination {
+    /// The network itself; `default` is `0.0.0.0/0` or `::/0`.
+    pub fn net(&self, ipv6: bool) -> IpNet {
+        match self {
+            Self::Net(net) => *net,
+            Self::Default if ipv6 => IpNet::from(ipnet::Ipv6Net::default()),
+            Self::Default => IpNet::from(ipnet::Ipv4Net::default()),
+        }
+    }
+}
+
+impl From<IpNet> for Destination {
+    fn from(net: IpNet) -> Self {
+        if net.prefix_len() == 0 { Self::Default } else { Self::Net(net) }
+    }
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::Net(net) => net.fmt(f),
+        }
+    }
+}
+
+string_value!(
+    Destination,
+    r"^(default|[0-9A-Fa-f.:]+/[0-9]{1,3})$",
+    "default",
+    "\"default\" or a network in CIDR form"
+);
+
+/// An Ethernet address of one device: six bytes, not multicast, not zero (`is_valid_ether_addr()` of
+/// `linux/etherdevice.h`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mac(pub [u8; 6]);
+
+impl Mac {
+    /// The address that these bytes spell, if they are an Ethernet address at all.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+}
+
+impl FromStr for Mac {
+    type Err = InvalidValue;
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let wrong = || invalid(format!("{text:?} is not a MAC address: write six bytes like 02:00:00:00:00:01"));
+        let mut bytes = [0; 6];
+        let mut parts = text.split(':');
+        for byte in &mut bytes {
+            let part = parts.next().filter(|part| part.len() == 2 && !part.starts_with('+')).ok_or_else(wrong)?;
+            *byte = u8::from_str_radix(part, 16).map_err(|_| wrong())?;
+        }
+        if parts.next().is_some() {
+            return Err(wrong());
+        }
+        if bytes[0] & 1 == 1 {
+            return Err(invalid(format!(
+                "{text:?} is a multicast address: the first byte of a device's own MAC is even"
+            )));
+        }
+        if bytes == [0; 6] {
+            return Err(invalid(format!("{text:?} is no device's address: leave mac out for an automatic one")));
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+string_value!(Mac, "^([0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}$", "02:00:00:00:00:01", "a unicast MAC address");
+
+/// A key of sysctl(8) below `net.`, such as `net.ipv4.ip_forward`.
+///
+/// As in sysctl(8), dots separate the parts, and a `/` stands for a dot inside one (`net.ipv4.conf.eth0/1.forwarding`).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SysctlKey(String);
+
+impl SysctlKey {
+    /// The key as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The parts of the path below `/proc/sys`.
+    pub fn parts(&self) -> impl Iterator<Item = String> {
+        self.0.split('.').map(|part| part.replace('/', "."))
+    }
+
+    /// The interface that the key is of: `net.{ipv4,ipv6}.{conf,neigh}.IFACE.…` and `net.mpls.conf.IFACE.…`.
+    pub fn interface(&self) -> Option<String> {
+        let parts: Vec<String> = self.parts().collect();
+        match &parts[..] {
+            [_, _, kind, interface, _, ..]
+                if (kind == "conf" || kind == "neigh")
+                    && interface != "all"
+                    && interface != "default"
+                    && interface != "lo" =>
+            {
+                Some(interface.clone())
+            }
+            _ => None,
+        }
+    }
+}
+
+impl FromStr for SysctlKey {
+    type Err = InvalidValue;
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let wrong = |why: &str| Err(invalid(format!("{text:?} is not a sysctl of a namespace: {why}")));
+        if !text.starts_with("net.") {
+            return wrong("only keys below net. are, such as net.ipv4.ip_forward");
+        }
+        let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/' | '@');
+        if text.len() > 255 || !text.chars().all(fine) {
+            return wrong("a key has at most 255 characters of A-Z a-z 0-9 . _ - / @");
+        }
+        let key = Self(text.to_owned());
+        if key.parts().any(|part| part.is_empty() || part == "." || part == "..") || key.parts().count() < 2 {
+            return wrong("none of its parts is empty or ..");
+        }
+        Ok(key)
+    }
+}
+
+impl fmt::Display for SysctlKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+string_value!(SysctlKey, r"^net\.[A-Za-z0-9._/@-]+$", "net.ipv4.ip_forward", "a sysctl key below net.");
+
+/// The value of a sysctl: given as a string or an integer, answered as a string.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct SysctlValue(pub String);
+
+impl<'de> Deserialize<'de> for SysctlValue {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = SysctlValue;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string or an integer")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<SysctlValue, E> {
+                // The kernel separates the numbers of one value by tabs: white space has one spelling here.
+                let words: Vec<&str> = text.split_whitespace().collect();
+                let value = words.join(" ");
+                if value.is_empty() || value.len() > 1024 || value.chars().any(char::is_control) {
+                    return Err(E::custom(format!(
+                        "{text:?} is not a sysctl's value: it has 1 to 1024 printable characters"
+                    )));
+                }
+                Ok(SysctlValue(value))
+            }
+            fn visit_i64<E: de::Error>(self, number: i64) -> Result<SysctlValue, E> {
+                Ok(SysctlValue(number.to_string()))
+            }
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<SysctlValue, E> {
+                Ok(SysctlValue(number.to_string()))
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+impl PartialSchema for SysctlValue {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(utoipa::openapi::schema::SchemaType::from_iter([Type::String, Type::Integer]))
+            .description(Some("a sysctl's value: a string or an integer; answers give a string"))
+            .examples([serde_json::json!("1")])
+            .into()
+    }
+}
+impl ToSchema for SysctlValue {}
+
+/// A time in seconds as bridges take it: fractions down to the hundredth, the unit that the kernel counts in
+/// (`USER_HZ`, `linux/if_link.h`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Centiseconds(pub u32);
+
+impl Serialize for Centiseconds {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.0.is_multiple_of(100) {
+            serializer.serialize_u32(self.0 / 100)
+        } else {
+            serializer.serialize_f64(f64::from(self.0) / 100.0)
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Centiseconds {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = Centiseconds;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number of seconds")
+            }
+            fn visit_f64<E: de::Error>(self, seconds: f64) -> Result<Centiseconds, E> {
+                let hundredths = (seconds * 100.0).round();
+                if !(0.0..=f64::from(i32::MAX)).contains(&hundredths) || (hundredths - seconds * 100.0).abs() > 1e-6 {
+                    return Err(E::custom(format!("{seconds} is not a time in seconds of at most two decimals")));
+                }
+                Ok(Centiseconds(hundredths as u32))
+            }
+            fn visit_u64<E: de::Error>(self, seconds: u64) -> Result<Centiseconds, E> {
+                self.visit_f64(seconds as f64)
+            }
+            fn visit_i64<E: de::Error>(self, seconds: i64) -> Result<Centiseconds, E> {
+                self.visit_f64(seconds as f64)
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+impl PartialSchema for Centiseconds {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::Number)
+            .minimum(Some(0))
+            .description(Some("a time in seconds; fractions down to 0.01"))
+            .examples([serde_json::json!(15)])
+            .into()
+    }
+}
+impl ToSchema for Centiseconds {}
+
+/// The netnsid that was asked for, as `ip netns set NAME NETNSID|auto` takes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NetnsId {
+    /// The kernel's choice.
+    Auto,
+    /// This one.
+    Id(u32),
+}
+
+impl Serialize for NetnsId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => serializer.serialize_str("auto"),
+            Self::Id(id) => serializer.serialize_u32(*id),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for NetnsId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = NetnsId;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an integer from 0, \"auto\" or null")
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<NetnsId, E> {
+                if text == "auto" {
+                    return Ok(NetnsId::Auto);
+                }
+                Err(E::invalid_value(de::Unexpected::Str(text), &self))
+            }
+            fn visit_u64<E: de::Error>(self, id: u64) -> Result<NetnsId, E> {
+                match u32::try_from(id) {
+                    Ok(id) if id <= i32::MAX as u32 => Ok(NetnsId::Id(id)),
+                    _ => Err(E::custom(format!("{id} is too large for a netnsid: the largest is {}", i32::MAX))),
+                }
+            }
+            fn visit_i64<E: de::Error>(self, id: i64) -> Result<NetnsId, E> {
+                Err(E::custom(format!("{id} is not a netnsid: it is an integer from 0, \"auto\" or null")))
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+impl PartialSchema for NetnsId {
+    fn schema() -> RefOr<Schema> {
+        use utoipa::openapi::schema::OneOfBuilder;
+        OneOfBuilder::new()
+            .item(ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0)).maximum(Some(i32::MAX)))
+            .item(ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["auto"])))
+            .description(Some("a netnsid, or \"auto\" for the kernel's choice"))
+            .into()
+    }
+}
+impl ToSchema for NetnsId {}
+
+/// Whether an address is of `fe80::/10`, which no gateway can be reached by without its interface.
+pub fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if Ipv6Addr::is_unicast_link_local(&v6))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused<T: FromStr<Err = InvalidValue> + fmt::Debug>(text: &str) -> String {
+        text.parse::<T>().expect_err(text).0
+    }
+
+    #[test]
+    fn names_are_file_names_of_64_characters_at_most() {
+        for good in ["a", "net0", "A.b_c-d", "0", &"x".repeat(64)] {
+            assert_eq!(good.parse::<Name>().unwrap().as_str(), good);
+        }
+        for bad in ["", ".", "..", ".a", "-a", "../x", "a/b", "a b", "ü", &"x".repeat(65)] {
+            refused::<Name>(bad);
+        }
+    }
+
+    #[test]
+    fn interface_names_are_those_of_the_kernel() {
+        for good in ["e", "veth0", "eth0.100", "überzwölf", "123456789012345"] {
+            good.parse::<InterfaceName>().unwrap();
+        }
+        for bad in ["", "1234567890123456", "a b", "a/b", "a:b", "veth%d", "lo", "all", "default", ".", "..", "a\tb"] {
+            refused::<InterfaceName>(bad);
+        }
+    }
+
+    #[test]
+    fn an_address_without_prefix_is_told_how_to_be_written() {
+        assert_eq!(refused::<Cidr>("10.1.1.1"), "\"10.1.1.1\" has no prefix length: write it as 10.1.1.1/24");
+        assert!(refused::<Cidr>("10.0.0.1/33").contains("0 to 32"));
+        assert!(refused::<Cidr>("10.0.0/24").contains("not an IP address"));
+        assert_eq!("10.0.0.1/24".parse::<Cidr>().unwrap().to_string(), "10.0.0.1/24");
+    }
+
+    #[test]
+    fn a_destination_with_host_bits_is_told_its_network() {
+        assert!(refused::<Destination>("10.2.3.4/16").contains("the network is 10.2.0.0/16"));
+        assert!(refused::<Destination>("10.2.3.4").contains("10.2.3.4/32"));
+    }
+
+    #[test]
+    fn macs_are_unicast() {
+        assert_eq!("02:0A:00:00:00:01".parse::<Mac>().unwrap().to_string(), "02:0a:00:00:00:01");
+        for bad in [
+            "01:00:5e:00:00:01",
+            "00:00:00:00:00:00",
+            "02:00:00:00:00",
+            "02:00:00:00:00:01:02",
+            "2:0:0:0:0:1",
+            "+2:00:00:00:00:01",
+        ] {
+            refused::<Mac>(bad);
+        }
+    }
+
+    #[test]
+    fn sysctls_stay_below_net() {
+        for bad in ["kernel.hostname", "net.", "net", "net..ipv4", "net.ipv4.../x", "net.//.x", "net.ipv4.ip forward"] {
+            refused::<SysctlKey>(bad);
+        }
+        let key: SysctlKey = "net.ipv4.conf.eth0/1.forwarding".parse().unwrap();
+        assert_eq!(key.interface().as_deref(), Some("eth0.1"));
+        assert_eq!("net.ipv4.conf.all.forwarding".parse::<SysctlKey>().unwrap().interface(), None);
+    }
+}

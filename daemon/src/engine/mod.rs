@@ -1,0 +1,4 @@
+//! The single writer: one queue, group commit, status, retries.
+
+mod types;
+pub use types::*;

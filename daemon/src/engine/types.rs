@@ -1,0 +1,241 @@
+//! What the engine takes, and what it answers.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    ops::Bound,
+    sync::{Arc, RwLock},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use netnsd_api::{Bridge, Kind, Name, Namespace, PlannedOperation, Problem, Resource, ResourceRef, State, Veth};
+
+/// The intent of one resource, of any kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "one for each kind")]
+pub enum Spec {
+    Namespace(Namespace),
+    Bridge(Bridge),
+    Veth(Veth),
+}
+
+/// The same expression for whichever kind it is.
+macro_rules! each {
+    ($spec:expr, $inner:ident => $result:expr) => {
+        match $spec {
+            Spec::Namespace($inner) => $result,
+            Spec::Bridge($inner) => $result,
+            Spec::Veth($inner) => $result,
+        }
+    };
+}
+
+impl Spec {
+    /// Its kind.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Spec::Namespace(_) => Kind::Namespace,
+            Spec::Bridge(_) => Kind::Bridge,
+            Spec::Veth(_) => Kind::Veth,
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &Name {
+        each!(self, inner => inner.name())
+    }
+
+    /// Its kind and name.
+    pub fn resource(&self) -> ResourceRef {
+        ResourceRef::new(self.kind(), self.name().clone())
+    }
+
+    /// Its labels.
+    pub fn labels(&self) -> &BTreeMap<String, String> {
+        each!(self, inner => inner.labels())
+    }
+
+    /// Whether it lives, with some part, in this namespace (`?namespace=`).
+    pub fn is_in(&self, namespace: &Name) -> bool {
+        match self {
+            Spec::Namespace(inner) => inner.name == *namespace,
+            Spec::Bridge(inner) => inner.namespace.as_ref() == Some(namespace),
+            Spec::Veth(inner) => inner.endpoints.iter().any(|end| end.namespace.as_ref() == Some(namespace)),
+        }
+    }
+
+    /// The intent as JSON.
+    ///
+    /// # Errors
+    /// Only if serde_json fails, which these types give no reason for.
+    pub fn to_json(&self) -> serde_json::Result<serde_json::Value> {
+        each!(self, inner => serde_json::to_value(inner))
+    }
+}
+
+/// One resource as readers see it.
+#[derive(Debug)]
+pub struct Entry {
+    /// What was asked for.
+    pub spec: Spec,
+    /// Its identity.
+    pub uid: String,
+    /// Its generation.
+    pub generation: u64,
+    /// Its state.
+    pub state: State,
+    /// The whole resource as GET answers it (a `netnsd_api::Stored`), as JSON.
+    pub json: Bytes,
+}
+
+/// What readers see: everything recorded, updated by the engine after each batch.
+#[derive(Debug, Default)]
+pub struct View {
+    inner: RwLock<ViewInner>,
+}
+
+#[derive(Debug, Default)]
+struct ViewInner {
+    kinds: [BTreeMap<Name, Arc<Entry>>; 3],
+    ready: bool,
+}
+
+impl View {
+    /// One resource.
+    pub fn get(&self, kind: Kind, name: &Name) -> Option<Arc<Entry>> {
+        self.read().kinds[kind as usize].get(name).cloned()
+    }
+
+    /// At most `limit` resources of a kind that pass the filter, sorted by name, from after `after` on; and whether
+    /// there are more.
+    pub fn list(
+        &self,
+        kind: Kind,
+        after: Option<&Name>,
+        limit: usize,
+        filter: impl Fn(&Entry) -> bool,
+    ) -> (Vec<Arc<Entry>>, bool) {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let inner = self.read();
+        let mut found = inner.kinds[kind as usize]
+            .range((from, Bound::Unbounded))
+            .map(|(_, entry)| entry)
+            .filter(|entry| filter(entry));
+        let page: Vec<_> = found.by_ref().take(limit).cloned().collect();
+        (page, found.next().is_some())
+    }
+
+    /// Whether everything recorded has been tried since the start.
+    pub fn ready(&self) -> bool {
+        self.read().ready
+    }
+
+    /// How many resources are in each state.
+    pub fn states(&self) -> BTreeMap<State, usize> {
+        let mut counts = BTreeMap::from(State::ALL.map(|state| (state, 0)));
+        for entry in self.read().kinds.iter().flat_map(BTreeMap::values) {
+            *counts.entry(entry.state).or_default() += 1;
+        }
+        counts
+    }
+
+    /// Puts entries in and takes others out.
+    pub(super) fn publish(&self, entries: Vec<Entry>, gone: &[ResourceRef]) {
+        let mut inner = self.inner.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        for resource in gone {
+            inner.kinds[resource.kind as usize].remove(&resource.name);
+        }
+        for entry in entries {
+            inner.kinds[entry.spec.kind() as usize].insert(entry.spec.name().clone(), Arc::new(entry));
+        }
+    }
+
+    pub(super) fn set_ready(&self) {
+        self.inner.write().unwrap_or_else(std::sync::PoisonError::into_inner).ready = true;
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, ViewInner> {
+        self.inner.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// Makes the new intent of a resource of the one recorded; called by the engine, perhaps more than once.
+pub type Edit = Arc<dyn Fn(&Spec) -> Result<Spec, Problem> + Send + Sync>;
+
+/// What a write changes.
+#[derive(Clone)]
+pub enum Change {
+    /// POST: the resource must not exist. A veth's name may be unset: the first free `vethN` is taken.
+    Create(Spec),
+    /// PUT: create or replace.
+    Put(Spec),
+    /// PATCH: the resource must exist.
+    Edit(ResourceRef, Edit),
+    /// DELETE.
+    Delete {
+        /// Which.
+        resource: ResourceRef,
+        /// Take along (namespace) or let go (bridge) what depends on it.
+        cascade: bool,
+    },
+}
+
+impl fmt::Debug for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Change::Create(spec) => write!(f, "create {}", spec.resource()),
+            Change::Put(spec) => write!(f, "put {}", spec.resource()),
+            Change::Edit(resource, _) => write!(f, "edit {resource}"),
+            Change::Delete { resource, cascade } => write!(f, "delete {resource}, cascade {cascade}"),
+        }
+    }
+}
+
+/// `If-Match` and `If-None-Match` of a write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Precondition {
+    /// `If-Match: *`: it exists. `If-Match: "3"`: and is of one of these generations.
+    Match(Option<Vec<u64>>),
+    /// `If-None-Match: *`: it does not exist. `If-None-Match: "3"`: or is of none of these generations.
+    NoneMatch(Option<Vec<u64>>),
+}
+
+/// A write.
+#[derive(Debug, Clone)]
+pub struct Write {
+    /// What it changes.
+    pub change: Change,
+    /// On what conditions; all must hold.
+    pub preconditions: Vec<Precondition>,
+    /// Only tell what would be done.
+    pub dry_run: bool,
+}
+
+/// What a write did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the words say it")]
+pub enum Did {
+    Created,
+    Updated,
+    Unchanged,
+    Deleted,
+}
+
+/// The answer to a write.
+#[derive(Debug, Clone)]
+pub struct Written {
+    /// What it did (for a dry run: would do).
+    pub did: Did,
+    /// The resource afterwards; none once deleted.
+    pub entry: Option<Arc<Entry>>,
+    /// The operations of a dry run.
+    pub plan: Vec<PlannedOperation>,
+    /// Time spent on the database's commit.
+    pub store: Duration,
+    /// Time spent on the kernel.
+    pub kernel: Duration,
+}
+
+/// How many writes may wait in the queue; one more is answered `too_many_requests`' sibling 503 with `Retry-After`.
+pub const QUEUE: usize = 1024;

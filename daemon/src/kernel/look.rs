@@ -1,0 +1,1 @@
+//! Live looks at the kernel for the API's looking routes.

@@ -1,0 +1,424 @@
+//! The only room that talks to the kernel: netlink, `setns`, mounts, `/proc/sys`.
+//!
+//! What the rest of the house sees of it are the types here: a [`Scope`] says what to look at, [`Observed`] is what
+//! was there, an [`Op`] is one change. Two kernels understand them: the real one ([`real::RealKernel`]) and a simulated
+//! one ([`sim::SimKernel`]), which fails on demand.
+
+pub mod look;
+pub mod mark;
+pub mod real;
+pub mod sim;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use ipnet::IpNet;
+use netnsd_api::{Mac, Name, Neighbour, NetnsId, Route, Statistics};
+use nix::errno::Errno;
+
+/// Routes that netnsd makes carry this protocol number (`rtm_protocol`, `linux/rtnetlink.h`; none of the registered ones).
+pub const ROUTE_PROTOCOL: u8 = 110;
+/// Addresses that netnsd makes carry this protocol number (`IFA_PROTO`, `linux/if_addr.h`, since Linux 5.18).
+pub const ADDRESS_PROTOCOL: u8 = 110;
+
+/// A network namespace as the kernel room knows it: the host's (where the daemon runs), or one in `/run/netns`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Ns {
+    /// The daemon's own.
+    Host,
+    /// The one that `/run/netns/NAME` pins.
+    Named(Name),
+}
+
+impl Ns {
+    /// The namespace that a resource's `namespace` field names.
+    pub fn of(name: Option<&Name>) -> Self {
+        name.map_or(Ns::Host, |name| Ns::Named(name.clone()))
+    }
+
+    /// Its name; none for the host's.
+    pub fn name(&self) -> Option<&Name> {
+        match self {
+            Ns::Host => None,
+            Ns::Named(name) => Some(name),
+        }
+    }
+}
+
+impl fmt::Display for Ns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Ns::Host => f.write_str("the host"),
+            Ns::Named(name) => write!(f, "namespace {name}"),
+        }
+    }
+}
+
+/// What to look at.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Scope {
+    /// For each namespace what of it.
+    pub namespaces: BTreeMap<Ns, NsScope>,
+}
+
+impl Scope {
+    /// What to look at in this namespace.
+    pub fn ns(&mut self, ns: &Ns) -> &mut NsScope {
+        self.namespaces.entry(ns.clone()).or_default()
+    }
+}
+
+/// What to look at in one namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NsScope {
+    /// These links, with their addresses.
+    pub links: BTreeSet<String>,
+    /// Also every other link, with its addresses: routes need them to know what is reachable.
+    pub all_links: bool,
+    /// Routes, permanent neighbours, netnsid, the number of links.
+    pub inside: bool,
+    /// These sysctls.
+    pub sysctls: BTreeSet<netnsd_api::SysctlKey>,
+}
+
+/// What was there.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// Each namespace of the scope that exists.
+    pub namespaces: BTreeMap<Ns, ObservedNs>,
+}
+
+impl Observed {
+    /// A link, if it was looked at and is there.
+    pub fn link(&self, ns: &Ns, name: &str) -> Option<&ObservedLink> {
+        self.namespaces.get(ns)?.links.get(name)
+    }
+}
+
+/// One namespace.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ObservedNs {
+    /// Its inode number; 0 where `/run/netns/NAME` exists but pins no namespace (its mount was lost).
+    pub inode: u64,
+    /// The mark (the alias of its `lo`) of whom it belongs to.
+    pub mark: Option<String>,
+    /// Its id as seen from the host.
+    pub netnsid: Option<u32>,
+    /// Whether `lo` is up.
+    pub loopback: bool,
+    /// How many links are in it, `lo` included.
+    pub link_count: usize,
+    /// The links that were looked at, `lo` excepted, by name.
+    pub links: BTreeMap<String, ObservedLink>,
+    /// Routes of every table but `local` (255), except those that the kernel makes of IPv6 multicast and link-local.
+    pub routes: Vec<ObservedRoute>,
+    /// Permanent neighbours.
+    pub neighbours: Vec<Neighbour>,
+    /// The sysctls that were looked at and exist, white space as one space.
+    pub sysctls: BTreeMap<netnsd_api::SysctlKey, String>,
+    /// What is in `/etc/netns/NAME/resolv.conf`; none if there is no such file.
+    pub dns: Option<String>,
+}
+
+/// One link.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ObservedLink {
+    /// Its index.
+    pub index: u32,
+    /// Its kind, such as `veth`.
+    pub kind: Option<String>,
+    /// Its alias: the mark of whom it belongs to.
+    pub mark: Option<String>,
+    /// Its MAC address.
+    pub mac: Option<Mac>,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// Whether it is set up (`IFF_UP`).
+    pub up: bool,
+    /// Whether it has carrier (`IFLA_CARRIER`).
+    pub carrier: bool,
+    /// Its operational state, in lower case without separators: up, down, lowerlayerdown, …
+    pub operstate: String,
+    /// The name of the bridge that it is a port of.
+    pub master: Option<String>,
+    /// Its index's peer (`IFLA_LINK`), and the netnsid of where the peer is if that is elsewhere.
+    pub peer_index: Option<u32>,
+    /// See `peer_index`.
+    pub peer_netnsid: Option<i32>,
+    /// Whether it makes itself no IPv6 link-local address (`IN6_ADDR_GEN_MODE_NONE`).
+    pub addr_gen_none: bool,
+    /// Its addresses, in the kernel's order.
+    pub addresses: Vec<ObservedAddress>,
+    /// What a bridge is set to.
+    pub bridge: Option<ObservedBridge>,
+    /// What a bridge's port is set to.
+    pub port: Option<ObservedPort>,
+    /// Its counters.
+    pub statistics: Statistics,
+}
+
+/// One address of a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObservedAddress {
+    /// The address.
+    pub net: IpNet,
+    /// Whether netnsd made it.
+    pub ours: bool,
+    /// `IFA_F_SECONDARY`: it goes when the first of its network goes.
+    pub secondary: bool,
+    /// `IFA_F_PERMANENT`.
+    pub permanent: bool,
+    /// Scope as iproute2 spells it.
+    pub scope: String,
+}
+
+/// What a bridge is set to; times in hundredths of a second.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "named as the API's fields")]
+pub struct ObservedBridge {
+    pub stp: bool,
+    pub priority: u16,
+    pub ageing_time: u32,
+    pub forward_delay: u32,
+    pub hello_time: u32,
+    pub max_age: u32,
+    pub multicast_snooping: bool,
+    pub vlan_filtering: bool,
+    pub vlan_default_pvid: u16,
+    pub bridge_id: String,
+    pub root_id: String,
+}
+
+/// What a bridge's port is set to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "named as the API's fields")]
+pub struct ObservedPort {
+    pub state: String,
+    pub path_cost: u32,
+    pub priority: u16,
+    pub hairpin: bool,
+    pub isolated: bool,
+    pub learning: bool,
+    pub bpdu_guard: bool,
+    pub root_block: bool,
+    pub mcast_fast_leave: bool,
+}
+
+/// One route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObservedRoute {
+    /// The route; `metric` and `interface` are always what the kernel says. Of a type that the API does not know,
+    /// `kind` is unicast and `foreign_kind` has the kernel's name for it.
+    pub route: Route,
+    /// Whether it is of IPv6 (a default route does not say so itself).
+    pub ipv6: bool,
+    /// Whether netnsd made it.
+    pub ours: bool,
+    /// The protocol as iproute2 spells it, or a number.
+    pub protocol: String,
+    /// The scope as iproute2 spells it.
+    pub scope: String,
+    /// Types that the API does not know, such as `local` or `broadcast`.
+    pub foreign_kind: Option<String>,
+}
+
+/// One change. Every operation may be repeated: what is already so is no error (save where another's thing is in the way).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Op {
+    /// Makes a namespace, marks it, sets `lo` up if asked, and pins it in `/run/netns`.
+    NamespaceAdd { name: Name, mark: String },
+    /// Pins the namespace of a process.
+    NamespaceAttach { name: Name, pid: u32, mark: String },
+    /// Unpins a namespace, also a file that pins nothing any more.
+    NamespaceDelete { name: Name },
+    /// Gives a namespace its id as seen from the host.
+    NetnsIdSet { name: Name, id: NetnsId },
+    /// Sets `lo` up or down.
+    LoopbackSet { name: Name, up: bool },
+    /// Makes a bridge.
+    BridgeAdd { ns: Ns, name: String, mark: String, mac: Option<Mac>, mtu: Option<u32>, set: BridgeSettings },
+    /// Makes a veth pair, each end at once where it belongs.
+    VethAdd { ends: [NewEnd; 2] },
+    /// Deletes a link (and a veth's peer with it).
+    LinkDelete { ns: Ns, name: String },
+    /// Moves a link to another namespace under a new name (the same, if it keeps it).
+    LinkMove { ns: Ns, name: String, to: Ns, to_name: String },
+    /// Renames a link, which must be down.
+    LinkRename { ns: Ns, name: String, to_name: String },
+    /// Sets a link up or down.
+    LinkUp { ns: Ns, name: String, up: bool },
+    /// Sets a link's MAC address.
+    LinkMac { ns: Ns, name: String, mac: Mac },
+    /// Sets a link's MTU.
+    LinkMtu { ns: Ns, name: String, mtu: u32 },
+    /// Whether a link makes itself no IPv6 link-local address (`addrgenmode none` or `eui64`).
+    LinkAddrGen { ns: Ns, name: String, none: bool },
+    /// Makes a link a port of a bridge, or of none.
+    LinkMaster { ns: Ns, name: String, master: Option<String> },
+    /// Changes a bridge's settings.
+    BridgeSet { ns: Ns, name: String, set: BridgeSettings },
+    /// Changes a bridge port's settings.
+    PortSet { ns: Ns, name: String, set: netnsd_api::Port },
+    /// Gives a link an address (IPv6 without duplicate address detection).
+    AddressAdd { ns: Ns, name: String, address: IpNet },
+    /// Takes an address away.
+    AddressDelete { ns: Ns, name: String, address: IpNet },
+    /// Makes a route, which must not be there yet; `replace`: or takes the place of the one of the same key.
+    RouteAdd { name: Name, route: Route, replace: bool },
+    /// Takes a route away.
+    RouteDelete { name: Name, route: Route },
+    /// Makes or replaces a permanent neighbour.
+    NeighbourAdd { name: Name, neighbour: Neighbour },
+    /// Takes a permanent neighbour away.
+    NeighbourDelete { name: Name, neighbour: Neighbour },
+    /// Writes a sysctl in a namespace.
+    SysctlSet { name: Name, key: netnsd_api::SysctlKey, value: String },
+    /// Writes `/etc/netns/NAME/resolv.conf`; none removes it, and its directory if that is empty then.
+    DnsSet { name: Name, content: Option<String> },
+}
+
+/// One end of a veth pair to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "named as the API's fields")]
+pub struct NewEnd {
+    pub ns: Ns,
+    pub name: String,
+    pub mark: String,
+    pub mac: Option<Mac>,
+    pub mtu: Option<u32>,
+}
+
+/// A bridge's settings; what is none stays as it is. Times in hundredths of a second.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "named as the API's fields")]
+pub struct BridgeSettings {
+    pub stp: Option<bool>,
+    pub priority: Option<u16>,
+    pub ageing_time: Option<u32>,
+    pub forward_delay: Option<u32>,
+    pub hello_time: Option<u32>,
+    pub max_age: Option<u32>,
+    pub multicast_snooping: Option<bool>,
+    pub vlan_filtering: Option<bool>,
+    pub vlan_default_pvid: Option<u16>,
+}
+
+impl Op {
+    /// What it is called in plans, errors and metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Op::NamespaceAdd { .. } => "namespace_add",
+            Op::NamespaceAttach { .. } => "namespace_attach",
+            Op::NamespaceDelete { .. } => "namespace_delete",
+            Op::NetnsIdSet { .. } => "netnsid_set",
+            Op::LoopbackSet { .. } => "loopback_set",
+            Op::BridgeAdd { .. } => "bridge_add",
+            Op::VethAdd { .. } => "veth_add",
+            Op::LinkDelete { .. } => "link_delete",
+            Op::LinkMove { .. } => "link_move",
+            Op::LinkRename { .. } => "link_rename",
+            Op::LinkUp { .. } => "link_up",
+            Op::LinkMac { .. } => "link_mac",
+            Op::LinkMtu { .. } => "link_mtu",
+            Op::LinkAddrGen { .. } => "link_addrgenmode",
+            Op::LinkMaster { .. } => "link_master",
+            Op::BridgeSet { .. } => "bridge_set",
+            Op::PortSet { .. } => "port_set",
+            Op::AddressAdd { .. } => "address_add",
+            Op::AddressDelete { .. } => "address_delete",
+            Op::RouteAdd { .. } => "route_add",
+            Op::RouteDelete { .. } => "route_delete",
+            Op::NeighbourAdd { .. } => "neighbour_add",
+            Op::NeighbourDelete { .. } => "neighbour_delete",
+            Op::SysctlSet { .. } => "sysctl_set",
+            Op::DnsSet { .. } => "dns_set",
+        }
+    }
+
+    /// The namespace that it is done in.
+    pub fn ns(&self) -> Ns {
+        match self {
+            Op::BridgeAdd { ns, .. }
+            | Op::LinkDelete { ns, .. }
+            | Op::LinkMove { ns, .. }
+            | Op::LinkRename { ns, .. }
+            | Op::LinkUp { ns, .. }
+            | Op::LinkMac { ns, .. }
+            | Op::LinkMtu { ns, .. }
+            | Op::LinkAddrGen { ns, .. }
+            | Op::LinkMaster { ns, .. }
+            | Op::BridgeSet { ns, .. }
+            | Op::PortSet { ns, .. }
+            | Op::AddressAdd { ns, .. }
+            | Op::AddressDelete { ns, .. } => ns.clone(),
+            Op::VethAdd { ends } => ends[0].ns.clone(),
+            Op::LoopbackSet { name, .. }
+            | Op::RouteAdd { name, .. }
+            | Op::RouteDelete { name, .. }
+            | Op::NeighbourAdd { name, .. }
+            | Op::NeighbourDelete { name, .. }
+            | Op::SysctlSet { name, .. } => Ns::Named(name.clone()),
+            Op::NamespaceAdd { .. }
+            | Op::NamespaceAttach { .. }
+            | Op::NamespaceDelete { .. }
+            | Op::NetnsIdSet { .. }
+            | Op::DnsSet { .. } => Ns::Host,
+        }
+    }
+}
+
+/// Why the kernel did not do an operation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpError {
+    /// The kernel's error.
+    pub errno: Errno,
+    /// The kernel's own words (its extended ack), if it had any.
+    pub message: Option<String>,
+}
+
+impl fmt::Display for OpError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.message {
+            Some(message) => write!(f, "{message} ({})", self.errno.desc()),
+            None => f.write_str(self.errno.desc()),
+        }
+    }
+}
+
+impl From<Errno> for OpError {
+    fn from(errno: Errno) -> Self {
+        Self { errno, message: None }
+    }
+}
+
+/// An operation of a batch, and to which of the batch's independent parts it belongs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BatchOp {
+    /// What to do.
+    pub op: Op,
+    /// The part: when an operation fails, the later ones of its part are skipped, those of others go on.
+    pub part: usize,
+    /// Whether a failure is passed over: the part goes on (used for what may be pending).
+    pub optional: bool,
+}
+
+/// What became of an operation.
+pub type Outcome = Result<(), OpError>;
+
+/// A kernel: the real one or a simulated one.
+///
+/// Its futures are not `Send`: a kernel lives on the engine's own thread.
+#[allow(async_fn_in_trait, reason = "used only as a type parameter of the engine, on one thread")]
+pub trait Kernel {
+    /// Looks.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked at all; what is not there is no error.
+    async fn observe(&mut self, scope: &Scope) -> Result<Observed, OpError>;
+
+    /// Does operations in order. The answer has one outcome for each; none for those that were skipped because an
+    /// earlier one of the same part failed.
+    async fn execute(&mut self, ops: &[BatchOp]) -> Vec<Option<Outcome>>;
+}

@@ -1,0 +1,6 @@
+//! netnsd: Linux network namespaces, veth pairs and bridges behind an HTTP/JSON API.
+//!
+//! `docs/architecture.md` is the map of this house.
+
+pub mod engine;
+pub mod kernel;

@@ -1,0 +1,2 @@
+//! netnsd.
+fn main() {}
