@@ -4,3 +4,5 @@
 
 pub mod engine;
 pub mod kernel;
+pub mod plan;
+pub mod store;

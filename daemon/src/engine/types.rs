@@ -65,6 +65,18 @@ impl Spec {
         }
     }
 
+    /// Reads the intent of a resource of this kind.
+    ///
+    /// # Errors
+    /// When the JSON does not fit the kind.
+    pub fn from_json(kind: Kind, value: serde_json::Value) -> serde_json::Result<Self> {
+        Ok(match kind {
+            Kind::Namespace => Spec::Namespace(serde_json::from_value(value)?),
+            Kind::Bridge => Spec::Bridge(serde_json::from_value(value)?),
+            Kind::Veth => Spec::Veth(serde_json::from_value(value)?),
+        })
+    }
+
     /// The intent as JSON.
     ///
     /// # Errors

@@ -226,6 +226,7 @@ pub struct ObservedRoute {
 
 /// One change. Every operation may be repeated: what is already so is no error (save where another's thing is in the way).
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "fields are named as the API's and iproute2's")]
 pub enum Op {
     /// Makes a namespace, marks it, sets `lo` up if asked, and pins it in `/run/netns`.
     NamespaceAdd { name: Name, mark: String },

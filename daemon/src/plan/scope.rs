@@ -1,0 +1,34 @@
+//! What has to be looked at to plan a set of tasks.
+
+use super::Task;
+use crate::{
+    engine::Spec,
+    kernel::{Ns, Scope},
+};
+
+/// The part of the kernel that these tasks are about.
+pub fn scope(tasks: &[Task<'_>]) -> Scope {
+    let mut scope = Scope::default();
+    for spec in tasks.iter().flat_map(Task::specs) {
+        match spec {
+            Spec::Namespace(spec) => {
+                let inside = scope.ns(&Ns::Named(spec.name.clone()));
+                inside.inside = true;
+                // Whether a gateway can be reached depends on every link there.
+                inside.all_links |= !spec.routes.is_empty();
+                inside.links.extend(spec.neighbours.iter().map(|entry| entry.interface.to_string()));
+                inside.links.extend(spec.sysctls.keys().filter_map(netnsd_api::SysctlKey::interface));
+                inside.sysctls.extend(spec.sysctls.keys().cloned());
+            }
+            Spec::Bridge(spec) => {
+                scope.ns(&Ns::of(spec.namespace.as_ref())).links.insert(spec.device().to_owned());
+            }
+            Spec::Veth(spec) => {
+                for end in &spec.endpoints {
+                    scope.ns(&Ns::of(end.namespace.as_ref())).links.insert(end.device().to_owned());
+                }
+            }
+        }
+    }
+    scope
+}

@@ -1,0 +1,368 @@
+//! SQLite: the durable form of the intent. Read at the start only; one connection writes.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use netnsd_api::{Kind, Name, SysctlKey};
+use sqlx::{
+    ConnectOptions, Connection, SqliteConnection,
+    migrate::{Migrate, MigrateError, Migrator},
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
+};
+
+use crate::engine::Spec;
+
+static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
+
+/// Why the store could not be opened or written: a sentence that says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file is of a newer netnsd.
+    #[error(
+        "{path} was written by a newer netnsd (its schema is version {version}): install that version again, or restore a backup"
+    )]
+    Newer {
+        /// The database.
+        path: PathBuf,
+        /// Its schema's version.
+        version: i64,
+    },
+    /// The file is damaged.
+    #[error("{path} is damaged ({reason}): stop netnsd, keep the file, and put a backup in its place")]
+    Damaged {
+        /// The database.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The disk or the file system refuses.
+    #[error("cannot {doing} {path}: {source}")]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// The database.
+        path: PathBuf,
+        /// Why it failed.
+        source: sqlx::Error,
+    },
+}
+
+/// One recorded resource.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// Its identity.
+    pub uid: String,
+    /// Its kind.
+    pub kind: Kind,
+    /// Its name.
+    pub name: Name,
+    /// Its generation.
+    pub generation: u64,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// When its intent last changed.
+    pub updated_at: Timestamp,
+    /// What is asked for; none once deleted.
+    pub desired: Option<Spec>,
+    /// Earlier intents that may still be in the kernel.
+    pub applied: Vec<Spec>,
+    /// Sysctls' values before netnsd set them.
+    pub prior: BTreeMap<SysctlKey, String>,
+}
+
+/// A change of one row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RowChange {
+    /// Inserts or replaces it.
+    Put(Box<Row>),
+    /// Deletes the row of this uid.
+    Delete(String),
+}
+
+/// The open database.
+#[derive(Debug)]
+pub struct Store {
+    connection: SqliteConnection,
+    path: PathBuf,
+}
+
+impl Store {
+    /// Opens the database, makes it if there is none, and brings an older one up to date (after a copy beside it).
+    ///
+    /// # Errors
+    /// A newer, damaged or unreadable database, which is left as it is.
+    pub async fn open(path: &Path) -> Result<Self, StoreError> {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(Duration::from_secs(5))
+            .disable_statement_logging();
+        let connection = options.connect().await.map_err(|source| classify(path, "open", source))?;
+        let mut store = Self { connection, path: path.to_owned() };
+        store.check().await?;
+        store.migrate().await?;
+        Ok(store)
+    }
+
+    async fn check(&mut self) -> Result<(), StoreError> {
+        let report: String = sqlx::query_scalar("PRAGMA quick_check(1)")
+            .fetch_one(&mut self.connection)
+            .await
+            .map_err(|source| classify(&self.path, "check", source))?;
+        if report != "ok" {
+            return Err(StoreError::Damaged { path: self.path.clone(), reason: report });
+        }
+        Ok(())
+    }
+
+    async fn migrate(&mut self) -> Result<(), StoreError> {
+        let io = |path: &Path, source: MigrateError| StoreError::Io {
+            doing: "migrate",
+            path: path.to_owned(),
+            source: sqlx::Error::Migrate(Box::new(source)),
+        };
+        let table = MIGRATIONS.table_name.clone();
+        self.connection.ensure_migrations_table(&table).await.map_err(|source| io(&self.path, source))?;
+        let applied = self.connection.list_applied_migrations(&table).await.map_err(|source| io(&self.path, source))?;
+        let newest = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0);
+        let present = applied.iter().map(|migration| migration.version).max().unwrap_or(0);
+        if present > newest {
+            return Err(StoreError::Newer { path: self.path.clone(), version: present });
+        }
+        if present != 0 && present < newest {
+            self.copy(present).await?;
+        }
+        MIGRATIONS.run(&mut self.connection).await.map_err(|source| io(&self.path, source))
+    }
+
+    /// Copies the database beside itself, before it is migrated.
+    async fn copy(&mut self, version: i64) -> Result<(), StoreError> {
+        let copy = self.path.with_extension(format!("v{version}.backup.db"));
+        let target = copy.to_string_lossy().into_owned();
+        // VACUUM INTO refuses to overwrite; a copy from an earlier, failed try is as good.
+        if !copy.exists() {
+            sqlx::query("VACUUM INTO ?")
+                .bind(target)
+                .execute(&mut self.connection)
+                .await
+                .map_err(|source| StoreError::Io { doing: "copy", path: self.path.clone(), source })?;
+        }
+        Ok(())
+    }
+
+    /// Everything recorded.
+    ///
+    /// # Errors
+    /// A row that cannot be read is damage.
+    pub async fn load(&mut self) -> Result<Vec<Row>, StoreError> {
+        let path = self.path.clone();
+        let rows: Vec<RawRow> = sqlx::query_as(
+            "SELECT uid, kind, name, generation, created_at, updated_at, desired, applied, prior FROM resources ORDER BY rowid",
+        )
+        .fetch_all(&mut self.connection)
+        .await
+        .map_err(|source| classify(&path, "read", source))?;
+        rows.into_iter()
+            .map(|raw| {
+                let uid = raw.uid.clone();
+                raw.read().map_err(|reason| StoreError::Damaged {
+                    path: path.clone(),
+                    reason: format!("row {uid}: {reason}"),
+                })
+            })
+            .collect()
+    }
+
+    /// Commits changes as one durable transaction.
+    ///
+    /// # Errors
+    /// When the database cannot be written; then nothing of it is recorded.
+    pub async fn commit(&mut self, changes: &[RowChange]) -> Result<(), StoreError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let result = self.try_commit(changes).await;
+        result.map_err(|source| classify(&self.path, "write", source))
+    }
+
+    async fn try_commit(&mut self, changes: &[RowChange]) -> sqlx::Result<()> {
+        let mut transaction = self.connection.begin().await?;
+        // Deletions first: they free names.
+        for change in changes {
+            if let RowChange::Delete(uid) = change {
+                sqlx::query("DELETE FROM resources WHERE uid = ?").bind(uid).execute(&mut *transaction).await?;
+            }
+        }
+        let mut rows: Vec<&Row> = changes
+            .iter()
+            .filter_map(|change| match change {
+                RowChange::Put(row) => Some(&**row),
+                RowChange::Delete(_) => None,
+            })
+            .collect();
+        rows.sort_by_key(|row| row.desired.is_some());
+        for row in rows {
+            put(&mut transaction, row).await?;
+        }
+        transaction.commit().await
+    }
+
+    /// Closes the database in order (the WAL is folded in).
+    pub async fn close(self) {
+        if let Err(error) = self.connection.close().await {
+            tracing::warn!(%error, "closing the database");
+        }
+    }
+}
+
+async fn put(connection: &mut SqliteConnection, row: &Row) -> sqlx::Result<()> {
+    let encode = |error: serde_json::Error| sqlx::Error::Encode(Box::new(error));
+    let desired = row.desired.as_ref().map(|spec| spec.to_json()).transpose().map_err(encode)?;
+    let applied: Result<Vec<_>, _> = row.applied.iter().map(Spec::to_json).collect();
+    sqlx::query(
+        "INSERT INTO resources (uid, kind, name, generation, created_at, updated_at, desired, applied, prior)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+         ON CONFLICT (uid) DO UPDATE SET generation = excluded.generation, updated_at = excluded.updated_at,
+             desired = excluded.desired, applied = excluded.applied, prior = excluded.prior",
+    )
+    .bind(&row.uid)
+    .bind(row.kind.as_str())
+    .bind(row.name.as_str())
+    .bind(i64::try_from(row.generation).unwrap_or(i64::MAX))
+    .bind(row.created_at.to_string())
+    .bind(row.updated_at.to_string())
+    .bind(desired.map(|value| value.to_string()))
+    .bind(serde_json::Value::from(applied.map_err(encode)?).to_string())
+    .bind(serde_json::to_string(&row.prior).map_err(encode)?)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+#[derive(sqlx::FromRow)]
+struct RawRow {
+    uid: String,
+    kind: String,
+    name: String,
+    generation: i64,
+    created_at: String,
+    updated_at: String,
+    desired: Option<String>,
+    applied: String,
+    prior: String,
+}
+
+impl RawRow {
+    fn read(self) -> Result<Row, String> {
+        let text = |error: &dyn std::fmt::Display| error.to_string();
+        let kind = Kind::from_str(&self.kind).map_err(|error| text(&error))?;
+        let spec = |value: serde_json::Value| Spec::from_json(kind, value).map_err(|error| text(&error));
+        let json = |json: &str| serde_json::from_str::<serde_json::Value>(json).map_err(|error| text(&error));
+        let applied: Vec<serde_json::Value> = serde_json::from_str(&self.applied).map_err(|error| text(&error))?;
+        Ok(Row {
+            uid: self.uid,
+            kind,
+            name: self.name.parse().map_err(|error| text(&error))?,
+            generation: u64::try_from(self.generation).map_err(|error| text(&error))?,
+            created_at: self.created_at.parse().map_err(|error| text(&error))?,
+            updated_at: self.updated_at.parse().map_err(|error| text(&error))?,
+            desired: self.desired.as_deref().map(json).transpose()?.map(spec).transpose()?,
+            applied: applied.into_iter().map(spec).collect::<Result<_, _>>()?,
+            prior: serde_json::from_str(&self.prior).map_err(|error| text(&error))?,
+        })
+    }
+}
+
+/// Tells damage from an unwilling disk: SQLite's primary result codes CORRUPT (11) and NOTADB (26).
+fn classify(path: &Path, doing: &'static str, source: sqlx::Error) -> StoreError {
+    let code = match &source {
+        sqlx::Error::Database(error) => error.code().and_then(|code| code.parse::<i64>().ok()),
+        _ => None,
+    };
+    match code.map(|code| code & 0xff) {
+        Some(11 | 26) => StoreError::Damaged { path: path.to_owned(), reason: source.to_string() },
+        _ => StoreError::Io { doing, path: path.to_owned(), source },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netnsd_api::Namespace;
+
+    use super::*;
+
+    fn row(uid: &str, name: &str) -> Row {
+        let spec: Namespace = serde_json::from_value(serde_json::json!({"name": name})).unwrap();
+        Row {
+            uid: uid.into(),
+            kind: Kind::Namespace,
+            name: name.parse().unwrap(),
+            generation: 1,
+            created_at: "2026-11-24T20:11:04.512Z".parse().unwrap(),
+            updated_at: "2026-11-24T20:11:04.512Z".parse().unwrap(),
+            desired: Some(Spec::Namespace(spec)),
+            applied: Vec::new(),
+            prior: BTreeMap::from([("net.ipv4.ip_forward".parse().unwrap(), "0".into())]),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_committed_is_there_when_opened_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("netnsd.db");
+        let mut store = Store::open(&path).await.unwrap();
+        let deleted =
+            Row { desired: None, applied: row("a", "net0").desired.into_iter().collect(), ..row("a", "net0") };
+        store.commit(&[RowChange::Put(Box::new(row("a", "net0")))]).await.unwrap();
+        // The name is taken again while what had it is not cleared away.
+        store
+            .commit(&[RowChange::Put(Box::new(row("b", "net0"))), RowChange::Put(Box::new(deleted.clone()))])
+            .await
+            .unwrap();
+        store.close().await;
+        let mut store = Store::open(&path).await.unwrap();
+        assert_eq!(store.load().await.unwrap(), [deleted, row("b", "net0")]);
+        store.commit(&[RowChange::Delete("a".into())]).await.unwrap();
+        assert_eq!(store.load().await.unwrap(), [row("b", "net0")]);
+    }
+
+    #[tokio::test]
+    async fn a_refused_commit_records_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(&dir.path().join("netnsd.db")).await.unwrap();
+        let twice = [RowChange::Put(Box::new(row("a", "net0"))), RowChange::Put(Box::new(row("b", "net0")))];
+        store.commit(&twice).await.unwrap_err();
+        assert_eq!(store.load().await.unwrap(), []);
+        store.commit(&twice[..1]).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn noise_is_told_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("netnsd.db");
+        std::fs::write(&path, [0x55; 8192]).unwrap();
+        assert!(matches!(Store::open(&path).await, Err(StoreError::Damaged { .. })));
+        assert_eq!(std::fs::read(&path).unwrap(), [0x55; 8192]);
+    }
+
+    #[tokio::test]
+    async fn a_newer_database_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("netnsd.db");
+        let mut store = Store::open(&path).await.unwrap();
+        sqlx::query("INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (999999, 'x', 1, x'00', 0)")
+            .execute(&mut store.connection)
+            .await
+            .unwrap();
+        store.close().await;
+        assert!(matches!(Store::open(&path).await, Err(StoreError::Newer { version: 999_999, .. })));
+    }
+}
