@@ -1,4 +1,119 @@
 //! The single writer: one queue, group commit, status, retries.
+//!
+//! [`Engine`] is the handle that the HTTP room holds; [`Core`] runs on a thread of its own, which is also the kernel's.
+//! A batch is every waiting write that is independent of the others of it: one transaction, one netlink batch.
 
+mod core;
+mod status;
+#[cfg(test)]
+mod tests;
 mod types;
-pub use types::*;
+
+use std::{path::Path, sync::Arc, thread::JoinHandle};
+
+use netnsd_api::{Code, Problem};
+use tokio::sync::{mpsc, oneshot};
+
+use self::core::Core;
+pub use self::{status::rfc3339, types::*};
+use crate::{kernel::Kernel, store::StoreError};
+
+/// Why the engine could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Threads or sockets.
+    #[error("cannot start the engine: {0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// A write on its way.
+#[derive(Debug)]
+pub struct Message {
+    /// The write.
+    pub write: Write,
+    answer: oneshot::Sender<Result<Written, Problem>>,
+}
+
+impl Message {
+    /// Answers it; a client that has gone away does not hear.
+    pub fn answer(self, result: Result<Written, Problem>) {
+        let _gone = self.answer.send(result);
+    }
+
+    fn refuse(self, problem: Problem) {
+        self.answer(Err(problem));
+    }
+}
+
+/// The way to the engine.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    queue: mpsc::Sender<Message>,
+}
+
+impl Engine {
+    /// An engine that is played by whoever holds the receiver.
+    pub fn with_queue() -> (Self, mpsc::Receiver<Message>) {
+        let (queue, receiver) = mpsc::channel(QUEUE);
+        (Self { queue }, receiver)
+    }
+
+    /// Starts the engine on a thread of its own, over a database and a kernel that is made there.
+    ///
+    /// The thread ends once every clone of the engine is dropped.
+    ///
+    /// # Errors
+    /// When the database cannot be opened or the kernel cannot be reached.
+    pub fn start<K: Kernel + 'static>(
+        database: &Path,
+        view: Arc<View>,
+        kernel: impl FnOnce() -> std::io::Result<K> + Send + 'static,
+    ) -> Result<(Self, JoinHandle<()>), StartError> {
+        let (engine, queue) = Self::with_queue();
+        let (started, start) = std::sync::mpsc::channel();
+        let database = database.to_owned();
+        let thread = std::thread::Builder::new().name("netnsd-engine".into()).spawn(move || {
+            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                Err(error) => return report(&started, Err(error.into())),
+            };
+            runtime.block_on(async {
+                let core = match kernel() {
+                    Ok(kernel) => Core::open(&database, kernel, view).await.map_err(StartError::from),
+                    Err(error) => Err(error.into()),
+                };
+                match core {
+                    Ok(core) => {
+                        report(&started, Ok(()));
+                        core.run(queue).await;
+                    }
+                    Err(error) => report(&started, Err(error)),
+                }
+            });
+        })?;
+        start.recv().map_err(|_| std::io::Error::other("the engine's thread ended"))??;
+        Ok((engine, thread))
+    }
+
+    /// Carries out a write; answers when it is durable and applied.
+    ///
+    /// # Errors
+    /// Why it was refused; then nothing is changed.
+    pub async fn write(&self, write: Write) -> Result<Written, Problem> {
+        let (answer, answered) = oneshot::channel();
+        self.queue.try_send(Message { write, answer }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => {
+                Problem::new(Code::KernelUnavailable, format!("{QUEUE} writes wait already: try again in a moment"))
+            }
+            mpsc::error::TrySendError::Closed(_) => Problem::new(Code::ShuttingDown, "netnsd is stopping"),
+        })?;
+        answered.await.unwrap_or_else(|_| Err(Problem::new(Code::ShuttingDown, "netnsd is stopping")))
+    }
+}
+
+fn report(to: &std::sync::mpsc::Sender<Result<(), StartError>>, result: Result<(), StartError>) {
+    let _starter_gone = to.send(result);
+}

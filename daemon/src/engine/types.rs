@@ -9,7 +9,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use netnsd_api::{Bridge, Kind, Name, Namespace, PlannedOperation, Problem, Resource, ResourceRef, State, Veth};
+use netnsd_api::{
+    Bridge, Kind, Name, Namespace, PlannedOperation, PortObserved, Problem, Resource, ResourceRef, State, Stored, Veth,
+};
 
 /// The intent of one resource, of any kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +101,30 @@ pub struct Entry {
     pub state: State,
     /// The whole resource as GET answers it (a `netnsd_api::Stored`), as JSON.
     pub json: Bytes,
+    /// Of a bridge: the answer to put its ports into.
+    pub(super) bridge: Option<Box<Stored<Bridge>>>,
+    /// Of a veth pair: the ports that its ends are.
+    pub(super) ports: Vec<(Name, PortObserved)>,
+}
+
+impl Entry {
+    /// A bridge with these ports: they are kept apart, so that a thousandth port costs what the first did.
+    fn with_ports(&self, ports: Vec<PortObserved>) -> Arc<Entry> {
+        let mut stored = self.bridge.clone();
+        if let Some(observed) = stored.as_mut().and_then(|stored| stored.status.observed.as_mut()) {
+            observed.ports = ports;
+        }
+        let json = stored.as_ref().and_then(|stored| serde_json::to_vec(stored).ok());
+        Arc::new(Entry {
+            spec: self.spec.clone(),
+            uid: self.uid.clone(),
+            generation: self.generation,
+            state: self.state,
+            json: json.map_or_else(|| self.json.clone(), Bytes::from),
+            bridge: stored,
+            ports: Vec::new(),
+        })
+    }
 }
 
 /// What readers see: everything recorded, updated by the engine after each batch.
@@ -110,13 +136,45 @@ pub struct View {
 #[derive(Debug, Default)]
 struct ViewInner {
     kinds: [BTreeMap<Name, Arc<Entry>>; 3],
+    ports: BTreeMap<Name, BTreeMap<(Name, Option<u8>), PortObserved>>,
     ready: bool,
+}
+
+impl ViewInner {
+    fn complete(&self, entry: &Arc<Entry>) -> Arc<Entry> {
+        match (&entry.spec, self.ports.get(entry.spec.name())) {
+            (Spec::Bridge(_), Some(ports)) => entry.with_ports(ports.values().cloned().collect()),
+            _ => entry.clone(),
+        }
+    }
+
+    fn remove(&mut self, resource: &ResourceRef) {
+        let Some(old) = self.kinds[resource.kind as usize].remove(&resource.name) else { return };
+        for (bridge, port) in &old.ports {
+            if let Some(ports) = self.ports.get_mut(bridge) {
+                ports.remove(&(resource.name.clone(), port.endpoint));
+                if ports.is_empty() {
+                    self.ports.remove(bridge);
+                }
+            }
+        }
+    }
+
+    fn insert(&mut self, entry: Entry) {
+        let resource = entry.spec.resource();
+        self.remove(&resource);
+        for (bridge, port) in &entry.ports {
+            self.ports.entry(bridge.clone()).or_default().insert((resource.name.clone(), port.endpoint), port.clone());
+        }
+        self.kinds[resource.kind as usize].insert(resource.name, Arc::new(entry));
+    }
 }
 
 impl View {
     /// One resource.
     pub fn get(&self, kind: Kind, name: &Name) -> Option<Arc<Entry>> {
-        self.read().kinds[kind as usize].get(name).cloned()
+        let inner = self.read();
+        inner.kinds[kind as usize].get(name).map(|entry| inner.complete(entry))
     }
 
     /// At most `limit` resources of a kind that pass the filter, sorted by name, from after `after` on; and whether
@@ -134,7 +192,7 @@ impl View {
             .range((from, Bound::Unbounded))
             .map(|(_, entry)| entry)
             .filter(|entry| filter(entry));
-        let page: Vec<_> = found.by_ref().take(limit).cloned().collect();
+        let page: Vec<_> = found.by_ref().take(limit).map(|entry| inner.complete(entry)).collect();
         (page, found.next().is_some())
     }
 
@@ -156,10 +214,10 @@ impl View {
     pub(super) fn publish(&self, entries: Vec<Entry>, gone: &[ResourceRef]) {
         let mut inner = self.inner.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         for resource in gone {
-            inner.kinds[resource.kind as usize].remove(&resource.name);
+            inner.remove(resource);
         }
         for entry in entries {
-            inner.kinds[entry.spec.kind() as usize].insert(entry.spec.name().clone(), Arc::new(entry));
+            inner.insert(entry);
         }
     }
 

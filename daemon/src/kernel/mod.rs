@@ -422,4 +422,7 @@ pub trait Kernel {
     /// Does operations in order. The answer has one outcome for each; none for those that were skipped because an
     /// earlier one of the same part failed.
     async fn execute(&mut self, ops: &[BatchOp]) -> Vec<Option<Outcome>>;
+
+    /// The values that `SysctlSet` replaced since this was last asked.
+    fn replaced_sysctls(&mut self) -> Vec<(Name, netnsd_api::SysctlKey, String)>;
 }

@@ -1,1 +1,517 @@
-//! A simulated kernel.
+//! A simulated kernel: for faults that the real one does not produce on demand, and for properties over many networks.
+//!
+//! It keeps to what the real one does as far as the planner counts on it: a veth's ends live and die together, going
+//! down takes IPv6 addresses and routes along, moving takes everything, a deleted primary address its secondaries.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use ipnet::IpNet;
+use netnsd_api::{Destination, InterfaceName, Name, NetnsId, Port, Route, SysctlKey};
+use nix::errno::Errno;
+
+use super::{
+    BatchOp, BridgeSettings, Kernel, NewEnd, Ns, Observed, ObservedAddress, ObservedBridge, ObservedLink, ObservedNs,
+    ObservedPort, ObservedRoute, Op, OpError, Outcome, Scope,
+};
+
+/// A simulated kernel; clones share it, so that a test sees what the engine did.
+#[derive(Debug, Clone)]
+pub struct SimKernel {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug)]
+struct State {
+    namespaces: BTreeMap<Ns, ObservedNs>,
+    /// The other end of each veth end.
+    peers: BTreeMap<(Ns, String), (Ns, String)>,
+    executed: Vec<Op>,
+    /// After how many more operations one fails, and how.
+    fault: Option<(usize, Errno)>,
+    replaced: Vec<(Name, SysctlKey, String)>,
+    next: u64,
+}
+
+impl Default for SimKernel {
+    fn default() -> Self {
+        let namespaces = BTreeMap::from([(Ns::Host, ObservedNs { inode: 1, link_count: 1, ..ObservedNs::default() })]);
+        let state = State {
+            namespaces,
+            peers: BTreeMap::new(),
+            executed: Vec::new(),
+            fault: None,
+            replaced: Vec::new(),
+            next: 2,
+        };
+        Self { state: Arc::new(Mutex::new(state)) }
+    }
+}
+
+impl SimKernel {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes one operation fail: the next one after `after` others.
+    pub fn fail(&self, after: usize, errno: Errno) {
+        self.state().fault = Some((after, errno));
+    }
+
+    /// The operations executed since this was last asked.
+    pub fn executed(&self) -> Vec<Op> {
+        std::mem::take(&mut self.state().executed)
+    }
+
+    /// Everything there is.
+    pub fn everything(&self) -> BTreeMap<Ns, ObservedNs> {
+        self.state().namespaces.clone()
+    }
+
+    /// Does one operation, as somebody else would by `ip`.
+    ///
+    /// # Errors
+    /// What the kernel would say.
+    pub fn apply(&self, op: &Op) -> Outcome {
+        self.state().apply(op).map_err(OpError::from)
+    }
+}
+
+impl Kernel for SimKernel {
+    async fn observe(&mut self, scope: &Scope) -> Result<Observed, OpError> {
+        let state = self.state();
+        let mut observed = Observed::default();
+        for (ns, part) in &scope.namespaces {
+            let Some(known) = state.namespaces.get(ns) else { continue };
+            let mut seen = known.clone();
+            seen.links.retain(|name, _| part.all_links || part.links.contains(name));
+            seen.link_count = known.links.len() + 1;
+            for (name, link) in &mut seen.links {
+                let other = state.peers.get(&(ns.clone(), name.clone()));
+                let peer_up =
+                    other.and_then(|(ns, name)| state.namespaces.get(ns)?.links.get(name)).is_none_or(|peer| peer.up);
+                link.carrier = link.up && peer_up;
+                link.operstate = if link.carrier { "up" } else { "down" }.into();
+            }
+            if !part.inside {
+                seen.routes.clear();
+                seen.neighbours.clear();
+            }
+            seen.sysctls = part.sysctls.iter().filter_map(|key| Some((key.clone(), known.sysctl(key)?))).collect();
+            observed.namespaces.insert(ns.clone(), seen);
+        }
+        Ok(observed)
+    }
+
+    async fn execute(&mut self, ops: &[BatchOp]) -> Vec<Option<Outcome>> {
+        let mut state = self.state();
+        let mut failed = BTreeSet::new();
+        ops.iter()
+            .map(|BatchOp { op, part, optional }| {
+                if failed.contains(part) {
+                    return None;
+                }
+                let result = match &mut state.fault {
+                    Some((0, errno)) => {
+                        let errno = *errno;
+                        state.fault = None;
+                        Err(errno)
+                    }
+                    fault => {
+                        if let Some((left, _)) = fault {
+                            *left -= 1;
+                        }
+                        state.apply(op)
+                    }
+                };
+                if result.is_err() && !optional {
+                    failed.insert(*part);
+                }
+                state.executed.push(op.clone());
+                Some(result.map_err(OpError::from))
+            })
+            .collect()
+    }
+
+    fn replaced_sysctls(&mut self) -> Vec<(Name, SysctlKey, String)> {
+        std::mem::take(&mut self.state().replaced)
+    }
+}
+
+impl ObservedNs {
+    /// A sysctl's value: those never written are 0, those of interfaces that are not there do not exist.
+    fn sysctl(&self, key: &SysctlKey) -> Option<String> {
+        match key.interface() {
+            Some(interface) if !self.links.contains_key(&interface) => None,
+            _ => Some(self.sysctls.get(key).cloned().unwrap_or_else(|| "0".into())),
+        }
+    }
+}
+
+type Done = Result<(), Errno>;
+
+impl State {
+    fn ns(&mut self, ns: &Ns) -> Result<&mut ObservedNs, Errno> {
+        self.namespaces.get_mut(ns).ok_or(Errno::ENOENT)
+    }
+
+    fn named(&mut self, name: &Name) -> Result<&mut ObservedNs, Errno> {
+        self.ns(&Ns::Named(name.clone()))
+    }
+
+    fn link(&mut self, ns: &Ns, name: &str) -> Result<&mut ObservedLink, Errno> {
+        self.ns(ns)?.links.get_mut(name).ok_or(Errno::ENODEV)
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn apply(&mut self, op: &Op) -> Done {
+        match op {
+            Op::NamespaceAdd { name, mark } | Op::NamespaceAttach { name, mark, .. } => self.add_namespace(name, mark),
+            Op::NamespaceDelete { name } => {
+                let ns = Ns::Named(name.clone());
+                let links: Vec<String> =
+                    self.namespaces.get(&ns).into_iter().flat_map(|known| known.links.keys().cloned()).collect();
+                for link in links {
+                    self.delete_link(&ns, &link);
+                }
+                self.namespaces.remove(&ns);
+                Ok(())
+            }
+            Op::NetnsIdSet { name, id } => {
+                let wanted = match id {
+                    NetnsId::Id(id) => *id,
+                    NetnsId::Auto => 0,
+                };
+                let known = self.named(name)?;
+                match known.netnsid {
+                    Some(now) if *id != NetnsId::Auto && now != wanted => Err(Errno::EEXIST),
+                    Some(_) => Ok(()),
+                    None => {
+                        known.netnsid = Some(wanted);
+                        Ok(())
+                    }
+                }
+            }
+            Op::LoopbackSet { name, up } => {
+                self.named(name)?.loopback = *up;
+                Ok(())
+            }
+            Op::BridgeAdd { ns, name, mark, mac, mtu, set } => {
+                let made = ObservedLink {
+                    kind: Some("bridge".into()),
+                    mark: Some(mark.clone()),
+                    mac: *mac,
+                    mtu: mtu.unwrap_or(1500),
+                    bridge: Some(ObservedBridge::defaults()),
+                    ..ObservedLink::default()
+                };
+                self.add_link(ns, name, made)?;
+                self.set_bridge(ns, name, set)
+            }
+            Op::VethAdd { ends } => self.add_veth(ends),
+            Op::LinkDelete { ns, name } => {
+                self.delete_link(ns, name);
+                Ok(())
+            }
+            Op::LinkMove { ns, name, to, to_name } => self.move_link(ns, name, to, to_name),
+            Op::LinkRename { ns, name, to_name } => {
+                if self.link(ns, name)?.up {
+                    return Err(Errno::EBUSY);
+                }
+                self.rename(ns, name, ns, to_name)
+            }
+            Op::LinkUp { ns, name, up } => self.set_up(ns, name, *up),
+            Op::LinkMac { ns, name, mac } => {
+                self.link(ns, name)?.mac = Some(*mac);
+                Ok(())
+            }
+            Op::LinkMtu { ns, name, mtu } => {
+                self.link(ns, name)?.mtu = *mtu;
+                Ok(())
+            }
+            Op::LinkAddrGen { ns, name, none } => {
+                self.link(ns, name)?.addr_gen_none = *none;
+                Ok(())
+            }
+            Op::LinkMaster { ns, name, master } => {
+                if let Some(master) = master {
+                    self.link(ns, master)?.bridge.as_ref().ok_or(Errno::EOPNOTSUPP)?;
+                }
+                let link = self.link(ns, name)?;
+                link.master.clone_from(master);
+                link.port = master.as_ref().map(|_| ObservedPort::defaults());
+                Ok(())
+            }
+            Op::BridgeSet { ns, name, set } => self.set_bridge(ns, name, set),
+            Op::PortSet { ns, name, set } => {
+                let port = self.link(ns, name)?.port.as_mut().ok_or(Errno::EINVAL)?;
+                set_port(port, set);
+                Ok(())
+            }
+            Op::AddressAdd { ns, name, address } => self.add_address(ns, name, *address),
+            Op::AddressDelete { ns, name, address } => self.delete_address(ns, name, *address),
+            Op::RouteAdd { name, route, replace } => self.add_route(name, route, *replace),
+            Op::RouteDelete { name, route } => {
+                self.named(name)?.routes.retain(|known| !(known.ours && same_route(known, route)));
+                Ok(())
+            }
+            Op::NeighbourAdd { name, neighbour } => {
+                let known = self.named(name)?;
+                if !known.links.get(neighbour.interface.as_str()).ok_or(Errno::ENODEV)?.up {
+                    return Err(Errno::ENETDOWN);
+                }
+                known
+                    .neighbours
+                    .retain(|other| (other.address, &other.interface) != (neighbour.address, &neighbour.interface));
+                known.neighbours.push(neighbour.clone());
+                Ok(())
+            }
+            Op::NeighbourDelete { name, neighbour } => {
+                self.named(name)?.neighbours.retain(|other| other != neighbour);
+                Ok(())
+            }
+            Op::SysctlSet { name, key, value } => {
+                let known = self.named(name)?;
+                let before = known.sysctl(key).ok_or(Errno::ENOENT)?;
+                known.sysctls.insert(key.clone(), value.clone());
+                self.replaced.push((name.clone(), key.clone(), before));
+                Ok(())
+            }
+            Op::DnsSet { name, content } => {
+                if let Ok(known) = self.named(name) {
+                    known.dns.clone_from(content);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn add_namespace(&mut self, name: &Name, mark: &str) -> Done {
+        let ns = Ns::Named(name.clone());
+        match self.namespaces.get(&ns) {
+            Some(known) if known.mark.as_deref() == Some(mark) => Ok(()),
+            Some(known) if known.inode != 0 => Err(Errno::EEXIST),
+            _ => {
+                let inode = self.number();
+                let made = ObservedNs { inode, mark: Some(mark.to_owned()), link_count: 1, ..ObservedNs::default() };
+                self.namespaces.insert(ns, made);
+                Ok(())
+            }
+        }
+    }
+
+    fn add_link(&mut self, ns: &Ns, name: &str, mut link: ObservedLink) -> Done {
+        link.index = u32::try_from(self.number()).unwrap_or(u32::MAX);
+        let known = self.ns(ns)?;
+        match known.links.get(name) {
+            Some(other) if other.mark == link.mark => Ok(()),
+            Some(_) => Err(Errno::EEXIST),
+            None => {
+                known.links.insert(name.to_owned(), link);
+                Ok(())
+            }
+        }
+    }
+
+    fn add_veth(&mut self, ends: &[NewEnd; 2]) -> Done {
+        for end in ends {
+            let known = self.ns(&end.ns)?;
+            if known.links.get(&end.name).is_some_and(|other| other.mark.as_ref() != Some(&end.mark)) {
+                return Err(Errno::EEXIST);
+            }
+        }
+        for end in ends {
+            let made = ObservedLink {
+                kind: Some("veth".into()),
+                mark: Some(end.mark.clone()),
+                mac: end.mac,
+                mtu: end.mtu.unwrap_or(1500),
+                ..ObservedLink::default()
+            };
+            self.add_link(&end.ns, &end.name, made)?;
+        }
+        let [a, b] = [0, 1].map(|i| (ends[i].ns.clone(), ends[i].name.clone()));
+        self.peers.insert(a.clone(), b.clone());
+        self.peers.insert(b, a);
+        Ok(())
+    }
+
+    fn delete_link(&mut self, ns: &Ns, name: &str) {
+        for (ns, name) in
+            self.peers.remove(&(ns.clone(), name.to_owned())).into_iter().chain([(ns.clone(), name.to_owned())])
+        {
+            self.peers.remove(&(ns.clone(), name.clone()));
+            if let Some(known) = self.namespaces.get_mut(&ns) {
+                known.links.remove(&name);
+                forget(known, &name);
+                for port in known.links.values_mut().filter(|port| port.master.as_ref() == Some(&name)) {
+                    port.master = None;
+                    port.port = None;
+                }
+            }
+        }
+    }
+
+    fn rename(&mut self, ns: &Ns, name: &str, to: &Ns, to_name: &str) -> Done {
+        if self.ns(to)?.links.contains_key(to_name) {
+            return Err(Errno::EEXIST);
+        }
+        let known = self.ns(ns)?;
+        let link = known.links.remove(name).ok_or(Errno::ENODEV)?;
+        for port in known.links.values_mut().filter(|port| port.master.as_deref() == Some(name)) {
+            port.master = Some(to_name.to_owned());
+        }
+        self.ns(to)?.links.insert(to_name.to_owned(), link);
+        let (from, to) = ((ns.clone(), name.to_owned()), (to.clone(), to_name.to_owned()));
+        if let Some(peer) = self.peers.remove(&from) {
+            self.peers.insert(peer.clone(), to.clone());
+            self.peers.insert(to, peer);
+        }
+        Ok(())
+    }
+
+    fn move_link(&mut self, ns: &Ns, name: &str, to: &Ns, to_name: &str) -> Done {
+        if self.link(ns, name)?.bridge.is_some() {
+            return Err(Errno::EINVAL);
+        }
+        if self.ns(to)?.links.contains_key(to_name) {
+            return Err(Errno::EEXIST);
+        }
+        self.set_up(ns, name, false)?;
+        let link = self.link(ns, name)?;
+        link.addresses.clear();
+        link.master = None;
+        link.port = None;
+        link.addr_gen_none = false;
+        forget(self.ns(ns)?, name);
+        self.rename(ns, name, to, to_name)
+    }
+
+    fn set_up(&mut self, ns: &Ns, name: &str, up: bool) -> Done {
+        let link = self.link(ns, name)?;
+        link.up = up;
+        if !up {
+            link.addresses.retain(|address| address.net.addr().is_ipv4());
+            forget(self.ns(ns)?, name);
+        }
+        Ok(())
+    }
+
+    fn set_bridge(&mut self, ns: &Ns, name: &str, set: &BridgeSettings) -> Done {
+        let bridge = self.link(ns, name)?.bridge.as_mut().ok_or(Errno::EOPNOTSUPP)?;
+        let BridgeSettings { stp, priority, ageing_time, forward_delay, hello_time, max_age, .. } = *set;
+        bridge.stp = stp.unwrap_or(bridge.stp);
+        bridge.priority = priority.unwrap_or(bridge.priority);
+        bridge.ageing_time = ageing_time.unwrap_or(bridge.ageing_time);
+        bridge.forward_delay = forward_delay.unwrap_or(bridge.forward_delay);
+        bridge.hello_time = hello_time.unwrap_or(bridge.hello_time);
+        bridge.max_age = max_age.unwrap_or(bridge.max_age);
+        bridge.multicast_snooping = set.multicast_snooping.unwrap_or(bridge.multicast_snooping);
+        bridge.vlan_filtering = set.vlan_filtering.unwrap_or(bridge.vlan_filtering);
+        bridge.vlan_default_pvid = set.vlan_default_pvid.unwrap_or(bridge.vlan_default_pvid);
+        Ok(())
+    }
+
+    fn add_address(&mut self, ns: &Ns, name: &str, net: IpNet) -> Done {
+        let link = self.link(ns, name)?;
+        if link.addresses.iter().any(|known| known.net == net) {
+            return Ok(());
+        }
+        let secondary = net.addr().is_ipv4() && link.addresses.iter().any(|known| known.net.trunc() == net.trunc());
+        link.addresses.push(ObservedAddress { net, ours: true, secondary, permanent: true, scope: "global".into() });
+        Ok(())
+    }
+
+    fn delete_address(&mut self, ns: &Ns, name: &str, net: IpNet) -> Done {
+        let known = self.ns(ns)?;
+        let link = known.links.get_mut(name).ok_or(Errno::ENODEV)?;
+        let primary = link.addresses.iter().any(|known| known.net == net && !known.secondary);
+        link.addresses
+            .retain(|known| known.net != net && !(primary && known.secondary && known.net.trunc() == net.trunc()));
+        known.routes.retain(|known| {
+            let by = known.route.interface.as_ref().map(InterfaceName::as_str) == Some(name);
+            !(by && (known.route.via.is_some_and(|via| net.contains(&via.0))
+                || known.route.source.is_some_and(|source| source.0 == net.addr())))
+        });
+        Ok(())
+    }
+
+    fn add_route(&mut self, name: &Name, route: &Route, replace: bool) -> Done {
+        let known = self.named(name)?;
+        let mut route = route.clone();
+        if let (Some(via), false) = (route.via, route.onlink) {
+            let reach = known.links.iter().find(|(device, link)| {
+                link.up
+                    && route.interface.as_ref().is_none_or(|wanted| wanted.as_str() == *device)
+                    && link.addresses.iter().any(|address| address.net.contains(&via.0))
+            });
+            let by_route = known
+                .routes
+                .iter()
+                .find(|other| other.route.via.is_none() && other.route.destination.net(other.ipv6).contains(&via.0));
+            let device = reach
+                .map(|(device, _)| device.clone())
+                .or_else(|| by_route?.route.interface.as_ref().map(ToString::to_string));
+            let device = device.ok_or(Errno::ENETUNREACH)?;
+            route.interface = route.interface.or_else(|| device.parse().ok());
+        }
+        if let Some(interface) = &route.interface
+            && !known.links.get(interface.as_str()).ok_or(Errno::ENODEV)?.up
+        {
+            return Err(Errno::ENETDOWN);
+        }
+        let same = known.routes.iter().position(|other| same_route(other, &route));
+        route.metric = Some(route.effective_metric());
+        let ipv6 = route.is_ipv6();
+        let made = ObservedRoute {
+            route,
+            ipv6,
+            ours: true,
+            protocol: "netnsd".into(),
+            scope: "global".into(),
+            foreign_kind: None,
+        };
+        match same {
+            Some(i) if replace => known.routes[i] = made,
+            Some(i) if known.routes[i] == made => {}
+            Some(_) => return Err(Errno::EEXIST),
+            None => known.routes.push(made),
+        }
+        Ok(())
+    }
+}
+
+/// What a link that goes down or away takes along.
+fn forget(known: &mut ObservedNs, name: &str) {
+    known.routes.retain(|other| other.route.interface.as_ref().map(InterfaceName::as_str) != Some(name));
+    known.neighbours.retain(|other| other.interface.as_str() != name);
+}
+
+fn same_route(known: &ObservedRoute, route: &Route) -> bool {
+    let ipv6 = match route.destination {
+        Destination::Net(net) => net.addr().is_ipv6(),
+        Destination::Default => route.is_ipv6(),
+    };
+    known.ipv6 == ipv6
+        && known.route.destination.net(ipv6) == route.destination.net(ipv6)
+        && known.route.table == route.table
+        && known.route.metric.unwrap_or(0)
+            == route.metric.filter(|metric| *metric != 0).unwrap_or(if ipv6 { 1024 } else { 0 })
+}
+
+fn set_port(port: &mut ObservedPort, set: &Port) {
+    port.path_cost = set.path_cost.unwrap_or(port.path_cost);
+    port.priority = set.priority.unwrap_or(port.priority);
+    port.hairpin = set.hairpin.unwrap_or(port.hairpin);
+    port.isolated = set.isolated.unwrap_or(port.isolated);
+    port.learning = set.learning.unwrap_or(port.learning);
+    port.bpdu_guard = set.bpdu_guard.unwrap_or(port.bpdu_guard);
+    port.root_block = set.root_block.unwrap_or(port.root_block);
+    port.mcast_fast_leave = set.mcast_fast_leave.unwrap_or(port.mcast_fast_leave);
+}

@@ -1,0 +1,202 @@
+//! What the kernel said, as the status of a resource and as what readers see.
+
+use ipnet::IpNet;
+use jiff::Timestamp;
+use netnsd_api::{
+    Bridge, BridgeObserved, Cidr, EndpointObserved, NamespaceObserved, PortObserved, Resource, State, Status, Stored,
+    Veth, VethObserved, is_link_local,
+};
+
+use super::{Entry, Spec};
+use crate::{
+    intent::Record,
+    kernel::{Ns, Observed, ObservedLink},
+};
+
+/// How a resource stands, apart from what was observed of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Standing {
+    pub state: State,
+    pub reason: Option<String>,
+}
+
+impl Standing {
+    pub fn in_sync() -> Self {
+        Self { state: State::InSync, reason: None }
+    }
+}
+
+/// A time as answers show it: RFC 3339, UTC, milliseconds.
+pub fn rfc3339(time: Timestamp) -> String {
+    format!("{time:.3}")
+}
+
+/// What readers see of a resource. Without an observation (a dry run), `observed` is null.
+pub(super) fn entry(record: &Record, standing: &Standing, observed: &Observed) -> Entry {
+    match &record.spec {
+        Spec::Namespace(spec) => {
+            let known = observed.namespaces.get(&Ns::Named(spec.name.clone())).filter(|known| known.inode != 0);
+            let seen = known.map(|known| NamespaceObserved {
+                path: format!("/run/netns/{}", spec.name),
+                inode: known.inode,
+                netnsid: known.netnsid,
+                links: known.link_count,
+            });
+            finish(record, &stored(spec, Some(true), record, standing, seen))
+        }
+        Spec::Bridge(spec) => {
+            let seen =
+                observed.link(&Ns::of(spec.namespace.as_ref()), spec.device()).and_then(|link| bridge(spec, link));
+            let stored = stored(spec, None, record, standing, seen);
+            Entry { bridge: Some(Box::new(stored.clone())), ..finish(record, &stored) }
+        }
+        Spec::Veth(spec) => {
+            let links = [0, 1].map(|i: usize| end_link(spec, i, observed));
+            let seen = veth(spec, links);
+            let mut standing = standing.clone();
+            if standing.state == State::InSync && standing.reason.is_none() && !seen.ready {
+                standing.reason = Some(not_ready(spec, &seen));
+            }
+            let ports = (0..2).filter_map(|i| port(spec, i, links[i]?)).collect();
+            Entry { ports, ..finish(record, &stored(spec, None, record, &standing, Some(seen))) }
+        }
+    }
+}
+
+fn stored<R: Resource>(
+    spec: &R,
+    managed: Option<bool>,
+    record: &Record,
+    standing: &Standing,
+    observed: Option<R::Observed>,
+) -> Stored<R> {
+    Stored {
+        spec: spec.clone(),
+        uid: record.uid.clone(),
+        generation: record.generation,
+        managed,
+        created_at: rfc3339(record.created_at),
+        updated_at: rfc3339(record.updated_at),
+        status: Status { state: standing.state, reason: standing.reason.clone(), observed },
+    }
+}
+
+fn finish<R: Resource>(record: &Record, stored: &Stored<R>) -> Entry {
+    let json = serde_json::to_vec(stored).unwrap_or_else(|error| {
+        tracing::error!(%error, resource = %record.spec.resource(), "a resource cannot be written as JSON");
+        b"null".to_vec()
+    });
+    Entry {
+        spec: record.spec.clone(),
+        uid: record.uid.clone(),
+        generation: record.generation,
+        state: stored.status.state,
+        json: json.into(),
+        bridge: None,
+        ports: Vec::new(),
+    }
+}
+
+fn end_link<'o>(spec: &Veth, i: usize, observed: &'o Observed) -> Option<&'o ObservedLink> {
+    let end = &spec.endpoints[i];
+    observed.link(&Ns::of(end.namespace.as_ref()), end.device())
+}
+
+fn bridge(spec: &Bridge, link: &ObservedLink) -> Option<BridgeObserved> {
+    let settings = link.bridge.as_ref()?;
+    let (addresses, foreign_addresses) = split(&spec.addresses, link);
+    Some(BridgeObserved {
+        index: link.index,
+        mac: mac(link),
+        mtu: link.mtu,
+        up: link.up,
+        carrier: link.carrier,
+        operstate: link.operstate.clone(),
+        addresses,
+        foreign_addresses,
+        bridge_id: settings.bridge_id.clone(),
+        root_id: settings.root_id.clone(),
+        ports: Vec::new(),
+    })
+}
+
+fn veth(spec: &Veth, links: [Option<&ObservedLink>; 2]) -> VethObserved {
+    let seen = |i: usize| {
+        links[i].map(|link| {
+            let (addresses, foreign_addresses) = split(&spec.endpoints[i].addresses, link);
+            EndpointObserved {
+                index: link.index,
+                mac: mac(link),
+                mtu: link.mtu,
+                up: link.up,
+                carrier: link.carrier,
+                operstate: link.operstate.clone(),
+                addresses,
+                foreign_addresses,
+                bridge: link.master.clone(),
+            }
+        })
+    };
+    VethObserved {
+        ready: links.iter().all(|link| link.is_some_and(|link| link.up && link.carrier)),
+        endpoints: [seen(0), seen(1)],
+    }
+}
+
+fn not_ready(spec: &Veth, seen: &VethObserved) -> String {
+    let missing: Vec<String> = (0..2)
+        .filter_map(|i| {
+            let end = &spec.endpoints[i];
+            let place = format!("end {i} ({} in {})", end.device(), Ns::of(end.namespace.as_ref()));
+            match &seen.endpoints[i] {
+                None => Some(format!("{place} is not there")),
+                Some(link) if !link.up => Some(format!("{place} is down")),
+                Some(_) => None,
+            }
+        })
+        .collect();
+    match missing.is_empty() {
+        true => "not ready: waiting for carrier".to_owned(),
+        false => format!("not ready: {}", missing.join(", ")),
+    }
+}
+
+fn port(spec: &Veth, i: usize, link: &ObservedLink) -> Option<(netnsd_api::Name, PortObserved)> {
+    let (bridge, port) = (spec.endpoints[i].bridge.clone()?, link.port.as_ref()?);
+    Some((
+        bridge,
+        PortObserved {
+            interface: spec.endpoints[i].device().to_owned(),
+            veth: Some(spec.name.clone()),
+            endpoint: u8::try_from(i).ok(),
+            state: port.state.clone(),
+            path_cost: port.path_cost,
+            priority: port.priority,
+        },
+    ))
+}
+
+fn mac(link: &ObservedLink) -> String {
+    link.mac.map(|mac| mac.to_string()).unwrap_or_default()
+}
+
+/// The addresses that were asked for, and those of others; link-local ones that the kernel makes itself are neither.
+fn split(wanted: &[Cidr], link: &ObservedLink) -> (Vec<String>, Vec<String>) {
+    let asked = |net: &IpNet| wanted.iter().any(|address| address.0 == *net);
+    let (ours, others): (Vec<IpNet>, Vec<IpNet>) = link.addresses.iter().map(|address| address.net).partition(asked);
+    let text = |nets: Vec<IpNet>| nets.iter().map(ToString::to_string).collect();
+    (text(ours), text(others.into_iter().filter(|net| !is_link_local(net.addr())).collect()))
+}
+
+/// Whether the kernel has not caught up yet: links tell their operational state a little later.
+pub(super) fn unsettled(spec: &Spec, observed: &Observed) -> bool {
+    let settling = |link: &ObservedLink| {
+        let up = link.operstate == "up";
+        link.up && (link.carrier != up)
+    };
+    match spec {
+        Spec::Namespace(_) => false,
+        Spec::Bridge(spec) => observed.link(&Ns::of(spec.namespace.as_ref()), spec.device()).is_some_and(settling),
+        Spec::Veth(spec) => (0..2).any(|i| end_link(spec, i, observed).is_some_and(settling)),
+    }
+}

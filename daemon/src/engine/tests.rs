@@ -1,0 +1,294 @@
+//! Tests of the engine over the simulated kernel and a real database.
+
+use std::{path::PathBuf, sync::Arc};
+
+use netnsd_api::{Code, Kind, Name, ResourceRef, State};
+use nix::errno::Errno;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::kernel::{Ns, Op, sim::SimKernel};
+
+struct House {
+    dir: tempfile::TempDir,
+    kernel: SimKernel,
+    view: Arc<View>,
+    engine: Option<(Engine, std::thread::JoinHandle<()>)>,
+}
+
+impl House {
+    fn new() -> Self {
+        let mut house = Self {
+            dir: tempfile::tempdir().unwrap(),
+            kernel: SimKernel::default(),
+            view: Arc::default(),
+            engine: None,
+        };
+        house.start();
+        house
+    }
+
+    fn database(&self) -> PathBuf {
+        self.dir.path().join("netnsd.db")
+    }
+
+    fn start(&mut self) {
+        self.view = Arc::default();
+        let kernel = self.kernel.clone();
+        self.engine = Some(Engine::start(&self.database(), self.view.clone(), || Ok(kernel)).unwrap());
+    }
+
+    fn stop(&mut self) {
+        let (engine, thread) = self.engine.take().unwrap();
+        drop(engine);
+        thread.join().unwrap();
+    }
+
+    async fn write(&self, change: Change) -> Result<Written, netnsd_api::Problem> {
+        let write = Write { change, preconditions: Vec::new(), dry_run: false };
+        self.engine.as_ref().unwrap().0.write(write).await
+    }
+
+    async fn put(&self, kind: Kind, body: Value) -> Result<Written, netnsd_api::Problem> {
+        self.write(Change::Put(Spec::from_json(kind, body).unwrap())).await
+    }
+
+    async fn delete(&self, kind: Kind, name: &str, cascade: bool) -> Result<Written, netnsd_api::Problem> {
+        self.write(Change::Delete { resource: ResourceRef::new(kind, name.parse().unwrap()), cascade }).await
+    }
+
+    /// A bridge, a namespace on it, a router with routes, a second pair.
+    async fn network(&self) {
+        self.put(
+            Kind::Namespace,
+            json!({"name": "net0", "netnsid": 7, "routes": [{"destination": "default", "via": "10.0.0.254"}],
+            "sysctls": {"net.ipv4.ip_forward": 1}, "dns": {"nameservers": ["10.0.0.254"]}}),
+        )
+        .await
+        .unwrap();
+        self.put(Kind::Bridge, json!({"name": "br0", "addresses": ["10.0.0.254/24"], "stp": true})).await.unwrap();
+        self.put(
+            Kind::Veth,
+            json!({"name": "lan0", "endpoints": [
+            {"namespace": "net0", "interface": "eth0", "addresses": ["10.0.0.1/24", "10.0.0.2/24", "fd00::1/64"]},
+            {"interface": "port0", "bridge": "br0", "port": {"hairpin": true}}]}),
+        )
+        .await
+        .unwrap();
+    }
+
+    fn state(&self, kind: Kind, name: &str) -> State {
+        self.view.get(kind, &name.parse().unwrap()).unwrap().state
+    }
+}
+
+#[tokio::test]
+async fn what_is_asked_for_is_made_and_a_restart_does_nothing() {
+    let mut house = House::new();
+    house.network().await;
+    for (kind, name) in [(Kind::Namespace, "net0"), (Kind::Bridge, "br0"), (Kind::Veth, "lan0")] {
+        assert_eq!(house.state(kind, name), State::InSync, "{kind} {name}");
+    }
+    assert!(!house.kernel.executed().is_empty());
+    house.stop();
+    house.start();
+    while !house.view.ready() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(house.kernel.executed(), []);
+}
+
+#[tokio::test]
+async fn a_reboot_brings_everything_back() {
+    let mut house = House::new();
+    house.network().await;
+    let before = house.kernel.everything();
+    house.stop();
+    house.kernel = SimKernel::default();
+    house.start();
+    while !house.view.ready() {
+        tokio::task::yield_now().await;
+    }
+    let names = |all: &std::collections::BTreeMap<Ns, crate::kernel::ObservedNs>| -> Vec<(Ns, Vec<String>, usize)> {
+        all.iter().map(|(ns, known)| (ns.clone(), known.links.keys().cloned().collect(), known.routes.len())).collect()
+    };
+    assert_eq!(names(&house.kernel.everything()), names(&before));
+}
+
+#[tokio::test]
+async fn every_refusal_of_the_kernel_leaves_everything_as_it_was() {
+    let changes: [(Kind, Value); 4] = [
+        (
+            Kind::Veth,
+            json!({"name": "lan0", "endpoints": [
+            {"namespace": "net0", "interface": "eth1", "addresses": ["10.0.0.3/24"], "mtu": 1400},
+            {"interface": "port0", "bridge": "br0", "up": false, "port": {"path_cost": 7}}]}),
+        ),
+        (
+            Kind::Veth,
+            json!({"name": "two", "endpoints": [{"namespace": "net0"}, {"bridge": "br0", "addresses": ["fd01::1/64"]}]}),
+        ),
+        (Kind::Bridge, json!({"name": "br0", "interface": "br1", "priority": 5})),
+        (Kind::Namespace, json!({"name": "net0", "sysctls": {"net.ipv4.ip_forward": 0}, "loopback": false})),
+    ];
+    for (kind, body) in changes {
+        for after in 0.. {
+            let house = House::new();
+            house.network().await;
+            house.kernel.executed();
+            let kernel = stable(&house.kernel);
+            let json = all_json(&house.view);
+            house.kernel.fail(after, Errno::EPERM);
+            match house.put(kind, body.clone()).await {
+                Err(problem) => {
+                    assert_eq!(problem.code, Code::KernelRejected, "{problem:?}");
+                    assert_eq!(problem.errno.as_deref(), Some("EPERM"));
+                    assert_eq!(stable(&house.kernel), kernel, "{kind} {body}, the operation {after} failed");
+                    assert_eq!(all_json(&house.view), json);
+                }
+                Ok(_) => {
+                    assert!(after > 0, "some operation was tried");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// The kernel apart from numbers that it chooses, and from the order of addresses and routes.
+fn stable(kernel: &SimKernel) -> Value {
+    let mut all = kernel.everything();
+    for known in all.values_mut() {
+        known.inode = 0;
+        known.sysctls.retain(|_, value| value != "0");
+        known.routes.sort_by_key(|route| format!("{route:?}"));
+        for link in known.links.values_mut() {
+            link.index = 0;
+            for address in &mut link.addresses {
+                address.secondary = false;
+            }
+            link.addresses.sort_by_key(|address| address.net);
+        }
+    }
+    Value::String(format!("{all:#?}"))
+}
+
+fn all_json(view: &View) -> Vec<Value> {
+    let mut all = Vec::new();
+    for kind in Kind::ALL {
+        for entry in view.list(kind, None, 100, |_| true).0 {
+            let mut value: Value = serde_json::from_slice(&entry.json).unwrap();
+            // A link made again has another index.
+            strip(&mut value, "index");
+            all.push(value);
+        }
+    }
+    all
+}
+
+fn strip(value: &mut Value, key: &str) {
+    match value {
+        Value::Object(map) => {
+            map.remove(key);
+            map.values_mut().for_each(|value| strip(value, key));
+        }
+        Value::Array(items) => items.iter_mut().for_each(|value| strip(value, key)),
+        _ => {}
+    }
+}
+
+#[tokio::test]
+async fn removing_a_setting_gives_the_earlier_one_back() {
+    let house = House::new();
+    house.network().await;
+    house.put(Kind::Namespace, json!({"name": "net0", "netnsid": 7})).await.unwrap();
+    let ns = &house.kernel.everything()[&Ns::Named("net0".parse::<Name>().unwrap())];
+    assert_eq!(ns.sysctls.values().collect::<Vec<_>>(), ["0"]);
+    assert_eq!((&ns.dns, ns.routes.len()), (&None, 0));
+}
+
+#[tokio::test]
+async fn a_namespace_takes_its_links_along_and_a_bridge_lets_its_ports_go() {
+    let house = House::new();
+    house.network().await;
+    let refused = house.delete(Kind::Bridge, "br0", false).await.unwrap_err();
+    assert_eq!((refused.code, refused.resources.len()), (Code::InUse, 1));
+    house.delete(Kind::Bridge, "br0", true).await.unwrap();
+    assert_eq!(house.kernel.everything()[&Ns::Host].links["port0"].master, None);
+    house.delete(Kind::Namespace, "net0", true).await.unwrap();
+    let left = house.kernel.everything();
+    assert_eq!((left.len(), left[&Ns::Host].links.len()), (1, 0));
+}
+
+#[tokio::test]
+async fn what_others_made_is_a_conflict_and_stays() {
+    let house = House::new();
+    let theirs = Op::BridgeAdd {
+        ns: Ns::Host,
+        name: "br0".into(),
+        mark: "theirs".into(),
+        mac: None,
+        mtu: None,
+        set: crate::kernel::BridgeSettings::default(),
+    };
+    house.kernel.apply(&theirs).unwrap();
+    let before = house.kernel.everything();
+    let refused = house.put(Kind::Bridge, json!({"name": "br0"})).await.unwrap_err();
+    assert_eq!(refused.code, Code::Conflict);
+    assert_eq!(house.kernel.everything(), before);
+    assert!(house.view.get(Kind::Bridge, &"br0".parse().unwrap()).is_none());
+}
+
+#[tokio::test]
+async fn routes_wait_for_what_they_need() {
+    let house = House::new();
+    house
+        .put(
+            Kind::Namespace,
+            json!({"name": "a", "routes": [{"destination": "default", "via": "10.9.0.1"}],
+            "neighbours": [{"address": "10.9.0.7", "mac": "02:00:00:00:00:07", "interface": "eth0"}],
+            "sysctls": {"net.ipv4.conf.eth0.rp_filter": 2}}),
+        )
+        .await
+        .unwrap();
+    assert_eq!(house.state(Kind::Namespace, "a"), State::Pending);
+    house
+        .put(Kind::Veth, json!({"name": "v", "endpoints": [{"namespace": "a", "interface": "eth0", "addresses": ["10.9.0.2/24"]}, {}]}))
+        .await
+        .unwrap();
+    assert_eq!(house.state(Kind::Namespace, "a"), State::InSync);
+    // Another address takes the route away, and going back brings it again.
+    house
+        .put(Kind::Veth, json!({"name": "v", "endpoints": [{"namespace": "a", "interface": "eth0", "addresses": ["10.8.0.2/24"]}, {}]}))
+        .await
+        .unwrap();
+    assert_eq!(house.state(Kind::Namespace, "a"), State::Pending);
+}
+
+#[tokio::test]
+async fn writes_that_wait_together_are_answered_together_and_truly() {
+    let house = House::new();
+    house.put(Kind::Bridge, json!({"name": "br0"})).await.unwrap();
+    let engine = house.engine.as_ref().unwrap().0.clone();
+    let mut all = Vec::new();
+    for i in 0..50 {
+        let engine = engine.clone();
+        all.push(tokio::spawn(async move {
+            let put = |kind, body| {
+                let change = Change::Put(Spec::from_json(kind, body).unwrap());
+                engine.write(Write { change, preconditions: Vec::new(), dry_run: false })
+            };
+            put(Kind::Namespace, json!({"name": format!("n{i}")})).await.unwrap();
+            let ends = json!([{"namespace": format!("n{i}"), "interface": "eth0", "addresses": [format!("10.0.0.{}/24", i + 1)]},
+                {"interface": format!("p{i}"), "bridge": "br0"}]);
+            put(Kind::Veth, json!({"name": format!("v{i}"), "endpoints": ends})).await.unwrap();
+        }));
+    }
+    for one in all {
+        one.await.unwrap();
+    }
+    assert_eq!(house.kernel.everything()[&Ns::Host].links.len(), 51);
+    let bridge = house.view.get(Kind::Bridge, &"br0".parse().unwrap()).unwrap();
+    let bridge: Value = serde_json::from_slice(&bridge.json).unwrap();
+    assert_eq!(bridge["status"]["observed"]["ports"].as_array().unwrap().len(), 50);
+}
