@@ -50,8 +50,6 @@ impl Task<'_> {
 enum Phase {
     /// Neighbours and routes go before what they hang on.
     TakeRoutes,
-    /// Ports leave bridges that may go.
-    Release,
     /// Links go before their namespace: the kernel would clear them later only.
     TakeLinks,
     TakeNamespaces,
@@ -64,6 +62,8 @@ enum Phase {
     /// Links that have to leave their place are taken down first.
     Lower,
     Move,
+    /// Ports leave their bridges under the names that they have by now.
+    Release,
     MakeBridges,
     MakeVeths,
     /// The inside of namespaces is finished before ports go up: the bridge forwards at once.

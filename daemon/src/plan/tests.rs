@@ -1,1 +1,221 @@
-//! Tests of the planner.
+//! Properties of the planner, over random networks and the simulated kernel.
+
+use std::collections::BTreeMap;
+
+use netnsd_api::{Bridge, Cidr, Endpoint, Kind, Name, Namespace, ResourceRef, Route, Veth};
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+use crate::kernel::{BatchOp, Kernel, sim::SimKernel};
+
+/// A network: the specs by resource.
+type Network = BTreeMap<ResourceRef, Spec>;
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn namespace(i: usize) -> impl Strategy<Value = Spec> {
+    let routes = proptest::collection::vec((0u8..4, 0u8..3, any::<bool>()), 0..4);
+    (any::<bool>(), routes, 0u8..3).prop_map(move |(loopback, routes, forward)| {
+        let mut spec: Namespace =
+            serde_json::from_value(json!({"name": format!("n{i}"), "loopback": loopback})).unwrap();
+        for (net, via, blackhole) in routes {
+            let route = if blackhole {
+                json!({"destination": format!("192.168.{net}.0/24"), "type": "blackhole"})
+            } else {
+                json!({"destination": format!("172.16.{net}.0/24"), "via": format!("10.{via}.0.254")})
+            };
+            let route: Route = serde_json::from_value(route).unwrap();
+            if !spec.routes.iter().any(|other| other.destination == route.destination) {
+                spec.routes.push(route);
+            }
+        }
+        if forward > 0 {
+            spec.sysctls
+                .insert("net.ipv4.ip_forward".parse().unwrap(), netnsd_api::SysctlValue((forward - 1).to_string()));
+        }
+        Spec::Namespace(spec)
+    })
+}
+
+fn bridge(i: usize) -> impl Strategy<Value = Spec> {
+    (proptest::option::of(0usize..2), 0u8..2, any::<bool>(), proptest::option::of(0u16..5), any::<bool>()).prop_map(
+        move |(ns, device, stp, priority, up)| {
+            let mut spec: Bridge =
+                serde_json::from_value(json!({"name": format!("b{i}"), "stp": stp, "up": up})).unwrap();
+            spec.interface = Some(format!("br{i}{device}").parse().unwrap());
+            spec.namespace = ns.map(|n| name(&format!("n{n}")));
+            spec.priority = priority;
+            Spec::Bridge(spec)
+        },
+    )
+}
+
+fn end(veth: usize, which: usize) -> impl Strategy<Value = Endpoint> {
+    let addresses = proptest::collection::btree_set((0u8..3, 1u8..5, any::<bool>()), 0..4);
+    (
+        proptest::option::of(0usize..2),
+        0u8..2,
+        any::<bool>(),
+        addresses,
+        proptest::option::of(0usize..2),
+        proptest::option::of(1u32..4),
+    )
+        .prop_map(move |(ns, device, up, addresses, bridge, cost)| {
+            let mut end = Endpoint { up, ..Endpoint::default() };
+            end.namespace = ns.map(|n| name(&format!("n{n}")));
+            end.interface = Some(format!("v{veth}{which}{device}").parse().unwrap());
+            end.bridge = bridge.map(|b| name(&format!("b{b}")));
+            end.port.path_cost = cost.filter(|_| bridge.is_some());
+            let text = |(net, host, v6): (u8, u8, bool)| {
+                if v6 { format!("fd00:{net}::{host}/64") } else { format!("10.{net}.0.{host}/24") }
+            };
+            end.addresses = addresses.into_iter().map(|address| text(address).parse::<Cidr>().unwrap()).collect();
+            end
+        })
+}
+
+/// A valid network: references that do not fit are left out.
+fn network() -> impl Strategy<Value = Network> {
+    let veths = (0..3usize).map(|i| (end(i, 0), end(i, 1), any::<bool>())).collect::<Vec<_>>();
+    let presence = (proptest::collection::vec(any::<bool>(), 2), proptest::collection::vec(any::<bool>(), 2));
+    (namespace(0), namespace(1), bridge(0), bridge(1), veths, presence).prop_map(
+        |(n0, n1, b0, b1, veths, (ns_there, br_there))| {
+            let mut network = Network::new();
+            for (spec, there) in [n0, n1].into_iter().zip(ns_there) {
+                if there {
+                    network.insert(spec.resource(), spec);
+                }
+            }
+            for (mut spec, there) in [b0, b1].into_iter().zip(br_there) {
+                if let Spec::Bridge(bridge) = &mut spec {
+                    bridge.namespace = bridge.namespace.take().filter(|ns| has(&network, Kind::Namespace, ns));
+                }
+                if there {
+                    network.insert(spec.resource(), spec);
+                }
+            }
+            for (i, (a, b, there)) in veths.into_iter().enumerate() {
+                if there {
+                    let spec = Spec::Veth(Veth {
+                        name: name(&format!("v{i}")),
+                        labels: BTreeMap::new(),
+                        endpoints: [fit(a, &network), fit(b, &network)],
+                    });
+                    network.insert(spec.resource(), spec);
+                }
+            }
+            network
+        },
+    )
+}
+
+fn has(network: &Network, kind: Kind, name: &Name) -> bool {
+    network.contains_key(&ResourceRef::new(kind, name.clone()))
+}
+
+fn fit(mut end: Endpoint, network: &Network) -> Endpoint {
+    end.namespace = end.namespace.take().filter(|ns| has(network, Kind::Namespace, ns));
+    end.bridge = end.bridge.take().filter(|bridge| {
+        let found = network.get(&ResourceRef::new(Kind::Bridge, bridge.clone()));
+        matches!(found, Some(Spec::Bridge(bridge)) if bridge.namespace == end.namespace)
+    });
+    if end.bridge.is_none() {
+        end.port = netnsd_api::Port::default();
+    }
+    end
+}
+
+/// Plans the way from one network to another and executes it; gives the plan and what is observed after.
+fn go(kernel: &SimKernel, from: &Network, to: &Network) -> (Plan, Plan) {
+    let all: BTreeSet<&ResourceRef> = from.keys().chain(to.keys()).collect();
+    let applied: BTreeMap<&ResourceRef, Vec<Spec>> = all
+        .iter()
+        .map(|resource| {
+            (*resource, from.get(resource).filter(|old| to.get(resource) != Some(old)).cloned().into_iter().collect())
+        })
+        .collect();
+    let prior = BTreeMap::from([("net.ipv4.ip_forward".parse().unwrap(), "0".to_owned())]);
+    let uids: BTreeMap<&ResourceRef, String> =
+        all.iter().map(|resource| (*resource, resource.to_string().replace(' ', "-"))).collect();
+    let tasks: Vec<Task<'_>> = all
+        .iter()
+        .map(|resource| Task {
+            resource: (*resource).clone(),
+            uid: &uids[resource],
+            desired: to.get(resource),
+            applied: &applied[resource],
+            prior: &prior,
+            attach: false,
+        })
+        .collect();
+    let device = |bridge: &Name| match to.get(&ResourceRef::new(Kind::Bridge, bridge.clone())) {
+        Some(Spec::Bridge(bridge)) => Some(bridge.device().to_owned()),
+        _ => None,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let mut kernel = kernel.clone();
+        let observed = kernel.observe(&scope(&tasks)).await.unwrap();
+        let first = plan(&tasks, &device, &observed);
+        let ops: Vec<BatchOp> =
+            first.steps.iter().map(|step| BatchOp { op: step.op.clone(), part: 0, optional: step.may_wait }).collect();
+        for (step, outcome) in first.steps.iter().zip(kernel.execute(&ops).await) {
+            assert_eq!(outcome, Some(Ok(())), "{step:?}\nof {:#?}", first.steps);
+        }
+        let observed = kernel.observe(&scope(&tasks)).await.unwrap();
+        (first, plan(&tasks, &device, &observed))
+    })
+}
+
+/// The kernel apart from the numbers that it chooses and the order of things.
+fn shape(kernel: &SimKernel) -> String {
+    let mut all = kernel.everything();
+    for known in all.values_mut() {
+        known.inode = 0;
+        known.sysctls.retain(|_, value| value != "0");
+        known.routes.sort_by_key(|route| format!("{route:?}"));
+        for link in known.links.values_mut() {
+            link.index = 0;
+            link.addresses.iter_mut().for_each(|address| address.secondary = false);
+            link.addresses.sort_by_key(|address| address.net);
+        }
+    }
+    format!("{all:#?}")
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// One plan is enough, after it there is nothing to do, and from nothing or from elsewhere the end is the same.
+    #[test]
+    fn a_plan_leads_there_at_once(first in network(), second in network()) {
+        let kernel = SimKernel::default();
+        let (_, rest) = go(&kernel, &Network::new(), &first);
+        prop_assert_eq!(rest.steps, vec![]);
+        let (_, again) = go(&kernel, &first, &first);
+        prop_assert_eq!(again.steps, vec![]);
+        let (_, rest) = go(&kernel, &first, &second);
+        prop_assert_eq!(rest.steps, vec![]);
+        let fresh = SimKernel::default();
+        go(&fresh, &Network::new(), &second);
+        prop_assert_eq!(shape(&kernel), shape(&fresh));
+        let (_, rest) = go(&kernel, &second, &Network::new());
+        prop_assert_eq!(rest.steps, vec![]);
+        prop_assert_eq!(shape(&kernel), shape(&SimKernel::default()));
+    }
+
+    /// Repeating the operations of a plan does no harm.
+    #[test]
+    fn operations_are_safe_to_repeat(network in network()) {
+        let kernel = SimKernel::default();
+        let (plan, _) = go(&kernel, &Network::new(), &network);
+        let before = shape(&kernel);
+        for step in &plan.steps {
+            prop_assert_eq!(kernel.apply(&step.op), Ok(()), "{:?}", step);
+        }
+        prop_assert_eq!(shape(&kernel), before);
+    }
+}
