@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netnsd_api::{Code, Exec, ExecResult, Name, Problem};
+use netnsd_api::{Exec, ExecResult, Name, Problem};
 use nix::{
     errno::Errno,
     sys::signal::{Signal, killpg},
@@ -57,7 +57,8 @@ pub(super) fn check(request: &Exec) -> Result<(), Problem> {
     no_nul(&["cwd"], request.cwd.as_deref().unwrap_or_default())?;
     no_nul(&["user"], request.user.as_deref().unwrap_or_default())?;
     if !(request.timeout_s > 0.0 && request.timeout_s <= LONGEST) {
-        let detail = format!("{} is not a time limit: it is more than 0 and at most {LONGEST} seconds", request.timeout_s);
+        let detail =
+            format!("{} is not a time limit: it is more than 0 and at most {LONGEST} seconds", request.timeout_s);
         return Err(invalid(&["timeout_s"], detail));
     }
     Ok(())
@@ -256,11 +257,8 @@ fn not_executed(errno: Errno, program: &str, variables: &BTreeMap<String, String
             invalid(&pointer, format!("program {program:?} was not found in PATH {path}"))
         }
         _ => {
-            let mut problem: Problem =
-                invalid(&pointer, format!("program {program:?} could not be executed: {}", errno.desc()));
-            problem.errno = Some(format!("{errno:?}"));
-            problem.code = Code::InvalidField;
-            problem
+            let detail = format!("program {program:?} could not be executed: {}", errno.desc());
+            Problem { errno: Some(format!("{errno:?}")), ..invalid(&pointer, detail) }
         }
     }
 }

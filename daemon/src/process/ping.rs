@@ -113,7 +113,7 @@ impl<'a> Session<'a> {
 
     async fn wait(&self, wake: Instant) {
         tokio::select! {
-            // Without the clearing it would be ready for ever; what came meanwhile is read by `receive` first.
+            // Retained: it is `receive` that clears it, once a read says that nothing is left.
             ready = self.socket.readable() => if let Ok(mut ready) = ready { ready.retain_ready() },
             () = sleep_until(wake) => {}
         }
@@ -132,9 +132,8 @@ impl<'a> Session<'a> {
             Ok(Err(error)) => Some(error_number(&error).desc().to_lowercase()),
             Err(_) => Some("timeout".to_owned()),
         };
-        match error {
-            None => self.waiting.push_back(Sent { seq, at }),
-            Some(_) => {}
+        if error.is_none() {
+            self.waiting.push_back(Sent { seq, at });
         }
         self.requests.push((at, error.map(|error| unanswered(seq, error))));
     }
@@ -179,10 +178,13 @@ impl<'a> Session<'a> {
     }
 
     fn expire(&mut self) {
-        let now = Instant::now();
-        while let Some(sent) = self.waiting.pop_front_if(|sent| now >= sent.at + Duration::from_millis(self.request.timeout_ms.into())) {
-            if let Some((_, fate)) = self.requests.get_mut(usize::from(sent.seq) - 1) {
-                *fate = Some(unanswered(sent.seq, "timeout".to_owned()));
+        let oldest_allowed = Instant::now().checked_sub(self.patience());
+        while let Some(&Sent { seq, at }) = self.waiting.front()
+            && oldest_allowed.is_some_and(|allowed| at <= allowed)
+        {
+            self.waiting.pop_front();
+            if let Some((_, fate)) = self.requests.get_mut(usize::from(seq) - 1) {
+                *fate = Some(unanswered(seq, "timeout".to_owned()));
             }
         }
     }
