@@ -6,4 +6,5 @@ pub mod engine;
 pub mod intent;
 pub mod kernel;
 pub mod plan;
+pub mod process;
 pub mod store;

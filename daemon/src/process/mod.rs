@@ -1,0 +1,135 @@
+//! Commands inside namespaces: exec, ping, and who lives where. Never changes links.
+//!
+//! Begin at [`Processes`]. `exec` runs commands, `environment` is what happens between their fork and exec,
+//! `output` keeps what they print; `ping` sends echoes, `icmp` makes and reads their packets; `who` looks at `/proc`.
+//!
+//! No thread that serves requests is ever in another namespace: a command enters its own after the fork, and the
+//! sockets of `ping` are opened by the one thread of `sockets`.
+
+mod environment;
+mod exec;
+mod icmp;
+mod output;
+mod ping;
+mod sockets;
+#[cfg(test)]
+mod tests;
+mod who;
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
+    sync::Arc,
+};
+
+use netnsd_api::{Code, Exec, ExecResult, Name, Ping, PingResult, Problem, Process, ProcessNamespace};
+use nix::{
+    errno::Errno,
+    libc,
+    sys::statfs::{NSFS_MAGIC, fstatfs},
+};
+use tokio::sync::Semaphore;
+
+/// Where namespaces have their names.
+const NAMESPACES: &str = "/run/netns";
+
+/// How many commands, and how many pings, run at the same time; the others wait.
+const AT_ONCE: usize = 256;
+
+/// Runs commands and pings in namespaces, and tells who lives in them.
+#[derive(Clone)]
+pub struct Processes {
+    sockets: sockets::Opener,
+    commands: Arc<Semaphore>,
+    pings: Arc<Semaphore>,
+}
+
+impl Processes {
+    /// Starts the thread that opens sockets inside namespaces; it ends with the last clone.
+    pub fn start() -> io::Result<Self> {
+        Ok(Self {
+            sockets: sockets::Opener::start()?,
+            commands: Arc::new(Semaphore::new(AT_ONCE)),
+            pings: Arc::new(Semaphore::new(AT_ONCE)),
+        })
+    }
+
+    /// Runs a command in the environment of `ip netns exec`; dropping the future kills its process group.
+    pub async fn exec(&self, name: &Name, request: &Exec) -> Result<ExecResult, Problem> {
+        exec::check(request)?;
+        let _turn = self.commands.acquire().await.map_err(|_| closing())?;
+        exec::run(name, request).await
+    }
+
+    /// Sends ICMP echo requests from inside a namespace.
+    pub async fn ping(&self, name: &Name, request: &Ping) -> Result<PingResult, Problem> {
+        ping::check(request)?;
+        let _turn = self.pings.acquire().await.map_err(|_| closing())?;
+        ping::run(&self.sockets, name, request).await
+    }
+
+    /// The processes that live in a namespace, by their ids (`ip netns pids`).
+    pub async fn processes(&self, name: &Name) -> Result<Vec<Process>, Problem> {
+        let name = name.clone();
+        blocking(move || who::processes(&name)).await
+    }
+
+    /// The namespace that a process lives in (`ip netns identify`).
+    pub async fn identify(&self, pid: u32) -> Result<ProcessNamespace, Problem> {
+        blocking(move || who::identify(pid)).await
+    }
+}
+
+/// Opens the namespace that `/run/netns/NAME` pins. It blocks: not for async threads.
+pub fn namespace_file(name: &Name) -> Result<OwnedFd, Problem> {
+    let path = format!("{NAMESPACES}/{name}");
+    let missing = |detail: String| Problem::new(Code::NotFound, detail);
+    // Without O_NONBLOCK a FIFO of that name would hold the caller for ever.
+    let file: File = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(missing(format!("there is no namespace {name}")));
+        }
+        Err(error) => return Err(failed("open the namespace", error_number(&error))),
+    };
+    let magic = fstatfs(&file).map_err(|errno| failed("look at the namespace's file", errno))?.filesystem_type();
+    if magic != NSFS_MAGIC {
+        return Err(missing(format!("there is no namespace {name}: {path} is a left-over file that pins none")));
+    }
+    Ok(file.into())
+}
+
+/// Runs what blocks away from the async threads.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Problem> + Send + 'static) -> Result<T, Problem> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) if error.is_cancelled() => Err(closing()),
+        Err(error) => Err(Problem::new(Code::Internal, format!("a worker thread failed: {error}"))),
+    }
+}
+
+fn closing() -> Problem {
+    Problem::new(Code::ShuttingDown, "the daemon is stopping")
+}
+
+fn invalid(path: &[&str], detail: impl Into<String>) -> Problem {
+    netnsd_api::FieldError::at(Code::InvalidField, path, detail).into()
+}
+
+/// The kernel refused a step.
+fn failed(step: &str, errno: Errno) -> Problem {
+    let code = match errno {
+        // The machine is short of something: the same request may succeed later.
+        Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE => Code::KernelUnavailable,
+        _ => Code::KernelRejected,
+    };
+    let mut problem = Problem::new(code, format!("could not {step}: {}", errno.desc()));
+    problem.op = Some(step.to_owned());
+    problem.errno = Some(format!("{errno:?}"));
+    problem
+}
+
+fn error_number(error: &io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}

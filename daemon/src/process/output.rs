@@ -1,0 +1,51 @@
+//! Keeping what a command prints, up to a limit.
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+/// How much of each stream is kept.
+const KEPT: usize = 4 << 20;
+
+/// A pipe holds 64 KiB: one read empties it.
+const CHUNK: usize = 64 << 10;
+
+/// One stream of a command's output.
+#[derive(Default)]
+pub(super) struct Output {
+    bytes: Vec<u8>,
+    pub(super) truncated: bool,
+}
+
+impl Output {
+    /// Reads until the end, also what is not kept: a full pipe would stop the command.
+    pub(super) async fn fill(&mut self, stream: Option<impl AsyncRead + Unpin>) {
+        let Some(mut stream) = stream else { return };
+        let mut chunk = vec![0; CHUNK];
+        // A pipe's read error cannot be repaired, and what was read before it is still worth telling.
+        while let Ok(count @ 1..) = stream.read(&mut chunk).await {
+            let kept = count.min(KEPT - self.bytes.len());
+            self.bytes.extend_from_slice(&chunk[..kept]);
+            self.truncated |= kept < count;
+        }
+    }
+
+    /// The output as text, or else in base64.
+    pub(super) fn into_text(mut self) -> (Option<String>, Option<String>) {
+        if self.truncated {
+            self.drop_half_character();
+        }
+        match String::from_utf8(self.bytes) {
+            Ok(text) => (Some(text), None),
+            Err(error) => (None, Some(BASE64_STANDARD.encode(error.as_bytes()))),
+        }
+    }
+
+    /// A cut through a character must not turn text into base64.
+    fn drop_half_character(&mut self) {
+        if let Err(error) = std::str::from_utf8(&self.bytes)
+            && error.error_len().is_none()
+        {
+            self.bytes.truncate(error.valid_up_to());
+        }
+    }
+}
