@@ -170,6 +170,7 @@ impl<K: Kernel> Core<K> {
     /// Boots, then serves the queue until it is closed.
     pub async fn run(mut self, mut queue: mpsc::Receiver<Message>) {
         self.boot().await;
+        self.kernel.rest();
         let mut waiting = VecDeque::new();
         loop {
             let alarm = self.next_alarm();
@@ -178,6 +179,7 @@ impl<K: Kernel> Core<K> {
                     Ok(message) => message,
                     Err(_) => {
                         self.wake().await;
+                        self.kernel.rest();
                         continue;
                     }
                 },
@@ -192,6 +194,7 @@ impl<K: Kernel> Core<K> {
                 let batch = self.take_batch(&mut waiting);
                 self.carry_out(batch).await;
             }
+            self.kernel.rest();
         }
         self.tidy().await;
         self.store.close().await;

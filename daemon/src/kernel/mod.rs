@@ -425,4 +425,7 @@ pub trait Kernel {
 
     /// The values that `SysctlSet` replaced since this was last asked.
     fn replaced_sysctls(&mut self) -> Vec<(Name, netnsd_api::SysctlKey, String)>;
+
+    /// Lets go of what is held between operations: an open connection keeps a namespace alive.
+    fn rest(&mut self);
 }

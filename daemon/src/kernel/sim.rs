@@ -138,6 +138,8 @@ impl Kernel for SimKernel {
     fn replaced_sysctls(&mut self) -> Vec<(Name, SysctlKey, String)> {
         std::mem::take(&mut self.state().replaced)
     }
+
+    fn rest(&mut self) {}
 }
 
 impl ObservedNs {

@@ -1,0 +1,263 @@
+//! Operations as netlink messages.
+
+use std::{net::IpAddr, os::fd::RawFd};
+
+use ipnet::IpNet;
+use netnsd_api::{Neighbour, Port, Route, RouteType};
+use rtnetlink::packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    address::{AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, AddressScope},
+    link::{
+        AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoKind,
+        InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+    },
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
+    nsid::{NsidAttribute, NsidMessage},
+    route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope},
+};
+
+use super::super::{ADDRESS_PROTOCOL, BridgeSettings, NewEnd, ROUTE_PROTOCOL};
+
+fn link(index: u32, attributes: Vec<LinkAttribute>) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.attributes = attributes;
+    message
+}
+
+fn end(end: &NewEnd) -> Vec<LinkAttribute> {
+    let mut attributes = vec![LinkAttribute::IfName(end.name.clone())];
+    attributes.extend(end.mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
+    attributes.extend(end.mtu.map(LinkAttribute::Mtu));
+    attributes
+}
+
+/// A veth pair, the peer at once in the namespace of `peer_ns`.
+pub(super) fn new_veth(ends: &[NewEnd; 2], peer_ns: RawFd) -> RouteNetlinkMessage {
+    let mut peer = end(&ends[1]);
+    peer.push(LinkAttribute::NetNsFd(peer_ns));
+    let mut attributes = end(&ends[0]);
+    attributes.push(LinkAttribute::LinkInfo(vec![
+        LinkInfo::Kind(InfoKind::Veth),
+        LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(link(0, peer)))),
+    ]));
+    RouteNetlinkMessage::NewLink(link(0, attributes))
+}
+
+/// A bridge.
+pub(super) fn new_bridge(name: &str, mac: Option<netnsd_api::Mac>, mtu: Option<u32>) -> RouteNetlinkMessage {
+    let mut attributes = vec![LinkAttribute::IfName(name.to_owned())];
+    attributes.extend(mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
+    attributes.extend(mtu.map(LinkAttribute::Mtu));
+    attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
+    RouteNetlinkMessage::NewLink(link(0, attributes))
+}
+
+/// The alias of a link that is known by its name.
+pub(super) fn mark(name: &str, mark: &str) -> RouteNetlinkMessage {
+    let attributes = vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::IfAlias(mark.to_owned())];
+    RouteNetlinkMessage::SetLink(link(0, attributes))
+}
+
+/// One attribute of a link.
+pub(super) fn set_link(index: u32, attribute: LinkAttribute) -> RouteNetlinkMessage {
+    RouteNetlinkMessage::SetLink(link(index, vec![attribute]))
+}
+
+/// A link to another namespace.
+pub(super) fn move_link(index: u32, ns: RawFd, name: &str) -> RouteNetlinkMessage {
+    RouteNetlinkMessage::SetLink(link(index, vec![LinkAttribute::NetNsFd(ns), LinkAttribute::IfName(name.to_owned())]))
+}
+
+/// A link away.
+pub(super) fn delete_link(index: u32) -> RouteNetlinkMessage {
+    RouteNetlinkMessage::DelLink(link(index, Vec::new()))
+}
+
+/// A link up or down.
+pub(super) fn set_up(index: u32, up: bool) -> RouteNetlinkMessage {
+    let mut message = link(index, Vec::new());
+    message.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
+    message.header.change_mask = LinkFlags::Up;
+    RouteNetlinkMessage::SetLink(message)
+}
+
+/// Whether a link makes itself an IPv6 link-local address.
+pub(super) fn addr_gen(index: u32, none: bool) -> RouteNetlinkMessage {
+    let mode = if none { In6AddrGenMode::None } else { In6AddrGenMode::Eui64 };
+    set_link(index, LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(mode)])]))
+}
+
+/// A bridge's settings, as far as any are given.
+pub(super) fn set_bridge(name: &str, set: &BridgeSettings) -> Option<RouteNetlinkMessage> {
+    let settings: Vec<InfoBridge> = [
+        set.stp.map(|stp| InfoBridge::StpState(if stp { BridgeStpState::KernelStp } else { BridgeStpState::Disabled })),
+        set.priority.map(InfoBridge::Priority),
+        set.ageing_time.map(InfoBridge::AgeingTime),
+        set.forward_delay.map(InfoBridge::ForwardDelay),
+        set.hello_time.map(InfoBridge::HelloTime),
+        set.max_age.map(InfoBridge::MaxAge),
+        set.multicast_snooping.map(InfoBridge::MulticastSnooping),
+        set.vlan_filtering.map(InfoBridge::VlanFiltering),
+        set.vlan_default_pvid.map(InfoBridge::VlanDefaultPvid),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if settings.is_empty() {
+        return None;
+    }
+    let info = vec![LinkInfo::Kind(InfoKind::Bridge), LinkInfo::Data(InfoData::Bridge(settings))];
+    // Without NLM_F_CREATE this changes the link of that name (rtnl_newlink(), net/core/rtnetlink.c).
+    let attributes = vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::LinkInfo(info)];
+    Some(RouteNetlinkMessage::NewLink(link(0, attributes)))
+}
+
+/// A bridge port's settings.
+pub(super) fn set_port(index: u32, set: &Port) -> RouteNetlinkMessage {
+    let settings: Vec<InfoBridgePort> = [
+        set.path_cost.map(InfoBridgePort::Cost),
+        set.priority.map(InfoBridgePort::Priority),
+        set.hairpin.map(InfoBridgePort::HairpinMode),
+        set.isolated.map(InfoBridgePort::Isolated),
+        set.learning.map(InfoBridgePort::Learning),
+        set.bpdu_guard.map(InfoBridgePort::Guard),
+        set.root_block.map(InfoBridgePort::Protect),
+        set.mcast_fast_leave.map(InfoBridgePort::FastLeave),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let info = vec![LinkInfo::PortKind(InfoPortKind::Bridge), LinkInfo::PortData(InfoPortData::BridgePort(settings))];
+    RouteNetlinkMessage::NewLink(link(index, vec![LinkAttribute::LinkInfo(info)]))
+}
+
+/// Asks for a link by its name, or by its index.
+pub(super) fn get_link(name: Option<&str>, index: u32) -> RouteNetlinkMessage {
+    let attributes = name.map(|name| LinkAttribute::IfName(name.to_owned())).into_iter().collect();
+    RouteNetlinkMessage::GetLink(link(index, attributes))
+}
+
+/// Asks for every link.
+pub(super) fn get_links() -> RouteNetlinkMessage {
+    RouteNetlinkMessage::GetLink(LinkMessage::default())
+}
+
+/// Asks for every link's index and name and little else.
+pub(super) fn get_links_briefly() -> RouteNetlinkMessage {
+    let mask = LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]);
+    RouteNetlinkMessage::GetLink(link(0, vec![mask]))
+}
+
+fn family(ipv6: bool) -> AddressFamily {
+    if ipv6 { AddressFamily::Inet6 } else { AddressFamily::Inet }
+}
+
+/// An address of a link.
+pub(super) fn address(index: u32, net: IpNet) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = family(net.addr().is_ipv6());
+    message.header.prefix_len = net.prefix_len();
+    message.header.index = index;
+    message.header.scope = AddressScope::Universe;
+    message.attributes = vec![AddressAttribute::Local(net.addr()), AddressAttribute::Address(net.addr())];
+    message
+}
+
+/// A new address, marked, and in IPv6 usable at once.
+pub(super) fn new_address(index: u32, net: IpNet) -> RouteNetlinkMessage {
+    let mut message = address(index, net);
+    message.attributes.push(AddressAttribute::Protocol(AddressProtocol::Other(ADDRESS_PROTOCOL)));
+    if net.addr().is_ipv6() {
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+    }
+    RouteNetlinkMessage::NewAddress(message)
+}
+
+/// Asks for the addresses of one link (0: of every link).
+pub(super) fn get_addresses(index: u32) -> RouteNetlinkMessage {
+    let mut message = AddressMessage::default();
+    message.header.index = index;
+    RouteNetlinkMessage::GetAddress(message)
+}
+
+/// A route, marked.
+pub(super) fn route(route: &Route, oif: Option<u32>) -> RouteMessage {
+    let ipv6 = route.is_ipv6();
+    let net = route.destination.net(ipv6);
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(ipv6);
+    message.header.destination_prefix_length = net.prefix_len();
+    message.header.protocol = RouteProtocol::Other(ROUTE_PROTOCOL);
+    message.header.kind = match route.kind {
+        RouteType::Unicast => rtnetlink::packet_route::route::RouteType::Unicast,
+        RouteType::Blackhole => rtnetlink::packet_route::route::RouteType::BlackHole,
+        RouteType::Unreachable => rtnetlink::packet_route::route::RouteType::Unreachable,
+        RouteType::Prohibit => rtnetlink::packet_route::route::RouteType::Prohibit,
+    };
+    // As iproute2 chooses it: a gateway is beyond the link, a bare interface is not.
+    let on_link = route.kind == RouteType::Unicast && route.via.is_none() && !ipv6;
+    message.header.scope = if on_link { RouteScope::Link } else { RouteScope::Universe };
+    message.header.flags = if route.onlink { RouteFlags::Onlink } else { RouteFlags::empty() };
+    message.attributes.push(RouteAttribute::Table(route.table));
+    if net.prefix_len() > 0 {
+        message.attributes.push(RouteAttribute::Destination(RouteAddress::from(net.addr())));
+    }
+    if let Some(via) = route.via {
+        message.attributes.push(RouteAttribute::Gateway(RouteAddress::from(via.0)));
+    }
+    if let Some(oif) = oif {
+        message.attributes.push(RouteAttribute::Oif(oif));
+    }
+    if let Some(source) = route.source {
+        message.attributes.push(RouteAttribute::PrefSource(RouteAddress::from(source.0)));
+    }
+    if let Some(metric) = route.metric.filter(|metric| *metric != 0) {
+        message.attributes.push(RouteAttribute::Priority(metric));
+    }
+    message
+}
+
+/// Asks for every route of a family.
+pub(super) fn get_routes(ipv6: bool) -> RouteNetlinkMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family(ipv6);
+    RouteNetlinkMessage::GetRoute(message)
+}
+
+/// A permanent neighbour.
+pub(super) fn neighbour(neighbour: &Neighbour, index: u32) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    let (family, address) = match neighbour.address.0 {
+        IpAddr::V4(v4) => (AddressFamily::Inet, NeighbourAddress::Inet(v4)),
+        IpAddr::V6(v6) => (AddressFamily::Inet6, NeighbourAddress::Inet6(v6)),
+    };
+    message.header.family = family;
+    message.header.ifindex = index;
+    message.header.state = NeighbourState::Permanent;
+    message.attributes =
+        vec![NeighbourAttribute::Destination(address), NeighbourAttribute::LinkLayerAddress(neighbour.mac.0.to_vec())];
+    message
+}
+
+/// Asks for every neighbour of a family; of a bridge, its forwarding table.
+pub(super) fn get_neighbours(family: AddressFamily, master: Option<u32>) -> RouteNetlinkMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family;
+    message.attributes = master.map(NeighbourAttribute::Controller).into_iter().collect();
+    RouteNetlinkMessage::GetNeighbour(message)
+}
+
+/// Gives a namespace its id (-1: the kernel's choice).
+pub(super) fn new_nsid(ns: RawFd, id: i32) -> RouteNetlinkMessage {
+    let mut message = NsidMessage::default();
+    message.attributes = vec![NsidAttribute::Fd(ns as u32), NsidAttribute::Id(id)];
+    RouteNetlinkMessage::NewNsId(message)
+}
+
+/// Asks for a namespace's id.
+pub(super) fn get_nsid(ns: RawFd) -> RouteNetlinkMessage {
+    let mut message = NsidMessage::default();
+    message.attributes = vec![NsidAttribute::Fd(ns as u32)];
+    RouteNetlinkMessage::GetNsId(message)
+}

@@ -1,0 +1,219 @@
+//! Looking: what is there of a scope.
+
+use std::{collections::BTreeMap, os::fd::RawFd};
+
+use nix::errno::Errno;
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::{
+    Open, RealKernel,
+    channel::Channel,
+    message, parse,
+    worker::{self, Pinned},
+};
+use crate::kernel::{Ns, NsScope, Observed, ObservedLink, ObservedNs, OpError, Scope};
+
+/// How often a look that something disturbed is repeated.
+const TRIES: usize = 8;
+
+pub(super) async fn observe(kernel: &mut RealKernel, scope: &Scope) -> Result<Observed, OpError> {
+    let mut observed = Observed::default();
+    for (ns, part) in &scope.namespaces {
+        let mut tries = 0;
+        let seen = loop {
+            match namespace(kernel, ns, part).await {
+                // Interrupted, or lost in a full buffer: something changed meanwhile, so look again.
+                Err(error) if matches!(error.errno, Errno::EAGAIN | Errno::ENOBUFS) && tries < TRIES => tries += 1,
+                other => break other?,
+            }
+        };
+        if let Some(seen) = seen {
+            observed.namespaces.insert(ns.clone(), seen);
+        }
+    }
+    Ok(observed)
+}
+
+async fn namespace(kernel: &mut RealKernel, ns: &Ns, part: &NsScope) -> Result<Option<ObservedNs>, OpError> {
+    let mut seen = ObservedNs::default();
+    if let Ns::Named(name) = ns {
+        seen.dns = worker::read_dns(name);
+        if matches!(worker::pinned(name.as_str())?, Pinned::Stale) {
+            kernel.open.remove(ns);
+            return Ok(Some(seen));
+        }
+    }
+    let Some(open) = kernel.channel(ns)? else { return Ok(None) };
+    seen.inode = open.channel.inode;
+    let raw = open.raw();
+    let file = open.ns.clone();
+    let links = if part.all_links || part.inside {
+        all_links(&open.channel).await?
+    } else {
+        some_links(&open.channel, ns, part).await?
+    };
+    let names: BTreeMap<u32, String> = links.iter().map(|(name, link)| (link.index, name.clone())).collect();
+    seen.link_count = links.len();
+    seen.links = links;
+    if part.inside {
+        inside(&open.channel, &names, &mut seen).await?;
+    }
+    if let Some(lo) = seen.links.remove("lo") {
+        seen.loopback = lo.up;
+        seen.mark = lo.mark;
+    }
+    if !part.all_links {
+        seen.links.retain(|name, _| part.links.contains(name));
+    }
+    if matches!(ns, Ns::Named(_)) {
+        seen.netnsid = netnsid(kernel, raw, part).await?;
+    }
+    if !part.sysctls.is_empty() {
+        let keys = part.sysctls.clone();
+        let read = move || {
+            let read = |key: netnsd_api::SysctlKey| Some((key.clone(), worker::read_sysctl(&key).ok()?));
+            Ok(keys.into_iter().filter_map(read).collect())
+        };
+        seen.sysctls = kernel.worker.within(file, read)?;
+    }
+    Ok(Some(seen))
+}
+
+async fn netnsid(kernel: &mut RealKernel, ns: RawFd, part: &NsScope) -> Result<Option<u32>, OpError> {
+    if !part.inside {
+        return Ok(None);
+    }
+    kernel.netnsid(ns).await
+}
+
+fn links_of(answers: Vec<RouteNetlinkMessage>) -> impl Iterator<Item = parse::ParsedLink> {
+    answers.into_iter().filter_map(|answer| match answer {
+        RouteNetlinkMessage::NewLink(message) => Some(parse::link(&message)),
+        _ => None,
+    })
+}
+
+/// Every link, with its addresses.
+pub(super) async fn all_links(channel: &Channel) -> Result<BTreeMap<String, ObservedLink>, OpError> {
+    let (links, addresses) = (channel.dump(message::get_links()), channel.dump(message::get_addresses(0)));
+    let parsed: Vec<parse::ParsedLink> = links_of(links.answer().await?).collect();
+    let names: BTreeMap<u32, String> = parsed.iter().map(|parsed| (parsed.link.index, parsed.name.clone())).collect();
+    let mut links: BTreeMap<String, ObservedLink> = parsed
+        .into_iter()
+        .map(|mut parsed| {
+            parsed.link.master = parsed.master.and_then(|master| names.get(&master).cloned());
+            (parsed.name, parsed.link)
+        })
+        .collect();
+    for answer in addresses.answer().await? {
+        let RouteNetlinkMessage::NewAddress(message) = answer else { continue };
+        if let Some((index, address)) = parse::address(&message)
+            && let Some(link) = names.get(&index).and_then(|name| links.get_mut(name))
+        {
+            link.addresses.push(address);
+        }
+    }
+    Ok(links)
+}
+
+/// The links that were asked for, and `lo` of a named namespace, which carries its mark.
+async fn some_links(channel: &Channel, ns: &Ns, part: &NsScope) -> Result<BTreeMap<String, ObservedLink>, OpError> {
+    let lo = matches!(ns, Ns::Named(_)).then_some("lo");
+    let asked: Vec<_> = part
+        .links
+        .iter()
+        .map(String::as_str)
+        .chain(lo)
+        .map(|name| channel.get(message::get_link(Some(name), 0)))
+        .collect();
+    let mut found = Vec::new();
+    for pending in asked {
+        match pending.answer().await {
+            Ok(answers) => found.extend(links_of(answers)),
+            Err(error) if error.errno == Errno::ENODEV => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let addresses: Vec<_> =
+        found.iter().map(|parsed| channel.dump(message::get_addresses(parsed.link.index))).collect();
+    let mut masters: BTreeMap<u32, Option<String>> = BTreeMap::new();
+    for master in found.iter().filter_map(|parsed| parsed.master) {
+        if let std::collections::btree_map::Entry::Vacant(entry) = masters.entry(master) {
+            let name = match channel.get(message::get_link(None, master)).answer().await {
+                Ok(answers) => links_of(answers).next().map(|parsed| parsed.name),
+                Err(error) if error.errno == Errno::ENODEV => None,
+                Err(error) => return Err(error),
+            };
+            entry.insert(name);
+        }
+    }
+    let mut links = BTreeMap::new();
+    for (mut parsed, addresses) in found.into_iter().zip(addresses) {
+        parsed.link.master = parsed.master.and_then(|master| masters.get(&master).cloned().flatten());
+        match addresses.answer().await {
+            Ok(answers) => {
+                for answer in answers {
+                    if let RouteNetlinkMessage::NewAddress(message) = answer
+                        && let Some((index, address)) = parse::address(&message)
+                        && index == parsed.link.index
+                    {
+                        parsed.link.addresses.push(address);
+                    }
+                }
+            }
+            // It went away between the two questions.
+            Err(error) if error.errno == Errno::ENODEV => continue,
+            Err(error) => return Err(error),
+        }
+        links.insert(parsed.name, parsed.link);
+    }
+    Ok(links)
+}
+
+/// Routes and permanent neighbours.
+async fn inside(channel: &Channel, names: &BTreeMap<u32, String>, seen: &mut ObservedNs) -> Result<(), OpError> {
+    let routes = [false, true].map(|ipv6| channel.dump(message::get_routes(ipv6)));
+    let neighbours =
+        [AddressFamily::Inet, AddressFamily::Inet6].map(|family| channel.dump(message::get_neighbours(family, None)));
+    for pending in routes {
+        for answer in optional(pending.answer().await)? {
+            if let RouteNetlinkMessage::NewRoute(message) = answer {
+                seen.routes.extend(parse::route(&message, names));
+            }
+        }
+    }
+    for pending in neighbours {
+        for answer in optional(pending.answer().await)? {
+            if let RouteNetlinkMessage::NewNeighbour(message) = answer {
+                seen.neighbours.extend(parse::permanent(&parse::neighbour(&message), names));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A kernel without IPv6 has nothing to say of it.
+pub(super) fn optional(
+    answers: Result<Vec<RouteNetlinkMessage>, OpError>,
+) -> Result<Vec<RouteNetlinkMessage>, OpError> {
+    match answers {
+        Err(error) if matches!(error.errno, Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT) => Ok(Vec::new()),
+        other => other,
+    }
+}
+
+/// What a namespace is to `ip netns list`.
+pub(super) async fn summary(
+    kernel: &mut RealKernel,
+    name: &str,
+    open: Open,
+) -> Result<netnsd_api::NamespaceObserved, OpError> {
+    let links = open.channel.dump(message::get_links_briefly()).answer().await?;
+    let netnsid = kernel.netnsid(open.raw()).await?;
+    Ok(netnsd_api::NamespaceObserved {
+        path: worker::path(name).display().to_string(),
+        inode: open.channel.inode,
+        netnsid,
+        links: links.len(),
+    })
+}

@@ -1,0 +1,311 @@
+//! Netlink messages as what was observed.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ipnet::IpNet;
+use netnsd_api::{Address, Destination, Mac, Neighbour, Route, RouteType, Statistics};
+use rtnetlink::packet_route::{
+    address::{AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, AddressScope},
+    link::{
+        AfSpecInet6, AfSpecUnspec, BridgeId, BridgePortState, BridgeStpState, In6AddrGenMode, InfoBridge,
+        InfoBridgePort, InfoData, InfoPortData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    },
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
+    route::{
+        RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType as KernelRouteType,
+    },
+};
+
+use super::super::{
+    ADDRESS_PROTOCOL, ObservedAddress, ObservedBridge, ObservedLink, ObservedPort, ObservedRoute, ROUTE_PROTOCOL,
+};
+
+/// A link's name, and what was observed of it; `master` is still an index, in words.
+pub(super) struct ParsedLink {
+    pub name: String,
+    pub link: ObservedLink,
+    pub master: Option<u32>,
+}
+
+pub(super) fn link(message: &LinkMessage) -> ParsedLink {
+    let mut parsed = ParsedLink { name: String::new(), link: ObservedLink::default(), master: None };
+    let link = &mut parsed.link;
+    link.index = message.header.index;
+    link.up = message.header.flags.contains(LinkFlags::Up);
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => parsed.name.clone_from(name),
+            LinkAttribute::IfAlias(alias) => link.mark = Some(alias.clone()),
+            LinkAttribute::Address(bytes) => link.mac = Mac::from_bytes(bytes),
+            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::Carrier(carrier) => link.carrier = *carrier == 1,
+            LinkAttribute::OperState(state) => link.operstate = state.to_string().to_lowercase(),
+            LinkAttribute::Controller(index) => parsed.master = Some(*index),
+            LinkAttribute::Link(index) => link.peer_index = Some(*index),
+            LinkAttribute::LinkNetNsId(id) => link.peer_netnsid = Some(*id),
+            LinkAttribute::Stats64(stats) => {
+                link.statistics = Statistics {
+                    rx_bytes: stats.rx_bytes,
+                    rx_packets: stats.rx_packets,
+                    rx_errors: stats.rx_errors,
+                    rx_dropped: stats.rx_dropped,
+                    tx_bytes: stats.tx_bytes,
+                    tx_packets: stats.tx_packets,
+                    tx_errors: stats.tx_errors,
+                    tx_dropped: stats.tx_dropped,
+                };
+            }
+            LinkAttribute::AfSpecUnspec(families) => link.addr_gen_none = addr_gen_none(families),
+            LinkAttribute::LinkInfo(infos) => info(link, infos),
+            _ => {}
+        }
+    }
+    parsed
+}
+
+fn addr_gen_none(families: &[AfSpecUnspec]) -> bool {
+    families
+        .iter()
+        .filter_map(|family| match family {
+            AfSpecUnspec::Inet6(specs) => Some(specs),
+            _ => None,
+        })
+        .flatten()
+        .any(|spec| matches!(spec, AfSpecInet6::AddrGenMode(In6AddrGenMode::None)))
+}
+
+fn info(link: &mut ObservedLink, infos: &[LinkInfo]) {
+    for info in infos {
+        match info {
+            LinkInfo::Kind(kind) => link.kind = Some(kind.to_string()),
+            LinkInfo::Data(InfoData::Bridge(settings)) => link.bridge = Some(bridge(settings)),
+            LinkInfo::PortData(InfoPortData::BridgePort(settings)) => link.port = Some(port(settings)),
+            _ => {}
+        }
+    }
+}
+
+fn bridge_id(id: &BridgeId) -> String {
+    let mac: String = id.address.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{:04x}.{mac}", id.priority)
+}
+
+fn bridge(settings: &[InfoBridge]) -> ObservedBridge {
+    // A kernel without VLAN filtering leaves those two out.
+    let mut seen = ObservedBridge { vlan_default_pvid: 1, ..ObservedBridge::default() };
+    for setting in settings {
+        match setting {
+            InfoBridge::StpState(state) => seen.stp = *state != BridgeStpState::Disabled,
+            InfoBridge::Priority(value) => seen.priority = *value,
+            InfoBridge::AgeingTime(value) => seen.ageing_time = *value,
+            InfoBridge::ForwardDelay(value) => seen.forward_delay = *value,
+            InfoBridge::HelloTime(value) => seen.hello_time = *value,
+            InfoBridge::MaxAge(value) => seen.max_age = *value,
+            InfoBridge::MulticastSnooping(value) => seen.multicast_snooping = *value,
+            InfoBridge::VlanFiltering(value) => seen.vlan_filtering = *value,
+            InfoBridge::VlanDefaultPvid(value) => seen.vlan_default_pvid = *value,
+            InfoBridge::BridgeId(id) => seen.bridge_id = bridge_id(id),
+            InfoBridge::RootId(id) => seen.root_id = bridge_id(id),
+            _ => {}
+        }
+    }
+    seen
+}
+
+fn port(settings: &[InfoBridgePort]) -> ObservedPort {
+    let mut seen = ObservedPort::default();
+    for setting in settings {
+        match setting {
+            InfoBridgePort::State(state) => {
+                seen.state = match state {
+                    BridgePortState::Disabled => "disabled",
+                    BridgePortState::Listening => "listening",
+                    BridgePortState::Learning => "learning",
+                    BridgePortState::Forwarding => "forwarding",
+                    BridgePortState::Blocking => "blocking",
+                    _ => "unknown",
+                }
+                .into();
+            }
+            InfoBridgePort::Cost(value) => seen.path_cost = *value,
+            InfoBridgePort::Priority(value) => seen.priority = *value,
+            InfoBridgePort::HairpinMode(value) => seen.hairpin = *value,
+            InfoBridgePort::Isolated(value) => seen.isolated = *value,
+            InfoBridgePort::Learning(value) => seen.learning = *value,
+            InfoBridgePort::Guard(value) => seen.bpdu_guard = *value,
+            InfoBridgePort::Protect(value) => seen.root_block = *value,
+            InfoBridgePort::FastLeave(value) => seen.mcast_fast_leave = *value,
+            _ => {}
+        }
+    }
+    seen
+}
+
+/// An address, and the index of its link.
+pub(super) fn address(message: &AddressMessage) -> Option<(u32, ObservedAddress)> {
+    let (mut local, mut address, mut ours) = (None, None, false);
+    let mut flags = AddressFlags::empty();
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(ip) => local = Some(*ip),
+            AddressAttribute::Address(ip) => address = Some(*ip),
+            AddressAttribute::Flags(all) => flags = *all,
+            AddressAttribute::Protocol(AddressProtocol::Other(protocol)) => ours = *protocol == ADDRESS_PROTOCOL,
+            _ => {}
+        }
+    }
+    // Of a point-to-point link IFA_ADDRESS is the other end's.
+    let net = IpNet::new(local.or(address)?, message.header.prefix_len).ok()?;
+    let seen = ObservedAddress {
+        net,
+        ours,
+        // In IPv6 the same bit marks temporary addresses.
+        secondary: net.addr().is_ipv4() && flags.contains(AddressFlags::Secondary),
+        permanent: flags.contains(AddressFlags::Permanent),
+        scope: match message.header.scope {
+            AddressScope::Universe => "global".into(),
+            AddressScope::Site => "site".into(),
+            AddressScope::Link => "link".into(),
+            AddressScope::Host => "host".into(),
+            AddressScope::Nowhere => "nowhere".into(),
+            other => u8::from(other).to_string(),
+        },
+    };
+    Some((message.header.index, seen))
+}
+
+fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
+        RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
+        _ => None,
+    }
+}
+
+/// A route; those that are of no interest (the local table, the kernel's own of IPv6) are none.
+pub(super) fn route(message: &RouteMessage, names: &BTreeMap<u32, String>) -> Option<ObservedRoute> {
+    let header = &message.header;
+    let ipv6 = header.address_family == rtnetlink::packet_route::AddressFamily::Inet6;
+    let mut route = Route {
+        destination: Destination::Default,
+        via: None,
+        interface: None,
+        metric: Some(0),
+        table: u32::from(header.table),
+        source: None,
+        kind: RouteType::Unicast,
+        onlink: header.flags.contains(RouteFlags::Onlink),
+    };
+    let mut destination = None;
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(address) => destination = ip(address),
+            RouteAttribute::Gateway(address) => route.via = ip(address).map(Address),
+            RouteAttribute::PrefSource(address) => route.source = ip(address).map(Address),
+            RouteAttribute::Oif(index) => route.interface = names.get(index).and_then(|name| name.parse().ok()),
+            RouteAttribute::Priority(metric) => route.metric = Some(*metric),
+            RouteAttribute::Table(table) => route.table = *table,
+            _ => {}
+        }
+    }
+    if route.table == 255 || header.flags.contains(RouteFlags::Cloned) {
+        return None;
+    }
+    let net = destination.and_then(|address| IpNet::new(address, header.destination_prefix_length).ok());
+    route.destination = net.map_or(Destination::Default, Destination::from);
+    let by_kernel = header.protocol == RouteProtocol::Kernel;
+    if ipv6 && by_kernel && net.is_some_and(|net| netnsd_api::is_link_local(net.addr()) || net.addr().is_multicast()) {
+        return None;
+    }
+    let foreign_kind = match header.kind {
+        KernelRouteType::Unicast => None,
+        KernelRouteType::BlackHole => {
+            route.kind = RouteType::Blackhole;
+            None
+        }
+        KernelRouteType::Unreachable => {
+            route.kind = RouteType::Unreachable;
+            None
+        }
+        KernelRouteType::Prohibit => {
+            route.kind = RouteType::Prohibit;
+            None
+        }
+        other => Some(format!("{other:?}").to_lowercase()),
+    };
+    if route.kind != RouteType::Unicast {
+        // In IPv6 they say "lo", which nobody asked for.
+        route.interface = None;
+    }
+    Some(ObservedRoute {
+        route,
+        ipv6,
+        ours: u8::from(header.protocol) == ROUTE_PROTOCOL,
+        protocol: protocol(header.protocol),
+        scope: scope(header.scope),
+        foreign_kind,
+    })
+}
+
+fn protocol(protocol: RouteProtocol) -> String {
+    match protocol {
+        RouteProtocol::Unspec => "unspec".into(),
+        RouteProtocol::IcmpRedirect => "redirect".into(),
+        RouteProtocol::Other(ROUTE_PROTOCOL) => "netnsd".into(),
+        RouteProtocol::Other(number) => number.to_string(),
+        other => format!("{other:?}").to_lowercase(),
+    }
+}
+
+fn scope(scope: RouteScope) -> String {
+    match scope {
+        RouteScope::Universe => "global".into(),
+        RouteScope::Other(number) => number.to_string(),
+        other => format!("{other:?}").to_lowercase(),
+    }
+}
+
+/// A neighbour: address, MAC, link, state, flags as they came.
+pub(super) struct ParsedNeighbour {
+    pub index: u32,
+    pub address: Option<IpAddr>,
+    pub mac: Option<[u8; 6]>,
+    pub state: NeighbourState,
+    /// Hundredths of a second since it was last confirmed or learned (`ndm_updated`).
+    pub updated: Option<u32>,
+    pub vlan: bool,
+}
+
+pub(super) fn neighbour(message: &NeighbourMessage) -> ParsedNeighbour {
+    let mut seen = ParsedNeighbour {
+        index: message.header.ifindex,
+        address: None,
+        mac: None,
+        state: message.header.state,
+        updated: None,
+        vlan: false,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => seen.address = Some(IpAddr::V4(*v4)),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => seen.address = Some(IpAddr::V6(*v6)),
+            NeighbourAttribute::LinkLayerAddress(bytes) => seen.mac = bytes.as_slice().try_into().ok(),
+            NeighbourAttribute::CacheInfo(info) => seen.updated = Some(info.updated),
+            NeighbourAttribute::Vlan(_) => seen.vlan = true,
+            _ => {}
+        }
+    }
+    seen
+}
+
+/// A permanent neighbour.
+pub(super) fn permanent(seen: &ParsedNeighbour, names: &BTreeMap<u32, String>) -> Option<Neighbour> {
+    if seen.state != NeighbourState::Permanent {
+        return None;
+    }
+    Some(Neighbour {
+        address: Address(seen.address?),
+        mac: Mac(seen.mac?),
+        interface: names.get(&seen.index)?.parse().ok()?,
+    })
+}

@@ -1,0 +1,216 @@
+//! Tests of the real kernel, each on a thread with namespaces of its own; as root (others come by `daemon/tests/`).
+
+use std::{future::Future, process::Command};
+
+use netnsd_api::{NetnsId, Port};
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+};
+use serde_json::Value;
+
+use super::*;
+use crate::kernel::{BridgeSettings, NewEnd, Op};
+
+/// Runs a test on a thread that has a host of its own.
+fn on_a_host<F: Future<Output = ()>>(test: impl FnOnce(RealKernel) -> F + Send + 'static) {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: needs root");
+        return;
+    }
+    let thread = std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
+        let none: Option<&str> = None;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async { test(RealKernel::start().unwrap()).await });
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// What `ip -j` says.
+fn ip(args: &[&str]) -> Value {
+    let output = Command::new("ip").arg("-j").args(args).output().unwrap();
+    assert!(output.status.success(), "ip {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap_or(Value::Null)
+}
+
+/// Does operations one by one, each twice, and expects success.
+async fn go(kernel: &mut RealKernel, ops: &[Op]) {
+    for op in ops {
+        for _ in 0..2 {
+            let batch = BatchOp { op: op.clone(), part: 0, optional: false };
+            assert_eq!(kernel.execute(&[batch]).await, [Some(Ok(()))], "{op:?}");
+        }
+    }
+}
+
+fn named(name: &str) -> Ns {
+    Ns::Named(name.parse().unwrap())
+}
+
+fn add(name: &str) -> Op {
+    Op::NamespaceAdd { name: name.parse().unwrap(), mark: format!("netnsd:namespace/{name}:u") }
+}
+
+fn pair(ns: &str) -> Op {
+    let end = |ns: Ns, name: &str, end: usize| NewEnd {
+        ns,
+        name: name.into(),
+        mark: format!("netnsd:veth/v/{end}:u"),
+        mac: None,
+        mtu: Some(1400),
+    };
+    Op::VethAdd { ends: [end(named(ns), "eth0", 0), end(Ns::Host, "port0", 1)] }
+}
+
+#[test]
+fn a_namespace_with_a_pair_and_addresses() {
+    on_a_host(|mut kernel| async move {
+        let name: Name = "a".parse().unwrap();
+        let (ns, eth0) = (named("a"), String::from("eth0"));
+        go(
+            &mut kernel,
+            &[
+                add("a"),
+                Op::NetnsIdSet { name: name.clone(), id: NetnsId::Id(77) },
+                Op::LoopbackSet { name: name.clone(), up: true },
+                pair("a"),
+                Op::LinkUp { ns: ns.clone(), name: eth0.clone(), up: true },
+                Op::LinkUp { ns: Ns::Host, name: "port0".into(), up: true },
+                Op::AddressAdd { ns: ns.clone(), name: eth0.clone(), address: "10.0.0.1/24".parse().unwrap() },
+                Op::AddressAdd { ns: ns.clone(), name: eth0.clone(), address: "fd00::1/64".parse().unwrap() },
+                Op::RouteAdd {
+                    name: name.clone(),
+                    route: serde_json::from_value(serde_json::json!({"destination": "default", "via": "10.0.0.254"}))
+                        .unwrap(),
+                    replace: false,
+                },
+                Op::SysctlSet { name: name.clone(), key: "net.ipv4.ip_forward".parse().unwrap(), value: "1".into() },
+            ],
+        )
+        .await;
+        assert_eq!(kernel.replaced_sysctls()[0].2, "0");
+        let list = ip(&["netns", "list"]);
+        assert_eq!((&list[0]["name"], &list[0]["id"]), (&"a".into(), &77.into()));
+        let link = &ip(&["-n", "a", "-d", "addr", "show", "eth0"])[0];
+        assert_eq!((&link["mtu"], &link["ifalias"]), (&1400.into(), &"netnsd:veth/v/0:u".into()));
+        assert_eq!(ip(&["-n", "a", "route", "show", "default"])[0]["gateway"], "10.0.0.254");
+        let mut scope = Scope::default();
+        scope.ns(&ns).inside = true;
+        scope.ns(&ns).links.insert(eth0.clone());
+        scope.ns(&ns).sysctls.insert("net.ipv4.ip_forward".parse().unwrap());
+        scope.ns(&Ns::Host).links.insert("port0".into());
+        scope.ns(&named("none"));
+        let seen = kernel.observe(&scope).await.unwrap();
+        assert_eq!(seen.namespaces.len(), 2);
+        let inside = &seen.namespaces[&ns];
+        assert_eq!((inside.netnsid, inside.loopback, inside.link_count), (Some(77), true, 2));
+        assert_eq!(inside.mark.as_deref(), Some("netnsd:namespace/a:u"));
+        assert_eq!(inside.sysctls.values().collect::<Vec<_>>(), ["1"]);
+        assert_eq!(inside.routes.iter().filter(|route| route.ours).count(), 1);
+        let link = &inside.links["eth0"];
+        assert!(link.up && link.carrier && link.addresses.iter().filter(|address| address.ours).count() == 2);
+        assert!(seen.namespaces[&Ns::Host].links["port0"].mark.as_deref() == Some("netnsd:veth/v/1:u"));
+        go(&mut kernel, &[Op::LinkDelete { ns: Ns::Host, name: "port0".into() }, Op::NamespaceDelete { name }]).await;
+        assert!(ip(&["netns", "list"]).as_array().is_none_or(Vec::is_empty));
+        assert_eq!(ip(&["link"]).as_array().unwrap().len(), 1);
+    });
+}
+
+#[test]
+fn a_bridge_with_a_port() {
+    on_a_host(|mut kernel| async move {
+        let (br0, port0) = (String::from("br0"), String::from("port0"));
+        let set = BridgeSettings {
+            stp: Some(true),
+            priority: Some(4096),
+            forward_delay: Some(400),
+            ..BridgeSettings::default()
+        };
+        let port = Port { path_cost: Some(9), hairpin: Some(true), isolated: Some(true), ..Port::default() };
+        go(
+            &mut kernel,
+            &[
+                add("a"),
+                pair("a"),
+                Op::BridgeAdd { ns: Ns::Host, name: br0.clone(), mark: "m".into(), mac: None, mtu: Some(1300), set },
+                Op::LinkAddrGen { ns: Ns::Host, name: port0.clone(), none: true },
+                Op::LinkMaster { ns: Ns::Host, name: port0.clone(), master: Some(br0.clone()) },
+                Op::PortSet { ns: Ns::Host, name: port0.clone(), set: port },
+                Op::LinkUp { ns: Ns::Host, name: port0.clone(), up: true },
+            ],
+        )
+        .await;
+        let data = ip(&["-d", "link", "show", "br0"])[0]["linkinfo"]["info_data"].clone();
+        assert_eq!(
+            (&data["stp_state"], &data["priority"], &data["forward_delay"]),
+            (&1.into(), &4096.into(), &400.into())
+        );
+        let mut scope = Scope::default();
+        scope.ns(&Ns::Host).links.extend([br0.clone(), port0.clone()]);
+        let seen = kernel.observe(&scope).await.unwrap();
+        let link = seen.link(&Ns::Host, "port0").unwrap();
+        assert_eq!((link.master.as_deref(), link.addr_gen_none), (Some("br0"), true));
+        let known = link.port.as_ref().unwrap();
+        assert!(known.hairpin && known.isolated && known.path_cost == 9 && known.learning);
+        assert_eq!(seen.link(&Ns::Host, "br0").unwrap().bridge.as_ref().unwrap().priority, 4096);
+        // Moved into the namespace, it is another's port no more.
+        let moved = Op::LinkMove { ns: Ns::Host, name: port0, to: named("a"), to_name: "eth1".into() };
+        let outcome = kernel.execute(&[BatchOp { op: moved, part: 0, optional: false }]).await;
+        assert_eq!(outcome, [Some(Ok(()))]);
+        assert_eq!(ip(&["-n", "a", "link", "show", "eth1"])[0]["operstate"], "DOWN");
+    });
+}
+
+#[test]
+fn a_refusal_says_why_and_skips_only_its_part() {
+    on_a_host(|mut kernel| async move {
+        let up = |name: &str, part| BatchOp {
+            op: Op::LinkUp { ns: Ns::Host, name: name.into(), up: true },
+            part,
+            optional: false,
+        };
+        let wrong = BatchOp {
+            op: Op::VethAdd {
+                ends: ["x", "x"].map(|name| NewEnd {
+                    ns: Ns::Host,
+                    name: name.into(),
+                    mark: "m".into(),
+                    mac: None,
+                    mtu: None,
+                }),
+            },
+            part: 0,
+            optional: false,
+        };
+        let outcomes = kernel.execute(&[wrong, up("lo", 0), up("lo", 1)]).await;
+        assert_eq!(outcomes[0].clone().unwrap().unwrap_err().errno, Errno::EEXIST);
+        assert_eq!((&outcomes[1], &outcomes[2]), (&None, &Some(Ok(()))));
+        let route = serde_json::from_value(serde_json::json!({"destination": "default", "via": "10.9.9.9"})).unwrap();
+        let name: Name = "a".parse().unwrap();
+        let ops = [add("a"), Op::RouteAdd { name, route, replace: false }];
+        let batch: Vec<BatchOp> = ops.into_iter().map(|op| BatchOp { op, part: 0, optional: true }).collect();
+        let outcome = kernel.execute(&batch).await[1].clone().unwrap().unwrap_err();
+        assert_eq!(
+            (outcome.errno, outcome.message.as_deref()),
+            (Errno::ENETUNREACH, Some("Nexthop has invalid gateway"))
+        );
+    });
+}
+
+#[test]
+fn a_file_that_pins_nothing_is_no_namespace() {
+    on_a_host(|mut kernel| async move {
+        std::fs::create_dir_all("/run/netns").unwrap();
+        std::fs::write("/run/netns/a", "").unwrap();
+        let mut scope = Scope::default();
+        scope.ns(&named("a"));
+        assert_eq!(kernel.observe(&scope).await.unwrap().namespaces[&named("a")].inode, 0);
+        go(&mut kernel, &[add("a")]).await;
+        assert_eq!(ip(&["netns", "list"])[0]["name"], "a");
+    });
+}

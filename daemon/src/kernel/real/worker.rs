@@ -1,0 +1,207 @@
+//! The thread that changes namespaces: everything that needs `setns` happens on it, and nothing else does.
+
+use std::{
+    fs, io,
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+    sync::mpsc,
+};
+
+use netnsd_api::{Name, SysctlKey};
+use nix::{
+    errno::Errno,
+    fcntl::{OFlag, open},
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, setns, unshare},
+    sys::{stat::Mode, statfs::fstatfs},
+    unistd::unlink,
+};
+
+/// Where `ip netns` keeps its names (`NETNS_RUN_DIR`).
+pub(crate) const RUN: &str = "/run/netns";
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// The way to the thread.
+#[derive(Debug, Clone)]
+pub(crate) struct Worker {
+    jobs: mpsc::Sender<Job>,
+}
+
+impl Worker {
+    /// Starts the thread, in the namespace of the caller.
+    pub fn start(name: &str) -> io::Result<Self> {
+        let (jobs, queue) = mpsc::channel::<Job>();
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            for job in queue {
+                job();
+            }
+        })?;
+        Ok(Self { jobs })
+    }
+
+    /// Runs a job there and waits for it.
+    pub fn run<R: Send + 'static>(&self, job: impl FnOnce() -> R + Send + 'static) -> Result<R, Errno> {
+        let (answer, answered) = mpsc::channel();
+        let job = Box::new(move || {
+            let _asker_gone = answer.send(job());
+        });
+        self.jobs.send(job).map_err(|_| Errno::ESRCH)?;
+        answered.recv().map_err(|_| Errno::ESRCH)
+    }
+
+    /// Runs a job inside a namespace.
+    pub fn within<R: Send + 'static>(
+        &self,
+        ns: impl AsFd + Send + 'static,
+        job: impl FnOnce() -> Result<R, Errno> + Send + 'static,
+    ) -> Result<R, Errno> {
+        self.run(move || {
+            setns(ns.as_fd(), CloneFlags::CLONE_NEWNET)?;
+            job()
+        })?
+    }
+}
+
+/// The file of a namespace.
+pub(crate) fn path(name: &str) -> PathBuf {
+    Path::new(RUN).join(name)
+}
+
+/// What `/run/netns/NAME` is.
+pub(crate) enum Pinned {
+    /// No such file.
+    Nothing,
+    /// A file that pins nothing (any more).
+    Stale,
+    /// A namespace.
+    Namespace(OwnedFd),
+}
+
+/// Looks at a name by its file system's magic: a file in `/run/netns` need not be a namespace.
+pub(crate) fn pinned(name: &str) -> Result<Pinned, Errno> {
+    let fd = match open(&path(name), OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK, Mode::empty()) {
+        Ok(fd) => fd,
+        Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(Pinned::Nothing),
+        Err(errno) => return Err(errno),
+    };
+    // NSFS_MAGIC, linux/magic.h.
+    let is_ns = fstatfs(&fd)?.filesystem_type().0 as i64 == 0x6e73_6673;
+    Ok(if is_ns { Pinned::Namespace(fd) } else { Pinned::Stale })
+}
+
+/// Makes `/run/netns` as `ip netns add` does: a shared mount, so that other mount namespaces see names come and go.
+fn prepare_run() -> Result<(), Errno> {
+    match nix::unistd::mkdir(RUN, Mode::from_bits_truncate(0o755)) {
+        Ok(()) | Err(Errno::EEXIST) => {}
+        Err(errno) => return Err(errno),
+    }
+    let none: Option<&str> = None;
+    match mount(Some(""), RUN, Some("none"), MsFlags::MS_SHARED | MsFlags::MS_REC, none) {
+        // Not a mount point yet: it becomes one of its own.
+        Err(Errno::EINVAL) => {
+            mount(Some(RUN), RUN, Some("none"), MsFlags::MS_BIND | MsFlags::MS_REC, none)?;
+            mount(Some(""), RUN, Some("none"), MsFlags::MS_SHARED | MsFlags::MS_REC, none)
+        }
+        other => other,
+    }
+}
+
+/// Pins the namespace behind `source` under a name. A stale file is used again.
+fn pin(name: &str, source: &str) -> Result<(), Errno> {
+    prepare_run()?;
+    let path = path(name);
+    let flags = OFlag::O_RDONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+    match open(&path, flags, Mode::empty()) {
+        Ok(_fd) => {}
+        Err(Errno::EEXIST) if matches!(pinned(name)?, Pinned::Stale) => {}
+        Err(errno) => return Err(errno),
+    }
+    let none: Option<&str> = None;
+    mount(Some(source), &path, Some("none"), MsFlags::MS_BIND, none).inspect_err(|_| {
+        let _best_effort = unlink(&path);
+    })
+}
+
+/// Makes a namespace on this (the worker's) thread, has `mark` mark it, and pins it: a name that can be seen is marked.
+pub(crate) fn make(name: &str, mark: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
+    unshare(CloneFlags::CLONE_NEWNET)?;
+    mark()?;
+    pin(name, "/proc/thread-self/ns/net")
+}
+
+/// Pins the namespace that this (the worker's) thread is in.
+pub(crate) fn pin_current(name: &str) -> Result<(), Errno> {
+    pin(name, "/proc/thread-self/ns/net")
+}
+
+/// Takes a name away; the namespace lives on while something else holds it.
+pub(crate) fn unpin(name: &str) -> Result<(), Errno> {
+    let path = path(name);
+    match umount2(&path, MntFlags::MNT_DETACH) {
+        Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
+        Err(errno) => return Err(errno),
+    }
+    match unlink(&path) {
+        Ok(()) | Err(Errno::ENOENT) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn sysctl_path(key: &SysctlKey) -> PathBuf {
+    key.parts().fold(PathBuf::from("/proc/sys"), |path, part| path.join(part))
+}
+
+fn errno(error: &io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}
+
+/// Reads a sysctl of the namespace that this thread is in; white space has one spelling.
+pub(crate) fn read_sysctl(key: &SysctlKey) -> Result<String, Errno> {
+    let text = fs::read_to_string(sysctl_path(key)).map_err(|error| errno(&error))?;
+    Ok(text.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// Writes a sysctl of the namespace that this thread is in; gives the value before.
+pub(crate) fn write_sysctl(key: &SysctlKey, value: &str) -> Result<Option<String>, Errno> {
+    let before = match read_sysctl(key) {
+        Ok(before) => Some(before),
+        // Some may be written only.
+        Err(Errno::EACCES | Errno::EPERM) => None,
+        Err(errno) => return Err(errno),
+    };
+    let mut file = fs::OpenOptions::new().write(true).open(sysctl_path(key)).map_err(|error| errno(&error))?;
+    io::Write::write_all(&mut file, value.as_bytes()).map_err(|error| errno(&error))?;
+    Ok(before)
+}
+
+fn dns_path(name: &Name) -> PathBuf {
+    Path::new("/etc/netns").join(name.as_str()).join("resolv.conf")
+}
+
+/// Reads a namespace's `resolv.conf`.
+pub(crate) fn read_dns(name: &Name) -> Option<String> {
+    fs::read(dns_path(name)).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Writes a namespace's `resolv.conf`, or removes it, and its directory if that is empty then.
+pub(crate) fn write_dns(name: &Name, content: Option<&str>) -> Result<(), Errno> {
+    let path = dns_path(name);
+    let dir = path.parent().unwrap_or(Path::new("/etc/netns"));
+    let result = match content {
+        Some(content) => fs::create_dir_all(dir).and_then(|()| {
+            let part = dir.join(".resolv.conf.netnsd");
+            fs::write(&part, content)?;
+            fs::rename(&part, &path)
+        }),
+        None => match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => {
+                // Others may have put their files beside it.
+                let _not_empty = fs::remove_dir(dir);
+                Ok(())
+            }
+        },
+    };
+    result.map_err(|error| errno(&error))
+}
