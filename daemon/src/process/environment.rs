@@ -16,7 +16,7 @@ use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, setns, unshare},
     sys::{
-        signal::{SigHandler, SigSet, Signal, signal},
+        signal::SigSet,
         statvfs::{FsFlags, statvfs},
     },
     unistd::{Gid, Uid, chdir, setgid, setgroups, setsid, setuid, write},
@@ -144,9 +144,13 @@ impl Environment {
 
 /// What is ignored or blocked stays so across exec: the daemon's own choices are not the command's.
 fn reset_signals() {
-    for number in Signal::iterator() {
-        // SAFETY: the default action runs no code of this process. SIGKILL and SIGSTOP refuse, and need no reset.
-        let _ = unsafe { signal(number, SigHandler::SigDfl) };
+    // The kernel's own call: glibc's keeps two of the real-time signals for itself, and they can be inherited ignored.
+    // A `struct sigaction` of zeroes is the default action without flags.
+    let default = [0u64; 4];
+    for number in 1..=64 {
+        // SAFETY: the kernel reads at most those 32 bytes; the default action runs no code of this process.
+        // SIGKILL and SIGSTOP refuse, and need no reset.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, number, default.as_ptr(), std::ptr::null_mut::<u64>(), 8usize) };
     }
     let _ = SigSet::empty().thread_set_mask();
 }

@@ -6,6 +6,8 @@
 //! No thread that serves requests is ever in another namespace: a command enters its own after the fork, and the
 //! sockets of `ping` are opened by the one thread of `sockets`.
 
+#![allow(clippy::result_large_err, reason = "a problem is the answer of a request, made once and not in a loop")]
+
 mod environment;
 mod exec;
 mod icmp;

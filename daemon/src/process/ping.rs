@@ -55,7 +55,9 @@ pub(super) async fn run(sockets: &Opener, name: &Name, request: &Ping) -> Result
     let name = name.clone();
     let namespace = blocking(move || namespace_file(&name)).await?;
     let socket = sockets.icmp(namespace, request.address.0.is_ipv6()).await?;
-    let socket = AsyncFd::new(socket).map_err(|error| failed("watch a socket", error_number(&error)))?;
+    // SAFETY: an OwnedFd keeps the same descriptor open until it is dropped, and the AsyncFd deregisters it before that.
+    let socket = unsafe { AsyncFd::register(socket) };
+    let socket = socket.map_err(|error| failed("watch a socket", error_number(&error.into())))?;
     let mut session = Session::new(socket, request);
     session.run().await;
     Ok(session.result())

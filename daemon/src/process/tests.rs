@@ -247,7 +247,7 @@ fn pings_are_answered_or_told_why_not() {
         assert_eq!(result.replies[0].error.as_deref(), Some("network is unreachable"));
         text(
             &p,
-            &shell("ip link set lo up; ip link add br type bridge; ip addr add 10.9.0.1/24 dev br; ip link set br up"),
+            &shell("ip link set lo up; ip link add lan0 type bridge; ip addr add 10.9.0.1/24 dev lan0; ip link set lan0 up"),
         )
         .await;
         for address in ["127.0.0.1", "::1"] {
