@@ -1,1 +1,310 @@
-//! Live looks at the kernel for the API's looking routes.
+//! Live looks at the kernel for the API's looking routes, on a thread of their own: they never wait for writes.
+
+use std::{collections::BTreeMap, fs, io, sync::Arc};
+
+use netnsd_api::{
+    BridgePort, Destination, FdbEntry, Features, Link, LinkAddress, LiveNeighbour, LiveRoute, NamespaceObserved, Peer,
+};
+use nix::errno::Errno;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    Kernel, Ns, NsScope, Observed, ObservedLink, ObservedNs, OpError, Scope, mark,
+    real::{RealKernel, worker},
+};
+
+/// Looks that wait; one more waits for room.
+const QUEUE: usize = 256;
+
+/// Why a look failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LookError {
+    /// There is no such namespace (or no such bridge in it).
+    NoSuchNamespace,
+    /// The kernel would not say.
+    Kernel(OpError),
+}
+
+impl From<OpError> for LookError {
+    fn from(error: OpError) -> Self {
+        LookError::Kernel(error)
+    }
+}
+
+type Answer<T> = oneshot::Sender<Result<T, LookError>>;
+
+enum Question {
+    Links(Ns, Answer<Vec<Link>>),
+    Addresses(Ns, Answer<Vec<LinkAddress>>),
+    Routes(Ns, Answer<Vec<LiveRoute>>),
+    Neighbours(Ns, Answer<Vec<LiveNeighbour>>),
+    Ports(Ns, String, Answer<Vec<BridgePort>>),
+    Fdb(Ns, String, Answer<Vec<FdbEntry>>),
+    Namespaces(Answer<Vec<(String, NamespaceObserved)>>),
+}
+
+/// The way to the looking thread.
+#[derive(Debug, Clone)]
+pub struct Look {
+    questions: mpsc::Sender<Question>,
+    features: Arc<Features>,
+}
+
+impl Look {
+    /// Starts the thread, in the namespace of the caller.
+    ///
+    /// # Errors
+    /// When there is no thread or no socket.
+    pub fn start() -> io::Result<Self> {
+        let (questions, queue) = mpsc::channel(QUEUE);
+        let (started, start) = std::sync::mpsc::channel();
+        std::thread::Builder::new().name("netnsd-look".into()).spawn(move || {
+            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(started.send(Err(error))),
+            };
+            runtime.block_on(async {
+                match RealKernel::start() {
+                    Ok(kernel) => {
+                        let features = Features {
+                            vlan_filtering: kernel.vlan_filtering(),
+                            ipv6: fs::exists("/proc/sys/net/ipv6").unwrap_or(false),
+                        };
+                        drop(started.send(Ok(features)));
+                        serve(kernel, queue).await;
+                    }
+                    Err(error) => drop(started.send(Err(error))),
+                }
+            });
+        })?;
+        let features = start.recv().map_err(|_| io::Error::other("the looking thread ended"))??;
+        Ok(Self { questions, features: Arc::new(features) })
+    }
+
+    /// What the kernel can do.
+    pub fn features(&self) -> Features {
+        *self.features
+    }
+
+    async fn ask<T>(&self, question: impl FnOnce(Answer<T>) -> Question) -> Result<T, LookError> {
+        let (answer, answered) = oneshot::channel();
+        let gone = |_| LookError::Kernel(Errno::ESHUTDOWN.into());
+        self.questions.send(question(answer)).await.map_err(|_| gone(()))?;
+        answered.await.map_err(|_| gone(()))?
+    }
+
+    /// Every link of a namespace.
+    ///
+    /// # Errors
+    /// No such namespace, or the kernel's.
+    pub async fn links(&self, ns: &Ns) -> Result<Vec<Link>, LookError> {
+        self.ask(|answer| Question::Links(ns.clone(), answer)).await
+    }
+
+    /// Every address in a namespace.
+    ///
+    /// # Errors
+    /// No such namespace, or the kernel's.
+    pub async fn addresses(&self, ns: &Ns) -> Result<Vec<LinkAddress>, LookError> {
+        self.ask(|answer| Question::Addresses(ns.clone(), answer)).await
+    }
+
+    /// Every route of a namespace, the `local` table excepted.
+    ///
+    /// # Errors
+    /// No such namespace, or the kernel's.
+    pub async fn routes(&self, ns: &Ns) -> Result<Vec<LiveRoute>, LookError> {
+        self.ask(|answer| Question::Routes(ns.clone(), answer)).await
+    }
+
+    /// Every ARP and NDP entry of a namespace.
+    ///
+    /// # Errors
+    /// No such namespace, or the kernel's.
+    pub async fn neighbours(&self, ns: &Ns) -> Result<Vec<LiveNeighbour>, LookError> {
+        self.ask(|answer| Question::Neighbours(ns.clone(), answer)).await
+    }
+
+    /// The ports of a bridge.
+    ///
+    /// # Errors
+    /// No such namespace, or the kernel's.
+    pub async fn ports(&self, ns: &Ns, bridge: &str) -> Result<Vec<BridgePort>, LookError> {
+        self.ask(|answer| Question::Ports(ns.clone(), bridge.to_owned(), answer)).await
+    }
+
+    /// The forwarding table of a bridge.
+    ///
+    /// # Errors
+    /// No such namespace or device, or the kernel's.
+    pub async fn fdb(&self, ns: &Ns, bridge: &str) -> Result<Vec<FdbEntry>, LookError> {
+        self.ask(|answer| Question::Fdb(ns.clone(), bridge.to_owned(), answer)).await
+    }
+
+    /// Every namespace that has a name in `/run/netns`.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn namespaces(&self) -> Result<Vec<(String, NamespaceObserved)>, LookError> {
+        self.ask(Question::Namespaces).await
+    }
+}
+
+async fn serve(mut kernel: RealKernel, mut queue: mpsc::Receiver<Question>) {
+    while let Some(question) = queue.recv().await {
+        let kernel = &mut kernel;
+        // Who asked may have gone: nobody hears then.
+        match question {
+            Question::Links(ns, answer) => drop(answer.send(links(kernel, &ns).await)),
+            Question::Addresses(ns, answer) => drop(answer.send(addresses(kernel, &ns).await)),
+            Question::Routes(ns, answer) => drop(answer.send(routes(kernel, &ns).await)),
+            Question::Neighbours(ns, answer) => drop(answer.send(neighbours(kernel, &ns).await)),
+            Question::Ports(ns, bridge, answer) => drop(answer.send(ports(kernel, &ns, &bridge).await)),
+            Question::Fdb(ns, bridge, answer) => drop(answer.send(kernel.fdb(&ns, &bridge).await)),
+            Question::Namespaces(answer) => drop(answer.send(kernel.namespaces().await.map_err(LookError::from))),
+        }
+        kernel.rest();
+    }
+}
+
+async fn all(kernel: &mut RealKernel, ns: &Ns, inside: bool) -> Result<ObservedNs, LookError> {
+    let part = NsScope { all_links: true, inside, ..NsScope::default() };
+    let scope = Scope { namespaces: BTreeMap::from([(ns.clone(), part)]) };
+    let Observed { mut namespaces } = kernel.observe(&scope).await?;
+    namespaces.remove(ns).filter(|seen| seen.inode != 0).ok_or(LookError::NoSuchNamespace)
+}
+
+async fn links(kernel: &mut RealKernel, ns: &Ns) -> Result<Vec<Link>, LookError> {
+    let mut seen = all(kernel, ns, false).await?.links;
+    let lo = kernel.loopback(ns).await?;
+    seen.extend(lo.map(|lo| ("lo".to_owned(), lo)));
+    let mut peers = Peers::default();
+    let names: BTreeMap<u32, String> = seen.iter().map(|(name, link)| (link.index, name.clone())).collect();
+    let mut links = Vec::new();
+    for (name, link) in seen {
+        let peer = match (&link.kind, link.peer_index, link.peer_netnsid) {
+            (Some(kind), Some(index), None) if kind == "veth" => names
+                .get(&index)
+                .map(|name| Peer { namespace: ns.name().map(ToString::to_string), interface: name.clone() }),
+            (Some(kind), Some(index), Some(netnsid)) if kind == "veth" => peers.find(kernel, ns, netnsid, index).await,
+            _ => None,
+        };
+        links.push(live(name, link, peer));
+    }
+    links.sort_by_key(|link| link.index);
+    Ok(links)
+}
+
+fn live(name: String, link: ObservedLink, peer: Option<Peer>) -> Link {
+    // The mark of `lo` is its namespace's.
+    let marked = link.mark.as_deref().and_then(mark::parse);
+    Link {
+        index: link.index,
+        name,
+        kind: link.kind,
+        mac: link.mac.map(|mac| mac.to_string()),
+        mtu: link.mtu,
+        up: link.up,
+        carrier: link.carrier,
+        operstate: link.operstate,
+        addresses: link.addresses.iter().map(|address| address.net.to_string()).collect(),
+        bridge: link.master,
+        peer,
+        resource: marked.map(|(resource, _)| resource),
+        statistics: link.statistics,
+    }
+}
+
+/// Names of the other ends of pairs, namespace by namespace.
+#[derive(Default)]
+struct Peers {
+    /// By the netnsid that the namespace looked at has for it: its name (none: the host), and its links by index.
+    known: Option<BTreeMap<u32, (Option<String>, BTreeMap<u32, String>)>>,
+}
+
+impl Peers {
+    async fn find(&mut self, kernel: &mut RealKernel, from: &Ns, netnsid: i32, index: u32) -> Option<Peer> {
+        if self.known.is_none() {
+            self.known = Some(kernel.neighbourhood(from).await.unwrap_or_default());
+        }
+        let (namespace, links) = self.known.as_ref()?.get(&u32::try_from(netnsid).ok()?)?;
+        Some(Peer { namespace: namespace.clone(), interface: links.get(&index)?.clone() })
+    }
+}
+
+async fn addresses(kernel: &mut RealKernel, ns: &Ns) -> Result<Vec<LinkAddress>, LookError> {
+    let mut seen = all(kernel, ns, false).await?.links;
+    seen.extend(kernel.loopback(ns).await?.map(|lo| ("lo".to_owned(), lo)));
+    let mut links: Vec<(String, ObservedLink)> = seen.into_iter().collect();
+    links.sort_by_key(|(_, link)| link.index);
+    let mut found = Vec::new();
+    for (name, link) in links {
+        let resource = link.mark.as_deref().and_then(mark::parse).map(|(resource, _)| resource);
+        found.extend(link.addresses.into_iter().map(|address| LinkAddress {
+            address: address.net.to_string(),
+            interface: name.clone(),
+            scope: address.scope,
+            permanent: address.permanent,
+            resource: resource.clone().filter(|_| address.ours),
+        }));
+    }
+    Ok(found)
+}
+
+async fn routes(kernel: &mut RealKernel, ns: &Ns) -> Result<Vec<LiveRoute>, LookError> {
+    let seen = all(kernel, ns, true).await?;
+    let live = |known: super::ObservedRoute| LiveRoute {
+        destination: match known.route.destination {
+            Destination::Default => "default".into(),
+            Destination::Net(net) => net.to_string(),
+        },
+        interface: known.route.interface.map(|interface| interface.to_string()),
+        via: known.route.via.map(|via| via.to_string()),
+        source: known.route.source.map(|source| source.to_string()),
+        metric: known.route.metric.unwrap_or(0),
+        table: known.route.table,
+        kind: known.foreign_kind.unwrap_or_else(|| known.route.kind.as_str().into()),
+        protocol: known.protocol,
+        scope: known.scope,
+        onlink: known.route.onlink,
+    };
+    Ok(seen.routes.into_iter().map(live).collect())
+}
+
+async fn neighbours(kernel: &mut RealKernel, ns: &Ns) -> Result<Vec<LiveNeighbour>, LookError> {
+    kernel.all_neighbours(ns).await
+}
+
+async fn ports(kernel: &mut RealKernel, ns: &Ns, bridge: &str) -> Result<Vec<BridgePort>, LookError> {
+    let seen = all(kernel, ns, false).await?;
+    let port = |(name, link): (String, ObservedLink)| {
+        let settings = link.port.filter(|_| link.master.as_deref() == Some(bridge))?;
+        let (veth, endpoint) = match link.mark.as_deref().and_then(mark::parse) {
+            Some((resource, Some(end))) => (Some(resource.name), u8::try_from(end).ok()),
+            _ => (None, None),
+        };
+        Some(BridgePort {
+            interface: name,
+            veth,
+            endpoint,
+            state: settings.state,
+            path_cost: settings.path_cost,
+            priority: settings.priority,
+            hairpin: settings.hairpin,
+            isolated: settings.isolated,
+            learning: settings.learning,
+            bpdu_guard: settings.bpdu_guard,
+            root_block: settings.root_block,
+            mcast_fast_leave: settings.mcast_fast_leave,
+        })
+    };
+    Ok(seen.links.into_iter().filter_map(port).collect())
+}
+
+/// The names in `/run/netns`, sorted.
+pub(super) fn names() -> Vec<String> {
+    let entries = fs::read_dir(worker::RUN).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    names
+}

@@ -168,18 +168,31 @@ fn extended_ack(flags: u16, payload: &[u8]) -> Option<String> {
 }
 
 /// Sends one change on a socket of its own, in the namespace that the calling thread is in, and waits for its ack.
-pub(super) fn once(message: RouteNetlinkMessage) -> Result<(), Errno> {
+pub(super) fn once(message: RouteNetlinkMessage, flags: u16) -> Result<(), Errno> {
+    match exchange(message, NLM_F_ACK | flags)? {
+        NetlinkPayload::Error(error) => error.code.map_or(Ok(()), |code| Err(Errno::from_raw(code.get().abs()))),
+        _ => Err(Errno::EBADMSG),
+    }
+}
+
+/// Asks one question in the same way.
+pub(super) fn once_get(message: RouteNetlinkMessage) -> Result<RouteNetlinkMessage, Errno> {
+    match exchange(message, 0)? {
+        NetlinkPayload::InnerMessage(answer) => Ok(answer),
+        NetlinkPayload::Error(error) => Err(Errno::from_raw(error.raw_code().abs())),
+        _ => Err(Errno::EBADMSG),
+    }
+}
+
+fn exchange(message: RouteNetlinkMessage, flags: u16) -> Result<NetlinkPayload<RouteNetlinkMessage>, Errno> {
     let errno = |error: std::io::Error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
     let socket = open_socket()?;
     socket.set_non_blocking(false).map_err(errno)?;
-    let mut message = request(message, NLM_F_ACK);
+    let mut message = request(message, flags);
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
     socket.send_to(&bytes, &SocketAddr::new(0, 0), 0).map_err(errno)?;
     let (answer, _) = socket.recv_from_full().map_err(errno)?;
-    match NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer).map_err(|_| Errno::EBADMSG)?.payload {
-        NetlinkPayload::Error(error) => error.code.map_or(Ok(()), |code| Err(Errno::from_raw(code.get().abs()))),
-        _ => Err(Errno::EBADMSG),
-    }
+    Ok(NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer).map_err(|_| Errno::EBADMSG)?.payload)
 }

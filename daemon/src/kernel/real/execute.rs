@@ -386,7 +386,7 @@ async fn call(kernel: &mut RealKernel, op: &Op) -> Outcome {
 
 /// Marks the namespace that this thread is in; without a runtime, on a socket that blocks.
 fn mark_here(mark: &str) -> Result<(), Errno> {
-    channel::once(message::mark("lo", mark))
+    channel::once(message::mark("lo", mark), 0)
 }
 
 async fn add_namespace(kernel: &mut RealKernel, name: &Name, mark: &str) -> Outcome {

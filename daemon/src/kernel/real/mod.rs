@@ -2,6 +2,7 @@
 
 mod channel;
 mod execute;
+mod look;
 mod message;
 mod observe;
 mod parse;

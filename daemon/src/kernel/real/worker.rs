@@ -32,9 +32,12 @@ impl Worker {
     /// Starts the thread, in the namespace of the caller.
     pub fn start(name: &str) -> io::Result<Self> {
         let (jobs, queue) = mpsc::channel::<Job>();
+        let home = fs::File::open("/proc/thread-self/ns/net")?;
         std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             for job in queue {
                 job();
+                // A thread keeps alive the namespace that it is in. Every job that needs one goes there itself.
+                let _best_effort = setns(&home, CloneFlags::CLONE_NEWNET);
             }
         })?;
         Ok(Self { jobs })

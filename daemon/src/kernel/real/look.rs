@@ -1,0 +1,179 @@
+//! What only live looks ask the real kernel for.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    sync::Arc,
+};
+
+use netnsd_api::{FdbEntry, LiveNeighbour, NamespaceObserved};
+use nix::{errno::Errno, sys::stat::fstat};
+use rtnetlink::{
+    packet_core::{NLM_F_CREATE, NLM_F_EXCL},
+    packet_route::{
+        AddressFamily, RouteNetlinkMessage,
+        link::{InfoBridge, InfoData, LinkAttribute, LinkInfo},
+        neighbour::NeighbourState,
+        nsid::NsidAttribute,
+    },
+};
+
+use super::{
+    Open, RealKernel,
+    channel::{self, Channel},
+    message, observe, parse,
+    worker::{self, Pinned},
+};
+use crate::kernel::{BridgeSettings, Ns, ObservedLink, OpError, look, look::LookError};
+
+impl RealKernel {
+    /// A namespace's `lo`.
+    pub(in crate::kernel) async fn loopback(&mut self, ns: &Ns) -> Result<Option<ObservedLink>, OpError> {
+        let mut links = observe::all_links(&self.reach(ns)?.channel).await?;
+        Ok(links.remove("lo"))
+    }
+
+    async fn names_of(&mut self, ns: &Ns) -> Result<BTreeMap<u32, String>, OpError> {
+        let answers = self.reach(ns)?.channel.dump(message::get_links_briefly()).answer().await?;
+        Ok(answers
+            .iter()
+            .filter_map(|answer| match answer {
+                RouteNetlinkMessage::NewLink(link) => Some((link.header.index, parse::link(link).name)),
+                _ => None,
+            })
+            .collect())
+    }
+
+    /// Every ARP and NDP entry, as `ip neigh` shows them.
+    pub(in crate::kernel) async fn all_neighbours(&mut self, ns: &Ns) -> Result<Vec<LiveNeighbour>, LookError> {
+        if self.channel(ns).map_err(OpError::from)?.is_none() {
+            return Err(LookError::NoSuchNamespace);
+        }
+        let names = self.names_of(ns).await?;
+        let channel = &self.reach(ns)?.channel;
+        let mut found = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            for answer in observe::optional(channel.dump(message::get_neighbours(family, None)).answer().await)? {
+                let RouteNetlinkMessage::NewNeighbour(message) = answer else { continue };
+                let seen = parse::neighbour(&message);
+                let (Some(address), Some(interface)) = (seen.address, names.get(&seen.index)) else { continue };
+                if seen.state == NeighbourState::Noarp {
+                    continue;
+                }
+                found.push(LiveNeighbour {
+                    address: address.to_string(),
+                    mac: seen.mac.map(|mac| netnsd_api::Mac(mac).to_string()),
+                    interface: interface.clone(),
+                    state: format!("{:?}", seen.state).to_lowercase(),
+                });
+            }
+        }
+        Ok(found)
+    }
+
+    /// A bridge's forwarding table, as `brctl showmacs` shows it.
+    pub(in crate::kernel) async fn fdb(&mut self, ns: &Ns, bridge: &str) -> Result<Vec<FdbEntry>, LookError> {
+        if self.channel(ns).map_err(OpError::from)?.is_none() {
+            return Err(LookError::NoSuchNamespace);
+        }
+        let names = self.names_of(ns).await?;
+        let master = names
+            .iter()
+            .find(|(_, name)| *name == bridge)
+            .map(|(index, _)| *index)
+            .ok_or(LookError::NoSuchNamespace)?;
+        let channel = &self.reach(ns)?.channel;
+        let mut found: BTreeMap<(String, String), FdbEntry> = BTreeMap::new();
+        for answer in channel.dump(message::get_neighbours(AddressFamily::Bridge, Some(master))).answer().await? {
+            let RouteNetlinkMessage::NewNeighbour(message) = answer else { continue };
+            let seen = parse::neighbour(&message);
+            let (Some(mac), Some(interface)) = (seen.mac, names.get(&seen.index)) else { continue };
+            // Multicast entries are no stations; those of single VLANs repeat the plain ones.
+            if mac[0] & 1 == 1 || seen.vlan {
+                continue;
+            }
+            let local = seen.state == NeighbourState::Permanent;
+            let entry = FdbEntry {
+                mac: netnsd_api::Mac(mac).to_string(),
+                interface: interface.clone(),
+                local,
+                age_s: seen.updated.filter(|_| !local).map(|ticks| f64::from(ticks) / 100.0),
+            };
+            found.insert((entry.mac.clone(), entry.interface.clone()), entry);
+        }
+        Ok(found.into_values().collect())
+    }
+
+    /// Every namespace that has a name.
+    pub(in crate::kernel) async fn namespaces(&mut self) -> Result<Vec<(String, NamespaceObserved)>, OpError> {
+        let mut found = Vec::new();
+        for name in look::names() {
+            let Ok(Pinned::Namespace(fd)) = worker::pinned(&name) else { continue };
+            let open = self.open_fd(fd)?;
+            let summary = observe::summary(self, &name, open).await?;
+            found.push((name, summary));
+        }
+        Ok(found)
+    }
+
+    fn open_fd(&self, fd: OwnedFd) -> Result<Open, Errno> {
+        let ns = Arc::new(fd);
+        let inode = fstat(&*ns)?.st_ino;
+        Ok(Open { channel: Channel::open(&self.worker, ns.clone(), inode)?, ns })
+    }
+
+    /// The namespaces that one namespace has ids for: by id the name (none: the host's) and the links by index.
+    pub(in crate::kernel) async fn neighbourhood(
+        &mut self,
+        from: &Ns,
+    ) -> Result<BTreeMap<u32, (Option<String>, BTreeMap<u32, String>)>, OpError> {
+        let named = look::names().into_iter().filter_map(|name| match worker::pinned(&name) {
+            Ok(Pinned::Namespace(fd)) => Some((Some(name), fd)),
+            _ => None,
+        });
+        let host = File::open("/proc/thread-self/ns/net").ok().map(|file| (None, OwnedFd::from(file)));
+        let mut found = BTreeMap::new();
+        for (name, fd) in named.chain(host) {
+            let pending = self.reach(from)?.channel.get(message::get_nsid(fd.as_fd().as_raw_fd()));
+            let Some(id) = pending.answer().await?.iter().find_map(nsid) else { continue };
+            let open = self.open_fd(fd)?;
+            let links = observe::all_links(&open.channel).await?;
+            found.insert(id, (name, links.into_iter().map(|(name, link)| (link.index, name)).collect()));
+        }
+        Ok(found)
+    }
+
+    /// Whether bridges filter VLANs: tried in a namespace that nobody sees.
+    pub(in crate::kernel) fn vlan_filtering(&self) -> bool {
+        let probe = || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)?;
+            let set = BridgeSettings { vlan_filtering: Some(true), ..BridgeSettings::default() };
+            channel::once(message::new_bridge("probe", None, None), NLM_F_CREATE | NLM_F_EXCL)?;
+            if let Some(message) = message::set_bridge("probe", &set) {
+                channel::once(message, 0)?;
+            }
+            channel::once_get(message::get_link(Some("probe"), 0))
+        };
+        let answer: Result<RouteNetlinkMessage, Errno> = match self.worker.run(probe) {
+            Ok(result) => result,
+            Err(errno) => Err(errno),
+        };
+        let Ok(RouteNetlinkMessage::NewLink(link)) = answer else { return false };
+        link.attributes.iter().any(|attribute| match attribute {
+            LinkAttribute::LinkInfo(infos) => infos.iter().any(|info| match info {
+                LinkInfo::Data(InfoData::Bridge(settings)) => settings.contains(&InfoBridge::VlanFiltering(true)),
+                _ => false,
+            }),
+            _ => false,
+        })
+    }
+}
+
+fn nsid(answer: &RouteNetlinkMessage) -> Option<u32> {
+    let RouteNetlinkMessage::NewNsId(message) = answer else { return None };
+    message.attributes.iter().find_map(|attribute| match attribute {
+        NsidAttribute::Id(id) => u32::try_from(*id).ok(),
+        _ => None,
+    })
+}
