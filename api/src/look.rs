@@ -354,3 +354,10 @@ pub struct DryRun {
     /// What the write would answer; null for a DELETE.
     pub result: serde_json::Value,
 }
+
+/// That the daemon lives.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Health {
+    /// Always `ok`.
+    pub status: String,
+}

@@ -3,6 +3,7 @@
 //! `docs/architecture.md` is the map of this house.
 
 pub mod engine;
+pub mod http;
 pub mod intent;
 pub mod kernel;
 pub mod plan;

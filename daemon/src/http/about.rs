@@ -1,0 +1,75 @@
+//! About the daemon: itself, health, readiness, OpenAPI.
+
+use std::fs;
+
+use axum::{
+    Json,
+    extract::{RawQuery, State},
+    http::{HeaderValue, StatusCode, header},
+    response::IntoResponse,
+    routing::get,
+};
+use netnsd_api::{About, Health, Limits, Ready};
+
+use super::{App, BODY_LIMIT, Routes, query, resource, resource::Answer};
+use crate::engine::QUEUE;
+
+pub(super) fn routes() -> Routes {
+    vec![
+        ("/v1", get(about)),
+        ("/v1/health", get(health)),
+        ("/v1/ready", get(ready)),
+        ("/openapi.yaml", get(openapi_yaml)),
+        ("/openapi.json", get(openapi_json)),
+    ]
+}
+
+fn line(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+}
+
+async fn about(State(app): State<App>, RawQuery(query): RawQuery) -> Answer {
+    query::none(query.as_deref())?;
+    let about = About {
+        name: "netnsd".into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        api: "v1".into(),
+        hostname: line("/proc/sys/kernel/hostname"),
+        kernel: line("/proc/sys/kernel/osrelease"),
+        boot_id: line("/proc/sys/kernel/random/boot_id"),
+        started_at: app.started_at.clone(),
+        listen: app.listen.read().map(|listen| listen.clone()).unwrap_or_default(),
+        features: app.look.features(),
+        limits: Limits { body_bytes: BODY_LIMIT as u64, page_items: 10_000, labels: 64, queued_writes: QUEUE as u32 },
+    };
+    Ok(Json(about).into_response())
+}
+
+async fn health(RawQuery(query): RawQuery) -> Answer {
+    query::none(query.as_deref())?;
+    Ok(Json(Health { status: "ok".into() }).into_response())
+}
+
+async fn ready(State(app): State<App>, RawQuery(query): RawQuery) -> Answer {
+    query::none(query.as_deref())?;
+    let states = app.view.states().into_iter().map(|(state, count)| (state.as_str().to_owned(), count)).collect();
+    let ready = Ready { ready: app.view.ready(), states };
+    if ready.ready {
+        return Ok(Json(ready).into_response());
+    }
+    let mut response = (StatusCode::SERVICE_UNAVAILABLE, Json(ready)).into_response();
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    Ok(response)
+}
+
+async fn openapi_yaml(RawQuery(query): RawQuery) -> Answer {
+    query::none(query.as_deref())?;
+    let text = super::openapi().to_yaml().map_err(resource::internal)?;
+    Ok(([(header::CONTENT_TYPE, "application/yaml")], text).into_response())
+}
+
+async fn openapi_json(RawQuery(query): RawQuery) -> Answer {
+    query::none(query.as_deref())?;
+    let text = super::openapi().to_json().map_err(resource::internal)?;
+    Ok(resource::json(StatusCode::OK, text))
+}

@@ -1,0 +1,108 @@
+//! Headers: request ids, ETags and preconditions.
+
+use std::time::{Duration, Instant};
+
+use axum::{
+    extract::Request,
+    http::{HeaderMap, HeaderName, HeaderValue, Method, header},
+    middleware::Next,
+    response::Response,
+};
+use netnsd_api::Code;
+use tracing::Instrument;
+
+use super::problem::Failure;
+use crate::engine::{Precondition, Written};
+
+const REQUEST_ID: &str = "x-request-id";
+
+/// Gives each request an id (its own, if it has a sane one), on the answer and in the log.
+pub(super) async fn request_id(request: Request, next: Next) -> Response {
+    let sane = |value: &&HeaderValue| {
+        !value.is_empty() && value.len() <= 128 && value.as_bytes().iter().all(u8::is_ascii_graphic)
+    };
+    let given = request.headers().get(REQUEST_ID).filter(sane).cloned();
+    let id = given.or_else(|| HeaderValue::from_str(&uuid::Uuid::now_v7().to_string()).ok());
+    let id = id.unwrap_or_else(|| HeaderValue::from_static("-"));
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let text = String::from_utf8_lossy(id.as_bytes()).into_owned();
+    let span = tracing::info_span!("request", id = text);
+    let start = Instant::now();
+    let mut response = next.run(request).instrument(span.clone()).await;
+    let (status, ms) = (response.status().as_u16(), start.elapsed().as_secs_f64() * 1000.0);
+    span.in_scope(|| {
+        if method == Method::GET || method == Method::HEAD {
+            tracing::debug!(%method, path, status, ms, "answered");
+        } else {
+            tracing::info!(%method, path, status, ms, "answered");
+        }
+    });
+    response.headers_mut().insert(REQUEST_ID, id);
+    response
+}
+
+/// The ETag of a generation.
+pub(super) fn etag(generation: u64) -> HeaderValue {
+    HeaderValue::from_str(&format!("\"{generation}\"")).unwrap_or_else(|_| HeaderValue::from_static("\"0\""))
+}
+
+/// `Server-Timing` of a write, in milliseconds.
+pub(super) fn server_timing(written: &Written) -> HeaderValue {
+    let ms = |time: Duration| time.as_secs_f64() * 1000.0;
+    let text = format!("store;dur={:.3}, kernel;dur={:.3}", ms(written.store), ms(written.kernel));
+    HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("store"))
+}
+
+/// `If-Match` and `If-None-Match` (RFC 9110, section 13.1).
+pub(super) fn preconditions(headers: &HeaderMap) -> Result<Vec<Precondition>, Failure> {
+    let exact = tags(headers, &header::IF_MATCH, false)?.map(Precondition::Match);
+    let none = tags(headers, &header::IF_NONE_MATCH, true)?.map(Precondition::NoneMatch);
+    Ok(exact.into_iter().chain(none).collect())
+}
+
+/// The generations that a header names; `*` is an inner none. Weak tags count for `If-None-Match` only.
+fn tags(headers: &HeaderMap, name: &HeaderName, weak_counts: bool) -> Result<Option<Option<Vec<u64>>>, Failure> {
+    let mut all = Vec::new();
+    let mut any = false;
+    for value in headers.get_all(name) {
+        any = true;
+        let wrong = || {
+            let shown = String::from_utf8_lossy(value.as_bytes());
+            Failure::new(
+                Code::InvalidQuery,
+                format!("{name}: {shown:?} is no list of ETags: write it like \"3\", or *"),
+            )
+        };
+        let text = value.to_str().map_err(|_| wrong())?.trim();
+        if text == "*" {
+            return Ok(Some(None));
+        }
+        for tag in text.split(',').map(str::trim) {
+            let (weak, tag) = tag.strip_prefix("W/").map_or((false, tag), |tag| (true, tag));
+            let inner = tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')).ok_or_else(wrong)?;
+            // A tag that is none of ours matches nothing.
+            if let (Ok(generation), true) = (inner.parse(), !weak || weak_counts) {
+                all.push(generation);
+            }
+        }
+    }
+    Ok(any.then_some(Some(all)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(name: &'static str, value: &'static str) -> Result<Vec<Precondition>, Failure> {
+        preconditions(&HeaderMap::from_iter([(HeaderName::from_static(name), HeaderValue::from_static(value))]))
+    }
+
+    #[test]
+    fn etags_are_read_as_the_rfc_says() {
+        assert_eq!(read("if-match", "\"3\", \"4\"").unwrap(), [Precondition::Match(Some(vec![3, 4]))]);
+        assert_eq!(read("if-match", "W/\"3\"").unwrap(), [Precondition::Match(Some(vec![]))]);
+        assert_eq!(read("if-match", "*").unwrap(), [Precondition::Match(None)]);
+        assert_eq!(read("if-none-match", "W/\"3\", \"x\"").unwrap(), [Precondition::NoneMatch(Some(vec![3]))]);
+        assert!(read("if-match", "3").is_err());
+    }
+}

@@ -1,0 +1,85 @@
+//! Routes: extraction, answers, problem+json, OpenAPI. Decides nothing, and touches neither the kernel nor SQL.
+
+mod about;
+mod body;
+mod bridges;
+mod headers;
+mod host;
+mod namespaces;
+mod openapi;
+mod problem;
+mod processes;
+mod query;
+mod resource;
+mod serve;
+#[cfg(test)]
+mod tests;
+mod veths;
+
+use std::sync::{Arc, RwLock};
+
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    middleware,
+    routing::{MethodRouter, any},
+};
+use netnsd_api::{Bridge, Namespace, Veth};
+
+pub use self::{
+    openapi::openapi,
+    serve::{serve_tcp, serve_unix},
+};
+use crate::{
+    engine::{Engine, View},
+    kernel::look::Look,
+    process::Processes,
+};
+
+/// The largest body of a request, in bytes.
+pub const BODY_LIMIT: usize = 1 << 20;
+
+/// What the routes need of the other rooms.
+#[derive(Clone)]
+pub struct App {
+    /// Takes writes.
+    pub engine: Engine,
+    /// What is recorded, for reads.
+    pub view: Arc<View>,
+    /// Asks the kernel.
+    pub look: Look,
+    /// Runs commands and pings.
+    pub process: Processes,
+    /// When the daemon started (RFC 3339, UTC).
+    pub started_at: String,
+    /// Where it listens, as told by `GET /v1`.
+    pub listen: Arc<RwLock<Vec<String>>>,
+}
+
+type Routes = Vec<(&'static str, MethodRouter<App>)>;
+
+/// Every route.
+pub fn router(app: App) -> Router {
+    let all: [Routes; 9] = [
+        about::routes(),
+        resource::routes::<Namespace>(),
+        resource::routes::<Bridge>(),
+        resource::routes::<Veth>(),
+        namespaces::routes(),
+        bridges::routes(),
+        veths::routes(),
+        host::routes(),
+        processes::routes(),
+    ];
+    let add = |router: Router<App>, (path, methods): (&str, MethodRouter<App>)| {
+        router.route(path, methods.fallback(problem::method_not_allowed))
+    };
+    all.into_iter()
+        .flatten()
+        .fold(Router::new(), add)
+        .fallback(any(problem::no_such_path))
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(middleware::from_fn(problem::catch_panics))
+        .layer(middleware::from_fn(headers::request_id))
+        .with_state(app)
+}

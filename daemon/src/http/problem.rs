@@ -1,0 +1,82 @@
+//! Errors as answers: `application/problem+json`, always.
+
+use axum::{
+    extract::Request,
+    http::{HeaderValue, StatusCode, Uri, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use futures_util::FutureExt;
+use netnsd_api::{Code, FieldError, Problem};
+
+use crate::kernel::look::LookError;
+
+/// A problem on its way out of a route.
+#[derive(Debug, Clone)]
+pub(super) struct Failure(pub Box<Problem>);
+
+impl Failure {
+    /// A problem with nothing but its code and what to tell people.
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self(Box::new(Problem::new(code, detail)))
+    }
+
+    /// What a failed look at a thing means to who asked for it.
+    pub fn look(what: &str, error: LookError) -> Self {
+        match error {
+            LookError::NoSuchNamespace => Self::new(Code::NotFound, format!("there is no {what}")),
+            LookError::Kernel(error) => Self(Box::new(Problem {
+                errno: Some(format!("{:?}", error.errno)),
+                kernel_message: error.message.clone(),
+                ..Problem::new(Code::KernelUnavailable, format!("the kernel cannot be asked: {error}"))
+            })),
+        }
+    }
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        Self(Box::new(problem))
+    }
+}
+
+impl From<FieldError> for Failure {
+    fn from(error: FieldError) -> Self {
+        Self(Box::new(error.into()))
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let body = serde_json::to_vec(&*self.0).unwrap_or_default();
+        let mut response = (status, body).into_response();
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+/// A path that is none.
+pub(super) async fn no_such_path(uri: Uri) -> Failure {
+    Failure::new(Code::NoSuchPath, format!("there is no {}: GET /openapi.yaml lists every path", uri.path()))
+}
+
+/// A method that a path does not have; axum adds `Allow`.
+pub(super) async fn method_not_allowed(request: Request) -> Failure {
+    let detail = format!("{} does not take {}: see the Allow header", request.uri().path(), request.method());
+    Failure::new(Code::MethodNotAllowed, detail)
+}
+
+/// A panic ends one request, not the daemon; what it said is for the log.
+pub(super) async fn catch_panics(request: Request, next: Next) -> Response {
+    match std::panic::AssertUnwindSafe(next.run(request)).catch_unwind().await {
+        Ok(response) => response,
+        Err(_said_by_the_panic_hook) => {
+            let detail = "something went wrong in netnsd: its log has more, under this X-Request-Id";
+            Failure::new(Code::Internal, detail).into_response()
+        }
+    }
+}

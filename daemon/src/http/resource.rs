@@ -1,0 +1,277 @@
+//! What the three kinds of resources have in common: list, create, get, put, patch, delete.
+
+use std::{fmt::Display, sync::Arc};
+
+use axum::{
+    body::{Body, Bytes},
+    extract::{Path, RawQuery, Request, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use netnsd_api::{
+    Bridge, Code, DryRun, FieldError, InvalidValue, Kind, Name, Namespace, Problem, Resource, ResourceRef, Veth, parse,
+};
+use serde_json::{Map, Value};
+
+use super::{
+    App, Routes, body, headers,
+    problem::Failure,
+    query::{self, Label, Query},
+};
+use crate::engine::{Change, Did, Entry, Precondition, Spec, Write, Written};
+
+/// Items on a page, unless asked otherwise, and at the most.
+const PAGE: (u32, u32) = (1000, 10_000);
+
+pub(super) type Answer = Result<Response, Failure>;
+
+/// A kind that the routes here serve.
+pub(super) trait Served: Resource {
+    /// Paths of the list, and of one.
+    const PATHS: [&'static str; 2];
+    /// The resource as the engine takes it.
+    fn spec(self) -> Spec;
+    /// The resource that the engine has recorded.
+    fn of(spec: &Spec) -> Option<&Self>;
+}
+
+macro_rules! served {
+    ($type:ident, $list:literal, $one:literal) => {
+        impl Served for $type {
+            const PATHS: [&'static str; 2] = [$list, $one];
+            fn spec(self) -> Spec {
+                Spec::$type(self)
+            }
+            fn of(spec: &Spec) -> Option<&Self> {
+                match spec {
+                    Spec::$type(inner) => Some(inner),
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+served!(Namespace, "/v1/namespaces", "/v1/namespaces/{name}");
+served!(Bridge, "/v1/bridges", "/v1/bridges/{name}");
+served!(Veth, "/v1/veths", "/v1/veths/{name}");
+
+pub(super) fn routes<R: Served>() -> Routes {
+    vec![
+        (R::PATHS[0], get(list::<R>).post(create::<R>)),
+        (R::PATHS[1], get(show::<R>).put(put::<R>).patch(patch::<R>).delete(delete::<R>)),
+    ]
+}
+
+/// A resource that a path names: what can be no name is simply not there.
+pub(super) fn existing(kind: Kind, name: &str) -> Result<ResourceRef, Failure> {
+    let missing = |_| Failure::new(Code::NotFound, format!("there is no {kind} {name:?}"));
+    Ok(ResourceRef::new(kind, name.parse().map_err(missing)?))
+}
+
+pub(super) fn entry(app: &App, resource: &ResourceRef) -> Result<Arc<Entry>, Failure> {
+    let missing = || Failure::new(Code::NotFound, format!("there is no {resource}"));
+    app.view.get(resource.kind, &resource.name).ok_or_else(missing)
+}
+
+async fn list<R: Served>(State(app): State<App>, RawQuery(query): RawQuery) -> Answer {
+    let mut query = Query::read(query.as_deref())?;
+    let limit = query.value::<u32>("limit")?.unwrap_or(PAGE.0);
+    if !(1..=PAGE.1).contains(&limit) {
+        return Err(Failure::new(Code::InvalidQuery, format!("limit={limit}: it is 1 to {}", PAGE.1)));
+    }
+    let cursor = query.value::<Name>("cursor")?;
+    let labels: Vec<Label> = query.all("label").iter().filter_map(|text| text.parse().ok()).collect();
+    let state = query.value::<netnsd_api::State>("state")?;
+    let namespace = query.value::<Name>("namespace")?;
+    let include = if R::KIND == Kind::Namespace { query.one("include")? } else { None };
+    if let Some(other) = include.as_deref().filter(|include| *include != "unmanaged") {
+        return Err(Failure::new(Code::InvalidQuery, format!("include={other}: it is unmanaged")));
+    }
+    query.finish()?;
+    let passes = |entry: &Entry| {
+        labels.iter().all(|label| label.holds(entry.spec.labels()))
+            && state.is_none_or(|state| entry.state == state)
+            && namespace.as_ref().is_none_or(|namespace| entry.spec.is_in(namespace))
+    };
+    let (page, more) = app.view.list(R::KIND, cursor.as_ref(), limit as usize, passes);
+    let next = page.last().filter(|_| more).map(|entry| entry.spec.name().to_string());
+    let mut items: Vec<(String, Bytes)> =
+        page.iter().map(|entry| (entry.spec.name().to_string(), entry.json.clone())).collect();
+    // Others' namespaces have no labels and no state: they are shown where nothing is filtered.
+    if include.is_some() && labels.is_empty() && state.is_none() && namespace.is_none() {
+        let after = |name: &str| cursor.as_ref().is_none_or(|cursor| name > cursor.as_str());
+        let before = |name: &str| next.as_deref().is_none_or(|next| name <= next);
+        let others = super::namespaces::unmanaged(&app).await?;
+        items.extend(others.into_iter().filter(|(name, _)| after(name) && before(name)));
+        items.sort();
+    }
+    Ok(json(StatusCode::OK, page_of(&items, next.as_deref())))
+}
+
+/// A page, put together of what is JSON already.
+fn page_of(items: &[(String, Bytes)], next: Option<&str>) -> Vec<u8> {
+    let size: usize = items.iter().map(|(_, json)| json.len() + 1).sum();
+    let mut text = Vec::with_capacity(size + 128);
+    text.extend_from_slice(b"{\"items\":[");
+    for (i, (_, json)) in items.iter().enumerate() {
+        if i > 0 {
+            text.push(b',');
+        }
+        text.extend_from_slice(json);
+    }
+    text.extend_from_slice(b"],\"next\":");
+    text.extend_from_slice(Value::from(next).to_string().as_bytes());
+    text.push(b'}');
+    text
+}
+
+/// An answer that is JSON already.
+pub(super) fn json(status: StatusCode, body: impl Into<Body>) -> Response {
+    (status, [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body.into()).into_response()
+}
+
+async fn show<R: Served>(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Answer {
+    query::none(query.as_deref())?;
+    let entry = entry(&app, &existing(R::KIND, &name)?)?;
+    let known = headers::preconditions(&headers)?.iter().any(|precondition| match precondition {
+        Precondition::NoneMatch(Some(generations)) => generations.contains(&entry.generation),
+        Precondition::NoneMatch(None) => true,
+        Precondition::Match(_) => false,
+    });
+    let mut response =
+        if known { StatusCode::NOT_MODIFIED.into_response() } else { json(StatusCode::OK, entry.json.clone()) };
+    response.headers_mut().insert(header::ETAG, headers::etag(entry.generation));
+    Ok(response)
+}
+
+/// Reads a resource of a JSON object.
+fn read<R: Served>(map: Map<String, Value>) -> Result<R, FieldError> {
+    let resource: R = parse(&Value::Object(map))?;
+    resource.check()?;
+    Ok(resource)
+}
+
+fn dry_run(query: Option<&str>) -> Result<bool, Failure> {
+    let mut query = Query::read(query)?;
+    let dry_run = query.flag("dry_run")?;
+    query.finish()?;
+    Ok(dry_run)
+}
+
+async fn create<R: Served>(State(app): State<App>, RawQuery(query): RawQuery, request: Request) -> Answer {
+    let dry_run = dry_run(query.as_deref())?;
+    let preconditions = headers::preconditions(request.headers())?;
+    let map = body::without_read_only(body::object(request, false).await?);
+    let change = Change::Create(read::<R>(map)?.spec());
+    answer(&app.engine.write(Write { change, preconditions, dry_run }).await?, dry_run)
+}
+
+async fn put<R: Served>(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    RawQuery(query): RawQuery,
+    request: Request,
+) -> Answer {
+    let invalid = |error: InvalidValue| FieldError::new(Code::InvalidField, "/name", error.0);
+    let name: Name = name.parse().map_err(invalid)?;
+    let dry_run = dry_run(query.as_deref())?;
+    let preconditions = headers::preconditions(request.headers())?;
+    let map = named(body::without_read_only(body::object(request, false).await?), &name)?;
+    let change = Change::Put(read::<R>(map)?.spec());
+    answer(&app.engine.write(Write { change, preconditions, dry_run }).await?, dry_run)
+}
+
+/// The body with the path's name, which it may leave out and must not contradict.
+fn named(mut map: Map<String, Value>, name: &Name) -> Result<Map<String, Value>, FieldError> {
+    match map.get("name") {
+        Some(Value::String(given)) if given == name.as_str() => Ok(map),
+        Some(other) => {
+            let detail = format!("{other} is not the path's name: leave it out, or write {:?}", name.as_str());
+            Err(FieldError::new(Code::InvalidField, "/name", detail))
+        }
+        None => {
+            map.insert("name".into(), Value::from(name.as_str()));
+            Ok(map)
+        }
+    }
+}
+
+async fn patch<R: Served>(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    RawQuery(query): RawQuery,
+    request: Request,
+) -> Answer {
+    let resource = existing(R::KIND, &name)?;
+    let dry_run = dry_run(query.as_deref())?;
+    let preconditions = headers::preconditions(request.headers())?;
+    let patch = Value::Object(named(body::without_read_only(body::object(request, true).await?), &resource.name)?);
+    let edit = move |spec: &Spec| {
+        let mut merged = spec.to_json().map_err(internal)?;
+        body::merge(&mut merged, &patch);
+        match merged {
+            Value::Object(map) => Ok(read::<R>(map)?.spec()),
+            _ => Err(internal("a resource is an object")),
+        }
+    };
+    let change = Change::Edit(resource, Arc::new(edit));
+    answer(&app.engine.write(Write { change, preconditions, dry_run }).await?, dry_run)
+}
+
+/// What has no reason to happen: the log has it, the client is told where to look.
+pub(super) fn internal(error: impl Display) -> Problem {
+    tracing::error!(%error, "unexpected");
+    Problem::new(Code::Internal, "something went wrong in netnsd: its log has more, under this X-Request-Id")
+}
+
+async fn delete<R: Served>(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Answer {
+    let resource = existing(R::KIND, &name)?;
+    let mut query = Query::read(query.as_deref())?;
+    let (dry_run, cascade) = (query.flag("dry_run")?, query.flag("cascade")?);
+    query.finish()?;
+    let preconditions = headers::preconditions(&headers)?;
+    let change = Change::Delete { resource, cascade };
+    answer(&app.engine.write(Write { change, preconditions, dry_run }).await?, dry_run)
+}
+
+/// The answer to a dry run.
+pub(super) fn dry(written: &Written, result: Value) -> Answer {
+    let body = serde_json::to_vec(&DryRun { plan: written.plan.clone(), result }).map_err(internal)?;
+    Ok(json(StatusCode::OK, body))
+}
+
+/// The answer to a write.
+fn answer(written: &Written, dry_run: bool) -> Answer {
+    let entry = written.entry.as_ref().filter(|_| written.did != Did::Deleted);
+    if dry_run {
+        let result = entry.map(|entry| serde_json::from_slice(&entry.json)).transpose().map_err(internal)?;
+        return dry(written, result.unwrap_or(Value::Null));
+    }
+    let mut response = match entry {
+        None => StatusCode::NO_CONTENT.into_response(),
+        Some(entry) => {
+            let status = if written.did == Did::Created { StatusCode::CREATED } else { StatusCode::OK };
+            let mut response = json(status, entry.json.clone());
+            response.headers_mut().insert(header::ETAG, headers::etag(entry.generation));
+            let path = format!("/v1/{}/{}", entry.spec.kind().plural(), entry.spec.name());
+            if let (Did::Created, Ok(path)) = (written.did, HeaderValue::from_str(&path)) {
+                response.headers_mut().insert(header::LOCATION, path);
+            }
+            response
+        }
+    };
+    response.headers_mut().insert("server-timing", headers::server_timing(written));
+    Ok(response)
+}

@@ -1,0 +1,1 @@
+//! Tests of the routes, with an engine that the test plays.
