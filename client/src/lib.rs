@@ -1,1 +1,305 @@
-//! client.
+//! A typed client of netnsd's HTTP API, over its Unix socket.
+//!
+//! One client holds one connection, opened when it is first needed and again after the daemon was away.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use netnsd_api::{
+    About, Exec, ExecResult, Items, Link, LinkAddress, LiveNeighbour, LiveRoute, Name, Page, Ping, PingResult, Problem,
+    Process, Ready, Resource, Stored,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use tokio::{net::UnixStream, sync::Mutex};
+
+/// Why a request has no good answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The daemon refused.
+    #[error("{0}")]
+    Problem(Box<Problem>),
+    /// The daemon does not answer.
+    #[error("cannot reach netnsd at {}: {reason}", socket.display())]
+    Unreachable {
+        /// Its socket.
+        socket: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The answer is not what it should be.
+    #[error("netnsd answered something unexpected ({status}): {reason}")]
+    Unexpected {
+        /// The answer's status.
+        status: StatusCode,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// An answer as it came.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// The status.
+    pub status: StatusCode,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Bytes,
+}
+
+impl Answer {
+    /// The body as JSON; null if it is none.
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or(Value::Null)
+    }
+
+    /// A header as text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+}
+
+/// The client; clones share its connection.
+#[derive(Clone)]
+pub struct Client {
+    socket: PathBuf,
+    connection: Arc<Mutex<Option<SendRequest<Full<Bytes>>>>>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("socket", &self.socket).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// A client of the daemon behind this Unix socket.
+    pub fn unix(socket: impl AsRef<Path>) -> Self {
+        Self { socket: socket.as_ref().to_owned(), connection: Arc::default() }
+    }
+
+    fn unreachable(&self, reason: impl fmt::Display) -> Error {
+        Error::Unreachable { socket: self.socket.clone(), reason: reason.to_string() }
+    }
+
+    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, Error> {
+        let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.unreachable(error))?;
+        let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|error| self.unreachable(error))?;
+        // It ends with its sender, or with the daemon; requests then say so.
+        tokio::spawn(async move { drop(connection.await) });
+        Ok(sender)
+    }
+
+    /// Sends any request and gives the answer as it came, errors of the API included.
+    ///
+    /// # Errors
+    /// When the daemon cannot be reached.
+    pub async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Result<Answer, Error> {
+        let body = body.into();
+        let mut slot = self.connection.lock().await;
+        let kept = match slot.take() {
+            Some(mut sender) => sender.ready().await.is_ok().then_some(sender),
+            None => None,
+        };
+        let mut sender = match kept {
+            Some(sender) => sender,
+            None => self.connect().await?,
+        };
+        let build = || {
+            let mut request = Request::builder().method(method.clone()).uri(path).header(header::HOST, "netnsd");
+            for (name, value) in headers {
+                if let (Ok(name), Ok(value)) = (HeaderName::try_from(*name), HeaderValue::try_from(*value)) {
+                    request = request.header(name, value);
+                }
+            }
+            request.body(Full::new(body.clone())).map_err(|error| self.unreachable(error))
+        };
+        let response = match sender.try_send_request(build()?).await {
+            Ok(response) => response,
+            Err(mut error) => {
+                // With its message given back it was not sent: the kept connection had died, and a new one may do.
+                if error.take_message().is_none() {
+                    return Err(self.unreachable(error.into_error()));
+                }
+                sender = self.connect().await?;
+                sender.send_request(build()?).await.map_err(|error| self.unreachable(error))?
+            }
+        };
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.map_err(|error| self.unreachable(error))?.to_bytes();
+        *slot = Some(sender);
+        Ok(Answer { status: parts.status, headers: parts.headers, body })
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<T, Error> {
+        let unexpected = |status, error: serde_json::Error| Error::Unexpected { status, reason: error.to_string() };
+        let answer = match body {
+            Some(body) => {
+                let body = serde_json::to_vec(body).map_err(|error| unexpected(StatusCode::OK, error))?;
+                self.request(method, path, &[("content-type", "application/json")], body).await?
+            }
+            None => self.request(method, path, &[], Bytes::new()).await?,
+        };
+        if !answer.status.is_success() {
+            let problem = serde_json::from_slice(&answer.body).map_err(|error| unexpected(answer.status, error))?;
+            return Err(Error::Problem(problem));
+        }
+        let body: &[u8] = if answer.body.is_empty() { b"null" } else { &answer.body };
+        serde_json::from_slice(body).map_err(|error| unexpected(answer.status, error))
+    }
+
+    async fn read<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
+        self.call(Method::GET, path, None::<&()>).await
+    }
+
+    /// About the daemon.
+    ///
+    /// # Errors
+    /// See [`Error`]; so for every method here.
+    pub async fn about(&self) -> Result<About, Error> {
+        self.read("/v1").await
+    }
+
+    /// Whether everything recorded has been tried.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn ready(&self) -> Result<Ready, Error> {
+        let answer = self.request(Method::GET, "/v1/ready", &[], Bytes::new()).await?;
+        serde_json::from_slice(&answer.body)
+            .map_err(|error| Error::Unexpected { status: answer.status, reason: error.to_string() })
+    }
+
+    /// One page of a list; `query` is what follows the `?`.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn list<R: Resource>(&self, query: &str) -> Result<Page<Stored<R>>, Error> {
+        self.read(&format!("/v1/{}?{query}", R::KIND.plural())).await
+    }
+
+    /// One resource.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn get<R: Resource>(&self, name: &Name) -> Result<Stored<R>, Error> {
+        self.read(&format!("/v1/{}/{name}", R::KIND.plural())).await
+    }
+
+    /// Creates a resource, which must not exist.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn create<R: Resource>(&self, resource: &R) -> Result<Stored<R>, Error> {
+        self.call(Method::POST, &format!("/v1/{}", R::KIND.plural()), Some(resource)).await
+    }
+
+    /// Creates or replaces a resource.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn put<R: Resource>(&self, resource: &R) -> Result<Stored<R>, Error> {
+        self.call(Method::PUT, &format!("/v1/{}/{}", R::KIND.plural(), resource.name()), Some(resource)).await
+    }
+
+    /// Merges a patch into a resource (RFC 7396).
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn patch<R: Resource>(&self, name: &Name, patch: &Value) -> Result<Stored<R>, Error> {
+        self.call(Method::PATCH, &format!("/v1/{}/{name}", R::KIND.plural()), Some(patch)).await
+    }
+
+    /// Deletes a resource; with `cascade` also what depends on it (a bridge lets its ports go).
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn delete<R: Resource>(&self, name: &Name, cascade: bool) -> Result<(), Error> {
+        self.call(Method::DELETE, &format!("/v1/{}/{name}?cascade={cascade}", R::KIND.plural()), None::<&()>).await
+    }
+
+    /// Looks at something live; `path` is what follows `/v1/`, such as `namespaces/net0/links`.
+    async fn look<T: DeserializeOwned>(&self, namespace: Option<&Name>, what: &str) -> Result<Vec<T>, Error> {
+        let path = match namespace {
+            Some(name) => format!("/v1/namespaces/{name}/{what}"),
+            None => format!("/v1/host/{what}"),
+        };
+        Ok(self.read::<Items<T>>(&path).await?.items)
+    }
+
+    /// The links of a namespace; none is the host.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn links(&self, namespace: Option<&Name>) -> Result<Vec<Link>, Error> {
+        self.look(namespace, "links").await
+    }
+
+    /// The addresses in a namespace; none is the host.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn addresses(&self, namespace: Option<&Name>) -> Result<Vec<LinkAddress>, Error> {
+        self.look(namespace, "addresses").await
+    }
+
+    /// The routes of a namespace; none is the host.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn routes(&self, namespace: Option<&Name>) -> Result<Vec<LiveRoute>, Error> {
+        self.look(namespace, "routes").await
+    }
+
+    /// The neighbours of a namespace; none is the host.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn neighbours(&self, namespace: Option<&Name>) -> Result<Vec<LiveNeighbour>, Error> {
+        self.look(namespace, "neighbours").await
+    }
+
+    /// The processes of a namespace.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn processes(&self, namespace: &Name) -> Result<Vec<Process>, Error> {
+        self.look(Some(namespace), "processes").await
+    }
+
+    /// Runs a command in a namespace.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn exec(&self, namespace: &Name, exec: &Exec) -> Result<ExecResult, Error> {
+        self.call(Method::POST, &format!("/v1/namespaces/{namespace}/exec"), Some(exec)).await
+    }
+
+    /// Pings from a namespace.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn ping(&self, namespace: &Name, ping: &Ping) -> Result<PingResult, Error> {
+        self.call(Method::POST, &format!("/v1/namespaces/{namespace}/ping"), Some(ping)).await
+    }
+}

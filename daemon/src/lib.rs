@@ -2,10 +2,14 @@
 //!
 //! `docs/architecture.md` is the map of this house.
 
+pub mod daemon;
 pub mod engine;
 pub mod http;
 pub mod intent;
 pub mod kernel;
 pub mod plan;
 pub mod process;
+pub mod sandbox;
+pub mod settings;
 pub mod store;
+pub mod tryout;

@@ -131,6 +131,7 @@ impl Entry {
 #[derive(Debug, Default)]
 pub struct View {
     inner: RwLock<ViewInner>,
+    became_ready: tokio::sync::Notify,
 }
 
 #[derive(Debug, Default)]
@@ -201,6 +202,17 @@ impl View {
         self.read().ready
     }
 
+    /// Waits until everything recorded has been tried.
+    pub async fn wait_ready(&self) {
+        let became = self.became_ready.notified();
+        tokio::pin!(became);
+        // Listening begins before the look, so that nothing is missed between.
+        became.as_mut().enable();
+        if !self.ready() {
+            became.await;
+        }
+    }
+
     /// How many resources are in each state.
     pub fn states(&self) -> BTreeMap<State, usize> {
         let mut counts = BTreeMap::from(State::ALL.map(|state| (state, 0)));
@@ -223,6 +235,7 @@ impl View {
 
     pub(super) fn set_ready(&self) {
         self.inner.write().unwrap_or_else(std::sync::PoisonError::into_inner).ready = true;
+        self.became_ready.notify_waiters();
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, ViewInner> {

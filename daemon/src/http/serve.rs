@@ -1,6 +1,6 @@
 //! Connections: HTTP/1.1 over a Unix socket or TCP, bounded, and ended in order.
 
-use std::{io, net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -8,6 +8,7 @@ use axum::{
     http::{HeaderName, HeaderValue, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
+    serve::{Listener, ListenerExt},
 };
 use hyper::server::conn::http1;
 use hyper_util::{
@@ -33,7 +34,7 @@ const GRACE: Duration = Duration::from_secs(30);
 
 /// Serves a Unix socket until `stop` turns true, then ends in order: no new requests, the running ones answered.
 pub async fn serve_unix(listener: UnixListener, router: Router, stop: watch::Receiver<bool>) {
-    serve(async || listener.accept().await.map(|(stream, _)| stream), router, stop).await;
+    serve(listener, router, stop).await;
 }
 
 /// Serves a TCP address in the same way; every request carries the token.
@@ -47,37 +48,32 @@ pub async fn serve_tcp(listener: TcpListener, router: Router, token: Arc<str>, s
             }
         }
     }));
-    let accept = async || {
-        let (stream, _) = listener.accept().await?;
-        stream.set_nodelay(true)?;
-        Ok(stream)
+    let quick = |stream: &mut tokio::net::TcpStream| {
+        let _latency_only = stream.set_nodelay(true);
     };
-    serve(accept, router, stop).await;
+    serve(listener.tap_io(quick), router, stop).await;
 }
 
-async fn serve<S>(accept: impl AsyncFn() -> io::Result<S>, router: Router, mut stop: watch::Receiver<bool>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+/// Accepts; where that fails (out of descriptors, most likely), axum's listeners wait before they try again.
+async fn serve<L: Listener>(mut listener: L, router: Router, mut stop: watch::Receiver<bool>) {
     let graceful = GracefulShutdown::new();
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        let accepted = tokio::select! {
-            accepted = accept() => accepted,
-            _ = stop.wait_for(|stop| *stop) => break,
+        let stream = tokio::select! {
+            (stream, _) = listener.accept() => stream,
+            () = stopped(&mut stop) => break,
         };
-        match accepted {
-            Ok(stream) => handle(stream, router.clone(), &graceful, &room).await,
-            // Out of descriptors, most likely: accepting at once again would only spin.
-            Err(error) => {
-                tracing::warn!(%error, "a connection cannot be accepted");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        }
+        handle(stream, router.clone(), &graceful, &room).await;
     }
+    drop(listener);
     if tokio::time::timeout(GRACE, graceful.shutdown()).await.is_err() {
         tracing::warn!("some requests were still running after {GRACE:?}");
     }
+}
+
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // Nobody who could ask for more service is left, either.
+    let _closed = stop.wait_for(|stop| *stop).await;
 }
 
 async fn handle<S>(stream: S, router: Router, graceful: &GracefulShutdown, room: &Arc<Semaphore>)

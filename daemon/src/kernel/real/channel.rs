@@ -85,9 +85,9 @@ impl Channel {
         self.send(vec![request(message, 0)])
     }
 
-    /// Asks for everything of a sort.
-    pub fn dump(&self, message: RouteNetlinkMessage) -> Pending {
-        self.send(vec![request(message, NLM_F_DUMP)])
+    /// Asks for everything of a sort, and waits: a socket has one dump at a time (`netlink_dump_start()` answers EBUSY).
+    pub async fn dump(&self, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, OpError> {
+        self.send(vec![request(message, NLM_F_DUMP)]).answer().await
     }
 
     fn send(&self, messages: Vec<NetlinkMessage<RouteNetlinkMessage>>) -> Pending {

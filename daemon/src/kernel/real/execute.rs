@@ -353,7 +353,7 @@ async fn has_route(kernel: &mut RealKernel, name: &Name, route: &netnsd_api::Rou
     let channel = &kernel.reach(&Ns::Named(name.clone()))?.channel;
     let links = observe::all_links(channel).await?;
     let names = links.into_iter().map(|(name, link)| (link.index, name)).collect();
-    let answers = observe::optional(channel.dump(message::get_routes(route.is_ipv6())).answer().await)?;
+    let answers = observe::optional(channel.dump(message::get_routes(route.is_ipv6())).await)?;
     Ok(answers.iter().any(|answer| match answer {
         RouteNetlinkMessage::NewRoute(message) if u8::from(message.header.protocol) == ROUTE_PROTOCOL => {
             parse::route(message, &names).is_some_and(|known| {

@@ -35,7 +35,7 @@ impl RealKernel {
     }
 
     async fn names_of(&mut self, ns: &Ns) -> Result<BTreeMap<u32, String>, OpError> {
-        let answers = self.reach(ns)?.channel.dump(message::get_links_briefly()).answer().await?;
+        let answers = self.reach(ns)?.channel.dump(message::get_links_briefly()).await?;
         Ok(answers
             .iter()
             .filter_map(|answer| match answer {
@@ -54,7 +54,7 @@ impl RealKernel {
         let channel = &self.reach(ns)?.channel;
         let mut found = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            for answer in observe::optional(channel.dump(message::get_neighbours(family, None)).answer().await)? {
+            for answer in observe::optional(channel.dump(message::get_neighbours(family, None)).await)? {
                 let RouteNetlinkMessage::NewNeighbour(message) = answer else { continue };
                 let seen = parse::neighbour(&message);
                 let (Some(address), Some(interface)) = (seen.address, names.get(&seen.index)) else { continue };
@@ -85,7 +85,7 @@ impl RealKernel {
             .ok_or(LookError::NoSuchNamespace)?;
         let channel = &self.reach(ns)?.channel;
         let mut found: BTreeMap<(String, String), FdbEntry> = BTreeMap::new();
-        for answer in channel.dump(message::get_neighbours(AddressFamily::Bridge, Some(master))).answer().await? {
+        for answer in channel.dump(message::get_neighbours(AddressFamily::Bridge, Some(master))).await? {
             let RouteNetlinkMessage::NewNeighbour(message) = answer else { continue };
             let seen = parse::neighbour(&message);
             let (Some(mac), Some(interface)) = (seen.mac, names.get(&seen.index)) else { continue };

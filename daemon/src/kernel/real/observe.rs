@@ -95,8 +95,7 @@ fn links_of(answers: Vec<RouteNetlinkMessage>) -> impl Iterator<Item = parse::Pa
 
 /// Every link, with its addresses.
 pub(super) async fn all_links(channel: &Channel) -> Result<BTreeMap<String, ObservedLink>, OpError> {
-    let (links, addresses) = (channel.dump(message::get_links()), channel.dump(message::get_addresses(0)));
-    let parsed: Vec<parse::ParsedLink> = links_of(links.answer().await?).collect();
+    let parsed: Vec<parse::ParsedLink> = links_of(channel.dump(message::get_links()).await?).collect();
     let names: BTreeMap<u32, String> = parsed.iter().map(|parsed| (parsed.link.index, parsed.name.clone())).collect();
     let mut links: BTreeMap<String, ObservedLink> = parsed
         .into_iter()
@@ -105,7 +104,7 @@ pub(super) async fn all_links(channel: &Channel) -> Result<BTreeMap<String, Obse
             (parsed.name, parsed.link)
         })
         .collect();
-    for answer in addresses.answer().await? {
+    for answer in channel.dump(message::get_addresses(0)).await? {
         let RouteNetlinkMessage::NewAddress(message) = answer else { continue };
         if let Some((index, address)) = parse::address(&message)
             && let Some(link) = names.get(&index).and_then(|name| links.get_mut(name))
@@ -134,8 +133,6 @@ async fn some_links(channel: &Channel, ns: &Ns, part: &NsScope) -> Result<BTreeM
             Err(error) => return Err(error),
         }
     }
-    let addresses: Vec<_> =
-        found.iter().map(|parsed| channel.dump(message::get_addresses(parsed.link.index))).collect();
     let mut masters: BTreeMap<u32, Option<String>> = BTreeMap::new();
     for master in found.iter().filter_map(|parsed| parsed.master) {
         if let std::collections::btree_map::Entry::Vacant(entry) = masters.entry(master) {
@@ -148,9 +145,9 @@ async fn some_links(channel: &Channel, ns: &Ns, part: &NsScope) -> Result<BTreeM
         }
     }
     let mut links = BTreeMap::new();
-    for (mut parsed, addresses) in found.into_iter().zip(addresses) {
+    for mut parsed in found {
         parsed.link.master = parsed.master.and_then(|master| masters.get(&master).cloned().flatten());
-        match addresses.answer().await {
+        match channel.dump(message::get_addresses(parsed.link.index)).await {
             Ok(answers) => {
                 for answer in answers {
                     if let RouteNetlinkMessage::NewAddress(message) = answer
@@ -172,18 +169,15 @@ async fn some_links(channel: &Channel, ns: &Ns, part: &NsScope) -> Result<BTreeM
 
 /// Routes and permanent neighbours.
 async fn inside(channel: &Channel, names: &BTreeMap<u32, String>, seen: &mut ObservedNs) -> Result<(), OpError> {
-    let routes = [false, true].map(|ipv6| channel.dump(message::get_routes(ipv6)));
-    let neighbours =
-        [AddressFamily::Inet, AddressFamily::Inet6].map(|family| channel.dump(message::get_neighbours(family, None)));
-    for pending in routes {
-        for answer in optional(pending.answer().await)? {
+    for ipv6 in [false, true] {
+        for answer in optional(channel.dump(message::get_routes(ipv6)).await)? {
             if let RouteNetlinkMessage::NewRoute(message) = answer {
                 seen.routes.extend(parse::route(&message, names));
             }
         }
     }
-    for pending in neighbours {
-        for answer in optional(pending.answer().await)? {
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        for answer in optional(channel.dump(message::get_neighbours(family, None)).await)? {
             if let RouteNetlinkMessage::NewNeighbour(message) = answer {
                 seen.neighbours.extend(parse::permanent(&parse::neighbour(&message), names));
             }
@@ -208,7 +202,7 @@ pub(super) async fn summary(
     name: &str,
     open: Open,
 ) -> Result<netnsd_api::NamespaceObserved, OpError> {
-    let links = open.channel.dump(message::get_links_briefly()).answer().await?;
+    let links = open.channel.dump(message::get_links_briefly()).await?;
     let netnsid = kernel.netnsid(open.raw()).await?;
     Ok(netnsd_api::NamespaceObserved {
         path: worker::path(name).display().to_string(),
