@@ -116,6 +116,7 @@ impl Client {
             Some(mut sender) => sender.ready().await.is_ok().then_some(sender),
             None => None,
         };
+        let was_kept = kept.is_some();
         let mut sender = match kept {
             Some(sender) => sender,
             None => self.connect().await?,
@@ -132,8 +133,9 @@ impl Client {
         let response = match sender.try_send_request(build()?).await {
             Ok(response) => response,
             Err(mut error) => {
-                // With its message given back it was not sent: the kept connection had died, and a new one may do.
-                if error.take_message().is_none() {
+                // A kept connection may have died meanwhile. What was not sent, or does no harm twice, is sent again.
+                let unsent = error.take_message().is_some();
+                if !was_kept || !(unsent || method.is_idempotent()) {
                     return Err(self.unreachable(error.into_error()));
                 }
                 sender = self.connect().await?;

@@ -194,10 +194,10 @@ fn send_one(kernel: &mut RealKernel, indices: &Indices, op: &Op) -> Result<Pendi
             Ok(channel.changes(vec![made, (message::mark(&ends[0].name, &ends[0].mark), 0)]))
         }
         Op::BridgeAdd { ns, name, mark, mac, mtu, set } => {
-            let mut messages = vec![
-                (message::new_bridge(name, *mac, *mtu), NLM_F_CREATE | NLM_F_EXCL),
-                (message::mark(name, mark), 0),
-            ];
+            let made = (message::new_bridge(name, *mac), NLM_F_CREATE | NLM_F_EXCL);
+            let mut messages = vec![made, (message::mark(name, mark), 0)];
+            // Given at the creation it would follow the ports' (br_mtu_auto_adjust(), net/bridge/br_if.c).
+            messages.extend(mtu.map(|mtu| (message::mtu(name, mtu), 0)));
             messages.extend(message::set_bridge(name, set).map(|message| (message, 0)));
             Ok(kernel.reach(ns)?.channel.changes(messages))
         }

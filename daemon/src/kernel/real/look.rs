@@ -149,7 +149,7 @@ impl RealKernel {
         let probe = || {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)?;
             let set = BridgeSettings { vlan_filtering: Some(true), ..BridgeSettings::default() };
-            channel::once(message::new_bridge("probe", None, None), NLM_F_CREATE | NLM_F_EXCL)?;
+            channel::once(message::new_bridge("probe", None), NLM_F_CREATE | NLM_F_EXCL)?;
             if let Some(message) = message::set_bridge("probe", &set) {
                 channel::once(message, 0)?;
             }

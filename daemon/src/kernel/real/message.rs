@@ -45,10 +45,9 @@ pub(super) fn new_veth(ends: &[NewEnd; 2], peer_ns: RawFd) -> RouteNetlinkMessag
 }
 
 /// A bridge.
-pub(super) fn new_bridge(name: &str, mac: Option<netnsd_api::Mac>, mtu: Option<u32>) -> RouteNetlinkMessage {
+pub(super) fn new_bridge(name: &str, mac: Option<netnsd_api::Mac>) -> RouteNetlinkMessage {
     let mut attributes = vec![LinkAttribute::IfName(name.to_owned())];
     attributes.extend(mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
-    attributes.extend(mtu.map(LinkAttribute::Mtu));
     attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
     RouteNetlinkMessage::NewLink(link(0, attributes))
 }
@@ -57,6 +56,11 @@ pub(super) fn new_bridge(name: &str, mac: Option<netnsd_api::Mac>, mtu: Option<u
 pub(super) fn mark(name: &str, mark: &str) -> RouteNetlinkMessage {
     let attributes = vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::IfAlias(mark.to_owned())];
     RouteNetlinkMessage::SetLink(link(0, attributes))
+}
+
+/// The MTU of a link that is known by its name.
+pub(super) fn mtu(name: &str, mtu: u32) -> RouteNetlinkMessage {
+    RouteNetlinkMessage::SetLink(link(0, vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::Mtu(mtu)]))
 }
 
 /// One attribute of a link.

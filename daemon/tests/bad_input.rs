@@ -1,0 +1,185 @@
+//! Bad input: each mistake with its status, code and pointer, and nothing changed by it.
+
+mod common;
+
+use common::{Answer, Host, same};
+use serde_json::{Value, json};
+
+/// A host with a network, and what it looks like.
+fn host() -> Host {
+    let host = Host::start();
+    host.put("/v1/namespaces/net0", json!({})).ok();
+    host.put("/v1/namespaces/net1", json!({})).ok();
+    host.put("/v1/bridges/br0", json!({})).ok();
+    host.put("/v1/bridges/inner", json!({"namespace": "net0"})).ok();
+    host.put(
+        "/v1/veths/taken",
+        json!({"endpoints": [{"namespace": "net0", "interface": "eth0", "addresses": ["10.0.0.1/24"]}, {}]}),
+    )
+    .ok();
+    host
+}
+
+/// What is recorded, and what is in the kernel and on disk.
+fn state(host: &Host) -> Vec<String> {
+    let lists = ["namespaces", "bridges", "veths"]
+        .map(|kind| serde_json::to_string_pretty(&host.get(&format!("/v1/{kind}")).ok()).unwrap());
+    let files = String::from_utf8(host.sh("ls /run/netns /etc/netns").stdout).unwrap();
+    lists.iter().chain([&files]).flat_map(|text| text.lines().map(str::to_owned)).chain(host.kernel()).collect()
+}
+
+#[test]
+fn fields_that_are_wrong_are_named() {
+    let host = host();
+    // Operational states and carrier settle by themselves shortly after the network is made.
+    host.settled();
+    let before = state(&host);
+    let veth = |end: Value| ("/v1/veths/v", json!({"endpoints": [end, {}]}));
+    let ns = |body: Value| ("/v1/namespaces/n", body);
+    let br = |body: Value| ("/v1/bridges/b", body);
+    let interface = |name: &str| veth(json!({"interface": name}));
+    let route = |route: Value| ns(json!({"routes": [route]}));
+    let cases = [
+        (ns(json!({"colour": "red"})), "unknown_field", "/colour"),
+        (veth(json!({"colour": "red"})), "unknown_field", "/endpoints/0/colour"),
+        (ns(json!({"loopback": "yes"})), "invalid_field", "/loopback"),
+        (ns(json!({"name": "other"})), "invalid_field", "/name"),
+        (ns(json!({"netnsid": -1})), "invalid_field", "/netnsid"),
+        (interface("1234567890123456"), "invalid_field", "/endpoints/0/interface"),
+        (interface("a b"), "invalid_field", "/endpoints/0/interface"),
+        (interface("a/b"), "invalid_field", "/endpoints/0/interface"),
+        (interface("a:b"), "invalid_field", "/endpoints/0/interface"),
+        (interface("veth%d"), "invalid_field", "/endpoints/0/interface"),
+        (interface(""), "invalid_field", "/endpoints/0/interface"),
+        (interface("lo"), "invalid_field", "/endpoints/0/interface"),
+        (veth(json!({"addresses": ["10.0.0.9"]})), "invalid_field", "/endpoints/0/addresses/0"),
+        (veth(json!({"addresses": ["10.0.0.9/33"]})), "invalid_field", "/endpoints/0/addresses/0"),
+        (veth(json!({"addresses": ["10.0.0.9/24", "10.0.0.9/24"]})), "duplicate", "/endpoints/0/addresses/1"),
+        (veth(json!({"namespace": "net0", "addresses": ["10.0.0.1/24"]})), "duplicate", "/endpoints/0/addresses/0"),
+        (veth(json!({"mac": "01:00:5e:00:00:01"})), "invalid_field", "/endpoints/0/mac"),
+        (veth(json!({"mtu": 67})), "invalid_field", "/endpoints/0/mtu"),
+        (veth(json!({"mtu": 70000})), "invalid_field", "/endpoints/0/mtu"),
+        (veth(json!({"namespace": "nowhere"})), "unknown_reference", "/endpoints/0/namespace"),
+        (veth(json!({"bridge": "nowhere"})), "unknown_reference", "/endpoints/0/bridge"),
+        (veth(json!({"bridge": "inner"})), "invalid_field", "/endpoints/0/bridge"),
+        (veth(json!({"port": {"hairpin": true}})), "invalid_field", "/endpoints/0/port"),
+        (veth(json!({"namespace": "net0", "interface": "eth0"})), "duplicate", "/endpoints/0/interface"),
+        (("/v1/veths/v", json!({"endpoints": [{}, {}, {}]})), "invalid_field", "/endpoints"),
+        (("/v1/veths/v", json!({"endpoints": [{}]})), "invalid_field", "/endpoints"),
+        (
+            ("/v1/veths/v", json!({"endpoints": [{"interface": "x"}, {"interface": "x"}]})),
+            "duplicate",
+            "/endpoints/1/interface",
+        ),
+        (
+            route(json!({"destination": "default", "via": "fd00::1", "source": "10.0.0.1"})),
+            "invalid_field",
+            "/routes/0/source",
+        ),
+        (route(json!({"destination": "10.0.0.0/8", "via": "fd00::1"})), "invalid_field", "/routes/0/via"),
+        (route(json!({"destination": "10.0.0.1/8", "via": "10.0.0.1"})), "invalid_field", "/routes/0/destination"),
+        (route(json!({"via": "10.0.0.1"})), "invalid_field", "/routes/0/destination"),
+        (route(json!({"destination": "default"})), "invalid_field", "/routes/0/via"),
+        (ns(json!({"sysctls": {"kernel.hostname": "x"}})), "invalid_field", "/sysctls/kernel.hostname"),
+        (ns(json!({"sysctls": {"net.ipv4...x": 1}})), "invalid_field", "/sysctls/net.ipv4...x"),
+        (ns(json!({"sysctls": {"net.ipv4.no_such_key": 1}})), "kernel_rejected", ""),
+        (br(json!({"priority": 70000})), "invalid_field", "/priority"),
+        (br(json!({"hello_time_s": 11})), "invalid_field", "/hello_time_s"),
+        (br(json!({"namespace": "nowhere"})), "unknown_reference", "/namespace"),
+        (br(json!({"interface": "taken-by-nobody-x"})), "invalid_field", "/interface"),
+        (br(json!({"vlan_default_pvid": 5000})), "invalid_field", "/vlan_default_pvid"),
+        (("/v1/bridges/a-name-longer-than-15", json!({})), "invalid_field", "/interface"),
+    ];
+    for ((path, body), code, pointer) in cases {
+        let answer = host.put(path, body.clone());
+        let context = format!("{path} {body}: {}", answer.json);
+        assert_eq!((answer.status, answer.json["code"].as_str()), (422, Some(code)), "{context}");
+        if !pointer.is_empty() {
+            assert_eq!(answer.json["pointer"].as_str(), Some(pointer), "{context}");
+        }
+        assert_eq!(answer.content_type.as_deref(), Some("application/problem+json"));
+        assert!(answer.json["detail"].as_str().is_some_and(|detail| detail.len() > 10), "{context}");
+    }
+    same(&before, &state(&host));
+}
+
+#[test]
+fn requests_that_are_wrong_are_told_so() {
+    let host = host();
+    host.settled();
+    let before = state(&host);
+    let json_type = [("content-type", "application/json")];
+    let put = |path: &str, body: &str| host.raw("PUT", path, &json_type, body.as_bytes().to_vec());
+    put("/v1/namespaces/n", "{\"loopback\": tru").refused(400, "malformed_json", None);
+    put("/v1/namespaces/n", "").refused(400, "malformed_json", None);
+    put("/v1/namespaces/n", "[]").refused(422, "invalid_field", Some(""));
+    let long = format!("/v1/namespaces/{}", "x".repeat(65));
+    put(&long, "{}").refused(422, "invalid_field", Some("/name"));
+    put("/v1/namespaces/..%2fx", "{}").refused(422, "invalid_field", Some("/name"));
+    host.post("/v1/namespaces", json!({})).refused(422, "invalid_field", Some("/name"));
+    host.post("/v1/namespaces", json!({"name": ""})).refused(422, "invalid_field", Some("/name"));
+    host.post("/v1/namespaces", json!({"name": "../x"})).refused(422, "invalid_field", Some("/name"));
+    host.post("/v1/namespaces", json!({"name": "net0"})).refused(409, "already_exists", None);
+    host.raw("PUT", "/v1/namespaces/n", &[("content-type", "text/plain")], b"{}".to_vec()).refused(
+        415,
+        "unsupported_media_type",
+        None,
+    );
+    host.raw("PUT", "/v1/namespaces/n", &[], b"{}".to_vec()).refused(415, "unsupported_media_type", None);
+    let large = format!("{{\"labels\": {{\"a\": \"{}\"}}}}", "x".repeat(1 << 20));
+    put("/v1/namespaces/n", &large).refused(413, "body_too_large", None);
+    host.get("/v1/namespaces?colour=red").refused(400, "invalid_query", None);
+    host.get("/v1/namespaces?limit=0").refused(400, "invalid_query", None);
+    host.get("/v1/nothing").refused(404, "no_such_path", None);
+    host.get("/v1/namespaces/").refused(404, "no_such_path", None);
+    host.get("/v1/namespaces/none").refused(404, "not_found", None);
+    let method = host.raw("POST", "/v1/namespaces/net0", &json_type, b"{}".to_vec());
+    method.refused(405, "method_not_allowed", None);
+    let conditional = |headers: &[(&str, &str)]| {
+        let headers: Vec<(&str, &str)> = json_type.iter().chain(headers).copied().collect();
+        host.raw("PUT", "/v1/namespaces/net0", &headers, b"{\"loopback\": false}".to_vec())
+    };
+    conditional(&[("if-match", "\"7\"")]).refused(412, "precondition_failed", None);
+    conditional(&[("if-none-match", "*")]).refused(412, "precondition_failed", None);
+    same(&before, &state(&host));
+    let matched: Answer = conditional(&[("if-match", "\"1\"")]);
+    assert_eq!((matched.status, matched.etag.as_deref()), (200, Some("\"2\"")));
+    assert_eq!(host.raw("GET", "/v1/namespaces/net0", &[("if-none-match", "\"2\"")], Vec::new()).status, 304);
+}
+
+#[test]
+fn a_dry_run_tells_and_changes_nothing() {
+    let host = host();
+    host.settled();
+    let before = state(&host);
+    let answer = host
+        .put(
+            "/v1/veths/taken?dry_run=true",
+            json!({"endpoints": [{"namespace": "net1", "interface": "eth0", "mtu": 1400}, {}]}),
+        )
+        .ok();
+    let ops: Vec<&str> = answer["plan"].as_array().unwrap().iter().map(|step| step["op"].as_str().unwrap()).collect();
+    assert!(ops.contains(&"link_move") && ops.contains(&"link_mtu"), "{ops:?}");
+    assert_eq!(answer["result"]["endpoints"][0]["namespace"], "net1");
+    assert_eq!(host.delete("/v1/namespaces/net0?cascade=true&dry_run=true").ok()["result"], Value::Null);
+    same(&before, &state(&host));
+}
+
+#[test]
+fn what_others_made_is_a_conflict_and_stays() {
+    let host = host();
+    host.sh("ip link add theirs type bridge; ip netns add theirs; ip -n net0 link add dev theirs type bridge");
+    host.settled();
+    let before = state(&host);
+    host.put("/v1/bridges/theirs", json!({})).refused(409, "conflict", None);
+    host.put("/v1/namespaces/theirs", json!({})).refused(409, "conflict", None);
+    host.put("/v1/veths/v", json!({"endpoints": [{"namespace": "net0", "interface": "theirs"}, {}]}))
+        .refused(409, "conflict", None);
+    host.put("/v1/veths/taken", json!({"endpoints": [{"namespace": "net0", "interface": "theirs"}, {}]}))
+        .refused(409, "conflict", None);
+    same(&before, &state(&host));
+    let list = host.get("/v1/namespaces?include=unmanaged").ok();
+    let theirs = list["items"].as_array().unwrap().iter().find(|ns| ns["name"] == "theirs").unwrap();
+    assert_eq!(theirs["managed"], false);
+    assert!(host.get("/v1/namespaces/theirs/links").ok()["items"][0]["name"] == "lo");
+}

@@ -1,0 +1,386 @@
+//! A host of its own for each test: a sandbox, a state directory, and the daemon in it.
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    os::unix::net::UnixDatagram,
+    path::PathBuf,
+    process::{Child, Command, Output, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use netnsd::sandbox::Sandbox;
+use netnsd_client::Client;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+
+/// How long anything may take before a test gives up.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A host with the daemon.
+pub struct Host {
+    daemon: Option<Child>,
+    sandbox: Sandbox,
+    dir: tempfile::TempDir,
+    runtime: tokio::runtime::Runtime,
+    client: Client,
+    starts: u32,
+    notify: Option<UnixDatagram>,
+}
+
+/// An answer, taken apart for tests.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub etag: Option<String>,
+    pub location: Option<String>,
+    pub content_type: Option<String>,
+    pub json: Value,
+}
+
+impl Answer {
+    /// The body of a success.
+    #[track_caller]
+    pub fn ok(self) -> Value {
+        assert!((200..300).contains(&self.status), "{}: {}", self.status, self.json);
+        self.json
+    }
+
+    /// A refusal of this status and code, and at this pointer if one is given.
+    #[track_caller]
+    pub fn refused(self, status: u16, code: &str, pointer: Option<&str>) {
+        assert_eq!((self.status, self.json["code"].as_str()), (status, Some(code)), "{}", self.json);
+        if pointer.is_some() {
+            assert_eq!(self.json["pointer"].as_str(), pointer, "{}", self.json);
+        }
+        assert_eq!(self.content_type.as_deref(), Some("application/problem+json"));
+    }
+}
+
+impl Host {
+    /// A fresh host with the daemon ready on it.
+    pub fn start() -> Self {
+        let mut host = Self::without_daemon();
+        host.resume();
+        host
+    }
+
+    /// A fresh host without the daemon.
+    pub fn without_daemon() -> Self {
+        let dir = tempfile::Builder::new().prefix("netnsd-test-").tempdir_in("/tmp").unwrap();
+        let client = Client::unix(dir.path().join("netnsd.sock"));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        Self { daemon: None, sandbox: Sandbox::new().unwrap(), dir, runtime, client, starts: 0, notify: None }
+    }
+
+    /// A file in the host's own directory, which outlives its reboots.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The daemon's command.
+    pub fn daemon(&self) -> Command {
+        let mut command = self.sandbox.command(env!("CARGO_BIN_EXE_netnsd"));
+        command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        command.env("NETNSD_STATE_DIR", self.file("state")).env("NETNSD_SOCKET", self.file("netnsd.sock"));
+        command
+    }
+
+    /// Starts the daemon and waits until it is ready.
+    pub fn resume(&mut self) {
+        self.starts += 1;
+        let path = self.file(&format!("notify{}", self.starts));
+        let notify = UnixDatagram::bind(&path).unwrap();
+        notify.set_read_timeout(Some(PATIENCE)).unwrap();
+        let log = fs::File::options().create(true).append(true).open(self.file("log")).unwrap();
+        let mut command = self.daemon();
+        command
+            .env("NOTIFY_SOCKET", &path)
+            .env("NETNSD_LOG", "debug")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        self.daemon = Some(command.spawn().unwrap());
+        let mut text = [0; 256];
+        loop {
+            let size = notify.recv(&mut text).unwrap_or_else(|error| panic!("not ready: {error}\n{}", self.log()));
+            if text[..size].starts_with(b"READY=1") {
+                break;
+            }
+        }
+        self.notify = Some(notify);
+        // A connection to the daemon before is no use, and only idempotent requests may find that out.
+        self.client = Client::unix(self.file("netnsd.sock"));
+    }
+
+    /// What the daemon has logged so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.file("log")).unwrap_or_default()
+    }
+
+    fn signal(&mut self, signal: Signal) -> std::process::ExitStatus {
+        let mut daemon = self.daemon.take().unwrap();
+        kill(Pid::from_raw(daemon.id() as i32), signal).unwrap();
+        daemon.wait().unwrap()
+    }
+
+    /// Ends the daemon in order.
+    pub fn terminate(&mut self) {
+        let status = self.signal(Signal::SIGTERM);
+        assert!(status.success(), "{status}\n{}", self.log());
+    }
+
+    /// Ends the daemon at once.
+    pub fn kill9(&mut self) {
+        self.signal(Signal::SIGKILL);
+    }
+
+    /// Ends the daemon in order and starts it again.
+    pub fn restart(&mut self) {
+        self.terminate();
+        self.resume();
+    }
+
+    /// A fresh kernel state over the same state directory.
+    pub fn reboot(&mut self) {
+        self.kill9();
+        self.sandbox = Sandbox::new().unwrap();
+        self.resume();
+    }
+
+    /// Sends a request as it is.
+    pub fn raw(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Answer {
+        let method = method.parse().unwrap();
+        let answer = self.runtime.block_on(self.client.request(method, path, headers, body));
+        let answer = answer.unwrap_or_else(|error| panic!("{error}\n{}", self.log()));
+        let header = |name| answer.header(name).map(str::to_owned);
+        assert!(header("x-request-id").is_some(), "every answer has an id");
+        Answer {
+            status: answer.status.as_u16(),
+            etag: header("etag"),
+            location: header("location"),
+            content_type: header("content-type"),
+            json: answer.json(),
+        }
+    }
+
+    fn send(&self, method: &str, path: &str, body: &Value) -> Answer {
+        self.raw(method, path, &[("content-type", "application/json")], body.to_string().into_bytes())
+    }
+
+    pub fn get(&self, path: &str) -> Answer {
+        self.raw("GET", path, &[], Vec::new())
+    }
+
+    pub fn put(&self, path: &str, body: Value) -> Answer {
+        self.send("PUT", path, &body)
+    }
+
+    pub fn post(&self, path: &str, body: Value) -> Answer {
+        self.send("POST", path, &body)
+    }
+
+    pub fn patch(&self, path: &str, body: Value) -> Answer {
+        self.send("PATCH", path, &body)
+    }
+
+    pub fn delete(&self, path: &str) -> Answer {
+        self.raw("DELETE", path, &[], Vec::new())
+    }
+
+    /// The typed client.
+    pub fn typed<T>(&self, ask: impl AsyncFnOnce(Client) -> T) -> T {
+        self.runtime.block_on(ask(self.client.clone()))
+    }
+
+    /// Runs a command in the sandbox.
+    pub fn sh(&self, script: &str) -> Output {
+        self.sandbox.command("sh").args(["-c", script]).output().unwrap()
+    }
+
+    /// Starts a command in the sandbox.
+    pub fn spawn(&self, argv: &[&str]) -> Child {
+        self.sandbox.command(argv[0]).args(&argv[1..]).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap()
+    }
+
+    #[track_caller]
+    fn json(&self, program: &str, args: &[&str]) -> Value {
+        let output = self.sandbox.command(program).arg("-j").args(args).output().unwrap();
+        assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        match serde_json::from_slice(&output.stdout) {
+            // iproute2 has two ways to say nothing, and pads some lists with empty objects.
+            Ok(Value::Array(items)) => Value::Array(
+                items.into_iter().filter(|item| item.as_object().is_none_or(|map| !map.is_empty())).collect(),
+            ),
+            Ok(other) => other,
+            Err(_) => Value::Array(Vec::new()),
+        }
+    }
+
+    /// What `ip -j` says.
+    #[track_caller]
+    pub fn ip(&self, args: &[&str]) -> Value {
+        self.json("ip", args)
+    }
+
+    /// What `bridge -j` says.
+    #[track_caller]
+    pub fn bridge(&self, args: &[&str]) -> Value {
+        self.json("bridge", args)
+    }
+
+    /// The kernel's state as `ip -j` tells it, of the host and of every namespace, without what changes by itself.
+    pub fn kernel(&self) -> Vec<String> {
+        let names = self.ip(&["netns", "list"]);
+        let mut all = vec![names.clone()];
+        let inside = names.as_array().into_iter().flatten().filter_map(|ns| ns["name"].as_str());
+        for prefix in std::iter::once(vec![]).chain(inside.map(|name| vec!["-n", name])) {
+            for what in
+                [&["-d", "addr"][..], &["route", "show", "table", "all"], &["-6", "route", "show", "table", "all"]]
+            {
+                all.push(self.ip(&[&prefix[..], what].concat()));
+            }
+            all.push(self.ip(&[&prefix[..], &["neigh", "show", "nud", "permanent"]].concat()));
+        }
+        let mut text = Value::Array(all);
+        steady(&mut text);
+        serde_json::to_string_pretty(&text).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    /// Waits for something that happens by itself.
+    #[track_caller]
+    pub fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
+        let start = Instant::now();
+        while !holds() {
+            assert!(start.elapsed() < PATIENCE, "waited in vain: {what}\n{}", self.log());
+            std::thread::yield_now();
+        }
+    }
+
+    /// Waits until every link that has carrier says that it is up, to the kernel and to the daemon.
+    pub fn settled(&self) {
+        self.until("links settle", || {
+            let pairs = self.get("/v1/veths").ok();
+            let ends = pairs["items"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .flat_map(|pair| pair["status"]["observed"]["endpoints"].as_array().cloned().unwrap_or_default());
+            let bridges = self.get("/v1/bridges").ok();
+            let bridges: Vec<Value> = bridges["items"].as_array().cloned().unwrap_or_default();
+            let bridges = bridges.into_iter().map(|bridge| bridge["status"]["observed"].clone());
+            ends.chain(bridges).all(|link| {
+                link["up"] != true
+                    || (link["carrier"] == true) == (link["operstate"] == "up" || link["operstate"] == "unknown")
+            })
+        });
+    }
+
+    /// Pings without pause.
+    pub fn spawn_ping(&self, namespace: &str, address: &str, interval_ms: u32) -> Pings {
+        let interval = format!("{:.3}", f64::from(interval_ms) / 1000.0);
+        let mut child = self
+            .sandbox
+            .command("ip")
+            .args(["netns", "exec", namespace, "ping", "-n", "-i", &interval, address])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let received = Arc::new(AtomicU32::new(0));
+        let summary = Arc::new(Mutex::new(String::new()));
+        let (count, text) = (received.clone(), summary.clone());
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        let reader = std::thread::spawn(move || {
+            for line in lines.lines().map_while(Result::ok) {
+                if line.contains("bytes from") {
+                    count.fetch_add(1, Ordering::SeqCst);
+                }
+                if line.contains("packets transmitted") {
+                    *text.lock().unwrap() = line;
+                }
+            }
+        });
+        Pings { child, received, summary, reader }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            let _gone = daemon.kill();
+            let _reaped = daemon.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("the daemon's log:\n{}", self.log());
+        }
+    }
+}
+
+/// Takes out what changes by itself: timers, and the end of duplicate address detection.
+fn steady(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|key, _| !key.ends_with("timer") && key != "tentative");
+            map.values_mut().for_each(steady);
+        }
+        Value::Array(items) => items.iter_mut().for_each(steady),
+        _ => {}
+    }
+}
+
+/// That two states are the same; shows the lines that are not.
+#[track_caller]
+pub fn same(before: &[String], after: &[String]) {
+    let (gone, new): (Vec<_>, Vec<_>) = (
+        before.iter().filter(|line| !after.contains(line)).collect(),
+        after.iter().filter(|line| !before.contains(line)).collect(),
+    );
+    assert!(before == after, "gone: {gone:#?}\nnew: {new:#?}");
+}
+
+/// A running ping(8).
+pub struct Pings {
+    child: Child,
+    received: Arc<AtomicU32>,
+    summary: Arc<Mutex<String>>,
+    reader: std::thread::JoinHandle<()>,
+}
+
+impl Pings {
+    /// How many replies there were so far.
+    pub fn received(&self) -> u32 {
+        self.received.load(Ordering::SeqCst)
+    }
+
+    /// Ends it: how many were sent, and how many came back.
+    pub fn stop(mut self) -> (u32, u32) {
+        kill(Pid::from_raw(self.child.id() as i32), Signal::SIGINT).unwrap();
+        self.child.wait().unwrap();
+        self.reader.join().unwrap();
+        let summary = self.summary.lock().unwrap().clone();
+        let numbers: Vec<u32> = summary.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        (numbers[0], numbers[1])
+    }
+}
+
+/// Whether a program is there; says so where it is not, and the test that wants it is skipped.
+pub fn has(program: &str) -> bool {
+    let found = Command::new("sh")
+        .args(["-c", &format!("command -v {program}")])
+        .output()
+        .is_ok_and(|out| out.status.success());
+    if !found {
+        eprintln!("skipped: {program} is not installed");
+    }
+    found
+}
