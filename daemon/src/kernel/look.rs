@@ -215,11 +215,13 @@ fn live(name: String, link: ObservedLink, peer: Option<Peer>) -> Link {
     }
 }
 
+/// Namespaces by the netnsid that one of them has for the others: the name (none: the host), and the links by index.
+pub(super) type Neighbourhood = BTreeMap<u32, (Option<String>, BTreeMap<u32, String>)>;
+
 /// Names of the other ends of pairs, namespace by namespace.
 #[derive(Default)]
 struct Peers {
-    /// By the netnsid that the namespace looked at has for it: its name (none: the host), and its links by index.
-    known: Option<BTreeMap<u32, (Option<String>, BTreeMap<u32, String>)>>,
+    known: Option<Neighbourhood>,
 }
 
 impl Peers {

@@ -128,10 +128,8 @@ impl Pending {
                         refused.get_or_insert(OpError { errno, message: words });
                     }
                 }
-                NetlinkPayload::Done(done) => {
-                    if done.code < 0 {
-                        refused.get_or_insert(Errno::from_raw(-done.code).into());
-                    }
+                NetlinkPayload::Done(done) if done.code < 0 => {
+                    refused.get_or_insert(Errno::from_raw(-done.code).into());
                 }
                 NetlinkPayload::Overrun(_) => {
                     refused.get_or_insert(Errno::ENOBUFS.into());

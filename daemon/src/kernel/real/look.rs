@@ -123,11 +123,8 @@ impl RealKernel {
         Ok(Open { channel: Channel::open(&self.worker, ns.clone(), inode)?, ns })
     }
 
-    /// The namespaces that one namespace has ids for: by id the name (none: the host's) and the links by index.
-    pub(in crate::kernel) async fn neighbourhood(
-        &mut self,
-        from: &Ns,
-    ) -> Result<BTreeMap<u32, (Option<String>, BTreeMap<u32, String>)>, OpError> {
+    /// The namespaces that one namespace has ids for.
+    pub(in crate::kernel) async fn neighbourhood(&mut self, from: &Ns) -> Result<look::Neighbourhood, OpError> {
         let named = look::names().into_iter().filter_map(|name| match worker::pinned(&name) {
             Ok(Pinned::Namespace(fd)) => Some((Some(name), fd)),
             _ => None,
