@@ -1,232 +1,529 @@
-//! The daemon itself: from its settings to the last answer.
+//! The daemon's life: lock, rooms, sockets, ready, stop.
 
 use std::{
-    fs, io,
+    fs::{self, DirBuilder, File, OpenOptions},
+    future::Future,
+    io::{self, IsTerminal, Read, Seek, Write},
+    net::SocketAddr,
     os::{
-        fd::{FromRawFd, OwnedFd},
-        unix::{fs::DirBuilderExt, net::UnixListener as StdUnixListener},
+        fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+        unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     },
-    path::Path,
-    sync::{Arc, RwLock},
+    path::{Path, PathBuf},
+    pin::Pin,
+    process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 
+use axum::Router;
 use jiff::Timestamp;
 use nix::{
-    errno::Errno,
     fcntl::{Flock, FlockArg},
-    sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname},
-    sys::stat::{Mode, umask},
+    sys::socket::{AddressFamily, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt},
 };
+use sd_notify::NotifyState;
 use tokio::{
     net::{TcpListener, UnixListener},
-    signal::unix::{SignalKind, signal},
-    sync::{oneshot, watch},
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
     task::JoinSet,
 };
+use tracing_subscriber::EnvFilter;
 
 use crate::{
     engine::{Engine, View, rfc3339},
     http::{self, App},
     kernel::{look::Look, real::RealKernel},
     process::Processes,
-    settings::Settings,
+    sandbox,
+    settings::{LogFormat, Settings, Wrong},
 };
 
-/// What the daemon needs of a process that is not root: the capability's number (`linux/capability.h`), name, reason.
-const CAPABILITIES: [(u32, &str, &str); 4] = [
-    (12, "CAP_NET_ADMIN", "links, addresses, routes"),
-    (21, "CAP_SYS_ADMIN", "namespaces and mounts"),
-    (13, "CAP_NET_RAW", "ping"),
-    (19, "CAP_SYS_PTRACE", "the namespaces of processes"),
-];
+/// How long running requests may go on after the daemon was told to stop.
+const DRAIN: Duration = Duration::from_secs(30);
 
-/// Names the capabilities that are missing.
-fn check_capabilities() -> Result<(), String> {
-    let status = fs::read_to_string("/proc/self/status").map_err(|error| format!("/proc/self/status: {error}"))?;
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap_or_default();
-    let effective = u64::from_str_radix(effective.trim(), 16).unwrap_or(0);
-    let missing: Vec<String> = CAPABILITIES
-        .iter()
-        .filter(|(number, _, _)| effective & (1 << number) == 0)
-        .map(|(_, name, reason)| format!("{name} ({reason})"))
-        .collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    Err(format!("netnsd needs {}: run it as root, or try it without by `netnsd try`", missing.join(", ")))
+/// Why the daemon did not start, or stopped, in a sentence.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// A setting is wrong.
+    #[error(transparent)]
+    Setting(#[from] Wrong),
+    /// A setting is wrong in what it points to.
+    #[error("{0}")]
+    Pointed(String),
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
 }
 
-/// Runs until SIGTERM or SIGINT. `ready` hears that everything recorded has been tried.
+impl Failure {
+    /// What the program ends with: 2 for its settings, else 1.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Failure::Setting(_) | Failure::Pointed(_) => ExitCode::from(2),
+            Failure::Other(_) => ExitCode::FAILURE,
+        }
+    }
+}
+
+type Result<T> = std::result::Result<T, Failure>;
+
+/// What serves, once it is ready.
+#[derive(Debug, Clone)]
+pub struct Serving {
+    /// The Unix socket, unless another was handed over by the service manager.
+    pub socket: Option<PathBuf>,
+    /// The TCP addresses as they were bound.
+    pub tcp: Vec<SocketAddr>,
+}
+
+impl Serving {
+    /// Where it serves, as URLs.
+    pub fn urls(&self) -> Vec<String> {
+        let unix = self.socket.iter().map(|path| format!("unix://{}", path.display()));
+        unix.chain(self.tcp.iter().map(|address| format!("http://{address}"))).collect()
+    }
+}
+
+/// A runtime for the daemon: few threads, since the kernel's work has its own.
 ///
 /// # Errors
-/// A sentence that says why the daemon cannot start.
-pub async fn run(settings: Settings, ready: oneshot::Sender<()>) -> Result<(), String> {
-    check_capabilities()?;
+/// When threads cannot be made.
+pub fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("netnsd")
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Other(format!("the runtime could not be started: {error}")))
+}
+
+/// Writes the log, panics included, to stderr. Only the first call has an effect.
+pub fn log_to_stderr(format: LogFormat, filter: &str) {
+    let builder = tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_env_filter(EnvFilter::new(filter))
+        .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
+    // A log that is set up already, as when this is called twice, stays.
+    let _ = match format {
+        LogFormat::Text => builder.try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    };
+    std::panic::set_hook(Box::new(|info| tracing::error!(panic = true, "{info}")));
+}
+
+/// Runs the daemon until a signal ends it; `ready` is called once everything recorded has been tried.
+///
+/// # Errors
+/// What keeps it from starting.
+pub async fn run(settings: Settings, ready: impl FnOnce(&Serving)) -> Result<()> {
+    let mut signals = Signals::new()?;
+    check_capabilities(sandbox::effective_capabilities())?;
+    let token = settings.token_file.as_deref().map(read_token).transpose()?;
     let _lock = lock(&settings.state_dir)?;
+    let listeners = Listeners::open(&settings, token.is_some()).await?;
+    let serving = listeners.serving();
+    let rooms = start_rooms(&settings, &serving)?;
+
+    let (stop, stopping) = watch::channel(false);
+    let socket_file = listeners.socket_file.clone();
+    let mut servers = listeners.serve(rooms.router, token.map(Into::into), &stopping);
+    tracing::info!(listen = serving.urls().join(" "), "serving");
+    let is_ready = tokio::select! {
+        () = rooms.ready => true,
+        () = signals.next() => false,
+    };
+    if is_ready {
+        tracing::info!("ready");
+        tell_manager(&[NotifyState::Ready]);
+        ready(&serving);
+        let watchdog = tokio::spawn(feed_watchdog());
+        signals.next().await;
+        watchdog.abort();
+    }
+    tracing::info!("stopping");
+    tell_manager(&[NotifyState::Stopping]);
+    drop(socket_file);
+    let _ = stop.send(true);
+    drain(&mut servers, &mut signals).await;
+    rooms.stop.await;
+    Ok(())
+}
+
+// ---- The rooms -------------------------------------------------------------------------------------------------
+
+/// What the other rooms give to the daemon.
+struct Rooms {
+    router: Router,
+    /// Ends when everything recorded has been tried.
+    ready: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// Ends when nothing more will be written.
+    stop: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+/// Opens the store and starts the engine and the kernel's threads.
+fn start_rooms(settings: &Settings, serving: &Serving) -> Result<Rooms> {
+    let other =
+        |what: &str, error: &dyn std::fmt::Display| Failure::Other(format!("{what} cannot be started: {error}"));
     let view = Arc::new(View::default());
     let database = settings.state_dir.join("netnsd.db");
-    let (engine, engine_thread) =
-        Engine::start(&database, view.clone(), RealKernel::start).map_err(|error| error.to_string())?;
+    let (engine, thread) =
+        Engine::start(&database, view.clone(), RealKernel::start).map_err(|error| Failure::Other(error.to_string()))?;
     let app = App {
         engine,
         view: view.clone(),
-        look: Look::start().map_err(|error| format!("cannot look at the kernel: {error}"))?,
-        process: Processes::start().map_err(|error| format!("cannot run processes: {error}"))?,
+        look: Look::start().map_err(|error| other("looking at the kernel", &error))?,
+        process: Processes::start().map_err(|error| other("running processes", &error))?,
         started_at: rfc3339(Timestamp::now()),
-        listen: Arc::new(RwLock::new(Vec::new())),
+        listen: serving.urls().into(),
     };
-    let (stop, stopped) = watch::channel(false);
-    let mut servers = JoinSet::new();
-    let sockets = listen(&settings).await?;
-    let mut addresses = Vec::new();
-    let router = http::router(app.clone());
-    for listener in sockets.unix {
-        addresses.push(format!("unix://{}", unix_path(&listener)));
-        servers.spawn(http::serve_unix(listener, router.clone(), stopped.clone()));
-    }
-    for listener in sockets.tcp {
-        let token: Arc<str> = settings.token.as_deref().ok_or("a TCP socket needs --token-file")?.into();
-        addresses.push(format!("http://{}", listener.local_addr().map_err(|error| error.to_string())?));
-        servers.spawn(http::serve_tcp(listener, router.clone(), token, stopped.clone()));
-    }
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), listen = addresses.join(" "), "netnsd listens");
-    if let Ok(mut listen) = app.listen.write() {
-        *listen = addresses;
-    }
-    tokio::spawn(announce(view, ready));
-    drop((app, router));
-    wait_for_signal().await.map_err(|error| format!("signals: {error}"))?;
-    notify(sd_notify::NotifyState::Stopping);
-    let _all_gone = stop.send(true);
-    while servers.join_next().await.is_some() {}
-    let _ended = tokio::task::spawn_blocking(move || engine_thread.join()).await;
-    if sockets.ours {
-        let _already_gone = fs::remove_file(&settings.socket);
-    }
-    tracing::info!("netnsd has stopped; the network stays");
-    Ok(())
-}
-
-/// Tells the service manager once everything recorded has been tried; then that the daemon lives.
-async fn announce(view: Arc<View>, ready: oneshot::Sender<()>) {
-    view.wait_ready().await;
-    notify(sd_notify::NotifyState::Ready);
-    let _nobody_waits = ready.send(());
-    let Some(interval) = sd_notify::watchdog_enabled() else { return };
-    let mut beat = tokio::time::interval(interval / 2);
-    loop {
-        beat.tick().await;
-        notify(sd_notify::NotifyState::Watchdog);
-    }
-}
-
-fn notify(state: sd_notify::NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(&[state]) {
-        tracing::warn!(%error, "the service manager cannot be told");
-    }
-}
-
-/// Waits for SIGTERM or SIGINT; a second one ends the process at once.
-async fn wait_for_signal() -> io::Result<()> {
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-    tracing::info!("stopping: running requests are answered first");
-    tokio::spawn(async move {
-        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-        std::process::exit(1);
-    });
-    Ok(())
-}
-
-/// Makes the state directory and locks it.
-fn lock(dir: &Path) -> Result<Flock<fs::File>, String> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(|error| format!("--state-dir {}: {error}", dir.display()))?;
-    let path = dir.join("lock");
-    let file = fs::OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(|error| format!("--state-dir {}: {error}", dir.display()))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        Errno::EWOULDBLOCK => {
-            format!("--state-dir {}: another netnsd uses it: stop that one, or choose another directory", dir.display())
+    let stop = async move {
+        // The thread ends when the last way to the engine is gone, which the router was.
+        if tokio::task::spawn_blocking(move || thread.join()).await.is_err() {
+            tracing::error!("the engine ended badly");
         }
-        errno => format!("--state-dir {}: {}", path.display(), errno.desc()),
+    };
+    Ok(Rooms {
+        router: http::router(app),
+        ready: Box::pin(async move { view.wait_ready().await }),
+        stop: Box::pin(stop),
     })
 }
 
-struct Sockets {
+// ---- Stopping --------------------------------------------------------------------------------------------------
+
+struct Signals {
+    term: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        let listen =
+            |kind| signal(kind).map_err(|error| Failure::Other(format!("signals cannot be received: {error}")));
+        Ok(Self { term: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => (),
+            _ = self.interrupt.recv() => (),
+        }
+    }
+}
+
+/// Waits for the running requests, but not for ever, and not against a second signal.
+async fn drain(servers: &mut JoinSet<()>, signals: &mut Signals) {
+    tokio::select! {
+        () = async { while servers.join_next().await.is_some() {} } => (),
+        () = tokio::time::sleep(DRAIN) => tracing::warn!("requests still running after {} s are cut off", DRAIN.as_secs()),
+        () = signals.next() => {
+            tracing::warn!("told to stop twice: ending at once");
+            std::process::exit(1);
+        }
+    }
+}
+
+// ---- The service manager ---------------------------------------------------------------------------------------
+
+fn tell_manager(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(%error, "the service manager could not be told {states:?}");
+    }
+}
+
+/// Says that the daemon lives, twice in the time that the service manager gives, if it asks for that.
+async fn feed_watchdog() {
+    let Some(period) = sd_notify::watchdog_enabled() else { return };
+    let mut ticks = tokio::time::interval((period / 2).max(Duration::from_millis(1)));
+    loop {
+        ticks.tick().await;
+        tell_manager(&[NotifyState::Watchdog]);
+    }
+}
+
+// ---- What it needs ---------------------------------------------------------------------------------------------
+
+/// The capabilities that the daemon cannot do without, by their numbers.
+const NEEDED: [(&str, u32); 4] =
+    [("CAP_NET_ADMIN", 12), ("CAP_NET_RAW", 13), ("CAP_SYS_PTRACE", 19), ("CAP_SYS_ADMIN", 21)];
+
+fn check_capabilities(effective: u64) -> Result<()> {
+    let missing: Vec<_> = NEEDED.iter().filter(|(_, bit)| effective & (1 << bit) == 0).map(|(name, _)| *name).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Other(format!(
+        "netnsd lacks {}: run it as root, as with sudo, or try it without any by `netnsd try`",
+        missing.join(", ")
+    )))
+}
+
+/// One daemon at a time: the lock lasts as long as what is returned.
+fn lock(state_dir: &Path) -> Result<Flock<File>> {
+    let failed = |error: io::Error| {
+        Failure::Pointed(format!("state_dir is \"{}\", which cannot be used: {error}", state_dir.display()))
+    };
+    make_dirs(state_dir, 0o700).map_err(failed)?;
+    let path = state_dir.join("lock");
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(failed)?;
+    let mut file = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(mut file, errno)| {
+        if errno != nix::errno::Errno::EWOULDBLOCK {
+            return failed(errno.into());
+        }
+        let mut holder = String::new();
+        let _ = file.read_to_string(&mut holder);
+        let holder = match holder.trim() {
+            "" => "another daemon".to_owned(),
+            pid => format!("another daemon, process {pid},"),
+        };
+        Failure::Other(format!(
+            "{holder} holds the state directory {}: stop it first, or give this one another by --state-dir",
+            state_dir.display()
+        ))
+    })?;
+    let pid = format!("{}\n", std::process::id());
+    file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(pid.as_bytes())).map_err(failed)?;
+    Ok(file)
+}
+
+/// Makes a directory of this mode; its parents, where missing, are open to be passed through.
+fn make_dirs(dir: &Path, mode: u32) -> io::Result<()> {
+    if let Some(parent) = dir.parent() {
+        DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
+    }
+    match DirBuilder::new().mode(mode).create(dir) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+        other => other,
+    }
+}
+
+fn read_token(path: &Path) -> Result<String> {
+    let wrong = |right: String| Failure::Pointed(format!("token_file is \"{}\": {right}", path.display()));
+    let mut file = File::open(path).map_err(|error| wrong(format!("it cannot be read ({error})")))?;
+    let mut text = String::new();
+    let mode = file.metadata().map(|metadata| metadata.permissions().mode()).unwrap_or(0);
+    file.read_to_string(&mut text).map_err(|error| wrong(format!("it cannot be read ({error})")))?;
+    if mode & 0o077 != 0 {
+        tracing::warn!("{} can be read by others: chmod 600 it", path.display());
+    }
+    let token = text.trim();
+    if token.is_empty() || token.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err(wrong("it must hold one token, on one line, without spaces".into()));
+    }
+    Ok(token.to_owned())
+}
+
+// ---- Sockets ---------------------------------------------------------------------------------------------------
+
+/// Everything that is served.
+#[derive(Default)]
+struct Listeners {
     unix: Vec<UnixListener>,
     tcp: Vec<TcpListener>,
-    /// Whether the Unix socket's file is ours to remove.
-    ours: bool,
+    /// The socket's file, removed when this goes; none where the service manager owns it.
+    socket_file: Option<std::sync::Arc<SocketFile>>,
 }
 
-/// The sockets that systemd hands over, or those of the settings.
-async fn listen(settings: &Settings) -> Result<Sockets, String> {
-    let mut sockets = Sockets { unix: Vec::new(), tcp: Vec::new(), ours: false };
-    let handed_over = sd_notify::listen_fds().map(Iterator::collect::<Vec<_>>).unwrap_or_default();
-    for fd in handed_over {
-        // SAFETY: the service manager gave this descriptor to this process, and nobody else takes it.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        take_over(fd, &mut sockets).map_err(|error| format!("a socket handed over by the service manager: {error}"))?;
+impl Listeners {
+    async fn open(settings: &Settings, has_token: bool) -> Result<Self> {
+        let mut listeners = Self::handed_over(has_token)?;
+        if listeners.unix.is_empty() {
+            let (listener, file) = bind_unix(&settings.socket).map_err(|error| {
+                Failure::Pointed(format!(
+                    "socket is \"{}\", which cannot be served: {error}",
+                    settings.socket.display()
+                ))
+            })?;
+            listeners.unix.push(listener);
+            listeners.socket_file = Some(std::sync::Arc::new(file));
+        }
+        for address in &settings.listen {
+            let listener = TcpListener::bind(address).await.map_err(|error| {
+                Failure::Pointed(format!("listen is \"{address}\", which cannot be served: {error}"))
+            })?;
+            listeners.tcp.push(listener);
+        }
+        Ok(listeners)
     }
-    if sockets.unix.is_empty() {
-        let at = |error: io::Error| format!("--socket {}: {error}", settings.socket.display());
-        sockets.unix.push(bind(&settings.socket).map_err(at)?);
-        sockets.ours = true;
+
+    /// What the service manager opened for us.
+    fn handed_over(has_token: bool) -> Result<Self> {
+        let wrong = |text: String| Failure::Other(format!("a socket handed over by the service manager {text}"));
+        let mut listeners = Self::default();
+        let fds = sd_notify::listen_fds().map_err(|error| wrong(format!("cannot be taken: {error}")))?;
+        for fd in fds {
+            match take_over(fd).map_err(|error| wrong(format!("(descriptor {fd}) cannot be served: {error}")))? {
+                HandedOver::Unix(listener) => listeners.unix.push(listener),
+                HandedOver::Tcp(listener) => {
+                    let address = listener.local_addr().map_err(|error| wrong(error.to_string()))?;
+                    if !has_token {
+                        return Err(wrong(format!("is TCP ({address}), which needs token_file to be set")));
+                    }
+                    if !address.ip().is_loopback() {
+                        return Err(wrong(format!("is {address}: beyond loopback TCP needs TLS, which is not there")));
+                    }
+                    listeners.tcp.push(listener);
+                }
+            }
+        }
+        Ok(listeners)
     }
-    for address in &settings.listen {
-        let listener = TcpListener::bind(address).await.map_err(|error| format!("--listen {address}: {error}"))?;
-        sockets.tcp.push(listener);
+
+    fn serving(&self) -> Serving {
+        Serving {
+            socket: self.socket_file.as_ref().map(|file| file.path.clone()),
+            tcp: self.tcp.iter().filter_map(|listener| listener.local_addr().ok()).collect(),
+        }
     }
-    Ok(sockets)
+
+    fn serve(self, router: Router, token: Option<Arc<str>>, stopping: &watch::Receiver<bool>) -> JoinSet<()> {
+        let mut servers = JoinSet::new();
+        for listener in self.unix {
+            servers.spawn(http::serve_unix(listener, router.clone(), stopping.clone()));
+        }
+        // Without a token there is no TCP listener: the settings and the taking over have seen to that.
+        for (listener, token) in self.tcp.into_iter().zip(token.into_iter().cycle()) {
+            servers.spawn(http::serve_tcp(listener, router.clone(), token, stopping.clone()));
+        }
+        servers
+    }
 }
 
-fn take_over(fd: OwnedFd, sockets: &mut Sockets) -> io::Result<()> {
-    let address: SockaddrStorage = getsockname(std::os::fd::AsRawFd::as_raw_fd(&fd))?;
-    if address.family() == Some(AddressFamily::Unix) {
-        let listener = StdUnixListener::from(fd);
-        listener.set_nonblocking(true)?;
-        sockets.unix.push(UnixListener::from_std(listener)?);
-    } else {
-        let listener = std::net::TcpListener::from(fd);
-        listener.set_nonblocking(true)?;
-        sockets.tcp.push(TcpListener::from_std(listener)?);
-    }
-    Ok(())
+enum HandedOver {
+    Unix(UnixListener),
+    Tcp(TcpListener),
 }
 
-/// Binds the Unix socket, open to root only; a file that nobody listens on any more is replaced.
-fn bind(path: &Path) -> io::Result<UnixListener> {
-    if let Some(dir) = path.parent() {
-        fs::DirBuilder::new().recursive(true).mode(0o755).create(dir)?;
+fn take_over(fd: RawFd) -> io::Result<HandedOver> {
+    // SAFETY: the service manager gave us this descriptor, for us alone; EBADF is found by the calls below.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    let listens = getsockopt(&borrowed, sockopt::AcceptConn)?;
+    if !listens || getsockopt(&borrowed, sockopt::SockType)? != SockType::Stream {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a listening stream socket"));
+    }
+    let family = getsockname::<SockaddrStorage>(fd)?.family();
+    // SAFETY: it is open, as the calls above have shown, and nobody else owns it.
+    let owned = unsafe { OwnedFd::from_raw_fd(fd) };
+    match family {
+        Some(AddressFamily::Unix) => {
+            let listener = std::os::unix::net::UnixListener::from(owned);
+            listener.set_nonblocking(true)?;
+            UnixListener::from_std(listener).map(HandedOver::Unix)
+        }
+        Some(AddressFamily::Inet | AddressFamily::Inet6) => {
+            let listener = std::net::TcpListener::from(owned);
+            listener.set_nonblocking(true)?;
+            TcpListener::from_std(listener).map(HandedOver::Tcp)
+        }
+        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is neither a Unix nor a TCP socket")),
+    }
+}
+
+/// The file of a socket that we bound.
+struct SocketFile {
+    path: PathBuf,
+    inode: u64,
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Another may have taken the place meanwhile.
+        if fs::symlink_metadata(&self.path).is_ok_and(|file| file.ino() == self.inode) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Binds the socket so that at no moment others can open it: inside a closed directory, then moved into place.
+fn bind_unix(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    make_dirs(parent, 0o755)?;
+    refuse_taken(path)?;
+    let closed = tempfile::Builder::new()
+        .prefix(".netnsd-")
+        .permissions(fs::Permissions::from_mode(0o700))
+        .tempdir_in(parent)?;
+    let bound = closed.path().join("s");
+    // Through the open directory the path is short enough whatever the directory's own is.
+    let directory = File::open(closed.path())?;
+    let short = format!("/proc/self/fd/{}/s", directory.as_raw_fd());
+    let listener = std::os::unix::net::UnixListener::bind(short)?;
+    fs::set_permissions(&bound, fs::Permissions::from_mode(0o600))?;
+    let inode = fs::symlink_metadata(&bound)?.ino();
+    fs::rename(&bound, path)?;
+    listener.set_nonblocking(true)?;
+    Ok((UnixListener::from_std(listener)?, SocketFile { path: path.to_owned(), inode }))
+}
+
+/// A socket left behind by a crash may be replaced; one that somebody serves, or another file, may not.
+fn refuse_taken(path: &Path) -> io::Result<()> {
+    let Ok(file) = fs::symlink_metadata(path) else { return Ok(()) };
+    if !file.file_type().is_socket() {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is not a socket is there"));
     }
     match std::os::unix::net::UnixStream::connect(path) {
-        Ok(_) => return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens there")),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)?,
-        Err(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+        Err(error) => Err(error),
+        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process serves it")),
     }
-    // The mode is right from the first instant on: the mask applies to the file that bind(2) makes.
-    let before = umask(Mode::from_bits_truncate(0o177));
-    let listener = UnixListener::bind(path);
-    umask(before);
-    listener
 }
 
-fn unix_path(listener: &UnixListener) -> String {
-    let address = listener.local_addr().ok();
-    address
-        .as_ref()
-        .and_then(|address| address.as_pathname())
-        .map_or_else(String::new, |path| path.display().to_string())
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// How long `netnsd try` waits for the daemon to be ready.
-pub const START: Duration = Duration::from_secs(30);
+    #[test]
+    fn the_missing_capabilities_are_named() {
+        assert!(check_capabilities(u64::MAX).is_ok());
+        let text = check_capabilities(1 << 12).unwrap_err().to_string();
+        assert!(text.contains("CAP_SYS_ADMIN") && text.contains("root") && !text.contains("CAP_NET_ADMIN"), "{text}");
+    }
+
+    #[test]
+    fn one_daemon_holds_a_state_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("a/b");
+        let held = lock(&state).unwrap();
+        assert_eq!(fs::metadata(&state).unwrap().permissions().mode() & 0o777, 0o700);
+        let text = lock(&state).unwrap_err().to_string();
+        assert!(text.contains(&std::process::id().to_string()) && text.contains("a/b"), "{text}");
+        drop(held);
+        lock(&state).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sub/socket");
+        let (listener, file) = bind_unix(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(bind_unix(&path).err().unwrap().kind(), io::ErrorKind::AddrInUse);
+        drop(listener);
+        let second = bind_unix(&path).unwrap();
+        drop(file);
+        assert!(path.exists(), "the first one's end must not remove the second one's file");
+        drop(second);
+        assert!(!path.exists());
+        fs::write(&path, "precious").unwrap();
+        assert_eq!(bind_unix(&path).err().unwrap().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_token_is_one_word() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for (text, good) in [("secret\n", true), ("", false), ("\n", false), ("two words", false), ("a\nb\n", false)] {
+            fs::write(file.path(), text).unwrap();
+            assert_eq!(read_token(file.path()).is_ok(), good, "{text:?}");
+        }
+    }
+}

@@ -1,231 +1,446 @@
-//! A private host: user (when not root), network and mount namespaces of its own, a tmpfs on `/run`, its own `/etc/netns`.
+//! A host of one's own: the sandbox that the demo, the tests and the benches share.
 //!
-//! Shared by `netnsd try`, the tests and the benches: none of them changes the machine or needs root. What is done after
-//! a fork consists of system calls only; every string is prepared before.
+//! User (when not privileged), network and mount namespaces of its own, a tmpfs on `/run`, an `/etc` whose `netns` is
+//! its own. Nothing done inside changes the machine; `/tmp` and everything else are the machine's.
 
 use std::{
-    ffi::{CStr, CString},
+    collections::HashSet,
+    ffi::{CStr, CString, OsStr},
     fs, io,
     os::{
-        fd::{AsRawFd, OwnedFd},
-        unix::{ffi::OsStringExt, process::CommandExt},
+        fd::{AsRawFd, FromRawFd, OwnedFd},
+        unix::{ffi::OsStrExt, fs::MetadataExt, process::CommandExt},
     },
-    path::Path,
-    process::{Child, ChildStdin, Command, Stdio},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
 };
 
 use nix::{
     errno::Errno,
     fcntl::{OFlag, open},
+    libc,
     mount::{MsFlags, mount},
     sched::{CloneFlags, setns, unshare},
     sys::{
         signal::{Signal, kill},
         stat::Mode,
     },
-    unistd::{Pid, getegid, geteuid, mkdir, symlinkat, write},
+    unistd::{Pid, chdir, getegid, geteuid, getpid, mkdir, symlinkat, write},
 };
 
-/// Everything that setting up needs, prepared before the fork.
-struct Setup {
-    user: bool,
-    uid_map: Vec<u8>,
-    gid_map: Vec<u8>,
-    /// Entries of `/etc`: where the link is made, and what it leads to.
-    etc: Vec<(CString, CString)>,
-}
-
-const OLD_ETC: &CStr = c"/run/.etc";
-
-impl Setup {
-    fn prepare() -> io::Result<Self> {
-        let mut etc = Vec::new();
-        for entry in fs::read_dir("/etc")? {
-            let name = entry?.file_name().into_vec();
-            // The sandbox has an own one.
-            if name == b"netns" {
-                continue;
-            }
-            let path = |dir: &[u8]| CString::new([dir, b"/", &name[..]].concat());
-            etc.push((path(b"/etc")?, path(OLD_ETC.to_bytes())?));
-        }
-        let (uid, gid) = (geteuid(), getegid());
-        Ok(Self {
-            user: !uid.is_root(),
-            uid_map: format!("0 {uid} 1").into_bytes(),
-            gid_map: format!("0 {gid} 1").into_bytes(),
-            etc,
-        })
-    }
-
-    /// Leaves for the sandbox. Only system calls: it runs between fork and exec.
-    fn enter(&self) -> nix::Result<()> {
-        let mut flags = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
-        if self.user {
-            flags |= CloneFlags::CLONE_NEWUSER;
-        }
-        unshare(flags)?;
-        if self.user {
-            write_file(c"/proc/self/setgroups", b"deny")?;
-            write_file(c"/proc/self/uid_map", &self.uid_map)?;
-            write_file(c"/proc/self/gid_map", &self.gid_map)?;
-        }
-        let none: Option<&CStr> = None;
-        mount(none, c"/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
-        mount(Some(c"tmpfs"), c"/run", Some(c"tmpfs"), MsFlags::empty(), Some(c"mode=0755"))?;
-        // /etc/netns cannot be made by an ordinary user, not even through an overlay: a tmpfs with links into the old /etc can.
-        mkdir(OLD_ETC, Mode::from_bits_truncate(0o755))?;
-        mount(Some(c"/etc"), OLD_ETC, none, MsFlags::MS_BIND | MsFlags::MS_REC, none)?;
-        mount(Some(c"tmpfs"), c"/etc", Some(c"tmpfs"), MsFlags::empty(), Some(c"mode=0755"))?;
-        for (link, target) in &self.etc {
-            symlinkat(target.as_c_str(), nix::fcntl::AT_FDCWD, link.as_c_str())?;
-        }
-        mkdir(c"/etc/netns", Mode::from_bits_truncate(0o755))
-    }
-}
-
-fn write_file(path: &CStr, text: &[u8]) -> nix::Result<()> {
-    let file = open(path, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())?;
-    write(&file, text).map(drop)
-}
-
-/// What a failure to make a sandbox means, and what to do.
-fn explain(error: io::Error) -> io::Error {
-    let errno = error.raw_os_error().map(Errno::from_raw);
-    match errno {
-        Some(Errno::EPERM | Errno::EACCES | Errno::ENOSPC | Errno::EINVAL) if !geteuid().is_root() => io::Error::new(
-            error.kind(),
-            format!(
-                "this system does not let ordinary users make user namespaces ({error}): run it as root, or allow them \
-                 (sysctl user.max_user_namespaces=10000, and where they exist kernel.unprivileged_userns_clone=1 and \
-                 kernel.apparmor_restrict_unprivileged_userns=0)"
-            ),
-        ),
-        _ => io::Error::new(error.kind(), format!("a sandbox cannot be made ({error})")),
-    }
-}
-
-/// Leaves for a sandbox, with this whole process, which must have one thread only.
+/// Puts this process, which must have one thread only, into a sandbox of its own.
 ///
 /// # Errors
-/// A sentence that says what is missing; mostly that user namespaces are forbidden.
+/// The kernel's; where it forbids such namespaces to this user, a sentence says so and what to do.
 pub fn enter() -> io::Result<()> {
-    Setup::prepare()?.enter().map_err(|errno| explain(errno.into()))?;
-    loopback_up()
-}
-
-/// Sets `lo` of the sandbox's own host up, as on any host.
-fn loopback_up() -> io::Result<()> {
-    nix::ioctl_readwrite_bad!(set_interface_flags, nix::libc::SIOCSIFFLAGS, nix::libc::ifreq);
-    let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
-    // SAFETY: an all-zero ifreq is a valid one: integers, and a name that is empty.
-    let mut request: nix::libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(c"lo".to_bytes()) {
-        *to = *from as nix::libc::c_char;
+    let setup = Setup::prepare()?;
+    let cwd = std::env::current_dir().ok();
+    setup.execute().map_err(|errno| explain(errno, setup.maps.is_some()))?;
+    // The old working directory may lie under what is covered now.
+    if let Some(cwd) = cwd {
+        let _ = std::env::set_current_dir(cwd);
     }
-    request.ifr_ifru.ifru_flags = nix::libc::IFF_UP as nix::libc::c_short;
-    // SAFETY: the request outlives the call, which reads a name and flags of it (netdevice(7)).
-    unsafe { set_interface_flags(socket.as_raw_fd(), &raw mut request) }?;
     Ok(())
 }
 
-/// A sandbox beside this process, held by a process in it until it is dropped.
+/// Everything that the set-up needs, made before a fork: afterwards only system calls are safe.
+struct Setup {
+    /// The id maps; none for who needs no user namespace.
+    maps: Option<Maps>,
+    /// Links to make in the new `/etc`: what they hold, where they are.
+    etc: Vec<(CString, CString)>,
+    /// Directories below `/run` that must stay reachable, each with its parents, outermost first.
+    kept: Vec<Kept>,
+}
+
+struct Maps {
+    uid: String,
+    gid: String,
+}
+
+struct Kept {
+    parents: Vec<CString>,
+    path: CString,
+}
+
+impl Setup {
+    fn prepare() -> io::Result<Self> {
+        let maps =
+            (!is_privileged()).then(|| Maps { uid: format!("0 {} 1", geteuid()), gid: format!("0 {} 1", getegid()) });
+        let wanted = [std::env::temp_dir()].into_iter().chain(std::env::current_dir());
+        let exe = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned));
+        let kept = wanted
+            .chain(exe)
+            .filter_map(|dir| fs::canonicalize(dir).ok())
+            .filter(|dir| dir.starts_with("/run") && dir != Path::new("/run"))
+            .map(|dir| Kept::new(&dir))
+            .collect::<io::Result<_>>()?;
+        Ok(Self { maps, etc: etc_links()?, kept })
+    }
+
+    /// Only system calls from here on.
+    fn execute(&self) -> nix::Result<()> {
+        let mut flags = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
+        if self.maps.is_some() {
+            flags |= CloneFlags::CLONE_NEWUSER;
+        }
+        unshare(flags)?;
+        if let Some(maps) = &self.maps {
+            put(c"/proc/self/setgroups", b"deny")?;
+            put(c"/proc/self/uid_map", maps.uid.as_bytes())?;
+            put(c"/proc/self/gid_map", maps.gid.as_bytes())?;
+        }
+        mount(None::<&CStr>, c"/", None::<&CStr>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&CStr>)?;
+        self.cover_run()?;
+        self.cover_etc()?;
+        loopback_up()
+    }
+
+    fn cover_run(&self) -> nix::Result<()> {
+        // An opened directory is still there once a mount has covered the path to it. Few are kept: a fixed array
+        // does, where a vector would allocate after the fork.
+        let mut opened = [const { None::<OwnedFd> }; 3];
+        for (slot, kept) in opened.iter_mut().zip(&self.kept) {
+            *slot =
+                Some(open(kept.path.as_c_str(), OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?);
+        }
+        tmpfs(c"/run")?;
+        for (slot, kept) in opened.iter().zip(&self.kept) {
+            let Some(fd) = slot else { continue };
+            for parent in &kept.parents {
+                make_dir(parent)?;
+            }
+            bind(fd_path(fd.as_raw_fd(), &mut [0; 32]), &kept.path)?;
+        }
+        Ok(())
+    }
+
+    fn cover_etc(&self) -> nix::Result<()> {
+        make_dir(c"/run/.etc")?;
+        bind(c"/etc", c"/run/.etc")?;
+        tmpfs(c"/etc")?;
+        for (target, link) in &self.etc {
+            symlinkat(target.as_c_str(), nix::fcntl::AT_FDCWD, link.as_c_str())?;
+        }
+        make_dir(c"/etc/netns")
+    }
+}
+
+impl Kept {
+    fn new(path: &Path) -> io::Result<Self> {
+        let mut parents: Vec<_> =
+            path.ancestors().filter(|dir| *dir != Path::new("/") && *dir != Path::new("/run")).collect();
+        parents.reverse();
+        let parents = parents.into_iter().map(c_path).collect::<io::Result<_>>()?;
+        Ok(Self { parents, path: c_path(path)? })
+    }
+}
+
+/// A link for each entry of `/etc` but `netns`.
+fn etc_links() -> io::Result<Vec<(CString, CString)>> {
+    let mut links = Vec::new();
+    for entry in fs::read_dir("/etc")? {
+        let entry = entry?;
+        if entry.file_name() == "netns" {
+            continue;
+        }
+        // What is a link already is copied: a relative one would lead elsewhere from `/run/.etc`.
+        let target = match fs::read_link(entry.path()) {
+            Ok(target) => target,
+            Err(_) => Path::new("/run/.etc").join(entry.file_name()),
+        };
+        links.push((c_path(&target)?, c_path(&entry.path())?));
+    }
+    Ok(links)
+}
+
+/// Whether this process may make network and mount namespaces without a user namespace.
+fn is_privileged() -> bool {
+    const NET_ADMIN: u64 = 1 << 12;
+    const SYS_ADMIN: u64 = 1 << 21;
+    geteuid().is_root() && effective_capabilities() & (NET_ADMIN | SYS_ADMIN) == NET_ADMIN | SYS_ADMIN
+}
+
+/// The effective capabilities of this process as a bit set.
+pub(crate) fn effective_capabilities() -> u64 {
+    let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0)
+}
+
+/// A sentence for a refusal of the set-up.
+fn explain(errno: Errno, with_user_namespace: bool) -> io::Error {
+    if !matches!(errno, Errno::EPERM | Errno::EACCES | Errno::ENOSPC | Errno::EUSERS | Errno::EINVAL) {
+        return errno.into();
+    }
+    let setting = |path: &str| fs::read_to_string(path).map(|value| value.trim().to_owned()).ok();
+    let advice = if !with_user_namespace {
+        "this process lacks CAP_SYS_ADMIN or the container it runs in forbids mounts: run it on a host or in a \
+         privileged container"
+    } else if setting("/proc/sys/user/max_user_namespaces").as_deref() == Some("0") {
+        "allow them by `sysctl -w user.max_user_namespaces=10000`, or run this as root with sudo"
+    } else if setting("/proc/sys/kernel/unprivileged_userns_clone").as_deref() == Some("0") {
+        "allow them by `sysctl -w kernel.unprivileged_userns_clone=1`, or run this as root with sudo"
+    } else if setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").as_deref() == Some("1") {
+        "allow them by `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`, or run this as root with sudo"
+    } else {
+        "the limits or the security policy of this system or container forbid it: run this as root with sudo"
+    };
+    let what = if with_user_namespace { "an unprivileged user namespace" } else { "network and mount namespaces" };
+    let text = format!("{what} for the sandbox could not be set up ({}): {advice}", errno.desc());
+    io::Error::new(io::ErrorKind::PermissionDenied, text)
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    Ok(CString::new(path.as_os_str().as_bytes())?)
+}
+
+fn put(path: &CStr, content: &[u8]) -> nix::Result<()> {
+    let file = open(path, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+    write(&file, content).map(drop)
+}
+
+fn make_dir(path: &CStr) -> nix::Result<()> {
+    match mkdir(path, Mode::from_bits_truncate(0o755)) {
+        Err(Errno::EEXIST) => Ok(()),
+        other => other,
+    }
+}
+
+fn tmpfs(on: &CStr) -> nix::Result<()> {
+    mount(Some(c"tmpfs"), on, Some(c"tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some(c"mode=0755"))
+}
+
+/// Recursively: a part of a mount that others locked cannot be bound without what covers it.
+fn bind(from: &CStr, to: &CStr) -> nix::Result<()> {
+    mount(Some(from), to, None::<&CStr>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&CStr>)
+}
+
+/// `/proc/self/fd/FD`, written without allocating.
+fn fd_path(fd: i32, buffer: &mut [u8; 32]) -> &CStr {
+    use std::io::Write as _;
+    let _ = write!(&mut buffer[..31], "/proc/self/fd/{fd}");
+    CStr::from_bytes_until_nul(buffer).unwrap_or(c"")
+}
+
+fn loopback_up() -> nix::Result<()> {
+    // SAFETY: plain system calls on a socket that is ours; `ifreq` is valid when all zero.
+    unsafe {
+        let fd = Errno::result(libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0))?;
+        let socket = OwnedFd::from_raw_fd(fd);
+        let mut request: libc::ifreq = std::mem::zeroed();
+        request.ifr_name[0] = b'l' as libc::c_char;
+        request.ifr_name[1] = b'o' as libc::c_char;
+        request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+        Errno::result(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &request)).map(drop)
+    }
+}
+
+/// A sandbox for others to run in, held open by a process that ends with this one.
 #[derive(Debug)]
 pub struct Sandbox {
     holder: Child,
-    /// The holder ends when this does, also when the test is killed.
-    _line: Option<ChildStdin>,
-    namespaces: Vec<OwnedFd>,
+    user: Option<OwnedFd>,
+    mnt: OwnedFd,
+    net: OwnedFd,
 }
 
 impl Sandbox {
-    /// Makes a sandbox.
+    /// A new one.
     ///
     /// # Errors
-    /// A sentence that says what is missing; mostly that user namespaces are forbidden.
+    /// As [`enter`].
     pub fn new() -> io::Result<Self> {
         let setup = Setup::prepare()?;
-        let user = setup.user;
-        let mut command = Command::new("cat");
-        command.stdin(Stdio::piped()).stdout(Stdio::null());
-        // SAFETY: between fork and exec only system calls are made, with strings prepared before.
-        unsafe { command.pre_exec(move || setup.enter().map_err(io::Error::from)) };
-        let mut holder = command.spawn().map_err(explain)?;
-        let line = holder.stdin.take();
-        let names: &[&str] = if user { &["user", "mnt", "net"] } else { &["mnt", "net"] };
-        let open_ns = |name: &&str| fs::File::open(format!("/proc/{}/ns/{name}", holder.id())).map(OwnedFd::from);
-        let namespaces = names.iter().map(open_ns).collect::<io::Result<_>>()?;
-        let sandbox = Self { holder, _line: line, namespaces };
-        let up = sandbox.command("ip").args(["link", "set", "lo", "up"]).status()?;
-        if !up.success() {
-            return Err(io::Error::other("lo of the sandbox cannot be set up"));
+        let with_user = setup.maps.is_some();
+        // cat ends when the pipe does, which is when this process ends, however that comes about.
+        let mut command = Command::new("/bin/cat");
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/");
+        // SAFETY: between fork and exec only system calls are made, on strings that exist already.
+        unsafe { command.pre_exec(move || setup.execute().map_err(io::Error::from)) };
+        let mut holder = command.spawn().map_err(|error| match error.raw_os_error() {
+            Some(code) => explain(Errno::from_raw(code), with_user),
+            None => error,
+        })?;
+        match open_namespaces(holder.id(), with_user) {
+            Ok((user, mnt, net)) => Ok(Self { holder, user, mnt, net }),
+            Err(error) => {
+                let _ = holder.kill();
+                let _ = holder.wait();
+                Err(error)
+            }
         }
-        Ok(sandbox)
     }
 
-    /// A process in it, for `nsenter --target`.
+    /// A command that will run inside, in the working directory that it would have outside.
+    ///
+    /// # Errors
+    /// Where no more files can be opened.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> io::Result<Command> {
+        let user = self.user.as_ref().map(OwnedFd::try_clone).transpose()?;
+        let (mnt, net) = (self.mnt.try_clone()?, self.net.try_clone()?);
+        let mut command = Command::new(program);
+        // SAFETY: only system calls, on file descriptors opened before.
+        unsafe { command.pre_exec(move || join(user.as_ref(), &mnt, &net).map_err(io::Error::from)) };
+        Ok(command)
+    }
+
+    /// Runs a command inside to its end.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn run<S: AsRef<OsStr>>(&self, argv: &[S]) -> io::Result<Output> {
+        let (program, arguments) =
+            argv.split_first().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no program given"))?;
+        self.command(program)?.args(arguments).stdin(Stdio::null()).output()
+    }
+
+    /// The process to give to `nsenter --target`.
     pub fn pid(&self) -> u32 {
         self.holder.id()
     }
 
-    /// A command that will run in it.
-    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let namespaces: Vec<i32> = self.namespaces.iter().map(AsRawFd::as_raw_fd).collect();
-        let mut command = Command::new(program);
-        let join = move || {
-            for ns in &namespaces {
-                // SAFETY: the sandbox, which outlives the spawning of its commands, owns the descriptor.
-                let ns = unsafe { std::os::fd::BorrowedFd::borrow_raw(*ns) };
-                setns(ns, CloneFlags::empty())?;
+    /// The sandbox's root directory as seen from outside.
+    pub fn root(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root", self.holder.id()))
+    }
+
+    /// Kills all who live in the sandbox or in a namespace named there; true when nobody is left.
+    fn kill_inhabitants(&self, namespaces: &HashSet<u64>) -> bool {
+        let mut nobody = true;
+        for pid in processes().filter(|pid| *pid != getpid().as_raw() && *pid as u32 != self.holder.id()) {
+            let lives_here = ["user", "mnt", "net"]
+                .iter()
+                .filter_map(|kind| fs::metadata(format!("/proc/{pid}/ns/{kind}")).ok())
+                .any(|namespace| namespaces.contains(&namespace.ino()));
+            // One killed but not yet waited for by its parent has no namespaces any more.
+            if lives_here && kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok() {
+                nobody = false;
             }
-            Ok(())
-        };
-        // SAFETY: between fork and exec only setns(2) is called.
-        unsafe { command.pre_exec(join) };
-        command
+        }
+        nobody
+    }
+
+    /// The inodes of the sandbox's namespaces and of those named in its `/run/netns`.
+    fn namespaces(&self) -> HashSet<u64> {
+        let own = |kind: &str| fs::metadata(format!("/proc/self/ns/{kind}")).map(|namespace| namespace.ino()).ok();
+        let held = |fd: &OwnedFd| nix::sys::stat::fstat(fd).map(|namespace| namespace.st_ino).ok();
+        let named = fs::read_dir(self.root().join("run/netns")).into_iter().flatten().flatten();
+        let mut found: HashSet<u64> =
+            named.filter_map(|entry| entry.metadata().ok()).map(|entry| entry.ino()).collect();
+        found.extend([self.user.as_ref(), Some(&self.mnt), Some(&self.net)].into_iter().flatten().filter_map(held));
+        // Someone may have attached a namespace of the machine itself: its processes are not ours to kill.
+        for machine in ["user", "mnt", "net"].into_iter().filter_map(own) {
+            found.remove(&machine);
+        }
+        found
     }
 }
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
-        let home = fs::read_link(format!("/proc/{}/ns/mnt", self.holder.id())).ok();
-        for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let inside = home.is_some() && mount_namespace(&process.path()) == home;
-            if let (true, Some(pid)) = (inside, process.file_name().to_str().and_then(|pid| pid.parse().ok())) {
-                let _gone_meanwhile = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        let namespaces = self.namespaces();
+        // A process killed may have forked just before: look again until nobody is found.
+        for _ in 0..100 {
+            if self.kill_inhabitants(&namespaces) {
+                break;
             }
+            std::thread::sleep(std::time::Duration::from_millis(2));
         }
-        let _gone_meanwhile = self.holder.kill();
-        let _reaped = self.holder.wait();
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
     }
 }
 
-fn mount_namespace(process: &Path) -> Option<std::path::PathBuf> {
-    fs::read_link(process.join("ns/mnt")).ok()
+fn processes() -> impl Iterator<Item = i32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+type Namespaces = (Option<OwnedFd>, OwnedFd, OwnedFd);
+
+fn open_namespaces(pid: u32, with_user: bool) -> io::Result<Namespaces> {
+    let namespace = |kind: &str| fs::File::open(format!("/proc/{pid}/ns/{kind}")).map(OwnedFd::from);
+    let user = with_user.then(|| namespace("user")).transpose()?;
+    Ok((user, namespace("mnt")?, namespace("net")?))
+}
+
+/// Joins a sandbox; only system calls.
+fn join(user: Option<&OwnedFd>, mnt: &OwnedFd, net: &OwnedFd) -> nix::Result<()> {
+    // Joining a mount namespace leads to its root directory: remember where we were.
+    let mut cwd = [0u8; libc::PATH_MAX as usize];
+    // SAFETY: the buffer is as long as is said.
+    let known = !unsafe { libc::getcwd(cwd.as_mut_ptr().cast(), cwd.len()) }.is_null();
+    // The user namespace first: it gives the right to join the others.
+    if let Some(user) = user {
+        setns(user, CloneFlags::CLONE_NEWUSER)?;
+    }
+    setns(mnt, CloneFlags::CLONE_NEWNS)?;
+    setns(net, CloneFlags::CLONE_NEWNET)?;
+    if known && let Ok(path) = CStr::from_bytes_until_nul(&cwd) {
+        // It may be covered inside; then the root directory is as good as any.
+        let _ = chdir(path);
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn run(sandbox: &Sandbox, script: &str) -> String {
-        let output = sandbox.command("sh").args(["-c", script]).output().unwrap();
+    fn stdout(sandbox: &Sandbox, script: &str) -> String {
+        let output = sandbox.run(&["/bin/sh", "-c", script]).unwrap();
         assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+        String::from_utf8(output.stdout).unwrap()
     }
 
     #[test]
-    fn a_sandbox_is_a_host_of_its_own_and_leaves_nothing() {
-        let before = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    fn it_is_a_host_of_its_own() {
         let sandbox = Sandbox::new().unwrap();
-        assert_eq!(run(&sandbox, "ls /sys/class/net >/dev/null; ip -o link | wc -l; id -u"), "1\n0");
-        run(
-            &sandbox,
-            "ip netns add a && ip -n a link set lo up && ip netns exec a true && mkdir /etc/netns/a && test -e /etc/passwd",
-        );
-        let mut sleeper = sandbox.command("sleep").arg("1000").spawn().unwrap();
+        let links = stdout(&sandbox, "ip -o link show up");
+        assert_eq!(links.lines().count(), 1, "{links}");
+        assert!(links.contains("lo:"));
+        assert_eq!(stdout(&sandbox, "ls /etc/netns; ls -A /run"), ".etc\n");
+        assert_eq!(stdout(&sandbox, "id -u"), "0\n");
+        assert!(stdout(&sandbox, "cat /etc/passwd").contains("root"));
+    }
+
+    #[test]
+    fn namespaces_can_be_made_and_used_inside_and_are_not_seen_outside() {
+        let sandbox = Sandbox::new().unwrap();
+        stdout(&sandbox, "ip netns add sandboxed && ip netns exec sandboxed true && mkdir /etc/netns/sandboxed");
+        assert!(!Path::new("/run/netns/sandboxed").exists());
+        assert!(!Path::new("/etc/netns/sandboxed").exists());
+        assert!(sandbox.root().join("run/netns/sandboxed").exists());
+    }
+
+    #[test]
+    fn two_sandboxes_are_two() {
+        let (one, two) = (Sandbox::new().unwrap(), Sandbox::new().unwrap());
+        stdout(&one, "ip link add br0 type bridge");
+        assert!(!stdout(&two, "ip -o link").contains("br0"));
+    }
+
+    #[test]
+    fn the_working_directory_is_kept() {
+        let sandbox = Sandbox::new().unwrap();
+        let output = sandbox.command("pwd").unwrap().current_dir("/usr/bin").output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "/usr/bin\n");
+    }
+
+    #[test]
+    fn dropping_it_ends_all_who_live_there() {
+        let sandbox = Sandbox::new().unwrap();
+        stdout(&sandbox, "ip netns add inner");
+        let mut direct = sandbox.command("sleep").unwrap().arg("1000").spawn().unwrap();
+        let script = "echo; exec sleep 1000";
+        let mut nested = sandbox.command("ip").unwrap();
+        let mut nested =
+            nested.args(["netns", "exec", "inner", "sh", "-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+        // Its line tells that it is in the namespace by now.
+        io::Read::read_exact(nested.stdout.as_mut().unwrap(), &mut [0]).unwrap();
         drop(sandbox);
-        assert!(!sleeper.wait().unwrap().success());
-        assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), before);
+        assert!(!direct.wait().unwrap().success());
+        assert!(!nested.wait().unwrap().success());
     }
 }

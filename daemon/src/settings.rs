@@ -1,161 +1,381 @@
-//! Settings: flag over environment over file, each mistake told in one sentence that names the setting.
+//! What the daemon was asked to be: flags over environment over file.
 
 use std::{
+    fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
 
-use clap::{Args, ValueEnum};
+use clap::{Parser, Subcommand};
 use serde::Deserialize;
+use tracing_subscriber::EnvFilter;
 
-/// Where settings are looked for if nobody says otherwise.
-const FILE: &str = "/etc/netnsd/netnsd.toml";
+/// Where the configuration is read from if it exists and no other is named.
+pub const CONFIG: &str = "/etc/netnsd/netnsd.toml";
+/// What a Unix socket's path may have at the most, in bytes.
+const SOCKET_PATH_MAX: usize = 107;
+
+/// The command line.
+#[derive(Debug, Parser)]
+#[command(name = "netnsd", version, about, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// What to do, if not to be the daemon.
+    #[command(subcommand)]
+    pub command: Option<Verb>,
+    /// The daemon's settings.
+    #[command(flatten)]
+    pub flags: Flags,
+}
+
+/// What else the program does.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Try it: a daemon with a small network in a sandbox of its own; changes nothing on this machine, needs no root
+    Try {
+        /// End after the pings: with 0 only if all were answered
+        #[arg(long)]
+        exit: bool,
+    },
+}
+
+/// Each flag as it was written; [`Settings::resolve`] judges it.
+#[derive(Debug, Default, Parser)]
+pub struct Flags {
+    /// TOML file with these settings [env: NETNSD_CONFIG] [default: /etc/netnsd/netnsd.toml if it exists]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<String>,
+    /// Where everything recorded is kept [env: NETNSD_STATE_DIR] [default: /var/lib/netnsd]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<String>,
+    /// The Unix socket to serve [env: NETNSD_SOCKET] [default: /run/netnsd/netnsd.sock]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<String>,
+    /// A TCP address to serve as well, repeatable; needs --token-file [env: NETNSD_LISTEN, separated by commas]
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Vec<String>,
+    /// File with the bearer token that TCP asks for [env: NETNSD_TOKEN_FILE]
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<String>,
+    /// How the log on stderr is written: text or json [env: NETNSD_LOG_FORMAT] [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+}
+
+/// The configuration file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    state_dir: Option<String>,
+    socket: Option<String>,
+    listen: Option<Vec<String>>,
+    token_file: Option<String>,
+    log_format: Option<String>,
+}
 
 /// How the log is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LogFormat {
-    /// Lines for people.
+    /// For people.
     #[default]
     Text,
     /// One JSON object a line.
     Json,
 }
 
-/// What the command line and the environment say.
-#[derive(Debug, Clone, Default, Args)]
-pub struct Flags {
-    /// Where the recorded network is kept [default: /var/lib/netnsd]
-    #[arg(long, env = "NETNSD_STATE_DIR", value_name = "DIR")]
-    pub state_dir: Option<PathBuf>,
-    /// The Unix socket to listen on [default: /run/netnsd/netnsd.sock]
-    #[arg(long, env = "NETNSD_SOCKET", value_name = "PATH")]
-    pub socket: Option<PathBuf>,
-    /// A TCP address to listen on too; repeatable, needs --token-file
-    #[arg(long, env = "NETNSD_LISTEN", value_name = "ADDR:PORT", value_delimiter = ',')]
-    pub listen: Vec<SocketAddr>,
-    /// A file with the token that TCP clients must send
-    #[arg(long, env = "NETNSD_TOKEN_FILE", value_name = "FILE")]
-    pub token_file: Option<PathBuf>,
-    /// A TOML file with any of these settings [default: /etc/netnsd/netnsd.toml, if it exists]
-    #[arg(long, env = "NETNSD_CONFIG", value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// How the log is written [default: text]
-    #[arg(long, env = "NETNSD_LOG_FORMAT", value_enum)]
-    pub log_format: Option<LogFormat>,
-}
-
-/// What the file says.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    state_dir: Option<PathBuf>,
-    socket: Option<PathBuf>,
-    listen: Option<Vec<SocketAddr>>,
-    token_file: Option<PathBuf>,
-    log_format: Option<LogFormat>,
-}
-
-/// The settings in effect.
+/// What the daemon was asked to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Where the recorded network is kept.
+    /// Where everything recorded is kept.
     pub state_dir: PathBuf,
     /// The Unix socket.
     pub socket: PathBuf,
-    /// TCP addresses, on loopback.
+    /// The TCP addresses, all on loopback.
     pub listen: Vec<SocketAddr>,
-    /// The token of TCP clients.
-    pub token: Option<String>,
+    /// The file with the bearer token; there if `listen` is not empty.
+    pub token_file: Option<PathBuf>,
     /// How the log is written.
     pub log_format: LogFormat,
+    /// What the log lets through (`NETNSD_LOG`, written as in `RUST_LOG`).
+    pub log: String,
+}
+
+/// A wrong setting, in one sentence.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Wrong(String);
+
+type Result<T> = std::result::Result<T, Wrong>;
+
+/// A value and where it came from, as its user would spell that.
+struct Given<T> {
+    from: String,
+    value: T,
+}
+
+impl Given<&str> {
+    fn wrong(&self, right: &str) -> Wrong {
+        Wrong(format!("{} is \"{}\": {right}", self.from, self.value))
+    }
+}
+
+/// The command line, or what is to be said instead.
+///
+/// # Errors
+/// A command line that is not understood.
+pub fn command_line() -> Result<Cli> {
+    Cli::try_parse().map_err(|error| {
+        if !error.use_stderr() {
+            // Help and version were asked for: that is an answer, not an error.
+            error.exit();
+        }
+        let text = error.to_string();
+        let first: Vec<_> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+        let first = first.join(" ");
+        Wrong(format!("{}; see netnsd --help", first.strip_prefix("error: ").unwrap_or(&first)))
+    })
 }
 
 impl Settings {
-    /// Puts the settings together.
+    /// Puts flags, environment and file together.
     ///
     /// # Errors
-    /// A sentence that names the wrong setting, its value and what would be right.
-    pub fn load(flags: Flags) -> Result<Self, String> {
-        let file = match &flags.config {
-            Some(path) => read(path)?,
-            None if Path::new(FILE).exists() => read(Path::new(FILE))?,
-            None => File::default(),
-        };
-        let listen = if flags.listen.is_empty() { file.listen.unwrap_or_default() } else { flags.listen };
-        if let Some(address) = listen.iter().find(|address| !address.ip().is_loopback()) {
-            return Err(format!(
-                "--listen {address} is beyond loopback, which needs TLS, and this version has none: use 127.0.0.1 or [::1]"
-            ));
+    /// The first setting that is wrong.
+    pub fn resolve(flags: &Flags, env: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        let sources = Sources { flags, env: &env, file: read_file(flags.config.as_deref(), &env)? };
+        let listen = sources.listen()?;
+        let token_file = sources.one("token_file", |flags| &flags.token_file, |file| &file.token_file);
+        if let (Some(first), None) = (listen.first(), &token_file) {
+            return Err(Wrong(format!(
+                "listen is \"{first}\" but token_file is not set: TCP is served only to who knows a token, so name the \
+                 file that holds it by --token-file FILE"
+            )));
         }
-        let token = match flags.token_file.or(file.token_file) {
-            Some(path) => Some(token(&path)?),
-            None if listen.is_empty() => None,
-            None => return Err("--listen needs --token-file: over TCP nobody is served without a token".into()),
-        };
         Ok(Self {
-            state_dir: flags.state_dir.or(file.state_dir).unwrap_or_else(|| "/var/lib/netnsd".into()),
-            socket: flags.socket.or(file.socket).unwrap_or_else(|| "/run/netnsd/netnsd.sock".into()),
+            state_dir: sources.path(
+                "state_dir",
+                "/var/lib/netnsd",
+                |flags| &flags.state_dir,
+                |file| &file.state_dir,
+            )?,
+            socket: sources.socket()?,
             listen,
-            token,
-            log_format: flags.log_format.or(file.log_format).unwrap_or_default(),
+            token_file: token_file.map(|given| path(&given.as_str())).transpose()?,
+            log_format: sources.log_format()?,
+            log: log_filter(&env)?,
         })
     }
 }
 
-fn read(path: &Path) -> Result<File, String> {
-    let text = std::fs::read_to_string(path).map_err(|error| format!("--config {}: {error}", path.display()))?;
-    toml::from_str(&text).map_err(|error| {
-        let line = error.span().map_or(0, |span| text[..span.start.min(text.len())].lines().count().max(1));
-        format!("--config {}, line {line}: {}", path.display(), error.message().replace('\n', " "))
-    })
+struct Sources<'a> {
+    flags: &'a Flags,
+    env: &'a dyn Fn(&str) -> Option<String>,
+    file: File,
 }
 
-fn token(path: &Path) -> Result<String, String> {
-    let text = std::fs::read_to_string(path).map_err(|error| format!("--token-file {}: {error}", path.display()))?;
-    let token = text.trim();
-    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(format!(
-            "--token-file {}: it holds no token: write one line of printable characters",
-            path.display()
+impl Given<String> {
+    fn as_str(&self) -> Given<&str> {
+        Given { from: self.from.clone(), value: &self.value }
+    }
+}
+
+impl Sources<'_> {
+    fn one(
+        &self,
+        key: &str,
+        flag: impl Fn(&Flags) -> &Option<String>,
+        file: impl Fn(&File) -> &Option<String>,
+    ) -> Option<Given<String>> {
+        let given = |from, value: &Option<String>| value.clone().map(|value| Given { from, value });
+        given(flag_name(key), flag(self.flags))
+            .or_else(|| given(env_name(key), &(self.env)(&env_name(key))))
+            .or_else(|| given(format!("{key} in the configuration file"), file(&self.file)))
+    }
+
+    fn path(
+        &self,
+        key: &str,
+        default: &str,
+        flag: impl Fn(&Flags) -> &Option<String>,
+        file: impl Fn(&File) -> &Option<String>,
+    ) -> Result<PathBuf> {
+        self.one(key, flag, file).map_or_else(|| Ok(default.into()), |given| path(&given.as_str()))
+    }
+
+    fn socket(&self) -> Result<PathBuf> {
+        let socket = self.path("socket", "/run/netnsd/netnsd.sock", |flags| &flags.socket, |file| &file.socket)?;
+        let length = socket.as_os_str().len();
+        if length > SOCKET_PATH_MAX || socket.file_name().is_none() {
+            let text = format!(
+                "socket is \"{}\": it must be the path of a file, of at most {SOCKET_PATH_MAX} bytes (it has {length})",
+                socket.display()
+            );
+            return Err(Wrong(text));
+        }
+        Ok(socket)
+    }
+
+    fn listen(&self) -> Result<Vec<SocketAddr>> {
+        let (from, values) = if !self.flags.listen.is_empty() {
+            (flag_name("listen"), self.flags.listen.clone())
+        } else if let Some(list) = (self.env)(&env_name("listen")) {
+            (
+                env_name("listen"),
+                list.split(',').map(|one| one.trim().to_owned()).filter(|one| !one.is_empty()).collect(),
+            )
+        } else {
+            ("listen in the configuration file".into(), self.file.listen.clone().unwrap_or_default())
+        };
+        values.iter().map(|value| address(&Given { from: from.clone(), value })).collect()
+    }
+
+    fn log_format(&self) -> Result<LogFormat> {
+        let Some(given) = self.one("log_format", |flags| &flags.log_format, |file| &file.log_format) else {
+            return Ok(LogFormat::default());
+        };
+        match given.value.as_str() {
+            "text" => Ok(LogFormat::Text),
+            "json" => Ok(LogFormat::Json),
+            _ => Err(given.as_str().wrong("it must be text or json")),
+        }
+    }
+}
+
+fn flag_name(key: &str) -> String {
+    format!("--{}", key.replace('_', "-"))
+}
+
+fn env_name(key: &str) -> String {
+    format!("NETNSD_{}", key.to_uppercase())
+}
+
+fn path(given: &Given<&str>) -> Result<PathBuf> {
+    if given.value.is_empty() {
+        return Err(given.wrong("it must be a path"));
+    }
+    // The daemon never changes its directory, yet what it prints should be good from anywhere.
+    std::path::absolute(given.value).map_err(|error| given.wrong(&format!("it must be a path ({error})")))
+}
+
+fn address(given: &Given<&String>) -> Result<SocketAddr> {
+    let given = Given { from: given.from.clone(), value: given.value.as_str() };
+    let address: SocketAddr = given
+        .value
+        .parse()
+        .map_err(|_| given.wrong("it must be an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080"))?;
+    if !address.ip().is_loopback() {
+        return Err(given.wrong(
+            "beyond loopback TCP needs TLS, which this version does not have; use a loopback address such as \
+             127.0.0.1:8080",
         ));
     }
-    Ok(token.to_owned())
+    Ok(address)
+}
+
+fn log_filter(env: &dyn Fn(&str) -> Option<String>) -> Result<String> {
+    let Some(value) = env("NETNSD_LOG") else { return Ok("info".into()) };
+    match EnvFilter::try_new(&value) {
+        Ok(_) => Ok(value),
+        Err(_) => Err(Given { from: "NETNSD_LOG".into(), value: value.as_str() }
+            .wrong("it must be a level (error, warn, info, debug, trace) or module=level pairs separated by commas")),
+    }
+}
+
+fn read_file(flag: Option<&str>, env: &dyn Fn(&str) -> Option<String>) -> Result<File> {
+    let named = match flag {
+        Some(file) => Some(("--config", file.to_owned())),
+        None => env("NETNSD_CONFIG").map(|file| ("NETNSD_CONFIG", file)),
+    };
+    let (from, name) = named.clone().unwrap_or(("the configuration file", CONFIG.into()));
+    match fs::read_to_string(&name) {
+        Ok(text) => parse_file(Path::new(&name), &text),
+        Err(error) if named.is_none() && error.kind() == io::ErrorKind::NotFound => Ok(File::default()),
+        Err(error) => Err(Given { from: from.into(), value: name.as_str() }
+            .wrong(&format!("it must be a TOML file that can be read ({error})"))),
+    }
+}
+
+fn parse_file(name: &Path, text: &str) -> Result<File> {
+    let wrong = |text: String| Wrong(format!("{}: {}", name.display(), text.replace('\n', " ")));
+    let document = toml::Deserializer::parse(text).map_err(|error| wrong(error.message().to_owned()))?;
+    serde_path_to_error::deserialize(document).map_err(|error| {
+        let key = error.path().to_string();
+        let message = error.into_inner().message().to_owned();
+        // The message of an unknown key names it already.
+        if key == "." || message.contains(&key) { wrong(message) } else { wrong(format!("{key}: {message}")) }
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn flags(arguments: &[&str]) -> Flags {
+        Cli::try_parse_from([&["netnsd"], arguments].concat()).unwrap().flags
+    }
+
+    fn resolve(arguments: &[&str], env: &[(&str, &str)]) -> Result<Settings> {
+        Settings::resolve(&flags(arguments), |key| {
+            env.iter().find(|(name, _)| *name == key).map(|(_, value)| (*value).to_owned())
+        })
+    }
+
     fn file(text: &str) -> tempfile::NamedTempFile {
         let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), text).unwrap();
+        fs::write(file.path(), text).unwrap();
         file
     }
 
     #[test]
-    fn a_flag_goes_over_the_file() {
-        let config = file("state_dir = \"/a\"\nsocket = \"/b\"\nlog_format = \"json\"\n");
-        let flags = Flags { config: Some(config.path().into()), socket: Some("/c".into()), ..Flags::default() };
-        let settings = Settings::load(flags).unwrap();
-        assert_eq!((settings.state_dir.to_str(), settings.socket.to_str()), (Some("/a"), Some("/c")));
-        assert_eq!(settings.log_format, LogFormat::Json);
+    fn defaults() {
+        let settings = resolve(&[], &[]).unwrap();
+        assert_eq!(settings.state_dir, Path::new("/var/lib/netnsd"));
+        assert_eq!(settings.socket, Path::new("/run/netnsd/netnsd.sock"));
+        assert_eq!((settings.listen.len(), settings.token_file), (0, None));
+        assert_eq!((settings.log_format, settings.log.as_str()), (LogFormat::Text, "info"));
     }
 
     #[test]
-    fn wrong_settings_are_named() {
-        let refused = |text: &str| {
-            let config = file(text);
-            Settings::load(Flags { config: Some(config.path().into()), ..Flags::default() }).unwrap_err()
-        };
-        assert!(refused("state_dri = \"/a\"").contains("state_dri"));
-        assert!(refused("\n\nlisten = [\"x\"]").contains("line 3"));
-        assert!(refused("listen = [\"127.0.0.1:0\"]").contains("--token-file"));
-        assert!(refused("listen = [\"0.0.0.0:80\"]").contains("0.0.0.0:80"));
-        let empty = file("\n");
-        let flags = Flags { token_file: Some(empty.path().into()), ..Flags::default() };
-        assert!(Settings::load(flags).unwrap_err().contains("no token"));
-        let flags = Flags { config: Some("/does/not/exist".into()), ..Flags::default() };
-        assert!(Settings::load(flags).unwrap_err().contains("/does/not/exist"));
+    fn flag_over_environment_over_file() {
+        let file = file(
+            "state_dir = '/file'\nsocket = '/file.sock'\nlog_format = 'json'\nlisten = ['127.0.0.1:1']\ntoken_file = '/t'",
+        );
+        let config = file.path().to_str().unwrap();
+        let env = [("NETNSD_CONFIG", config), ("NETNSD_SOCKET", "/env.sock"), ("NETNSD_STATE_DIR", "/env")];
+        let settings = resolve(&["--state-dir", "/flag"], &env).unwrap();
+        assert_eq!(settings.state_dir, Path::new("/flag"));
+        assert_eq!(settings.socket, Path::new("/env.sock"));
+        assert_eq!(settings.log_format, LogFormat::Json);
+        assert_eq!(settings.listen, ["127.0.0.1:1".parse().unwrap()]);
+        let env = [("NETNSD_CONFIG", config), ("NETNSD_LISTEN", "127.0.0.1:2, [::1]:3")];
+        assert_eq!(resolve(&[], &env).unwrap().listen.len(), 2);
+        assert_eq!(resolve(&["--listen", "127.0.0.1:0"], &env).unwrap().listen, ["127.0.0.1:0".parse().unwrap()]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_in_one_sentence() {
+        let unknown = file("state_dri = '/x'");
+        let mistyped = file("log_format = 3");
+        let broken = file("listen = [");
+        for (arguments, parts) in [
+            (vec!["--listen", "127.0.0.1"], vec!["--listen", "\"127.0.0.1\"", "port"]),
+            (vec!["--listen", "127.0.0.1:1"], vec!["token_file"]),
+            (vec!["--listen", "10.0.0.1:80", "--token-file", "/t"], vec!["10.0.0.1:80", "TLS"]),
+            (vec!["--log-format", "xml"], vec!["--log-format", "xml", "text or json"]),
+            (vec!["--state-dir", ""], vec!["--state-dir"]),
+            (vec!["--config", "/nowhere.toml"], vec!["--config", "/nowhere.toml"]),
+            (vec!["--config", unknown.path().to_str().unwrap()], vec!["state_dri", "state_dir"]),
+            (vec!["--config", mistyped.path().to_str().unwrap()], vec!["log_format", "string"]),
+            (vec!["--config", broken.path().to_str().unwrap()], vec![broken.path().to_str().unwrap()]),
+        ] {
+            let text = resolve(&arguments, &[]).unwrap_err().to_string();
+            assert_eq!(text.lines().count(), 1, "{text}");
+            for part in parts {
+                assert!(text.contains(part), "{text} lacks {part}");
+            }
+        }
+        let long = format!("/{}", "x".repeat(108));
+        assert!(resolve(&["--socket", &long], &[]).unwrap_err().to_string().contains("107"));
+        let text = resolve(&[], &[("NETNSD_LOG", "a=b=c")]).unwrap_err().to_string();
+        assert!(text.contains("NETNSD_LOG") && text.contains("warn"), "{text}");
     }
 }

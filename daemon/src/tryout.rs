@@ -1,135 +1,231 @@
-//! `netnsd try`: the daemon in a sandbox, a small network by the same HTTP requests that anybody sends, and pings through it.
+//! `netnsd try`: a daemon and a small network in a sandbox, shown as the curl lines that do the same.
 
-use std::path::Path;
+use std::{
+    io::{self, IsTerminal, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-use bytes::Bytes;
-use http::Method;
-use netnsd_client::Client;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use netnsd_api::PingResult;
+use nix::unistd::{Pid, geteuid};
+use serde_json::Value;
 use tokio::sync::oneshot;
 
 use crate::{
-    daemon,
+    daemon::{self, Failure},
+    sandbox,
     settings::{LogFormat, Settings},
 };
 
-/// The network that is shown.
-const NETWORK: &str = include_str!("../../examples/try.json");
+/// Path and body of each PUT, in order.
+const NETWORK: &str = include_str!("../../examples/try/network.json");
+/// From which namespace, to which address, and what that shows.
+const PINGS: &str = include_str!("../../examples/try/pings.json");
 
-#[derive(Deserialize)]
-struct Step {
-    about: String,
-    requests: Vec<Put>,
-    pings: Vec<(String, String)>,
-}
+type Result<T> = std::result::Result<T, Failure>;
 
-#[derive(Deserialize)]
-struct Put {
-    path: String,
-    body: Value,
-}
-
-/// Shows it, and stays until Ctrl-C unless `exit`; tells whether every ping was answered.
+/// Tries the daemon out; with `exit` it ends after the pings, else it stays until a signal.
 ///
 /// # Errors
-/// A sentence that says what failed.
-pub async fn run(exit: bool) -> Result<bool, String> {
+/// What kept it from showing anything.
+pub fn run(exit: bool, log: Option<String>) -> Result<ExitCode> {
+    // Seen from outside, where this process may be somebody else than inside.
+    let as_root = geteuid().is_root();
+    sandbox::enter().map_err(|error| Failure::Other(error.to_string()))?;
     let dir = tempfile::Builder::new()
         .prefix("netnsd-try-")
-        .tempdir()
-        .map_err(|error| format!("no place for the socket: {error}"))?;
-    let socket = dir.path().join("netnsd.sock");
+        .tempdir_in(reachable_temp_dir())
+        .map_err(|error| Failure::Other(format!("no temporary directory could be made: {error}")))?;
     let settings = Settings {
         state_dir: dir.path().join("state"),
-        socket: socket.clone(),
+        socket: dir.path().join("netnsd.sock"),
         listen: Vec::new(),
-        token: None,
+        token_file: None,
         log_format: LogFormat::Text,
+        log: log.unwrap_or_else(|| "warn".into()),
     };
-    let (ready, is_ready) = oneshot::channel();
-    let mut daemon = tokio::spawn(daemon::run(settings, ready));
-    tokio::select! {
-        ended = &mut daemon => return Err(reason(ended)),
-        _ = is_ready => {}
-    }
-    println!("netnsd runs in a sandbox: nothing on this machine is changed. Its socket is\n  {}\n", socket.display());
-    let answered = show(&Client::unix(&socket), &socket).await?;
-    println!("{}", if answered { "Every ping was answered." } else { "Some pings were NOT answered." });
-    if exit {
-        return Ok(answered);
-    }
-    invite(&socket);
-    match daemon.await {
-        Ok(Ok(())) => Ok(answered),
-        ended => Err(reason(ended)),
-    }
+    daemon::log_to_stderr(settings.log_format, &settings.log);
+    let tour = Tour { socket: settings.socket.clone(), colours: has_colours(), as_root };
+    daemon::runtime()?.block_on(guide(settings, tour, exit))
 }
 
-fn reason(ended: Result<Result<(), String>, tokio::task::JoinError>) -> String {
-    match ended {
-        Ok(Ok(())) => "the daemon has ended".into(),
-        Ok(Err(reason)) => reason,
-        Err(error) => format!("the daemon has ended: {error}"),
-    }
+/// Where another terminal finds the socket: not below what the sandbox covers.
+fn reachable_temp_dir() -> PathBuf {
+    let dir = std::env::temp_dir();
+    if dir.starts_with("/run") || dir.starts_with("/etc") { "/tmp".into() } else { dir }
 }
 
-async fn show(client: &Client, socket: &Path) -> Result<bool, String> {
-    let steps: Vec<Step> = serde_json::from_str(NETWORK).map_err(|error| format!("examples/try.json: {error}"))?;
-    let mut all = true;
-    for step in steps {
-        println!("# {}", step.about);
-        for Put { path, body } in step.requests {
-            println!("{}", curl(socket, "PUT", &path, Some(&body)));
-            let answer = send(client, Method::PUT, &path, &body).await?;
-            if !answer.status.is_success() {
-                return Err(format!("PUT {path}: {}", answer.json()["detail"].as_str().unwrap_or("no reason given")));
+fn has_colours() -> bool {
+    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+}
+
+/// The daemon and the tour side by side.
+async fn guide(settings: Settings, tour: Tour, exit: bool) -> Result<ExitCode> {
+    let (tell, told) = oneshot::channel();
+    let mut daemon = std::pin::pin!(daemon::run(settings, move |_| {
+        // Nobody listens any more if the tour has failed.
+        let _ = tell.send(());
+    }));
+    let walk = async {
+        if told.await.is_err() {
+            return std::future::pending().await;
+        }
+        tour.walk().await
+    };
+    let all_answered = tokio::select! {
+        // A signal before the end of the tour, or a failed start.
+        result = &mut daemon => return result.map(|()| ExitCode::FAILURE),
+        result = walk => result?,
+    };
+    if !exit {
+        tour.show_how_to_go_on();
+        return daemon.await.map(|()| ExitCode::SUCCESS);
+    }
+    // The orderly way out is the same as at a signal.
+    nix::sys::signal::kill(Pid::this(), nix::sys::signal::Signal::SIGTERM)
+        .map_err(|error| Failure::Other(format!("the daemon could not be told to stop: {error}")))?;
+    daemon.await?;
+    Ok(if all_answered { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+struct Tour {
+    socket: PathBuf,
+    colours: bool,
+    as_root: bool,
+}
+
+impl Tour {
+    async fn walk(&self) -> Result<bool> {
+        let network: Vec<(String, Value)> = bundled(NETWORK)?;
+        let pings: Vec<(String, String, String)> = bundled(PINGS)?;
+        self.say(&format!("A daemon in a sandbox of its own serves {}. It makes a network:", self.socket.display()));
+        for (path, body) in &network {
+            self.say(&self.curl("PUT", path, Some(body)));
+            let (status, answer) = request(&self.socket, Method::PUT, path, Some(body)).await?;
+            if !status.is_success() {
+                return Err(Failure::Other(format!("PUT {path} was answered {status}: {answer}")));
             }
         }
-        for (from, to) in step.pings {
-            let path = format!("/v1/namespaces/{from}/ping");
-            let body = json!({"address": to});
-            println!("{}", curl(socket, "POST", &path, Some(&body)));
-            let answer = send(client, Method::POST, &path, &body).await?.json();
-            match answer["rtt_ms"]["avg"].as_f64() {
-                Some(rtt) => println!("  {from} reaches {to} in {rtt:.3} ms"),
-                None => {
-                    all = false;
-                    println!(
-                        "  {from} does NOT reach {to}: {}",
-                        answer["replies"][0]["error"].as_str().unwrap_or("no reply")
-                    );
-                }
-            }
+        self.say("\nNow through all of it:");
+        let mut all_answered = true;
+        for (from, address, what) in &pings {
+            all_answered &= self.ping(from, address, what).await?;
         }
-        println!();
+        Ok(all_answered)
     }
-    Ok(all)
+
+    async fn ping(&self, from: &str, address: &str, what: &str) -> Result<bool> {
+        let path = format!("/v1/namespaces/{from}/ping");
+        // The first packet may wait for a bridge port that is only just up.
+        let body = serde_json::json!({"address": address, "count": 3});
+        self.say(&self.curl("POST", &path, Some(&body)));
+        let (status, answer) = request(&self.socket, Method::POST, &path, Some(&body)).await?;
+        let result = serde_json::from_str::<PingResult>(&answer).ok().filter(|_| status.is_success());
+        let ok = result.as_ref().is_some_and(|result| result.received > 0);
+        let word = if ok { self.paint("32", "ok") } else { self.paint("31", "FAIL") };
+        let found = match result {
+            Some(PingResult { rtt_ms: Some(rtt), .. }) => format!("{:.3} ms", rtt.min),
+            Some(_) => "no answer".to_owned(),
+            None => format!("{status}: {answer}"),
+        };
+        self.say(&format!("  {word}  {from} -> {address} ({what}): {found}"));
+        Ok(ok)
+    }
+
+    fn show_how_to_go_on(&self) {
+        let pid = std::process::id();
+        let nsenter = if self.as_root {
+            format!("nsenter --target {pid} --mount --net")
+        } else {
+            format!("nsenter --target {pid} --user --preserve-credentials --mount --net")
+        };
+        self.say("\nGo on from another terminal:");
+        self.say(&self.curl("GET", "/v1/namespaces", None));
+        self.say(&self.curl("GET", "/v1/namespaces/router/links", None));
+        self.say(&self.curl("DELETE", "/v1/veths/alice-bob", None));
+        self.say("Look at it from inside, as ip sees it:");
+        self.say(&format!("{nsenter} ip netns list"));
+        self.say(&format!("{nsenter} ip -n router route"));
+        self.say("Ctrl-C ends it and leaves nothing behind.");
+    }
+
+    /// The line that does the same, for a shell.
+    fn curl(&self, method: &str, path: &str, body: Option<&Value>) -> String {
+        let socket = quote(&self.socket.to_string_lossy());
+        let verb = if method == "GET" { String::new() } else { format!(" -X {method}") };
+        let url = quote(&format!("http://netnsd{path}"));
+        match body {
+            Some(body) => format!(
+                "curl --unix-socket {socket}{verb} -H 'Content-Type: application/json' {url} -d {}",
+                quote(&body.to_string())
+            ),
+            None => format!("curl --unix-socket {socket}{verb} {url}"),
+        }
+    }
+
+    fn paint(&self, colour: &str, text: &str) -> String {
+        if self.colours { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    fn say(&self, line: &str) {
+        // A reader who went away, as `head` does, is no reason to fail.
+        let _ = writeln!(io::stdout(), "{line}");
+    }
 }
 
-async fn send(client: &Client, method: Method, path: &str, body: &Value) -> Result<netnsd_client::Answer, String> {
-    let headers = [("content-type", "application/json")];
-    client.request(method, path, &headers, Bytes::from(body.to_string())).await.map_err(|error| error.to_string())
+fn bundled<T: serde::de::DeserializeOwned>(text: &str) -> Result<T> {
+    serde_json::from_str(text).map_err(|error| Failure::Other(format!("the bundled network is malformed: {error}")))
 }
 
-/// The curl line that sends a request.
-fn curl(socket: &Path, method: &str, path: &str, body: Option<&Value>) -> String {
-    let data = body.map_or_else(String::new, |body| format!(" -H 'Content-Type: application/json' -d '{body}'"));
-    format!("curl --unix-socket {} -X {method} http://netnsd{path}{data}", socket.display())
+/// Quotes a word for a POSIX shell, where it needs that.
+fn quote(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-:=@%+,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-fn invite(socket: &Path) {
-    let pid = std::process::id();
-    let user = if nix::unistd::geteuid().is_root() && is_plain_root() { "" } else { " --user --preserve-credentials" };
-    println!("Go on from another terminal:");
-    println!("  {}", curl(socket, "GET", "/v1/veths", None));
-    println!("  {}", curl(socket, "POST", "/v1/namespaces/alice/exec", Some(&json!({"argv": ["ip", "addr"]}))));
-    println!("See it as `ip` does:");
-    println!("  nsenter --target {pid}{user} --mount --net ip netns list");
-    println!("Ctrl-C ends it, and nothing is left.");
+async fn request(socket: &Path, method: Method, path: &str, body: Option<&Value>) -> Result<(StatusCode, String)> {
+    let failed = |error: &dyn std::fmt::Display| Failure::Other(format!("{path} could not be asked for: {error}"));
+    let stream = tokio::net::UnixStream::connect(socket).await.map_err(|error| failed(&error))?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
+    // Ends with the sender.
+    tokio::spawn(connection);
+    let body = body.map(Value::to_string).unwrap_or_default();
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header(header::HOST, "netnsd")
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(Full::new(bytes::Bytes::from(body)))
+        .map_err(|error| failed(&error))?;
+    let answer = sender.send_request(request).await.map_err(|error| failed(&error))?;
+    let status = answer.status();
+    let bytes = answer.into_body().collect().await.map_err(|error| failed(&error))?.to_bytes();
+    Ok((status, String::from_utf8_lossy(&bytes).into_owned()))
 }
 
-/// Whether this is the root of the machine, not that of a user namespace.
-fn is_plain_root() -> bool {
-    std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| map.split_whitespace().nth(2) == Some("4294967295"))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_bundled_can_be_read() {
+        assert_eq!(bundled::<Vec<(String, Value)>>(NETWORK).unwrap().len(), 13);
+        assert_eq!(bundled::<Vec<(String, String, String)>>(PINGS).unwrap().len(), 6);
+    }
+
+    #[test]
+    fn a_shell_reads_quoted_words_as_they_are() {
+        for word in ["plain", "", "it's", "{\"a\": [1, '2']}", "$HOME `x` \\ \"", "two\nlines", "!#&;|<>*?~"] {
+            let script = format!("printf %s {}", quote(word));
+            let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+            assert_eq!(String::from_utf8(output.stdout).unwrap(), word);
+        }
+    }
 }

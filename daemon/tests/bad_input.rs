@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 /// A host with a network, and what it looks like.
 fn host() -> Host {
-    let host = Host::start();
+    let host = Host::started();
     host.put("/v1/namespaces/net0", json!({})).ok();
     host.put("/v1/namespaces/net1", json!({})).ok();
     host.put("/v1/bridges/br0", json!({})).ok();

@@ -26,7 +26,7 @@ fn names(list: &Value, key: &str) -> Vec<String> {
 
 #[test]
 fn a_namespace_is_made_listed_and_entered() {
-    let host = Host::start();
+    let host = Host::started();
     host.put("/v1/namespaces/net0", json!({"labels": {"team": "lab"}})).ok();
     assert_eq!(names(&host.get("/v1/namespaces").ok()["items"], "name"), ["net0"]);
     assert_eq!(names(&host.ip(&["netns", "list"]), "name"), ["net0"]);
@@ -37,7 +37,7 @@ fn a_namespace_is_made_listed_and_entered() {
 
 #[test]
 fn a_netnsid_is_set() {
-    let host = Host::start();
+    let host = Host::started();
     host.put("/v1/namespaces/net0", json!({"netnsid": 100})).ok();
     host.put("/v1/namespaces/net1", json!({"netnsid": "auto"})).ok();
     let list = host.ip(&["netns", "list"]);
@@ -49,7 +49,7 @@ fn a_netnsid_is_set() {
 
 #[test]
 fn processes_are_identified_and_listed() {
-    let host = Host::start();
+    let host = Host::started();
     host.put("/v1/namespaces/net0", json!({})).ok();
     let mut sleeper = host.spawn(&["ip", "netns", "exec", "net0", "sleep", "1000"]);
     host.until("the sleeper is in net0", || {
@@ -69,7 +69,7 @@ fn processes_are_identified_and_listed() {
 
 #[test]
 fn commands_run_in_one_namespace_and_in_all() {
-    let host = Host::start();
+    let host = Host::started();
     for name in ["net0", "net1"] {
         host.put(&format!("/v1/namespaces/{name}"), json!({})).ok();
     }
@@ -94,7 +94,7 @@ fn commands_run_in_one_namespace_and_in_all() {
 
 #[test]
 fn loopback_is_up_unless_it_is_not_wanted() {
-    let host = Host::start();
+    let host = Host::started();
     host.put("/v1/namespaces/net0", json!({})).ok();
     host.put("/v1/namespaces/net1", json!({"loopback": false})).ok();
     assert!(pings(&host, "net0", "127.0.0.1"));
@@ -104,7 +104,7 @@ fn loopback_is_up_unless_it_is_not_wanted() {
 
 #[test]
 fn a_new_namespace_reaches_nobody() {
-    let host = Host::start();
+    let host = Host::started();
     joined(&host);
     host.put("/v1/namespaces/alone", json!({})).ok();
     for address in ["10.1.1.1", "10.1.1.2", "192.0.2.1", "fd00:1::1"] {
@@ -114,7 +114,7 @@ fn a_new_namespace_reaches_nobody() {
 
 #[test]
 fn pairs_are_named_or_name_themselves() {
-    let host = Host::start();
+    let host = Host::started();
     let automatic = host.post("/v1/veths", json!({}));
     assert_eq!((automatic.status, automatic.location.as_deref()), (201, Some("/v1/veths/veth0")));
     let ends = automatic.json["endpoints"].clone();
@@ -134,7 +134,7 @@ fn pairs_are_named_or_name_themselves() {
 
 #[test]
 fn an_end_is_moved_while_it_exists() {
-    let host = Host::start();
+    let host = Host::started();
     host.put("/v1/namespaces/netns0", json!({})).ok();
     let ends = json!([{"interface": "veth0", "addresses": ["10.1.1.1/24"]}, {"interface": "veth1", "addresses": ["10.1.1.2/24"]}]);
     host.put("/v1/veths/pair", json!({"endpoints": ends})).ok();
@@ -152,7 +152,7 @@ fn an_end_is_moved_while_it_exists() {
 
 #[test]
 fn a_pair_carries_packets_of_both_families() {
-    let host = Host::start();
+    let host = Host::started();
     joined(&host);
     assert!(pings(&host, "net0", "10.1.1.2") && pings(&host, "net1", "fd00:1::1"));
     let route = host.ip(&["-n", "net0", "route", "get", "10.1.1.2"]);
@@ -165,7 +165,7 @@ fn a_pair_carries_packets_of_both_families() {
 
 #[test]
 fn deleting_a_pair_deletes_both_ends() {
-    let host = Host::start();
+    let host = Host::started();
     joined(&host);
     assert_eq!(host.delete("/v1/veths/pair").status, 204);
     for ns in ["net0", "net1"] {
@@ -176,7 +176,7 @@ fn deleting_a_pair_deletes_both_ends() {
 
 #[test]
 fn one_end_up_alone_is_not_ready() {
-    let host = Host::start();
+    let host = Host::started();
     let ends = json!([{"interface": "veth0"}, {"interface": "veth1", "up": false}]);
     let made = host.put("/v1/veths/pair", json!({"endpoints": ends})).ok();
     assert_eq!(made["status"]["observed"]["ready"], false);
@@ -196,7 +196,7 @@ fn one_end_up_alone_is_not_ready() {
 
 #[test]
 fn a_bridge_has_every_setting_that_brctl_knows() {
-    let host = Host::start();
+    let host = Host::started();
     host.put(
         "/v1/bridges/br0",
         json!({"addresses": ["10.2.0.254/24"], "stp": true, "priority": 4096, "ageing_time_s": 100, "forward_delay_s": 4.5,
@@ -256,7 +256,7 @@ fn a_bridge_has_every_setting_that_brctl_knows() {
 
 #[test]
 fn three_namespaces_on_a_bridge_talk_and_it_learns_them() {
-    let host = Host::start();
+    let host = Host::started();
     host.put("/v1/bridges/br0", json!({"addresses": ["10.2.0.254/24", "fd00:2::fe/64"]})).ok();
     for i in 1..=3 {
         host.put(&format!("/v1/namespaces/n{i}"), json!({"routes": [{"destination": "default", "via": "10.2.0.254"}]}))
@@ -282,7 +282,7 @@ fn three_namespaces_on_a_bridge_talk_and_it_learns_them() {
 
 #[test]
 fn a_router_namespace_forwards_between_two_subnets() {
-    let host = Host::start();
+    let host = Host::started();
     let forward = json!({"net.ipv4.ip_forward": 1, "net.ipv6.conf.all.forwarding": "1"});
     host.put("/v1/namespaces/router", json!({"sysctls": forward})).ok();
     for (name, net) in [("west", 1), ("east", 2)] {
@@ -304,7 +304,7 @@ fn a_router_namespace_forwards_between_two_subnets() {
 
 #[test]
 fn routes_and_neighbours_of_every_sort() {
-    let host = Host::start();
+    let host = Host::started();
     joined(&host);
     let routes = json!([
         {"destination": "default", "via": "10.1.1.2", "metric": 10},
@@ -357,7 +357,7 @@ fn routes_and_neighbours_of_every_sort() {
 
 #[test]
 fn a_command_sees_its_namespaces_resolv_conf() {
-    let host = Host::start();
+    let host = Host::started();
     let dns = json!({"nameservers": ["10.1.1.53", "fd00::53"], "search": ["lab.example"], "options": ["ndots:2"]});
     host.put("/v1/namespaces/net0", json!({"dns": dns})).ok();
     let wanted = "nameserver 10.1.1.53\nnameserver fd00::53\nsearch lab.example\noptions ndots:2\n";
@@ -371,7 +371,7 @@ fn a_command_sees_its_namespaces_resolv_conf() {
 
 #[test]
 fn a_process_namespace_is_attached() {
-    let host = Host::start();
+    let host = Host::started();
     let mut holder = host.spawn(&["unshare", "--net", "sleep", "1000"]);
     host.until("it has a namespace of its own", || {
         host.sh(&format!("test $(readlink /proc/{}/ns/net) != $(readlink /proc/self/ns/net)", holder.id()))
@@ -389,7 +389,7 @@ fn a_process_namespace_is_attached() {
 
 #[test]
 fn deleting_leaves_nothing() {
-    let host = Host::start();
+    let host = Host::started();
     host.put("/v1/namespaces/net0", json!({"dns": {"nameservers": ["10.0.0.1"]}})).ok();
     host.put("/v1/bridges/br0", json!({})).ok();
     host.put(
@@ -436,7 +436,7 @@ fn everything_works(host: &Host) {
 
 #[test]
 fn a_reboot_brings_it_back_before_ready() {
-    let mut host = Host::start();
+    let mut host = Host::started();
     everything(&host);
     everything_works(&host);
     host.reboot();
@@ -450,7 +450,7 @@ fn a_restart_loses_no_packet_and_does_nothing() {
     if !common::has("ping") {
         return;
     }
-    let mut host = Host::start();
+    let mut host = Host::started();
     everything(&host);
     host.settled();
     let before = host.kernel();
@@ -458,7 +458,7 @@ fn a_restart_loses_no_packet_and_does_nothing() {
     host.until("it pings", || ping.received() >= 20);
     host.restart();
     host.kill9();
-    host.resume();
+    host.start();
     let by_now = ping.received();
     host.until("it pings on", || ping.received() >= by_now + 20);
     let (transmitted, received) = ping.stop();

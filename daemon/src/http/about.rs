@@ -38,7 +38,7 @@ async fn about(State(app): State<App>, RawQuery(query): RawQuery) -> Answer {
         kernel: line("/proc/sys/kernel/osrelease"),
         boot_id: line("/proc/sys/kernel/random/boot_id"),
         started_at: app.started_at.clone(),
-        listen: app.listen.read().map(|listen| listen.clone()).unwrap_or_default(),
+        listen: app.listen.to_vec(),
         features: app.look.features(),
         limits: Limits { body_bytes: BODY_LIMIT as u64, page_items: 10_000, labels: 64, queued_writes: QUEUE as u32 },
     };

@@ -16,7 +16,7 @@ mod serve;
 mod tests;
 mod veths;
 
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 
 use axum::{
     Router,
@@ -52,8 +52,8 @@ pub struct App {
     pub process: Processes,
     /// When the daemon started (RFC 3339, UTC).
     pub started_at: String,
-    /// Where it listens, as told by `GET /v1`.
-    pub listen: Arc<RwLock<Vec<String>>>,
+    /// Where it listens, as URLs.
+    pub listen: Arc<[String]>,
 }
 
 type Routes = Vec<(&'static str, MethodRouter<App>)>;

@@ -1,13 +1,13 @@
-//! A host of its own for each test: a sandbox, a state directory, and the daemon in it.
-
+//! What the tests share: a private host, a daemon on it, and ways to look at both.
 #![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(missing_docs, reason = "the names say it")]
 
 use std::{
     fs,
     io::{BufRead, BufReader},
     os::unix::net::UnixDatagram,
-    path::PathBuf,
-    process::{Child, Command, Output, Stdio},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU32, Ordering},
@@ -22,19 +22,21 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::Value;
+use tempfile::TempDir;
 
-/// How long anything may take before a test gives up.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const NETNSD: &str = env!("CARGO_BIN_EXE_netnsd");
+/// Long enough for a busy machine; nothing waits for it in good times.
+const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A host with the daemon.
+/// A host of the test's own, with at most one daemon that was started by [`Host::start`].
 pub struct Host {
+    pub sandbox: Sandbox,
+    dir: TempDir,
     daemon: Option<Child>,
-    sandbox: Sandbox,
-    dir: tempfile::TempDir,
+    /// Held open: a daemon that stops tells it too.
+    notify: Option<UnixDatagram>,
     runtime: tokio::runtime::Runtime,
     client: Client,
-    starts: u32,
-    notify: Option<UnixDatagram>,
 }
 
 /// An answer, taken apart for tests.
@@ -67,94 +69,147 @@ impl Answer {
 }
 
 impl Host {
-    /// A fresh host with the daemon ready on it.
-    pub fn start() -> Self {
-        let mut host = Self::without_daemon();
-        host.resume();
+    /// A fresh host with nothing on it.
+    pub fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("netnsd-test-").tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let client = Client::unix(dir.path().join("netnsd.sock"));
+        Self { sandbox: Sandbox::new().unwrap(), dir, daemon: None, notify: None, runtime, client }
+    }
+
+    /// A fresh host with a daemon that is ready.
+    pub fn started() -> Self {
+        let mut host = Self::new();
+        host.start();
         host
     }
 
-    /// A fresh host without the daemon.
-    pub fn without_daemon() -> Self {
-        let dir = tempfile::Builder::new().prefix("netnsd-test-").tempdir_in("/tmp").unwrap();
-        let client = Client::unix(dir.path().join("netnsd.sock"));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        Self { daemon: None, sandbox: Sandbox::new().unwrap(), dir, runtime, client, starts: 0, notify: None }
+    pub fn state_dir(&self) -> PathBuf {
+        self.dir.path().join("state")
     }
 
-    /// A file in the host's own directory, which outlives its reboots.
-    pub fn file(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("netnsd.sock")
     }
 
-    /// The daemon's command.
-    pub fn daemon(&self) -> Command {
-        let mut command = self.sandbox.command(env!("CARGO_BIN_EXE_netnsd"));
-        command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-        command.env("NETNSD_STATE_DIR", self.file("state")).env("NETNSD_SOCKET", self.file("netnsd.sock"));
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The daemon's command line on this host, to be added to.
+    pub fn netnsd(&self) -> Command {
+        self.netnsd_with(&self.state_dir(), &self.socket())
+    }
+
+    /// The same with another state directory or socket.
+    pub fn netnsd_with(&self, state_dir: &Path, socket: &Path) -> Command {
+        let mut command = self.sandbox.command(NETNSD).unwrap();
+        clean(&mut command);
+        command.arg("--state-dir").arg(state_dir).arg("--socket").arg(socket).stdin(Stdio::null());
         command
     }
 
-    /// Starts the daemon and waits until it is ready.
-    pub fn resume(&mut self) {
-        self.starts += 1;
-        let path = self.file(&format!("notify{}", self.starts));
-        let notify = UnixDatagram::bind(&path).unwrap();
-        notify.set_read_timeout(Some(PATIENCE)).unwrap();
-        let log = fs::File::options().create(true).append(true).open(self.file("log")).unwrap();
-        let mut command = self.daemon();
-        command
-            .env("NOTIFY_SOCKET", &path)
-            .env("NETNSD_LOG", "debug")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log);
+    /// Starts the daemon and waits until it says that it is ready.
+    pub fn start(&mut self) {
+        self.start_with(|_| ());
+    }
+
+    /// The same, with more on its command line or in its environment.
+    pub fn start_with(&mut self, more: impl FnOnce(&mut Command)) {
+        let mut command = self.netnsd();
+        more(&mut command);
+        self.start_as(command);
+    }
+
+    /// Starts the daemon by a command line made elsewhere.
+    pub fn start_as(&mut self, mut command: Command) {
+        assert!(self.daemon.is_none(), "the daemon runs already");
+        let (notify, path) = self.notify_socket();
+        let log = fs::File::options().create(true).append(true).open(self.log_path()).unwrap();
+        command.env("NOTIFY_SOCKET", &path).env("NETNSD_LOG", "info").stderr(log).stdout(Stdio::null());
         self.daemon = Some(command.spawn().unwrap());
-        let mut text = [0; 256];
-        loop {
-            let size = notify.recv(&mut text).unwrap_or_else(|error| panic!("not ready: {error}\n{}", self.log()));
-            if text[..size].starts_with(b"READY=1") {
-                break;
-            }
-        }
+        self.wait_ready(&notify);
         self.notify = Some(notify);
         // A connection to the daemon before is no use, and only idempotent requests may find that out.
-        self.client = Client::unix(self.file("netnsd.sock"));
+        self.client = Client::unix(self.socket());
     }
 
-    /// What the daemon has logged so far.
+    fn notify_socket(&self) -> (UnixDatagram, PathBuf) {
+        let path = self.dir.path().join("notify");
+        let _ = fs::remove_file(&path);
+        let socket = UnixDatagram::bind(&path).unwrap();
+        // So often the daemon's end is looked for: it tells nothing when it fails to start.
+        socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        (socket, path)
+    }
+
+    fn wait_ready(&mut self, notify: &UnixDatagram) {
+        let start = Instant::now();
+        let mut message = [0; 4096];
+        loop {
+            if let Ok(length) = notify.recv(&mut message)
+                && message[..length].split(|byte| *byte == b'\n').any(|line| line == b"READY=1")
+            {
+                return;
+            }
+            let ended = self.daemon.as_mut().unwrap().try_wait().unwrap();
+            assert!(ended.is_none(), "the daemon ended: {ended:?}\n{}", self.log());
+            assert!(start.elapsed() < PATIENCE, "the daemon did not get ready\n{}", self.log());
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.daemon.as_ref().expect("the daemon runs").id()
+    }
+
+    /// What the daemons on this host logged.
     pub fn log(&self) -> String {
-        fs::read_to_string(self.file("log")).unwrap_or_default()
+        fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
-    fn signal(&mut self, signal: Signal) -> std::process::ExitStatus {
-        let mut daemon = self.daemon.take().unwrap();
-        kill(Pid::from_raw(daemon.id() as i32), signal).unwrap();
-        daemon.wait().unwrap()
+    fn log_path(&self) -> PathBuf {
+        self.dir.path().join("log")
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid() as i32), signal).unwrap();
     }
 
     /// Ends the daemon in order.
-    pub fn terminate(&mut self) {
-        let status = self.signal(Signal::SIGTERM);
-        assert!(status.success(), "{status}\n{}", self.log());
+    pub fn terminate(&mut self) -> ExitStatus {
+        self.end_by(Signal::SIGTERM)
     }
 
-    /// Ends the daemon at once.
+    /// Ends the daemon by a signal.
+    pub fn end_by(&mut self, signal: Signal) -> ExitStatus {
+        self.signal(signal);
+        self.daemon.take().unwrap().wait().unwrap()
+    }
+
+    /// Ends the daemon as a crash does.
     pub fn kill9(&mut self) {
         self.signal(Signal::SIGKILL);
+        self.daemon.take().unwrap().wait().unwrap();
     }
 
-    /// Ends the daemon in order and starts it again.
     pub fn restart(&mut self) {
-        self.terminate();
-        self.resume();
+        let status = self.terminate();
+        assert!(status.success(), "{status}\n{}", self.log());
+        self.start();
     }
 
-    /// A fresh kernel state over the same state directory.
-    pub fn reboot(&mut self) {
-        self.kill9();
+    /// The machine loses power and comes back: a fresh host with the same state directory. The daemon is not started.
+    pub fn power_cycle(&mut self) {
+        if self.daemon.is_some() {
+            self.kill9();
+        }
         self.sandbox = Sandbox::new().unwrap();
-        self.resume();
+    }
+
+    /// The same, and the daemon is started.
+    pub fn reboot(&mut self) {
+        self.power_cycle();
+        self.start();
     }
 
     /// Sends a request as it is.
@@ -202,19 +257,21 @@ impl Host {
         self.runtime.block_on(ask(self.client.clone()))
     }
 
-    /// Runs a command in the sandbox.
-    pub fn sh(&self, script: &str) -> Output {
-        self.sandbox.command("sh").args(["-c", script]).output().unwrap()
-    }
-
     /// Starts a command in the sandbox.
     pub fn spawn(&self, argv: &[&str]) -> Child {
-        self.sandbox.command(argv[0]).args(&argv[1..]).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap()
+        self.sandbox
+            .command(argv[0])
+            .unwrap()
+            .args(&argv[1..])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap()
     }
 
     #[track_caller]
     fn json(&self, program: &str, args: &[&str]) -> Value {
-        let output = self.sandbox.command(program).arg("-j").args(args).output().unwrap();
+        let output = self.sandbox.command(program).unwrap().arg("-j").args(args).output().unwrap();
         assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
         match serde_json::from_slice(&output.stdout) {
             // iproute2 has two ways to say nothing, and pads some lists with empty objects.
@@ -291,6 +348,7 @@ impl Host {
         let mut child = self
             .sandbox
             .command("ip")
+            .unwrap()
             .args(["netns", "exec", namespace, "ping", "-n", "-i", &interval, address])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -312,16 +370,38 @@ impl Host {
         });
         Pings { child, received, summary, reader }
     }
+
+    /// Runs a command on this host; its output on success.
+    pub fn run(&self, argv: &[&str]) -> String {
+        let output = self.sandbox.run(argv).unwrap();
+        assert!(output.status.success(), "{argv:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Runs a shell script on this host, whatever becomes of it.
+    pub fn sh(&self, script: &str) -> Output {
+        self.sandbox.run(&["/bin/sh", "-c", script]).unwrap()
+    }
 }
 
 impl Drop for Host {
     fn drop(&mut self) {
         if let Some(mut daemon) = self.daemon.take() {
-            let _gone = daemon.kill();
-            let _reaped = daemon.wait();
+            let _ = daemon.kill();
+            let _ = daemon.wait();
         }
         if std::thread::panicking() {
-            eprintln!("the daemon's log:\n{}", self.log());
+            eprintln!("---- the daemon's log ----\n{}", self.log());
+        }
+    }
+}
+
+/// A command that does not see what the tests' own environment may say to a daemon.
+pub fn clean(command: &mut Command) {
+    for (key, _) in std::env::vars_os() {
+        let ours = key.to_string_lossy().starts_with("NETNSD_");
+        if ours || ["NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "WATCHDOG_USEC"].iter().any(|name| key == *name) {
+            command.env_remove(key);
         }
     }
 }

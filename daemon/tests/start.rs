@@ -1,0 +1,168 @@
+//! How the daemon starts, refuses to, and ends.
+
+mod common;
+
+use std::{
+    fs,
+    io::{Read, Write},
+    os::unix::{fs::PermissionsExt, net::UnixStream, process::CommandExt},
+    process::{Command, Output, Stdio},
+};
+
+use common::{Host, NETNSD, clean};
+use nix::sys::signal::Signal;
+
+fn netnsd(arguments: &[&str]) -> Output {
+    let mut command = Command::new(NETNSD);
+    clean(&mut command);
+    command.args(arguments).output().unwrap()
+}
+
+/// Its one sentence on stderr, checked to be one.
+fn sentence(output: &Output) -> String {
+    let text = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(text.lines().count(), 1, "{text}");
+    text
+}
+
+#[test]
+fn wrong_settings_stop_it_with_a_sentence() {
+    for (arguments, parts) in [
+        (vec!["--listen", "nonsense"], vec!["--listen", "nonsense", "127.0.0.1:8080"]),
+        (vec!["--listen", "127.0.0.1:0"], vec!["token_file", "--token-file"]),
+        (vec!["--listen", "0.0.0.0:80", "--token-file", "/t"], vec!["0.0.0.0:80", "TLS"]),
+        (vec!["--log-format", "xml"], vec!["--log-format", "xml", "json"]),
+        (vec!["--config", "/does/not/exist"], vec!["--config", "/does/not/exist"]),
+        (vec!["--stat-dir", "/x"], vec!["--stat-dir"]),
+        (vec!["--state-dir"], vec!["--state-dir"]),
+        (vec!["frobnicate"], vec!["frobnicate"]),
+    ] {
+        let output = netnsd(&arguments);
+        let text = sentence(&output);
+        assert_eq!(output.status.code(), Some(2), "{text}");
+        for part in parts {
+            assert!(text.contains(part), "{text} lacks {part}");
+        }
+    }
+}
+
+#[test]
+fn wrong_settings_in_the_environment_and_the_file_too() {
+    let host = Host::new();
+    let output = host.netnsd().env("NETNSD_LOG_FORMAT", "xml").output().unwrap();
+    assert!(sentence(&output).contains("NETNSD_LOG_FORMAT"));
+    let file = host.dir().join("netnsd.toml");
+    fs::write(&file, "state_dri = '/x'").unwrap();
+    let output = host.netnsd().arg("--config").arg(&file).output().unwrap();
+    assert!(sentence(&output).contains("state_dri"));
+}
+
+#[test]
+fn a_token_file_that_is_not_there_is_named() {
+    let host = Host::new();
+    let output = host.netnsd().args(["--listen", "127.0.0.1:0", "--token-file", "/nowhere"]).output().unwrap();
+    assert!(sentence(&output).contains("/nowhere"));
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn without_capabilities_it_says_which_are_missing() {
+    let mut command = Command::new(NETNSD);
+    clean(&mut command);
+    if nix::unistd::geteuid().is_root() {
+        // Root as well has only those that the bounding set lets through.
+        command = Command::new("setpriv");
+        clean(&mut command);
+        command.args(["--bounding-set=-all", NETNSD]);
+    }
+    let output = command.args(["--state-dir", "/nowhere/state"]).output().unwrap();
+    let text = sentence(&output);
+    assert!(text.contains("CAP_NET_ADMIN") && text.contains("CAP_SYS_ADMIN") && text.contains("root"), "{text}");
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn a_second_daemon_on_the_same_state_directory_is_refused() {
+    let host = Host::started();
+    let other = host.dir().join("other.sock");
+    let output = host.netnsd_with(&host.state_dir(), &other).output().unwrap();
+    let text = sentence(&output);
+    assert!(text.contains(&host.pid().to_string()) && text.contains("state"), "{text}");
+    assert!(!output.status.success() && !other.exists());
+}
+
+#[test]
+fn a_socket_that_is_served_is_not_taken() {
+    let host = Host::started();
+    let output = host.netnsd_with(&host.dir().join("two"), &host.socket()).output().unwrap();
+    assert!(sentence(&output).contains("netnsd.sock"));
+    UnixStream::connect(host.socket()).unwrap();
+}
+
+#[test]
+fn only_its_user_may_open_what_it_makes() {
+    let host = Host::started();
+    let mode = |path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(host.socket()), mode(host.state_dir())), (0o600, 0o700));
+}
+
+#[test]
+fn a_signal_ends_it_in_order() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut host = Host::started();
+        assert!(host.end_by(signal).success(), "{}", host.log());
+        assert!(!host.socket().exists());
+        host.start();
+    }
+}
+
+#[test]
+fn after_a_crash_it_starts_again() {
+    let mut host = Host::started();
+    host.kill9();
+    assert!(host.socket().exists());
+    host.start();
+    UnixStream::connect(host.socket()).unwrap();
+    host.reboot();
+}
+
+#[test]
+fn it_answers_on_its_socket() {
+    let host = Host::started();
+    let mut stream = UnixStream::connect(host.socket()).unwrap();
+    write!(stream, "GET /nowhere HTTP/1.1\r\nHost: netnsd\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+}
+
+#[test]
+fn a_socket_of_the_service_manager_is_served() {
+    let mut host = Host::new();
+    let handed_over = std::os::unix::net::UnixListener::bind(host.dir().join("activated.sock")).unwrap();
+    // LISTEN_PID must be the daemon's own: a shell that becomes the daemon knows it.
+    let mut command = host.sandbox.command("/bin/sh").unwrap();
+    clean(&mut command);
+    command.args(["-c", "LISTEN_PID=$$ exec \"$@\"", "sh", NETNSD, "--state-dir"]).arg(host.state_dir());
+    command.arg("--socket").arg(host.socket()).env("LISTEN_FDS", "1").stdin(Stdio::null());
+    // SAFETY: two system calls; the listener lives as long as the closure.
+    unsafe {
+        command.pre_exec(move || {
+            let number = std::os::fd::AsRawFd::as_raw_fd(&handed_over);
+            let done = match number {
+                3 => nix::libc::fcntl(3, nix::libc::F_SETFD, 0),
+                _ => nix::libc::dup2(number, 3),
+            };
+            nix::errno::Errno::result(done).map(drop).map_err(std::io::Error::from)
+        });
+    }
+    host.start_as(command);
+    let mut stream = UnixStream::connect(host.dir().join("activated.sock")).unwrap();
+    write!(stream, "GET /nowhere HTTP/1.1\r\nHost: netnsd\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+    assert!(!host.socket().exists());
+    assert!(host.terminate().success());
+    assert!(host.dir().join("activated.sock").exists(), "the service manager's socket stays");
+}
