@@ -103,6 +103,8 @@ pub fn runtime() -> Result<tokio::runtime::Runtime> {
 pub fn log_to_stderr(format: LogFormat, filter: &str) {
     let builder = tracing_subscriber::fmt()
         .with_writer(io::stderr)
+        // They would go to stderr too, by a macro that panics when stderr is what failed.
+        .log_internal_errors(false)
         .with_env_filter(EnvFilter::new(filter))
         .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
     // A log that is set up already, as when this is called twice, stays.

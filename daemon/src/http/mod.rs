@@ -58,8 +58,8 @@ pub struct App {
 
 type Routes = Vec<(&'static str, MethodRouter<App>)>;
 
-/// Every route.
-pub fn router(app: App) -> Router {
+/// Every path, and what it answers.
+fn table() -> Routes {
     let all: [Routes; 9] = [
         about::routes(),
         resource::routes::<Namespace>(),
@@ -71,11 +71,16 @@ pub fn router(app: App) -> Router {
         host::routes(),
         processes::routes(),
     ];
+    all.into_iter().flatten().collect()
+}
+
+/// Every route.
+pub fn router(app: App) -> Router {
     let add = |router: Router<App>, (path, methods): (&str, MethodRouter<App>)| {
         router.route(path, methods.fallback(problem::method_not_allowed))
     };
-    all.into_iter()
-        .flatten()
+    table()
+        .into_iter()
         .fold(Router::new(), add)
         .fallback(any(problem::no_such_path))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))

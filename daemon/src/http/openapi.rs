@@ -1,8 +1,448 @@
-//! The OpenAPI description, generated from the types and from the table of routes here.
+//! The OpenAPI description: schemas generated from the types, operations from the table here. A test holds the table
+//! against the routes, another the committed `openapi.yaml` against this.
 
-use utoipa::openapi::OpenApi;
+use std::collections::BTreeMap;
+
+use netnsd_api::{
+    About, Bridge, BridgePort, Code, DryRun, Endpoint, Exec, ExecResult, FdbEntry, Health, Items, Kind, Link,
+    LinkAddress, LiveNeighbour, LiveRoute, Name, Namespace, Ping, PingResult, Problem, Process, ProcessNamespace,
+    Ready, State, Stored, UnmanagedNamespace, Veth,
+};
+use serde_json::{Value, json};
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{
+        Components, Content, HeaderBuilder, HttpMethod, Info, License, Object, OpenApi, Paths, Ref, RefOr, Required,
+        Response, ResponseBuilder, Schema,
+        path::{Operation, OperationBuilder, Parameter, ParameterBuilder, ParameterIn},
+        request_body::RequestBodyBuilder,
+        schema::{Array, SchemaType, Type},
+        security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme},
+    },
+};
+
+type Schemas = BTreeMap<String, RefOr<Schema>>;
 
 /// The description of every route.
 pub fn openapi() -> OpenApi {
-    OpenApi::default()
+    let mut description = Description { paths: Paths::new(), schemas: Schemas::new() };
+    description.kind::<Namespace>("namespace", namespace_example());
+    description.kind::<Bridge>("bridge", json!({"addresses": ["10.2.0.254/24"], "stp": true}));
+    description.kind::<Veth>("veth", veth_example());
+    description.ends();
+    description.looking();
+    description.doing();
+    description.about();
+    description.finish()
+}
+
+fn namespace_example() -> Value {
+    json!({"labels": {"team": "lab"}, "netnsid": 100, "routes": [{"destination": "default", "via": "10.1.1.254"}],
+        "sysctls": {"net.ipv4.ip_forward": "1"}})
+}
+
+fn veth_example() -> Value {
+    json!({"endpoints": [{"namespace": "net0", "interface": "eth0", "addresses": ["10.1.1.1/24"]},
+        {"interface": "port0", "bridge": "br0", "port": {"hairpin": true}}]})
+}
+
+struct Description {
+    paths: Paths,
+    schemas: Schemas,
+}
+
+/// Codes that any request may be answered.
+const ALWAYS: [Code; 4] = [Code::InvalidQuery, Code::Internal, Code::Unauthenticated, Code::Forbidden];
+/// Codes of requests with a body.
+const BODY: [Code; 5] =
+    [Code::MalformedJson, Code::UnsupportedMediaType, Code::BodyTooLarge, Code::InvalidField, Code::UnknownField];
+/// Codes of writes.
+const WRITE: [Code; 5] =
+    [Code::PreconditionFailed, Code::Conflict, Code::KernelRejected, Code::StoreUnavailable, Code::KernelUnavailable];
+
+impl Description {
+    /// A reference to a type's schema, which comes into the description with all that it refers to.
+    fn schema<T: ToSchema>(&mut self) -> RefOr<Schema> {
+        let mut all = Vec::new();
+        T::schemas(&mut all);
+        all.push((T::name().into_owned(), T::schema()));
+        self.schemas.extend(all);
+        Ref::from_schema_name(T::name()).into()
+    }
+
+    /// A kind's schema: what is asked for, and beside it what answers carry and requests ignore.
+    fn resource<R: netnsd_api::Resource>(&mut self) -> RefOr<Schema> {
+        let reference = self.schema::<R>();
+        let mut all = Vec::new();
+        Stored::<R>::schemas(&mut all);
+        // The status is of a generic type, and has its name from here.
+        all.retain(|(name, _)| *name != <R as ToSchema>::name());
+        self.schemas.extend(all);
+        let RefOr::T(Schema::AllOf(stored)) = Stored::<R>::schema() else { return reference };
+        let own = stored.items.into_iter().find_map(|item| match item {
+            RefOr::T(Schema::Object(object)) => Some(object.properties),
+            _ => None,
+        });
+        if let Some(RefOr::T(Schema::Object(spec))) = self.schemas.get_mut(&*<R as ToSchema>::name()) {
+            // A path has the name already, and a pair can do without.
+            spec.required.retain(|field| field != "name");
+            for (field, mut schema) in own.into_iter().flatten() {
+                if let RefOr::T(Schema::Object(object)) = &mut schema {
+                    object.read_only = Some(true);
+                }
+                spec.properties.insert(field, schema);
+            }
+        }
+        reference
+    }
+
+    /// A schema written out where it is used: that of a generic type.
+    fn inline<T: ToSchema + PartialSchema>(&mut self) -> RefOr<Schema> {
+        let mut all = Vec::new();
+        T::schemas(&mut all);
+        self.schemas.extend(all);
+        T::schema()
+    }
+
+    fn add(&mut self, method: HttpMethod, path: &str, operation: Operation) {
+        self.paths.add_path_operation(path, vec![method], operation);
+    }
+
+    fn operation(&mut self, id: &str, summary: &str, tag: &str, codes: &[Code]) -> OperationBuilder {
+        let mut by_status: BTreeMap<u16, Vec<String>> = BTreeMap::new();
+        for code in ALWAYS.iter().chain(codes) {
+            let text = serde_json::to_value(code).ok().and_then(|value| value.as_str().map(str::to_owned));
+            by_status.entry(code.status()).or_default().extend(text.map(|text| format!("`{text}`")));
+        }
+        let problem = self.schema::<Problem>();
+        let mut operation = OperationBuilder::new().operation_id(Some(id)).summary(Some(summary)).tag(tag);
+        for (status, codes) in by_status {
+            let content = Content::new(Some(problem.clone()));
+            let response = ResponseBuilder::new()
+                .description(codes.join(", "))
+                .content("application/problem+json", content)
+                .build();
+            operation = operation.response(status.to_string(), response);
+        }
+        operation
+    }
+
+    /// The routes that the three kinds have in common.
+    fn kind<R: netnsd_api::Resource>(&mut self, kind: &str, example: Value) {
+        let list = format!("/v1/{}", R::KIND.plural());
+        let one = format!("{list}/{{name}}");
+        let tag = R::KIND.plural();
+        let stored = self.resource::<R>();
+        let spec = stored.clone();
+        let next = Object::builder().schema_type(SchemaType::from_iter([Type::String, Type::Null])).build();
+        let page: RefOr<Schema> = Object::builder()
+            .property("items", Array::builder().items(stored.clone()).build())
+            .property("next", next)
+            .required("items")
+            .required("next")
+            .build()
+            .into();
+        let dry_run = self.schema::<DryRun>();
+        let id = |verb: &str| format!("{verb}_{kind}");
+
+        let mut operation = self
+            .operation(&format!("list_{tag}"), &format!("List {tag}, sorted by name"), tag, &[])
+            .parameter(query("limit", "how many at the most, 1 to 10000", Type::Integer))
+            .parameter(query("cursor", "where to go on: `next` of the page before", Type::String))
+            .parameter(query("label", "key=value, key or key!=value; repeatable", Type::String))
+            .parameter(query_schema("state", "only those in this state", self.schema::<State>()))
+            .parameter(query("namespace", "only those that live, with some part, in this namespace", Type::String));
+        if R::KIND == Kind::Namespace {
+            self.schema::<UnmanagedNamespace>();
+            let include = "`unmanaged`: also namespaces that others made (UnmanagedNamespace)";
+            operation = operation.parameter(query("include", include, Type::String));
+        }
+        self.add(HttpMethod::Get, &list, operation.response("200", json_response("a page", page)).build());
+
+        let codes = [
+            &BODY[..],
+            &WRITE,
+            &[Code::AlreadyExists, Code::UnknownReference, Code::Duplicate, Code::UnsupportedByKernel],
+        ];
+        let codes = codes.concat();
+        let operation = self.operation(&id("create"), &format!("Create a {kind}, which must not exist"), tag, &codes);
+        let operation = written(operation, &stored, &dry_run, true).request_body(Some(body(&spec, &example, false)));
+        self.add(HttpMethod::Post, &list, operation.build());
+
+        let operation = self
+            .operation(&id("get"), &format!("One {kind}, and how it stands"), tag, &[Code::NotFound])
+            .parameter(name())
+            .parameter(header("If-None-Match"))
+            .response("200", etag(json_response("the resource", stored.clone())))
+            .response("304", Response::new("it is as the ETag says"));
+        self.add(HttpMethod::Get, &one, operation.build());
+
+        let codes = [&BODY[..], &WRITE, &[Code::UnknownReference, Code::Duplicate, Code::UnsupportedByKernel]].concat();
+        let operation =
+            self.operation(&id("put"), &format!("Create or replace a {kind}"), tag, &codes).parameter(name());
+        let operation = written(operation, &stored, &dry_run, true).request_body(Some(body(&spec, &example, false)));
+        self.add(HttpMethod::Put, &one, operation.build());
+
+        let codes = [&codes[..], &[Code::NotFound]].concat();
+        let operation = self
+            .operation(&id("patch"), &format!("Merge a patch into a {kind} (RFC 7396)"), tag, &codes)
+            .parameter(name());
+        let patch = body(&anything("a merge patch"), &json!({"labels": {"team": null}}), true);
+        self.add(
+            HttpMethod::Patch,
+            &one,
+            written(operation, &stored, &dry_run, false).request_body(Some(patch)).build(),
+        );
+
+        let codes = [&WRITE[..], &[Code::NotFound, Code::InUse]].concat();
+        let operation = self
+            .operation(&id("delete"), &format!("Delete a {kind}"), tag, &codes)
+            .parameter(name())
+            .parameter(query("cascade", "also what depends on it; a bridge lets its ports go", Type::Boolean))
+            .parameter(query("dry_run", "only tell what would be done", Type::Boolean))
+            .parameter(header("If-Match"))
+            .parameter(header("If-None-Match"))
+            .response("200", json_response("with `dry_run`: what would be done", dry_run))
+            .response("204", Response::new("it is gone"));
+        self.add(HttpMethod::Delete, &one, operation.build());
+    }
+
+    fn ends(&mut self) {
+        let path = "/v1/veths/{name}/endpoints/{end}";
+        let end = || path_parameter("end", "0 or 1", Object::with_type(Type::String).into());
+        let schema = self.schema::<Endpoint>();
+        let dry_run = self.schema::<DryRun>();
+        let operation = self
+            .operation("get_endpoint", "One end of a veth pair", "veths", &[Code::NotFound])
+            .parameter(name())
+            .parameter(end())
+            .response("200", etag(json_response("the end, and its `status`", schema.clone())));
+        self.add(HttpMethod::Get, path, operation.build());
+        let codes = [&BODY[..], &WRITE, &[Code::NotFound, Code::UnknownReference, Code::Duplicate]].concat();
+        let operation = self
+            .operation("patch_endpoint", "Change one end of a veth pair; moving it is one PATCH", "veths", &codes)
+            .parameter(name())
+            .parameter(end())
+            .request_body(Some(body(&anything("a merge patch"), &json!({"namespace": "net0"}), true)));
+        self.add(HttpMethod::Patch, path, written(operation, &schema, &dry_run, false).build());
+    }
+
+    fn look<T: ToSchema>(&mut self, path: &str, id: &str, summary: &str, tag: &str) {
+        let items = self.inline::<Items<T>>();
+        let mut operation = self
+            .operation(id, summary, tag, &[Code::NotFound, Code::KernelUnavailable])
+            .response("200", json_response("live, from the kernel", items));
+        if path.contains("{name}") {
+            operation = operation.parameter(name());
+        }
+        self.add(HttpMethod::Get, path, operation.build());
+    }
+
+    fn looking(&mut self) {
+        for (place, id, words) in [("namespaces/{name}", "namespace", "a namespace"), ("host", "host", "the host")] {
+            let path = |what: &str| format!("/v1/{place}/{what}");
+            let tag = if id == "host" { "host" } else { "namespaces" };
+            self.look::<Link>(&path("links"), &format!("{id}_links"), &format!("The links of {words}"), tag);
+            self.look::<LinkAddress>(
+                &path("addresses"),
+                &format!("{id}_addresses"),
+                &format!("The addresses in {words}"),
+                tag,
+            );
+            self.look::<LiveRoute>(&path("routes"), &format!("{id}_routes"), &format!("The routes of {words}"), tag);
+            self.look::<LiveNeighbour>(
+                &path("neighbours"),
+                &format!("{id}_neighbours"),
+                &format!("The neighbours of {words}"),
+                tag,
+            );
+        }
+        self.look::<Process>(
+            "/v1/namespaces/{name}/processes",
+            "namespace_processes",
+            "The processes in a namespace",
+            "namespaces",
+        );
+        self.look::<BridgePort>(
+            "/v1/bridges/{name}/ports",
+            "bridge_ports",
+            "The ports of a bridge, as `bridge link` shows them",
+            "bridges",
+        );
+        self.look::<FdbEntry>(
+            "/v1/bridges/{name}/fdb",
+            "bridge_fdb",
+            "The forwarding table, as `brctl showmacs` shows it",
+            "bridges",
+        );
+        let schema = self.schema::<ProcessNamespace>();
+        let operation = self
+            .operation(
+                "process_namespace",
+                "The namespace of a process (`ip netns identify`)",
+                "processes",
+                &[Code::NotFound],
+            )
+            .parameter(path_parameter("pid", "the process", Object::with_type(Type::Integer).into()))
+            .response("200", json_response("the namespace", schema));
+        self.add(HttpMethod::Get, "/v1/processes/{pid}/namespace", operation.build());
+    }
+
+    fn doing(&mut self) {
+        let codes = [&BODY[..], &[Code::NotFound, Code::KernelRejected, Code::KernelUnavailable]].concat();
+        let (exec, result) = (self.schema::<Exec>(), self.schema::<ExecResult>());
+        let operation = self
+            .operation("exec", "Run a command in a namespace", "namespaces", &codes)
+            .parameter(name())
+            .request_body(Some(body(&exec, &json!({"argv": ["ip", "addr"]}), false)))
+            .response("200", json_response("how it ended", result));
+        self.add(HttpMethod::Post, "/v1/namespaces/{name}/exec", operation.build());
+        let (ping, result) = (self.schema::<Ping>(), self.schema::<PingResult>());
+        let operation = self
+            .operation("ping", "Ping from a namespace", "namespaces", &codes)
+            .parameter(name())
+            .request_body(Some(body(&ping, &json!({"address": "10.1.1.2", "count": 3}), false)))
+            .response("200", json_response("what came back", result));
+        self.add(HttpMethod::Post, "/v1/namespaces/{name}/ping", operation.build());
+    }
+
+    fn about(&mut self) {
+        let schema = self.schema::<About>();
+        let operation = self
+            .operation("about", "About the daemon", "daemon", &[])
+            .response("200", json_response("about it", schema));
+        self.add(HttpMethod::Get, "/v1", operation.build());
+        let schema = self.schema::<Health>();
+        let operation = self
+            .operation("health", "That the daemon lives", "daemon", &[])
+            .response("200", json_response("it does", schema));
+        self.add(HttpMethod::Get, "/v1/health", operation.build());
+        let schema = self.schema::<Ready>();
+        let operation = self
+            .operation("ready", "Whether everything recorded has been tried", "daemon", &[])
+            .response("200", json_response("it has", schema.clone()))
+            .response("503", json_response("not yet", schema));
+        self.add(HttpMethod::Get, "/v1/ready", operation.build());
+        for (path, id, kind) in [
+            ("/openapi.yaml", "openapi_yaml", "application/yaml"),
+            ("/openapi.json", "openapi_json", "application/json"),
+        ] {
+            let content = Content::new(Some(anything("this description")));
+            let response = ResponseBuilder::new().description("this description").content(kind, content).build();
+            let operation = self.operation(id, "This description", "daemon", &[]).response("200", response);
+            self.add(HttpMethod::Get, path, operation.build());
+        }
+    }
+
+    fn finish(mut self) -> OpenApi {
+        let mut components = Components::new();
+        self.schema::<Name>();
+        components.schemas.extend(self.schemas);
+        components.add_security_scheme("token", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
+        let mut info = Info::new("netnsd", "v1");
+        info.description = Some("Linux network namespaces, veth pairs and bridges. On the Unix socket the caller is known by its user; over TCP every request carries the bearer token.".into());
+        let mut license = License::new("Apache-2.0 OR MIT");
+        license.identifier = Some("Apache-2.0 OR MIT".into());
+        info.license = Some(license);
+        let mut api = OpenApi::new(info, self.paths);
+        api.components = Some(components);
+        api.security =
+            Some(vec![SecurityRequirement::default(), SecurityRequirement::new::<_, [&str; 0], &str>("token", [])]);
+        api
+    }
+}
+
+fn anything(description: &str) -> RefOr<Schema> {
+    let mut object = Object::with_type(Type::Object);
+    object.description = Some(description.into());
+    object.into()
+}
+
+fn parameter(
+    name: &str,
+    place: ParameterIn,
+    description: &str,
+    schema: RefOr<Schema>,
+    required: Required,
+) -> Parameter {
+    ParameterBuilder::new()
+        .name(name)
+        .parameter_in(place)
+        .description(Some(description))
+        .schema(Some(schema))
+        .required(required)
+        .build()
+}
+
+fn query(name: &str, description: &str, kind: Type) -> Parameter {
+    query_schema(name, description, Object::with_type(kind).into())
+}
+
+fn query_schema(name: &str, description: &str, schema: RefOr<Schema>) -> Parameter {
+    parameter(name, ParameterIn::Query, description, schema, Required::False)
+}
+
+fn header(name: &str) -> Parameter {
+    let description = "ETags, or *: only if the resource is (not) of one of these generations";
+    parameter(name, ParameterIn::Header, description, Object::with_type(Type::String).into(), Required::False)
+}
+
+fn path_parameter(name: &str, description: &str, schema: RefOr<Schema>) -> Parameter {
+    parameter(name, ParameterIn::Path, description, schema, Required::True)
+}
+
+fn name() -> Parameter {
+    path_parameter("name", "the resource's name", Ref::from_schema_name("Name").into())
+}
+
+fn json_response(description: &str, schema: RefOr<Schema>) -> Response {
+    ResponseBuilder::new().description(description).content("application/json", Content::new(Some(schema))).build()
+}
+
+fn with_header(mut response: Response, name: &str, description: &str) -> Response {
+    let header =
+        HeaderBuilder::new().description(Some(description)).schema(Some(Object::with_type(Type::String))).build();
+    response.headers.insert(name.to_owned(), header.into());
+    response
+}
+
+fn etag(response: Response) -> Response {
+    with_header(response, "ETag", "the generation, in quotes")
+}
+
+fn body(schema: &RefOr<Schema>, example: &Value, patch: bool) -> utoipa::openapi::request_body::RequestBody {
+    let content = || {
+        let mut content = Content::new(Some(schema.clone()));
+        content.example = Some(example.clone());
+        content
+    };
+    let body = RequestBodyBuilder::new().required(Some(Required::True)).content("application/json", content());
+    if patch { body.content("application/merge-patch+json", content()).build() } else { body.build() }
+}
+
+/// Parameters and answers of a write that leaves a resource.
+fn written(
+    operation: OperationBuilder,
+    schema: &RefOr<Schema>,
+    dry_run: &RefOr<Schema>,
+    creates: bool,
+) -> OperationBuilder {
+    let timed = |response| with_header(etag(response), "Server-Timing", "store;dur=…, kernel;dur=… in milliseconds");
+    let either = utoipa::openapi::OneOfBuilder::new().item(schema.clone()).item(dry_run.clone());
+    let operation = operation
+        .parameter(query("dry_run", "only tell what would be done", Type::Boolean))
+        .parameter(header("If-Match"))
+        .parameter(header("If-None-Match"))
+        .response(
+            "200",
+            timed(json_response(
+                "as it is now; with `dry_run`: what would be done",
+                Schema::from(either.build()).into(),
+            )),
+        );
+    if !creates {
+        return operation;
+    }
+    let created = with_header(json_response("created", schema.clone()), "Location", "the path of the resource");
+    operation.response("201", timed(created))
 }
