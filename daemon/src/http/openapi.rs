@@ -228,6 +228,7 @@ impl Description {
     }
 
     fn look<T: ToSchema>(&mut self, path: &str, id: &str, summary: &str, tag: &str) {
+        self.schema::<T>();
         let items = self.inline::<Items<T>>();
         let mut operation = self
             .operation(id, summary, tag, &[Code::NotFound, Code::KernelUnavailable])
