@@ -1,6 +1,12 @@
 //! From a JSON value to a typed request, each mistake told with its JSON pointer.
 
-use serde::de::DeserializeOwned;
+use serde::{
+    Deserializer,
+    de::{
+        self, DeserializeOwned, IntoDeserializer, Visitor,
+        value::{MapDeserializer, SeqDeserializer},
+    },
+};
 use serde_json::Value;
 use serde_path_to_error::Segment;
 
@@ -9,12 +15,12 @@ use crate::{Code, FieldError};
 /// The fields that answers carry beside what was asked for; in a request they are ignored.
 pub const READ_ONLY: [&str; 6] = ["uid", "generation", "created_at", "updated_at", "status", "managed"];
 
-/// Reads a request's body.
+/// Reads a request's body. A field that is null is one that is left out.
 ///
 /// # Errors
 /// `unknown_field` or `invalid_field`, with the pointer of the first field that does not fit `T`.
 pub fn parse<T: DeserializeOwned>(value: &Value) -> Result<T, FieldError> {
-    serde_path_to_error::deserialize(value).map_err(|error| {
+    serde_path_to_error::deserialize(Sent(value)).map_err(|error| {
         let mut path: Vec<String> = error
             .path()
             .iter()
@@ -48,6 +54,89 @@ pub fn parse<T: DeserializeOwned>(value: &Value) -> Result<T, FieldError> {
     })
 }
 
+/// JSON as it was sent: a struct's own fields that are null are left out, so that they get their defaults.
+///
+/// In a map null stays what it is, and a field that the struct does not know stays one.
+#[derive(Clone, Copy)]
+struct Sent<'a>(&'a Value);
+
+impl<'de> IntoDeserializer<'de, serde_json::Error> for Sent<'de> {
+    type Deserializer = Self;
+    fn into_deserializer(self) -> Self {
+        self
+    }
+}
+
+impl<'de> Deserializer<'de> for Sent<'de> {
+    type Error = serde_json::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        match self.0 {
+            Value::Array(items) => {
+                let mut items = SeqDeserializer::new(items.iter().map(Sent));
+                let value = visitor.visit_seq(&mut items)?;
+                items.end()?;
+                Ok(value)
+            }
+            Value::Object(map) => {
+                visitor.visit_map(MapDeserializer::new(map.iter().map(|(key, value)| (key.as_str(), Sent(value)))))
+            }
+            plain => plain.deserialize_any(visitor),
+        }
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        // An array would be taken for the fields in their order.
+        let Value::Object(map) = self.0 else {
+            return Err(de::Error::invalid_type(unexpected(self.0), &"an object"));
+        };
+        let given = map.iter().filter(|(key, value)| !(value.is_null() && fields.contains(&key.as_str())));
+        visitor.visit_map(MapDeserializer::new(given.map(|(key, value)| (key.as_str(), Sent(value)))))
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        if self.0.is_null() { visitor.visit_none() } else { visitor.visit_some(self) }
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        self.0.deserialize_enum(name, variants, visitor)
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
+        tuple_struct map identifier ignored_any
+    }
+}
+
+fn unexpected(value: &Value) -> de::Unexpected<'_> {
+    match value {
+        Value::Null => de::Unexpected::Unit,
+        Value::Bool(value) => de::Unexpected::Bool(*value),
+        Value::Number(_) => de::Unexpected::Other("number"),
+        Value::String(text) => de::Unexpected::Str(text),
+        Value::Array(_) => de::Unexpected::Other("array"),
+        Value::Object(_) => de::Unexpected::Map,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -77,5 +166,33 @@ mod tests {
         assert_eq!((code, pointer.as_str()), (Code::InvalidField, "/routes/0/destination"));
         let (code, pointer, _) = refused::<Namespace>(json!({"name": "a", "wat": {}}));
         assert_eq!((code, pointer.as_str()), (Code::UnknownField, "/wat"));
+    }
+    #[test]
+    fn null_is_left_out_but_for_maps_and_what_is_unknown() {
+        let body = json!({"name": null, "labels": null, "endpoints": [{"up": null, "port": null, "mac": null}, {}]});
+        assert_eq!(parse::<Veth>(&body).unwrap(), parse::<Veth>(&json!({})).unwrap());
+        let route = json!({"destination": "default", "via": "10.0.0.1", "table": null, "type": null, "onlink": null});
+        let namespace: Namespace = parse(&json!({"name": "a", "loopback": null, "routes": [route]})).unwrap();
+        assert!(namespace.loopback && namespace.routes[0].table == 254);
+
+        let (code, pointer, _) = refused::<Namespace>(json!({"name": "a", "wat": null}));
+        assert_eq!((code, pointer.as_str()), (Code::UnknownField, "/wat"));
+        let (code, pointer, _) = refused::<Namespace>(json!({"name": "a", "labels": {"team": null}}));
+        assert_eq!((code, pointer.as_str()), (Code::InvalidField, "/labels/team"));
+        let (code, pointer, _) = refused::<Veth>(json!({"endpoints": [null, {}]}));
+        assert_eq!((code, pointer.as_str()), (Code::InvalidField, "/endpoints/0"));
+        let (code, pointer, _) = refused::<Namespace>(json!({"name": null}));
+        assert_eq!((code, pointer.as_str()), (Code::InvalidField, "/name"));
+    }
+
+    #[test]
+    fn an_array_is_no_object() {
+        let (code, pointer, _) = refused::<Veth>(json!({"endpoints": [[], {}]}));
+        assert_eq!((code, pointer.as_str()), (Code::InvalidField, "/endpoints/0"));
+        let (_, pointer, detail) = refused::<Namespace>(json!({"name": "a", "dns": 5}));
+        assert_eq!((pointer.as_str(), detail.as_str()), ("/dns", "invalid type: number, expected an object"));
+        let (_, pointer, _) =
+            refused::<Namespace>(json!({"name": "a", "routes": [{"destination": "default", "type": "x"}]}));
+        assert_eq!(pointer, "/routes/0/type");
     }
 }

@@ -133,6 +133,13 @@ fn requests_that_are_wrong_are_told_so() {
     host.get("/v1/nothing").refused(404, "no_such_path", None);
     host.get("/v1/namespaces/").refused(404, "no_such_path", None);
     host.get("/v1/namespaces/none").refused(404, "not_found", None);
+    host.get("/v1/namespaces/%ff").refused(404, "not_found", None);
+    host.get("/v1/namespaces?label==x").refused(400, "invalid_query", None);
+    host.raw("GET", "/v1/namespaces/net0", &[("if-match", "\"7\"")], Vec::new()).refused(
+        412,
+        "precondition_failed",
+        None,
+    );
     let method = host.raw("POST", "/v1/namespaces/net0", &json_type, b"{}".to_vec());
     method.refused(405, "method_not_allowed", None);
     let conditional = |headers: &[(&str, &str)]| {
@@ -142,6 +149,10 @@ fn requests_that_are_wrong_are_told_so() {
     conditional(&[("if-match", "\"7\"")]).refused(412, "precondition_failed", None);
     conditional(&[("if-none-match", "*")]).refused(412, "precondition_failed", None);
     same(&before, &state(&host));
+    assert_eq!(
+        put("/v1/namespaces/net0", "{\"name\": null, \"loopback\": null, \"routes\": null}").etag.as_deref(),
+        Some("\"1\"")
+    );
     let matched: Answer = conditional(&[("if-match", "\"1\"")]);
     assert_eq!((matched.status, matched.etag.as_deref()), (200, Some("\"2\"")));
     assert_eq!(host.raw("GET", "/v1/namespaces/net0", &[("if-none-match", "\"2\"")], Vec::new()).status, 304);

@@ -5,11 +5,12 @@ use std::fs;
 use axum::{
     Json,
     extract::{RawQuery, State},
-    http::{HeaderValue, StatusCode, header},
+    http::{StatusCode, header},
     response::IntoResponse,
     routing::get,
 };
-use netnsd_api::{About, Health, Limits, Ready};
+use netnsd_api::{About, Code, Health, Limits, Problem, Ready};
+use serde_json::Value;
 
 use super::{App, BODY_LIMIT, Routes, query, resource, resource::Answer};
 use crate::engine::QUEUE;
@@ -57,9 +58,16 @@ async fn ready(State(app): State<App>, RawQuery(query): RawQuery) -> Answer {
     if ready.ready {
         return Ok(Json(ready).into_response());
     }
-    let mut response = (StatusCode::SERVICE_UNAVAILABLE, Json(ready)).into_response();
-    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-    Ok(response)
+    // A problem, with what a good answer says beside it.
+    let problem =
+        Problem::new(Code::KernelUnavailable, "not everything recorded has been tried yet: ask again in a moment");
+    let mut body = serde_json::to_value(problem).map_err(resource::internal)?;
+    let states = serde_json::to_value(ready).map_err(resource::internal)?;
+    if let (Value::Object(body), Value::Object(states)) = (&mut body, states) {
+        body.extend(states);
+    }
+    let headers = [(header::CONTENT_TYPE, "application/problem+json"), (header::RETRY_AFTER, "1")];
+    Ok((StatusCode::SERVICE_UNAVAILABLE, headers, body.to_string()).into_response())
 }
 
 async fn openapi_yaml(RawQuery(query): RawQuery) -> Answer {

@@ -81,9 +81,8 @@ fn tags(headers: &HeaderMap, name: &HeaderName, weak_counts: bool) -> Result<Opt
             let (weak, tag) = tag.strip_prefix("W/").map_or((false, tag), |tag| (true, tag));
             let inner = tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')).ok_or_else(wrong)?;
             // A tag that is none of ours matches nothing.
-            if let (Ok(generation), true) = (inner.parse(), !weak || weak_counts) {
-                all.push(generation);
-            }
+            let generation = inner.parse().ok().filter(|generation: &u64| generation.to_string() == inner);
+            all.extend(generation.filter(|_| !weak || weak_counts));
         }
     }
     Ok(any.then_some(Some(all)))

@@ -84,7 +84,7 @@ pub fn router(app: App) -> Router {
         .fold(Router::new(), add)
         .fallback(any(problem::no_such_path))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
-        .layer(middleware::from_fn(problem::catch_panics))
+        .layer(middleware::from_fn(problem::only_problems))
         .layer(middleware::from_fn(headers::request_id))
         .with_state(app)
 }

@@ -46,8 +46,16 @@ impl From<FieldError> for Failure {
     }
 }
 
+/// What clients are told of an error that is netnsd's own.
+const INTERNAL: &str = "something went wrong in netnsd: its log has more, under this X-Request-Id";
+
 impl IntoResponse for Failure {
-    fn into_response(self) -> Response {
+    fn into_response(mut self) -> Response {
+        if self.0.code == Code::Internal {
+            // The detail may tell of paths and the like: it is for the log.
+            tracing::error!(detail = self.0.detail, "internal");
+            self.0 = Box::new(Problem::new(Code::Internal, INTERNAL));
+        }
         let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let body = serde_json::to_vec(&*self.0).unwrap_or_default();
         let mut response = (status, body).into_response();
@@ -70,13 +78,21 @@ pub(super) async fn method_not_allowed(request: Request) -> Failure {
     Failure::new(Code::MethodNotAllowed, detail)
 }
 
-/// A panic ends one request, not the daemon; what it said is for the log.
-pub(super) async fn catch_panics(request: Request, next: Next) -> Response {
-    match std::panic::AssertUnwindSafe(next.run(request)).catch_unwind().await {
+/// A panic ends one request, not the daemon; what it said is for the log. What axum itself refuses becomes a problem too.
+pub(super) async fn only_problems(request: Request, next: Next) -> Response {
+    let path = request.uri().path().to_owned();
+    let response = match std::panic::AssertUnwindSafe(next.run(request)).catch_unwind().await {
         Ok(response) => response,
-        Err(_said_by_the_panic_hook) => {
-            let detail = "something went wrong in netnsd: its log has more, under this X-Request-Id";
-            Failure::new(Code::Internal, detail).into_response()
+        Err(_said_by_the_panic_hook) => return Failure::new(Code::Internal, "a panic").into_response(),
+    };
+    let plain =
+        response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/plain"));
+    match response.status() {
+        // A path that is not UTF-8 once decoded.
+        StatusCode::BAD_REQUEST if plain => {
+            Failure::new(Code::NotFound, format!("nothing is called {path}")).into_response()
         }
+        status if status.is_server_error() && plain => Failure::new(Code::Internal, status.to_string()).into_response(),
+        _ => response,
     }
 }

@@ -1,6 +1,6 @@
 //! Query parameters: what is unknown or malformed is refused, by name.
 
-use std::{collections::BTreeMap, convert::Infallible, fmt::Display, str::FromStr};
+use std::{collections::BTreeMap, fmt::Display, str::FromStr};
 
 use netnsd_api::Code;
 
@@ -80,18 +80,23 @@ pub(super) enum Label {
     Has(String),
 }
 
-impl FromStr for Label {
-    type Err = Infallible;
-    fn from_str(text: &str) -> Result<Self, Infallible> {
-        Ok(match (text.split_once("!="), text.split_once('=')) {
-            (Some((key, value)), _) => Label::IsNot(key.into(), value.into()),
-            (None, Some((key, value))) => Label::Is(key.into(), value.into()),
-            (None, None) => Label::Has(text.into()),
-        })
-    }
-}
-
 impl Label {
+    /// Reads a condition.
+    pub fn read(text: &str) -> Result<Self, Failure> {
+        let label = match text.find('=') {
+            None => Label::Has(text.into()),
+            Some(at) => match text[..at].strip_suffix('!') {
+                Some(key) => Label::IsNot(key.into(), text[at + 1..].into()),
+                None => Label::Is(text[..at].into(), text[at + 1..].into()),
+            },
+        };
+        let (Label::Is(key, _) | Label::IsNot(key, _) | Label::Has(key)) = &label;
+        if key.is_empty() {
+            return Err(Failure::new(Code::InvalidQuery, format!("label={text}: write key=value, key or key!=value")));
+        }
+        Ok(label)
+    }
+
     /// Whether labels fulfil it.
     pub fn holds(&self, labels: &BTreeMap<String, String>) -> bool {
         match self {
@@ -125,8 +130,10 @@ mod tests {
     #[test]
     fn labels_are_there_equal_or_not() {
         let labels = [("a".to_owned(), "1".to_owned())].into();
-        let holds = |text: &str| text.parse::<Label>().is_ok_and(|label| label.holds(&labels));
+        let holds = |text: &str| Label::read(text).is_ok_and(|label| label.holds(&labels));
         assert!(holds("a=1") && holds("a") && holds("a!=2") && holds("b!=1"));
         assert!(!holds("a=2") && !holds("b") && !holds("a!=1"));
+        assert!(Label::read("=x").is_err() && Label::read("!=x").is_err());
+        assert_eq!(Label::read("a=b!=c").unwrap(), Label::Is("a".into(), "b!=c".into()));
     }
 }

@@ -82,7 +82,7 @@ async fn list<R: Served>(State(app): State<App>, RawQuery(query): RawQuery) -> A
         return Err(Failure::new(Code::InvalidQuery, format!("limit={limit}: it is 1 to {}", PAGE.1)));
     }
     let cursor = query.value::<Name>("cursor")?;
-    let labels: Vec<Label> = query.all("label").iter().filter_map(|text| text.parse().ok()).collect();
+    let labels = query.all("label").iter().map(|text| Label::read(text)).collect::<Result<Vec<_>, _>>()?;
     let state = query.value::<netnsd_api::State>("state")?;
     let namespace = query.value::<Name>("namespace")?;
     let include = if R::KIND == Kind::Namespace { query.one("include")? } else { None };
@@ -107,6 +107,10 @@ async fn list<R: Served>(State(app): State<App>, RawQuery(query): RawQuery) -> A
         items.extend(others.into_iter().filter(|(name, _)| after(name) && before(name)));
         items.sort();
     }
+    // With others' among them there may be more than fit.
+    let cut = items.len() > limit as usize;
+    items.truncate(limit as usize);
+    let next = if cut { items.last().map(|(name, _)| name.clone()) } else { next };
     Ok(json(StatusCode::OK, page_of(&items, next.as_deref())))
 }
 
@@ -140,11 +144,20 @@ async fn show<R: Served>(
 ) -> Answer {
     query::none(query.as_deref())?;
     let entry = entry(&app, &existing(R::KIND, &name)?)?;
-    let known = headers::preconditions(&headers)?.iter().any(|precondition| match precondition {
-        Precondition::NoneMatch(Some(generations)) => generations.contains(&entry.generation),
-        Precondition::NoneMatch(None) => true,
-        Precondition::Match(_) => false,
-    });
+    let mut known = false;
+    for precondition in headers::preconditions(&headers)? {
+        match precondition {
+            Precondition::NoneMatch(generations) => {
+                known = generations.is_none_or(|list| list.contains(&entry.generation))
+            }
+            Precondition::Match(Some(generations)) if !generations.contains(&entry.generation) => {
+                let detail =
+                    format!("the resource is not as the request expects: its ETag is \"{}\"", entry.generation);
+                return Err(Failure::new(Code::PreconditionFailed, detail));
+            }
+            Precondition::Match(_) => {}
+        }
+    }
     let mut response =
         if known { StatusCode::NOT_MODIFIED.into_response() } else { json(StatusCode::OK, entry.json.clone()) };
     response.headers_mut().insert(header::ETAG, headers::etag(entry.generation));
@@ -190,7 +203,7 @@ async fn put<R: Served>(
 
 /// The body with the path's name, which it may leave out and must not contradict.
 fn named(mut map: Map<String, Value>, name: &Name) -> Result<Map<String, Value>, FieldError> {
-    match map.get("name") {
+    match map.get("name").filter(|name| !name.is_null()) {
         Some(Value::String(given)) if given == name.as_str() => Ok(map),
         Some(other) => {
             let detail = format!("{other} is not the path's name: leave it out, or write {:?}", name.as_str());
@@ -225,10 +238,9 @@ async fn patch<R: Served>(
     answer(&app.engine.write(Write { change, preconditions, dry_run }).await?, dry_run)
 }
 
-/// What has no reason to happen: the log has it, the client is told where to look.
+/// What has no reason to happen: on its way out it goes to the log.
 pub(super) fn internal(error: impl Display) -> Problem {
-    tracing::error!(%error, "unexpected");
-    Problem::new(Code::Internal, "something went wrong in netnsd: its log has more, under this X-Request-Id")
+    Problem::new(Code::Internal, error.to_string())
 }
 
 async fn delete<R: Served>(
@@ -249,7 +261,9 @@ async fn delete<R: Served>(
 /// The answer to a dry run.
 pub(super) fn dry(written: &Written, result: Value) -> Answer {
     let body = serde_json::to_vec(&DryRun { plan: written.plan.clone(), result }).map_err(internal)?;
-    Ok(json(StatusCode::OK, body))
+    let mut response = json(StatusCode::OK, body);
+    response.headers_mut().insert("server-timing", headers::server_timing(written));
+    Ok(response)
 }
 
 /// The answer to a write.

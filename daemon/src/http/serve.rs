@@ -59,11 +59,15 @@ async fn serve<L: Listener>(mut listener: L, router: Router, mut stop: watch::Re
     let graceful = GracefulShutdown::new();
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        let stream = tokio::select! {
-            (stream, _) = listener.accept() => stream,
+        let accepted = async {
+            let place = room.clone().acquire_owned().await;
+            (listener.accept().await.0, place)
+        };
+        let (stream, place) = tokio::select! {
+            accepted = accepted => accepted,
             () = stopped(&mut stop) => break,
         };
-        handle(stream, router.clone(), &graceful, &room).await;
+        handle(stream, router.clone(), &graceful, place);
     }
     drop(listener);
     if tokio::time::timeout(GRACE, graceful.shutdown()).await.is_err() {
@@ -76,11 +80,11 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _closed = stop.wait_for(|stop| *stop).await;
 }
 
-async fn handle<S>(stream: S, router: Router, graceful: &GracefulShutdown, room: &Arc<Semaphore>)
+fn handle<S, P>(stream: S, router: Router, graceful: &GracefulShutdown, place: P)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    P: Send + 'static,
 {
-    let Ok(place) = room.clone().acquire_owned().await else { return };
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
