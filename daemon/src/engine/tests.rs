@@ -292,3 +292,46 @@ async fn writes_that_wait_together_are_answered_together_and_truly() {
     let bridge: Value = serde_json::from_slice(&bridge.json).unwrap();
     assert_eq!(bridge["status"]["observed"]["ports"].as_array().unwrap().len(), 50);
 }
+
+#[tokio::test]
+async fn one_that_cannot_be_applied_holds_up_nobody_and_is_tried_again() {
+    let mut house = House::new();
+    house.network().await;
+    house.stop();
+    // The machine comes back with somebody else's device under our bridge's name.
+    house.kernel = SimKernel::default();
+    let theirs = |name: &str| Op::BridgeAdd {
+        ns: Ns::Host,
+        name: name.into(),
+        mark: "theirs".into(),
+        mac: None,
+        mtu: None,
+        set: crate::kernel::BridgeSettings::default(),
+    };
+    house.kernel.apply(&theirs("br0")).unwrap();
+    house.start();
+    house.view.wait_ready().await;
+    assert_eq!(house.state(Kind::Bridge, "br0"), State::Conflict);
+    assert_eq!(house.kernel.everything().len(), 2, "the namespace is there");
+    assert!(house.kernel.everything()[&Ns::Named("net0".parse().unwrap())].links.contains_key("eth0"));
+    assert_eq!(house.kernel.everything()[&Ns::Host].links["br0"].mark.as_deref(), Some("theirs"));
+    // Once the name is free it is made by itself.
+    house.kernel.apply(&Op::LinkDelete { ns: Ns::Host, name: "br0".into() }).unwrap();
+    let patience = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while house.state(Kind::Bridge, "br0") != State::InSync || house.state(Kind::Veth, "lan0") != State::InSync {
+        assert!(std::time::Instant::now() < patience);
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    assert_eq!(house.kernel.everything()[&Ns::Host].links["port0"].master.as_deref(), Some("br0"));
+}
+
+#[tokio::test]
+async fn a_pair_whose_second_end_was_not_marked_before_a_crash_is_made_anew() {
+    let mut house = House::new();
+    house.network().await;
+    house.stop();
+    house.kernel.unmark(&Ns::Host, "port0");
+    house.start();
+    house.view.wait_ready().await;
+    assert_eq!(house.state(Kind::Veth, "lan0"), State::InSync);
+}

@@ -70,6 +70,13 @@ impl SimKernel {
         self.state().namespaces.clone()
     }
 
+    /// Takes a link's mark away, as a crash between making and marking leaves it.
+    pub fn unmark(&self, ns: &Ns, name: &str) {
+        if let Ok(link) = self.state().link(ns, name) {
+            link.mark = None;
+        }
+    }
+
     /// Does one operation, as somebody else would by `ip`.
     ///
     /// # Errors
@@ -92,6 +99,8 @@ impl Kernel for SimKernel {
                 let other = state.peers.get(&(ns.clone(), name.clone()));
                 let peer_up =
                     other.and_then(|(ns, name)| state.namespaces.get(ns)?.links.get(name)).is_none_or(|peer| peer.up);
+                let peer_index = other.and_then(|(ns, name)| Some(state.namespaces.get(ns)?.links.get(name)?.index));
+                link.peer_index = peer_index;
                 link.carrier = link.up && peer_up;
                 link.operstate = if link.carrier { "up" } else { "down" }.into();
             }

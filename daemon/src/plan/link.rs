@@ -227,6 +227,7 @@ impl Planner<'_> {
             [Some(a), Some(b)] => self.place_pair(task, spec, &[a, b], &places),
             // A pair of which one end is not where it was left is no pair any more.
             [Some(left), None] | [None, Some(left)] => {
+                self.forget_unmarked_peer(&left, &places);
                 self.delete_pair(task, &left);
                 self.make_pair(task, spec, &places);
             }
@@ -237,6 +238,20 @@ impl Planner<'_> {
         }
         for (end, place) in places.iter().enumerate() {
             self.end(task, &spec.endpoints[end], end, place);
+        }
+    }
+
+    /// A crash between the making of a pair and the marking of its second end leaves that one without a mark: it goes
+    /// with the first.
+    fn forget_unmarked_peer(&mut self, left: &Place, places: &[Place; 2]) {
+        let Some(index) = self.now.link(&left.ns, &left.name).and_then(|link| link.peer_index) else { return };
+        for place in places.iter().filter(|place| *place != left) {
+            let is_peer = |link: &ObservedLink| {
+                link.mark.is_none() && link.kind.as_deref() == Some("veth") && link.index == index
+            };
+            if self.now.link(&place.ns, &place.name).is_some_and(is_peer) {
+                self.forget_link(&place.ns, &place.name);
+            }
         }
     }
 
