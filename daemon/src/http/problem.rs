@@ -54,7 +54,7 @@ impl IntoResponse for Failure {
         if self.0.code == Code::Internal {
             // The detail may tell of paths and the like: it is for the log.
             tracing::error!(detail = self.0.detail, "internal");
-            self.0 = Box::new(Problem::new(Code::Internal, INTERNAL));
+            *self.0 = Problem::new(Code::Internal, INTERNAL);
         }
         let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let body = serde_json::to_vec(&*self.0).unwrap_or_default();

@@ -167,8 +167,8 @@ async fn serve(mut kernel: RealKernel, mut queue: mpsc::Receiver<Question>) {
     }
 }
 
-async fn all(kernel: &mut RealKernel, ns: &Ns, inside: bool) -> Result<ObservedNs, LookError> {
-    let part = NsScope { all_links: true, inside, ..NsScope::default() };
+async fn all(kernel: &mut RealKernel, ns: &Ns, routes: bool) -> Result<ObservedNs, LookError> {
+    let part = NsScope { all_links: true, routes, ..NsScope::default() };
     let scope = Scope { namespaces: BTreeMap::from([(ns.clone(), part)]) };
     let Observed { mut namespaces } = kernel.observe(&scope).await?;
     namespaces.remove(ns).filter(|seen| seen.inode != 0).ok_or(LookError::NoSuchNamespace)

@@ -77,8 +77,12 @@ pub struct NsScope {
     pub links: BTreeSet<String>,
     /// Also every other link, with its addresses: routes need them to know what is reachable.
     pub all_links: bool,
-    /// Routes, permanent neighbours, netnsid, the number of links.
-    pub inside: bool,
+    /// The netnsid and the number of links.
+    pub summary: bool,
+    /// Routes.
+    pub routes: bool,
+    /// Permanent neighbours.
+    pub neighbours: bool,
     /// These sysctls.
     pub sysctls: BTreeSet<netnsd_api::SysctlKey>,
 }

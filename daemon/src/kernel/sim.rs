@@ -104,8 +104,10 @@ impl Kernel for SimKernel {
                 link.carrier = link.up && peer_up;
                 link.operstate = if link.carrier { "up" } else { "down" }.into();
             }
-            if !part.inside {
+            if !part.routes {
                 seen.routes.clear();
+            }
+            if !part.neighbours {
                 seen.neighbours.clear();
             }
             seen.sysctls = part.sysctls.iter().filter_map(|key| Some((key.clone(), known.sysctl(key)?))).collect();

@@ -13,9 +13,11 @@ pub fn scope(tasks: &[Task<'_>]) -> Scope {
         match spec {
             Spec::Namespace(spec) => {
                 let inside = scope.ns(&Ns::Named(spec.name.clone()));
-                inside.inside = true;
+                inside.summary = true;
                 // Whether a gateway can be reached depends on every link there.
                 inside.all_links |= !spec.routes.is_empty();
+                inside.routes |= !spec.routes.is_empty();
+                inside.neighbours |= !spec.neighbours.is_empty();
                 inside.links.extend(spec.neighbours.iter().map(|entry| entry.interface.to_string()));
                 inside.links.extend(spec.sysctls.keys().filter_map(netnsd_api::SysctlKey::interface));
                 inside.sysctls.extend(spec.sysctls.keys().cloned());

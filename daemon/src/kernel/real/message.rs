@@ -138,7 +138,9 @@ pub(super) fn set_port(index: u32, set: &Port) -> RouteNetlinkMessage {
 
 /// Asks for a link by its name, or by its index.
 pub(super) fn get_link(name: Option<&str>, index: u32) -> RouteNetlinkMessage {
-    let attributes = name.map(|name| LinkAttribute::IfName(name.to_owned())).into_iter().collect();
+    // Counters make up most of an answer, and nobody asks for them by name.
+    let brief = LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]);
+    let attributes = name.map(|name| LinkAttribute::IfName(name.to_owned())).into_iter().chain([brief]).collect();
     RouteNetlinkMessage::GetLink(link(index, attributes))
 }
 

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, os::fd::RawFd};
 
+use netnsd_api::Neighbour;
 use nix::errno::Errno;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -11,7 +12,7 @@ use super::{
     message, parse,
     worker::{self, Pinned},
 };
-use crate::kernel::{Ns, NsScope, Observed, ObservedLink, ObservedNs, OpError, Scope};
+use crate::kernel::{Ns, NsScope, Observed, ObservedLink, ObservedNs, ObservedRoute, OpError, Scope};
 
 /// How often a look that something disturbed is repeated.
 const TRIES: usize = 8;
@@ -47,7 +48,7 @@ async fn namespace(kernel: &mut RealKernel, ns: &Ns, part: &NsScope) -> Result<O
     seen.inode = open.channel.inode;
     let raw = open.raw();
     let file = open.ns.clone();
-    let links = if part.all_links || part.inside {
+    let links = if part.all_links || part.summary {
         all_links(&open.channel).await?
     } else {
         some_links(&open.channel, ns, part).await?
@@ -55,8 +56,11 @@ async fn namespace(kernel: &mut RealKernel, ns: &Ns, part: &NsScope) -> Result<O
     let names: BTreeMap<u32, String> = links.iter().map(|(name, link)| (link.index, name.clone())).collect();
     seen.link_count = links.len();
     seen.links = links;
-    if part.inside {
-        inside(&open.channel, &names, &mut seen).await?;
+    if part.routes {
+        seen.routes = routes(&open.channel, &names).await?;
+    }
+    if part.neighbours {
+        seen.neighbours = neighbours(&open.channel, &names).await?;
     }
     if let Some(lo) = seen.links.remove("lo") {
         seen.loopback = lo.up;
@@ -80,7 +84,7 @@ async fn namespace(kernel: &mut RealKernel, ns: &Ns, part: &NsScope) -> Result<O
 }
 
 async fn netnsid(kernel: &mut RealKernel, ns: RawFd, part: &NsScope) -> Result<Option<u32>, OpError> {
-    if !part.inside {
+    if !part.summary {
         return Ok(None);
     }
     kernel.netnsid(ns).await
@@ -167,23 +171,28 @@ async fn some_links(channel: &Channel, ns: &Ns, part: &NsScope) -> Result<BTreeM
     Ok(links)
 }
 
-/// Routes and permanent neighbours.
-async fn inside(channel: &Channel, names: &BTreeMap<u32, String>, seen: &mut ObservedNs) -> Result<(), OpError> {
+async fn routes(channel: &Channel, names: &BTreeMap<u32, String>) -> Result<Vec<ObservedRoute>, OpError> {
+    let mut routes = Vec::new();
     for ipv6 in [false, true] {
         for answer in optional(channel.dump(message::get_routes(ipv6)).await)? {
             if let RouteNetlinkMessage::NewRoute(message) = answer {
-                seen.routes.extend(parse::route(&message, names));
+                routes.extend(parse::route(&message, names));
             }
         }
     }
+    Ok(routes)
+}
+
+async fn neighbours(channel: &Channel, names: &BTreeMap<u32, String>) -> Result<Vec<Neighbour>, OpError> {
+    let mut neighbours = Vec::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         for answer in optional(channel.dump(message::get_neighbours(family, None)).await)? {
             if let RouteNetlinkMessage::NewNeighbour(message) = answer {
-                seen.neighbours.extend(parse::permanent(&parse::neighbour(&message), names));
+                neighbours.extend(parse::permanent(&parse::neighbour(&message), names));
             }
         }
     }
-    Ok(())
+    Ok(neighbours)
 }
 
 /// A kernel without IPv6 has nothing to say of it.

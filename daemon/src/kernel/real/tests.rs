@@ -100,7 +100,8 @@ fn a_namespace_with_a_pair_and_addresses() {
         assert_eq!((&link["mtu"], &link["ifalias"]), (&1400.into(), &"netnsd:veth/v/0:u".into()));
         assert_eq!(ip(&["-n", "a", "route", "show", "default"])[0]["gateway"], "10.0.0.254");
         let mut scope = Scope::default();
-        scope.ns(&ns).inside = true;
+        scope.ns(&ns).summary = true;
+        scope.ns(&ns).routes = true;
         scope.ns(&ns).links.insert(eth0.clone());
         scope.ns(&ns).sysctls.insert("net.ipv4.ip_forward".parse().unwrap());
         scope.ns(&Ns::Host).links.insert("port0".into());
