@@ -37,7 +37,7 @@ pub fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
         return String::new();
     }
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
+    table.load_style(presets::NOTHING);
     if !header.is_empty() {
         table.set_header(header);
     }
