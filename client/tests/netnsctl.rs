@@ -233,8 +233,9 @@ fn routes_neighbours_and_resolvers_are_given_in_the_words_of_ip() {
     let neighbour = format!("10.1.1.9 lladdr {mac} dev eth0");
     let line = ["netns", "set", "net0", "--route", "default via 10.1.1.2", "--route", "blackhole 10.9.0.0/16"];
     let more = ["--route", "192.0.2.7 via 10.1.1.2 dev eth0 metric 5", "--neighbour", &neighbour];
+    let table = ["--route", "192.0.2.8 via 10.1.1.2 table 100"];
     let dns = ["--dns-server", "10.1.1.53", "--dns-search", "lab.example"];
-    host.ok(&[&line[..], &more, &dns].concat());
+    host.ok(&[&line[..], &more, &table, &dns].concat());
     let routes = host.ip(&["-n", "net0", "route"]);
     let find = |to: &str| routes.as_array().unwrap().iter().find(|route| route["dst"] == to).unwrap().clone();
     assert_eq!(find("default")["gateway"], "10.1.1.2");
@@ -248,8 +249,12 @@ fn routes_neighbours_and_resolvers_are_given_in_the_words_of_ip() {
     assert!(printed.contains("default via 10.1.1.2 dev eth0"), "{printed}");
     assert!(printed.contains("10.1.1.0/24 dev eth0 proto kernel scope link src 10.1.1.1"), "{printed}");
     assert!(printed.contains("blackhole 10.9.0.0/16"), "{printed}");
-    let all = host.ok(&["route", "net0", "--table", "all"]);
-    assert!(all.contains("table 255"), "{all}");
+    assert!(printed.contains("192.0.2.7 via 10.1.1.2 dev eth0 proto netnsd metric 5\n"), "{printed}");
+    assert!(!printed.contains("192.0.2.8"), "only the main table: {printed}");
+    for table in ["all", "100"] {
+        let printed = host.ok(&["route", "net0", "--table", table]);
+        assert!(printed.contains("192.0.2.8 via 10.1.1.2 dev eth0 table 100"), "{printed}");
+    }
     let neighbours = host.ok(&["neigh", "net0"]);
     assert!(neighbours.contains(&format!("10.1.1.9 dev eth0 lladdr {mac} PERMANENT")), "{neighbours}");
     let shown = host.ok(&["netns", "show", "net0"]);
@@ -429,12 +434,26 @@ fn json_is_exactly_what_the_api_answers_and_curl_lines_do_the_same() {
     assert!(read.err.starts_with("curl ") && read.err.lines().count() == 1, "{read:?}");
     assert_eq!(host.sh(read.err.trim_end()).out, read.out.trim_end());
     let write = host.run(&["-v", "netns", "set", "net0", "--label", "a=it's", "--dry-run", "-o", "json"]);
-    assert_eq!(host.sh(write.err.trim_end()).out, write.out.trim_end());
+    let plan = |text: &str| serde_json::from_str::<Value>(text).unwrap()["plan"].clone();
+    assert_eq!(plan(&host.sh(write.err.trim_end()).out), plan(&write.out));
     let delete = host.run(&["-v", "veth", "delete", "lan0", "--dry-run", "-o", "json"]);
     assert_eq!(host.sh(delete.err.trim_end()).out, delete.out.trim_end());
     let create = host.run(&["-v", "netns", "add", "net2", "--dry-run"]);
     assert_eq!(host.sh(&create.err.replace("?dry_run=true", "")).code, Some(0));
     assert_eq!(host.namespaces(), ["net0", "net1", "net2"]);
+}
+
+#[test]
+fn a_list_of_several_pages_is_one() {
+    let host = host!();
+    let names: Vec<String> = (0..1003).map(|i| format!("net{i:04}")).collect();
+    let line: Vec<&str> = ["netns", "add"].into_iter().chain(names.iter().map(String::as_str)).collect();
+    host.ok(&line);
+    let listed = host.run(&["-v", "netns", "list", "-o", "name"]);
+    assert_eq!(listed.out.lines().collect::<Vec<_>>(), names);
+    assert_eq!(listed.err.lines().count(), 2, "two pages");
+    let all = host.json(&["netns", "list"]);
+    assert_eq!((all["items"].as_array().unwrap().len(), &all["next"]), (1003, &Value::Null));
 }
 
 #[test]

@@ -25,7 +25,7 @@ pub struct Look {
     /// Only IPv6
     #[arg(short = '6')]
     ipv6: bool,
-    /// Routes of this table, or of all; by default of main
+    /// Routes of this table, or of all that netnsd tells of; by default of main
     #[arg(long, value_name = "N|main|all")]
     table: Option<String>,
 }
@@ -52,12 +52,11 @@ impl Look {
         match self.table.as_deref() {
             None | Some("main") => Ok(Some(254)),
             Some("all") => Ok(None),
-            Some("local") => Ok(Some(255)),
             Some("default") => Ok(Some(253)),
             Some(number) => number
                 .parse()
                 .map(Some)
-                .map_err(|_| Failure::Usage(format!("{number:?} is no table: a number, main, local or all"))),
+                .map_err(|_| Failure::Usage(format!("{number:?} is no table: a number, main or all"))),
         }
     }
 
@@ -139,9 +138,12 @@ pub async fn addresses(context: &Context, look: &Look) -> Result<(), Failure> {
 
 /// A route as `ip route` prints it.
 fn route(route: &LiveRoute) -> String {
+    // ip leaves a single host's prefix length out.
+    let full = if route.destination.contains(':') { "/128" } else { "/32" };
+    let to = route.destination.strip_suffix(full).unwrap_or(&route.destination);
     let mut text = match route.kind.as_str() {
-        "unicast" => route.destination.clone(),
-        kind => format!("{kind} {}", route.destination),
+        "unicast" => to.to_owned(),
+        kind => format!("{kind} {to}"),
     };
     let words = [
         ("via", route.via.clone()),
