@@ -472,7 +472,7 @@ fn refusals_say_what_where_and_what_to_do() {
     }
     let pending = host.run(&["netns", "set", "net0", "--route", "default via 10.1.1.254"]);
     assert_eq!(pending.code, Some(0));
-    assert!(pending.err.contains("namespaces/net0 is pending"), "{pending:?}");
+    assert!(pending.err.contains("namespace net0 is pending"), "{pending:?}");
     let status = host.ok(&["status"]);
     assert!(status.contains("1 pending") && status.contains("namespace/net0"), "{status}");
     host.run(&["wait", "netns/net0", "--timeout", "0.1"]).failed(1, &["namespace net0 is pending"]);

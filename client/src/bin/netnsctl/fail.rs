@@ -37,7 +37,8 @@ impl Failure {
 
 impl From<Problem> for Failure {
     fn from(problem: Problem) -> Self {
-        let mut text = problem.to_string();
+        // The API names its own parameter: here it is an option.
+        let mut text = problem.to_string().replace("?cascade=true", "--cascade");
         let kernel = [("op", &problem.op), ("errno", &problem.errno), ("kernel", &problem.kernel_message)];
         let said: Vec<String> = kernel
             .iter()
@@ -49,7 +50,7 @@ impl From<Problem> for Failure {
             text = format!("{text} ({})", said.join(", "));
         }
         let hint = match problem.code {
-            Code::InUse => "delete what uses it first, or take it along with --cascade",
+            Code::InUse if !text.contains("--cascade") => "delete what uses it first, or take it along with --cascade",
             Code::AlreadyExists => "the command set changes what exists",
             Code::Forbidden | Code::Unauthenticated => "this needs root: try sudo",
             _ => "",

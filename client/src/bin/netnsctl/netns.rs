@@ -124,7 +124,7 @@ pub struct Options {
     /// A sysctl below net.; repeatable
     #[arg(long, value_name = "KEY=VALUE", value_parser = words::pair)]
     sysctl: Vec<(String, String)>,
-    /// A sysctl that is no longer netnsd's concern; repeatable
+    /// In set, a sysctl that is no longer netnsd's concern; repeatable
     #[arg(long, value_name = "KEY")]
     no_sysctl: Vec<String>,
     /// A name server in its resolv.conf; repeatable, none empties the list

@@ -55,7 +55,7 @@ pub struct Labels {
     /// A label; repeatable
     #[arg(long, value_name = "KEY=VALUE", value_parser = crate::words::pair)]
     pub label: Vec<(String, String)>,
-    /// A label to take away; repeatable
+    /// In set, a label to take away; repeatable
     #[arg(long, value_name = "KEY")]
     pub no_label: Vec<String>,
 }
@@ -97,8 +97,8 @@ pub async fn list<R: Shown>(context: &Context, filter: &Filter) -> Result<(), Fa
         Format::Json => line(&listed.body),
         Format::Name => names(&listed.items)?.into_iter().try_for_each(line),
         Format::Table => {
-            let row = |item: &Box<RawValue>| Ok(R::row(&serde_json::from_str(item.get())?));
-            let rows: Result<Vec<_>, Failure> = listed.items.iter().map(row).collect();
+            let row = |item: &RawValue| Ok(R::row(&serde_json::from_str(item.get())?));
+            let rows: Result<Vec<_>, Failure> = listed.items.iter().map(|item| row(item)).collect();
             print(table(R::COLUMNS, rows?))
         }
     }
@@ -158,9 +158,11 @@ pub async fn write(
         status: Status<Value>,
     }
     let written: Written = serde_json::from_slice(&answer)?;
-    let name = written.name.as_deref().unwrap_or_default();
+    let mut segments = path.trim_start_matches("/v1/").split('/');
+    let kind = segments.next().unwrap_or_default().trim_end_matches('s');
+    let name = written.name.as_deref().or(segments.next()).unwrap_or_default();
     if let (State::Pending, Some(reason)) = (written.status.state, &written.status.reason) {
-        eprintln!("netnsctl: {} is pending: {reason}", path.trim_start_matches("/v1/"));
+        eprintln!("netnsctl: {kind} {name} is pending: {reason}");
     }
     match context.format {
         Format::Json => line(&answer),
