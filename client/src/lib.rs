@@ -34,6 +34,8 @@ pub enum Error {
         socket: PathBuf,
         /// Why.
         reason: String,
+        /// Why the socket could not be opened; none if the connection broke later.
+        kind: Option<std::io::ErrorKind>,
     },
     /// The answer is not what it should be.
     #[error("netnsd answered something unexpected ({status}): {reason}")]
@@ -88,11 +90,15 @@ impl Client {
     }
 
     fn unreachable(&self, reason: impl fmt::Display) -> Error {
-        Error::Unreachable { socket: self.socket.clone(), reason: reason.to_string() }
+        Error::Unreachable { socket: self.socket.clone(), reason: reason.to_string(), kind: None }
     }
 
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, Error> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.unreachable(error))?;
+        let stream = UnixStream::connect(&self.socket).await.map_err(|error| Error::Unreachable {
+            socket: self.socket.clone(),
+            reason: error.to_string(),
+            kind: Some(error.kind()),
+        })?;
         let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|error| self.unreachable(error))?;
         // It ends with its sender, or with the daemon; requests then say so.
         tokio::spawn(async move { drop(connection.await) });

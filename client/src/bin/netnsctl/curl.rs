@@ -1,0 +1,158 @@
+//! Requests to the daemon; with `-v` each is shown as the curl line that does the same.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use netnsd_api::{Page, Problem};
+use netnsd_client::{Answer, Client, Error};
+use serde_json::{Value, value::RawValue};
+
+use crate::fail::Failure;
+
+/// The daemon, as the commands talk to it.
+#[derive(Debug)]
+pub struct Api {
+    client: Client,
+    socket: PathBuf,
+    verbose: bool,
+}
+
+/// A list, all of its pages.
+#[derive(Debug)]
+pub struct Listed {
+    /// The items, each as the daemon wrote it.
+    pub items: Vec<Box<RawValue>>,
+    /// The whole answer; that of several pages is put together.
+    pub body: Bytes,
+}
+
+impl Api {
+    /// The daemon behind this socket.
+    pub fn new(socket: PathBuf, verbose: bool) -> Self {
+        Self { client: Client::unix(&socket), socket, verbose }
+    }
+
+    /// Sends a request; gives the body of a success.
+    pub async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Bytes, Failure> {
+        let answer = self.answer(method, path, body).await?;
+        // Not ready is an answer too.
+        if answer.status.is_success() || path == "/v1/ready" { Ok(answer.body) } else { Err(refusal(&answer)) }
+    }
+
+    /// The same for what may not be there.
+    pub async fn find(&self, path: &str) -> Result<Option<Bytes>, Failure> {
+        let answer = self.answer(Method::GET, path, None).await?;
+        match answer.status {
+            status if status.is_success() => Ok(Some(answer.body)),
+            StatusCode::NOT_FOUND => Ok(None),
+            _ => Err(refusal(&answer)),
+        }
+    }
+
+    async fn answer(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Answer, Failure> {
+        if self.verbose {
+            eprintln!("{}", self.curl(&method, path, body));
+        }
+        let (headers, text): (&[_], _) = match body {
+            Some(body) => (&[("content-type", "application/json")], body.to_string()),
+            None => (&[], String::new()),
+        };
+        Ok(self.client.request(method, path, headers, text).await?)
+    }
+
+    /// Reads.
+    pub async fn get(&self, path: &str) -> Result<Bytes, Failure> {
+        self.send(Method::GET, path, None).await
+    }
+
+    /// Reads a list to its end.
+    pub async fn list(&self, path: &str, query: &[(&str, &str)]) -> Result<Listed, Failure> {
+        let mut items = Vec::new();
+        let mut cursor: Option<String> = None;
+        loop {
+            let mut query = query.to_vec();
+            query.extend(cursor.as_deref().map(|cursor| ("cursor", cursor)));
+            let body = self.get(&with_query(path, &query)).await?;
+            let page: Page<Box<RawValue>> = serde_json::from_slice(&body)?;
+            let first = items.is_empty();
+            items.extend(page.items);
+            match page.next {
+                Some(next) => cursor = Some(next),
+                None if first => return Ok(Listed { items, body }),
+                None => {
+                    let all: Vec<&str> = items.iter().map(|item| item.get()).collect();
+                    let body = format!("{{\"items\":[{}],\"next\":null}}", all.join(",")).into();
+                    return Ok(Listed { items, body });
+                }
+            }
+        }
+    }
+
+    fn curl(&self, method: &Method, path: &str, body: Option<&Value>) -> String {
+        let mut line = format!("curl -sS --unix-socket {}", quoted(&self.socket.to_string_lossy()));
+        if method != Method::GET && !(method == Method::POST && body.is_some()) {
+            line = format!("{line} -X {method}");
+        }
+        if let Some(body) = body {
+            line = format!("{line} -H 'content-type: application/json' -d {}", quoted(&body.to_string()));
+        }
+        format!("{line} {}", quoted(&format!("http://netnsd{path}")))
+    }
+}
+
+/// What an answer refuses.
+fn refusal(answer: &Answer) -> Failure {
+    match serde_json::from_slice::<Problem>(&answer.body) {
+        Ok(problem) => problem.into(),
+        Err(error) => Error::Unexpected { status: answer.status, reason: error.to_string() }.into(),
+    }
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/' | ':' | '@' | '%' | '+' | ',');
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// One segment of a path, or one side of a query's parameter.
+pub fn encoded(text: &str) -> String {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'~');
+    text.bytes().map(|byte| if plain(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+/// A path with its parameters.
+pub fn with_query(path: &str, query: &[(&str, &str)]) -> String {
+    let pairs: Vec<String> = query.iter().map(|(key, value)| format!("{key}={}", encoded(value))).collect();
+    if pairs.is_empty() { path.to_owned() } else { format!("{path}?{}", pairs.join("&")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_request_is_a_line_that_a_shell_takes() {
+        let api = Api::new("/run/netnsd/netnsd.sock".into(), true);
+        assert_eq!(
+            api.curl(&Method::GET, "/v1", None),
+            "curl -sS --unix-socket /run/netnsd/netnsd.sock http://netnsd/v1"
+        );
+        assert_eq!(
+            api.curl(&Method::PATCH, "/v1/veths/a?dry_run=true", Some(&json!({"labels": {"a": "it's"}}))),
+            "curl -sS --unix-socket /run/netnsd/netnsd.sock -X PATCH -H 'content-type: application/json' -d \
+             '{\"labels\":{\"a\":\"it'\\''s\"}}' 'http://netnsd/v1/veths/a?dry_run=true'"
+        );
+    }
+
+    #[test]
+    fn what_is_no_plain_text_is_encoded() {
+        assert_eq!(encoded("a b/ü"), "a%20b%2F%C3%BC");
+        assert_eq!(with_query("/v1/veths", &[("label", "a=b")]), "/v1/veths?label=a%3Db");
+    }
+}

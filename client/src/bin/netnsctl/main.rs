@@ -1,0 +1,63 @@
+//! `netnsctl`: the command line of netnsd. Each command is one HTTP call or a few.
+
+mod bridge;
+mod cli;
+mod curl;
+mod doing;
+mod fail;
+mod look;
+mod netns;
+mod output;
+mod resource;
+mod status;
+mod veth;
+mod words;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use crate::{
+    cli::{Cli, Command, Context},
+    curl::Api,
+    fail::Failure,
+};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Refused(format!("cannot start: {error}")))
+        .and_then(|runtime| runtime.block_on(run(cli)));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => ExitCode::from(failure.report()),
+    }
+}
+
+async fn run(cli: Cli) -> Result<(), Failure> {
+    let globals = cli.globals;
+    let context =
+        Context { api: Api::new(globals.socket, globals.verbose), format: globals.output, dry_run: globals.dry_run };
+    if context.dry_run && !cli.command.writes() {
+        return Err(Failure::Usage("--dry-run is for commands that write: add, set, delete and attach".into()));
+    }
+    match cli.command {
+        Command::Netns(command) => netns::run(&context, command).await,
+        Command::Bridge(command) => bridge::run(&context, command).await,
+        Command::Veth(command) => veth::run(&context, command).await,
+        Command::Addr(look) => look::addresses(&context, &look).await,
+        Command::Route(look) => look::routes(&context, &look).await,
+        Command::Neigh(look) => look::neighbours(&context, &look).await,
+        Command::Link(look) => look::links(&context, &look).await,
+        Command::Status => status::status(&context).await,
+        Command::Wait(wait) => status::wait(&context, &wait).await,
+        Command::Version => status::version(&context).await,
+        Command::Completion { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "netnsctl", &mut script);
+            output::print(script)
+        }
+    }
+}
