@@ -45,6 +45,7 @@ impl Host {
         let log = fs::File::create(dir.path().join("log")).unwrap();
         let daemon = sandbox
             .command(program)
+            .unwrap()
             .env("NETNSD_STATE_DIR", dir.path().join("state"))
             .env("NETNSD_SOCKET", dir.path().join("netnsd.sock"))
             .env("NOTIFY_SOCKET", &path)
@@ -69,7 +70,7 @@ impl Host {
 
     /// A command on the host, with netnsctl in its path.
     fn command(&self, program: &str) -> Command {
-        let mut command = self.sandbox.command(program);
+        let mut command = self.sandbox.command(program).unwrap();
         let bin = Path::new(NETNSCTL).parent().unwrap().display();
         command
             .env("PATH", format!("{bin}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"))

@@ -199,7 +199,7 @@ fn a_bridge_has_every_setting_that_brctl_knows() {
     let host = Host::started();
     host.put(
         "/v1/bridges/br0",
-        json!({"addresses": ["10.2.0.254/24"], "stp": true, "priority": 4096, "ageing_time_s": 100, "forward_delay_s": 4.5,
+        json!({"addresses": ["10.2.0.254/24"], "stp": true, "priority": 4096, "ageing_time_s": 123.45, "forward_delay_s": 4.5,
             "hello_time_s": 1, "max_age_s": 10, "multicast_snooping": false, "mtu": 1400, "mac": "02:00:00:00:00:01"}),
     )
     .ok();
@@ -211,7 +211,7 @@ fn a_bridge_has_every_setting_that_brctl_knows() {
     for (key, value) in [
         ("stp_state", 1),
         ("priority", 4096),
-        ("ageing_time", 10000),
+        ("ageing_time", 12344),
         ("forward_delay", 450),
         ("hello_time", 100),
         ("max_age", 1000),

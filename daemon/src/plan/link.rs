@@ -595,6 +595,11 @@ fn change<T: Copy + PartialEq>(wanted: Option<T>, was_set: bool, default: T, now
     wanted.or(was_set.then_some(default)).filter(|value| *value != now)
 }
 
+/// The same for a time: the kernel counts in its own ticks, and gives back up to a hundredth of a second less.
+fn change_time(wanted: Option<u32>, was_set: bool, default: u32, now: u32) -> Option<u32> {
+    change(wanted, was_set, default, now).filter(|value| value.abs_diff(now) > 1)
+}
+
 fn bridge_changes(spec: &Bridge, old: Option<&Bridge>, now: &ObservedBridge) -> BridgeSettings {
     let wanted = bridge_settings(spec);
     let old = old.map(bridge_settings).unwrap_or_default();
@@ -602,15 +607,15 @@ fn bridge_changes(spec: &Bridge, old: Option<&Bridge>, now: &ObservedBridge) -> 
     BridgeSettings {
         stp: Some(spec.stp).filter(|stp| *stp != now.stp),
         priority: change(wanted.priority, old.priority.is_some(), default.priority, now.priority),
-        ageing_time: change(wanted.ageing_time, old.ageing_time.is_some(), default.ageing_time, now.ageing_time),
-        forward_delay: change(
+        ageing_time: change_time(wanted.ageing_time, old.ageing_time.is_some(), default.ageing_time, now.ageing_time),
+        forward_delay: change_time(
             wanted.forward_delay,
             old.forward_delay.is_some(),
             default.forward_delay,
             now.forward_delay,
         ),
-        hello_time: change(wanted.hello_time, old.hello_time.is_some(), default.hello_time, now.hello_time),
-        max_age: change(wanted.max_age, old.max_age.is_some(), default.max_age, now.max_age),
+        hello_time: change_time(wanted.hello_time, old.hello_time.is_some(), default.hello_time, now.hello_time),
+        max_age: change_time(wanted.max_age, old.max_age.is_some(), default.max_age, now.max_age),
         multicast_snooping: change(
             wanted.multicast_snooping,
             old.multicast_snooping.is_some(),
