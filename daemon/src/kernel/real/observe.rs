@@ -44,7 +44,16 @@ async fn namespace(kernel: &mut RealKernel, ns: &Ns, part: &NsScope) -> Result<O
             return Ok(Some(seen));
         }
     }
-    let Some(open) = kernel.channel(ns)? else { return Ok(None) };
+    let open = match kernel.channel(ns) {
+        Ok(open) => open,
+        // Not a network namespace, or one that is closed to us: it is somebody else's, and holds up nobody.
+        Err(errno @ (Errno::EINVAL | Errno::EPERM | Errno::EACCES)) if *ns != Ns::Host => {
+            tracing::warn!(%ns, error = errno.desc(), "cannot be entered");
+            return Ok(Some(ObservedNs { inode: u64::MAX, ..seen }));
+        }
+        Err(errno) => return Err(errno.into()),
+    };
+    let Some(open) = open else { return Ok(None) };
     seen.inode = open.channel.inode;
     let raw = open.raw();
     let file = open.ns.clone();

@@ -215,3 +215,20 @@ fn a_file_that_pins_nothing_is_no_namespace() {
         assert_eq!(ip(&["netns", "list"])[0]["name"], "a");
     });
 }
+
+#[test]
+fn a_file_of_another_kind_of_namespace_holds_up_nobody() {
+    on_a_host(|mut kernel| async move {
+        std::fs::create_dir_all("/run/netns").unwrap();
+        std::fs::write("/run/netns/uts", "").unwrap();
+        let none: Option<&str> = None;
+        mount(Some("/proc/self/ns/uts"), "/run/netns/uts", none, MsFlags::MS_BIND, none).unwrap();
+        go(&mut kernel, &[add("a")]).await;
+        let mut scope = Scope::default();
+        scope.ns(&named("a"));
+        scope.ns(&named("uts"));
+        let seen = kernel.observe(&scope).await.unwrap();
+        assert!(seen.namespaces[&named("a")].mark.is_some() && seen.namespaces[&named("uts")].mark.is_none());
+        assert_ne!(seen.namespaces[&named("uts")].inode, 0, "the name is taken");
+    });
+}
