@@ -198,6 +198,14 @@ impl Host {
         self.start();
     }
 
+    /// The same by another command line.
+    pub fn restart_as(&mut self, command: impl FnOnce(&Self) -> Command) {
+        let status = self.terminate();
+        assert!(status.success(), "{status}\n{}", self.log());
+        let command = command(self);
+        self.start_as(command);
+    }
+
     /// The machine loses power and comes back: a fresh host with the same state directory. The daemon is not started.
     pub fn power_cycle(&mut self) {
         if self.daemon.is_some() {
