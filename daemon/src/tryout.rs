@@ -2,14 +2,13 @@
 
 use std::{
     io::{self, IsTerminal, Write},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::ExitCode,
 };
 
-use http::{Method, Request, StatusCode, header};
-use http_body_util::{BodyExt, Full};
-use hyper_util::rt::TokioIo;
+use http::Method;
 use netnsd_api::PingResult;
+use netnsd_client::{Answer, Client, shell_word};
 use nix::unistd::{Pid, geteuid};
 use serde_json::Value;
 use tokio::sync::oneshot;
@@ -48,7 +47,8 @@ pub fn run(exit: bool, log: Option<String>) -> Result<ExitCode> {
         log: log.unwrap_or_else(|| "warn".into()),
     };
     daemon::log_to_stderr(settings.log_format, &settings.log);
-    let tour = Tour { socket: settings.socket.clone(), colours: has_colours(), as_root };
+    let socket = settings.socket.clone();
+    let tour = Tour { client: Client::unix(&socket), socket, colours: has_colours(), as_root };
     daemon::runtime()?.block_on(guide(settings, tour, exit))
 }
 
@@ -92,6 +92,7 @@ async fn guide(settings: Settings, tour: Tour, exit: bool) -> Result<ExitCode> {
 }
 
 struct Tour {
+    client: Client,
     socket: PathBuf,
     colours: bool,
     as_root: bool,
@@ -104,9 +105,9 @@ impl Tour {
         self.say(&format!("A daemon in a sandbox of its own serves {}. It makes a network:", self.socket.display()));
         for (path, body) in &network {
             self.say(&self.curl("PUT", path, Some(body)));
-            let (status, answer) = request(&self.socket, Method::PUT, path, Some(body)).await?;
-            if !status.is_success() {
-                return Err(Failure::Other(format!("PUT {path} was answered {status}: {answer}")));
+            let answer = self.send(Method::PUT, path, body).await?;
+            if !answer.status.is_success() {
+                return Err(Failure::Other(format!("PUT {path} was answered {}: {}", answer.status, answer.json())));
             }
         }
         self.say("\nNow through all of it:");
@@ -122,17 +123,22 @@ impl Tour {
         // The first packet may wait for a bridge port that is only just up.
         let body = serde_json::json!({"address": address, "count": 3});
         self.say(&self.curl("POST", &path, Some(&body)));
-        let (status, answer) = request(&self.socket, Method::POST, &path, Some(&body)).await?;
-        let result = serde_json::from_str::<PingResult>(&answer).ok().filter(|_| status.is_success());
+        let answer = self.send(Method::POST, &path, &body).await?;
+        let result = serde_json::from_slice::<PingResult>(&answer.body).ok().filter(|_| answer.status.is_success());
         let ok = result.as_ref().is_some_and(|result| result.received > 0);
         let word = if ok { self.paint("32", "ok") } else { self.paint("31", "FAIL") };
         let found = match result {
             Some(PingResult { rtt_ms: Some(rtt), .. }) => format!("{:.3} ms", rtt.min),
             Some(_) => "no answer".to_owned(),
-            None => format!("{status}: {answer}"),
+            None => format!("{}: {}", answer.status, answer.json()),
         };
         self.say(&format!("  {word}  {from} -> {address} ({what}): {found}"));
         Ok(ok)
+    }
+
+    async fn send(&self, method: Method, path: &str, body: &Value) -> Result<Answer> {
+        let sent = self.client.request(method, path, &[("content-type", "application/json")], body.to_string());
+        sent.await.map_err(|error| Failure::Other(format!("{path} could not be asked for: {error}")))
     }
 
     fn show_how_to_go_on(&self) {
@@ -154,13 +160,13 @@ impl Tour {
 
     /// The line that does the same, for a shell.
     fn curl(&self, method: &str, path: &str, body: Option<&Value>) -> String {
-        let socket = quote(&self.socket.to_string_lossy());
+        let socket = shell_word(&self.socket.to_string_lossy());
         let verb = if method == "GET" { String::new() } else { format!(" -X {method}") };
-        let url = quote(&format!("http://netnsd{path}"));
+        let url = shell_word(&format!("http://netnsd{path}"));
         match body {
             Some(body) => format!(
                 "curl --unix-socket {socket}{verb} -H 'Content-Type: application/json' {url} -d {}",
-                quote(&body.to_string())
+                shell_word(&body.to_string())
             ),
             None => format!("curl --unix-socket {socket}{verb} {url}"),
         }
@@ -180,36 +186,6 @@ fn bundled<T: serde::de::DeserializeOwned>(text: &str) -> Result<T> {
     serde_json::from_str(text).map_err(|error| Failure::Other(format!("the bundled network is malformed: {error}")))
 }
 
-/// Quotes a word for a POSIX shell, where it needs that.
-fn quote(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-:=@%+,".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', r"'\''"))
-}
-
-async fn request(socket: &Path, method: Method, path: &str, body: Option<&Value>) -> Result<(StatusCode, String)> {
-    let failed = |error: &dyn std::fmt::Display| Failure::Other(format!("{path} could not be asked for: {error}"));
-    let stream = tokio::net::UnixStream::connect(socket).await.map_err(|error| failed(&error))?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
-    // Ends with the sender.
-    tokio::spawn(connection);
-    let body = body.map(Value::to_string).unwrap_or_default();
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header(header::HOST, "netnsd")
-        .header(header::CONTENT_TYPE, "application/json")
-        .body(Full::new(bytes::Bytes::from(body)))
-        .map_err(|error| failed(&error))?;
-    let answer = sender.send_request(request).await.map_err(|error| failed(&error))?;
-    let status = answer.status();
-    let bytes = answer.into_body().collect().await.map_err(|error| failed(&error))?.to_bytes();
-    Ok((status, String::from_utf8_lossy(&bytes).into_owned()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -218,14 +194,5 @@ mod tests {
     fn what_is_bundled_can_be_read() {
         assert_eq!(bundled::<Vec<(String, Value)>>(NETWORK).unwrap().len(), 13);
         assert_eq!(bundled::<Vec<(String, String, String)>>(PINGS).unwrap().len(), 6);
-    }
-
-    #[test]
-    fn a_shell_reads_quoted_words_as_they_are() {
-        for word in ["plain", "", "it's", "{\"a\": [1, '2']}", "$HOME `x` \\ \"", "two\nlines", "!#&;|<>*?~"] {
-            let script = format!("printf %s {}", quote(word));
-            let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
-            assert_eq!(String::from_utf8(output.stdout).unwrap(), word);
-        }
     }
 }

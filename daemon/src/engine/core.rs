@@ -1,7 +1,7 @@
 //! The engine's own thread: decides, records, has the kernel changed, looks, answers.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque, btree_map::Entry},
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -110,7 +110,7 @@ struct Passed {
     verdicts: BTreeMap<ResourceRef, Verdict>,
     failures: BTreeMap<ResourceRef, (Op, OpError)>,
     operations: usize,
-    /// Whatever it was about.
+    /// Whatever it was about, with what lived in things made anew.
     touched: BTreeSet<ResourceRef>,
 }
 
@@ -232,7 +232,7 @@ impl<K: Kernel> Core<K> {
                     self.standings.insert(resource.clone(), standing.clone());
                     self.retry_later(resource);
                 }
-                self.publish(&work, &Observed::default());
+                self.publish(work.parts.keys().chain(&work.looked_at), &Observed::default());
                 return 0;
             }
         };
@@ -262,7 +262,7 @@ impl<K: Kernel> Core<K> {
         if !settling.is_empty() {
             let work = Work { looked_at: settling, ..Work::default() };
             if let Ok(observed) = self.observe(&work).await {
-                self.publish(&work, &observed);
+                self.publish(&work.looked_at, &observed);
             }
         }
     }
@@ -354,7 +354,7 @@ impl<K: Kernel> Core<K> {
             if batch.is_empty() {
                 return;
             }
-            let mut work = self.work(&batch);
+            let work = self.work(&batch);
             let observed = match self.observe(&work).await {
                 Ok(observed) => observed,
                 Err(error) => {
@@ -389,13 +389,6 @@ impl<K: Kernel> Core<K> {
             }
             let store = recording.elapsed();
             let changing = Instant::now();
-            for accepted in &batch {
-                for (resource, _) in accepted.decision.changes.iter().filter(|(_, record)| record.is_some()) {
-                    if accepted.before.iter().any(|(other, before)| other == resource && before.is_none()) {
-                        work.created.insert(resource.clone());
-                    }
-                }
-            }
             let passed = self.bring_about(work.clone(), observed).await;
             return self.finish(batch, work, passed, store, changing).await;
         }
@@ -459,15 +452,22 @@ impl<K: Kernel> Core<K> {
         for (part, accepted) in batch.iter().enumerate() {
             work.parts.entry(accepted.decision.resource.clone()).or_insert(part);
             for (resource, before) in &accepted.before {
-                work.parts.entry(resource.clone()).or_insert(part);
-                let before = before.as_ref().map(|record| &record.spec);
-                let after = self.intent.get(resource).map(|record| &record.spec);
-                for other in self.affected(before, after) {
-                    work.parts.entry(other).or_insert(part);
+                self.take_in(&mut work, part, resource, before.as_ref());
+                if before.is_none() {
+                    work.created.insert(resource.clone());
                 }
             }
         }
         self.with_bridges(work)
+    }
+
+    /// Takes a resource that was `before` into a piece of work, with what hangs on its change.
+    fn take_in(&self, work: &mut Work, part: usize, resource: &ResourceRef, before: Option<&Record>) {
+        let before = before.map(|record| &record.spec);
+        let after = self.intent.get(resource).map(|record| &record.spec);
+        for other in self.affected(before, after).into_iter().chain([resource.clone()]) {
+            work.parts.entry(other).or_insert(part);
+        }
     }
 
     /// The resources whose operations a change may call for.
@@ -606,7 +606,6 @@ impl<K: Kernel> Core<K> {
                 break;
             }
             passed.operations += steps.len();
-            passed.touched.extend(steps.iter().map(|step| step.resource.clone()));
             self.execute(&work, steps, &mut passed, &mut waiting).await;
             match self.observe(&work).await {
                 Ok(after) => observed = after,
@@ -617,9 +616,7 @@ impl<K: Kernel> Core<K> {
             }
         }
         passed.observed = observed;
-        for resource in work.parts.into_keys() {
-            passed.touched.insert(resource);
-        }
+        passed.touched = work.parts.into_keys().collect();
         passed
     }
 
@@ -670,10 +667,11 @@ impl<K: Kernel> Core<K> {
 
     /// Remembers the value that a sysctl had before netnsd first set it.
     fn keep_prior(&mut self, resource: ResourceRef, key: SysctlKey, value: String) {
-        if let Some((_, prior)) = self.intent.leftovers_mut(&resource) {
-            prior.entry(key).or_insert(value);
+        let Some((_, prior)) = self.intent.leftovers_mut(&resource) else { return };
+        if let Entry::Vacant(first) = prior.entry(key) {
+            first.insert(value);
+            self.confirm(&resource);
         }
-        self.confirm(&resource);
     }
 
     /// Notes that a resource's row has to be written with a later commit.
@@ -733,11 +731,7 @@ impl<K: Kernel> Core<K> {
             self.take_back(accepted, accepted.decision.did != Did::Unchanged);
             for (resource, after) in &was {
                 self.row_changes(resource, after.as_ref(), &mut changes);
-                work.parts.entry(resource.clone()).or_insert(part);
-                let before = self.intent.get(resource).map(|record| &record.spec);
-                for other in self.affected(before, after.as_ref().map(|record| &record.spec)) {
-                    work.parts.entry(other).or_insert(part);
-                }
+                self.take_in(&mut work, part, resource, after.as_ref());
             }
         }
         let rows: Vec<RowChange> = changes.values().cloned().collect();
@@ -809,12 +803,7 @@ impl<K: Kernel> Core<K> {
             self.standings.insert(resource.clone(), standing);
         }
         self.view.publish(Vec::new(), &gone);
-        let looked_at = Work {
-            parts: BTreeMap::new(),
-            created: BTreeSet::new(),
-            looked_at: passed.touched.iter().chain(&work.looked_at).cloned().collect(),
-        };
-        self.publish(&looked_at, &passed.observed);
+        self.publish(passed.touched.union(&work.looked_at), &passed.observed);
     }
 
     /// What was deleted is out of the kernel: its row goes.
@@ -844,9 +833,9 @@ impl<K: Kernel> Core<K> {
     }
 
     /// Makes readers see what was observed of these resources.
-    fn publish(&mut self, work: &Work, observed: &Observed) {
+    fn publish<'a>(&mut self, resources: impl IntoIterator<Item = &'a ResourceRef>, observed: &Observed) {
         let mut entries = Vec::new();
-        for resource in work.parts.keys().chain(&work.looked_at) {
+        for resource in resources {
             let Some(record) = self.intent.get(resource) else {
                 self.settling.remove(resource);
                 continue;

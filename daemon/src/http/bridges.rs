@@ -1,12 +1,10 @@
 //! What is of bridges only: ports and forwarding tables, live.
 
 use axum::{
-    Json,
     extract::{Path, RawQuery, State},
-    response::IntoResponse,
     routing::get,
 };
-use netnsd_api::{Bridge, Items, Kind};
+use netnsd_api::{Bridge, Kind};
 
 use super::{
     App, Routes,
@@ -30,14 +28,11 @@ fn device(app: &App, name: &str) -> Result<(Ns, String), Failure> {
 async fn ports(State(app): State<App>, Path(name): Path<String>, RawQuery(query): RawQuery) -> Answer {
     query::none(query.as_deref())?;
     let (ns, device) = device(&app, &name)?;
-    let items =
-        app.look.ports(&ns, &device).await.map_err(|error| Failure::look("such bridge in the kernel", error))?;
-    Ok(Json(Items { items }).into_response())
+    resource::live("such bridge in the kernel", app.look.ports(&ns, &device)).await
 }
 
 async fn fdb(State(app): State<App>, Path(name): Path<String>, RawQuery(query): RawQuery) -> Answer {
     query::none(query.as_deref())?;
     let (ns, device) = device(&app, &name)?;
-    let items = app.look.fdb(&ns, &device).await.map_err(|error| Failure::look("such bridge in the kernel", error))?;
-    Ok(Json(Items { items }).into_response())
+    resource::live("such bridge in the kernel", app.look.fdb(&ns, &device)).await
 }

@@ -1,14 +1,14 @@
 //! Looking at the host's own namespace.
 
 use axum::{
-    Json,
     extract::{RawQuery, State},
-    response::IntoResponse,
     routing::get,
 };
-use netnsd_api::Items;
 
-use super::{App, Routes, problem::Failure, query, resource::Answer};
+use super::{
+    App, Routes, query,
+    resource::{self, Answer},
+};
 use crate::kernel::Ns;
 
 pub(super) fn routes() -> Routes {
@@ -25,8 +25,7 @@ macro_rules! look {
     ($handler:ident, $ask:ident) => {
         async fn $handler(State(app): State<App>, RawQuery(query): RawQuery) -> Answer {
             query::none(query.as_deref())?;
-            let items = app.look.$ask(&Ns::Host).await.map_err(|error| Failure::look("host namespace", error))?;
-            Ok(Json(Items { items }).into_response())
+            resource::live("host namespace", app.look.$ask(&Ns::Host)).await
         }
     };
 }

@@ -25,6 +25,7 @@ use axum::{
     routing::{MethodRouter, any},
 };
 use netnsd_api::{Bridge, Namespace, Veth};
+use tower_http::catch_panic::CatchPanicLayer;
 
 pub use self::{
     openapi::openapi,
@@ -84,6 +85,7 @@ pub fn router(app: App) -> Router {
         .fold(Router::new(), add)
         .fallback(any(problem::no_such_path))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(CatchPanicLayer::custom(problem::panicked))
         .layer(middleware::from_fn(problem::only_problems))
         .layer(middleware::from_fn(headers::request_id))
         .with_state(app)

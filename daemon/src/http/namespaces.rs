@@ -49,8 +49,7 @@ macro_rules! look {
         async fn $handler(State(app): State<App>, Path(name): Path<String>, RawQuery(query): RawQuery) -> Answer {
             query::none(query.as_deref())?;
             let ns = Ns::Named(named(&name)?);
-            let items = app.look.$ask(&ns).await.map_err(|error| Failure::look(&ns.to_string(), error))?;
-            Ok(Json(Items { items }).into_response())
+            resource::live(&ns.to_string(), app.look.$ask(&ns)).await
         }
     };
 }

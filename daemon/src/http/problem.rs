@@ -1,12 +1,13 @@
 //! Errors as answers: `application/problem+json`, always.
 
+use std::any::Any;
+
 use axum::{
     extract::Request,
     http::{HeaderValue, StatusCode, Uri, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use futures_util::FutureExt;
 use netnsd_api::{Code, FieldError, Problem};
 
 use crate::kernel::look::LookError;
@@ -78,13 +79,15 @@ pub(super) async fn method_not_allowed(request: Request) -> Failure {
     Failure::new(Code::MethodNotAllowed, detail)
 }
 
-/// A panic ends one request, not the daemon; what it said is for the log. What axum itself refuses becomes a problem too.
+/// A panic ends one request, not the daemon; what it said is in the log, by the panic hook.
+pub(super) fn panicked(_said: Box<dyn Any + Send>) -> Response {
+    Failure::new(Code::Internal, "a panic").into_response()
+}
+
+/// What axum itself refuses becomes a problem too.
 pub(super) async fn only_problems(request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
-    let response = match std::panic::AssertUnwindSafe(next.run(request)).catch_unwind().await {
-        Ok(response) => response,
-        Err(_said_by_the_panic_hook) => return Failure::new(Code::Internal, "a panic").into_response(),
-    };
+    let response = next.run(request).await;
     let plain =
         response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/plain"));
     match response.status() {

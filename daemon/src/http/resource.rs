@@ -3,6 +3,7 @@
 use std::{fmt::Display, sync::Arc};
 
 use axum::{
+    Json,
     body::{Body, Bytes},
     extract::{Path, RawQuery, Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
@@ -10,8 +11,10 @@ use axum::{
     routing::get,
 };
 use netnsd_api::{
-    Bridge, Code, DryRun, FieldError, InvalidValue, Kind, Name, Namespace, Problem, Resource, ResourceRef, Veth, parse,
+    Bridge, Code, DryRun, FieldError, InvalidValue, Items, Kind, Name, Namespace, Problem, Resource, ResourceRef, Veth,
+    parse,
 };
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::{
@@ -19,7 +22,10 @@ use super::{
     problem::Failure,
     query::{self, Label, Query},
 };
-use crate::engine::{Change, Did, Entry, Precondition, Spec, Write, Written};
+use crate::{
+    engine::{Change, Did, Entry, Precondition, Spec, Write, Written},
+    kernel::look::LookError,
+};
 
 /// Items on a page, unless asked otherwise, and at the most.
 const PAGE: (u32, u32) = (1000, 10_000);
@@ -164,6 +170,12 @@ async fn show<R: Served>(
     Ok(response)
 }
 
+/// Answers with what is found live; `what` is what there is none of if it is not there.
+pub(super) async fn live<T: Serialize>(what: &str, found: impl Future<Output = Result<Vec<T>, LookError>>) -> Answer {
+    let items = found.await.map_err(|error| Failure::look(what, error))?;
+    Ok(Json(Items { items }).into_response())
+}
+
 /// Reads a resource of a JSON object.
 fn read<R: Served>(map: Map<String, Value>) -> Result<R, FieldError> {
     let resource: R = parse(&Value::Object(map))?;
@@ -171,7 +183,7 @@ fn read<R: Served>(map: Map<String, Value>) -> Result<R, FieldError> {
     Ok(resource)
 }
 
-fn dry_run(query: Option<&str>) -> Result<bool, Failure> {
+pub(super) fn dry_run(query: Option<&str>) -> Result<bool, Failure> {
     let mut query = Query::read(query)?;
     let dry_run = query.flag("dry_run")?;
     query.finish()?;

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{
     App, Routes, body, headers,
     problem::Failure,
-    query::{self, Query},
+    query,
     resource::{self, Answer, Served},
 };
 use crate::engine::{Change, Entry, Spec, Write};
@@ -60,9 +60,7 @@ async fn patch(
 ) -> Answer {
     let resource = resource::existing(Kind::Veth, &name)?;
     let end = index(&end)?;
-    let mut query = Query::read(query.as_deref())?;
-    let dry_run = query.flag("dry_run")?;
-    query.finish()?;
+    let dry_run = resource::dry_run(query.as_deref())?;
     let preconditions = headers::preconditions(&headers)?;
     let patch = Value::Object(body::without_read_only(body::object(request, true).await?));
     let edit = move |spec: &Spec| {

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Kernel, Ns, NsScope, Observed, ObservedLink, ObservedNs, OpError, Scope, mark,
+    Kernel, Ns, NsScope, Observed, ObservedLink, OpError, Scope, mark,
     real::{RealKernel, worker},
 };
 
@@ -167,17 +167,8 @@ async fn serve(mut kernel: RealKernel, mut queue: mpsc::Receiver<Question>) {
     }
 }
 
-async fn all(kernel: &mut RealKernel, ns: &Ns, routes: bool) -> Result<ObservedNs, LookError> {
-    let part = NsScope { all_links: true, routes, ..NsScope::default() };
-    let scope = Scope { namespaces: BTreeMap::from([(ns.clone(), part)]) };
-    let Observed { mut namespaces } = kernel.observe(&scope).await?;
-    namespaces.remove(ns).filter(|seen| seen.inode != 0).ok_or(LookError::NoSuchNamespace)
-}
-
 async fn links(kernel: &mut RealKernel, ns: &Ns) -> Result<Vec<Link>, LookError> {
-    let mut seen = all(kernel, ns, false).await?.links;
-    let lo = kernel.loopback(ns).await?;
-    seen.extend(lo.map(|lo| ("lo".to_owned(), lo)));
+    let seen = kernel.every_link(ns).await?;
     let mut peers = Peers::default();
     let names: BTreeMap<u32, String> = seen.iter().map(|(name, link)| (link.index, name.clone())).collect();
     let mut links = Vec::new();
@@ -235,9 +226,7 @@ impl Peers {
 }
 
 async fn addresses(kernel: &mut RealKernel, ns: &Ns) -> Result<Vec<LinkAddress>, LookError> {
-    let mut seen = all(kernel, ns, false).await?.links;
-    seen.extend(kernel.loopback(ns).await?.map(|lo| ("lo".to_owned(), lo)));
-    let mut links: Vec<(String, ObservedLink)> = seen.into_iter().collect();
+    let mut links: Vec<(String, ObservedLink)> = kernel.every_link(ns).await?.into_iter().collect();
     links.sort_by_key(|(_, link)| link.index);
     let mut found = Vec::new();
     for (name, link) in links {
@@ -254,7 +243,10 @@ async fn addresses(kernel: &mut RealKernel, ns: &Ns) -> Result<Vec<LinkAddress>,
 }
 
 async fn routes(kernel: &mut RealKernel, ns: &Ns) -> Result<Vec<LiveRoute>, LookError> {
-    let seen = all(kernel, ns, true).await?;
+    let part = NsScope { all_links: true, routes: true, ..NsScope::default() };
+    let scope = Scope { namespaces: BTreeMap::from([(ns.clone(), part)]) };
+    let Observed { mut namespaces } = kernel.observe(&scope).await?;
+    let seen = namespaces.remove(ns).filter(|seen| seen.inode != 0).ok_or(LookError::NoSuchNamespace)?;
     let live = |known: super::ObservedRoute| LiveRoute {
         destination: match known.route.destination {
             Destination::Default => "default".into(),
@@ -278,7 +270,7 @@ async fn neighbours(kernel: &mut RealKernel, ns: &Ns) -> Result<Vec<LiveNeighbou
 }
 
 async fn ports(kernel: &mut RealKernel, ns: &Ns, bridge: &str) -> Result<Vec<BridgePort>, LookError> {
-    let seen = all(kernel, ns, false).await?;
+    let seen = kernel.every_link(ns).await?;
     let port = |(name, link): (String, ObservedLink)| {
         let settings = link.port.filter(|_| link.master.as_deref() == Some(bridge))?;
         let (veth, endpoint) = match link.mark.as_deref().and_then(mark::parse) {
@@ -300,7 +292,7 @@ async fn ports(kernel: &mut RealKernel, ns: &Ns, bridge: &str) -> Result<Vec<Bri
             mcast_fast_leave: settings.mcast_fast_leave,
         })
     };
-    Ok(seen.links.into_iter().filter_map(port).collect())
+    Ok(seen.into_iter().filter_map(port).collect())
 }
 
 /// The names in `/run/netns`, sorted.

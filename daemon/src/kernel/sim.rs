@@ -70,6 +70,22 @@ impl SimKernel {
         self.state().namespaces.clone()
     }
 
+    /// Everything there is, apart from the numbers that the kernel chooses and the order of things.
+    pub fn shape(&self) -> String {
+        let mut all = self.everything();
+        for known in all.values_mut() {
+            known.inode = 0;
+            known.sysctls.retain(|_, value| value != "0");
+            known.routes.sort_by_key(|route| format!("{route:?}"));
+            for link in known.links.values_mut() {
+                link.index = 0;
+                link.addresses.iter_mut().for_each(|address| address.secondary = false);
+                link.addresses.sort_by_key(|address| address.net);
+            }
+        }
+        format!("{all:#?}")
+    }
+
     /// Takes a link's mark away, as a crash between making and marking leaves it.
     pub fn unmark(&self, ns: &Ns, name: &str) {
         if let Ok(link) = self.state().link(ns, name) {

@@ -141,11 +141,11 @@ impl Planner<'_> {
             }
         }
         let Some(known) = self.now.link(&place.ns, &place.name).and_then(|link| link.bridge.clone()) else { return };
-        let set = bridge_changes(spec, previous_bridge(task), &known);
+        let old = previous_bridge(task);
+        let set = bridge_changes(spec, old, &known);
         if set != BridgeSettings::default() {
             self.emit(Phase::MakeBridges, task, Op::BridgeSet { ns: place.ns.clone(), name: place.name.clone(), set });
         }
-        let old = previous_bridge(task);
         self.common(
             task,
             &place,

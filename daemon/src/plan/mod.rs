@@ -153,11 +153,15 @@ struct Planner<'p> {
 
 impl Planner<'_> {
     fn emit(&mut self, phase: Phase, task: &Task<'_>, op: Op) {
-        self.phases.entry(phase).or_default().push(Step { op, resource: task.resource.clone(), may_wait: false });
+        self.push(phase, task, op, false);
     }
 
     fn emit_waiting(&mut self, phase: Phase, task: &Task<'_>, op: Op) {
-        self.phases.entry(phase).or_default().push(Step { op, resource: task.resource.clone(), may_wait: true });
+        self.push(phase, task, op, true);
+    }
+
+    fn push(&mut self, phase: Phase, task: &Task<'_>, op: Op, may_wait: bool) {
+        self.phases.entry(phase).or_default().push(Step { op, resource: task.resource.clone(), may_wait });
     }
 
     fn pending(&mut self, task: &Task<'_>, reason: String) {

@@ -22,9 +22,10 @@ use tokio::{
 use super::{
     blocking,
     environment::{Environment, Identity, Step},
-    error_number, failed, invalid, namespace_file,
+    failed, invalid, namespace_file,
     output::Output,
 };
+use crate::kernel::real::worker::errno;
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -136,7 +137,7 @@ impl Running {
                 }
             }
         };
-        let status = status.map_err(|error| failed("wait for the command", error_number(&error)))?;
+        let status = status.map_err(|error| failed("wait for the command", errno(&error)))?;
         // It is reaped: its number may be another's from now on, and what it left running is left alone.
         self.group = None;
         if !closed {

@@ -18,23 +18,13 @@ mod sockets;
 mod tests;
 mod who;
 
-use std::{
-    fs::{File, OpenOptions},
-    io,
-    os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
-    sync::Arc,
-};
+use std::{io, os::fd::OwnedFd, sync::Arc};
 
 use netnsd_api::{Code, Exec, ExecResult, Name, Ping, PingResult, Problem, Process, ProcessNamespace};
-use nix::{
-    errno::Errno,
-    libc,
-    sys::statfs::{NSFS_MAGIC, fstatfs},
-};
+use nix::errno::Errno;
 use tokio::sync::Semaphore;
 
-/// Where namespaces have their names.
-const NAMESPACES: &str = "/run/netns";
+use crate::kernel::real::worker::{self, Pinned};
 
 /// How many commands, and how many pings, run at the same time; the others wait.
 const AT_ONCE: usize = 256;
@@ -84,22 +74,17 @@ impl Processes {
 }
 
 /// Opens the namespace that `/run/netns/NAME` pins. It blocks: not for async threads.
-pub fn namespace_file(name: &Name) -> Result<OwnedFd, Problem> {
-    let path = format!("{NAMESPACES}/{name}");
+fn namespace_file(name: &Name) -> Result<OwnedFd, Problem> {
     let missing = |detail: String| Problem::new(Code::NotFound, detail);
-    // Without O_NONBLOCK a FIFO of that name would hold the caller for ever.
-    let file: File = match OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(missing(format!("there is no namespace {name}")));
+    match worker::pinned(name.as_str()).map_err(|errno| failed("open the namespace", errno))? {
+        Pinned::Namespace(fd) => Ok(fd),
+        Pinned::Nothing => Err(missing(format!("there is no namespace {name}"))),
+        Pinned::Stale => {
+            let path = worker::path(name.as_str());
+            let detail = format!("there is no namespace {name}: {} is a left-over file that pins none", path.display());
+            Err(missing(detail))
         }
-        Err(error) => return Err(failed("open the namespace", error_number(&error))),
-    };
-    let magic = fstatfs(&file).map_err(|errno| failed("look at the namespace's file", errno))?.filesystem_type();
-    if magic != NSFS_MAGIC {
-        return Err(missing(format!("there is no namespace {name}: {path} is a left-over file that pins none")));
     }
-    Ok(file.into())
 }
 
 /// Runs what blocks away from the async threads.
@@ -130,8 +115,4 @@ fn failed(step: &str, errno: Errno) -> Problem {
     problem.op = Some(step.to_owned());
     problem.errno = Some(format!("{errno:?}"));
     problem
-}
-
-fn error_number(error: &io::Error) -> Errno {
-    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }

@@ -22,11 +22,12 @@ use tokio::{
 };
 
 use super::{
-    blocking, error_number, failed,
+    blocking, failed,
     icmp::{Answer, Mark},
     invalid, namespace_file,
     sockets::Opener,
 };
+use crate::kernel::real::worker::errno;
 
 /// The largest IP packet.
 const LARGEST: usize = 65_536;
@@ -57,7 +58,7 @@ pub(super) async fn run(sockets: &Opener, name: &Name, request: &Ping) -> Result
     let socket = sockets.icmp(namespace, request.address.0.is_ipv6()).await?;
     // SAFETY: an OwnedFd keeps the same descriptor open until it is dropped, and the AsyncFd deregisters it before that.
     let socket = unsafe { AsyncFd::register(socket) };
-    let socket = socket.map_err(|error| failed("watch a socket", error_number(&error.into())))?;
+    let socket = socket.map_err(|error| failed("watch a socket", errno(&error.into())))?;
     let mut session = Session::new(socket, request);
     session.run().await;
     Ok(session.result())
@@ -131,7 +132,7 @@ impl<'a> Session<'a> {
         let at = Instant::now();
         let error = match timeout(self.patience(), sending).await {
             Ok(Ok(_)) => None,
-            Ok(Err(error)) => Some(error_number(&error).desc().to_lowercase()),
+            Ok(Err(error)) => Some(errno(&error).desc().to_lowercase()),
             Err(_) => Some("timeout".to_owned()),
         };
         if error.is_none() {

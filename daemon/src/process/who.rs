@@ -7,7 +7,8 @@ use std::{
 
 use netnsd_api::{Code, Name, Problem, Process, ProcessNamespace};
 
-use super::{NAMESPACES, error_number, failed, namespace_file};
+use super::{failed, namespace_file};
+use crate::kernel::real::worker::{RUN, errno};
 
 /// What tells one namespace from another: device and inode number.
 type Key = (u64, u64);
@@ -22,9 +23,8 @@ fn key_of_file(file: OwnedFd) -> io::Result<Key> {
 
 /// The processes whose main thread is in the namespace.
 pub(super) fn processes(name: &Name) -> Result<Vec<Process>, Problem> {
-    let key =
-        key_of_file(namespace_file(name)?).map_err(|error| failed("look at the namespace", error_number(&error)))?;
-    let entries = fs::read_dir("/proc").map_err(|error| failed("read /proc", error_number(&error)))?;
+    let key = key_of_file(namespace_file(name)?).map_err(|error| failed("look at the namespace", errno(&error)))?;
+    let entries = fs::read_dir("/proc").map_err(|error| failed("read /proc", errno(&error)))?;
     let ids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     // A process may be gone by the time it is looked at, or be hidden from a sandbox: then it is not listed.
     let mut found: Vec<Process> = ids
@@ -55,14 +55,14 @@ pub(super) fn identify(pid: u32) -> Result<ProcessNamespace, Problem> {
         io::ErrorKind::PermissionDenied => {
             Problem::new(Code::Forbidden, format!("the daemon may not look at process {pid}"))
         }
-        _ => failed("look at the process", error_number(&error)),
+        _ => failed("look at the process", errno(&error)),
     })?;
     Ok(ProcessNamespace { pid, name: name_of(key), inode: key.1 })
 }
 
 /// The first name, in their order, that pins the namespace.
 fn name_of(key: Key) -> Option<String> {
-    let entries = fs::read_dir(NAMESPACES).ok()?;
+    let entries = fs::read_dir(RUN).ok()?;
     entries
         .flatten()
         .filter(|entry| fs::metadata(entry.path()).is_ok_and(|found| (found.dev(), found.ino()) == key))

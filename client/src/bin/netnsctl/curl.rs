@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use netnsd_api::{Page, Problem};
-use netnsd_client::{Answer, Client, Error};
+use netnsd_client::{Answer, Client, Error, shell_word};
 use serde_json::{Value, value::RawValue};
 
 use crate::fail::Failure;
@@ -90,14 +90,14 @@ impl Api {
     }
 
     fn curl(&self, method: &Method, path: &str, body: Option<&Value>) -> String {
-        let mut line = format!("curl -sS --unix-socket {}", quoted(&self.socket.to_string_lossy()));
+        let mut line = format!("curl -sS --unix-socket {}", shell_word(&self.socket.to_string_lossy()));
         if method != Method::GET && !(method == Method::POST && body.is_some()) {
             line = format!("{line} -X {method}");
         }
         if let Some(body) = body {
-            line = format!("{line} -H 'content-type: application/json' -d {}", quoted(&body.to_string()));
+            line = format!("{line} -H 'content-type: application/json' -d {}", shell_word(&body.to_string()));
         }
-        format!("{line} {}", quoted(&format!("http://netnsd{path}")))
+        format!("{line} {}", shell_word(&format!("http://netnsd{path}")))
     }
 }
 
@@ -107,15 +107,6 @@ fn refusal(answer: &Answer) -> Failure {
         Ok(problem) => problem.into(),
         Err(error) => Error::Unexpected { status: answer.status, reason: error.to_string() }.into(),
     }
-}
-
-/// A word as a shell takes it.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/' | ':' | '@' | '%' | '+' | ',');
-    if !word.is_empty() && word.chars().all(plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 /// One segment of a path, or one side of a query's parameter.

@@ -15,7 +15,10 @@ use rtnetlink::{
     sys::{Socket, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE},
 };
 
-use super::{super::OpError, worker::Worker};
+use super::{
+    super::OpError,
+    worker::{Worker, errno},
+};
 
 /// `NLM_F_DUMP_INTR`: the dump is not consistent, since something changed meanwhile (`linux/netlink.h`).
 const NLM_F_DUMP_INTR: u16 = 0x10;
@@ -43,12 +46,11 @@ impl Drop for Channel {
 
 /// Opens a socket in the namespace that the calling thread is in.
 pub(super) fn open_socket() -> Result<Socket, Errno> {
-    let errno = |error: std::io::Error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
-    let mut socket = Socket::new(NETLINK_ROUTE).map_err(errno)?;
-    socket.bind_auto().map_err(errno)?;
-    socket.set_non_blocking(true).map_err(errno)?;
-    socket.set_ext_ack(true).map_err(errno)?;
-    socket.set_netlink_get_strict_chk(true).map_err(errno)?;
+    let mut socket = Socket::new(NETLINK_ROUTE).map_err(|error| errno(&error))?;
+    socket.bind_auto().map_err(|error| errno(&error))?;
+    socket.set_non_blocking(true).map_err(|error| errno(&error))?;
+    socket.set_ext_ack(true).map_err(|error| errno(&error))?;
+    socket.set_netlink_get_strict_chk(true).map_err(|error| errno(&error))?;
     // A smaller buffer works too: what is lost is asked for again.
     let _as_large_as_allowed = socket.set_rx_buf_sz(RECEIVE_BUFFER);
     Ok(socket)
@@ -183,14 +185,13 @@ pub(super) fn once_get(message: RouteNetlinkMessage) -> Result<RouteNetlinkMessa
 }
 
 fn exchange(message: RouteNetlinkMessage, flags: u16) -> Result<NetlinkPayload<RouteNetlinkMessage>, Errno> {
-    let errno = |error: std::io::Error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
     let socket = open_socket()?;
-    socket.set_non_blocking(false).map_err(errno)?;
+    socket.set_non_blocking(false).map_err(|error| errno(&error))?;
     let mut message = request(message, flags);
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
-    socket.send_to(&bytes, &SocketAddr::new(0, 0), 0).map_err(errno)?;
-    let (answer, _) = socket.recv_from_full().map_err(errno)?;
+    socket.send_to(&bytes, &SocketAddr::new(0, 0), 0).map_err(|error| errno(&error))?;
+    let (answer, _) = socket.recv_from_full().map_err(|error| errno(&error))?;
     Ok(NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer).map_err(|_| Errno::EBADMSG)?.payload)
 }

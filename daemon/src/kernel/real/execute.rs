@@ -21,7 +21,7 @@ use super::{
     message, observe, parse,
     worker::{self, Pinned},
 };
-use crate::kernel::{BatchOp, NewEnd, Ns, Op, OpError, Outcome, ROUTE_PROTOCOL};
+use crate::kernel::{BatchOp, Ns, Op, OpError, Outcome, ROUTE_PROTOCOL};
 
 /// The most operations on their way at once: their acks fit into a socket's buffer.
 const WAVE: usize = 64;
@@ -314,12 +314,17 @@ async fn complete(kernel: &mut RealKernel, op: &Op, outcome: Outcome) -> Outcome
             pending.answer().await.map(drop)
         }
         (Op::VethAdd { ends }, Some(Errno::EEXIST)) => {
-            let same = is_marked(kernel, &ends[0]).await? && is_marked(kernel, &ends[1]).await?;
+            let [a, b] = ends;
+            let same =
+                is_marked(kernel, &a.ns, &a.name, &a.mark).await? && is_marked(kernel, &b.ns, &b.name, &b.mark).await?;
             if same { Ok(()) } else { outcome }
         }
         (Op::BridgeAdd { ns, name, mark, .. }, Some(Errno::EEXIST)) => {
-            let end = NewEnd { ns: ns.clone(), name: name.clone(), mark: mark.clone(), mac: None, mtu: None };
-            if is_marked(kernel, &end).await? { Ok(()) } else { outcome }
+            if is_marked(kernel, ns, name, mark).await? {
+                Ok(())
+            } else {
+                outcome
+            }
         }
         (Op::LinkDelete { .. }, Some(Errno::ENODEV | Errno::ENOENT)) => Ok(()),
         (Op::AddressAdd { .. }, Some(Errno::EEXIST)) => Ok(()),
@@ -339,11 +344,11 @@ async fn complete(kernel: &mut RealKernel, op: &Op, outcome: Outcome) -> Outcome
     }
 }
 
-async fn is_marked(kernel: &mut RealKernel, end: &NewEnd) -> Result<bool, OpError> {
-    let pending = kernel.reach(&end.ns)?.channel.get(message::get_link(Some(&end.name), 0));
+async fn is_marked(kernel: &mut RealKernel, ns: &Ns, name: &str, mark: &str) -> Result<bool, OpError> {
+    let pending = kernel.reach(ns)?.channel.get(message::get_link(Some(name), 0));
     let answers = pending.answer().await.unwrap_or_default();
     Ok(answers.iter().any(|answer| match answer {
-        RouteNetlinkMessage::NewLink(link) => parse::link(link).link.mark.as_ref() == Some(&end.mark),
+        RouteNetlinkMessage::NewLink(link) => parse::link(link).link.mark.as_deref() == Some(mark),
         _ => false,
     }))
 }
@@ -393,8 +398,7 @@ async fn add_namespace(kernel: &mut RealKernel, name: &Name, mark: &str) -> Outc
     let ns = Ns::Named(name.clone());
     kernel.open.remove(&ns);
     if matches!(worker::pinned(name.as_str())?, Pinned::Namespace(_)) {
-        let lo = NewEnd { ns, name: "lo".into(), mark: mark.to_owned(), mac: None, mtu: None };
-        return if is_marked(kernel, &lo).await? { Ok(()) } else { Err(Errno::EEXIST.into()) };
+        return if is_marked(kernel, &ns, "lo", mark).await? { Ok(()) } else { Err(Errno::EEXIST.into()) };
     }
     let (name, mark) = (name.to_string(), mark.to_owned());
     Ok(kernel.worker.run(move || worker::make(&name, || mark_here(&mark)))??)

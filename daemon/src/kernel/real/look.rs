@@ -28,10 +28,15 @@ use super::{
 use crate::kernel::{BridgeSettings, Ns, ObservedLink, OpError, look, look::LookError};
 
 impl RealKernel {
-    /// A namespace's `lo`.
-    pub(in crate::kernel) async fn loopback(&mut self, ns: &Ns) -> Result<Option<ObservedLink>, OpError> {
-        let mut links = observe::all_links(&self.reach(ns)?.channel).await?;
-        Ok(links.remove("lo"))
+    /// The connection into a namespace that may not be there.
+    fn look_into(&mut self, ns: &Ns) -> Result<&Channel, LookError> {
+        let open = self.channel(ns).map_err(OpError::from)?;
+        open.map(|open| &open.channel).ok_or(LookError::NoSuchNamespace)
+    }
+
+    /// Every link of a namespace with its addresses, `lo` among them.
+    pub(in crate::kernel) async fn every_link(&mut self, ns: &Ns) -> Result<BTreeMap<String, ObservedLink>, LookError> {
+        Ok(observe::all_links(self.look_into(ns)?).await?)
     }
 
     async fn names_of(&mut self, ns: &Ns) -> Result<BTreeMap<u32, String>, OpError> {
@@ -47,9 +52,7 @@ impl RealKernel {
 
     /// Every ARP and NDP entry, as `ip neigh` shows them.
     pub(in crate::kernel) async fn all_neighbours(&mut self, ns: &Ns) -> Result<Vec<LiveNeighbour>, LookError> {
-        if self.channel(ns).map_err(OpError::from)?.is_none() {
-            return Err(LookError::NoSuchNamespace);
-        }
+        self.look_into(ns)?;
         let names = self.names_of(ns).await?;
         let channel = &self.reach(ns)?.channel;
         let mut found = Vec::new();
@@ -74,9 +77,7 @@ impl RealKernel {
 
     /// A bridge's forwarding table, as `brctl showmacs` shows it.
     pub(in crate::kernel) async fn fdb(&mut self, ns: &Ns, bridge: &str) -> Result<Vec<FdbEntry>, LookError> {
-        if self.channel(ns).map_err(OpError::from)?.is_none() {
-            return Err(LookError::NoSuchNamespace);
-        }
+        self.look_into(ns)?;
         let names = self.names_of(ns).await?;
         let master = names
             .iter()

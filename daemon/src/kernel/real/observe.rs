@@ -1,6 +1,6 @@
 //! Looking: what is there of a scope.
 
-use std::{collections::BTreeMap, os::fd::RawFd};
+use std::collections::BTreeMap;
 
 use netnsd_api::Neighbour;
 use nix::errno::Errno;
@@ -78,8 +78,8 @@ async fn namespace(kernel: &mut RealKernel, ns: &Ns, part: &NsScope) -> Result<O
     if !part.all_links {
         seen.links.retain(|name, _| part.links.contains(name));
     }
-    if matches!(ns, Ns::Named(_)) {
-        seen.netnsid = netnsid(kernel, raw, part).await?;
+    if part.summary && *ns != Ns::Host {
+        seen.netnsid = kernel.netnsid(raw).await?;
     }
     if !part.sysctls.is_empty() {
         let keys = part.sysctls.clone();
@@ -90,13 +90,6 @@ async fn namespace(kernel: &mut RealKernel, ns: &Ns, part: &NsScope) -> Result<O
         seen.sysctls = kernel.worker.within(file, read)?;
     }
     Ok(Some(seen))
-}
-
-async fn netnsid(kernel: &mut RealKernel, ns: RawFd, part: &NsScope) -> Result<Option<u32>, OpError> {
-    if !part.summary {
-        return Ok(None);
-    }
-    kernel.netnsid(ns).await
 }
 
 fn links_of(answers: Vec<RouteNetlinkMessage>) -> impl Iterator<Item = parse::ParsedLink> {

@@ -13,7 +13,10 @@ use nix::{
     fcntl::{OFlag, open},
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, setns, unshare},
-    sys::{stat::Mode, statfs::fstatfs},
+    sys::{
+        stat::Mode,
+        statfs::{NSFS_MAGIC, fstatfs},
+    },
     unistd::unlink,
 };
 
@@ -88,8 +91,7 @@ pub(crate) fn pinned(name: &str) -> Result<Pinned, Errno> {
         Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(Pinned::Nothing),
         Err(errno) => return Err(errno),
     };
-    // NSFS_MAGIC, linux/magic.h.
-    let is_ns = fstatfs(&fd)?.filesystem_type().0 as i64 == 0x6e73_6673;
+    let is_ns = fstatfs(&fd)?.filesystem_type() == NSFS_MAGIC;
     Ok(if is_ns { Pinned::Namespace(fd) } else { Pinned::Stale })
 }
 
@@ -155,7 +157,8 @@ fn sysctl_path(key: &SysctlKey) -> PathBuf {
     key.parts().fold(PathBuf::from("/proc/sys"), |path, part| path.join(part))
 }
 
-fn errno(error: &io::Error) -> Errno {
+/// The kernel's error behind one of `std`; EIO for those that `std` made itself.
+pub(crate) fn errno(error: &io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
 
