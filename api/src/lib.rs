@@ -4,15 +4,19 @@
 //! value of JSON into a type here, then [`Resource::check`] looks at what one field alone cannot know.
 
 mod doing;
+mod event;
 mod look;
 mod parse;
 mod problem;
 mod resource;
+mod topology;
 mod values;
 
 pub use doing::*;
+pub use event::*;
 pub use look::*;
 pub use parse::{READ_ONLY, parse};
 pub use problem::{Code, FieldError, Problem};
 pub use resource::*;
+pub use topology::*;
 pub use values::*;
