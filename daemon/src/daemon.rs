@@ -38,6 +38,7 @@ use crate::{
     process::Processes,
     sandbox,
     settings::{LogFormat, Settings, Wrong},
+    store::History,
 };
 
 /// How long running requests may go on after the daemon was told to stop.
@@ -126,9 +127,8 @@ pub async fn run(settings: Settings, ready: impl FnOnce(&Serving)) -> Result<()>
     let _lock = lock(&settings.state_dir)?;
     let listeners = Listeners::open(&settings, token.is_some()).await?;
     let serving = listeners.serving();
-    let rooms = start_rooms(&settings, &serving)?;
-
     let (stop, stopping) = watch::channel(false);
+    let rooms = start_rooms(&settings, &serving, &stopping)?;
     let socket_file = listeners.socket_file.clone();
     let mut servers = listeners.serve(rooms.router, token.map(Into::into), &stopping);
     tracing::info!(listen = serving.urls().join(" "), "serving");
@@ -165,20 +165,23 @@ struct Rooms {
 }
 
 /// Opens the store and starts the engine and the kernel's threads.
-fn start_rooms(settings: &Settings, serving: &Serving) -> Result<Rooms> {
+fn start_rooms(settings: &Settings, serving: &Serving, stopping: &watch::Receiver<bool>) -> Result<Rooms> {
     let other =
         |what: &str, error: &dyn std::fmt::Display| Failure::Other(format!("{what} cannot be started: {error}"));
     let view = Arc::new(View::default());
     let database = settings.state_dir.join("netnsd.db");
-    let (engine, thread) =
-        Engine::start(&database, view.clone(), RealKernel::start).map_err(|error| Failure::Other(error.to_string()))?;
+    let (shown, newest) = watch::channel(0);
+    let (engine, thread) = Engine::start(&database, view.clone(), shown, RealKernel::start)
+        .map_err(|error| Failure::Other(error.to_string()))?;
     let app = App {
         engine,
         view: view.clone(),
         look: Look::start().map_err(|error| other("looking at the kernel", &error))?,
+        history: History::new(&database, newest),
         process: Processes::start().map_err(|error| other("running processes", &error))?,
         started_at: rfc3339(Timestamp::now()),
         listen: serving.urls().into(),
+        stopping: stopping.clone(),
     };
     let stop = async move {
         // The thread ends when the last way to the engine is gone, which the router was.

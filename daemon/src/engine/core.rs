@@ -2,54 +2,69 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque, btree_map::Entry},
+    ops::Range,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
-use netnsd_api::{Code, Kind, PlannedOperation, Problem, ResourceRef, State, SysctlKey};
-use nix::errno::Errno;
-use tokio::sync::mpsc;
+use netnsd_api::{
+    Code, EventType, Kind, NotInSync, PlannedOperation, Problem, Progress, Reconciled, ResourceRef, State, SysctlKey,
+};
+use serde_json::json;
+use tokio::sync::{mpsc, watch};
 
 use super::{
-    Did, Message, Spec, View, Written,
+    Change, Did, Message, Request, Spec, View, Written,
+    journal::Journal,
+    settle::{Cause, refusal},
     status::{self, Standing},
+    work::{Failures, Passed, Work},
 };
 use crate::{
     intent::{self, Decision, Intent, Record},
-    kernel::{BatchOp, Kernel, Observed, Op, OpError},
-    plan::{self, Plan, Step, Task, Verdict},
-    store::{Row, RowChange, Store, StoreError},
+    kernel::{Kernel, Notice, Observed},
+    plan::{Plan, Step, Verdict},
+    store::{Commit, Row, RowChange, Store, StoreError},
 };
 
-/// How often a plan is made and executed until it must be empty.
-const ROUNDS: usize = 4;
-/// How often, and how long apart at first, the kernel is looked at again for a link that is still settling.
-const SETTLE: (u32, Duration) = (7, Duration::from_millis(10));
-/// How long the engine is idle before it writes down what it knows to be done.
-const TIDY: Duration = Duration::from_millis(500);
+/// How long the engine is idle before it writes down what it knows to be done; and how long when that failed.
+const TIDY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
 /// Something deleted that may still be in the kernel.
 #[derive(Debug, Clone)]
-struct Gone {
-    resource: ResourceRef,
-    applied: Vec<Spec>,
-    prior: BTreeMap<SysctlKey, String>,
+pub(super) struct Gone {
+    pub applied: Vec<Spec>,
+    pub prior: BTreeMap<SysctlKey, String>,
 }
 
 /// A resource that is looked at again by itself.
 #[derive(Debug, Clone, Copy)]
-struct Again {
-    at: Instant,
-    tries: u32,
+pub(super) struct Again {
+    pub at: Instant,
+    pub tries: u32,
 }
 
 /// A write that was accepted, and what it replaced.
-struct Accepted {
+pub(super) struct Accepted {
     message: Message,
-    decision: Decision,
-    before: Vec<(ResourceRef, Option<Record>)>,
+    pub decision: Decision,
+    pub before: Vec<(ResourceRef, Option<Record>)>,
+    /// The numbers of its events.
+    events: Range<u64>,
+}
+
+impl Accepted {
+    pub fn progress(&self) -> Option<&watch::Sender<Progress>> {
+        self.message.write.progress.as_ref()
+    }
+
+    /// The resources that it names or changes.
+    fn resources(&self) -> impl Iterator<Item = &ResourceRef> {
+        let named = self.decision.named.iter().map(|(resource, _)| resource);
+        named.chain(self.before.iter().map(|(resource, _)| resource))
+    }
 }
 
 /// What tells whether two writes may be carried out together: neither touches what the other touches or refers to.
@@ -63,7 +78,7 @@ struct Footprint {
 impl Footprint {
     fn of(decision: &Decision, intent: &Intent) -> Self {
         let mut print = Self::default();
-        print.touched.insert(decision.resource.clone());
+        print.touched.extend(decision.named.iter().map(|(resource, _)| resource.clone()));
         for (resource, after) in &decision.changes {
             print.touched.insert(resource.clone());
             let specs = intent
@@ -93,49 +108,40 @@ impl Footprint {
     }
 }
 
-/// What to bring about, and to which independent part of the batch each belongs.
-#[derive(Debug, Default, Clone)]
-struct Work {
-    parts: BTreeMap<ResourceRef, usize>,
-    /// Namespaces that this very batch creates: they may be attached.
-    created: BTreeSet<ResourceRef>,
-    /// Resources that are only looked at.
-    looked_at: BTreeSet<ResourceRef>,
-}
-
-/// What came of it.
-#[derive(Debug, Default)]
-struct Passed {
-    observed: Observed,
-    verdicts: BTreeMap<ResourceRef, Verdict>,
-    failures: BTreeMap<ResourceRef, (Op, OpError)>,
-    operations: usize,
-    /// Whatever it was about, with what lived in things made anew.
-    touched: BTreeSet<ResourceRef>,
-}
-
 /// The engine's state, on its own thread.
 pub(super) struct Core<K: Kernel> {
-    kernel: K,
+    pub kernel: K,
     store: Store,
-    intent: Intent,
-    gone: BTreeMap<String, Gone>,
-    standings: BTreeMap<ResourceRef, Standing>,
-    view: Arc<View>,
+    pub intent: Intent,
+    /// By what they were called, and their identity.
+    pub gone: BTreeMap<(ResourceRef, String), Gone>,
+    pub standings: BTreeMap<ResourceRef, Standing>,
+    pub view: Arc<View>,
+    pub journal: Journal,
     /// What is known to be done and not recorded yet, by uid: it rides along with the next commit.
-    confirmations: BTreeMap<String, RowChange>,
-    retries: BTreeMap<ResourceRef, Again>,
-    settling: BTreeMap<ResourceRef, Again>,
+    pub confirmations: BTreeMap<String, RowChange>,
+    pub retries: BTreeMap<ResourceRef, Again>,
+    pub settling: BTreeMap<ResourceRef, Again>,
+    /// Others' namespaces; none before they were first looked at.
+    foreign: Option<BTreeSet<String>>,
+    /// When the last try to record what is done failed.
+    untidy_since: Option<Instant>,
 }
 
 impl<K: Kernel> Core<K> {
-    /// Opens the store and reads everything recorded.
+    /// Opens the store and reads everything recorded; `shown` is told the number of the newest event.
     ///
     /// # Errors
     /// When the store cannot be opened or read.
-    pub async fn open(database: &Path, kernel: K, view: Arc<View>) -> Result<Self, StoreError> {
+    pub async fn open(
+        database: &Path,
+        kernel: K,
+        view: Arc<View>,
+        shown: watch::Sender<u64>,
+    ) -> Result<Self, StoreError> {
         let mut store = Store::open(database).await?;
         let rows = store.load().await?;
+        let journal = Journal::new(store.newest_event().await?, shown);
         let mut core = Self {
             kernel,
             store,
@@ -143,9 +149,12 @@ impl<K: Kernel> Core<K> {
             gone: BTreeMap::new(),
             standings: BTreeMap::new(),
             view,
+            journal,
             confirmations: BTreeMap::new(),
             retries: BTreeMap::new(),
             settling: BTreeMap::new(),
+            foreign: None,
+            untidy_since: None,
         };
         for row in rows {
             core.remember(row);
@@ -162,37 +171,35 @@ impl<K: Kernel> Core<K> {
                 self.intent.set(&resource, Some(record));
             }
             None => {
-                self.gone.insert(uid, Gone { resource, applied, prior });
+                self.gone.insert((resource, uid), Gone { applied, prior });
             }
         }
     }
 
     /// Boots, then serves the queue until it is closed.
-    pub async fn run(mut self, mut queue: mpsc::Receiver<Message>) {
+    pub async fn run(mut self, mut queue: mpsc::Receiver<Request>) {
         self.boot().await;
         self.kernel.rest();
         let mut waiting = VecDeque::new();
         loop {
             let alarm = self.next_alarm();
-            let message = match alarm {
-                Some(at) => match tokio::time::timeout_at(at.into(), queue.recv()).await {
-                    Ok(message) => message,
-                    Err(_) => {
-                        self.wake().await;
-                        self.kernel.rest();
-                        continue;
-                    }
-                },
-                None => queue.recv().await,
+            let due = async {
+                match alarm {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
             };
-            let Some(message) = message else { break };
-            waiting.push_back(message);
-            while let Ok(message) = queue.try_recv() {
-                waiting.push_back(message);
-            }
-            while !waiting.is_empty() {
-                let batch = self.take_batch(&mut waiting);
-                self.carry_out(batch).await;
+            tokio::select! {
+                request = queue.recv() => {
+                    let Some(request) = request else { break };
+                    self.take(request, &mut waiting).await;
+                    while let Ok(request) = queue.try_recv() {
+                        self.take(request, &mut waiting).await;
+                    }
+                    self.carry_out_all(&mut waiting).await;
+                }
+                notice = self.kernel.notice() => self.notice(notice),
+                () = due => self.wake().await,
             }
             self.kernel.rest();
         }
@@ -200,31 +207,68 @@ impl<K: Kernel> Core<K> {
         self.store.close().await;
     }
 
+    /// Takes a request off the queue: writes are gathered, the rest is done in its turn.
+    async fn take(&mut self, request: Request, waiting: &mut VecDeque<Message>) {
+        match request {
+            Request::Write(message) => waiting.push_back(*message),
+            Request::Reconcile(answer) => {
+                self.carry_out_all(waiting).await;
+                let reconciled = self.reconcile().await;
+                let _asker_gone = answer.send(reconciled);
+            }
+        }
+    }
+
+    async fn carry_out_all(&mut self, waiting: &mut VecDeque<Message>) {
+        while !waiting.is_empty() {
+            let batch = self.take_batch(waiting);
+            self.carry_out(batch).await;
+        }
+    }
+
+    /// Everything that there is to be brought about.
+    fn everything(&self) -> BTreeSet<ResourceRef> {
+        let recorded = self.intent.all().map(|(resource, _)| resource);
+        recorded.chain(self.gone.keys().map(|(resource, _)| resource.clone())).collect()
+    }
+
     /// Everything recorded, compared with the kernel in one pass.
     async fn boot(&mut self) {
-        let all: BTreeSet<ResourceRef> = self
-            .intent
-            .all()
-            .map(|(resource, _)| resource)
-            .chain(self.gone.values().map(|gone| gone.resource.clone()))
-            .collect();
+        let all = self.everything();
         let count = all.len();
         let start = Instant::now();
         let passed = self.pass(all).await;
+        self.notice(Notice::Lost);
         self.view.set_ready();
         let ms = start.elapsed().as_secs_f64() * 1000.0;
-        tracing::info!(resources = count, operations = passed, ms, "everything recorded has been tried");
+        let operations: usize = passed.done.values().map(Vec::len).sum();
+        tracing::info!(resources = count, operations, ms, "everything recorded has been tried");
     }
 
-    /// One pass over resources, each on its own; gives the number of operations.
-    async fn pass(&mut self, resources: BTreeSet<ResourceRef>) -> usize {
-        let work = Work {
-            parts: resources.into_iter().enumerate().map(|(part, resource)| (resource, part)).collect(),
-            ..Work::default()
+    /// One pass over everything, because somebody asks for it.
+    async fn reconcile(&mut self) -> Reconciled {
+        let passed = self.pass(self.everything()).await;
+        let not_in_sync = |(resource, standing): (&ResourceRef, &Standing)| NotInSync {
+            kind: resource.kind,
+            name: resource.name.clone(),
+            state: standing.state,
+            reason: standing.reason.clone(),
         };
-        let work = self.with_bridges(work);
-        let observed = match self.observe(&work).await {
-            Ok(observed) => observed,
+        let stands = |standing: &Standing| matches!(standing.state, State::InSync | State::Pending);
+        let failed = self.standings.iter().filter(|(_, standing)| !stands(standing)).map(not_in_sync);
+        let reconciled = Reconciled {
+            repaired: passed.done.into_keys().filter(|resource| self.stands(resource)).collect(),
+            failed: failed.collect(),
+        };
+        self.tidy().await;
+        reconciled
+    }
+
+    /// One pass over resources, each on its own.
+    async fn pass(&mut self, resources: BTreeSet<ResourceRef>) -> Passed {
+        let mut work = self.with_bridges(Work::each(resources));
+        let (plan, observed) = match self.look_and_plan(&mut work, &Failures::new()).await {
+            Ok(found) => found,
             Err(error) => {
                 let standing =
                     Standing { state: State::Failed, reason: Some(format!("the kernel cannot be asked: {error}")) };
@@ -233,16 +277,89 @@ impl<K: Kernel> Core<K> {
                     self.retry_later(resource);
                 }
                 self.publish(work.parts.keys().chain(&work.looked_at), &Observed::default());
-                return 0;
+                return Passed::default();
             }
         };
-        let passed = self.bring_about(work.clone(), observed).await;
-        self.settle(&work, &passed);
-        passed.operations
+        self.tell_drift(&plan);
+        let passed = self.bring_about(&mut work, plan, observed).await;
+        self.settle(&work, &passed, &Cause::Pass);
+        passed
+    }
+
+    /// The events of what is no longer as it was.
+    fn tell_drift(&mut self, plan: &Plan) {
+        let mut drifted: BTreeMap<&ResourceRef, Vec<&str>> = BTreeMap::new();
+        for step in &plan.steps {
+            if self.standings.get(&step.resource).is_some_and(|standing| standing.state == State::InSync) {
+                drifted.entry(&step.resource).or_default().push(step.op.label());
+            }
+        }
+        for (resource, operations) in drifted {
+            let Some(record) = self.intent.get(resource) else { continue };
+            let detail = json!({"operations": operations});
+            self.journal.add(EventType::Drifted, resource.kind, &resource.name, Some(&record.uid), detail);
+        }
+    }
+
+    /// Whether a resource is as it was asked to be, or waits for others.
+    pub(super) fn stands(&self, resource: &ResourceRef) -> bool {
+        let fine = |standing: &Standing| matches!(standing.state, State::InSync | State::Pending);
+        self.standings.get(resource).is_some_and(fine)
+    }
+
+    /// Something happened in the kernel that others did.
+    fn notice(&mut self, notice: Notice) {
+        match notice {
+            Notice::Appeared(name) => {
+                if !self.manages(&name) && self.foreign.get_or_insert_default().insert(name.clone()) {
+                    self.journal.add(EventType::Appeared, Kind::Namespace, name, None, json!({}));
+                }
+            }
+            Notice::Disappeared(name) => {
+                if self.foreign.get_or_insert_default().remove(&name) && !self.manages(&name) {
+                    self.journal.add(EventType::Disappeared, Kind::Namespace, name, None, json!({}));
+                }
+            }
+            Notice::Lost => self.compare_names(),
+        }
+    }
+
+    /// Finds out which namespaces of others came and went. What is there at first is no news.
+    fn compare_names(&mut self) {
+        let names: BTreeSet<String> = self.kernel.names().into_iter().filter(|name| !self.manages(name)).collect();
+        let Some(before) = self.foreign.clone() else {
+            self.foreign = Some(names);
+            return;
+        };
+        for name in names.difference(&before) {
+            self.notice(Notice::Appeared(name.clone()));
+        }
+        for name in before.difference(&names) {
+            self.notice(Notice::Disappeared(name.clone()));
+        }
+    }
+
+    /// Whether a namespace of this name is, or was, asked for.
+    fn manages(&self, name: &str) -> bool {
+        let Ok(name) = name.parse() else { return false };
+        let resource = ResourceRef::new(Kind::Namespace, name);
+        self.intent.get(&resource).is_some() || self.gone_of(&resource).next().is_some()
+    }
+
+    /// What was deleted under this name and may still be in the kernel, by uid.
+    pub(super) fn gone_of(&self, resource: &ResourceRef) -> impl Iterator<Item = (&str, &Gone)> {
+        self.gone
+            .range((resource.clone(), String::new())..)
+            .take_while(move |((of, _), _)| of == resource)
+            .map(|((_, uid), gone)| (uid.as_str(), gone))
     }
 
     fn next_alarm(&self) -> Option<Instant> {
-        let tidy = (!self.confirmations.is_empty()).then(|| Instant::now() + TIDY);
+        let untidy = !self.confirmations.is_empty() || self.journal.has_news();
+        let tidy = untidy.then(|| match self.untidy_since {
+            Some(failed) => failed + TIDY.1,
+            None => Instant::now() + TIDY.0,
+        });
         self.retries.values().chain(self.settling.values()).map(|again| again.at).chain(tidy).min()
     }
 
@@ -267,13 +384,29 @@ impl<K: Kernel> Core<K> {
         }
     }
 
-    /// Records what is known to be done.
+    /// Records what is known to be done, and shows what happened.
     async fn tidy(&mut self) {
-        let changes: Vec<RowChange> = self.confirmations.values().cloned().collect();
-        match self.store.commit(&changes).await {
-            Ok(()) => self.confirmations.clear(),
-            Err(error) => tracing::warn!(%error, "what is done cannot be recorded yet"),
+        match self.commit(BTreeMap::new()).await {
+            Ok(()) => self.journal.show(),
+            Err(error) => {
+                if self.untidy_since.is_none() {
+                    tracing::warn!(%error, "what is done cannot be recorded yet");
+                }
+                self.untidy_since = Some(Instant::now());
+            }
         }
+    }
+
+    /// Commits rows, with what is known to be done and what happened.
+    async fn commit(&mut self, rows: BTreeMap<String, RowChange>) -> Result<(), StoreError> {
+        let mut all = self.confirmations.clone();
+        all.extend(rows);
+        let (events, retracted) = self.journal.news();
+        self.store.commit(&Commit { rows: all.into_values().collect(), events, retracted }).await?;
+        self.confirmations.clear();
+        self.journal.recorded();
+        self.untidy_since = None;
+        Ok(())
     }
 
     /// Takes writes off the queue that may be carried out together, their changes made in the intent.
@@ -281,16 +414,18 @@ impl<K: Kernel> Core<K> {
         let mut batch: Vec<Accepted> = Vec::new();
         let mut footprint = Footprint::default();
         while let Some(message) = waiting.front() {
-            if message.write.dry_run && !batch.is_empty() {
+            let alone = message.write.dry_run || matches!(message.write.change, Change::Topology(_));
+            if alone && !batch.is_empty() {
                 break;
             }
-            let decided = self.intent.decide(&message.write, Timestamp::now(), || uuid::Uuid::now_v7().to_string());
+            let new_uid = || uuid::Uuid::now_v7().to_string();
+            let decided = self.intent.decide(&message.write, Timestamp::now(), &new_uid);
             let decision = match decided {
                 Ok(decision) => decision,
                 // It may have been refused for what another of the batch does: final only when it stands alone.
                 Err(_) if !batch.is_empty() => break,
                 Err(problem) => {
-                    if let Some(message) = waiting.pop_front() {
+                    if let Some(mut message) = waiting.pop_front() {
                         message.refuse(problem);
                     }
                     continue;
@@ -302,9 +437,8 @@ impl<K: Kernel> Core<K> {
             }
             footprint.join(print);
             let Some(message) = waiting.pop_front() else { break };
-            let last = message.write.dry_run;
             batch.push(self.accept(message, decision));
-            if last {
+            if alone {
                 break;
             }
         }
@@ -318,12 +452,12 @@ impl<K: Kernel> Core<K> {
             if let (Some(old), None) = (&old, record) {
                 let mut applied = old.applied.clone();
                 applied.push(old.spec.clone());
-                let gone = Gone { resource: resource.clone(), applied, prior: old.prior.clone() };
-                self.gone.insert(old.uid.clone(), gone);
+                let gone = Gone { applied, prior: old.prior.clone() };
+                self.gone.insert((resource.clone(), old.uid.clone()), gone);
             }
             before.push((resource.clone(), old));
         }
-        Accepted { message, decision, before }
+        Accepted { message, decision, before, events: 0..0 }
     }
 
     /// Takes a write's changes back. What it may have left in the kernel (`tried`) is kept in mind.
@@ -331,7 +465,7 @@ impl<K: Kernel> Core<K> {
         for (resource, before) in accepted.before.iter().rev() {
             let after = self.intent.set(resource, before.clone());
             if let Some(before) = before {
-                self.gone.remove(&before.uid);
+                self.gone.remove(&(resource.clone(), before.uid.clone()));
             }
             let Some(after) = after.filter(|_| tried) else { continue };
             match self.intent.leftovers_mut(resource) {
@@ -340,75 +474,70 @@ impl<K: Kernel> Core<K> {
                     prior.extend(after.prior);
                 }
                 None => {
-                    let gone = Gone { resource: resource.clone(), applied: vec![after.spec], prior: after.prior };
-                    self.gone.insert(after.uid, gone);
+                    let gone = Gone { applied: vec![after.spec], prior: after.prior };
+                    self.gone.insert((resource.clone(), after.uid), gone);
                 }
             }
         }
     }
 
     /// Carries out a batch: look, plan, record, change, look again, answer.
-    async fn carry_out(&mut self, mut batch: Vec<Accepted>) {
-        batch = self.answer_unchanged(batch);
-        loop {
-            if batch.is_empty() {
-                return;
-            }
-            let work = self.work(&batch);
-            let observed = match self.observe(&work).await {
-                Ok(observed) => observed,
+    async fn carry_out(&mut self, batch: Vec<Accepted>) {
+        let mut batch = self.answer_unchanged(batch);
+        while !batch.is_empty() {
+            let mut work = self.work(&batch);
+            let (plan, observed) = match self.look_and_plan(&mut work, &Failures::new()).await {
+                Ok(found) => found,
                 Err(error) => {
                     let problem = Problem::new(Code::KernelUnavailable, format!("the kernel cannot be asked: {error}"));
                     return self.refuse_all(batch, &problem);
                 }
             };
-            let plan = self.plan(&work, &BTreeMap::new(), &observed);
             // Refusals first, before anything is recorded: the others go on without them.
-            let (refused, accepted): (Vec<Accepted>, Vec<Accepted>) =
-                batch.into_iter().partition(|accepted| conflict_of(accepted, &plan).is_some());
-            if !refused.is_empty() {
-                for accepted in refused {
-                    self.take_back(&accepted, false);
-                    let reason = conflict_of(&accepted, &plan).unwrap_or_default();
-                    accepted.message.refuse(Problem::new(Code::Conflict, reason));
+            let count = batch.len();
+            let mut fine = Vec::new();
+            for mut accepted in batch {
+                match conflict_of(&accepted, &plan) {
+                    Some(conflict) => {
+                        self.take_back(&accepted, false);
+                        accepted.message.refuse(conflict);
+                    }
+                    None => fine.push(accepted),
                 }
-                batch = accepted;
+            }
+            batch = fine;
+            if batch.len() < count {
                 continue;
             }
-            batch = accepted;
             if let [only] = &batch[..]
                 && only.message.write.dry_run
             {
                 return self.answer_dry_run(batch.remove(0), &plan, &observed);
             }
             let recording = Instant::now();
-            if let Err(error) = self.record(&batch).await {
+            if let Err(error) = self.record(&mut batch).await {
                 tracing::error!(%error, "a write cannot be recorded");
                 let problem = Problem::new(Code::StoreUnavailable, format!("{error}: nothing was changed"));
                 return self.refuse_all(batch, &problem);
             }
             let store = recording.elapsed();
+            self.answer_early(&mut batch, store);
             let changing = Instant::now();
-            let passed = self.bring_about(work.clone(), observed).await;
-            return self.finish(batch, work, passed, store, changing).await;
+            let passed = self.bring_about(&mut work, plan, observed).await;
+            return self.finish(batch, &work, &passed, store, changing).await;
         }
     }
 
-    /// Writes that change nothing are answered from memory, unless the resource is not as it should be.
+    /// Writes that change nothing are answered from memory, unless a resource is not as it should be.
     fn answer_unchanged(&mut self, batch: Vec<Accepted>) -> Vec<Accepted> {
         let mut rest = Vec::new();
-        for accepted in batch {
-            let fine = |standing: &Standing| matches!(standing.state, State::InSync | State::Pending);
-            let stands = self.standings.get(&accepted.decision.resource).is_some_and(fine);
-            if accepted.decision.did == Did::Unchanged && (stands || accepted.message.write.dry_run) {
-                let entry = self.view.get(accepted.decision.resource.kind, &accepted.decision.resource.name);
-                accepted.message.answer(Ok(Written {
-                    did: Did::Unchanged,
-                    entry,
-                    plan: Vec::new(),
-                    store: Duration::ZERO,
-                    kernel: Duration::ZERO,
-                }));
+        for mut accepted in batch {
+            let nothing = |(resource, did): &(ResourceRef, Did)| {
+                *did == Did::Unchanged && (accepted.message.write.dry_run || self.stands(resource))
+            };
+            if accepted.decision.named.iter().all(nothing) {
+                let written = self.written(&accepted);
+                accepted.message.answer(Ok(written));
             } else {
                 rest.push(accepted);
             }
@@ -416,151 +545,98 @@ impl<K: Kernel> Core<K> {
         rest
     }
 
+    /// What a write came to.
+    fn written(&self, accepted: &Accepted) -> Written {
+        let entry = match &accepted.decision.named[..] {
+            [(resource, _)] => self.view.get(resource.kind, &resource.name),
+            _ => None,
+        };
+        Written {
+            named: accepted.decision.named.clone(),
+            entry,
+            applied: true,
+            plan: Vec::new(),
+            store: Duration::ZERO,
+            kernel: Duration::ZERO,
+        }
+    }
+
     fn refuse_all(&mut self, batch: Vec<Accepted>, problem: &Problem) {
-        for accepted in batch.into_iter().rev() {
+        for mut accepted in batch.into_iter().rev() {
             self.take_back(&accepted, false);
             accepted.message.refuse(problem.clone());
         }
     }
 
-    fn answer_dry_run(&mut self, accepted: Accepted, plan: &Plan, observed: &Observed) {
-        let resource = &accepted.decision.resource;
-        let standing = match plan.verdicts.get(resource) {
-            Some(Verdict::Pending(reason)) => Standing { state: State::Pending, reason: Some(reason.clone()) },
-            _ => Standing::in_sync(),
+    fn answer_dry_run(&mut self, mut accepted: Accepted, plan: &Plan, observed: &Observed) {
+        let entry = match &accepted.decision.named[..] {
+            [(resource, _)] => self.intent.get(resource).map(|record| {
+                let standing = match plan.verdicts.get(resource) {
+                    Some(Verdict::Pending(reason)) => Standing { state: State::Pending, reason: Some(reason.clone()) },
+                    _ => Standing::in_sync(),
+                };
+                Arc::new(status::entry(record, &standing, observed))
+            }),
+            _ => None,
         };
-        let entry = self.intent.get(resource).map(|record| Arc::new(status::entry(record, &standing, observed)));
         let operation = |step: &Step| PlannedOperation {
             op: step.op.label().to_owned(),
             namespace: step.op.ns().name().cloned(),
             resource: step.resource.clone(),
         };
-        let written = Written {
-            did: accepted.decision.did,
-            entry,
-            plan: plan.steps.iter().map(operation).collect(),
-            store: Duration::ZERO,
-            kernel: Duration::ZERO,
-        };
+        let written = Written { entry, plan: plan.steps.iter().map(operation).collect(), ..self.written(&accepted) };
         self.take_back(&accepted, false);
         accepted.message.answer(Ok(written));
     }
 
-    /// What a batch is about: what it changes, and what hangs on that.
-    fn work(&self, batch: &[Accepted]) -> Work {
-        let mut work = Work::default();
-        for (part, accepted) in batch.iter().enumerate() {
-            work.parts.entry(accepted.decision.resource.clone()).or_insert(part);
+    /// Answers those writes of a batch that do not wait for the kernel; they are durable.
+    fn answer_early(&mut self, batch: &mut [Accepted], store: Duration) {
+        for accepted in batch.iter_mut().filter(|accepted| !accepted.message.write.wait) {
+            let (present, gone): (Vec<ResourceRef>, Vec<ResourceRef>) = accepted
+                .before
+                .iter()
+                .map(|(resource, _)| resource.clone())
+                .partition(|resource| self.intent.get(resource).is_some());
+            for resource in &present {
+                let reason = Some("recorded, and being applied".to_owned());
+                self.standings.insert(resource.clone(), Standing { state: State::Pending, reason });
+            }
+            self.view.publish(Vec::new(), &gone);
+            self.publish(&present, &Observed::default());
+            let written = Written { applied: false, store, ..self.written(accepted) };
+            accepted.message.answer(Ok(written));
+        }
+    }
+
+    /// Records a batch: its changes, its events, and what was known to be done before.
+    async fn record(&mut self, batch: &mut [Accepted]) -> Result<(), StoreError> {
+        let first = self.journal.next();
+        let mut rows = BTreeMap::new();
+        for accepted in batch {
+            let start = self.journal.next();
             for (resource, before) in &accepted.before {
-                self.take_in(&mut work, part, resource, before.as_ref());
-                if before.is_none() {
-                    work.created.insert(resource.clone());
-                }
+                self.row_changes(resource, before.as_ref(), &mut rows);
+                self.tell_intent(resource, before.as_ref());
             }
+            accepted.events = start..self.journal.next();
         }
-        self.with_bridges(work)
-    }
-
-    /// Takes a resource that was `before` into a piece of work, with what hangs on its change.
-    fn take_in(&self, work: &mut Work, part: usize, resource: &ResourceRef, before: Option<&Record>) {
-        let before = before.map(|record| &record.spec);
-        let after = self.intent.get(resource).map(|record| &record.spec);
-        for other in self.affected(before, after).into_iter().chain([resource.clone()]) {
-            work.parts.entry(other).or_insert(part);
+        let result = self.commit(rows).await;
+        if result.is_err() {
+            self.journal.forget_from(first);
         }
+        result
     }
 
-    /// The resources whose operations a change may call for.
-    fn affected(&self, before: Option<&Spec>, after: Option<&Spec>) -> Vec<ResourceRef> {
-        let specs = || before.into_iter().chain(after);
-        // Routes, neighbours and sysctls hang on the links of their namespace.
-        let mut found: Vec<ResourceRef> = specs()
-            .filter(|spec| spec.kind() != Kind::Namespace)
-            .flat_map(intent::namespaces_of)
-            .map(|name| ResourceRef::new(Kind::Namespace, name.clone()))
-            .filter(|resource| self.intent.get(resource).is_some())
-            .collect();
-        if let (Some(Spec::Bridge(old)), Some(Spec::Bridge(new))) = (before, after)
-            && (old.device(), &old.namespace) != (new.device(), &new.namespace)
-        {
-            found.extend(self.intent.dependents(&ResourceRef::new(Kind::Bridge, new.name.clone())));
-        }
-        found
-    }
-
-    /// Bridges of ports are looked at too: a port changes their carrier.
-    fn with_bridges(&self, mut work: Work) -> Work {
-        let bridges: Vec<ResourceRef> = work
-            .parts
-            .keys()
-            .filter_map(|resource| self.intent.get(resource))
-            .flat_map(|record| intent::bridges_of(&record.spec))
-            .map(|name| ResourceRef::new(Kind::Bridge, name.clone()))
-            .filter(|bridge| !work.parts.contains_key(bridge))
-            .collect();
-        work.looked_at.extend(bridges);
-        work
-    }
-
-    fn tasks<'a>(
-        &'a self,
-        resources: impl Iterator<Item = &'a ResourceRef>,
-        created: &BTreeSet<ResourceRef>,
-    ) -> Vec<Task<'a>> {
-        let mut tasks = Vec::new();
-        for resource in resources {
-            if let Some(record) = self.intent.get(resource) {
-                tasks.push(Task {
-                    resource: resource.clone(),
-                    uid: &record.uid,
-                    desired: Some(&record.spec),
-                    applied: &record.applied,
-                    prior: &record.prior,
-                    attach: created.contains(resource),
-                });
-            }
-        }
-        tasks
-    }
-
-    fn gone_tasks<'a>(&'a self, work: &Work) -> Vec<Task<'a>> {
-        let of_work = |gone: &&Gone| work.parts.contains_key(&gone.resource);
-        let task = |(uid, gone): (&'a String, &'a Gone)| Task {
-            resource: gone.resource.clone(),
-            uid,
-            desired: None,
-            applied: &gone.applied,
-            prior: &gone.prior,
-            attach: false,
+    /// The event of a changed intent.
+    fn tell_intent(&mut self, resource: &ResourceRef, before: Option<&Record>) {
+        let after = self.intent.get(resource);
+        let (what, detail) = match (before, after) {
+            (None, _) => (EventType::Created, json!({})),
+            (Some(_), Some(after)) => (EventType::Updated, json!({"generation": after.generation})),
+            (Some(_), None) => (EventType::Deleted, json!({})),
         };
-        self.gone.iter().filter(|(_, gone)| of_work(gone)).map(task).collect()
-    }
-
-    async fn observe(&mut self, work: &Work) -> Result<Observed, OpError> {
-        let mut tasks = self.tasks(work.parts.keys().chain(&work.looked_at), &work.created);
-        tasks.extend(self.gone_tasks(work));
-        let scope = plan::scope(&tasks);
-        self.kernel.observe(&scope).await
-    }
-
-    /// Plans a piece of work, without what has failed already: the rest is planned around what is really there.
-    fn plan(&self, work: &Work, failures: &BTreeMap<ResourceRef, (Op, OpError)>, observed: &Observed) -> Plan {
-        let mut tasks = self.tasks(work.parts.keys(), &work.created);
-        tasks.extend(self.gone_tasks(work));
-        tasks.retain(|task| !failures.contains_key(&task.resource));
-        plan::plan(&tasks, &|bridge| self.intent.bridge_device(bridge), observed)
-    }
-
-    /// Records a batch: its changes, and what was known to be done before.
-    async fn record(&mut self, batch: &[Accepted]) -> Result<(), StoreError> {
-        let mut changes = self.confirmations.clone();
-        for (resource, before) in batch.iter().flat_map(|accepted| &accepted.before) {
-            self.row_changes(resource, before.as_ref(), &mut changes);
-        }
-        let changes: Vec<RowChange> = changes.into_values().collect();
-        self.store.commit(&changes).await?;
-        self.confirmations.clear();
-        Ok(())
+        let uid = after.or(before).map(|record| record.uid.as_str());
+        self.journal.add(what, resource.kind, &resource.name, uid, detail);
     }
 
     /// What has to be recorded of a resource that was `before`.
@@ -569,104 +645,15 @@ impl<K: Kernel> Core<K> {
             changes.insert(record.uid.clone(), RowChange::Put(Box::new(record.row())));
         }
         if let Some(before) = before
-            && let Some(gone) = self.gone.get(&before.uid)
+            && let Some(gone) = self.gone.get(&(resource.clone(), before.uid.clone()))
         {
             let row = Row { desired: None, applied: gone.applied.clone(), prior: gone.prior.clone(), ..before.row() };
             changes.insert(before.uid.clone(), RowChange::Put(Box::new(row)));
         }
     }
 
-    /// Plans and executes until nothing is left to do.
-    async fn bring_about(&mut self, mut work: Work, mut observed: Observed) -> Passed {
-        let mut passed = Passed::default();
-        let mut waiting: Vec<(Step, String)> = Vec::new();
-        for round in 0..ROUNDS {
-            let mut plan = self.plan(&work, &passed.failures, &observed);
-            if self.widen(&mut work, &plan) {
-                match self.observe(&work).await {
-                    Ok(wider) => observed = wider,
-                    Err(error) => tracing::warn!(%error, "the kernel cannot be asked"),
-                }
-                plan = self.plan(&work, &passed.failures, &observed);
-            }
-            passed.verdicts = plan.verdicts;
-            for (step, reason) in &waiting {
-                passed.verdicts.entry(step.resource.clone()).or_insert_with(|| Verdict::Pending(reason.clone()));
-            }
-            let steps: Vec<Step> =
-                plan.steps.into_iter().filter(|step| !waiting.iter().any(|(other, _)| other == step)).collect();
-            if steps.is_empty() {
-                break;
-            }
-            if round == ROUNDS - 1 {
-                for step in steps {
-                    let error = OpError { errno: Errno::UnknownErrno, message: None };
-                    passed.failures.entry(step.resource).or_insert((step.op, error));
-                }
-                break;
-            }
-            passed.operations += steps.len();
-            self.execute(&work, steps, &mut passed, &mut waiting).await;
-            match self.observe(&work).await {
-                Ok(after) => observed = after,
-                Err(error) => {
-                    tracing::warn!(%error, "the kernel cannot be asked");
-                    break;
-                }
-            }
-        }
-        passed.observed = observed;
-        passed.touched = work.parts.into_keys().collect();
-        passed
-    }
-
-    /// Takes in what lived in namespaces and bridges that are made anew.
-    fn widen(&self, work: &mut Work, plan: &Plan) -> bool {
-        let anew = |kind: Kind, names: &BTreeSet<netnsd_api::Name>| -> Vec<ResourceRef> {
-            names.iter().map(|name| ResourceRef::new(kind, name.clone())).collect()
-        };
-        let mut grown = false;
-        let bridges = anew(Kind::Bridge, &plan.new_bridges);
-        for resource in anew(Kind::Namespace, &plan.new_namespaces).into_iter().chain(bridges) {
-            let part = work.parts.get(&resource).copied().unwrap_or_default();
-            for dependent in self.intent.dependents(&resource) {
-                let spec = self.intent.get(&dependent).map(|record| &record.spec);
-                let inside = self.affected(None, spec);
-                for other in inside.into_iter().chain([dependent]) {
-                    grown |= !work.parts.contains_key(&other);
-                    work.parts.entry(other).or_insert(part);
-                }
-            }
-        }
-        grown
-    }
-
-    async fn execute(&mut self, work: &Work, steps: Vec<Step>, passed: &mut Passed, waiting: &mut Vec<(Step, String)>) {
-        let batch: Vec<BatchOp> = steps
-            .iter()
-            .map(|step| BatchOp {
-                op: step.op.clone(),
-                part: work.parts.get(&step.resource).copied().unwrap_or_default(),
-                optional: step.may_wait,
-            })
-            .collect();
-        let outcomes = self.kernel.execute(&batch).await;
-        for (step, outcome) in steps.into_iter().zip(outcomes) {
-            let Some(Err(error)) = outcome else { continue };
-            if step.may_wait && is_not_yet(error.errno) {
-                let reason = format!("{} waits: {error}", step.op.label());
-                waiting.push((step, reason));
-            } else {
-                passed.failures.entry(step.resource).or_insert((step.op, error));
-            }
-        }
-        for (name, key, value) in self.kernel.replaced_sysctls() {
-            self.keep_prior(ResourceRef::new(Kind::Namespace, name), key, value);
-        }
-    }
-
     /// Remembers the value that a sysctl had before netnsd first set it.
-    fn keep_prior(&mut self, resource: ResourceRef, key: SysctlKey, value: String) {
+    pub(super) fn keep_prior(&mut self, resource: ResourceRef, key: SysctlKey, value: String) {
         let Some((_, prior)) = self.intent.leftovers_mut(&resource) else { return };
         if let Entry::Vacant(first) = prior.entry(key) {
             first.insert(value);
@@ -675,79 +662,82 @@ impl<K: Kernel> Core<K> {
     }
 
     /// Notes that a resource's row has to be written with a later commit.
-    fn confirm(&mut self, resource: &ResourceRef) {
+    pub(super) fn confirm(&mut self, resource: &ResourceRef) {
         if let Some(record) = self.intent.get(resource) {
             self.confirmations.insert(record.uid.clone(), RowChange::Put(Box::new(record.row())));
         }
     }
 
-    /// Answers a batch after its work; takes back what the kernel refused.
-    async fn finish(&mut self, batch: Vec<Accepted>, work: Work, passed: Passed, store: Duration, changing: Instant) {
-        let mut failed = Vec::new();
+    /// Answers a batch after its work; takes back what the kernel refused, unless it was answered already.
+    async fn finish(&mut self, batch: Vec<Accepted>, work: &Work, passed: &Passed, store: Duration, changing: Instant) {
+        let mut refused = Vec::new();
         let mut done = Vec::new();
         for (part, accepted) in batch.into_iter().enumerate() {
+            let own: BTreeSet<&ResourceRef> = accepted.resources().collect();
             // What hangs on the change and was failing before is no reason to refuse it.
             let failing = |resource: &ResourceRef| {
-                self.standings.get(resource).is_some_and(|standing| standing.state == State::Failed)
-                    && accepted.decision.resource != *resource
-                    && accepted.before.iter().all(|(changed, _)| changed != resource)
+                let failed = |standing: &Standing| standing.state == State::Failed;
+                !own.contains(resource) && self.standings.get(resource).is_some_and(failed)
             };
-            let mut of_part = passed.failures.iter().filter(|(resource, _)| work.parts.get(resource) == Some(&part));
-            let failure = of_part.find(|(resource, _)| !failing(resource));
+            let of_part = |resource: &ResourceRef| work.parts.get(resource) == Some(&part);
+            let failure = passed.failures.iter().find(|(resource, _)| of_part(resource) && !failing(resource));
             match failure {
-                Some((resource, (op, error))) => {
-                    let problem = refusal(resource, op, error);
-                    failed.push((accepted, problem));
+                Some((resource, (op, error))) if accepted.message.waits() => {
+                    refused.push((part, refusal(resource, op, error), accepted));
                 }
-                None => done.push(accepted),
+                _ => done.push(accepted),
             }
         }
-        self.settle(&work, &passed);
-        if !failed.is_empty() {
-            self.undo(&failed).await;
+        let parts: BTreeSet<usize> = refused.iter().map(|(part, ..)| *part).collect();
+        let cause = Cause::Write {
+            changed: done.iter().flat_map(Accepted::resources).cloned().collect(),
+            refused: work.parts.iter().filter(|(_, part)| parts.contains(part)).map(|(of, _)| of.clone()).collect(),
+        };
+        self.settle(work, passed, &cause);
+        if !refused.is_empty() {
+            self.undo(refused.iter().map(|(.., accepted)| accepted).collect()).await;
         }
+        self.journal.show();
         let kernel = changing.elapsed();
-        for accepted in done {
-            let resource = &accepted.decision.resource;
-            let entry = self.view.get(resource.kind, &resource.name);
-            let written = Written { did: accepted.decision.did, entry, plan: Vec::new(), store, kernel };
+        for mut accepted in done {
+            let written = Written { store, kernel, ..self.written(&accepted) };
             accepted.message.answer(Ok(written));
         }
-        for (accepted, problem) in failed {
+        for (_, problem, mut accepted) in refused {
             accepted.message.refuse(problem);
         }
     }
 
     /// Takes refused writes back, in the database and in the kernel, by the way that everything goes.
-    async fn undo(&mut self, failed: &[(Accepted, Problem)]) {
+    async fn undo(&mut self, refused: Vec<&Accepted>) {
         let mut work = Work::default();
-        let mut changes = self.confirmations.clone();
-        for (part, (accepted, _)) in failed.iter().enumerate() {
+        let mut rows = BTreeMap::new();
+        for (part, accepted) in refused.into_iter().enumerate() {
             let was: Vec<(ResourceRef, Option<Record>)> = accepted
                 .before
                 .iter()
                 .map(|(resource, _)| (resource.clone(), self.intent.get(resource).cloned()))
                 .collect();
-            self.take_back(accepted, accepted.decision.did != Did::Unchanged);
+            self.take_back(accepted, !accepted.before.is_empty());
+            self.journal.retract(accepted.events.clone());
             for (resource, after) in &was {
-                self.row_changes(resource, after.as_ref(), &mut changes);
+                self.row_changes(resource, after.as_ref(), &mut rows);
                 self.take_in(&mut work, part, resource, after.as_ref());
             }
-        }
-        let rows: Vec<RowChange> = changes.values().cloned().collect();
-        match self.store.commit(&rows).await {
-            Ok(()) => self.confirmations.clear(),
-            // They ride along with the next commit that succeeds.
-            Err(error) => {
-                tracing::error!(%error, "taking a refused write back cannot be recorded yet");
-                self.confirmations = changes;
+            for resource in accepted.resources() {
+                work.parts.entry(resource.clone()).or_insert(part);
             }
         }
-        let work = self.with_bridges(work);
-        match self.observe(&work).await {
-            Ok(observed) => {
-                let passed = self.bring_about(work.clone(), observed).await;
-                self.settle(&work, &passed);
+        if let Err(error) = self.commit(rows.clone()).await {
+            // They ride along with the next commit that succeeds.
+            tracing::error!(%error, "taking a refused write back cannot be recorded yet");
+            self.confirmations.extend(rows);
+        }
+        let mut work = self.with_bridges(work);
+        match self.look_and_plan(&mut work, &Failures::new()).await {
+            Ok((plan, observed)) => {
+                let passed = self.bring_about(&mut work, plan, observed).await;
+                self.settle(&work, &passed, &Cause::Undo);
             }
             Err(error) => {
                 tracing::error!(%error, "the kernel cannot be asked: what was refused is undone later");
@@ -757,136 +747,16 @@ impl<K: Kernel> Core<K> {
             }
         }
     }
-
-    /// Takes down how everything of a piece of work stands now.
-    fn settle(&mut self, work: &Work, passed: &Passed) {
-        let mut gone = Vec::new();
-        for resource in &passed.touched {
-            let standing = match (passed.failures.get(resource), passed.verdicts.get(resource)) {
-                (Some((op, error)), _) => {
-                    Standing { state: State::Failed, reason: Some(refusal(resource, op, error).detail) }
-                }
-                (_, Some(Verdict::Conflict(reason))) => {
-                    Standing { state: State::Conflict, reason: Some(reason.clone()) }
-                }
-                (_, Some(Verdict::Pending(reason))) => Standing { state: State::Pending, reason: Some(reason.clone()) },
-                (None, None) => Standing::in_sync(),
-            };
-            let failed = passed.failures.contains_key(resource);
-            if !failed {
-                self.clear_gone(resource);
-            }
-            if self.intent.get(resource).is_none() {
-                self.standings.remove(resource);
-                gone.push(resource.clone());
-                if failed {
-                    self.retry_later(resource);
-                } else {
-                    self.retries.remove(resource);
-                }
-                continue;
-            }
-            match standing.state {
-                State::InSync => {
-                    self.retries.remove(resource);
-                    self.clear_leftovers(resource);
-                }
-                State::Pending => {
-                    self.clear_leftovers(resource);
-                    self.retry_later(resource);
-                }
-                _ => {
-                    tracing::warn!(%resource, reason = standing.reason.as_deref().unwrap_or_default(), "not as it was asked to be");
-                    self.retry_later(resource);
-                }
-            }
-            self.standings.insert(resource.clone(), standing);
-        }
-        self.view.publish(Vec::new(), &gone);
-        self.publish(passed.touched.union(&work.looked_at), &passed.observed);
-    }
-
-    /// What was deleted is out of the kernel: its row goes.
-    fn clear_gone(&mut self, resource: &ResourceRef) {
-        let done: Vec<String> =
-            self.gone.iter().filter(|(_, gone)| gone.resource == *resource).map(|(uid, _)| uid.clone()).collect();
-        for uid in done {
-            self.gone.remove(&uid);
-            self.confirmations.insert(uid.clone(), RowChange::Delete(uid));
-        }
-    }
-
-    /// Nothing of earlier intents is left in the kernel.
-    fn clear_leftovers(&mut self, resource: &ResourceRef) {
-        let Some((applied, _)) = self.intent.leftovers_mut(resource) else { return };
-        if !applied.is_empty() {
-            applied.clear();
-            self.confirm(resource);
-        }
-    }
-
-    fn retry_later(&mut self, resource: &ResourceRef) {
-        let tries = self.retries.get(resource).map_or(0, |again| again.tries + 1);
-        // 1 s, 2 s, 4 s, … 64 s.
-        let delay = Duration::from_secs(1 << tries.min(6));
-        self.retries.insert(resource.clone(), Again { at: Instant::now() + delay, tries });
-    }
-
-    /// Makes readers see what was observed of these resources.
-    fn publish<'a>(&mut self, resources: impl IntoIterator<Item = &'a ResourceRef>, observed: &Observed) {
-        let mut entries = Vec::new();
-        for resource in resources {
-            let Some(record) = self.intent.get(resource) else {
-                self.settling.remove(resource);
-                continue;
-            };
-            let standing = self.standings.get(resource).cloned().unwrap_or_else(Standing::in_sync);
-            entries.push(status::entry(record, &standing, observed));
-            let tries = self.settling.get(resource).map_or(0, |again| again.tries + 1);
-            if status::unsettled(&record.spec, observed) && tries < SETTLE.0 {
-                let at = Instant::now() + SETTLE.1 * (1 << tries);
-                self.settling.insert(resource.clone(), Again { at, tries });
-            } else {
-                self.settling.remove(resource);
-            }
-        }
-        self.view.publish(entries, &[]);
-    }
 }
 
-/// The conflict, if any, of what a write itself changes.
-fn conflict_of(accepted: &Accepted, plan: &Plan) -> Option<String> {
-    let touched = accepted.before.iter().map(|(resource, _)| resource).chain([&accepted.decision.resource]);
-    touched.filter_map(|resource| plan.verdicts.get(resource)).find_map(|verdict| match verdict {
-        Verdict::Conflict(reason) => Some(reason.clone()),
-        Verdict::Pending(_) => None,
-    })
-}
-
-/// Errors that mean that what an operation needs is not there (yet).
-fn is_not_yet(errno: Errno) -> bool {
-    matches!(errno, Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::ENETDOWN | Errno::ENODEV | Errno::ENOENT)
-}
-
-/// The kernel's refusal as a problem.
-fn refusal(resource: &ResourceRef, op: &Op, error: &OpError) -> Problem {
-    let code = match error.errno {
-        Errno::EEXIST | Errno::EBUSY => Code::Conflict,
-        Errno::UnknownErrno | Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT | Errno::EPROTONOSUPPORT => {
-            Code::UnsupportedByKernel
-        }
-        Errno::ENOMEM | Errno::ENOBUFS | Errno::EMFILE | Errno::ENFILE => Code::KernelUnavailable,
-        _ => Code::KernelRejected,
-    };
-    let what = format!("{} of {resource} in {}", op.label(), op.ns());
-    if error.errno == Errno::UnknownErrno {
-        let detail = format!("{what}: this kernel takes it without an error and does not keep it");
-        return Problem { op: Some(op.label().into()), ..Problem::new(code, detail) };
-    }
-    Problem {
-        op: Some(op.label().into()),
-        errno: Some(format!("{:?}", error.errno)),
-        kernel_message: error.message.clone(),
-        ..Problem::new(code, format!("the kernel refused {what}: {error}"))
-    }
+/// The conflict, if any, of what a write itself names or changes.
+fn conflict_of(accepted: &Accepted, plan: &Plan) -> Option<Problem> {
+    accepted.resources().filter_map(|resource| Some((resource, plan.verdicts.get(resource)?))).find_map(
+        |(resource, verdict)| match verdict {
+            Verdict::Conflict(reason) => {
+                Some(Problem { resources: vec![resource.clone()], ..Problem::new(Code::Conflict, reason.clone()) })
+            }
+            Verdict::Pending(_) => None,
+        },
+    )
 }

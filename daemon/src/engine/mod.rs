@@ -4,15 +4,18 @@
 //! A batch is every waiting write that is independent of the others of it: one transaction, one netlink batch.
 
 mod core;
+mod journal;
+mod settle;
 mod status;
 #[cfg(test)]
 mod tests;
 mod types;
+mod work;
 
 use std::{path::Path, sync::Arc, thread::JoinHandle};
 
-use netnsd_api::{Code, Problem};
-use tokio::sync::{mpsc, oneshot};
+use netnsd_api::{Code, Problem, Reconciled};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use self::core::Core;
 pub use self::{status::rfc3339, types::*};
@@ -29,21 +32,36 @@ pub enum StartError {
     Io(#[from] std::io::Error),
 }
 
+/// What the engine is asked.
+#[derive(Debug)]
+enum Request {
+    Write(Box<Message>),
+    /// One pass over everything.
+    Reconcile(oneshot::Sender<Reconciled>),
+}
+
 /// A write on its way.
 #[derive(Debug)]
-pub struct Message {
-    /// The write.
-    pub write: Write,
-    answer: oneshot::Sender<Result<Written, Problem>>,
+struct Message {
+    write: Write,
+    /// None once answered.
+    answer: Option<oneshot::Sender<Result<Written, Problem>>>,
 }
 
 impl Message {
-    /// Answers it; a client that has gone away does not hear.
-    pub fn answer(self, result: Result<Written, Problem>) {
-        let _gone = self.answer.send(result);
+    /// Whether it is not answered yet.
+    fn waits(&self) -> bool {
+        self.answer.is_some()
     }
 
-    fn refuse(self, problem: Problem) {
+    /// Answers it, once; a client that has gone away does not hear.
+    fn answer(&mut self, result: Result<Written, Problem>) {
+        if let Some(answer) = self.answer.take() {
+            let _gone = answer.send(result);
+        }
+    }
+
+    fn refuse(&mut self, problem: Problem) {
         self.answer(Err(problem));
     }
 }
@@ -51,17 +69,12 @@ impl Message {
 /// The way to the engine.
 #[derive(Debug, Clone)]
 pub struct Engine {
-    queue: mpsc::Sender<Message>,
+    queue: mpsc::Sender<Request>,
 }
 
 impl Engine {
-    /// An engine that is played by whoever holds the receiver.
-    pub fn with_queue() -> (Self, mpsc::Receiver<Message>) {
-        let (queue, receiver) = mpsc::channel(QUEUE);
-        (Self { queue }, receiver)
-    }
-
-    /// Starts the engine on a thread of its own, over a database and a kernel that is made there.
+    /// Starts the engine on a thread of its own, over a database and a kernel that is made there; `shown` is told the
+    /// number of the newest event that may be shown.
     ///
     /// The thread ends once every clone of the engine is dropped.
     ///
@@ -70,9 +83,10 @@ impl Engine {
     pub fn start<K: Kernel + 'static>(
         database: &Path,
         view: Arc<View>,
+        shown: watch::Sender<u64>,
         kernel: impl FnOnce() -> std::io::Result<K> + Send + 'static,
     ) -> Result<(Self, JoinHandle<()>), StartError> {
-        let (engine, queue) = Self::with_queue();
+        let (sender, queue) = mpsc::channel(QUEUE);
         let (started, start) = std::sync::mpsc::channel();
         let database = database.to_owned();
         let thread = std::thread::Builder::new().name("netnsd-engine".into()).spawn(move || {
@@ -82,7 +96,7 @@ impl Engine {
             };
             runtime.block_on(async {
                 let core = match kernel() {
-                    Ok(kernel) => Core::open(&database, kernel, view).await.map_err(StartError::from),
+                    Ok(kernel) => Core::open(&database, kernel, view, shown).await.map_err(StartError::from),
                     Err(error) => Err(error.into()),
                 };
                 match core {
@@ -95,7 +109,7 @@ impl Engine {
             });
         })?;
         start.recv().map_err(|_| std::io::Error::other("the engine's thread ended"))??;
-        Ok((engine, thread))
+        Ok((Self { queue: sender }, thread))
     }
 
     /// Carries out a write; answers when it is durable and applied.
@@ -104,14 +118,32 @@ impl Engine {
     /// Why it was refused; then nothing is changed.
     pub async fn write(&self, write: Write) -> Result<Written, Problem> {
         let (answer, answered) = oneshot::channel();
-        self.queue.try_send(Message { write, answer }).map_err(|error| match error {
+        self.send(Request::Write(Box::new(Message { write, answer: Some(answer) })))?;
+        answered.await.unwrap_or_else(|_| Err(stopping()))
+    }
+
+    /// One pass over everything recorded, now.
+    ///
+    /// # Errors
+    /// When the engine is too busy, or stops.
+    pub async fn reconcile(&self) -> Result<Reconciled, Problem> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Request::Reconcile(answer))?;
+        answered.await.map_err(|_| stopping())
+    }
+
+    fn send(&self, request: Request) -> Result<(), Problem> {
+        self.queue.try_send(request).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => {
                 Problem::new(Code::KernelUnavailable, format!("{QUEUE} writes wait already: try again in a moment"))
             }
-            mpsc::error::TrySendError::Closed(_) => Problem::new(Code::ShuttingDown, "netnsd is stopping"),
-        })?;
-        answered.await.unwrap_or_else(|_| Err(Problem::new(Code::ShuttingDown, "netnsd is stopping")))
+            mpsc::error::TrySendError::Closed(_) => stopping(),
+        })
     }
+}
+
+fn stopping() -> Problem {
+    Problem::new(Code::ShuttingDown, "netnsd is stopping")
 }
 
 fn report(to: &std::sync::mpsc::Sender<Result<(), StartError>>, result: Result<(), StartError>) {

@@ -7,13 +7,21 @@ use nix::errno::Errno;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::kernel::{Ns, Op, sim::SimKernel};
+use crate::{
+    kernel::{Ns, Op, sim::SimKernel},
+    store::{Filter, History},
+};
 
 struct House {
     dir: tempfile::TempDir,
     kernel: SimKernel,
     view: Arc<View>,
     engine: Option<(Engine, std::thread::JoinHandle<()>)>,
+    history: Option<History>,
+}
+
+fn write(change: Change) -> Write {
+    Write { change, preconditions: Vec::new(), dry_run: false, wait: true, progress: None }
 }
 
 impl House {
@@ -23,6 +31,7 @@ impl House {
             kernel: SimKernel::default(),
             view: Arc::default(),
             engine: None,
+            history: None,
         };
         house.start();
         house
@@ -35,7 +44,9 @@ impl House {
     fn start(&mut self) {
         self.view = Arc::default();
         let kernel = self.kernel.clone();
-        self.engine = Some(Engine::start(&self.database(), self.view.clone(), || Ok(kernel)).unwrap());
+        let (shown, newest) = watch::channel(0);
+        self.engine = Some(Engine::start(&self.database(), self.view.clone(), shown, || Ok(kernel)).unwrap());
+        self.history = Some(History::new(&self.database(), newest));
     }
 
     fn stop(&mut self) {
@@ -45,8 +56,7 @@ impl House {
     }
 
     async fn write(&self, change: Change) -> Result<Written, netnsd_api::Problem> {
-        let write = Write { change, preconditions: Vec::new(), dry_run: false };
-        self.engine.as_ref().unwrap().0.write(write).await
+        self.engine.as_ref().unwrap().0.write(write(change)).await
     }
 
     async fn put(&self, kind: Kind, body: Value) -> Result<Written, netnsd_api::Problem> {
@@ -258,7 +268,7 @@ async fn writes_that_wait_together_are_answered_together_and_truly() {
         all.push(tokio::spawn(async move {
             let put = |kind, body| {
                 let change = Change::Put(Spec::from_json(kind, body).unwrap());
-                engine.write(Write { change, preconditions: Vec::new(), dry_run: false })
+                engine.write(write(change))
             };
             put(Kind::Namespace, json!({"name": format!("n{i}")})).await.unwrap();
             let ends = json!([{"namespace": format!("n{i}"), "interface": "eth0", "addresses": [format!("10.0.0.{}/24", i + 1)]},
@@ -316,4 +326,131 @@ async fn a_pair_whose_second_end_was_not_marked_before_a_crash_is_made_anew() {
     house.start();
     house.view.wait_ready().await;
     assert_eq!(house.state(Kind::Veth, "lan0"), State::InSync);
+}
+
+fn topology(prune: bool, document: Value) -> Change {
+    let mut specs = Vec::new();
+    for kind in Kind::ALL {
+        for (at, item) in document[kind.plural()].as_array().into_iter().flatten().enumerate() {
+            specs.push(Placed { spec: Spec::from_json(kind, item.clone()).unwrap(), at });
+        }
+    }
+    Change::Topology(Document { specs, prune, selects: Arc::new(|_| true) })
+}
+
+/// What `network` makes, changed in every kind of way.
+fn another() -> Value {
+    json!({"namespaces": [{"name": "net0", "sysctls": {"net.ipv4.ip_forward": 0}}, {"name": "net1"}],
+        "bridges": [{"name": "br1", "namespace": "net1", "addresses": ["10.0.0.254/24"]}],
+        "veths": [{"name": "lan0", "endpoints": [
+            {"namespace": "net0", "interface": "eth1", "addresses": ["10.0.0.1/24"]},
+            {"namespace": "net1", "interface": "port0", "bridge": "br1"}]}]})
+}
+
+#[tokio::test]
+async fn a_topology_is_all_or_nothing() {
+    for prune in [true, false] {
+        for after in 0.. {
+            let house = House::new();
+            house.network().await;
+            house.kernel.executed();
+            let (kernel, json) = (house.kernel.shape(), all_json(&house.view));
+            house.kernel.fail(after, Errno::EPERM);
+            match house.write(topology(prune, another())).await {
+                Err(problem) => {
+                    assert_eq!(problem.code, Code::KernelRejected, "{problem:?}");
+                    assert_eq!(house.kernel.shape(), kernel, "the operation {after} failed");
+                    assert_eq!(all_json(&house.view), json);
+                }
+                Ok(written) => {
+                    let of = |what| written.named.iter().filter(|(_, did)| *did == what).count();
+                    let counts = [Did::Created, Did::Updated, Did::Deleted, Did::Unchanged].map(of);
+                    assert_eq!(counts, [2, 2, usize::from(prune), 0]);
+                    assert!(after > 5, "some operations were tried");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_topology_again_changes_nothing() {
+    let house = House::new();
+    house.write(topology(true, another())).await.unwrap();
+    house.kernel.executed();
+    let again = house.write(topology(true, another())).await.unwrap();
+    assert!(again.named.iter().all(|(_, did)| *did == Did::Unchanged), "{again:?}");
+    assert_eq!(house.kernel.executed(), []);
+}
+
+#[tokio::test]
+async fn events_tell_what_happened_and_not_what_was_refused() {
+    let mut house = House::new();
+    house.network().await;
+    house.kernel.fail(3, Errno::EPERM);
+    house.write(topology(true, another())).await.unwrap_err();
+    house.put(Kind::Namespace, json!({"name": "net0", "netnsid": 7})).await.unwrap();
+    house.delete(Kind::Namespace, "net0", true).await.unwrap();
+    house.stop();
+    house.start();
+    house.view.wait_ready().await;
+    let (events, _) = house.history.as_ref().unwrap().after(0, &Filter::default(), 1000).await.unwrap();
+    let told: Vec<String> = events.iter().map(|event| format!("{} {}", event.kind, event.resource.name)).collect();
+    let expected = [
+        "created net0",
+        "applied net0",
+        "created br0",
+        "applied br0",
+        "created lan0",
+        // Its route waited for the pair.
+        "applied net0",
+        "applied lan0",
+        "updated net0",
+        "applied net0",
+        "deleted lan0",
+        "deleted net0",
+    ];
+    assert_eq!(told, expected);
+    assert!(events.is_sorted_by_key(|event| event.id));
+}
+
+#[tokio::test]
+async fn a_pass_repairs_and_tells_so() {
+    let house = House::new();
+    house.network().await;
+    let engine = &house.engine.as_ref().unwrap().0;
+    assert_eq!(engine.reconcile().await.unwrap(), netnsd_api::Reconciled::default());
+    house.kernel.apply(&Op::LinkDelete { ns: Ns::Host, name: "port0".into() }).unwrap();
+    let reconciled = engine.reconcile().await.unwrap();
+    assert!(reconciled.failed.is_empty(), "{reconciled:?}");
+    assert!(reconciled.repaired.contains(&ResourceRef::new(Kind::Veth, "lan0".parse().unwrap())), "{reconciled:?}");
+    let types = vec![netnsd_api::EventType::Drifted, netnsd_api::EventType::Repaired];
+    let filter = Filter { types, names: vec!["lan0".into()], ..Filter::default() };
+    let (events, _) = house.history.as_ref().unwrap().after(0, &filter, 1000).await.unwrap();
+    assert_eq!(events.len(), 2, "{events:?}");
+}
+
+#[tokio::test]
+async fn a_write_that_does_not_wait_is_durable_and_its_failure_shows_in_its_state() {
+    let house = House::new();
+    house.network().await;
+    house.kernel.fail(0, Errno::EPERM);
+    let bridge = Change::Put(Spec::from_json(Kind::Bridge, json!({"name": "br7"})).unwrap());
+    let written = house.engine.as_ref().unwrap().0.write(Write { wait: false, ..write(bridge) }).await.unwrap();
+    assert!(!written.applied && written.did() == Did::Created, "{written:?}");
+    let patience = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while house.state(Kind::Bridge, "br7") != State::InSync {
+        assert!(std::time::Instant::now() < patience);
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    let (events, _) = house
+        .history
+        .as_ref()
+        .unwrap()
+        .after(0, &Filter { names: vec!["br7".into()], ..Filter::default() }, 9)
+        .await
+        .unwrap();
+    let told: Vec<&str> = events.iter().map(|event| event.kind.as_str()).collect();
+    assert_eq!(told, ["created", "failed"], "and `applied`, once it is recorded");
 }

@@ -10,8 +10,10 @@ use std::{
 
 use bytes::Bytes;
 use netnsd_api::{
-    Bridge, Kind, Name, Namespace, PlannedOperation, PortObserved, Problem, Resource, ResourceRef, State, Stored, Veth,
+    Bridge, Kind, Name, Namespace, PlannedOperation, PortObserved, Problem, Progress, Resource, ResourceRef, State,
+    Stored, Veth,
 };
+use tokio::sync::watch;
 
 /// The intent of one resource, of any kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -246,6 +248,36 @@ impl View {
 /// Makes the new intent of a resource of the one recorded; called by the engine, perhaps more than once.
 pub type Edit = Arc<dyn Fn(&Spec) -> Result<Spec, Problem> + Send + Sync>;
 
+/// Whether a resource with these labels is meant.
+pub type Selects = Arc<dyn Fn(&BTreeMap<String, String>) -> bool + Send + Sync>;
+
+/// The resources of a topology document.
+#[derive(Clone)]
+pub struct Document {
+    /// Each with its place.
+    pub specs: Vec<Placed>,
+    /// Whether recorded resources that it does not name are deleted.
+    pub prune: bool,
+    /// Of the document's resources and of those recorded, only these are meant.
+    pub selects: Selects,
+}
+
+/// A resource of a document.
+#[derive(Debug, Clone)]
+pub struct Placed {
+    /// What is asked for.
+    pub spec: Spec,
+    /// Its place in the list of its kind, from 0.
+    pub at: usize,
+}
+
+impl Placed {
+    /// Its place as a JSON pointer.
+    pub fn pointer(&self) -> String {
+        format!("/{}/{}", self.spec.kind().plural(), self.at)
+    }
+}
+
 /// What a write changes.
 #[derive(Clone)]
 pub enum Change {
@@ -262,6 +294,8 @@ pub enum Change {
         /// Take along (namespace) or let go (bridge) what depends on it.
         cascade: bool,
     },
+    /// PUT and PATCH of the topology.
+    Topology(Document),
 }
 
 impl fmt::Debug for Change {
@@ -271,6 +305,7 @@ impl fmt::Debug for Change {
             Change::Put(spec) => write!(f, "put {}", spec.resource()),
             Change::Edit(resource, _) => write!(f, "edit {resource}"),
             Change::Delete { resource, cascade } => write!(f, "delete {resource}, cascade {cascade}"),
+            Change::Topology(document) => write!(f, "topology of {} resources", document.specs.len()),
         }
     }
 }
@@ -293,10 +328,14 @@ pub struct Write {
     pub preconditions: Vec<Precondition>,
     /// Only tell what would be done.
     pub dry_run: bool,
+    /// Answer once it is applied; else once it is durable.
+    pub wait: bool,
+    /// Told how far the kernel is.
+    pub progress: Option<watch::Sender<Progress>>,
 }
 
 /// What a write did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs, reason = "the words say it")]
 pub enum Did {
     Created,
@@ -308,16 +347,25 @@ pub enum Did {
 /// The answer to a write.
 #[derive(Debug, Clone)]
 pub struct Written {
-    /// What it did (for a dry run: would do).
-    pub did: Did,
-    /// The resource afterwards; none once deleted.
+    /// What it did (for a dry run: would do), to each resource that it names.
+    pub named: Vec<(ResourceRef, Did)>,
+    /// The resource afterwards, where it names one; none once deleted.
     pub entry: Option<Arc<Entry>>,
+    /// Whether the kernel is as asked; else (`wait` was false) netnsd still works on it.
+    pub applied: bool,
     /// The operations of a dry run.
     pub plan: Vec<PlannedOperation>,
     /// Time spent on the database's commit.
     pub store: Duration,
     /// Time spent on the kernel.
     pub kernel: Duration,
+}
+
+impl Written {
+    /// What it did to the resource that it names, where it names one.
+    pub fn did(&self) -> Did {
+        self.named.first().map_or(Did::Unchanged, |(_, did)| *did)
+    }
 }
 
 /// How many writes may wait in the queue; one more is answered `too_many_requests`' sibling 503 with `Retry-After`.

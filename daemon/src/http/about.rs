@@ -7,7 +7,7 @@ use axum::{
     extract::{RawQuery, State},
     http::{StatusCode, header},
     response::IntoResponse,
-    routing::get,
+    routing::{get, post},
 };
 use netnsd_api::{About, Code, Health, Limits, Problem, Ready};
 use serde_json::Value;
@@ -20,6 +20,7 @@ pub(super) fn routes() -> Routes {
         ("/v1", get(about)),
         ("/v1/health", get(health)),
         ("/v1/ready", get(ready)),
+        ("/v1/reconcile", post(reconcile)),
         ("/openapi.yaml", get(openapi_yaml)),
         ("/openapi.json", get(openapi_json)),
     ]
@@ -68,6 +69,11 @@ async fn ready(State(app): State<App>, RawQuery(query): RawQuery) -> Answer {
     }
     let headers = [(header::CONTENT_TYPE, "application/problem+json"), (header::RETRY_AFTER, "1")];
     Ok((StatusCode::SERVICE_UNAVAILABLE, headers, body.to_string()).into_response())
+}
+
+async fn reconcile(State(app): State<App>, RawQuery(query): RawQuery) -> Answer {
+    query::none(query.as_deref())?;
+    Ok(Json(app.engine.reconcile().await?).into_response())
 }
 
 async fn openapi_yaml(RawQuery(query): RawQuery) -> Answer {

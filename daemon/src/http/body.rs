@@ -13,31 +13,58 @@ use serde_json::{Map, Value};
 
 use super::{BODY_LIMIT, problem::Failure};
 
+const JSON: &str = "application/json";
+const PATCH: &str = "application/merge-patch+json";
+/// What YAML is called: by RFC 9512, and before it.
+pub(super) const YAML: [&str; 3] = ["application/yaml", "application/x-yaml", "text/yaml"];
+
 /// Reads a JSON object; a patch may also be called `application/merge-patch+json`.
 pub(super) async fn object(request: Request, patch: bool) -> Result<Map<String, Value>, Failure> {
-    check_type(request.headers(), patch)?;
-    let bytes = Bytes::from_request(request, &()).await.map_err(|rejection| match rejection {
+    let accepted: &[&str] = if patch { &[JSON, PATCH] } else { &[JSON] };
+    content_type(request.headers(), accepted)?;
+    let bytes = read(request, BODY_LIMIT).await?;
+    let value = serde_json::from_slice(&bytes)
+        .map_err(|error| Failure::new(Code::MalformedJson, format!("the body is not JSON: {error}")))?;
+    whole(value)
+}
+
+/// Reads a document of at most `limit` bytes, JSON or YAML.
+pub(super) async fn document(request: Request, limit: usize) -> Result<Map<String, Value>, Failure> {
+    let kind = content_type(request.headers(), &[JSON, YAML[0], YAML[1], YAML[2]])?;
+    let bytes = read(request, limit).await?;
+    let value = if kind == JSON {
+        serde_json::from_slice(&bytes).map_err(|error| format!("the body is not JSON: {error}"))
+    } else {
+        yaml_serde::from_slice(&bytes).map_err(|error| format!("the body is not YAML: {error}"))
+    };
+    whole(value.map_err(|detail| Failure::new(Code::MalformedJson, detail))?)
+}
+
+async fn read(request: Request, limit: usize) -> Result<Bytes, Failure> {
+    Bytes::from_request(request, &()).await.map_err(|rejection| match rejection {
         BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => {
-            Failure::new(Code::BodyTooLarge, format!("the body is larger than {BODY_LIMIT} bytes"))
+            Failure::new(Code::BodyTooLarge, format!("the body is larger than {limit} bytes"))
         }
         other => Failure::new(Code::MalformedJson, format!("the body cannot be read: {other}")),
-    })?;
-    let value: Value = serde_json::from_slice(&bytes)
-        .map_err(|error| Failure::new(Code::MalformedJson, format!("the body is not JSON: {error}")))?;
+    })
+}
+
+fn whole(value: Value) -> Result<Map<String, Value>, Failure> {
     match value {
         Value::Object(map) => Ok(map),
-        _ => Err(FieldError::new(Code::InvalidField, "", "the body must be a JSON object").into()),
+        _ => Err(FieldError::new(Code::InvalidField, "", "the body must be an object").into()),
     }
 }
 
-fn check_type(headers: &HeaderMap, patch: bool) -> Result<(), Failure> {
+/// The content type, which must be one of these.
+fn content_type(headers: &HeaderMap, accepted: &[&'static str]) -> Result<&'static str, Failure> {
     let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    if essence == "application/json" || (patch && essence == "application/merge-patch+json") {
-        return Ok(());
-    }
-    let accepted = if patch { "application/json or application/merge-patch+json" } else { "application/json" };
-    Err(Failure::new(Code::UnsupportedMediaType, format!("the content type is {given:?}: send {accepted}")))
+    let found = accepted.iter().find(|kind| **kind == essence);
+    found.copied().ok_or_else(|| {
+        let detail = format!("the content type is {given:?}: send {}", accepted.join(" or "));
+        Failure::new(Code::UnsupportedMediaType, detail)
+    })
 }
 
 /// Leaves out what answers carry beside what was asked for.

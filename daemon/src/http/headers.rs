@@ -46,6 +46,13 @@ pub(super) fn etag(generation: u64) -> HeaderValue {
     HeaderValue::from_str(&format!("\"{generation}\"")).unwrap_or_else(|_| HeaderValue::from_static("\"0\""))
 }
 
+/// Whether an answer of one of these media types is asked for by name (`Accept`).
+pub(super) fn accepts(headers: &HeaderMap, kinds: &[&str]) -> bool {
+    let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let mut asked = values.flat_map(|value| value.split(',')).map(|item| item.split(';').next().unwrap_or_default());
+    asked.any(|item| kinds.iter().any(|kind| kind.eq_ignore_ascii_case(item.trim())))
+}
+
 /// `Server-Timing` of a write, in milliseconds.
 pub(super) fn server_timing(written: &Written) -> HeaderValue {
     let ms = |time: Duration| time.as_secs_f64() * 1000.0;

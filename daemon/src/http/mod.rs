@@ -3,6 +3,7 @@
 mod about;
 mod body;
 mod bridges;
+mod events;
 mod headers;
 mod host;
 mod namespaces;
@@ -14,6 +15,7 @@ mod resource;
 mod serve;
 #[cfg(test)]
 mod tests;
+mod topology;
 mod veths;
 
 use std::sync::Arc;
@@ -25,6 +27,7 @@ use axum::{
     routing::{MethodRouter, any},
 };
 use netnsd_api::{Bridge, Namespace, Veth};
+use tokio::sync::watch;
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub use self::{
@@ -35,6 +38,7 @@ use crate::{
     engine::{Engine, View},
     kernel::look::Look,
     process::Processes,
+    store::History,
 };
 
 /// The largest body of a request, in bytes.
@@ -49,23 +53,29 @@ pub struct App {
     pub view: Arc<View>,
     /// Asks the kernel.
     pub look: Look,
+    /// What happened.
+    pub history: History,
     /// Runs commands and pings.
     pub process: Processes,
     /// When the daemon started (RFC 3339, UTC).
     pub started_at: String,
     /// Where it listens, as URLs.
     pub listen: Arc<[String]>,
+    /// Turns true when the daemon stops: answers without an end are ended.
+    pub stopping: watch::Receiver<bool>,
 }
 
 type Routes = Vec<(&'static str, MethodRouter<App>)>;
 
 /// Every path, and what it answers.
 fn table() -> Routes {
-    let all: [Routes; 9] = [
+    let all: [Routes; 11] = [
         about::routes(),
         resource::routes::<Namespace>(),
         resource::routes::<Bridge>(),
         resource::routes::<Veth>(),
+        topology::routes(),
+        events::routes(),
         namespaces::routes(),
         bridges::routes(),
         veths::routes(),

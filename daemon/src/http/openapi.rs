@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use netnsd_api::{
-    About, Bridge, BridgePort, Code, DryRun, Endpoint, Exec, ExecResult, FdbEntry, Health, Items, Kind, Link,
-    LinkAddress, LiveNeighbour, LiveRoute, Name, Namespace, Ping, PingResult, Problem, Process, ProcessNamespace,
-    Ready, State, Stored, UnmanagedNamespace, Veth,
+    About, Bridge, BridgePort, Code, DryRun, Endpoint, Event, Exec, ExecResult, FdbEntry, Health, Items, Kind, Link,
+    LinkAddress, LiveNeighbour, LiveRoute, Name, Namespace, NotInSync, Ping, PingResult, Problem, Process,
+    ProcessNamespace, Progress, Ready, Reconciled, State, Stored, Topology, TopologyResult, UnmanagedNamespace, Veth,
 };
 use serde_json::{Value, json};
 use utoipa::{
@@ -30,6 +30,8 @@ pub fn openapi() -> OpenApi {
     description.kind::<Bridge>("bridge", json!({"addresses": ["10.2.0.254/24"], "stp": true}));
     description.kind::<Veth>("veth", veth_example());
     description.ends();
+    description.topology();
+    description.events();
     description.looking();
     description.doing();
     description.about();
@@ -199,10 +201,12 @@ impl Description {
             .operation(&id("delete"), &format!("Delete a {kind}"), tag, &codes)
             .parameter(name())
             .parameter(query("cascade", "also what depends on it; a bridge lets its ports go", Type::Boolean))
-            .parameter(query("dry_run", "only tell what would be done", Type::Boolean))
+            .parameter(dry_run_parameter())
+            .parameter(wait())
             .parameter(header("If-Match"))
             .parameter(header("If-None-Match"))
             .response("200", json_response("with `dry_run`: what would be done", dry_run))
+            .response("202", Response::new("with `wait=false`: it is durable, and being applied"))
             .response("204", Response::new("it is gone"));
         self.add(HttpMethod::Delete, &one, operation.build());
     }
@@ -307,7 +311,101 @@ impl Description {
         self.add(HttpMethod::Post, "/v1/namespaces/{name}/ping", operation.build());
     }
 
+    fn topology(&mut self) {
+        let path = "/v1/topology";
+        self.schema::<Namespace>();
+        let (document, dry_run) = (self.schema::<Topology>(), self.schema::<DryRun>());
+        let (result, progress) = (self.schema::<TopologyResult>(), self.schema::<Progress>());
+        let problem = self.schema::<Problem>();
+        let label = || {
+            query("label", "only resources with this label: `key=value`, `key`, `key!=value`; repeatable", Type::String)
+        };
+        let both = ["application/json", "application/yaml"];
+        let operation = self
+            .operation("get_topology", "The whole network, intent only, fit to be PUT back", "topology", &[])
+            .parameter(label())
+            .response("200", contents("the document; YAML on `Accept: application/yaml`", &both, &document));
+        self.add(HttpMethod::Get, path, operation.build());
+        let codes =
+            [&BODY[..], &WRITE, &[Code::UnknownReference, Code::Duplicate, Code::InUse, Code::UnsupportedByKernel]];
+        let codes: Vec<Code> = codes.concat().into_iter().filter(|code| *code != Code::PreconditionFailed).collect();
+        let example = json!({"namespaces": [{"name": "net0"}], "bridges": [{"name": "br0", "addresses": ["10.1.1.254/24"]}],
+            "veths": [{"name": "lan0", "endpoints": [{"namespace": "net0", "interface": "eth0", "addresses": ["10.1.1.1/24"]},
+                {"interface": "port0", "bridge": "br0"}]}]});
+        for (method, id, summary) in [
+            (HttpMethod::Put, "put_topology", "Make the network equal to a document, deleting what it does not name"),
+            (HttpMethod::Patch, "patch_topology", "Create or replace each resource that a document names"),
+        ] {
+            let mut body = RequestBodyBuilder::new().required(Some(Required::True));
+            for kind in both {
+                let mut content = Content::new(Some(document.clone()));
+                content.example = Some(example.clone());
+                body = body.content(kind, content);
+            }
+            let either = utoipa::openapi::OneOfBuilder::new().item(result.clone()).item(dry_run.clone());
+            let lines = utoipa::openapi::OneOfBuilder::new()
+                .item(progress.clone())
+                .item(result.clone())
+                .item(problem.clone())
+                .description(Some("one of these a line, the result or the problem last"));
+            let mut response = json_response(
+                "what it changed; with `dry_run`: what would be done",
+                Schema::from(either.build()).into(),
+            );
+            response
+                .content
+                .insert("application/x-ndjson".into(), Content::new(Some(Schema::from(lines.build()))).into());
+            let operation = self
+                .operation(id, summary, "topology", &codes)
+                .parameter(label())
+                .parameter(dry_run_parameter())
+                .parameter(wait())
+                .request_body(Some(body.build()))
+                .response("200", timed(response))
+                .response(
+                    "202",
+                    timed(json_response("with `wait=false`: it is durable, and being applied", result.clone())),
+                );
+            self.add(method, path, operation.build());
+        }
+    }
+
+    fn events(&mut self) {
+        let (event, items) = (self.schema::<Event>(), self.inline::<Items<Event>>());
+        let list = json_response("with `Accept: application/json`: those that are kept", items);
+        let mut response = list;
+        response.description = "a stream of Server-Sent Events (`id`, `event`, and `data`: an Event); with `Accept: application/json` the list of those that are kept".into();
+        response.content.insert("text/event-stream".into(), Content::new(Some(event)).into());
+        let kinds = Type::String;
+        let operation = self
+            .operation("events", "What happens", "events", &[])
+            .parameter(query_schema("since", "only events after this number", Object::with_type(Type::Integer).into()))
+            .parameter(query("kind", "only of resources of this kind; repeatable", kinds))
+            .parameter(query("name", "only of resources of this name; repeatable", Type::String))
+            .parameter(query("type", "only of this type; repeatable", Type::String))
+            .parameter(parameter(
+                "Last-Event-ID",
+                ParameterIn::Header,
+                "the number of the last event that was received",
+                Object::with_type(Type::Integer).into(),
+                Required::False,
+            ))
+            .response("200", response);
+        self.add(HttpMethod::Get, "/v1/events", operation.build());
+    }
+
     fn about(&mut self) {
+        let schema = self.schema::<Reconciled>();
+        self.schema::<NotInSync>();
+        let operation = self
+            .operation(
+                "reconcile",
+                "Compare everything recorded with the kernel now, and repair it",
+                "daemon",
+                &[Code::KernelUnavailable],
+            )
+            .response("200", json_response("what was repaired, and what is still not as asked", schema));
+        self.add(HttpMethod::Post, "/v1/reconcile", operation.build());
         let schema = self.schema::<About>();
         let operation = self
             .operation("about", "About the daemon", "daemon", &[])
@@ -399,6 +497,25 @@ fn json_response(description: &str, schema: RefOr<Schema>) -> Response {
     ResponseBuilder::new().description(description).content("application/json", Content::new(Some(schema))).build()
 }
 
+/// A response of one schema in several media types.
+fn contents(description: &str, kinds: &[&str], schema: &RefOr<Schema>) -> Response {
+    let builder = ResponseBuilder::new().description(description);
+    kinds.iter().fold(builder, |builder, kind| builder.content(*kind, Content::new(Some(schema.clone())))).build()
+}
+
+fn dry_run_parameter() -> Parameter {
+    query("dry_run", "only tell what would be done", Type::Boolean)
+}
+
+fn wait() -> Parameter {
+    query("wait", "false: answer 202 once it is durable, before it is applied; default true", Type::Boolean)
+}
+
+/// The response of a write, with the time that it took.
+fn timed(response: Response) -> Response {
+    with_header(response, "Server-Timing", "store;dur=…, kernel;dur=… in milliseconds")
+}
+
 fn with_header(mut response: Response, name: &str, description: &str) -> Response {
     let header =
         HeaderBuilder::new().description(Some(description)).schema(Some(Object::with_type(Type::String))).build();
@@ -427,22 +544,26 @@ fn written(
     dry_run: &RefOr<Schema>,
     creates: bool,
 ) -> OperationBuilder {
-    let timed = |response| with_header(etag(response), "Server-Timing", "store;dur=…, kernel;dur=… in milliseconds");
     let either = utoipa::openapi::OneOfBuilder::new().item(schema.clone()).item(dry_run.clone());
     let operation = operation
-        .parameter(query("dry_run", "only tell what would be done", Type::Boolean))
+        .parameter(dry_run_parameter())
+        .parameter(wait())
         .parameter(header("If-Match"))
         .parameter(header("If-None-Match"))
         .response(
+            "202",
+            timed(etag(json_response("with `wait=false`: it is durable, and being applied", schema.clone()))),
+        )
+        .response(
             "200",
-            timed(json_response(
+            timed(etag(json_response(
                 "as it is now; with `dry_run`: what would be done",
                 Schema::from(either.build()).into(),
-            )),
+            ))),
         );
     if !creates {
         return operation;
     }
     let created = with_header(json_response("created", schema.clone()), "Location", "the path of the resource");
-    operation.response("201", timed(created))
+    operation.response("201", timed(etag(created)))
 }

@@ -30,6 +30,11 @@ impl Query {
         found.into_iter().map(|(_, value)| value).collect()
     }
 
+    /// The same, as values of some type.
+    pub fn values<T: FromStr<Err: Display>>(&mut self, name: &'static str) -> Result<Vec<T>, Failure> {
+        self.all(name).iter().map(|text| read(name, text)).collect()
+    }
+
     /// The value of a parameter that may be there once.
     pub fn one(&mut self, name: &'static str) -> Result<Option<String>, Failure> {
         let mut values = self.all(name);
@@ -44,16 +49,14 @@ impl Query {
 
     /// The same, as a value of some type.
     pub fn value<T: FromStr<Err: Display>>(&mut self, name: &'static str) -> Result<Option<T>, Failure> {
-        let parse = |text: String| {
-            text.parse().map_err(|error| Failure::new(Code::InvalidQuery, format!("{name}={text}: {error}")))
-        };
-        self.one(name)?.map(parse).transpose()
+        self.one(name)?.map(|text| read(name, &text)).transpose()
     }
 
-    /// The same, as true or false.
-    pub fn flag(&mut self, name: &'static str) -> Result<bool, Failure> {
+    /// The same, as true or false; left out, it is `default`.
+    pub fn flag(&mut self, name: &'static str, default: bool) -> Result<bool, Failure> {
         match self.one(name)?.as_deref() {
-            None | Some("false") => Ok(false),
+            None => Ok(default),
+            Some("false") => Ok(false),
             Some("true") => Ok(true),
             Some(other) => Err(Failure::new(Code::InvalidQuery, format!("{name}={other}: it is true or false"))),
         }
@@ -65,6 +68,10 @@ impl Query {
         let known = if self.known.is_empty() { "none".to_owned() } else { self.known.join(", ") };
         Err(Failure::new(Code::InvalidQuery, format!("{name:?} is not a parameter here: known are {known}")))
     }
+}
+
+fn read<T: FromStr<Err: Display>>(name: &str, text: &str) -> Result<T, Failure> {
+    text.parse().map_err(|error| Failure::new(Code::InvalidQuery, format!("{name}={text}: {error}")))
 }
 
 /// Refuses every parameter.
@@ -124,7 +131,7 @@ mod tests {
         );
         assert!(Query::read(Some("limit=x")).unwrap().value::<u32>("limit").is_err());
         assert!(Query::read(Some("limit=1&limit=2")).unwrap().value::<u32>("limit").is_err());
-        assert!(Query::read(Some("cascade=yes")).unwrap().flag("cascade").is_err());
+        assert!(Query::read(Some("cascade=yes")).unwrap().flag("cascade", false).is_err());
     }
 
     #[test]

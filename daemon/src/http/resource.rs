@@ -177,25 +177,47 @@ pub(super) async fn live<T: Serialize>(what: &str, found: impl Future<Output = R
 }
 
 /// Reads a resource of a JSON object.
-fn read<R: Served>(map: Map<String, Value>) -> Result<R, FieldError> {
+pub(super) fn read<R: Served>(map: Map<String, Value>) -> Result<R, FieldError> {
     let resource: R = parse(&Value::Object(map))?;
     resource.check()?;
     Ok(resource)
 }
 
-pub(super) fn dry_run(query: Option<&str>) -> Result<bool, Failure> {
-    let mut query = Query::read(query)?;
-    let dry_run = query.flag("dry_run")?;
-    query.finish()?;
-    Ok(dry_run)
+/// What every write may be asked besides.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked {
+    /// `?dry_run=true`.
+    pub dry_run: bool,
+    /// Unless `?wait=false`.
+    pub wait: bool,
+}
+
+impl Asked {
+    /// Takes its parameters out of a query that may have others.
+    pub fn take(query: &mut Query) -> Result<Self, Failure> {
+        Ok(Self { dry_run: query.flag("dry_run", false)?, wait: query.flag("wait", true)? })
+    }
+
+    /// Reads a query that has no others.
+    pub fn read(query: Option<&str>) -> Result<Self, Failure> {
+        let mut query = Query::read(query)?;
+        let asked = Self::take(&mut query)?;
+        query.finish()?;
+        Ok(asked)
+    }
+
+    /// The write.
+    pub fn write(self, change: Change, preconditions: Vec<Precondition>) -> Write {
+        Write { change, preconditions, dry_run: self.dry_run, wait: self.wait, progress: None }
+    }
 }
 
 async fn create<R: Served>(State(app): State<App>, RawQuery(query): RawQuery, request: Request) -> Answer {
-    let dry_run = dry_run(query.as_deref())?;
+    let asked = Asked::read(query.as_deref())?;
     let preconditions = headers::preconditions(request.headers())?;
     let map = body::without_read_only(body::object(request, false).await?);
     let change = Change::Create(read::<R>(map)?.spec());
-    answer(&app.engine.write(Write { change, preconditions, dry_run }).await?, dry_run)
+    answer(&app.engine.write(asked.write(change, preconditions)).await?, asked.dry_run)
 }
 
 async fn put<R: Served>(
@@ -206,11 +228,11 @@ async fn put<R: Served>(
 ) -> Answer {
     let invalid = |error: InvalidValue| FieldError::new(Code::InvalidField, "/name", error.0);
     let name: Name = name.parse().map_err(invalid)?;
-    let dry_run = dry_run(query.as_deref())?;
+    let asked = Asked::read(query.as_deref())?;
     let preconditions = headers::preconditions(request.headers())?;
     let map = named(body::without_read_only(body::object(request, false).await?), &name)?;
     let change = Change::Put(read::<R>(map)?.spec());
-    answer(&app.engine.write(Write { change, preconditions, dry_run }).await?, dry_run)
+    answer(&app.engine.write(asked.write(change, preconditions)).await?, asked.dry_run)
 }
 
 /// The body with the path's name, which it may leave out and must not contradict.
@@ -235,7 +257,7 @@ async fn patch<R: Served>(
     request: Request,
 ) -> Answer {
     let resource = existing(R::KIND, &name)?;
-    let dry_run = dry_run(query.as_deref())?;
+    let asked = Asked::read(query.as_deref())?;
     let preconditions = headers::preconditions(request.headers())?;
     let patch = Value::Object(named(body::without_read_only(body::object(request, true).await?), &resource.name)?);
     let edit = move |spec: &Spec| {
@@ -247,7 +269,7 @@ async fn patch<R: Served>(
         }
     };
     let change = Change::Edit(resource, Arc::new(edit));
-    answer(&app.engine.write(Write { change, preconditions, dry_run }).await?, dry_run)
+    answer(&app.engine.write(asked.write(change, preconditions)).await?, asked.dry_run)
 }
 
 /// What has no reason to happen: on its way out it goes to the log.
@@ -263,11 +285,11 @@ async fn delete<R: Served>(
 ) -> Answer {
     let resource = existing(R::KIND, &name)?;
     let mut query = Query::read(query.as_deref())?;
-    let (dry_run, cascade) = (query.flag("dry_run")?, query.flag("cascade")?);
+    let (asked, cascade) = (Asked::take(&mut query)?, query.flag("cascade", false)?);
     query.finish()?;
     let preconditions = headers::preconditions(&headers)?;
     let change = Change::Delete { resource, cascade };
-    answer(&app.engine.write(Write { change, preconditions, dry_run }).await?, dry_run)
+    answer(&app.engine.write(asked.write(change, preconditions)).await?, asked.dry_run)
 }
 
 /// The answer to a dry run.
@@ -278,21 +300,27 @@ pub(super) fn dry(written: &Written, result: Value) -> Answer {
     Ok(response)
 }
 
-/// The answer to a write.
+/// The answer to a write of one resource.
 fn answer(written: &Written, dry_run: bool) -> Answer {
-    let entry = written.entry.as_ref().filter(|_| written.did != Did::Deleted);
+    let did = written.did();
+    let entry = written.entry.as_ref().filter(|_| did != Did::Deleted);
     if dry_run {
         let result = entry.map(|entry| serde_json::from_slice(&entry.json)).transpose().map_err(internal)?;
         return dry(written, result.unwrap_or(Value::Null));
     }
+    let status = match (written.applied, did) {
+        (false, _) => StatusCode::ACCEPTED,
+        (true, Did::Created) => StatusCode::CREATED,
+        (true, Did::Deleted) => StatusCode::NO_CONTENT,
+        (true, _) => StatusCode::OK,
+    };
     let mut response = match entry {
-        None => StatusCode::NO_CONTENT.into_response(),
+        None => status.into_response(),
         Some(entry) => {
-            let status = if written.did == Did::Created { StatusCode::CREATED } else { StatusCode::OK };
             let mut response = json(status, entry.json.clone());
             response.headers_mut().insert(header::ETAG, headers::etag(entry.generation));
             let path = format!("/v1/{}/{}", entry.spec.kind().plural(), entry.spec.name());
-            if let (Did::Created, Ok(path)) = (written.did, HeaderValue::from_str(&path)) {
+            if let (Did::Created, Ok(path)) = (did, HeaderValue::from_str(&path)) {
                 response.headers_mut().insert(header::LOCATION, path);
             }
             response

@@ -14,9 +14,9 @@ use super::{
     App, Routes, body, headers,
     problem::Failure,
     query,
-    resource::{self, Answer, Served},
+    resource::{self, Answer, Asked, Served},
 };
-use crate::engine::{Change, Entry, Spec, Write};
+use crate::engine::{Change, Entry, Spec};
 
 pub(super) fn routes() -> Routes {
     vec![("/v1/veths/{name}/endpoints/{end}", get(show).patch(patch))]
@@ -60,7 +60,7 @@ async fn patch(
 ) -> Answer {
     let resource = resource::existing(Kind::Veth, &name)?;
     let end = index(&end)?;
-    let dry_run = resource::dry_run(query.as_deref())?;
+    let asked = Asked::read(query.as_deref())?;
     let preconditions = headers::preconditions(&headers)?;
     let patch = Value::Object(body::without_read_only(body::object(request, true).await?));
     let edit = move |spec: &Spec| {
@@ -72,7 +72,7 @@ async fn patch(
         pair.check()?;
         Ok(Spec::Veth(pair))
     };
-    let write = Write { change: Change::Edit(resource, Arc::new(edit)), preconditions, dry_run };
+    let write = asked.write(Change::Edit(resource, Arc::new(edit)), preconditions);
     let written = app.engine.write(write).await.map_err(|mut problem| {
         // The pointer is into this body, which is one end only.
         let inside = format!("/endpoints/{end}");
@@ -80,10 +80,13 @@ async fn patch(
         problem
     })?;
     let entry = written.entry.as_ref().ok_or_else(|| Failure::from(resource::internal("a patched pair is there")))?;
-    if dry_run {
+    if asked.dry_run {
         return resource::dry(&written, of_pair(entry, end)?);
     }
     let mut response = answer(entry, end)?;
+    if !written.applied {
+        *response.status_mut() = StatusCode::ACCEPTED;
+    }
     response.headers_mut().insert("server-timing", headers::server_timing(&written));
     Ok(response)
 }

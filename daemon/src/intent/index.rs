@@ -10,13 +10,16 @@ use netnsd_api::{Name, ResourceRef, is_link_local};
 use super::{interfaces, references, segment};
 use crate::{engine::Spec, kernel::Ns};
 
+/// Who claims what. While a change of many resources is being weighed two may claim the same.
+type Claims<K> = BTreeMap<K, BTreeSet<ResourceRef>>;
+
 /// The indices over everything recorded, so that a check never walks the world.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    dependents: BTreeMap<ResourceRef, BTreeSet<ResourceRef>>,
-    interfaces: BTreeMap<(Ns, String), ResourceRef>,
-    addresses: BTreeMap<(Ns, IpAddr), ResourceRef>,
-    segments: BTreeMap<(Name, IpAddr), ResourceRef>,
+    dependents: Claims<ResourceRef>,
+    interfaces: Claims<(Ns, String)>,
+    addresses: Claims<(Ns, IpAddr)>,
+    segments: Claims<(Name, IpAddr)>,
 }
 
 impl Index {
@@ -24,16 +27,19 @@ impl Index {
         self.dependents.get(resource).into_iter().flatten().cloned().collect()
     }
 
-    pub(super) fn interface(&self, ns: &Ns, device: &str) -> Option<&ResourceRef> {
-        self.interfaces.get(&(ns.clone(), device.to_owned()))
+    /// Who, but for `me`, has a device of this name.
+    pub(super) fn interface(&self, ns: &Ns, device: &str, me: &ResourceRef) -> Option<&ResourceRef> {
+        another(&self.interfaces, &(ns.clone(), device.to_owned()), me)
     }
 
-    pub(super) fn address(&self, ns: &Ns, address: IpAddr) -> Option<&ResourceRef> {
-        self.addresses.get(&(ns.clone(), address))
+    /// Who, but for `me`, has this address in a namespace.
+    pub(super) fn address(&self, ns: &Ns, address: IpAddr, me: &ResourceRef) -> Option<&ResourceRef> {
+        another(&self.addresses, &(ns.clone(), address), me)
     }
 
-    pub(super) fn segment_address(&self, bridge: &Name, address: IpAddr) -> Option<&ResourceRef> {
-        self.segments.get(&(bridge.clone(), address))
+    /// Who, but for `me`, has this address on a bridge.
+    pub(super) fn segment_address(&self, bridge: &Name, address: IpAddr, me: &ResourceRef) -> Option<&ResourceRef> {
+        another(&self.segments, &(bridge.clone(), address), me)
     }
 
     pub(super) fn insert(&mut self, resource: &ResourceRef, spec: &Spec) {
@@ -41,24 +47,19 @@ impl Index {
             self.dependents.entry(target).or_default().insert(resource.clone());
         }
         for key in interfaces(spec) {
-            self.interfaces.insert(key, resource.clone());
+            self.interfaces.entry(key).or_default().insert(resource.clone());
         }
         for (ns, bridge, address) in addresses(spec) {
-            self.addresses.insert((ns, address), resource.clone());
+            self.addresses.entry((ns, address)).or_default().insert(resource.clone());
             if let Some(bridge) = bridge {
-                self.segments.insert((bridge, address), resource.clone());
+                self.segments.entry((bridge, address)).or_default().insert(resource.clone());
             }
         }
     }
 
     pub(super) fn remove(&mut self, resource: &ResourceRef, spec: &Spec) {
         for target in references(spec) {
-            if let Some(set) = self.dependents.get_mut(&target) {
-                set.remove(resource);
-                if set.is_empty() {
-                    self.dependents.remove(&target);
-                }
-            }
+            take(&mut self.dependents, &target, resource);
         }
         for key in interfaces(spec) {
             take(&mut self.interfaces, &key, resource);
@@ -72,10 +73,17 @@ impl Index {
     }
 }
 
-/// Takes a claim back, unless another has it by now.
-fn take<K: Ord>(map: &mut BTreeMap<K, ResourceRef>, key: &K, resource: &ResourceRef) {
-    if map.get(key) == Some(resource) {
-        map.remove(key);
+fn another<'c, K: Ord>(claims: &'c Claims<K>, key: &K, me: &ResourceRef) -> Option<&'c ResourceRef> {
+    claims.get(key)?.iter().find(|owner| *owner != me)
+}
+
+/// Takes a claim back.
+fn take<K: Ord>(claims: &mut Claims<K>, key: &K, resource: &ResourceRef) {
+    if let Some(owners) = claims.get_mut(key) {
+        owners.remove(resource);
+        if owners.is_empty() {
+            claims.remove(key);
+        }
     }
 }
 

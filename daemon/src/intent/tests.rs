@@ -1,1 +1,79 @@
 //! Tests of the intent.
+
+use std::sync::Arc;
+
+use netnsd_api::{Code, Kind};
+use serde_json::{Value, json};
+
+use super::*;
+use crate::engine::{Change, Document, Placed, Write};
+
+fn write(prune: bool, document: &Value) -> Write {
+    let mut specs = Vec::new();
+    for kind in Kind::ALL {
+        for (at, item) in document[kind.plural()].as_array().into_iter().flatten().enumerate() {
+            specs.push(Placed { spec: Spec::from_json(kind, item.clone()).unwrap(), at });
+        }
+    }
+    let change = Change::Topology(Document { specs, prune, selects: Arc::new(|_| true) });
+    Write { change, preconditions: Vec::new(), dry_run: false, wait: true, progress: None }
+}
+
+/// Makes a document's changes.
+fn put(intent: &mut Intent, document: &Value) -> Result<Decision, netnsd_api::Problem> {
+    let now = "2026-11-24T20:11:04.512Z".parse().unwrap();
+    let decision = intent.decide(&write(true, document), now, &|| "uid".into())?;
+    for (resource, record) in &decision.changes {
+        intent.set(resource, record.clone());
+    }
+    Ok(decision)
+}
+
+fn pair(name: &str, a: &str, b: &str) -> Value {
+    json!({"name": name, "endpoints": [{"interface": a}, {"interface": b}]})
+}
+
+#[test]
+fn a_document_is_weighed_as_it_will_be() {
+    let mut intent = Intent::default();
+    put(&mut intent, &json!({"veths": [pair("v", "a0", "a1"), pair("w", "b0", "b1")]})).unwrap();
+    // Names change hands, and one is left to choose.
+    let swapped = json!({"veths": [pair("v", "b0", "a1"), pair("w", "a0", "b1"),
+        {"name": "x", "endpoints": [{}, {"interface": "veth0"}]}]});
+    let decision = put(&mut intent, &swapped).unwrap();
+    assert_eq!(decision.changes.len(), 3);
+    let Some(Spec::Veth(chosen)) = intent.get(&ResourceRef::new(Kind::Veth, "x".parse().unwrap())).map(|of| &of.spec)
+    else {
+        panic!("x is a veth")
+    };
+    assert_eq!(chosen.endpoints[0].device(), "veth1");
+}
+
+#[test]
+fn a_refused_document_leaves_no_trace_in_the_intent() {
+    let mut intent = Intent::default();
+    let good = json!({"namespaces": [{"name": "n"}], "veths": [pair("v", "a0", "a1"),
+        {"name": "w", "endpoints": [{"namespace": "n", "interface": "eth0"}, {"interface": "a2"}]}]});
+    put(&mut intent, &good).unwrap();
+    for (bad, code, pointer) in [
+        (
+            json!({"veths": [pair("v", "a0", "a1"), pair("x", "a1", "c")]}),
+            Code::Duplicate,
+            "/veths/1/endpoints/0/interface",
+        ),
+        (json!({"veths": [pair("v", "c0", "c1"), pair("v", "d0", "d1")]}), Code::Duplicate, "/veths/1/name"),
+        (
+            json!({"veths": [{"name": "w", "endpoints": [{"namespace": "n"}, {}]}]}),
+            Code::UnknownReference,
+            "/veths/0/endpoints/0/namespace",
+        ),
+    ] {
+        let before = format!("{intent:?}");
+        let problem = put(&mut intent, &bad).unwrap_err();
+        assert_eq!(problem.code, code, "{problem:?}");
+        assert_eq!(problem.pointer.as_deref(), Some(pointer), "{problem:?}");
+        assert_eq!(format!("{intent:?}"), before);
+    }
+    let again = put(&mut intent, &good).unwrap();
+    assert!(again.changes.is_empty(), "{again:?}");
+}

@@ -8,10 +8,7 @@ use netnsd_api::{
 use nix::errno::Errno;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{
-    Kernel, Ns, NsScope, Observed, ObservedLink, OpError, Scope, mark,
-    real::{RealKernel, worker},
-};
+use super::{Kernel, Ns, NsScope, Observed, ObservedLink, OpError, Scope, mark, real::RealKernel};
 
 /// Looks that wait; one more waits for room.
 const QUEUE: usize = 256;
@@ -293,12 +290,4 @@ async fn ports(kernel: &mut RealKernel, ns: &Ns, bridge: &str) -> Result<Vec<Bri
         })
     };
     Ok(seen.into_iter().filter_map(port).collect())
-}
-
-/// The names in `/run/netns`, sorted.
-pub(super) fn names() -> Vec<String> {
-    let entries = fs::read_dir(worker::RUN).into_iter().flatten().flatten();
-    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
-    names.sort();
-    names
 }

@@ -409,6 +409,17 @@ pub struct BatchOp {
     pub optional: bool,
 }
 
+/// Something that happened in the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// A name came into `/run/netns`.
+    Appeared(String),
+    /// A name went out of it.
+    Disappeared(String),
+    /// Notices were lost: look for yourself.
+    Lost,
+}
+
 /// What became of an operation.
 pub type Outcome = Result<(), OpError>;
 
@@ -423,9 +434,15 @@ pub trait Kernel {
     /// When the kernel cannot be asked at all; what is not there is no error.
     async fn observe(&mut self, scope: &Scope) -> Result<Observed, OpError>;
 
-    /// Does operations in order. The answer has one outcome for each; none for those that were skipped because an
-    /// earlier one of the same part failed.
-    async fn execute(&mut self, ops: &[BatchOp]) -> Vec<Option<Outcome>>;
+    /// Does operations in order, and tells `done` how many are behind it. The answer has one outcome for each; none for
+    /// those that were skipped because an earlier one of the same part failed.
+    async fn execute(&mut self, ops: &[BatchOp], done: &dyn Fn(usize)) -> Vec<Option<Outcome>>;
+
+    /// Waits for what others do. It may be dropped while it waits, and asked again: nothing is lost.
+    async fn notice(&mut self) -> Notice;
+
+    /// What is in `/run/netns`.
+    fn names(&mut self) -> Vec<String>;
 
     /// The values that `SysctlSet` replaced since this was last asked.
     fn replaced_sysctls(&mut self) -> Vec<(Name, netnsd_api::SysctlKey, String)>;

@@ -13,8 +13,8 @@ use netnsd_api::{Destination, InterfaceName, Name, NetnsId, Port, Route, SysctlK
 use nix::errno::Errno;
 
 use super::{
-    BatchOp, BridgeSettings, Kernel, NewEnd, Ns, Observed, ObservedAddress, ObservedBridge, ObservedLink, ObservedNs,
-    ObservedPort, ObservedRoute, Op, OpError, Outcome, Scope,
+    BatchOp, BridgeSettings, Kernel, NewEnd, Notice, Ns, Observed, ObservedAddress, ObservedBridge, ObservedLink,
+    ObservedNs, ObservedPort, ObservedRoute, Op, OpError, Outcome, Scope,
 };
 
 /// A simulated kernel; clones share it, so that a test sees what the engine did.
@@ -132,7 +132,7 @@ impl Kernel for SimKernel {
         Ok(observed)
     }
 
-    async fn execute(&mut self, ops: &[BatchOp]) -> Vec<Option<Outcome>> {
+    async fn execute(&mut self, ops: &[BatchOp], done: &dyn Fn(usize)) -> Vec<Option<Outcome>> {
         let mut state = self.state();
         let mut failed = BTreeSet::new();
         ops.iter()
@@ -157,9 +157,18 @@ impl Kernel for SimKernel {
                     failed.insert(*part);
                 }
                 state.executed.push(op.clone());
+                done(state.executed.len());
                 Some(result.map_err(OpError::from))
             })
             .collect()
+    }
+
+    async fn notice(&mut self) -> Notice {
+        std::future::pending().await
+    }
+
+    fn names(&mut self) -> Vec<String> {
+        self.state().namespaces.keys().filter_map(|ns| ns.name().map(ToString::to_string)).collect()
     }
 
     fn replaced_sysctls(&mut self) -> Vec<(Name, SysctlKey, String)> {

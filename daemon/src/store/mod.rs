@@ -1,4 +1,6 @@
-//! SQLite: the durable form of the intent. Read at the start only; one connection writes.
+//! SQLite: the durable form of the intent, read at the start only, and the history of events. One connection writes.
+
+mod history;
 
 use std::{
     collections::BTreeMap,
@@ -8,13 +10,15 @@ use std::{
 };
 
 use jiff::Timestamp;
-use netnsd_api::{Kind, Name, SysctlKey};
+use netnsd_api::{Event, Kind, Name, SysctlKey};
+use serde_json::{Value, json};
 use sqlx::{
     ConnectOptions, Connection, SqliteConnection,
     migrate::{Migrate, MigrateError, Migrator},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 
+pub use self::history::{Filter, History};
 use crate::engine::Spec;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
@@ -83,6 +87,22 @@ pub enum RowChange {
     /// Deletes the row of this uid.
     Delete(String),
 }
+
+/// What is committed as one.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Commit {
+    /// Changes of resources.
+    pub rows: Vec<RowChange>,
+    /// Events that happened, in the order of their ids.
+    pub events: Vec<Event>,
+    /// Events of writes that were taken back.
+    pub retracted: Vec<u64>,
+}
+
+/// How many events are kept; the newest.
+pub const HISTORY: u64 = 32_768;
+/// Older events are deleted whenever their number passes a multiple of this.
+const TRIM: u64 = 1024;
 
 /// The open database.
 #[derive(Debug)]
@@ -181,36 +201,60 @@ impl Store {
             .collect()
     }
 
+    /// The number of the newest event; 0 if there is none.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn newest_event(&mut self) -> Result<u64, StoreError> {
+        let newest: Option<i64> = sqlx::query_scalar("SELECT max(id) FROM events")
+            .fetch_one(&mut self.connection)
+            .await
+            .map_err(|source| classify(&self.path, "read", source))?;
+        Ok(newest.and_then(|id| u64::try_from(id).ok()).unwrap_or(0))
+    }
+
     /// Commits changes as one durable transaction.
     ///
     /// # Errors
     /// When the database cannot be written; then nothing of it is recorded.
-    pub async fn commit(&mut self, changes: &[RowChange]) -> Result<(), StoreError> {
-        if changes.is_empty() {
+    pub async fn commit(&mut self, commit: &Commit) -> Result<(), StoreError> {
+        if *commit == Commit::default() {
             return Ok(());
         }
-        let result = self.try_commit(changes).await;
+        let result = self.try_commit(commit).await;
         result.map_err(|source| classify(&self.path, "write", source))
     }
 
-    async fn try_commit(&mut self, changes: &[RowChange]) -> sqlx::Result<()> {
+    /// Each table in one statement: a document of ten thousand resources is no ten thousand statements.
+    async fn try_commit(&mut self, commit: &Commit) -> sqlx::Result<()> {
         let mut transaction = self.connection.begin().await?;
-        // Deletions first: they free names.
-        for change in changes {
-            if let RowChange::Delete(uid) = change {
-                sqlx::query("DELETE FROM resources WHERE uid = ?").bind(uid).execute(&mut *transaction).await?;
-            }
-        }
-        let mut rows: Vec<&Row> = changes
-            .iter()
-            .filter_map(|change| match change {
-                RowChange::Put(row) => Some(&**row),
-                RowChange::Delete(_) => None,
-            })
-            .collect();
+        let deleted: Vec<&str> = commit.rows.iter().filter_map(RowChange::deleted).collect();
+        let mut rows: Vec<&Row> = commit.rows.iter().filter_map(RowChange::put).collect();
+        // What frees a name goes before what takes it.
         rows.sort_by_key(|row| row.desired.is_some());
-        for row in rows {
-            put(&mut transaction, row).await?;
+        if !deleted.is_empty() {
+            sqlx::query("DELETE FROM resources WHERE uid IN (SELECT value FROM json_each(?))")
+                .bind(json!(deleted).to_string())
+                .execute(&mut *transaction)
+                .await?;
+        }
+        if !rows.is_empty() {
+            let rows = rows.into_iter().map(Row::to_json).collect::<serde_json::Result<Vec<_>>>().map_err(encode)?;
+            sqlx::query(PUT_ROWS).bind(Value::from(rows).to_string()).execute(&mut *transaction).await?;
+        }
+        if !commit.retracted.is_empty() {
+            sqlx::query("DELETE FROM events WHERE id IN (SELECT value FROM json_each(?))")
+                .bind(json!(commit.retracted).to_string())
+                .execute(&mut *transaction)
+                .await?;
+        }
+        if let [first, .., last] | [first @ last] = &commit.events[..] {
+            let events = serde_json::to_string(&commit.events).map_err(encode)?;
+            sqlx::query(ADD_EVENTS).bind(events).execute(&mut *transaction).await?;
+            if (first.id - 1) / TRIM != last.id / TRIM {
+                let newest_to_go = i64::try_from(last.id.saturating_sub(HISTORY)).unwrap_or(i64::MAX);
+                sqlx::query("DELETE FROM events WHERE id <= ?").bind(newest_to_go).execute(&mut *transaction).await?;
+            }
         }
         transaction.commit().await
     }
@@ -223,28 +267,50 @@ impl Store {
     }
 }
 
-async fn put(connection: &mut SqliteConnection, row: &Row) -> sqlx::Result<()> {
-    let encode = |error: serde_json::Error| sqlx::Error::Encode(Box::new(error));
-    let desired = row.desired.as_ref().map(|spec| spec.to_json()).transpose().map_err(encode)?;
-    let applied: Result<Vec<_>, _> = row.applied.iter().map(Spec::to_json).collect();
-    sqlx::query(
-        "INSERT INTO resources (uid, kind, name, generation, created_at, updated_at, desired, applied, prior)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
-         ON CONFLICT (uid) DO UPDATE SET generation = excluded.generation, updated_at = excluded.updated_at,
-             desired = excluded.desired, applied = excluded.applied, prior = excluded.prior",
-    )
-    .bind(&row.uid)
-    .bind(row.kind.as_str())
-    .bind(row.name.as_str())
-    .bind(i64::try_from(row.generation).unwrap_or(i64::MAX))
-    .bind(row.created_at.to_string())
-    .bind(row.updated_at.to_string())
-    .bind(desired.map(|value| value.to_string()))
-    .bind(serde_json::Value::from(applied.map_err(encode)?).to_string())
-    .bind(serde_json::to_string(&row.prior).map_err(encode)?)
-    .execute(connection)
-    .await?;
-    Ok(())
+const PUT_ROWS: &str = "
+    INSERT INTO resources (uid, kind, name, generation, created_at, updated_at, desired, applied, prior)
+    SELECT value ->> 'uid', value ->> 'kind', value ->> 'name', value ->> 'generation', value ->> 'created_at',
+        value ->> 'updated_at', value ->> 'desired', value ->> 'applied', value ->> 'prior'
+    FROM json_each(?) WHERE true ORDER BY key
+    ON CONFLICT (uid) DO UPDATE SET generation = excluded.generation, updated_at = excluded.updated_at,
+        desired = excluded.desired, applied = excluded.applied, prior = excluded.prior";
+
+const ADD_EVENTS: &str = "
+    INSERT INTO events (id, time, type, kind, name, uid, detail)
+    SELECT value ->> 'id', value ->> 'time', value ->> 'type', value ->> '$.resource.kind',
+        value ->> '$.resource.name', value ->> '$.resource.uid', value ->> 'detail'
+    FROM json_each(?)";
+
+fn encode(error: serde_json::Error) -> sqlx::Error {
+    sqlx::Error::Encode(Box::new(error))
+}
+
+impl RowChange {
+    fn put(&self) -> Option<&Row> {
+        match self {
+            RowChange::Put(row) => Some(row),
+            RowChange::Delete(_) => None,
+        }
+    }
+
+    fn deleted(&self) -> Option<&str> {
+        match self {
+            RowChange::Put(_) => None,
+            RowChange::Delete(uid) => Some(uid),
+        }
+    }
+}
+
+impl Row {
+    fn to_json(&self) -> serde_json::Result<Value> {
+        Ok(json!({
+            "uid": self.uid, "kind": self.kind, "name": self.name, "generation": self.generation,
+            "created_at": self.created_at.to_string(), "updated_at": self.updated_at.to_string(),
+            "desired": self.desired.as_ref().map(Spec::to_json).transpose()?,
+            "applied": self.applied.iter().map(Spec::to_json).collect::<serde_json::Result<Vec<_>>>()?,
+            "prior": self.prior,
+        }))
+    }
 }
 
 #[derive(sqlx::FromRow)]
@@ -314,6 +380,14 @@ mod tests {
         }
     }
 
+    fn put(row: Row) -> RowChange {
+        RowChange::Put(Box::new(row))
+    }
+
+    fn rows<const N: usize>(rows: [RowChange; N]) -> Commit {
+        Commit { rows: rows.into(), ..Commit::default() }
+    }
+
     #[tokio::test]
     async fn what_was_committed_is_there_when_opened_again() {
         let dir = tempfile::tempdir().unwrap();
@@ -321,16 +395,13 @@ mod tests {
         let mut store = Store::open(&path).await.unwrap();
         let deleted =
             Row { desired: None, applied: row("a", "net0").desired.into_iter().collect(), ..row("a", "net0") };
-        store.commit(&[RowChange::Put(Box::new(row("a", "net0")))]).await.unwrap();
+        store.commit(&rows([put(row("a", "net0"))])).await.unwrap();
         // The name is taken again while what had it is not cleared away.
-        store
-            .commit(&[RowChange::Put(Box::new(row("b", "net0"))), RowChange::Put(Box::new(deleted.clone()))])
-            .await
-            .unwrap();
+        store.commit(&rows([put(row("b", "net0")), put(deleted.clone())])).await.unwrap();
         store.close().await;
         let mut store = Store::open(&path).await.unwrap();
         assert_eq!(store.load().await.unwrap(), [deleted, row("b", "net0")]);
-        store.commit(&[RowChange::Delete("a".into())]).await.unwrap();
+        store.commit(&rows([RowChange::Delete("a".into())])).await.unwrap();
         assert_eq!(store.load().await.unwrap(), [row("b", "net0")]);
     }
 
@@ -338,10 +409,10 @@ mod tests {
     async fn a_refused_commit_records_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let mut store = Store::open(&dir.path().join("netnsd.db")).await.unwrap();
-        let twice = [RowChange::Put(Box::new(row("a", "net0"))), RowChange::Put(Box::new(row("b", "net0")))];
+        let twice = rows([put(row("a", "net0")), put(row("b", "net0"))]);
         store.commit(&twice).await.unwrap_err();
         assert_eq!(store.load().await.unwrap(), []);
-        store.commit(&twice[..1]).await.unwrap();
+        store.commit(&rows([put(row("a", "net0"))])).await.unwrap();
     }
 
     #[tokio::test]

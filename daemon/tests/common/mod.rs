@@ -4,8 +4,8 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
-    os::unix::net::UnixDatagram,
+    io::{BufRead, BufReader, Read, Write},
+    os::unix::net::{UnixDatagram, UnixStream},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{
@@ -234,6 +234,23 @@ impl Host {
             content_type: header("content-type"),
             json: answer.json(),
         }
+    }
+
+    /// Opens a connection of its own and sends a request, whose answer is read as it comes: HTTP/1.0 has no chunks.
+    pub fn open(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> BufReader<UnixStream> {
+        let mut stream = UnixStream::connect(self.socket()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        write!(stream, "{method} {path} HTTP/1.0\r\n{headers}content-length: {}\r\n\r\n{body}", body.len()).unwrap();
+        BufReader::new(stream)
+    }
+
+    /// The same, read to its end: the head, and the body.
+    pub fn whole(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> (String, String) {
+        let mut text = String::new();
+        self.open(method, path, headers, body).read_to_string(&mut text).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        (head.to_owned(), body.to_owned())
     }
 
     fn send(&self, method: &str, path: &str, body: &Value) -> Answer {

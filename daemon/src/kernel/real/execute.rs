@@ -62,7 +62,7 @@ fn class(op: &Op) -> Class {
 /// Indices of links, by where they are.
 type Indices = BTreeMap<(Ns, String), u32>;
 
-pub(super) async fn execute(kernel: &mut RealKernel, ops: &[BatchOp]) -> Vec<Option<Outcome>> {
+pub(super) async fn execute(kernel: &mut RealKernel, ops: &[BatchOp], done: &dyn Fn(usize)) -> Vec<Option<Outcome>> {
     let mut outcomes: Vec<Option<Outcome>> = vec![None; ops.len()];
     let mut failed = BTreeSet::new();
     let mut indices = Indices::new();
@@ -88,6 +88,7 @@ pub(super) async fn execute(kernel: &mut RealKernel, ops: &[BatchOp]) -> Vec<Opt
             }
             outcomes[i] = Some(result);
         }
+        done(end);
         start = end;
     }
     outcomes

@@ -22,7 +22,7 @@ use rtnetlink::{
 use super::{
     Open, RealKernel,
     channel::{self, Channel},
-    message, observe, parse,
+    message, names, observe, parse,
     worker::{self, Pinned},
 };
 use crate::kernel::{BridgeSettings, Ns, ObservedLink, OpError, look, look::LookError};
@@ -109,7 +109,7 @@ impl RealKernel {
     /// Every namespace that has a name.
     pub(in crate::kernel) async fn namespaces(&mut self) -> Result<Vec<(String, NamespaceObserved)>, OpError> {
         let mut found = Vec::new();
-        for name in look::names() {
+        for name in names::listed() {
             let Ok(Pinned::Namespace(fd)) = worker::pinned(&name) else { continue };
             let open = self.open_fd(fd)?;
             let summary = observe::summary(self, &name, open).await?;
@@ -126,7 +126,7 @@ impl RealKernel {
 
     /// The namespaces that one namespace has ids for.
     pub(in crate::kernel) async fn neighbourhood(&mut self, from: &Ns) -> Result<look::Neighbourhood, OpError> {
-        let named = look::names().into_iter().filter_map(|name| match worker::pinned(&name) {
+        let named = names::listed().into_iter().filter_map(|name| match worker::pinned(&name) {
             Ok(Pinned::Namespace(fd)) => Some((Some(name), fd)),
             _ => None,
         });

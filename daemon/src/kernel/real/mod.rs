@@ -4,6 +4,7 @@ mod channel;
 mod execute;
 mod look;
 mod message;
+mod names;
 mod observe;
 mod parse;
 #[cfg(test)]
@@ -26,7 +27,7 @@ use self::{
     channel::Channel,
     worker::{Pinned, Worker},
 };
-use super::{BatchOp, Kernel, Ns, Observed, OpError, Outcome, Scope};
+use super::{BatchOp, Kernel, Notice, Ns, Observed, OpError, Outcome, Scope};
 
 /// The real kernel, as seen from the namespace that it was started in: the host's.
 #[derive(Debug)]
@@ -36,6 +37,7 @@ pub struct RealKernel {
     /// Connections of the work at hand. A connection keeps its namespace alive, so none is kept longer ([`Kernel::rest`]).
     open: BTreeMap<Ns, Open>,
     replaced: Vec<(Name, SysctlKey, String)>,
+    names: names::Names,
 }
 
 /// A namespace that is in use.
@@ -52,7 +54,13 @@ impl RealKernel {
     /// When there is no thread, or no `/proc`.
     pub fn start() -> io::Result<Self> {
         let host = Arc::new(OwnedFd::from(File::open("/proc/thread-self/ns/net")?));
-        Ok(Self { worker: Worker::start("netnsd-ns")?, host, open: BTreeMap::new(), replaced: Vec::new() })
+        Ok(Self {
+            worker: Worker::start("netnsd-ns")?,
+            host,
+            open: BTreeMap::new(),
+            replaced: Vec::new(),
+            names: names::Names::default(),
+        })
     }
 
     /// The connection into a namespace. The answer is none if there is no such namespace.
@@ -111,8 +119,16 @@ impl Kernel for RealKernel {
         observe::observe(self, scope).await
     }
 
-    async fn execute(&mut self, ops: &[BatchOp]) -> Vec<Option<Outcome>> {
-        execute::execute(self, ops).await
+    async fn execute(&mut self, ops: &[BatchOp], done: &dyn Fn(usize)) -> Vec<Option<Outcome>> {
+        execute::execute(self, ops, done).await
+    }
+
+    async fn notice(&mut self) -> Notice {
+        self.names.next().await
+    }
+
+    fn names(&mut self) -> Vec<String> {
+        names::listed()
     }
 
     fn replaced_sysctls(&mut self) -> Vec<(Name, SysctlKey, String)> {

@@ -1,0 +1,194 @@
+//! Taking down how things stand: states, events, what is tried again, what readers see.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use netnsd_api::{Code, EventType, Problem, ResourceRef, State};
+use nix::errno::Errno;
+use serde_json::json;
+
+use super::{
+    core::{Again, Core},
+    status::{self, Standing},
+    work::{Passed, Work},
+};
+use crate::{
+    kernel::{Kernel, Observed, Op, OpError},
+    plan::Verdict,
+    store::RowChange,
+};
+
+/// How often, and how long apart at first, the kernel is looked at again for a link that is still settling.
+const SETTLE: (u32, Duration) = (7, Duration::from_millis(10));
+
+/// Why a piece of work was done.
+#[derive(Debug)]
+pub(super) enum Cause {
+    /// These resources were changed by writes, those were refused and are taken back next.
+    Write { changed: BTreeSet<ResourceRef>, refused: BTreeSet<ResourceRef> },
+    /// Refused writes are taken back.
+    Undo,
+    /// A pass at boot, for a retry, for a repair.
+    Pass,
+}
+
+impl<K: Kernel> Core<K> {
+    /// Takes down how everything of a piece of work stands now.
+    pub(super) fn settle(&mut self, work: &Work, passed: &Passed, cause: &Cause) {
+        let mut gone = Vec::new();
+        let mut settled = BTreeSet::new();
+        for resource in work.parts.keys() {
+            if matches!(cause, Cause::Write { refused, .. } if refused.contains(resource)) {
+                continue;
+            }
+            settled.insert(resource);
+            let failed = passed.failures.contains_key(resource);
+            if !failed {
+                self.clear_gone(resource);
+            }
+            if self.intent.get(resource).is_none() {
+                self.standings.remove(resource);
+                gone.push(resource.clone());
+                if failed {
+                    self.retry_later(resource);
+                } else {
+                    self.retries.remove(resource);
+                }
+                continue;
+            }
+            let standing = standing_of(resource, passed);
+            match standing.state {
+                State::InSync => {
+                    self.retries.remove(resource);
+                    self.clear_leftovers(resource);
+                }
+                State::Pending => {
+                    self.clear_leftovers(resource);
+                    self.retry_later(resource);
+                }
+                _ => self.retry_later(resource),
+            }
+            self.tell(resource, &standing, passed, cause);
+            self.standings.insert(resource.clone(), standing);
+        }
+        self.view.publish(Vec::new(), &gone);
+        self.publish(settled.into_iter().chain(&work.looked_at), &passed.observed);
+    }
+
+    /// The event, if any, that a resource stands as it does now.
+    fn tell(&mut self, resource: &ResourceRef, now: &Standing, passed: &Passed, cause: &Cause) {
+        let before = self.standings.get(resource);
+        let done = passed.done.get(resource);
+        let changed = matches!(cause, Cause::Write { changed, .. } if changed.contains(resource));
+        let (what, detail) = match now.state {
+            State::InSync | State::Pending => {
+                let what = match before.map(|standing| standing.state) {
+                    _ if changed => EventType::Applied,
+                    Some(State::Failed | State::Conflict) => EventType::Applied,
+                    Some(State::Pending) if now.state == State::InSync => EventType::Applied,
+                    Some(State::Drifted) => EventType::Repaired,
+                    Some(State::InSync | State::Pending) if matches!(cause, Cause::Pass) && done.is_some() => {
+                        EventType::Repaired
+                    }
+                    None if done.is_some() => EventType::Applied,
+                    _ => return,
+                };
+                let detail = match (what, now.state) {
+                    (EventType::Repaired, _) => json!({"operations": done}),
+                    (_, State::Pending) => json!({"state": now.state, "reason": now.reason}),
+                    _ => json!({}),
+                };
+                (what, detail)
+            }
+            _ if before == Some(now) => return,
+            _ => {
+                let reason = now.reason.as_deref().unwrap_or_default();
+                tracing::warn!(%resource, reason, "not as it was asked to be");
+                (EventType::Failed, json!({"state": now.state, "reason": now.reason}))
+            }
+        };
+        let uid = self.intent.get(resource).map(|record| record.uid.as_str());
+        self.journal.add(what, resource.kind, &resource.name, uid, detail);
+    }
+
+    /// What was deleted is out of the kernel: its row goes.
+    fn clear_gone(&mut self, resource: &ResourceRef) {
+        let done: Vec<String> = self.gone_of(resource).map(|(uid, _)| uid.to_owned()).collect();
+        for uid in done {
+            self.gone.remove(&(resource.clone(), uid.clone()));
+            self.confirmations.insert(uid.clone(), RowChange::Delete(uid));
+        }
+    }
+
+    /// Nothing of earlier intents is left in the kernel.
+    fn clear_leftovers(&mut self, resource: &ResourceRef) {
+        let Some((applied, _)) = self.intent.leftovers_mut(resource) else { return };
+        if !applied.is_empty() {
+            applied.clear();
+            self.confirm(resource);
+        }
+    }
+
+    pub(super) fn retry_later(&mut self, resource: &ResourceRef) {
+        let tries = self.retries.get(resource).map_or(0, |again| again.tries + 1);
+        // 1 s, 2 s, 4 s, … 64 s.
+        let delay = Duration::from_secs(1 << tries.min(6));
+        self.retries.insert(resource.clone(), Again { at: Instant::now() + delay, tries });
+    }
+
+    /// Makes readers see what was observed of these resources.
+    pub(super) fn publish<'a>(&mut self, resources: impl IntoIterator<Item = &'a ResourceRef>, observed: &Observed) {
+        let mut entries = Vec::new();
+        for resource in resources {
+            let Some(record) = self.intent.get(resource) else {
+                self.settling.remove(resource);
+                continue;
+            };
+            let standing = self.standings.get(resource).cloned().unwrap_or_else(Standing::in_sync);
+            entries.push(status::entry(record, &standing, observed));
+            let tries = self.settling.get(resource).map_or(0, |again| again.tries + 1);
+            if status::unsettled(&record.spec, observed) && tries < SETTLE.0 {
+                let at = Instant::now() + SETTLE.1 * (1 << tries);
+                self.settling.insert(resource.clone(), Again { at, tries });
+            } else {
+                self.settling.remove(resource);
+            }
+        }
+        self.view.publish(entries, &[]);
+    }
+}
+
+fn standing_of(resource: &ResourceRef, passed: &Passed) -> Standing {
+    let (state, reason) = match (passed.failures.get(resource), passed.verdicts.get(resource)) {
+        (Some((op, error)), _) => (State::Failed, refusal(resource, op, error).detail),
+        (_, Some(Verdict::Conflict(reason))) => (State::Conflict, reason.clone()),
+        (_, Some(Verdict::Pending(reason))) => (State::Pending, reason.clone()),
+        (None, None) => return Standing::in_sync(),
+    };
+    Standing { state, reason: Some(reason) }
+}
+
+/// The kernel's refusal as a problem.
+pub(super) fn refusal(resource: &ResourceRef, op: &Op, error: &OpError) -> Problem {
+    let code = match error.errno {
+        Errno::EEXIST | Errno::EBUSY => Code::Conflict,
+        Errno::UnknownErrno | Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT | Errno::EPROTONOSUPPORT => {
+            Code::UnsupportedByKernel
+        }
+        Errno::ENOMEM | Errno::ENOBUFS | Errno::EMFILE | Errno::ENFILE => Code::KernelUnavailable,
+        _ => Code::KernelRejected,
+    };
+    let what = format!("{} of {resource} in {}", op.label(), op.ns());
+    if error.errno == Errno::UnknownErrno {
+        let detail = format!("{what}: this kernel takes it without an error and does not keep it");
+        return Problem { op: Some(op.label().into()), ..Problem::new(code, detail) };
+    }
+    Problem {
+        op: Some(op.label().into()),
+        errno: Some(format!("{:?}", error.errno)),
+        kernel_message: error.message.clone(),
+        ..Problem::new(code, format!("the kernel refused {what}: {error}"))
+    }
+}

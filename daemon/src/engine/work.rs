@@ -1,0 +1,280 @@
+//! A piece of work: what it is about, what is there, what is missing, and bringing that about.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use netnsd_api::{Kind, Progress, ResourceRef};
+use nix::errno::Errno;
+use tokio::sync::watch;
+
+use super::{
+    Did, Spec,
+    core::{Accepted, Core},
+};
+use crate::{
+    intent::{self, Record},
+    kernel::{BatchOp, Kernel, Observed, Op, OpError},
+    plan::{self, Plan, Step, Task, Verdict},
+};
+
+/// What the kernel refused, by the resource that it was for.
+pub(super) type Failures = BTreeMap<ResourceRef, (Op, OpError)>;
+
+/// What to bring about, and to which independent part of the batch each belongs.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Work {
+    pub parts: BTreeMap<ResourceRef, usize>,
+    /// Namespaces that this very batch creates: they may be attached.
+    pub created: BTreeSet<ResourceRef>,
+    /// Resources that are only looked at.
+    pub looked_at: BTreeSet<ResourceRef>,
+    /// Who wants to know how far it is.
+    pub progress: Option<watch::Sender<Progress>>,
+}
+
+impl Work {
+    /// Resources, each on its own: what cannot be done for one holds up no other.
+    pub fn each(resources: BTreeSet<ResourceRef>) -> Self {
+        let parts = resources.into_iter().enumerate().map(|(part, resource)| (resource, part)).collect();
+        Self { parts, ..Self::default() }
+    }
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub(super) struct Passed {
+    pub observed: Observed,
+    pub verdicts: BTreeMap<ResourceRef, Verdict>,
+    pub failures: Failures,
+    /// The operations that were done, by the resource that they were for.
+    pub done: BTreeMap<ResourceRef, Vec<&'static str>>,
+}
+
+impl<K: Kernel> Core<K> {
+    /// What a batch is about: what it changes, what it names that is not as it should be, and what hangs on that.
+    pub(super) fn work(&self, batch: &[Accepted]) -> Work {
+        let mut work = Work::default();
+        for (part, accepted) in batch.iter().enumerate() {
+            for (resource, did) in &accepted.decision.named {
+                if *did != Did::Unchanged || !self.stands(resource) {
+                    work.parts.entry(resource.clone()).or_insert(part);
+                }
+            }
+            for (resource, before) in &accepted.before {
+                self.take_in(&mut work, part, resource, before.as_ref());
+                if before.is_none() {
+                    work.created.insert(resource.clone());
+                }
+            }
+            if let Some(progress) = accepted.progress() {
+                work.progress = Some(progress.clone());
+            }
+        }
+        self.with_bridges(work)
+    }
+
+    /// Takes a resource that was `before` into a piece of work, with what hangs on its change.
+    pub(super) fn take_in(&self, work: &mut Work, part: usize, resource: &ResourceRef, before: Option<&Record>) {
+        let before = before.map(|record| &record.spec);
+        let after = self.intent.get(resource).map(|record| &record.spec);
+        for other in self.affected(before, after).into_iter().chain([resource.clone()]) {
+            work.parts.entry(other).or_insert(part);
+        }
+    }
+
+    /// The resources whose operations a change may call for.
+    fn affected(&self, before: Option<&Spec>, after: Option<&Spec>) -> Vec<ResourceRef> {
+        let specs = || before.into_iter().chain(after);
+        // Routes, neighbours and sysctls hang on the links of their namespace.
+        let mut found: Vec<ResourceRef> = specs()
+            .filter(|spec| spec.kind() != Kind::Namespace)
+            .flat_map(intent::namespaces_of)
+            .map(|name| ResourceRef::new(Kind::Namespace, name.clone()))
+            .filter(|resource| self.intent.get(resource).is_some())
+            .collect();
+        if let (Some(Spec::Bridge(old)), Some(Spec::Bridge(new))) = (before, after)
+            && (old.device(), &old.namespace) != (new.device(), &new.namespace)
+        {
+            found.extend(self.intent.dependents(&ResourceRef::new(Kind::Bridge, new.name.clone())));
+        }
+        found
+    }
+
+    /// Bridges of ports are looked at too: a port changes their carrier.
+    pub(super) fn with_bridges(&self, mut work: Work) -> Work {
+        let bridges: Vec<ResourceRef> = work
+            .parts
+            .keys()
+            .filter_map(|resource| self.intent.get(resource))
+            .flat_map(|record| intent::bridges_of(&record.spec))
+            .map(|name| ResourceRef::new(Kind::Bridge, name.clone()))
+            .filter(|bridge| !work.parts.contains_key(bridge))
+            .collect();
+        work.looked_at.extend(bridges);
+        work
+    }
+
+    fn tasks<'a>(
+        &'a self,
+        resources: impl Iterator<Item = &'a ResourceRef>,
+        created: &BTreeSet<ResourceRef>,
+    ) -> Vec<Task<'a>> {
+        let mut tasks = Vec::new();
+        for resource in resources {
+            if let Some(record) = self.intent.get(resource) {
+                tasks.push(Task {
+                    resource: resource.clone(),
+                    uid: &record.uid,
+                    desired: Some(&record.spec),
+                    applied: &record.applied,
+                    prior: &record.prior,
+                    attach: created.contains(resource),
+                });
+            }
+        }
+        tasks
+    }
+
+    fn gone_tasks<'a>(&'a self, work: &'a Work) -> impl Iterator<Item = Task<'a>> {
+        work.parts.keys().flat_map(|resource| {
+            self.gone_of(resource).map(|(uid, gone)| Task {
+                resource: resource.clone(),
+                uid,
+                desired: None,
+                applied: &gone.applied,
+                prior: &gone.prior,
+                attach: false,
+            })
+        })
+    }
+
+    pub(super) async fn observe(&mut self, work: &Work) -> Result<Observed, OpError> {
+        let mut tasks = self.tasks(work.parts.keys().chain(&work.looked_at), &work.created);
+        tasks.extend(self.gone_tasks(work));
+        let scope = plan::scope(&tasks);
+        self.kernel.observe(&scope).await
+    }
+
+    /// Plans a piece of work, without what has failed already: the rest is planned around what is really there.
+    fn plan(&self, work: &Work, failures: &Failures, observed: &Observed) -> Plan {
+        let mut tasks = self.tasks(work.parts.keys(), &work.created);
+        tasks.extend(self.gone_tasks(work));
+        tasks.retain(|task| !failures.contains_key(&task.resource));
+        plan::plan(&tasks, &|bridge| self.intent.bridge_device(bridge), observed)
+    }
+
+    /// Looks, and plans. What lived in namespaces and bridges that have to be made anew is taken into the work.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub(super) async fn look_and_plan(
+        &mut self,
+        work: &mut Work,
+        failures: &Failures,
+    ) -> Result<(Plan, Observed), OpError> {
+        loop {
+            let observed = self.observe(work).await?;
+            let plan = self.plan(work, failures, &observed);
+            if !self.widen(work, &plan) {
+                return Ok((plan, observed));
+            }
+        }
+    }
+
+    /// Executes a plan, and those after it until nothing is left to do.
+    pub(super) async fn bring_about(&mut self, work: &mut Work, mut plan: Plan, observed: Observed) -> Passed {
+        let mut passed = Passed { observed, ..Passed::default() };
+        let mut waiting: Vec<(Step, String)> = Vec::new();
+        for round in 0..ROUNDS {
+            passed.verdicts = plan.verdicts;
+            for (step, reason) in &waiting {
+                passed.verdicts.entry(step.resource.clone()).or_insert_with(|| Verdict::Pending(reason.clone()));
+            }
+            let steps: Vec<Step> =
+                plan.steps.into_iter().filter(|step| !waiting.iter().any(|(other, _)| other == step)).collect();
+            if steps.is_empty() {
+                break;
+            }
+            if round == ROUNDS - 1 {
+                for step in steps {
+                    let error = OpError { errno: Errno::UnknownErrno, message: None };
+                    passed.failures.entry(step.resource).or_insert((step.op, error));
+                }
+                break;
+            }
+            self.execute(work, steps, &mut passed, &mut waiting).await;
+            match self.look_and_plan(work, &passed.failures).await {
+                Ok((next, after)) => (plan, passed.observed) = (next, after),
+                Err(error) => {
+                    tracing::warn!(%error, "the kernel cannot be asked");
+                    break;
+                }
+            }
+        }
+        passed
+    }
+
+    /// Takes in what lived in namespaces and bridges that are made anew.
+    fn widen(&self, work: &mut Work, plan: &Plan) -> bool {
+        let anew = |kind: Kind, names: &BTreeSet<netnsd_api::Name>| -> Vec<ResourceRef> {
+            names.iter().map(|name| ResourceRef::new(kind, name.clone())).collect()
+        };
+        let mut grown = false;
+        let bridges = anew(Kind::Bridge, &plan.new_bridges);
+        for resource in anew(Kind::Namespace, &plan.new_namespaces).into_iter().chain(bridges) {
+            let part = work.parts.get(&resource).copied().unwrap_or_default();
+            for dependent in self.intent.dependents(&resource) {
+                let spec = self.intent.get(&dependent).map(|record| &record.spec);
+                let inside = self.affected(None, spec);
+                for other in inside.into_iter().chain([dependent]) {
+                    grown |= !work.parts.contains_key(&other);
+                    work.parts.entry(other).or_insert(part);
+                }
+            }
+        }
+        grown
+    }
+
+    async fn execute(&mut self, work: &Work, steps: Vec<Step>, passed: &mut Passed, waiting: &mut Vec<(Step, String)>) {
+        let batch: Vec<BatchOp> = steps
+            .iter()
+            .map(|step| BatchOp {
+                op: step.op.clone(),
+                part: work.parts.get(&step.resource).copied().unwrap_or_default(),
+                optional: step.may_wait,
+            })
+            .collect();
+        let before: usize = passed.done.values().map(Vec::len).sum();
+        let progress = work.progress.clone();
+        let tell = |done: usize| {
+            if let Some(progress) = &progress {
+                progress.send_replace(Progress { done: before + done, total: before + steps.len() });
+            }
+        };
+        tell(0);
+        let outcomes = self.kernel.execute(&batch, &tell).await;
+        for (step, outcome) in steps.into_iter().zip(outcomes) {
+            match outcome {
+                None => {}
+                Some(Ok(())) => passed.done.entry(step.resource).or_default().push(step.op.label()),
+                Some(Err(error)) if step.may_wait && is_not_yet(error.errno) => {
+                    let reason = format!("{} waits: {error}", step.op.label());
+                    waiting.push((step, reason));
+                }
+                Some(Err(error)) => {
+                    passed.failures.entry(step.resource).or_insert((step.op, error));
+                }
+            }
+        }
+        for (name, key, value) in self.kernel.replaced_sysctls() {
+            self.keep_prior(ResourceRef::new(Kind::Namespace, name), key, value);
+        }
+    }
+}
+
+/// How often a plan is made and executed until it must be empty.
+const ROUNDS: usize = 4;
+
+/// Errors that mean that what an operation needs is not there (yet).
+fn is_not_yet(errno: Errno) -> bool {
+    matches!(errno, Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::ENETDOWN | Errno::ENODEV | Errno::ENOENT)
+}

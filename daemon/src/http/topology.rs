@@ -1,0 +1,192 @@
+//! The whole network as one document, JSON or YAML.
+
+use std::{pin::Pin, sync::Arc};
+
+use axum::{
+    body::Body,
+    extract::{DefaultBodyLimit, RawQuery, Request, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::IntoResponse,
+    routing::get,
+};
+use netnsd_api::{
+    Bridge, Code, FieldError, Kind, Namespace, Problem, Progress, ResourceRef, TopologyResult, Veth, sparse,
+};
+use serde_json::{Map, Value};
+use tokio::sync::watch;
+
+use super::{
+    App, Routes, body, headers,
+    problem::Failure,
+    query::{Label, Query},
+    resource::{self, Answer, Asked, Served, internal},
+};
+use crate::engine::{Change, Did, Document, Placed, Write, Written};
+
+/// The largest document, in bytes.
+pub(super) const LIMIT: usize = 64 << 20;
+
+pub(super) fn routes() -> Routes {
+    vec![("/v1/topology", get(show).put(put).patch(patch).layer(DefaultBodyLimit::max(LIMIT)))]
+}
+
+async fn show(State(app): State<App>, RawQuery(query): RawQuery, headers: HeaderMap) -> Answer {
+    let mut query = Query::read(query.as_deref())?;
+    let labels = labels(&mut query)?;
+    query.finish()?;
+    let mut document = Map::new();
+    for kind in Kind::ALL {
+        let selected = |entry: &crate::engine::Entry| labels.iter().all(|label| label.holds(entry.spec.labels()));
+        let (entries, _) = app.view.list(kind, None, usize::MAX, selected);
+        let intents: Result<Vec<Value>, _> =
+            entries.iter().map(|entry| Ok(sparse(kind, entry.spec.to_json()?))).collect();
+        document.insert(kind.plural().into(), intents.map_err(|error: serde_json::Error| internal(error))?.into());
+    }
+    if headers::accepts(&headers, &body::YAML) {
+        let text = yaml_serde::to_string(&document).map_err(internal)?;
+        return Ok(([(header::CONTENT_TYPE, body::YAML[0])], text).into_response());
+    }
+    Ok(resource::json(StatusCode::OK, Value::Object(document).to_string()))
+}
+
+fn labels(query: &mut Query) -> Result<Vec<Label>, Failure> {
+    query.all("label").iter().map(|text| Label::read(text)).collect()
+}
+
+async fn put(app: State<App>, query: RawQuery, request: Request) -> Answer {
+    write(app, query, request, true).await
+}
+
+async fn patch(app: State<App>, query: RawQuery, request: Request) -> Answer {
+    write(app, query, request, false).await
+}
+
+async fn write(State(app): State<App>, RawQuery(query): RawQuery, request: Request, prune: bool) -> Answer {
+    let mut query = Query::read(query.as_deref())?;
+    let asked = Asked::take(&mut query)?;
+    let labels = labels(&mut query)?;
+    query.finish()?;
+    let lines = headers::accepts(request.headers(), &["application/x-ndjson"]);
+    let specs = read(body::document(request, LIMIT).await?)?;
+    let selects = Arc::new(move |of: &_| labels.iter().all(|label| label.holds(of)));
+    let dry_run = asked.dry_run;
+    let write = asked.write(Change::Topology(Document { specs, prune, selects }), Vec::new());
+    if lines && !dry_run { follow(app, write).await } else { answer(&app.engine.write(write).await?, dry_run) }
+}
+
+/// Reads the resources of a document.
+fn read(mut document: Map<String, Value>) -> Result<Vec<Placed>, FieldError> {
+    let mut specs = Vec::new();
+    collect::<Namespace>(&mut document, &mut specs)?;
+    collect::<Bridge>(&mut document, &mut specs)?;
+    collect::<Veth>(&mut document, &mut specs)?;
+    match document.keys().next() {
+        None => Ok(specs),
+        Some(other) => {
+            let detail = format!("unknown field `{other}`, expected `namespaces`, `bridges` or `veths`");
+            Err(FieldError::at(Code::UnknownField, &[other], detail))
+        }
+    }
+}
+
+fn collect<R: Served>(document: &mut Map<String, Value>, specs: &mut Vec<Placed>) -> Result<(), FieldError> {
+    let list = R::KIND.plural();
+    let items = match document.remove(list) {
+        None | Some(Value::Null) => return Ok(()),
+        Some(Value::Array(items)) => items,
+        Some(_) => return Err(FieldError::at(Code::InvalidField, &[list], format!("{list} is a list of resources"))),
+    };
+    for (at, item) in items.into_iter().enumerate() {
+        let place = at.to_string();
+        let below = |error: FieldError| error.below(&[list, &place]);
+        let Value::Object(map) = item else {
+            return Err(below(FieldError::new(Code::InvalidField, "", "a resource is an object")));
+        };
+        let spec = resource::read::<R>(body::without_read_only(map)).map_err(below)?.spec();
+        if spec.name().is_unset() {
+            let detail = format!("a {} in a document needs its name", R::KIND);
+            return Err(below(FieldError::new(Code::InvalidField, "/name", detail)));
+        }
+        specs.push(Placed { spec, at });
+    }
+    Ok(())
+}
+
+fn result(written: &Written) -> TopologyResult {
+    let of = |what: Did| -> Vec<ResourceRef> {
+        written.named.iter().filter(|(_, did)| *did == what).map(|(resource, _)| resource.clone()).collect()
+    };
+    TopologyResult {
+        created: of(Did::Created),
+        updated: of(Did::Updated),
+        deleted: of(Did::Deleted),
+        unchanged: of(Did::Unchanged).len(),
+    }
+}
+
+fn answer(written: &Written, dry_run: bool) -> Answer {
+    let result = serde_json::to_value(result(written)).map_err(internal)?;
+    if dry_run {
+        return resource::dry(written, result);
+    }
+    let status = if written.applied { StatusCode::OK } else { StatusCode::ACCEPTED };
+    let mut response = resource::json(status, result.to_string());
+    response.headers_mut().insert("server-timing", headers::server_timing(written));
+    Ok(response)
+}
+
+type Writing = Pin<Box<dyn Future<Output = Result<Written, Problem>> + Send>>;
+
+/// Carries a write out, and tells how far it is: one JSON object a line, the answer last. What is refused before anything
+/// was done is an answer of its own; afterwards the problem is the last line.
+async fn follow(app: App, mut write: Write) -> Answer {
+    let (sender, mut progress) = watch::channel(Progress::default());
+    write.progress = Some(sender);
+    let mut writing: Writing = Box::pin(async move { app.engine.write(write).await });
+    let begun = tokio::select! {
+        biased;
+        written = &mut writing => Err(written?),
+        Ok(()) = progress.changed() => Ok(()),
+        else => Ok(()),
+    };
+    let body = match begun {
+        Err(written) => Body::from(line(&result(&written))?),
+        Ok(()) => {
+            progress.mark_changed();
+            Body::from_stream(futures_util::stream::unfold(Some((writing, progress)), next_line))
+        }
+    };
+    let kind = HeaderValue::from_static("application/x-ndjson");
+    Ok((StatusCode::OK, [(header::CONTENT_TYPE, kind)], body).into_response())
+}
+
+type Following = Option<(Writing, watch::Receiver<Progress>)>;
+
+async fn next_line(following: Following) -> Option<(Result<Vec<u8>, serde_json::Error>, Following)> {
+    let (mut writing, mut progress) = following?;
+    let written = tokio::select! {
+        biased;
+        Ok(()) = progress.changed() => {
+            let now = *progress.borrow_and_update();
+            return Some((line(&now), Some((writing, progress))));
+        }
+        written = &mut writing => written,
+    };
+    let last = match written {
+        Ok(written) => line(&result(&written)),
+        Err(problem) => line(&problem),
+    };
+    Some((last, None))
+}
+
+fn line(value: &impl serde::Serialize) -> Result<Vec<u8>, serde_json::Error> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+impl From<serde_json::Error> for Failure {
+    fn from(error: serde_json::Error) -> Self {
+        internal(error).into()
+    }
+}

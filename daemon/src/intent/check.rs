@@ -1,0 +1,130 @@
+//! What makes sense beside everything else that is recorded: references, device names, addresses.
+
+use std::net::IpAddr;
+
+use netnsd_api::{Bridge, Code, Endpoint, FieldError, Kind, Name, Problem, Resource, ResourceRef, Veth};
+
+use super::{Intent, segment};
+use crate::{engine::Spec, kernel::Ns};
+
+impl Intent {
+    /// Checks a resource against everything that is recorded, itself included.
+    pub(super) fn check(&self, resource: &ResourceRef, spec: &Spec) -> Result<(), Problem> {
+        match spec {
+            Spec::Namespace(spec) => Ok(spec.check()?),
+            Spec::Bridge(spec) => self.check_bridge(resource, spec),
+            Spec::Veth(spec) => self.check_veth(resource, spec),
+        }
+    }
+
+    fn check_bridge(&self, resource: &ResourceRef, spec: &Bridge) -> Result<(), Problem> {
+        spec.check()?;
+        self.check_namespace(spec.namespace.as_ref(), "/namespace")?;
+        let ns = Ns::of(spec.namespace.as_ref());
+        self.check_interface(resource, &ns, spec.device(), "/interface")?;
+        for (i, address) in spec.addresses.iter().enumerate() {
+            let pointer = format!("/addresses/{i}");
+            self.check_address(resource, &ns, Some(&spec.name), address.0.addr(), &pointer)?;
+        }
+        // Ports stay in the bridge's namespace: they are moved first.
+        for port in self.dependents(resource) {
+            let Some(Spec::Veth(veth)) = self.get(&port).map(|record| &record.spec) else { continue };
+            for end in veth.endpoints.iter().filter(|end| end.bridge.as_ref() == Some(&spec.name)) {
+                if end.namespace != spec.namespace {
+                    let detail =
+                        format!("{port} is a port of it in {}: move that end first", Ns::of(end.namespace.as_ref()));
+                    let error = FieldError::new(Code::InvalidField, "/namespace", detail);
+                    return Err(Problem { resources: vec![port], ..Problem::from(error) });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_veth(&self, resource: &ResourceRef, spec: &Veth) -> Result<(), Problem> {
+        spec.check()?;
+        for (i, end) in spec.endpoints.iter().enumerate() {
+            let at = |field: &str| format!("/endpoints/{i}/{field}");
+            self.check_namespace(end.namespace.as_ref(), &at("namespace"))?;
+            let ns = Ns::of(end.namespace.as_ref());
+            self.check_interface(resource, &ns, end.device(), &at("interface"))?;
+            if let Some(bridge) = &end.bridge {
+                self.check_bridge_of(end, bridge, &at("bridge"))?;
+            }
+            let segment = segment(spec, i);
+            for (j, address) in end.addresses.iter().enumerate() {
+                self.check_address(resource, &ns, segment, address.0.addr(), &at(&format!("addresses/{j}")))?;
+            }
+        }
+        check_own_addresses(spec)
+    }
+
+    fn check_namespace(&self, namespace: Option<&Name>, pointer: &str) -> Result<(), Problem> {
+        match namespace {
+            Some(name) if !self.records[Kind::Namespace as usize].contains_key(name) => {
+                let detail = format!("there is no namespace {name}: create it first");
+                Err(FieldError::new(Code::UnknownReference, pointer, detail).into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_bridge_of(&self, end: &Endpoint, bridge: &Name, pointer: &str) -> Result<(), Problem> {
+        let Some(Spec::Bridge(found)) = self.records[Kind::Bridge as usize].get(bridge).map(|record| &record.spec)
+        else {
+            let detail = format!("there is no bridge {bridge}: create it first");
+            return Err(FieldError::new(Code::UnknownReference, pointer, detail).into());
+        };
+        if found.namespace != end.namespace {
+            let detail = format!(
+                "bridge {bridge} is in {}, this end in {}: a port and its bridge live in the same namespace",
+                Ns::of(found.namespace.as_ref()),
+                Ns::of(end.namespace.as_ref())
+            );
+            return Err(FieldError::new(Code::InvalidField, pointer, detail).into());
+        }
+        Ok(())
+    }
+
+    fn check_interface(&self, resource: &ResourceRef, ns: &Ns, device: &str, pointer: &str) -> Result<(), Problem> {
+        let Some(owner) = self.index.interface(ns, device, resource) else { return Ok(()) };
+        let detail = format!("{ns} has an interface {device:?} already, of {owner}");
+        let error = FieldError::new(Code::Duplicate, pointer, detail);
+        Err(Problem { resources: vec![owner.clone()], ..Problem::from(error) })
+    }
+
+    fn check_address(
+        &self,
+        resource: &ResourceRef,
+        ns: &Ns,
+        segment: Option<&Name>,
+        address: IpAddr,
+        pointer: &str,
+    ) -> Result<(), Problem> {
+        let in_ns = self.index.address(ns, address, resource).map(|owner| (owner, ns.to_string()));
+        let on_bridge = segment.and_then(|bridge| {
+            Some((self.index.segment_address(bridge, address, resource)?, format!("bridge {bridge}")))
+        });
+        match in_ns.or(on_bridge) {
+            Some((owner, place)) => {
+                let detail = format!("{address} is given twice in {place}: {owner} has it already");
+                let error = FieldError::new(Code::Duplicate, pointer, detail);
+                Err(Problem { resources: vec![owner.clone()], ..Problem::from(error) })
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+fn check_own_addresses(veth: &Veth) -> Result<(), Problem> {
+    let [a, b] = &veth.endpoints;
+    let one_place = a.namespace == b.namespace || segment(veth, 0).is_some();
+    for (i, address) in b.addresses.iter().enumerate().filter(|_| one_place) {
+        let same = |other: &&netnsd_api::Cidr| other.0.addr() == address.0.addr();
+        if a.addresses.iter().any(|other| same(&other)) && !netnsd_api::is_link_local(address.0.addr()) {
+            let detail = format!("both ends have the address {}", address.0.addr());
+            return Err(FieldError::new(Code::Duplicate, format!("/endpoints/1/addresses/{i}"), detail).into());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,221 @@
+//! What a write would change, or why it may not.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use netnsd_api::{Code, FieldError, InterfaceName, Kind, Name, Problem, ResourceRef, Veth};
+
+use super::{Decision, Intent, Record};
+use crate::{
+    engine::{Change, Did, Precondition, Spec, Write},
+    kernel::Ns,
+};
+
+impl Intent {
+    /// What a write would change.
+    ///
+    /// # Errors
+    /// Why it may not: a precondition, a reference, a name that is taken, a field.
+    pub fn decide(&mut self, write: &Write, now: Timestamp, new_uid: &dyn Fn() -> String) -> Result<Decision, Problem> {
+        match &write.change {
+            Change::Create(spec) => {
+                let spec = self.named(spec.clone());
+                let resource = spec.resource();
+                check_preconditions(&write.preconditions, self.get(&resource))?;
+                if self.get(&resource).is_some() {
+                    let detail = format!("{resource} exists already: PUT replaces it, PATCH changes it");
+                    return Err(Problem { resources: vec![resource], ..Problem::new(Code::AlreadyExists, detail) });
+                }
+                self.decide_put(spec, now, new_uid)
+            }
+            Change::Put(spec) => {
+                check_preconditions(&write.preconditions, self.get(&spec.resource()))?;
+                self.decide_put(spec.clone(), now, new_uid)
+            }
+            Change::Edit(resource, edit) => {
+                let record = self.get(resource).ok_or_else(|| not_found(resource))?;
+                check_preconditions(&write.preconditions, Some(record))?;
+                self.decide_put(edit(&record.spec)?, now, new_uid)
+            }
+            Change::Delete { resource, cascade } => {
+                let record = self.get(resource).ok_or_else(|| not_found(resource))?;
+                check_preconditions(&write.preconditions, Some(record))?;
+                self.decide_delete(resource, *cascade, now)
+            }
+            Change::Topology(document) => self.decide_topology(document, now, new_uid),
+        }
+    }
+
+    /// Gives a veth pair that was sent without a name the first free one.
+    fn named(&self, mut spec: Spec) -> Spec {
+        if let Spec::Veth(veth) = &mut spec
+            && veth.name.is_unset()
+        {
+            let taken = &self.records[Kind::Veth as usize];
+            let free = (0..=taken.len())
+                .filter_map(|n| format!("veth{n}").parse().ok())
+                .find(|name| !taken.contains_key(name));
+            veth.name = free.unwrap_or_else(Name::unset);
+        }
+        spec
+    }
+
+    fn decide_put(&self, mut spec: Spec, now: Timestamp, new_uid: &dyn Fn() -> String) -> Result<Decision, Problem> {
+        let resource = spec.resource();
+        let current = self.get(&resource);
+        self.complete(&mut spec, current.map(|record| &record.spec))?;
+        let (did, record) = next(current, spec, now, new_uid);
+        if let Some(record) = &record {
+            self.check(&resource, &record.spec)?;
+        }
+        let changes = record.map(|record| (resource.clone(), Some(record))).into_iter().collect();
+        Ok(Decision { named: vec![(resource, did)], changes })
+    }
+
+    /// Fills in what the daemon chooses: device names; and keeps what is of creation only.
+    pub(super) fn complete(&self, spec: &mut Spec, current: Option<&Spec>) -> Result<(), Problem> {
+        match (spec, current) {
+            (Spec::Namespace(spec), Some(Spec::Namespace(current))) => {
+                if spec.attach.is_some() && spec.attach != current.attach {
+                    let detail = format!("namespace {} exists already: attach is for its creation only", spec.name);
+                    return Err(FieldError::new(Code::InvalidField, "/attach", detail).into());
+                }
+                spec.attach.clone_from(&current.attach);
+            }
+            (Spec::Bridge(spec), _) if spec.interface.is_none() => spec.interface = spec.name.as_str().parse().ok(),
+            (Spec::Veth(spec), current) => {
+                let current = match current {
+                    Some(Spec::Veth(current)) => Some(current),
+                    _ => None,
+                };
+                self.name_ends(spec, current);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn name_ends(&self, spec: &mut Veth, current: Option<&Veth>) {
+        let resource = ResourceRef::new(Kind::Veth, spec.name.clone());
+        for end in 0..2 {
+            if spec.endpoints[end].interface.is_some() {
+                continue;
+            }
+            let ns = Ns::of(spec.endpoints[end].namespace.as_ref());
+            let kept = current.and_then(|current| current.endpoints[end].interface.clone());
+            let other = &spec.endpoints[1 - end];
+            let taken_by_other =
+                |name: &InterfaceName| Ns::of(other.namespace.as_ref()) == ns && other.interface.as_ref() == Some(name);
+            let free = |name: &InterfaceName| {
+                !taken_by_other(name) && self.index.interface(&ns, name.as_str(), &resource).is_none()
+            };
+            // One name more than there are claims is enough to find a free one.
+            let automatic = || (0..).filter_map(|n: u32| format!("veth{n}").parse().ok()).find(|name| free(name));
+            spec.endpoints[end].interface = kept.filter(free).or_else(automatic);
+        }
+    }
+
+    fn decide_delete(&self, resource: &ResourceRef, cascade: bool, now: Timestamp) -> Result<Decision, Problem> {
+        let dependents = self.dependents(resource);
+        if !dependents.is_empty() && !cascade {
+            let way_out = match resource.kind {
+                Kind::Bridge => "?cascade=true lets them go",
+                _ => "?cascade=true deletes them too",
+            };
+            return Err(in_use(resource, dependents, way_out));
+        }
+        let mut changes = Vec::new();
+        match resource.kind {
+            // A namespace takes its bridges and veths along; ports of its bridges are in it too.
+            Kind::Namespace => changes.extend(dependents.into_iter().map(|other| (other, None))),
+            // A bridge lets its ports go.
+            Kind::Bridge => {
+                for port in dependents {
+                    let Some(old) = self.get(&port) else { continue };
+                    changes.push((port, Some(release(old, &resource.name, now))));
+                }
+            }
+            Kind::Veth => {}
+        }
+        changes.push((resource.clone(), None));
+        Ok(Decision { named: vec![(resource.clone(), Did::Deleted)], changes })
+    }
+}
+
+/// What a resource becomes once this is asked of it; no record where it is so already.
+pub(super) fn next(
+    current: Option<&Record>,
+    spec: Spec,
+    now: Timestamp,
+    new_uid: &dyn Fn() -> String,
+) -> (Did, Option<Record>) {
+    match current {
+        Some(current) if current.spec == spec => (Did::Unchanged, None),
+        Some(current) => (Did::Updated, Some(updated(current, spec, now))),
+        None => {
+            let record = Record {
+                uid: new_uid(),
+                generation: 1,
+                created_at: now,
+                updated_at: now,
+                spec,
+                applied: Vec::new(),
+                prior: BTreeMap::new(),
+            };
+            (Did::Created, Some(record))
+        }
+    }
+}
+
+fn updated(old: &Record, spec: Spec, now: Timestamp) -> Record {
+    let mut applied = old.applied.clone();
+    applied.push(old.spec.clone());
+    Record { spec, generation: old.generation + 1, updated_at: now, applied, ..old.clone() }
+}
+
+/// That something cannot go because of what uses it.
+pub(super) fn in_use(resource: &ResourceRef, dependents: Vec<ResourceRef>, way_out: &str) -> Problem {
+    let names: Vec<String> = dependents.iter().map(ToString::to_string).collect();
+    let detail = format!("{resource} is used by {}; {way_out}", names.join(", "));
+    Problem { resources: dependents, ..Problem::new(Code::InUse, detail) }
+}
+
+/// The veth without its ends' being ports of this bridge.
+fn release(old: &Record, bridge: &Name, now: Timestamp) -> Record {
+    let mut spec = old.spec.clone();
+    if let Spec::Veth(veth) = &mut spec {
+        for end in veth.endpoints.iter_mut().filter(|end| end.bridge.as_ref() == Some(bridge)) {
+            end.bridge = None;
+            end.port = netnsd_api::Port::default();
+        }
+    }
+    updated(old, spec, now)
+}
+
+fn not_found(resource: &ResourceRef) -> Problem {
+    Problem::new(Code::NotFound, format!("there is no {resource}"))
+}
+
+fn check_preconditions(preconditions: &[Precondition], current: Option<&Record>) -> Result<(), Problem> {
+    for precondition in preconditions {
+        let holds = match (precondition, current) {
+            (Precondition::Match(None), current) => current.is_some(),
+            (Precondition::Match(Some(generations)), current) => {
+                current.is_some_and(|record| generations.contains(&record.generation))
+            }
+            (Precondition::NoneMatch(None), current) => current.is_none(),
+            (Precondition::NoneMatch(Some(generations)), current) => {
+                current.is_none_or(|record| !generations.contains(&record.generation))
+            }
+        };
+        if !holds {
+            let now = current
+                .map_or("it does not exist".to_owned(), |record| format!("its ETag is \"{}\"", record.generation));
+            return Err(Problem::new(
+                Code::PreconditionFailed,
+                format!("the resource is not as the request expects: {now}"),
+            ));
+        }
+    }
+    Ok(())
+}

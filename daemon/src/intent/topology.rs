@@ -1,0 +1,113 @@
+//! A whole document of resources, weighed as one change.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use netnsd_api::{Code, FieldError, Problem, ResourceRef};
+
+use super::{
+    Decision, Intent, Record,
+    decide::{in_use, next},
+};
+use crate::engine::{Did, Document, Placed, Spec};
+
+impl Intent {
+    /// What a document would change. Its resources are checked as they will be among each other: they are all put in
+    /// place, looked at, and taken back.
+    pub(super) fn decide_topology(
+        &mut self,
+        document: &Document,
+        now: Timestamp,
+        new_uid: &dyn Fn() -> String,
+    ) -> Result<Decision, Problem> {
+        let mut named = BTreeSet::new();
+        for placed in &document.specs {
+            if !named.insert(placed.spec.resource()) {
+                let detail = format!("{} is given twice in this document", placed.spec.resource());
+                return Err(below(placed, FieldError::new(Code::Duplicate, "/name", detail).into()));
+            }
+        }
+        // What a document names by an old label is still named by it.
+        let selected = |placed: &&Placed| {
+            let recorded = self.get(&placed.spec.resource());
+            let labels = recorded.map(|record| record.spec.labels()).into_iter().chain([placed.spec.labels()]);
+            labels.into_iter().any(|labels| (document.selects)(labels))
+        };
+        let specs: Vec<&Placed> = document.specs.iter().filter(selected).collect();
+        let unwanted = |(resource, record): &(ResourceRef, &Record)| {
+            document.prune && !named.contains(resource) && (document.selects)(record.spec.labels())
+        };
+        let deleted: Vec<ResourceRef> = self.all().filter(unwanted).map(|(resource, _)| resource).collect();
+
+        let mut before = Vec::new();
+        let result = self.put_in_place(&specs, &deleted, now, new_uid, &mut before);
+        for (resource, record) in before.into_iter().rev() {
+            self.set(&resource, record);
+        }
+        result
+    }
+
+    fn put_in_place(
+        &mut self,
+        specs: &[&Placed],
+        deleted: &[ResourceRef],
+        now: Timestamp,
+        new_uid: &dyn Fn() -> String,
+        before: &mut Vec<(ResourceRef, Option<Record>)>,
+    ) -> Result<Decision, Problem> {
+        let mut decision = Decision { named: Vec::new(), changes: Vec::new() };
+        for resource in deleted {
+            before.push((resource.clone(), self.set(resource, None)));
+            decision.named.push((resource.clone(), Did::Deleted));
+            decision.changes.push((resource.clone(), None));
+        }
+        // Names are chosen last, beside those that were asked for.
+        let (unnamed, whole): (Vec<&Placed>, Vec<&Placed>) = specs.iter().partition(|placed| has_unnamed_end(placed));
+        let mut changed = Vec::new();
+        for placed in whole.into_iter().chain(unnamed) {
+            let resource = placed.spec.resource();
+            let mut spec = placed.spec.clone();
+            let current = self.get(&resource);
+            self.complete(&mut spec, current.map(|record| &record.spec)).map_err(|problem| below(placed, problem))?;
+            let (did, record) = next(current, spec, now, new_uid);
+            decision.named.push((resource.clone(), did));
+            if let Some(record) = record {
+                before.push((resource.clone(), self.set(&resource, Some(record.clone()))));
+                decision.changes.push((resource, Some(record)));
+                changed.push(placed);
+            }
+        }
+        for placed in changed {
+            let resource = placed.spec.resource();
+            if let Some(record) = self.get(&resource) {
+                self.check(&resource, &record.spec).map_err(|problem| below(placed, problem))?;
+            }
+        }
+        for resource in deleted {
+            let dependents = self.dependents(resource);
+            // Where the document itself says so, the mistake is there.
+            for placed in specs.iter().filter(|placed| dependents.contains(&placed.spec.resource())) {
+                self.check(&placed.spec.resource(), &placed.spec).map_err(|problem| below(placed, problem))?;
+            }
+            if !dependents.is_empty() {
+                return Err(in_use(resource, dependents, "the document must name it, or not leave those behind"));
+            }
+        }
+        decision.named.sort();
+        Ok(decision)
+    }
+}
+
+fn has_unnamed_end(placed: &Placed) -> bool {
+    match &placed.spec {
+        Spec::Veth(veth) => veth.endpoints.iter().any(|end| end.interface.is_none()),
+        _ => false,
+    }
+}
+
+/// A problem of one resource, with its place in the document.
+fn below(placed: &Placed, mut problem: Problem) -> Problem {
+    let place = placed.pointer();
+    problem.pointer = Some(place + problem.pointer.as_deref().unwrap_or_default());
+    problem
+}
