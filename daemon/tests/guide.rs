@@ -36,9 +36,30 @@ const UNSHOWN: [&str; 7] =
 
 /// Members whose values differ from run to run.
 const VOLATILE: [&str; 24] = [
-    "uid", "created_at", "updated_at", "time", "inode", "index", "mac", "bridge_id", "root_id", "rtt_ms", "duration_ms",
-    "age_s", "statistics", "hostname", "kernel", "boot_id", "started_at", "listen", "features", "version", "id", "pid",
-    "operstate", "detail_time",
+    "uid",
+    "created_at",
+    "updated_at",
+    "time",
+    "inode",
+    "index",
+    "mac",
+    "bridge_id",
+    "root_id",
+    "rtt_ms",
+    "duration_ms",
+    "age_s",
+    "statistics",
+    "hostname",
+    "kernel",
+    "boot_id",
+    "started_at",
+    "listen",
+    "features",
+    "version",
+    "id",
+    "pid",
+    "operstate",
+    "detail_time",
 ];
 
 fn root() -> PathBuf {
