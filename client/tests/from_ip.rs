@@ -1,5 +1,5 @@
 //! `docs/from-ip.md` is true: the columns of its tables are run on a host each, and after each row the three hosts are
-//! the same to `ip` and `bridge`.
+//! the same to `ip` and `bridge`. And so are the tours of the README.
 
 use std::{
     fs,
@@ -67,6 +67,7 @@ impl Host {
             .args(["-e", "-c", &format!("{}\n{script}", self.functions)])
             .env("PATH", format!("{bin}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"))
             .env("PID", self.nameless.id().to_string())
+            .current_dir(root())
             .stdin(Stdio::null())
             .output()
             .unwrap()
@@ -182,8 +183,12 @@ fn has(program: &str) -> bool {
     found
 }
 
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
 fn document() -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/from-ip.md")).unwrap()
+    fs::read_to_string(root().join("docs/from-ip.md")).unwrap()
 }
 
 /// The pieces of text that are code.
@@ -204,13 +209,18 @@ fn rows(document: &str, heading: &str) -> Vec<[Vec<String>; 3]> {
     rows.collect()
 }
 
-/// Runs a table.
-fn holds(heading: &str, needs: &[&str]) {
-    if !needs.iter().chain(&["curl", "unshare"]).all(|program| has(program)) {
-        return;
-    }
+/// Whether all that a test needs is there.
+fn can_run(needs: &[&str]) -> bool {
     if !netnsd().exists() {
         eprintln!("skipped: {} is not built (cargo build -p netnsd)", netnsd().display());
+        return false;
+    }
+    needs.iter().chain(&["curl", "unshare"]).all(|program| has(program))
+}
+
+/// Runs a table.
+fn holds(heading: &str, needs: &[&str]) {
+    if !can_run(needs) {
         return;
     }
     let document = document();
@@ -252,4 +262,35 @@ fn bridges_from_ip_and_bridge() {
 #[test]
 fn bridges_from_brctl() {
     holds("Bridges, from brctl", &["ip", "bridge", "brctl"]);
+}
+
+/// The tours say that they do the same: so they do, step by step up to the last, which takes it all away.
+#[test]
+fn the_tours_of_the_readme() {
+    if !can_run(&["ip"]) {
+        return;
+    }
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let tour = |heading: &str| {
+        let (_, section) = readme.split_once(&format!("\n## {heading}\n")).unwrap();
+        section.split("```sh\n").nth(1).unwrap().split("```").next().unwrap().to_owned()
+    };
+    let curl = tour("Five minutes with curl");
+    let (curl, document) = curl.split_once("# Everything in one document").unwrap();
+    let netnsctl = tour("The same with netnsctl");
+    let (netnsctl, end) = netnsctl.split_once("netnsctl status\n").unwrap();
+    let hosts = [Column::Curl, Column::Netnsctl].map(|column| Host::new(column, ""));
+    for (host, script) in hosts.iter().zip([curl, netnsctl]) {
+        let output = host.sh(script);
+        assert!(output.status.success(), "{script}\n{}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert_eq!(hosts[0].network(), hosts[1].network());
+    let nothing = Host::new(Column::ByHand, "").network();
+    let functions = curl.lines().find(|line| line.starts_with("api()")).unwrap();
+    let ends = [format!("{functions}\n# {document}"), format!("netnsctl status\n{end}")];
+    for (host, script) in hosts.iter().zip(ends) {
+        let output = host.sh(&script);
+        assert!(output.status.success(), "{script}\n{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(host.network(), nothing);
+    }
 }
