@@ -184,7 +184,7 @@ fn pretty(text: &str) -> String {
 
 fn spread(json: &Json, indent: usize, out: &mut String) {
     let (open, close, members): (_, _, Vec<(String, &Json)>) = match json {
-        _ if room(out) >= flat(json).chars().count() + 1 => return *out += &flat(json),
+        _ if room(out) > flat(json).chars().count() => return *out += &flat(json),
         Json::Object(members) => {
             ('{', '}', members.iter().map(|(key, value)| (format!("\"{key}\": "), value)).collect())
         }
