@@ -161,12 +161,10 @@ fn start(sandbox: &Sandbox, dir: &Path) -> Child {
         .spawn()
         .unwrap();
     let mut text = [0; 256];
-    loop {
-        let size = notify.recv(&mut text).expect("netnsd gets ready");
-        if text[..size].starts_with(b"READY=1") {
-            return daemon;
-        }
-    }
+    let mut told =
+        || notify.recv(&mut text).map(|size| text[..size].starts_with(b"READY=1")).expect("netnsd gets ready");
+    while !told() {}
+    daemon
 }
 
 /// The daemon's program, which lies beside netnsctl if it was built.
