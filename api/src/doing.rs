@@ -167,7 +167,7 @@ pub struct ProcessNamespace {
     /// The process.
     pub pid: u32,
     /// The namespace's name; null if it has none, as the host's.
-    pub name: Option<String>,
+    pub namespace: Option<String>,
     /// The namespace's inode number.
     pub inode: u64,
 }

@@ -194,3 +194,31 @@ fn what_others_made_is_a_conflict_and_stays() {
     assert_eq!(theirs["managed"], false);
     assert!(host.get("/v1/namespaces/theirs/links").ok()["items"][0]["name"] == "lo");
 }
+
+#[test]
+fn a_client_that_still_sends_sees_the_answer() {
+    use std::{
+        io::{Read, Write},
+        os::unix::net::UnixStream,
+        time::Duration,
+    };
+    let host = Host::started();
+    // Neither has a reason to read the body: the one is a DELETE (Ansible sends `null` with it), the other is refused for
+    // its head.
+    for (head, status) in [
+        ("DELETE /v1/namespaces/nobody HTTP/1.1\r\nContent-Type: application/json", 404),
+        ("PUT /v1/namespaces/net0?colour=red HTTP/1.1\r\nContent-Type: application/json", 400),
+    ] {
+        let mut stream = UnixStream::connect(host.socket()).unwrap();
+        write!(stream, "{head}\r\nHost: x\r\nConnection: close\r\nContent-Length: 4\r\n\r\n").unwrap();
+        // An answer that comes now is an answer with the door shut.
+        stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        let mut answer = [0; 4096];
+        stream.read(&mut answer).unwrap_err();
+        write!(stream, "null").unwrap();
+        stream.set_read_timeout(None).unwrap();
+        let length = stream.read(&mut answer).unwrap();
+        let answer = String::from_utf8_lossy(&answer[..length]);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+    }
+}

@@ -61,7 +61,7 @@ fn processes_are_identified_and_listed() {
             .any(|process| process["pid"] == sleeper.id() && process["command"] == "sleep")
     });
     let answer = host.get(&format!("/v1/processes/{}/namespace", sleeper.id())).ok();
-    assert_eq!(answer["name"], "net0");
+    assert_eq!(answer["namespace"], "net0");
     sleeper.kill().unwrap();
     sleeper.wait().unwrap();
     host.get("/v1/processes/4000000/namespace").refused(404, "not_found", None);
@@ -380,7 +380,7 @@ fn a_process_namespace_is_attached() {
     });
     let made = host.put("/v1/namespaces/caught", json!({"attach": {"pid": holder.id()}}));
     assert_eq!(made.status, 201, "{}", made.json);
-    assert_eq!(host.get(&format!("/v1/processes/{}/namespace", holder.id())).ok()["name"], "caught");
+    assert_eq!(host.get(&format!("/v1/processes/{}/namespace", holder.id())).ok()["namespace"], "caught");
     host.put("/v1/namespaces/nobody", json!({"attach": {"pid": 4_000_000}})).refused(422, "kernel_rejected", None);
     assert!(!host.sh("test -e /run/netns/nobody").status.success());
     holder.kill().unwrap();

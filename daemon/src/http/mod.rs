@@ -12,6 +12,7 @@ mod problem;
 mod processes;
 mod query;
 mod resource;
+mod rest;
 mod serve;
 #[cfg(test)]
 mod tests;
@@ -95,6 +96,7 @@ pub fn router(app: App) -> Router {
         .fold(Router::new(), add)
         .fallback(any(problem::no_such_path))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(middleware::from_fn(rest::taken_in))
         .layer(CatchPanicLayer::custom(problem::panicked))
         .layer(middleware::from_fn(problem::only_problems))
         .layer(middleware::from_fn(headers::request_id))

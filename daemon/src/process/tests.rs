@@ -292,9 +292,9 @@ fn processes_are_found_and_identified() {
         };
         tokio::select! {
             result = p.exec(&name, &request) => panic!("{result:?}"),
-            found = identified => assert_eq!(found.name.as_deref(), Some("a")),
+            found = identified => assert_eq!(found.namespace.as_deref(), Some("a")),
         }
-        assert_eq!(p.identify(std::process::id()).await.unwrap().name, None);
+        assert_eq!(p.identify(std::process::id()).await.unwrap().namespace, None);
         assert_eq!(p.identify(0).await.unwrap_err().code, Code::NotFound);
     });
 }

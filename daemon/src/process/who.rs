@@ -57,7 +57,7 @@ pub(super) fn identify(pid: u32) -> Result<ProcessNamespace, Problem> {
         }
         _ => failed("look at the process", errno(&error)),
     })?;
-    Ok(ProcessNamespace { pid, name: name_of(key), inode: key.1 })
+    Ok(ProcessNamespace { pid, namespace: name_of(key), inode: key.1 })
 }
 
 /// The first name, in their order, that pins the namespace.

@@ -203,7 +203,7 @@ pub async fn identify(context: &Context, pid: Option<u32>) -> Result<(), Failure
     if context.format == Format::Json {
         return line(&answer);
     }
-    serde_json::from_slice::<ProcessNamespace>(&answer)?.name.map_or(Ok(()), line)
+    serde_json::from_slice::<ProcessNamespace>(&answer)?.namespace.map_or(Ok(()), line)
 }
 
 /// Lists the processes of a namespace.
