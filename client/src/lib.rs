@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, head
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
+pub use netnsd_api::shell_word;
 use netnsd_api::{
     About, Exec, ExecResult, Items, Link, LinkAddress, LiveNeighbour, LiveRoute, Name, Page, Ping, PingResult, Problem,
     Process, Ready, Resource, Stored,
@@ -309,28 +310,5 @@ impl Client {
     /// See [`Error`].
     pub async fn ping(&self, namespace: &Name, ping: &Ping) -> Result<PingResult, Error> {
         self.call(Method::POST, &format!("/v1/namespaces/{namespace}/ping"), Some(ping)).await
-    }
-}
-
-/// A word as a POSIX shell takes it: quoted where it needs that.
-pub fn shell_word(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/' | ':' | '@' | '%' | '+' | ',');
-    if !word.is_empty() && word.chars().all(plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', r"'\''"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_shell_reads_quoted_words_as_they_are() {
-        for word in ["plain", "", "it's", "{\"a\": [1, '2']}", "$HOME `x` \\ \"", "two\nlines", "!#&;|<>*?~"] {
-            let script = format!("printf %s {}", shell_word(word));
-            let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
-            assert_eq!(String::from_utf8(output.stdout).unwrap(), word);
-        }
     }
 }

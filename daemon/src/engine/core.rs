@@ -26,7 +26,7 @@ use super::{
 use crate::{
     intent::{self, Decision, Intent, Record},
     kernel::{Kernel, Notice, Ns, Observed},
-    plan::{Plan, Step, Verdict},
+    plan::{self, Plan, Step, Verdict},
     store::{Commit, Row, RowChange, Store, StoreError},
 };
 
@@ -551,6 +551,7 @@ impl<K: Kernel> Core<K> {
             op: step.op.label().to_owned(),
             namespace: step.op.ns().name().cloned(),
             resource: step.resource.clone(),
+            command: plan::command(&step.op),
         };
         let written = Written { entry, plan: plan.steps.iter().map(operation).collect(), ..self.written(&accepted) };
         self.take_back(&accepted, false);

@@ -184,13 +184,15 @@ impl<K: Kernel> Core<K> {
     pub(super) async fn bring_about(&mut self, work: &mut Work, mut plan: Plan, observed: Observed) -> Passed {
         let mut passed = Passed { observed, ..Passed::default() };
         let mut waiting: Vec<(Step, String)> = Vec::new();
+        let mut blind: Vec<Step> = Vec::new();
         for round in 0..ROUNDS {
             passed.verdicts = plan.verdicts;
             for (step, reason) in &waiting {
                 passed.verdicts.entry(step.resource.clone()).or_insert_with(|| Verdict::Pending(reason.clone()));
             }
-            let steps: Vec<Step> =
-                plan.steps.into_iter().filter(|step| !waiting.iter().any(|(other, _)| other == step)).collect();
+            let tried = |step: &Step| blind.contains(step) || waiting.iter().any(|(other, _)| other == step);
+            let steps: Vec<Step> = plan.steps.into_iter().filter(|step| !tried(step)).collect();
+            blind.extend(steps.iter().filter(|step| step.blind).cloned());
             if steps.is_empty() {
                 break;
             }
