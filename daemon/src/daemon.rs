@@ -171,7 +171,7 @@ fn start_rooms(settings: &Settings, serving: &Serving, stopping: &watch::Receive
     let view = Arc::new(View::default());
     let database = settings.state_dir.join("netnsd.db");
     let (shown, newest) = watch::channel(0);
-    let (engine, thread) = Engine::start(&database, view.clone(), shown, RealKernel::start)
+    let (engine, thread) = Engine::start(&database, view.clone(), shown, settings.policy, RealKernel::start)
         .map_err(|error| Failure::Other(error.to_string()))?;
     let app = App {
         engine,

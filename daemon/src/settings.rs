@@ -4,11 +4,14 @@ use std::{
     fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use clap::{Parser, Subcommand};
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
+
+use crate::engine::Policy;
 
 /// Where the configuration is read from if it exists and no other is named.
 pub const CONFIG: &str = "/etc/netnsd/netnsd.toml";
@@ -56,6 +59,13 @@ pub struct Flags {
     /// File with the bearer token that TCP asks for [env: NETNSD_TOKEN_FILE]
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<String>,
+    /// What is done about changes by others: auto repairs them, report only tells of them [env: NETNSD_REPAIR] [default: auto]
+    #[arg(long, value_name = "HOW")]
+    pub repair: Option<String>,
+    /// In how many seconds everything is compared with the kernel once, besides what is heard of changes
+    /// [env: NETNSD_RECONCILE_INTERVAL_S] [default: 60]
+    #[arg(long, value_name = "SECONDS")]
+    pub reconcile_interval_s: Option<String>,
     /// How the log on stderr is written: text or json [env: NETNSD_LOG_FORMAT] [default: text]
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
@@ -69,7 +79,15 @@ struct File {
     socket: Option<String>,
     listen: Option<Vec<String>>,
     token_file: Option<String>,
+    repair: Option<String>,
+    #[serde(default, deserialize_with = "number")]
+    reconcile_interval_s: Option<String>,
     log_format: Option<String>,
+}
+
+/// A number, as the flag and the environment have it: as text.
+fn number<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Option<String>, D::Error> {
+    u64::deserialize(from).map(|number| Some(number.to_string()))
 }
 
 /// How the log is written.
@@ -93,6 +111,8 @@ pub struct Settings {
     pub listen: Vec<SocketAddr>,
     /// The file with the bearer token; there if `listen` is not empty.
     pub token_file: Option<PathBuf>,
+    /// What is done about changes by others.
+    pub policy: Policy,
     /// How the log is written.
     pub log_format: LogFormat,
     /// What the log lets through (`NETNSD_LOG`, written as in `RUST_LOG`).
@@ -160,6 +180,7 @@ impl Settings {
             socket: sources.socket()?,
             listen,
             token_file: token_file.map(|given| path(&given.as_str())).transpose()?,
+            policy: Policy { repair: sources.repair()?, interval: sources.interval()? },
             log_format: sources.log_format()?,
             log: log_filter(&env)?,
         })
@@ -199,6 +220,23 @@ impl Sources<'_> {
         file: impl Fn(&File) -> &Option<String>,
     ) -> Result<PathBuf> {
         self.one(key, flag, file).map_or_else(|| Ok(default.into()), |given| path(&given.as_str()))
+    }
+
+    fn repair(&self) -> Result<bool> {
+        let Some(given) = self.one("repair", |flags| &flags.repair, |file| &file.repair) else { return Ok(true) };
+        match given.value.as_str() {
+            "auto" => Ok(true),
+            "report" => Ok(false),
+            _ => Err(given.as_str().wrong("it must be auto or report")),
+        }
+    }
+
+    fn interval(&self) -> Result<Duration> {
+        let key = "reconcile_interval_s";
+        let given = self.one(key, |flags| &flags.reconcile_interval_s, |file| &file.reconcile_interval_s);
+        let Some(given) = given else { return Ok(Policy::default().interval) };
+        let seconds = given.value.parse().ok().filter(|seconds| (1..=86_400).contains(seconds));
+        seconds.map(Duration::from_secs).ok_or_else(|| given.as_str().wrong("it must be 1 to 86400 seconds"))
     }
 
     fn socket(&self) -> Result<PathBuf> {
@@ -332,12 +370,13 @@ mod tests {
         assert_eq!(settings.socket, Path::new("/run/netnsd/netnsd.sock"));
         assert_eq!((settings.listen.len(), settings.token_file), (0, None));
         assert_eq!((settings.log_format, settings.log.as_str()), (LogFormat::Text, "info"));
+        assert_eq!(settings.policy, Policy::default());
     }
 
     #[test]
     fn flag_over_environment_over_file() {
         let file = file(
-            "state_dir = '/file'\nsocket = '/file.sock'\nlog_format = 'json'\nlisten = ['127.0.0.1:1']\ntoken_file = '/t'",
+            "state_dir = '/file'\nsocket = '/file.sock'\nlog_format = 'json'\nrepair = 'report'\nreconcile_interval_s = 7\nlisten = ['127.0.0.1:1']\ntoken_file = '/t'",
         );
         let config = file.path().to_str().unwrap();
         let env = [("NETNSD_CONFIG", config), ("NETNSD_SOCKET", "/env.sock"), ("NETNSD_STATE_DIR", "/env")];
@@ -345,6 +384,7 @@ mod tests {
         assert_eq!(settings.state_dir, Path::new("/flag"));
         assert_eq!(settings.socket, Path::new("/env.sock"));
         assert_eq!(settings.log_format, LogFormat::Json);
+        assert_eq!(settings.policy, Policy { repair: false, interval: Duration::from_secs(7) });
         assert_eq!(settings.listen, ["127.0.0.1:1".parse().unwrap()]);
         let env = [("NETNSD_CONFIG", config), ("NETNSD_LISTEN", "127.0.0.1:2, [::1]:3")];
         assert_eq!(resolve(&[], &env).unwrap().listen.len(), 2);
@@ -360,6 +400,8 @@ mod tests {
             (vec!["--listen", "127.0.0.1"], vec!["--listen", "\"127.0.0.1\"", "port"]),
             (vec!["--listen", "127.0.0.1:1"], vec!["token_file"]),
             (vec!["--listen", "10.0.0.1:80", "--token-file", "/t"], vec!["10.0.0.1:80", "TLS"]),
+            (vec!["--repair", "never"], vec!["--repair", "never", "auto or report"]),
+            (vec!["--reconcile-interval-s", "0"], vec!["--reconcile-interval-s", "\"0\"", "86400"]),
             (vec!["--log-format", "xml"], vec!["--log-format", "xml", "text or json"]),
             (vec!["--state-dir", ""], vec!["--state-dir"]),
             (vec!["--config", "/nowhere.toml"], vec!["--config", "/nowhere.toml"]),

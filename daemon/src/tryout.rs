@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     daemon::{self, Failure},
+    engine::Policy,
     sandbox,
     settings::{LogFormat, Settings},
 };
@@ -43,6 +44,7 @@ pub fn run(exit: bool, log: Option<String>) -> Result<ExitCode> {
         socket: dir.path().join("netnsd.sock"),
         listen: Vec::new(),
         token_file: None,
+        policy: Policy::default(),
         log_format: LogFormat::Text,
         log: log.unwrap_or_else(|| "warn".into()),
     };

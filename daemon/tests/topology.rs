@@ -61,6 +61,7 @@ fn a_document_makes_a_network_that_talks_and_comes_back_from_get() {
     assert_eq!(counts(&host.put(PATH, exported).ok()), [0, 0, 0, 6]);
     let (head, yaml) = host.whole("GET", PATH, &YAML, "");
     assert!(head.contains("content-type: application/yaml"), "{head}");
+    host.settled();
     let before = host.kernel();
     assert_eq!(counts(&apply(&host, &yaml)), [0, 0, 0, 6], "{yaml}");
     same(&before, &host.kernel());

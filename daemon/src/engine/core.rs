@@ -16,21 +16,25 @@ use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    Change, Did, Message, Request, Spec, View, Written,
+    Change, Did, Message, Policy, Request, Spec, View, Written,
+    drift::Drift,
     journal::Journal,
     settle::{Cause, refusal},
     status::{self, Standing},
-    work::{Failures, Passed, Work},
+    work::{Failures, Passed, Work, is_not_yet},
 };
 use crate::{
     intent::{self, Decision, Intent, Record},
-    kernel::{Kernel, Notice, Observed},
+    kernel::{Kernel, Notice, Ns, Observed},
     plan::{Plan, Step, Verdict},
     store::{Commit, Row, RowChange, Store, StoreError},
 };
 
 /// How long the engine is idle before it writes down what it knows to be done; and how long when that failed.
 const TIDY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+
+/// How often a pass is made afresh when things went away under it.
+const AFRESH: usize = 2;
 
 /// Something deleted that may still be in the kernel.
 #[derive(Debug, Clone)]
@@ -71,7 +75,7 @@ impl Accepted {
 #[derive(Default)]
 struct Footprint {
     touched: BTreeSet<ResourceRef>,
-    claimed: BTreeSet<(crate::kernel::Ns, String)>,
+    claimed: BTreeSet<(Ns, String)>,
     referred: BTreeSet<ResourceRef>,
 }
 
@@ -121,9 +125,9 @@ pub(super) struct Core<K: Kernel> {
     /// What is known to be done and not recorded yet, by uid: it rides along with the next commit.
     pub confirmations: BTreeMap<String, RowChange>,
     pub retries: BTreeMap<ResourceRef, Again>,
-    pub settling: BTreeMap<ResourceRef, Again>,
+    pub drift: Drift,
     /// Others' namespaces; none before they were first looked at.
-    foreign: Option<BTreeSet<String>>,
+    pub foreign: Option<BTreeSet<String>>,
     /// When the last try to record what is done failed.
     untidy_since: Option<Instant>,
 }
@@ -138,6 +142,7 @@ impl<K: Kernel> Core<K> {
         kernel: K,
         view: Arc<View>,
         shown: watch::Sender<u64>,
+        policy: Policy,
     ) -> Result<Self, StoreError> {
         let mut store = Store::open(database).await?;
         let rows = store.load().await?;
@@ -152,7 +157,7 @@ impl<K: Kernel> Core<K> {
             journal,
             confirmations: BTreeMap::new(),
             retries: BTreeMap::new(),
-            settling: BTreeMap::new(),
+            drift: Drift::new(policy),
             foreign: None,
             untidy_since: None,
         };
@@ -183,12 +188,6 @@ impl<K: Kernel> Core<K> {
         let mut waiting = VecDeque::new();
         loop {
             let alarm = self.next_alarm();
-            let due = async {
-                match alarm {
-                    Some(at) => tokio::time::sleep_until(at.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 request = queue.recv() => {
                     let Some(request) = request else { break };
@@ -198,8 +197,8 @@ impl<K: Kernel> Core<K> {
                     }
                     self.carry_out_all(&mut waiting).await;
                 }
-                notice = self.kernel.notice() => self.notice(notice),
-                () = due => self.wake().await,
+                notice = self.kernel.notice() => self.notice(notice, &BTreeMap::new()),
+                () = tokio::time::sleep_until(alarm.into()) => self.wake().await,
             }
             self.kernel.rest();
         }
@@ -237,8 +236,9 @@ impl<K: Kernel> Core<K> {
         let all = self.everything();
         let count = all.len();
         let start = Instant::now();
-        let passed = self.pass(all).await;
-        self.notice(Notice::Lost);
+        self.kernel.watch(&Ns::Host, true);
+        let passed = self.pass(all, false).await;
+        self.notice(Notice::NamesLost, &BTreeMap::new());
         self.view.set_ready();
         let ms = start.elapsed().as_secs_f64() * 1000.0;
         let operations: usize = passed.done.values().map(Vec::len).sum();
@@ -247,7 +247,7 @@ impl<K: Kernel> Core<K> {
 
     /// One pass over everything, because somebody asks for it.
     async fn reconcile(&mut self) -> Reconciled {
-        let passed = self.pass(self.everything()).await;
+        let passed = self.pass(self.everything(), false).await;
         let not_in_sync = |(resource, standing): (&ResourceRef, &Standing)| NotInSync {
             kind: resource.kind,
             name: resource.name.clone(),
@@ -264,10 +264,11 @@ impl<K: Kernel> Core<K> {
         reconciled
     }
 
-    /// One pass over resources, each on its own.
-    async fn pass(&mut self, resources: BTreeSet<ResourceRef>) -> Passed {
+    /// One pass over resources, each on its own. With `spare`, what others change again and again, or what is only to be
+    /// reported, is not repaired.
+    pub(super) async fn pass(&mut self, resources: BTreeSet<ResourceRef>, spare: bool) -> Passed {
         let mut work = self.with_bridges(Work::each(resources));
-        let (plan, observed) = match self.look_and_plan(&mut work, &Failures::new()).await {
+        let (mut plan, observed) = match self.look_and_plan(&mut work, &Failures::new()).await {
             Ok(found) => found,
             Err(error) => {
                 let standing =
@@ -280,25 +281,30 @@ impl<K: Kernel> Core<K> {
                 return Passed::default();
             }
         };
-        self.tell_drift(&plan);
-        let passed = self.bring_about(&mut work, plan, observed).await;
-        self.settle(&work, &passed, &Cause::Pass);
-        passed
-    }
-
-    /// The events of what is no longer as it was.
-    fn tell_drift(&mut self, plan: &Plan) {
-        let mut drifted: BTreeMap<&ResourceRef, Vec<&str>> = BTreeMap::new();
-        for step in &plan.steps {
-            if self.standings.get(&step.resource).is_some_and(|standing| standing.state == State::InSync) {
-                drifted.entry(&step.resource).or_default().push(step.op.label());
+        let (drifted, held) = self.weigh(&plan, spare);
+        if !held.is_empty() {
+            for resource in held {
+                work.parts.remove(&resource);
+                work.looked_at.insert(resource);
+            }
+            plan = self.plan(&work, &Failures::new(), &observed);
+        }
+        let mut passed = self.bring_about(&mut work, plan, observed).await;
+        // Whoever is changing things goes on meanwhile: then it is looked at afresh.
+        for _ in 0..AFRESH {
+            if !passed.failures.values().any(|(_, error)| is_not_yet(error.errno)) {
+                break;
+            }
+            let Ok((plan, observed)) = self.look_and_plan(&mut work, &Failures::new()).await else { break };
+            let done = passed.done;
+            passed = self.bring_about(&mut work, plan, observed).await;
+            for (resource, operations) in done {
+                passed.done.entry(resource).or_default().extend(operations);
             }
         }
-        for (resource, operations) in drifted {
-            let Some(record) = self.intent.get(resource) else { continue };
-            let detail = json!({"operations": operations});
-            self.journal.add(EventType::Drifted, resource.kind, &resource.name, Some(&record.uid), detail);
-        }
+        self.settle(&work, &passed, &Cause::Pass);
+        self.note_repairs(&drifted, &passed.done);
+        passed
     }
 
     /// Whether a resource is as it was asked to be, or waits for others.
@@ -307,40 +313,8 @@ impl<K: Kernel> Core<K> {
         self.standings.get(resource).is_some_and(fine)
     }
 
-    /// Something happened in the kernel that others did.
-    fn notice(&mut self, notice: Notice) {
-        match notice {
-            Notice::Appeared(name) => {
-                if !self.manages(&name) && self.foreign.get_or_insert_default().insert(name.clone()) {
-                    self.journal.add(EventType::Appeared, Kind::Namespace, name, None, json!({}));
-                }
-            }
-            Notice::Disappeared(name) => {
-                if self.foreign.get_or_insert_default().remove(&name) && !self.manages(&name) {
-                    self.journal.add(EventType::Disappeared, Kind::Namespace, name, None, json!({}));
-                }
-            }
-            Notice::Lost => self.compare_names(),
-        }
-    }
-
-    /// Finds out which namespaces of others came and went. What is there at first is no news.
-    fn compare_names(&mut self) {
-        let names: BTreeSet<String> = self.kernel.names().into_iter().filter(|name| !self.manages(name)).collect();
-        let Some(before) = self.foreign.clone() else {
-            self.foreign = Some(names);
-            return;
-        };
-        for name in names.difference(&before) {
-            self.notice(Notice::Appeared(name.clone()));
-        }
-        for name in before.difference(&names) {
-            self.notice(Notice::Disappeared(name.clone()));
-        }
-    }
-
     /// Whether a namespace of this name is, or was, asked for.
-    fn manages(&self, name: &str) -> bool {
+    pub(super) fn manages(&self, name: &str) -> bool {
         let Ok(name) = name.parse() else { return false };
         let resource = ResourceRef::new(Kind::Namespace, name);
         self.intent.get(&resource).is_some() || self.gone_of(&resource).next().is_some()
@@ -354,33 +328,27 @@ impl<K: Kernel> Core<K> {
             .map(|((_, uid), gone)| (uid.as_str(), gone))
     }
 
-    fn next_alarm(&self) -> Option<Instant> {
+    fn next_alarm(&self) -> Instant {
         let untidy = !self.confirmations.is_empty() || self.journal.has_news();
         let tidy = untidy.then(|| match self.untidy_since {
             Some(failed) => failed + TIDY.1,
             None => Instant::now() + TIDY.0,
         });
-        self.retries.values().chain(self.settling.values()).map(|again| again.at).chain(tidy).min()
+        let retries = self.retries.values().map(|again| again.at);
+        retries.chain(tidy).fold(self.drift.alarm(), Instant::min)
     }
 
-    /// What is due by itself: retries, links that settle, confirmations.
+    /// What is due by itself: retries, what others did, confirmations.
     async fn wake(&mut self) {
         let now = Instant::now();
-        let due = |map: &BTreeMap<ResourceRef, Again>| -> BTreeSet<ResourceRef> {
-            map.iter().filter(|(_, again)| again.at <= now).map(|(resource, _)| resource.clone()).collect()
-        };
-        let (retries, settling) = (due(&self.retries), due(&self.settling));
-        if retries.is_empty() && settling.is_empty() {
-            return self.tidy().await;
+        let due = self.retries.iter().filter(|(_, again)| again.at <= now);
+        let due: BTreeSet<ResourceRef> = due.map(|(resource, _)| resource.clone()).collect();
+        let any = !due.is_empty();
+        if any {
+            self.pass(due, false).await;
         }
-        if !retries.is_empty() {
-            self.pass(retries).await;
-        }
-        if !settling.is_empty() {
-            let work = Work { looked_at: settling, ..Work::default() };
-            if let Ok(observed) = self.observe(&work).await {
-                self.publish(&work.looked_at, &observed);
-            }
+        if !self.look_after_others().await && !any {
+            self.tidy().await;
         }
     }
 

@@ -4,6 +4,7 @@
 //! A batch is every waiting write that is independent of the others of it: one transaction, one netlink batch.
 
 mod core;
+mod drift;
 mod journal;
 mod settle;
 mod status;
@@ -84,6 +85,7 @@ impl Engine {
         database: &Path,
         view: Arc<View>,
         shown: watch::Sender<u64>,
+        policy: Policy,
         kernel: impl FnOnce() -> std::io::Result<K> + Send + 'static,
     ) -> Result<(Self, JoinHandle<()>), StartError> {
         let (sender, queue) = mpsc::channel(QUEUE);
@@ -96,7 +98,7 @@ impl Engine {
             };
             runtime.block_on(async {
                 let core = match kernel() {
-                    Ok(kernel) => Core::open(&database, kernel, view, shown).await.map_err(StartError::from),
+                    Ok(kernel) => Core::open(&database, kernel, view, shown, policy).await.map_err(StartError::from),
                     Err(error) => Err(error.into()),
                 };
                 match core {

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netnsd_api::{Code, EventType, Problem, ResourceRef, State};
+use netnsd_api::{Code, EventType, Kind, Problem, ResourceRef, State};
 use nix::errno::Errno;
 use serde_json::json;
 
@@ -15,13 +15,10 @@ use super::{
     work::{Passed, Work},
 };
 use crate::{
-    kernel::{Kernel, Observed, Op, OpError},
+    kernel::{Kernel, Ns, Observed, Op, OpError},
     plan::Verdict,
     store::RowChange,
 };
-
-/// How often, and how long apart at first, the kernel is looked at again for a link that is still settling.
-const SETTLE: (u32, Duration) = (7, Duration::from_millis(10));
 
 /// Why a piece of work was done.
 #[derive(Debug)]
@@ -50,6 +47,8 @@ impl<K: Kernel> Core<K> {
             }
             if self.intent.get(resource).is_none() {
                 self.standings.remove(resource);
+                self.drift.forget(resource);
+                self.watch(resource, passed);
                 gone.push(resource.clone());
                 if failed {
                     self.retry_later(resource);
@@ -71,6 +70,7 @@ impl<K: Kernel> Core<K> {
                 _ => self.retry_later(resource),
             }
             self.tell(resource, &standing, passed, cause);
+            self.watch(resource, passed);
             self.standings.insert(resource.clone(), standing);
         }
         self.view.publish(Vec::new(), &gone);
@@ -113,6 +113,17 @@ impl<K: Kernel> Core<K> {
         self.journal.add(what, resource.kind, &resource.name, uid, detail);
     }
 
+    /// Listens in a namespace that is asked for and there, and in no other.
+    fn watch(&mut self, resource: &ResourceRef, passed: &Passed) {
+        if resource.kind == Kind::Namespace {
+            let ns = Ns::Named(resource.name.clone());
+            let there = passed.observed.namespaces.get(&ns).is_some_and(|inside| inside.inode != 0);
+            let ours = self.intent.get(resource).is_some()
+                && !matches!(passed.verdicts.get(resource), Some(Verdict::Conflict(_)));
+            self.kernel.watch(&ns, there && ours);
+        }
+    }
+
     /// What was deleted is out of the kernel: its row goes.
     fn clear_gone(&mut self, resource: &ResourceRef) {
         let done: Vec<String> = self.gone_of(resource).map(|(uid, _)| uid.to_owned()).collect();
@@ -142,19 +153,10 @@ impl<K: Kernel> Core<K> {
     pub(super) fn publish<'a>(&mut self, resources: impl IntoIterator<Item = &'a ResourceRef>, observed: &Observed) {
         let mut entries = Vec::new();
         for resource in resources {
-            let Some(record) = self.intent.get(resource) else {
-                self.settling.remove(resource);
-                continue;
-            };
+            let Some(record) = self.intent.get(resource) else { continue };
             let standing = self.standings.get(resource).cloned().unwrap_or_else(Standing::in_sync);
             entries.push(status::entry(record, &standing, observed));
-            let tries = self.settling.get(resource).map_or(0, |again| again.tries + 1);
-            if status::unsettled(&record.spec, observed) && tries < SETTLE.0 {
-                let at = Instant::now() + SETTLE.1 * (1 << tries);
-                self.settling.insert(resource.clone(), Again { at, tries });
-            } else {
-                self.settling.remove(resource);
-            }
+            self.drift.learn(resource, &record.spec, observed);
         }
         self.view.publish(entries, &[]);
     }

@@ -187,16 +187,3 @@ fn split(wanted: &[Cidr], link: &ObservedLink) -> (Vec<String>, Vec<String>) {
     let text = |nets: Vec<IpNet>| nets.iter().map(ToString::to_string).collect();
     (text(ours), text(others.into_iter().filter(|net| !is_link_local(net.addr())).collect()))
 }
-
-/// Whether the kernel has not caught up yet: links tell their operational state a little later.
-pub(super) fn unsettled(spec: &Spec, observed: &Observed) -> bool {
-    let settling = |link: &ObservedLink| {
-        let up = link.operstate == "up";
-        link.up && (link.carrier != up)
-    };
-    match spec {
-        Spec::Namespace(_) => false,
-        Spec::Bridge(spec) => observed.link(&Ns::of(spec.namespace.as_ref()), spec.device()).is_some_and(settling),
-        Spec::Veth(spec) => (0..2).any(|i| end_link(spec, i, observed).is_some_and(settling)),
-    }
-}

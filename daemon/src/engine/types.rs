@@ -368,5 +368,20 @@ impl Written {
     }
 }
 
+/// What is done about changes by others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// Whether they are repaired, or only reported.
+    pub repair: bool,
+    /// In what time everything is compared once, besides what is heard of changes.
+    pub interval: Duration,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { repair: true, interval: Duration::from_secs(60) }
+    }
+}
+
 /// How many writes may wait in the queue; one more is answered `too_many_requests`' sibling 503 with `Retry-After`.
 pub const QUEUE: usize = 1024;

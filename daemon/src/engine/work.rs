@@ -155,7 +155,7 @@ impl<K: Kernel> Core<K> {
     }
 
     /// Plans a piece of work, without what has failed already: the rest is planned around what is really there.
-    fn plan(&self, work: &Work, failures: &Failures, observed: &Observed) -> Plan {
+    pub(super) fn plan(&self, work: &Work, failures: &Failures, observed: &Observed) -> Plan {
         let mut tasks = self.tasks(work.parts.keys(), &work.created);
         tasks.extend(self.gone_tasks(work));
         tasks.retain(|task| !failures.contains_key(&task.resource));
@@ -202,6 +202,10 @@ impl<K: Kernel> Core<K> {
                 break;
             }
             self.execute(work, steps, &mut passed, &mut waiting).await;
+            // What was heard by now is of this work, and the look that follows finds it; or else it is others' doing.
+            for notice in self.kernel.heard() {
+                self.notice(notice, &work.parts);
+            }
             match self.look_and_plan(work, &passed.failures).await {
                 Ok((next, after)) => (plan, passed.observed) = (next, after),
                 Err(error) => {
@@ -275,6 +279,6 @@ impl<K: Kernel> Core<K> {
 const ROUNDS: usize = 4;
 
 /// Errors that mean that what an operation needs is not there (yet).
-fn is_not_yet(errno: Errno) -> bool {
+pub(super) fn is_not_yet(errno: Errno) -> bool {
     matches!(errno, Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::ENETDOWN | Errno::ENODEV | Errno::ENOENT)
 }

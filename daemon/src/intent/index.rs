@@ -27,6 +27,11 @@ impl Index {
         self.dependents.get(resource).into_iter().flatten().cloned().collect()
     }
 
+    /// Who has a device of this name.
+    pub(super) fn owner(&self, ns: &Ns, device: &str) -> Option<&ResourceRef> {
+        self.interfaces.get(&(ns.clone(), device.to_owned()))?.first()
+    }
+
     /// Who, but for `me`, has a device of this name.
     pub(super) fn interface(&self, ns: &Ns, device: &str, me: &ResourceRef) -> Option<&ResourceRef> {
         another(&self.interfaces, &(ns.clone(), device.to_owned()), me)

@@ -127,6 +127,11 @@ impl Intent {
         }
     }
 
+    /// Whose device this is.
+    pub fn owner(&self, ns: &Ns, device: &str) -> Option<ResourceRef> {
+        self.index.owner(ns, device).cloned()
+    }
+
     /// Resources that refer to this one, sorted.
     pub fn dependents(&self, resource: &ResourceRef) -> Vec<ResourceRef> {
         self.index.dependents(resource)

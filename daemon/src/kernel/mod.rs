@@ -191,6 +191,7 @@ pub struct ObservedBridge {
     pub multicast_snooping: bool,
     pub vlan_filtering: bool,
     pub vlan_default_pvid: u16,
+    pub topology_change: bool,
     pub bridge_id: String,
     pub root_id: String,
 }
@@ -416,8 +417,23 @@ pub enum Notice {
     Appeared(String),
     /// A name went out of it.
     Disappeared(String),
-    /// Notices were lost: look for yourself.
-    Lost,
+    /// Which names came and went is not known: look at them.
+    NamesLost,
+    /// Something changed in a namespace that is watched.
+    Changed(Ns, What),
+}
+
+/// What changed in a namespace.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum What {
+    /// The link of this index, whose name is, or was, this one.
+    Link(u32, String),
+    /// An address of the link of this index.
+    Address(u32),
+    /// Routes, neighbours or settings.
+    Inside,
+    /// Perhaps everything: notices were lost, or its name pins something else by now.
+    Everything,
 }
 
 /// What became of an operation.
@@ -440,6 +456,13 @@ pub trait Kernel {
 
     /// Waits for what others do. It may be dropped while it waits, and asked again: nothing is lost.
     async fn notice(&mut self) -> Notice;
+
+    /// What others did up to now, without waiting. Between changes of one's own and the look after them it tells what that
+    /// look would not find.
+    fn heard(&mut self) -> Vec<Notice>;
+
+    /// Whether changes in a namespace are to be told. One that is watched lives on when its name is gone.
+    fn watch(&mut self, ns: &Ns, on: bool);
 
     /// What is in `/run/netns`.
     fn names(&mut self) -> Vec<String>;

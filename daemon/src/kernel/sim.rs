@@ -167,6 +167,12 @@ impl Kernel for SimKernel {
         std::future::pending().await
     }
 
+    fn heard(&mut self) -> Vec<Notice> {
+        Vec::new()
+    }
+
+    fn watch(&mut self, _ns: &Ns, _on: bool) {}
+
     fn names(&mut self) -> Vec<String> {
         self.state().namespaces.keys().filter_map(|ns| ns.name().map(ToString::to_string)).collect()
     }

@@ -550,6 +550,7 @@ impl ObservedBridge {
             multicast_snooping: true,
             vlan_filtering: false,
             vlan_default_pvid: 1,
+            topology_change: false,
             bridge_id: String::new(),
             root_id: String::new(),
         }
@@ -602,12 +603,16 @@ fn change_time(wanted: Option<u32>, was_set: bool, default: u32, now: u32) -> Op
 
 fn bridge_changes(spec: &Bridge, old: Option<&Bridge>, now: &ObservedBridge) -> BridgeSettings {
     let wanted = bridge_settings(spec);
+    // While STP tells of a topology change the kernel itself forgets addresses sooner (`__br_set_topology_change()`).
+    let asked_anew = old.is_some_and(|old| old.ageing_time_s != spec.ageing_time_s);
+    let sooner = now.topology_change && now.ageing_time.abs_diff(2 * now.forward_delay) <= 2 && !asked_anew;
     let old = old.map(bridge_settings).unwrap_or_default();
     let default = ObservedBridge::defaults();
+    let ageing_time = change_time(wanted.ageing_time, old.ageing_time.is_some(), default.ageing_time, now.ageing_time);
     BridgeSettings {
         stp: Some(spec.stp).filter(|stp| *stp != now.stp),
         priority: change(wanted.priority, old.priority.is_some(), default.priority, now.priority),
-        ageing_time: change_time(wanted.ageing_time, old.ageing_time.is_some(), default.ageing_time, now.ageing_time),
+        ageing_time: ageing_time.filter(|_| !sooner),
         forward_delay: change_time(
             wanted.forward_delay,
             old.forward_delay.is_some(),

@@ -348,7 +348,7 @@ impl Host {
         }
     }
 
-    /// Waits until every link that has carrier says that it is up, to the kernel and to the daemon.
+    /// Waits until every link that has carrier says that it is up, and no address is being looked for twice.
     pub fn settled(&self) {
         self.until("links settle", || {
             let pairs = self.get("/v1/veths").ok();
@@ -365,6 +365,9 @@ impl Host {
                     || (link["carrier"] == true) == (link["operstate"] == "up" || link["operstate"] == "unknown")
             })
         });
+        let script = "{ ip addr show tentative; ip -all netns exec ip addr show tentative; } | grep inet6";
+        let tentative = || self.sh(script).stdout;
+        self.until("addresses settle", || tentative().is_empty());
     }
 
     /// Pings without pause.
@@ -446,9 +449,10 @@ fn steady(value: &mut Value) {
 /// That two states are the same; shows the lines that are not.
 #[track_caller]
 pub fn same(before: &[String], after: &[String]) {
+    let count = |lines: &[String], line: &String| lines.iter().filter(|other| *other == line).count();
     let (gone, new): (Vec<_>, Vec<_>) = (
-        before.iter().filter(|line| !after.contains(line)).collect(),
-        after.iter().filter(|line| !before.contains(line)).collect(),
+        before.iter().filter(|line| count(after, line) < count(before, line)).collect(),
+        after.iter().filter(|line| count(before, line) < count(after, line)).collect(),
     );
     assert!(before == after, "gone: {gone:#?}\nnew: {new:#?}");
 }

@@ -9,6 +9,7 @@ mod observe;
 mod parse;
 #[cfg(test)]
 mod tests;
+mod watch;
 pub(crate) mod worker;
 
 use std::{
@@ -25,6 +26,7 @@ use rtnetlink::packet_route::{RouteNetlinkMessage, nsid::NsidAttribute};
 
 use self::{
     channel::Channel,
+    watch::Watch,
     worker::{Pinned, Worker},
 };
 use super::{BatchOp, Kernel, Notice, Ns, Observed, OpError, Outcome, Scope};
@@ -37,7 +39,8 @@ pub struct RealKernel {
     /// Connections of the work at hand. A connection keeps its namespace alive, so none is kept longer ([`Kernel::rest`]).
     open: BTreeMap<Ns, Open>,
     replaced: Vec<(Name, SysctlKey, String)>,
-    names: names::Names,
+    /// None before something is to be watched.
+    watch: Option<Watch>,
 }
 
 /// A namespace that is in use.
@@ -54,13 +57,7 @@ impl RealKernel {
     /// When there is no thread, or no `/proc`.
     pub fn start() -> io::Result<Self> {
         let host = Arc::new(OwnedFd::from(File::open("/proc/thread-self/ns/net")?));
-        Ok(Self {
-            worker: Worker::start("netnsd-ns")?,
-            host,
-            open: BTreeMap::new(),
-            replaced: Vec::new(),
-            names: names::Names::default(),
-        })
+        Ok(Self { worker: Worker::start("netnsd-ns")?, host, open: BTreeMap::new(), replaced: Vec::new(), watch: None })
     }
 
     /// The connection into a namespace. The answer is none if there is no such namespace.
@@ -91,6 +88,19 @@ impl RealKernel {
         }
         let missing = || OpError { errno: Errno::ENOENT, message: Some(format!("{ns} is not there")) };
         self.open.get(ns).ok_or_else(missing)
+    }
+
+    fn try_watch(&mut self, ns: &Ns, on: bool) -> io::Result<()> {
+        if self.watch.is_none() {
+            self.watch = Some(Watch::start()?);
+        }
+        let found = if on { self.channel(ns)?.map(|open| (open.ns.clone(), open.channel.inode)) } else { None };
+        let Some(watch) = &mut self.watch else { return Ok(()) };
+        match found {
+            Some((file, inode)) => watch.listen(&self.worker, ns, file, inode)?,
+            None => watch.leave(ns),
+        }
+        Ok(())
     }
 
     /// A namespace's id as seen from the host.
@@ -124,7 +134,20 @@ impl Kernel for RealKernel {
     }
 
     async fn notice(&mut self) -> Notice {
-        self.names.next().await
+        match &mut self.watch {
+            Some(watch) => watch.next().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn heard(&mut self) -> Vec<Notice> {
+        self.watch.as_mut().map(Watch::heard).unwrap_or_default()
+    }
+
+    fn watch(&mut self, ns: &Ns, on: bool) {
+        if let Err(error) = self.try_watch(ns, on) {
+            tracing::warn!(%ns, %error, "cannot be watched: changes by others are found only now and then");
+        }
     }
 
     fn names(&mut self) -> Vec<String> {

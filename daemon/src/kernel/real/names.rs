@@ -3,147 +3,110 @@
 use std::{
     collections::VecDeque,
     fs,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
+    os::fd::{AsFd, BorrowedFd},
     path::Path,
-    time::Duration,
 };
 
 use nix::{
     errno::Errno,
     sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor},
 };
-use tokio::io::unix::AsyncFd;
 
 use super::worker::RUN;
 use crate::kernel::Notice;
 
-/// How long until watching is tried again after it could not be begun.
-const AGAIN: Duration = Duration::from_secs(60);
-
 /// The names in `/run/netns`, sorted.
-pub(in crate::kernel) fn listed() -> Vec<String> {
+pub(super) fn listed() -> Vec<String> {
     let entries = fs::read_dir(RUN).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.sort();
     names
 }
 
-/// Watches the names; begun when first asked.
-#[derive(Debug, Default)]
-pub(super) struct Names {
-    watch: Option<Watch>,
-    /// Heard, and not told yet.
-    heard: VecDeque<Notice>,
-}
-
+/// Watches the names.
 #[derive(Debug)]
-struct Watch {
-    inotify: AsyncFd<Watched>,
+pub(super) struct Names {
+    inotify: Inotify,
     what: WatchDescriptor,
     /// Whether it is the directory itself, or only the one in which it will be made.
     itself: bool,
 }
 
-#[derive(Debug)]
-struct Watched(Inotify);
-
-impl AsRawFd for Watched {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
-    }
-}
-
-impl AsFd for Watched {
+impl AsFd for Names {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl Watch {
-    fn begin() -> std::io::Result<Self> {
-        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-        let names = AddWatchFlags::IN_CREATE
-            | AddWatchFlags::IN_MOVED_TO
-            | AddWatchFlags::IN_DELETE
-            | AddWatchFlags::IN_MOVED_FROM
-            | AddWatchFlags::IN_DELETE_SELF
-            | AddWatchFlags::IN_MOVE_SELF
-            | AddWatchFlags::IN_ONLYDIR;
-        let parent = Path::new(RUN).parent().unwrap_or(Path::new("/"));
-        let (what, itself) = match inotify.add_watch(RUN, names) {
-            Ok(what) => (what, true),
-            Err(Errno::ENOENT | Errno::ENOTDIR) => {
-                let made = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_ONLYDIR;
-                (inotify.add_watch(parent, made)?, false)
-            }
-            Err(errno) => return Err(errno.into()),
-        };
-        // SAFETY: `Watched` owns its descriptor, never gives it away, and always tells the same one.
-        let inotify = unsafe { AsyncFd::register(Watched(inotify))? };
-        Ok(Self { inotify, what, itself })
-    }
-
-    async fn read(&self) -> Result<Vec<InotifyEvent>, Errno> {
-        loop {
-            let mut ready = self.inotify.readable().await.map_err(|_| Errno::EIO)?;
-            match self.inotify.get_ref().0.read_events() {
-                Err(Errno::EAGAIN) => ready.clear_ready(),
-                other => return other,
-            }
-        }
+        self.inotify.as_fd()
     }
 }
 
 impl Names {
-    /// Waits for the next notice. Nothing is lost when it is dropped.
-    pub async fn next(&mut self) -> Notice {
+    /// Begins to watch. What is there already, or came just before, is not told.
+    pub fn watch() -> Result<Self, Errno> {
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+        let (what, itself) = begin(&inotify)?;
+        Ok(Self { inotify, what, itself })
+    }
+
+    /// Takes down what happened.
+    pub fn hear(&mut self, heard: &mut VecDeque<Notice>) -> Result<(), Errno> {
         loop {
-            if let Some(notice) = self.heard.pop_front() {
-                return notice;
-            }
-            let Some(watch) = &self.watch else {
-                match Watch::begin() {
-                    Ok(watch) => {
-                        self.watch = Some(watch);
-                        // What came before the watch began is found by looking.
-                        self.heard.push_back(Notice::Lost);
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "{RUN} cannot be watched: names that others make there are not told");
-                        tokio::time::sleep(AGAIN).await;
+            match self.inotify.read_events() {
+                Ok(events) => {
+                    for event in events {
+                        self.take(event, heard)?;
                     }
                 }
-                continue;
-            };
-            match watch.read().await {
-                Ok(events) => events.into_iter().for_each(|event| self.hear(event)),
-                Err(error) => {
-                    tracing::warn!(%error, "{RUN} is watched anew");
-                    self.watch = None;
-                }
+                Err(Errno::EAGAIN) => return Ok(()),
+                Err(errno) => return Err(errno),
             }
         }
     }
 
-    fn hear(&mut self, event: InotifyEvent) {
+    fn take(&mut self, event: InotifyEvent, heard: &mut VecDeque<Notice>) -> Result<(), Errno> {
         if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
-            return self.heard.push_back(Notice::Lost);
+            heard.push_back(Notice::NamesLost);
+            return Ok(());
         }
-        let Some(watch) = self.watch.as_ref().filter(|watch| watch.what == event.wd) else { return };
+        if event.wd != self.what {
+            return Ok(());
+        }
         let name = event.name.and_then(|name| name.into_string().ok());
         let came = event.mask.intersects(AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO);
         match name {
-            Some(name) if watch.itself && came => {
+            Some(name) if self.itself && came => {
                 // It may be gone again by now, as names that netnsd itself made and removed.
                 if Path::new(RUN).join(&name).exists() {
-                    self.heard.push_back(Notice::Appeared(name));
+                    heard.push_back(Notice::Appeared(name));
                 }
+                return Ok(());
             }
-            Some(name) if watch.itself => self.heard.push_back(Notice::Disappeared(name)),
-            // The directory was made, or is no longer there: another watch is needed.
-            Some(name) if Path::new(RUN).file_name().is_some_and(|dir| *dir == *name) => self.watch = None,
-            Some(_) => {}
-            None => self.watch = None,
+            Some(name) if self.itself => {
+                heard.push_back(Notice::Disappeared(name));
+                return Ok(());
+            }
+            Some(name) if Path::new(RUN).file_name().is_none_or(|dir| *dir != *name) => return Ok(()),
+            _ => {}
         }
+        // The directory was made, or is no longer there: another watch is needed, and what it missed is looked for.
+        let _gone_with_the_directory = self.inotify.rm_watch(self.what);
+        (self.what, self.itself) = begin(&self.inotify)?;
+        heard.push_back(Notice::NamesLost);
+        Ok(())
+    }
+}
+
+fn begin(inotify: &Inotify) -> Result<(WatchDescriptor, bool), Errno> {
+    let made = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_ONLYDIR;
+    let names = made
+        | AddWatchFlags::IN_DELETE
+        | AddWatchFlags::IN_MOVED_FROM
+        | AddWatchFlags::IN_DELETE_SELF
+        | AddWatchFlags::IN_MOVE_SELF;
+    match inotify.add_watch(RUN, names) {
+        Ok(what) => Ok((what, true)),
+        Err(Errno::ENOENT | Errno::ENOTDIR) => {
+            let parent = Path::new(RUN).parent().unwrap_or(Path::new("/"));
+            Ok((inotify.add_watch(parent, made)?, false))
+        }
+        Err(errno) => Err(errno),
     }
 }

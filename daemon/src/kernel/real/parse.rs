@@ -104,6 +104,7 @@ fn bridge(settings: &[InfoBridge]) -> ObservedBridge {
             InfoBridge::MulticastSnooping(value) => seen.multicast_snooping = *value,
             InfoBridge::VlanFiltering(value) => seen.vlan_filtering = *value,
             InfoBridge::VlanDefaultPvid(value) => seen.vlan_default_pvid = *value,
+            InfoBridge::TopologyChange(value) => seen.topology_change = *value != 0,
             InfoBridge::BridgeId(id) => seen.bridge_id = bridge_id(id),
             InfoBridge::RootId(id) => seen.root_id = bridge_id(id),
             _ => {}

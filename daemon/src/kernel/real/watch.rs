@@ -1,0 +1,318 @@
+//! Listening: links, addresses, routes, neighbours and settings in every watched namespace, names, mounts.
+//!
+//! One epoll descriptor over names and sockets is what the engine's thread waits for; mounts are waited for beside it,
+//! because polling tells of each change of them once only, and a nested poll would swallow it. A socket that listens keeps its namespace
+//! alive, so that a namespace whose name is gone must be let go of.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    fs::File,
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
+};
+
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout},
+        socket::{
+            AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, setsockopt, socket,
+            sockopt,
+        },
+        stat::stat,
+    },
+};
+use tokio::io::{Interest, unix::AsyncFd};
+
+use super::{
+    names::Names,
+    worker::{self, Worker},
+};
+use crate::kernel::{Notice, Ns, What};
+
+/// The token of the names; namespaces' sockets have the numbers after it.
+const NAMES: u64 = 0;
+/// Groups (`RTNLGRP_…`, `linux/rtnetlink.h`), each the bit one below its number: links (1), addresses (5, 9).
+const LINKS: u32 = 1 | 1 << 4 | 1 << 8;
+/// Neighbours (3), routes (7, 11), and what sysctls of `net.ipv4.conf` and `net.ipv6.conf` say (24, 25).
+const INSIDE: u32 = 1 << 2 | 1 << 6 | 1 << 10 | 1 << 23 | 1 << 24;
+/// Room for what was not read yet, in bytes; what does not fit is looked for.
+const ROOM: usize = 1 << 20;
+
+/// Everything that is listened to.
+#[derive(Debug)]
+pub(super) struct Watch {
+    epoll: AsyncFd<Polled>,
+    names: Option<Names>,
+    /// `/proc/self/mountinfo`, which is only waited for: a mount that goes takes a namespace's name away.
+    mounts: AsyncFd<File>,
+    ears: BTreeMap<Ns, Ear>,
+    by_token: BTreeMap<u64, Ns>,
+    next_token: u64,
+    /// Heard, and not told yet.
+    heard: VecDeque<Notice>,
+    changes: BTreeSet<(Ns, What)>,
+}
+
+/// What listens in one namespace.
+#[derive(Debug)]
+struct Ear {
+    socket: OwnedFd,
+    inode: u64,
+    token: u64,
+}
+
+#[derive(Debug)]
+struct Polled(Epoll);
+
+impl AsRawFd for Polled {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.0.as_raw_fd()
+    }
+}
+
+impl Watch {
+    /// Begins with names and mounts.
+    pub fn start() -> io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let mounts = File::open("/proc/self/mountinfo")?;
+        // SAFETY: a `File` owns its descriptor, never gives it away here, and always tells the same one.
+        let mounts = unsafe { AsyncFd::register_with_interest(mounts, Interest::PRIORITY)? };
+        // SAFETY: `Polled` owns its descriptor, never gives it away, and always tells the same one.
+        let epoll = unsafe { AsyncFd::register(Polled(epoll))? };
+        let mut watch = Self {
+            epoll,
+            names: None,
+            mounts,
+            ears: BTreeMap::new(),
+            by_token: BTreeMap::new(),
+            next_token: NAMES + 1,
+            heard: VecDeque::new(),
+            changes: BTreeSet::new(),
+        };
+        watch.watch_names();
+        Ok(watch)
+    }
+
+    fn polled(&self) -> &Epoll {
+        &self.epoll.get_ref().0
+    }
+
+    fn watch_names(&mut self) {
+        let begun = Names::watch().and_then(|names| {
+            self.polled().add(&names, EpollEvent::new(EpollFlags::EPOLLIN, NAMES))?;
+            Ok(names)
+        });
+        match begun {
+            Ok(names) => self.names = Some(names),
+            Err(errno) => tracing::warn!(
+                error = errno.desc(),
+                "{} cannot be watched: names that come and go there are found only now and then",
+                worker::RUN
+            ),
+        }
+    }
+
+    /// Listens in a namespace, whose file this is. It is no news that it is watched already.
+    pub fn listen(
+        &mut self,
+        worker: &Worker,
+        ns: &Ns,
+        file: impl AsFd + Send + 'static,
+        inode: u64,
+    ) -> Result<(), Errno> {
+        if self.ears.get(ns).is_some_and(|ear| ear.inode == inode) {
+            return Ok(());
+        }
+        self.leave(ns);
+        let groups = if *ns == Ns::Host { LINKS } else { LINKS | INSIDE };
+        let socket = worker.within(file, move || open(groups))?;
+        let token = self.next_token;
+        self.polled().add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, token))?;
+        self.next_token += 1;
+        self.by_token.insert(token, ns.clone());
+        self.ears.insert(ns.clone(), Ear { socket, inode, token });
+        Ok(())
+    }
+
+    /// Lets go of a namespace.
+    pub fn leave(&mut self, ns: &Ns) {
+        if let Some(ear) = self.ears.remove(ns) {
+            self.by_token.remove(&ear.token);
+        }
+    }
+
+    /// Waits for the next notice. Nothing is lost when it is dropped.
+    pub async fn next(&mut self) -> Notice {
+        loop {
+            if let Some(notice) = self.pop() {
+                return notice;
+            }
+            tokio::select! {
+                Ok(mut ready) = self.epoll.readable() => {
+                    ready.clear_ready();
+                    self.read();
+                }
+                Ok(mut ready) = self.mounts.ready(Interest::PRIORITY) => {
+                    ready.clear_ready();
+                    self.check_mounts();
+                }
+                else => std::future::pending().await,
+            }
+        }
+    }
+
+    fn pop(&mut self) -> Option<Notice> {
+        self.heard.pop_front().or_else(|| {
+            let (ns, what) = self.changes.pop_first()?;
+            Some(Notice::Changed(ns, what))
+        })
+    }
+
+    /// Everything that can be heard now, after changes of one's own: mounts among those are no news.
+    pub fn heard(&mut self) -> Vec<Notice> {
+        self.read();
+        let mut mounts = [PollFd::new(self.mounts.as_fd(), PollFlags::POLLPRI)];
+        let _told_once = poll(&mut mounts, PollTimeout::ZERO);
+        std::iter::from_fn(|| self.pop()).collect()
+    }
+
+    fn read(&mut self) {
+        let mut events = [EpollEvent::empty(); 64];
+        loop {
+            let count = match self.polled().wait(&mut events, EpollTimeout::ZERO) {
+                Ok(0) => return,
+                Ok(count) => count,
+                Err(Errno::EINTR) => continue,
+                Err(errno) => return tracing::error!(error = errno.desc(), "listening"),
+            };
+            for event in &events[..count] {
+                match event.data() {
+                    NAMES => self.hear_names(),
+                    token => self.hear_namespace(token),
+                }
+            }
+        }
+    }
+
+    fn hear_names(&mut self) {
+        let Some(names) = &mut self.names else { return };
+        if let Err(errno) = names.hear(&mut self.heard) {
+            tracing::warn!(error = errno.desc(), "{} is watched anew", worker::RUN);
+            self.names = None;
+            self.watch_names();
+            self.heard.push_back(Notice::NamesLost);
+        }
+    }
+
+    /// Finds the namespaces whose name pins something else by now, or nothing, and lets go of them.
+    fn check_mounts(&mut self) {
+        let moved = |(ns, ear): (&Ns, &Ear)| {
+            let pins = stat(&worker::path(ns.name()?.as_str())).map_or(0, |found| found.st_ino);
+            (pins != ear.inode).then(|| ns.clone())
+        };
+        let moved: Vec<Ns> = self.ears.iter().filter_map(moved).collect();
+        for ns in moved {
+            self.leave(&ns);
+            self.changes.insert((ns, What::Everything));
+        }
+    }
+
+    fn hear_namespace(&mut self, token: u64) {
+        let Some(ns) = self.by_token.get(&token) else { return };
+        let Some(ear) = self.ears.get(ns) else { return };
+        let mut buffer = [0; 32 << 10];
+        loop {
+            match recv(ear.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+                Ok(0) | Err(Errno::EAGAIN) => return,
+                Ok(length) => self.changes.extend(messages(&buffer[..length]).map(|what| (ns.clone(), what))),
+                Err(Errno::EINTR) => {}
+                // Some were lost (ENOBUFS), or the socket broke.
+                Err(errno) => {
+                    tracing::debug!(%ns, error = errno.desc(), "notifications were lost");
+                    self.changes.insert((ns.clone(), What::Everything));
+                    if errno != Errno::ENOBUFS {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl AsFd for Polled {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.0.as_fd()
+    }
+}
+
+/// Opens a listening socket in the namespace that the calling thread is in.
+fn open(groups: u32) -> Result<OwnedFd, Errno> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
+    // A smaller buffer works too: what is lost is looked for.
+    let _as_large_as_allowed = setsockopt(&fd, sockopt::RcvBuf, &ROOM);
+    bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
+    Ok(fd)
+}
+
+/// What the messages of one datagram are about (`linux/netlink.h`, `linux/rtnetlink.h`).
+fn messages(mut rest: &[u8]) -> impl Iterator<Item = What> {
+    std::iter::from_fn(move || {
+        let length = u32::from_ne_bytes(rest.get(..4)?.try_into().ok()?) as usize;
+        let kind = u16::from_ne_bytes(rest.get(4..6)?.try_into().ok()?);
+        let body = rest.get(16..length)?;
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some(about(kind, body))
+    })
+    .flatten()
+}
+
+/// What one message is about; none if it is of no interest.
+fn about(kind: u16, body: &[u8]) -> Option<What> {
+    let number = |at: usize| Some(u32::from_ne_bytes(body.get(at..at + 4)?.try_into().ok()?));
+    match kind {
+        // RTM_NEWLINK, RTM_DELLINK: `struct ifinfomsg`, then attributes, one of them IFLA_IFNAME.
+        16 | 17 => Some(What::Link(number(4)?, attribute(body.get(16..)?, 3).map(text).unwrap_or_default())),
+        // RTM_NEWADDR, RTM_DELADDR: `struct ifaddrmsg`.
+        20 | 21 => Some(What::Address(number(4)?)),
+        // RTM_NEWROUTE, RTM_DELROUTE.
+        24 | 25 => Some(What::Inside),
+        // RTM_NEWNEIGH, RTM_DELNEIGH: `struct ndmsg`; of those that the kernel learns by itself there are many.
+        28 | 29 => {
+            let (family, state) = (*body.first()?, u16::from_ne_bytes(body.get(8..10)?.try_into().ok()?));
+            let of_ip = i32::from(family) == libc_family::INET || i32::from(family) == libc_family::INET6;
+            (of_ip && (kind == 29 || state & NUD_PERMANENT != 0)).then_some(What::Inside)
+        }
+        // RTM_NEWNETCONF, RTM_DELNETCONF.
+        80 | 81 => Some(What::Inside),
+        _ => None,
+    }
+}
+
+/// `linux/neighbour.h`.
+const NUD_PERMANENT: u16 = 0x80;
+
+/// `AF_INET` and `AF_INET6`.
+mod libc_family {
+    pub const INET: i32 = nix::sys::socket::AddressFamily::Inet as i32;
+    pub const INET6: i32 = nix::sys::socket::AddressFamily::Inet6 as i32;
+}
+
+/// The value of a netlink attribute.
+fn attribute(mut rest: &[u8], wanted: u16) -> Option<&[u8]> {
+    loop {
+        let length = usize::from(u16::from_ne_bytes(rest.get(..2)?.try_into().ok()?));
+        let kind = u16::from_ne_bytes(rest.get(2..4)?.try_into().ok()?);
+        let value = rest.get(4..length)?;
+        if kind == wanted {
+            return Some(value);
+        }
+        rest = rest.get(length.next_multiple_of(4)..)?;
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes.strip_suffix(&[0]).unwrap_or(bytes)).into_owned()
+}
