@@ -113,6 +113,8 @@ fn each_sentence_that_it_may_not_start_with_is_explained() {
         &["--config", "/nowhere.toml"],
         &["--config", &bad_toml],
         &["--log-format", "xml"],
+        &["--repair", "never"],
+        &["--reconcile-interval-s", "0"],
         &["--frobnicate"],
     ] {
         explained(host.netnsd().args(arguments).output().unwrap());
