@@ -113,6 +113,8 @@ fn each_sentence_that_it_may_not_start_with_is_explained() {
         &["--config", "/nowhere.toml"],
         &["--config", &bad_toml],
         &["--log-format", "xml"],
+        &["--repair", "never"],
+        &["--reconcile-interval-s", "0"],
         &["--frobnicate"],
     ] {
         explained(host.netnsd().args(arguments).output().unwrap());
@@ -192,8 +194,8 @@ fn change(host: &Host) {
 fn links(host: &Host) -> Vec<String> {
     let names = host.run(&["ip", "netns", "list"]);
     let names: Vec<&str> = names.lines().filter_map(|line| line.split_whitespace().next()).collect();
-    // The other end's index, after an @, is a new one each time.
-    let script = "ip -br -4 addr | sed 's/@[^ ]*//'; cat /proc/sys/net/ipv4/ip_forward";
+    // The other end's index, after an @, is a new one each time, and the state in the second column comes by itself.
+    let script = "ip -br -4 addr | sed 's/@[^ ]*//' | awk '{$2 = \"\"; print}'; cat /proc/sys/net/ipv4/ip_forward";
     let inside = names.iter().map(|name| host.run(&["ip", "netns", "exec", name, "sh", "-c", script]));
     inside.chain([names.join(" "), host.run(&["sh", "-c", script])]).collect()
 }
