@@ -1,6 +1,9 @@
 //! A piece of work: what it is about, what is there, what is missing, and bringing that about.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 use netnsd_api::{Kind, Progress, ResourceRef};
 use nix::errno::Errno;
@@ -257,8 +260,13 @@ impl<K: Kernel> Core<K> {
             }
         };
         tell(0);
+        let start = Instant::now();
         let outcomes = self.kernel.execute(&batch, &tell).await;
+        self.metrics.batch(start.elapsed());
         for (step, outcome) in steps.into_iter().zip(outcomes) {
+            if let Some(outcome) = &outcome {
+                self.metrics.operation(step.op.label(), outcome.as_ref().err().map(|error| error.errno));
+            }
             match outcome {
                 None => {}
                 Some(Ok(())) => passed.done.entry(step.resource).or_default().push(step.op.label()),

@@ -166,7 +166,12 @@ impl Planner<'_> {
             &Common {
                 mac: spec.mac,
                 mtu: spec.mtu,
-                old_mtus: old.and_then(|old| old.mtu).into_iter().collect(),
+                // One that was elsewhere was made anew here.
+                old_mtus: old
+                    .filter(|old| (&old.namespace, old.device()) == (&spec.namespace, spec.device()))
+                    .and_then(|old| old.mtu)
+                    .into_iter()
+                    .collect(),
                 addresses: &spec.addresses,
             },
         );
