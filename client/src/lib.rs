@@ -21,6 +21,10 @@ use netnsd_api::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use tokio::{net::UnixStream, sync::Mutex};
+use tokio_tungstenite::{
+    WebSocketStream, client_async,
+    tungstenite::{self, client::IntoClientRequest},
+};
 
 /// Why a request has no good answer.
 #[derive(Debug, thiserror::Error)]
@@ -94,12 +98,16 @@ impl Client {
         Error::Unreachable { socket: self.socket.clone(), reason: reason.to_string(), kind: None }
     }
 
-    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, Error> {
-        let stream = UnixStream::connect(&self.socket).await.map_err(|error| Error::Unreachable {
+    async fn open(&self) -> Result<UnixStream, Error> {
+        UnixStream::connect(&self.socket).await.map_err(|error| Error::Unreachable {
             socket: self.socket.clone(),
             reason: error.to_string(),
             kind: Some(error.kind()),
-        })?;
+        })
+    }
+
+    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, Error> {
+        let stream = self.open().await?;
         let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|error| self.unreachable(error))?;
         // It ends with its sender, or with the daemon; requests then say so.
         tokio::spawn(async move { drop(connection.await) });
@@ -153,6 +161,26 @@ impl Client {
         let body = body.collect().await.map_err(|error| self.unreachable(error))?.to_bytes();
         *slot = Some(sender);
         Ok(Answer { status: parts.status, headers: parts.headers, body })
+    }
+
+    /// Opens a WebSocket, on a connection of its own; such as `/v1/namespaces/net0/exec?argv=sh&tty=true`.
+    ///
+    /// # Errors
+    /// When the daemon cannot be reached, or refuses.
+    pub async fn websocket(&self, path: &str) -> Result<WebSocketStream<UnixStream>, Error> {
+        let stream = self.open().await?;
+        let request = format!("ws://netnsd{path}").into_client_request().map_err(|error| self.unreachable(error))?;
+        match client_async(request, stream).await {
+            Ok((socket, _)) => Ok(socket),
+            Err(tungstenite::Error::Http(response)) => {
+                let body = response.body().as_deref().unwrap_or_default();
+                Err(match serde_json::from_slice(body) {
+                    Ok(problem) => Error::Problem(problem),
+                    Err(error) => Error::Unexpected { status: response.status(), reason: error.to_string() },
+                })
+            }
+            Err(error) => Err(self.unreachable(error)),
+        }
     }
 
     async fn call<T: DeserializeOwned>(

@@ -4,6 +4,7 @@ mod about;
 mod body;
 mod bridges;
 mod events;
+mod exec;
 mod headers;
 mod host;
 mod namespaces;

@@ -10,7 +10,7 @@ use axum::{
 use netnsd_api::{Code, Exec, FieldError, Items, Kind, Name, Ping, UnmanagedNamespace, UnmanagedStatus, parse};
 use serde_json::Value;
 
-use super::{App, Routes, body, problem::Failure, query, resource, resource::Answer};
+use super::{App, Routes, body, headers, problem::Failure, query, resource, resource::Answer};
 use crate::kernel::Ns;
 
 pub(super) fn routes() -> Routes {
@@ -20,7 +20,7 @@ pub(super) fn routes() -> Routes {
         ("/v1/namespaces/{name}/routes", get(live_routes)),
         ("/v1/namespaces/{name}/neighbours", get(neighbours)),
         ("/v1/namespaces/{name}/processes", get(processes)),
-        ("/v1/namespaces/{name}/exec", post(exec)),
+        ("/v1/namespaces/{name}/exec", post(exec).get(super::exec::socket)),
         ("/v1/namespaces/{name}/ping", post(ping)),
     ]
 }
@@ -39,7 +39,7 @@ pub(super) async fn unmanaged(app: &App) -> Result<Vec<(String, Bytes)>, Failure
     Ok(items)
 }
 
-fn named(name: &str) -> Result<Name, Failure> {
+pub(super) fn named(name: &str) -> Result<Name, Failure> {
     Ok(resource::existing(Kind::Namespace, name)?.name)
 }
 
@@ -68,9 +68,13 @@ async fn processes(State(app): State<App>, Path(name): Path<String>, RawQuery(qu
 async fn exec(State(app): State<App>, Path(name): Path<String>, RawQuery(query): RawQuery, request: Request) -> Answer {
     query::none(query.as_deref())?;
     let name = named(&name)?;
+    let lines = headers::accepts(request.headers(), &["application/x-ndjson"]);
     let exec: Exec = parse(&Value::Object(body::object(request, false).await?))?;
     if exec.argv.is_empty() {
         return Err(FieldError::new(Code::InvalidField, "/argv", "argv is empty: its first item is the program").into());
+    }
+    if lines {
+        return super::exec::lines(app, &name, &exec).await;
     }
     Ok(Json(app.process.exec(&name, &exec).await?).into_response())
 }

@@ -300,8 +300,30 @@ impl Description {
             .operation("exec", "Run a command in a namespace", "namespaces", &codes)
             .parameter(name())
             .request_body(Some(body(&exec, &json!({"argv": ["ip", "addr"]}), false)))
-            .response("200", json_response("how it ended", result));
+            .response("200", {
+                let mut response = json_response("how it ended; as lines, what it writes comes first", result);
+                let lines =
+                    anything("`{\"stream\", \"data\"}` or `{\"stream\", \"data_base64\"}`, and how it ended last");
+                response.content.insert("application/x-ndjson".into(), Content::new(Some(lines)).into());
+                response
+            });
         self.add(HttpMethod::Post, "/v1/namespaces/{name}/exec", operation.build());
+        let codes =
+            [Code::NotFound, Code::InvalidField, Code::TooManyRequests, Code::KernelRejected, Code::KernelUnavailable];
+        let text = "a WebSocket: binary frames, the first byte is the channel (0 stdin, 1 stdout, 2 stderr, 3 control)";
+        let operation = self
+            .operation("exec_socket", "Run a command on the other side of a WebSocket", "namespaces", &codes)
+            .parameter(name())
+            .parameter(query("argv", "the program, and each argument; repeated", Type::String))
+            .parameter(query("tty", "in a terminal of its own", Type::Boolean))
+            .parameter(query("rows", "lines of the terminal; default 24", Type::Integer))
+            .parameter(query("cols", "characters on a line of it; default 80", Type::Integer))
+            .parameter(query("env", "a variable, KEY=VALUE; repeatable", Type::String))
+            .parameter(query("cwd", "the directory to run it in; default /", Type::String))
+            .parameter(query("user", "the user that it runs as; default root", Type::String))
+            .parameter(query("timeout_s", "after how many seconds it is killed; default never", Type::Number))
+            .response("101", Response::new(text));
+        self.add(HttpMethod::Get, "/v1/namespaces/{name}/exec", operation.build());
         let (ping, result) = (self.schema::<Ping>(), self.schema::<PingResult>());
         let operation = self
             .operation("ping", "Ping from a namespace", "namespaces", &codes)

@@ -83,20 +83,32 @@ pub(super) struct Environment {
     binds: Vec<Bind>,
     identity: Option<Identity>,
     directory: CString,
+    terminal: bool,
 }
 
 impl Environment {
     /// Gathers it, before the fork.
-    pub(super) fn prepare(name: &Name, namespace: OwnedFd, identity: Option<Identity>, directory: CString) -> Self {
+    pub(super) fn prepare(
+        name: &Name,
+        namespace: OwnedFd,
+        identity: Option<Identity>,
+        directory: CString,
+        terminal: bool,
+    ) -> Self {
         // A name has no NUL byte; should that change, sysfs takes any source.
         let source = CString::new(name.as_str()).unwrap_or_default();
-        Self { namespace, name: source, binds: binds(name), identity, directory }
+        Self { namespace, name: source, binds: binds(name), identity, directory, terminal }
     }
 
     /// Enters it: system calls only.
     pub(super) fn enter(&self) -> io::Result<()> {
         reset_signals();
         setsid().map_err(|errno| Step::Session.failed(errno))?;
+        if self.terminal {
+            // SAFETY: an ioctl without a pointer, on the standard input (TIOCSCTTY, ioctl_tty(2)).
+            let result = unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) };
+            Errno::result(result).map_err(|errno| Step::Session.failed(errno))?;
+        }
         setns(&self.namespace, CloneFlags::CLONE_NEWNET).map_err(|errno| Step::Network.failed(errno))?;
         unshare(CloneFlags::CLONE_NEWNS).map_err(|errno| Step::Mounts.failed(errno))?;
         // Slave: no mount made here reaches the host, those of the host still arrive.

@@ -36,7 +36,7 @@ const LONGEST: f64 = 86_400.0;
 ///
 /// What it wrote itself is in the pipes by then and read at once, so this is only for descendants that are about to
 /// end, as in `cmd | tee &`. Those that stay would keep the pipes open for ever, and each such answer waits this long.
-const GRACE: Duration = Duration::from_millis(100);
+pub(super) const GRACE: Duration = Duration::from_millis(100);
 
 /// Refuses what could not be run, before it waits for its turn.
 pub(super) fn check(request: &Exec) -> Result<(), Problem> {
@@ -74,7 +74,8 @@ pub(super) async fn run(name: &Name, request: &Exec) -> Result<ExecResult, Probl
     let started = Instant::now();
     let (owned_name, owned_request) = (name.clone(), request.clone());
     // If this future is dropped while the thread spawns, the thread's result is dropped, which kills the group.
-    let mut running = blocking(move || spawn(&owned_name, &owned_request)).await?;
+    let pipes = [Stdio::piped(), Stdio::piped(), Stdio::piped()];
+    let mut running = blocking(move || spawn(&owned_name, &owned_request, pipes, false)).await?;
     let (mut stdout, mut stderr) = (Output::default(), Output::default());
     let time = Duration::from_secs_f64(request.timeout_s);
     let input = request.stdin.as_deref().unwrap_or_default().as_bytes();
@@ -101,14 +102,14 @@ fn result(status: ExitStatus, killed: bool, started: Instant, stdout: Output, st
     }
 }
 
-fn signal_name(number: i32) -> String {
+pub(super) fn signal_name(number: i32) -> String {
     // Those without a name are the real-time signals.
     Signal::try_from(number).map_or_else(|_| format!("SIG{number}"), |signal| signal.as_str().to_owned())
 }
 
 /// A command that runs. Dropped before its end, it takes its process group along.
-struct Running {
-    child: Child,
+pub(super) struct Running {
+    pub(super) child: Child,
     group: Option<Pid>,
 }
 
@@ -129,7 +130,7 @@ impl Running {
         let (mut closed, mut killed) = (false, false);
         let status = loop {
             tokio::select! {
-                status = self.child.wait() => break status,
+                status = self.wait() => break status?,
                 _ = &mut pipes, if !closed => closed = true,
                 () = &mut limit, if !killed => {
                     self.kill();
@@ -137,16 +138,22 @@ impl Running {
                 }
             }
         };
-        let status = status.map_err(|error| failed("wait for the command", errno(&error)))?;
-        // It is reaped: its number may be another's from now on, and what it left running is left alone.
-        self.group = None;
         if !closed {
             let _ = timeout(GRACE, pipes).await;
         }
         Ok((status, killed))
     }
 
-    fn kill(&self) {
+    /// Waits for its end.
+    pub(super) async fn wait(&mut self) -> Result<ExitStatus, Problem> {
+        let status = self.child.wait().await.map_err(|error| failed("wait for the command", errno(&error)))?;
+        // It is reaped: its number may be another's from now on, and what it left running is left alone.
+        self.group = None;
+        Ok(status)
+    }
+
+    /// Kills its process group.
+    pub(super) fn kill(&self) {
         if let Some(group) = self.group {
             // It can only fail because nobody is left.
             let _ = killpg(group, Signal::SIGKILL);
@@ -168,17 +175,23 @@ async fn feed(stdin: Option<ChildStdin>, input: &[u8]) {
     }
 }
 
-fn spawn(name: &Name, request: &Exec) -> Result<Running, Problem> {
+/// Starts a command with these as its standard input, output and error; `terminal`: they are one, and it controls it.
+pub(super) fn spawn(
+    name: &Name,
+    request: &Exec,
+    [stdin, stdout, stderr]: [Stdio; 3],
+    terminal: bool,
+) -> Result<Running, Problem> {
     let namespace = namespace_file(name)?;
     let user = user(request.user.as_deref())?;
     let variables = variables(user.as_ref(), &request.env);
     let identity = if request.user.is_some() { user.as_ref().map(identity).transpose()?.flatten() } else { None };
     let directory = CString::new(request.cwd.as_deref().unwrap_or("/")).map_err(|_| invalid(&["cwd"], "a NUL byte"))?;
-    let environment = Environment::prepare(name, namespace, identity, directory);
+    let environment = Environment::prepare(name, namespace, identity, directory, terminal);
 
     let mut command = Command::new(&request.argv[0]);
     command.args(&request.argv[1..]).env_clear().envs(&variables);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.stdin(stdin).stdout(stdout).stderr(stderr);
     // SAFETY: `enter` only makes system calls on what was prepared; it takes no lock and allocates nothing.
     unsafe { command.pre_exec(move || environment.enter()) };
     let child = command.spawn().map_err(|error| not_started(&error, request, &variables))?;
@@ -188,7 +201,7 @@ fn spawn(name: &Name, request: &Exec) -> Result<Running, Problem> {
 }
 
 /// The user asked for, or the daemon's own if it has a name.
-fn user(asked: Option<&str>) -> Result<Option<User>, Problem> {
+pub(super) fn user(asked: Option<&str>) -> Result<Option<User>, Problem> {
     let Some(asked) = asked else { return Ok(User::from_uid(geteuid()).ok().flatten()) };
     let found = match asked.parse() {
         Ok(number) => User::from_uid(Uid::from_raw(number)),

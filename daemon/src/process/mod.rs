@@ -1,6 +1,7 @@
 //! Commands inside namespaces: exec, ping, and who lives where. Never changes links.
 //!
-//! Begin at [`Processes`]. `exec` runs commands, `environment` is what happens between their fork and exec,
+//! Begin at [`Processes`]. `exec` runs commands to their end, `session` carries their output off as it
+//! comes, `environment` is what happens between their fork and exec,
 //! `output` keeps what they print; `ping` sends echoes, `icmp` makes and reads their packets; `who` looks at `/proc`.
 //!
 //! No thread that serves requests is ever in another namespace: a command enters its own after the fork, and the
@@ -13,6 +14,7 @@ mod exec;
 mod icmp;
 mod output;
 mod ping;
+mod session;
 mod sockets;
 #[cfg(test)]
 mod tests;
@@ -24,9 +26,10 @@ use netnsd_api::{Code, Exec, ExecResult, Name, Ping, PingResult, Problem, Proces
 use nix::errno::Errno;
 use tokio::sync::Semaphore;
 
+pub use self::session::{End, Happening, Input, Session, Size, Stream};
 use crate::kernel::real::worker::{self, Pinned};
 
-/// How many commands, and how many pings, run at the same time; the others wait.
+/// How many commands, how many in streams, and how many pings, run at the same time.
 const AT_ONCE: usize = 256;
 
 /// Runs commands and pings in namespaces, and tells who lives in them.
@@ -34,6 +37,7 @@ const AT_ONCE: usize = 256;
 pub struct Processes {
     sockets: sockets::Opener,
     commands: Arc<Semaphore>,
+    sessions: Arc<Semaphore>,
     pings: Arc<Semaphore>,
 }
 
@@ -43,6 +47,7 @@ impl Processes {
         Ok(Self {
             sockets: sockets::Opener::start()?,
             commands: Arc::new(Semaphore::new(AT_ONCE)),
+            sessions: Arc::new(Semaphore::new(AT_ONCE)),
             pings: Arc::new(Semaphore::new(AT_ONCE)),
         })
     }
@@ -52,6 +57,17 @@ impl Processes {
         exec::check(request)?;
         let _turn = self.commands.acquire().await.map_err(|_| closing())?;
         exec::run(name, request).await
+    }
+
+    /// Starts a command whose output is carried off as it comes; with a size, in a terminal of its own.
+    pub async fn session(&self, name: &Name, request: &Exec, terminal: Option<Size>) -> Result<Session, Problem> {
+        exec::check(request)?;
+        // They may last for days: one more is refused, not made to wait.
+        let turn = self.sessions.clone().try_acquire_owned().map_err(|_| {
+            Problem::new(Code::TooManyRequests, format!("{AT_ONCE} commands run in streams already: end one first"))
+        })?;
+        let (name, request) = (name.clone(), request.clone());
+        blocking(move || Session::start(&name, &request, terminal, turn)).await
     }
 
     /// Sends ICMP echo requests from inside a namespace.

@@ -1,0 +1,278 @@
+//! Commands whose output is carried off as it comes: as lines of JSON, or over a WebSocket, with or without a terminal.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use axum::{
+    body::Body,
+    extract::{
+        Path, RawQuery, State,
+        ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code, rejection::WebSocketUpgradeRejection},
+    },
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use futures_util::{SinkExt, StreamExt, stream, stream::SplitSink};
+use netnsd_api::{Code, Exec, Name, Problem};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use super::{App, namespaces::named, problem::Failure, query::Query, resource::Answer};
+use crate::process::{End, Happening, Input, Session, Size, Stream};
+
+/// The first byte of a frame (see API.md): which channel it belongs to.
+const STDIN: u8 = 0;
+const STDOUT: u8 = 1;
+const STDERR: u8 = 2;
+const CONTROL: u8 = 3;
+/// The largest frame of a client, in bytes.
+const FRAME: usize = 1 << 20;
+/// How often a client is asked whether it is still there.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// The longest time that a command may run in a WebSocket's session: a day, unless `timeout_s` says less.
+const LONGEST_S: f64 = 86_400.0;
+
+// ---- Lines of JSON ---------------------------------------------------------------------------------------------
+
+/// Runs a command and answers line by line.
+pub(super) async fn lines(app: App, name: &Name, exec: &Exec) -> Answer {
+    let mut session = app.process.session(name, exec, None).await?;
+    session.limit(Duration::from_secs_f64(exec.timeout_s));
+    let mut input = session.take_input();
+    let text = exec.stdin.clone().unwrap_or_default();
+    // The command may write before it has read everything: both go on at the same time.
+    let feed = tokio::spawn(async move {
+        if let Some(input) = &mut input {
+            input.write(text.as_bytes()).await;
+        }
+    });
+    let state = Lines { session: Some(session), halves: [const { Vec::new() }; 2], stopping: app.stopping, feed };
+    let lines = stream::unfold(state, |mut lines| async move {
+        let line = lines.next().await?;
+        Some((Ok::<_, std::convert::Infallible>(line), lines))
+    });
+    let kind = HeaderValue::from_static("application/x-ndjson");
+    Ok((StatusCode::OK, [(header::CONTENT_TYPE, kind)], Body::from_stream(lines)).into_response())
+}
+
+struct Lines {
+    /// None once its end was told. Dropped with the answer, it ends the command.
+    session: Option<Session>,
+    /// What was read of a character whose rest is still to come.
+    halves: [Vec<u8>; 2],
+    stopping: watch::Receiver<bool>,
+    feed: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        self.feed.abort();
+    }
+}
+
+impl Lines {
+    async fn next(&mut self) -> Option<String> {
+        loop {
+            let session = self.session.as_mut()?;
+            let happening = tokio::select! {
+                happening = session.next() => happening,
+                _ = self.stopping.wait_for(|stopping| *stopping) => Err(stopping()),
+            };
+            let line = match happening {
+                Ok(Happening::Output(stream, bytes)) => self.output(stream, &bytes),
+                Ok(Happening::Ended(end)) => {
+                    self.session = None;
+                    let rest = self.rest();
+                    return Some(format!("{rest}{}\n", ended(&end)));
+                }
+                Err(problem) => {
+                    self.session = None;
+                    serde_json::to_value(problem).ok()
+                }
+            };
+            if let Some(line) = line {
+                return Some(format!("{line}\n"));
+            }
+        }
+    }
+
+    /// A line of output, with characters kept whole; none while one is still incomplete.
+    fn output(&mut self, stream: Stream, bytes: &[u8]) -> Option<Value> {
+        let half = &mut self.halves[stream as usize];
+        half.extend_from_slice(bytes);
+        let cut = match std::str::from_utf8(half) {
+            Err(error) if error.error_len().is_none() => error.valid_up_to(),
+            _ => half.len(),
+        };
+        let rest = half.split_off(cut);
+        let whole = std::mem::replace(half, rest);
+        (!whole.is_empty()).then(|| output(stream, whole))
+    }
+
+    /// Lines of what never became whole characters.
+    fn rest(&mut self) -> String {
+        let mut lines = String::new();
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let half = std::mem::take(&mut self.halves[stream as usize]);
+            if !half.is_empty() {
+                lines += &format!("{}\n", output(stream, half));
+            }
+        }
+        lines
+    }
+}
+
+fn output(stream: Stream, bytes: Vec<u8>) -> Value {
+    let stream = match stream {
+        Stream::Stdout => "stdout",
+        Stream::Stderr => "stderr",
+    };
+    match String::from_utf8(bytes) {
+        Ok(text) => json!({"stream": stream, "data": text}),
+        Err(error) => json!({"stream": stream, "data_base64": BASE64_STANDARD.encode(error.as_bytes())}),
+    }
+}
+
+fn ended(end: &End) -> Value {
+    json!({"exit_code": end.exit_code, "signal": end.signal, "timed_out": end.timed_out, "duration_ms": end.duration_ms})
+}
+
+fn stopping() -> Problem {
+    Problem::new(Code::ShuttingDown, "netnsd is stopping")
+}
+
+// ---- WebSocket -------------------------------------------------------------------------------------------------
+
+/// What the query of a WebSocket's request asks for.
+fn read(query: Option<&str>) -> Result<(Exec, Option<Size>, Option<f64>), Failure> {
+    let mut query = Query::read(query)?;
+    let size = Size { rows: query.value("rows")?.unwrap_or(24), cols: query.value("cols")?.unwrap_or(80) };
+    let tty = query.flag("tty", false)?;
+    let timeout_s = query.value::<f64>("timeout_s")?;
+    let mut env = BTreeMap::new();
+    for pair in query.all("env") {
+        let Some((key, value)) = pair.split_once('=') else {
+            return Err(Failure::new(Code::InvalidQuery, format!("env={pair}: write KEY=VALUE")));
+        };
+        env.insert(key.to_owned(), value.to_owned());
+    }
+    let exec = Exec {
+        argv: query.all("argv"),
+        env,
+        cwd: query.one("cwd")?,
+        stdin: None,
+        timeout_s: timeout_s.unwrap_or(LONGEST_S),
+        user: query.one("user")?,
+    };
+    query.finish()?;
+    if exec.argv.is_empty() {
+        return Err(Failure::new(Code::InvalidQuery, "argv is missing: give the program and each argument as argv=…"));
+    }
+    Ok((exec, tty.then_some(size), timeout_s))
+}
+
+/// Runs a command on the other side of a WebSocket.
+pub(super) async fn socket(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    RawQuery(query): RawQuery,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Answer {
+    let name = named(&name)?;
+    let (exec, terminal, timeout_s) = read(query.as_deref())?;
+    let upgrade = upgrade.map_err(|rejection| {
+        let detail = format!("this is for WebSockets ({rejection}); without one, POST the command here");
+        Failure::new(Code::InvalidQuery, detail)
+    })?;
+    let mut session = app.process.session(&name, &exec, terminal).await?;
+    if let Some(seconds) = timeout_s {
+        session.limit(Duration::from_secs_f64(seconds));
+    }
+    let response: Response =
+        upgrade.max_message_size(FRAME).on_upgrade(move |socket| carry(socket, session, app.stopping));
+    Ok(response)
+}
+
+/// Carries both ways until the command has ended, the client is gone, or the daemon stops. Whatever ends it, the session is
+/// dropped with this, and with it the command.
+async fn carry(socket: WebSocket, mut session: Session, mut stopping: watch::Receiver<bool>) {
+    let Some(mut input) = session.take_input() else { return };
+    let (mut sink, mut frames) = socket.split();
+    let incoming = async {
+        while let Some(Ok(message)) = frames.next().await {
+            match message {
+                Message::Binary(bytes) => take(&mut input, &bytes).await,
+                Message::Close(_) => return,
+                _ => {}
+            }
+        }
+    };
+    let outgoing = send_all(&mut sink, &mut session);
+    let goodbye = tokio::select! {
+        () = incoming => None,
+        ended = outgoing => ended.then_some((close_code::NORMAL, "ended")),
+        _ = stopping.wait_for(|stopping| *stopping) => Some((close_code::AWAY, "netnsd is stopping")),
+    };
+    if let Some((code, reason)) = goodbye {
+        let _gone = sink.send(Message::Close(Some(CloseFrame { code, reason: reason.into() }))).await;
+    }
+}
+
+/// What a client may control.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Control {
+    resize: Resize,
+}
+
+#[derive(Deserialize)]
+struct Resize {
+    rows: u16,
+    cols: u16,
+}
+
+/// Takes one frame of the client. An empty one of its standard input is its end.
+async fn take(input: &mut Input, frame: &[u8]) {
+    match frame.split_first() {
+        Some((&STDIN, [])) => input.close(),
+        Some((&STDIN, bytes)) => input.write(bytes).await,
+        Some((&CONTROL, text)) => {
+            if let Ok(Control { resize: Resize { rows, cols } }) = serde_json::from_slice(text) {
+                input.resize(Size { rows, cols });
+            }
+        }
+        _ => tracing::debug!("a frame of no channel that a client may use"),
+    }
+}
+
+/// Sends what the command writes, and how it ended; whether it did.
+async fn send_all(sink: &mut SplitSink<WebSocket, Message>, session: &mut Session) -> bool {
+    let mut heartbeat = tokio::time::interval(HEARTBEAT);
+    loop {
+        let message = tokio::select! {
+            happening = session.next() => match happening {
+                Ok(Happening::Output(Stream::Stdout, bytes)) => frame(STDOUT, &bytes),
+                Ok(Happening::Output(Stream::Stderr, bytes)) => frame(STDERR, &bytes),
+                Ok(Happening::Ended(end)) => {
+                    return sink.send(frame(CONTROL, ended(&end).to_string().as_bytes())).await.is_ok();
+                }
+                Err(problem) => {
+                    tracing::error!(%problem, "a session broke off");
+                    return true;
+                }
+            },
+            _ = heartbeat.tick() => Message::Ping(axum::body::Bytes::new()),
+        };
+        if sink.send(message).await.is_err() {
+            return false;
+        }
+    }
+}
+
+fn frame(channel: u8, bytes: &[u8]) -> Message {
+    let mut frame = Vec::with_capacity(bytes.len() + 1);
+    frame.push(channel);
+    frame.extend_from_slice(bytes);
+    Message::Binary(frame.into())
+}

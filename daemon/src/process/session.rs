@@ -1,0 +1,263 @@
+//! A command whose output is carried off as it comes: through pipes, or through a terminal of its own.
+
+use std::{
+    future::pending,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    pin::Pin,
+    process::{ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use netnsd_api::{Exec, Name, Problem};
+use nix::{
+    errno::Errno,
+    fcntl::{FcntlArg, FdFlag, OFlag, fcntl},
+    libc,
+    pty::{Winsize, openpty},
+    sys::signal::Signal,
+    unistd::fchown,
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::unix::pipe,
+    sync::OwnedSemaphorePermit,
+    time::{Sleep, sleep, timeout},
+};
+
+use super::{
+    exec::{GRACE, Running, signal_name, spawn},
+    failed,
+};
+
+/// How much is read at once; a pipe holds as much.
+const CHUNK: usize = 64 << 10;
+
+/// The size of a terminal, in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// Lines.
+    pub rows: u16,
+    /// Characters on a line.
+    pub cols: u16,
+}
+
+impl From<Size> for Winsize {
+    fn from(size: Size) -> Self {
+        Winsize { ws_row: size.rows, ws_col: size.cols, ws_xpixel: 0, ws_ypixel: 0 }
+    }
+}
+
+/// Which stream output came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the words say it")]
+pub enum Stream {
+    Stdout,
+    Stderr,
+}
+
+/// What happens in a session.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Happening {
+    /// The command wrote.
+    Output(Stream, Bytes),
+    /// The command ended, and everything that it wrote was told.
+    Ended(End),
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct End {
+    /// Its exit code; none if a signal ended it.
+    pub exit_code: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<String>,
+    /// Whether it was killed because its time was over.
+    pub timed_out: bool,
+    /// How long it ran, in milliseconds.
+    pub duration_ms: f64,
+}
+
+/// What goes into a command; closed when dropped, which a terminal does not notice.
+pub struct Input {
+    writer: Option<Pin<Box<dyn AsyncWrite + Send>>>,
+    terminal: Option<OwnedFd>,
+}
+
+impl Input {
+    /// Writes; waits while the command does not read. One that has ended takes what it is given.
+    pub async fn write(&mut self, bytes: &[u8]) {
+        if let Some(writer) = &mut self.writer
+            && (writer.write_all(bytes).await.is_err() || writer.flush().await.is_err())
+        {
+            self.close();
+        }
+    }
+
+    /// Ends the command's input.
+    pub fn close(&mut self) {
+        self.writer = None;
+    }
+
+    /// Tells the terminal its size, if there is one (`TIOCSWINSZ`, ioctl_tty(2)).
+    pub fn resize(&self, size: Size) {
+        if let Some(terminal) = &self.terminal {
+            let _too_late = set_size(terminal, size);
+        }
+    }
+}
+
+/// A command that runs. Dropped before its end, it takes its process group along.
+pub struct Session {
+    running: Running,
+    input: Option<Input>,
+    outputs: [Option<Pin<Box<dyn AsyncRead + Send>>>; 2],
+    buffers: [Vec<u8>; 2],
+    limit: Option<Pin<Box<Sleep>>>,
+    timed_out: bool,
+    status: Option<ExitStatus>,
+    started: Instant,
+    _turn: OwnedSemaphorePermit,
+}
+
+impl Session {
+    /// Starts a command; with a size, in a terminal of its own. It blocks: not for async threads.
+    pub(super) fn start(
+        name: &Name,
+        request: &Exec,
+        terminal: Option<Size>,
+        turn: OwnedSemaphorePermit,
+    ) -> Result<Self, Problem> {
+        let (mut running, input, outputs) = match terminal {
+            None => {
+                let mut running = spawn(name, request, [Stdio::piped(), Stdio::piped(), Stdio::piped()], false)?;
+                let writer = running.child.stdin.take().map(|pipe| Box::pin(pipe) as Pin<Box<dyn AsyncWrite + Send>>);
+                let out = running.child.stdout.take().map(|pipe| Box::pin(pipe) as Pin<Box<dyn AsyncRead + Send>>);
+                let err = running.child.stderr.take().map(|pipe| Box::pin(pipe) as Pin<Box<dyn AsyncRead + Send>>);
+                (running, Input { writer, terminal: None }, [out, err])
+            }
+            Some(size) => in_terminal(name, request, size)?,
+        };
+        running.child.stdin = None;
+        Ok(Self {
+            running,
+            input: Some(input),
+            outputs,
+            buffers: [const { Vec::new() }; 2],
+            limit: None,
+            timed_out: false,
+            status: None,
+            started: Instant::now(),
+            _turn: turn,
+        })
+    }
+
+    /// Kills the command after this time.
+    pub fn limit(&mut self, time: Duration) {
+        self.limit = Some(Box::pin(sleep(time)));
+    }
+
+    /// What goes into the command; it can be taken once.
+    pub fn take_input(&mut self) -> Option<Input> {
+        self.input.take()
+    }
+
+    /// What happens next; nothing after the end. It may be dropped while it waits, and asked again.
+    ///
+    /// # Errors
+    /// When the command cannot be waited for.
+    pub async fn next(&mut self) -> Result<Happening, Problem> {
+        while self.status.is_none() {
+            let [out, err] = &mut self.outputs;
+            let [out_buffer, err_buffer] = &mut self.buffers;
+            let limit = async {
+                match &mut self.limit {
+                    Some(limit) if !self.timed_out => limit.await,
+                    _ => pending().await,
+                }
+            };
+            tokio::select! {
+                read = read(out, out_buffer) => {
+                    if let Some(bytes) = read {
+                        return Ok(Happening::Output(Stream::Stdout, bytes));
+                    }
+                }
+                read = read(err, err_buffer) => {
+                    if let Some(bytes) = read {
+                        return Ok(Happening::Output(Stream::Stderr, bytes));
+                    }
+                }
+                status = self.running.wait() => self.status = Some(status?),
+                () = limit => {
+                    self.timed_out = true;
+                    self.running.kill();
+                }
+            }
+        }
+        // What it wrote is still in the pipes; what descendants hold open is not waited for.
+        for (i, stream) in [Stream::Stdout, Stream::Stderr].into_iter().enumerate() {
+            while self.outputs[i].is_some() {
+                match timeout(GRACE, read(&mut self.outputs[i], &mut self.buffers[i])).await {
+                    Ok(Some(bytes)) => return Ok(Happening::Output(stream, bytes)),
+                    Ok(None) | Err(_) => self.outputs[i] = None,
+                }
+            }
+        }
+        Ok(Happening::Ended(self.end()))
+    }
+
+    fn end(&self) -> End {
+        use std::os::unix::process::ExitStatusExt;
+        let signal = self.status.and_then(|status| status.signal());
+        End {
+            exit_code: self.status.and_then(|status| status.code()),
+            signal: signal.map(signal_name),
+            timed_out: self.timed_out && signal == Some(Signal::SIGKILL as i32),
+            duration_ms: (self.started.elapsed().as_secs_f64() * 1e6).round() / 1e3,
+        }
+    }
+}
+
+/// Reads what is there; none at the stream's end, and then it is put away. Waits for ever where there is none.
+async fn read(stream: &mut Option<Pin<Box<dyn AsyncRead + Send>>>, buffer: &mut Vec<u8>) -> Option<Bytes> {
+    let Some(open) = stream else { return pending().await };
+    buffer.resize(CHUNK, 0);
+    // A terminal answers EIO once nobody holds its other side (tty(4)).
+    match open.read(buffer).await {
+        Ok(count @ 1..) => Some(Bytes::copy_from_slice(&buffer[..count])),
+        Ok(0) | Err(_) => {
+            *stream = None;
+            None
+        }
+    }
+}
+
+type Wired = (Running, Input, [Option<Pin<Box<dyn AsyncRead + Send>>>; 2]);
+
+fn in_terminal(name: &Name, request: &Exec, size: Size) -> Result<Wired, Problem> {
+    let refused = |errno: Errno| failed("open a terminal", errno);
+    let io = |error: io::Error| refused(Errno::from_raw(error.raw_os_error().unwrap_or(Errno::EIO as i32)));
+    let pair = openpty(&Winsize::from(size), None).map_err(refused)?;
+    for end in [&pair.master, &pair.slave] {
+        fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(refused)?;
+    }
+    if let Some(user) = super::exec::user(request.user.as_deref())?.filter(|_| request.user.is_some()) {
+        fchown(&pair.slave, Some(user.uid), None).map_err(refused)?;
+    }
+    fcntl(&pair.master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(refused)?;
+    let slave = || pair.slave.try_clone().map(Stdio::from).map_err(io);
+    let running = spawn(name, request, [slave()?, slave()?, slave()?], true)?;
+    let reader = pipe::Receiver::from_owned_fd_unchecked(pair.master.try_clone().map_err(io)?).map_err(io)?;
+    let writer = pipe::Sender::from_owned_fd_unchecked(pair.master.try_clone().map_err(io)?).map_err(io)?;
+    let input = Input { writer: Some(Box::pin(writer)), terminal: Some(pair.master) };
+    Ok((running, input, [Some(Box::pin(reader)), None]))
+}
+
+fn set_size(terminal: &OwnedFd, size: Size) -> Result<(), Errno> {
+    use std::os::fd::AsRawFd;
+    let size = Winsize::from(size);
+    // SAFETY: the kernel reads one `struct winsize`, which lives as long as the call.
+    let result = unsafe { libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCSWINSZ, &size) };
+    Errno::result(result).map(drop)
+}

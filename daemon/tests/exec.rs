@@ -1,0 +1,291 @@
+//! Commands whose output is carried off as it comes.
+
+mod common;
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    os::unix::net::UnixStream,
+};
+
+use common::Host;
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
+
+const PATH: &str = "/v1/namespaces/net0/exec";
+
+fn host() -> Host {
+    let host = Host::started();
+    host.put("/v1/namespaces/net0", json!({})).ok();
+    host
+}
+
+/// Starts a command whose answer comes line by line.
+fn lines(host: &Host, body: &Value) -> BufReader<UnixStream> {
+    let headers = [("content-type", "application/json"), ("accept", "application/x-ndjson")];
+    let mut stream = host.open("POST", PATH, &headers, &body.to_string());
+    let mut line = String::new();
+    while line != "\r\n" {
+        line.clear();
+        assert!(stream.read_line(&mut line).unwrap() > 0, "the head ended early");
+    }
+    stream
+}
+
+fn next(stream: &mut BufReader<UnixStream>) -> Value {
+    let mut line = String::new();
+    stream.read_line(&mut line).unwrap();
+    serde_json::from_str(&line).unwrap_or(Value::Null)
+}
+
+fn alive(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+#[test]
+fn output_comes_line_by_line_while_the_command_runs() {
+    let host = host();
+    // The command waits for us, so its first line cannot have come at its end.
+    host.run(&["mkfifo", host.dir().join("fifo").to_str().unwrap()]);
+    let fifo = host.dir().join("fifo");
+    let mut stream = lines(&host, &json!({"argv": ["sh", "-c", "echo one; read x <$0; echo $x >&2", fifo]}));
+    assert_eq!(next(&mut stream), json!({"stream": "stdout", "data": "one\n"}));
+    fs::write(&fifo, "two\n").unwrap();
+    assert_eq!(next(&mut stream), json!({"stream": "stderr", "data": "two\n"}));
+    let end = next(&mut stream);
+    assert_eq!((&end["exit_code"], &end["signal"], &end["timed_out"]), (&json!(0), &Value::Null, &json!(false)));
+}
+
+#[test]
+fn characters_are_kept_whole_and_bytes_are_kept() {
+    let host = host();
+    // An ä in two pieces, and what is no text.
+    let mut stream = lines(
+        &host,
+        &json!({"argv": ["sh", "-c", "printf '\\303'; sleep 0.2; printf '\\244'; sleep 0.2; printf '\\377'"]}),
+    );
+    assert_eq!(next(&mut stream), json!({"stream": "stdout", "data": "ä"}));
+    assert_eq!(next(&mut stream), json!({"stream": "stdout", "data_base64": "/w=="}));
+    assert_eq!(next(&mut stream)["exit_code"], 0);
+}
+
+#[test]
+fn what_it_is_given_goes_in_and_its_time_ends() {
+    let host = host();
+    let text = "x".repeat(300_000);
+    let mut stream = lines(&host, &json!({"argv": ["cat"], "stdin": text}));
+    let mut got = String::new();
+    loop {
+        let line = next(&mut stream);
+        match line["data"].as_str() {
+            Some(data) => got += data,
+            None => break assert_eq!(line["exit_code"], 0),
+        }
+    }
+    assert!(got == text);
+    let mut stream = lines(&host, &json!({"argv": ["sleep", "1000"], "timeout_s": 0.2}));
+    let end = next(&mut stream);
+    assert_eq!((&end["signal"], &end["timed_out"]), (&json!("SIGKILL"), &json!(true)));
+    for (body, status, code) in
+        [(json!({"argv": ["/nowhere"]}), 422, "invalid_field"), (json!({"argv": []}), 422, "invalid_field")]
+    {
+        let headers = [("content-type", "application/json"), ("accept", "application/x-ndjson")];
+        host.raw("POST", PATH, &headers, body.to_string().into_bytes()).refused(status, code, None);
+    }
+}
+
+#[test]
+fn a_client_that_goes_away_ends_what_it_started() {
+    let host = host();
+    let mut stream = lines(&host, &json!({"argv": ["sh", "-c", "sleep 1000 & echo $!; wait"]}));
+    let pid: u32 = next(&mut stream)["data"].as_str().unwrap().trim().parse().unwrap();
+    assert!(alive(pid));
+    drop(stream);
+    host.until("it is gone", || !alive(pid));
+}
+
+#[test]
+fn the_daemon_stops_at_once_and_says_so() {
+    let mut host = host();
+    let mut stream = lines(&host, &json!({"argv": ["sh", "-c", "echo $$; exec sleep 1000"]}));
+    let pid: u32 = next(&mut stream)["data"].as_str().unwrap().trim().parse().unwrap();
+    let start = std::time::Instant::now();
+    assert!(host.terminate().success());
+    assert!(start.elapsed().as_secs() < 20, "it did not wait for the command");
+    assert_eq!(next(&mut stream)["code"], "shutting_down");
+    host.until("it is gone", || !alive(pid));
+}
+
+/// A session in a WebSocket, driven by hand.
+struct Socket<S> {
+    socket: tokio_tungstenite::WebSocketStream<S>,
+    seen: String,
+}
+
+impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Socket<S> {
+    async fn send(&mut self, channel: u8, bytes: &[u8]) {
+        let frame = [&[channel], bytes].concat();
+        self.socket.send(Message::Binary(frame.into())).await.unwrap();
+    }
+
+    /// The next frame: its channel, and its content.
+    async fn next(&mut self) -> Option<(u8, Vec<u8>)> {
+        loop {
+            match self.socket.next().await? {
+                Ok(Message::Binary(frame)) => return Some((frame[0], frame[1..].to_vec())),
+                Ok(_) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// Reads until this was written.
+    async fn until(&mut self, text: &str) {
+        while !self.seen.contains(text) {
+            let (_, bytes) = self.next().await.unwrap_or_else(|| panic!("no {text:?} in {:?}", self.seen));
+            self.seen += &String::from_utf8_lossy(&bytes);
+        }
+        self.seen.clear();
+    }
+
+    /// Reads to the end: how it ended.
+    async fn end(&mut self) -> Value {
+        while let Some((channel, bytes)) = self.next().await {
+            if channel == 3 {
+                return serde_json::from_slice(&bytes).unwrap();
+            }
+        }
+        Value::Null
+    }
+}
+
+fn in_socket<T>(host: &Host, query: &str, drive: impl AsyncFnOnce(Socket<tokio::net::UnixStream>) -> T) -> T {
+    let path = format!("{PATH}?{query}");
+    host.typed(async |client| {
+        let socket = client.websocket(&path).await.unwrap();
+        let driving = drive(Socket { socket, seen: String::new() });
+        tokio::time::timeout(std::time::Duration::from_secs(60), driving).await.expect("it ends")
+    })
+}
+
+#[test]
+fn a_terminal_is_one() {
+    let host = host();
+    in_socket(&host, "argv=sh&argv=-i&tty=true&rows=33&cols=99&env=PS1=%3E%3E&env=TERM=dumb", async |mut socket| {
+        socket.until(">>").await;
+        socket.send(0, b"tty; stty size\n").await;
+        socket.until("/dev/pts/").await;
+        socket.until("33 99").await;
+        socket.send(3, b"{\"resize\": {\"rows\": 40, \"cols\": 120}}").await;
+        socket.send(0, b"stty size\n").await;
+        socket.until("40 120").await;
+        // Ctrl-C ends what runs in it, not the shell.
+        socket.send(0, b"sh -c 'echo rea''dy; exec sleep 1000'\n").await;
+        socket.until("ready").await;
+        socket.send(0, b"\x03").await;
+        socket.until(">>").await;
+        socket.send(0, b"cat\n").await;
+        socket.send(0, b"through the cat\n").await;
+        socket.until("through the cat\r\nthrough the cat").await;
+        // Ctrl-D ends the cat, then the shell's exit ends it all.
+        socket.send(0, b"\x04").await;
+        socket.until(">>").await;
+        socket.send(0, b"exit 5\n").await;
+        assert_eq!(socket.end().await["exit_code"], 5);
+    });
+}
+
+#[test]
+fn pipes_carry_bytes_and_their_end() {
+    let host = host();
+    in_socket(&host, "argv=sh&argv=-c&argv=cat%3B+echo+done+%3E%262", async |socket| {
+        let all: Vec<u8> = (0..3_000_000u32).map(|i| (i % 251) as u8).collect();
+        let (mut sink, mut stream) = socket.socket.split();
+        // What comes back is taken in turn, or both sides would wait for the other to read.
+        let send = async {
+            for piece in all.chunks(100_000) {
+                sink.send(Message::Binary([&[0], piece].concat().into())).await.unwrap();
+            }
+            sink.send(Message::Binary(vec![0].into())).await.unwrap();
+        };
+        let mut got = Vec::new();
+        let receive = async {
+            while let Some(Ok(message)) = stream.next().await {
+                let Message::Binary(frame) = message else { continue };
+                match frame[0] {
+                    1 => got.extend_from_slice(&frame[1..]),
+                    2 => assert_eq!(frame[1..], *b"done\n"),
+                    _ => return serde_json::from_slice::<Value>(&frame[1..]).unwrap(),
+                }
+            }
+            Value::Null
+        };
+        let ((), end) = tokio::join!(send, receive);
+        assert_eq!(end["exit_code"], 0);
+        assert!(got == all, "{} of {} bytes", got.len(), all.len());
+    });
+}
+
+#[test]
+fn a_closed_socket_ends_the_command() {
+    let host = host();
+    let pid = in_socket(&host, "argv=sh&argv=-c&argv=echo+%24%24%3B+exec+sleep+1000&tty=true", async |mut socket| {
+        let (_, bytes) = socket.next().await.unwrap();
+        String::from_utf8(bytes).unwrap().trim().parse::<u32>().unwrap()
+    });
+    host.until("it is gone", || !alive(pid));
+}
+
+#[test]
+fn what_is_wrong_is_told_before_the_upgrade() {
+    let host = host();
+    host.get(&format!("{PATH}?argv=true")).refused(400, "invalid_query", None);
+    let refused = |query: &str| {
+        host.typed(async |client| match client.websocket(&format!("{PATH}?{query}")).await {
+            Err(netnsd_client::Error::Problem(problem)) => problem.status,
+            other => panic!("{other:?}"),
+        })
+    };
+    for (query, status) in [
+        ("", 400),
+        ("argv=a&colour=red", 400),
+        ("argv=true&rows=x", 400),
+        ("argv=/nowhere", 422),
+        ("argv=true&timeout_s=-1", 422),
+    ] {
+        assert_eq!(refused(query), status, "{query}");
+    }
+}
+
+/// Peak memory of the daemon, in bytes.
+fn peak(host: &Host) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", host.pid())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
+
+#[test]
+fn much_output_needs_little_memory_and_loses_nothing() {
+    // The whole gibibyte: NETNSD_MIB=1024.
+    let mib: u64 = std::env::var("NETNSD_MIB").ok().and_then(|text| text.parse().ok()).unwrap_or(64);
+    let host = host();
+    let before = peak(&host);
+    let query = format!("argv=head&argv=-c&argv={}&argv=/dev/zero", mib << 20);
+    let start = std::time::Instant::now();
+    let received = in_socket(&host, &query, async |mut socket| {
+        // A reader that is not there yet: the command waits for it.
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        let mut received = 0;
+        loop {
+            match socket.next().await.unwrap() {
+                (1, bytes) => received += bytes.len() as u64,
+                _ => break received,
+            }
+        }
+    });
+    assert_eq!(received, mib << 20);
+    let grown = peak(&host) - before;
+    println!("{mib} MiB in {:?}, the daemon's peak grew by {grown} bytes", start.elapsed());
+    assert!(grown < 16 << 20, "its peak grew by {grown} bytes");
+}
