@@ -9,6 +9,7 @@ mod look;
 mod parse;
 mod problem;
 mod resource;
+mod shell;
 mod topology;
 mod values;
 
@@ -18,5 +19,6 @@ pub use look::*;
 pub use parse::{READ_ONLY, parse};
 pub use problem::{Code, FieldError, Problem};
 pub use resource::*;
+pub use shell::shell_word;
 pub use topology::*;
 pub use values::*;

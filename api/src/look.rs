@@ -344,6 +344,8 @@ pub struct PlannedOperation {
     pub namespace: Option<Name>,
     /// The resource that it is for.
     pub resource: ResourceRef,
+    /// The `ip`, `sysctl` or shell line that does the same by hand.
+    pub command: String,
 }
 
 /// What a write with `?dry_run=true` would do.

@@ -15,6 +15,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, head
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
+pub use netnsd_api::shell_word;
 use netnsd_api::{
     About, Exec, ExecResult, Items, Link, LinkAddress, LiveNeighbour, LiveRoute, Name, Page, Ping, PingResult, Problem,
     Process, Ready, Resource, Stored,
@@ -323,15 +324,6 @@ impl Client {
     }
 }
 
-/// A word as a POSIX shell takes it: quoted where it needs that.
-pub fn shell_word(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/' | ':' | '@' | '%' | '+' | ',');
-    if !word.is_empty() && word.chars().all(plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', r"'\''"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -360,14 +352,5 @@ mod tests {
         assert_eq!((ask().await, ask().await), ("1".into(), "1".into()));
         client.connection.lock().await.as_mut().unwrap().used -= KEPT;
         assert_eq!(ask().await, "2");
-    }
-
-    #[test]
-    fn a_shell_reads_quoted_words_as_they_are() {
-        for word in ["plain", "", "it's", "{\"a\": [1, '2']}", "$HOME `x` \\ \"", "two\nlines", "!#&;|<>*?~"] {
-            let script = format!("printf %s {}", shell_word(word));
-            let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
-            assert_eq!(String::from_utf8(output.stdout).unwrap(), word);
-        }
     }
 }

@@ -35,6 +35,7 @@ use crate::{
     engine::{Engine, View, rfc3339},
     http::{self, App},
     kernel::{look::Look, real::RealKernel},
+    metrics::Metrics,
     process::Processes,
     sandbox,
     settings::{LogFormat, Settings, Wrong},
@@ -171,13 +172,16 @@ fn start_rooms(settings: &Settings, serving: &Serving, stopping: &watch::Receive
     let view = Arc::new(View::default());
     let database = settings.state_dir.join("netnsd.db");
     let (shown, newest) = watch::channel(0);
-    let (engine, thread) = Engine::start(&database, view.clone(), shown, settings.policy, RealKernel::start)
-        .map_err(|error| Failure::Other(error.to_string()))?;
+    let metrics = Arc::new(Metrics::default());
+    let (engine, thread) =
+        Engine::start(&database, view.clone(), shown, settings.policy, metrics.clone(), RealKernel::start)
+            .map_err(|error| Failure::Other(error.to_string()))?;
     let app = App {
         engine,
         view: view.clone(),
         look: Look::start().map_err(|error| other("looking at the kernel", &error))?,
         history: History::new(&database, newest),
+        metrics,
         process: Processes::start().map_err(|error| other("running processes", &error))?,
         started_at: rfc3339(Timestamp::now()),
         listen: serving.urls().into(),

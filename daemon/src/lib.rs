@@ -7,6 +7,7 @@ pub mod engine;
 pub mod http;
 pub mod intent;
 pub mod kernel;
+pub mod metrics;
 pub mod plan;
 pub mod process;
 pub mod sandbox;

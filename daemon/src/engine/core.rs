@@ -26,7 +26,8 @@ use super::{
 use crate::{
     intent::{self, Decision, Intent, Record},
     kernel::{Kernel, Notice, Ns, Observed},
-    plan::{Plan, Step, Verdict},
+    metrics::Metrics,
+    plan::{self, Plan, Step, Verdict},
     store::{Commit, Row, RowChange, Store, StoreError},
 };
 
@@ -130,6 +131,7 @@ pub(super) struct Core<K: Kernel> {
     pub foreign: Option<BTreeSet<String>>,
     /// When the last try to record what is done failed.
     untidy_since: Option<Instant>,
+    pub metrics: Arc<Metrics>,
 }
 
 impl<K: Kernel> Core<K> {
@@ -143,6 +145,7 @@ impl<K: Kernel> Core<K> {
         view: Arc<View>,
         shown: watch::Sender<u64>,
         policy: Policy,
+        metrics: Arc<Metrics>,
     ) -> Result<Self, StoreError> {
         let mut store = Store::open(database).await?;
         let rows = store.load().await?;
@@ -160,6 +163,7 @@ impl<K: Kernel> Core<K> {
             drift: Drift::new(policy),
             foreign: None,
             untidy_since: None,
+            metrics,
         };
         for row in rows {
             core.remember(row);
@@ -370,7 +374,13 @@ impl<K: Kernel> Core<K> {
         let mut all = self.confirmations.clone();
         all.extend(rows);
         let (events, retracted) = self.journal.news();
-        self.store.commit(&Commit { rows: all.into_values().collect(), events, retracted }).await?;
+        let commit = Commit { rows: all.into_values().collect(), events, retracted };
+        let start = Instant::now();
+        let result = self.store.commit(&commit).await;
+        if commit != Commit::default() {
+            self.metrics.commit(start.elapsed(), result.is_err());
+        }
+        result?;
         self.confirmations.clear();
         self.journal.recorded();
         self.untidy_since = None;
@@ -551,6 +561,7 @@ impl<K: Kernel> Core<K> {
             op: step.op.label().to_owned(),
             namespace: step.op.ns().name().cloned(),
             resource: step.resource.clone(),
+            command: plan::command(&step.op),
         };
         let written = Written { entry, plan: plan.steps.iter().map(operation).collect(), ..self.written(&accepted) };
         self.take_back(&accepted, false);

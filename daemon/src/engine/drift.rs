@@ -331,6 +331,7 @@ impl<K: Kernel> Core<K> {
         for (resource, operations) in done {
             if drifted.contains(resource) && self.stands(resource) {
                 self.drift.repaired(resource, operations);
+                self.metrics.repair();
             }
         }
     }

@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use self::core::Core;
 pub use self::{status::rfc3339, types::*};
-use crate::{kernel::Kernel, store::StoreError};
+use crate::{kernel::Kernel, metrics::Metrics, store::StoreError};
 
 /// Why the engine could not start.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +86,7 @@ impl Engine {
         view: Arc<View>,
         shown: watch::Sender<u64>,
         policy: Policy,
+        metrics: Arc<Metrics>,
         kernel: impl FnOnce() -> std::io::Result<K> + Send + 'static,
     ) -> Result<(Self, JoinHandle<()>), StartError> {
         let (sender, queue) = mpsc::channel(QUEUE);
@@ -98,7 +99,9 @@ impl Engine {
             };
             runtime.block_on(async {
                 let core = match kernel() {
-                    Ok(kernel) => Core::open(&database, kernel, view, shown, policy).await.map_err(StartError::from),
+                    Ok(kernel) => {
+                        Core::open(&database, kernel, view, shown, policy, metrics).await.map_err(StartError::from)
+                    }
                     Err(error) => Err(error.into()),
                 };
                 match core {
@@ -132,6 +135,11 @@ impl Engine {
         let (answer, answered) = oneshot::channel();
         self.send(Request::Reconcile(answer))?;
         answered.await.map_err(|_| stopping())
+    }
+
+    /// How many more requests the queue takes.
+    pub fn room(&self) -> usize {
+        self.queue.capacity()
     }
 
     fn send(&self, request: Request) -> Result<(), Problem> {

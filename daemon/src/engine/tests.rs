@@ -45,8 +45,10 @@ impl House {
         self.view = Arc::default();
         let kernel = self.kernel.clone();
         let (shown, newest) = watch::channel(0);
-        self.engine =
-            Some(Engine::start(&self.database(), self.view.clone(), shown, Policy::default(), || Ok(kernel)).unwrap());
+        self.engine = Some(
+            Engine::start(&self.database(), self.view.clone(), shown, Policy::default(), Arc::default(), || Ok(kernel))
+                .unwrap(),
+        );
         self.history = Some(History::new(&self.database(), newest));
     }
 

@@ -224,6 +224,19 @@ impl View {
         counts
     }
 
+    /// How many resources of each kind are in each state; states without any are left out.
+    pub fn states_by_kind(&self) -> Vec<(Kind, BTreeMap<State, usize>)> {
+        let inner = self.read();
+        let count = |kind: Kind| {
+            let mut counts = BTreeMap::new();
+            for entry in inner.kinds[kind as usize].values() {
+                *counts.entry(entry.state).or_default() += 1;
+            }
+            (kind, counts)
+        };
+        Kind::ALL.map(count).into()
+    }
+
     /// Puts entries in and takes others out.
     pub(super) fn publish(&self, entries: Vec<Entry>, gone: &[ResourceRef]) {
         let mut inner = self.inner.write().unwrap_or_else(std::sync::PoisonError::into_inner);

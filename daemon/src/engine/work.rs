@@ -1,6 +1,9 @@
 //! A piece of work: what it is about, what is there, what is missing, and bringing that about.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 use netnsd_api::{Kind, Progress, ResourceRef};
 use nix::errno::Errno;
@@ -184,13 +187,15 @@ impl<K: Kernel> Core<K> {
     pub(super) async fn bring_about(&mut self, work: &mut Work, mut plan: Plan, observed: Observed) -> Passed {
         let mut passed = Passed { observed, ..Passed::default() };
         let mut waiting: Vec<(Step, String)> = Vec::new();
+        let mut blind: Vec<Step> = Vec::new();
         for round in 0..ROUNDS {
             passed.verdicts = plan.verdicts;
             for (step, reason) in &waiting {
                 passed.verdicts.entry(step.resource.clone()).or_insert_with(|| Verdict::Pending(reason.clone()));
             }
-            let steps: Vec<Step> =
-                plan.steps.into_iter().filter(|step| !waiting.iter().any(|(other, _)| other == step)).collect();
+            let tried = |step: &Step| blind.contains(step) || waiting.iter().any(|(other, _)| other == step);
+            let steps: Vec<Step> = plan.steps.into_iter().filter(|step| !tried(step)).collect();
+            blind.extend(steps.iter().filter(|step| step.blind).cloned());
             if steps.is_empty() {
                 break;
             }
@@ -255,8 +260,13 @@ impl<K: Kernel> Core<K> {
             }
         };
         tell(0);
+        let start = Instant::now();
         let outcomes = self.kernel.execute(&batch, &tell).await;
+        self.metrics.batch(start.elapsed());
         for (step, outcome) in steps.into_iter().zip(outcomes) {
+            if let Some(outcome) = &outcome {
+                self.metrics.operation(step.op.label(), outcome.as_ref().err().map(|error| error.errno));
+            }
             match outcome {
                 None => {}
                 Some(Ok(())) => passed.done.entry(step.resource).or_default().push(step.op.label()),

@@ -21,6 +21,7 @@ pub(super) fn routes() -> Routes {
         ("/v1/health", get(health)),
         ("/v1/ready", get(ready)),
         ("/v1/reconcile", post(reconcile)),
+        ("/metrics", get(metrics)),
         ("/openapi.yaml", get(openapi_yaml)),
         ("/openapi.json", get(openapi_json)),
     ]
@@ -74,6 +75,14 @@ async fn ready(State(app): State<App>, RawQuery(query): RawQuery) -> Answer {
 async fn reconcile(State(app): State<App>, RawQuery(query): RawQuery) -> Answer {
     query::none(query.as_deref())?;
     Ok(Json(app.engine.reconcile().await?).into_response())
+}
+
+/// Prometheus text (OpenMetrics 1.0).
+async fn metrics(State(app): State<App>, RawQuery(query): RawQuery) -> Answer {
+    query::none(query.as_deref())?;
+    let text = app.metrics.text(&app.view, app.engine.room()).map_err(resource::internal)?;
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }
 
 async fn openapi_yaml(RawQuery(query): RawQuery) -> Answer {

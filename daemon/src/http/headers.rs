@@ -1,9 +1,12 @@
 //! Headers: request ids, ETags and preconditions.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
-    extract::Request,
+    extract::{MatchedPath, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, Method, header},
     middleware::Next,
     response::Response,
@@ -12,7 +15,10 @@ use netnsd_api::Code;
 use tracing::Instrument;
 
 use super::problem::Failure;
-use crate::engine::{Precondition, Written};
+use crate::{
+    engine::{Precondition, Written},
+    metrics::Metrics,
+};
 
 const REQUEST_ID: &str = "x-request-id";
 
@@ -38,6 +44,17 @@ pub(super) async fn request_id(request: Request, next: Next) -> Response {
         }
     });
     response.headers_mut().insert(REQUEST_ID, id);
+    response
+}
+
+/// Counts requests, by the patterns of their paths.
+pub(super) async fn count(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
+    let start = Instant::now();
+    let method = request.method().clone();
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let response = next.run(request).await;
+    let route = route.as_ref().map(MatchedPath::as_str);
+    metrics.request(method.as_str(), route, response.status().as_u16(), start.elapsed());
     response
 }
 

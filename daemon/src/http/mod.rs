@@ -38,6 +38,7 @@ pub use self::{
 use crate::{
     engine::{Engine, View},
     kernel::look::Look,
+    metrics::Metrics,
     process::Processes,
     store::History,
 };
@@ -56,6 +57,8 @@ pub struct App {
     pub look: Look,
     /// What happened.
     pub history: History,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
     /// Runs commands and pings.
     pub process: Processes,
     /// When the daemon started (RFC 3339, UTC).
@@ -99,6 +102,7 @@ pub fn router(app: App) -> Router {
         .layer(middleware::from_fn(rest::taken_in))
         .layer(CatchPanicLayer::custom(problem::panicked))
         .layer(middleware::from_fn(problem::only_problems))
+        .layer(middleware::from_fn_with_state(app.metrics.clone(), headers::count))
         .layer(middleware::from_fn(headers::request_id))
         .with_state(app)
 }

@@ -421,6 +421,12 @@ impl Description {
             .operation("ready", "Whether everything recorded has been tried", "daemon", &[Code::KernelUnavailable])
             .response("200", json_response("it has", schema));
         self.add(HttpMethod::Get, "/v1/ready", operation.build());
+        let text = ResponseBuilder::new()
+            .description("what is counted, as OpenMetrics text")
+            .content("application/openmetrics-text", Content::new(Some(Object::with_type(Type::String))));
+        let operation =
+            self.operation("metrics", "Metrics for Prometheus", "daemon", &[]).response("200", text.build());
+        self.add(HttpMethod::Get, "/metrics", operation.build());
         for (path, id, kind) in [
             ("/openapi.yaml", "openapi_yaml", "application/yaml"),
             ("/openapi.json", "openapi_json", "application/json"),

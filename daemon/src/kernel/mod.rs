@@ -126,6 +126,28 @@ pub struct ObservedNs {
     pub dns: Option<String>,
 }
 
+impl ObservedNs {
+    /// Takes an address away, with what the kernel takes along: in IPv4 the secondary ones of its network, routes that prefer
+    /// it as source, and with the last one every route by the link (`fib_disable_ip()`, net/ipv4/fib_frontend.c); IPv6 routes
+    /// stay, and forget it as source (`rt6_remove_prefsrc()`, net/ipv6/route.c).
+    pub fn lose_address(&mut self, interface: &str, gone: IpNet) {
+        let Some(link) = self.links.get_mut(interface) else { return };
+        let v4 = gone.addr().is_ipv4();
+        let primary = link.addresses.iter().any(|known| known.net == gone && !known.secondary);
+        let along = |known: &ObservedAddress| v4 && primary && known.secondary && known.net.trunc() == gone.trunc();
+        link.addresses.retain(|known| known.net != gone && !along(known));
+        let last = v4 && !link.addresses.iter().any(|known| known.net.addr().is_ipv4());
+        self.routes.retain_mut(|known| {
+            let prefers = known.route.source.is_some_and(|source| source.0 == gone.addr());
+            if !v4 && prefers {
+                known.route.source = None;
+            }
+            let by = known.route.interface.as_ref().is_some_and(|name| name.as_str() == interface);
+            known.ipv6 || !(prefers || last && by)
+        });
+    }
+}
+
 /// One link.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ObservedLink {

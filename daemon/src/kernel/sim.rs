@@ -473,16 +473,8 @@ impl State {
     }
 
     fn delete_address(&mut self, ns: &Ns, name: &str, net: IpNet) -> Done {
-        let known = self.ns(ns)?;
-        let link = known.links.get_mut(name).ok_or(Errno::ENODEV)?;
-        let primary = link.addresses.iter().any(|known| known.net == net && !known.secondary);
-        link.addresses
-            .retain(|known| known.net != net && !(primary && known.secondary && known.net.trunc() == net.trunc()));
-        known.routes.retain(|known| {
-            let by = known.route.interface.as_ref().map(InterfaceName::as_str) == Some(name);
-            !(by && (known.route.via.is_some_and(|via| net.contains(&via.0))
-                || known.route.source.is_some_and(|source| source.0 == net.addr())))
-        });
+        self.link(ns, name)?;
+        self.ns(ns)?.lose_address(name, net);
         Ok(())
     }
 

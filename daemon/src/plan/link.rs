@@ -32,7 +32,8 @@ impl Place {
 struct Common<'a> {
     mac: Option<Mac>,
     mtu: Option<u32>,
-    mtu_was_set: bool,
+    /// What the MTU was asked to be before. What it is otherwise by now is the kernel's choice, such as a bridge's by its ports.
+    old_mtus: Vec<u32>,
     addresses: &'a [Cidr],
 }
 
@@ -142,9 +143,22 @@ impl Planner<'_> {
         }
         let Some(known) = self.now.link(&place.ns, &place.name).and_then(|link| link.bridge.clone()) else { return };
         let old = previous_bridge(task);
-        let set = bridge_changes(spec, old, &known);
+        let mut set = bridge_changes(spec, old, &known);
+        let bridge_set = |set| Op::BridgeSet { ns: place.ns.clone(), name: place.name.clone(), set };
+        if known.stp && known.root_id != known.bridge_id {
+            // It shows, and goes by, the times of the root; its own are set when they are asked for, and not seen.
+            let times = BridgeSettings {
+                forward_delay: set.forward_delay.take(),
+                hello_time: set.hello_time.take(),
+                max_age: set.max_age.take(),
+                ..BridgeSettings::default()
+            };
+            if old.is_some_and(|old| times_of(old) != times_of(spec)) && times != BridgeSettings::default() {
+                self.emit_blind(Phase::MakeBridges, task, bridge_set(times));
+            }
+        }
         if set != BridgeSettings::default() {
-            self.emit(Phase::MakeBridges, task, Op::BridgeSet { ns: place.ns.clone(), name: place.name.clone(), set });
+            self.emit(Phase::MakeBridges, task, bridge_set(set));
         }
         self.common(
             task,
@@ -152,7 +166,12 @@ impl Planner<'_> {
             &Common {
                 mac: spec.mac,
                 mtu: spec.mtu,
-                mtu_was_set: old.is_some_and(|old| old.mtu.is_some()),
+                // One that was elsewhere was made anew here.
+                old_mtus: old
+                    .filter(|old| (&old.namespace, old.device()) == (&spec.namespace, spec.device()))
+                    .and_then(|old| old.mtu)
+                    .into_iter()
+                    .collect(),
                 addresses: &spec.addresses,
             },
         );
@@ -335,7 +354,7 @@ impl Planner<'_> {
             &Common {
                 mac: spec.mac,
                 mtu: spec.mtu,
-                mtu_was_set: old.iter().any(|old| old.mtu.is_some()),
+                old_mtus: old.iter().filter_map(|old| old.mtu).collect(),
                 addresses: &spec.addresses,
             },
         );
@@ -412,7 +431,7 @@ impl Planner<'_> {
         {
             self.emit(Phase::Addresses, task, Op::LinkMac { ns: ns.clone(), name: name.clone(), mac });
         }
-        let mtu = spec.mtu.or(spec.mtu_was_set.then_some(DEFAULT_MTU));
+        let mtu = spec.mtu.or(spec.old_mtus.contains(&known.mtu).then_some(DEFAULT_MTU));
         if let Some(mtu) = mtu
             && known.mtu != mtu
         {
@@ -426,29 +445,14 @@ impl Planner<'_> {
             .map(|known| known.net)
             .collect();
         for address in gone {
-            self.emit(Phase::Addresses, task, Op::AddressDelete { ns: ns.clone(), name: name.clone(), address });
-            self.forget_address(place, address);
+            // One may have gone along with another.
+            let still = |link: &ObservedLink| link.addresses.iter().any(|known| known.net == address);
+            if self.now.link(ns, name).is_some_and(still) {
+                self.emit(Phase::Addresses, task, Op::AddressDelete { ns: ns.clone(), name: name.clone(), address });
+                self.ns_mut(ns).lose_address(name, address);
+            }
         }
         self.add_addresses(task, place, spec.addresses, Phase::Addresses);
-    }
-
-    /// Takes an address out of the model, with what goes along: the secondary ones of its network, and routes by it.
-    fn forget_address(&mut self, place: &Place, gone: IpNet) {
-        let inside = self.ns_mut(&place.ns);
-        if let Some(link) = inside.links.get_mut(&place.name) {
-            let was_primary = link.addresses.iter().any(|known| known.net == gone && !known.secondary);
-            link.addresses.retain(|known| {
-                known.net != gone
-                    && !(was_primary
-                        && known.secondary
-                        && known.net.addr().is_ipv4()
-                        && known.net.trunc() == gone.trunc())
-            });
-        }
-        inside.forget_routes(&place.name, |route| {
-            route.source.is_some_and(|source| source.0 == gone.addr())
-                || route.via.is_some_and(|via| gone.contains(&via.0))
-        });
     }
 
     fn add_addresses(&mut self, task: &Task<'_>, place: &Place, addresses: &[Cidr], phase: Phase) {
@@ -599,6 +603,11 @@ fn change<T: Copy + PartialEq>(wanted: Option<T>, was_set: bool, default: T, now
 /// The same for a time: the kernel counts in its own ticks, and gives back up to a hundredth of a second less.
 fn change_time(wanted: Option<u32>, was_set: bool, default: u32, now: u32) -> Option<u32> {
     change(wanted, was_set, default, now).filter(|value| value.abs_diff(now) > 1)
+}
+
+/// The times that a bridge tells others when it is the root of the spanning tree.
+fn times_of(spec: &Bridge) -> [Option<netnsd_api::Centiseconds>; 3] {
+    [spec.forward_delay_s, spec.hello_time_s, spec.max_age_s]
 }
 
 fn bridge_changes(spec: &Bridge, old: Option<&Bridge>, now: &ObservedBridge) -> BridgeSettings {

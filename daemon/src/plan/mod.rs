@@ -5,6 +5,7 @@
 //! lost and is still asked for is emitted again. Operations are collected by [`Phase`], so that their order does not
 //! depend on that of the tasks.
 
+mod command;
 mod link;
 mod namespace;
 mod scope;
@@ -15,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use netnsd_api::{Name, ResourceRef, SysctlKey};
 
-pub use self::{namespace::resolv_conf, scope::scope};
+pub use self::{command::command, namespace::resolv_conf, scope::scope};
 use crate::{
     engine::Spec,
     kernel::{Ns, Observed, ObservedNs, Op},
@@ -91,6 +92,8 @@ pub struct Step {
     pub resource: ResourceRef,
     /// Whether the kernel's refusal may mean "not yet" (a route, a neighbour, an interface's sysctl).
     pub may_wait: bool,
+    /// Whether its effect cannot be seen: it is planned again, and not done again.
+    pub blind: bool,
 }
 
 /// Why a resource cannot be (wholly) as asked.
@@ -153,15 +156,19 @@ struct Planner<'p> {
 
 impl Planner<'_> {
     fn emit(&mut self, phase: Phase, task: &Task<'_>, op: Op) {
-        self.push(phase, task, op, false);
+        self.push(phase, task, op, (false, false));
+    }
+
+    fn emit_blind(&mut self, phase: Phase, task: &Task<'_>, op: Op) {
+        self.push(phase, task, op, (false, true));
     }
 
     fn emit_waiting(&mut self, phase: Phase, task: &Task<'_>, op: Op) {
-        self.push(phase, task, op, true);
+        self.push(phase, task, op, (true, false));
     }
 
-    fn push(&mut self, phase: Phase, task: &Task<'_>, op: Op, may_wait: bool) {
-        self.phases.entry(phase).or_default().push(Step { op, resource: task.resource.clone(), may_wait });
+    fn push(&mut self, phase: Phase, task: &Task<'_>, op: Op, (may_wait, blind): (bool, bool)) {
+        self.phases.entry(phase).or_default().push(Step { op, resource: task.resource.clone(), may_wait, blind });
     }
 
     fn pending(&mut self, task: &Task<'_>, reason: String) {

@@ -222,10 +222,15 @@ impl Planner<'_> {
         }
         for route in &spec.routes {
             let same: Vec<&ObservedRoute> = known.routes.iter().filter(|other| same_key(route, other)).collect();
-            if same.iter().any(|other| fulfils(other, route)) {
+            let missing = missing(route, &known, spec);
+            let fulfilled = same.iter().find(|other| fulfils(other, route));
+            if let (Some(old), Some(_)) = (fulfilled.filter(|old| old.ours), &missing) {
+                // The kernel keeps it though nothing reaches its gateway any more; made afresh it would not take it.
+                self.emit(Phase::TakeRoutes, task, Op::RouteDelete { name: spec.name.clone(), route: old.as_route() });
+            } else if fulfilled.is_some() {
                 continue;
             }
-            if let Some(missing) = missing(route, &known, spec) {
+            if let Some(missing) = missing {
                 self.pending(task, format!("route {} waits: {missing}", route.destination));
                 continue;
             }

@@ -1,0 +1,197 @@
+//! Operations as the lines that do the same by hand: `ip(8)` of iproute2 6.1 or later, `sysctl(8)`, `sh(1)`.
+//!
+//! Each line stands alone, and fails where the kernel refuses. The marks of ownership are set too, but for the protocol
+//! number of addresses, which that `ip` cannot set yet.
+
+use netnsd_api::{Mac, Name, Neighbour, NetnsId, Port, Route, RouteType, shell_word};
+
+use crate::kernel::{BridgeSettings, NewEnd, Ns, Op, ROUTE_PROTOCOL};
+
+/// The line that does the same as an operation.
+pub fn command(op: &Op) -> String {
+    match op {
+        Op::NamespaceAdd { name, mark } => format!("ip netns add {name} && {}", alias(&named(name), "lo", mark)),
+        Op::NamespaceAttach { name, pid, mark } => {
+            format!("ip netns attach {name} {pid} && {}", alias(&named(name), "lo", mark))
+        }
+        Op::NamespaceDelete { name } => format!("ip netns delete {name}"),
+        Op::NetnsIdSet { name, id } => match id {
+            NetnsId::Auto => format!("ip netns set {name} auto"),
+            NetnsId::Id(id) => format!("ip netns set {name} {id}"),
+        },
+        Op::LoopbackSet { name, up } => link_set(&named(name), "lo", up_or_down(*up)),
+        Op::BridgeAdd { ns, name, mark, mac, mtu, set } => {
+            let mut line = format!("{} link add name {}", ip(ns), shell_word(name));
+            line += &address(*mac);
+            line += " type bridge";
+            line += &bridge_settings(set);
+            line += &format!(" && {}", alias(ns, name, mark));
+            if let Some(mtu) = mtu {
+                line += &format!(" && {}", link_set(ns, name, &format!("mtu {mtu}")));
+            }
+            line
+        }
+        Op::VethAdd { ends } => veth(ends),
+        Op::LinkDelete { ns, name } => format!("{} link delete dev {}", ip(ns), shell_word(name)),
+        Op::LinkMove { ns, name, to, to_name } => {
+            let mut what = format!("netns {}", place(to));
+            if to_name != name {
+                what += &format!(" name {}", shell_word(to_name));
+            }
+            link_set(ns, name, &what)
+        }
+        Op::LinkRename { ns, name, to_name } => link_set(ns, name, &format!("name {}", shell_word(to_name))),
+        Op::LinkUp { ns, name, up } => link_set(ns, name, up_or_down(*up)),
+        Op::LinkMac { ns, name, mac } => link_set(ns, name, &format!("address {mac}")),
+        Op::LinkMtu { ns, name, mtu } => link_set(ns, name, &format!("mtu {mtu}")),
+        Op::LinkAddrGen { ns, name, none } => {
+            link_set(ns, name, if *none { "addrgenmode none" } else { "addrgenmode eui64" })
+        }
+        Op::LinkMaster { ns, name, master } => match master {
+            Some(master) => link_set(ns, name, &format!("master {}", shell_word(master))),
+            None => link_set(ns, name, "nomaster"),
+        },
+        Op::BridgeSet { ns, name, set } => link_set(ns, name, &format!("type bridge{}", bridge_settings(set))),
+        Op::PortSet { ns, name, set } => link_set(ns, name, &format!("type bridge_slave{}", port_settings(set))),
+        Op::AddressAdd { ns, name, address } => {
+            // No duplicate address detection; and the scope that `ip` would choose for 127.0.0.0/8 is another.
+            let (ipv6, loopback) = (address.addr().is_ipv6(), address.addr().is_loopback());
+            let nodad = if ipv6 { " nodad" } else { "" };
+            let scope = if loopback { " scope global" } else { "" };
+            format!("{} address add {address} dev {}{scope}{nodad}", ip(ns), shell_word(name))
+        }
+        Op::AddressDelete { ns, name, address } => {
+            format!("{} address delete {address} dev {}", ip(ns), shell_word(name))
+        }
+        Op::RouteAdd { name, route: what, replace } => route(name, if *replace { "replace" } else { "add" }, what),
+        Op::RouteDelete { name, route: what } => route(name, "delete", what),
+        Op::NeighbourAdd { name, neighbour: Neighbour { address, mac, interface } } => format!(
+            "{} neighbour replace {address} lladdr {mac} dev {} nud permanent",
+            ip(&named(name)),
+            shell_word(interface.as_str())
+        ),
+        Op::NeighbourDelete { name, neighbour: Neighbour { address, interface, .. } } => {
+            format!("{} neighbour delete {address} dev {}", ip(&named(name)), shell_word(interface.as_str()))
+        }
+        Op::SysctlSet { name, key, value } => {
+            format!("ip netns exec {name} sysctl -qw {}", shell_word(&format!("{key}={value}")))
+        }
+        Op::DnsSet { name, content } => {
+            let dir = format!("/etc/netns/{name}");
+            match content {
+                Some(content) => {
+                    format!("mkdir -p {dir} && printf %s {} >{dir}/resolv.conf", shell_word(content))
+                }
+                None => format!("rm -f {dir}/resolv.conf && {{ rmdir {dir} 2>/dev/null || true; }}"),
+            }
+        }
+    }
+}
+
+fn named(name: &Name) -> Ns {
+    Ns::Named(name.clone())
+}
+
+/// `ip`, in a namespace.
+fn ip(ns: &Ns) -> String {
+    match ns {
+        Ns::Host => "ip".into(),
+        Ns::Named(name) => format!("ip -n {name}"),
+    }
+}
+
+/// A namespace as the option `netns` takes it: the host's is that of the shell, which `$$` is.
+fn place(ns: &Ns) -> String {
+    match ns {
+        Ns::Host => "$$".into(),
+        Ns::Named(name) => name.to_string(),
+    }
+}
+
+fn link_set(ns: &Ns, name: &str, what: &str) -> String {
+    format!("{} link set dev {} {what}", ip(ns), shell_word(name))
+}
+
+fn alias(ns: &Ns, name: &str, mark: &str) -> String {
+    link_set(ns, name, &format!("alias {}", shell_word(mark)))
+}
+
+fn up_or_down(up: bool) -> &'static str {
+    if up { "up" } else { "down" }
+}
+
+fn address(mac: Option<Mac>) -> String {
+    mac.map(|mac| format!(" address {mac}")).unwrap_or_default()
+}
+
+fn veth(ends: &[NewEnd; 2]) -> String {
+    let end = |end: &NewEnd| {
+        let mtu = end.mtu.map(|mtu| format!(" mtu {mtu}")).unwrap_or_default();
+        format!("name {}{}{mtu}", shell_word(&end.name), address(end.mac))
+    };
+    // The option `netns` of the peer knows namespaces by their names: the host's end is the one that is not the peer.
+    let (a, b) = if ends[1].ns == Ns::Host { (&ends[1], &ends[0]) } else { (&ends[0], &ends[1]) };
+    let elsewhere = if a.ns == b.ns { String::new() } else { format!(" netns {}", place(&b.ns)) };
+    format!(
+        "{} link add {} type veth peer {}{elsewhere} && {} && {}",
+        ip(&a.ns),
+        end(a),
+        end(b),
+        alias(&a.ns, &a.name, &a.mark),
+        alias(&b.ns, &b.name, &b.mark)
+    )
+}
+
+/// Options with the values that are given.
+fn options<const N: usize>(all: [(&str, Option<String>); N]) -> String {
+    all.into_iter().filter_map(|(name, value)| Some(format!(" {name} {}", value?))).collect()
+}
+
+/// Times are in hundredths of a second there too.
+fn bridge_settings(set: &BridgeSettings) -> String {
+    let flag = |value: Option<bool>| value.map(|value| u8::from(value).to_string());
+    let number = |value: Option<u32>| value.map(|value| value.to_string());
+    options([
+        ("stp_state", flag(set.stp)),
+        ("priority", number(set.priority.map(u32::from))),
+        ("ageing_time", number(set.ageing_time)),
+        ("forward_delay", number(set.forward_delay)),
+        ("hello_time", number(set.hello_time)),
+        ("max_age", number(set.max_age)),
+        ("mcast_snooping", flag(set.multicast_snooping)),
+        ("vlan_filtering", flag(set.vlan_filtering)),
+        ("vlan_default_pvid", number(set.vlan_default_pvid.map(u32::from))),
+    ])
+}
+
+fn port_settings(set: &Port) -> String {
+    let flag = |value: Option<bool>| value.map(|value| if value { "on" } else { "off" }.to_owned());
+    options([
+        ("cost", set.path_cost.map(|value| value.to_string())),
+        ("priority", set.priority.map(|value| value.to_string())),
+        ("hairpin", flag(set.hairpin)),
+        ("isolated", flag(set.isolated)),
+        ("learning", flag(set.learning)),
+        ("guard", flag(set.bpdu_guard)),
+        ("root_block", flag(set.root_block)),
+        ("fastleave", flag(set.mcast_fast_leave)),
+    ])
+}
+
+fn route(name: &Name, verb: &str, route: &Route) -> String {
+    let family = if route.is_ipv6() { " -6" } else { "" };
+    let kind = match route.kind {
+        RouteType::Unicast => String::new(),
+        other => format!("{} ", other.as_str()),
+    };
+    let details = options([
+        ("via", route.via.map(|via| via.to_string())),
+        ("dev", route.interface.as_ref().map(|interface| shell_word(interface.as_str()))),
+        ("metric", route.metric.filter(|metric| *metric != 0).map(|metric| metric.to_string())),
+        ("table", Some(route.table.to_string()).filter(|_| route.table != 254)),
+        ("src", route.source.map(|source| source.to_string())),
+        ("proto", Some(ROUTE_PROTOCOL.to_string())),
+    ]);
+    let onlink = if route.onlink { " onlink" } else { "" };
+    format!("{}{family} route {verb} {kind}{}{details}{onlink}", ip(&named(name)), route.destination)
+}

@@ -1,0 +1,378 @@
+//! The commands that a dry run prints do what the daemon does: random networks and changes of them, by `sh` on one host and by
+//! the daemon on another, and both kernels are the same to `ip` and `bridge`.
+//!
+//! `NETNSD_SEED` and `NETNSD_CHANGES` make it another and a longer run.
+
+mod common;
+
+use common::{Host, has};
+use serde_json::{Map, Value, json};
+
+/// Changes compared, unless asked otherwise.
+const CHANGES: u64 = 330;
+/// Changes that follow each other on the same two hosts.
+const CHAIN: u64 = 30;
+
+/// A generator of numbers that is the same everywhere (splitmix64).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+
+    fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+
+    fn of<T: Clone>(&mut self, all: &[T]) -> T {
+        all[self.below(all.len() as u64) as usize].clone()
+    }
+
+    /// Sets a field now and then.
+    fn maybe(&mut self, map: &mut Value, n: u64, key: &str, value: impl FnOnce(&mut Self) -> Value) {
+        if self.one_in(n) {
+            map[key] = value(self);
+        }
+    }
+}
+
+fn namespace(random: &mut Random, i: u64, links: &[(Option<String>, String)]) -> Value {
+    let name = format!("n{i}");
+    let own: Vec<&String> = links.iter().filter(|(ns, _)| ns.as_deref() == Some(&name)).map(|(_, link)| link).collect();
+    let mut spec = json!({"name": name});
+    // The kernel gives an id by itself to who gets a link from elsewhere, and takes no other afterwards.
+    if i % 2 == 0 {
+        spec["netnsid"] = json!(100 + i);
+    }
+    random.maybe(&mut spec, 6, "loopback", |_| json!(false));
+    random.maybe(
+        &mut spec,
+        4,
+        "dns",
+        |random| json!({"nameservers": ["192.0.2.53"], "search": [format!("a{}.example", random.below(2))]}),
+    );
+    let mut sysctls = Map::new();
+    for key in ["net.ipv4.ip_forward", "net.ipv4.conf.all.rp_filter", "net.ipv6.conf.all.forwarding"] {
+        if random.one_in(4) {
+            sysctls.insert(key.into(), json!(random.below(2).to_string()));
+        }
+    }
+    if let (Some(link), true) = (own.first(), random.one_in(4)) {
+        sysctls.insert(format!("net.ipv4.conf.{link}.proxy_arp"), json!(1));
+    }
+    spec["sysctls"] = sysctls.into();
+    let mut routes = Vec::new();
+    for kind in ["blackhole", "unreachable", "prohibit"] {
+        if random.one_in(5) {
+            let family = random.of(&["192.0.2.0/28", "2001:db8:5::/48"]);
+            routes.push(json!({"destination": family, "type": kind, "metric": 100 + random.below(3), "table": random.of(&[254, 100])}));
+        }
+    }
+    for link in &own {
+        if random.one_in(3) {
+            routes.push(json!({"destination": format!("198.51.100.{}/32", random.below(4)), "interface": link}));
+        }
+        if random.one_in(4) {
+            routes.push(json!({"destination": "2001:db8:7::/64", "interface": link, "metric": 7}));
+        }
+        if random.one_in(5) {
+            routes
+                .push(json!({"destination": "203.0.113.0/24", "via": "172.31.0.1", "interface": link, "onlink": true}));
+        }
+    }
+    for pair in 0..4 {
+        if random.one_in(5) {
+            routes.push(json!({"destination": format!("10.99.{pair}.0/24"), "via": format!("10.{pair}.0.9")}));
+        }
+        if random.one_in(6) {
+            routes.push(json!({"destination": "default", "via": format!("fd00:{pair}::9"), "metric": 50 + pair}));
+        }
+    }
+    if random.one_in(5) {
+        routes.push(json!({"destination": "default", "via": format!("10.{}.0.9", random.below(4))}));
+    }
+    // One of each destination, table and metric: the kernel has no two either.
+    let mut seen = Vec::new();
+    routes.retain(|route: &Value| {
+        let key = [&route["destination"], &route["table"], &route["metric"]].map(Value::to_string);
+        let new = !seen.contains(&key);
+        seen.push(key);
+        new
+    });
+    spec["routes"] = routes.into();
+    let neighbours: Vec<Value> = own
+        .iter()
+        .filter(|_| random.one_in(4))
+        .map(|link| json!({"address": "10.77.0.7", "mac": "02:00:5e:00:00:07", "interface": link}))
+        .collect();
+    spec["neighbours"] = neighbours.into();
+    spec
+}
+
+fn bridge(random: &mut Random, i: u64, namespaces: &[String]) -> Value {
+    let mut spec = json!({"name": format!("b{i}")});
+    random.maybe(&mut spec, 4, "interface", |_| json!(format!("bridge{i}")));
+    if let (false, true) = (namespaces.is_empty(), random.one_in(2)) {
+        spec["namespace"] = json!(random.of(namespaces));
+    }
+    random.maybe(&mut spec, 3, "mac", |random| json!(format!("02:00:5e:01:00:{:02x}", i * 16 + random.below(2))));
+    random.maybe(&mut spec, 4, "mtu", |random| json!(1300 + random.below(3) * 100));
+    random.maybe(&mut spec, 5, "up", |_| json!(false));
+    random.maybe(&mut spec, 2, "addresses", |random| {
+        json!([format!("10.{}.1.1/24", 50 + i), format!("fd50:{i}::{}/64", 1 + random.below(2))])
+    });
+    random.maybe(&mut spec, 4, "stp", |_| json!(true));
+    random.maybe(&mut spec, 4, "priority", |random| json!(4096 * random.below(4)));
+    random.maybe(&mut spec, 4, "ageing_time_s", |random| json!(60 + random.below(2)));
+    random.maybe(&mut spec, 4, "forward_delay_s", |random| json!(4 + random.below(2)));
+    random.maybe(&mut spec, 4, "hello_time_s", |random| json!(1 + random.below(2)));
+    random.maybe(&mut spec, 4, "max_age_s", |random| json!(10 + random.below(2)));
+    random.maybe(&mut spec, 4, "multicast_snooping", |_| json!(false));
+    spec
+}
+
+fn veth(random: &mut Random, i: u64, namespaces: &[String], bridges: &[Value]) -> Value {
+    let ends: Vec<Value> = (0..2)
+        .map(|end| {
+            let mut spec = json!({"interface": format!("v{i}{}{}", random.of(&["a", "b"]), end)});
+            if let (false, true) = (namespaces.is_empty(), random.one_in(2)) {
+                spec["namespace"] = json!(random.of(namespaces));
+            }
+            random.maybe(&mut spec, 4, "mac", |random| {
+                json!(format!("02:00:5e:02:{i:02x}:{:02x}", end * 16 + random.below(2)))
+            });
+            random.maybe(&mut spec, 4, "mtu", |random| json!(1300 + random.below(3) * 100));
+            random.maybe(&mut spec, 5, "up", |_| json!(false));
+            let fitting: Vec<&Value> =
+                bridges.iter().filter(|bridge| bridge["namespace"] == spec["namespace"]).collect();
+            if let (false, true) = (fitting.is_empty(), random.one_in(2)) {
+                spec["bridge"] = random.of(&fitting)["name"].clone();
+                let mut port = json!({});
+                random.maybe(&mut port, 4, "path_cost", |random| json!(1 + random.below(9)));
+                random.maybe(&mut port, 4, "priority", |random| json!(random.below(64)));
+                for flag in ["hairpin", "isolated", "learning", "bpdu_guard", "root_block", "mcast_fast_leave"] {
+                    random.maybe(&mut port, 5, flag, |random| json!(random.one_in(2)));
+                }
+                spec["port"] = port;
+            } else {
+                let pool = [
+                    format!("10.{i}.0.{}/24", end + 1),
+                    format!("10.{i}.0.{}/24", end + 3),
+                    format!("fd00:{i}::{}/64", end + 1),
+                    format!("10.{i}.{}.1/30", 8 + end),
+                ];
+                let mut addresses: Vec<&String> = pool.iter().filter(|_| random.one_in(2)).collect();
+                if random.one_in(2) {
+                    addresses.reverse();
+                }
+                spec["addresses"] = json!(addresses);
+            }
+            spec
+        })
+        .collect();
+    json!({"name": format!("v{i}"), "endpoints": ends})
+}
+
+/// A document; most of the one before stays as it was.
+fn document(random: &mut Random, before: &Value) -> Value {
+    let old = |list: &str, name: &str| {
+        before[list].as_array().into_iter().flatten().find(|item| item["name"] == name).cloned()
+    };
+    let namespaces: Vec<String> = (0..4).filter(|_| !random.one_in(4)).map(|i| format!("n{i}")).collect();
+    let lives = |ns: &Value| ns.as_str().is_none_or(|ns| namespaces.iter().any(|name| name == ns));
+    let mut bridges = Vec::new();
+    for i in 0..3 {
+        let kept = old("bridges", &format!("b{i}")).filter(|old| lives(&old["namespace"]) && !random.one_in(3));
+        match kept {
+            Some(kept) => bridges.push(kept),
+            None if random.one_in(3) => {}
+            None => bridges.push(bridge(random, i, &namespaces)),
+        }
+    }
+    let mut veths = Vec::new();
+    for i in 0..4 {
+        let fits = |end: &Value| {
+            let bridge = bridges.iter().find(|bridge| bridge["name"] == end["bridge"]);
+            lives(&end["namespace"])
+                && (end["bridge"].is_null() || bridge.is_some_and(|bridge| bridge["namespace"] == end["namespace"]))
+        };
+        let kept = old("veths", &format!("v{i}"))
+            .filter(|old| old["endpoints"].as_array().unwrap().iter().all(fits) && !random.one_in(3));
+        match kept {
+            Some(kept) => veths.push(kept),
+            None if random.one_in(4) => {}
+            None => veths.push(veth(random, i, &namespaces, &bridges)),
+        }
+    }
+    let links: Vec<(Option<String>, String)> = veths
+        .iter()
+        .flat_map(|veth| veth["endpoints"].as_array().unwrap())
+        .map(|end| (end["namespace"].as_str().map(str::to_owned), end["interface"].as_str().unwrap().to_owned()))
+        .collect();
+    let namespaces: Vec<Value> = namespaces
+        .iter()
+        .map(|name| {
+            let i = name[1..].parse().unwrap();
+            old("namespaces", name).filter(|_| !random.one_in(2)).unwrap_or_else(|| namespace(random, i, &links))
+        })
+        .collect();
+    json!({"namespaces": namespaces, "bridges": bridges, "veths": veths})
+}
+
+/// Everything that is compared, section by section.
+const LOOK: &str = r#"
+look() {
+    for family in "-4" "-6"; do
+        echo "== $1 ip $family"
+        printf '%s\n' "link" "addr" "route show table all" "neigh show nud permanent" "rule" | ip $2 $family -d -j -batch -
+    done
+    echo "== $1 bridge"; bridge $2 -d -j link
+}
+look host ""
+for ns in $(ls /run/netns 2>/dev/null); do
+    look $ns "-n $ns"
+    echo "== $ns sysctl"
+    ip netns exec $ns sh -c 'cd /proc/sys/net; for f in ipv4/ip_forward ipv4/conf/*/rp_filter ipv4/conf/*/proxy_arp ipv6/conf/*/forwarding; do echo "\"$f $(cat $f)\""; done'
+    echo "== $ns files"; for f in $(find /etc/netns/$ns -type f 2>/dev/null); do echo "\"$f $(cat $f | tr "\n" " ")\""; done
+done
+echo "== names"; ls /run/netns /etc/netns 2>/dev/null | sed 's/.*/"&"/'
+"#;
+
+/// What is there, without what the kernel chooses by itself or does in its own time.
+fn look(host: &Host) -> Vec<String> {
+    let output = host.sh(LOOK);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let mut lines = Vec::new();
+    for section in text.split("== ").skip(1) {
+        let (title, body) = section.split_once('\n').unwrap();
+        let values: Vec<Value> = serde_json::Deserializer::from_str(body).into_iter().map(Result::unwrap).collect();
+        let mut found = Vec::new();
+        for mut value in values {
+            normal(&mut value);
+            match value {
+                Value::Array(mut items) => {
+                    // `bridge` takes the index of a peer elsewhere for one here.
+                    for item in items.iter_mut().filter(|_| title.ends_with("bridge")) {
+                        item["link"] = Value::Null;
+                    }
+                    // Links without an address but link-local ones.
+                    items.retain(|item| !title.ends_with("-6") || item["addr_info"] != json!([]));
+                    found.extend(items.iter().map(Value::to_string));
+                }
+                other => found.push(other.to_string()),
+            }
+        }
+        // Links made in another order have other indices.
+        found.sort();
+        lines.extend(found.into_iter().map(|line| format!("{title}: {line}")));
+    }
+    lines
+}
+
+fn normal(value: &mut Value) {
+    /// Indices and ids that the kernel gives, and what comes a little later by itself.
+    const OTHER: [&str; 16] = [
+        "ifindex",
+        "link_index",
+        "link_netnsid",
+        "operstate",
+        "flags",
+        "state",
+        "bridge_id",
+        "root_id",
+        "root_port",
+        "designated_bridge",
+        "designated_root",
+        "topology_change",
+        "topology_change_detected",
+        "root_path_cost",
+        "config_pending",
+        "topology_change_ack",
+    ];
+    match value {
+        Value::Object(map) => {
+            map.retain(|key, _| {
+                !OTHER.contains(&key.as_str()) && !key.contains("timer") && !key.contains("designated")
+            });
+            // A peer elsewhere is told by its index.
+            map.retain(|key, value| key != "link" || value.as_str().is_none_or(|link| !link.starts_with("if")));
+            // With STP the times are those of whoever is the root by now.
+            if map.get("stp_state") == Some(&json!(1)) {
+                map.retain(|key, _| !["forward_delay", "hello_time", "max_age"].contains(&key.as_str()));
+            }
+            for (key, value) in map.iter_mut() {
+                match (key.as_str(), value.as_str()) {
+                    // The mark's last part is the resource's uid, which is new on each host.
+                    ("ifalias", Some(alias)) => *value = json!(alias.rsplit_once(':').map(|(mark, _)| mark)),
+                    // A MAC address that nobody asked for is random.
+                    ("address", Some(mac)) if !mac.starts_with("02:00:5e") => *value = json!("any"),
+                    // While STP tells of a change, addresses are forgotten sooner.
+                    ("ageing_time", _) => *value = json!("any"),
+                    _ => normal(value),
+                }
+            }
+        }
+        Value::Array(items) => {
+            items.retain(|item| {
+                // Link-local addresses are made of random MAC addresses, and what hangs on them comes with carrier.
+                let text = [&item["local"], &item["dst"], &item["prefsrc"]].map(Value::to_string).concat();
+                let empty = item.as_object().is_some_and(Map::is_empty);
+                !empty && !text.contains("fe80") && !text.contains("ff00") && item["protocol"] != "kernel"
+            });
+            items.iter_mut().for_each(normal);
+        }
+        _ => {}
+    }
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+#[test]
+fn the_commands_of_a_dry_run_do_what_the_daemon_does() {
+    if !has("ip") || !has("bridge") || !has("sysctl") {
+        return;
+    }
+    let seed = number("NETNSD_SEED").unwrap_or(20_261_125);
+    let changes = number("NETNSD_CHANGES").unwrap_or(CHANGES);
+    let mut random = Random(seed);
+    let (mut compared, mut commands) = (0, 0);
+    while compared < changes {
+        let (by_daemon, by_hand) = (Host::started(), Host::new());
+        let mut recorded = json!({});
+        for _ in 0..CHAIN.min(changes - compared) {
+            let wanted = document(&mut random, &recorded);
+            let answer = by_daemon.put("/v1/topology?dry_run=true", wanted.clone()).ok();
+            let lines: Vec<&str> =
+                answer["plan"].as_array().unwrap().iter().map(|step| step["command"].as_str().unwrap()).collect();
+            let script = lines.join("\n");
+            let output = by_hand.sh(&format!("set -e\n{script}"));
+            let error = String::from_utf8_lossy(&output.stderr);
+            let what =
+                || format!("seed {seed}, change {compared}\nfrom {recorded}\nto {wanted}\nby\n{script}\n{error}");
+            assert!(output.status.success(), "{}", what());
+            by_daemon.put("/v1/topology", wanted.clone()).ok();
+            let (a, b) = (look(&by_daemon), look(&by_hand));
+            if a != b {
+                let only = |these: &[String], those: &[String]| {
+                    these.iter().filter(|line| !those.contains(line)).cloned().collect::<Vec<_>>().join("\n")
+                };
+                panic!("{}\nonly by the daemon:\n{}\nonly by hand:\n{}", what(), only(&a, &b), only(&b, &a));
+            }
+            compared += 1;
+            commands += lines.len();
+            recorded = wanted;
+        }
+    }
+    println!("{compared} changes by {commands} commands, seed {seed}: both kernels are the same");
+}
