@@ -1,11 +1,13 @@
 //! A typed client of netnsd's HTTP API, over its Unix socket.
 //!
-//! One client holds one connection, opened when it is first needed and again after the daemon was away.
+//! One client holds one connection, opened when it is first needed, and again after the daemon was away or
+//! nothing was asked for some seconds.
 
 use std::{
     fmt,
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -75,11 +77,20 @@ impl Answer {
     }
 }
 
+/// How long a connection is kept unused. The daemon closes it after 30 seconds; what is sent at that very moment is lost.
+const KEPT: Duration = Duration::from_secs(10);
+
 /// The client; clones share its connection.
 #[derive(Clone)]
 pub struct Client {
     socket: PathBuf,
-    connection: Arc<Mutex<Option<SendRequest<Full<Bytes>>>>>,
+    connection: Arc<Mutex<Option<Kept>>>,
+}
+
+/// A connection, and when it was last used.
+struct Kept {
+    sender: SendRequest<Full<Bytes>>,
+    used: Instant,
 }
 
 impl fmt::Debug for Client {
@@ -128,8 +139,8 @@ impl Client {
         let body = body.into();
         let mut slot = self.connection.lock().await;
         let kept = match slot.take() {
-            Some(mut sender) => sender.ready().await.is_ok().then_some(sender),
-            None => None,
+            Some(mut kept) if kept.used.elapsed() < KEPT => kept.sender.ready().await.is_ok().then_some(kept.sender),
+            _ => None,
         };
         let was_kept = kept.is_some();
         let mut sender = match kept {
@@ -159,7 +170,7 @@ impl Client {
         };
         let (parts, body) = response.into_parts();
         let body = body.collect().await.map_err(|error| self.unreachable(error))?.to_bytes();
-        *slot = Some(sender);
+        *slot = Some(Kept { sender, used: Instant::now() });
         Ok(Answer { status: parts.status, headers: parts.headers, body })
     }
 
@@ -338,5 +349,36 @@ impl Client {
     /// See [`Error`].
     pub async fn ping(&self, namespace: &Name, ping: &Ping) -> Result<PingResult, Error> {
         self.call(Method::POST, &format!("/v1/namespaces/{namespace}/ping"), Some(ping)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_was_long_unused_is_not_trusted() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("s");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        // Answers each request with the number of its connection.
+        tokio::spawn(async move {
+            for number in 1.. {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                tokio::spawn(async move {
+                    let mut head = [0; 1024];
+                    while stream.read(&mut head).await.is_ok_and(|size| size > 0) {
+                        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{number}");
+                        stream.write_all(answer.as_bytes()).await.unwrap();
+                    }
+                });
+            }
+        });
+        let client = Client::unix(&socket);
+        let ask = async || client.request(Method::GET, "/", &[], Bytes::new()).await.unwrap().body;
+        assert_eq!((ask().await, ask().await), ("1".into(), "1".into()));
+        client.connection.lock().await.as_mut().unwrap().used -= KEPT;
+        assert_eq!(ask().await, "2");
     }
 }

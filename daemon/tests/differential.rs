@@ -50,7 +50,7 @@ fn namespace(random: &mut Random, i: u64, links: &[(Option<String>, String)]) ->
     let own: Vec<&String> = links.iter().filter(|(ns, _)| ns.as_deref() == Some(&name)).map(|(_, link)| link).collect();
     let mut spec = json!({"name": name});
     // The kernel gives an id by itself to who gets a link from elsewhere, and takes no other afterwards.
-    if i % 2 == 0 {
+    if i.is_multiple_of(2) {
         spec["netnsid"] = json!(100 + i);
     }
     random.maybe(&mut spec, 6, "loopback", |_| json!(false));

@@ -4,7 +4,10 @@
 mod common;
 
 use std::{
+    collections::BTreeSet,
     fs,
+    io::{Read, Write},
+    os::unix::net::UnixStream,
     path::Path,
     process::{Command, Output},
 };
@@ -64,6 +67,22 @@ fn the_example_of_a_configuration_can_be_read() {
     let listen = host.get("/v1").ok()["listen"].clone();
     assert!(listen[1].as_str().unwrap().starts_with("http://127.0.0.1:"), "{listen}");
     assert!(host.log().starts_with('{'), "{}", host.log());
+}
+
+#[test]
+fn each_metric_is_explained() {
+    let host = Host::started();
+    // What never happened is not told.
+    host.put("/v1/namespaces/net0", json!({})).ok();
+    let mut stream = UnixStream::connect(host.socket()).unwrap();
+    write!(stream, "GET /metrics HTTP/1.1\r\nHost: netnsd\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let metrics = answer.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_whitespace().next());
+    let document = document();
+    let rows = table(&document, "Metrics");
+    let explained = rows.iter().flat_map(|row| code(row[0]));
+    assert_eq!(metrics.collect::<BTreeSet<_>>(), explained.collect());
 }
 
 /// Whether a text is what a pattern says, whose `…` stand for anything.
