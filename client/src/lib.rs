@@ -22,11 +22,13 @@ use netnsd_api::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
-use tokio::{net::UnixStream, sync::Mutex};
-use tokio_tungstenite::{
-    WebSocketStream, client_async,
-    tungstenite::{self, client::IntoClientRequest},
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+    sync::Mutex,
 };
+pub use tokio_tungstenite::{WebSocketStream, tungstenite};
+use tokio_tungstenite::{client_async, tungstenite::client::IntoClientRequest};
 
 /// Why a request has no good answer.
 #[derive(Debug, thiserror::Error)]
@@ -35,10 +37,10 @@ pub enum Error {
     #[error("{0}")]
     Problem(Box<Problem>),
     /// The daemon does not answer.
-    #[error("cannot reach netnsd at {}: {reason}", socket.display())]
+    #[error("cannot reach netnsd at {place}: {reason}")]
     Unreachable {
-        /// Its socket.
-        socket: PathBuf,
+        /// Where it was looked for.
+        place: String,
         /// Why.
         reason: String,
         /// Why the socket could not be opened; none if the connection broke later.
@@ -80,10 +82,40 @@ impl Answer {
 /// How long a connection is kept unused. The daemon closes it after 30 seconds; what is sent at that very moment is lost.
 const KEPT: Duration = Duration::from_secs(10);
 
+/// Where a daemon serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// Behind a Unix socket.
+    Unix(PathBuf),
+    /// On a TCP port, as `HOST:PORT`, for who shows this token.
+    Tcp {
+        /// `HOST:PORT`.
+        address: String,
+        /// The bearer token; without one the daemon refuses.
+        token: Option<String>,
+    },
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Unix(path) => write!(f, "{}", path.display()),
+            Place::Tcp { address, .. } => write!(f, "http://{address}"),
+        }
+    }
+}
+
+/// A connection's bytes.
+pub trait Bytewise: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Bytewise for T {}
+
+/// A connection, of whichever sort.
+pub type Stream = Box<dyn Bytewise>;
+
 /// The client; clones share its connection.
 #[derive(Clone)]
 pub struct Client {
-    socket: PathBuf,
+    place: Place,
     connection: Arc<Mutex<Option<Kept>>>,
 }
 
@@ -95,26 +127,68 @@ struct Kept {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("socket", &self.socket).finish_non_exhaustive()
+        f.debug_struct("Client").field("place", &self.place.to_string()).finish_non_exhaustive()
     }
 }
 
 impl Client {
     /// A client of the daemon behind this Unix socket.
     pub fn unix(socket: impl AsRef<Path>) -> Self {
-        Self { socket: socket.as_ref().to_owned(), connection: Arc::default() }
+        Self::at(Place::Unix(socket.as_ref().to_owned()))
+    }
+
+    /// A client of the daemon that serves there.
+    pub fn at(place: Place) -> Self {
+        Self { place, connection: Arc::default() }
     }
 
     fn unreachable(&self, reason: impl fmt::Display) -> Error {
-        Error::Unreachable { socket: self.socket.clone(), reason: reason.to_string(), kind: None }
+        Error::Unreachable { place: self.place.to_string(), reason: reason.to_string(), kind: None }
     }
 
-    async fn open(&self) -> Result<UnixStream, Error> {
-        UnixStream::connect(&self.socket).await.map_err(|error| Error::Unreachable {
-            socket: self.socket.clone(),
+    async fn open(&self) -> Result<Stream, Error> {
+        let opened = match &self.place {
+            Place::Unix(path) => UnixStream::connect(path).await.map(|stream| Box::new(stream) as Stream),
+            Place::Tcp { address, .. } => TcpStream::connect(address).await.map(|stream| {
+                let _latency_only = stream.set_nodelay(true);
+                Box::new(stream) as Stream
+            }),
+        };
+        opened.map_err(|error| Error::Unreachable {
+            place: self.place.to_string(),
             reason: error.to_string(),
             kind: Some(error.kind()),
         })
+    }
+
+    /// The headers that the place asks for: `Host`, and the token.
+    fn own_headers(&self) -> Vec<(HeaderName, String)> {
+        match &self.place {
+            Place::Unix(_) => vec![(header::HOST, "netnsd".into())],
+            Place::Tcp { address, token } => {
+                let token = token.iter().map(|token| (header::AUTHORIZATION, format!("Bearer {token}")));
+                std::iter::once((header::HOST, address.clone())).chain(token).collect()
+            }
+        }
+    }
+
+    fn build(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> Result<Request<Full<Bytes>>, Error> {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in self.own_headers() {
+            request = request.header(name, value);
+        }
+        for (name, value) in headers {
+            if let (Ok(name), Ok(value)) = (HeaderName::try_from(*name), HeaderValue::try_from(*value)) {
+                request = request.header(name, value);
+            }
+        }
+        request.body(Full::new(body)).map_err(|error| self.unreachable(error))
     }
 
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, Error> {
@@ -147,15 +221,7 @@ impl Client {
             Some(sender) => sender,
             None => self.connect().await?,
         };
-        let build = || {
-            let mut request = Request::builder().method(method.clone()).uri(path).header(header::HOST, "netnsd");
-            for (name, value) in headers {
-                if let (Ok(name), Ok(value)) = (HeaderName::try_from(*name), HeaderValue::try_from(*value)) {
-                    request = request.header(name, value);
-                }
-            }
-            request.body(Full::new(body.clone())).map_err(|error| self.unreachable(error))
-        };
+        let build = || self.build(method.clone(), path, headers, body.clone());
         let response = match sender.try_send_request(build()?).await {
             Ok(response) => response,
             Err(mut error) => {
@@ -174,13 +240,49 @@ impl Client {
         Ok(Answer { status: parts.status, headers: parts.headers, body })
     }
 
+    /// Sends a request, on a connection of its own, and gives each line of the answer as it comes, until `line` says that it
+    /// has enough. The answer has no body then, unless it is an error.
+    ///
+    /// # Errors
+    /// When the daemon cannot be reached, or breaks off.
+    pub async fn follow(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+        mut line: impl FnMut(&str) -> bool,
+    ) -> Result<Answer, Error> {
+        let mut sender = self.connect().await?;
+        let request = self.build(method, path, headers, body.into())?;
+        let response = sender.send_request(request).await.map_err(|error| self.unreachable(error))?;
+        let (parts, mut body) = response.into_parts();
+        let mut rest = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| self.unreachable(error))?;
+            rest.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+            while let Some(end) = rest.iter().position(|byte| *byte == b'\n').filter(|_| parts.status.is_success()) {
+                let whole: Vec<u8> = rest.drain(..=end).collect();
+                if !line(String::from_utf8_lossy(&whole).trim_end_matches(['\r', '\n'])) {
+                    return Ok(Answer { status: parts.status, headers: parts.headers, body: Bytes::new() });
+                }
+            }
+        }
+        Ok(Answer { status: parts.status, headers: parts.headers, body: rest.into() })
+    }
+
     /// Opens a WebSocket, on a connection of its own; such as `/v1/namespaces/net0/exec?argv=sh&tty=true`.
     ///
     /// # Errors
     /// When the daemon cannot be reached, or refuses.
-    pub async fn websocket(&self, path: &str) -> Result<WebSocketStream<UnixStream>, Error> {
+    pub async fn websocket(&self, path: &str) -> Result<WebSocketStream<Stream>, Error> {
         let stream = self.open().await?;
-        let request = format!("ws://netnsd{path}").into_client_request().map_err(|error| self.unreachable(error))?;
+        let url = format!("ws://netnsd{path}");
+        let mut request = url.into_client_request().map_err(|error| self.unreachable(error))?;
+        for (name, value) in self.own_headers() {
+            let value = HeaderValue::try_from(value).map_err(|error| self.unreachable(error))?;
+            request.headers_mut().insert(name, value);
+        }
         match client_async(request, stream).await {
             Ok((socket, _)) => Ok(socket),
             Err(tungstenite::Error::Http(response)) => {

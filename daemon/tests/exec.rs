@@ -160,7 +160,7 @@ impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Socket<S> {
     }
 }
 
-fn in_socket<T>(host: &Host, query: &str, drive: impl AsyncFnOnce(Socket<tokio::net::UnixStream>) -> T) -> T {
+fn in_socket<T>(host: &Host, query: &str, drive: impl AsyncFnOnce(Socket<netnsd_client::Stream>) -> T) -> T {
     let path = format!("{PATH}?{query}");
     host.typed(async |client| {
         let socket = client.websocket(&path).await.unwrap();
@@ -244,7 +244,8 @@ fn what_is_wrong_is_told_before_the_upgrade() {
     let refused = |query: &str| {
         host.typed(async |client| match client.websocket(&format!("{PATH}?{query}")).await {
             Err(netnsd_client::Error::Problem(problem)) => problem.status,
-            other => panic!("{other:?}"),
+            Err(other) => panic!("{other}"),
+            Ok(_) => panic!("{query:?} was taken"),
         })
     };
     for (query, status) in [

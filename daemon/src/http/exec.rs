@@ -30,6 +30,8 @@ const CONTROL: u8 = 3;
 const FRAME: usize = 1 << 20;
 /// How often a client is asked whether it is still there.
 const HEARTBEAT: Duration = Duration::from_secs(15);
+/// How long a client may take to close its side.
+const PARTING: Duration = Duration::from_secs(2);
 /// The longest time that a command may run in a WebSocket's session: a day, unless `timeout_s` says less.
 const LONGEST_S: f64 = 86_400.0;
 
@@ -214,8 +216,11 @@ async fn carry(socket: WebSocket, mut session: Session, mut stopping: watch::Rec
         ended = outgoing => ended.then_some((close_code::NORMAL, "ended")),
         _ = stopping.wait_for(|stopping| *stopping) => Some((close_code::AWAY, "netnsd is stopping")),
     };
+    drop(session);
     if let Some((code, reason)) = goodbye {
         let _gone = sink.send(Message::Close(Some(CloseFrame { code, reason: reason.into() }))).await;
+        // A connection that is closed with something unread in it takes what was sent along (RFC 1122, 4.2.2.13).
+        let _patience = tokio::time::timeout(PARTING, async { while let Some(Ok(_)) = frames.next().await {} }).await;
     }
 }
 

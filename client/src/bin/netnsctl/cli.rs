@@ -1,12 +1,22 @@
 //! The command line as a whole.
 
-use std::path::PathBuf;
+use std::{io::IsTerminal, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, ColorChoice, Parser, Subcommand};
 use clap_complete::Shell;
+use netnsd_client::Place;
 
 use crate::{
-    bridge::BridgeCommand, curl::Api, look::Look, netns::NetnsCommand, output::Format, status::Wait, veth::VethCommand,
+    bridge::BridgeCommand,
+    curl::Api,
+    events::Events,
+    fail::Failure,
+    look::Look,
+    netns::NetnsCommand,
+    output::Format,
+    status::{Wait, Which},
+    veth::VethCommand,
+    whole::Document,
 };
 
 /// Network namespaces, veth pairs and bridges of netnsd, in the words of iproute2
@@ -29,16 +39,19 @@ pub struct Cli {
 /// Options of every command.
 #[derive(Debug, Args)]
 pub struct Globals {
-    /// netnsd's socket
+    /// Where netnsd serves: unix:///PATH or http://HOST:PORT
     #[arg(
         long,
         global = true,
-        env = "NETNSCTL_SOCKET",
-        value_name = "PATH",
-        default_value = "/run/netnsd/netnsd.sock",
+        env = "NETNSCTL_URL",
+        value_name = "URL",
+        default_value = "unix:///run/netnsd/netnsd.sock",
         help_heading = "Global options"
     )]
-    pub socket: PathBuf,
+    pub url: String,
+    /// The file with the token that netnsd asks for over TCP
+    #[arg(long, global = true, env = "NETNSCTL_TOKEN_FILE", value_name = "FILE", help_heading = "Global options")]
+    pub token_file: Option<PathBuf>,
     /// How to print
     #[arg(
         short,
@@ -53,9 +66,67 @@ pub struct Globals {
     /// Show each request as a curl line, on stderr
     #[arg(short, long, global = true, help_heading = "Global options")]
     pub verbose: bool,
-    /// Change nothing: show the operations that a write would do
+    /// Change nothing: show the commands that do by hand what a write would do
     #[arg(long, global = true, help_heading = "Global options")]
     pub dry_run: bool,
+    /// Whether a write waits until the kernel is as asked; false: only until it is recorded
+    #[arg(
+        long,
+        global = true,
+        value_name = "true|false",
+        default_value_t = true,
+        action = clap::ArgAction::Set,
+        help_heading = "Global options"
+    )]
+    pub wait: bool,
+    /// Whether plans and differences are coloured
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        value_name = "WHEN",
+        default_value = "auto",
+        help_heading = "Global options"
+    )]
+    pub color: ColorChoice,
+}
+
+impl Globals {
+    /// Where netnsd is, with what it asks for.
+    ///
+    /// # Errors
+    /// A URL that is none, a token that cannot be read.
+    pub fn place(&self) -> Result<Place, Failure> {
+        if let Some(path) = self.url.strip_prefix("unix://").filter(|path| path.starts_with('/')) {
+            return Ok(Place::Unix(path.into()));
+        }
+        if self.url.starts_with("https://") {
+            return Err(Failure::Usage(format!(
+                "--url {}: netnsd does not serve https yet: use http:// on loopback",
+                self.url
+            )));
+        }
+        let Some(address) = self.url.strip_prefix("http://").map(|rest| rest.trim_end_matches('/')) else {
+            return Err(Failure::Usage(format!("--url {:?}: write unix:///PATH or http://HOST:PORT", self.url)));
+        };
+        let token = match &self.token_file {
+            Some(file) => Some(std::fs::read_to_string(file).map_err(|error| {
+                Failure::Usage(format!("--token-file {}: it cannot be read ({error})", file.display()))
+            })?),
+            None => None,
+        };
+        let address = if address.contains(':') { address.to_owned() } else { format!("{address}:80") };
+        Ok(Place::Tcp { address, token: token.map(|token| token.trim().to_owned()) })
+    }
+
+    /// Whether to colour what goes to stdout.
+    pub fn coloured(&self) -> bool {
+        match self.color {
+            ColorChoice::Always => true,
+            ColorChoice::Never => false,
+            ColorChoice::Auto => std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
+        }
+    }
 }
 
 /// What the global options come to.
@@ -67,6 +138,23 @@ pub struct Context {
     pub format: Format,
     /// Whether writes only say what they would do.
     pub dry_run: bool,
+    /// Whether writes wait for the kernel.
+    pub wait: bool,
+    /// Whether to colour.
+    pub coloured: bool,
+}
+
+impl Context {
+    /// What every write is asked besides, as a query's parameters.
+    pub fn asked<'a>(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
+        let dry = self.dry_run.then_some(("dry_run", "true"));
+        dry.into_iter().chain((!self.wait).then_some(("wait", "false")))
+    }
+
+    /// Text in a colour (ECMA-48), where there are any.
+    pub fn painted(&self, colour: u8, text: &str) -> String {
+        if self.coloured { format!("\u{1b}[{colour}m{text}\u{1b}[0m") } else { text.to_owned() }
+    }
 }
 
 /// The commands.
@@ -99,6 +187,36 @@ pub enum Command {
     /// Wait until resources are as they should be, for scripts and units
     #[command(after_help = "Example:\n  netnsctl wait veth/lan0 netns/net0 --for ready --timeout 10")]
     Wait(Wait),
+    /// Make the network as a document says, all or nothing
+    #[command(
+        after_help = "Examples:\n  netnsctl apply -f lab.yaml\n  netnsctl apply -f lab.yaml --prune --label lab=one"
+    )]
+    Apply(Document),
+    /// Show what apply would change, and the commands that do it by hand
+    #[command(after_help = "Example:\n  netnsctl plan -f lab.yaml")]
+    Plan(Document),
+    /// Show how a document differs from what is recorded; ends with 1 if it does
+    #[command(after_help = "Example:\n  netnsctl diff -f lab.yaml")]
+    Diff(Document),
+    /// Print the whole network as a document
+    #[command(after_help = "Example:\n  netnsctl export > lab.yaml")]
+    Export {
+        /// Only resources with this label: KEY=VALUE, KEY or KEY!=VALUE; repeatable
+        #[arg(long, value_name = "LABEL")]
+        label: Vec<String>,
+    },
+    /// Compare everything with the kernel now, and repair it
+    #[command(after_help = "Example:\n  netnsctl reconcile")]
+    Reconcile,
+    /// Tell what happened
+    #[command(after_help = "Examples:\n  netnsctl events --type drifted\n  netnsctl events -f")]
+    Events(Events),
+    /// Edit a resource as YAML, in $VISUAL or $EDITOR
+    #[command(after_help = "Example:\n  netnsctl edit bridge/br0")]
+    Edit {
+        /// KIND/NAME
+        which: Which,
+    },
     /// A shell's completions
     #[command(after_help = "Example:\n  netnsctl completion bash > netnsctl.bash")]
     Completion {
@@ -117,6 +235,7 @@ impl Command {
             Command::Netns(command) => command.writes(),
             Command::Bridge(command) => command.writes(),
             Command::Veth(command) => command.writes(),
+            Command::Apply(_) => true,
             _ => false,
         }
     }

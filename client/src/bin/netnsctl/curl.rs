@@ -1,11 +1,9 @@
 //! Requests to the daemon; with `-v` each is shown as the curl line that does the same.
 
-use std::path::PathBuf;
-
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use netnsd_api::{Page, Problem};
-use netnsd_client::{Answer, Client, Error, shell_word};
+use netnsd_client::{Answer, Client, Error, Place, Stream, WebSocketStream, shell_word};
 use serde_json::{Value, value::RawValue};
 
 use crate::fail::Failure;
@@ -14,8 +12,33 @@ use crate::fail::Failure;
 #[derive(Debug)]
 pub struct Api {
     client: Client,
-    socket: PathBuf,
+    place: Place,
     verbose: bool,
+}
+
+/// What a request sends.
+#[derive(Debug)]
+pub enum Body<'a> {
+    /// JSON.
+    Json(&'a Value),
+    /// YAML, of which JSON is a part.
+    Yaml(&'a str),
+}
+
+impl Body<'_> {
+    fn kind(&self) -> &'static str {
+        match self {
+            Body::Json(_) => "application/json",
+            Body::Yaml(_) => "application/yaml",
+        }
+    }
+
+    fn text(&self) -> String {
+        match self {
+            Body::Json(value) => value.to_string(),
+            Body::Yaml(text) => (*text).to_owned(),
+        }
+    }
 }
 
 /// A list, all of its pages.
@@ -28,21 +51,21 @@ pub struct Listed {
 }
 
 impl Api {
-    /// The daemon behind this socket.
-    pub fn new(socket: PathBuf, verbose: bool) -> Self {
-        Self { client: Client::unix(&socket), socket, verbose }
+    /// The daemon that serves there.
+    pub fn new(place: Place, verbose: bool) -> Self {
+        Self { client: Client::at(place.clone()), place, verbose }
     }
 
     /// Sends a request; gives the body of a success.
-    pub async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Bytes, Failure> {
-        let answer = self.answer(method, path, body).await?;
+    pub async fn send(&self, method: Method, path: &str, body: Option<&Body<'_>>) -> Result<Bytes, Failure> {
+        let answer = self.answer(method, path, body, &[]).await?;
         // Not ready is an answer too.
         if answer.status.is_success() || path == "/v1/ready" { Ok(answer.body) } else { Err(refusal(&answer)) }
     }
 
     /// The same for what may not be there.
     pub async fn find(&self, path: &str) -> Result<Option<Bytes>, Failure> {
-        let answer = self.answer(Method::GET, path, None).await?;
+        let answer = self.answer(Method::GET, path, None, &[]).await?;
         match answer.status {
             status if status.is_success() => Ok(Some(answer.body)),
             StatusCode::NOT_FOUND => Ok(None),
@@ -50,15 +73,64 @@ impl Api {
         }
     }
 
-    async fn answer(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Answer, Failure> {
+    async fn answer(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Body<'_>>,
+        headers: &[(&str, &str)],
+    ) -> Result<Answer, Failure> {
+        self.tell(&method, path, body, headers);
+        let kind = body.map(|body| ("content-type", body.kind()));
+        let headers: Vec<(&str, &str)> = headers.iter().copied().chain(kind).collect();
+        Ok(self.client.request(method, path, &headers, body.map(Body::text).unwrap_or_default()).await?)
+    }
+
+    /// Replaces a resource, if it is as this ETag says.
+    pub async fn put_if(&self, path: &str, body: &Value, etag: &str) -> Result<(), Failure> {
+        let answer = self.answer(Method::PUT, path, Some(&Body::Json(body)), &[("if-match", etag)]).await?;
+        if answer.status.is_success() { Ok(()) } else { Err(refusal(&answer)) }
+    }
+
+    /// Reads, in this media type.
+    pub async fn get_as(&self, path: &str, kind: &str) -> Result<Bytes, Failure> {
+        let answer = self.answer(Method::GET, path, None, &[("accept", kind)]).await?;
+        if answer.status.is_success() { Ok(answer.body) } else { Err(refusal(&answer)) }
+    }
+
+    /// Sends a write, and gives each line that tells how far it is.
+    pub async fn follow(
+        &self,
+        method: Method,
+        path: &str,
+        body: &Body<'_>,
+        line: impl FnMut(&str) -> bool,
+    ) -> Result<(), Failure> {
+        let headers = [("accept", "application/x-ndjson"), ("content-type", body.kind())];
+        self.tell(&method, path, Some(body), &headers[..1]);
+        let answer = self.client.follow(method, path, &headers, body.text(), line).await?;
+        if answer.status.is_success() { Ok(()) } else { Err(refusal(&answer)) }
+    }
+
+    /// Reads events, and gives each line of their stream.
+    pub async fn follow_events(&self, path: &str, line: impl FnMut(&str) -> bool) -> Result<(), Failure> {
+        self.tell(&Method::GET, path, None, &[]);
+        let answer = self.client.follow(Method::GET, path, &[], "", line).await?;
+        if answer.status.is_success() { Ok(()) } else { Err(refusal(&answer)) }
+    }
+
+    /// Opens a WebSocket.
+    pub async fn websocket(&self, path: &str) -> Result<WebSocketStream<Stream>, Failure> {
         if self.verbose {
-            eprintln!("{}", self.curl(&method, path, body));
+            eprintln!("# a WebSocket, which curl cannot drive: {path}");
         }
-        let (headers, text): (&[_], _) = match body {
-            Some(body) => (&[("content-type", "application/json")], body.to_string()),
-            None => (&[], String::new()),
-        };
-        Ok(self.client.request(method, path, headers, text).await?)
+        Ok(self.client.websocket(path).await?)
+    }
+
+    fn tell(&self, method: &Method, path: &str, body: Option<&Body<'_>>, headers: &[(&str, &str)]) {
+        if self.verbose {
+            eprintln!("{}", self.curl(method, path, body, headers));
+        }
     }
 
     /// Reads.
@@ -89,15 +161,27 @@ impl Api {
         }
     }
 
-    fn curl(&self, method: &Method, path: &str, body: Option<&Value>) -> String {
-        let mut line = format!("curl -sS --unix-socket {}", shell_word(&self.socket.to_string_lossy()));
-        if method != Method::GET && !(method == Method::POST && body.is_some()) {
+    fn curl(&self, method: &Method, path: &str, body: Option<&Body<'_>>, headers: &[(&str, &str)]) -> String {
+        let (mut line, url) = match &self.place {
+            Place::Unix(socket) => {
+                let socket = shell_word(&socket.to_string_lossy());
+                (format!("curl -sS --unix-socket {socket}"), format!("http://netnsd{path}"))
+            }
+            // The token itself is nobody's business.
+            Place::Tcp { address, .. } => {
+                ("curl -sS -H \"authorization: Bearer $TOKEN\"".to_owned(), format!("http://{address}{path}"))
+            }
+        };
+        if *method != Method::GET && !(*method == Method::POST && body.is_some()) {
             line = format!("{line} -X {method}");
         }
-        if let Some(body) = body {
-            line = format!("{line} -H 'content-type: application/json' -d {}", shell_word(&body.to_string()));
+        for (name, value) in headers {
+            line = format!("{line} -H {}", shell_word(&format!("{name}: {value}")));
         }
-        format!("{line} {}", shell_word(&format!("http://netnsd{path}")))
+        if let Some(body) = body {
+            line = format!("{line} -H 'content-type: {}' --data-binary {}", body.kind(), shell_word(&body.text()));
+        }
+        format!("{line} {}", shell_word(&url))
     }
 }
 
@@ -129,14 +213,19 @@ mod tests {
 
     #[test]
     fn a_request_is_a_line_that_a_shell_takes() {
-        let api = Api::new("/run/netnsd/netnsd.sock".into(), true);
+        let api = Api::new(Place::Unix("/run/netnsd/netnsd.sock".into()), true);
         assert_eq!(
-            api.curl(&Method::GET, "/v1", None),
+            api.curl(&Method::GET, "/v1", None, &[]),
             "curl -sS --unix-socket /run/netnsd/netnsd.sock http://netnsd/v1"
         );
         assert_eq!(
-            api.curl(&Method::PATCH, "/v1/veths/a?dry_run=true", Some(&json!({"labels": {"a": "it's"}}))),
-            "curl -sS --unix-socket /run/netnsd/netnsd.sock -X PATCH -H 'content-type: application/json' -d \
+            api.curl(
+                &Method::PATCH,
+                "/v1/veths/a?dry_run=true",
+                Some(&Body::Json(&json!({"labels": {"a": "it's"}}))),
+                &[]
+            ),
+            "curl -sS --unix-socket /run/netnsd/netnsd.sock -X PATCH -H 'content-type: application/json' --data-binary \
              '{\"labels\":{\"a\":\"it'\\''s\"}}' 'http://netnsd/v1/veths/a?dry_run=true'"
         );
     }

@@ -1,22 +1,18 @@
 //! What is done in a namespace: exec, ping; and its processes.
 
-use std::{
-    io::{self, Read, Write},
-    str::FromStr,
-};
+use std::str::FromStr;
 
-use base64::{Engine, prelude::BASE64_STANDARD};
 use clap::Args;
 use http::Method;
-use netnsd_api::{ExecResult, Items, Namespace, PingResult, Process, ProcessNamespace};
+use netnsd_api::{Items, Namespace, PingResult, Process, ProcessNamespace};
 use nix::sys::signal::Signal;
-use serde_json::Value;
 
 use crate::{
     cli::Context,
     fail::Failure,
     output::{Format, line, print, table},
     resource::{each, names, path},
+    terminal,
     words::{Body, pair},
 };
 
@@ -32,15 +28,12 @@ pub struct Exec {
     /// The directory that it runs in; by default /
     #[arg(long, value_name = "DIR")]
     cwd: Option<String>,
-    /// Kill it after so many seconds; by default 60
+    /// Kill it after so many seconds
     #[arg(long, value_name = "SECONDS")]
     timeout: Option<f64>,
     /// The user that it runs as; by default root
     #[arg(long)]
     user: Option<String>,
-    /// Give it what netnsctl reads on its standard input, to the end
-    #[arg(short = 'i', long)]
-    stdin: bool,
     /// The namespace (not with --all), and the command
     #[arg(value_name = "NAME> <COMMAND", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     words: Vec<String>,
@@ -58,21 +51,14 @@ impl Exec {
         (name, command.strip_prefix(&["--".to_owned()][..]).unwrap_or(command))
     }
 
-    fn body(&self, command: &[String]) -> Result<Value, Failure> {
-        let mut body = Body::default();
-        body.put("argv", Some(command.to_vec()));
-        body.map("env", &self.env, &[]);
-        body.put("cwd", self.cwd.clone());
-        body.put("timeout_s", self.timeout);
-        body.put("user", self.user.clone());
-        if self.stdin {
-            let mut text = String::new();
-            io::stdin()
-                .read_to_string(&mut text)
-                .map_err(|error| Failure::Refused(format!("the standard input cannot be passed on: {error}")))?;
-            body.put("stdin", Some(text));
-        }
-        Ok(body.value())
+    /// What it asks for, as a query's parameters.
+    fn query(&self, command: &[String]) -> Vec<(&'static str, String)> {
+        let mut query: Vec<_> = command.iter().map(|word| ("argv", word.clone())).collect();
+        query.extend(self.env.iter().map(|(key, value)| ("env", format!("{key}={value}"))));
+        query.extend(self.cwd.iter().map(|dir| ("cwd", dir.clone())));
+        query.extend(self.timeout.map(|seconds| ("timeout_s", seconds.to_string())));
+        query.extend(self.user.iter().map(|user| ("user", user.clone())));
+        query
     }
 }
 
@@ -82,16 +68,13 @@ pub async fn exec(context: &Context, exec: &Exec) -> Result<(), Failure> {
     if command.is_empty() {
         return Err(Failure::Usage("no command: netnsctl netns exec NAME -- COMMAND".into()));
     }
-    let body = exec.body(command)?;
     if let Some(name) = name {
-        return exec_in(context, name, &body).await;
+        return exec_in(context, name, exec.query(command), true).await;
     }
     let all = names(&context.api.list("/v1/namespaces", &[]).await?.items)?;
     let result = each(&all, async |name| {
-        if context.format == Format::Table {
-            line(format!("\nnetns: {name}"))?;
-        }
-        exec_in(context, name, &body).await
+        line(format!("\nnetns: {name}"))?;
+        exec_in(context, name, exec.query(command), false).await
     })
     .await;
     // Which command's exit code would it be?
@@ -101,36 +84,24 @@ pub async fn exec(context: &Context, exec: &Exec) -> Result<(), Failure> {
     })
 }
 
-async fn exec_in(context: &Context, name: &str, body: &Value) -> Result<(), Failure> {
-    let answer = context.api.send(Method::POST, &format!("{}/exec", path::<Namespace>(name)), Some(body)).await?;
-    let result: ExecResult = serde_json::from_slice(&answer)?;
-    if context.format == Format::Json {
-        line(&answer)?;
-    } else {
-        print(stream(result.stdout, result.stdout_base64)?)?;
-        io::stderr().write_all(&stream(result.stderr, result.stderr_base64)?)?;
-        if result.truncated {
-            eprintln!("netnsctl: its output is cut after 4 MiB");
-        }
-        if result.timed_out {
-            eprintln!("netnsctl: killed, as its time was over: --timeout gives it more");
-        }
-    }
-    let signal = result.signal.as_deref().map(|name| Signal::from_str(name).map_or(0, |signal| signal as i32));
-    match result.exit_code.or(signal.map(|number| 128 + number)) {
-        Some(0) => Ok(()),
-        code => Err(Failure::Exit(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))),
-    }
+/// Runs a shell.
+pub async fn shell(context: &Context, name: &str) -> Result<(), Failure> {
+    // One that is not there, as on another machine, is no reason to do without.
+    let shell = std::env::var("SHELL").unwrap_or_else(|_| "/bin/sh".into());
+    let script = "command -v \"$0\" >/dev/null && exec \"$0\"; exec /bin/sh";
+    let query = ["/bin/sh", "-c", script, &shell].map(|word| ("argv", word.to_owned())).into();
+    exec_in(context, name, query, true).await
 }
 
-/// One of the command's outputs.
-fn stream(text: Option<String>, base64: Option<String>) -> Result<Vec<u8>, Failure> {
-    match (text, base64) {
-        (Some(text), _) => Ok(text.into_bytes()),
-        (None, Some(base64)) => BASE64_STANDARD
-            .decode(base64)
-            .map_err(|error| Failure::Refused(format!("netnsd answered something unexpected: {error}"))),
-        (None, None) => Ok(Vec::new()),
+async fn exec_in(context: &Context, name: &str, query: Vec<(&str, String)>, input: bool) -> Result<(), Failure> {
+    let end = terminal::run(context, &format!("{}/exec", path::<Namespace>(name)), query, input).await?;
+    if end.timed_out {
+        eprintln!("netnsctl: killed, as its time was over: --timeout gives it more");
+    }
+    let signal = end.signal.as_deref().map(|name| Signal::from_str(name).map_or(0, |signal| signal as i32));
+    match end.exit_code.or(signal.map(|number| 128 + number)) {
+        Some(0) => Ok(()),
+        code => Err(Failure::Exit(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))),
     }
 }
 
@@ -165,7 +136,7 @@ pub async fn ping(context: &Context, ping: &Ping) -> Result<(), Failure> {
     body.put("interval_ms", ping.interval.map(milliseconds));
     body.put("size", ping.size);
     let path = format!("{}/ping", path::<Namespace>(&ping.name));
-    let answer = context.api.send(Method::POST, &path, Some(&body.value())).await?;
+    let answer = context.api.send(Method::POST, &path, Some(&crate::curl::Body::Json(&body.value()))).await?;
     let result: PingResult = serde_json::from_slice(&answer)?;
     match context.format {
         Format::Json => line(&answer)?,

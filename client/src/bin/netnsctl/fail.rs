@@ -52,7 +52,8 @@ impl From<Problem> for Failure {
         let hint = match problem.code {
             Code::InUse if !text.contains("--cascade") => "delete what uses it first, or take it along with --cascade",
             Code::AlreadyExists => "the command set changes what exists",
-            Code::Forbidden | Code::Unauthenticated => "this needs root: try sudo",
+            Code::Forbidden => "this needs root: try sudo",
+            Code::Unauthenticated => "name the file that holds the token: --token-file FILE",
             _ => "",
         };
         if !hint.is_empty() {
@@ -76,7 +77,7 @@ impl From<Error> for Failure {
                     }
                     Some(io::ErrorKind::NotFound) => {
                         "is netnsd running? Start it (sudo systemctl start netnsd, or sudo netnsd), or say where its \
-                         socket is (--socket PATH or NETNSCTL_SOCKET)"
+                         socket is (--url unix:///PATH or NETNSCTL_URL)"
                     }
                     Some(io::ErrorKind::ConnectionRefused) => {
                         "nobody listens there any more: start netnsd (sudo systemctl start netnsd, or sudo netnsd)"

@@ -4,13 +4,16 @@ mod bridge;
 mod cli;
 mod curl;
 mod doing;
+mod events;
 mod fail;
 mod look;
 mod netns;
 mod output;
 mod resource;
 mod status;
+mod terminal;
 mod veth;
+mod whole;
 mod words;
 
 use std::process::ExitCode;
@@ -29,7 +32,12 @@ fn main() -> ExitCode {
         .enable_all()
         .build()
         .map_err(|error| Failure::Refused(format!("cannot start: {error}")))
-        .and_then(|runtime| runtime.block_on(run(cli)));
+        .and_then(|runtime| {
+            let result = runtime.block_on(run(cli));
+            // A thread that still waits for the standard input holds nothing up.
+            runtime.shutdown_background();
+            result
+        });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => ExitCode::from(failure.report()),
@@ -38,10 +46,16 @@ fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> Result<(), Failure> {
     let globals = cli.globals;
-    let context =
-        Context { api: Api::new(globals.socket, globals.verbose), format: globals.output, dry_run: globals.dry_run };
-    if context.dry_run && !cli.command.writes() {
-        return Err(Failure::Usage("--dry-run is for commands that write: add, set, delete and attach".into()));
+    let context = Context {
+        api: Api::new(globals.place()?, globals.verbose),
+        format: globals.output,
+        dry_run: globals.dry_run,
+        wait: globals.wait,
+        coloured: globals.coloured(),
+    };
+    if (context.dry_run || !context.wait) && !cli.command.writes() {
+        let option = if context.dry_run { "--dry-run" } else { "--wait=false" };
+        return Err(Failure::Usage(format!("{option} is for commands that write: add, set, delete, attach and apply")));
     }
     match cli.command {
         Command::Netns(command) => netns::run(&context, command).await,
@@ -51,6 +65,13 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Route(look) => look::routes(&context, &look).await,
         Command::Neigh(look) => look::neighbours(&context, &look).await,
         Command::Link(look) => look::links(&context, &look).await,
+        Command::Apply(document) => whole::apply(&context, &document).await,
+        Command::Plan(document) => whole::plan(&context, &document).await,
+        Command::Diff(document) => whole::diff(&context, &document).await,
+        Command::Export { label } => whole::export(&context, &label).await,
+        Command::Reconcile => whole::reconcile(&context).await,
+        Command::Events(wanted) => events::events(&context, &wanted).await,
+        Command::Edit { which } => whole::edit(&context, &which).await,
         Command::Status => status::status(&context).await,
         Command::Wait(wait) => status::wait(&context, &wait).await,
         Command::Version => status::version(&context).await,

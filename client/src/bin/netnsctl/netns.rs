@@ -8,6 +8,7 @@ use serde_json::{Value, json, value::RawValue};
 use crate::{
     cli::Context,
     doing::{self, Exec, Ping},
+    events,
     fail::Failure,
     output::{Format, line, or_dash, print, table},
     resource::{self, Delete, Filter, Labels, Shown, labels, lines, switch},
@@ -74,13 +75,23 @@ pub enum NetnsCommand {
     },
     /// Run a command in one namespace, or in all of them
     ///
-    /// Its output comes when it has ended; its exit code is netnsctl's, 128+N if the signal N ended it.
+    /// What it reads, writes and ends with is netnsctl's: 128+N if the signal N ended it. It has a terminal where netnsctl
+    /// has one.
     #[command(
         override_usage = "netnsctl netns exec [OPTIONS] NAME|--all [--] COMMAND [ARGUMENT]...",
         after_help = "Options of netnsctl come before NAME: what follows is the command's.\n\nExamples:\n  netnsctl netns \
                       exec net0 -- ip address\n  netnsctl netns exec --all -- ip route"
     )]
     Exec(Exec),
+    /// Run a shell in a namespace: $SHELL, or /bin/sh
+    #[command(after_help = "Example:\n  netnsctl netns shell net0")]
+    Shell {
+        /// Its name
+        name: String,
+    },
+    /// Tell as namespaces come and go, netnsd's and others', as `ip netns monitor` does
+    #[command(after_help = "Example:\n  netnsctl netns monitor")]
+    Monitor,
     /// List netnsids, as `ip netns list-id` does
     #[command(after_help = "Example:\n  netnsctl netns list-id")]
     ListId,
@@ -185,6 +196,8 @@ pub async fn run(context: &Context, command: NetnsCommand) -> Result<(), Failure
         NetnsCommand::Identify { pid } => doing::identify(context, pid).await,
         NetnsCommand::Pids { name, long } => doing::pids(context, &name, long).await,
         NetnsCommand::Exec(exec) => doing::exec(context, &exec).await,
+        NetnsCommand::Shell { name } => doing::shell(context, &name).await,
+        NetnsCommand::Monitor => events::monitor(context).await,
         NetnsCommand::ListId => list_id(context).await,
         NetnsCommand::Attach { name, pid } => {
             resource::add::<Namespace>(context, &json!({"name": name, "attach": {"pid": pid}})).await

@@ -15,6 +15,8 @@ pub enum Format {
     Table,
     /// Exactly what the API answers
     Json,
+    /// The same as YAML
+    Yaml,
     /// Names only
     Name,
 }
@@ -53,14 +55,20 @@ pub fn or_dash(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
-/// Prints the answer to a dry run.
+/// JSON as YAML.
+pub fn yaml(json: &[u8]) -> Result<String, Failure> {
+    let value: serde_json::Value = serde_json::from_slice(json)?;
+    yaml_serde::to_string(&value).map_err(|error| Failure::Refused(format!("this cannot be YAML: {error}")))
+}
+
+/// Prints the answer to a dry run: the commands that do the same by hand.
 pub fn dry_run(format: Format, body: &[u8]) -> Result<(), Failure> {
-    if format == Format::Json {
-        return line(body);
+    match format {
+        Format::Json => line(body),
+        Format::Yaml => print(yaml(body)?),
+        _ => {
+            let dry: DryRun = serde_json::from_slice(body)?;
+            print(dry.plan.into_iter().map(|operation| operation.command + "\n").collect::<String>())
+        }
     }
-    let dry: DryRun = serde_json::from_slice(body)?;
-    let row = |op: netnsd_api::PlannedOperation| {
-        vec![op.op, or_dash(op.namespace), format!("{}/{}", op.resource.kind, op.resource.name)]
-    };
-    print(table(&["OP", "NAMESPACE", "RESOURCE"], dry.plan.into_iter().map(row).collect()))
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, value::RawValue};
 
 use crate::{
     cli::Context,
-    curl::{encoded, with_query},
+    curl::{Body, encoded, with_query},
     fail::Failure,
     output::{self, Format, line, print, table},
 };
@@ -95,6 +95,7 @@ pub async fn list<R: Shown>(context: &Context, filter: &Filter) -> Result<(), Fa
     let listed = context.api.list(&format!("/v1/{}", R::KIND.plural()), &filter.query()).await?;
     match context.format {
         Format::Json => line(&listed.body),
+        Format::Yaml => print(output::yaml(&listed.body)?),
         Format::Name => names(&listed.items)?.into_iter().try_for_each(line),
         Format::Table => {
             let row = |item: &RawValue| Ok(R::row(&serde_json::from_str(item.get())?));
@@ -109,6 +110,7 @@ pub async fn show<R: Shown>(context: &Context, name: &str) -> Result<(), Failure
     let body = context.api.get(&path::<R>(name)).await?;
     match context.format {
         Format::Json => line(&body),
+        Format::Yaml => print(output::yaml(&body)?),
         Format::Name => line(name),
         Format::Table => {
             let stored: Stored<R> = serde_json::from_slice(&body)?;
@@ -142,9 +144,9 @@ pub async fn write(
     body: Option<&Value>,
     names: bool,
 ) -> Result<(), Failure> {
-    let dry = context.dry_run.then_some(("dry_run", "true"));
-    let query: Vec<(&str, &str)> = query.iter().copied().chain(dry).collect();
-    let answer = context.api.send(method, &with_query(path, &query), body).await?;
+    let query: Vec<(&str, &str)> = query.iter().copied().chain(context.asked()).collect();
+    let body = body.map(Body::Json);
+    let answer = context.api.send(method, &with_query(path, &query), body.as_ref()).await?;
     if context.dry_run {
         return output::dry_run(context.format, &answer);
     }
@@ -161,11 +163,12 @@ pub async fn write(
     let mut segments = path.trim_start_matches("/v1/").split('/');
     let kind = segments.next().unwrap_or_default().trim_end_matches('s');
     let name = written.name.as_deref().or(segments.next()).unwrap_or_default();
-    if let (State::Pending, Some(reason)) = (written.status.state, &written.status.reason) {
+    if let (State::Pending, Some(reason), true) = (written.status.state, &written.status.reason, context.wait) {
         eprintln!("netnsctl: {kind} {name} is pending: {reason}");
     }
     match context.format {
         Format::Json => line(&answer),
+        Format::Yaml => print(output::yaml(&answer)?),
         Format::Name => line(name),
         Format::Table if names => line(name),
         Format::Table => Ok(()),

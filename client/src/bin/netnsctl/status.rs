@@ -86,8 +86,10 @@ pub enum Condition {
 /// `KIND/NAME`.
 #[derive(Debug, Clone)]
 pub struct Which {
-    kind: Kind,
-    name: String,
+    /// Its kind.
+    pub kind: Kind,
+    /// Its name.
+    pub name: String,
 }
 
 impl FromStr for Which {

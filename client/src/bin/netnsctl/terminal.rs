@@ -1,0 +1,130 @@
+//! Commands on the other side of a WebSocket: what is typed goes in, what they write comes out, as they go.
+
+use std::io::{self, IsTerminal, Write};
+
+use futures_util::{SinkExt, StreamExt};
+use netnsd_client::tungstenite::Message;
+use nix::{
+    libc,
+    sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr},
+};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::{
+    io::AsyncReadExt,
+    signal::unix::{SignalKind, signal},
+};
+
+use crate::{cli::Context, curl::with_query, fail::Failure};
+
+/// The channels of frames, by their first byte.
+const STDIN: u8 = 0;
+const STDOUT: u8 = 1;
+const STDERR: u8 = 2;
+const CONTROL: u8 = 3;
+
+/// How a command ended.
+#[derive(Debug, Deserialize)]
+pub struct End {
+    pub exit_code: Option<i32>,
+    pub signal: Option<String>,
+    #[serde(default)]
+    pub timed_out: bool,
+}
+
+/// The terminal as a stream of bytes; as it was before once dropped.
+struct Raw(Termios);
+
+impl Raw {
+    fn enter() -> Result<Self, Failure> {
+        let before = tcgetattr(io::stdin()).map_err(io::Error::from)?;
+        let mut raw = before.clone();
+        cfmakeraw(&mut raw);
+        tcsetattr(io::stdin(), SetArg::TCSADRAIN, &raw).map_err(io::Error::from)?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        let _nothing_left_to_do = tcsetattr(io::stdin(), SetArg::TCSADRAIN, &self.0);
+    }
+}
+
+/// Rows and columns of the terminal that stdout is.
+fn size() -> (u16, u16) {
+    // SAFETY: `struct winsize` is four numbers, for which zeroes are good values.
+    let mut size: libc::winsize = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes one `struct winsize`, which lives as long as the call.
+    let result = unsafe { libc::ioctl(1, libc::TIOCGWINSZ, &mut size) };
+    if result == 0 && size.ws_row > 0 { (size.ws_row, size.ws_col) } else { (24, 80) }
+}
+
+/// Runs a command, whose request this path and query are, to its end. With `input` it reads what netnsctl reads; it gets a
+/// terminal where netnsctl has one.
+pub async fn run(context: &Context, path: &str, mut query: Vec<(&str, String)>, input: bool) -> Result<End, Failure> {
+    let tty = input && io::stdin().is_terminal() && io::stdout().is_terminal();
+    if tty {
+        let (rows, cols) = size();
+        query.extend([("tty", "true".to_owned()), ("rows", rows.to_string()), ("cols", cols.to_string())]);
+        query.extend(std::env::var("TERM").ok().map(|term| ("env", format!("TERM={term}"))));
+    }
+    let pairs: Vec<(&str, &str)> = query.iter().map(|(key, value)| (*key, value.as_str())).collect();
+    let (mut sink, mut frames) = context.api.websocket(&with_query(path, &pairs)).await?.split();
+    let _raw = if tty { Some(Raw::enter()?) } else { None };
+    let mut resized = signal(SignalKind::window_change())?;
+    let mut stdin = tokio::io::stdin();
+    let mut buffer = vec![0; 32 << 10];
+    let mut open = true;
+    if !input {
+        let _ended_already = sink.send(frame(STDIN, b"")).await;
+        open = false;
+    }
+    loop {
+        tokio::select! {
+            message = frames.next() => match message {
+                Some(Ok(Message::Binary(bytes))) => {
+                    if let Some(end) = take(&bytes)? {
+                        return Ok(end);
+                    }
+                }
+                Some(Ok(Message::Close(Some(close)))) => return Err(broken(close.reason)),
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(broken(error)),
+                None => return Err(broken("the connection ended")),
+            },
+            read = stdin.read(&mut buffer), if open => {
+                let count = read.unwrap_or(0);
+                // A command that has ended reads no more; how it ended is still to be heard.
+                open = count > 0 && sink.send(frame(STDIN, &buffer[..count])).await.is_ok();
+                if count == 0 {
+                    let _ended_already = sink.send(frame(STDIN, b"")).await;
+                }
+            }
+            _ = resized.recv(), if tty => {
+                let (rows, cols) = size();
+                let control = json!({"resize": {"rows": rows, "cols": cols}}).to_string();
+                let _ended_already = sink.send(frame(CONTROL, control.as_bytes())).await;
+            }
+        }
+    }
+}
+
+/// Writes what a frame brings; gives the end if it is that.
+fn take(bytes: &[u8]) -> Result<Option<End>, Failure> {
+    match bytes.split_first() {
+        Some((&STDOUT, text)) => crate::output::print(text)?,
+        Some((&STDERR, text)) => io::stderr().write_all(text)?,
+        Some((&CONTROL, text)) => return Ok(Some(serde_json::from_slice(text)?)),
+        _ => {}
+    }
+    Ok(None)
+}
+
+fn frame(channel: u8, bytes: &[u8]) -> Message {
+    Message::Binary([&[channel], bytes].concat().into())
+}
+
+fn broken(reason: impl std::fmt::Display) -> Failure {
+    Failure::Refused(format!("the command was cut off: {reason}"))
+}

@@ -1,0 +1,244 @@
+//! netnsctl over the whole network, what happens, and terminals; judged by `ip -j`.
+
+mod common;
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    process::{Child, Stdio},
+};
+
+use common::{Host, NETNSCTL};
+use nix::pty::{Winsize, openpty};
+
+const LAB: &str = "
+namespaces:
+- {name: left, labels: {lab: one}}
+- {name: right, labels: {lab: one}}
+veths:
+- name: lan
+  labels: {lab: one}
+  endpoints:
+  - {namespace: left, interface: eth0, addresses: [10.1.0.1/24]}
+  - {namespace: right, interface: eth0, addresses: [10.1.0.2/24]}
+";
+
+fn write(host: &Host, text: &str) {
+    fs::write(host.dir.path().join("lab.yaml"), text).unwrap();
+}
+
+#[test]
+fn a_document_is_planned_applied_compared_and_exported() {
+    let host = host!();
+    write(&host, LAB);
+    let plan = host.ok(&["plan", "-f", "lab.yaml"]);
+    assert!(plan.starts_with("+ namespace/left\n+ namespace/right\n+ veth/lan\n3 created, 0 updated"), "{plan}");
+    assert!(plan.contains("\nip netns add left && "), "{plan}");
+    let dry = host.ok(&["apply", "-f", "lab.yaml", "--dry-run"]);
+    assert_eq!(dry.lines().count(), plan.lines().count(), "it is the same but for the uids: {dry}");
+    assert_eq!(host.namespaces(), Vec::<String>::new());
+    let diff = host.run(&["diff", "-f", "lab.yaml"]);
+    assert_eq!(diff.code, Some(1));
+    assert!(diff.out.contains("+namespace/left:\n") && !diff.out.contains("\n-"), "{}", diff.out);
+
+    let applied = host.ok(&["apply", "-f", "lab.yaml"]);
+    assert!(applied.ends_with("3 created, 0 updated, 0 deleted, 0 unchanged\n"), "{applied}");
+    assert_eq!(host.namespaces(), ["left", "right"]);
+    host.ok(&["netns", "ping", "left", "10.1.0.2", "-W", "20"]);
+    assert_eq!(host.ok(&["diff", "-f", "lab.yaml"]), "");
+    let exported = host.ok(&["export"]);
+    assert_eq!(
+        host.sh("netnsctl export | netnsctl apply -f - --prune").out,
+        "0 created, 0 updated, 0 deleted, 3 unchanged\n"
+    );
+    assert!(exported.contains("addresses:\n    - 10.1.0.1/24\n") && !exported.contains("uid"), "{exported}");
+    assert_eq!(host.json(&["export"])["veths"][0]["name"], "lan");
+
+    write(&host, &LAB.replace("10.1.0.2/24", "10.1.0.3/24"));
+    let coloured = host.run(&["diff", "-f", "lab.yaml", "--color", "always"]).out;
+    assert!(coloured.contains("\u{1b}[31m-") && coloured.contains("10.1.0.3/24"), "{coloured}");
+    assert!(host.ok(&["apply", "-f", "lab.yaml"]).starts_with("~ veth/lan\n"));
+    write(&host, "namespaces: [{name: left, labels: {lab: one}}]");
+    let pruned = host.ok(&["apply", "-f", "lab.yaml", "--prune", "--label", "lab=one"]);
+    assert!(pruned.contains("- veth/lan\n") && pruned.contains("2 deleted, 1 unchanged"), "{pruned}");
+    assert_eq!(host.namespaces(), ["left"]);
+}
+
+#[test]
+fn a_wrong_document_is_told_with_its_place_and_changes_nothing() {
+    let host = host!();
+    write(&host, "namespaces: [{name: a}, {name: b, colour: red}]");
+    host.run(&["apply", "-f", "lab.yaml"]).failed(1, &["/namespaces/1/colour"]);
+    write(&host, "namespaces: [{name: a, sysctls: {net.ipv4.ip_default_ttl: 100000}}, {name: b}]");
+    host.run(&["apply", "-f", "lab.yaml"]).failed(1, &["ip_default_ttl", "EINVAL"]);
+    host.run(&["apply", "-f", "nowhere.yaml"]).failed(2, &["nowhere.yaml"]);
+    assert_eq!(host.namespaces(), Vec::<String>::new());
+}
+
+#[test]
+fn writes_that_do_not_wait_return_at_once() {
+    let host = host!();
+    host.ok(&["netns", "add", "net0", "--wait=false"]);
+    host.ok(&["wait", "netns/net0"]);
+    write(&host, LAB);
+    assert!(host.ok(&["apply", "-f", "lab.yaml", "--wait=false"]).contains("3 created"));
+    host.ok(&["wait", "veth/lan", "--for", "ready"]);
+    host.run(&["netns", "list", "--wait=false"]).failed(2, &["--wait=false"]);
+    let yaml = host.ok(&["netns", "show", "net0", "-o", "yaml"]);
+    assert!(yaml.contains("\nstatus:\n") && yaml.contains("state: in_sync"), "{yaml}");
+}
+
+#[test]
+fn a_resource_is_edited() {
+    let host = host!();
+    host.ok(&["bridge", "add", "br0", "--address", "10.0.0.1/24"]);
+    let edit = |editor: &str| host.sh(&format!("export EDITOR=\"{editor}\"; netnsctl edit bridge/br0"));
+    assert_eq!(edit("sed -i s/10.0.0.1/10.0.0.2/").code, Some(0));
+    assert!(host.ip(&["addr", "show", "dev", "br0"]).to_string().contains("10.0.0.2"));
+    assert!(edit("true").err.contains("nothing was changed"));
+    let refused = edit("sed -i s/10.0.0.2/10.0.0.2x/");
+    assert!(refused.code == Some(1) && refused.err.contains("/addresses/0"), "{refused:?}");
+    let kept = refused.err.split("is kept in ").nth(1).unwrap().trim();
+    assert!(fs::read_to_string(kept).unwrap().contains("10.0.0.2x"));
+    fs::remove_file(kept).unwrap();
+}
+
+#[test]
+fn damage_is_repaired_on_demand() {
+    let host = host!();
+    host.ok(&["bridge", "add", "br0"]);
+    assert_eq!(host.ok(&["reconcile"]), "");
+    assert_eq!(host.json(&["reconcile"])["failed"], serde_json::json!([]));
+}
+
+/// The lines of a command that goes on.
+struct Lines(Child, BufReader<std::process::ChildStdout>);
+
+impl Lines {
+    fn of(host: &Host, line: &[&str]) -> Self {
+        let mut child = host.command(NETNSCTL).args(line).stdout(Stdio::piped()).spawn().unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        Self(child, out)
+    }
+
+    fn next(&mut self) -> String {
+        let mut line = String::new();
+        self.1.read_line(&mut line).unwrap();
+        line
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        let _gone = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
+
+#[test]
+fn events_are_told_and_followed() {
+    let host = host!();
+    host.ok(&["netns", "add", "net0"]);
+    host.until("it is told", || host.ok(&["events"]).lines().count() == 2);
+    let all = host.ok(&["events", "--kind", "namespace", "--name", "net0"]);
+    assert!(all.contains("Z created namespace/net0\n") && all.contains("Z applied namespace/net0\n"), "{all}");
+    let wrong = host.run(&["events", "--type", "made"]);
+    assert!(wrong.code == Some(2) && wrong.err.contains("created, updated"), "{wrong:?}");
+    let mut lines = Lines::of(&host, &["events", "-f", "--since", "0", "--type", "created"]);
+    assert!(lines.next().ends_with("created namespace/net0\n"));
+    host.ok(&["netns", "add", "net1"]);
+    assert!(lines.next().ends_with("created namespace/net1\n"));
+    // What others do, in the words of ip netns monitor. It has begun once it tells of the first.
+    let mut monitor = Lines::of(&host, &["netns", "monitor"]);
+    let mut made = 0;
+    let first = std::thread::scope(|scope| {
+        let line = scope.spawn(|| monitor.next());
+        host.until("it has begun", || {
+            host.sh(&format!("ip netns add theirs{made}; ip netns delete theirs{made}"));
+            made += 1;
+            line.is_finished()
+        });
+        line.join().unwrap()
+    });
+    assert!(first.starts_with("add theirs") || first.starts_with("delete theirs"), "{first}");
+}
+
+#[test]
+fn it_works_over_tcp_with_a_token() {
+    let host = host!();
+    let token = host.dir.path().join("token");
+    fs::write(&token, "secret\n").unwrap();
+    // A second daemon on the same host, for a moment.
+    let script = format!(
+        "netnsd --state-dir $PWD/other --socket $PWD/other.sock --listen 127.0.0.1:0 --token-file {} 2>$PWD/other.log & \
+         while ! grep -q ready $PWD/other.log; do sleep 0.05; done; \
+         url=$(netnsctl --url unix://$PWD/other.sock -o json version | grep -o 'http://127[^\"]*'); \
+         netnsctl --url $url --token-file {0} netns add net7 && netnsctl --url $url --token-file {0} netns exec net7 -- sh -c 'exit 9'; \
+         echo $?; netnsctl --url $url netns list; echo $?; kill %1; wait",
+        token.display()
+    );
+    let output = host.command("bash").args(["-c", &format!("ip link set lo up; set -m; {script}")]).output();
+    let Ok(output) = output else { return eprintln!("skipped: bash is not installed") };
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(out, "9\n1\n", "{err}");
+    assert!(err.contains("--token-file FILE"), "{err}");
+    host.run(&["--url", "https://localhost", "netns", "list"]).failed(2, &["https"]);
+    host.run(&["--url", "ftp://x", "netns", "list"]).failed(2, &["unix:///PATH"]);
+}
+
+/// netnsctl in a terminal, as a user sits before it.
+struct Terminal {
+    child: Child,
+    master: fs::File,
+    seen: String,
+}
+
+impl Terminal {
+    fn of(host: &Host, line: &[&str]) -> Self {
+        let size = Winsize { ws_row: 33, ws_col: 99, ws_xpixel: 0, ws_ypixel: 0 };
+        let pair = openpty(&size, None).unwrap();
+        let side = || Stdio::from(pair.slave.try_clone().unwrap());
+        let mut command = host.command("setsid");
+        command.arg("-c").arg(NETNSCTL).args(line).env("SHELL", "/bin/sh").env("TERM", "dumb");
+        let child = command.stdin(side()).stdout(side()).stderr(side()).spawn().unwrap();
+        drop(pair.slave);
+        Self { child, master: fs::File::from(pair.master), seen: String::new() }
+    }
+
+    fn types(&mut self, text: &str) {
+        self.master.write_all(text.as_bytes()).unwrap();
+    }
+
+    /// Reads until this was shown.
+    #[track_caller]
+    fn until(&mut self, text: &str) {
+        let mut buffer = [0; 4096];
+        while !self.seen.contains(text) {
+            let count = self.master.read(&mut buffer).unwrap_or(0);
+            assert!(count > 0, "no {text:?} in {:?}", self.seen);
+            self.seen += &String::from_utf8_lossy(&buffer[..count]);
+        }
+        self.seen.clear();
+    }
+}
+
+#[test]
+fn a_shell_is_used_as_by_a_user() {
+    let host = host!();
+    host.ok(&["netns", "add", "net0"]);
+    let mut terminal = Terminal::of(&host, &["netns", "shell", "net0"]);
+    terminal.until("# ");
+    terminal.types("ip netns identify; stty size; tty\r");
+    terminal.until("net0\r\n33 99\r\n/dev/pts/");
+    terminal.types("sh -c 'echo rea''dy; exec sleep 1000'\r");
+    terminal.until("ready");
+    terminal.types("\u{3}");
+    terminal.until("# ");
+    terminal.types("cat\r");
+    terminal.types("meow\r");
+    terminal.until("meow\r\nmeow");
+    terminal.types("\u{4}");
+    terminal.until("# ");
+    terminal.types("exit 5\r");
+    assert_eq!(terminal.child.wait().unwrap().code(), Some(5));
+}
