@@ -34,6 +34,7 @@ enum Class {
     MakeVeth,
     MakeBridge,
     Delete,
+    /// One after the other too: what one leaves another takes, in a namespace with another socket.
     Place,
     Configure,
     /// Routes need every interface to be configured.
@@ -70,7 +71,7 @@ pub(super) async fn execute(kernel: &mut RealKernel, ops: &[BatchOp], done: &dyn
     while start < ops.len() {
         let class_here = class(&ops[start].op);
         let run = ops[start..].iter().take_while(|op| class(&op.op) == class_here).count();
-        let end = start + if class_here == Class::Call { 1 } else { run.min(WAVE) };
+        let end = start + if matches!(class_here, Class::Call | Class::Place) { 1 } else { run.min(WAVE) };
         let wave: Vec<usize> = (start..end).filter(|i| !failed.contains(&ops[*i].part)).collect();
         let results = match class_here {
             Class::Call => {

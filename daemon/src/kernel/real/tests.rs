@@ -122,6 +122,37 @@ fn a_namespace_with_a_pair_and_addresses() {
     });
 }
 
+/// A name is handed on: the second of two operations waits for the first, though it goes by another socket.
+#[test]
+fn moves_between_namespaces_keep_their_order() {
+    on_a_host(|mut kernel| async move {
+        go(&mut kernel, &[add("a"), add("b")]).await;
+        for (ns, name) in [("a", "x"), ("a", "y"), ("b", "z"), ("b", "y")] {
+            let end = |name: &str| NewEnd {
+                ns: named(ns),
+                name: name.into(),
+                mark: format!("{name} of {ns}"),
+                mac: None,
+                mtu: None,
+            };
+            go(&mut kernel, &[Op::VethAdd { ends: [end(name), end(&format!("{name}-peer"))] }]).await;
+        }
+        let moved = |ns: &str, name: &str, to: Ns| BatchOp {
+            op: Op::LinkMove { ns: named(ns), name: name.into(), to, to_name: name.into() },
+            part: 0,
+            optional: false,
+        };
+        let ops = [
+            moved("a", "x", Ns::Host),
+            moved("b", "z", Ns::Host),
+            moved("b", "y", Ns::Host),
+            moved("a", "y", named("b")),
+        ];
+        assert_eq!(kernel.execute(&ops, &|_| ()).await, vec![Some(Ok(())); 4]);
+        assert_eq!(ip(&["-n", "b", "link", "show", "y"])[0]["ifalias"], "y of a");
+    });
+}
+
 #[test]
 fn a_bridge_with_a_port() {
     on_a_host(|mut kernel| async move {
