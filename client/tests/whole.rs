@@ -33,7 +33,7 @@ fn a_document_is_planned_applied_compared_and_exported() {
     write(&host, LAB);
     let plan = host.ok(&["plan", "-f", "lab.yaml"]);
     assert!(plan.starts_with("+ namespace/left\n+ namespace/right\n+ veth/lan\n3 created, 0 updated"), "{plan}");
-    assert!(plan.contains("\nip netns add left && "), "{plan}");
+    assert!(plan.contains("\n(ip netns add left && "), "{plan}");
     let dry = host.ok(&["apply", "-f", "lab.yaml", "--dry-run"]);
     assert_eq!(dry.lines().count(), plan.lines().count(), "it is the same but for the uids: {dry}");
     assert_eq!(host.namespaces(), Vec::<String>::new());

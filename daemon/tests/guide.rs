@@ -263,8 +263,8 @@ fn mask(value: &mut Value) {
 /// A text without the identities in it, as the mark in a link's alias has one.
 fn without_identities(text: &str) -> String {
     let is_identity = |part: &str| part.len() == 36 && uuid::Uuid::try_parse(part).is_ok();
-    let parts = text.split_inclusive([':', ' ']);
-    parts.map(|part| if is_identity(part.trim_end_matches([':', ' '])) { "…" } else { part }).collect()
+    let parts = text.split_inclusive([':', ' ', ')']);
+    parts.map(|part| if is_identity(part.trim_end_matches([':', ' ', ')'])) { "…" } else { part }).collect()
 }
 
 #[test]

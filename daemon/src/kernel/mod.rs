@@ -333,6 +333,12 @@ pub struct BridgeSettings {
     pub vlan_default_pvid: Option<u16>,
 }
 
+/// The values that a new bridge's MTU is set to, one after the other: the kernel takes an MTU for asked for, and no longer
+/// that of the ports, only when it changes (`br_change_mtu()`, net/bridge/br_device.c), and a new one has 1500.
+pub fn new_bridge_mtu(mtu: u32) -> Vec<u32> {
+    if mtu == 1500 { vec![1499, 1500] } else { vec![mtu] }
+}
+
 impl Op {
     /// What it is called in plans, errors and metrics.
     pub fn label(&self) -> &'static str {

@@ -5,10 +5,16 @@
 
 use netnsd_api::{Mac, Name, Neighbour, NetnsId, Port, Route, RouteType, shell_word};
 
-use crate::kernel::{BridgeSettings, NewEnd, Ns, Op, ROUTE_PROTOCOL};
+use crate::kernel::{BridgeSettings, NewEnd, Ns, Op, ROUTE_PROTOCOL, new_bridge_mtu};
 
 /// The line that does the same as an operation.
 pub fn command(op: &Op) -> String {
+    let line = line(op);
+    // `sh -e` takes no notice of what fails before `&&`, unless it is in a subshell.
+    if line.contains(" && ") { format!("({line})") } else { line }
+}
+
+fn line(op: &Op) -> String {
     match op {
         Op::NamespaceAdd { name, mark } => format!("ip netns add {name} && {}", alias(&named(name), "lo", mark)),
         Op::NamespaceAttach { name, pid, mark } => {
@@ -26,7 +32,7 @@ pub fn command(op: &Op) -> String {
             line += " type bridge";
             line += &bridge_settings(set);
             line += &format!(" && {}", alias(ns, name, mark));
-            if let Some(mtu) = mtu {
+            for mtu in mtu.map(new_bridge_mtu).unwrap_or_default() {
                 line += &format!(" && {}", link_set(ns, name, &format!("mtu {mtu}")));
             }
             line

@@ -21,7 +21,7 @@ use super::{
     message, observe, parse,
     worker::{self, Pinned},
 };
-use crate::kernel::{BatchOp, Ns, Op, OpError, Outcome, ROUTE_PROTOCOL};
+use crate::kernel::{BatchOp, Ns, Op, OpError, Outcome, ROUTE_PROTOCOL, new_bridge_mtu};
 
 /// The most operations on their way at once: their acks fit into a socket's buffer.
 const WAVE: usize = 64;
@@ -199,7 +199,8 @@ fn send_one(kernel: &mut RealKernel, indices: &Indices, op: &Op) -> Result<Pendi
             let made = (message::new_bridge(name, *mac), NLM_F_CREATE | NLM_F_EXCL);
             let mut messages = vec![made, (message::mark(name, mark), 0)];
             // Given at the creation it would follow the ports' (br_mtu_auto_adjust(), net/bridge/br_if.c).
-            messages.extend(mtu.map(|mtu| (message::mtu(name, mtu), 0)));
+            let steps = mtu.map(new_bridge_mtu).unwrap_or_default();
+            messages.extend(steps.into_iter().map(|mtu| (message::mtu(name, mtu), 0)));
             messages.extend(message::set_bridge(name, set).map(|message| (message, 0)));
             Ok(kernel.reach(ns)?.channel.changes(messages))
         }
