@@ -308,11 +308,11 @@ impl Description {
                 response
             });
         self.add(HttpMethod::Post, "/v1/namespaces/{name}/exec", operation.build());
-        let codes =
+        let refusals =
             [Code::NotFound, Code::InvalidField, Code::TooManyRequests, Code::KernelRejected, Code::KernelUnavailable];
         let text = "a WebSocket: binary frames, the first byte is the channel (0 stdin, 1 stdout, 2 stderr, 3 control)";
         let operation = self
-            .operation("exec_socket", "Run a command on the other side of a WebSocket", "namespaces", &codes)
+            .operation("exec_socket", "Run a command on the other side of a WebSocket", "namespaces", &refusals)
             .parameter(name())
             .parameter(query("argv", "the program, and each argument; repeated", Type::String))
             .parameter(query("tty", "in a terminal of its own", Type::Boolean))
@@ -463,6 +463,12 @@ impl Description {
     fn finish(mut self) -> OpenApi {
         let mut components = Components::new();
         self.schema::<Name>();
+        // Read-only fields are ignored in these, and beside these in answers.
+        for name in ["Namespace", "Bridge", "Veth", "Endpoint"] {
+            if let Some(RefOr::T(Schema::Object(object))) = self.schemas.get_mut(name) {
+                object.additional_properties = None;
+            }
+        }
         components.schemas.extend(self.schemas);
         components.add_security_scheme("token", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
         let mut info = Info::new("netnsd", "v1");
