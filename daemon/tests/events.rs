@@ -153,7 +153,11 @@ fn a_reader_that_does_not_read_holds_up_nobody() {
 
 #[test]
 fn a_pass_is_asked_for() {
-    let host = Host::started();
+    // Left alone, the damage would be repaired before it is asked for.
+    let mut host = Host::new();
+    host.start_with(|command| {
+        command.args(["--repair", "report"]);
+    });
     host.put("/v1/bridges/br0", json!({"addresses": ["10.0.0.1/24"]})).ok();
     assert_eq!(host.post("/v1/reconcile", json!({})).ok(), json!({"repaired": [], "failed": []}));
     host.run(&["ip", "address", "del", "10.0.0.1/24", "dev", "br0"]);
