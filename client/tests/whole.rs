@@ -186,6 +186,15 @@ fn it_works_over_tcp_with_a_token() {
     host.run(&["--url", "ftp://x", "netns", "list"]).failed(2, &["unix:///PATH"]);
 }
 
+#[test]
+fn much_goes_in_and_comes_out_at_the_same_time() {
+    let host = host!();
+    host.ok(&["netns", "add", "net0"]);
+    let sums =
+        host.sh("head -c 8000000 /dev/urandom >in; netnsctl netns exec net0 cat <in >out; cmp in out && echo same");
+    assert_eq!((sums.out.as_str(), sums.err.as_str()), ("same\n", ""));
+}
+
 /// netnsctl in a terminal, as a user sits before it.
 struct Terminal {
     child: Child,

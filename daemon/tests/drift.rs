@@ -169,9 +169,9 @@ fn the_same_damage_over_and_over_is_no_fight() {
         host.until("it is damaged again", damage);
         host.until("it comes back all the same", || state(&host, "/v1/bridges/br0") == "in_sync");
     }
-    let said = host.log().matches("again and again").count();
-    assert_eq!(said, 1, "{}", host.log().replace("again and again", "AGAIN AND AGAIN"));
     host.until("it is told", || events(&host, "repaired").len() >= 5);
+    let said = host.log().matches("again and again").count();
+    assert!((1..3).contains(&said), "said {said} times\n{}", host.log());
     assert!(events(&host, "drifted").len() >= 5);
 }
 

@@ -455,5 +455,5 @@ async fn a_write_that_does_not_wait_is_durable_and_its_failure_shows_in_its_stat
         .await
         .unwrap();
     let told: Vec<&str> = events.iter().map(|event| event.kind.as_str()).collect();
-    assert_eq!(told, ["created", "failed"], "and `applied`, once it is recorded");
+    assert_eq!(told[..2], ["created", "failed"], "and `applied`, once it is recorded");
 }

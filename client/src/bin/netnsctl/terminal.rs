@@ -75,14 +75,33 @@ pub async fn run(context: &Context, path: &str, mut query: Vec<(&str, String)>, 
     let mut resized = signal(SignalKind::window_change())?;
     let mut stdin = tokio::io::stdin();
     let mut buffer = vec![0; 32 << 10];
-    let mut open = true;
-    if !input {
-        let _ended_already = sink.send(frame(STDIN, b"")).await;
-        open = false;
-    }
-    loop {
-        tokio::select! {
-            message = frames.next() => match message {
+    let mut open = input;
+    // Both ways at the same time: a command that writes while it is written to waits for neither.
+    let outgoing = async {
+        // A command that has ended takes no more: how it ended is still to be heard.
+        if !open {
+            let _ended_already = sink.send(frame(STDIN, b"")).await;
+        }
+        loop {
+            let sent = tokio::select! {
+                read = stdin.read(&mut buffer), if open => {
+                    // An empty frame is the end of the input.
+                    let count = read.unwrap_or(0);
+                    open = count > 0;
+                    sink.send(frame(STDIN, &buffer[..count])).await
+                }
+                _ = resized.recv() => {
+                    let (rows, cols) = size();
+                    let control = json!({"resize": {"rows": rows, "cols": cols}}).to_string();
+                    sink.send(frame(CONTROL, control.as_bytes())).await
+                }
+            };
+            open &= sent.is_ok();
+        }
+    };
+    let incoming = async {
+        loop {
+            match frames.next().await {
                 Some(Ok(Message::Binary(bytes))) => {
                     if let Some(end) = take(&bytes)? {
                         return Ok(end);
@@ -92,21 +111,12 @@ pub async fn run(context: &Context, path: &str, mut query: Vec<(&str, String)>, 
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(broken(error)),
                 None => return Err(broken("the connection ended")),
-            },
-            read = stdin.read(&mut buffer), if open => {
-                let count = read.unwrap_or(0);
-                // A command that has ended reads no more; how it ended is still to be heard.
-                open = count > 0 && sink.send(frame(STDIN, &buffer[..count])).await.is_ok();
-                if count == 0 {
-                    let _ended_already = sink.send(frame(STDIN, b"")).await;
-                }
-            }
-            _ = resized.recv(), if tty => {
-                let (rows, cols) = size();
-                let control = json!({"resize": {"rows": rows, "cols": cols}}).to_string();
-                let _ended_already = sink.send(frame(CONTROL, control.as_bytes())).await;
             }
         }
+    };
+    tokio::select! {
+        end = incoming => end,
+        () = outgoing => Err(broken("nothing can be sent")),
     }
 }
 
