@@ -104,8 +104,10 @@ impl Observed {
 /// One namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ObservedNs {
-    /// Its inode number; 0 where `/run/netns/NAME` exists but pins no namespace (its mount was lost).
+    /// Its inode number; 0 where it is not there, and only what else bears its name is.
     pub inode: u64,
+    /// Whether `/run/netns/NAME` exists but pins no namespace (its mount was lost).
+    pub stale: bool,
     /// The mark (the alias of its `lo`) of whom it belongs to.
     pub mark: Option<String>,
     /// Its id as seen from the host.
@@ -128,22 +130,34 @@ pub struct ObservedNs {
 
 impl ObservedNs {
     /// Takes an address away, with what the kernel takes along: in IPv4 the secondary ones of its network, routes that prefer
-    /// it as source, and with the last one every route by the link (`fib_disable_ip()`, net/ipv4/fib_frontend.c); IPv6 routes
-    /// stay, and forget it as source (`rt6_remove_prefsrc()`, net/ipv6/route.c).
+    /// one of them as source, and with the last one every route by the link (`fib_disable_ip()`, net/ipv4/fib_frontend.c);
+    /// IPv6 routes stay, and forget it as source (`rt6_remove_prefsrc()`, net/ipv6/route.c), but for that to its own network.
     pub fn lose_address(&mut self, interface: &str, gone: IpNet) {
         let Some(link) = self.links.get_mut(interface) else { return };
         let v4 = gone.addr().is_ipv4();
+        let network = gone.trunc();
         let primary = link.addresses.iter().any(|known| known.net == gone && !known.secondary);
-        let along = |known: &ObservedAddress| v4 && primary && known.secondary && known.net.trunc() == gone.trunc();
-        link.addresses.retain(|known| known.net != gone && !along(known));
+        let goes = |known: &ObservedAddress| {
+            known.net == gone || v4 && primary && known.secondary && known.net.trunc() == network
+        };
+        let lost: Vec<IpNet> = link.addresses.iter().filter(|known| goes(known)).map(|known| known.net).collect();
+        link.addresses.retain(|known| !goes(known));
         let last = v4 && !link.addresses.iter().any(|known| known.net.addr().is_ipv4());
+        let unconnected = !v4 && !link.addresses.iter().any(|known| known.net.trunc() == network);
         self.routes.retain_mut(|known| {
-            let prefers = known.route.source.is_some_and(|source| source.0 == gone.addr());
-            if !v4 && prefers {
+            if known.ipv6 == v4 {
+                return true;
+            }
+            let prefers = known.route.source.is_some_and(|source| lost.iter().any(|net| net.addr() == source.0));
+            let by = known.route.interface.as_ref().is_some_and(|name| name.as_str() == interface);
+            if v4 {
+                return !(prefers || last && by);
+            }
+            if prefers {
                 known.route.source = None;
             }
-            let by = known.route.interface.as_ref().is_some_and(|name| name.as_str() == interface);
-            known.ipv6 || !(prefers || last && by)
+            let connected = by && known.protocol == "kernel" && known.route.destination.net(true) == network;
+            !(connected && unconnected)
         });
     }
 }
@@ -333,11 +347,15 @@ pub struct BridgeSettings {
     pub vlan_default_pvid: Option<u16>,
 }
 
-/// The values that a new bridge's MTU is set to, one after the other: the kernel takes an MTU for asked for, and no longer
-/// that of the ports, only when it changes (`br_change_mtu()`, net/bridge/br_device.c), and a new one has 1500.
-pub fn new_bridge_mtu(mtu: u32) -> Vec<u32> {
-    if mtu == 1500 { vec![1499, 1500] } else { vec![mtu] }
+/// The values that a bridge's MTU is set to, one after the other: the kernel takes an MTU for asked for, and no longer that of
+/// the ports, only when it changes (`br_change_mtu()`, net/bridge/br_device.c).
+pub fn bridge_mtu(now: u32, wanted: u32) -> Vec<u32> {
+    let other = if wanted == u32::from(u16::MAX) { wanted - 1 } else { wanted + 1 };
+    if wanted == now { vec![other, wanted] } else { vec![wanted] }
 }
+
+/// The MTU that the kernel gives to bridges and veths (`ETH_DATA_LEN`, `linux/if_ether.h`).
+pub const DEFAULT_MTU: u32 = 1500;
 
 impl Op {
     /// What it is called in plans, errors and metrics.

@@ -5,7 +5,7 @@
 
 use netnsd_api::{Mac, Name, Neighbour, NetnsId, Port, Route, RouteType, shell_word};
 
-use crate::kernel::{BridgeSettings, NewEnd, Ns, Op, ROUTE_PROTOCOL, new_bridge_mtu};
+use crate::kernel::{BridgeSettings, DEFAULT_MTU, NewEnd, Ns, Op, ROUTE_PROTOCOL, bridge_mtu};
 
 /// The line that does the same as an operation.
 pub fn command(op: &Op) -> String {
@@ -32,7 +32,7 @@ fn line(op: &Op) -> String {
             line += " type bridge";
             line += &bridge_settings(set);
             line += &format!(" && {}", alias(ns, name, mark));
-            for mtu in mtu.map(new_bridge_mtu).unwrap_or_default() {
+            for mtu in mtu.map(|mtu| bridge_mtu(DEFAULT_MTU, mtu)).unwrap_or_default() {
                 line += &format!(" && {}", link_set(ns, name, &format!("mtu {mtu}")));
             }
             line

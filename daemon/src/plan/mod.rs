@@ -8,7 +8,9 @@
 mod command;
 mod link;
 mod namespace;
+mod place;
 mod scope;
+mod settings;
 #[cfg(test)]
 mod tests;
 
@@ -60,7 +62,7 @@ enum Phase {
     /// Sysctls before links, which inherit `conf.default`.
     Sysctls,
     Dns,
-    /// Links that have to leave their place are taken down first.
+    /// Links that have to be down, or to leave their place, are taken down first.
     Lower,
     Move,
     /// Ports leave their bridges under the names that they have by now.
@@ -75,8 +77,6 @@ enum Phase {
     Enslave,
     SetPorts,
     RaisePorts,
-    /// Addresses that going down took away.
-    AddressesAgain,
     /// Routes that need no gateway make those reachable that do.
     LinkRoutes,
     GatewayRoutes,
@@ -128,11 +128,16 @@ pub fn plan<'a>(tasks: &[Task<'a>], bridge: &dyn Fn(&Name) -> Option<String>, ob
         planner.take_away(task);
     }
     for task in &tasks {
+        if let Some(Spec::Namespace(spec)) = task.desired {
+            planner.namespace(task, spec);
+        }
+    }
+    planner.arrange(&tasks);
+    for task in &tasks {
         match task.desired {
-            Some(Spec::Namespace(spec)) => planner.namespace(task, spec),
             Some(Spec::Bridge(spec)) => planner.bridge(task, spec),
             Some(Spec::Veth(spec)) => planner.veth(task, spec),
-            None => {}
+            _ => {}
         }
     }
     // Routes come last: they hang on every link of their namespace.
@@ -186,26 +191,25 @@ impl Planner<'_> {
     fn ns_mut(&mut self, ns: &Ns) -> &mut ObservedNs {
         self.now.namespaces.entry(ns.clone()).or_default()
     }
-
-    /// Takes a link out of the model, with its routes and neighbours.
-    fn forget_link(&mut self, ns: &Ns, name: &str) {
-        let Some(inside) = self.now.namespaces.get_mut(ns) else { return };
-        inside.links.remove(name);
-        inside.forget_routes(name, |_| true);
-        inside.neighbours.retain(|neighbour| neighbour.interface.as_str() != name);
-        for link in inside.links.values_mut().filter(|link| link.master.as_deref() == Some(name)) {
-            link.master = None;
-            link.port = None;
-        }
-    }
 }
 
 impl ObservedNs {
-    /// Takes those routes by an interface out of the model that going down or a lost address takes along.
-    fn forget_routes(&mut self, interface: &str, lost: impl Fn(&netnsd_api::Route) -> bool) {
-        self.routes.retain(|known| {
-            known.route.interface.as_ref().map(netnsd_api::InterfaceName::as_str) != Some(interface)
-                || !lost(&known.route)
-        });
+    /// Takes the neighbours of a link out of the model: with its MAC address the kernel forgets them, permanent ones too
+    /// (`neigh_changeaddr()`, net/core/neighbour.c). A bridge's may change with its ports.
+    fn forget_neighbours(&mut self, interface: &str) {
+        self.neighbours.retain(|neighbour| neighbour.interface.as_str() != interface);
+    }
+
+    /// Takes what hangs on a link that is up out of the model: routes by it, and its neighbours.
+    fn forget_hanging(&mut self, interface: &str) {
+        let by =
+            |name: &Option<netnsd_api::InterfaceName>| name.as_ref().is_some_and(|name| name.as_str() == interface);
+        self.routes.retain(|known| !by(&known.route.interface));
+        self.forget_neighbours(interface);
+    }
+
+    /// Takes the sysctls of a link out of the model.
+    fn forget_sysctls(&mut self, interface: &str) {
+        self.sysctls.retain(|key, _| key.interface().as_deref() != Some(interface));
     }
 }

@@ -1,13 +1,13 @@
 //! Namespaces: made, marked, identified; and what is inside them beside links.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use netnsd_api::{Destination, Dns, Namespace, NetnsId, Route, RouteType, SysctlKey, is_link_local};
 
 use super::{Phase, Planner, Task};
 use crate::{
     engine::Spec,
-    kernel::{Ns, ObservedNs, ObservedRoute, Op, mark::mark},
+    kernel::{Ns, ObservedLink, ObservedNs, ObservedRoute, Op, mark::mark},
 };
 
 /// The first line of a file that netnsd wrote: a file without it is somebody else's.
@@ -30,7 +30,7 @@ pub fn resolv_conf(dns: &Dns) -> String {
 impl Planner<'_> {
     pub(super) fn take_namespace(&mut self, task: &Task<'_>) {
         let ns = Ns::Named(task.resource.name.clone());
-        let Some(known) = self.now.namespaces.get(&ns) else { return };
+        let Some(known) = self.now.namespaces.get(&ns).cloned() else { return };
         if known.inode != 0 && known.mark.as_deref() != Some(&mark(&task.resource, None, task.uid)) {
             return;
         }
@@ -38,7 +38,9 @@ impl Planner<'_> {
         if known.dns.as_deref().is_some_and(|text| text.starts_with(DNS_MARK)) {
             self.emit(Phase::Dns, task, Op::DnsSet { name: name.clone(), content: None });
         }
-        self.emit(Phase::TakeNamespaces, task, Op::NamespaceDelete { name });
+        if known.inode != 0 || known.stale {
+            self.emit(Phase::TakeNamespaces, task, Op::NamespaceDelete { name });
+        }
         self.now.namespaces.remove(&ns);
     }
 
@@ -56,7 +58,11 @@ impl Planner<'_> {
                 );
             }
             Some(known) if known.inode != 0 => {}
-            _ => {
+            known => {
+                let dns = known.and_then(|known| known.dns.clone());
+                if known.is_some_and(|known| known.stale) {
+                    self.emit(Phase::TakeNamespaces, task, Op::NamespaceDelete { name: name.clone() });
+                }
                 let op = match &spec.attach {
                     Some(attach) if task.attach => {
                         Op::NamespaceAttach { name: name.clone(), pid: attach.pid, mark: mark.clone() }
@@ -64,7 +70,6 @@ impl Planner<'_> {
                     _ => Op::NamespaceAdd { name: name.clone(), mark: mark.clone() },
                 };
                 self.emit(Phase::MakeNamespaces, task, op);
-                let dns = self.now.namespaces.get(&ns).and_then(|stale| stale.dns.clone());
                 self.now.namespaces.insert(
                     ns.clone(),
                     ObservedNs { mark: Some(mark), inode: 1, link_count: 1, dns, ..ObservedNs::default() },
@@ -84,7 +89,12 @@ impl Planner<'_> {
         }
         if loopback != spec.loopback {
             self.emit(Phase::Identify, task, Op::LoopbackSet { name: name.clone(), up: spec.loopback });
-            self.ns_mut(&ns).loopback = spec.loopback;
+            let inside = self.ns_mut(&ns);
+            inside.loopback = spec.loopback;
+            if !spec.loopback {
+                // In IPv6 what rejects hangs on `lo` (`ip6_route_info_create()`, net/ipv6/route.c).
+                inside.routes.retain(|known| !known.ipv6 || known.route.kind == RouteType::Unicast);
+            }
         }
         self.dns(task, spec, dns);
     }
@@ -116,6 +126,7 @@ impl Planner<'_> {
 
     fn sysctls(&mut self, task: &Task<'_>, spec: &Namespace) {
         let ns = Ns::Named(spec.name.clone());
+        let links: BTreeSet<String> = self.ns_mut(&ns).links.keys().cloned().collect();
         let restored = task
             .applied
             .iter()
@@ -125,35 +136,28 @@ impl Planner<'_> {
             })
             .flat_map(|old| old.sysctls.keys())
             .filter(|key| !spec.sysctls.contains_key(key))
+            // With an interface its settings are gone.
+            .filter(|key| key.interface().is_none_or(|interface| links.contains(&interface)))
             .filter_map(|key| Some((key.clone(), task.prior.get(key)?.clone())));
         let mut wanted: Vec<(SysctlKey, String)> =
             restored.chain(spec.sysctls.iter().map(|(key, value)| (key.clone(), value.0.clone()))).collect();
-        // Writing ip_forward resets others (Documentation/networking/ip-sysctl.rst), and "all" overrides single interfaces.
-        wanted.sort_by_key(|(key, _)| {
-            let rank = match key.as_str() {
-                "net.ipv4.ip_forward" => 0,
-                text if text.contains(".all.") => 1,
-                text if text.contains(".default.") => 2,
-                _ => 3,
-            };
-            (rank, key.clone())
-        });
+        // Writing ip_forward resets others, and some of "all" set every interface's (Documentation/networking/ip-sysctl.rst).
+        let rank = |key: &SysctlKey| match key.as_str() {
+            "net.ipv4.ip_forward" => 0,
+            text if text.contains(".all.") => 1,
+            text if text.contains(".default.") => 2,
+            _ => 3,
+        };
+        wanted.sort_by_key(|(key, _)| (rank(key), key.clone()));
         wanted.dedup();
-        let forwarding_changes = wanted.first().is_some_and(|(key, value)| {
-            key.as_str() == "net.ipv4.ip_forward"
-                && !self
-                    .now
-                    .namespaces
-                    .get(&ns)
-                    .and_then(|known| known.sysctls.get(key))
-                    .is_some_and(|now| same_value(now, value))
-        });
+        let mut again = false;
         for (key, value) in wanted {
             let known = self.ns_mut(&ns);
             let right = known.sysctls.get(&key).is_some_and(|now| same_value(now, &value));
-            if right && !forwarding_changes {
+            if right && !again {
                 continue;
             }
+            again |= rank(&key) < 2;
             match key.interface() {
                 Some(interface) if !known.links.contains_key(&interface) => {
                     self.pending(task, format!("sysctl {key} waits for the interface {interface}"));
@@ -223,11 +227,11 @@ impl Planner<'_> {
         for route in &spec.routes {
             let same: Vec<&ObservedRoute> = known.routes.iter().filter(|other| same_key(route, other)).collect();
             let missing = missing(route, &known, spec);
-            let fulfilled = same.iter().find(|other| fulfils(other, route));
-            if let (Some(old), Some(_)) = (fulfilled.filter(|old| old.ours), &missing) {
-                // The kernel keeps it though nothing reaches its gateway any more; made afresh it would not take it.
+            if let (Some(old), Some(_)) = (same.iter().find(|old| old.ours), &missing) {
+                // What was asked for before; or the kernel keeps it though nothing reaches its gateway any more, and made afresh it
+                // would not take it.
                 self.emit(Phase::TakeRoutes, task, Op::RouteDelete { name: spec.name.clone(), route: old.as_route() });
-            } else if fulfilled.is_some() {
+            } else if same.iter().any(|other| fulfils(other, route)) {
                 continue;
             }
             if let Some(missing) = missing {
@@ -272,23 +276,13 @@ fn fulfils(known: &ObservedRoute, route: &Route) -> bool {
 
 /// What a route still waits for; none if the kernel should take it.
 fn missing(route: &Route, known: &ObservedNs, spec: &Namespace) -> Option<String> {
-    if route.kind != RouteType::Unicast {
-        return None;
-    }
-    if let Some(interface) = &route.interface {
-        match known.links.get(interface.as_str()) {
-            None => return Some(format!("there is no interface {interface} yet")),
-            Some(link) if !link.up => return Some(format!("{interface} is not up")),
-            Some(_) => {}
-        }
-    }
-    if let Some(source) = route.source {
-        let has = |address: &crate::kernel::ObservedAddress| address.net.addr() == source.0;
-        if !known.links.values().any(|link| link.addresses.iter().any(has)) {
-            return Some(format!("no interface has the source address {source} yet"));
-        }
+    if let Some(waits) = missing_here(route, known) {
+        return Some(waits);
     }
     let via = route.via?.0;
+    if route.onlink && via.is_ipv4() && !has_ipv4(known) {
+        return Some("no interface has an IPv4 address yet".into());
+    }
     if route.onlink || (is_link_local(via) && route.interface.is_some()) {
         return None;
     }
@@ -297,20 +291,50 @@ fn missing(route: &Route, known: &ObservedNs, spec: &Namespace) -> Option<String
             && route.interface.as_ref().is_none_or(|interface| interface.as_str() == name)
             && link.addresses.iter().any(|address| address.net.contains(&via) && address.net.addr() != via)
     });
-    (!on_link && !by_link_route(via, known, spec)).then(|| format!("no interface reaches the gateway {via} yet"))
+    (!on_link && !by_link_route(route, via, known, spec)).then(|| format!("no interface reaches the gateway {via} yet"))
 }
 
-/// Whether a route without a gateway covers the address.
-fn by_link_route(via: IpAddr, known: &ObservedNs, spec: &Namespace) -> bool {
-    let covers = |route: &Route| {
-        route.kind == RouteType::Unicast
-            && route.via.is_none()
-            && route.destination.net(route.is_ipv6()).contains(&via)
-            && route
+/// Whether there is any IPv4 address. Without one, `lo`'s too, the kernel takes every gateway for a broadcast address: there is no
+/// table `local` yet to tell otherwise (`__inet_dev_addr_type()`, net/ipv4/fib_frontend.c).
+fn has_ipv4(known: &ObservedNs) -> bool {
+    let ipv4 = |link: &ObservedLink| link.addresses.iter().any(|address| address.net.addr().is_ipv4());
+    known.loopback || known.links.values().any(ipv4)
+}
+
+/// What a route waits for beside its gateway.
+fn missing_here(route: &Route, known: &ObservedNs) -> Option<String> {
+    if let Some(interface) = route.interface.as_ref().filter(|_| route.kind == RouteType::Unicast) {
+        match known.links.get(interface.as_str()) {
+            None => return Some(format!("there is no interface {interface} yet")),
+            Some(link) if !link.up => return Some(format!("{interface} is not up")),
+            Some(_) => {}
+        }
+    }
+    // In IPv4 nobody looks at the source of what rejects (`fib_create_info()`, net/ipv4/fib_semantics.c).
+    let source = route.source.filter(|_| route.kind == RouteType::Unicast || route.is_ipv6())?.0;
+    let has = |address: &crate::kernel::ObservedAddress| address.net.addr() == source;
+    let there = known.links.values().any(|link| link.addresses.iter().any(has));
+    (!there).then(|| format!("no interface has the source address {source} yet"))
+}
+
+/// Whether a route without a gateway covers the gateway of this one. It is looked for in its own table and in `main`
+/// (`fib_check_nh_v4_gw()`, net/ipv4/fib_semantics.c).
+fn by_link_route(route: &Route, via: IpAddr, known: &ObservedNs, spec: &Namespace) -> bool {
+    let covers = |other: &Route, ipv6: bool| {
+        ipv6 == via.is_ipv6()
+            && other.kind == RouteType::Unicast
+            && other.via.is_none()
+            && (other.table == RT_TABLE_MAIN || other.table == route.table)
+            && other.destination.net(ipv6).contains(&via)
+            && (route.interface.is_none() || route.interface == other.interface)
+            && other
                 .interface
                 .as_ref()
                 .is_some_and(|interface| known.links.get(interface.as_str()).is_some_and(|link| link.up))
     };
-    spec.routes.iter().any(covers)
-        || known.routes.iter().any(|other| other.foreign_kind.is_none() && covers(&other.route))
+    spec.routes.iter().any(|other| covers(other, other.is_ipv6()) && missing_here(other, known).is_none())
+        || known.routes.iter().any(|other| other.foreign_kind.is_none() && covers(&other.route, other.ipv6))
 }
+
+/// `RT_TABLE_MAIN`, `linux/rtnetlink.h`.
+const RT_TABLE_MAIN: u32 = 254;

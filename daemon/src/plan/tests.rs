@@ -41,11 +41,11 @@ fn namespace(i: usize) -> impl Strategy<Value = Spec> {
 }
 
 fn bridge(i: usize) -> impl Strategy<Value = Spec> {
-    (proptest::option::of(0usize..2), 0u8..2, any::<bool>(), proptest::option::of(0u16..5), any::<bool>()).prop_map(
+    (proptest::option::of(0usize..2), 0u8..3, any::<bool>(), proptest::option::of(0u16..5), any::<bool>()).prop_map(
         move |(ns, device, stp, priority, up)| {
             let mut spec: Bridge =
                 serde_json::from_value(json!({"name": format!("b{i}"), "stp": stp, "up": up})).unwrap();
-            spec.interface = Some(format!("br{i}{device}").parse().unwrap());
+            spec.interface = Some(format!("eth{}", (i as u8 + device) % 3).parse().unwrap());
             spec.namespace = ns.map(|n| name(&format!("n{n}")));
             spec.priority = priority;
             Spec::Bridge(spec)
@@ -53,11 +53,11 @@ fn bridge(i: usize) -> impl Strategy<Value = Spec> {
     )
 }
 
-fn end(veth: usize, which: usize) -> impl Strategy<Value = Endpoint> {
+fn end() -> impl Strategy<Value = Endpoint> {
     let addresses = proptest::collection::btree_set((0u8..3, 1u8..5, any::<bool>()), 0..4);
     (
         proptest::option::of(0usize..2),
-        0u8..2,
+        0u8..4,
         any::<bool>(),
         addresses,
         proptest::option::of(0usize..2),
@@ -66,7 +66,7 @@ fn end(veth: usize, which: usize) -> impl Strategy<Value = Endpoint> {
         .prop_map(move |(ns, device, up, addresses, bridge, cost)| {
             let mut end = Endpoint { up, ..Endpoint::default() };
             end.namespace = ns.map(|n| name(&format!("n{n}")));
-            end.interface = Some(format!("v{veth}{which}{device}").parse().unwrap());
+            end.interface = Some(format!("eth{device}").parse().unwrap());
             end.bridge = bridge.map(|b| name(&format!("b{b}")));
             end.port.path_cost = cost.filter(|_| bridge.is_some());
             let text = |(net, host, v6): (u8, u8, bool)| {
@@ -79,7 +79,7 @@ fn end(veth: usize, which: usize) -> impl Strategy<Value = Endpoint> {
 
 /// A valid network: references that do not fit are left out.
 fn network() -> impl Strategy<Value = Network> {
-    let veths = (0..3usize).map(|i| (end(i, 0), end(i, 1), any::<bool>())).collect::<Vec<_>>();
+    let veths = (0..3usize).map(|_| (end(), end(), any::<bool>())).collect::<Vec<_>>();
     let presence = (proptest::collection::vec(any::<bool>(), 2), proptest::collection::vec(any::<bool>(), 2));
     (namespace(0), namespace(1), bridge(0), bridge(1), veths, presence).prop_map(
         |(n0, n1, b0, b1, veths, (ns_there, br_there))| {
@@ -92,6 +92,7 @@ fn network() -> impl Strategy<Value = Network> {
             for (mut spec, there) in [b0, b1].into_iter().zip(br_there) {
                 if let Spec::Bridge(bridge) = &mut spec {
                     bridge.namespace = bridge.namespace.take().filter(|ns| has(&network, Kind::Namespace, ns));
+                    bridge.interface = Some(free_name(&network, &[], bridge.namespace.as_ref(), bridge.device()));
                 }
                 if there {
                     network.insert(spec.resource(), spec);
@@ -99,17 +100,35 @@ fn network() -> impl Strategy<Value = Network> {
             }
             for (i, (a, b, there)) in veths.into_iter().enumerate() {
                 if there {
-                    let spec = Spec::Veth(Veth {
-                        name: name(&format!("v{i}")),
-                        labels: BTreeMap::new(),
-                        endpoints: [fit(a, &network), fit(b, &network)],
-                    });
+                    let mut endpoints = [fit(a, &network), fit(b, &network)];
+                    for end in 0..2 {
+                        let (before, rest) = endpoints.split_at_mut(end);
+                        let free = free_name(&network, before, rest[0].namespace.as_ref(), rest[0].device());
+                        rest[0].interface = Some(free);
+                    }
+                    let spec = Spec::Veth(Veth { name: name(&format!("v{i}")), labels: BTreeMap::new(), endpoints });
                     network.insert(spec.resource(), spec);
                 }
             }
             network
         },
     )
+}
+
+/// The name, or the next that nobody has in this namespace: names change hands from one network to another.
+fn free_name(network: &Network, ends: &[Endpoint], ns: Option<&Name>, wanted: &str) -> netnsd_api::InterfaceName {
+    let mut taken: Vec<(Option<&Name>, &str)> = ends.iter().map(|end| (end.namespace.as_ref(), end.device())).collect();
+    for spec in network.values() {
+        match spec {
+            Spec::Bridge(bridge) => taken.push((bridge.namespace.as_ref(), bridge.device())),
+            Spec::Veth(veth) => {
+                taken.extend(veth.endpoints.iter().map(|end| (end.namespace.as_ref(), end.device())));
+            }
+            Spec::Namespace(_) => {}
+        }
+    }
+    let mut names = std::iter::once(wanted.to_owned()).chain((0..).map(|i| format!("eth{i}")));
+    names.find(|name| !taken.contains(&(ns, name.as_str()))).unwrap().parse().unwrap()
 }
 
 fn has(network: &Network, kind: Kind, name: &Name) -> bool {

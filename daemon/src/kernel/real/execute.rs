@@ -21,7 +21,7 @@ use super::{
     message, observe, parse,
     worker::{self, Pinned},
 };
-use crate::kernel::{BatchOp, Ns, Op, OpError, Outcome, ROUTE_PROTOCOL, new_bridge_mtu};
+use crate::kernel::{BatchOp, DEFAULT_MTU, Ns, Op, OpError, Outcome, ROUTE_PROTOCOL, bridge_mtu};
 
 /// The most operations on their way at once: their acks fit into a socket's buffer.
 const WAVE: usize = 64;
@@ -71,17 +71,24 @@ pub(super) async fn execute(kernel: &mut RealKernel, ops: &[BatchOp], done: &dyn
     while start < ops.len() {
         let class_here = class(&ops[start].op);
         let run = ops[start..].iter().take_while(|op| class(&op.op) == class_here).count();
-        let end = start + if matches!(class_here, Class::Call | Class::Place) { 1 } else { run.min(WAVE) };
+        let end = start
+            + match class_here {
+                Class::Call | Class::Place => 1,
+                Class::Delete => run,
+                _ => run.min(WAVE),
+            };
         let wave: Vec<usize> = (start..end).filter(|i| !failed.contains(&ops[*i].part)).collect();
+        let wave_ops: Vec<&Op> = wave.iter().map(|i| &ops[*i].op).collect();
         let results = match class_here {
+            Class::Delete => delete(kernel, &mut indices, &wave_ops).await,
             Class::Call => {
                 let mut results = Vec::new();
-                for i in &wave {
-                    results.push(call(kernel, &ops[*i].op).await);
+                for op in wave_ops {
+                    results.push(call(kernel, op).await);
                 }
                 results
             }
-            _ => send(kernel, &mut indices, &wave.iter().map(|i| &ops[*i].op).collect::<Vec<_>>()).await,
+            _ => send(kernel, &mut indices, &wave_ops).await,
         };
         for (i, result) in wave.into_iter().zip(results) {
             if result.is_err() && !ops[i].optional {
@@ -168,6 +175,59 @@ async fn send(kernel: &mut RealKernel, indices: &mut Indices, ops: &[&Op]) -> Ve
     outcomes
 }
 
+/// Deletes links. Each deletion waits for a grace period of the kernel: those of one namespace share one.
+async fn delete(kernel: &mut RealKernel, indices: &mut Indices, ops: &[&Op]) -> Vec<Outcome> {
+    let mut by_ns: BTreeMap<Ns, Vec<usize>> = BTreeMap::new();
+    for (i, op) in ops.iter().enumerate() {
+        by_ns.entry(op.ns()).or_default().push(i);
+    }
+    let mut outcomes = vec![Ok(()); ops.len()];
+    for (ns, those) in by_ns {
+        let links: Vec<&Op> = those.iter().map(|i| ops[*i]).collect();
+        let results = match &links[..] {
+            [_] => send(kernel, indices, &links).await,
+            _ => delete_together(kernel, indices, &ns, &links).await,
+        };
+        for (i, result) in those.into_iter().zip(results) {
+            outcomes[i] = result;
+        }
+    }
+    outcomes
+}
+
+/// Deletes links of one namespace, as a group that they are put into first.
+async fn delete_together(kernel: &mut RealKernel, indices: &mut Indices, ns: &Ns, ops: &[&Op]) -> Vec<Outcome> {
+    // A number of chance: nobody else's links are in it.
+    let group = uuid::Uuid::now_v7().as_u128() as u32;
+    let mut outcomes = Vec::new();
+    for wave in ops.chunks(WAVE) {
+        learn(kernel, indices, wave).await;
+        let join = |op: &&Op| {
+            let index = needs(op).first().and_then(|key| indices.get(key)).ok_or(Errno::ENODEV)?;
+            let message = message::set_link(*index, LinkAttribute::Group(group));
+            Ok::<_, OpError>(kernel.reach(ns)?.channel.change(message, 0))
+        };
+        let sent: Vec<Result<Pending, OpError>> = wave.iter().map(join).collect();
+        for pending in sent {
+            outcomes.push(match pending {
+                Ok(pending) => pending.answer().await.map(drop),
+                Err(error) => Err(error),
+            });
+        }
+    }
+    let deleted = match kernel.reach(ns) {
+        Ok(open) => open.channel.change(message::delete_group(group), 0).answer().await.map(drop),
+        Err(error) => Err(error),
+    };
+    indices.clear();
+    let mut completed = Vec::new();
+    for (op, outcome) in ops.iter().zip(outcomes) {
+        let outcome = outcome.and(deleted.clone());
+        completed.push(complete(kernel, op, outcome).await);
+    }
+    completed
+}
+
 /// Names that mean another link, or none, after an operation.
 fn forget(indices: &mut Indices, op: &Op) {
     match op {
@@ -199,7 +259,7 @@ fn send_one(kernel: &mut RealKernel, indices: &Indices, op: &Op) -> Result<Pendi
             let made = (message::new_bridge(name, *mac), NLM_F_CREATE | NLM_F_EXCL);
             let mut messages = vec![made, (message::mark(name, mark), 0)];
             // Given at the creation it would follow the ports' (br_mtu_auto_adjust(), net/bridge/br_if.c).
-            let steps = mtu.map(new_bridge_mtu).unwrap_or_default();
+            let steps = mtu.map(|mtu| bridge_mtu(DEFAULT_MTU, mtu)).unwrap_or_default();
             messages.extend(steps.into_iter().map(|mtu| (message::mtu(name, mtu), 0)));
             messages.extend(message::set_bridge(name, set).map(|message| (message, 0)));
             Ok(kernel.reach(ns)?.channel.changes(messages))

@@ -78,6 +78,11 @@ pub(super) fn delete_link(index: u32) -> RouteNetlinkMessage {
     RouteNetlinkMessage::DelLink(link(index, Vec::new()))
 }
 
+/// Every link of a group away (`rtnl_group_dellink()`, net/core/rtnetlink.c).
+pub(super) fn delete_group(group: u32) -> RouteNetlinkMessage {
+    RouteNetlinkMessage::DelLink(link(0, vec![LinkAttribute::Group(group)]))
+}
+
 /// A link up or down.
 pub(super) fn set_up(index: u32, up: bool) -> RouteNetlinkMessage {
     let mut message = link(index, Vec::new());

@@ -41,7 +41,7 @@ async fn namespace(kernel: &mut RealKernel, ns: &Ns, part: &NsScope) -> Result<O
         seen.dns = worker::read_dns(name);
         if matches!(worker::pinned(name.as_str())?, Pinned::Stale) {
             kernel.open.remove(ns);
-            return Ok(Some(seen));
+            return Ok(Some(ObservedNs { stale: true, ..seen }));
         }
     }
     let open = match kernel.channel(ns) {
@@ -53,7 +53,7 @@ async fn namespace(kernel: &mut RealKernel, ns: &Ns, part: &NsScope) -> Result<O
         }
         Err(errno) => return Err(errno.into()),
     };
-    let Some(open) = open else { return Ok(None) };
+    let Some(open) = open else { return Ok(seen.dns.is_some().then_some(seen)) };
     seen.inode = open.channel.inode;
     let raw = open.raw();
     let file = open.ns.clone();

@@ -1,0 +1,360 @@
+//! Where links are and how they come to where they should be: made, deleted, moved, renamed.
+
+use netnsd_api::{Bridge, Endpoint, Kind, Veth};
+
+use super::{Phase, Planner, Task, settings};
+use crate::{
+    engine::Spec,
+    kernel::{DEFAULT_MTU, NewEnd, Ns, ObservedLink, Op, mark},
+};
+
+/// Where a link is, or should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    pub ns: Ns,
+    pub name: String,
+}
+
+impl Place {
+    pub fn of_bridge(spec: &Bridge) -> Self {
+        Self { ns: Ns::of(spec.namespace.as_ref()), name: spec.device().to_owned() }
+    }
+
+    pub fn of_end(end: &Endpoint) -> Self {
+        Self { ns: Ns::of(end.namespace.as_ref()), name: end.device().to_owned() }
+    }
+}
+
+/// Whose link is at a place.
+#[derive(Debug, PartialEq, Eq)]
+enum Holder {
+    Nobody,
+    /// The very one that belongs there.
+    Itself,
+    /// Another link that netnsd made.
+    Ours,
+    /// A link of others.
+    Others,
+}
+
+impl Planner<'_> {
+    /// Takes away what a task no longer wants to have at all.
+    pub(super) fn take_away(&mut self, task: &Task<'_>) {
+        if task.desired.is_some() {
+            return;
+        }
+        match task.resource.kind {
+            Kind::Namespace => self.take_namespace(task),
+            Kind::Bridge | Kind::Veth => {
+                self.delete(task);
+            }
+        }
+    }
+
+    /// Brings every link to its place. Names change hands in turn: who finds its place held by another link of ours waits
+    /// until that has left; of those that wait for each other one is deleted, and made anew once it can be.
+    pub(super) fn arrange(&mut self, tasks: &[&Task<'_>]) {
+        let mut waiting: Vec<&Task<'_>> = tasks.to_vec();
+        while !waiting.is_empty() {
+            let before = waiting.len();
+            waiting.retain(|task| !self.arrive(task));
+            if waiting.len() == before && !waiting.iter().any(|task| self.delete(task)) {
+                // What holds their places is not where it was left: it goes with the rest of its own, or the kernel refuses.
+                for task in waiting {
+                    self.make(task);
+                }
+                return;
+            }
+        }
+    }
+
+    /// Whether a link of this task is at this place.
+    pub(super) fn is_there(&self, place: &Place, task: &Task<'_>, end: Option<usize>) -> bool {
+        self.holder(place, task, end) == Holder::Itself
+    }
+
+    fn holder(&self, place: &Place, task: &Task<'_>, end: Option<usize>) -> Holder {
+        let Some(link) = self.now.link(&place.ns, &place.name) else { return Holder::Nobody };
+        match link.mark.as_deref() {
+            Some(found) if found == mark::mark(&task.resource, end, task.uid) => Holder::Itself,
+            Some(found) if mark::parse(found).is_some() => Holder::Ours,
+            _ => Holder::Others,
+        }
+    }
+
+    /// The place, of those where it was ever asked to be, where an end of the pair is now.
+    fn find_end(&self, task: &Task<'_>, end: usize) -> Option<Place> {
+        task.specs()
+            .filter_map(|spec| match spec {
+                Spec::Veth(spec) => Some(Place::of_end(&spec.endpoints[end])),
+                _ => None,
+            })
+            .find(|place| self.is_there(place, task, Some(end)))
+    }
+
+    fn find_bridges(&self, task: &Task<'_>) -> Vec<Place> {
+        let mut places: Vec<Place> = Vec::new();
+        for spec in task.specs() {
+            if let Spec::Bridge(spec) = spec {
+                let place = Place::of_bridge(spec);
+                if !places.contains(&place) && self.is_there(&place, task, None) {
+                    places.push(place);
+                }
+            }
+        }
+        places
+    }
+
+    /// Deletes what there is of a task's links. Whether there was anything.
+    fn delete(&mut self, task: &Task<'_>) -> bool {
+        match task.resource.kind {
+            Kind::Namespace => false,
+            Kind::Bridge => {
+                let found = self.find_bridges(task);
+                found.iter().for_each(|place| self.delete_link(task, place));
+                !found.is_empty()
+            }
+            Kind::Veth => match [self.find_end(task, 0), self.find_end(task, 1)] {
+                [None, None] => false,
+                [Some(place), None] | [None, Some(place)] => {
+                    self.delete_link(task, &place);
+                    true
+                }
+                [Some(a), Some(b)] => {
+                    // The kernel takes the other end along. Links of one namespace are deleted together, so by the end that has
+                    // more company.
+                    let company = |place: &Place| self.now.namespaces.get(&place.ns).map_or(0, |ns| ns.links.len());
+                    let (by, other) = if company(&b) > company(&a) { (b, a) } else { (a, b) };
+                    self.delete_link(task, &by);
+                    self.forget_link(&other.ns, &other.name);
+                    true
+                }
+            },
+        }
+    }
+
+    fn delete_link(&mut self, task: &Task<'_>, place: &Place) {
+        self.emit(Phase::TakeLinks, task, Op::LinkDelete { ns: place.ns.clone(), name: place.name.clone() });
+        self.forget_link(&place.ns, &place.name);
+    }
+
+    /// Brings a task's links to their places. Whether that is settled: false while another link of ours is in the way.
+    fn arrive(&mut self, task: &Task<'_>) -> bool {
+        match task.desired {
+            Some(Spec::Bridge(spec)) => self.arrive_bridge(task, spec),
+            Some(Spec::Veth(spec)) => self.arrive_veth(task, spec),
+            _ => true,
+        }
+    }
+
+    fn arrive_bridge(&mut self, task: &Task<'_>, spec: &Bridge) -> bool {
+        let place = Place::of_bridge(spec);
+        if !self.ns_is_there(task, &place.ns) {
+            return true;
+        }
+        match self.holder(&place, task, None) {
+            Holder::Itself => return true,
+            Holder::Ours => return false,
+            Holder::Others => {
+                self.name_conflict(task, &place);
+                return true;
+            }
+            Holder::Nobody => {}
+        }
+        match self.find_bridges(task).into_iter().find(|old| old.ns == place.ns) {
+            Some(old) => self.rename(task, &old, &place),
+            None => {
+                // A bridge cannot change its namespace (NETIF_F_NETNS_LOCAL, net/bridge/br_device.c).
+                self.delete(task);
+                self.make(task);
+            }
+        }
+        true
+    }
+
+    fn arrive_veth(&mut self, task: &Task<'_>, spec: &Veth) -> bool {
+        let wanted = [0, 1].map(|end| Place::of_end(&spec.endpoints[end]));
+        if !wanted.iter().all(|place| self.ns_is_there(task, &place.ns)) {
+            return true;
+        }
+        let found = [self.find_end(task, 0), self.find_end(task, 1)];
+        // A pair of which one end is not where it was left is no pair any more.
+        if let [Some(left), None] | [None, Some(left)] = &found {
+            self.forget_unmarked_peer(left, &wanted);
+            self.delete(task);
+        }
+        let holders = [0, 1].map(|end| self.holder(&wanted[end], task, Some(end)));
+        if let Some(end) = holders.iter().position(|holder| *holder == Holder::Others) {
+            self.name_conflict(task, &wanted[end]);
+            return true;
+        }
+        let [Some(first), Some(second)] = found else {
+            let free = holders.iter().all(|holder| *holder == Holder::Nobody);
+            if free {
+                self.make(task);
+            }
+            return free;
+        };
+        let now = [first, second];
+        // An end that takes the other's place comes after it.
+        let order = if wanted[0] == now[1] { [1, 0] } else { [0, 1] };
+        let leaves = |end: usize| now[end] != wanted[end];
+        let can_come = |end: usize| match holders[end] {
+            Holder::Ours => end == order[1] && leaves(order[0]) && wanted[end] == now[order[0]],
+            _ => true,
+        };
+        if !order.into_iter().all(can_come) {
+            return false;
+        }
+        for end in order.into_iter().filter(|end| leaves(*end)) {
+            if now[end].ns == wanted[end].ns {
+                self.rename(task, &now[end], &wanted[end]);
+            } else {
+                self.move_link(task, &now[end], &wanted[end]);
+            }
+        }
+        true
+    }
+
+    fn name_conflict(&mut self, task: &Task<'_>, place: &Place) {
+        let Place { ns, name } = place;
+        self.conflict(
+            task,
+            format!(
+                "{ns} has an interface {name} that is not of {}: choose another name, or delete it first",
+                task.resource
+            ),
+        );
+    }
+
+    /// Whether the namespace of a place is there (or made by this plan).
+    fn ns_is_there(&mut self, task: &Task<'_>, ns: &Ns) -> bool {
+        if *ns == Ns::Host || self.now.namespaces.get(ns).is_some_and(|known| known.inode != 0) {
+            return true;
+        }
+        self.pending(task, format!("{ns} is not there"));
+        false
+    }
+
+    fn make(&mut self, task: &Task<'_>) {
+        match task.desired {
+            Some(Spec::Bridge(spec)) => self.make_bridge(task, spec),
+            Some(Spec::Veth(spec)) => self.make_pair(task, spec),
+            _ => {}
+        }
+    }
+
+    fn make_bridge(&mut self, task: &Task<'_>, spec: &Bridge) {
+        let place = Place::of_bridge(spec);
+        let mark = mark::mark(&task.resource, None, task.uid);
+        self.emit(
+            Phase::MakeBridges,
+            task,
+            Op::BridgeAdd {
+                ns: place.ns.clone(),
+                name: place.name.clone(),
+                mark: mark.clone(),
+                mac: spec.mac,
+                mtu: spec.mtu,
+                set: settings::bridge_settings(spec),
+            },
+        );
+        let made = ObservedLink {
+            kind: Some("bridge".into()),
+            mark: Some(mark),
+            mac: spec.mac,
+            mtu: spec.mtu.unwrap_or(DEFAULT_MTU),
+            bridge: Some(settings::made_bridge(spec)),
+            ..ObservedLink::default()
+        };
+        self.ns_mut(&place.ns).links.insert(place.name, made);
+        self.plan.new_bridges.insert(spec.name.clone());
+    }
+
+    fn make_pair(&mut self, task: &Task<'_>, spec: &Veth) {
+        let ends = [0, 1].map(|end| {
+            let (spec, mark) = (&spec.endpoints[end], mark::mark(&task.resource, Some(end), task.uid));
+            let Place { ns, name } = Place::of_end(spec);
+            NewEnd { ns, name, mark, mac: spec.mac, mtu: spec.mtu }
+        });
+        for end in &ends {
+            let made = ObservedLink {
+                kind: Some("veth".into()),
+                mark: Some(end.mark.clone()),
+                mac: end.mac,
+                mtu: end.mtu.unwrap_or(DEFAULT_MTU),
+                ..ObservedLink::default()
+            };
+            self.ns_mut(&end.ns).links.insert(end.name.clone(), made);
+        }
+        self.emit(Phase::MakeVeths, task, Op::VethAdd { ends });
+    }
+
+    /// Gives a link another name in its namespace.
+    fn rename(&mut self, task: &Task<'_>, from: &Place, to: &Place) {
+        // Before Linux 6.2 a link that is up cannot be renamed.
+        self.lower(task, from);
+        self.emit(
+            Phase::Move,
+            task,
+            Op::LinkRename { ns: from.ns.clone(), name: from.name.clone(), to_name: to.name.clone() },
+        );
+        let inside = self.ns_mut(&from.ns);
+        inside.forget_sysctls(&from.name);
+        if let Some(link) = inside.links.remove(&from.name) {
+            inside.links.insert(to.name.clone(), link);
+        }
+        for port in inside.links.values_mut().filter(|port| port.master.as_deref() == Some(&from.name)) {
+            port.master = Some(to.name.clone());
+        }
+    }
+
+    fn move_link(&mut self, task: &Task<'_>, from: &Place, to: &Place) {
+        self.emit(
+            Phase::Move,
+            task,
+            Op::LinkMove { ns: from.ns.clone(), name: from.name.clone(), to: to.ns.clone(), to_name: to.name.clone() },
+        );
+        let link = self.now.link(&from.ns, &from.name).cloned().unwrap_or_default();
+        self.forget_link(&from.ns, &from.name);
+        // A move takes it down and away from its bridge, and clears its addresses and its addrgenmode.
+        let moved = ObservedLink {
+            up: false,
+            carrier: false,
+            master: None,
+            port: None,
+            addresses: Vec::new(),
+            addr_gen_none: false,
+            ..link
+        };
+        self.ns_mut(&to.ns).links.insert(to.name.clone(), moved);
+    }
+
+    /// A crash between the making of a pair and the marking of its second end leaves that one without a mark: it goes
+    /// with the first.
+    fn forget_unmarked_peer(&mut self, left: &Place, places: &[Place; 2]) {
+        let Some(index) = self.now.link(&left.ns, &left.name).and_then(|link| link.peer_index) else { return };
+        for place in places.iter().filter(|place| *place != left) {
+            let is_peer = |link: &ObservedLink| {
+                link.mark.is_none() && link.kind.as_deref() == Some("veth") && link.index == index
+            };
+            if self.now.link(&place.ns, &place.name).is_some_and(is_peer) {
+                self.forget_link(&place.ns, &place.name);
+            }
+        }
+    }
+
+    /// Takes a link out of the model, with its routes, neighbours and sysctls.
+    fn forget_link(&mut self, ns: &Ns, name: &str) {
+        let Some(inside) = self.now.namespaces.get_mut(ns) else { return };
+        if let Some(bridge) = inside.links.remove(name).and_then(|link| link.master) {
+            inside.forget_neighbours(&bridge);
+        }
+        inside.forget_hanging(name);
+        inside.forget_sysctls(name);
+        for link in inside.links.values_mut().filter(|link| link.master.as_deref() == Some(name)) {
+            link.master = None;
+            link.port = None;
+        }
+    }
+}
