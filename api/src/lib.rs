@@ -3,6 +3,7 @@
 //! Requests are read in two steps, so that every mistake is told with a JSON pointer: [`parse`] makes a
 //! value of JSON into a type here, then [`Resource::check`] looks at what one field alone cannot know.
 
+mod access;
 mod doing;
 mod event;
 mod look;
@@ -13,6 +14,7 @@ mod shell;
 mod topology;
 mod values;
 
+pub use access::*;
 pub use doing::*;
 pub use event::*;
 pub use look::*;

@@ -18,9 +18,11 @@ use std::{
 
 use axum::Router;
 use jiff::Timestamp;
+use netnsd_api::Role;
 use nix::{
     fcntl::{Flock, FlockArg},
     sys::socket::{AddressFamily, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt},
+    unistd::{Gid, Group},
 };
 use sd_notify::NotifyState;
 use tokio::{
@@ -32,14 +34,15 @@ use tokio::{
 use tracing_subscriber::EnvFilter;
 
 use crate::{
+    access::{Access, Rule, Subject},
     engine::{Engine, View, rfc3339},
-    http::{self, App},
+    http::{self, App, Tls},
     kernel::{look::Look, real::RealKernel},
     metrics::Metrics,
     process::Processes,
     sandbox,
     settings::{LogFormat, Settings, Wrong},
-    store::History,
+    store::{AuditLog, History},
 };
 
 /// How long running requests may go on after the daemon was told to stop.
@@ -78,13 +81,16 @@ pub struct Serving {
     pub socket: Option<PathBuf>,
     /// The TCP addresses as they were bound.
     pub tcp: Vec<SocketAddr>,
+    /// Whether those are served by TLS.
+    pub tls: bool,
 }
 
 impl Serving {
     /// Where it serves, as URLs.
     pub fn urls(&self) -> Vec<String> {
         let unix = self.socket.iter().map(|path| format!("unix://{}", path.display()));
-        unix.chain(self.tcp.iter().map(|address| format!("http://{address}"))).collect()
+        let scheme = if self.tls { "https" } else { "http" };
+        unix.chain(self.tcp.iter().map(|address| format!("{scheme}://{address}"))).collect()
     }
 }
 
@@ -125,13 +131,17 @@ pub async fn run(settings: Settings, ready: impl FnOnce(&Serving)) -> Result<()>
     let mut signals = Signals::new()?;
     check_capabilities(sandbox::effective_capabilities())?;
     let token = settings.token_file.as_deref().map(read_token).transpose()?;
+    let tls = settings.tls.clone().map(Tls::new).transpose().map_err(Failure::Pointed)?.map(Arc::new);
+    let group = Group::from_name(GROUP).ok().flatten().map(|group| group.gid);
+    let access = Arc::new(Access::new(rules(&settings, group), token.as_deref()));
     let _lock = lock(&settings.state_dir)?;
-    let listeners = Listeners::open(&settings, token.is_some()).await?;
-    let serving = listeners.serving();
+    let listeners = Listeners::open(&settings, group).await?;
+    let serving = listeners.serving(tls.is_some());
     let (stop, stopping) = watch::channel(false);
-    let rooms = start_rooms(&settings, &serving, &stopping)?;
+    let rooms = start_rooms(&settings, access, &serving, &stopping)?;
     let socket_file = listeners.socket_file.clone();
-    let mut servers = listeners.serve(rooms.router, token.map(Into::into), &stopping);
+    let mut servers = listeners.serve(rooms.router, tls.as_ref(), &stopping);
+    let reloading = tokio::spawn(reload(tls));
     tracing::info!(listen = serving.urls().join(" "), "serving");
     let is_ready = tokio::select! {
         () = rooms.ready => true,
@@ -145,6 +155,7 @@ pub async fn run(settings: Settings, ready: impl FnOnce(&Serving)) -> Result<()>
         signals.next().await;
         watchdog.abort();
     }
+    reloading.abort();
     tracing::info!("stopping");
     tell_manager(&[NotifyState::Stopping]);
     drop(socket_file);
@@ -152,6 +163,26 @@ pub async fn run(settings: Settings, ready: impl FnOnce(&Serving)) -> Result<()>
     drain(&mut servers, &mut signals).await;
     rooms.stop.await;
     Ok(())
+}
+
+/// Whose members are operators, and may open the socket.
+const GROUP: &str = "netnsd";
+
+fn rules(settings: &Settings, group: Option<Gid>) -> Vec<Rule> {
+    let members = group.map(|gid| Rule { subject: Subject::Group(gid), role: Role::Operator, prefix: String::new() });
+    settings.access.iter().cloned().chain(members).collect()
+}
+
+/// Reads the files of TLS anew on each SIGHUP.
+async fn reload(tls: Option<Arc<Tls>>) {
+    let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
+    while hangups.recv().await.is_some() {
+        match tls.as_ref().map(|tls| tls.reload()) {
+            None => tracing::info!("nothing is read anew without TLS"),
+            Some(Ok(())) => tracing::info!("the certificate was read anew"),
+            Some(Err(error)) => tracing::error!(error, "the certificate stays the one read before"),
+        }
+    }
 }
 
 // ---- The rooms -------------------------------------------------------------------------------------------------
@@ -166,22 +197,37 @@ struct Rooms {
 }
 
 /// Opens the store and starts the engine and the kernel's threads.
-fn start_rooms(settings: &Settings, serving: &Serving, stopping: &watch::Receiver<bool>) -> Result<Rooms> {
+fn start_rooms(
+    settings: &Settings,
+    access: Arc<Access>,
+    serving: &Serving,
+    stopping: &watch::Receiver<bool>,
+) -> Result<Rooms> {
     let other =
         |what: &str, error: &dyn std::fmt::Display| Failure::Other(format!("{what} cannot be started: {error}"));
     let view = Arc::new(View::default());
     let database = settings.state_dir.join("netnsd.db");
     let (shown, newest) = watch::channel(0);
     let metrics = Arc::new(Metrics::default());
-    let (engine, thread) =
-        Engine::start(&database, view.clone(), shown, settings.policy, metrics.clone(), RealKernel::start)
-            .map_err(|error| Failure::Other(error.to_string()))?;
+    let (engine, thread) = Engine::start(
+        &database,
+        view.clone(),
+        shown,
+        settings.policy,
+        metrics.clone(),
+        access.clone(),
+        RealKernel::start,
+    )
+    .map_err(|error| Failure::Other(error.to_string()))?;
     let app = App {
         engine,
         view: view.clone(),
         look: Look::start().map_err(|error| other("looking at the kernel", &error))?,
         history: History::new(&database, newest),
         metrics,
+        audit: AuditLog::new(&database),
+        access,
+        wrong_tokens: Arc::default(),
         process: Processes::start().map_err(|error| other("running processes", &error))?,
         started_at: rfc3339(Timestamp::now()),
         listen: serving.urls().into(),
@@ -343,10 +389,10 @@ struct Listeners {
 }
 
 impl Listeners {
-    async fn open(settings: &Settings, has_token: bool) -> Result<Self> {
-        let mut listeners = Self::handed_over(has_token)?;
+    async fn open(settings: &Settings, group: Option<Gid>) -> Result<Self> {
+        let mut listeners = Self::handed_over(settings)?;
         if listeners.unix.is_empty() {
-            let (listener, file) = bind_unix(&settings.socket).map_err(|error| {
+            let (listener, file) = bind_unix(&settings.socket, group).map_err(|error| {
                 Failure::Pointed(format!(
                     "socket is \"{}\", which cannot be served: {error}",
                     settings.socket.display()
@@ -365,7 +411,7 @@ impl Listeners {
     }
 
     /// What the service manager opened for us.
-    fn handed_over(has_token: bool) -> Result<Self> {
+    fn handed_over(settings: &Settings) -> Result<Self> {
         let wrong = |text: String| Failure::Other(format!("a socket handed over by the service manager {text}"));
         let mut listeners = Self::default();
         let fds = sd_notify::listen_fds().map_err(|error| wrong(format!("cannot be taken: {error}")))?;
@@ -374,11 +420,14 @@ impl Listeners {
                 HandedOver::Unix(listener) => listeners.unix.push(listener),
                 HandedOver::Tcp(listener) => {
                     let address = listener.local_addr().map_err(|error| wrong(error.to_string()))?;
-                    if !has_token {
+                    let by_certificate = settings.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+                    if settings.token_file.is_none() && !by_certificate {
                         return Err(wrong(format!("is TCP ({address}), which needs token_file to be set")));
                     }
-                    if !address.ip().is_loopback() {
-                        return Err(wrong(format!("is {address}: beyond loopback TCP needs TLS, which is not there")));
+                    if !address.ip().is_loopback() && settings.tls.is_none() {
+                        return Err(wrong(format!(
+                            "is {address}: beyond loopback TCP needs tls_cert and tls_key to be set"
+                        )));
                     }
                     listeners.tcp.push(listener);
                 }
@@ -387,21 +436,21 @@ impl Listeners {
         Ok(listeners)
     }
 
-    fn serving(&self) -> Serving {
+    fn serving(&self, tls: bool) -> Serving {
         Serving {
             socket: self.socket_file.as_ref().map(|file| file.path.clone()),
             tcp: self.tcp.iter().filter_map(|listener| listener.local_addr().ok()).collect(),
+            tls,
         }
     }
 
-    fn serve(self, router: Router, token: Option<Arc<str>>, stopping: &watch::Receiver<bool>) -> JoinSet<()> {
+    fn serve(self, router: Router, tls: Option<&Arc<Tls>>, stopping: &watch::Receiver<bool>) -> JoinSet<()> {
         let mut servers = JoinSet::new();
         for listener in self.unix {
             servers.spawn(http::serve_unix(listener, router.clone(), stopping.clone()));
         }
-        // Without a token there is no TCP listener: the settings and the taking over have seen to that.
-        for (listener, token) in self.tcp.into_iter().zip(token.into_iter().cycle()) {
-            servers.spawn(http::serve_tcp(listener, router.clone(), token, stopping.clone()));
+        for listener in self.tcp {
+            servers.spawn(http::serve_tcp(listener, router.clone(), tls.cloned(), stopping.clone()));
         }
         servers
     }
@@ -453,7 +502,7 @@ impl Drop for SocketFile {
 }
 
 /// Binds the socket so that at no moment others can open it: inside a closed directory, then moved into place.
-fn bind_unix(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
+fn bind_unix(path: &Path, group: Option<Gid>) -> io::Result<(UnixListener, SocketFile)> {
     let parent = path.parent().unwrap_or(Path::new("/"));
     make_dirs(parent, 0o755)?;
     refuse_taken(path)?;
@@ -466,7 +515,9 @@ fn bind_unix(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     let directory = File::open(closed.path())?;
     let short = format!("/proc/self/fd/{}/s", directory.as_raw_fd());
     let listener = std::os::unix::net::UnixListener::bind(short)?;
-    fs::set_permissions(&bound, fs::Permissions::from_mode(0o600))?;
+    // Where the group is not there, or is not ours to give, it stays with our own.
+    let _own_group = std::os::unix::fs::chown(&bound, None, group.map(Gid::as_raw));
+    fs::set_permissions(&bound, fs::Permissions::from_mode(0o660))?;
     let inode = fs::symlink_metadata(&bound)?.ino();
     fs::rename(&bound, path)?;
     listener.set_nonblocking(true)?;
@@ -513,17 +564,17 @@ mod tests {
     async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("sub/socket");
-        let (listener, file) = bind_unix(&path).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(bind_unix(&path).err().unwrap().kind(), io::ErrorKind::AddrInUse);
+        let (listener, file) = bind_unix(&path, None).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+        assert_eq!(bind_unix(&path, None).err().unwrap().kind(), io::ErrorKind::AddrInUse);
         drop(listener);
-        let second = bind_unix(&path).unwrap();
+        let second = bind_unix(&path, None).unwrap();
         drop(file);
         assert!(path.exists(), "the first one's end must not remove the second one's file");
         drop(second);
         assert!(!path.exists());
         fs::write(&path, "precious").unwrap();
-        assert_eq!(bind_unix(&path).err().unwrap().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(bind_unix(&path, None).err().unwrap().kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
     }
 

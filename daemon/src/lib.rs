@@ -2,6 +2,7 @@
 //!
 //! `docs/architecture.md` is the map of this house.
 
+pub mod access;
 pub mod daemon;
 pub mod engine;
 pub mod http;

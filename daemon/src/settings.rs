@@ -8,10 +8,15 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
+use netnsd_api::{InvalidValue, check_prefix};
+use nix::unistd::{Gid, Group, Uid, User};
 use serde::Deserialize;
 use tracing_subscriber::EnvFilter;
 
-use crate::engine::Policy;
+use crate::{
+    access::{Rule, Subject},
+    engine::Policy,
+};
 
 /// Where the configuration is read from if it exists and no other is named.
 pub const CONFIG: &str = "/etc/netnsd/netnsd.toml";
@@ -59,6 +64,15 @@ pub struct Flags {
     /// File with the bearer token that TCP asks for [env: NETNSD_TOKEN_FILE]
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<String>,
+    /// File with the certificate (PEM, with those that vouch for it) that TCP is served with by TLS [env: NETNSD_TLS_CERT]
+    #[arg(long, value_name = "FILE")]
+    pub tls_cert: Option<String>,
+    /// File with its private key (PEM) [env: NETNSD_TLS_KEY]
+    #[arg(long, value_name = "FILE")]
+    pub tls_key: Option<String>,
+    /// File with the certificates (PEM) that vouch for those of clients, who then need no token [env: NETNSD_TLS_CLIENT_CA]
+    #[arg(long, value_name = "FILE")]
+    pub tls_client_ca: Option<String>,
     /// What is done about changes by others: auto repairs them, report only tells of them [env: NETNSD_REPAIR] [default: auto]
     #[arg(long, value_name = "HOW")]
     pub repair: Option<String>,
@@ -83,6 +97,22 @@ struct File {
     #[serde(default, deserialize_with = "number")]
     reconcile_interval_s: Option<String>,
     log_format: Option<String>,
+    tls_cert: Option<String>,
+    tls_key: Option<String>,
+    tls_client_ca: Option<String>,
+    #[serde(default)]
+    access: Vec<AccessEntry>,
+}
+
+/// Who may do what: one of the three who, a role, and perhaps a prefix.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AccessEntry {
+    user: Option<String>,
+    group: Option<String>,
+    certificate: Option<String>,
+    role: String,
+    prefix: Option<String>,
 }
 
 /// A number, as the flag and the environment have it: as text.
@@ -107,16 +137,31 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// The Unix socket.
     pub socket: PathBuf,
-    /// The TCP addresses, all on loopback.
+    /// The TCP addresses.
     pub listen: Vec<SocketAddr>,
-    /// The file with the bearer token; there if `listen` is not empty.
+    /// The file with the bearer token; it or `tls.client_ca` is there if `listen` is not empty.
     pub token_file: Option<PathBuf>,
+    /// What TCP is served with; without it only on loopback.
+    pub tls: Option<TlsFiles>,
+    /// Who may do what, beside root and the members of the group netnsd.
+    pub access: Vec<Rule>,
     /// What is done about changes by others.
     pub policy: Policy,
     /// How the log is written.
     pub log_format: LogFormat,
     /// What the log lets through (`NETNSD_LOG`, written as in `RUST_LOG`).
     pub log: String,
+}
+
+/// The files of TLS, in PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificate, and those that vouch for it.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// Those that vouch for clients' certificates.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// A wrong setting, in one sentence.
@@ -164,10 +209,18 @@ impl Settings {
         let sources = Sources { flags, env: &env, file: read_file(flags.config.as_deref(), &env)? };
         let listen = sources.listen()?;
         let token_file = sources.one("token_file", |flags| &flags.token_file, |file| &file.token_file);
-        if let (Some(first), None) = (listen.first(), &token_file) {
+        let tls = sources.tls()?;
+        let by_certificate = tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+        if let (Some(first), None, false) = (listen.first(), &token_file, by_certificate) {
             return Err(Wrong(format!(
                 "listen is \"{first}\" but token_file is not set: TCP is served only to who knows a token, so name the \
                  file that holds it by --token-file FILE"
+            )));
+        }
+        if let (Some(open), None) = (listen.iter().find(|address| !address.ip().is_loopback()), &tls) {
+            return Err(Wrong(format!(
+                "listen is \"{open}\": beyond loopback TCP needs TLS, so name its files by --tls-cert FILE and --tls-key FILE, \
+                 or use a loopback address such as 127.0.0.1:8080"
             )));
         }
         Ok(Self {
@@ -180,6 +233,8 @@ impl Settings {
             socket: sources.socket()?,
             listen,
             token_file: token_file.map(|given| path(&given.as_str())).transpose()?,
+            tls,
+            access: sources.file.access.iter().enumerate().map(rule).collect::<Result<_>>()?,
             policy: Policy { repair: sources.repair()?, interval: sources.interval()? },
             log_format: sources.log_format()?,
             log: log_filter(&env)?,
@@ -220,6 +275,24 @@ impl Sources<'_> {
         file: impl Fn(&File) -> &Option<String>,
     ) -> Result<PathBuf> {
         self.one(key, flag, file).map_or_else(|| Ok(default.into()), |given| path(&given.as_str()))
+    }
+
+    fn tls(&self) -> Result<Option<TlsFiles>> {
+        let cert = self.one("tls_cert", |flags| &flags.tls_cert, |file| &file.tls_cert);
+        let key = self.one("tls_key", |flags| &flags.tls_key, |file| &file.tls_key);
+        let client_ca = self.one("tls_client_ca", |flags| &flags.tls_client_ca, |file| &file.tls_client_ca);
+        match (cert, key) {
+            (Some(cert), Some(key)) => Ok(Some(TlsFiles {
+                cert: path(&cert.as_str())?,
+                key: path(&key.as_str())?,
+                client_ca: client_ca.map(|given| path(&given.as_str())).transpose()?,
+            })),
+            (None, None) if client_ca.is_none() => Ok(None),
+            (given, other) => {
+                let given = given.or(other).or(client_ca).map(|given| given.from).unwrap_or_default();
+                Err(Wrong(format!("{given} is set, but TLS needs both --tls-cert FILE and --tls-key FILE")))
+            }
+        }
     }
 
     fn repair(&self) -> Result<bool> {
@@ -300,13 +373,33 @@ fn address(given: &Given<&String>) -> Result<SocketAddr> {
         .value
         .parse()
         .map_err(|_| given.wrong("it must be an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080"))?;
-    if !address.ip().is_loopback() {
-        return Err(given.wrong(
-            "beyond loopback TCP needs TLS, which this version does not have; use a loopback address such as \
-             127.0.0.1:8080",
-        ));
-    }
     Ok(address)
+}
+
+/// A rule of the configuration file. Names are looked up now, and never while somebody waits.
+fn rule((at, entry): (usize, &AccessEntry)) -> Result<Rule> {
+    let wrong = |key: &str, text: String| Wrong(format!("access[{at}].{key} in the configuration file {text}"));
+    let unknown = |key: &str, name: &str, what: &str| wrong(key, format!("is \"{name}\": there is no such {what}"));
+    let subject = match (&entry.user, &entry.group, &entry.certificate) {
+        (Some(name), None, None) => {
+            let by_name = || User::from_name(name).ok().flatten().map(|user| user.uid);
+            let uid = name.parse().ok().map(Uid::from_raw).or_else(by_name);
+            Subject::User(uid.ok_or_else(|| unknown("user", name, "user"))?)
+        }
+        (None, Some(name), None) => {
+            let by_name = || Group::from_name(name).ok().flatten().map(|group| group.gid);
+            let gid = name.parse().ok().map(Gid::from_raw).or_else(by_name);
+            Subject::Group(gid.ok_or_else(|| unknown("group", name, "group"))?)
+        }
+        (None, None, Some(name)) => Subject::Certificate(name.clone()),
+        _ => return Err(wrong("user", "is needed, or group, or certificate: one of them".into())),
+    };
+    let role = entry.role.parse().map_err(|error: InvalidValue| wrong("role", error.0))?;
+    let prefix = entry.prefix.clone().unwrap_or_default();
+    if !prefix.is_empty() {
+        check_prefix(&prefix).map_err(|error| wrong("prefix", error.0))?;
+    }
+    Ok(Rule { subject, role, prefix })
 }
 
 fn log_filter(env: &dyn Fn(&str) -> Option<String>) -> Result<String> {

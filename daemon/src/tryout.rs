@@ -44,6 +44,8 @@ pub fn run(exit: bool, log: Option<String>) -> Result<ExitCode> {
         socket: dir.path().join("netnsd.sock"),
         listen: Vec::new(),
         token_file: None,
+        tls: None,
+        access: Vec::new(),
         policy: Policy::default(),
         log_format: LogFormat::Text,
         log: log.unwrap_or_else(|| "warn".into()),

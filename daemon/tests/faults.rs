@@ -23,6 +23,8 @@ fn a_full_disk_refuses_writes_and_loses_nothing() {
     host.delete("/v1/namespaces/none").refused(404, "not_found", None);
     host.get("/v1/namespaces/net1").refused(404, "not_found", None);
     same(&before, &host.kernel());
+    // Not only the first time.
+    host.put("/v1/namespaces/net1", json!({"labels": labels})).refused(503, "store_unavailable", None);
     host.sh("rm /run/small/filler");
     host.put("/v1/namespaces/net1", json!({"labels": labels})).ok();
     host.restart_as(|host| host.netnsd_with("/run/small/state".as_ref(), &host.socket()));

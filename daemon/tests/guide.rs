@@ -31,11 +31,19 @@ const WIDTH: usize = 118;
 const SOCKET: &str = "/run/netnsd/netnsd.sock";
 
 /// Headers that each answer has, or that differ each time.
-const UNSHOWN: [&str; 7] =
-    ["date", "content-length", "x-request-id", "server-timing", "transfer-encoding", "connection", "cache-control"];
+const UNSHOWN: [&str; 8] = [
+    "date",
+    "content-length",
+    "x-request-id",
+    "x-content-type-options",
+    "server-timing",
+    "transfer-encoding",
+    "connection",
+    "cache-control",
+];
 
 /// Members whose values differ from run to run.
-const VOLATILE: [&str; 23] = [
+const VOLATILE: [&str; 25] = [
     "uid",
     "created_at",
     "updated_at",
@@ -58,6 +66,8 @@ const VOLATILE: [&str; 23] = [
     "version",
     "id",
     "pid",
+    "secret",
+    "request_id",
     "operstate",
 ];
 

@@ -122,6 +122,7 @@ fn each_sentence_that_it_may_not_start_with_is_explained() {
     };
     let token = file("token", "secret\n");
     let (two, bad_toml, plain) = (file("two", "two words"), file("bad.toml", "state_dri = '/x'"), file("plain", ""));
+    let bad_rule = file("rule.toml", "[[access]]\nuser = '0'\nrole = 'king'");
     let long = format!("/{}", "x".repeat(200));
     for arguments in [
         &["--listen", "nonsense"][..],
@@ -134,6 +135,9 @@ fn each_sentence_that_it_may_not_start_with_is_explained() {
         &["--log-format", "xml"],
         &["--repair", "never"],
         &["--reconcile-interval-s", "0"],
+        &["--tls-cert", &plain],
+        &["--tls-cert", &plain, "--tls-key", &plain],
+        &["--config", &bad_rule],
         &["--frobnicate"],
     ] {
         explained(host.netnsd().args(arguments).output().unwrap());

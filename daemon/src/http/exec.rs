@@ -1,8 +1,9 @@
 //! Commands whose output is carried off as it comes: as lines of JSON, or over a WebSocket, with or without a terminal.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
+    Extension,
     body::Body,
     extract::{
         Path, RawQuery, State,
@@ -13,13 +14,15 @@ use axum::{
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use futures_util::{SinkExt, StreamExt, stream, stream::SplitSink};
-use netnsd_api::{Code, Exec, Name, Problem};
+use netnsd_api::{Code, Exec, Kind, Name, Problem};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::watch;
 
-use super::{App, namespaces::named, problem::Failure, query::Query, resource::Answer};
-use crate::process::{End, Happening, Input, Session, Size, Stream};
+use super::{App, namespaces::named, problem::Failure, query::Query, resource::Answer, until::Until};
+use crate::{
+    access::{Caller, Identity},
+    process::{End, Happening, Input, Session, Size, Stream},
+};
 
 /// The first byte of a frame (see API.md): which channel it belongs to.
 const STDIN: u8 = 0;
@@ -38,8 +41,9 @@ const LONGEST_S: f64 = 86_400.0;
 // ---- Lines of JSON ---------------------------------------------------------------------------------------------
 
 /// Runs a command and answers line by line.
-pub(super) async fn lines(app: App, name: &Name, exec: &Exec) -> Answer {
-    let mut session = app.process.session(name, exec, None).await?;
+pub(super) async fn lines(app: App, caller: Arc<Caller>, name: &Name, exec: &Exec) -> Answer {
+    let as_who = runs_as(&app, &caller, name, exec)?;
+    let mut session = app.process.session(name, exec, as_who, None).await?;
     session.limit(Duration::from_secs_f64(exec.timeout_s));
     let mut input = session.take_input();
     let text = exec.stdin.clone().unwrap_or_default();
@@ -49,7 +53,8 @@ pub(super) async fn lines(app: App, name: &Name, exec: &Exec) -> Answer {
             input.write(text.as_bytes()).await;
         }
     });
-    let state = Lines { session: Some(session), halves: [const { Vec::new() }; 2], stopping: app.stopping, feed };
+    let until = Until::new(&app.stopping, caller);
+    let state = Lines { session: Some(session), halves: [const { Vec::new() }; 2], until, feed };
     let lines = stream::unfold(state, |mut lines| async move {
         let line = lines.next().await?;
         Some((Ok::<_, std::convert::Infallible>(line), lines))
@@ -63,7 +68,7 @@ struct Lines {
     session: Option<Session>,
     /// What was read of a character whose rest is still to come.
     halves: [Vec<u8>; 2],
-    stopping: watch::Receiver<bool>,
+    until: Until,
     feed: tokio::task::JoinHandle<()>,
 }
 
@@ -79,7 +84,7 @@ impl Lines {
             let session = self.session.as_mut()?;
             let happening = tokio::select! {
                 happening = session.next() => happening,
-                _ = self.stopping.wait_for(|stopping| *stopping) => Err(stopping()),
+                why = self.until.passed() => Err(why),
             };
             let line = match happening {
                 Ok(Happening::Output(stream, bytes)) => self.output(stream, &bytes),
@@ -140,8 +145,9 @@ fn ended(end: &End) -> Value {
     json!({"exit_code": end.exit_code, "signal": end.signal, "timed_out": end.timed_out, "duration_ms": end.duration_ms})
 }
 
-fn stopping() -> Problem {
-    Problem::new(Code::ShuttingDown, "netnsd is stopping")
+/// As whom the caller's command runs; none: as the daemon, or as whom the request names.
+pub(super) fn runs_as(app: &App, caller: &Caller, name: &Name, exec: &Exec) -> Result<Option<Identity>, Problem> {
+    caller.runs_as(app.view.get(Kind::Namespace, name).is_some(), exec.user.as_deref())
 }
 
 // ---- WebSocket -------------------------------------------------------------------------------------------------
@@ -177,6 +183,7 @@ fn read(query: Option<&str>) -> Result<(Exec, Option<Size>, Option<f64>), Failur
 /// Runs a command on the other side of a WebSocket.
 pub(super) async fn socket(
     State(app): State<App>,
+    Extension(caller): Extension<Arc<Caller>>,
     Path(name): Path<String>,
     RawQuery(query): RawQuery,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
@@ -187,18 +194,19 @@ pub(super) async fn socket(
         let detail = format!("this is for WebSockets ({rejection}); without one, POST the command here");
         Failure::new(Code::InvalidQuery, detail)
     })?;
-    let mut session = app.process.session(&name, &exec, terminal).await?;
+    let as_who = runs_as(&app, &caller, &name, &exec)?;
+    let mut session = app.process.session(&name, &exec, as_who, terminal).await?;
     if let Some(seconds) = timeout_s {
         session.limit(Duration::from_secs_f64(seconds));
     }
-    let response: Response =
-        upgrade.max_message_size(FRAME).on_upgrade(move |socket| carry(socket, session, app.stopping));
+    let until = Until::new(&app.stopping, caller);
+    let response: Response = upgrade.max_message_size(FRAME).on_upgrade(move |socket| carry(socket, session, until));
     Ok(response)
 }
 
 /// Carries both ways until the command has ended, the client is gone, or the daemon stops. Whatever ends it, the session is
 /// dropped with this, and with it the command.
-async fn carry(socket: WebSocket, mut session: Session, mut stopping: watch::Receiver<bool>) {
+async fn carry(socket: WebSocket, mut session: Session, mut until: Until) {
     let Some(mut input) = session.take_input() else { return };
     let (mut sink, mut frames) = socket.split();
     let incoming = async {
@@ -213,8 +221,8 @@ async fn carry(socket: WebSocket, mut session: Session, mut stopping: watch::Rec
     let outgoing = send_all(&mut sink, &mut session);
     let goodbye = tokio::select! {
         () = incoming => None,
-        ended = outgoing => ended.then_some((close_code::NORMAL, "ended")),
-        _ = stopping.wait_for(|stopping| *stopping) => Some((close_code::AWAY, "netnsd is stopping")),
+        ended = outgoing => ended.then_some((close_code::NORMAL, "ended".to_owned())),
+        why = until.passed() => Some((close_code::AWAY, why.detail)),
     };
     drop(session);
     if let Some((code, reason)) = goodbye {

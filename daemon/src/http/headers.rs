@@ -20,10 +20,10 @@ use crate::{
     metrics::Metrics,
 };
 
-const REQUEST_ID: &str = "x-request-id";
+pub(super) const REQUEST_ID: &str = "x-request-id";
 
 /// Gives each request an id (its own, if it has a sane one), on the answer and in the log.
-pub(super) async fn request_id(request: Request, next: Next) -> Response {
+pub(super) async fn request_id(mut request: Request, next: Next) -> Response {
     let sane = |value: &&HeaderValue| {
         !value.is_empty() && value.len() <= 128 && value.as_bytes().iter().all(u8::is_ascii_graphic)
     };
@@ -34,6 +34,7 @@ pub(super) async fn request_id(request: Request, next: Next) -> Response {
     let text = String::from_utf8_lossy(id.as_bytes()).into_owned();
     let span = tracing::info_span!("request", id = text);
     let start = Instant::now();
+    request.headers_mut().insert(REQUEST_ID, id.clone());
     let mut response = next.run(request).instrument(span.clone()).await;
     let (status, ms) = (response.status().as_u16(), start.elapsed().as_secs_f64() * 1000.0);
     span.in_scope(|| {

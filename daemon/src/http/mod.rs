@@ -5,6 +5,7 @@ mod body;
 mod bridges;
 mod events;
 mod exec;
+mod guard;
 mod headers;
 mod host;
 mod namespaces;
@@ -17,7 +18,10 @@ mod rest;
 mod serve;
 #[cfg(test)]
 mod tests;
+mod tls;
+mod tokens;
 mod topology;
+mod until;
 mod veths;
 
 use std::sync::Arc;
@@ -33,15 +37,18 @@ use tokio::sync::watch;
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub use self::{
+    guard::WrongTokens,
     openapi::openapi,
     serve::{serve_tcp, serve_unix},
+    tls::Tls,
 };
 use crate::{
+    access::Access,
     engine::{Engine, View},
     kernel::look::Look,
     metrics::Metrics,
     process::Processes,
-    store::History,
+    store::{AuditLog, History},
 };
 
 /// The largest body of a request, in bytes.
@@ -60,6 +67,12 @@ pub struct App {
     pub history: History,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Who did what.
+    pub audit: AuditLog,
+    /// Who may do what.
+    pub access: Arc<Access>,
+    /// Who sent wrong tokens.
+    pub wrong_tokens: Arc<WrongTokens>,
     /// Runs commands and pings.
     pub process: Processes,
     /// When the daemon started (RFC 3339, UTC).
@@ -74,7 +87,7 @@ type Routes = Vec<(&'static str, MethodRouter<App>)>;
 
 /// Every path, and what it answers.
 fn table() -> Routes {
-    let all: [Routes; 11] = [
+    let all: [Routes; 12] = [
         about::routes(),
         resource::routes::<Namespace>(),
         resource::routes::<Bridge>(),
@@ -86,6 +99,7 @@ fn table() -> Routes {
         veths::routes(),
         host::routes(),
         processes::routes(),
+        tokens::routes(),
     ];
     all.into_iter().flatten().collect()
 }
@@ -100,6 +114,7 @@ pub fn router(app: App) -> Router {
         .fold(Router::new(), add)
         .fallback(any(problem::no_such_path))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(middleware::from_fn_with_state(app.clone(), guard::guard))
         .layer(middleware::from_fn(rest::taken_in))
         .layer(CatchPanicLayer::custom(problem::panicked))
         .layer(middleware::from_fn(problem::only_problems))

@@ -1,7 +1,9 @@
 //! What is of namespaces only: looking into them, and running things in them.
 
+use std::sync::Arc;
+
 use axum::{
-    Json,
+    Extension, Json,
     body::Bytes,
     extract::{Path, RawQuery, Request, State},
     response::IntoResponse,
@@ -11,7 +13,7 @@ use netnsd_api::{Code, Exec, FieldError, Items, Kind, Name, Ping, UnmanagedNames
 use serde_json::Value;
 
 use super::{App, Routes, body, headers, problem::Failure, query, resource, resource::Answer};
-use crate::kernel::Ns;
+use crate::{access::Caller, kernel::Ns};
 
 pub(super) fn routes() -> Routes {
     vec![
@@ -65,7 +67,13 @@ async fn processes(State(app): State<App>, Path(name): Path<String>, RawQuery(qu
     Ok(Json(Items { items }).into_response())
 }
 
-async fn exec(State(app): State<App>, Path(name): Path<String>, RawQuery(query): RawQuery, request: Request) -> Answer {
+async fn exec(
+    State(app): State<App>,
+    Extension(caller): Extension<Arc<Caller>>,
+    Path(name): Path<String>,
+    RawQuery(query): RawQuery,
+    request: Request,
+) -> Answer {
     query::none(query.as_deref())?;
     let name = named(&name)?;
     let lines = headers::accepts(request.headers(), &["application/x-ndjson"]);
@@ -74,9 +82,10 @@ async fn exec(State(app): State<App>, Path(name): Path<String>, RawQuery(query):
         return Err(FieldError::new(Code::InvalidField, "/argv", "argv is empty: its first item is the program").into());
     }
     if lines {
-        return super::exec::lines(app, &name, &exec).await;
+        return super::exec::lines(app, caller, &name, &exec).await;
     }
-    Ok(Json(app.process.exec(&name, &exec).await?).into_response())
+    let as_who = super::exec::runs_as(&app, &caller, &name, &exec)?;
+    Ok(Json(app.process.exec(&name, &exec, as_who).await?).into_response())
 }
 
 async fn ping(State(app): State<App>, Path(name): Path<String>, RawQuery(query): RawQuery, request: Request) -> Answer {

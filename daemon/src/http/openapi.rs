@@ -1,6 +1,8 @@
 //! The OpenAPI description: schemas generated from the types, operations from the table here. A test holds the table
 //! against the routes, another the committed `openapi.yaml` against this.
 
+mod access;
+
 use std::collections::BTreeMap;
 
 use netnsd_api::{
@@ -35,6 +37,7 @@ pub fn openapi() -> OpenApi {
     description.looking();
     description.doing();
     description.about();
+    description.access();
     description.finish()
 }
 
@@ -54,7 +57,8 @@ struct Description {
 }
 
 /// Codes that any request may be answered.
-const ALWAYS: [Code; 4] = [Code::InvalidQuery, Code::Internal, Code::Unauthenticated, Code::Forbidden];
+const ALWAYS: [Code; 5] =
+    [Code::InvalidQuery, Code::Internal, Code::Unauthenticated, Code::Forbidden, Code::TooManyRequests];
 /// Codes of requests with a body.
 const BODY: [Code; 5] =
     [Code::MalformedJson, Code::UnsupportedMediaType, Code::BodyTooLarge, Code::InvalidField, Code::UnknownField];

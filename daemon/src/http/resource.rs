@@ -3,7 +3,7 @@
 use std::{fmt::Display, sync::Arc};
 
 use axum::{
-    Json,
+    Extension, Json,
     body::{Body, Bytes},
     extract::{Path, RawQuery, Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
@@ -23,6 +23,7 @@ use super::{
     query::{self, Label, Query},
 };
 use crate::{
+    access::Caller,
     engine::{Change, Did, Entry, Precondition, Spec, Write, Written},
     kernel::look::LookError,
 };
@@ -81,7 +82,11 @@ pub(super) fn entry(app: &App, resource: &ResourceRef) -> Result<Arc<Entry>, Fai
     app.view.get(resource.kind, &resource.name).ok_or_else(missing)
 }
 
-async fn list<R: Served>(State(app): State<App>, RawQuery(query): RawQuery) -> Answer {
+async fn list<R: Served>(
+    State(app): State<App>,
+    Extension(caller): Extension<Arc<Caller>>,
+    RawQuery(query): RawQuery,
+) -> Answer {
     let mut query = Query::read(query.as_deref())?;
     let limit = query.value::<u32>("limit")?.unwrap_or(PAGE.0);
     if !(1..=PAGE.1).contains(&limit) {
@@ -97,7 +102,8 @@ async fn list<R: Served>(State(app): State<App>, RawQuery(query): RawQuery) -> A
     }
     query.finish()?;
     let passes = |entry: &Entry| {
-        labels.iter().all(|label| label.holds(entry.spec.labels()))
+        caller.reaches(entry.spec.name().as_str())
+            && labels.iter().all(|label| label.holds(entry.spec.labels()))
             && state.is_none_or(|state| entry.state == state)
             && namespace.as_ref().is_none_or(|namespace| entry.spec.is_in(namespace))
     };
@@ -110,7 +116,7 @@ async fn list<R: Served>(State(app): State<App>, RawQuery(query): RawQuery) -> A
         let after = |name: &str| cursor.as_ref().is_none_or(|cursor| name > cursor.as_str());
         let before = |name: &str| next.as_deref().is_none_or(|next| name <= next);
         let others = super::namespaces::unmanaged(&app).await?;
-        items.extend(others.into_iter().filter(|(name, _)| after(name) && before(name)));
+        items.extend(others.into_iter().filter(|(name, _)| caller.reaches(name) && after(name) && before(name)));
         items.sort();
     }
     // With others' among them there may be more than fit.
@@ -207,21 +213,27 @@ impl Asked {
     }
 
     /// The write.
-    pub fn write(self, change: Change, preconditions: Vec<Precondition>) -> Write {
-        Write { change, preconditions, dry_run: self.dry_run, wait: self.wait, progress: None }
+    pub fn write(self, caller: Arc<Caller>, change: Change, preconditions: Vec<Precondition>) -> Write {
+        Write { change, preconditions, dry_run: self.dry_run, wait: self.wait, progress: None, caller }
     }
 }
 
-async fn create<R: Served>(State(app): State<App>, RawQuery(query): RawQuery, request: Request) -> Answer {
+async fn create<R: Served>(
+    State(app): State<App>,
+    Extension(caller): Extension<Arc<Caller>>,
+    RawQuery(query): RawQuery,
+    request: Request,
+) -> Answer {
     let asked = Asked::read(query.as_deref())?;
     let preconditions = headers::preconditions(request.headers())?;
     let map = body::without_read_only(body::object(request, false).await?);
     let change = Change::Create(read::<R>(map)?.spec());
-    answer(&app.engine.write(asked.write(change, preconditions)).await?, asked.dry_run)
+    answer(&app.engine.write(asked.write(caller, change, preconditions)).await?, asked.dry_run)
 }
 
 async fn put<R: Served>(
     State(app): State<App>,
+    Extension(caller): Extension<Arc<Caller>>,
     Path(name): Path<String>,
     RawQuery(query): RawQuery,
     request: Request,
@@ -232,7 +244,7 @@ async fn put<R: Served>(
     let preconditions = headers::preconditions(request.headers())?;
     let map = named(body::without_read_only(body::object(request, false).await?), &name)?;
     let change = Change::Put(read::<R>(map)?.spec());
-    answer(&app.engine.write(asked.write(change, preconditions)).await?, asked.dry_run)
+    answer(&app.engine.write(asked.write(caller, change, preconditions)).await?, asked.dry_run)
 }
 
 /// The body with the path's name, which it may leave out and must not contradict.
@@ -252,6 +264,7 @@ fn named(mut map: Map<String, Value>, name: &Name) -> Result<Map<String, Value>,
 
 async fn patch<R: Served>(
     State(app): State<App>,
+    Extension(caller): Extension<Arc<Caller>>,
     Path(name): Path<String>,
     RawQuery(query): RawQuery,
     request: Request,
@@ -269,7 +282,7 @@ async fn patch<R: Served>(
         }
     };
     let change = Change::Edit(resource, Arc::new(edit));
-    answer(&app.engine.write(asked.write(change, preconditions)).await?, asked.dry_run)
+    answer(&app.engine.write(asked.write(caller, change, preconditions)).await?, asked.dry_run)
 }
 
 /// What has no reason to happen: on its way out it goes to the log.
@@ -279,6 +292,7 @@ pub(super) fn internal(error: impl Display) -> Problem {
 
 async fn delete<R: Served>(
     State(app): State<App>,
+    Extension(caller): Extension<Arc<Caller>>,
     Path(name): Path<String>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
@@ -289,7 +303,7 @@ async fn delete<R: Served>(
     query.finish()?;
     let preconditions = headers::preconditions(&headers)?;
     let change = Change::Delete { resource, cascade };
-    answer(&app.engine.write(asked.write(change, preconditions)).await?, asked.dry_run)
+    answer(&app.engine.write(asked.write(caller, change, preconditions)).await?, asked.dry_run)
 }
 
 /// The answer to a dry run.

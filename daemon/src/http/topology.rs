@@ -3,6 +3,7 @@
 use std::{pin::Pin, sync::Arc};
 
 use axum::{
+    Extension,
     body::Body,
     extract::{DefaultBodyLimit, RawQuery, Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
@@ -21,7 +22,10 @@ use super::{
     query::{Label, Query},
     resource::{self, Answer, Asked, Served, internal},
 };
-use crate::engine::{Change, Did, Document, Placed, Write, Written};
+use crate::{
+    access::Caller,
+    engine::{Change, Did, Document, Placed, Spec, Write, Written},
+};
 
 /// The largest document, in bytes.
 pub(super) const LIMIT: usize = 64 << 20;
@@ -30,13 +34,18 @@ pub(super) fn routes() -> Routes {
     vec![("/v1/topology", get(show).put(put).patch(patch).layer(DefaultBodyLimit::max(LIMIT)))]
 }
 
-async fn show(State(app): State<App>, RawQuery(query): RawQuery, headers: HeaderMap) -> Answer {
+async fn show(
+    State(app): State<App>,
+    Extension(caller): Extension<Arc<Caller>>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Answer {
     let mut query = Query::read(query.as_deref())?;
     let labels = labels(&mut query)?;
     query.finish()?;
     let mut document = Map::new();
     for kind in Kind::ALL {
-        let selected = |entry: &crate::engine::Entry| labels.iter().all(|label| label.holds(entry.spec.labels()));
+        let selected = |entry: &crate::engine::Entry| is_meant(&caller, &labels, &entry.spec);
         let (entries, _) = app.view.list(kind, None, usize::MAX, selected);
         let intents: Result<Vec<Value>, _> =
             entries.iter().map(|entry| Ok(sparse(kind, entry.spec.to_json()?))).collect();
@@ -49,28 +58,43 @@ async fn show(State(app): State<App>, RawQuery(query): RawQuery, headers: Header
     Ok(resource::json(StatusCode::OK, Value::Object(document).to_string()))
 }
 
+/// Whether a resource is within the caller's reach and has the labels that are asked for.
+fn is_meant(caller: &Caller, labels: &[Label], spec: &Spec) -> bool {
+    caller.reaches(spec.name().as_str()) && labels.iter().all(|label| label.holds(spec.labels()))
+}
+
 fn labels(query: &mut Query) -> Result<Vec<Label>, Failure> {
     query.all("label").iter().map(|text| Label::read(text)).collect()
 }
 
-async fn put(app: State<App>, query: RawQuery, request: Request) -> Answer {
-    write(app, query, request, true).await
+async fn put(app: State<App>, caller: Extension<Arc<Caller>>, query: RawQuery, request: Request) -> Answer {
+    write(app, caller, query, request, true).await
 }
 
-async fn patch(app: State<App>, query: RawQuery, request: Request) -> Answer {
-    write(app, query, request, false).await
+async fn patch(app: State<App>, caller: Extension<Arc<Caller>>, query: RawQuery, request: Request) -> Answer {
+    write(app, caller, query, request, false).await
 }
 
-async fn write(State(app): State<App>, RawQuery(query): RawQuery, request: Request, prune: bool) -> Answer {
+async fn write(
+    State(app): State<App>,
+    Extension(caller): Extension<Arc<Caller>>,
+    RawQuery(query): RawQuery,
+    request: Request,
+    prune: bool,
+) -> Answer {
     let mut query = Query::read(query.as_deref())?;
     let asked = Asked::take(&mut query)?;
     let labels = labels(&mut query)?;
     query.finish()?;
     let lines = headers::accepts(request.headers(), &["application/x-ndjson"]);
     let specs = read(body::document(request, LIMIT).await?)?;
-    let selects = Arc::new(move |of: &_| labels.iter().all(|label| label.holds(of)));
+    if let Some(outside) = specs.iter().find(|placed| !caller.reaches(placed.spec.name().as_str())) {
+        return Err(Problem { pointer: Some(outside.pointer()), ..caller.outside(&outside.spec.resource()) }.into());
+    }
+    let who = caller.clone();
+    let selects = Arc::new(move |spec: &Spec| is_meant(&who, &labels, spec));
     let dry_run = asked.dry_run;
-    let write = asked.write(Change::Topology(Document { specs, prune, selects }), Vec::new());
+    let write = asked.write(caller, Change::Topology(Document { specs, prune, selects }), Vec::new());
     if lines && !dry_run { follow(app, write).await } else { answer(&app.engine.write(write).await?, dry_run) }
 }
 

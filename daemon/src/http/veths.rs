@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
+    Extension,
     extract::{Path, RawQuery, Request, State},
     http::{HeaderMap, StatusCode, header},
     routing::get,
@@ -16,7 +17,10 @@ use super::{
     query,
     resource::{self, Answer, Asked, Served},
 };
-use crate::engine::{Change, Entry, Spec};
+use crate::{
+    access::Caller,
+    engine::{Change, Entry, Spec},
+};
 
 pub(super) fn routes() -> Routes {
     vec![("/v1/veths/{name}/endpoints/{end}", get(show).patch(patch))]
@@ -53,6 +57,7 @@ async fn show(State(app): State<App>, Path((name, end)): Path<(String, String)>,
 
 async fn patch(
     State(app): State<App>,
+    Extension(caller): Extension<Arc<Caller>>,
     Path((name, end)): Path<(String, String)>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
@@ -72,7 +77,7 @@ async fn patch(
         pair.check()?;
         Ok(Spec::Veth(pair))
     };
-    let write = asked.write(Change::Edit(resource, Arc::new(edit)), preconditions);
+    let write = asked.write(caller, Change::Edit(resource, Arc::new(edit)), preconditions);
     let written = app.engine.write(write).await.map_err(|mut problem| {
         // The pointer is into this body, which is one end only.
         let inside = format!("/endpoints/{end}");

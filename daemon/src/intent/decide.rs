@@ -15,8 +15,14 @@ impl Intent {
     /// What a write would change.
     ///
     /// # Errors
-    /// Why it may not: a precondition, a reference, a name that is taken, a field.
+    /// Why it may not: a precondition, a reference, a name that is taken, a field, what its caller may not.
     pub fn decide(&mut self, write: &Write, now: Timestamp, new_uid: &dyn Fn() -> String) -> Result<Decision, Problem> {
+        let decision = self.weigh(write, now, new_uid)?;
+        write.caller.may_change(&decision, |resource| self.get(resource).map(|record| &record.spec))?;
+        Ok(decision)
+    }
+
+    fn weigh(&mut self, write: &Write, now: Timestamp, new_uid: &dyn Fn() -> String) -> Result<Decision, Problem> {
         match &write.change {
             Change::Create(spec) => {
                 let spec = self.named(spec.clone());

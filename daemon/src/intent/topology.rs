@@ -30,12 +30,12 @@ impl Intent {
         // What a document names by an old label is still named by it.
         let selected = |placed: &&Placed| {
             let recorded = self.get(&placed.spec.resource());
-            let labels = recorded.map(|record| record.spec.labels()).into_iter().chain([placed.spec.labels()]);
-            labels.into_iter().any(|labels| (document.selects)(labels))
+            let mut specs = recorded.map(|record| &record.spec).into_iter().chain([&placed.spec]);
+            specs.any(|spec| (document.selects)(spec))
         };
         let specs: Vec<&Placed> = document.specs.iter().filter(selected).collect();
         let unwanted = |(resource, record): &(ResourceRef, &Record)| {
-            document.prune && !named.contains(resource) && (document.selects)(record.spec.labels())
+            document.prune && !named.contains(resource) && (document.selects)(&record.spec)
         };
         let deleted: Vec<ResourceRef> = self.all().filter(unwanted).map(|(resource, _)| resource).collect();
 

@@ -16,11 +16,14 @@ use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, setns, unshare},
     sys::{
+        prctl::set_no_new_privs,
         signal::SigSet,
         statvfs::{FsFlags, statvfs},
     },
-    unistd::{Gid, Uid, chdir, setgid, setgroups, setsid, setuid, write},
+    unistd::{chdir, setgid, setgroups, setsid, setuid, write},
 };
+
+use crate::access::Identity;
 
 /// A step between fork and exec that can fail; it travels to the parent in the upper half of the error number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,13 +66,6 @@ impl Step {
     }
 }
 
-/// Whom a command runs as.
-pub(super) struct Identity {
-    pub(super) uid: Uid,
-    pub(super) gid: Gid,
-    pub(super) groups: Vec<Gid>,
-}
-
 struct Bind {
     from: CString,
     to: CString,
@@ -82,6 +78,8 @@ pub(super) struct Environment {
     name: CString,
     binds: Vec<Bind>,
     identity: Option<Identity>,
+    /// Whether it and what it starts can never have more privileges than that (`PR_SET_NO_NEW_PRIVS`).
+    confined: bool,
     directory: CString,
     terminal: bool,
 }
@@ -91,13 +89,13 @@ impl Environment {
     pub(super) fn prepare(
         name: &Name,
         namespace: OwnedFd,
-        identity: Option<Identity>,
+        (identity, confined): (Option<Identity>, bool),
         directory: CString,
         terminal: bool,
     ) -> Self {
         // A name has no NUL byte; should that change, sysfs takes any source.
         let source = CString::new(name.as_str()).unwrap_or_default();
-        Self { namespace, name: source, binds: binds(name), identity, directory, terminal }
+        Self { namespace, name: source, binds: binds(name), identity, confined, directory, terminal }
     }
 
     /// Enters it: system calls only.
@@ -146,6 +144,9 @@ impl Environment {
     }
 
     fn become_user(&self) -> Result<(), Errno> {
+        if self.confined {
+            set_no_new_privs()?;
+        }
         let Some(identity) = &self.identity else { return Ok(()) };
         setgroups(&identity.groups)?;
         setgid(identity.gid)?;

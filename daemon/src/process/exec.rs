@@ -21,11 +21,11 @@ use tokio::{
 
 use super::{
     blocking,
-    environment::{Environment, Identity, Step},
+    environment::{Environment, Step},
     failed, invalid, namespace_file,
     output::Output,
 };
-use crate::kernel::real::worker::errno;
+use crate::{access::Identity, kernel::real::worker::errno};
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -70,12 +70,12 @@ fn no_nul(path: &[&str], text: &str) -> Result<(), Problem> {
 }
 
 /// Runs the command to its end.
-pub(super) async fn run(name: &Name, request: &Exec) -> Result<ExecResult, Problem> {
+pub(super) async fn run(name: &Name, request: &Exec, as_who: Option<Identity>) -> Result<ExecResult, Problem> {
     let started = Instant::now();
     let (owned_name, owned_request) = (name.clone(), request.clone());
     // If this future is dropped while the thread spawns, the thread's result is dropped, which kills the group.
     let pipes = [Stdio::piped(), Stdio::piped(), Stdio::piped()];
-    let mut running = blocking(move || spawn(&owned_name, &owned_request, pipes, false)).await?;
+    let mut running = blocking(move || spawn(&owned_name, &owned_request, as_who, pipes, false)).await?;
     let (mut stdout, mut stderr) = (Output::default(), Output::default());
     let time = Duration::from_secs_f64(request.timeout_s);
     let input = request.stdin.as_deref().unwrap_or_default().as_bytes();
@@ -175,19 +175,29 @@ async fn feed(stdin: Option<ChildStdin>, input: &[u8]) {
     }
 }
 
-/// Starts a command with these as its standard input, output and error; `terminal`: they are one, and it controls it.
+/// Starts a command with these as its standard input, output and error; `terminal`: they are one, and it controls it. With
+/// `as_who` it runs as them, and never has more privileges.
 pub(super) fn spawn(
     name: &Name,
     request: &Exec,
+    as_who: Option<Identity>,
     [stdin, stdout, stderr]: [Stdio; 3],
     terminal: bool,
 ) -> Result<Running, Problem> {
     let namespace = namespace_file(name)?;
-    let user = user(request.user.as_deref())?;
+    let confined = as_who.is_some();
+    let (user, identity) = match as_who {
+        Some(who) => (User::from_uid(who.uid).ok().flatten(), Some(who)),
+        None => {
+            let user = user(request.user.as_deref())?;
+            let asked = user.as_ref().filter(|_| request.user.is_some());
+            let identity = asked.map(identity).transpose()?.flatten();
+            (user, identity)
+        }
+    };
     let variables = variables(user.as_ref(), &request.env);
-    let identity = if request.user.is_some() { user.as_ref().map(identity).transpose()?.flatten() } else { None };
     let directory = CString::new(request.cwd.as_deref().unwrap_or("/")).map_err(|_| invalid(&["cwd"], "a NUL byte"))?;
-    let environment = Environment::prepare(name, namespace, identity, directory, terminal);
+    let environment = Environment::prepare(name, namespace, (identity, confined), directory, terminal);
 
     let mut command = Command::new(&request.argv[0]);
     command.args(&request.argv[1..]).env_clear().envs(&variables);

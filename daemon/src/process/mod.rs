@@ -27,7 +27,10 @@ use nix::errno::Errno;
 use tokio::sync::Semaphore;
 
 pub use self::session::{End, Happening, Input, Session, Size, Stream};
-use crate::kernel::real::worker::{self, Pinned};
+use crate::{
+    access::Identity,
+    kernel::real::worker::{self, Pinned},
+};
 
 /// How many commands, how many in streams, and how many pings, run at the same time.
 const AT_ONCE: usize = 256;
@@ -52,22 +55,29 @@ impl Processes {
         })
     }
 
-    /// Runs a command in the environment of `ip netns exec`; dropping the future kills its process group.
-    pub async fn exec(&self, name: &Name, request: &Exec) -> Result<ExecResult, Problem> {
+    /// Runs a command in the environment of `ip netns exec`, as the daemon, whom it names, or `as_who`; dropping the future kills
+    /// its process group.
+    pub async fn exec(&self, name: &Name, request: &Exec, as_who: Option<Identity>) -> Result<ExecResult, Problem> {
         exec::check(request)?;
         let _turn = self.commands.acquire().await.map_err(|_| closing())?;
-        exec::run(name, request).await
+        exec::run(name, request, as_who).await
     }
 
     /// Starts a command whose output is carried off as it comes; with a size, in a terminal of its own.
-    pub async fn session(&self, name: &Name, request: &Exec, terminal: Option<Size>) -> Result<Session, Problem> {
+    pub async fn session(
+        &self,
+        name: &Name,
+        request: &Exec,
+        as_who: Option<Identity>,
+        terminal: Option<Size>,
+    ) -> Result<Session, Problem> {
         exec::check(request)?;
         // They may last for days: one more is refused, not made to wait.
         let turn = self.sessions.clone().try_acquire_owned().map_err(|_| {
             Problem::new(Code::TooManyRequests, format!("{AT_ONCE} commands run in streams already: end one first"))
         })?;
         let (name, request) = (name.clone(), request.clone());
-        blocking(move || Session::start(&name, &request, terminal, turn)).await
+        blocking(move || Session::start(&name, &request, as_who, terminal, turn)).await
     }
 
     /// Sends ICMP echo requests from inside a namespace.

@@ -27,18 +27,22 @@ pub struct Filter {
     pub kinds: Vec<Kind>,
     /// Of resources of these names.
     pub names: Vec<String>,
+    /// Of resources whose names begin with this.
+    pub prefix: String,
     /// Of these types.
     pub types: Vec<EventType>,
+}
+
+/// Connections for readers: few, and none while nobody reads.
+pub(super) fn reading(options: SqliteConnectOptions) -> SqlitePool {
+    SqlitePoolOptions::new().max_connections(2).idle_timeout(Duration::from_secs(60)).connect_lazy_with(options)
 }
 
 impl History {
     /// Over a database that is there; `newest` tells the number of the newest event that may be shown.
     pub fn new(database: &Path, newest: watch::Receiver<u64>) -> Self {
         let options = SqliteConnectOptions::new().filename(database).read_only(true).disable_statement_logging();
-        let pool = SqlitePoolOptions::new()
-            .max_connections(2)
-            .idle_timeout(Duration::from_secs(60))
-            .connect_lazy_with(options);
+        let pool = reading(options);
         Self { pool, path: database.to_owned(), newest }
     }
 
@@ -69,6 +73,7 @@ impl History {
             .bind(json!(filter.kinds).to_string())
             .bind(json!(filter.names).to_string())
             .bind(json!(filter.types).to_string())
+            .bind(&filter.prefix)
             .bind(limit)
             .fetch_all(&self.pool)
             .await
@@ -87,7 +92,8 @@ const SELECT: &str = "
         AND (?3 = '[]' OR kind IN (SELECT value FROM json_each(?3)))
         AND (?4 = '[]' OR name IN (SELECT value FROM json_each(?4)))
         AND (?5 = '[]' OR type IN (SELECT value FROM json_each(?5)))
-    ORDER BY id LIMIT ?6";
+        AND substr(name, 1, length(?6)) = ?6
+    ORDER BY id LIMIT ?7";
 
 #[derive(sqlx::FromRow)]
 struct RawEvent {

@@ -1,5 +1,6 @@
 //! SQLite: the durable form of the intent, read at the start only, and the history of events. One connection writes.
 
+mod access;
 mod history;
 
 use std::{
@@ -18,7 +19,10 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 
-pub use self::history::{Filter, History};
+pub use self::{
+    access::{AuditLog, Kept, TokenRow},
+    history::{Filter, History},
+};
 use crate::engine::Spec;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
@@ -97,6 +101,8 @@ pub struct Commit {
     pub events: Vec<Event>,
     /// Events of writes that were taken back.
     pub retracted: Vec<u64>,
+    /// Tokens and entries of the audit log.
+    pub kept: Vec<Kept>,
 }
 
 /// How many events are kept; the newest.
@@ -108,6 +114,8 @@ const TRIM: u64 = 1024;
 #[derive(Debug)]
 pub struct Store {
     connection: SqliteConnection,
+    /// Whether a commit failed on this connection.
+    failed: bool,
     path: PathBuf,
 }
 
@@ -117,16 +125,8 @@ impl Store {
     /// # Errors
     /// A newer, damaged or unreadable database, which is left as it is.
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-            .busy_timeout(Duration::from_secs(5))
-            .disable_statement_logging();
-        let connection = options.connect().await.map_err(|source| classify(path, "open", source))?;
-        let mut store = Self { connection, path: path.to_owned() };
+        let connection = connect(path, true).await.map_err(|source| classify(path, "open", source))?;
+        let mut store = Self { connection, failed: false, path: path.to_owned() };
         store.check().await?;
         store.migrate().await?;
         Ok(store)
@@ -201,6 +201,16 @@ impl Store {
             .collect()
     }
 
+    /// Every token.
+    ///
+    /// # Errors
+    /// A row that cannot be read is damage.
+    pub async fn tokens(&mut self) -> Result<Vec<TokenRow>, StoreError> {
+        let rows = access::tokens(&mut self.connection).await.map_err(|source| classify(&self.path, "read", source))?;
+        let damaged = |reason| StoreError::Damaged { path: self.path.clone(), reason };
+        rows.into_iter().map(|row| row.map_err(damaged)).collect()
+    }
+
     /// The number of the newest event; 0 if there is none.
     ///
     /// # Errors
@@ -221,7 +231,13 @@ impl Store {
         if *commit == Commit::default() {
             return Ok(());
         }
+        if self.failed {
+            // SQLite may have rolled back by itself what sqlx still counts as open: a commit inside of that would be none.
+            let fresh = connect(&self.path, false).await.map_err(|source| classify(&self.path, "open", source))?;
+            let _beyond_use = std::mem::replace(&mut self.connection, fresh).close().await;
+        }
         let result = self.try_commit(commit).await;
+        self.failed = result.is_err();
         result.map_err(|source| classify(&self.path, "write", source))
     }
 
@@ -256,6 +272,9 @@ impl Store {
                 sqlx::query("DELETE FROM events WHERE id <= ?").bind(newest_to_go).execute(&mut *transaction).await?;
             }
         }
+        for kept in &commit.kept {
+            kept.write(&mut transaction).await?;
+        }
         transaction.commit().await
     }
 
@@ -265,6 +284,18 @@ impl Store {
             tracing::warn!(%error, "closing the database");
         }
     }
+}
+
+async fn connect(path: &Path, create: bool) -> sqlx::Result<SqliteConnection> {
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(create)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(Duration::from_secs(5))
+        .disable_statement_logging();
+    options.connect().await
 }
 
 const PUT_ROWS: &str = "

@@ -15,6 +15,7 @@ use crate::{
     netns::NetnsCommand,
     output::Format,
     status::{Wait, Which},
+    token::TokenCommand,
     veth::VethCommand,
     whole::Document,
 };
@@ -211,6 +212,19 @@ pub enum Command {
     /// Tell what happened
     #[command(after_help = "Examples:\n  netnsctl events --type drifted\n  netnsctl events -f")]
     Events(Events),
+    /// Bearer tokens, for admins
+    #[command(subcommand, infer_subcommands = true)]
+    Token(TokenCommand),
+    /// Tell who did what, with what answer, for admins
+    #[command(after_help = "Example:\n  netnsctl audit --limit 20")]
+    Audit {
+        /// Only entries after this number
+        #[arg(long, value_name = "ID")]
+        since: Option<u64>,
+        /// At most so many; the newest, without --since
+        #[arg(long, value_name = "N")]
+        limit: Option<u32>,
+    },
     /// Edit a resource as YAML, in $VISUAL or $EDITOR
     #[command(after_help = "Example:\n  netnsctl edit bridge/br0")]
     Edit {

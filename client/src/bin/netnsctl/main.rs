@@ -12,6 +12,7 @@ mod output;
 mod resource;
 mod status;
 mod terminal;
+mod token;
 mod veth;
 mod whole;
 mod words;
@@ -71,6 +72,8 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Export { label } => whole::export(&context, &label).await,
         Command::Reconcile => whole::reconcile(&context).await,
         Command::Events(wanted) => events::events(&context, &wanted).await,
+        Command::Token(command) => token::run(&context, command).await,
+        Command::Audit { since, limit } => token::audit(&context, since, limit).await,
         Command::Edit { which } => whole::edit(&context, &which).await,
         Command::Status => status::status(&context).await,
         Command::Wait(wait) => status::wait(&context, &wait).await,

@@ -1,0 +1,143 @@
+//! Who may do what: roles, tokens, and the audit log.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{Code, FieldError, InvalidValue, Name};
+
+/// What a caller may do; each role includes those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Reads.
+    Viewer,
+    /// Also writes namespaces, bridges and veth pairs, and runs commands as its own uid in managed namespaces.
+    Operator,
+    /// Also runs commands as any user, adopts, attaches, reads the audit log and manages tokens.
+    Admin,
+}
+
+impl Role {
+    /// Every role.
+    pub const ALL: [Role; 3] = [Role::Viewer, Role::Operator, Role::Admin];
+
+    /// The role as JSON names it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Role::Viewer => "viewer",
+            Role::Operator => "operator",
+            Role::Admin => "admin",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Role {
+    type Err = InvalidValue;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Role::ALL
+            .into_iter()
+            .find(|role| role.as_str() == text)
+            .ok_or_else(|| InvalidValue(format!("{text:?} is not a role: it is viewer, operator or admin")))
+    }
+}
+
+/// A bearer token to be made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewToken {
+    /// What it is called; the name is all that is ever shown of it again.
+    pub name: Name,
+    /// What it may do.
+    pub role: Role,
+    /// It is confined to resources whose names begin with this, references included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+    /// When it stops being valid (RFC 3339); never, if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<String>,
+}
+
+impl NewToken {
+    /// Checks what the types alone do not.
+    ///
+    /// # Errors
+    /// The field that is wrong.
+    pub fn check(&self) -> Result<(), FieldError> {
+        match &self.prefix {
+            Some(prefix) => {
+                check_prefix(prefix).map_err(|error| FieldError::new(Code::InvalidField, "/prefix", error.0))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// Checks that names can begin with this.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_prefix(prefix: &str) -> Result<(), InvalidValue> {
+    let begins_a_name = format!("{prefix}x").parse::<Name>().is_ok();
+    if prefix.is_empty() || !begins_a_name {
+        return Err(InvalidValue(format!(
+            "{prefix:?} is no beginning of a name: it is 1 to 63 characters of A-Z a-z 0-9 . _ -, not starting with . or -"
+        )));
+    }
+    Ok(())
+}
+
+/// A bearer token, without its secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Token {
+    /// What it is called.
+    pub name: Name,
+    /// What it may do.
+    pub role: Role,
+    /// Names of resources that it reaches begin with this; null: all.
+    pub prefix: Option<String>,
+    /// When it stops being valid (RFC 3339, UTC); null: never.
+    pub expires_at: Option<String>,
+    /// When it was made (RFC 3339, UTC).
+    pub created_at: String,
+}
+
+/// A token that was just made: the only time that its secret is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct IssuedToken {
+    /// The token.
+    #[serde(flatten)]
+    pub token: Token,
+    /// What to send: `Authorization: Bearer SECRET`.
+    pub secret: String,
+}
+
+/// Who did what, when, from where, with what answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AuditEntry {
+    /// Its number: later entries have greater ones.
+    pub id: u64,
+    /// When it was answered (RFC 3339, UTC).
+    pub time: String,
+    /// Who: `uid 1000`, `token ci`; null if it is not known.
+    pub caller: Option<String>,
+    /// The caller's role; null if it has none.
+    pub role: Option<Role>,
+    /// From where: `unix` or an address.
+    pub from: String,
+    /// The request's method.
+    pub method: String,
+    /// The request's path, without its query.
+    pub path: String,
+    /// The answer's status.
+    pub status: u16,
+    /// The request's id.
+    pub request_id: String,
+}

@@ -1,0 +1,171 @@
+//! Who calls, and what they may do: one place decides, for every route and every change.
+//!
+//! [`Access`] makes a [`Caller`] of what the kernel says of a Unix socket's other side, or of a bearer token;
+//! [`rules::needs`] tells which role a route needs; [`Caller::may_change`] whether a change is within its reach.
+
+mod peer;
+pub mod rules;
+mod tokens;
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use netnsd_api::{Code, Kind, Problem, ResourceRef, Role};
+use nix::unistd::{Gid, Uid};
+use tokio::sync::watch;
+
+pub use self::{
+    peer::{Peer, peer_of},
+    tokens::{Access, Rule, Subject, issue},
+};
+use crate::{
+    engine::Spec,
+    intent::{self, Decision},
+};
+
+/// As whom an operator's commands run: the caller on the other side of a Unix socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The user.
+    pub uid: Uid,
+    /// The group.
+    pub gid: Gid,
+    /// The supplementary groups.
+    pub groups: Vec<Gid>,
+}
+
+/// Who calls.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// As the audit log names it: `uid 1000`, `token ci`.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// What the names of resources that it reaches begin with; empty: all.
+    pub prefix: String,
+    /// Who it is to the kernel; none where it came over TCP.
+    pub identity: Option<Identity>,
+    /// Until when it may.
+    expires_at: Option<Timestamp>,
+    /// Turns true when it may no longer; none for what cannot be revoked.
+    revoked: Option<watch::Receiver<bool>>,
+}
+
+impl Caller {
+    /// One who may do everything, for ever.
+    pub fn admin(name: &str) -> Arc<Self> {
+        Arc::new(Self {
+            name: name.to_owned(),
+            role: Role::Admin,
+            prefix: String::new(),
+            identity: None,
+            expires_at: None,
+            revoked: None,
+        })
+    }
+
+    /// Whether resources of this name are within its reach.
+    pub fn reaches(&self, name: &str) -> bool {
+        name.starts_with(&self.prefix)
+    }
+
+    /// Whether it reaches everything.
+    pub fn is_confined(&self) -> bool {
+        !self.prefix.is_empty()
+    }
+
+    /// Ends when it may no longer do anything: its token was revoked, or has expired.
+    pub async fn over(&self) {
+        let expired = async {
+            match self.expires_at {
+                Some(at) => {
+                    let left = at.duration_since(Timestamp::now());
+                    tokio::time::sleep(left.try_into().unwrap_or_default()).await;
+                }
+                None => std::future::pending().await,
+            }
+        };
+        let revoked = async {
+            match self.revoked.clone() {
+                // Nobody who could revoke it is left only when the daemon ends.
+                Some(mut revoked) => drop(revoked.wait_for(|revoked| *revoked).await),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = expired => (),
+            () = revoked => (),
+        }
+    }
+
+    /// As whom its commands run in a namespace: none for admins, who run them as the daemon or whom they name.
+    ///
+    /// # Errors
+    /// That it may not run this at all.
+    pub fn runs_as(&self, managed: bool, user: Option<&str>) -> Result<Option<Identity>, Problem> {
+        if self.role == Role::Admin {
+            return Ok(None);
+        }
+        if user.is_some() {
+            return Err(forbidden(format!("user is for admins, and {} is {}", self.name, self.role)));
+        }
+        if !managed {
+            return Err(forbidden("commands in namespaces that netnsd does not manage are for admins"));
+        }
+        match &self.identity {
+            Some(identity) => Ok(Some(identity.clone())),
+            None => Err(forbidden(format!(
+                "commands of an operator run as its own user, and {} is none: use the Unix socket, or a token of an admin",
+                self.name
+            ))),
+        }
+    }
+
+    /// Whether it may change this; `before` tells what a resource is asked to be now.
+    ///
+    /// # Errors
+    /// What it may not.
+    pub fn may_change<'a>(
+        &self,
+        decision: &Decision,
+        before: impl Fn(&ResourceRef) -> Option<&'a Spec>,
+    ) -> Result<(), Problem> {
+        let named = decision.named.iter().map(|(resource, _)| resource.clone());
+        let changed = decision.changes.iter().map(|(resource, _)| resource.clone());
+        let specs = decision.changes.iter().filter_map(|(_, after)| after.as_ref()).map(|record| &record.spec);
+        let referred = specs.clone().flat_map(intent::references);
+        if let Some(outside) = named.chain(changed).chain(referred).find(|other| !self.reaches(other.name.as_str())) {
+            return Err(self.outside(&outside));
+        }
+        let attaches = |spec: &&Spec| matches!(spec, Spec::Namespace(spec) if spec.attach.is_some());
+        match specs.filter(attaches).find(|spec| before(&spec.resource()).is_none()) {
+            Some(_) if self.role < Role::Admin => Err(forbidden(format!(
+                "attach is for admins, who may reach every process, and {} is {}",
+                self.name, self.role
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// That a resource is out of its reach.
+    pub fn outside(&self, resource: &ResourceRef) -> Problem {
+        forbidden(format!("{} reaches only what is called {}…, and not {resource}", self.name, self.prefix))
+    }
+
+    /// Whether it may see a resource; else it is not there.
+    ///
+    /// # Errors
+    /// That there is none.
+    pub fn see(&self, kind: Kind, name: &str) -> Result<(), Problem> {
+        if self.reaches(name) {
+            Ok(())
+        } else {
+            Err(Problem::new(Code::NotFound, format!("there is no {kind} {name:?}")))
+        }
+    }
+}
+
+/// A problem of what is not allowed.
+pub fn forbidden(detail: impl Into<String>) -> Problem {
+    Problem::new(Code::Forbidden, detail)
+}

@@ -1,0 +1,61 @@
+//! The other side of a connection, as the kernel knows it.
+
+use std::{net::SocketAddr, os::fd::AsRawFd};
+
+use nix::{
+    libc,
+    unistd::{Gid, Uid},
+};
+use tokio::net::UnixStream;
+
+use super::Identity;
+
+/// Where a connection comes from.
+#[derive(Debug, Clone)]
+pub enum Peer {
+    /// A Unix socket; none where the kernel does not say who is there.
+    Unix(Option<Identity>),
+    /// An address.
+    Tcp {
+        /// Which.
+        address: SocketAddr,
+        /// Whether it came to an address of loopback.
+        to_loopback: bool,
+        /// The names of its certificate, which one of ours vouches for.
+        certificate: Vec<String>,
+    },
+}
+
+/// Who is on the other side of a Unix socket (`SO_PEERCRED`, `SO_PEERGROUPS`, `unix(7)`): as it was when it connected.
+pub fn peer_of(stream: &UnixStream) -> Peer {
+    let identity = stream.peer_cred().ok().map(|cred| Identity {
+        uid: Uid::from_raw(cred.uid()),
+        gid: Gid::from_raw(cred.gid()),
+        groups: groups_of(stream),
+    });
+    Peer::Unix(identity)
+}
+
+/// The other side's supplementary groups. A kernel that does not tell them leaves it with its own group only.
+fn groups_of(stream: &UnixStream) -> Vec<Gid> {
+    // NGROUPS_MAX is 65536 (`linux/limits.h`); who is in more groups than fit here is asked about again.
+    for room in [64usize, 65536] {
+        let mut groups: Vec<libc::gid_t> = vec![0; room];
+        let mut length = libc::socklen_t::try_from(size_of_val(&groups[..])).unwrap_or(0);
+        // SAFETY: the kernel writes at most `length` bytes, which is how much room there is, and sets it to what it wrote.
+        let result = unsafe {
+            libc::getsockopt(
+                stream.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        if result == 0 {
+            groups.truncate(length as usize / size_of::<libc::gid_t>());
+            return groups.into_iter().map(Gid::from_raw).collect();
+        }
+    }
+    Vec::new()
+}

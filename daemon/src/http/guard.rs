@@ -1,0 +1,248 @@
+//! At the door: who calls, whether the route is for them, and the audit log.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use axum::{
+    extract::{MatchedPath, Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use jiff::Timestamp;
+use netnsd_api::{AuditEntry, Code, Kind};
+
+use super::{App, headers::REQUEST_ID, problem::Failure, resource};
+use crate::{
+    access::{Access, Caller, Peer, forbidden, rules},
+    engine::rfc3339,
+    store::Kept,
+};
+
+/// How many wrong tokens an address may send in a time, before it has to wait until that has passed.
+const WRONG_TOKENS: (u32, Duration) = (20, Duration::from_secs(60));
+/// Addresses whose wrong tokens are counted.
+const ADDRESSES: usize = 1024;
+
+/// Counts wrong tokens.
+#[derive(Debug, Default)]
+pub struct WrongTokens {
+    counts: Mutex<HashMap<IpAddr, (Instant, u32)>>,
+}
+
+impl WrongTokens {
+    /// Whether an address has to wait.
+    fn must_wait(&self, from: IpAddr) -> bool {
+        let counts = self.counts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        counts.get(&from).is_some_and(|(since, count)| *count >= WRONG_TOKENS.0 && since.elapsed() < WRONG_TOKENS.1)
+    }
+
+    fn count(&self, from: IpAddr) {
+        let mut counts = self.counts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if counts.len() >= ADDRESSES {
+            counts.retain(|_, (since, _)| since.elapsed() < WRONG_TOKENS.1);
+        }
+        // With more addresses than that at once, it is no longer by address that anything can be told.
+        if counts.len() < ADDRESSES || counts.contains_key(&from) {
+            let entry = counts.entry(from).or_insert((Instant::now(), 0));
+            if entry.0.elapsed() >= WRONG_TOKENS.1 {
+                *entry = (Instant::now(), 0);
+            }
+            entry.1 += 1;
+        }
+    }
+}
+
+/// Lets a request in, or refuses it; what is to be recorded is durable before it is answered.
+pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned()).unwrap_or_default();
+    let peer = request.extensions().get::<Peer>().cloned();
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let id = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or("-").to_owned();
+    // A dry run changes nothing.
+    let dry_run = request.uri().query().is_some_and(|query| query.split('&').any(|pair| pair == "dry_run=true"));
+    let (caller, mut response) = match identify(&app, peer.as_ref(), request.headers(), request.uri().host()) {
+        Err(failure) => (None, refuse(failure)),
+        Ok(caller) => {
+            let caller = Arc::new(caller);
+            let response = match admit(&caller, &method, &route, &path) {
+                Ok(()) => {
+                    request.extensions_mut().insert(caller.clone());
+                    next.run(request).await
+                }
+                Err(failure) => refuse(failure),
+            };
+            (Some(caller), response)
+        }
+    };
+    let status = response.status();
+    let refused = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+    if refused || rules::is_audited(&method, &route) && !dry_run {
+        let entry = AuditEntry {
+            id: 0,
+            time: rfc3339(Timestamp::now()),
+            caller: caller.as_ref().map(|caller| caller.name.clone()),
+            role: caller.as_ref().map(|caller| caller.role),
+            from: match peer {
+                Some(Peer::Tcp { address, .. }) => address.to_string(),
+                _ => "unix".into(),
+            },
+            method: method.to_string(),
+            path: path.chars().take(1024).collect(),
+            status: status.as_u16(),
+            request_id: id,
+        };
+        if let Err(problem) = app.engine.keep(Kept::Audit(entry)).await {
+            tracing::error!(%problem, %method, path, status = status.as_u16(), "the audit log cannot be written");
+            if problem.code == Code::ShuttingDown && refused {
+                response = Failure::from(problem).into_response();
+            }
+        }
+    }
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+fn refuse(failure: Failure) -> Response {
+    let unauthenticated = failure.0.code == Code::Unauthenticated;
+    let mut response = failure.into_response();
+    if unauthenticated {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    response
+}
+
+/// Who calls.
+fn identify(app: &App, peer: Option<&Peer>, headers: &HeaderMap, host: Option<&str>) -> Result<Caller, Failure> {
+    match peer {
+        Some(Peer::Unix(Some(identity))) => app.access.on_unix(identity).ok_or_else(|| {
+            let uid = identity.uid;
+            forbidden(format!("uid {uid} has no role here: root and members of the group netnsd have, and whom the configuration names")).into()
+        }),
+        Some(Peer::Tcp { address, to_loopback, certificate }) => {
+            if *to_loopback {
+                check_loopback(headers, host)?;
+            }
+            if let (Some(caller), None) = (app.access.by_certificate(certificate), headers.get(header::AUTHORIZATION)) {
+                return Ok(caller);
+            }
+            if app.wrong_tokens.must_wait(address.ip()) {
+                let detail = format!("{} sent too many wrong tokens: try again in a minute", address.ip());
+                return Err(Failure::new(Code::TooManyRequests, detail));
+            }
+            by_token(&app.access, headers).inspect_err(|_| app.wrong_tokens.count(address.ip()))
+        }
+        Some(Peer::Unix(None)) | None => {
+            Err(Failure::new(Code::Unauthenticated, "the kernel does not say who is on the other side of the socket"))
+        }
+    }
+}
+
+fn by_token(access: &Access, headers: &HeaderMap) -> Result<Caller, Failure> {
+    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let secret =
+        given.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    let wrong = || Failure::new(Code::Unauthenticated, "send a token that is valid: Authorization: Bearer TOKEN");
+    access.by_secret(secret.ok_or_else(wrong)?.1.trim()).ok_or_else(wrong)
+}
+
+/// That no web page of elsewhere is behind a request to a loopback address.
+fn check_loopback(headers: &HeaderMap, host: Option<&str>) -> Result<(), Failure> {
+    let text = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("\u{fffd}"));
+    let host = text(header::HOST).or(host).unwrap_or_default();
+    if !is_loopback(host) {
+        let detail = format!("Host {host:?} is not a loopback name: use localhost or 127.0.0.1");
+        return Err(Failure::new(Code::Forbidden, detail));
+    }
+    let elsewhere = |origin: &&str| !origin.split_once("://").is_some_and(|(_, place)| is_loopback(place));
+    match text(header::ORIGIN).filter(elsewhere) {
+        Some(origin) => Err(Failure::new(Code::Forbidden, format!("Origin {origin:?} is from elsewhere"))),
+        None => Ok(()),
+    }
+}
+
+fn is_loopback(place: &str) -> bool {
+    let host = match place.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => place.split(':').next().unwrap_or_default(),
+    };
+    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// Whether the route is for the caller.
+fn admit(caller: &Caller, method: &Method, route: &str, path: &str) -> Result<(), Failure> {
+    let needed = rules::needs(method, route);
+    if caller.role < needed {
+        return Err(forbidden(format!(
+            "{method} {path} needs the role {needed}, and {} is {}",
+            caller.name, caller.role
+        ))
+        .into());
+    }
+    if !caller.is_confined() {
+        return Ok(());
+    }
+    if rules::is_whole(route) {
+        return Err(forbidden(format!(
+            "{path} is for those who reach everything, and {} reaches {}…",
+            caller.name, caller.prefix
+        ))
+        .into());
+    }
+    // What is out of reach is not there; only what is to be made there is refused.
+    let mut parts = path.split('/').skip(2);
+    let kind = parts.next().and_then(|plural| Kind::ALL.into_iter().find(|kind| kind.plural() == plural));
+    if let (Some(kind), Some(name)) = (kind, parts.next().filter(|name| !name.is_empty()))
+        && !caller.reaches(name)
+    {
+        return match (method, resource::existing(kind, name)) {
+            (&Method::PUT, Ok(resource)) => Err(caller.outside(&resource).into()),
+            _ => Ok(caller.see(kind, name)?),
+        };
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(headers: &[(&str, &str)]) -> Result<(), Code> {
+        let headers = headers.iter().map(|(name, value)| {
+            (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap())
+        });
+        let headers = HeaderMap::from_iter(headers);
+        let access = Access::new(Vec::new(), Some("secret"));
+        check_loopback(&headers, None)
+            .and_then(|()| by_token(&access, &headers).map(drop))
+            .map_err(|failure| failure.0.code)
+    }
+
+    #[test]
+    fn tcp_needs_a_token_and_on_loopback_a_loopback_name() {
+        let token = ("authorization", "Bearer secret");
+        for host in ["localhost:80", "127.0.0.1", "[::1]:99"] {
+            assert_eq!(checked(&[("host", host), token]), Ok(()));
+        }
+        assert_eq!(checked(&[("host", "evil.example"), token]), Err(Code::Forbidden));
+        assert_eq!(checked(&[("host", "localhost"), ("origin", "http://evil.example"), token]), Err(Code::Forbidden));
+        assert_eq!(checked(&[("host", "localhost"), ("origin", "http://localhost:3000"), token]), Ok(()));
+        assert_eq!(checked(&[("host", "localhost")]), Err(Code::Unauthenticated));
+        assert_eq!(checked(&[("host", "localhost"), ("authorization", "Bearer secre")]), Err(Code::Unauthenticated));
+    }
+
+    #[test]
+    fn who_sends_many_wrong_tokens_waits() {
+        let counts = WrongTokens::default();
+        let (bad, good) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+        for _ in 0..WRONG_TOKENS.0 {
+            assert!(!counts.must_wait(bad));
+            counts.count(bad);
+        }
+        assert!(counts.must_wait(bad) && !counts.must_wait(good));
+    }
+}

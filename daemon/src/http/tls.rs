@@ -1,0 +1,96 @@
+//! TLS for TCP (RFC 8446), by rustls.
+
+use std::{
+    io,
+    path::Path,
+    sync::{Arc, RwLock},
+    time::Duration,
+};
+
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use tokio::net::TcpStream;
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{RootCertStore, ServerConfig, crypto::ring, server::WebPkiClientVerifier},
+    server::TlsStream,
+};
+
+use crate::settings::TlsFiles;
+
+/// How long a client may take for its handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// What TCP is served with. The files can be read anew while connections go on.
+#[derive(Debug)]
+pub struct Tls {
+    files: TlsFiles,
+    config: RwLock<Arc<ServerConfig>>,
+}
+
+impl Tls {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// Which file is wrong, and how.
+    pub fn new(files: TlsFiles) -> Result<Self, String> {
+        let config = read(&files)?;
+        Ok(Self { files, config: RwLock::new(config) })
+    }
+
+    /// Reads the files anew, for connections to come.
+    ///
+    /// # Errors
+    /// Which file is wrong, and how; then those read before stay in use.
+    pub fn reload(&self) -> Result<(), String> {
+        let config = read(&self.files)?;
+        *self.config.write().unwrap_or_else(std::sync::PoisonError::into_inner) = config;
+        Ok(())
+    }
+
+    /// Shakes hands; the names of the client's certificate, if it has one.
+    pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<(TlsStream<TcpStream>, Vec<String>)> {
+        let config = self.config.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let stream = tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream)).await??;
+        let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let names = certificate
+            .and_then(|der| webpki::EndEntityCert::try_from(der).ok())
+            .map(|certificate| certificate.valid_dns_names().map(str::to_owned).collect());
+        Ok((stream, names.unwrap_or_default()))
+    }
+}
+
+fn read(files: &TlsFiles) -> Result<Arc<ServerConfig>, String> {
+    let wrong =
+        |key: &str, path: &Path, error: &dyn std::fmt::Display| format!("{key} is \"{}\": {error}", path.display());
+    let certificates = |key: &str, path: &Path| -> Result<Vec<CertificateDer<'static>>, String> {
+        let all = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        match all.map_err(|error| wrong(key, path, &error))? {
+            none if none.is_empty() => Err(wrong(key, path, &"it holds no certificate in PEM")),
+            all => Ok(all),
+        }
+    };
+    let chain = certificates("tls_cert", &files.cert)?;
+    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| wrong("tls_key", &files.key, &error))?;
+    let provider = Arc::new(ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| wrong("tls_cert", &files.cert, &error))?;
+    let builder = match &files.client_ca {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let mut roots = RootCertStore::empty();
+            for certificate in certificates("tls_client_ca", path)? {
+                roots.add(certificate).map_err(|error| wrong("tls_client_ca", path, &error))?;
+            }
+            // Who has none may still send a token.
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
+                .allow_unauthenticated()
+                .build()
+                .map_err(|error| wrong("tls_client_ca", path, &error))?;
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    let mut config = builder.with_single_cert(chain, key).map_err(|error| wrong("tls_key", &files.key, &error))?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}

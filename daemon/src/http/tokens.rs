@@ -1,0 +1,115 @@
+//! `/v1/tokens` and `/v1/audit`: for admins.
+
+use axum::{
+    Extension, Json,
+    extract::{Path, RawQuery, Request, State},
+    http::{HeaderValue, StatusCode, header},
+    response::IntoResponse,
+    routing::get,
+};
+use jiff::Timestamp;
+use netnsd_api::{Code, FieldError, IssuedToken, Items, Name, NewToken, Token, parse};
+use serde_json::Value;
+use std::sync::Arc;
+
+use super::{
+    App, Routes, body,
+    problem::Failure,
+    query::{self, Query},
+    resource::{Answer, internal},
+};
+use crate::{
+    access::{self, Caller},
+    engine::rfc3339,
+    store::Kept,
+};
+
+/// Entries of the audit log in one answer, unless asked otherwise, and at the most.
+const PAGE: (u32, u32) = (1000, 10_000);
+
+pub(super) fn routes() -> Routes {
+    vec![
+        ("/v1/tokens", get(list).post(create)),
+        ("/v1/tokens/{name}", get(show).delete(delete)),
+        ("/v1/audit", get(audit)),
+    ]
+}
+
+async fn list(State(app): State<App>, RawQuery(query): RawQuery) -> Answer {
+    query::none(query.as_deref())?;
+    Ok(Json(Items { items: app.access.tokens() }).into_response())
+}
+
+fn token(app: &App, name: &str) -> Result<Token, Failure> {
+    let found = app.access.tokens().into_iter().find(|token| token.name.as_str() == name);
+    found.ok_or_else(|| Failure::new(Code::NotFound, format!("there is no token {name:?}")))
+}
+
+async fn show(State(app): State<App>, Path(name): Path<String>, RawQuery(query): RawQuery) -> Answer {
+    query::none(query.as_deref())?;
+    Ok(Json(token(&app, &name)?).into_response())
+}
+
+async fn create(
+    State(app): State<App>,
+    Extension(caller): Extension<Arc<Caller>>,
+    RawQuery(query): RawQuery,
+    request: Request,
+) -> Answer {
+    query::none(query.as_deref())?;
+    let mut new: NewToken = parse(&Value::Object(body::object(request, false).await?))?;
+    new.check()?;
+    let now = Timestamp::now();
+    new.expires_at = new.expires_at.map(|text| expiry(&text, now)).transpose()?;
+    let name: Name = new.name.clone();
+    let (row, secret) = access::issue(new, now).map_err(internal)?;
+    let issued = IssuedToken { token: row.token.clone(), secret };
+    if !app.access.add(row.clone()) {
+        return Err(Failure::new(Code::AlreadyExists, format!("token {name} exists already: delete it first")));
+    }
+    if let Err(problem) = app.engine.keep(Kept::Token(row)).await {
+        app.access.remove(name.as_str());
+        return Err(problem.into());
+    }
+    tracing::info!(token = %name, by = caller.name, "a token was made");
+    let mut response = (StatusCode::CREATED, Json(issued)).into_response();
+    if let Ok(path) = HeaderValue::from_str(&format!("/v1/tokens/{name}")) {
+        response.headers_mut().insert(header::LOCATION, path);
+    }
+    Ok(response)
+}
+
+fn expiry(text: &str, now: Timestamp) -> Result<String, FieldError> {
+    let wrong = |why: &str| {
+        let detail = format!("{text:?} {why}: write a time to come as 2027-01-31T12:00:00Z");
+        FieldError::new(Code::InvalidField, "/expires_at", detail)
+    };
+    let at: Timestamp = text.parse().map_err(|_| wrong("is no time"))?;
+    if at > now { Ok(rfc3339(at)) } else { Err(wrong("has passed")) }
+}
+
+async fn delete(
+    State(app): State<App>,
+    Extension(caller): Extension<Arc<Caller>>,
+    Path(name): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Answer {
+    query::none(query.as_deref())?;
+    let name = token(&app, &name)?.name;
+    app.engine.keep(Kept::NoToken(name.to_string())).await?;
+    app.access.remove(name.as_str());
+    tracing::info!(token = %name, by = caller.name, "a token was revoked");
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+async fn audit(State(app): State<App>, RawQuery(query): RawQuery) -> Answer {
+    let mut query = Query::read(query.as_deref())?;
+    let since = query.value::<u64>("since")?;
+    let limit = query.value::<u32>("limit")?.unwrap_or(PAGE.0);
+    query.finish()?;
+    if !(1..=PAGE.1).contains(&limit) {
+        return Err(Failure::new(Code::InvalidQuery, format!("limit={limit}: it is 1 to {}", PAGE.1)));
+    }
+    let items = app.audit.read(since, limit).await.map_err(internal)?;
+    Ok(Json(Items { items }).into_response())
+}

@@ -1,0 +1,170 @@
+//! Tokens and the audit log as rows.
+
+use std::path::{Path, PathBuf};
+
+use netnsd_api::{AuditEntry, Token};
+use sqlx::{ConnectOptions, SqlitePool, sqlite::SqliteConnectOptions};
+
+use super::{StoreError, classify};
+
+/// How many entries of the audit log are kept; the newest.
+pub const AUDIT: u64 = 32_768;
+
+/// A token as it is recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenRow {
+    /// What is shown of it.
+    pub token: Token,
+    /// SHA-256 of its secret, hexadecimal.
+    pub hash: String,
+}
+
+/// What is recorded beside resources: of who may do what, and who did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kept {
+    /// A new token.
+    Token(TokenRow),
+    /// The token of this name is no more.
+    NoToken(String),
+    /// An entry of the audit log; its number is given to it when it is recorded.
+    Audit(AuditEntry),
+}
+
+impl Kept {
+    pub(super) async fn write(&self, connection: &mut sqlx::SqliteConnection) -> sqlx::Result<()> {
+        match self {
+            Kept::Token(TokenRow { token, hash }) => {
+                sqlx::query(
+                    "INSERT INTO tokens (name, role, prefix, expires_at, created_at, hash) VALUES (?, ?, ?, ?, ?, ?)",
+                )
+                .bind(token.name.as_str())
+                .bind(token.role.as_str())
+                .bind(&token.prefix)
+                .bind(&token.expires_at)
+                .bind(&token.created_at)
+                .bind(hash)
+                .execute(connection)
+                .await?;
+            }
+            Kept::NoToken(name) => {
+                sqlx::query("DELETE FROM tokens WHERE name = ?").bind(name).execute(connection).await?;
+            }
+            Kept::Audit(entry) => {
+                let id = sqlx::query(ADD_AUDIT)
+                    .bind(&entry.time)
+                    .bind(&entry.caller)
+                    .bind(entry.role.map(netnsd_api::Role::as_str))
+                    .bind(&entry.from)
+                    .bind(&entry.method)
+                    .bind(&entry.path)
+                    .bind(entry.status)
+                    .bind(&entry.request_id)
+                    .execute(&mut *connection)
+                    .await?
+                    .last_insert_rowid();
+                let newest_to_go = id.saturating_sub(i64::try_from(AUDIT).unwrap_or(i64::MAX));
+                sqlx::query("DELETE FROM audit WHERE id <= ?").bind(newest_to_go).execute(connection).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+const ADD_AUDIT: &str = "INSERT INTO audit (time, caller, role, origin, method, path, status, request_id)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
+
+pub(super) async fn tokens(connection: &mut sqlx::SqliteConnection) -> sqlx::Result<Vec<Result<TokenRow, String>>> {
+    let rows: Vec<RawToken> =
+        sqlx::query_as("SELECT name, role, prefix, expires_at, created_at, hash FROM tokens ORDER BY name")
+            .fetch_all(connection)
+            .await?;
+    Ok(rows.into_iter().map(RawToken::read).collect())
+}
+
+#[derive(sqlx::FromRow)]
+struct RawToken {
+    name: String,
+    role: String,
+    prefix: Option<String>,
+    expires_at: Option<String>,
+    created_at: String,
+    hash: String,
+}
+
+impl RawToken {
+    fn read(self) -> Result<TokenRow, String> {
+        let wrong = |error: netnsd_api::InvalidValue| format!("token {}: {}", self.name, error.0);
+        Ok(TokenRow {
+            token: Token {
+                name: self.name.parse().map_err(wrong)?,
+                role: self.role.parse().map_err(wrong)?,
+                prefix: self.prefix,
+                expires_at: self.expires_at,
+                created_at: self.created_at,
+            },
+            hash: self.hash,
+        })
+    }
+}
+
+/// Reads the audit log, on connections of its own that only read.
+#[derive(Debug, Clone)]
+pub struct AuditLog {
+    pool: SqlitePool,
+    path: PathBuf,
+}
+
+impl AuditLog {
+    /// Over a database that is there.
+    pub fn new(database: &Path) -> Self {
+        let options = SqliteConnectOptions::new().filename(database).read_only(true).disable_statement_logging();
+        Self { pool: super::history::reading(options), path: database.to_owned() }
+    }
+
+    /// The oldest `limit` entries after number `since`, or the newest if it is left out; in their order.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn read(&self, since: Option<u64>, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
+        let select = match since {
+            Some(_) => "SELECT * FROM audit WHERE id > ?1 ORDER BY id LIMIT ?2",
+            None => "SELECT * FROM (SELECT * FROM audit WHERE id > ?1 ORDER BY id DESC LIMIT ?2) ORDER BY id",
+        };
+        let rows: Vec<RawEntry> = sqlx::query_as(select)
+            .bind(i64::try_from(since.unwrap_or(0)).unwrap_or(i64::MAX))
+            .bind(limit)
+            .fetch_all(&self.pool)
+            .await
+            .map_err(|source| classify(&self.path, "read", source))?;
+        Ok(rows.into_iter().map(RawEntry::read).collect())
+    }
+}
+
+#[derive(sqlx::FromRow)]
+struct RawEntry {
+    id: i64,
+    time: String,
+    caller: Option<String>,
+    role: Option<String>,
+    origin: String,
+    method: String,
+    path: String,
+    status: u16,
+    request_id: String,
+}
+
+impl RawEntry {
+    fn read(self) -> AuditEntry {
+        AuditEntry {
+            id: self.id.unsigned_abs(),
+            time: self.time,
+            caller: self.caller,
+            role: self.role.and_then(|role| role.parse().ok()),
+            from: self.origin,
+            method: self.method,
+            path: self.path,
+            status: self.status,
+            request_id: self.request_id,
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! Who may do what: tokens, roles, prefixes, users of the Unix socket, and the audit log.
+
+mod common;
+
+use std::{io::BufRead, os::unix::fs::PermissionsExt, path::Path};
+
+use common::{Host, has};
+use serde_json::{Value, json};
+
+/// A host whose daemon listens on TCP too, and that address.
+fn with_tcp(more: &[&str]) -> (Host, String) {
+    let mut host = Host::new();
+    let token = host.dir().join("token");
+    std::fs::write(&token, "root-token\n").unwrap();
+    host.start_with(|command| {
+        command.args(["--listen", "127.0.0.1:0", "--token-file"]).arg(&token).args(more);
+    });
+    let about = host.get("/v1").ok();
+    let urls = about["listen"].as_array().unwrap();
+    let address = urls.iter().find_map(|url| url.as_str()?.strip_prefix("http://")).unwrap().to_owned();
+    (host, address)
+}
+
+/// Asks over TCP, from within the host: status and body.
+fn ask(host: &Host, address: &str, token: &str, method: &str, path: &str, body: Value) -> (u16, Value) {
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    let request = format!(
+        "{method} {path} HTTP/1.0\r\nhost: localhost\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let file = host.dir().join(format!("request-{:?}", std::thread::current().id()));
+    std::fs::write(&file, request).unwrap();
+    let place = address.replace(':', "/");
+    let script = format!("exec 3<>/dev/tcp/{place}; cat '{}' >&3; cat <&3", file.display());
+    let output = host.sandbox.command("bash").unwrap().args(["-c", &script]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let (head, body) =
+        text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{text} {:?}", String::from_utf8_lossy(&output.stderr)));
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, serde_json::from_str(body).unwrap_or(Value::Null))
+}
+
+fn token(host: &Host, body: Value) -> String {
+    let issued = host.post("/v1/tokens", body).ok();
+    issued["secret"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn tokens_do_what_their_role_says_and_survive_a_restart() {
+    let (mut host, address) = with_tcp(&[]);
+    let viewer = token(&host, json!({"name": "looks", "role": "viewer"}));
+    let operator = token(&host, json!({"name": "works", "role": "operator"}));
+    let admin = token(&host, json!({"name": "rules", "role": "admin", "expires_at": "2999-01-01T00:00:00Z"}));
+    for secret in [&viewer, &operator, &admin] {
+        assert_eq!(secret.len(), "netnsd_".len() + 64, "256 bits");
+    }
+    let status = |token: &str, method: &str, path: &str, body: Value| ask(&host, &address, token, method, path, body).0;
+    assert_eq!(status(&viewer, "GET", "/v1/namespaces", Value::Null), 200);
+    assert_eq!(status(&viewer, "PUT", "/v1/namespaces/n0", json!({})), 403);
+    assert_eq!(status(&operator, "PUT", "/v1/namespaces/n0", json!({})), 201);
+    assert_eq!(status(&operator, "GET", "/v1/tokens", Value::Null), 403);
+    assert_eq!(status(&operator, "PUT", "/v1/namespaces/n1", json!({"attach": {"pid": 1}})), 403);
+    // A token is no user.
+    assert_eq!(status(&operator, "POST", "/v1/namespaces/n0/exec", json!({"argv": ["true"]})), 403);
+    assert_eq!(status(&viewer, "POST", "/v1/namespaces/n0/exec", json!({"argv": ["true"]})), 403);
+    assert_eq!(status(&admin, "POST", "/v1/namespaces/n0/exec", json!({"argv": ["true"]})), 200);
+    assert_eq!(status(&admin, "GET", "/v1/audit", Value::Null), 200);
+    assert_eq!(status("netnsd_wrong", "GET", "/v1", Value::Null), 401);
+    assert_eq!(status("root-token", "GET", "/v1/tokens", Value::Null), 200);
+
+    host.post("/v1/tokens", json!({"name": "looks", "role": "admin"})).refused(409, "already_exists", None);
+    host.post("/v1/tokens", json!({"name": "x", "role": "king"})).refused(422, "invalid_field", Some("/role"));
+    host.post("/v1/tokens", json!({"name": "x", "role": "viewer", "prefix": "-"})).refused(
+        422,
+        "invalid_field",
+        Some("/prefix"),
+    );
+    let past = json!({"name": "x", "role": "viewer", "expires_at": "2001-01-01T00:00:00Z"});
+    host.post("/v1/tokens", past).refused(422, "invalid_field", Some("/expires_at"));
+    let all = host.get("/v1/tokens").ok();
+    let names: Vec<_> = all["items"].as_array().unwrap().iter().map(|token| token["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["looks", "rules", "works"]);
+    assert!(!all.to_string().contains(&viewer[7..]), "the secret is shown once");
+    // Nor is it on the disk.
+    for file in std::fs::read_dir(host.state_dir()).unwrap() {
+        let bytes = std::fs::read(file.unwrap().path()).unwrap_or_default();
+        assert!(!bytes.windows(64).any(|part| part == &viewer.as_bytes()[7..]));
+    }
+
+    host.restart_as(|host| {
+        let mut command = host.netnsd();
+        command.args(["--listen", &address, "--token-file"]).arg(host.dir().join("token"));
+        command
+    });
+    let status = |token: &str, path: &str| ask(&host, &address, token, "GET", path, Value::Null).0;
+    assert_eq!((status(&viewer, "/v1"), status(&viewer, "/v1/audit")), (200, 403));
+    assert_eq!(host.delete("/v1/tokens/looks").status, 204);
+    assert_eq!(status(&viewer, "/v1"), 401);
+    host.delete("/v1/tokens/looks").refused(404, "not_found", None);
+}
+
+#[test]
+fn a_revoked_token_ends_what_it_opened() {
+    let (host, address) = with_tcp(&[]);
+    let secret = token(&host, json!({"name": "watches", "role": "viewer"}));
+    let place = address.replace(':', "/");
+    let script = format!(
+        "exec 3<>/dev/tcp/{place}; printf 'GET /v1/events HTTP/1.0\\r\\nhost: localhost\\r\\nauthorization: Bearer {secret}\\r\\n\\r\\n' >&3; cat <&3"
+    );
+    let mut child = host.sandbox.command("bash").unwrap();
+    let mut child = child.args(["-c", &script]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.next().unwrap().contains("200"));
+    host.put("/v1/namespaces/n0", json!({})).ok();
+    assert!(lines.any(|line| line.contains("\"created\"")));
+    assert_eq!(host.delete("/v1/tokens/watches").status, 204);
+    // The stream ends, and with it the reader.
+    lines.for_each(drop);
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn a_prefix_confines() {
+    let (host, address) = with_tcp(&[]);
+    let secret = token(&host, json!({"name": "team", "role": "operator", "prefix": "team-"}));
+    let ask = |method: &str, path: &str, body: Value| ask(&host, &address, &secret, method, path, body);
+    let code = |(status, answer): (u16, Value)| (status, answer["code"].as_str().unwrap_or_default().to_owned());
+    let (not_found, forbidden) = ((404, "not_found".to_owned()), (403, "forbidden".to_owned()));
+    host.put("/v1/namespaces/other", json!({})).ok();
+    host.put("/v1/bridges/other-br", json!({})).ok();
+    assert_eq!(ask("PUT", "/v1/namespaces/team-a", json!({})).0, 201);
+    assert_eq!(ask("PUT", "/v1/bridges/team-br", json!({"namespace": "team-a"})).0, 201);
+
+    // What is out of reach is not there, and is not made.
+    assert_eq!(code(ask("GET", "/v1/namespaces/other", Value::Null)), not_found);
+    assert_eq!(code(ask("GET", "/v1/namespaces/other/links", Value::Null)), not_found);
+    assert_eq!(code(ask("DELETE", "/v1/namespaces/other", Value::Null)), not_found);
+    assert_eq!(code(ask("PATCH", "/v1/namespaces/other", json!({"loopback": false}))), not_found);
+    assert_eq!(code(ask("POST", "/v1/namespaces/other/ping", json!({"address": "127.0.0.1"}))), not_found);
+    assert_eq!(code(ask("PUT", "/v1/namespaces/mine", json!({}))), forbidden);
+    assert_eq!(code(ask("POST", "/v1/namespaces", json!({"name": "mine"}))), forbidden);
+    assert_eq!(code(ask("POST", "/v1/veths", json!({}))), forbidden);
+    // References too.
+    assert_eq!(code(ask("PUT", "/v1/bridges/team-b2", json!({"namespace": "other"}))), forbidden);
+    let port = json!({"endpoints": [{"namespace": "team-a"}, {"bridge": "other-br"}]});
+    assert_eq!(code(ask("PUT", "/v1/veths/team-v", port)), forbidden);
+    // Lists, the whole, and what bears no name.
+    let names = |(_, list): (u16, Value)| -> Vec<String> {
+        list["items"].as_array().unwrap().iter().map(|item| item["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names(ask("GET", "/v1/namespaces?include=unmanaged", Value::Null)), ["team-a"]);
+    let whole = ask("GET", "/v1/topology", Value::Null).1;
+    assert_eq!((whole["namespaces"][0]["name"].as_str(), whole["bridges"][1].is_null()), (Some("team-a"), true));
+    for path in ["/v1/host/links", "/v1/audit", "/metrics"] {
+        assert_eq!(ask("GET", path, Value::Null).0, 403, "{path}");
+    }
+    assert_eq!(code(ask("POST", "/v1/reconcile", Value::Null)), forbidden);
+    // A whole document neither names nor deletes what lies outside.
+    assert_eq!(code(ask("PUT", "/v1/topology", json!({"namespaces": [{"name": "other"}]}))), forbidden);
+    assert_eq!(ask("PUT", "/v1/topology", json!({})).1["deleted"].as_array().unwrap().len(), 2);
+    assert_eq!(host.get("/v1/namespaces/other").status, 200);
+    // A cascade stops at what is another's.
+    assert_eq!(ask("PUT", "/v1/namespaces/team-a", json!({})).0, 201);
+    host.put("/v1/veths/foreign", json!({"endpoints": [{"namespace": "team-a"}, {}]})).ok();
+    assert_eq!(code(ask("DELETE", "/v1/namespaces/team-a?cascade=true", Value::Null)), forbidden);
+    // Events.
+    let since = format!(
+        "GET /v1/events HTTP/1.0\r\nhost: localhost\r\nauthorization: Bearer {secret}\r\naccept: application/json\r\n\r\n"
+    );
+    let file = host.dir().join("events");
+    std::fs::write(&file, since).unwrap();
+    let script = format!("exec 3<>/dev/tcp/{}; cat '{}' >&3; cat <&3", address.replace(':', "/"), file.display());
+    let output = host.sandbox.command("bash").unwrap().args(["-c", &script]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("team-a") && !text.contains("other") && !text.contains("foreign"), "{text}");
+}
+
+#[test]
+fn the_audit_log_tells_who_did_what() {
+    let (host, address) = with_tcp(&[]);
+    let secret = token(&host, json!({"name": "works", "role": "operator"}));
+    ask(&host, &address, &secret, "PUT", "/v1/namespaces/n0", json!({}));
+    ask(&host, &address, &secret, "PUT", "/v1/namespaces/n0", json!({"netnsid": "x"}));
+    ask(&host, &address, &secret, "PUT", "/v1/namespaces/n1?dry_run=true", json!({}));
+    ask(&host, &address, &secret, "GET", "/v1/namespaces", Value::Null);
+    ask(&host, &address, &secret, "GET", "/v1/audit", Value::Null);
+    ask(&host, &address, "wrong", "DELETE", "/v1/namespaces/n0", Value::Null);
+    let log = host.get("/v1/audit").ok();
+    let told: Vec<String> = log["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| {
+            assert!(entry["time"].as_str().unwrap().ends_with('Z') && entry["request_id"].is_string());
+            let from = if entry["from"].as_str().unwrap().starts_with("127.0.0.1:") { "tcp" } else { "unix" };
+            let word = |key: &str| entry[key].as_str().unwrap_or("-").to_owned();
+            format!(
+                "{} {} {from} {} {} {}",
+                word("caller"),
+                word("role"),
+                word("method"),
+                word("path"),
+                entry["status"]
+            )
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "uid 0 admin unix POST /v1/tokens 201",
+            "token works operator tcp PUT /v1/namespaces/n0 201",
+            "token works operator tcp PUT /v1/namespaces/n0 422",
+            "token works operator tcp GET /v1/audit 403",
+            "- - tcp DELETE /v1/namespaces/n0 401",
+        ]
+    );
+    assert!(!log.to_string().contains(&secret[7..]));
+    let second = host.get("/v1/audit?since=1&limit=1").ok();
+    assert_eq!((second["items"][0]["id"].as_u64(), second["items"][1].is_null()), (Some(2), true));
+    host.get("/v1/audit?limit=0").refused(400, "invalid_query", None);
+}
+
+/// What somebody else on this machine asks over the Unix socket: status and body.
+fn as_user(host: &Host, uid: u32, groups: &str, method: &str, path: &str, body: &Value) -> (u16, Value) {
+    let groups = if groups.is_empty() { "--clear-groups".to_owned() } else { format!("--groups={groups}") };
+    let script = format!(
+        "setpriv --reuid={uid} --regid={uid} {groups} curl -s -w '\\n%{{http_code}}' --unix-socket '{}' -X {method} \
+         -H 'content-type: application/json' -d '{body}' 'http://netnsd{path}'",
+        host.socket().display()
+    );
+    let output = host.sh(&script);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let (body, status) = text.rsplit_once('\n').unwrap_or_else(|| panic!("{script}: {:?}", output.stderr));
+    (status.parse().unwrap(), serde_json::from_str(body).unwrap_or(Value::Null))
+}
+
+fn open_to_all(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn users_of_the_socket_do_what_their_rule_says_and_never_become_root() {
+    if !nix::unistd::geteuid().is_root() {
+        return eprintln!("skipped: only root can be several users");
+    }
+    if !has("setpriv") || !has("curl") {
+        return;
+    }
+    let mut host = Host::new();
+    let config = host.dir().join("netnsd.toml");
+    let rules =
+        "[[access]]\nuser = '4001'\nrole = 'operator'\n[[access]]\ngroup = '4100'\nrole = 'viewer'\nprefix = 'lab-'\n";
+    std::fs::write(&config, rules).unwrap();
+    host.start_with(|command| {
+        command.arg("--config").arg(&config);
+    });
+    open_to_all(host.dir(), 0o755);
+    open_to_all(&host.socket(), 0o666);
+    let operator = |method: &str, path: &str, body: Value| as_user(&host, 4001, "", method, path, &body);
+    assert_eq!(operator("PUT", "/v1/namespaces/n0", json!({})).0, 201);
+    assert_eq!(as_user(&host, 4002, "", "GET", "/v1/namespaces", &Value::Null).0, 403);
+    assert_eq!(as_user(&host, 4002, "4100", "GET", "/v1/bridges", &Value::Null).0, 200);
+    assert_eq!(as_user(&host, 4002, "4100", "GET", "/v1/namespaces/n0", &Value::Null).0, 404);
+    assert_eq!(as_user(&host, 4002, "4100", "PUT", "/v1/namespaces/lab-1", &json!({})).0, 403);
+
+    // Its commands are its own, for good: also by a program that would make it root.
+    let exec = |body: Value| operator("POST", "/v1/namespaces/n0/exec", body);
+    let told =
+        "id -u; id -G; grep NoNewPrivs /proc/self/status; echo x >/proc/sys/net/ipv4/ip_forward 2>/dev/null || echo no";
+    let (status, result) = exec(json!({"argv": ["sh", "-c", told]}));
+    assert_eq!((status, result["stdout"].as_str()), (200, Some("4001\n4001\nNoNewPrivs:\t1\nno\n")), "{result}");
+    let own_root = host.dir().join("own-root");
+    std::fs::copy("/usr/bin/id", &own_root).unwrap();
+    open_to_all(&own_root, 0o4755);
+    let (_, result) = exec(json!({"argv": [own_root.to_str().unwrap(), "-u"]}));
+    assert_eq!(result["stdout"], "4001\n", "a set-user-ID program gives nothing");
+    let (_, result) = exec(json!({"argv": ["cat", "/etc/shadow"], "env": {"LD_PRELOAD": "/nowhere.so"}}));
+    assert_ne!(result["exit_code"], 0);
+    assert_eq!(exec(json!({"argv": ["id"], "user": "root"})).0, 403);
+    assert_eq!(exec(json!({"argv": ["id"], "user": "4001"})).0, 403);
+    // Nor by the namespaces of others, and those of processes.
+    host.sh("ip netns add theirs");
+    assert_eq!(operator("POST", "/v1/namespaces/theirs/exec", json!({"argv": ["id"]})).0, 403);
+    assert_eq!(operator("PUT", "/v1/namespaces/n1", json!({"attach": {"pid": 1}})).0, 403);
+    assert_eq!(operator("PATCH", "/v1/topology", json!({"namespaces": [{"name": "n1", "attach": {"pid": 1}}]})).0, 403);
+    assert_eq!(host.get("/v1/namespaces/n1").status, 404);
+    // Root's stay root's.
+    let result = host.post("/v1/namespaces/n0/exec", json!({"argv": ["id", "-u"]})).ok();
+    assert_eq!(result["stdout"], "0\n");
+}
+
+#[test]
+fn who_guesses_tokens_has_to_wait() {
+    let (host, address) = with_tcp(&[]);
+    let statuses: Vec<u16> = (0..21).map(|_| ask(&host, &address, "guess", "GET", "/v1", Value::Null).0).collect();
+    assert_eq!((statuses[0], statuses[19], statuses[20]), (401, 401, 429), "{statuses:?}");
+    assert_eq!(ask(&host, &address, "root-token", "GET", "/v1", Value::Null).0, 429, "right ones too: nothing is told");
+}

@@ -1,0 +1,115 @@
+//! TCP by TLS: who is let in, and certificates read anew.
+
+mod common;
+
+use std::{fs, io::BufRead, path::Path};
+
+use common::{Host, has};
+use nix::sys::signal::Signal;
+use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+
+/// An authority that vouches for certificates, written to files beside it.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new(dir: &Path, name: &str) -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        fs::write(dir.join(format!("{name}.pem")), params.self_signed(&key).unwrap().pem()).unwrap();
+        Self { issuer: Issuer::new(params, key) }
+    }
+
+    /// A certificate for a name, as `FILE.pem` and `FILE.key`.
+    fn vouch(&self, dir: &Path, file: &str, name: &str) {
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let key = KeyPair::generate().unwrap();
+        fs::write(dir.join(format!("{file}.pem")), params.signed_by(&key, &self.issuer).unwrap().pem()).unwrap();
+        fs::write(dir.join(format!("{file}.key")), key.serialize_pem()).unwrap();
+    }
+}
+
+#[test]
+fn certificates_let_in_and_are_read_anew() {
+    if !has("curl") {
+        return;
+    }
+    let mut host = Host::new();
+    let dir = host.dir().to_owned();
+    let (ours, clients) = (Authority::new(&dir, "ours"), Authority::new(&dir, "clients"));
+    ours.vouch(&dir, "server", "localhost");
+    clients.vouch(&dir, "ci", "ci.example");
+    clients.vouch(&dir, "nobody", "nobody.example");
+    fs::write(dir.join("token"), "secret\n").unwrap();
+    let config = format!(
+        "listen = ['127.0.0.1:0']\ntoken_file = '{0}/token'\ntls_cert = '{0}/server.pem'\ntls_key = '{0}/server.key'\n\
+         tls_client_ca = '{0}/clients.pem'\n[[access]]\ncertificate = 'ci.example'\nrole = 'operator'\nprefix = 'ci-'\n",
+        dir.display()
+    );
+    fs::write(dir.join("netnsd.toml"), config).unwrap();
+    host.start_with(|command| {
+        command.arg("--config").arg(dir.join("netnsd.toml"));
+    });
+    let url = host.get("/v1").ok()["listen"][1].as_str().unwrap().replace("127.0.0.1", "localhost");
+    assert!(url.starts_with("https://"), "{url}");
+    let curl = |authority: &str, more: &str| {
+        let script = format!(
+            "cd '{}' && curl -s4 -o out -w '%{{http_code}}' --cacert {authority}.pem {more} {url}",
+            dir.display()
+        );
+        String::from_utf8(host.sh(&format!("{script}/v1/namespaces/ci-1")).stdout).unwrap()
+    };
+    let token = "-H 'authorization: Bearer secret'";
+    let put = "-X PUT -H 'content-type: application/json' -d {}";
+    assert_eq!(curl("ours", ""), "401");
+    assert_eq!(curl("ours", token), "404");
+    assert_eq!(curl("clients", token), "000", "another authority's word is not taken");
+    assert_eq!(curl("ours", &format!("--cert ci.pem --key ci.key {put}")), "201");
+    assert_eq!(curl("ours", "--cert nobody.pem --key nobody.key"), "401");
+    assert_eq!(curl("ours", "--cert server.pem --key server.key"), "000", "its authority vouches for no clients");
+    let audit = host.get("/v1/audit").ok();
+    let put = audit["items"].as_array().unwrap().iter().find(|entry| entry["method"] == "PUT").unwrap();
+    assert_eq!(put["caller"], "certificate ci.example");
+
+    // A stream that is open goes on while the certificate is read anew.
+    let script =
+        format!("cd '{}' && exec curl -sN4 --cacert ours.pem {token} '{url}/v1/events?since=0'", dir.display());
+    let mut child = host.sandbox.command("sh").unwrap();
+    let mut child = child.args(["-c", &script]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.contains("ci-1")));
+    let next = Authority::new(&dir, "next");
+    next.vouch(&dir, "server", "localhost");
+    host.signal(Signal::SIGHUP);
+    host.until("the new certificate is shown", || curl("next", token) == "200");
+    assert_eq!(curl("ours", token), "000");
+    host.put("/v1/namespaces/ci-2", serde_json::json!({})).ok();
+    assert!(lines.any(|line| line.contains("ci-2")));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // A file that is no good leaves the one that was.
+    fs::write(dir.join("server.pem"), "nonsense").unwrap();
+    host.signal(Signal::SIGHUP);
+    host.until("it is told", || host.log().contains("stays the one read before"));
+    assert_eq!(curl("next", token), "200");
+}
+
+#[test]
+fn without_tls_nothing_beyond_loopback() {
+    let host = Host::new();
+    fs::write(host.dir().join("token"), "secret\n").unwrap();
+    let token = host.dir().join("token");
+    let mut command = host.netnsd();
+    let output = command.args(["--listen", "192.0.2.1:0", "--token-file"]).arg(&token).output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && text.contains("--tls-cert"), "{text}");
+    let mut command = host.netnsd();
+    let output = command.args(["--tls-cert", "/nowhere"]).output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && text.contains("--tls-key"), "{text}");
+}
