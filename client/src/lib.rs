@@ -3,6 +3,8 @@
 //! One client holds one connection, opened when it is first needed, and again after the daemon was away or
 //! nothing was asked for some seconds.
 
+mod tls;
+
 use std::{
     fmt,
     path::{Path, PathBuf},
@@ -10,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use self::tls::Tls;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};
@@ -83,7 +86,7 @@ impl Answer {
 const KEPT: Duration = Duration::from_secs(10);
 
 /// Where a daemon serves.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Place {
     /// Behind a Unix socket.
     Unix(PathBuf),
@@ -93,6 +96,8 @@ pub enum Place {
         address: String,
         /// The bearer token; without one the daemon refuses.
         token: Option<String>,
+        /// What it is spoken to by TLS with; without it in the clear.
+        tls: Option<Tls>,
     },
 }
 
@@ -100,7 +105,8 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Place::Unix(path) => write!(f, "{}", path.display()),
-            Place::Tcp { address, .. } => write!(f, "http://{address}"),
+            Place::Tcp { address, tls: None, .. } => write!(f, "http://{address}"),
+            Place::Tcp { address, tls: Some(_), .. } => write!(f, "https://{address}"),
         }
     }
 }
@@ -147,12 +153,18 @@ impl Client {
     }
 
     async fn open(&self) -> Result<Stream, Error> {
-        let opened = match &self.place {
+        let opened: std::io::Result<Stream> = match &self.place {
             Place::Unix(path) => UnixStream::connect(path).await.map(|stream| Box::new(stream) as Stream),
-            Place::Tcp { address, .. } => TcpStream::connect(address).await.map(|stream| {
-                let _latency_only = stream.set_nodelay(true);
-                Box::new(stream) as Stream
-            }),
+            Place::Tcp { address, tls, .. } => match (TcpStream::connect(address).await, tls) {
+                (Err(error), _) => Err(error),
+                (Ok(stream), tls) => {
+                    let _latency_only = stream.set_nodelay(true);
+                    match tls {
+                        None => Ok(Box::new(stream)),
+                        Some(tls) => tls.connect(address, stream).await,
+                    }
+                }
+            },
         };
         opened.map_err(|error| Error::Unreachable {
             place: self.place.to_string(),
@@ -165,7 +177,7 @@ impl Client {
     fn own_headers(&self) -> Vec<(HeaderName, String)> {
         match &self.place {
             Place::Unix(_) => vec![(header::HOST, "netnsd".into())],
-            Place::Tcp { address, token } => {
+            Place::Tcp { address, token, .. } => {
                 let token = token.iter().map(|token| (header::AUTHORIZATION, format!("Bearer {token}")));
                 std::iter::once((header::HOST, address.clone())).chain(token).collect()
             }

@@ -5,6 +5,7 @@ mod common;
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
+    path::Path,
     process::{Child, Stdio},
 };
 
@@ -182,8 +183,83 @@ fn it_works_over_tcp_with_a_token() {
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert_eq!(out, "9\n1\n", "{err}");
     assert!(err.contains("--token-file FILE"), "{err}");
-    host.run(&["--url", "https://localhost", "netns", "list"]).failed(2, &["https"]);
     host.run(&["--url", "ftp://x", "netns", "list"]).failed(2, &["unix:///PATH"]);
+}
+
+/// A certificate that vouches for itself, as `NAME.pem` and `NAME.key`.
+fn certificate(dir: &Path, name: &str) {
+    let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+    fs::write(dir.join(format!("{name}.pem")), made.cert.pem()).unwrap();
+    fs::write(dir.join(format!("{name}.key")), made.signing_key.serialize_pem()).unwrap();
+}
+
+#[test]
+fn it_works_over_https_with_a_certificate() {
+    let host = host!();
+    let dir = host.dir.path();
+    certificate(dir, "localhost");
+    certificate(dir, "ci.example");
+    let config = "[[access]]\ncertificate = 'ci.example'\nrole = 'operator'\n";
+    fs::write(dir.join("tls.toml"), config).unwrap();
+    let script = "ip link set lo up; set -m; \
+         netnsd --config tls.toml --state-dir $PWD/other --socket $PWD/other.sock --listen 127.0.0.1:0 --tls-cert localhost.pem \
+         --tls-key localhost.key --tls-client-ca ci.example.pem 2>$PWD/other.log & \
+         while ! grep -q ready $PWD/other.log; do sleep 0.05; done; \
+         export NETNSCTL_URL=$(netnsctl --url unix://$PWD/other.sock -o json version | grep -o 'https://127[^\"]*' | sed s/127.0.0.1/localhost/); \
+         own='--cert-file ci.example.pem --key-file ci.example.key'; \
+         netnsctl --ca-file localhost.pem $own netns add net7; echo $?; \
+         netnsctl --ca-file localhost.pem netns list; echo $?; netnsctl $own netns list; echo $?; \
+         netnsctl --ca-file localhost.pem $own -o name netns list; \
+         netnsctl --ca-file localhost.pem $own netns exec net7 true; echo $?; kill %1; wait";
+    let output = host.command("bash").args(["-c", script]).current_dir(dir).output();
+    let Ok(output) = output else { return eprintln!("skipped: bash is not installed") };
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(out, "0\n1\n3\nnet7\n1\n", "{err}");
+    for part in ["Bearer", "UnknownIssuer", "run as its own user"] {
+        assert!(err.contains(part), "{err} lacks {part}");
+    }
+    host.run(&["--url", "https://localhost", "--ca-file", "/nowhere", "netns", "list"]).failed(2, &["/nowhere"]);
+}
+
+#[test]
+fn completions_know_the_names() {
+    let host = host!();
+    host.ok(&["netns", "add", "net0", "net1", "lab"]);
+    host.ok(&["bridge", "add", "net-br"]);
+    // As the script that `netnsctl completion bash` prints asks.
+    let complete = |words: &[&str]| -> Vec<String> {
+        let index = (words.len()).to_string();
+        let mut command = host.command(NETNSCTL);
+        command.env("COMPLETE", "bash").env("_CLAP_IFS", "\n").env("_CLAP_COMPLETE_INDEX", index);
+        let output = command.args(["--", "netnsctl"]).args(words).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+    };
+    assert_eq!(complete(&["netns", "delete", "ne"]), ["net0", "net1"]);
+    assert_eq!(complete(&["bridge", "show", "ne"]), ["net-br"]);
+    assert_eq!(complete(&["route", "l"]), ["lab"]);
+    assert_eq!(complete(&["wait", "bridge/"]), ["bridge/net-br"]);
+    assert!(complete(&["netns", "mon"]).contains(&"monitor".to_owned()));
+    let script = host.ok(&["completion", "bash"]);
+    assert!(script.contains("COMPLETE=\"bash\""), "{script}");
+    // Without netnsd there are none, and no complaint.
+    let mut command = host.command(NETNSCTL);
+    command.env("COMPLETE", "bash").env("_CLAP_IFS", "\n").env("_CLAP_COMPLETE_INDEX", "3");
+    command.env("NETNSCTL_URL", "unix:///nowhere.sock").args(["--", "netnsctl", "netns", "show", "ne"]);
+    let output = command.output().unwrap();
+    assert_eq!((output.stdout.trim_ascii(), &output.stderr[..]), (&b""[..], &b""[..]));
+}
+
+#[test]
+fn each_command_has_a_manual_page() {
+    let host = host!();
+    let dir = host.dir.path().join("man1");
+    host.ok(&["man", dir.to_str().unwrap()]);
+    for page in ["netnsctl", "netnsctl-netns-add", "netnsctl-veth-set", "netnsctl-token-delete", "netnsctl-apply"] {
+        let text = fs::read_to_string(dir.join(format!("{page}.1"))).unwrap();
+        for part in [".SH NAME", ".SH SYNOPSIS", "Example"] {
+            assert!(text.contains(part), "{page} lacks {part}");
+        }
+    }
 }
 
 #[test]

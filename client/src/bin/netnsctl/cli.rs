@@ -4,7 +4,7 @@ use std::{io::IsTerminal, path::PathBuf};
 
 use clap::{Args, ColorChoice, Parser, Subcommand};
 use clap_complete::Shell;
-use netnsd_client::Place;
+use netnsd_client::{Place, Tls};
 
 use crate::{
     bridge::BridgeCommand,
@@ -40,7 +40,7 @@ pub struct Cli {
 /// Options of every command.
 #[derive(Debug, Args)]
 pub struct Globals {
-    /// Where netnsd serves: unix:///PATH or http://HOST:PORT
+    /// Where netnsd serves: unix:///PATH, http://HOST:PORT or https://HOST:PORT
     #[arg(
         long,
         global = true,
@@ -53,6 +53,29 @@ pub struct Globals {
     /// The file with the token that netnsd asks for over TCP
     #[arg(long, global = true, env = "NETNSCTL_TOKEN_FILE", value_name = "FILE", help_heading = "Global options")]
     pub token_file: Option<PathBuf>,
+    /// With https, the file with the certificates (PEM) that vouch for netnsd; else the system's do
+    #[arg(long, global = true, env = "NETNSCTL_CA_FILE", value_name = "FILE", help_heading = "Global options")]
+    pub ca_file: Option<PathBuf>,
+    /// With https, the file with a certificate (PEM) to show, instead of a token
+    #[arg(
+        long,
+        global = true,
+        env = "NETNSCTL_CERT_FILE",
+        value_name = "FILE",
+        requires = "key_file",
+        help_heading = "Global options"
+    )]
+    pub cert_file: Option<PathBuf>,
+    /// With https, the file with that certificate's key (PEM)
+    #[arg(
+        long,
+        global = true,
+        env = "NETNSCTL_KEY_FILE",
+        value_name = "FILE",
+        requires = "cert_file",
+        help_heading = "Global options"
+    )]
+    pub key_file: Option<PathBuf>,
     /// How to print
     #[arg(
         short,
@@ -101,23 +124,28 @@ impl Globals {
         if let Some(path) = self.url.strip_prefix("unix://").filter(|path| path.starts_with('/')) {
             return Ok(Place::Unix(path.into()));
         }
-        if self.url.starts_with("https://") {
-            return Err(Failure::Usage(format!(
-                "--url {}: netnsd does not serve https yet: use http:// on loopback",
-                self.url
-            )));
-        }
-        let Some(address) = self.url.strip_prefix("http://").map(|rest| rest.trim_end_matches('/')) else {
-            return Err(Failure::Usage(format!("--url {:?}: write unix:///PATH or http://HOST:PORT", self.url)));
+        let (rest, tls) = match (self.url.strip_prefix("http://"), self.url.strip_prefix("https://")) {
+            (Some(rest), _) => (rest, None),
+            (_, Some(rest)) => {
+                let own = self.cert_file.as_deref().zip(self.key_file.as_deref());
+                (rest, Some(Tls::new(self.ca_file.as_deref(), own).map_err(|error| Failure::Usage(error.to_string()))?))
+            }
+            _ => {
+                let detail = "write unix:///PATH, http://HOST:PORT or https://HOST:PORT";
+                return Err(Failure::Usage(format!("--url {:?}: {detail}", self.url)));
+            }
         };
+        let address = rest.trim_end_matches('/');
         let token = match &self.token_file {
             Some(file) => Some(std::fs::read_to_string(file).map_err(|error| {
                 Failure::Usage(format!("--token-file {}: it cannot be read ({error})", file.display()))
             })?),
             None => None,
         };
-        let address = if address.contains(':') { address.to_owned() } else { format!("{address}:80") };
-        Ok(Place::Tcp { address, token: token.map(|token| token.trim().to_owned()) })
+        let port = if tls.is_some() { 443 } else { 80 };
+        let has_port = address.rsplit(']').next().is_some_and(|rest| rest.contains(':'));
+        let address = if has_port { address.to_owned() } else { format!("{address}:{port}") };
+        Ok(Place::Tcp { address, token: token.map(|token| token.trim().to_owned()), tls })
     }
 
     /// Whether to colour what goes to stdout.
@@ -231,11 +259,17 @@ pub enum Command {
         /// KIND/NAME
         which: Which,
     },
-    /// A shell's completions
+    /// What makes a shell complete commands, and names as netnsd knows them
     #[command(after_help = "Example:\n  netnsctl completion bash > netnsctl.bash")]
     Completion {
         /// The shell
         shell: Shell,
+    },
+    /// Write the manual pages into a directory
+    #[command(after_help = "Example:\n  netnsctl man man1")]
+    Man {
+        /// Which
+        dir: PathBuf,
     },
     /// Versions of netnsctl and netnsd
     #[command(after_help = "Example:\n  netnsctl version")]

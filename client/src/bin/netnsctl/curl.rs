@@ -168,8 +168,8 @@ impl Api {
                 (format!("curl -sS --unix-socket {socket}"), format!("http://netnsd{path}"))
             }
             // The token itself is nobody's business.
-            Place::Tcp { address, .. } => {
-                ("curl -sS -H \"authorization: Bearer $TOKEN\"".to_owned(), format!("http://{address}{path}"))
+            place @ Place::Tcp { .. } => {
+                ("curl -sS -H \"authorization: Bearer $TOKEN\"".to_owned(), format!("{place}{path}"))
             }
         };
         if *method != Method::GET && !(*method == Method::POST && body.is_some()) {

@@ -2,6 +2,7 @@
 
 mod bridge;
 mod cli;
+mod completion;
 mod curl;
 mod doing;
 mod events;
@@ -19,7 +20,7 @@ mod words;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::Parser;
 
 use crate::{
     cli::{Cli, Command, Context},
@@ -28,6 +29,7 @@ use crate::{
 };
 
 fn main() -> ExitCode {
+    completion::answer();
     let cli = Cli::parse();
     let result = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -78,10 +80,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Status => status::status(&context).await,
         Command::Wait(wait) => status::wait(&context, &wait).await,
         Command::Version => status::version(&context).await,
-        Command::Completion { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "netnsctl", &mut script);
-            output::print(script)
-        }
+        Command::Completion { shell } => completion::script(shell),
+        Command::Man { dir } => completion::manual(&dir),
     }
 }
