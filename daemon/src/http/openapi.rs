@@ -368,8 +368,8 @@ impl Description {
                 content.example = Some(example.clone());
                 body = body.content(kind, content);
             }
-            let either = utoipa::openapi::OneOfBuilder::new().item(result.clone()).item(dry_run.clone());
-            let lines = utoipa::openapi::OneOfBuilder::new()
+            let either = utoipa::openapi::schema::AnyOfBuilder::new().item(result.clone()).item(dry_run.clone());
+            let lines = utoipa::openapi::schema::AnyOfBuilder::new()
                 .item(progress.clone())
                 .item(result.clone())
                 .item(problem.clone())
@@ -582,7 +582,7 @@ fn written(
     dry_run: &RefOr<Schema>,
     creates: bool,
 ) -> OperationBuilder {
-    let either = utoipa::openapi::OneOfBuilder::new().item(schema.clone()).item(dry_run.clone());
+    let either = utoipa::openapi::schema::AnyOfBuilder::new().item(schema.clone()).item(dry_run.clone());
     let operation = operation
         .parameter(dry_run_parameter())
         .parameter(wait())
