@@ -1,11 +1,9 @@
 //! Who may do what: roles, tokens, and the audit log.
 
-use std::{fmt, str::FromStr};
-
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{Code, FieldError, InvalidValue, Name};
+use crate::{Code, FieldError, InvalidValue, Name, values::words};
 
 /// What a caller may do; each role includes those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
@@ -33,21 +31,7 @@ impl Role {
     }
 }
 
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for Role {
-    type Err = InvalidValue;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Role::ALL
-            .into_iter()
-            .find(|role| role.as_str() == text)
-            .ok_or_else(|| InvalidValue(format!("{text:?} is not a role: it is viewer, operator or admin")))
-    }
-}
+words!(Role, "a role: it is viewer, operator or admin");
 
 /// A bearer token to be made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

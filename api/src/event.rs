@@ -1,11 +1,9 @@
 //! What happened, as clients watch it.
 
-use std::{fmt, str::FromStr};
-
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{InvalidValue, Kind};
+use crate::{Kind, values::words};
 
 /// What kind of thing happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
@@ -61,21 +59,10 @@ impl EventType {
     }
 }
 
-impl fmt::Display for EventType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for EventType {
-    type Err = InvalidValue;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        EventType::ALL.into_iter().find(|known| known.as_str() == text).ok_or_else(|| {
-            let all: Vec<_> = EventType::ALL.iter().map(|known| known.as_str()).collect();
-            InvalidValue(format!("{text:?} is not a type of event: it is one of {}", all.join(", ")))
-        })
-    }
-}
+words!(
+    EventType,
+    "a type of event: it is one of created, updated, deleted, applied, drifted, repaired, failed, appeared, disappeared"
+);
 
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]

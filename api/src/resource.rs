@@ -5,7 +5,6 @@ use std::{
     fmt,
     hash::Hash,
     net::IpAddr,
-    str::FromStr,
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -13,7 +12,7 @@ use utoipa::ToSchema;
 
 use crate::{
     Address, Centiseconds, Cidr, Code, Destination, FieldError, InterfaceName, Mac, Name, NetnsId, SysctlKey,
-    SysctlValue, is_link_local,
+    SysctlValue, is_link_local, values::words,
 };
 
 /// The kinds of resources, as JSON names them.
@@ -51,21 +50,7 @@ impl Kind {
     }
 }
 
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for Kind {
-    type Err = crate::InvalidValue;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Kind::ALL
-            .into_iter()
-            .find(|kind| kind.as_str() == text)
-            .ok_or_else(|| crate::InvalidValue(format!("{text:?} is not a kind: it is namespace, bridge or veth")))
-    }
-}
+words!(Kind, "a kind: it is namespace, bridge or veth");
 
 /// Names one resource.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
@@ -753,14 +738,7 @@ impl State {
     }
 }
 
-impl FromStr for State {
-    type Err = crate::InvalidValue;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        State::ALL.into_iter().find(|state| state.as_str() == text).ok_or_else(|| {
-            crate::InvalidValue(format!("{text:?} is not a state: it is in_sync, pending, drifted, failed or conflict"))
-        })
-    }
-}
+words!(State, "a state: it is in_sync, pending, drifted, failed or conflict");
 
 /// How a resource stands.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]

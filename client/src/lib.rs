@@ -3,7 +3,7 @@
 //! One client holds one connection, opened when it is first needed, and again after the daemon was away or
 //! nothing was asked for some seconds.
 
-mod tls;
+pub mod tls;
 
 use std::{
     fmt,

@@ -11,6 +11,30 @@ use tokio_rustls::{
 
 use crate::Stream;
 
+/// Reads the certificates of a file (PEM).
+///
+/// # Errors
+/// What is wrong with the file.
+pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let all = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    match all.map_err(|error| error.to_string())? {
+        none if none.is_empty() => Err("it holds no certificate in PEM".into()),
+        all => Ok(all),
+    }
+}
+
+/// Reads the certificates of a file (PEM) as those that vouch for others.
+///
+/// # Errors
+/// What is wrong with the file.
+pub fn authorities(path: &Path) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path)? {
+        roots.add(certificate).map_err(|error| error.to_string())?;
+    }
+    Ok(roots)
+}
+
 /// Who vouches for the daemon, and what the client shows of itself.
 #[derive(Debug, Clone)]
 pub struct Tls {
@@ -26,24 +50,14 @@ impl Tls {
     pub fn new(ca: Option<&Path>, own: Option<(&Path, &Path)>) -> io::Result<Self> {
         let wrong =
             |path: &Path, error: &dyn std::fmt::Display| io::Error::other(format!("{}: {error}", path.display()));
-        let certificates = |path: &Path| -> io::Result<Vec<CertificateDer<'static>>> {
-            let all = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-            match all.map_err(|error| wrong(path, &error))? {
-                none if none.is_empty() => Err(wrong(path, &"it holds no certificate in PEM")),
-                all => Ok(all),
+        let roots = match ca {
+            Some(path) => authorities(path).map_err(|error| wrong(path, &error))?,
+            None => {
+                let mut roots = RootCertStore::empty();
+                let _unusable = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+                roots
             }
         };
-        let mut roots = RootCertStore::empty();
-        match ca {
-            Some(path) => {
-                for certificate in certificates(path)? {
-                    roots.add(certificate).map_err(|error| wrong(path, &error))?;
-                }
-            }
-            None => {
-                let _unusable = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            }
-        }
         let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(io::Error::other)?
@@ -52,9 +66,8 @@ impl Tls {
             None => builder.with_no_client_auth(),
             Some((certificate, key)) => {
                 let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(key, &error))?;
-                builder
-                    .with_client_auth_cert(certificates(certificate)?, secret)
-                    .map_err(|error| wrong(certificate, &error))?
+                let chain = certificates(certificate).map_err(|error| wrong(certificate, &error))?;
+                builder.with_client_auth_cert(chain, secret).map_err(|error| wrong(certificate, &error))?
             }
         };
         Ok(Self { config: Arc::new(config) })

@@ -8,12 +8,12 @@ use common::{Host, has};
 use serde_json::{Value, json};
 
 /// A host whose daemon listens on TCP too, and that address.
-fn with_tcp(more: &[&str]) -> (Host, String) {
+fn with_tcp() -> (Host, String) {
     let mut host = Host::new();
     let token = host.dir().join("token");
     std::fs::write(&token, "root-token\n").unwrap();
     host.start_with(|command| {
-        command.args(["--listen", "127.0.0.1:0", "--token-file"]).arg(&token).args(more);
+        command.args(["--listen", "127.0.0.1:0", "--token-file"]).arg(&token);
     });
     let about = host.get("/v1").ok();
     let urls = about["listen"].as_array().unwrap();
@@ -21,15 +21,9 @@ fn with_tcp(more: &[&str]) -> (Host, String) {
     (host, address)
 }
 
-/// Asks over TCP, from within the host: status and body.
-fn ask(host: &Host, address: &str, token: &str, method: &str, path: &str, body: Value) -> (u16, Value) {
-    let body = if body.is_null() { String::new() } else { body.to_string() };
-    let request = format!(
-        "{method} {path} HTTP/1.0\r\nhost: localhost\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\n\
-         content-length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    let file = host.dir().join(format!("request-{:?}", std::thread::current().id()));
+/// Sends a request over TCP, from within the host: the answer's status and its body.
+fn send(host: &Host, address: &str, request: &str) -> (u16, String) {
+    let file = host.dir().join("request");
     std::fs::write(&file, request).unwrap();
     let place = address.replace(':', "/");
     let script = format!("exec 3<>/dev/tcp/{place}; cat '{}' >&3; cat <&3", file.display());
@@ -37,8 +31,19 @@ fn ask(host: &Host, address: &str, token: &str, method: &str, path: &str, body: 
     let text = String::from_utf8(output.stdout).unwrap();
     let (head, body) =
         text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{text} {:?}", String::from_utf8_lossy(&output.stderr)));
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    (status, serde_json::from_str(body).unwrap_or(Value::Null))
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+/// Asks in JSON: status and body.
+fn ask(host: &Host, address: &str, token: &str, method: &str, path: &str, body: Value) -> (u16, Value) {
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    let request = format!(
+        "{method} {path} HTTP/1.0\r\nhost: localhost\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let (status, body) = send(host, address, &request);
+    (status, serde_json::from_str(&body).unwrap_or(Value::Null))
 }
 
 fn token(host: &Host, body: Value) -> String {
@@ -48,7 +53,7 @@ fn token(host: &Host, body: Value) -> String {
 
 #[test]
 fn tokens_do_what_their_role_says_and_survive_a_restart() {
-    let (mut host, address) = with_tcp(&[]);
+    let (mut host, address) = with_tcp();
     let viewer = token(&host, json!({"name": "looks", "role": "viewer"}));
     let operator = token(&host, json!({"name": "works", "role": "operator"}));
     let admin = token(&host, json!({"name": "rules", "role": "admin", "expires_at": "2999-01-01T00:00:00Z"}));
@@ -102,7 +107,7 @@ fn tokens_do_what_their_role_says_and_survive_a_restart() {
 
 #[test]
 fn a_revoked_token_ends_what_it_opened() {
-    let (host, address) = with_tcp(&[]);
+    let (host, address) = with_tcp();
     let secret = token(&host, json!({"name": "watches", "role": "viewer"}));
     let place = address.replace(':', "/");
     let script = format!(
@@ -122,7 +127,7 @@ fn a_revoked_token_ends_what_it_opened() {
 
 #[test]
 fn a_prefix_confines() {
-    let (host, address) = with_tcp(&[]);
+    let (host, address) = with_tcp();
     let secret = token(&host, json!({"name": "team", "role": "operator", "prefix": "team-"}));
     let ask = |method: &str, path: &str, body: Value| ask(&host, &address, &secret, method, path, body);
     let code = |(status, answer): (u16, Value)| (status, answer["code"].as_str().unwrap_or_default().to_owned());
@@ -168,17 +173,13 @@ fn a_prefix_confines() {
     let since = format!(
         "GET /v1/events HTTP/1.0\r\nhost: localhost\r\nauthorization: Bearer {secret}\r\naccept: application/json\r\n\r\n"
     );
-    let file = host.dir().join("events");
-    std::fs::write(&file, since).unwrap();
-    let script = format!("exec 3<>/dev/tcp/{}; cat '{}' >&3; cat <&3", address.replace(':', "/"), file.display());
-    let output = host.sandbox.command("bash").unwrap().args(["-c", &script]).output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
+    let (_, text) = send(&host, &address, &since);
     assert!(text.contains("team-a") && !text.contains("other") && !text.contains("foreign"), "{text}");
 }
 
 #[test]
 fn the_audit_log_tells_who_did_what() {
-    let (host, address) = with_tcp(&[]);
+    let (host, address) = with_tcp();
     let secret = token(&host, json!({"name": "works", "role": "operator"}));
     ask(&host, &address, &secret, "PUT", "/v1/namespaces/n0", json!({}));
     ask(&host, &address, &secret, "PUT", "/v1/namespaces/n0", json!({"netnsid": "x"}));
@@ -292,7 +293,7 @@ fn users_of_the_socket_do_what_their_rule_says_and_never_become_root() {
 
 #[test]
 fn who_guesses_tokens_has_to_wait() {
-    let (host, address) = with_tcp(&[]);
+    let (host, address) = with_tcp();
     let statuses: Vec<u16> = (0..21).map(|_| ask(&host, &address, "guess", "GET", "/v1", Value::Null).0).collect();
     assert_eq!((statuses[0], statuses[19], statuses[20]), (401, 401, 429), "{statuses:?}");
     assert_eq!(ask(&host, &address, "root-token", "GET", "/v1", Value::Null).0, 429, "right ones too: nothing is told");

@@ -7,10 +7,8 @@ mod peer;
 pub mod rules;
 mod tokens;
 
-use std::sync::Arc;
-
 use jiff::Timestamp;
-use netnsd_api::{Code, Kind, Problem, ResourceRef, Role};
+use netnsd_api::{Code, Problem, ResourceRef, Role};
 use nix::unistd::{Gid, Uid};
 use tokio::sync::watch;
 
@@ -19,7 +17,7 @@ pub use self::{
     tokens::{Access, Rule, Subject, issue},
 };
 use crate::{
-    engine::Spec,
+    engine::{Did, Spec},
     intent::{self, Decision},
 };
 
@@ -53,15 +51,15 @@ pub struct Caller {
 
 impl Caller {
     /// One who may do everything, for ever.
-    pub fn admin(name: &str) -> Arc<Self> {
-        Arc::new(Self {
+    pub fn admin(name: &str) -> Self {
+        Self {
             name: name.to_owned(),
             role: Role::Admin,
             prefix: String::new(),
             identity: None,
             expires_at: None,
             revoked: None,
-        })
+        }
     }
 
     /// Whether resources of this name are within its reach.
@@ -121,15 +119,11 @@ impl Caller {
         }
     }
 
-    /// Whether it may change this; `before` tells what a resource is asked to be now.
+    /// Whether it may change this.
     ///
     /// # Errors
     /// What it may not.
-    pub fn may_change<'a>(
-        &self,
-        decision: &Decision,
-        before: impl Fn(&ResourceRef) -> Option<&'a Spec>,
-    ) -> Result<(), Problem> {
+    pub fn may_change(&self, decision: &Decision) -> Result<(), Problem> {
         let named = decision.named.iter().map(|(resource, _)| resource.clone());
         let changed = decision.changes.iter().map(|(resource, _)| resource.clone());
         let specs = decision.changes.iter().filter_map(|(_, after)| after.as_ref()).map(|record| &record.spec);
@@ -138,30 +132,19 @@ impl Caller {
             return Err(self.outside(&outside));
         }
         let attaches = |spec: &&Spec| matches!(spec, Spec::Namespace(spec) if spec.attach.is_some());
-        match specs.filter(attaches).find(|spec| before(&spec.resource()).is_none()) {
-            Some(_) if self.role < Role::Admin => Err(forbidden(format!(
+        let is_new = |spec: &Spec| decision.named.contains(&(spec.resource(), Did::Created));
+        match self.role < Role::Admin && specs.filter(attaches).any(is_new) {
+            true => Err(forbidden(format!(
                 "attach is for admins, who may reach every process, and {} is {}",
                 self.name, self.role
             ))),
-            _ => Ok(()),
+            false => Ok(()),
         }
     }
 
     /// That a resource is out of its reach.
     pub fn outside(&self, resource: &ResourceRef) -> Problem {
         forbidden(format!("{} reaches only what is called {}…, and not {resource}", self.name, self.prefix))
-    }
-
-    /// Whether it may see a resource; else it is not there.
-    ///
-    /// # Errors
-    /// That there is none.
-    pub fn see(&self, kind: Kind, name: &str) -> Result<(), Problem> {
-        if self.reaches(name) {
-            Ok(())
-        } else {
-            Err(Problem::new(Code::NotFound, format!("there is no {kind} {name:?}")))
-        }
     }
 }
 

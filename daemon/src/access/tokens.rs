@@ -23,7 +23,7 @@ pub enum Subject {
     Certificate(String),
 }
 
-/// What somebody on the Unix socket may do.
+/// What somebody may do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
     /// Who.
@@ -41,6 +41,11 @@ impl Rule {
             Subject::Group(gid) => identity.gid == *gid || identity.groups.contains(gid),
             Subject::Certificate(_) => false,
         }
+    }
+
+    /// Who may do it, under this name.
+    fn caller(&self, name: String, identity: Option<Identity>) -> Caller {
+        Caller { name, role: self.role, prefix: self.prefix.clone(), identity, expires_at: None, revoked: None }
     }
 }
 
@@ -62,8 +67,12 @@ pub struct Access {
     tokens: RwLock<Vec<Known>>,
 }
 
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn hash(secret: &str) -> String {
-    Sha256::digest(secret).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(secret))
 }
 
 /// Compares in a time that does not tell where they differ.
@@ -78,17 +87,17 @@ fn same(a: &str, b: &str) -> bool {
 pub fn issue(new: NewToken, now: Timestamp) -> Result<(TokenRow, String), getrandom::Error> {
     let mut bits = [0u8; 32];
     getrandom::fill(&mut bits)?;
-    let secret: String = bits.iter().map(|byte| format!("{byte:02x}")).collect();
-    let secret = format!("netnsd_{secret}");
+    let secret = format!("netnsd_{}", hex(&bits));
     let NewToken { name, role, prefix, expires_at } = new;
     let token = Token { name, role, prefix, expires_at, created_at: rfc3339(now) };
     Ok((TokenRow { token, hash: hash(&secret) }, secret))
 }
 
 impl Access {
-    /// Over the configured rules, and the token of a file.
+    /// Over the configured rules, before which root is an admin, and the token of a file.
     pub fn new(rules: Vec<Rule>, file: Option<&str>) -> Self {
-        Self { rules, file: file.map(hash), tokens: RwLock::default() }
+        let root = Rule { subject: Subject::User(Uid::from_raw(0)), role: Role::Admin, prefix: String::new() };
+        Self { rules: std::iter::once(root).chain(rules).collect(), file: file.map(hash), tokens: RwLock::default() }
     }
 
     /// Takes the tokens that are recorded.
@@ -129,16 +138,8 @@ impl Access {
 
     /// Who is behind a Unix socket; none if they may not do anything.
     pub fn on_unix(&self, identity: &Identity) -> Option<Caller> {
-        let admin = Rule { subject: Subject::User(Uid::from_raw(0)), role: Role::Admin, prefix: String::new() };
-        let rule = std::iter::once(&admin).chain(&self.rules).find(|rule| rule.is_about(identity))?;
-        Some(Caller {
-            name: format!("uid {}", identity.uid),
-            role: rule.role,
-            prefix: rule.prefix.clone(),
-            identity: Some(identity.clone()),
-            expires_at: None,
-            revoked: None,
-        })
+        let rule = self.rules.iter().find(|rule| rule.is_about(identity))?;
+        Some(rule.caller(format!("uid {}", identity.uid), Some(identity.clone())))
     }
 
     /// Who has a certificate for these names; none if they may not do anything.
@@ -147,21 +148,14 @@ impl Access {
             Subject::Certificate(name) if names.contains(name) => Some((rule, name)),
             _ => None,
         })?;
-        Some(Caller {
-            name: format!("certificate {name}"),
-            role: rule.role,
-            prefix: rule.prefix.clone(),
-            identity: None,
-            expires_at: None,
-            revoked: None,
-        })
+        Some(rule.caller(format!("certificate {name}"), None))
     }
 
     /// Who sends this secret; none if it is of no valid token.
     pub fn by_secret(&self, secret: &str) -> Option<Caller> {
         let hash = hash(secret);
         if self.file.as_ref().is_some_and(|file| same(file, &hash)) {
-            return Some((*Caller::admin("the token of --token-file")).clone());
+            return Some(Caller::admin("the token of --token-file"));
         }
         let now = Timestamp::now();
         let tokens = self.read();

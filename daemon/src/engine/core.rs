@@ -148,7 +148,8 @@ impl<K: Kernel> Core<K> {
         view: Arc<View>,
         shown: watch::Sender<u64>,
         policy: Policy,
-        (metrics, access): (Arc<Metrics>, &Access),
+        metrics: Arc<Metrics>,
+        access: &Access,
     ) -> Result<Self, StoreError> {
         let mut store = Store::open(database).await?;
         let rows = store.load().await?;

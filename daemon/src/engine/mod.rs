@@ -113,7 +113,7 @@ impl Engine {
             };
             runtime.block_on(async {
                 let core = match kernel() {
-                    Ok(kernel) => Core::open(&database, kernel, view, shown, policy, (metrics, &access))
+                    Ok(kernel) => Core::open(&database, kernel, view, shown, policy, metrics, &access)
                         .await
                         .map_err(StartError::from),
                     Err(error) => Err(error.into()),

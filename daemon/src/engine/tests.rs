@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    access::Caller,
     kernel::{Ns, Op, sim::SimKernel},
     store::{Filter, History},
 };
@@ -19,17 +18,6 @@ struct House {
     view: Arc<View>,
     engine: Option<(Engine, std::thread::JoinHandle<()>)>,
     history: Option<History>,
-}
-
-fn write(change: Change) -> Write {
-    Write {
-        change,
-        preconditions: Vec::new(),
-        dry_run: false,
-        wait: true,
-        progress: None,
-        caller: Caller::admin("a test"),
-    }
 }
 
 impl House {
@@ -75,7 +63,7 @@ impl House {
     }
 
     async fn write(&self, change: Change) -> Result<Written, netnsd_api::Problem> {
-        self.engine.as_ref().unwrap().0.write(write(change)).await
+        self.engine.as_ref().unwrap().0.write(Write::by_admin(change)).await
     }
 
     async fn put(&self, kind: Kind, body: Value) -> Result<Written, netnsd_api::Problem> {
@@ -287,7 +275,7 @@ async fn writes_that_wait_together_are_answered_together_and_truly() {
         all.push(tokio::spawn(async move {
             let put = |kind, body| {
                 let change = Change::Put(Spec::from_json(kind, body).unwrap());
-                engine.write(write(change))
+                engine.write(Write::by_admin(change))
             };
             put(Kind::Namespace, json!({"name": format!("n{i}")})).await.unwrap();
             let ends = json!([{"namespace": format!("n{i}"), "interface": "eth0", "addresses": [format!("10.0.0.{}/24", i + 1)]},
@@ -456,7 +444,8 @@ async fn a_write_that_does_not_wait_is_durable_and_its_failure_shows_in_its_stat
     house.network().await;
     house.kernel.fail(0, Errno::EPERM);
     let bridge = Change::Put(Spec::from_json(Kind::Bridge, json!({"name": "br7"})).unwrap());
-    let written = house.engine.as_ref().unwrap().0.write(Write { wait: false, ..write(bridge) }).await.unwrap();
+    let written =
+        house.engine.as_ref().unwrap().0.write(Write { wait: false, ..Write::by_admin(bridge) }).await.unwrap();
     assert!(!written.applied && written.did() == Did::Created, "{written:?}");
     let patience = std::time::Instant::now() + std::time::Duration::from_secs(20);
     while house.state(Kind::Bridge, "br7") != State::InSync {

@@ -351,6 +351,15 @@ pub struct Write {
     pub caller: Arc<Caller>,
 }
 
+#[cfg(test)]
+impl Write {
+    /// A write of one who may do everything.
+    pub(crate) fn by_admin(change: Change) -> Self {
+        let caller = Arc::new(Caller::admin("a test"));
+        Self { change, preconditions: Vec::new(), dry_run: false, wait: true, progress: None, caller }
+    }
+}
+
 /// What a write did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs, reason = "the words say it")]

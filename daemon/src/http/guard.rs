@@ -59,7 +59,8 @@ impl WrongTokens {
 
 /// Lets a request in, or refuses it; what is to be recorded is durable before it is answered.
 pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Next) -> Response {
-    let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned()).unwrap_or_default();
+    let matched = request.extensions().get::<MatchedPath>().cloned();
+    let route = matched.as_ref().map_or("", MatchedPath::as_str);
     let peer = request.extensions().get::<Peer>().cloned();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let id = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or("-").to_owned();
@@ -69,7 +70,7 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
         Err(failure) => (None, refuse(failure)),
         Ok(caller) => {
             let caller = Arc::new(caller);
-            let response = match admit(&caller, &method, &route, &path) {
+            let response = match admit(&caller, &method, route, &path) {
                 Ok(()) => {
                     request.extensions_mut().insert(caller.clone());
                     next.run(request).await
@@ -81,7 +82,7 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
     };
     let status = response.status();
     let refused = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
-    if refused || rules::is_audited(&method, &route) && !dry_run {
+    if refused || rules::is_audited(&method, route) && !dry_run {
         let entry = AuditEntry {
             id: 0,
             time: rfc3339(Timestamp::now()),
@@ -201,7 +202,7 @@ fn admit(caller: &Caller, method: &Method, route: &str, path: &str) -> Result<()
     {
         return match (method, resource::existing(kind, name)) {
             (&Method::PUT, Ok(resource)) => Err(caller.outside(&resource).into()),
-            _ => Ok(caller.see(kind, name)?),
+            _ => Err(resource::missing(kind, name)),
         };
     }
     Ok(())

@@ -6,6 +6,9 @@ use netnsd_api::Code;
 
 use super::problem::Failure;
 
+/// Items on a page, unless asked otherwise, and at the most.
+const PAGE: (u32, u32) = (1000, 10_000);
+
 /// The parameters of one request; each is taken out by its name, and nothing may be left over.
 #[derive(Debug)]
 pub(super) struct Query {
@@ -60,6 +63,15 @@ impl Query {
             Some("true") => Ok(true),
             Some(other) => Err(Failure::new(Code::InvalidQuery, format!("{name}={other}: it is true or false"))),
         }
+    }
+
+    /// How many items are asked for at the most (`limit`).
+    pub fn limit(&mut self) -> Result<u32, Failure> {
+        let limit = self.value::<u32>("limit")?.unwrap_or(PAGE.0);
+        if !(1..=PAGE.1).contains(&limit) {
+            return Err(Failure::new(Code::InvalidQuery, format!("limit={limit}: it is 1 to {}", PAGE.1)));
+        }
+        Ok(limit)
     }
 
     /// Refuses whatever nobody took.

@@ -28,9 +28,6 @@ use crate::{
     kernel::look::LookError,
 };
 
-/// Items on a page, unless asked otherwise, and at the most.
-const PAGE: (u32, u32) = (1000, 10_000);
-
 pub(super) type Answer = Result<Response, Failure>;
 
 /// A kind that the routes here serve.
@@ -73,8 +70,12 @@ pub(super) fn routes<R: Served>() -> Routes {
 
 /// A resource that a path names: what can be no name is simply not there.
 pub(super) fn existing(kind: Kind, name: &str) -> Result<ResourceRef, Failure> {
-    let missing = |_| Failure::new(Code::NotFound, format!("there is no {kind} {name:?}"));
-    Ok(ResourceRef::new(kind, name.parse().map_err(missing)?))
+    Ok(ResourceRef::new(kind, name.parse().map_err(|_| missing(kind, name))?))
+}
+
+/// That a resource that a path names is not there.
+pub(super) fn missing(kind: Kind, name: &str) -> Failure {
+    Failure::new(Code::NotFound, format!("there is no {kind} {name:?}"))
 }
 
 pub(super) fn entry(app: &App, resource: &ResourceRef) -> Result<Arc<Entry>, Failure> {
@@ -88,10 +89,7 @@ async fn list<R: Served>(
     RawQuery(query): RawQuery,
 ) -> Answer {
     let mut query = Query::read(query.as_deref())?;
-    let limit = query.value::<u32>("limit")?.unwrap_or(PAGE.0);
-    if !(1..=PAGE.1).contains(&limit) {
-        return Err(Failure::new(Code::InvalidQuery, format!("limit={limit}: it is 1 to {}", PAGE.1)));
-    }
+    let limit = query.limit()?;
     let cursor = query.value::<Name>("cursor")?;
     let labels = query.all("label").iter().map(|text| Label::read(text)).collect::<Result<Vec<_>, _>>()?;
     let state = query.value::<netnsd_api::State>("state")?;

@@ -7,11 +7,12 @@ use std::{
     time::Duration,
 };
 
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use netnsd_client::tls::{authorities, certificates};
+use rustls_pki_types::{PrivateKeyDer, pem::PemObject};
 use tokio::net::TcpStream;
 use tokio_rustls::{
     TlsAcceptor,
-    rustls::{RootCertStore, ServerConfig, crypto::ring, server::WebPkiClientVerifier},
+    rustls::{ServerConfig, crypto::ring, server::WebPkiClientVerifier},
     server::TlsStream,
 };
 
@@ -62,14 +63,7 @@ impl Tls {
 fn read(files: &TlsFiles) -> Result<Arc<ServerConfig>, String> {
     let wrong =
         |key: &str, path: &Path, error: &dyn std::fmt::Display| format!("{key} is \"{}\": {error}", path.display());
-    let certificates = |key: &str, path: &Path| -> Result<Vec<CertificateDer<'static>>, String> {
-        let all = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-        match all.map_err(|error| wrong(key, path, &error))? {
-            none if none.is_empty() => Err(wrong(key, path, &"it holds no certificate in PEM")),
-            all => Ok(all),
-        }
-    };
-    let chain = certificates("tls_cert", &files.cert)?;
+    let chain = certificates(&files.cert).map_err(|error| wrong("tls_cert", &files.cert, &error))?;
     let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| wrong("tls_key", &files.key, &error))?;
     let provider = Arc::new(ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone())
@@ -78,10 +72,7 @@ fn read(files: &TlsFiles) -> Result<Arc<ServerConfig>, String> {
     let builder = match &files.client_ca {
         None => builder.with_no_client_auth(),
         Some(path) => {
-            let mut roots = RootCertStore::empty();
-            for certificate in certificates("tls_client_ca", path)? {
-                roots.add(certificate).map_err(|error| wrong("tls_client_ca", path, &error))?;
-            }
+            let roots = authorities(path).map_err(|error| wrong("tls_client_ca", path, &error))?;
             // Who has none may still send a token.
             let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
                 .allow_unauthenticated()

@@ -1,5 +1,7 @@
 //! `/v1/tokens` and `/v1/audit`: for admins.
 
+use std::sync::Arc;
+
 use axum::{
     Extension, Json,
     extract::{Path, RawQuery, Request, State},
@@ -10,7 +12,6 @@ use axum::{
 use jiff::Timestamp;
 use netnsd_api::{Code, FieldError, IssuedToken, Items, Name, NewToken, Token, parse};
 use serde_json::Value;
-use std::sync::Arc;
 
 use super::{
     App, Routes, body,
@@ -23,9 +24,6 @@ use crate::{
     engine::rfc3339,
     store::Kept,
 };
-
-/// Entries of the audit log in one answer, unless asked otherwise, and at the most.
-const PAGE: (u32, u32) = (1000, 10_000);
 
 pub(super) fn routes() -> Routes {
     vec![
@@ -105,11 +103,8 @@ async fn delete(
 async fn audit(State(app): State<App>, RawQuery(query): RawQuery) -> Answer {
     let mut query = Query::read(query.as_deref())?;
     let since = query.value::<u64>("since")?;
-    let limit = query.value::<u32>("limit")?.unwrap_or(PAGE.0);
+    let limit = query.limit()?;
     query.finish()?;
-    if !(1..=PAGE.1).contains(&limit) {
-        return Err(Failure::new(Code::InvalidQuery, format!("limit={limit}: it is 1 to {}", PAGE.1)));
-    }
     let items = app.audit.read(since, limit).await.map_err(internal)?;
     Ok(Json(Items { items }).into_response())
 }

@@ -6,10 +6,7 @@ use netnsd_api::{Code, Kind};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{
-    access::Caller,
-    engine::{Change, Document, Placed, Write},
-};
+use crate::engine::{Change, Document, Placed, Write};
 
 fn write(prune: bool, document: &Value) -> Write {
     let mut specs = Vec::new();
@@ -19,14 +16,7 @@ fn write(prune: bool, document: &Value) -> Write {
         }
     }
     let change = Change::Topology(Document { specs, prune, selects: Arc::new(|_| true) });
-    Write {
-        change,
-        preconditions: Vec::new(),
-        dry_run: false,
-        wait: true,
-        progress: None,
-        caller: Caller::admin("a test"),
-    }
+    Write::by_admin(change)
 }
 
 /// Makes a document's changes.

@@ -1,6 +1,6 @@
 //! Namespaces: made, marked, identified; and what is inside them beside links.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::net::IpAddr;
 
 use netnsd_api::{Destination, Dns, Namespace, NetnsId, Route, RouteType, SysctlKey, is_link_local};
 
@@ -30,15 +30,16 @@ pub fn resolv_conf(dns: &Dns) -> String {
 impl Planner<'_> {
     pub(super) fn take_namespace(&mut self, task: &Task<'_>) {
         let ns = Ns::Named(task.resource.name.clone());
-        let Some(known) = self.now.namespaces.get(&ns).cloned() else { return };
+        let Some(known) = self.now.namespaces.get(&ns) else { return };
         if known.inode != 0 && known.mark.as_deref() != Some(&mark(&task.resource, None, task.uid)) {
             return;
         }
         let name = task.resource.name.clone();
+        let is_there = known.inode != 0 || known.stale;
         if known.dns.as_deref().is_some_and(|text| text.starts_with(DNS_MARK)) {
             self.emit(Phase::Dns, task, Op::DnsSet { name: name.clone(), content: None });
         }
-        if known.inode != 0 || known.stale {
+        if is_there {
             self.emit(Phase::TakeNamespaces, task, Op::NamespaceDelete { name });
         }
         self.now.namespaces.remove(&ns);
@@ -126,7 +127,7 @@ impl Planner<'_> {
 
     fn sysctls(&mut self, task: &Task<'_>, spec: &Namespace) {
         let ns = Ns::Named(spec.name.clone());
-        let links: BTreeSet<String> = self.ns_mut(&ns).links.keys().cloned().collect();
+        let is_there = |interface: String| self.now.link(&ns, &interface).is_some();
         let restored = task
             .applied
             .iter()
@@ -137,7 +138,7 @@ impl Planner<'_> {
             .flat_map(|old| old.sysctls.keys())
             .filter(|key| !spec.sysctls.contains_key(key))
             // With an interface its settings are gone.
-            .filter(|key| key.interface().is_none_or(|interface| links.contains(&interface)))
+            .filter(|key| key.interface().is_none_or(is_there))
             .filter_map(|key| Some((key.clone(), task.prior.get(key)?.clone())));
         let mut wanted: Vec<(SysctlKey, String)> =
             restored.chain(spec.sysctls.iter().map(|(key, value)| (key.clone(), value.0.clone()))).collect();

@@ -89,7 +89,8 @@ impl Environment {
     pub(super) fn prepare(
         name: &Name,
         namespace: OwnedFd,
-        (identity, confined): (Option<Identity>, bool),
+        identity: Option<Identity>,
+        confined: bool,
         directory: CString,
         terminal: bool,
     ) -> Self {

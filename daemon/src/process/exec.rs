@@ -197,7 +197,7 @@ pub(super) fn spawn(
     };
     let variables = variables(user.as_ref(), &request.env);
     let directory = CString::new(request.cwd.as_deref().unwrap_or("/")).map_err(|_| invalid(&["cwd"], "a NUL byte"))?;
-    let environment = Environment::prepare(name, namespace, (identity, confined), directory, terminal);
+    let environment = Environment::prepare(name, namespace, identity, confined, directory, terminal);
 
     let mut command = Command::new(&request.argv[0]);
     command.args(&request.argv[1..]).env_clear().envs(&variables);

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use netnsd_api::{AuditEntry, Token};
-use sqlx::{ConnectOptions, SqlitePool, sqlite::SqliteConnectOptions};
+use sqlx::SqlitePool;
 
 use super::{StoreError, classify};
 
@@ -30,8 +30,22 @@ pub enum Kept {
     Audit(AuditEntry),
 }
 
+/// Records these, and lets go of the entries of the audit log that are too many then.
+pub(super) async fn write(kept: &[Kept], connection: &mut sqlx::SqliteConnection) -> sqlx::Result<()> {
+    for one in kept {
+        one.write(connection).await?;
+    }
+    if kept.iter().any(|one| matches!(one, Kept::Audit(_))) {
+        sqlx::query("DELETE FROM audit WHERE id <= (SELECT max(id) FROM audit) - ?")
+            .bind(i64::try_from(AUDIT).unwrap_or(i64::MAX))
+            .execute(connection)
+            .await?;
+    }
+    Ok(())
+}
+
 impl Kept {
-    pub(super) async fn write(&self, connection: &mut sqlx::SqliteConnection) -> sqlx::Result<()> {
+    async fn write(&self, connection: &mut sqlx::SqliteConnection) -> sqlx::Result<()> {
         match self {
             Kept::Token(TokenRow { token, hash }) => {
                 sqlx::query(
@@ -50,7 +64,7 @@ impl Kept {
                 sqlx::query("DELETE FROM tokens WHERE name = ?").bind(name).execute(connection).await?;
             }
             Kept::Audit(entry) => {
-                let id = sqlx::query(ADD_AUDIT)
+                sqlx::query(ADD_AUDIT)
                     .bind(&entry.time)
                     .bind(&entry.caller)
                     .bind(entry.role.map(netnsd_api::Role::as_str))
@@ -59,11 +73,8 @@ impl Kept {
                     .bind(&entry.path)
                     .bind(entry.status)
                     .bind(&entry.request_id)
-                    .execute(&mut *connection)
-                    .await?
-                    .last_insert_rowid();
-                let newest_to_go = id.saturating_sub(i64::try_from(AUDIT).unwrap_or(i64::MAX));
-                sqlx::query("DELETE FROM audit WHERE id <= ?").bind(newest_to_go).execute(connection).await?;
+                    .execute(connection)
+                    .await?;
             }
         }
         Ok(())
@@ -117,8 +128,7 @@ pub struct AuditLog {
 impl AuditLog {
     /// Over a database that is there.
     pub fn new(database: &Path) -> Self {
-        let options = SqliteConnectOptions::new().filename(database).read_only(true).disable_statement_logging();
-        Self { pool: super::history::reading(options), path: database.to_owned() }
+        Self { pool: super::history::reading(database), path: database.to_owned() }
     }
 
     /// The oldest `limit` entries after number `since`, or the newest if it is left out; in their order.

@@ -33,17 +33,16 @@ pub struct Filter {
     pub types: Vec<EventType>,
 }
 
-/// Connections for readers: few, and none while nobody reads.
-pub(super) fn reading(options: SqliteConnectOptions) -> SqlitePool {
+/// Connections to a database for readers: few, and none while nobody reads.
+pub(super) fn reading(database: &Path) -> SqlitePool {
+    let options = SqliteConnectOptions::new().filename(database).read_only(true).disable_statement_logging();
     SqlitePoolOptions::new().max_connections(2).idle_timeout(Duration::from_secs(60)).connect_lazy_with(options)
 }
 
 impl History {
     /// Over a database that is there; `newest` tells the number of the newest event that may be shown.
     pub fn new(database: &Path, newest: watch::Receiver<u64>) -> Self {
-        let options = SqliteConnectOptions::new().filename(database).read_only(true).disable_statement_logging();
-        let pool = reading(options);
-        Self { pool, path: database.to_owned(), newest }
+        Self { pool: reading(database), path: database.to_owned(), newest }
     }
 
     /// The number of the newest event.

@@ -272,9 +272,7 @@ impl Store {
                 sqlx::query("DELETE FROM events WHERE id <= ?").bind(newest_to_go).execute(&mut *transaction).await?;
             }
         }
-        for kept in &commit.kept {
-            kept.write(&mut transaction).await?;
-        }
+        access::write(&commit.kept, &mut transaction).await?;
         transaction.commit().await
     }
 
