@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{Name, ResourceRef};
+use crate::{Centiseconds, Name, Port, ResourceRef};
 
 /// What the kernel said of a namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -140,6 +140,37 @@ pub struct Link {
     pub resource: Option<ResourceRef>,
     /// Its counters.
     pub statistics: Statistics,
+    /// With `?settings=true`: those of a bridge, and of a port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings: Option<LinkSettings>,
+}
+
+/// What a bridge, and what a port of a bridge, is set to, called as the fields of a resource; what is at the kernel's default is
+/// left out.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+#[allow(missing_docs, reason = "named as the fields of a bridge")]
+pub struct LinkSettings {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stp: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ageing_time_s: Option<Centiseconds>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forward_delay_s: Option<Centiseconds>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hello_time_s: Option<Centiseconds>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_age_s: Option<Centiseconds>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub multicast_snooping: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vlan_filtering: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vlan_default_pvid: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<Port>,
 }
 
 /// The other end of a veth pair.

@@ -11,6 +11,7 @@ use std::{
 
 use common::{Host, NETNSCTL};
 use nix::pty::{Winsize, openpty};
+use serde_json::{Value, json};
 
 const LAB: &str = "
 namespaces:
@@ -87,6 +88,75 @@ fn writes_that_do_not_wait_return_at_once() {
     host.run(&["netns", "list", "--wait=false"]).failed(2, &["--wait=false"]);
     let yaml = host.ok(&["netns", "show", "net0", "-o", "yaml"]);
     assert!(yaml.contains("\nstatus:\n") && yaml.contains("state: in_sync"), "{yaml}");
+}
+
+/// What a script made: a bridge, two namespaces, a pair between them, and what netnsd leaves out.
+const BY_HAND: &str = "set -e
+ip link add lan type bridge stp_state 1 priority 4096 forward_delay 200
+ip addr add 10.1.0.254/24 dev lan
+ip link set lan up
+ip netns add net0; ip netns add net1
+for i in 0 1; do
+    ip -n net$i link set lo up
+    ip link add port$i type veth peer name eth0 netns net$i
+    ip -n net$i addr add 10.1.0.$i/24 dev eth0
+    ip link set port$i master lan mtu 1400 up
+    ip -n net$i link set eth0 mtu 1400 up
+    ip -n net$i route add default via 10.1.0.254
+done
+ip link set port0 type bridge_slave hairpin on cost 7
+ip -n net1 route add blackhole 10.9.0.0/16 metric 7
+ip -n net1 route add 10.8.0.0/16 nexthop via 10.1.0.7 nexthop via 10.1.0.8
+ip -n net1 neigh add 10.1.0.7 lladdr 02:00:00:00:00:07 dev eth0
+ip -n net0 link add x type veth peer name y netns net1
+ip netns add nameless
+ip link add lost type veth peer name eth0 netns nameless
+touch /run/held
+mount --bind /run/netns/nameless /run/held
+ip netns delete nameless
+";
+
+#[test]
+fn what_others_made_is_taken_over_whole() {
+    let host = host!();
+    let made = host.sh(BY_HAND);
+    assert_eq!(made.code, Some(0), "{}", made.err);
+    assert_eq!(host.run(&["adopt"]).code, Some(2));
+    host.run(&["adopt", "bridge/none"]).failed(2, &["bridge/none", "--dry-run"]);
+    let plan = host.run(&["adopt", "--all", "--dry-run"]);
+    for said in ["+ namespace/net0\n", "+ bridge/lan\n", "+ veth/port1\n", "+ veth/net0-x\n", "\n6 created"] {
+        assert!(plan.out.contains(said), "{said:?} in {}", plan.out);
+    }
+    for said in ["lost in the host is left out", "a route to 10.8.0.0/16 in namespace net1 is left out"] {
+        assert!(plan.err.contains(said), "{said:?} in {}", plan.err);
+    }
+    host.ok(&["adopt", "bridge/lan"]);
+    assert_eq!(host.ip(&["-d", "link", "show", "lan"])[0]["linkinfo"]["info_data"]["stp_state"], 1);
+    let all = host.run(&["adopt", "--all"]);
+    assert!(all.out.contains("+ veth/port0\n") && !all.out.contains("lan\n"), "{all:?}");
+    let again = host.run(&["adopt", "--all"]);
+    assert!(again.out.starts_with("0 created"), "nothing is left: {again:?}");
+    let json = host.json(&["export"]);
+    let of = |kind: &str, name: &str| -> Value {
+        json[kind].as_array().unwrap().iter().find(|item| item["name"] == name).cloned().unwrap()
+    };
+    assert_eq!(
+        of("bridges", "lan"),
+        json!({"name": "lan", "addresses": ["10.1.0.254/24"], "stp": true, "priority": 4096, "forward_delay_s": 2})
+    );
+    let port0 = json!({"interface": "port0", "mtu": 1400, "bridge": "lan", "port": {"hairpin": true, "path_cost": 7}});
+    let eth0 = json!({"namespace": "net0", "interface": "eth0", "mtu": 1400, "addresses": ["10.1.0.0/24"]});
+    assert_eq!(of("veths", "port0")["endpoints"], json!([port0, eth0]));
+    assert_eq!(of("veths", "net0-x")["endpoints"][1]["up"], false);
+    assert_eq!(
+        of("namespaces", "net1")["routes"],
+        json!([{"destination": "default", "via": "10.1.0.254", "interface": "eth0"},
+            {"destination": "10.9.0.0/16", "metric": 7, "type": "blackhole"}])
+    );
+    assert_eq!(of("namespaces", "net1")["neighbours"][0]["mac"], "02:00:00:00:00:07");
+    assert!(host.ok(&["status"]).contains("in_sync"), "{}", host.ok(&["status"]));
+    assert_eq!(host.ok(&["netns", "delete", "net0", "net1", "--cascade"]), "");
+    assert_eq!(host.namespaces(), Vec::<String>::new());
 }
 
 #[test]

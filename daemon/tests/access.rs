@@ -66,6 +66,7 @@ fn tokens_do_what_their_role_says_and_survive_a_restart() {
     assert_eq!(status(&operator, "PUT", "/v1/namespaces/n0", json!({})), 201);
     assert_eq!(status(&operator, "GET", "/v1/tokens", Value::Null), 403);
     assert_eq!(status(&operator, "PUT", "/v1/namespaces/n1", json!({"attach": {"pid": 1}})), 403);
+    assert_eq!(status(&operator, "PUT", "/v1/namespaces/n1?adopt=true", json!({})), 403);
     // A token is no user.
     assert_eq!(status(&operator, "POST", "/v1/namespaces/n0/exec", json!({"argv": ["true"]})), 403);
     assert_eq!(status(&viewer, "POST", "/v1/namespaces/n0/exec", json!({"argv": ["true"]})), 403);
@@ -285,6 +286,7 @@ fn users_of_the_socket_do_what_their_rule_says_and_never_become_root() {
     assert_eq!(operator("POST", "/v1/namespaces/theirs/exec", json!({"argv": ["id"]})).0, 403);
     assert_eq!(operator("PUT", "/v1/namespaces/n1", json!({"attach": {"pid": 1}})).0, 403);
     assert_eq!(operator("PATCH", "/v1/topology", json!({"namespaces": [{"name": "n1", "attach": {"pid": 1}}]})).0, 403);
+    assert_eq!(operator("PATCH", "/v1/topology?adopt=true", json!({"namespaces": [{"name": "n1"}]})).0, 403);
     assert_eq!(host.get("/v1/namespaces/n1").status, 404);
     // Root's stay root's.
     let result = host.post("/v1/namespaces/n0/exec", json!({"argv": ["id", "-u"]})).ok();

@@ -119,11 +119,11 @@ impl Caller {
         }
     }
 
-    /// Whether it may change this.
+    /// Whether it may change this, and take over what others made.
     ///
     /// # Errors
     /// What it may not.
-    pub fn may_change(&self, decision: &Decision) -> Result<(), Problem> {
+    pub fn may_change(&self, decision: &Decision, adopt: bool) -> Result<(), Problem> {
         let named = decision.named.iter().map(|(resource, _)| resource.clone());
         let changed = decision.changes.iter().map(|(resource, _)| resource.clone());
         let specs = decision.changes.iter().filter_map(|(_, after)| after.as_ref()).map(|record| &record.spec);
@@ -133,12 +133,11 @@ impl Caller {
         }
         let attaches = |spec: &&Spec| matches!(spec, Spec::Namespace(spec) if spec.attach.is_some());
         let is_new = |spec: &Spec| decision.named.contains(&(spec.resource(), Did::Created));
-        match self.role < Role::Admin && specs.filter(attaches).any(is_new) {
-            true => Err(forbidden(format!(
-                "attach is for admins, who may reach every process, and {} is {}",
-                self.name, self.role
-            ))),
-            false => Ok(()),
+        let attach = specs.filter(attaches).any(is_new).then_some("attach is for admins, who may reach every process");
+        let what = adopt.then_some("adopt is for admins, who may change what others made").or(attach);
+        match what.filter(|_| self.role < Role::Admin) {
+            Some(what) => Err(forbidden(format!("{what}, and {} is {}", self.name, self.role))),
+            None => Ok(()),
         }
     }
 

@@ -25,10 +25,10 @@ use super::{
 };
 use crate::{
     access::Access,
-    intent::{self, Decision, Intent, Record},
+    intent::{self, Decision, Intent, Leftovers, Record},
     kernel::{Kernel, Notice, Ns, Observed},
     metrics::Metrics,
-    plan::{self, Plan, Step, Verdict},
+    plan::{self, Found, Plan, Step, Verdict},
     store::{Commit, Kept, Row, RowChange, Store, StoreError},
 };
 
@@ -57,6 +57,8 @@ pub(super) struct Accepted {
     message: Message,
     pub decision: Decision,
     pub before: Vec<(ResourceRef, Option<Record>)>,
+    /// What it takes over, as it was found.
+    pub found: BTreeMap<ResourceRef, Found>,
     /// The numbers of its events.
     events: Range<u64>,
 }
@@ -178,11 +180,11 @@ impl<K: Kernel> Core<K> {
     }
 
     fn remember(&mut self, row: Row) {
-        let Row { uid, kind, name, generation, created_at, updated_at, desired, applied, prior } = row;
+        let Row { uid, kind, name, generation, created_at, updated_at, desired, applied, prior, adopt } = row;
         let resource = ResourceRef::new(kind, name);
         match desired {
             Some(spec) => {
-                let record = Record { uid, generation, created_at, updated_at, spec, applied, prior };
+                let record = Record { uid, generation, created_at, updated_at, spec, applied, prior, adopt };
                 self.intent.set(&resource, Some(record));
             }
             None => {
@@ -451,19 +453,19 @@ impl<K: Kernel> Core<K> {
             }
             before.push((resource.clone(), old));
         }
-        Accepted { message, decision, before, events: 0..0 }
+        Accepted { message, decision, before, found: BTreeMap::new(), events: 0..0 }
     }
 
-    /// Takes a write's changes back. What it may have left in the kernel (`tried`) is kept in mind.
+    /// Takes a write's changes back. What it may have left in the kernel (`tried`) is kept in mind, but for what was given back.
     fn take_back(&mut self, accepted: &Accepted, tried: bool) {
         for (resource, before) in accepted.before.iter().rev() {
             let after = self.intent.set(resource, before.clone());
             if let Some(before) = before {
                 self.gone.remove(&(resource.clone(), before.uid.clone()));
             }
-            let Some(after) = after.filter(|_| tried) else { continue };
+            let Some(after) = after.filter(|_| tried && !accepted.found.contains_key(resource)) else { continue };
             match self.intent.leftovers_mut(resource) {
-                Some((applied, prior)) => {
+                Some(Leftovers { applied, prior, .. }) => {
                     applied.push(after.spec);
                     prior.extend(after.prior);
                 }
@@ -508,6 +510,12 @@ impl<K: Kernel> Core<K> {
             {
                 return self.answer_dry_run(batch.remove(0), &plan, &observed);
             }
+            for accepted in &mut batch {
+                accepted.found = accepted
+                    .resources()
+                    .filter_map(|resource| Some((resource.clone(), plan.found.get(resource)?.clone())))
+                    .collect();
+            }
             let recording = Instant::now();
             if let Err(error) = self.record(&mut batch).await {
                 tracing::error!(%error, "a write cannot be recorded");
@@ -530,6 +538,7 @@ impl<K: Kernel> Core<K> {
                 *did == Did::Unchanged && (accepted.message.write.dry_run || self.stands(resource))
             };
             if accepted.decision.named.iter().all(nothing) {
+                self.take_back(&accepted, false);
                 let written = self.written(&accepted);
                 accepted.message.answer(Ok(written));
             } else {
@@ -627,6 +636,8 @@ impl<K: Kernel> Core<K> {
         let after = self.intent.get(resource);
         let (what, detail) = match (before, after) {
             (None, _) => (EventType::Created, json!({})),
+            // Only that it is taken over is new.
+            (Some(before), Some(after)) if before.generation == after.generation => return,
             (Some(_), Some(after)) => (EventType::Updated, json!({"generation": after.generation})),
             (Some(_), None) => (EventType::Deleted, json!({})),
         };
@@ -639,18 +650,19 @@ impl<K: Kernel> Core<K> {
         if let Some(record) = self.intent.get(resource) {
             changes.insert(record.uid.clone(), RowChange::Put(Box::new(record.row())));
         }
-        if let Some(before) = before
-            && let Some(gone) = self.gone.get(&(resource.clone(), before.uid.clone()))
-        {
+        let Some(before) = before else { return };
+        if let Some(gone) = self.gone.get(&(resource.clone(), before.uid.clone())) {
             let row = Row { desired: None, applied: gone.applied.clone(), prior: gone.prior.clone(), ..before.row() };
             changes.insert(before.uid.clone(), RowChange::Put(Box::new(row)));
+        } else if self.intent.get(resource).is_none() {
+            changes.insert(before.uid.clone(), RowChange::Delete(before.uid.clone()));
         }
     }
 
     /// Remembers the value that a sysctl had before netnsd first set it.
     pub(super) fn keep_prior(&mut self, resource: ResourceRef, key: SysctlKey, value: String) {
-        let Some((_, prior)) = self.intent.leftovers_mut(&resource) else { return };
-        if let Entry::Vacant(first) = prior.entry(key) {
+        let Some(left) = self.intent.leftovers_mut(&resource) else { return };
+        if let Entry::Vacant(first) = left.prior.entry(key) {
             first.insert(value);
             self.confirm(&resource);
         }
@@ -705,6 +717,7 @@ impl<K: Kernel> Core<K> {
 
     /// Takes refused writes back, in the database and in the kernel, by the way that everything goes.
     async fn undo(&mut self, refused: Vec<&Accepted>) {
+        self.give_back(&refused).await;
         let mut work = Work::default();
         let mut rows = BTreeMap::new();
         for (part, accepted) in refused.into_iter().enumerate() {

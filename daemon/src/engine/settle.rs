@@ -133,11 +133,12 @@ impl<K: Kernel> Core<K> {
         }
     }
 
-    /// Nothing of earlier intents is left in the kernel.
+    /// Nothing of earlier intents is left in the kernel, and nothing to take over.
     fn clear_leftovers(&mut self, resource: &ResourceRef) {
-        let Some((applied, _)) = self.intent.leftovers_mut(resource) else { return };
-        if !applied.is_empty() {
-            applied.clear();
+        let Some(left) = self.intent.leftovers_mut(resource) else { return };
+        if !left.applied.is_empty() || *left.adopt {
+            left.applied.clear();
+            *left.adopt = false;
             self.confirm(resource);
         }
     }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    kernel::{Ns, Op, sim::SimKernel},
+    kernel::{BridgeSettings, NewEnd, Ns, Op, sim::SimKernel},
     store::{Filter, History},
 };
 
@@ -228,7 +228,7 @@ async fn what_others_made_is_a_conflict_and_stays() {
         mark: "theirs".into(),
         mac: None,
         mtu: None,
-        set: crate::kernel::BridgeSettings::default(),
+        set: BridgeSettings::default(),
     };
     house.kernel.apply(&theirs).unwrap();
     let before = house.kernel.everything();
@@ -305,7 +305,7 @@ async fn one_that_cannot_be_applied_holds_up_nobody_and_is_tried_again() {
         mark: "theirs".into(),
         mac: None,
         mtu: None,
-        set: crate::kernel::BridgeSettings::default(),
+        set: BridgeSettings::default(),
     };
     house.kernel.apply(&theirs("br0")).unwrap();
     house.start();
@@ -461,4 +461,123 @@ async fn a_write_that_does_not_wait_is_durable_and_its_failure_shows_in_its_stat
         .unwrap();
     let told: Vec<&str> = events.iter().map(|event| event.kind.as_str()).collect();
     assert_eq!(told[..2], ["created", "failed"], "and `applied`, once it is recorded");
+}
+
+/// What others made by hand: a namespace with a pair to a bridge, addresses, a route.
+fn by_hand(kernel: &SimKernel) {
+    let (net0, eth0, port0, br0) = (Ns::Named("net0".parse().unwrap()), "eth0", "port0", "br0");
+    let own = |name: &str| name.to_owned();
+    let mac = "02:00:00:00:00:fe".parse().ok();
+    let end = |ns: &Ns, name: &str| NewEnd { ns: ns.clone(), name: own(name), mark: own("by hand"), mac, mtu: None };
+    let address = |ns: &Ns, name: &str, address: &str| Op::AddressAdd {
+        ns: ns.clone(),
+        name: own(name),
+        address: address.parse().unwrap(),
+        protocol: 0,
+        replace: false,
+    };
+    let up = |ns: &Ns, name: &str| Op::LinkUp { ns: ns.clone(), name: own(name), up: true };
+    let set = BridgeSettings { stp: Some(true), hello_time: Some(300), ..BridgeSettings::default() };
+    let route = serde_json::from_value(json!({"destination": "default", "via": "10.0.0.254"})).unwrap();
+    for op in [
+        Op::NamespaceAdd { name: "net0".parse().unwrap(), mark: own("by hand") },
+        Op::BridgeAdd { ns: Ns::Host, name: own(br0), mark: own("by hand"), mac, mtu: None, set },
+        Op::VethAdd { ends: [end(&net0, eth0), end(&Ns::Host, port0)] },
+        address(&net0, eth0, "10.0.0.1/24"),
+        address(&Ns::Host, br0, "10.0.0.254/24"),
+        Op::LinkMaster { ns: Ns::Host, name: own(port0), master: Some(own(br0)) },
+        up(&Ns::Host, br0),
+        up(&Ns::Host, port0),
+        up(&net0, eth0),
+        Op::RouteAdd { name: "net0".parse().unwrap(), route, protocol: 4, replace: false },
+    ] {
+        kernel.apply(&op).unwrap();
+    }
+}
+
+/// The same as a document that changes a little of everything.
+fn taken_over() -> Change {
+    let specs = [
+        (
+            Kind::Namespace,
+            json!({"name": "net0", "sysctls": {"net.ipv4.ip_forward": 1},
+            "routes": [{"destination": "default", "via": "10.0.0.254"}, {"destination": "10.7.0.0/16", "via": "10.0.0.253"}],
+            "neighbours": [{"address": "10.0.0.9", "mac": "02:00:00:00:00:09", "interface": "eth0"}]}),
+        ),
+        (
+            Kind::Bridge,
+            json!({"name": "lan", "interface": "br0", "addresses": ["10.0.0.254/24", "10.0.9.1/24"], "mtu": 1400}),
+        ),
+        (
+            Kind::Veth,
+            json!({"name": "lan0", "endpoints": [
+            {"namespace": "net0", "interface": "eth0", "addresses": ["10.0.0.1/24", "fd00::1/64"], "mac": "02:00:00:00:00:01"},
+            {"interface": "port0", "bridge": "lan", "port": {"hairpin": true}}]}),
+        ),
+        (Kind::Veth, json!({"name": "new", "endpoints": [{"interface": "one"}, {"interface": "two"}]})),
+    ];
+    let specs = specs.into_iter().map(|(kind, body)| Placed { spec: Spec::from_json(kind, body).unwrap(), at: 0 });
+    Change::Topology(Document { specs: specs.collect(), prune: false, selects: Arc::new(|_| true) })
+}
+
+#[tokio::test]
+async fn what_is_taken_over_is_kept_in_place_or_given_back_as_it_was() {
+    for after in 0.. {
+        let house = House::new();
+        by_hand(&house.kernel);
+        let before = house.kernel.shape();
+        let write = Write { adopt: true, ..Write::by_admin(taken_over()) };
+        let refused =
+            house.engine.as_ref().unwrap().0.write(Write { adopt: false, ..write.clone() }).await.unwrap_err();
+        assert_eq!(refused.code, Code::Conflict);
+        house.kernel.executed();
+        house.kernel.fail(after, Errno::EPERM);
+        match house.engine.as_ref().unwrap().0.write(write).await {
+            Err(problem) => {
+                assert_eq!(problem.errno.as_deref(), Some("EPERM"), "{problem:?}");
+                assert_eq!(house.kernel.shape(), before, "the operation {after} failed");
+                assert_eq!(all_json(&house.view), Vec::<Value>::new());
+            }
+            Ok(_) => {
+                let done = house.kernel.executed();
+                let apart = |op: &Op| {
+                    matches!(op, Op::LinkDelete { .. } | Op::LinkUp { up: false, .. } | Op::NamespaceAdd { .. })
+                };
+                assert!(after > 10 && !done.iter().any(apart), "{after}: {done:#?}");
+                let net0 = house.kernel.everything().remove(&Ns::Named("net0".parse().unwrap())).unwrap();
+                assert!(net0.routes.iter().all(|route| route.ours), "{net0:#?}");
+                assert!(net0.links["eth0"].addresses.iter().all(|address| address.ours), "{net0:#?}");
+                house.kernel.fail(usize::MAX, Errno::EPERM);
+                // They are netnsd's: what is no longer asked for goes.
+                house.delete(Kind::Namespace, "net0", true).await.unwrap();
+                house.delete(Kind::Bridge, "lan", true).await.unwrap();
+                house.delete(Kind::Veth, "new", false).await.unwrap();
+                assert_eq!(house.kernel.shape(), SimKernel::default().shape());
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_recorded_resource_in_conflict_takes_over_what_is_in_its_way() {
+    let mut house = House::new();
+    house.put(Kind::Bridge, json!({"name": "br0", "addresses": ["10.0.0.254/24"]})).await.unwrap();
+    house.stop();
+    house.kernel = SimKernel::default();
+    by_hand(&house.kernel);
+    house.start();
+    house.view.wait_ready().await;
+    assert_eq!(house.state(Kind::Bridge, "br0"), State::Conflict);
+    let before = house.kernel.shape();
+    let body = json!({"name": "br0", "addresses": ["10.0.0.254/24"]});
+    let change = Change::Put(Spec::from_json(Kind::Bridge, body).unwrap());
+    let write = Write { adopt: true, ..Write::by_admin(change) };
+    house.kernel.fail(1, Errno::EPERM);
+    house.engine.as_ref().unwrap().0.write(write.clone()).await.unwrap_err();
+    assert_eq!((house.kernel.shape(), house.state(Kind::Bridge, "br0")), (before, State::Conflict));
+    let written = house.engine.as_ref().unwrap().0.write(write).await.unwrap();
+    assert_eq!((written.did(), written.entry.unwrap().generation), (Did::Unchanged, 1));
+    assert_eq!(house.state(Kind::Bridge, "br0"), State::InSync);
+    assert!(!house.kernel.everything()[&Ns::Host].links["br0"].bridge.as_ref().unwrap().stp);
 }

@@ -345,6 +345,8 @@ pub struct Write {
     pub dry_run: bool,
     /// Answer once it is applied; else once it is durable.
     pub wait: bool,
+    /// Take over what others made at its places (`?adopt=true`).
+    pub adopt: bool,
     /// Told how far the kernel is.
     pub progress: Option<watch::Sender<Progress>>,
     /// Who asks for it.
@@ -356,7 +358,7 @@ impl Write {
     /// A write of one who may do everything.
     pub(crate) fn by_admin(change: Change) -> Self {
         let caller = Arc::new(Caller::admin("a test"));
-        Self { change, preconditions: Vec::new(), dry_run: false, wait: true, progress: None, caller }
+        Self { change, preconditions: Vec::new(), dry_run: false, wait: true, adopt: false, progress: None, caller }
     }
 }
 

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     intent::{self, Record},
     kernel::{BatchOp, Kernel, Observed, Op, OpError},
-    plan::{self, Plan, Step, Task, Verdict},
+    plan::{self, Found, Hands, Plan, Step, Task, Verdict},
 };
 
 /// What the kernel refused, by the resource that it was for.
@@ -26,7 +26,7 @@ pub(super) type Failures = BTreeMap<ResourceRef, (Op, OpError)>;
 #[derive(Debug, Default, Clone)]
 pub(super) struct Work {
     pub parts: BTreeMap<ResourceRef, usize>,
-    /// Namespaces that this very batch creates: they may be attached.
+    /// Resources that this very batch creates.
     pub created: BTreeSet<ResourceRef>,
     /// Resources that are only looked at.
     pub looked_at: BTreeSet<ResourceRef>,
@@ -130,7 +130,8 @@ impl<K: Kernel> Core<K> {
                     desired: Some(&record.spec),
                     applied: &record.applied,
                     prior: &record.prior,
-                    attach: created.contains(resource),
+                    new: created.contains(resource),
+                    hands: if record.adopt { Hands::Adopt } else { Hands::Stay },
                 });
             }
         }
@@ -145,7 +146,8 @@ impl<K: Kernel> Core<K> {
                 desired: None,
                 applied: &gone.applied,
                 prior: &gone.prior,
-                attach: false,
+                new: false,
+                hands: Hands::Stay,
             })
         })
     }
@@ -179,6 +181,43 @@ impl<K: Kernel> Core<K> {
             let plan = self.plan(work, failures, &observed);
             if !self.widen(work, &plan) {
                 return Ok((plan, observed));
+            }
+        }
+    }
+
+    /// Gives back what writes took over, as it was found.
+    pub(super) async fn give_back(&mut self, refused: &[&Accepted]) {
+        let records: BTreeMap<&ResourceRef, (&Found, Record)> = refused
+            .iter()
+            .flat_map(|accepted| &accepted.found)
+            .filter_map(|(resource, found)| Some((resource, (found, self.intent.get(resource)?.clone()))))
+            .collect();
+        let mut tasks = Vec::new();
+        for (resource, (found, record)) in &records {
+            tasks.push(Task {
+                resource: (*resource).clone(),
+                uid: &record.uid,
+                desired: Some(&found.spec),
+                applied: std::slice::from_ref(&record.spec),
+                prior: &record.prior,
+                new: false,
+                hands: Hands::GiveBack(found),
+            });
+        }
+        if tasks.is_empty() {
+            return;
+        }
+        let observed = match self.kernel.observe(&plan::scope(&tasks)).await {
+            Ok(observed) => observed,
+            Err(error) => return tracing::error!(%error, "what was taken over cannot be given back"),
+        };
+        let plan = plan::plan(&tasks, &|bridge| Some(bridge.to_string()), &observed);
+        // Each by itself: what cannot be as it was is left, and the rest goes on.
+        let ops: Vec<BatchOp> =
+            (0..).zip(&plan.steps).map(|(part, step)| BatchOp { op: step.op.clone(), part, optional: true }).collect();
+        for (step, outcome) in plan.steps.iter().zip(self.kernel.execute(&ops, &|_| ()).await) {
+            if let Some(Err(error)) = outcome {
+                tracing::error!(resource = %step.resource, op = step.op.label(), %error, "cannot be given back as it was");
             }
         }
     }

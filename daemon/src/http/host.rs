@@ -25,12 +25,15 @@ macro_rules! look {
     ($handler:ident, $ask:ident) => {
         async fn $handler(State(app): State<App>, RawQuery(query): RawQuery) -> Answer {
             query::none(query.as_deref())?;
-            resource::live("host namespace", app.look.$ask(&Ns::Host)).await
+            resource::live(&Ns::Host, app.look.$ask(&Ns::Host)).await
         }
     };
 }
 
-look!(links, links);
+async fn links(State(app): State<App>, RawQuery(query): RawQuery) -> Answer {
+    resource::links(&app, &Ns::Host, query.as_deref()).await
+}
+
 look!(addresses, addresses);
 look!(live_routes, routes);
 look!(neighbours, neighbours);

@@ -51,12 +51,15 @@ macro_rules! look {
         async fn $handler(State(app): State<App>, Path(name): Path<String>, RawQuery(query): RawQuery) -> Answer {
             query::none(query.as_deref())?;
             let ns = Ns::Named(named(&name)?);
-            resource::live(&ns.to_string(), app.look.$ask(&ns)).await
+            resource::live(&ns, app.look.$ask(&ns)).await
         }
     };
 }
 
-look!(links, links);
+async fn links(State(app): State<App>, Path(name): Path<String>, RawQuery(query): RawQuery) -> Answer {
+    resource::links(&app, &Ns::Named(named(&name)?), query.as_deref()).await
+}
+
 look!(addresses, addresses);
 look!(live_routes, routes);
 look!(neighbours, neighbours);

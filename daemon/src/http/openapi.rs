@@ -184,8 +184,10 @@ impl Description {
         self.add(HttpMethod::Get, &one, operation.build());
 
         let codes = [&BODY[..], &WRITE, &[Code::UnknownReference, Code::Duplicate, Code::UnsupportedByKernel]].concat();
-        let operation =
-            self.operation(&id("put"), &format!("Create or replace a {kind}"), tag, &codes).parameter(name());
+        let operation = self
+            .operation(&id("put"), &format!("Create or replace a {kind}"), tag, &codes)
+            .parameter(name())
+            .parameter(adopt());
         let operation = written(operation, &stored, &dry_run, true).request_body(Some(body(&spec, &example, false)));
         self.add(HttpMethod::Put, &one, operation.build());
 
@@ -243,6 +245,10 @@ impl Description {
             .response("200", json_response("live, from the kernel", items));
         if path.contains("{name}") {
             operation = operation.parameter(name());
+        }
+        if path.ends_with("/links") {
+            let words = "also what bridges and ports are set to, where that is not the kernel's default";
+            operation = operation.parameter(query("settings", words, Type::Boolean));
         }
         self.add(HttpMethod::Get, path, operation.build());
     }
@@ -386,6 +392,7 @@ impl Description {
                 .parameter(label())
                 .parameter(dry_run_parameter())
                 .parameter(wait())
+                .parameter(adopt())
                 .request_body(Some(body.build()))
                 .response("200", timed(response))
                 .response(
@@ -543,6 +550,11 @@ fn contents(description: &str, kinds: &[&str], schema: &RefOr<Schema>) -> Respon
 
 fn dry_run_parameter() -> Parameter {
     query("dry_run", "only tell what would be done", Type::Boolean)
+}
+
+fn adopt() -> Parameter {
+    let words = "take over, in place, what others made of the same kind at the same places; for admins";
+    query("adopt", words, Type::Boolean)
 }
 
 fn wait() -> Parameter {

@@ -1,6 +1,6 @@
 //! Errors as answers: `application/problem+json`, always.
 
-use std::any::Any;
+use std::{any::Any, fmt::Display};
 
 use axum::{
     extract::Request,
@@ -23,7 +23,7 @@ impl Failure {
     }
 
     /// What a failed look at a thing means to who asked for it.
-    pub fn look(what: &str, error: LookError) -> Self {
+    pub fn look(what: impl Display, error: LookError) -> Self {
         match error {
             LookError::NoSuchNamespace => Self::new(Code::NotFound, format!("there is no {what}")),
             LookError::Kernel(error) => Self(Box::new(Problem {

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     access::Caller,
     engine::{Change, Did, Entry, Precondition, Spec, Write, Written},
-    kernel::look::LookError,
+    kernel::{Ns, look::LookError},
 };
 
 pub(super) type Answer = Result<Response, Failure>;
@@ -175,9 +175,25 @@ async fn show<R: Served>(
 }
 
 /// Answers with what is found live; `what` is what there is none of if it is not there.
-pub(super) async fn live<T: Serialize>(what: &str, found: impl Future<Output = Result<Vec<T>, LookError>>) -> Answer {
+pub(super) async fn live<T: Serialize>(
+    what: impl Display,
+    found: impl Future<Output = Result<Vec<T>, LookError>>,
+) -> Answer {
     let items = found.await.map_err(|error| Failure::look(what, error))?;
     Ok(Json(Items { items }).into_response())
+}
+
+/// Answers with every link of a namespace.
+pub(super) async fn links(app: &App, ns: &Ns, query: Option<&str>) -> Answer {
+    let mut query = Query::read(query)?;
+    let settings = query.flag("settings", false)?;
+    query.finish()?;
+    let found = async {
+        let mut links = app.look.links(ns).await?;
+        links.iter_mut().filter(|_| !settings).for_each(|link| link.settings = None);
+        Ok(links)
+    };
+    live(ns, found).await
 }
 
 /// Reads a resource of a JSON object.
@@ -194,12 +210,20 @@ pub(super) struct Asked {
     pub dry_run: bool,
     /// Unless `?wait=false`.
     pub wait: bool,
+    /// `?adopt=true`.
+    pub adopt: bool,
 }
 
 impl Asked {
     /// Takes its parameters out of a query that may have others.
     pub fn take(query: &mut Query) -> Result<Self, Failure> {
-        Ok(Self { dry_run: query.flag("dry_run", false)?, wait: query.flag("wait", true)? })
+        Ok(Self { dry_run: query.flag("dry_run", false)?, wait: query.flag("wait", true)?, adopt: false })
+    }
+
+    /// The same, with that of writes which may take over what is there.
+    pub fn take_put(query: &mut Query) -> Result<Self, Failure> {
+        let asked = Self::take(query)?;
+        Ok(Self { adopt: query.flag("adopt", false)?, ..asked })
     }
 
     /// Reads a query that has no others.
@@ -212,7 +236,8 @@ impl Asked {
 
     /// The write.
     pub fn write(self, caller: Arc<Caller>, change: Change, preconditions: Vec<Precondition>) -> Write {
-        Write { change, preconditions, dry_run: self.dry_run, wait: self.wait, progress: None, caller }
+        let Self { dry_run, wait, adopt } = self;
+        Write { change, preconditions, dry_run, wait, adopt, progress: None, caller }
     }
 }
 
@@ -238,7 +263,9 @@ async fn put<R: Served>(
 ) -> Answer {
     let invalid = |error: InvalidValue| FieldError::new(Code::InvalidField, "/name", error.0);
     let name: Name = name.parse().map_err(invalid)?;
-    let asked = Asked::read(query.as_deref())?;
+    let mut query = Query::read(query.as_deref())?;
+    let asked = Asked::take_put(&mut query)?;
+    query.finish()?;
     let preconditions = headers::preconditions(request.headers())?;
     let map = named(body::without_read_only(body::object(request, false).await?), &name)?;
     let change = Change::Put(read::<R>(map)?.spec());

@@ -83,7 +83,7 @@ async fn write(
     prune: bool,
 ) -> Answer {
     let mut query = Query::read(query.as_deref())?;
-    let asked = Asked::take(&mut query)?;
+    let asked = Asked::take_put(&mut query)?;
     let labels = labels(&mut query)?;
     query.finish()?;
     let lines = headers::accepts(request.headers(), &["application/x-ndjson"]);

@@ -17,9 +17,24 @@ impl Intent {
     /// # Errors
     /// Why it may not: a precondition, a reference, a name that is taken, a field, what its caller may not.
     pub fn decide(&mut self, write: &Write, now: Timestamp, new_uid: &dyn Fn() -> String) -> Result<Decision, Problem> {
-        let decision = self.weigh(write, now, new_uid)?;
-        write.caller.may_change(&decision)?;
+        let mut decision = self.weigh(write, now, new_uid)?;
+        write.caller.may_change(&decision, write.adopt)?;
+        if write.adopt {
+            self.adopt(&mut decision);
+        }
         Ok(decision)
+    }
+
+    /// Has what a write names taken over, also where nothing else changes.
+    fn adopt(&self, decision: &mut Decision) {
+        for (resource, did) in &decision.named {
+            if let (Did::Unchanged, Some(record)) = (did, self.get(resource)) {
+                decision.changes.push((resource.clone(), Some(record.clone())));
+            }
+        }
+        for record in decision.changes.iter_mut().filter_map(|(_, record)| record.as_mut()) {
+            record.adopt = true;
+        }
     }
 
     fn weigh(&mut self, write: &Write, now: Timestamp, new_uid: &dyn Fn() -> String) -> Result<Decision, Problem> {
@@ -167,6 +182,7 @@ pub(super) fn next(
                 spec,
                 applied: Vec::new(),
                 prior: BTreeMap::new(),
+                adopt: false,
             };
             (Did::Created, Some(record))
         }

@@ -39,6 +39,8 @@ pub struct Record {
     pub applied: Vec<Spec>,
     /// Sysctls' values before netnsd set them.
     pub prior: BTreeMap<SysctlKey, String>,
+    /// Whether what others made at its places is taken over; until that is done.
+    pub adopt: bool,
 }
 
 impl Record {
@@ -54,8 +56,18 @@ impl Record {
             desired: Some(self.spec.clone()),
             applied: self.applied.clone(),
             prior: self.prior.clone(),
+            adopt: self.adopt,
         }
     }
+}
+
+/// What a record keeps of how things were, and not of how they should be.
+#[derive(Debug)]
+#[allow(missing_docs, reason = "named as the record's fields")]
+pub struct Leftovers<'a> {
+    pub applied: &'a mut Vec<Spec>,
+    pub prior: &'a mut BTreeMap<SysctlKey, String>,
+    pub adopt: &'a mut bool,
 }
 
 /// What a write would change.
@@ -81,12 +93,9 @@ impl Intent {
     }
 
     /// One resource, to note what is left of earlier intents; its intent itself is changed by [`Intent::set`] only.
-    pub fn leftovers_mut(
-        &mut self,
-        resource: &ResourceRef,
-    ) -> Option<(&mut Vec<Spec>, &mut BTreeMap<SysctlKey, String>)> {
-        let record = self.records[resource.kind as usize].get_mut(&resource.name)?;
-        Some((&mut record.applied, &mut record.prior))
+    pub fn leftovers_mut(&mut self, resource: &ResourceRef) -> Option<Leftovers<'_>> {
+        let Record { applied, prior, adopt, .. } = self.records[resource.kind as usize].get_mut(&resource.name)?;
+        Some(Leftovers { applied, prior, adopt })
     }
 
     /// Every resource, in the order of [`Kind`] and name.

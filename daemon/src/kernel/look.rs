@@ -8,7 +8,10 @@ use netnsd_api::{
 use nix::errno::Errno;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Kernel, Ns, NsScope, Observed, ObservedLink, OpError, Scope, mark, real::RealKernel};
+use super::{
+    Kernel, Ns, NsScope, Observed, ObservedLink, OpError, Scope, mark,
+    real::{RealKernel, protocol},
+};
 
 /// Looks that wait; one more waits for room.
 const QUEUE: usize = 256;
@@ -186,6 +189,7 @@ async fn links(kernel: &mut RealKernel, ns: &Ns) -> Result<Vec<Link>, LookError>
 fn live(name: String, link: ObservedLink, peer: Option<Peer>) -> Link {
     // The mark of `lo` is its namespace's.
     let marked = link.mark.as_deref().and_then(mark::parse);
+    let settings = crate::plan::own_settings(&link);
     Link {
         index: link.index,
         name,
@@ -200,6 +204,7 @@ fn live(name: String, link: ObservedLink, peer: Option<Peer>) -> Link {
         peer,
         resource: marked.map(|(resource, _)| resource),
         statistics: link.statistics,
+        settings,
     }
 }
 
@@ -255,7 +260,7 @@ async fn routes(kernel: &mut RealKernel, ns: &Ns) -> Result<Vec<LiveRoute>, Look
         metric: known.route.metric.unwrap_or(0),
         table: known.route.table,
         kind: known.foreign_kind.unwrap_or_else(|| known.route.kind.as_str().into()),
-        protocol: known.protocol,
+        protocol: protocol(known.protocol),
         scope: known.scope,
         onlink: known.route.onlink,
     };

@@ -20,6 +20,8 @@ use nix::errno::Errno;
 
 /// Routes that netnsd makes carry this protocol number (`rtm_protocol`, `linux/rtnetlink.h`; none of the registered ones).
 pub const ROUTE_PROTOCOL: u8 = 110;
+/// Routes that the kernel itself made (`RTPROT_KERNEL`).
+pub const ROUTE_PROTOCOL_KERNEL: u8 = 2;
 /// Addresses that netnsd makes carry this protocol number (`IFA_PROTO`, `linux/if_addr.h`, since Linux 5.18).
 pub const ADDRESS_PROTOCOL: u8 = 110;
 
@@ -75,6 +77,8 @@ impl Scope {
 pub struct NsScope {
     /// These links, with their addresses.
     pub links: BTreeSet<String>,
+    /// And those that bear these marks, under whatever name, where some link is not under its own.
+    pub marks: BTreeSet<String>,
     /// Also every other link, with its addresses: routes need them to know what is reachable.
     pub all_links: bool,
     /// The netnsid and the number of links.
@@ -118,6 +122,8 @@ pub struct ObservedNs {
     pub link_count: usize,
     /// The links that were looked at, `lo` excepted, by name.
     pub links: BTreeMap<String, ObservedLink>,
+    /// Those of them that were found by their mark only: somebody renamed them.
+    pub strayed: BTreeSet<String>,
     /// Routes of every table but `local` (255), except those that the kernel makes of IPv6 multicast and link-local.
     pub routes: Vec<ObservedRoute>,
     /// Permanent neighbours.
@@ -156,7 +162,8 @@ impl ObservedNs {
             if prefers {
                 known.route.source = None;
             }
-            let connected = by && known.protocol == "kernel" && known.route.destination.net(true) == network;
+            let connected =
+                by && known.protocol == ROUTE_PROTOCOL_KERNEL && known.route.destination.net(true) == network;
             !(connected && unconnected)
         });
     }
@@ -257,8 +264,8 @@ pub struct ObservedRoute {
     pub ipv6: bool,
     /// Whether netnsd made it.
     pub ours: bool,
-    /// The protocol as iproute2 spells it, or a number.
-    pub protocol: String,
+    /// Who made it (`rtm_protocol`, `linux/rtnetlink.h`).
+    pub protocol: u8,
     /// The scope as iproute2 spells it.
     pub scope: String,
     /// Types that the API does not know, such as `local` or `broadcast`.
@@ -303,12 +310,16 @@ pub enum Op {
     BridgeSet { ns: Ns, name: String, set: BridgeSettings },
     /// Changes a bridge port's settings.
     PortSet { ns: Ns, name: String, set: netnsd_api::Port },
-    /// Gives a link an address (IPv6 without duplicate address detection).
-    AddressAdd { ns: Ns, name: String, address: IpNet },
+    /// Puts a mark on a link (on `lo`: on its namespace), or another text, or none; with `peer` only if that is the other end of
+    /// its pair.
+    LinkMark { ns: Ns, name: String, mark: Option<String>, peer: Option<(Ns, String)> },
+    /// Gives a link an address (IPv6 without duplicate address detection), which must not be there yet; `replace`: or becomes
+    /// of this protocol.
+    AddressAdd { ns: Ns, name: String, address: IpNet, protocol: u8, replace: bool },
     /// Takes an address away.
     AddressDelete { ns: Ns, name: String, address: IpNet },
     /// Makes a route, which must not be there yet; `replace`: or takes the place of the one of the same key.
-    RouteAdd { name: Name, route: Route, replace: bool },
+    RouteAdd { name: Name, route: Route, protocol: u8, replace: bool },
     /// Takes a route away.
     RouteDelete { name: Name, route: Route },
     /// Makes or replaces a permanent neighbour.
@@ -378,6 +389,7 @@ impl Op {
             Op::LinkMaster { .. } => "link_master",
             Op::BridgeSet { .. } => "bridge_set",
             Op::PortSet { .. } => "port_set",
+            Op::LinkMark { .. } => "link_mark",
             Op::AddressAdd { .. } => "address_add",
             Op::AddressDelete { .. } => "address_delete",
             Op::RouteAdd { .. } => "route_add",
@@ -403,6 +415,7 @@ impl Op {
             | Op::LinkMaster { ns, .. }
             | Op::BridgeSet { ns, .. }
             | Op::PortSet { ns, .. }
+            | Op::LinkMark { ns, .. }
             | Op::AddressAdd { ns, .. }
             | Op::AddressDelete { ns, .. } => ns.clone(),
             Op::VethAdd { ends } => ends[0].ns.clone(),

@@ -13,8 +13,8 @@ use netnsd_api::{Destination, InterfaceName, Name, NetnsId, Port, Route, SysctlK
 use nix::errno::Errno;
 
 use super::{
-    BatchOp, BridgeSettings, Kernel, NewEnd, Notice, Ns, Observed, ObservedAddress, ObservedBridge, ObservedLink,
-    ObservedNs, ObservedPort, ObservedRoute, Op, OpError, Outcome, Scope,
+    ADDRESS_PROTOCOL, BatchOp, BridgeSettings, Kernel, NewEnd, Notice, Ns, Observed, ObservedAddress, ObservedBridge,
+    ObservedLink, ObservedNs, ObservedPort, ObservedRoute, Op, OpError, Outcome, ROUTE_PROTOCOL, Scope,
 };
 
 /// A simulated kernel; clones share it, so that a test sees what the engine did.
@@ -109,7 +109,10 @@ impl Kernel for SimKernel {
         for (ns, part) in &scope.namespaces {
             let Some(known) = state.namespaces.get(ns) else { continue };
             let mut seen = known.clone();
-            seen.links.retain(|name, _| part.all_links || part.links.contains(name));
+            let marked = |link: &ObservedLink| link.mark.as_ref().is_some_and(|mark| part.marks.contains(mark));
+            let strayed = known.links.iter().filter(|(name, link)| !part.links.contains(*name) && marked(link));
+            seen.strayed = strayed.map(|(name, _)| name.clone()).collect();
+            seen.links.retain(|name, _| part.all_links || part.links.contains(name) || seen.strayed.contains(name));
             seen.link_count = known.links.len() + 1;
             for (name, link) in &mut seen.links {
                 let other = state.peers.get(&(ns.clone(), name.clone()));
@@ -273,6 +276,7 @@ impl State {
             Op::LinkUp { ns, name, up } => self.set_up(ns, name, *up),
             Op::LinkMac { ns, name, mac } => {
                 self.link(ns, name)?.mac = Some(*mac);
+                self.ns(ns)?.neighbours.retain(|other| other.interface.as_str() != name);
                 Ok(())
             }
             Op::LinkMtu { ns, name, mtu } => {
@@ -298,9 +302,19 @@ impl State {
                 set_port(port, set);
                 Ok(())
             }
-            Op::AddressAdd { ns, name, address } => self.add_address(ns, name, *address),
+            Op::LinkMark { ns: Ns::Named(ns), name, mark, .. } if name == "lo" => {
+                self.named(ns)?.mark.clone_from(mark);
+                Ok(())
+            }
+            Op::LinkMark { ns, name, mark, .. } => {
+                self.link(ns, name)?.mark.clone_from(mark);
+                Ok(())
+            }
+            Op::AddressAdd { ns, name, address, protocol, replace } => {
+                self.add_address(ns, name, *address, *protocol == ADDRESS_PROTOCOL, *replace)
+            }
             Op::AddressDelete { ns, name, address } => self.delete_address(ns, name, *address),
-            Op::RouteAdd { name, route, replace } => self.add_route(name, route, *replace),
+            Op::RouteAdd { name, route, protocol, replace } => self.add_route(name, route, *protocol, *replace),
             Op::RouteDelete { name, route } => {
                 self.named(name)?.routes.retain(|known| !(known.ours && same_route(known, route)));
                 Ok(())
@@ -462,13 +476,14 @@ impl State {
         Ok(())
     }
 
-    fn add_address(&mut self, ns: &Ns, name: &str, net: IpNet) -> Done {
+    fn add_address(&mut self, ns: &Ns, name: &str, net: IpNet, ours: bool, replace: bool) -> Done {
         let link = self.link(ns, name)?;
-        if link.addresses.iter().any(|known| known.net == net) {
+        if let Some(known) = link.addresses.iter_mut().find(|known| known.net == net) {
+            known.ours = if replace { ours } else { known.ours };
             return Ok(());
         }
         let secondary = net.addr().is_ipv4() && link.addresses.iter().any(|known| known.net.trunc() == net.trunc());
-        link.addresses.push(ObservedAddress { net, ours: true, secondary, permanent: true, scope: "global".into() });
+        link.addresses.push(ObservedAddress { net, ours, secondary, permanent: true, scope: "global".into() });
         Ok(())
     }
 
@@ -478,7 +493,7 @@ impl State {
         Ok(())
     }
 
-    fn add_route(&mut self, name: &Name, route: &Route, replace: bool) -> Done {
+    fn add_route(&mut self, name: &Name, route: &Route, protocol: u8, replace: bool) -> Done {
         let known = self.named(name)?;
         let mut route = route.clone();
         if let (Some(via), false) = (route.via, route.onlink) {
@@ -505,11 +520,14 @@ impl State {
         let same = known.routes.iter().position(|other| same_route(other, &route));
         route.metric = Some(route.effective_metric());
         let ipv6 = route.is_ipv6();
+        if route.destination.net(ipv6).prefix_len() == 0 {
+            route.destination = Destination::Default;
+        }
         let made = ObservedRoute {
             route,
             ipv6,
-            ours: true,
-            protocol: "netnsd".into(),
+            ours: protocol == ROUTE_PROTOCOL,
+            protocol,
             scope: "global".into(),
             foreign_kind: None,
         };

@@ -59,17 +59,19 @@ fn line(op: &Op) -> String {
         },
         Op::BridgeSet { ns, name, set } => link_set(ns, name, &format!("type bridge{}", bridge_settings(set))),
         Op::PortSet { ns, name, set } => link_set(ns, name, &format!("type bridge_slave{}", port_settings(set))),
-        Op::AddressAdd { ns, name, address } => {
+        Op::LinkMark { ns, name, mark, .. } => alias(ns, name, mark.as_deref().unwrap_or_default()),
+        Op::AddressAdd { ns, name, address, replace, .. } => {
             // No duplicate address detection; and the scope that `ip` would choose for 127.0.0.0/8 is another.
             let (ipv6, loopback) = (address.addr().is_ipv6(), address.addr().is_loopback());
             let nodad = if ipv6 { " nodad" } else { "" };
             let scope = if loopback { " scope global" } else { "" };
-            format!("{} address add {address} dev {}{scope}{nodad}", ip(ns), shell_word(name))
+            let verb = add_or_replace(*replace);
+            format!("{} address {verb} {address} dev {}{scope}{nodad}", ip(ns), shell_word(name))
         }
         Op::AddressDelete { ns, name, address } => {
             format!("{} address delete {address} dev {}", ip(ns), shell_word(name))
         }
-        Op::RouteAdd { name, route: what, replace } => route(name, if *replace { "replace" } else { "add" }, what),
+        Op::RouteAdd { name, route: what, replace, .. } => route(name, add_or_replace(*replace), what),
         Op::RouteDelete { name, route: what } => route(name, "delete", what),
         Op::NeighbourAdd { name, neighbour: Neighbour { address, mac, interface } } => format!(
             "{} neighbour replace {address} lladdr {mac} dev {} nud permanent",
@@ -120,6 +122,10 @@ fn link_set(ns: &Ns, name: &str, what: &str) -> String {
 
 fn alias(ns: &Ns, name: &str, mark: &str) -> String {
     link_set(ns, name, &format!("alias {}", shell_word(mark)))
+}
+
+fn add_or_replace(replace: bool) -> &'static str {
+    if replace { "replace" } else { "add" }
 }
 
 fn up_or_down(up: bool) -> &'static str {

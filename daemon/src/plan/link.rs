@@ -6,13 +6,15 @@ use ipnet::IpNet;
 use netnsd_api::{Bridge, Cidr, Endpoint, Mac, Port, Veth};
 
 use super::{
-    Phase, Planner, Task,
+    Hands, Phase, Planner, Task,
     place::Place,
     settings::{bridge_changes, port_changes, times_of},
 };
 use crate::{
     engine::Spec,
-    kernel::{BridgeSettings, DEFAULT_MTU, ObservedAddress, ObservedLink, ObservedPort, Op, bridge_mtu},
+    kernel::{
+        ADDRESS_PROTOCOL, BridgeSettings, DEFAULT_MTU, ObservedAddress, ObservedLink, ObservedPort, Op, bridge_mtu,
+    },
 };
 
 /// A link's settings that bridges and veth ends share.
@@ -102,7 +104,7 @@ impl Planner<'_> {
             },
         );
         let known = self.now.link(&place.ns, &place.name).cloned().unwrap_or_default();
-        self.addr_gen(task, spec, place, &known, &old);
+        self.addr_gen(task, task.addr_gen_none(spec, index), place, &known, &old);
         match &spec.bridge {
             None => {
                 self.leave_bridge(task, place, &known, &old);
@@ -118,10 +120,9 @@ impl Planner<'_> {
         }
     }
 
-    /// A bridge's port needs no IPv6 address: its announcements would be flooded to all ports.
-    fn addr_gen(&mut self, task: &Task<'_>, spec: &Endpoint, place: &Place, known: &ObservedLink, old: &[&Endpoint]) {
+    /// The mode of one that was no port is others' to choose.
+    fn addr_gen(&mut self, task: &Task<'_>, none: bool, place: &Place, known: &ObservedLink, old: &[&Endpoint]) {
         let was_port = old.iter().any(|old| old.bridge.is_some());
-        let none = spec.bridge.is_some();
         if known.addr_gen_none != none && (none || was_port) {
             self.emit(Phase::Addresses, task, Op::LinkAddrGen { ns: place.ns.clone(), name: place.name.clone(), none });
         }
@@ -211,25 +212,23 @@ impl Planner<'_> {
     }
 
     fn add_addresses(&mut self, task: &Task<'_>, place: &Place, addresses: &[Cidr]) {
-        for address in addresses {
-            let known = self.now.link(&place.ns, &place.name);
-            if known.is_none_or(|link| link.addresses.iter().any(|known| known.net == address.0)) {
-                continue;
+        let (ns, name) = (&place.ns, &place.name);
+        // Of addresses given back it is not kept who made them.
+        let (ours, protocol) = if task.gives_back() { (false, 0) } else { (true, ADDRESS_PROTOCOL) };
+        for address in addresses.iter().map(|address| address.0) {
+            let Some(link) = self.ns_mut(ns).links.get_mut(name) else { return };
+            let known = link.addresses.iter_mut().find(|known| known.net == address);
+            let replace = known.is_some();
+            match known {
+                Some(known) if task.hands == Hands::Stay || known.ours == ours => continue,
+                Some(known) => known.ours = ours,
+                None => {
+                    let (permanent, scope) = (true, "global".into());
+                    link.addresses.push(ObservedAddress { net: address, ours, secondary: false, permanent, scope });
+                }
             }
-            self.emit(
-                Phase::Addresses,
-                task,
-                Op::AddressAdd { ns: place.ns.clone(), name: place.name.clone(), address: address.0 },
-            );
-            if let Some(link) = self.ns_mut(&place.ns).links.get_mut(&place.name) {
-                link.addresses.push(ObservedAddress {
-                    net: address.0,
-                    ours: true,
-                    secondary: false,
-                    permanent: true,
-                    scope: "global".into(),
-                });
-            }
+            let (ns, name) = (ns.clone(), name.clone());
+            self.emit(Phase::Addresses, task, Op::AddressAdd { ns, name, address, protocol, replace });
         }
     }
 

@@ -5,6 +5,7 @@
 //! lost and is still asked for is emitted again. Operations are collected by [`Phase`], so that their order does not
 //! depend on that of the tasks.
 
+mod adopt;
 mod command;
 mod link;
 mod namespace;
@@ -18,10 +19,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use netnsd_api::{Name, ResourceRef, SysctlKey};
 
-pub use self::{command::command, namespace::resolv_conf, scope::scope};
+pub use self::{adopt::Found, command::command, namespace::resolv_conf, scope::scope, settings::own_settings};
 use crate::{
     engine::Spec,
-    kernel::{Ns, Observed, ObservedNs, Op},
+    kernel::{Ns, Observed, ObservedNs, Op, mark},
 };
 
 /// One resource to bring about.
@@ -37,8 +38,21 @@ pub struct Task<'a> {
     pub applied: &'a [Spec],
     /// Values that sysctls had before netnsd first set them.
     pub prior: &'a BTreeMap<SysctlKey, String>,
-    /// Whether a namespace that is missing may be made by attaching (only in the write that creates it).
-    pub attach: bool,
+    /// Whether this very write creates it: a namespace may be attached, and nothing of it is anywhere yet.
+    pub new: bool,
+    /// Whether what others made becomes netnsd's, or theirs again.
+    pub hands: Hands<'a>,
+}
+
+/// Whether what a task is about changes hands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hands<'a> {
+    /// It does not: what others made is left alone.
+    Stay,
+    /// What others made at its places is taken over.
+    Adopt,
+    /// It was taken over, and is given back as it was found, which is what is desired.
+    GiveBack(&'a Found),
 }
 
 impl Task<'_> {
@@ -46,11 +60,18 @@ impl Task<'_> {
     fn specs(&self) -> impl Iterator<Item = &Spec> {
         self.desired.into_iter().chain(self.applied)
     }
+
+    /// The mark of what it is about.
+    fn mark(&self, end: Option<usize>) -> String {
+        mark::mark(&self.resource, end, self.uid)
+    }
 }
 
 /// When an operation is done, relative to those of other resources.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
+    /// What is taken over is netnsd's before anything of it is changed.
+    Adopt,
     /// Neighbours and routes go before what they hang on.
     TakeRoutes,
     /// Links go before their namespace: the kernel would clear them later only.
@@ -81,6 +102,8 @@ enum Phase {
     LinkRoutes,
     GatewayRoutes,
     Neighbours,
+    /// What is given back is changed back before.
+    GiveBack,
 }
 
 /// One operation of a plan.
@@ -114,6 +137,8 @@ pub struct Plan {
     pub verdicts: BTreeMap<ResourceRef, Verdict>,
     /// Bridges that are made anew: their ports have to be enslaved again.
     pub new_bridges: BTreeSet<Name>,
+    /// What is taken over, as it is before.
+    pub found: BTreeMap<ResourceRef, Found>,
     /// Namespaces that are made anew: whatever lived in them has to be made again.
     pub new_namespaces: BTreeSet<Name>,
 }
@@ -132,7 +157,9 @@ pub fn plan<'a>(tasks: &[Task<'a>], bridge: &dyn Fn(&Name) -> Option<String>, ob
             planner.namespace(task, spec);
         }
     }
-    planner.arrange(&tasks);
+    let (given_back, ours): (Vec<_>, Vec<_>) =
+        tasks.iter().copied().partition(|task| matches!(task.hands, Hands::GiveBack(_)));
+    planner.arrange(&ours);
     for task in &tasks {
         match task.desired {
             Some(Spec::Bridge(spec)) => planner.bridge(task, spec),
@@ -145,6 +172,9 @@ pub fn plan<'a>(tasks: &[Task<'a>], bridge: &dyn Fn(&Name) -> Option<String>, ob
         if let Some(Spec::Namespace(spec)) = task.desired {
             planner.inside(task, spec);
         }
+    }
+    for task in given_back {
+        planner.give_back(task);
     }
     let Planner { phases, mut plan, .. } = planner;
     plan.steps = phases.into_values().flatten().collect();

@@ -4,10 +4,10 @@ use std::net::IpAddr;
 
 use netnsd_api::{Destination, Dns, Namespace, NetnsId, Route, RouteType, SysctlKey, is_link_local};
 
-use super::{Phase, Planner, Task};
+use super::{Hands, Phase, Planner, Task};
 use crate::{
     engine::Spec,
-    kernel::{Ns, ObservedLink, ObservedNs, ObservedRoute, Op, mark::mark},
+    kernel::{Ns, ObservedLink, ObservedNs, ObservedRoute, Op},
 };
 
 /// The first line of a file that netnsd wrote: a file without it is somebody else's.
@@ -31,7 +31,7 @@ impl Planner<'_> {
     pub(super) fn take_namespace(&mut self, task: &Task<'_>) {
         let ns = Ns::Named(task.resource.name.clone());
         let Some(known) = self.now.namespaces.get(&ns) else { return };
-        if known.inode != 0 && known.mark.as_deref() != Some(&mark(&task.resource, None, task.uid)) {
+        if known.inode != 0 && known.mark.as_deref() != Some(&task.mark(None)) {
             return;
         }
         let name = task.resource.name.clone();
@@ -47,14 +47,16 @@ impl Planner<'_> {
 
     pub(super) fn namespace(&mut self, task: &Task<'_>, spec: &Namespace) {
         let ns = Ns::Named(spec.name.clone());
-        let mark = mark(&task.resource, None, task.uid);
+        let mark = task.mark(None);
         let name = spec.name.clone();
+        self.adopt_namespace(task, &ns);
         match self.now.namespaces.get(&ns) {
             Some(known) if known.inode != 0 && known.mark.as_deref() != Some(&mark) => {
                 return self.conflict(
                     task,
                     format!(
-                        "/run/netns/{name} exists, and netnsd did not make it: choose another name, or delete it first"
+                        "/run/netns/{name} exists, and netnsd did not make it: choose another name, delete it first, or take \
+                         it over by PUT with ?adopt=true"
                     ),
                 );
             }
@@ -65,7 +67,7 @@ impl Planner<'_> {
                     self.emit(Phase::TakeNamespaces, task, Op::NamespaceDelete { name: name.clone() });
                 }
                 let op = match &spec.attach {
-                    Some(attach) if task.attach => {
+                    Some(attach) if task.new => {
                         Op::NamespaceAttach { name: name.clone(), pid: attach.pid, mark: mark.clone() }
                     }
                     _ => Op::NamespaceAdd { name: name.clone(), mark: mark.clone() },
@@ -225,14 +227,16 @@ impl Planner<'_> {
                 self.emit(Phase::TakeRoutes, task, Op::RouteDelete { name: spec.name.clone(), route: old.as_route() });
             }
         }
-        for route in &spec.routes {
+        for (i, route) in spec.routes.iter().enumerate() {
             let same: Vec<&ObservedRoute> = known.routes.iter().filter(|other| same_key(route, other)).collect();
             let missing = missing(route, &known, spec);
             if let (Some(old), Some(_)) = (same.iter().find(|old| old.ours), &missing) {
                 // What was asked for before; or the kernel keeps it though nothing reaches its gateway any more, and made afresh it
                 // would not take it.
                 self.emit(Phase::TakeRoutes, task, Op::RouteDelete { name: spec.name.clone(), route: old.as_route() });
-            } else if same.iter().any(|other| fulfils(other, route)) {
+            } else if same.iter().any(|other| {
+                fulfils(other, route) && (task.hands == Hands::Stay || other.protocol == task.protocol_of(i))
+            }) {
                 continue;
             }
             if let Some(missing) = missing {
@@ -241,15 +245,16 @@ impl Planner<'_> {
             }
             let phase = if route.via.is_none() { Phase::LinkRoutes } else { Phase::GatewayRoutes };
             // Only what is ours is replaced: another's route of the same key makes the kernel refuse.
-            let replace = same.iter().any(|other| other.ours);
-            self.emit_waiting(phase, task, Op::RouteAdd { name: spec.name.clone(), route: route.clone(), replace });
+            let replace = same.iter().any(|other| other.ours) || task.hands == Hands::Adopt && !same.is_empty();
+            let (name, protocol) = (spec.name.clone(), task.protocol_of(i));
+            self.emit_waiting(phase, task, Op::RouteAdd { name, route: route.clone(), protocol, replace });
         }
     }
 }
 
 impl ObservedRoute {
     /// The route with its family told by the destination.
-    fn as_route(&self) -> Route {
+    pub(super) fn as_route(&self) -> Route {
         Route { destination: Destination::Net(self.route.destination.net(self.ipv6)), ..self.route.clone() }
     }
 }

@@ -2,7 +2,7 @@
 
 use netnsd_api::{Bridge, Endpoint, Kind, Veth};
 
-use super::{Phase, Planner, Task, settings};
+use super::{Hands, Phase, Planner, Task, settings};
 use crate::{
     engine::Spec,
     kernel::{DEFAULT_MTU, NewEnd, Ns, ObservedLink, Op, mark},
@@ -76,7 +76,7 @@ impl Planner<'_> {
     fn holder(&self, place: &Place, task: &Task<'_>, end: Option<usize>) -> Holder {
         let Some(link) = self.now.link(&place.ns, &place.name) else { return Holder::Nobody };
         match link.mark.as_deref() {
-            Some(found) if found == mark::mark(&task.resource, end, task.uid) => Holder::Itself,
+            Some(found) if found == task.mark(end) => Holder::Itself,
             Some(found) if mark::parse(found).is_some() => Holder::Ours,
             _ => Holder::Others,
         }
@@ -90,6 +90,16 @@ impl Planner<'_> {
                 _ => None,
             })
             .find(|place| self.is_there(place, task, Some(end)))
+            .or_else(|| self.strayed(task, Some(end)))
+    }
+
+    /// A link of a task that somebody renamed.
+    fn strayed(&self, task: &Task<'_>, end: Option<usize>) -> Option<Place> {
+        let all =
+            self.now.namespaces.iter().flat_map(|(ns, known)| {
+                known.strayed.iter().map(move |name| Place { ns: ns.clone(), name: name.clone() })
+            });
+        all.into_iter().find(|place| self.is_there(place, task, end))
     }
 
     fn find_bridges(&self, task: &Task<'_>) -> Vec<Place> {
@@ -101,6 +111,9 @@ impl Planner<'_> {
                     places.push(place);
                 }
             }
+        }
+        if places.is_empty() {
+            places.extend(self.strayed(task, None));
         }
         places
     }
@@ -152,6 +165,7 @@ impl Planner<'_> {
         if !self.ns_is_there(task, &place.ns) {
             return true;
         }
+        self.adopt_bridge(task, &place);
         match self.holder(&place, task, None) {
             Holder::Itself => return true,
             Holder::Ours => return false,
@@ -177,6 +191,7 @@ impl Planner<'_> {
         if !wanted.iter().all(|place| self.ns_is_there(task, &place.ns)) {
             return true;
         }
+        self.adopt_pair(task, &wanted);
         let found = [self.find_end(task, 0), self.find_end(task, 1)];
         // A pair of which one end is not where it was left is no pair any more.
         if let [Some(left), None] | [None, Some(left)] = &found {
@@ -218,13 +233,18 @@ impl Planner<'_> {
 
     fn name_conflict(&mut self, task: &Task<'_>, place: &Place) {
         let Place { ns, name } = place;
-        self.conflict(
-            task,
-            format!(
-                "{ns} has an interface {name} that is not of {}: choose another name, or delete it first",
-                task.resource
-            ),
-        );
+        let (link, resource) = (self.now.link(ns, name), &task.resource);
+        let kind = link.and_then(|link| link.kind.clone()).unwrap_or_else(|| "physical".into());
+        let way_out = match task.hands {
+            Hands::Stay if kind == resource.kind.as_str() => {
+                "choose another name, delete it first, or take it over by PUT with ?adopt=true"
+            }
+            Hands::Stay => "choose another name, or delete it first",
+            _ if resource.kind == Kind::Bridge => "only a bridge is taken over",
+            _ => "a pair is taken over when both its ends are where they are asked for",
+        };
+        let reason = format!("{ns} has an interface {name} ({kind}) that is not of {resource}: {way_out}");
+        self.conflict(task, reason);
     }
 
     /// Whether the namespace of a place is there (or made by this plan).
@@ -246,7 +266,7 @@ impl Planner<'_> {
 
     fn make_bridge(&mut self, task: &Task<'_>, spec: &Bridge) {
         let place = Place::of_bridge(spec);
-        let mark = mark::mark(&task.resource, None, task.uid);
+        let mark = task.mark(None);
         self.emit(
             Phase::MakeBridges,
             task,
@@ -273,7 +293,7 @@ impl Planner<'_> {
 
     fn make_pair(&mut self, task: &Task<'_>, spec: &Veth) {
         let ends = [0, 1].map(|end| {
-            let (spec, mark) = (&spec.endpoints[end], mark::mark(&task.resource, Some(end), task.uid));
+            let (spec, mark) = (&spec.endpoints[end], task.mark(Some(end)));
             let Place { ns, name } = Place::of_end(spec);
             NewEnd { ns, name, mark, mac: spec.mac, mtu: spec.mtu }
         });

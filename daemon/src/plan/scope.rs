@@ -9,7 +9,7 @@ use crate::{
 /// The part of the kernel that these tasks are about.
 pub fn scope(tasks: &[Task<'_>]) -> Scope {
     let mut scope = Scope::default();
-    for spec in tasks.iter().flat_map(Task::specs) {
+    for (task, spec) in tasks.iter().flat_map(|task| task.specs().map(move |spec| (task, spec))) {
         match spec {
             Spec::Namespace(spec) => {
                 let inside = scope.ns(&Ns::Named(spec.name.clone()));
@@ -23,11 +23,15 @@ pub fn scope(tasks: &[Task<'_>]) -> Scope {
                 inside.sysctls.extend(spec.sysctls.keys().cloned());
             }
             Spec::Bridge(spec) => {
-                scope.ns(&Ns::of(spec.namespace.as_ref())).links.insert(spec.device().to_owned());
+                let inside = scope.ns(&Ns::of(spec.namespace.as_ref()));
+                inside.links.insert(spec.device().to_owned());
+                inside.marks.extend((!task.new).then(|| task.mark(None)));
             }
             Spec::Veth(spec) => {
-                for end in &spec.endpoints {
-                    scope.ns(&Ns::of(end.namespace.as_ref())).links.insert(end.device().to_owned());
+                for (i, end) in spec.endpoints.iter().enumerate() {
+                    let inside = scope.ns(&Ns::of(end.namespace.as_ref()));
+                    inside.links.insert(end.device().to_owned());
+                    inside.marks.extend((!task.new).then(|| task.mark(Some(i))));
                 }
             }
         }

@@ -1,8 +1,8 @@
 //! Settings of bridges and their ports: what they are by default, and what has to change.
 
-use netnsd_api::{Bridge, Centiseconds, Port};
+use netnsd_api::{Bridge, Centiseconds, LinkSettings, Port};
 
-use crate::kernel::{BridgeSettings, ObservedBridge, ObservedPort};
+use crate::kernel::{BridgeSettings, ObservedBridge, ObservedLink, ObservedPort};
 
 /// What a bridge is set to when it is made.
 pub(super) fn bridge_settings(spec: &Bridge) -> BridgeSettings {
@@ -148,4 +148,45 @@ pub(super) fn port_changes<'a>(wanted: &Port, old: impl Iterator<Item = &'a Port
             now.mcast_fast_leave,
         ),
     }
+}
+
+/// What a link's settings are, where they are not the kernel's defaults; none for what is neither bridge nor port.
+pub fn own_settings(link: &ObservedLink) -> Option<LinkSettings> {
+    fn own<T: PartialEq>(now: T, default: T) -> Option<T> {
+        Some(now).filter(|now| *now != default)
+    }
+    let time = |now: u32, default: u32| own(now, default).filter(|now| now.abs_diff(default) > 1).map(Centiseconds);
+    let mut settings = LinkSettings::default();
+    if let Some(now) = &link.bridge {
+        let default = ObservedBridge::defaults();
+        settings = LinkSettings {
+            stp: own(now.stp, default.stp),
+            priority: own(now.priority, default.priority),
+            ageing_time_s: time(now.ageing_time, default.ageing_time).filter(|_| !now.topology_change),
+            multicast_snooping: own(now.multicast_snooping, default.multicast_snooping),
+            vlan_filtering: own(now.vlan_filtering, default.vlan_filtering),
+            vlan_default_pvid: own(now.vlan_default_pvid, default.vlan_default_pvid),
+            ..settings
+        };
+        // Otherwise they are the root's.
+        if !now.stp || now.root_id == now.bridge_id {
+            settings.forward_delay_s = time(now.forward_delay, default.forward_delay);
+            settings.hello_time_s = time(now.hello_time, default.hello_time);
+            settings.max_age_s = time(now.max_age, default.max_age);
+        }
+    }
+    if let Some(now) = &link.port {
+        let default = ObservedPort::defaults();
+        settings.port = Some(Port {
+            path_cost: own(now.path_cost, default.path_cost),
+            priority: own(now.priority, default.priority),
+            hairpin: own(now.hairpin, default.hairpin),
+            isolated: own(now.isolated, default.isolated),
+            learning: own(now.learning, default.learning),
+            bpdu_guard: own(now.bpdu_guard, default.bpdu_guard),
+            root_block: own(now.root_block, default.root_block),
+            mcast_fast_leave: own(now.mcast_fast_leave, default.mcast_fast_leave),
+        });
+    }
+    (link.bridge.is_some() || link.port.is_some()).then_some(settings)
 }

@@ -167,7 +167,8 @@ fn go(kernel: &SimKernel, from: &Network, to: &Network) -> (Plan, Plan) {
             desired: to.get(resource),
             applied: &applied[resource],
             prior: &prior,
-            attach: false,
+            new: false,
+            hands: Hands::Stay,
         })
         .collect();
     let device = |bridge: &Name| match to.get(&ResourceRef::new(Kind::Bridge, bridge.clone())) {

@@ -81,6 +81,8 @@ pub struct Row {
     pub applied: Vec<Spec>,
     /// Sysctls' values before netnsd set them.
     pub prior: BTreeMap<SysctlKey, String>,
+    /// Whether what others made at its places is still to be taken over.
+    pub adopt: bool,
 }
 
 /// A change of one row.
@@ -185,7 +187,7 @@ impl Store {
     pub async fn load(&mut self) -> Result<Vec<Row>, StoreError> {
         let path = self.path.clone();
         let rows: Vec<RawRow> = sqlx::query_as(
-            "SELECT uid, kind, name, generation, created_at, updated_at, desired, applied, prior FROM resources ORDER BY rowid",
+            "SELECT uid, kind, name, generation, created_at, updated_at, desired, applied, prior, adopt FROM resources ORDER BY rowid",
         )
         .fetch_all(&mut self.connection)
         .await
@@ -297,12 +299,12 @@ async fn connect(path: &Path, create: bool) -> sqlx::Result<SqliteConnection> {
 }
 
 const PUT_ROWS: &str = "
-    INSERT INTO resources (uid, kind, name, generation, created_at, updated_at, desired, applied, prior)
+    INSERT INTO resources (uid, kind, name, generation, created_at, updated_at, desired, applied, prior, adopt)
     SELECT value ->> 'uid', value ->> 'kind', value ->> 'name', value ->> 'generation', value ->> 'created_at',
-        value ->> 'updated_at', value ->> 'desired', value ->> 'applied', value ->> 'prior'
+        value ->> 'updated_at', value ->> 'desired', value ->> 'applied', value ->> 'prior', value ->> 'adopt'
     FROM json_each(?) WHERE true ORDER BY key
     ON CONFLICT (uid) DO UPDATE SET generation = excluded.generation, updated_at = excluded.updated_at,
-        desired = excluded.desired, applied = excluded.applied, prior = excluded.prior";
+        desired = excluded.desired, applied = excluded.applied, prior = excluded.prior, adopt = excluded.adopt";
 
 const ADD_EVENTS: &str = "
     INSERT INTO events (id, time, type, kind, name, uid, detail)
@@ -337,7 +339,7 @@ impl Row {
             "created_at": self.created_at.to_string(), "updated_at": self.updated_at.to_string(),
             "desired": self.desired.as_ref().map(Spec::to_json).transpose()?,
             "applied": self.applied.iter().map(Spec::to_json).collect::<serde_json::Result<Vec<_>>>()?,
-            "prior": self.prior,
+            "prior": self.prior, "adopt": u8::from(self.adopt),
         }))
     }
 }
@@ -353,6 +355,7 @@ struct RawRow {
     desired: Option<String>,
     applied: String,
     prior: String,
+    adopt: bool,
 }
 
 impl RawRow {
@@ -372,6 +375,7 @@ impl RawRow {
             desired: self.desired.as_deref().map(json).transpose()?.map(spec).transpose()?,
             applied: applied.into_iter().map(spec).collect::<Result<_, _>>()?,
             prior: serde_json::from_str(&self.prior).map_err(|error| text(&error))?,
+            adopt: self.adopt,
         })
     }
 }
@@ -406,6 +410,7 @@ mod tests {
             desired: Some(Spec::Namespace(spec)),
             applied: Vec::new(),
             prior: BTreeMap::from([("net.ipv4.ip_forward".parse().unwrap(), "0".into())]),
+            adopt: true,
         }
     }
 

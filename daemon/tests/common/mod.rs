@@ -2,6 +2,9 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(missing_docs, reason = "the names say it")]
 
+pub mod random;
+pub mod shape;
+
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
@@ -122,16 +125,22 @@ impl Host {
     }
 
     /// Starts the daemon by a command line made elsewhere.
-    pub fn start_as(&mut self, mut command: Command) {
+    pub fn start_as(&mut self, command: Command) {
+        assert!(self.try_start_as(command), "the daemon ended\n{}", self.log());
+    }
+
+    /// The same with one that may end before it is ready; whether it did not.
+    pub fn try_start_as(&mut self, mut command: Command) -> bool {
         assert!(self.daemon.is_none(), "the daemon runs already");
         let (notify, path) = self.notify_socket();
         let log = fs::File::options().create(true).append(true).open(self.log_path()).unwrap();
         command.env("NOTIFY_SOCKET", &path).env("NETNSD_LOG", "info").stderr(log).stdout(Stdio::null());
         self.daemon = Some(command.spawn().unwrap());
-        self.wait_ready(&notify);
+        let ready = self.wait_ready(&notify);
         self.notify = Some(notify);
         // A connection to the daemon before is no use, and only idempotent requests may find that out.
         self.client = Client::unix(self.socket());
+        ready
     }
 
     fn notify_socket(&self) -> (UnixDatagram, PathBuf) {
@@ -143,17 +152,19 @@ impl Host {
         (socket, path)
     }
 
-    fn wait_ready(&mut self, notify: &UnixDatagram) {
+    fn wait_ready(&mut self, notify: &UnixDatagram) -> bool {
         let start = Instant::now();
         let mut message = [0; 4096];
         loop {
             if let Ok(length) = notify.recv(&mut message)
                 && message[..length].split(|byte| *byte == b'\n').any(|line| line == b"READY=1")
             {
-                return;
+                return true;
             }
-            let ended = self.daemon.as_mut().unwrap().try_wait().unwrap();
-            assert!(ended.is_none(), "the daemon ended: {ended:?}\n{}", self.log());
+            if self.daemon.as_mut().unwrap().try_wait().unwrap().is_some() {
+                self.daemon = None;
+                return false;
+            }
             assert!(start.elapsed() < PATIENCE, "the daemon did not get ready\n{}", self.log());
         }
     }

@@ -7,6 +7,7 @@ use clap_complete::Shell;
 use netnsd_client::{Place, Tls};
 
 use crate::{
+    adopt::Adopt,
     bridge::BridgeCommand,
     curl::Api,
     events::Events,
@@ -234,6 +235,9 @@ pub enum Command {
         #[arg(long, value_name = "LABEL")]
         label: Vec<String>,
     },
+    /// Take over what others made: namespaces, bridges and veth pairs, as they are, with traffic going through them
+    #[command(after_help = "Examples:\n  netnsctl adopt --all --dry-run\n  netnsctl adopt netns/net0 bridge/br0")]
+    Adopt(Adopt),
     /// Compare everything with the kernel now, and repair it
     #[command(after_help = "Example:\n  netnsctl reconcile")]
     Reconcile,
@@ -283,7 +287,7 @@ impl Command {
             Command::Netns(command) => command.writes(),
             Command::Bridge(command) => command.writes(),
             Command::Veth(command) => command.writes(),
-            Command::Apply(_) => true,
+            Command::Apply(_) | Command::Adopt(_) => true,
             _ => false,
         }
     }

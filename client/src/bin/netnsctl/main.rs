@@ -1,5 +1,6 @@
 //! `netnsctl`: the command line of netnsd. Each command is one HTTP call or a few.
 
+mod adopt;
 mod bridge;
 mod cli;
 mod completion;
@@ -58,7 +59,9 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     };
     if (context.dry_run || !context.wait) && !cli.command.writes() {
         let option = if context.dry_run { "--dry-run" } else { "--wait=false" };
-        return Err(Failure::Usage(format!("{option} is for commands that write: add, set, delete, attach and apply")));
+        return Err(Failure::Usage(format!(
+            "{option} is for commands that write: add, set, delete, attach, apply and adopt"
+        )));
     }
     match cli.command {
         Command::Netns(command) => netns::run(&context, command).await,
@@ -72,6 +75,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Plan(document) => whole::plan(&context, &document).await,
         Command::Diff(document) => whole::diff(&context, &document).await,
         Command::Export { label } => whole::export(&context, &label).await,
+        Command::Adopt(what) => adopt::adopt(&context, &what).await,
         Command::Reconcile => whole::reconcile(&context).await,
         Command::Events(wanted) => events::events(&context, &wanted).await,
         Command::Token(command) => token::run(&context, command).await,

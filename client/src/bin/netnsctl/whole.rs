@@ -34,6 +34,9 @@ pub struct Document {
     /// Only resources with this label: KEY=VALUE, KEY or KEY!=VALUE; repeatable
     #[arg(long, value_name = "LABEL")]
     label: Vec<String>,
+    /// Take over, in place, what others made at the same places
+    #[arg(long)]
+    adopt: bool,
 }
 
 impl Document {
@@ -51,8 +54,14 @@ impl Document {
         if self.prune { Method::PUT } else { Method::PATCH }
     }
 
-    fn query(&self) -> Vec<(&str, &str)> {
-        self.label.iter().map(|label| ("label", label.as_str())).collect()
+    /// What of the network is meant, as a query's parameters.
+    fn labels(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.label.iter().map(|label| ("label", label.as_str()))
+    }
+
+    /// The same for a write.
+    fn query(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.labels().chain(self.adopt.then_some(("adopt", "true")))
     }
 }
 
@@ -61,11 +70,20 @@ const PATH: &str = "/v1/topology";
 /// Makes the network as a document says.
 pub async fn apply(context: &Context, document: &Document) -> Result<(), Failure> {
     let text = document.read()?;
-    let query: Vec<(&str, &str)> = document.query().into_iter().chain(context.asked()).collect();
+    send(context, document.method(), document.query(), &Body::Yaml(&text)).await
+}
+
+/// Sends a document, and tells how far it is and what it changed.
+pub async fn send<'a>(
+    context: &Context,
+    method: Method,
+    query: impl Iterator<Item = (&'a str, &'a str)>,
+    body: &Body<'_>,
+) -> Result<(), Failure> {
+    let query: Vec<(&str, &str)> = query.chain(context.asked()).collect();
     let path = with_query(PATH, &query);
-    let body = Body::Yaml(&text);
     if context.dry_run || !context.wait {
-        let answer = context.api.send(document.method(), &path, Some(&body)).await?;
+        let answer = context.api.send(method, &path, Some(body)).await?;
         return if context.dry_run { show_plan(context, &answer) } else { summary(context, &answer) };
     }
     let bar = ProgressBar::hidden();
@@ -86,7 +104,7 @@ pub async fn apply(context: &Context, document: &Document) -> Result<(), Failure
         }
         true
     };
-    let answer = context.api.follow(document.method(), &path, &body, follow).await;
+    let answer = context.api.follow(method, &path, body, follow).await;
     bar.finish_and_clear();
     answer?;
     if let Ok(problem) = serde_json::from_str::<netnsd_api::Problem>(&last) {
@@ -126,7 +144,7 @@ const GREY: u8 = 90;
 /// Says what a document would change, and by which commands.
 pub async fn plan(context: &Context, document: &Document) -> Result<(), Failure> {
     let text = document.read()?;
-    let query: Vec<(&str, &str)> = document.query().into_iter().chain([("dry_run", "true")]).collect();
+    let query: Vec<(&str, &str)> = document.query().chain([("dry_run", "true")]).collect();
     let answer = context.api.send(document.method(), &with_query(PATH, &query), Some(&Body::Yaml(&text))).await?;
     show_plan(context, &answer)
 }
@@ -148,7 +166,7 @@ fn show_plan(context: &Context, answer: &[u8]) -> Result<(), Failure> {
 pub async fn diff(context: &Context, document: &Document) -> Result<(), Failure> {
     let wanted: Topology = yaml_serde::from_str(&document.read()?)
         .map_err(|error| Failure::Usage(format!("{} is no document: {error}", document.file)))?;
-    let recorded = context.api.get(&with_query(PATH, &document.query())).await?;
+    let recorded = context.api.get(&with_query(PATH, &document.labels().collect::<Vec<_>>())).await?;
     let recorded: Map<String, Value> = serde_json::from_slice(&recorded)?;
     let (mut before, mut after) = (String::new(), String::new());
     for kind in Kind::ALL {

@@ -21,7 +21,7 @@ use super::{
     message, observe, parse,
     worker::{self, Pinned},
 };
-use crate::kernel::{BatchOp, DEFAULT_MTU, Ns, Op, OpError, Outcome, ROUTE_PROTOCOL, bridge_mtu};
+use crate::kernel::{BatchOp, DEFAULT_MTU, Ns, ObservedLink, Op, OpError, Outcome, ROUTE_PROTOCOL, bridge_mtu};
 
 /// The most operations on their way at once: their acks fit into a socket's buffer.
 const WAVE: usize = 64;
@@ -48,7 +48,8 @@ fn class(op: &Op) -> Class {
         | Op::NamespaceDelete { .. }
         | Op::NetnsIdSet { .. }
         | Op::SysctlSet { .. }
-        | Op::DnsSet { .. } => Class::Call,
+        | Op::DnsSet { .. }
+        | Op::LinkMark { .. } => Class::Call,
         Op::VethAdd { .. } => Class::MakeVeth,
         Op::BridgeAdd { .. } => Class::MakeBridge,
         Op::LinkDelete { .. } => Class::Delete,
@@ -314,9 +315,9 @@ fn send_one(kernel: &mut RealKernel, indices: &Indices, op: &Op) -> Result<Pendi
             let message = message::set_port(index(ns, name)?, set);
             Ok(kernel.reach(ns)?.channel.change(message, 0))
         }
-        Op::AddressAdd { ns, name, address } => {
-            let message = message::new_address(index(ns, name)?, *address);
-            Ok(kernel.reach(ns)?.channel.change(message, NLM_F_CREATE | NLM_F_EXCL))
+        Op::AddressAdd { ns, name, address, protocol, replace } => {
+            let message = message::new_address(index(ns, name)?, *address, *protocol);
+            Ok(kernel.reach(ns)?.channel.change(message, made(*replace)))
         }
         Op::AddressDelete { ns, name, address } => {
             let message = RouteNetlinkMessage::DelAddress(message::address(index(ns, name)?, *address));
@@ -332,17 +333,16 @@ fn send_route(
     op: &Op,
 ) -> Result<Pending, OpError> {
     match op {
-        Op::RouteAdd { name, route, replace } => {
+        Op::RouteAdd { name, route, protocol, replace } => {
             let ns = Ns::Named(name.clone());
             let oif = route.interface.as_ref().map(|interface| index(&ns, interface.as_str())).transpose()?;
-            let flags = NLM_F_CREATE | if *replace { NLM_F_REPLACE } else { NLM_F_EXCL };
-            let message = RouteNetlinkMessage::NewRoute(message::route(route, oif));
-            Ok(kernel.reach(&ns)?.channel.change(message, flags))
+            let message = RouteNetlinkMessage::NewRoute(message::route(route, oif, *protocol));
+            Ok(kernel.reach(&ns)?.channel.change(message, made(*replace)))
         }
         Op::RouteDelete { name, route } => {
             let ns = Ns::Named(name.clone());
             let oif = route.interface.as_ref().map(|interface| index(&ns, interface.as_str())).transpose()?;
-            let mut message = message::route(route, oif);
+            let mut message = message::route(route, oif, ROUTE_PROTOCOL);
             // Any scope (fib_table_delete(), net/ipv4/fib_trie.c).
             message.header.scope = RouteScope::NoWhere;
             Ok(kernel.reach(&ns)?.channel.change(RouteNetlinkMessage::DelRoute(message), 0))
@@ -362,6 +362,11 @@ fn send_route(
         }
         _ => Err(Errno::ENOSYS.into()),
     }
+}
+
+/// The flags of what is made: it must not be there yet, or may be.
+fn made(replace: bool) -> u16 {
+    NLM_F_CREATE | if replace { NLM_F_REPLACE } else { NLM_F_EXCL }
 }
 
 fn no_device(ns: &Ns, name: &str) -> OpError {
@@ -407,13 +412,43 @@ async fn complete(kernel: &mut RealKernel, op: &Op, outcome: Outcome) -> Outcome
     }
 }
 
+/// Marks a link that is there.
+async fn set_mark(
+    kernel: &mut RealKernel,
+    ns: &Ns,
+    name: &str,
+    mark: Option<&str>,
+    peer: Option<&(Ns, String)>,
+) -> Outcome {
+    if let Some((other_ns, other)) = peer {
+        let (one, two) = (look_at(kernel, ns, name).await?, look_at(kernel, other_ns, other).await?);
+        let raw = kernel.reach(other_ns)?.raw();
+        // Of the namespace that it is in itself a link says no id.
+        let netnsid = if ns == other_ns { None } else { kernel.netnsid(ns, raw).await? };
+        if one.peer_index != Some(two.index) || one.peer_netnsid.and_then(|id| u32::try_from(id).ok()) != netnsid {
+            let message = format!("{name} in {ns} is not the other end of {other} in {other_ns}");
+            return Err(OpError { errno: Errno::EBUSY, message: Some(message) });
+        }
+    }
+    kernel.reach(ns)?.channel.change(message::mark(name, mark.unwrap_or_default()), 0).answer().await.map(drop)
+}
+
+/// One link as it is now.
+async fn look_at(kernel: &mut RealKernel, ns: &Ns, name: &str) -> Result<ObservedLink, OpError> {
+    let answers = kernel.reach(ns)?.channel.get(message::get_link(Some(name), 0)).answer().await?;
+    let link = answers.iter().find_map(|answer| match answer {
+        RouteNetlinkMessage::NewLink(link) => Some(parse::link(link).link),
+        _ => None,
+    });
+    link.ok_or_else(|| no_device(ns, name))
+}
+
 async fn is_marked(kernel: &mut RealKernel, ns: &Ns, name: &str, mark: &str) -> Result<bool, OpError> {
-    let pending = kernel.reach(ns)?.channel.get(message::get_link(Some(name), 0));
-    let answers = pending.answer().await.unwrap_or_default();
-    Ok(answers.iter().any(|answer| match answer {
-        RouteNetlinkMessage::NewLink(link) => parse::link(link).link.mark.as_deref() == Some(mark),
-        _ => false,
-    }))
+    match look_at(kernel, ns, name).await {
+        Ok(link) => Ok(link.mark.as_deref() == Some(mark)),
+        Err(error) if error.errno == Errno::ENODEV => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Whether the very route is there already, and is ours.
@@ -447,6 +482,7 @@ async fn call(kernel: &mut RealKernel, op: &Op) -> Outcome {
         }
         Op::NetnsIdSet { name, id } => set_netnsid(kernel, name, *id).await,
         Op::SysctlSet { name, key, value } => set_sysctl(kernel, name, key, value),
+        Op::LinkMark { ns, name, mark, peer } => set_mark(kernel, ns, name, mark.as_deref(), peer.as_ref()).await,
         Op::DnsSet { name, content } => Ok(worker::write_dns(name, content.as_deref())?),
         _ => Err(Errno::ENOSYS.into()),
     }
@@ -494,7 +530,7 @@ async fn set_netnsid(kernel: &mut RealKernel, name: &Name, id: NetnsId) -> Outco
     let outcome = kernel.reach(&Ns::Host)?.channel.change(message::new_nsid(raw, wanted), 0).answer().await;
     match outcome {
         Err(error) if error.errno == Errno::EEXIST => {
-            let now = kernel.netnsid(raw).await?;
+            let now = kernel.netnsid(&Ns::Host, raw).await?;
             match now {
                 Some(now) if id == NetnsId::Auto || id == NetnsId::Id(now) => Ok(()),
                 Some(now) => {

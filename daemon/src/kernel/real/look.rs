@@ -15,7 +15,6 @@ use rtnetlink::{
         AddressFamily, RouteNetlinkMessage,
         link::{InfoBridge, InfoData, LinkAttribute, LinkInfo},
         neighbour::NeighbourState,
-        nsid::NsidAttribute,
     },
 };
 
@@ -133,8 +132,7 @@ impl RealKernel {
         let host = File::open("/proc/thread-self/ns/net").ok().map(|file| (None, OwnedFd::from(file)));
         let mut found = BTreeMap::new();
         for (name, fd) in named.chain(host) {
-            let pending = self.reach(from)?.channel.get(message::get_nsid(fd.as_fd().as_raw_fd()));
-            let Some(id) = pending.answer().await?.iter().find_map(nsid) else { continue };
+            let Some(id) = self.netnsid(from, fd.as_fd().as_raw_fd()).await? else { continue };
             let open = self.open_fd(fd)?;
             let links = observe::all_links(&open.channel).await?;
             found.insert(id, (name, links.into_iter().map(|(name, link)| (link.index, name)).collect()));
@@ -166,12 +164,4 @@ impl RealKernel {
             _ => false,
         })
     }
-}
-
-fn nsid(answer: &RouteNetlinkMessage) -> Option<u32> {
-    let RouteNetlinkMessage::NewNsId(message) = answer else { return None };
-    message.attributes.iter().find_map(|attribute| match attribute {
-        NsidAttribute::Id(id) => u32::try_from(*id).ok(),
-        _ => None,
-    })
 }

@@ -16,7 +16,7 @@ use rtnetlink::packet_route::{
     route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope},
 };
 
-use super::super::{ADDRESS_PROTOCOL, BridgeSettings, NewEnd, ROUTE_PROTOCOL};
+use super::super::{BridgeSettings, NewEnd};
 
 fn link(index: u32, attributes: Vec<LinkAttribute>) -> LinkMessage {
     let mut message = LinkMessage::default();
@@ -175,10 +175,10 @@ pub(super) fn address(index: u32, net: IpNet) -> AddressMessage {
     message
 }
 
-/// A new address, marked, and in IPv6 usable at once.
-pub(super) fn new_address(index: u32, net: IpNet) -> RouteNetlinkMessage {
+/// A new address, and in IPv6 usable at once.
+pub(super) fn new_address(index: u32, net: IpNet, protocol: u8) -> RouteNetlinkMessage {
     let mut message = address(index, net);
-    message.attributes.push(AddressAttribute::Protocol(AddressProtocol::Other(ADDRESS_PROTOCOL)));
+    message.attributes.push(AddressAttribute::Protocol(AddressProtocol::from(protocol)));
     if net.addr().is_ipv6() {
         message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
     }
@@ -192,14 +192,14 @@ pub(super) fn get_addresses(index: u32) -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetAddress(message)
 }
 
-/// A route, marked.
-pub(super) fn route(route: &Route, oif: Option<u32>) -> RouteMessage {
+/// A route.
+pub(super) fn route(route: &Route, oif: Option<u32>, protocol: u8) -> RouteMessage {
     let ipv6 = route.is_ipv6();
     let net = route.destination.net(ipv6);
     let mut message = RouteMessage::default();
     message.header.address_family = family(ipv6);
     message.header.destination_prefix_length = net.prefix_len();
-    message.header.protocol = RouteProtocol::Other(ROUTE_PROTOCOL);
+    message.header.protocol = RouteProtocol::from(protocol);
     message.header.kind = match route.kind {
         RouteType::Unicast => rtnetlink::packet_route::route::RouteType::Unicast,
         RouteType::Blackhole => rtnetlink::packet_route::route::RouteType::BlackHole,

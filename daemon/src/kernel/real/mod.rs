@@ -24,6 +24,7 @@ use netnsd_api::{Name, SysctlKey};
 use nix::{errno::Errno, sys::stat::fstat};
 use rtnetlink::packet_route::{RouteNetlinkMessage, nsid::NsidAttribute};
 
+pub(super) use self::parse::protocol;
 use self::{
     channel::Channel,
     watch::Watch,
@@ -103,10 +104,9 @@ impl RealKernel {
         Ok(())
     }
 
-    /// A namespace's id as seen from the host.
-    async fn netnsid(&mut self, ns: RawFd) -> Result<Option<u32>, OpError> {
-        let host = self.reach(&Ns::Host)?;
-        let answers = host.channel.get(message::get_nsid(ns)).answer().await?;
+    /// A namespace's id as seen from another one.
+    async fn netnsid(&mut self, from: &Ns, ns: RawFd) -> Result<Option<u32>, OpError> {
+        let answers = self.reach(from)?.channel.get(message::get_nsid(ns)).answer().await?;
         let id = answers.iter().find_map(|answer| match answer {
             RouteNetlinkMessage::NewNsId(nsid) => nsid.attributes.iter().find_map(|attribute| match attribute {
                 NsidAttribute::Id(id) => u32::try_from(*id).ok(),

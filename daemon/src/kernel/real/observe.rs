@@ -57,11 +57,18 @@ async fn namespace(kernel: &mut RealKernel, ns: &Ns, part: &NsScope) -> Result<O
     seen.inode = open.channel.inode;
     let raw = open.raw();
     let file = open.ns.clone();
-    let links = if part.all_links || part.summary {
-        all_links(&open.channel).await?
-    } else {
-        some_links(&open.channel, ns, part).await?
+    let mut links = match part.all_links || part.summary {
+        true => all_links(&open.channel).await?,
+        false => some_links(&open.channel, ns, part).await?,
     };
+    let missing = |links: &BTreeMap<String, ObservedLink>| part.links.iter().any(|name| !links.contains_key(name));
+    if !part.marks.is_empty() && missing(&links) {
+        links = all_links(&open.channel).await?;
+        let strayed = |(name, link): &(&String, &ObservedLink)| {
+            !part.links.contains(*name) && link.mark.as_ref().is_some_and(|mark| part.marks.contains(mark))
+        };
+        seen.strayed = links.iter().filter(strayed).map(|(name, _)| name.clone()).collect();
+    }
     let names: BTreeMap<u32, String> = links.iter().map(|(name, link)| (link.index, name.clone())).collect();
     seen.link_count = links.len();
     seen.links = links;
@@ -76,10 +83,10 @@ async fn namespace(kernel: &mut RealKernel, ns: &Ns, part: &NsScope) -> Result<O
         seen.mark = lo.mark;
     }
     if !part.all_links {
-        seen.links.retain(|name, _| part.links.contains(name));
+        seen.links.retain(|name, _| part.links.contains(name) || seen.strayed.contains(name));
     }
     if part.summary && *ns != Ns::Host {
-        seen.netnsid = kernel.netnsid(raw).await?;
+        seen.netnsid = kernel.netnsid(&Ns::Host, raw).await?;
     }
     if !part.sysctls.is_empty() {
         let keys = part.sysctls.clone();
@@ -214,7 +221,7 @@ pub(super) async fn summary(
     open: Open,
 ) -> Result<netnsd_api::NamespaceObserved, OpError> {
     let links = open.channel.dump(message::get_links_briefly()).await?;
-    let netnsid = kernel.netnsid(open.raw()).await?;
+    let netnsid = kernel.netnsid(&Ns::Host, open.raw()).await?;
     Ok(netnsd_api::NamespaceObserved {
         path: worker::path(name).display().to_string(),
         inode: open.channel.inode,

@@ -242,14 +242,15 @@ pub(super) fn route(message: &RouteMessage, names: &BTreeMap<u32, String>) -> Op
         route,
         ipv6,
         ours: u8::from(header.protocol) == ROUTE_PROTOCOL,
-        protocol: protocol(header.protocol),
+        protocol: header.protocol.into(),
         scope: scope(header.scope),
         foreign_kind,
     })
 }
 
-fn protocol(protocol: RouteProtocol) -> String {
-    match protocol {
+/// A route's protocol as iproute2 spells it, or a number.
+pub(in crate::kernel) fn protocol(number: u8) -> String {
+    match RouteProtocol::from(number) {
         RouteProtocol::Unspec => "unspec".into(),
         RouteProtocol::IcmpRedirect => "redirect".into(),
         RouteProtocol::Other(ROUTE_PROTOCOL) => "netnsd".into(),

@@ -10,7 +10,7 @@ use nix::{
 use serde_json::Value;
 
 use super::*;
-use crate::kernel::{BridgeSettings, NewEnd, Op};
+use crate::kernel::{ADDRESS_PROTOCOL, BridgeSettings, NewEnd, Op, ROUTE_PROTOCOL};
 
 /// Runs a test on a thread that has a host of its own.
 fn on_a_host<F: Future<Output = ()>>(test: impl FnOnce(RealKernel) -> F + Send + 'static) {
@@ -72,6 +72,13 @@ fn a_namespace_with_a_pair_and_addresses() {
     on_a_host(|mut kernel| async move {
         let name: Name = "a".parse().unwrap();
         let (ns, eth0) = (named("a"), String::from("eth0"));
+        let address = |address: &str| Op::AddressAdd {
+            ns: ns.clone(),
+            name: eth0.clone(),
+            address: address.parse().unwrap(),
+            protocol: ADDRESS_PROTOCOL,
+            replace: false,
+        };
         go(
             &mut kernel,
             &[
@@ -81,12 +88,13 @@ fn a_namespace_with_a_pair_and_addresses() {
                 pair("a"),
                 Op::LinkUp { ns: ns.clone(), name: eth0.clone(), up: true },
                 Op::LinkUp { ns: Ns::Host, name: "port0".into(), up: true },
-                Op::AddressAdd { ns: ns.clone(), name: eth0.clone(), address: "10.0.0.1/24".parse().unwrap() },
-                Op::AddressAdd { ns: ns.clone(), name: eth0.clone(), address: "fd00::1/64".parse().unwrap() },
+                address("10.0.0.1/24"),
+                address("fd00::1/64"),
                 Op::RouteAdd {
                     name: name.clone(),
                     route: serde_json::from_value(serde_json::json!({"destination": "default", "via": "10.0.0.254"}))
                         .unwrap(),
+                    protocol: ROUTE_PROTOCOL,
                     replace: false,
                 },
                 Op::SysctlSet { name: name.clone(), key: "net.ipv4.ip_forward".parse().unwrap(), value: "1".into() },
@@ -224,7 +232,7 @@ fn a_refusal_says_why_and_skips_only_its_part() {
         assert_eq!((&outcomes[1], &outcomes[2]), (&None, &Some(Ok(()))));
         let route = serde_json::from_value(serde_json::json!({"destination": "default", "via": "10.9.9.9"})).unwrap();
         let name: Name = "a".parse().unwrap();
-        let ops = [add("a"), Op::RouteAdd { name, route, replace: false }];
+        let ops = [add("a"), Op::RouteAdd { name, route, protocol: ROUTE_PROTOCOL, replace: false }];
         let batch: Vec<BatchOp> = ops.into_iter().map(|op| BatchOp { op, part: 0, optional: true }).collect();
         let outcome = kernel.execute(&batch, &|_| ()).await[1].clone().unwrap().unwrap_err();
         assert_eq!(

@@ -1,0 +1,229 @@
+//! Taking over what others made, in place, and giving it back as it was found when the kernel refuses the rest of a write.
+
+use std::collections::BTreeMap;
+
+use netnsd_api::{Bridge, Centiseconds, Cidr, Endpoint, Kind, Name, Namespace, NetnsId, Port, Veth, is_link_local};
+
+use super::{Hands, Phase, Planner, Task, place::Place};
+use crate::{
+    engine::Spec,
+    kernel::{Ns, ObservedBridge, ObservedLink, ObservedNs, ObservedPort, Op, ROUTE_PROTOCOL, mark},
+};
+
+/// How something was found before it was taken over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// What it was, every setting said. Bridges are called as their devices.
+    pub spec: Spec,
+    /// What stood where its marks went; the second is that of a pair's second end.
+    marks: [Option<String>; 2],
+    /// Who made the routes of `spec`.
+    protocols: Vec<u8>,
+    /// Which ends of a pair made themselves no IPv6 link-local address.
+    addr_gen_none: [bool; 2],
+}
+
+impl Task<'_> {
+    pub(super) fn gives_back(&self) -> bool {
+        matches!(self.hands, Hands::GiveBack(_))
+    }
+
+    /// The protocol of the route at this place of what is desired.
+    pub(super) fn protocol_of(&self, route: usize) -> u8 {
+        match self.hands {
+            Hands::GiveBack(found) => found.protocols.get(route).copied().unwrap_or_default(),
+            _ => ROUTE_PROTOCOL,
+        }
+    }
+
+    /// Whether an end makes itself no IPv6 link-local address; a bridge's port needs none: its announcements would be flooded
+    /// to all ports.
+    pub(super) fn addr_gen_none(&self, spec: &Endpoint, end: usize) -> bool {
+        match self.hands {
+            Hands::GiveBack(found) => found.addr_gen_none[end],
+            _ => spec.bridge.is_some(),
+        }
+    }
+
+    /// Whether something with this mark may be taken over: what has no owner, or one that went away with its record.
+    fn may_take(&self, found: Option<&str>, end: Option<usize>) -> bool {
+        found.and_then(mark::parse).is_none_or(|owner| owner == (self.resource.clone(), end))
+    }
+}
+
+impl Planner<'_> {
+    pub(super) fn adopt_namespace(&mut self, task: &Task<'_>, ns: &Ns) {
+        let known = self.now.namespaces.get(ns).filter(|known| known.inode != 0 && known.inode != u64::MAX);
+        let (Some(Spec::Namespace(spec)), Some(known)) = (task.desired, known) else { return };
+        let wanted = task.mark(None);
+        if task.hands != Hands::Adopt
+            || known.mark.as_deref() == Some(&wanted)
+            || !task.may_take(known.mark.as_deref(), None)
+        {
+            return;
+        }
+        let found = Found {
+            spec: Spec::Namespace(found_namespace(spec, known)),
+            marks: [known.mark.clone(), None],
+            protocols: known.routes.iter().map(|known| known.protocol).collect(),
+            addr_gen_none: [false; 2],
+        };
+        self.ns_mut(ns).mark = Some(wanted.clone());
+        self.take(task, found, vec![mark_link(Place { ns: ns.clone(), name: "lo".into() }, Some(wanted), None)]);
+    }
+
+    pub(super) fn adopt_bridge(&mut self, task: &Task<'_>, place: &Place) {
+        if task.hands != Hands::Adopt || self.is_there(place, task, None) {
+            return;
+        }
+        let (Some(Spec::Bridge(spec)), Some(known)) = (task.desired, self.now.link(&place.ns, &place.name)) else {
+            return;
+        };
+        if let (Some(settings), true) = (&known.bridge, task.may_take(known.mark.as_deref(), None)) {
+            let found = Found {
+                spec: Spec::Bridge(found_bridge(spec, known, settings)),
+                marks: [known.mark.clone(), None],
+                protocols: Vec::new(),
+                addr_gen_none: [false; 2],
+            };
+            let op = self.take_link(place.clone(), task.mark(None), None);
+            self.take(task, found, vec![op]);
+        }
+    }
+
+    /// Takes a pair over when both its ends are at their places, and each is the other's.
+    pub(super) fn adopt_pair(&mut self, task: &Task<'_>, places: &[Place; 2]) {
+        let here = [0, 1].map(|end| self.is_there(&places[end], task, Some(end)));
+        let Some(Spec::Veth(spec)) = task.desired else { return };
+        if task.hands != Hands::Adopt || here == [true, true] {
+            return;
+        }
+        let links = [0, 1].map(|end: usize| self.now.link(&places[end].ns, &places[end].name));
+        let [Some(one), Some(two)] = links else { return };
+        let free = |end: usize, link: &ObservedLink| here[end] || task.may_take(link.mark.as_deref(), Some(end));
+        let is_veth = |link: &ObservedLink| link.kind.as_deref() == Some(Kind::Veth.as_str());
+        let mates = one.peer_index == Some(two.index) && two.peer_index == Some(one.index);
+        if !(free(0, one) && free(1, two) && is_veth(one) && is_veth(two) && mates) {
+            return;
+        }
+        let found = Found {
+            spec: Spec::Veth(Veth {
+                endpoints: [found_end(&spec.endpoints[0], one), found_end(&spec.endpoints[1], two)],
+                ..spec.clone()
+            }),
+            marks: [one.mark.clone(), two.mark.clone()],
+            protocols: Vec::new(),
+            addr_gen_none: [one.addr_gen_none, two.addr_gen_none],
+        };
+        let ops = [0, 1].map(|end| self.take_link(places[end].clone(), task.mark(Some(end)), Some(&places[1 - end])));
+        self.take(task, found, ops.into());
+    }
+
+    fn take_link(&mut self, place: Place, mark: String, peer: Option<&Place>) -> Op {
+        if let Some(link) = self.ns_mut(&place.ns).links.get_mut(&place.name) {
+            link.mark = Some(mark.clone());
+        }
+        mark_link(place, Some(mark), peer)
+    }
+
+    fn take(&mut self, task: &Task<'_>, found: Found, ops: Vec<Op>) {
+        for op in ops {
+            self.emit(Phase::Adopt, task, op);
+        }
+        self.plan.found.insert(task.resource.clone(), found);
+    }
+
+    /// Takes the marks off what is given back.
+    pub(super) fn give_back(&mut self, task: &Task<'_>) {
+        let Hands::GiveBack(found) = task.hands else { return };
+        let places: Vec<(Place, Option<usize>)> = match &found.spec {
+            Spec::Namespace(spec) => {
+                let ns = Ns::Named(spec.name.clone());
+                if self.now.namespaces.get(&ns).is_some_and(|known| known.mark.as_deref() == Some(&task.mark(None))) {
+                    let lo = Place { ns, name: "lo".into() };
+                    self.emit(Phase::GiveBack, task, mark_link(lo, found.marks[0].clone(), None));
+                }
+                return;
+            }
+            Spec::Bridge(spec) => vec![(Place::of_bridge(spec), None)],
+            Spec::Veth(spec) => (0..2).map(|end| (Place::of_end(&spec.endpoints[end]), Some(end))).collect(),
+        };
+        for (place, end) in places {
+            if self.is_there(&place, task, end) {
+                let was = found.marks[end.unwrap_or_default()].clone();
+                self.emit(Phase::GiveBack, task, mark_link(place, was, None));
+            }
+        }
+    }
+}
+
+fn mark_link(place: Place, mark: Option<String>, peer: Option<&Place>) -> Op {
+    let peer = peer.map(|peer| (peer.ns.clone(), peer.name.clone()));
+    Op::LinkMark { ns: place.ns, name: place.name, mark, peer }
+}
+
+fn found_namespace(spec: &Namespace, known: &ObservedNs) -> Namespace {
+    Namespace {
+        netnsid: known.netnsid.map(NetnsId::Id),
+        loopback: known.loopback,
+        routes: known.routes.iter().map(|known| known.as_route()).collect(),
+        neighbours: known.neighbours.clone(),
+        // They go back to what they were before they were set.
+        sysctls: BTreeMap::new(),
+        dns: None,
+        attach: None,
+        ..spec.clone()
+    }
+}
+
+/// Addresses but for those that the kernel makes itself.
+fn found_addresses(known: &ObservedLink) -> Vec<Cidr> {
+    let made = |net: &ipnet::IpNet| !(net.addr().is_ipv6() && is_link_local(net.addr()));
+    known.addresses.iter().map(|address| address.net).filter(made).map(Cidr).collect()
+}
+
+fn found_bridge(spec: &Bridge, known: &ObservedLink, settings: &ObservedBridge) -> Bridge {
+    let time = |hundredths: u32| Some(Centiseconds(hundredths));
+    Bridge {
+        mac: known.mac,
+        mtu: Some(known.mtu),
+        up: known.up,
+        addresses: found_addresses(known),
+        stp: settings.stp,
+        priority: Some(settings.priority),
+        ageing_time_s: time(settings.ageing_time),
+        forward_delay_s: time(settings.forward_delay),
+        hello_time_s: time(settings.hello_time),
+        max_age_s: time(settings.max_age),
+        multicast_snooping: Some(settings.multicast_snooping),
+        vlan_filtering: Some(settings.vlan_filtering),
+        vlan_default_pvid: Some(settings.vlan_default_pvid),
+        ..spec.clone()
+    }
+}
+
+fn found_end(spec: &Endpoint, known: &ObservedLink) -> Endpoint {
+    Endpoint {
+        mac: known.mac,
+        mtu: Some(known.mtu),
+        up: known.up,
+        addresses: found_addresses(known),
+        // One of a name that no resource can have is left.
+        bridge: known.master.as_deref().and_then(|master| master.parse::<Name>().ok()),
+        port: known.port.as_ref().map(found_port).unwrap_or_default(),
+        ..spec.clone()
+    }
+}
+
+fn found_port(known: &ObservedPort) -> Port {
+    Port {
+        path_cost: Some(known.path_cost),
+        priority: Some(known.priority),
+        hairpin: Some(known.hairpin),
+        isolated: Some(known.isolated),
+        learning: Some(known.learning),
+        bpdu_guard: Some(known.bpdu_guard),
+        root_block: Some(known.root_block),
+        mcast_fast_leave: Some(known.mcast_fast_leave),
+    }
+}

@@ -1,0 +1,187 @@
+//! What was made by `ip` is taken over in place, with traffic going through it.
+
+mod common;
+
+use common::Host;
+use serde_json::{Value, json};
+
+/// Two namespaces on a bridge, as a script makes them: addresses, routes, STP, a second pair between the namespaces, a bridge
+/// inside one of them.
+const BY_HAND: &str = "
+set -e
+ip link add lan type bridge stp_state 1 forward_delay 200
+ip addr add 10.1.0.254/24 dev lan
+ip addr add 10.1.9.254/24 dev lan
+ip link set lan up
+for i in 1 2; do
+    ip netns add n$i
+    ip -n n$i link set lo up
+    ip link add port$i type veth peer name eth0 netns n$i
+    ip -n n$i addr add 10.1.0.$i/24 dev eth0
+    ip -n n$i addr add fd00:1::$i/64 dev eth0 nodad
+    ip link set port$i master lan
+    bridge link set dev port$i hairpin on
+    ip link set port$i alias 'port of n'$i
+    ip link set port$i up
+    ip -n n$i link set eth0 up
+    ip -n n$i route add default via 10.1.0.254 proto static
+done
+ip -n n1 link add x type veth peer name x netns n2
+ip -n n1 link set x up
+ip -n n2 link set x up
+ip -n n1 link add inner type bridge
+ip -n n1 link set inner up
+ip netns exec n1 sh -c 'echo 1 >/proc/sys/net/ipv4/ip_forward'
+";
+
+fn documents() -> [(&'static str, Value); 6] {
+    let end = |i: u8| {
+        json!({"namespace": format!("n{i}"), "interface": "eth0",
+            "addresses": [format!("10.1.0.{i}/24"), format!("fd00:1::{i}/64")]})
+    };
+    let port = |i: u8| json!({"interface": format!("port{i}"), "bridge": "br", "port": {"hairpin": true}});
+    let routes = json!([{"destination": "default", "via": "10.1.0.254"}]);
+    [
+        ("/v1/namespaces/n1", json!({"routes": routes, "sysctls": {"net.ipv4.ip_forward": 1}})),
+        ("/v1/namespaces/n2", json!({"routes": routes})),
+        (
+            "/v1/bridges/br",
+            json!({"interface": "lan", "stp": true, "forward_delay_s": 2, "addresses": ["10.1.0.254/24", "10.1.9.254/24"]}),
+        ),
+        ("/v1/bridges/inner", json!({"namespace": "n1"})),
+        ("/v1/veths/p1", json!({"endpoints": [end(1), port(1)]})),
+        (
+            "/v1/veths/x",
+            json!({"endpoints": [{"namespace": "n1", "interface": "x"}, {"namespace": "n2", "interface": "x"}]}),
+        ),
+    ]
+}
+
+/// Makes it, and waits until its bridge forwards.
+fn make(host: &Host) {
+    let output = host.sh(BY_HAND);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let forwards = || {
+        let ports = host.bridge(&["link", "show"]);
+        ports.as_array().unwrap().iter().all(|port| port["state"] == "forwarding")
+    };
+    host.until("the ports forward", forwards);
+    host.settled();
+}
+
+/// The kernel without what taking over leaves: marks and protocol numbers.
+fn unmarked(host: &Host) -> Vec<String> {
+    fn strip(value: &mut Value) {
+        match value {
+            Value::Object(map) => {
+                map.retain(|key, _| {
+                    !["ifalias", "protocol", "inet6_addr_gen_mode"].contains(&key.as_str()) && !key.contains("timer")
+                });
+                map.values_mut().for_each(strip);
+            }
+            Value::Array(items) => items.iter_mut().for_each(strip),
+            _ => {}
+        }
+    }
+    let mut all: Value = serde_json::from_str(&host.kernel().concat()).unwrap();
+    strip(&mut all);
+    let mut lines: Vec<String> = serde_json::to_string_pretty(&all).unwrap().lines().map(str::to_owned).collect();
+    // What is changed is listed elsewhere.
+    lines.iter_mut().for_each(|line| *line = line.trim_end_matches(',').to_owned());
+    lines.sort();
+    lines
+}
+
+#[test]
+fn a_network_made_by_hand_is_taken_over_under_traffic() {
+    let mut host = Host::started();
+    make(&host);
+    let before = unmarked(&host);
+    let there = host.get("/v1/namespaces?include=unmanaged").ok();
+    assert_eq!(there["items"].as_array().map(Vec::len), Some(2));
+    let pings = host.spawn_ping("n1", "10.1.0.2", 5);
+    host.until("pings come back", || pings.received() > 20);
+    for (path, body) in documents() {
+        host.put(path, body.clone()).refused(409, "conflict", None);
+        let path = format!("{path}?adopt=true");
+        let plan = host.put(&format!("{path}&dry_run=true"), body.clone()).ok();
+        assert!(plan["plan"].as_array().is_some_and(|plan| plan[0]["op"] == "link_mark"), "{plan}");
+        let made = host.put(&path, body.clone());
+        assert_eq!((made.status, &made.json["status"]["state"]), (201, &"in_sync".into()), "{}", made.json);
+        // The same again changes nothing.
+        let again = host.put(&path, body);
+        assert_eq!((again.status, again.etag.as_deref()), (200, Some("\"1\"")), "{}", again.json);
+    }
+    host.until("pings go on", || pings.received() > 100);
+    let (sent, received) = pings.stop();
+    assert_eq!(sent, received, "no packet is lost");
+    common::same(&before, &unmarked(&host));
+
+    // They are netnsd's now: kept, healed, changed, and taken away.
+    let routes = host.ip(&["-n", "n1", "route", "show", "default"]);
+    assert_eq!(routes[0]["protocol"], "110");
+    host.restart();
+    common::same(&before, &unmarked(&host));
+    assert!(host.sh("ip -n n1 addr del 10.1.0.1/24 dev eth0").status.success());
+    host.settled();
+    host.until("the address is back", || host.run(&["ip", "-n", "n1", "addr"]).contains("10.1.0.1/24"));
+    host.patch("/v1/bridges/br", json!({"addresses": ["10.1.0.254/24"]})).ok();
+    assert!(!host.run(&["ip", "addr", "show", "lan"]).contains("10.1.9.254"));
+    host.reboot();
+    assert_eq!(host.ip(&["link", "show", "port1"])[0]["master"], "lan");
+    for path in ["/v1/namespaces/n1?cascade=true", "/v1/bridges/br", "/v1/namespaces/n2"] {
+        assert_eq!(host.delete(path).status, 204, "{path}");
+    }
+    assert_eq!(host.run(&["ip", "netns", "list"]), "");
+    assert_eq!(host.ip(&["link"]).as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn what_is_not_what_was_asked_for_is_not_taken_over() {
+    let host = Host::started();
+    make(&host);
+    host.run(&["sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/port1/disable_ipv6"]);
+    let end = |namespace: Value, interface: &str| json!({"namespace": namespace, "interface": interface});
+    for ns in ["n1", "n2"] {
+        host.put(&format!("/v1/namespaces/{ns}?adopt=true"), json!({})).ok();
+    }
+    let marked = host.kernel();
+    for (path, body) in [
+        ("/v1/bridges/port1", json!({})),
+        // A pair that is none, though the index of each is what the other says of its peer.
+        ("/v1/veths/a", json!({"endpoints": [end("n1".into(), "eth0"), end("n2".into(), "x")]})),
+        ("/v1/veths/b", json!({"endpoints": [end("n1".into(), "eth0"), end(Value::Null, "port2")]})),
+        ("/v1/veths/c", json!({"endpoints": [end("n1".into(), "eth0"), end(Value::Null, "elsewhere")]})),
+        ("/v1/veths/d", json!({"endpoints": [end(Value::Null, "lan"), end(Value::Null, "port1")]})),
+    ] {
+        let answer = host.put(&format!("{path}?adopt=true"), body);
+        assert_eq!((answer.status, &answer.json["code"]), (409, &"conflict".into()), "{path}: {}", answer.json);
+        common::same(&marked, &host.kernel());
+    }
+    // One that the kernel refuses half-way: everything is as it was, the texts that stood where marks go too.
+    let refused = host.put(
+        "/v1/veths/p1?adopt=true",
+        json!({"endpoints": [{"namespace": "n1", "interface": "eth0", "addresses": ["10.1.0.77/24"]},
+            {"interface": "port1", "mtu": 1400, "addresses": ["fd00:9::1/64"]}]}),
+    );
+    assert_eq!((refused.status, &refused.json["errno"]), (422, &"EACCES".into()), "{}", refused.json);
+    common::same(&marked, &host.kernel());
+}
+
+#[test]
+fn a_crash_while_taking_over_is_made_good_at_the_next_start() {
+    let mut host = Host::started();
+    make(&host);
+    let before = unmarked(&host);
+    host.put("/v1/namespaces/n1?adopt=true&wait=false", json!({})).ok();
+    host.put("/v1/namespaces/n2?adopt=true", json!({})).ok();
+    host.put("/v1/bridges/br?adopt=true&wait=false", documents()[2].1.clone()).ok();
+    host.put("/v1/veths/p1?adopt=true&wait=false", documents()[4].1.clone()).ok();
+    host.kill9();
+    host.start();
+    host.settled();
+    common::same(&before, &unmarked(&host));
+    for path in ["/v1/namespaces/n1", "/v1/bridges/br", "/v1/veths/p1"] {
+        assert_eq!(host.get(path).ok()["status"]["state"], "in_sync", "{path}");
+    }
+}

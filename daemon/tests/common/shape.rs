@@ -1,0 +1,116 @@
+//! What is there, as `ip` and `bridge` tell it, so that two hosts can be compared.
+
+use serde_json::{Map, Value, json};
+
+use super::Host;
+
+/// Everything that is compared, section by section.
+const LOOK: &str = r#"
+look() {
+    for family in "-4" "-6"; do
+        echo "== $1 ip $family"
+        printf '%s\n' "link" "addr" "route show table all" "neigh show nud permanent" "rule" | ip $2 $family -d -j -batch -
+    done
+    echo "== $1 bridge"; bridge $2 -d -j link
+}
+look host ""
+for ns in $(ls /run/netns 2>/dev/null); do
+    look $ns "-n $ns"
+    echo "== $ns sysctl"
+    ip netns exec $ns sh -c 'cd /proc/sys/net; grep -s . ipv4/ip_forward ipv4/conf/*/rp_filter ipv4/conf/*/proxy_arp ipv6/conf/*/forwarding'
+    echo "== $ns files"; grep -rs . /etc/netns/$ns
+done
+echo "== names"; ls /run/netns /etc/netns 2>/dev/null
+"#;
+
+/// What is there, without what the kernel chooses by itself or does in its own time.
+pub fn look(host: &Host) -> Vec<String> {
+    let output = host.sh(LOOK);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let mut lines = Vec::new();
+    for section in text.split("== ").skip(1) {
+        let (title, body) = section.split_once('\n').unwrap();
+        let values: Vec<Value> = if ["sysctl", "files", "names"].iter().any(|plain| title.ends_with(plain)) {
+            body.lines().map(Value::from).collect()
+        } else {
+            serde_json::Deserializer::from_str(body).into_iter().map(Result::unwrap).collect()
+        };
+        let mut found = Vec::new();
+        for mut value in values {
+            normal(&mut value);
+            match value {
+                Value::Array(mut items) => {
+                    // These take the index of a peer elsewhere for one here.
+                    for item in items.iter_mut().filter(|_| title.ends_with("bridge") || title.ends_with("-6")) {
+                        item["link"] = Value::Null;
+                    }
+                    // Links without an address but link-local ones.
+                    items.retain(|item| !title.ends_with("-6") || item["addr_info"] != json!([]));
+                    found.extend(items.iter().map(Value::to_string));
+                }
+                other => found.push(other.to_string()),
+            }
+        }
+        // Links made in another order have other indices.
+        found.sort();
+        lines.extend(found.into_iter().map(|line| format!("{title}: {line}")));
+    }
+    lines
+}
+
+fn normal(value: &mut Value) {
+    /// Indices and ids that the kernel gives, and what comes a little later by itself.
+    const OTHER: [&str; 15] = [
+        "ifindex",
+        "link_index",
+        "link_netnsid",
+        "operstate",
+        "state",
+        "bridge_id",
+        "root_id",
+        "root_port",
+        "designated_bridge",
+        "designated_root",
+        "topology_change",
+        "topology_change_detected",
+        "root_path_cost",
+        "config_pending",
+        "topology_change_ack",
+    ];
+    match value {
+        Value::Object(map) => {
+            map.retain(|key, _| {
+                !OTHER.contains(&key.as_str()) && !key.contains("timer") && !key.contains("designated")
+            });
+            // A peer elsewhere is told by its index.
+            map.retain(|key, value| key != "link" || value.as_str().is_none_or(|link| !link.starts_with("if")));
+            // With STP the times are those of whoever is the root by now.
+            if map.get("stp_state") == Some(&json!(1)) {
+                map.retain(|key, _| !["forward_delay", "hello_time", "max_age"].contains(&key.as_str()));
+            }
+            for (key, value) in map.iter_mut() {
+                match (key.as_str(), value.as_str()) {
+                    // What else there is comes a little later by itself.
+                    ("flags", _) => value.as_array_mut().unwrap().retain(|flag| *flag == "UP"),
+                    // The mark's last part is the resource's uid, which is new on each host.
+                    ("ifalias", Some(alias)) => *value = json!(alias.rsplit_once(':').map(|(mark, _)| mark)),
+                    // A MAC address that nobody asked for is random.
+                    ("address", Some(mac)) if !mac.starts_with("02:00:5e") => *value = json!("any"),
+                    // While STP tells of a change, addresses are forgotten sooner.
+                    ("ageing_time", _) => *value = json!("any"),
+                    _ => normal(value),
+                }
+            }
+        }
+        Value::Array(items) => {
+            items.retain(|item| {
+                // Link-local addresses are made of random MAC addresses, and what hangs on them comes with carrier.
+                let text = [&item["local"], &item["dst"], &item["prefsrc"]].map(Value::to_string).concat();
+                let empty = item.as_object().is_some_and(Map::is_empty);
+                !empty && !text.contains("fe80") && !text.contains("ff00")
+            });
+            items.iter_mut().for_each(normal);
+        }
+        _ => {}
+    }
+}
