@@ -1,15 +1,16 @@
-//! `kill -9` at each step: strace kills the daemon as it enters its Nth system call of a kind (netlink and socket messages,
-//! database writes and their syncs, mounts), for every N, in a start after a reboot and in the midst of writes. Afterwards
-//! what was answered is there, what was not answered is there wholly or not at all, and nothing is left over.
+//! `kill -9` at each step, and each system call failing in its turn: strace kills the daemon as it enters its Nth call of a kind
+//! (netlink and socket messages, database writes and their syncs, mounts, …), or has that call fail, for every N, in a start after
+//! a reboot and in the midst of writes. Afterwards what was answered is there, what was not answered is there wholly or not at
+//! all, what was refused has left nothing, and nothing is left over.
 
 mod common;
 
 use std::{
     collections::BTreeMap,
-    fs,
     io::{Read, Write},
     os::unix::net::UnixStream,
-    process::{Command, Stdio},
+    path::Path,
+    process::Command,
     sync::{Mutex, OnceLock},
     time::Duration,
 };
@@ -17,8 +18,20 @@ use std::{
 use common::{Host, clean, has, shape::look};
 use serde_json::{Value, json};
 
-/// What the daemon may be killed at.
-const CALLS: [&str; 6] = ["sendto", "sendmsg", "pwrite64", "fdatasync", "mount", "umount2"];
+/// What the daemon is killed at.
+const KILLS: [&str; 6] = ["sendto", "pwrite64", "fsync", "mount", "umount2", "setns"];
+
+/// What fails, how, and up to which call: a dying and a full disk, no memory for netlink, no file descriptors, a kernel that refuses.
+const FAULTS: [(&str, &str, usize); 8] = [
+    ("sendto", "ENOBUFS", 170),
+    ("pwrite64", "EIO", 40),
+    ("pwrite64", "ENOSPC", 20),
+    ("fsync", "EIO", 20),
+    ("openat", "EMFILE", 60),
+    ("mount", "ENOMEM", 8),
+    ("umount2", "EBUSY", 3),
+    ("setns", "EPERM", 40),
+];
 
 /// Writes, one after the other, that make, change and delete a little of everything.
 fn writes() -> Vec<(&'static str, &'static str, Value)> {
@@ -92,42 +105,78 @@ fn others(host: &Host) {
     host.run(&["ip", "link", "set", "found", "up"]);
 }
 
-/// A daemon that is killed at its Nth call of a kind, on each of its threads; whether it lived to be ready.
-fn start(host: &mut Host, call: &str, n: usize) -> bool {
+/// A daemon whose Nth call of a kind, on each of its threads, is not like the others; whether it lived to be ready.
+fn start(host: &mut Host, call: &str, what: &str, n: usize) -> bool {
     let mut command = host.sandbox.command("strace").unwrap();
     clean(&mut command);
-    let inject = format!("inject={call}:signal=KILL:when={n}");
     // The tracer is a grandchild, so that what is started is the daemon itself.
-    command.args(["-D", "-f", "-qq", "-o", "/dev/null", "-e"]).arg(format!("trace={call}")).arg("-e").arg(inject);
+    command.args(["-D", "-f", "-qq", "-o", "/dev/null", "-e"]).arg(format!("trace={call}"));
+    command.arg("-e").arg(format!("inject={call}:{what}:when={n}"));
     command.arg(common::NETNSD).arg("--state-dir").arg(host.state_dir()).arg("--socket").arg(host.socket());
     host.try_start_as(command)
 }
 
+/// Sends a write; the status and body of the answer, if there is one.
+fn send(host: &Host, (method, path, body): &(&str, &str, Value)) -> Option<(u16, String)> {
+    let ask = || -> std::io::Result<String> {
+        let mut stream = UnixStream::connect(host.socket())?;
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        let body = text(body);
+        let length = body.len();
+        write!(
+            stream,
+            "{method} {path} HTTP/1.0\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+        )?;
+        stream.write_all(&body)?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    let answer = ask().ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+}
+
 /// Sends the writes until one is not answered; how many were.
-fn write(host: &Host) -> usize {
-    for (i, (method, path, body)) in writes().into_iter().enumerate() {
-        let answered = || -> std::io::Result<String> {
-            let mut stream = UnixStream::connect(host.socket())?;
-            stream.set_read_timeout(Some(Duration::from_secs(60)))?;
-            let body = text(&body);
-            write!(
-                stream,
-                "{method} {path} HTTP/1.0\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
-                body.len()
-            )?;
-            stream.write_all(&body)?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer)?;
-            Ok(answer)
-        };
-        match answered() {
-            Ok(answer) if answer.contains("\r\n\r\n") => {
-                assert!(answer.starts_with("HTTP/1.0 2"), "{method} {path}: {answer}")
-            }
-            _ => return i,
+fn write_until_killed(host: &Host) -> usize {
+    let all = writes();
+    for (i, write) in all.iter().enumerate() {
+        match send(host, write) {
+            Some((200..300, _)) => {}
+            Some((status, body)) => panic!("{write:?}: {status} {body}"),
+            None => return i,
         }
     }
-    writes().len()
+    all.len()
+}
+
+/// Sends the writes, each again when it is refused, until one is again and again; how many were done, and how often one was
+/// refused. A thread of the database that failed is replaced by another, which fails at the same place.
+fn write_in_spite_of(host: &Host, what: &str) -> (usize, usize) {
+    let mut refused = 0;
+    let all = documents();
+    for (i, write) in writes().iter().enumerate() {
+        for again in 0.. {
+            match send(host, write) {
+                Some((200..300, _)) => break,
+                // It was done, and its answer lost.
+                Some((404, _)) if write.0 == "DELETE" && again > 0 => break,
+                // Nothing of it was recorded.
+                Some((409 | 422 | 503, body)) => {
+                    refused += 1;
+                    let now = host.get("/v1/topology").ok();
+                    assert_eq!(now, all[i], "{what}: {write:?} was refused: {body}");
+                    if again == 3 && body.contains("store_unavailable") {
+                        return (i, refused);
+                    }
+                    assert!(again < 3, "{what}: {write:?}: {body}\n{}", host.log());
+                }
+                None if again < 3 => {}
+                other => panic!("{what}: {write:?}: {other:?}\n{}", host.log()),
+            }
+        }
+    }
+    (writes().len(), refused)
 }
 
 /// Starts again: what is recorded is one of these documents, the kernel shows it, and nothing else is left.
@@ -155,16 +204,26 @@ fn recovers(host: &mut Host, may_be: &[Value], what: &str) {
     assert_eq!(host.run(&["ip", "netns", "list"]), "", "{what}");
 }
 
+/// Each by root; an ordinary user tries fewer.
+fn stride() -> usize {
+    if nix::unistd::getuid().is_root() { 1 } else { 9 }
+}
+
+/// Gives a host a state directory that was another's.
+fn copy(state: &Path, host: &Host) {
+    assert!(Command::new("cp").arg("-r").arg(state).arg(host.state_dir()).status().unwrap().success());
+}
+
 /// Killed at every call of one kind; how often.
-fn in_the_midst_of_writes(call: &str) -> usize {
-    for n in 1.. {
+fn killed_in_the_midst_of_writes(call: &str) -> usize {
+    for n in (1..).step_by(stride()) {
         let mut host = Host::new();
         others(&host);
-        let ready = start(&mut host, call, n);
-        let answered = if ready { write(&host) } else { 0 };
+        let ready = start(&mut host, call, "signal=KILL", n);
+        let answered = if ready { write_until_killed(&host) } else { 0 };
         if ready && host.terminate().success() {
             assert_eq!(answered, writes().len());
-            return n - 1;
+            return n / stride();
         }
         let all = documents();
         let next = (answered + 1).min(all.len() - 1);
@@ -174,50 +233,93 @@ fn in_the_midst_of_writes(call: &str) -> usize {
 }
 
 /// The same in a start after a reboot, with everything to be made.
-fn in_a_start(call: &str, state: &std::path::Path) -> usize {
-    for n in 1.. {
+fn killed_in_a_start(call: &str, state: &Path) -> usize {
+    for n in (1..).step_by(stride()) {
         let mut host = Host::new();
         others(&host);
-        let copied =
-            Command::new("cp").arg("-r").arg(state).arg(host.state_dir()).stdin(Stdio::null()).status().unwrap();
-        assert!(copied.success());
-        let ready = start(&mut host, call, n);
-        if ready && host.terminate().success() {
-            return n - 1;
+        copy(state, &host);
+        if start(&mut host, call, "signal=KILL", n) && host.terminate().success() {
+            return n / stride();
         }
         recovers(&mut host, &documents()[4..=4], &format!("killed at {call} {n} in a start"));
     }
     unreachable!()
 }
 
+/// Every call of one kind fails in its turn, up to so many; how many did, and how many writes were refused for it.
+fn failing(call: &str, errno: &str, most: usize, state: &Path) -> (usize, usize) {
+    let (mut faults, mut refused) = (0, 0);
+    for n in (1..=most).step_by(stride()) {
+        faults += 1;
+        let mut host = Host::new();
+        others(&host);
+        copy(state, &host);
+        let what = format!("{call} {n} fails with {errno}");
+        if start(&mut host, call, &format!("error={errno}"), n) {
+            let (done, times) = write_in_spite_of(&host, &what);
+            refused += times;
+            // What wakes a signal's handler may be what fails.
+            host.kill9();
+            recovers(&mut host, &documents()[done..=done], &what);
+        } else {
+            // It says why it does not start, and the next time it does.
+            assert!(!host.log().contains("panicked"), "{what}: {}", host.log());
+            recovers(&mut host, &documents()[..1], &what);
+        }
+    }
+    (faults, refused)
+}
+
+/// Runs these beside each other.
+fn together<T: Sync, R: Send>(all: &[T], run: impl Fn(&T) -> R + Sync) -> Vec<R> {
+    let next = Mutex::new(all.iter());
+    std::thread::scope(|scope| {
+        let work = || std::iter::from_fn(|| { next.lock().unwrap().next() }.map(&run)).collect::<Vec<R>>();
+        let runs: Vec<_> = (0..4).map(|_| scope.spawn(work)).collect();
+        runs.into_iter().flat_map(|run| run.join().unwrap()).collect()
+    })
+}
+
+fn can_run() -> bool {
+    ["strace", "ip", "bridge"].into_iter().all(has)
+}
+
 #[test]
 fn it_is_killed_at_each_step() {
-    if !["strace", "ip", "bridge"].into_iter().all(has) {
+    if !can_run() {
         return;
     }
     let mut before = Host::started();
-    for (method, path, body) in &writes()[..4] {
-        assert!(before.raw(method, path, &JSON, text(body)).status < 300);
+    for write in &writes()[..4] {
+        assert!(send(&before, write).is_some_and(|(status, _)| status < 300));
     }
     before.terminate();
     let state = before.state_dir();
-    assert!(fs::exists(state.join("netnsd.db")).unwrap());
-    let next = Mutex::new(CALLS.iter().flat_map(|call| [(*call, true), (*call, false)]));
-    let kills: usize = std::thread::scope(|scope| {
-        let run = || {
-            let mut kills = 0;
-            while let Some((call, writing)) = { next.lock().unwrap().next() } {
-                let count = if writing { in_the_midst_of_writes(call) } else { in_a_start(call, &state) };
-                println!(
-                    "killed {count} times at {call}, {}",
-                    if writing { "in the midst of writes" } else { "in a start" }
-                );
-                kills += count;
-            }
-            kills
-        };
-        let runs: Vec<_> = (0..4).map(|_| scope.spawn(run)).collect();
-        runs.into_iter().map(|run| run.join().unwrap()).sum()
+    let all: Vec<(&str, bool)> = KILLS.iter().flat_map(|call| [(*call, true), (*call, false)]).collect();
+    let kills = together(&all, |(call, writing)| {
+        let count = if *writing { killed_in_the_midst_of_writes(call) } else { killed_in_a_start(call, &state) };
+        println!("killed {count} times at {call}, {}", if *writing { "in the midst of writes" } else { "in a start" });
+        count
     });
-    println!("killed {kills} times: nothing that was answered was lost, and nothing is left over");
+    println!(
+        "killed {} times: nothing that was answered was lost, and nothing is left over",
+        kills.iter().sum::<usize>()
+    );
+}
+
+#[test]
+fn each_call_fails_in_its_turn() {
+    if !can_run() {
+        return;
+    }
+    // The first start, which makes the database, is another matter.
+    let mut before = Host::started();
+    before.terminate();
+    let state = before.state_dir();
+    let counts = together(&FAULTS, |(call, errno, most)| {
+        let (faults, refused) = failing(call, errno, *most, &state);
+        println!("{call} failed {faults} times with {errno}: {refused} writes were refused");
+        faults
+    });
+    println!("{} faults: what was refused left nothing, what was answered was there", counts.iter().sum::<usize>());
 }

@@ -254,7 +254,7 @@ impl World {
                 let found = if path == "/v1/topology" { after } else { self.host.get(path).json };
                 match method {
                     "DELETE" => assert_eq!(found["code"], "not_found", "{:#?}", self.story),
-                    _ => assert!(includes(&found, body, method == "PATCH"), "{found}\n{:#?}", self.story),
+                    _ => assert!(includes(&found, body), "{found}\n{:#?}", self.story),
                 }
             }
             404 | 409 | 422 => assert_eq!(before, &after, "{}\n{:#?}", answer.json, self.story),
@@ -595,23 +595,23 @@ fn is_there(added: &Added, seen: &Views) -> bool {
     }
 }
 
-/// Whether what was found has all that was sent; a patch says nothing of what is at its default.
-fn includes(found: &Value, sent: &Value, patch: bool) -> bool {
+/// Whether what was found has all that was sent; what is at its default may be left out.
+fn includes(found: &Value, sent: &Value) -> bool {
     match (found, sent) {
         (Value::Object(found), Value::Object(sent)) => sent.iter().all(|(key, sent)| {
             let found = found.get(key).unwrap_or(&Value::Null);
             let default =
                 found.is_null() && (sent.is_null() || *sent == json!([]) || *sent == json!({}) || key == "interface");
-            default || includes(found, sent, patch)
+            default || includes(found, sent)
         }),
         (Value::Array(found), Value::Array(sent)) if sent.iter().all(|item| item["name"].is_string()) => {
             sent.iter().all(|sent| {
                 let same = found.iter().find(|found| found["name"] == sent["name"]);
-                same.is_some_and(|found| includes(found, sent, patch))
+                same.is_some_and(|found| includes(found, sent))
             })
         }
         (Value::Array(found), Value::Array(sent)) => {
-            found.len() == sent.len() && found.iter().zip(sent).all(|(found, sent)| includes(found, sent, patch))
+            found.len() == sent.len() && found.iter().zip(sent).all(|(found, sent)| includes(found, sent))
         }
         // Numbers and their texts are the same to a sysctl; what is at its default may be left out.
         (Value::String(found), Value::Number(sent)) => *found == sent.to_string(),

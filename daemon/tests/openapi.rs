@@ -1,14 +1,176 @@
-//! The committed `openapi.yaml` is what the code says. `NETNSD_WRITE_OPENAPI=1 cargo test -p netnsd --test openapi` writes it.
+//! The committed `openapi.yaml` is what the code says, and its examples are what the daemon answers.
+//! `NETNSD_WRITE_OPENAPI=1 cargo test -p netnsd --test openapi`, done twice, records the answers, which are compiled in, and writes
+//! it with them.
 
-use std::{fs, path::Path};
+mod common;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+use common::Host;
+use serde_json::{Value, json};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn writes() -> bool {
+    std::env::var_os("NETNSD_WRITE_OPENAPI").is_some()
+}
+
+/// Answers that have no example: they are text, or a stream.
+const WITHOUT: [&str; 4] = ["exec_socket", "metrics", "openapi_json", "openapi_yaml"];
+
+/// Asks for one answer of each operation: its id, and the request.
+fn asked() -> Vec<(&'static str, &'static str, String, Value)> {
+    let none = Value::Null;
+    let ends = json!([{"namespace": "net0", "interface": "eth0", "addresses": ["10.1.1.1/24"]},
+        {"interface": "port0", "bridge": "br0", "port": {"hairpin": true}}]);
+    let own = std::process::id();
+    let mut all: Vec<(&str, &str, &str, Value)> = vec![
+        (
+            "create_namespace",
+            "POST",
+            "/v1/namespaces",
+            json!({"name": "net0", "netnsid": 100, "labels": {"team": "lab"},
+            "routes": [{"destination": "default", "via": "10.1.1.254"}], "sysctls": {"net.ipv4.ip_forward": "1"}}),
+        ),
+        ("put_namespace", "PUT", "/v1/namespaces/net1", json!({})),
+        ("create_bridge", "POST", "/v1/bridges", json!({"name": "br0", "addresses": ["10.1.1.254/24"]})),
+        ("create_veth", "POST", "/v1/veths", json!({"name": "lan0", "endpoints": ends})),
+        ("put_veth", "PUT", "/v1/veths/cable", json!({"endpoints": [{}, {"namespace": "net1"}]})),
+        ("put_bridge", "PUT", "/v1/bridges/br0", json!({"addresses": ["10.1.1.254/24"], "stp": false})),
+        ("patch_namespace", "PATCH", "/v1/namespaces/net1", json!({"labels": {"team": "lab"}})),
+        ("patch_bridge", "PATCH", "/v1/bridges/br0", json!({"labels": {"team": "lab"}})),
+        ("patch_veth", "PATCH", "/v1/veths/cable", json!({"labels": {"team": "lab"}})),
+        ("patch_endpoint", "PATCH", "/v1/veths/lan0/endpoints/0", json!({"mtu": 1400})),
+        ("ping", "POST", "/v1/namespaces/net0/ping", json!({"address": "10.1.1.254"})),
+        ("exec", "POST", "/v1/namespaces/net0/exec", json!({"argv": ["echo", "hello"]})),
+        ("patch_topology", "PATCH", "/v1/topology", json!({"namespaces": [{"name": "net2"}]})),
+        ("delete_namespace", "DELETE", "/v1/namespaces/net2?dry_run=true", none.clone()),
+        ("delete_bridge", "DELETE", "/v1/bridges/br0?dry_run=true&cascade=true", none.clone()),
+        ("delete_veth", "DELETE", "/v1/veths/cable?dry_run=true", none.clone()),
+        ("create_token", "POST", "/v1/tokens", json!({"name": "ci", "role": "operator", "prefix": "ci-"})),
+        ("reconcile", "POST", "/v1/reconcile", none.clone()),
+    ];
+    let process = format!("/v1/processes/{own}/namespace");
+    for (id, path) in [
+        ("list_namespaces", "/v1/namespaces"),
+        ("get_namespace", "/v1/namespaces/net0"),
+        ("list_bridges", "/v1/bridges"),
+        ("get_bridge", "/v1/bridges/br0"),
+        ("list_veths", "/v1/veths"),
+        ("get_veth", "/v1/veths/lan0"),
+        ("get_endpoint", "/v1/veths/lan0/endpoints/1"),
+        ("get_topology", "/v1/topology"),
+        ("about", "/v1"),
+        ("health", "/v1/health"),
+        ("ready", "/v1/ready"),
+        ("bridge_ports", "/v1/bridges/br0/ports"),
+        ("bridge_fdb", "/v1/bridges/br0/fdb"),
+        ("host_links", "/v1/host/links?settings=true"),
+        ("host_addresses", "/v1/host/addresses"),
+        ("host_routes", "/v1/host/routes"),
+        ("host_neighbours", "/v1/host/neighbours"),
+        ("namespace_links", "/v1/namespaces/net0/links"),
+        ("namespace_addresses", "/v1/namespaces/net0/addresses"),
+        ("namespace_routes", "/v1/namespaces/net0/routes"),
+        ("namespace_neighbours", "/v1/namespaces/net0/neighbours"),
+        ("namespace_processes", "/v1/namespaces/net0/processes"),
+        ("process_namespace", &process),
+        ("events", "/v1/events?name=net0"),
+        ("list_tokens", "/v1/tokens"),
+        ("get_token", "/v1/tokens/ci"),
+        ("audit", "/v1/audit?limit=1"),
+    ] {
+        all.push((id, "GET", path, none.clone()));
+    }
+    let mut all: Vec<_> = all.into_iter().map(|(id, method, path, body)| (id, method, path.to_owned(), body)).collect();
+    all.push(("put_topology", "PUT", "/v1/topology".into(), json!({"namespaces": [{"name": "net0"}]})));
+    all
+}
+
+/// What the daemon answers to each.
+fn answers() -> BTreeMap<String, Value> {
+    let host = Host::started();
+    let mut sleeper: Option<std::process::Child> = None;
+    let mut answers = BTreeMap::new();
+    for (id, method, path, body) in asked() {
+        if id == "namespace_processes" {
+            sleeper = Some(host.spawn(&["ip", "netns", "exec", "net0", "sleep", "600"]));
+            host.until("it sleeps there", || host.get("/v1/namespaces/net0/processes").ok()["items"] != json!([]));
+        }
+        let headers = [("content-type", "application/json"), ("accept", "application/json")];
+        let text = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+        let answer = host.raw(method, &path, &headers, text);
+        assert!(answer.status < 300, "{id}: {}", answer.json);
+        answers.insert(id.to_owned(), answer.json);
+    }
+    if let Some(mut sleeper) = sleeper {
+        let _ = sleeper.kill();
+        let _ = sleeper.wait();
+    }
+    answers
+}
+
+/// Where in a value there is something, whatever it is.
+fn places(value: &Value, at: &str, found: &mut BTreeSet<String>) {
+    found.insert(at.to_owned());
+    match value {
+        Value::Object(map) => map.iter().for_each(|(key, value)| places(value, &format!("{at}/{key}"), found)),
+        Value::Array(items) => items.iter().for_each(|item| places(item, &format!("{at}/*"), found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_examples_are_what_the_daemon_answers() {
+    if !common::has("ip") {
+        return;
+    }
+    let path = root().join("daemon/src/http/openapi/answers.json");
+    let mut recorded: BTreeMap<String, Value> = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    for (id, answer) in answers() {
+        let (mut now, mut then) = (BTreeSet::new(), BTreeSet::new());
+        places(&answer, "", &mut now);
+        places(recorded.get(&id).unwrap_or(&Value::Null), "", &mut then);
+        if now != then && writes() {
+            recorded.insert(id, answer);
+        } else {
+            assert!(now == then, "{id} is answered otherwise by now: {:?}", now.symmetric_difference(&then));
+        }
+    }
+    if writes() {
+        return fs::write(&path, serde_json::to_string_pretty(&recorded).unwrap() + "\n").unwrap();
+    }
+    // None is left out.
+    let openapi: Value = serde_json::from_str(&netnsd::http::openapi().to_json().unwrap()).unwrap();
+    let operations = openapi["paths"].as_object().unwrap().values().flat_map(|path| path.as_object().unwrap().values());
+    for operation in operations {
+        let id = operation["operationId"].as_str().unwrap();
+        let answer = ["200", "201"].iter().find_map(|status| {
+            let json = &operation["responses"][status]["content"]["application/json"];
+            (!json.is_null()).then_some(json)
+        });
+        if let Some(answer) = answer.filter(|_| !WITHOUT.contains(&id)) {
+            assert!(!answer["example"].is_null(), "{id} has no example of its answer");
+        }
+    }
+}
 
 #[test]
 fn openapi_yaml_is_not_stale() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../openapi.yaml");
+    let path = root().join("openapi.yaml");
     let now = netnsd::http::openapi().to_yaml().unwrap();
-    if std::env::var_os("NETNSD_WRITE_OPENAPI").is_some() {
+    if writes() {
         fs::write(&path, &now).unwrap();
     }
     let committed = fs::read_to_string(&path).unwrap_or_default();
-    assert!(committed == now, "openapi.yaml is stale: NETNSD_WRITE_OPENAPI=1 cargo test -p netnsd --test openapi");
+    assert!(
+        committed == now,
+        "openapi.yaml is stale: NETNSD_WRITE_OPENAPI=1 cargo test -p netnsd --test openapi (twice)"
+    );
 }

@@ -59,6 +59,8 @@ pub(super) struct Accepted {
     pub before: Vec<(ResourceRef, Option<Record>)>,
     /// What it takes over, as it was found.
     pub found: BTreeMap<ResourceRef, Found>,
+    /// What it changes, as it was, with the MAC addresses that the kernel chose.
+    was: BTreeMap<ResourceRef, Spec>,
     /// The numbers of its events.
     events: Range<u64>,
 }
@@ -68,8 +70,13 @@ impl Accepted {
         self.message.write.progress.as_ref()
     }
 
+    /// Whether its answer waits for the kernel.
+    pub fn waits(&self) -> bool {
+        self.message.write.wait
+    }
+
     /// The resources that it names or changes.
-    fn resources(&self) -> impl Iterator<Item = &ResourceRef> {
+    pub fn resources(&self) -> impl Iterator<Item = &ResourceRef> {
         let named = self.decision.named.iter().map(|(resource, _)| resource);
         named.chain(self.before.iter().map(|(resource, _)| resource))
     }
@@ -453,7 +460,7 @@ impl<K: Kernel> Core<K> {
             }
             before.push((resource.clone(), old));
         }
-        Accepted { message, decision, before, found: BTreeMap::new(), events: 0..0 }
+        Accepted { message, decision, before, found: BTreeMap::new(), was: BTreeMap::new(), events: 0..0 }
     }
 
     /// Takes a write's changes back. What it may have left in the kernel (`tried`) is kept in mind, but for what was given back.
@@ -515,6 +522,10 @@ impl<K: Kernel> Core<K> {
                     .resources()
                     .filter_map(|resource| Some((resource.clone(), plan.found.get(resource)?.clone())))
                     .collect();
+                let was = |(resource, before): &(ResourceRef, Option<Record>)| {
+                    Some((resource.clone(), status::with_macs(&before.as_ref()?.spec, &observed)))
+                };
+                accepted.was = accepted.before.iter().filter_map(was).collect();
             }
             let recording = Instant::now();
             if let Err(error) = self.record(&mut batch).await {
@@ -680,19 +691,11 @@ impl<K: Kernel> Core<K> {
         let mut refused = Vec::new();
         let mut done = Vec::new();
         for (part, accepted) in batch.into_iter().enumerate() {
-            let own: BTreeSet<&ResourceRef> = accepted.resources().collect();
-            // What hangs on the change and was failing before is no reason to refuse it.
-            let failing = |resource: &ResourceRef| {
-                let failed = |standing: &Standing| standing.state == State::Failed;
-                !own.contains(resource) && self.standings.get(resource).is_some_and(failed)
-            };
-            let of_part = |resource: &ResourceRef| work.parts.get(resource) == Some(&part);
-            let failure = passed.failures.iter().find(|(resource, _)| of_part(resource) && !failing(resource));
-            match failure {
-                Some((resource, (op, error))) if accepted.message.waits() => {
+            match passed.failures.iter().find(|(resource, _)| self.spoils(work, resource) == Some(part)) {
+                Some((resource, (op, error))) => {
                     refused.push((part, refusal(resource, op, error), accepted));
                 }
-                _ => done.push(accepted),
+                None => done.push(accepted),
             }
         }
         let parts: BTreeSet<usize> = refused.iter().map(|(part, ..)| *part).collect();
@@ -735,6 +738,7 @@ impl<K: Kernel> Core<K> {
             for resource in accepted.resources() {
                 work.parts.entry(resource.clone()).or_insert(part);
             }
+            work.exact.extend(accepted.was.clone());
         }
         if let Err(error) = self.commit(rows.clone()).await {
             // They ride along with the next commit that succeeds.

@@ -63,11 +63,6 @@ struct Message {
 }
 
 impl Message {
-    /// Whether it is not answered yet.
-    fn waits(&self) -> bool {
-        self.answer.is_some()
-    }
-
     /// Answers it, once; a client that has gone away does not hear.
     fn answer(&mut self, result: Result<Written, Problem>) {
         if let Some(answer) = self.answer.take() {

@@ -180,7 +180,7 @@ pub(super) fn refusal(resource: &ResourceRef, op: &Op, error: &OpError) -> Probl
         Errno::UnknownErrno | Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT | Errno::EPROTONOSUPPORT => {
             Code::UnsupportedByKernel
         }
-        Errno::ENOMEM | Errno::ENOBUFS | Errno::EMFILE | Errno::ENFILE => Code::KernelUnavailable,
+        Errno::ENOMEM | Errno::ENOBUFS | Errno::EMFILE | Errno::ENFILE | Errno::ENOTCONN => Code::KernelUnavailable,
         _ => Code::KernelRejected,
     };
     let what = format!("{} of {resource} in {}", op.label(), op.ns());

@@ -97,6 +97,25 @@ fn finish<R: Resource>(record: &Record, stored: &Stored<R>) -> Entry {
     }
 }
 
+/// A spec with the MAC addresses that its links have.
+pub(super) fn with_macs(spec: &Spec, observed: &Observed) -> Spec {
+    let mut spec = spec.clone();
+    match &mut spec {
+        Spec::Namespace(_) => {}
+        Spec::Bridge(bridge) => {
+            let link = observed.link(&Ns::of(bridge.namespace.as_ref()), bridge.device());
+            bridge.mac = bridge.mac.or(link.and_then(|link| link.mac));
+        }
+        Spec::Veth(veth) => {
+            for end in &mut veth.endpoints {
+                let link = observed.link(&Ns::of(end.namespace.as_ref()), end.device());
+                end.mac = end.mac.or(link.and_then(|link| link.mac));
+            }
+        }
+    }
+    spec
+}
+
 fn end_link<'o>(spec: &Veth, i: usize, observed: &'o Observed) -> Option<&'o ObservedLink> {
     let end = &spec.endpoints[i];
     observed.link(&Ns::of(end.namespace.as_ref()), end.device())

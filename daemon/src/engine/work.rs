@@ -5,7 +5,7 @@ use std::{
     time::Instant,
 };
 
-use netnsd_api::{Kind, Progress, ResourceRef};
+use netnsd_api::{Kind, Progress, ResourceRef, State};
 use nix::errno::Errno;
 use tokio::sync::watch;
 
@@ -28,6 +28,10 @@ pub(super) struct Work {
     pub parts: BTreeMap<ResourceRef, usize>,
     /// Resources that this very batch creates.
     pub created: BTreeSet<ResourceRef>,
+    /// What resources should be to the letter, where more is known of that than was asked for.
+    pub exact: BTreeMap<ResourceRef, Spec>,
+    /// Those parts whose writes are refused, and undone, when something of them fails: the resources that are their own.
+    pub waiting: BTreeMap<usize, BTreeSet<ResourceRef>>,
     /// Resources that are only looked at.
     pub looked_at: BTreeSet<ResourceRef>,
     /// Who wants to know how far it is.
@@ -67,6 +71,9 @@ impl<K: Kernel> Core<K> {
                 if before.is_none() {
                     work.created.insert(resource.clone());
                 }
+            }
+            if accepted.waits() {
+                work.waiting.insert(part, accepted.resources().cloned().collect());
             }
             if let Some(progress) = accepted.progress() {
                 work.progress = Some(progress.clone());
@@ -116,21 +123,17 @@ impl<K: Kernel> Core<K> {
         work
     }
 
-    fn tasks<'a>(
-        &'a self,
-        resources: impl Iterator<Item = &'a ResourceRef>,
-        created: &BTreeSet<ResourceRef>,
-    ) -> Vec<Task<'a>> {
+    fn tasks<'a>(&'a self, resources: impl Iterator<Item = &'a ResourceRef>, work: &'a Work) -> Vec<Task<'a>> {
         let mut tasks = Vec::new();
         for resource in resources {
             if let Some(record) = self.intent.get(resource) {
                 tasks.push(Task {
                     resource: resource.clone(),
                     uid: &record.uid,
-                    desired: Some(&record.spec),
+                    desired: Some(work.exact.get(resource).unwrap_or(&record.spec)),
                     applied: &record.applied,
                     prior: &record.prior,
-                    new: created.contains(resource),
+                    new: work.created.contains(resource),
                     hands: if record.adopt { Hands::Adopt } else { Hands::Stay },
                 });
             }
@@ -153,7 +156,7 @@ impl<K: Kernel> Core<K> {
     }
 
     pub(super) async fn observe(&mut self, work: &Work) -> Result<Observed, OpError> {
-        let mut tasks = self.tasks(work.parts.keys().chain(&work.looked_at), &work.created);
+        let mut tasks = self.tasks(work.parts.keys().chain(&work.looked_at), work);
         tasks.extend(self.gone_tasks(work));
         let scope = plan::scope(&tasks);
         self.kernel.observe(&scope).await
@@ -161,10 +164,23 @@ impl<K: Kernel> Core<K> {
 
     /// Plans a piece of work, without what has failed already: the rest is planned around what is really there.
     pub(super) fn plan(&self, work: &Work, failures: &Failures, observed: &Observed) -> Plan {
-        let mut tasks = self.tasks(work.parts.keys(), &work.created);
+        let mut tasks = self.tasks(work.parts.keys(), work);
         tasks.extend(self.gone_tasks(work));
-        tasks.retain(|task| !failures.contains_key(&task.resource));
+        // What is going to be undone goes no further.
+        let over: BTreeSet<usize> = failures.keys().filter_map(|failed| self.spoils(work, failed)).collect();
+        let goes_on = |resource: &ResourceRef| {
+            !failures.contains_key(resource) && work.parts.get(resource).is_none_or(|part| !over.contains(part))
+        };
+        tasks.retain(|task| goes_on(&task.resource));
         plan::plan(&tasks, &|bridge| self.intent.bridge_device(bridge), observed)
+    }
+
+    /// The part whose write is refused when this resource fails. What hangs on a change and was failing before is no reason.
+    pub(super) fn spoils(&self, work: &Work, failed: &ResourceRef) -> Option<usize> {
+        let part = *work.parts.get(failed)?;
+        let own = work.waiting.get(&part)?;
+        let before = self.standings.get(failed).is_some_and(|standing| standing.state == State::Failed);
+        (own.contains(failed) || !before).then_some(part)
     }
 
     /// Looks, and plans. What lived in namespaces and bridges that have to be made anew is taken into the work.

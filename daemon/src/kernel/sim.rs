@@ -9,13 +9,16 @@ use std::{
 };
 
 use ipnet::IpNet;
-use netnsd_api::{Destination, InterfaceName, Name, NetnsId, Port, Route, SysctlKey};
+use netnsd_api::{Destination, InterfaceName, Mac, Name, NetnsId, Port, Route, SysctlKey};
 use nix::errno::Errno;
 
 use super::{
     ADDRESS_PROTOCOL, BatchOp, BridgeSettings, Kernel, NewEnd, Notice, Ns, Observed, ObservedAddress, ObservedBridge,
     ObservedLink, ObservedNs, ObservedPort, ObservedRoute, Op, OpError, Outcome, ROUTE_PROTOCOL, Scope,
 };
+
+/// What MAC addresses begin with that this kernel chose itself.
+const CHOSEN: u8 = 0xfe;
 
 /// A simulated kernel; clones share it, so that a test sees what the engine did.
 #[derive(Debug, Clone)]
@@ -60,6 +63,11 @@ impl SimKernel {
         self.state().fault = Some((after, errno));
     }
 
+    /// Whether the operation that was to fail has done so.
+    pub fn failed(&self) -> bool {
+        self.state().fault.is_none()
+    }
+
     /// The operations executed since this was last asked.
     pub fn executed(&self) -> Vec<Op> {
         std::mem::take(&mut self.state().executed)
@@ -79,6 +87,7 @@ impl SimKernel {
             known.routes.sort_by_key(|route| format!("{route:?}"));
             for link in known.links.values_mut() {
                 link.index = 0;
+                link.mac = link.mac.filter(|mac| mac.0[0] != CHOSEN);
                 link.addresses.iter_mut().for_each(|address| address.secondary = false);
                 link.addresses.sort_by_key(|address| address.net);
             }
@@ -366,6 +375,8 @@ impl State {
 
     fn add_link(&mut self, ns: &Ns, name: &str, mut link: ObservedLink) -> Done {
         link.index = u32::try_from(self.number()).unwrap_or(u32::MAX);
+        let [.., a, b] = link.index.to_be_bytes();
+        link.mac = link.mac.or(Some(Mac([CHOSEN, 0, 0, 0, a, b])));
         let known = self.ns(ns)?;
         match known.links.get(name) {
             Some(other) if other.mark == link.mark => Ok(()),

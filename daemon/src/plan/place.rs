@@ -130,6 +130,7 @@ impl Planner<'_> {
             Kind::Veth => match [self.find_end(task, 0), self.find_end(task, 1)] {
                 [None, None] => false,
                 [Some(place), None] | [None, Some(place)] => {
+                    self.forget_unmarked_peer(task, &place);
                     self.delete_link(task, &place);
                     true
                 }
@@ -194,8 +195,7 @@ impl Planner<'_> {
         self.adopt_pair(task, &wanted);
         let found = [self.find_end(task, 0), self.find_end(task, 1)];
         // A pair of which one end is not where it was left is no pair any more.
-        if let [Some(left), None] | [None, Some(left)] = &found {
-            self.forget_unmarked_peer(left, &wanted);
+        if let [Some(_), None] | [None, Some(_)] = &found {
             self.delete(task);
         }
         let holders = [0, 1].map(|end| self.holder(&wanted[end], task, Some(end)));
@@ -352,15 +352,20 @@ impl Planner<'_> {
 
     /// A crash between the making of a pair and the marking of its second end leaves that one without a mark: it goes
     /// with the first.
-    fn forget_unmarked_peer(&mut self, left: &Place, places: &[Place; 2]) {
+    fn forget_unmarked_peer(&mut self, task: &Task<'_>, left: &Place) {
         let Some(index) = self.now.link(&left.ns, &left.name).and_then(|link| link.peer_index) else { return };
-        for place in places.iter().filter(|place| *place != left) {
-            let is_peer = |link: &ObservedLink| {
-                link.mark.is_none() && link.kind.as_deref() == Some("veth") && link.index == index
-            };
-            if self.now.link(&place.ns, &place.name).is_some_and(is_peer) {
-                self.forget_link(&place.ns, &place.name);
-            }
+        let is_peer = |place: &Place| {
+            let unmarked =
+                |link: &&ObservedLink| link.mark.is_none() && link.kind.as_deref() == Some(Kind::Veth.as_str());
+            place != left
+                && self.now.link(&place.ns, &place.name).filter(unmarked).is_some_and(|link| link.index == index)
+        };
+        let places = task.specs().flat_map(|spec| match spec {
+            Spec::Veth(spec) => spec.endpoints.iter().map(Place::of_end).collect(),
+            _ => Vec::new(),
+        });
+        for place in places.filter(is_peer).collect::<Vec<_>>() {
+            self.forget_link(&place.ns, &place.name);
         }
     }
 

@@ -72,6 +72,11 @@ impl Channel {
         Ok(Self { handle, task, inode })
     }
 
+    /// Whether it broke off: the kernel would not take a message for want of memory.
+    pub fn is_broken(&self) -> bool {
+        self.task.is_finished()
+    }
+
     /// Sends one change; the answer is its ack.
     pub fn change(&self, message: RouteNetlinkMessage, flags: u16) -> Pending {
         self.changes(vec![(message, flags)])

@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     os::fd::{AsFd, AsRawFd},
+    time::{Duration, Instant},
 };
 
 use netnsd_api::{Name, NetnsId, SysctlKey};
@@ -25,6 +26,10 @@ use crate::kernel::{BatchOp, DEFAULT_MTU, Ns, ObservedLink, Op, OpError, Outcome
 
 /// The most operations on their way at once: their acks fit into a socket's buffer.
 const WAVE: usize = 64;
+
+/// How long a namespace's id may be that of a deleted one, and how often it is tried.
+const DYING: Duration = Duration::from_millis(1_000);
+const AGAIN: Duration = Duration::from_millis(5);
 
 /// What kinds of operations make a wave together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -527,7 +532,16 @@ async fn set_netnsid(kernel: &mut RealKernel, name: &Name, id: NetnsId) -> Outco
         NetnsId::Id(id) => i32::try_from(id).map_err(|_| Errno::EINVAL)?,
     };
     let raw = ns.as_fd().as_raw_fd();
-    let outcome = kernel.reach(&Ns::Host)?.channel.change(message::new_nsid(raw, wanted), 0).answer().await;
+    let patience = Instant::now() + DYING;
+    let outcome = loop {
+        let outcome = kernel.reach(&Ns::Host)?.channel.change(message::new_nsid(raw, wanted), 0).answer().await;
+        let taken = outcome.as_ref().is_err_and(|error| error.errno == Errno::EEXIST);
+        if !taken || kernel.netnsid(&Ns::Host, raw).await?.is_some() || Instant::now() > patience {
+            break outcome;
+        }
+        // A namespace that was just deleted keeps its id until the kernel has cleared it away.
+        tokio::time::sleep(AGAIN).await;
+    };
     match outcome {
         Err(error) if error.errno == Errno::EEXIST => {
             let now = kernel.netnsid(&Ns::Host, raw).await?;

@@ -74,7 +74,7 @@ impl RealKernel {
             },
         };
         let inode = fstat(&*found)?.st_ino;
-        if self.open.get(ns).is_none_or(|open| open.channel.inode != inode) {
+        if self.open.get(ns).is_none_or(|open| open.channel.inode != inode || open.channel.is_broken()) {
             let channel = Channel::open(&self.worker, found.clone(), inode)?;
             self.open.insert(ns.clone(), Open { channel, ns: found });
         }
@@ -84,7 +84,7 @@ impl RealKernel {
     /// The connection into a namespace that must be there.
     fn reach(&mut self, ns: &Ns) -> Result<&Open, OpError> {
         // What was opened for this work is as good: nothing but this kernel's own operations changes what a name means.
-        if !self.open.contains_key(ns) {
+        if self.open.get(ns).is_none_or(|open| open.channel.is_broken()) {
             self.channel(ns)?;
         }
         let missing = || OpError { errno: Errno::ENOENT, message: Some(format!("{ns} is not there")) };
