@@ -38,3 +38,20 @@ fn a_stale_file_under_a_name_is_used_again() {
     host.put("/v1/namespaces/net0", json!({})).ok();
     assert!(host.sh("ip netns exec net0 true").status.success());
 }
+
+#[test]
+fn a_place_for_names_that_is_none_is_told_and_used_once_it_is_mended() {
+    let host = Host::started();
+    host.put("/v1/bridges/br0", json!({})).ok();
+    host.sh("umount /run/netns; rm -rf /run/netns && : > /run/netns");
+    let refused = host.put("/v1/namespaces/net0", json!({}));
+    assert!((400..600).contains(&refused.status), "{}", refused.json);
+    let said = refused.json["detail"].as_str().unwrap();
+    assert!(said.contains("/run/netns is no directory: remove it"), "{said}");
+    host.get("/v1/namespaces/net0").refused(404, "not_found", None);
+    // What has nothing to do with it goes on.
+    host.put("/v1/bridges/br0", json!({"stp": true})).ok();
+    host.sh("rm /run/netns");
+    host.put("/v1/namespaces/net0", json!({})).ok();
+    assert!(host.sh("ip netns exec net0 true").status.success());
+}

@@ -498,6 +498,12 @@ fn mark_here(mark: &str) -> Result<(), Errno> {
     channel::once(message::mark("lo", mark), 0)
 }
 
+/// Why a namespace got no name, with what to do about it.
+fn pinned_nowhere(errno: Errno) -> OpError {
+    let no_directory = "/run/netns is no directory: remove it, and try again";
+    OpError { errno, message: (errno == Errno::ENOTDIR).then(|| no_directory.to_owned()) }
+}
+
 async fn add_namespace(kernel: &mut RealKernel, name: &Name, mark: &str) -> Outcome {
     let ns = Ns::Named(name.clone());
     kernel.open.remove(&ns);
@@ -505,7 +511,7 @@ async fn add_namespace(kernel: &mut RealKernel, name: &Name, mark: &str) -> Outc
         return if is_marked(kernel, &ns, "lo", mark).await? { Ok(()) } else { Err(Errno::EEXIST.into()) };
     }
     let (name, mark) = (name.to_string(), mark.to_owned());
-    Ok(kernel.worker.run(move || worker::make(&name, || mark_here(&mark)))??)
+    kernel.worker.run(move || worker::make(&name, || mark_here(&mark)))?.map_err(pinned_nowhere)
 }
 
 fn attach(kernel: &mut RealKernel, name: &Name, pid: u32, mark: &str) -> Outcome {
@@ -519,10 +525,11 @@ fn attach(kernel: &mut RealKernel, name: &Name, pid: u32, mark: &str) -> Outcome
         return Err(OpError { errno: Errno::EINVAL, message });
     }
     let (name, mark) = (name.to_string(), mark.to_owned());
-    Ok(kernel.worker.within(file, move || {
+    let pinned = kernel.worker.within(file, move || {
         mark_here(&mark)?;
         worker::pin_current(&name)
-    })?)
+    });
+    pinned.map_err(pinned_nowhere)
 }
 
 async fn set_netnsid(kernel: &mut RealKernel, name: &Name, id: NetnsId) -> Outcome {

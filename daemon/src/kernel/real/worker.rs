@@ -98,7 +98,10 @@ pub(crate) fn pinned(name: &str) -> Result<Pinned, Errno> {
 /// Makes `/run/netns` as `ip netns add` does: a shared mount, so that other mount namespaces see names come and go.
 fn prepare_run() -> Result<(), Errno> {
     match nix::unistd::mkdir(RUN, Mode::from_bits_truncate(0o755)) {
-        Ok(()) | Err(Errno::EEXIST) => {}
+        Ok(()) => {}
+        // A file would become a mount point as well, and be in the way for good.
+        Err(Errno::EEXIST) if fs::metadata(RUN).is_ok_and(|found| !found.is_dir()) => return Err(Errno::ENOTDIR),
+        Err(Errno::EEXIST) => {}
         Err(errno) => return Err(errno),
     }
     let none: Option<&str> = None;

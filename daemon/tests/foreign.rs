@@ -1,0 +1,235 @@
+//! What others add stays: a thousand changes by others, in among our own writes, repairs and restarts, are all found again,
+//! byte for byte in `ip -j`; and what they made before the first start too.
+
+mod common;
+
+use common::{Host, has, random::Random};
+use serde_json::{Value, json};
+
+/// Changes by root; an ordinary user's run is another, and shorter.
+const CHANGES: u64 = 1_000;
+const BY_USERS: u64 = 250;
+const NAMESPACES: [&str; 3] = ["net0", "net1", "net2"];
+
+/// What somebody added, and how to see it: a command, and what picks it out of what that prints.
+struct Foreign {
+    ask: Vec<String>,
+    key: &'static str,
+    value: Value,
+    seen: String,
+}
+
+/// What a command prints of one thing.
+fn look(host: &Host, ask: &[String], key: &str, value: &Value) -> String {
+    let ask: Vec<&str> = ask.iter().map(String::as_str).collect();
+    let said = host.run(&ask);
+    if ask.contains(&"-j") {
+        let said: Value = serde_json::from_str(&said).unwrap_or_default();
+        let lists = |item: &Value| item["addr_info"].as_array().cloned().unwrap_or_else(|| vec![item.clone()]);
+        let all: Vec<Value> = said.as_array().into_iter().flatten().flat_map(lists).collect();
+        all.iter().find(|item| item[key] == *value).map(Value::to_string).unwrap_or_default()
+    } else {
+        said
+    }
+}
+
+fn lab(host: &Host) {
+    host.put("/v1/bridges/br0", json!({"addresses": ["10.1.0.254/24"]})).ok();
+    for (i, name) in NAMESPACES.iter().enumerate() {
+        host.put(
+            &format!("/v1/namespaces/{name}"),
+            json!({"routes": [{"destination": "default", "via": "10.1.0.254"}], "sysctls": {"net.ipv4.ip_forward": 1},
+                "neighbours": [{"address": "10.1.0.99", "mac": "02:00:00:00:00:99", "interface": "eth0"}]}),
+        )
+        .ok();
+        let ends = json!([{"namespace": name, "interface": "eth0", "addresses": [format!("10.1.0.{}/24", i + 1)]},
+            {"interface": format!("port{i}"), "bridge": "br0"}]);
+        host.put(&format!("/v1/veths/lan{i}"), json!({"endpoints": ends})).ok();
+    }
+    host.settled();
+}
+
+/// The next change by others; the number makes it another than all before.
+fn change(host: &Host, random: &mut Random, number: u64) -> Foreign {
+    let (high, low) = (number / 250, number % 250 + 1);
+    let i = random.below(NAMESPACES.len() as u64) as usize;
+    let name = NAMESPACES[i];
+    let words = |line: String| -> Vec<String> { line.split_whitespace().map(str::to_owned).collect() };
+    let (line, ask, key, value) = match random.below(8) {
+        0 => {
+            let address = format!("172.{}.{low}.1", 16 + high);
+            let line = format!("ip -n {name} address add {address}/24 dev eth0");
+            (line, format!("ip -n {name} -j address show dev eth0"), "local", json!(address))
+        }
+        1 => {
+            let address = format!("fd99:{high}:{low}::1");
+            let line = format!("ip -n {name} address add {address}/64 dev eth0 nodad");
+            (line, format!("ip -n {name} -j address show dev eth0"), "local", json!(address))
+        }
+        2 => {
+            let address = format!("192.168.{high}.{low}");
+            let on = random.of(&["br0".to_owned(), format!("port{i}"), "lo".to_owned()]);
+            (
+                format!("ip address add {address}/32 dev {on}"),
+                format!("ip -j address show dev {on}"),
+                "local",
+                json!(address),
+            )
+        }
+        3 => {
+            let to = format!("100.{}.{low}.0/24", 64 + high);
+            let kind = random.of(&["blackhole", "unreachable", "prohibit"]);
+            let line = format!("ip -n {name} route add {kind} {to} proto static metric {}", 1 + low);
+            (line, format!("ip -n {name} -j route show type {kind}"), "dst", json!(to))
+        }
+        4 => {
+            let to = format!("100.{}.{low}.0/24", 96 + high);
+            let table = random.of(&["main", "77"]);
+            let line = format!("ip -n {name} route add {to} via 10.1.0.254 table {table}");
+            (line, format!("ip -n {name} -j route show table {table}"), "dst", json!(to))
+        }
+        5 => {
+            let address = format!("10.1.0.{}", 100 + number % 150);
+            let mac = format!("02:00:00:01:{high:02x}:{low:02x}");
+            let line = format!("ip -n {name} neigh replace {address} lladdr {mac} dev eth0 nud permanent");
+            (line, format!("ip -n {name} -j neigh show dev eth0 nud permanent"), "dst", json!(address))
+        }
+        6 => {
+            let link = format!("x{number}");
+            let kind = random.of(&["bridge", "veth"]);
+            (
+                format!("ip -n {name} link add {link} type {kind}"),
+                format!("ip -n {name} -j link show dev {link}"),
+                "ifname",
+                json!(link),
+            )
+        }
+        _ => {
+            let file = random.of(&[
+                "net/ipv4/conf/eth0/log_martians",
+                "net/ipv4/tcp_retries2",
+                "net/ipv6/conf/eth0/hop_limit",
+            ]);
+            let line = format!("ip netns exec {name} sh -c 'echo {} >/proc/sys/{file}'", 1 + number % 200);
+            (line, format!("ip netns exec {name} cat /proc/sys/{file}"), "", Value::Null)
+        }
+    };
+    let output = host.sh(&line);
+    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    let ask = words(ask);
+    let seen = look(host, &ask, key, &value);
+    assert!(!seen.is_empty(), "{line}");
+    Foreign { ask, key, value, seen }
+}
+
+/// One of our own doings: a write, damage that is repaired, a pass, a restart.
+fn ours(host: &mut Host, random: &mut Random, number: u64) {
+    let i = random.below(NAMESPACES.len() as u64);
+    let name = NAMESPACES[i as usize];
+    let lan = format!("/v1/veths/lan{i}/endpoints");
+    match random.below(9) {
+        0 => drop(
+            host.patch(
+                &format!("{lan}/0"),
+                json!({"addresses": [format!("10.1.0.{}/24", i + 1), format!("10.2.{i}.1/24")]}),
+            )
+            .ok(),
+        ),
+        1 => drop(host.patch(&format!("{lan}/0"), json!({"addresses": [format!("10.1.0.{}/24", i + 1)]})).ok()),
+        2 => drop(host.patch(&format!("{lan}/1"), json!({"port": {"hairpin": random.one_in(2)}})).ok()),
+        3 => {
+            let routes = json!([{"destination": "default", "via": "10.1.0.254"},
+                {"destination": format!("10.9.{}.0/24", number % 200), "via": "10.1.0.254"}]);
+            host.patch(&format!("/v1/namespaces/{name}"), json!({"routes": routes})).ok();
+        }
+        4 => drop(host.patch(&format!("/v1/namespaces/{name}"), json!({"labels": {"n": number.to_string()}})).ok()),
+        5 => drop(host.sh(&format!("ip link set port{i} nomaster; ip link set port{i} type bridge_slave cost 9"))),
+        6 => drop(host.sh(&format!(
+            "ip -n {name} route del default; ip netns exec {name} sh -c 'echo 0 >/proc/sys/net/ipv4/ip_forward'"
+        ))),
+        7 => drop(host.post("/v1/reconcile", json!({})).ok()),
+        _ if random.one_in(4) => host.restart(),
+        _ => drop(host.patch("/v1/bridges/br0", json!({"ageing_time_s": 60 + number % 9})).ok()),
+    }
+}
+
+fn all_there(host: &Host, all: &[Foreign]) {
+    let gone: Vec<String> = all
+        .iter()
+        .filter_map(|one| {
+            let now = look(host, &one.ask, one.key, &one.value);
+            (now != one.seen).then(|| format!("{:?} {}: {} was {}", one.ask, one.value, now, one.seen))
+        })
+        .collect();
+    assert!(gone.is_empty(), "{gone:#?}");
+}
+
+#[test]
+fn a_thousand_changes_by_others_are_all_found_again() {
+    if !has("ip") {
+        return;
+    }
+    let mut host = Host::started();
+    lab(&host);
+    let user = nix::unistd::getuid();
+    let changes = if user.is_root() { CHANGES } else { BY_USERS };
+    let mut random = Random(20_261_125 + u64::from(user.as_raw()));
+    let mut all: Vec<Foreign> = Vec::new();
+    for number in 0..changes {
+        let new = change(&host, &mut random, number);
+        // What they wrote last is what they have.
+        all.retain(|old| (&old.ask, &old.value) != (&new.ask, &new.value));
+        all.push(new);
+        if number % 8 == 0 {
+            ours(&mut host, &mut random, number);
+        }
+    }
+    host.restart();
+    host.post("/v1/reconcile", json!({})).ok();
+    host.settled();
+    all_there(&host, &all);
+    let shown = host.get("/v1/veths/lan0").ok()["status"]["observed"]["endpoints"][0]["foreign_addresses"].clone();
+    assert!(shown.as_array().is_some_and(|shown| shown.len() > 5), "{shown}");
+    println!("{changes} changes by others, of which {} last: all are there", all.len());
+}
+
+#[test]
+fn what_was_there_before_the_boot_pass_stays() {
+    let mut host = Host::started();
+    lab(&host);
+    host.power_cycle();
+    for line in [
+        "ip link add uplink type veth peer name other",
+        "ip address add 192.0.2.1/24 dev uplink",
+        "ip link set uplink up",
+        "ip link set other up",
+        "ip route add 198.51.100.0/24 via 192.0.2.9",
+        "ip netns add theirs",
+        "ip -n theirs link add inner type bridge",
+        "ip -n theirs link set lo up",
+    ] {
+        assert!(host.sh(line).status.success(), "{line}");
+    }
+    let theirs = |host: &Host| -> Vec<String> {
+        [
+            "ip -j -d address show dev uplink",
+            "ip -j -d address show dev other",
+            "ip -j route",
+            "ip -n theirs -j -d link",
+        ]
+        .map(|ask| {
+            let said = host.run(&ask.split(' ').collect::<Vec<_>>());
+            let mut said: Value = serde_json::from_str(&said).unwrap();
+            // The bridge of ours brings a route of the kernel's.
+            said.as_array_mut().unwrap().retain(|item| item["dev"] != "br0");
+            said.to_string()
+        })
+        .into()
+    };
+    let tentative = |host: &Host| theirs(host).concat().contains("tentative");
+    host.until("it is up", || host.ip(&["link", "show", "dev", "uplink"])[0]["operstate"] == "UP" && !tentative(&host));
+    let before = theirs(&host);
+    host.start();
+    host.settled();
+    assert_eq!(theirs(&host), before);
+}
