@@ -523,7 +523,8 @@ impl<K: Kernel> Core<K> {
                     .filter_map(|resource| Some((resource.clone(), plan.found.get(resource)?.clone())))
                     .collect();
                 let was = |(resource, before): &(ResourceRef, Option<Record>)| {
-                    Some((resource.clone(), status::with_macs(&before.as_ref()?.spec, &observed)))
+                    let next = self.intent.get(resource).map(|record| &record.spec);
+                    Some((resource.clone(), status::with_macs(&before.as_ref()?.spec, next, &observed)))
                 };
                 accepted.was = accepted.before.iter().filter_map(was).collect();
             }

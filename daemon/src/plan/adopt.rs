@@ -185,7 +185,8 @@ fn found_addresses(known: &ObservedLink) -> Vec<Cidr> {
 fn found_bridge(spec: &Bridge, known: &ObservedLink, settings: &ObservedBridge) -> Bridge {
     let time = |hundredths: u32| Some(Centiseconds(hundredths));
     Bridge {
-        mac: known.mac,
+        // One that goes by its ports goes on to.
+        mac: spec.mac.and(known.mac),
         mtu: Some(known.mtu),
         up: known.up,
         addresses: found_addresses(known),
