@@ -45,6 +45,7 @@ impl Description {
             .response("204", ResponseBuilder::new().description("it is no longer valid").build());
         self.add(HttpMethod::Delete, "/v1/tokens/{name}", operation.build());
 
+        self.schema::<AuditEntry>();
         let entries = self.inline::<Items<AuditEntry>>();
         let operation = self
             .operation(
