@@ -183,6 +183,11 @@ impl<K: Kernel> Core<K> {
         for row in rows {
             core.remember(row);
         }
+        // Who asks before everything was tried sees what is recorded.
+        let reason = Some("recorded, and not compared with the kernel yet".to_owned());
+        let standing = Standing { state: State::Pending, reason };
+        let entry = |(_, record): (ResourceRef, &Record)| status::entry(record, &standing, &Observed::default());
+        core.view.publish(core.intent.all().map(entry).collect(), &[]);
         Ok(core)
     }
 

@@ -236,7 +236,7 @@ pub enum Command {
         label: Vec<String>,
     },
     /// Take over what others made: namespaces, bridges and veth pairs, as they are, with traffic going through them
-    #[command(after_help = "Examples:\n  netnsctl adopt --all --dry-run\n  netnsctl adopt netns/net0 bridge/br0")]
+    #[command(after_help = "Examples:\n  netnsctl adopt --all --dry-run\n  netnsctl adopt netns/byhand bridge/lan")]
     Adopt(Adopt),
     /// Compare everything with the kernel now, and repair it
     #[command(after_help = "Example:\n  netnsctl reconcile")]
