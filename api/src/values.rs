@@ -559,6 +559,9 @@ impl PartialSchema for NetnsId {
 }
 impl ToSchema for NetnsId {}
 
+/// The MTU that the kernel gives to bridges and veths (`ETH_DATA_LEN`, `linux/if_ether.h`).
+pub const DEFAULT_MTU: u32 = 1500;
+
 /// Whether an address is of `fe80::/10`, which no gateway can be reached by without its interface.
 pub fn is_link_local(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(v6) if Ipv6Addr::is_unicast_link_local(&v6))

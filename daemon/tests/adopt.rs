@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::Host;
+use common::{Host, shape::sorted};
 use serde_json::{Value, json};
 
 /// Two namespaces on a bridge, as a script makes them: addresses, routes, STP, a second pair between the namespaces, a bridge
@@ -83,13 +83,7 @@ fn unmarked(host: &Host) -> Vec<String> {
             _ => {}
         }
     }
-    let mut all: Value = serde_json::from_str(&host.kernel().concat()).unwrap();
-    strip(&mut all);
-    let mut lines: Vec<String> = serde_json::to_string_pretty(&all).unwrap().lines().map(str::to_owned).collect();
-    // What is changed is listed elsewhere.
-    lines.iter_mut().for_each(|line| *line = line.trim_end_matches(',').to_owned());
-    lines.sort();
-    lines
+    sorted(host, strip)
 }
 
 #[test]

@@ -4,7 +4,7 @@ mod common;
 
 use std::time::Instant;
 
-use common::Host;
+use common::{Host, shape::sorted};
 use serde_json::{Value, json};
 
 /// A router and a host behind a bridge, with everything that can drift.
@@ -30,13 +30,7 @@ fn lab(host: &Host) {
 
 /// The kernel without what changes when a thing is made anew, what STP makes of it, and what the kernel itself adds.
 fn shape(host: &Host) -> Vec<String> {
-    let mut all: Value = serde_json::from_str(&host.kernel().concat()).unwrap();
-    steady(&mut all);
-    // What is made anew is listed elsewhere.
-    let mut lines: Vec<String> = serde_json::to_string_pretty(&all).unwrap().lines().map(str::to_owned).collect();
-    lines.iter_mut().for_each(|line| *line = line.trim_end_matches(',').to_owned());
-    lines.sort();
-    lines
+    sorted(host, steady)
 }
 
 fn steady(value: &mut Value) {

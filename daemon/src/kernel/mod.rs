@@ -15,6 +15,7 @@ use std::{
 };
 
 use ipnet::IpNet;
+pub use netnsd_api::DEFAULT_MTU;
 use netnsd_api::{Mac, Name, Neighbour, NetnsId, Route, Statistics};
 use nix::errno::Errno;
 
@@ -364,9 +365,6 @@ pub fn bridge_mtu(now: u32, wanted: u32) -> Vec<u32> {
     let other = if wanted == u32::from(u16::MAX) { wanted - 1 } else { wanted + 1 };
     if wanted == now { vec![other, wanted] } else { vec![wanted] }
 }
-
-/// The MTU that the kernel gives to bridges and veths (`ETH_DATA_LEN`, `linux/if_ether.h`).
-pub const DEFAULT_MTU: u32 = 1500;
 
 impl Op {
     /// What it is called in plans, errors and metrics.

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use netnsd_api::{Bridge, Centiseconds, Cidr, Endpoint, Kind, Name, Namespace, NetnsId, Port, Veth, is_link_local};
+use netnsd_api::{Bridge, Centiseconds, Cidr, Endpoint, Kind, Name, Namespace, NetnsId, Veth, is_link_local};
 
-use super::{Hands, Phase, Planner, Task, place::Place};
+use super::{Hands, Phase, Planner, Task, place::Place, settings::port_settings};
 use crate::{
     engine::Spec,
-    kernel::{Ns, ObservedBridge, ObservedLink, ObservedNs, ObservedPort, Op, ROUTE_PROTOCOL, mark},
+    kernel::{Ns, ObservedBridge, ObservedLink, ObservedNs, Op, ROUTE_PROTOCOL, mark},
 };
 
 /// How something was found before it was taken over.
@@ -178,8 +178,8 @@ fn found_namespace(spec: &Namespace, known: &ObservedNs) -> Namespace {
 
 /// Addresses but for those that the kernel makes itself.
 fn found_addresses(known: &ObservedLink) -> Vec<Cidr> {
-    let made = |net: &ipnet::IpNet| !(net.addr().is_ipv6() && is_link_local(net.addr()));
-    known.addresses.iter().map(|address| address.net).filter(made).map(Cidr).collect()
+    let all = known.addresses.iter().map(|address| address.net);
+    all.filter(|net| !is_link_local(net.addr())).map(Cidr).collect()
 }
 
 fn found_bridge(spec: &Bridge, known: &ObservedLink, settings: &ObservedBridge) -> Bridge {
@@ -211,20 +211,7 @@ fn found_end(spec: &Endpoint, known: &ObservedLink) -> Endpoint {
         addresses: found_addresses(known),
         // One of a name that no resource can have is left.
         bridge: known.master.as_deref().and_then(|master| master.parse::<Name>().ok()),
-        port: known.port.as_ref().map(found_port).unwrap_or_default(),
+        port: known.port.as_ref().map(port_settings).unwrap_or_default(),
         ..spec.clone()
-    }
-}
-
-fn found_port(known: &ObservedPort) -> Port {
-    Port {
-        path_cost: Some(known.path_cost),
-        priority: Some(known.priority),
-        hairpin: Some(known.hairpin),
-        isolated: Some(known.isolated),
-        learning: Some(known.learning),
-        bpdu_guard: Some(known.bpdu_guard),
-        root_block: Some(known.root_block),
-        mcast_fast_leave: Some(known.mcast_fast_leave),
     }
 }

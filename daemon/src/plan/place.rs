@@ -25,6 +25,15 @@ impl Place {
     }
 }
 
+/// Where a bridge, or an end of a pair, is asked to be and was asked to be before.
+fn places<'t>(task: &'t Task<'_>, end: Option<usize>) -> impl Iterator<Item = Place> + 't {
+    task.specs().filter_map(move |spec| match (spec, end) {
+        (Spec::Bridge(spec), None) => Some(Place::of_bridge(spec)),
+        (Spec::Veth(spec), Some(end)) => Some(Place::of_end(&spec.endpoints[end])),
+        _ => None,
+    })
+}
+
 /// Whose link is at a place.
 #[derive(Debug, PartialEq, Eq)]
 enum Holder {
@@ -84,38 +93,31 @@ impl Planner<'_> {
 
     /// The place, of those where it was ever asked to be, where an end of the pair is now.
     fn find_end(&self, task: &Task<'_>, end: usize) -> Option<Place> {
-        task.specs()
-            .filter_map(|spec| match spec {
-                Spec::Veth(spec) => Some(Place::of_end(&spec.endpoints[end])),
-                _ => None,
-            })
+        places(task, Some(end))
             .find(|place| self.is_there(place, task, Some(end)))
             .or_else(|| self.strayed(task, Some(end)))
     }
 
     /// A link of a task that somebody renamed.
     fn strayed(&self, task: &Task<'_>, end: Option<usize>) -> Option<Place> {
-        let all =
-            self.now.namespaces.iter().flat_map(|(ns, known)| {
-                known.strayed.iter().map(move |name| Place { ns: ns.clone(), name: name.clone() })
-            });
-        all.into_iter().find(|place| self.is_there(place, task, end))
+        let found_in = |place: Place| {
+            let names = self.now.namespaces.get(&place.ns).into_iter().flat_map(|known| &known.strayed);
+            names.map(move |name| Place { ns: place.ns.clone(), name: name.clone() })
+        };
+        places(task, end).flat_map(found_in).find(|place| self.is_there(place, task, end))
     }
 
     fn find_bridges(&self, task: &Task<'_>) -> Vec<Place> {
-        let mut places: Vec<Place> = Vec::new();
-        for spec in task.specs() {
-            if let Spec::Bridge(spec) = spec {
-                let place = Place::of_bridge(spec);
-                if !places.contains(&place) && self.is_there(&place, task, None) {
-                    places.push(place);
-                }
+        let mut found: Vec<Place> = Vec::new();
+        for place in places(task, None) {
+            if !found.contains(&place) && self.is_there(&place, task, None) {
+                found.push(place);
             }
         }
-        if places.is_empty() {
-            places.extend(self.strayed(task, None));
+        if found.is_empty() {
+            found.extend(self.strayed(task, None));
         }
-        places
+        found
     }
 
     /// Deletes what there is of a task's links. Whether there was anything.
@@ -360,11 +362,8 @@ impl Planner<'_> {
             place != left
                 && self.now.link(&place.ns, &place.name).filter(unmarked).is_some_and(|link| link.index == index)
         };
-        let places = task.specs().flat_map(|spec| match spec {
-            Spec::Veth(spec) => spec.endpoints.iter().map(Place::of_end).collect(),
-            _ => Vec::new(),
-        });
-        for place in places.filter(is_peer).collect::<Vec<_>>() {
+        let all = (0..2).flat_map(|end| places(task, Some(end)));
+        for place in all.filter(is_peer).collect::<Vec<_>>() {
             self.forget_link(&place.ns, &place.name);
         }
     }

@@ -130,6 +130,20 @@ pub(super) fn bridge_changes(spec: &Bridge, old: Option<&Bridge>, now: &Observed
     }
 }
 
+/// Everything that a port is set to.
+pub(super) fn port_settings(now: &ObservedPort) -> Port {
+    Port {
+        path_cost: Some(now.path_cost),
+        priority: Some(now.priority),
+        hairpin: Some(now.hairpin),
+        isolated: Some(now.isolated),
+        learning: Some(now.learning),
+        bpdu_guard: Some(now.bpdu_guard),
+        root_block: Some(now.root_block),
+        mcast_fast_leave: Some(now.mcast_fast_leave),
+    }
+}
+
 pub(super) fn port_changes<'a>(wanted: &Port, old: impl Iterator<Item = &'a Port> + Clone, now: &ObservedPort) -> Port {
     let default = ObservedPort::defaults();
     let was = |set: fn(&Port) -> bool| old.clone().any(set);
@@ -176,17 +190,8 @@ pub fn own_settings(link: &ObservedLink) -> Option<LinkSettings> {
         }
     }
     if let Some(now) = &link.port {
-        let default = ObservedPort::defaults();
-        settings.port = Some(Port {
-            path_cost: own(now.path_cost, default.path_cost),
-            priority: own(now.priority, default.priority),
-            hairpin: own(now.hairpin, default.hairpin),
-            isolated: own(now.isolated, default.isolated),
-            learning: own(now.learning, default.learning),
-            bpdu_guard: own(now.bpdu_guard, default.bpdu_guard),
-            root_block: own(now.root_block, default.root_block),
-            mcast_fast_leave: own(now.mcast_fast_leave, default.mcast_fast_leave),
-        });
+        // What would have to be changed of a new port.
+        settings.port = Some(port_changes(&port_settings(now), std::iter::empty(), &ObservedPort::defaults()));
     }
     (link.bridge.is_some() || link.port.is_some()).then_some(settings)
 }

@@ -114,3 +114,13 @@ fn normal(value: &mut Value) {
         _ => {}
     }
 }
+
+/// The kernel's state as sorted lines, without what `strip` takes out: what is made anew is listed elsewhere.
+pub fn sorted(host: &Host, strip: impl FnOnce(&mut Value)) -> Vec<String> {
+    let mut all: Value = serde_json::from_str(&host.kernel().concat()).unwrap();
+    strip(&mut all);
+    let text = serde_json::to_string_pretty(&all).unwrap();
+    let mut lines: Vec<String> = text.lines().map(|line| line.trim_end_matches(',').to_owned()).collect();
+    lines.sort();
+    lines
+}

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use clap::Args;
 use http::Method;
 use netnsd_api::{
-    Items, Kind, Link, LinkAddress, LiveNeighbour, LiveRoute, Name, RouteType, UnmanagedNamespace, is_link_local,
+    DEFAULT_MTU, Items, Kind, Link, LinkAddress, LiveNeighbour, LiveRoute, Name, RouteType, UnmanagedNamespace,
+    is_link_local,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -33,18 +34,16 @@ pub struct Adopt {
 pub async fn adopt(context: &Context, what: &Adopt) -> Result<(), Failure> {
     let (mut document, left) = Host::look(context).await?.document();
     if !what.all {
+        let named = |which: &Which, kind: Kind, item: &Value| which.kind == kind && item["name"] == which.name.as_str();
         for which in &what.which {
-            let named = |item: &Value| item["name"] == which.name.as_str();
-            if !document[&which.kind].iter().any(named) {
+            if !document[&which.kind].iter().any(|item| named(which, which.kind, item)) {
                 let detail = "netnsctl adopt --all --dry-run tells what there is";
                 let Which { kind, name } = which;
                 return Err(Failure::Usage(format!("there is no {kind}/{name} that others made: {detail}")));
             }
         }
         for (kind, items) in &mut document {
-            items.retain(|item| {
-                what.which.iter().any(|which| which.kind == *kind && item["name"] == which.name.as_str())
-            });
+            items.retain(|item| what.which.iter().any(|which| named(which, *kind, item)));
         }
     }
     for reason in left.iter().filter(|_| what.all) {
@@ -238,7 +237,7 @@ impl Place {
     fn device(&self, link: &Link) -> Map<String, Value> {
         let lasting = |known: &&LinkAddress| {
             let by_kernel = known.address.split_once('/').and_then(|(address, _)| address.parse().ok());
-            known.interface == link.name && known.permanent && !by_kernel.is_some_and(is_kernels)
+            known.interface == link.name && known.permanent && !by_kernel.is_some_and(is_link_local)
         };
         let addresses: Vec<&str> = self.addresses.iter().filter(lasting).map(|known| known.address.as_str()).collect();
         let mut device = Map::from_iter([
@@ -285,14 +284,6 @@ impl Place {
         }
         end.into()
     }
-}
-
-/// The MTU that the kernel gives (`ETH_DATA_LEN`, `linux/if_ether.h`).
-const DEFAULT_MTU: u32 = 1500;
-
-/// Whether the kernel itself makes such addresses.
-fn is_kernels(address: std::net::IpAddr) -> bool {
-    address.is_ipv6() && is_link_local(address)
 }
 
 async fn items<T: DeserializeOwned>(context: &Context, path: &str) -> Result<Vec<T>, Failure> {

@@ -540,28 +540,24 @@ async fn set_netnsid(kernel: &mut RealKernel, name: &Name, id: NetnsId) -> Outco
     };
     let raw = ns.as_fd().as_raw_fd();
     let patience = Instant::now() + DYING;
-    let outcome = loop {
+    loop {
         let outcome = kernel.reach(&Ns::Host)?.channel.change(message::new_nsid(raw, wanted), 0).answer().await;
-        let taken = outcome.as_ref().is_err_and(|error| error.errno == Errno::EEXIST);
-        if !taken || kernel.netnsid(&Ns::Host, raw).await?.is_some() || Instant::now() > patience {
-            break outcome;
-        }
-        // A namespace that was just deleted keeps its id until the kernel has cleared it away.
-        tokio::time::sleep(AGAIN).await;
-    };
-    match outcome {
-        Err(error) if error.errno == Errno::EEXIST => {
-            let now = kernel.netnsid(&Ns::Host, raw).await?;
-            match now {
-                Some(now) if id == NetnsId::Auto || id == NetnsId::Id(now) => Ok(()),
-                Some(now) => {
-                    let message = format!("it has the id {now}, which cannot be changed while the namespace lives");
-                    Err(OpError { errno: Errno::EEXIST, message: Some(message) })
-                }
-                None => Err(OpError { message: Some("another namespace has this id".into()), ..error }),
+        let error = match outcome {
+            Err(error) if error.errno == Errno::EEXIST => error,
+            other => return other.map(drop),
+        };
+        match kernel.netnsid(&Ns::Host, raw).await? {
+            Some(now) if id == NetnsId::Auto || id == NetnsId::Id(now) => return Ok(()),
+            Some(now) => {
+                let message = format!("it has the id {now}, which cannot be changed while the namespace lives");
+                return Err(OpError { errno: Errno::EEXIST, message: Some(message) });
             }
+            None if Instant::now() > patience => {
+                return Err(OpError { message: Some("another namespace has this id".into()), ..error });
+            }
+            // A namespace that was just deleted keeps its id until the kernel has cleared it away.
+            None => tokio::time::sleep(AGAIN).await,
         }
-        other => other.map(drop),
     }
 }
 

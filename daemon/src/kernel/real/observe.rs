@@ -57,13 +57,12 @@ async fn namespace(kernel: &mut RealKernel, ns: &Ns, part: &NsScope) -> Result<O
     seen.inode = open.channel.inode;
     let raw = open.raw();
     let file = open.ns.clone();
-    let mut links = match part.all_links || part.summary {
-        true => all_links(&open.channel).await?,
-        false => some_links(&open.channel, ns, part).await?,
-    };
-    let missing = |links: &BTreeMap<String, ObservedLink>| part.links.iter().any(|name| !links.contains_key(name));
-    if !part.marks.is_empty() && missing(&links) {
-        links = all_links(&open.channel).await?;
+    let whole = part.all_links || part.summary;
+    let mut links = if whole { all_links(&open.channel).await? } else { some_links(&open.channel, ns, part).await? };
+    if !part.marks.is_empty() && part.links.iter().any(|name| !links.contains_key(name)) {
+        if !whole {
+            links = all_links(&open.channel).await?;
+        }
         let strayed = |(name, link): &(&String, &ObservedLink)| {
             !part.links.contains(*name) && link.mark.as_ref().is_some_and(|mark| part.marks.contains(mark))
         };
