@@ -373,7 +373,8 @@ impl Terminal {
             assert!(count > 0, "no {text:?} in {:?}", self.seen);
             self.seen += &String::from_utf8_lossy(&buffer[..count]);
         }
-        self.seen.clear();
+        // What came along with it may be awaited next.
+        self.seen = self.seen.split_once(text).map(|(_, rest)| rest.to_owned()).unwrap_or_default();
     }
 }
 

@@ -146,7 +146,8 @@ impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Socket<S> {
             let (_, bytes) = self.next().await.unwrap_or_else(|| panic!("no {text:?} in {:?}", self.seen));
             self.seen += &String::from_utf8_lossy(&bytes);
         }
-        self.seen.clear();
+        // What came along with it may be awaited next.
+        self.seen = self.seen.split_once(text).map(|(_, rest)| rest.to_owned()).unwrap_or_default();
     }
 
     /// Reads to the end: how it ended.
