@@ -1,26 +1,66 @@
-//! W(N) by N + 1 pairs of PUTs over one connection, beside the same by raw netlink, in the same run.
+//! What netnsd costs beside the kernel's own price, and beside what people use today: `bench/run`.
 //!
-//! `cargo run --release -p netnsd-bench -- [N] [ROUNDS]`; each round of each contestant has a sandbox of its own.
+//! The workload is W(N): one bridge, N namespaces, in each `lo` up and an `eth0` with an address and a default route, its
+//! other veth end a port of the bridge. Contestants take turns; each round is a process in a sandbox of its own.
 
+mod others;
+mod ours;
 mod raw;
+mod report;
 
 use std::{
-    io,
-    process::{Command, ExitCode, Stdio},
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
     time::{Duration, Instant},
 };
 
-use http::Method;
+use clap::{Parser, Subcommand};
 use netnsd::sandbox;
-use netnsd_client::Client;
-use serde_json::{Value, json};
+use sqlx::{
+    ConnectOptions,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
+};
+
+use crate::others::OTHERS;
+
+/// What a round found: times in milliseconds, unless the name says otherwise.
+pub type Measured = BTreeMap<&'static str, f64>;
+
+/// All rounds: the values, by contestant, N and what was measured.
+pub type Results = BTreeMap<(String, u32), BTreeMap<String, Vec<f64>>>;
+
+#[derive(Parser)]
+struct Arguments {
+    /// How many namespaces.
+    #[arg(long, value_delimiter = ',', default_values_t = [100, 500, 1000])]
+    n: Vec<u32>,
+    /// How many rounds each contestant has.
+    #[arg(long, default_value_t = 5)]
+    rounds: u32,
+    /// Only these contestants.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Where results.json and results.svg are written.
+    #[arg(long, default_value = "target/bench")]
+    out: PathBuf,
+    #[command(subcommand)]
+    part: Option<Part>,
+}
+
+#[derive(Subcommand)]
+enum Part {
+    /// One round of one contestant, in a sandbox of its own; prints what it measured as JSON.
+    #[command(hide = true)]
+    Round { name: String, n: u32, dir: Option<PathBuf> },
+}
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let result = match arguments.first().map(String::as_str) {
-        Some("raw") => number(&arguments, 1, 100).and_then(raw_round),
-        Some("netnsd") => number(&arguments, 1, 100).and_then(netnsd_round),
-        _ => number(&arguments, 0, 100).and_then(|n| compare(n, number(&arguments, 1, 5)?)),
+    let arguments = Arguments::parse();
+    let result = match &arguments.part {
+        Some(Part::Round { name, n, dir }) => round(name, *n, dir.as_deref()),
+        None => compare(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -31,102 +71,127 @@ fn main() -> ExitCode {
     }
 }
 
-fn number(arguments: &[String], at: usize, default: u32) -> io::Result<u32> {
-    arguments
-        .get(at)
-        .map_or(Ok(default), |text| text.parse().map_err(|_| io::Error::other(format!("{text:?} is no number"))))
+/// Milliseconds since then.
+pub fn ms(start: Instant) -> f64 {
+    start.elapsed().as_secs_f64() * 1e3
 }
 
-/// Runs the contestants in turn, each round a process of its own, and prints medians in milliseconds.
-fn compare(n: u32, rounds: u32) -> io::Result<()> {
-    let names = ["raw", "netnsd"];
-    let mut times: [Vec<f64>; 2] = Default::default();
-    let mut memory = String::new();
-    for _ in 0..rounds {
-        for (name, times) in names.iter().zip(&mut times) {
-            let output = Command::new(std::env::current_exe()?).args([name, n.to_string().as_str()]).output()?;
-            let text = String::from_utf8_lossy(&output.stdout);
-            let mut words = text.split_whitespace();
-            let time = words.next().and_then(|word| word.parse().ok());
-            times.push(time.ok_or_else(|| io::Error::other(String::from_utf8_lossy(&output.stderr).into_owned()))?);
-            memory = words.collect::<Vec<_>>().join(" ");
-            // The kernel clears the last round's namespaces in the background.
-            std::thread::sleep(Duration::from_millis(500));
+/// The contestants for this N that can be had here.
+fn contestants(n: u32) -> Vec<&'static str> {
+    let others = OTHERS.iter().filter(|other| n <= other.most).filter(|other| {
+        let there = other.is_there();
+        if !there {
+            eprintln!("{}: not installed, left out", other.name);
+        }
+        there
+    });
+    let ours = ["raw", "raw-singly", "netnsd", "netnsd-singly", "netnsd-16"];
+    ours.into_iter().chain(others.map(|other| other.name)).collect()
+}
+
+fn compare(arguments: &Arguments) -> io::Result<()> {
+    let mut results = Results::new();
+    for n in &arguments.n {
+        let mut names = contestants(*n);
+        names.retain(|name| arguments.only.is_empty() || arguments.only.iter().any(|only| only == name));
+        for round in 1..=arguments.rounds {
+            for name in &names {
+                eprint!("W({n}), round {round} of {}: {name:<14}\r", arguments.rounds);
+                let found = round_apart(name, *n)?;
+                let kept = results.entry(((*name).to_owned(), *n)).or_default();
+                for (what, value) in found {
+                    kept.entry(what).or_default().push(value);
+                }
+            }
         }
     }
-    let medians = times.map(|mut times| {
-        times.sort_by(f64::total_cmp);
-        times[times.len() / 2]
-    });
-    println!(
-        "W({n}), median of {rounds} rounds: raw {:.1} ms, netnsd {:.1} ms, ratio {:.2}",
-        medians[0],
-        medians[1],
-        medians[1] / medians[0]
-    );
-    println!("netnsd afterwards: {memory}");
-    Ok(())
+    eprintln!();
+    fs::create_dir_all(&arguments.out)?;
+    print!("{}", report::tables(&results));
+    report::write(&results, &arguments.out)
 }
 
-fn raw_round(n: u32) -> io::Result<()> {
-    sandbox::enter()?;
-    let start = Instant::now();
-    raw::make(n)?;
-    println!("{:.3}", start.elapsed().as_secs_f64() * 1000.0);
-    Ok(())
+/// A round in a process of its own, which has finished once the kernel has cleared away what it left.
+fn round_apart(name: &str, n: u32) -> io::Result<BTreeMap<String, f64>> {
+    let output = Command::new(std::env::current_exe()?).args(["round", name, &n.to_string()]).output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        return Err(io::Error::other(format!("{name} at W({n}): {said}")));
+    }
+    settle(n);
+    serde_json::from_slice(&output.stdout).map_err(io::Error::other)
 }
 
-/// The same by HTTP. Prints the time, and the daemon's memory before and after.
-fn netnsd_round(n: u32) -> io::Result<()> {
+/// Awaits that the kernel has cleared what a round left: making a namespace is as quick as before then.
+fn settle(n: u32) {
+    std::thread::sleep(Duration::from_millis(500 + 2 * u64::from(n)));
+}
+
+/// What a contestant does in its round.
+fn round(name: &str, n: u32, dir: Option<&Path>) -> io::Result<()> {
+    // Before the sandbox: on a disk, where a commit costs what it costs.
+    let own = tempfile::tempdir()?;
     sandbox::enter()?;
-    let dir = tempfile::tempdir()?;
-    let socket = dir.path().join("netnsd.sock");
-    let program = std::env::current_exe()?.with_file_name("netnsd");
-    let mut daemon = Command::new(program)
-        .arg("--state-dir")
-        .arg(dir.path().join("state"))
-        .arg("--socket")
-        .arg(&socket)
-        .env("NETNSD_LOG", "error")
-        .stdin(Stdio::null())
-        .spawn()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let result = runtime.block_on(async {
-        let client = Client::unix(&socket);
-        while !client.ready().await.is_ok_and(|ready| ready.ready) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+    let start = Instant::now();
+    let measured = match name {
+        "raw" => {
+            let made = raw::make(n)?;
+            let make = ms(start);
+            let start = Instant::now();
+            made.dump()?;
+            let dump = ms(start);
+            let mut measured = Measured::from([("make", make), ("dump", dump)]);
+            ours::packets(&mut measured)?;
+            let start = Instant::now();
+            made.delete()?;
+            measured.insert("delete", ms(start));
+            measured
         }
-        let idle = rss(daemon.id());
-        let start = Instant::now();
-        put(&client, "/v1/bridges/br0", &json!({"addresses": ["10.0.0.254/16"]})).await?;
-        for i in 0..n {
-            let routes = json!([{"destination": "default", "via": "10.0.0.254"}]);
-            put(&client, &format!("/v1/namespaces/n{i}"), &json!({"routes": routes})).await?;
-            let address = format!("10.0.{}.{}/16", i / 250, i % 250 + 1);
-            let ends = json!([{"namespace": format!("n{i}"), "interface": "eth0", "addresses": [address]},
-                {"interface": format!("p{i}"), "bridge": "br0"}]);
-            put(&client, &format!("/v1/veths/v{i}"), &json!({"endpoints": ends})).await?;
+        "raw-singly" => {
+            let mut record = Durable::open(own.path())?;
+            let start = Instant::now();
+            raw::make_singly(n, |i| record.commit(i))?;
+            Measured::from([("make", ms(start))])
         }
-        println!("{:.3} idle {idle}, with W({n}) {}", start.elapsed().as_secs_f64() * 1000.0, rss(daemon.id()));
-        Ok(())
-    });
-    daemon.kill()?;
-    daemon.wait()?;
-    result
-}
-
-async fn put(client: &Client, path: &str, body: &Value) -> io::Result<()> {
-    let headers = [("content-type", "application/json")];
-    let answer = client.request(Method::PUT, path, &headers, body.to_string()).await.map_err(io::Error::other)?;
-    if !answer.status.is_success() {
-        return Err(io::Error::other(format!("PUT {path}: {}", answer.json())));
-    }
+        "netnsd" => runtime.block_on(ours::whole(n, own.path()))?,
+        "netnsd-singly" => runtime.block_on(ours::singly(n, 1, own.path()))?,
+        "netnsd-16" => runtime.block_on(ours::singly(n, 16, own.path()))?,
+        "netnsd-boot" => runtime.block_on(ours::boot(dir.unwrap_or(own.path())))?,
+        _ => {
+            let other = OTHERS.iter().find(|other| other.name == name);
+            other.ok_or_else(|| io::Error::other(format!("{name} is no contestant")))?.make(n)?;
+            Measured::from([("make", ms(start))])
+        }
+    };
+    println!("{}", serde_json::to_string(&measured)?);
     Ok(())
 }
 
-/// A process's resident memory (`proc(5)`, VmRSS).
-fn rss(pid: u32) -> String {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
-    line.split_whitespace().collect::<Vec<_>>().join(" ")
+/// A database that is written as netnsd's is: each commit durable.
+struct Durable {
+    runtime: tokio::runtime::Runtime,
+    connection: sqlx::SqliteConnection,
+}
+
+impl Durable {
+    fn open(dir: &Path) -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let options = SqliteConnectOptions::new()
+            .filename(dir.join("raw.db"))
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full);
+        let connection = runtime.block_on(async {
+            let mut connection = options.connect().await?;
+            sqlx::raw_sql("CREATE TABLE made (i INTEGER PRIMARY KEY)").execute(&mut connection).await?;
+            Ok(connection)
+        });
+        Ok(Self { runtime, connection: connection.map_err(|error: sqlx::Error| io::Error::other(error))? })
+    }
+
+    fn commit(&mut self, i: u32) -> io::Result<()> {
+        let made = sqlx::query("INSERT INTO made VALUES (?)").bind(i).execute(&mut self.connection);
+        self.runtime.block_on(made).map(drop).map_err(io::Error::other)
+    }
 }

@@ -1,4 +1,4 @@
-//! The floor: W(N) by raw netlink, one namespace at a time, recording nothing.
+//! What the kernel itself asks for: W(N) by raw netlink.
 
 use std::{
     fs, io,
@@ -6,22 +6,25 @@ use std::{
 };
 
 use nix::{
-    mount::{MsFlags, mount},
+    mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, setns, unshare},
 };
 use rtnetlink::{
-    packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload},
+    packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload},
     packet_route::{
         AddressFamily, RouteNetlinkMessage as Message,
         address::{AddressAttribute, AddressMessage},
         link::{
             AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags,
-            LinkInfo, LinkMessage,
+            LinkInfo, LinkMessage, State,
         },
         route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType},
     },
     sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE},
 };
+
+/// How many namespaces are made together. Their acks fit into the default buffer of a socket.
+const BATCH: usize = 32;
 
 const NEW: u16 = NLM_F_CREATE | NLM_F_EXCL;
 
@@ -76,39 +79,194 @@ fn up(index: u32, name: Option<&str>, attributes: Vec<LinkAttribute>) -> (Messag
     (Message::SetLink(message), 0)
 }
 
-/// Makes W(N): a bridge, N namespaces, in each `lo` up and an `eth0` with an address and a default route.
-pub fn make(n: u32) -> io::Result<()> {
-    let host = open()?;
-    let home = OwnedFd::from(fs::File::open("/proc/thread-self/ns/net")?);
-    fs::create_dir_all("/run/netns")?;
-    let info = LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]);
-    send(&host, vec![(Message::NewLink(link(0, Some("br0"), vec![info])), NEW), up(0, Some("br0"), vec![])])?;
-    let bridge = index("br0")?;
-    send(&host, vec![address(bridge, [10, 0, 0, 254], 16)])?;
-    for i in 0..n {
+/// What it takes to go on with a W(N) that was made: the sockets, which hold the namespaces too.
+pub struct Made {
+    host: Socket,
+    inside: Vec<Socket>,
+}
+
+/// A namespace that was made: its socket, and itself.
+struct Namespace {
+    socket: Socket,
+    fd: OwnedFd,
+}
+
+/// A host's side: its socket, its own namespace, the bridge.
+struct Host {
+    socket: Socket,
+    home: OwnedFd,
+    bridge: u32,
+}
+
+impl Host {
+    /// Makes the bridge, with its address.
+    fn start() -> io::Result<Self> {
+        let socket = open()?;
+        let home = OwnedFd::from(fs::File::open("/proc/thread-self/ns/net")?);
+        fs::create_dir_all("/run/netns")?;
+        let info = LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]);
+        send(&socket, vec![(Message::NewLink(link(0, Some("br0"), vec![info])), NEW), up(0, Some("br0"), vec![])])?;
+        let bridge = nix::net::if_::if_nametoindex("br0")?;
+        send(&socket, vec![address(bridge, [10, 0, 0, 254], 16)])?;
+        Ok(Self { socket, home, bridge })
+    }
+
+    fn namespace(&self, i: u32) -> io::Result<Namespace> {
         let path = format!("/run/netns/n{i}");
         fs::File::create_new(&path)?;
         unshare(CloneFlags::CLONE_NEWNET)?;
-        let none: Option<&str> = None;
-        mount(Some("/proc/thread-self/ns/net"), path.as_str(), none, MsFlags::MS_BIND, none)?;
-        let inside = open()?;
-        let ns = OwnedFd::from(fs::File::open(&path)?);
-        setns(&home, CloneFlags::CLONE_NEWNET)?;
-        let port = format!("p{i}");
-        let peer = link(0, Some("eth0"), vec![LinkAttribute::NetNsFd(ns.as_raw_fd())]);
-        let veth = LinkAttribute::LinkInfo(vec![
-            LinkInfo::Kind(InfoKind::Veth),
-            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
-        ]);
-        send(&host, vec![(Message::NewLink(link(0, Some(&port), vec![veth])), NEW)])?;
-        // The first link of a new namespace beside lo has the index 2.
-        let net = [10, 0, (i / 250) as u8, (i % 250) as u8 + 1];
-        send(&inside, vec![up(1, None, vec![]), address(2, net, 16), up(2, None, vec![]), default_route(2)])?;
-        let no_address = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
-        let quiet = link(0, Some(&port), vec![LinkAttribute::AfSpecUnspec(vec![no_address])]);
-        send(&host, vec![(Message::SetLink(quiet), 0), up(0, Some(&port), vec![LinkAttribute::Controller(bridge)])])?;
+        mount(Some("/proc/thread-self/ns/net"), path.as_str(), None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+        let socket = open()?;
+        setns(&self.home, CloneFlags::CLONE_NEWNET)?;
+        Ok(Namespace { socket, fd: fs::File::open(&path)?.into() })
+    }
+}
+
+/// The pair: a port on the host, its peer made inside the namespace.
+fn pair(i: u32, ns: &Namespace) -> (Message, u16) {
+    let peer = link(0, Some("eth0"), vec![LinkAttribute::NetNsFd(ns.fd.as_raw_fd())]);
+    let veth = LinkAttribute::LinkInfo(vec![
+        LinkInfo::Kind(InfoKind::Veth),
+        LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
+    ]);
+    (Message::NewLink(link(0, Some(&format!("p{i}")), vec![veth])), NEW)
+}
+
+/// All that is done inside a namespace.
+fn inside(i: u32) -> Vec<(Message, u16)> {
+    let net = [10, 0, (i / 250) as u8, (i % 250) as u8 + 1];
+    // The first link of a new namespace beside lo has the index 2.
+    vec![up(1, None, vec![]), address(2, net, 16), up(2, None, vec![]), default_route(2)]
+}
+
+/// The port made ready: no IPv6 address of its own, enslaved, up.
+fn port(i: u32, bridge: u32) -> [(Message, u16); 2] {
+    let name = format!("p{i}");
+    let no_address = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
+    let quiet = link(0, Some(&name), vec![LinkAttribute::AfSpecUnspec(vec![no_address])]);
+    [(Message::SetLink(quiet), 0), up(0, Some(&name), vec![LinkAttribute::Controller(bridge)])]
+}
+
+/// The floor: W(N) in batches, a bridge, N namespaces, in each `lo` up and an `eth0` with an address and a default route.
+pub fn make(n: u32) -> io::Result<Made> {
+    let host = Host::start()?;
+    let mut made = Vec::new();
+    for batch in (0..n).collect::<Vec<_>>().chunks(BATCH) {
+        let namespaces: Vec<(u32, Namespace)> =
+            batch.iter().map(|i| Ok((*i, host.namespace(*i)?))).collect::<io::Result<_>>()?;
+        send(&host.socket, namespaces.iter().map(|(i, ns)| pair(*i, ns)).collect())?;
+        for (i, ns) in &namespaces {
+            send(&ns.socket, inside(*i))?;
+        }
+        send(&host.socket, batch.iter().flat_map(|i| port(*i, host.bridge)).collect())?;
+        made.extend(namespaces.into_iter().map(|(_, ns)| ns.socket));
+    }
+    Ok(Made { host: host.socket, inside: made })
+}
+
+/// W(N) one namespace after the other, `recorded` after each.
+pub fn make_singly(n: u32, mut recorded: impl FnMut(u32) -> io::Result<()>) -> io::Result<()> {
+    let host = Host::start()?;
+    for i in 0..n {
+        let ns = host.namespace(i)?;
+        send(&host.socket, vec![pair(i, &ns)])?;
+        send(&ns.socket, inside(i))?;
+        send(&host.socket, port(i, host.bridge).into())?;
+        recorded(i)?;
     }
     Ok(())
+}
+
+impl Made {
+    /// Asks for links, addresses and routes everywhere, through a new socket in each namespace; the number of answers.
+    pub fn dump(&self) -> io::Result<usize> {
+        let home = fs::File::open("/proc/thread-self/ns/net")?;
+        let mut count = dump(&self.host)?;
+        for i in 0..self.inside.len() {
+            setns(fs::File::open(format!("/run/netns/n{i}"))?, CloneFlags::CLONE_NEWNET)?;
+            let socket = open();
+            setns(&home, CloneFlags::CLONE_NEWNET)?;
+            count += dump(&socket?)?;
+        }
+        Ok(count)
+    }
+
+    /// Deletes it all, the links as one group: their deletions share a grace period of the kernel.
+    pub fn delete(self) -> io::Result<()> {
+        let n = self.inside.len() as u32;
+        const GROUP: u32 = 4711;
+        for batch in (0..n).collect::<Vec<_>>().chunks(BATCH) {
+            let join = |i: &u32| {
+                let message = link(0, Some(&format!("p{i}")), vec![LinkAttribute::Group(GROUP)]);
+                (Message::SetLink(message), 0)
+            };
+            send(&self.host, batch.iter().map(join).collect())?;
+        }
+        send(&self.host, vec![(Message::DelLink(link(0, None, vec![LinkAttribute::Group(GROUP)])), 0)])?;
+        send(&self.host, vec![(Message::DelLink(link(0, Some("br0"), vec![])), 0)])?;
+        for i in 0..n {
+            let path = format!("/run/netns/n{i}");
+            umount2(path.as_str(), MntFlags::MNT_DETACH)?;
+            fs::remove_file(path)?;
+        }
+        Ok(())
+    }
+}
+
+/// Looks at links of the namespace that it was opened in.
+pub struct Eyes(Socket);
+
+impl Eyes {
+    pub fn open() -> io::Result<Self> {
+        open().map(Self)
+    }
+
+    /// Whether a link is there, in a bridge, and operational.
+    pub fn is_port_up(&self, name: &str) -> io::Result<bool> {
+        let mut message = NetlinkMessage::from(Message::GetLink(link(0, Some(name), vec![])));
+        message.header.flags = NLM_F_REQUEST;
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        self.0.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
+        let (answer, _) = self.0.recv_from_full()?;
+        let message = NetlinkMessage::<Message>::deserialize(&answer).map_err(io::Error::other)?;
+        let NetlinkPayload::InnerMessage(Message::NewLink(found)) = message.payload else { return Ok(false) };
+        let has = |wanted: fn(&LinkAttribute) -> bool| found.attributes.iter().any(wanted);
+        Ok(has(|attribute| matches!(attribute, LinkAttribute::Controller(_)))
+            && has(|attribute| matches!(attribute, LinkAttribute::OperState(State::Up))))
+    }
+}
+
+/// Links, addresses and routes of a socket's namespace: how many messages came.
+fn dump(socket: &Socket) -> io::Result<usize> {
+    let questions = [
+        Message::GetLink(LinkMessage::default()),
+        Message::GetAddress(AddressMessage::default()),
+        Message::GetRoute(RouteMessage::default()),
+    ];
+    let mut count = 0;
+    for question in questions {
+        let mut message = NetlinkMessage::from(question);
+        message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
+        'dump: loop {
+            let (answer, _) = socket.recv_from_full()?;
+            let mut rest = &answer[..];
+            while rest.len() >= 16 {
+                let message = NetlinkMessage::<Message>::deserialize(rest).map_err(io::Error::other)?;
+                if !matches!(message.payload, NetlinkPayload::InnerMessage(_)) {
+                    break 'dump;
+                }
+                count += 1;
+                rest = &rest[(message.header.length as usize).next_multiple_of(4).min(rest.len())..];
+            }
+        }
+    }
+    Ok(count)
 }
 
 fn address(index: u32, ip: [u8; 4], prefix_len: u8) -> (Message, u16) {
@@ -130,8 +288,4 @@ fn default_route(index: u32) -> (Message, u16) {
     let gateway = RouteAddress::Inet([10, 0, 0, 254].into());
     message.attributes = vec![RouteAttribute::Gateway(gateway), RouteAttribute::Oif(index)];
     (Message::NewRoute(message), NEW)
-}
-
-fn index(name: &str) -> io::Result<u32> {
-    Ok(nix::net::if_::if_nametoindex(name)?)
 }

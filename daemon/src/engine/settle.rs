@@ -48,7 +48,6 @@ impl<K: Kernel> Core<K> {
             if self.intent.get(resource).is_none() {
                 self.standings.remove(resource);
                 self.drift.forget(resource);
-                self.watch(resource, passed);
                 gone.push(resource.clone());
                 if failed {
                     self.retry_later(resource);
@@ -70,9 +69,9 @@ impl<K: Kernel> Core<K> {
                 _ => self.retry_later(resource),
             }
             self.tell(resource, &standing, passed, cause);
-            self.watch(resource, passed);
             self.standings.insert(resource.clone(), standing);
         }
+        self.watch(settled.iter().copied(), passed);
         self.view.publish(Vec::new(), &gone);
         self.publish(settled.into_iter().chain(&work.looked_at), &passed.observed);
     }
@@ -113,15 +112,17 @@ impl<K: Kernel> Core<K> {
         self.journal.add(what, resource.kind, &resource.name, uid, detail);
     }
 
-    /// Listens in a namespace that is asked for and there, and in no other.
-    fn watch(&mut self, resource: &ResourceRef, passed: &Passed) {
-        if resource.kind == Kind::Namespace {
+    /// Listens in namespaces that are asked for and there, and in no others.
+    fn watch<'a>(&mut self, resources: impl IntoIterator<Item = &'a ResourceRef>, passed: &Passed) {
+        let mut changes = Vec::new();
+        for resource in resources.into_iter().filter(|resource| resource.kind == Kind::Namespace) {
             let ns = Ns::Named(resource.name.clone());
             let there = passed.observed.namespaces.get(&ns).is_some_and(|inside| inside.inode != 0);
             let ours = self.intent.get(resource).is_some()
                 && !matches!(passed.verdicts.get(resource), Some(Verdict::Conflict(_)));
-            self.kernel.watch(&ns, there && ours);
+            changes.push((ns, there && ours));
         }
+        self.kernel.watch(changes);
     }
 
     /// What was deleted is out of the kernel: its row goes.

@@ -231,7 +231,7 @@ impl<K: Kernel> Core<K> {
         // Each by itself: what cannot be as it was is left, and the rest goes on.
         let ops: Vec<BatchOp> =
             (0..).zip(&plan.steps).map(|(part, step)| BatchOp { op: step.op.clone(), part, optional: true }).collect();
-        for (step, outcome) in plan.steps.iter().zip(self.kernel.execute(&ops, &|_| ()).await) {
+        for (step, outcome) in plan.steps.iter().zip(self.kernel.execute(&ops, Box::new(|_| ())).await) {
             if let Some(Err(error)) = outcome {
                 tracing::error!(resource = %step.resource, op = step.op.label(), %error, "cannot be given back as it was");
             }
@@ -308,15 +308,15 @@ impl<K: Kernel> Core<K> {
             })
             .collect();
         let before: usize = passed.done.values().map(Vec::len).sum();
-        let progress = work.progress.clone();
-        let tell = |done: usize| {
+        let (progress, total) = (work.progress.clone(), before + steps.len());
+        let tell = move |done: usize| {
             if let Some(progress) = &progress {
-                progress.send_replace(Progress { done: before + done, total: before + steps.len() });
+                progress.send_replace(Progress { done: before + done, total });
             }
         };
         tell(0);
         let start = Instant::now();
-        let outcomes = self.kernel.execute(&batch, &tell).await;
+        let outcomes = self.kernel.execute(&batch, Box::new(tell)).await;
         self.metrics.batch(start.elapsed());
         for (step, outcome) in steps.into_iter().zip(outcomes) {
             if let Some(outcome) = &outcome {

@@ -9,8 +9,8 @@ use nix::errno::Errno;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Kernel, Ns, NsScope, Observed, ObservedLink, OpError, Scope, mark,
-    real::{RealKernel, protocol},
+    Ns, NsScope, Observed, ObservedLink, OpError, Scope, mark,
+    real::{Local, observe, protocol},
 };
 
 /// Looks that wait; one more waits for room.
@@ -58,24 +58,16 @@ impl Look {
     pub fn start() -> io::Result<Self> {
         let (questions, queue) = mpsc::channel(QUEUE);
         let (started, start) = std::sync::mpsc::channel();
-        std::thread::Builder::new().name("netnsd-look".into()).spawn(move || {
-            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-                Ok(runtime) => runtime,
-                Err(error) => return drop(started.send(Err(error))),
-            };
-            runtime.block_on(async {
-                match RealKernel::start() {
-                    Ok(kernel) => {
-                        let features = Features {
-                            vlan_filtering: kernel.vlan_filtering(),
-                            ipv6: fs::exists("/proc/sys/net/ipv6").unwrap_or(false),
-                        };
-                        drop(started.send(Ok(features)));
-                        serve(kernel, queue).await;
-                    }
-                    Err(error) => drop(started.send(Err(error))),
-                }
-            });
+        std::thread::Builder::new().name("netnsd-look".into()).spawn(move || match Local::here() {
+            Ok(local) => {
+                let features = Features {
+                    vlan_filtering: local.vlan_filtering(),
+                    ipv6: fs::exists("/proc/sys/net/ipv6").unwrap_or(false),
+                };
+                drop(started.send(Ok(features)));
+                serve(local, queue);
+            }
+            Err(error) => drop(started.send(Err(error))),
         })?;
         let features = start.recv().map_err(|_| io::Error::other("the looking thread ended"))??;
         Ok(Self { questions, features: Arc::new(features) })
@@ -150,25 +142,25 @@ impl Look {
     }
 }
 
-async fn serve(mut kernel: RealKernel, mut queue: mpsc::Receiver<Question>) {
-    while let Some(question) = queue.recv().await {
-        let kernel = &mut kernel;
+fn serve(mut local: Local, mut queue: mpsc::Receiver<Question>) {
+    while let Some(question) = queue.blocking_recv() {
+        let local = &mut local;
         // Who asked may have gone: nobody hears then.
         match question {
-            Question::Links(ns, answer) => drop(answer.send(links(kernel, &ns).await)),
-            Question::Addresses(ns, answer) => drop(answer.send(addresses(kernel, &ns).await)),
-            Question::Routes(ns, answer) => drop(answer.send(routes(kernel, &ns).await)),
-            Question::Neighbours(ns, answer) => drop(answer.send(neighbours(kernel, &ns).await)),
-            Question::Ports(ns, bridge, answer) => drop(answer.send(ports(kernel, &ns, &bridge).await)),
-            Question::Fdb(ns, bridge, answer) => drop(answer.send(kernel.fdb(&ns, &bridge).await)),
-            Question::Namespaces(answer) => drop(answer.send(kernel.namespaces().await.map_err(LookError::from))),
+            Question::Links(ns, answer) => drop(answer.send(links(local, &ns))),
+            Question::Addresses(ns, answer) => drop(answer.send(addresses(local, &ns))),
+            Question::Routes(ns, answer) => drop(answer.send(routes(local, &ns))),
+            Question::Neighbours(ns, answer) => drop(answer.send(neighbours(local, &ns))),
+            Question::Ports(ns, bridge, answer) => drop(answer.send(ports(local, &ns, &bridge))),
+            Question::Fdb(ns, bridge, answer) => drop(answer.send(local.fdb(&ns, &bridge))),
+            Question::Namespaces(answer) => drop(answer.send(local.namespaces().map_err(LookError::from))),
         }
-        kernel.rest();
+        local.rest();
     }
 }
 
-async fn links(kernel: &mut RealKernel, ns: &Ns) -> Result<Vec<Link>, LookError> {
-    let seen = kernel.every_link(ns).await?;
+fn links(local: &mut Local, ns: &Ns) -> Result<Vec<Link>, LookError> {
+    let seen = local.every_link(ns)?;
     let mut peers = Peers::default();
     let names: BTreeMap<u32, String> = seen.iter().map(|(name, link)| (link.index, name.clone())).collect();
     let mut links = Vec::new();
@@ -177,7 +169,7 @@ async fn links(kernel: &mut RealKernel, ns: &Ns) -> Result<Vec<Link>, LookError>
             (Some(kind), Some(index), None) if kind == "veth" => names
                 .get(&index)
                 .map(|name| Peer { namespace: ns.name().map(ToString::to_string), interface: name.clone() }),
-            (Some(kind), Some(index), Some(netnsid)) if kind == "veth" => peers.find(kernel, ns, netnsid, index).await,
+            (Some(kind), Some(index), Some(netnsid)) if kind == "veth" => peers.find(local, ns, netnsid, index),
             _ => None,
         };
         links.push(live(name, link, peer));
@@ -218,17 +210,17 @@ struct Peers {
 }
 
 impl Peers {
-    async fn find(&mut self, kernel: &mut RealKernel, from: &Ns, netnsid: i32, index: u32) -> Option<Peer> {
+    fn find(&mut self, local: &mut Local, from: &Ns, netnsid: i32, index: u32) -> Option<Peer> {
         if self.known.is_none() {
-            self.known = Some(kernel.neighbourhood(from).await.unwrap_or_default());
+            self.known = Some(local.neighbourhood(from).unwrap_or_default());
         }
         let (namespace, links) = self.known.as_ref()?.get(&u32::try_from(netnsid).ok()?)?;
         Some(Peer { namespace: namespace.clone(), interface: links.get(&index)?.clone() })
     }
 }
 
-async fn addresses(kernel: &mut RealKernel, ns: &Ns) -> Result<Vec<LinkAddress>, LookError> {
-    let mut links: Vec<(String, ObservedLink)> = kernel.every_link(ns).await?.into_iter().collect();
+fn addresses(local: &mut Local, ns: &Ns) -> Result<Vec<LinkAddress>, LookError> {
+    let mut links: Vec<(String, ObservedLink)> = local.every_link(ns)?.into_iter().collect();
     links.sort_by_key(|(_, link)| link.index);
     let mut found = Vec::new();
     for (name, link) in links {
@@ -244,10 +236,10 @@ async fn addresses(kernel: &mut RealKernel, ns: &Ns) -> Result<Vec<LinkAddress>,
     Ok(found)
 }
 
-async fn routes(kernel: &mut RealKernel, ns: &Ns) -> Result<Vec<LiveRoute>, LookError> {
+fn routes(local: &mut Local, ns: &Ns) -> Result<Vec<LiveRoute>, LookError> {
     let part = NsScope { all_links: true, routes: true, ..NsScope::default() };
     let scope = Scope { namespaces: BTreeMap::from([(ns.clone(), part)]) };
-    let Observed { mut namespaces } = kernel.observe(&scope).await?;
+    let Observed { mut namespaces } = observe(local, &scope)?;
     let seen = namespaces.remove(ns).filter(|seen| seen.inode != 0).ok_or(LookError::NoSuchNamespace)?;
     let live = |known: super::ObservedRoute| LiveRoute {
         destination: match known.route.destination {
@@ -267,12 +259,12 @@ async fn routes(kernel: &mut RealKernel, ns: &Ns) -> Result<Vec<LiveRoute>, Look
     Ok(seen.routes.into_iter().map(live).collect())
 }
 
-async fn neighbours(kernel: &mut RealKernel, ns: &Ns) -> Result<Vec<LiveNeighbour>, LookError> {
-    kernel.all_neighbours(ns).await
+fn neighbours(local: &mut Local, ns: &Ns) -> Result<Vec<LiveNeighbour>, LookError> {
+    local.all_neighbours(ns)
 }
 
-async fn ports(kernel: &mut RealKernel, ns: &Ns, bridge: &str) -> Result<Vec<BridgePort>, LookError> {
-    let seen = kernel.every_link(ns).await?;
+fn ports(local: &mut Local, ns: &Ns, bridge: &str) -> Result<Vec<BridgePort>, LookError> {
+    let seen = local.every_link(ns)?;
     let port = |(name, link): (String, ObservedLink)| {
         let settings = link.port.filter(|_| link.master.as_deref() == Some(bridge))?;
         let (veth, endpoint) = match link.mark.as_deref().and_then(mark::parse) {

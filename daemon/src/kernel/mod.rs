@@ -509,7 +509,7 @@ pub trait Kernel {
 
     /// Does operations in order, and tells `done` how many are behind it. The answer has one outcome for each; none for
     /// those that were skipped because an earlier one of the same part failed.
-    async fn execute(&mut self, ops: &[BatchOp], done: &dyn Fn(usize)) -> Vec<Option<Outcome>>;
+    async fn execute(&mut self, ops: &[BatchOp], done: Box<dyn Fn(usize) + Send>) -> Vec<Option<Outcome>>;
 
     /// Waits for what others do. It may be dropped while it waits, and asked again: nothing is lost.
     async fn notice(&mut self) -> Notice;
@@ -518,8 +518,8 @@ pub trait Kernel {
     /// look would not find.
     fn heard(&mut self) -> Vec<Notice>;
 
-    /// Whether changes in a namespace are to be told. One that is watched lives on when its name is gone.
-    fn watch(&mut self, ns: &Ns, on: bool);
+    /// In which namespaces changes are to be told, and in which no more. One that is watched lives on when its name is gone.
+    fn watch(&mut self, namespaces: Vec<(Ns, bool)>);
 
     /// What is in `/run/netns`.
     fn names(&mut self) -> Vec<String>;

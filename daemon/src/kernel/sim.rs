@@ -144,7 +144,7 @@ impl Kernel for SimKernel {
         Ok(observed)
     }
 
-    async fn execute(&mut self, ops: &[BatchOp], done: &dyn Fn(usize)) -> Vec<Option<Outcome>> {
+    async fn execute(&mut self, ops: &[BatchOp], done: Box<dyn Fn(usize) + Send>) -> Vec<Option<Outcome>> {
         let mut state = self.state();
         let mut failed = BTreeSet::new();
         ops.iter()
@@ -183,7 +183,7 @@ impl Kernel for SimKernel {
         Vec::new()
     }
 
-    fn watch(&mut self, _ns: &Ns, _on: bool) {}
+    fn watch(&mut self, _namespaces: Vec<(Ns, bool)>) {}
 
     fn names(&mut self) -> Vec<String> {
         self.state().namespaces.keys().filter_map(|ns| ns.name().map(ToString::to_string)).collect()

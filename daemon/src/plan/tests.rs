@@ -182,7 +182,7 @@ fn go(kernel: &SimKernel, from: &Network, to: &Network) -> (Plan, Plan) {
         let first = plan(&tasks, &device, &observed);
         let ops: Vec<BatchOp> =
             first.steps.iter().map(|step| BatchOp { op: step.op.clone(), part: 0, optional: step.may_wait }).collect();
-        for (step, outcome) in first.steps.iter().zip(kernel.execute(&ops, &|_| ()).await) {
+        for (step, outcome) in first.steps.iter().zip(kernel.execute(&ops, Box::new(|_| ())).await) {
             assert_eq!(outcome, Some(Ok(())), "{step:?}\nof {:#?}", first.steps);
         }
         let observed = kernel.observe(&scope(&tasks)).await.unwrap();

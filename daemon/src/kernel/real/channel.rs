@@ -1,23 +1,23 @@
 //! A netlink connection into one namespace.
+//!
+//! The kernel does what rtnetlink is asked for while the question is being sent (`netlink_unicast_kernel()`,
+//! `net/netlink/af_netlink.c`): once it is sent the answer is there, and what is not there was lost. So nothing is awaited.
 
-use std::{
-    ffi::CStr,
-    os::fd::{AsFd, FromRawFd, IntoRawFd},
-    pin::Pin,
+use std::{cell::Cell, ffi::CStr, os::fd::AsRawFd};
+
+use nix::{
+    errno::Errno,
+    sys::socket::{MsgFlags, NetlinkAddr, recv, sendto},
 };
-
-use futures_util::{Stream, StreamExt};
-use nix::errno::Errno;
 use rtnetlink::{
-    packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload},
+    packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_MULTIPART, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload},
     packet_route::RouteNetlinkMessage,
-    proto::{ConnectionHandle, NetlinkCodec, from_socket_with_codec},
-    sys::{Socket, SocketAddr, TokioSocket, protocols::NETLINK_ROUTE},
+    sys::{Socket, protocols::NETLINK_ROUTE},
 };
 
 use super::{
-    super::OpError,
-    worker::{Worker, errno},
+    super::{OpError, Outcome},
+    worker::errno,
 };
 
 /// `NLM_F_DUMP_INTR`: the dump is not consistent, since something changed meanwhile (`linux/netlink.h`).
@@ -26,128 +26,132 @@ const NLM_F_DUMP_INTR: u16 = 0x10;
 const NLM_F_CAPPED: u16 = 0x100;
 /// `NLM_F_ACK_TLVS`: the extended ack follows.
 const NLM_F_ACK_TLVS: u16 = 0x200;
-/// Room for the answers of what is in flight.
-const RECEIVE_BUFFER: u32 = 1 << 20;
+/// The most bytes that come at once: a dump is given in pieces of no more (`netlink_recvmsg()`).
+const ROOM: usize = 32 << 10;
+/// The length of a message's header (`struct nlmsghdr`).
+const HEADER: usize = 16;
 
 /// A connection. The socket belongs for ever to the namespace in which it was opened, and holds it.
 #[derive(Debug)]
 pub(super) struct Channel {
-    handle: ConnectionHandle<RouteNetlinkMessage>,
-    task: tokio::task::JoinHandle<()>,
-    /// The namespace's inode.
-    pub inode: u64,
-}
-
-impl Drop for Channel {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-/// Opens a socket in the namespace that the calling thread is in.
-pub(super) fn open_socket() -> Result<Socket, Errno> {
-    let mut socket = Socket::new(NETLINK_ROUTE).map_err(|error| errno(&error))?;
-    socket.bind_auto().map_err(|error| errno(&error))?;
-    socket.set_non_blocking(true).map_err(|error| errno(&error))?;
-    socket.set_ext_ack(true).map_err(|error| errno(&error))?;
-    socket.set_netlink_get_strict_chk(true).map_err(|error| errno(&error))?;
-    // A smaller buffer works too: what is lost is asked for again.
-    let _as_large_as_allowed = socket.set_rx_buf_sz(RECEIVE_BUFFER);
-    Ok(socket)
+    socket: Socket,
+    /// The number of the last request: answers to earlier ones, which were given up, are passed over.
+    sequence: Cell<u32>,
 }
 
 impl Channel {
-    /// Opens a connection into a namespace.
-    pub fn open(worker: &Worker, ns: impl AsFd + Send + 'static, inode: u64) -> Result<Self, Errno> {
-        let socket = worker.within(ns, open_socket)?;
-        Self::adopt(socket, inode)
+    /// Opens a connection into the namespace that the calling thread is in.
+    pub fn open() -> Result<Self, Errno> {
+        let socket = Socket::new(NETLINK_ROUTE).map_err(|error| errno(&error))?;
+        socket.set_ext_ack(true).map_err(|error| errno(&error))?;
+        socket.set_netlink_get_strict_chk(true).map_err(|error| errno(&error))?;
+        Ok(Self { socket, sequence: Cell::new(0) })
     }
 
-    fn adopt(socket: Socket, inode: u64) -> Result<Self, Errno> {
-        // SAFETY: the descriptor was just taken out of the socket that owned it, so the new one is its only owner.
-        let socket = unsafe { TokioSocket::from_raw_fd(socket.into_raw_fd()) };
-        let (connection, handle, _unasked) =
-            from_socket_with_codec::<RouteNetlinkMessage, TokioSocket, NetlinkCodec>(socket);
-        let task = tokio::spawn(connection);
-        Ok(Self { handle, task, inode })
-    }
-
-    /// Whether it broke off: the kernel would not take a message for want of memory.
-    pub fn is_broken(&self) -> bool {
-        self.task.is_finished()
-    }
-
-    /// Sends one change; the answer is its ack.
-    pub fn change(&self, message: RouteNetlinkMessage, flags: u16) -> Pending {
+    /// Makes one change.
+    pub fn change(&self, message: RouteNetlinkMessage, flags: u16) -> Outcome {
         self.changes(vec![(message, flags)])
     }
 
-    /// Sends changes in one datagram: the kernel does all of them or the process was never there.
-    pub fn changes(&self, messages: Vec<(RouteNetlinkMessage, u16)>) -> Pending {
-        self.send(messages.into_iter().map(|(message, flags)| request(message, NLM_F_ACK | flags)).collect())
+    /// Makes changes sent in one datagram: the kernel does all of them or the process was never there.
+    pub fn changes(&self, messages: Vec<(RouteNetlinkMessage, u16)>) -> Outcome {
+        self.ask(messages.into_iter().map(|(message, flags)| (message, NLM_F_ACK | flags)).collect()).map(drop)
     }
 
     /// Asks for one thing.
-    pub fn get(&self, message: RouteNetlinkMessage) -> Pending {
-        self.send(vec![request(message, 0)])
+    pub fn get(&self, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, OpError> {
+        self.ask(vec![(message, 0)])
     }
 
-    /// Asks for everything of a sort, and waits: a socket has one dump at a time (`netlink_dump_start()` answers EBUSY).
-    pub async fn dump(&self, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, OpError> {
-        self.send(vec![request(message, NLM_F_DUMP)]).answer().await
+    /// Asks for everything of a sort.
+    pub fn dump(&self, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, OpError> {
+        self.ask(vec![(message, NLM_F_DUMP)])
     }
 
-    fn send(&self, messages: Vec<NetlinkMessage<RouteNetlinkMessage>>) -> Pending {
-        match self.handle.request_batch(messages, SocketAddr::new(0, 0)) {
-            Ok(stream) => Pending { stream: Some(Box::pin(stream)) },
-            Err(_) => Pending { stream: None },
+    /// Sends requests as one datagram. What came back; none of it if the kernel refused.
+    fn ask(&self, messages: Vec<(RouteNetlinkMessage, u16)>) -> Result<Vec<RouteNetlinkMessage>, OpError> {
+        let before = self.sequence.get();
+        let mut unanswered = messages.len();
+        if unanswered == 0 {
+            return Ok(Vec::new());
         }
-    }
-}
-
-fn request(message: RouteNetlinkMessage, flags: u16) -> NetlinkMessage<RouteNetlinkMessage> {
-    let mut message = NetlinkMessage::from(message);
-    message.header.flags = NLM_F_REQUEST | flags;
-    message
-}
-
-/// A request on its way.
-pub(super) struct Pending {
-    stream: Option<Pin<Box<dyn Stream<Item = NetlinkMessage<RouteNetlinkMessage>>>>>,
-}
-
-impl Pending {
-    /// What came back; none of it if the kernel refused.
-    pub async fn answer(self) -> Result<Vec<RouteNetlinkMessage>, OpError> {
-        let Some(mut stream) = self.stream else { return Err(Errno::ENOTCONN.into()) };
-        let mut answers = Vec::new();
-        let mut refused = None;
-        while let Some(message) = stream.next().await {
-            if message.header.flags & NLM_F_DUMP_INTR != 0 {
-                refused.get_or_insert(OpError::from(Errno::EAGAIN));
-            }
-            match message.payload {
-                NetlinkPayload::InnerMessage(inner) => answers.push(inner),
-                NetlinkPayload::Error(error) => {
-                    if let Some(code) = error.code {
-                        let errno = Errno::from_raw(code.get().abs());
-                        let words = extended_ack(message.header.flags, &error.header);
-                        refused.get_or_insert(OpError { errno, message: words });
-                    }
+        let mut bytes = Vec::new();
+        for (message, flags) in messages {
+            let mut message = NetlinkMessage::from(message);
+            message.header.flags = NLM_F_REQUEST | flags;
+            message.header.sequence_number = self.sequence.get().wrapping_add(1);
+            self.sequence.set(message.header.sequence_number);
+            message.finalize();
+            let start = bytes.len();
+            bytes.resize(start + message.buffer_len().next_multiple_of(4), 0);
+            message.serialize(&mut bytes[start..]);
+        }
+        sendto(self.socket.as_raw_fd(), &bytes, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
+        let mut answers = Answers::default();
+        let mut buffer = [0; ROOM];
+        while unanswered > 0 {
+            let length = match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC)
+            {
+                Ok(length) if length <= ROOM => length,
+                Ok(_) => return Err(Errno::EMSGSIZE.into()),
+                Err(Errno::EINTR) => continue,
+                // Some found no room; those that did are still read.
+                Err(Errno::ENOBUFS) => {
+                    answers.refused.get_or_insert(Errno::ENOBUFS.into());
+                    continue;
                 }
-                NetlinkPayload::Done(done) if done.code < 0 => {
-                    refused.get_or_insert(Errno::from_raw(-done.code).into());
+                Err(Errno::EAGAIN) => return Err(answers.refused.unwrap_or(Errno::ENOBUFS.into())),
+                Err(errno) => return Err(errno.into()),
+            };
+            let mut rest = &buffer[..length];
+            while rest.len() >= HEADER {
+                let message = NetlinkMessage::deserialize(rest).map_err(|_| Errno::EBADMSG)?;
+                rest = rest.get((message.header.length as usize).next_multiple_of(4)..).unwrap_or_default();
+                let is_late = message.header.sequence_number.wrapping_sub(before).cast_signed() <= 0;
+                if !is_late && answers.take(message) {
+                    unanswered -= 1;
                 }
-                NetlinkPayload::Overrun(_) => {
-                    refused.get_or_insert(Errno::ENOBUFS.into());
-                }
-                _ => {}
             }
         }
-        // An ack that all is well is not handed on; a connection that broke off is found out by looking again.
-        match refused {
-            Some(error) => Err(error),
-            None => Ok(answers),
+        answers.refused.map_or(Ok(answers.found), Err)
+    }
+}
+
+/// What came back until now.
+#[derive(Default)]
+struct Answers {
+    found: Vec<RouteNetlinkMessage>,
+    refused: Option<OpError>,
+}
+
+impl Answers {
+    /// Takes a message in; whether it is the last one that answers its request.
+    fn take(&mut self, message: NetlinkMessage<RouteNetlinkMessage>) -> bool {
+        let flags = message.header.flags;
+        let mut refuse = |errno: Errno, message| {
+            self.refused.get_or_insert(OpError { errno, message });
+        };
+        if flags & NLM_F_DUMP_INTR != 0 {
+            refuse(Errno::EAGAIN, None);
+        }
+        match message.payload {
+            NetlinkPayload::InnerMessage(inner) => {
+                self.found.push(inner);
+                flags & NLM_F_MULTIPART == 0
+            }
+            NetlinkPayload::Error(error) => {
+                if let Some(code) = error.code {
+                    refuse(Errno::from_raw(code.get().abs()), extended_ack(flags, &error.header));
+                }
+                true
+            }
+            NetlinkPayload::Done(done) => {
+                if done.code < 0 {
+                    refuse(Errno::from_raw(-done.code), None);
+                }
+                true
+            }
+            _ => false,
         }
     }
 }
@@ -170,33 +174,4 @@ fn extended_ack(flags: u16, payload: &[u8]) -> Option<String> {
         rest = rest.get(size.next_multiple_of(4)..)?;
     }
     None
-}
-
-/// Sends one change on a socket of its own, in the namespace that the calling thread is in, and waits for its ack.
-pub(super) fn once(message: RouteNetlinkMessage, flags: u16) -> Result<(), Errno> {
-    match exchange(message, NLM_F_ACK | flags)? {
-        NetlinkPayload::Error(error) => error.code.map_or(Ok(()), |code| Err(Errno::from_raw(code.get().abs()))),
-        _ => Err(Errno::EBADMSG),
-    }
-}
-
-/// Asks one question in the same way.
-pub(super) fn once_get(message: RouteNetlinkMessage) -> Result<RouteNetlinkMessage, Errno> {
-    match exchange(message, 0)? {
-        NetlinkPayload::InnerMessage(answer) => Ok(answer),
-        NetlinkPayload::Error(error) => Err(Errno::from_raw(error.raw_code().abs())),
-        _ => Err(Errno::EBADMSG),
-    }
-}
-
-fn exchange(message: RouteNetlinkMessage, flags: u16) -> Result<NetlinkPayload<RouteNetlinkMessage>, Errno> {
-    let socket = open_socket()?;
-    socket.set_non_blocking(false).map_err(|error| errno(&error))?;
-    let mut message = request(message, flags);
-    message.finalize();
-    let mut bytes = vec![0; message.buffer_len()];
-    message.serialize(&mut bytes);
-    socket.send_to(&bytes, &SocketAddr::new(0, 0), 0).map_err(|error| errno(&error))?;
-    let (answer, _) = socket.recv_from_full().map_err(|error| errno(&error))?;
-    Ok(NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer).map_err(|_| Errno::EBADMSG)?.payload)
 }

@@ -3,12 +3,10 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
-    sync::Arc,
+    os::fd::{AsRawFd, OwnedFd},
 };
 
 use netnsd_api::{FdbEntry, LiveNeighbour, NamespaceObserved};
-use nix::{errno::Errno, sys::stat::fstat};
 use rtnetlink::{
     packet_core::{NLM_F_CREATE, NLM_F_EXCL},
     packet_route::{
@@ -19,14 +17,14 @@ use rtnetlink::{
 };
 
 use super::{
-    Open, RealKernel,
-    channel::{self, Channel},
+    channel::Channel,
+    local::Local,
     message, names, observe, parse,
     worker::{self, Pinned},
 };
 use crate::kernel::{BridgeSettings, Ns, ObservedLink, OpError, look, look::LookError};
 
-impl RealKernel {
+impl Local {
     /// The connection into a namespace that may not be there.
     fn look_into(&mut self, ns: &Ns) -> Result<&Channel, LookError> {
         let open = self.channel(ns).map_err(OpError::from)?;
@@ -34,12 +32,12 @@ impl RealKernel {
     }
 
     /// Every link of a namespace with its addresses, `lo` among them.
-    pub(in crate::kernel) async fn every_link(&mut self, ns: &Ns) -> Result<BTreeMap<String, ObservedLink>, LookError> {
-        Ok(observe::all_links(self.look_into(ns)?).await?)
+    pub(in crate::kernel) fn every_link(&mut self, ns: &Ns) -> Result<BTreeMap<String, ObservedLink>, LookError> {
+        Ok(observe::all_links(self.look_into(ns)?)?)
     }
 
-    async fn names_of(&mut self, ns: &Ns) -> Result<BTreeMap<u32, String>, OpError> {
-        let answers = self.reach(ns)?.channel.dump(message::get_links_briefly()).await?;
+    fn names_of(&mut self, ns: &Ns) -> Result<BTreeMap<u32, String>, OpError> {
+        let answers = self.reach(ns)?.channel.dump(message::get_links_briefly())?;
         Ok(answers
             .iter()
             .filter_map(|answer| match answer {
@@ -50,13 +48,13 @@ impl RealKernel {
     }
 
     /// Every ARP and NDP entry, as `ip neigh` shows them.
-    pub(in crate::kernel) async fn all_neighbours(&mut self, ns: &Ns) -> Result<Vec<LiveNeighbour>, LookError> {
+    pub(in crate::kernel) fn all_neighbours(&mut self, ns: &Ns) -> Result<Vec<LiveNeighbour>, LookError> {
         self.look_into(ns)?;
-        let names = self.names_of(ns).await?;
+        let names = self.names_of(ns)?;
         let channel = &self.reach(ns)?.channel;
         let mut found = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            for answer in observe::optional(channel.dump(message::get_neighbours(family, None)).await)? {
+            for answer in observe::optional(channel.dump(message::get_neighbours(family, None)))? {
                 let RouteNetlinkMessage::NewNeighbour(message) = answer else { continue };
                 let seen = parse::neighbour(&message);
                 let (Some(address), Some(interface)) = (seen.address, names.get(&seen.index)) else { continue };
@@ -75,9 +73,9 @@ impl RealKernel {
     }
 
     /// A bridge's forwarding table, as `brctl showmacs` shows it.
-    pub(in crate::kernel) async fn fdb(&mut self, ns: &Ns, bridge: &str) -> Result<Vec<FdbEntry>, LookError> {
+    pub(in crate::kernel) fn fdb(&mut self, ns: &Ns, bridge: &str) -> Result<Vec<FdbEntry>, LookError> {
         self.look_into(ns)?;
-        let names = self.names_of(ns).await?;
+        let names = self.names_of(ns)?;
         let master = names
             .iter()
             .find(|(_, name)| *name == bridge)
@@ -85,7 +83,7 @@ impl RealKernel {
             .ok_or(LookError::NoSuchNamespace)?;
         let channel = &self.reach(ns)?.channel;
         let mut found: BTreeMap<(String, String), FdbEntry> = BTreeMap::new();
-        for answer in channel.dump(message::get_neighbours(AddressFamily::Bridge, Some(master))).await? {
+        for answer in channel.dump(message::get_neighbours(AddressFamily::Bridge, Some(master)))? {
             let RouteNetlinkMessage::NewNeighbour(message) = answer else { continue };
             let seen = parse::neighbour(&message);
             let (Some(mac), Some(interface)) = (seen.mac, names.get(&seen.index)) else { continue };
@@ -106,25 +104,19 @@ impl RealKernel {
     }
 
     /// Every namespace that has a name.
-    pub(in crate::kernel) async fn namespaces(&mut self) -> Result<Vec<(String, NamespaceObserved)>, OpError> {
+    pub(in crate::kernel) fn namespaces(&mut self) -> Result<Vec<(String, NamespaceObserved)>, OpError> {
         let mut found = Vec::new();
         for name in names::listed() {
             let Ok(Pinned::Namespace(fd)) = worker::pinned(&name) else { continue };
-            let open = self.open_fd(fd)?;
-            let summary = observe::summary(self, &name, open).await?;
+            let open = self.open(fd)?;
+            let summary = observe::summary(self, &name, open)?;
             found.push((name, summary));
         }
         Ok(found)
     }
 
-    fn open_fd(&self, fd: OwnedFd) -> Result<Open, Errno> {
-        let ns = Arc::new(fd);
-        let inode = fstat(&*ns)?.st_ino;
-        Ok(Open { channel: Channel::open(&self.worker, ns.clone(), inode)?, ns })
-    }
-
     /// The namespaces that one namespace has ids for.
-    pub(in crate::kernel) async fn neighbourhood(&mut self, from: &Ns) -> Result<look::Neighbourhood, OpError> {
+    pub(in crate::kernel) fn neighbourhood(&mut self, from: &Ns) -> Result<look::Neighbourhood, OpError> {
         let named = names::listed().into_iter().filter_map(|name| match worker::pinned(&name) {
             Ok(Pinned::Namespace(fd)) => Some((Some(name), fd)),
             _ => None,
@@ -132,9 +124,9 @@ impl RealKernel {
         let host = File::open("/proc/thread-self/ns/net").ok().map(|file| (None, OwnedFd::from(file)));
         let mut found = BTreeMap::new();
         for (name, fd) in named.chain(host) {
-            let Some(id) = self.netnsid(from, fd.as_fd().as_raw_fd()).await? else { continue };
-            let open = self.open_fd(fd)?;
-            let links = observe::all_links(&open.channel).await?;
+            let Some(id) = self.netnsid(from, fd.as_raw_fd())? else { continue };
+            let open = self.open(fd)?;
+            let links = observe::all_links(&open.channel)?;
             found.insert(id, (name, links.into_iter().map(|(name, link)| (link.index, name)).collect()));
         }
         Ok(found)
@@ -142,20 +134,15 @@ impl RealKernel {
 
     /// Whether bridges filter VLANs: tried in a namespace that nobody sees.
     pub(in crate::kernel) fn vlan_filtering(&self) -> bool {
-        let probe = || {
+        let answer = self.away(|| -> Result<Vec<RouteNetlinkMessage>, OpError> {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)?;
             let set = BridgeSettings { vlan_filtering: Some(true), ..BridgeSettings::default() };
-            channel::once(message::new_bridge("probe", None), NLM_F_CREATE | NLM_F_EXCL)?;
-            if let Some(message) = message::set_bridge("probe", &set) {
-                channel::once(message, 0)?;
-            }
-            channel::once_get(message::get_link(Some("probe"), 0))
-        };
-        let answer: Result<RouteNetlinkMessage, Errno> = match self.worker.run(probe) {
-            Ok(result) => result,
-            Err(errno) => Err(errno),
-        };
-        let Ok(RouteNetlinkMessage::NewLink(link)) = answer else { return false };
+            let channel = Channel::open()?;
+            channel.change(message::new_bridge("probe", None), NLM_F_CREATE | NLM_F_EXCL)?;
+            channel.changes(message::set_bridge("probe", &set).map(|message| (message, 0)).into_iter().collect())?;
+            channel.get(message::get_link(Some("probe"), 0))
+        });
+        let Some(RouteNetlinkMessage::NewLink(link)) = answer.unwrap_or_default().pop() else { return false };
         link.attributes.iter().any(|attribute| match attribute {
             LinkAttribute::LinkInfo(infos) => infos.iter().any(|info| match info {
                 LinkInfo::Data(InfoData::Bridge(settings)) => settings.contains(&InfoBridge::VlanFiltering(true)),

@@ -7,8 +7,8 @@ use nix::errno::Errno;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{
-    Open, RealKernel,
     channel::Channel,
+    local::{Local, Open},
     message, parse,
     worker::{self, Pinned},
 };
@@ -17,12 +17,12 @@ use crate::kernel::{Ns, NsScope, Observed, ObservedLink, ObservedNs, ObservedRou
 /// How often a look that something disturbed is repeated.
 const TRIES: usize = 8;
 
-pub(super) async fn observe(kernel: &mut RealKernel, scope: &Scope) -> Result<Observed, OpError> {
+pub(in crate::kernel) fn observe(local: &mut Local, scope: &Scope) -> Result<Observed, OpError> {
     let mut observed = Observed::default();
     for (ns, part) in &scope.namespaces {
         let mut tries = 0;
         let seen = loop {
-            match namespace(kernel, ns, part).await {
+            match namespace(local, ns, part) {
                 // Interrupted, or lost in a full buffer: something changed meanwhile, so look again.
                 Err(error) if matches!(error.errno, Errno::EAGAIN | Errno::ENOBUFS) && tries < TRIES => tries += 1,
                 other => break other?,
@@ -35,16 +35,16 @@ pub(super) async fn observe(kernel: &mut RealKernel, scope: &Scope) -> Result<Ob
     Ok(observed)
 }
 
-async fn namespace(kernel: &mut RealKernel, ns: &Ns, part: &NsScope) -> Result<Option<ObservedNs>, OpError> {
+fn namespace(local: &mut Local, ns: &Ns, part: &NsScope) -> Result<Option<ObservedNs>, OpError> {
     let mut seen = ObservedNs::default();
     if let Ns::Named(name) = ns {
         seen.dns = worker::read_dns(name);
         if matches!(worker::pinned(name.as_str())?, Pinned::Stale) {
-            kernel.open.remove(ns);
+            local.forget(ns);
             return Ok(Some(ObservedNs { stale: true, ..seen }));
         }
     }
-    let open = match kernel.channel(ns) {
+    let open = match local.channel(ns) {
         Ok(open) => open,
         // Not a network namespace, or one that is closed to us: it is somebody else's, and holds up nobody.
         Err(errno @ (Errno::EINVAL | Errno::EPERM | Errno::EACCES)) if *ns != Ns::Host => {
@@ -54,14 +54,13 @@ async fn namespace(kernel: &mut RealKernel, ns: &Ns, part: &NsScope) -> Result<O
         Err(errno) => return Err(errno.into()),
     };
     let Some(open) = open else { return Ok(seen.dns.is_some().then_some(seen)) };
-    seen.inode = open.channel.inode;
+    seen.inode = open.inode;
     let raw = open.raw();
-    let file = open.ns.clone();
     let whole = part.all_links || part.summary;
-    let mut links = if whole { all_links(&open.channel).await? } else { some_links(&open.channel, ns, part).await? };
+    let mut links = if whole { all_links(&open.channel)? } else { some_links(&open.channel, ns, part)? };
     if !part.marks.is_empty() && part.links.iter().any(|name| !links.contains_key(name)) {
         if !whole {
-            links = all_links(&open.channel).await?;
+            links = all_links(&open.channel)?;
         }
         let strayed = |(name, link): &(&String, &ObservedLink)| {
             !part.links.contains(*name) && link.mark.as_ref().is_some_and(|mark| part.marks.contains(mark))
@@ -72,10 +71,10 @@ async fn namespace(kernel: &mut RealKernel, ns: &Ns, part: &NsScope) -> Result<O
     seen.link_count = links.len();
     seen.links = links;
     if part.routes {
-        seen.routes = routes(&open.channel, &names).await?;
+        seen.routes = routes(&open.channel, &names)?;
     }
     if part.neighbours {
-        seen.neighbours = neighbours(&open.channel, &names).await?;
+        seen.neighbours = neighbours(&open.channel, &names)?;
     }
     if let Some(lo) = seen.links.remove("lo") {
         seen.loopback = lo.up;
@@ -85,15 +84,12 @@ async fn namespace(kernel: &mut RealKernel, ns: &Ns, part: &NsScope) -> Result<O
         seen.links.retain(|name, _| part.links.contains(name) || seen.strayed.contains(name));
     }
     if part.summary && *ns != Ns::Host {
-        seen.netnsid = kernel.netnsid(&Ns::Host, raw).await?;
+        seen.netnsid = local.netnsid(&Ns::Host, raw)?;
     }
     if !part.sysctls.is_empty() {
-        let keys = part.sysctls.clone();
-        let read = move || {
-            let read = |key: netnsd_api::SysctlKey| Some((key.clone(), worker::read_sysctl(&key).ok()?));
-            Ok(keys.into_iter().filter_map(read).collect())
-        };
-        seen.sysctls = kernel.worker.within(file, read)?;
+        let file = local.reach(ns)?.ns.try_clone().map_err(|error| worker::errno(&error))?;
+        let read = |key: &netnsd_api::SysctlKey| Some((key.clone(), worker::read_sysctl(key).ok()?));
+        seen.sysctls = local.within(file, || Ok(part.sysctls.iter().filter_map(read).collect()))?;
     }
     Ok(Some(seen))
 }
@@ -106,8 +102,8 @@ fn links_of(answers: Vec<RouteNetlinkMessage>) -> impl Iterator<Item = parse::Pa
 }
 
 /// Every link, with its addresses.
-pub(super) async fn all_links(channel: &Channel) -> Result<BTreeMap<String, ObservedLink>, OpError> {
-    let parsed: Vec<parse::ParsedLink> = links_of(channel.dump(message::get_links()).await?).collect();
+pub(super) fn all_links(channel: &Channel) -> Result<BTreeMap<String, ObservedLink>, OpError> {
+    let parsed: Vec<parse::ParsedLink> = links_of(channel.dump(message::get_links())?).collect();
     let names: BTreeMap<u32, String> = parsed.iter().map(|parsed| (parsed.link.index, parsed.name.clone())).collect();
     let mut links: BTreeMap<String, ObservedLink> = parsed
         .into_iter()
@@ -116,7 +112,7 @@ pub(super) async fn all_links(channel: &Channel) -> Result<BTreeMap<String, Obse
             (parsed.name, parsed.link)
         })
         .collect();
-    for answer in channel.dump(message::get_addresses(0)).await? {
+    for answer in channel.dump(message::get_addresses(0))? {
         let RouteNetlinkMessage::NewAddress(message) = answer else { continue };
         if let Some((index, address)) = parse::address(&message)
             && let Some(link) = names.get(&index).and_then(|name| links.get_mut(name))
@@ -128,18 +124,11 @@ pub(super) async fn all_links(channel: &Channel) -> Result<BTreeMap<String, Obse
 }
 
 /// The links that were asked for, and `lo` of a named namespace, which carries its mark.
-async fn some_links(channel: &Channel, ns: &Ns, part: &NsScope) -> Result<BTreeMap<String, ObservedLink>, OpError> {
+fn some_links(channel: &Channel, ns: &Ns, part: &NsScope) -> Result<BTreeMap<String, ObservedLink>, OpError> {
     let lo = matches!(ns, Ns::Named(_)).then_some("lo");
-    let asked: Vec<_> = part
-        .links
-        .iter()
-        .map(String::as_str)
-        .chain(lo)
-        .map(|name| channel.get(message::get_link(Some(name), 0)))
-        .collect();
     let mut found = Vec::new();
-    for pending in asked {
-        match pending.answer().await {
+    for name in part.links.iter().map(String::as_str).chain(lo) {
+        match channel.get(message::get_link(Some(name), 0)) {
             Ok(answers) => found.extend(links_of(answers)),
             Err(error) if error.errno == Errno::ENODEV => {}
             Err(error) => return Err(error),
@@ -148,7 +137,7 @@ async fn some_links(channel: &Channel, ns: &Ns, part: &NsScope) -> Result<BTreeM
     let mut masters: BTreeMap<u32, Option<String>> = BTreeMap::new();
     for master in found.iter().filter_map(|parsed| parsed.master) {
         if let std::collections::btree_map::Entry::Vacant(entry) = masters.entry(master) {
-            let name = match channel.get(message::get_link(None, master)).answer().await {
+            let name = match channel.get(message::get_link(None, master)) {
                 Ok(answers) => links_of(answers).next().map(|parsed| parsed.name),
                 Err(error) if error.errno == Errno::ENODEV => None,
                 Err(error) => return Err(error),
@@ -159,7 +148,7 @@ async fn some_links(channel: &Channel, ns: &Ns, part: &NsScope) -> Result<BTreeM
     let mut links = BTreeMap::new();
     for mut parsed in found {
         parsed.link.master = parsed.master.and_then(|master| masters.get(&master).cloned().flatten());
-        match channel.dump(message::get_addresses(parsed.link.index)).await {
+        match channel.dump(message::get_addresses(parsed.link.index)) {
             Ok(answers) => {
                 for answer in answers {
                     if let RouteNetlinkMessage::NewAddress(message) = answer
@@ -179,10 +168,10 @@ async fn some_links(channel: &Channel, ns: &Ns, part: &NsScope) -> Result<BTreeM
     Ok(links)
 }
 
-async fn routes(channel: &Channel, names: &BTreeMap<u32, String>) -> Result<Vec<ObservedRoute>, OpError> {
+fn routes(channel: &Channel, names: &BTreeMap<u32, String>) -> Result<Vec<ObservedRoute>, OpError> {
     let mut routes = Vec::new();
     for ipv6 in [false, true] {
-        for answer in optional(channel.dump(message::get_routes(ipv6)).await)? {
+        for answer in optional(channel.dump(message::get_routes(ipv6)))? {
             if let RouteNetlinkMessage::NewRoute(message) = answer {
                 routes.extend(parse::route(&message, names));
             }
@@ -191,10 +180,10 @@ async fn routes(channel: &Channel, names: &BTreeMap<u32, String>) -> Result<Vec<
     Ok(routes)
 }
 
-async fn neighbours(channel: &Channel, names: &BTreeMap<u32, String>) -> Result<Vec<Neighbour>, OpError> {
+fn neighbours(channel: &Channel, names: &BTreeMap<u32, String>) -> Result<Vec<Neighbour>, OpError> {
     let mut neighbours = Vec::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        for answer in optional(channel.dump(message::get_neighbours(family, None)).await)? {
+        for answer in optional(channel.dump(message::get_neighbours(family, None)))? {
             if let RouteNetlinkMessage::NewNeighbour(message) = answer {
                 neighbours.extend(parse::permanent(&parse::neighbour(&message), names));
             }
@@ -214,16 +203,12 @@ pub(super) fn optional(
 }
 
 /// What a namespace is to `ip netns list`.
-pub(super) async fn summary(
-    kernel: &mut RealKernel,
-    name: &str,
-    open: Open,
-) -> Result<netnsd_api::NamespaceObserved, OpError> {
-    let links = open.channel.dump(message::get_links_briefly()).await?;
-    let netnsid = kernel.netnsid(&Ns::Host, open.raw()).await?;
+pub(super) fn summary(local: &mut Local, name: &str, open: Open) -> Result<netnsd_api::NamespaceObserved, OpError> {
+    let links = open.channel.dump(message::get_links_briefly())?;
+    let netnsid = local.netnsid(&Ns::Host, open.raw())?;
     Ok(netnsd_api::NamespaceObserved {
         path: worker::path(name).display().to_string(),
-        inode: open.channel.inode,
+        inode: open.inode,
         netnsid,
         links: links.len(),
     })

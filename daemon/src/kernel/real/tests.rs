@@ -43,7 +43,7 @@ async fn go(kernel: &mut RealKernel, ops: &[Op]) {
     for op in ops {
         for _ in 0..2 {
             let batch = BatchOp { op: op.clone(), part: 0, optional: false };
-            assert_eq!(kernel.execute(&[batch], &|_| ()).await, [Some(Ok(()))], "{op:?}");
+            assert_eq!(kernel.execute(&[batch], Box::new(|_| ())).await, [Some(Ok(()))], "{op:?}");
         }
     }
 }
@@ -156,7 +156,7 @@ fn moves_between_namespaces_keep_their_order() {
             moved("b", "y", Ns::Host),
             moved("a", "y", named("b")),
         ];
-        assert_eq!(kernel.execute(&ops, &|_| ()).await, vec![Some(Ok(())); 4]);
+        assert_eq!(kernel.execute(&ops, Box::new(|_| ())).await, vec![Some(Ok(())); 4]);
         assert_eq!(ip(&["-n", "b", "link", "show", "y"])[0]["ifalias"], "y of a");
     });
 }
@@ -200,7 +200,7 @@ fn a_bridge_with_a_port() {
         assert_eq!(seen.link(&Ns::Host, "br0").unwrap().bridge.as_ref().unwrap().priority, 4096);
         // Moved into the namespace, it is another's port no more.
         let moved = Op::LinkMove { ns: Ns::Host, name: port0, to: named("a"), to_name: "eth1".into() };
-        let outcome = kernel.execute(&[BatchOp { op: moved, part: 0, optional: false }], &|_| ()).await;
+        let outcome = kernel.execute(&[BatchOp { op: moved, part: 0, optional: false }], Box::new(|_| ())).await;
         assert_eq!(outcome, [Some(Ok(()))]);
         assert_eq!(ip(&["-n", "a", "link", "show", "eth1"])[0]["operstate"], "DOWN");
     });
@@ -227,14 +227,14 @@ fn a_refusal_says_why_and_skips_only_its_part() {
             part: 0,
             optional: false,
         };
-        let outcomes = kernel.execute(&[wrong, up("lo", 0), up("lo", 1)], &|_| ()).await;
+        let outcomes = kernel.execute(&[wrong, up("lo", 0), up("lo", 1)], Box::new(|_| ())).await;
         assert_eq!(outcomes[0].clone().unwrap().unwrap_err().errno, Errno::EEXIST);
         assert_eq!((&outcomes[1], &outcomes[2]), (&None, &Some(Ok(()))));
         let route = serde_json::from_value(serde_json::json!({"destination": "default", "via": "10.9.9.9"})).unwrap();
         let name: Name = "a".parse().unwrap();
         let ops = [add("a"), Op::RouteAdd { name, route, protocol: ROUTE_PROTOCOL, replace: false }];
         let batch: Vec<BatchOp> = ops.into_iter().map(|op| BatchOp { op, part: 0, optional: true }).collect();
-        let outcome = kernel.execute(&batch, &|_| ()).await[1].clone().unwrap().unwrap_err();
+        let outcome = kernel.execute(&batch, Box::new(|_| ())).await[1].clone().unwrap().unwrap_err();
         assert_eq!(
             (outcome.errno, outcome.message.as_deref()),
             (Errno::ENETUNREACH, Some("Nexthop has invalid gateway"))

@@ -26,6 +26,7 @@ use nix::{
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
+    local::Local,
     names::Names,
     worker::{self, Worker},
 };
@@ -114,25 +115,42 @@ impl Watch {
         }
     }
 
-    /// Listens in a namespace, whose file this is. It is no news that it is watched already.
-    pub fn listen(
-        &mut self,
-        worker: &Worker,
-        ns: &Ns,
-        file: impl AsFd + Send + 'static,
-        inode: u64,
-    ) -> Result<(), Errno> {
-        if self.ears.get(ns).is_some_and(|ear| ear.inode == inode) {
+    /// Listens in those namespaces that are to be listened to and are there, and no more in the others.
+    pub fn change(&mut self, worker: &Worker, namespaces: Vec<(Ns, bool)>) -> Result<(), Errno> {
+        let (on, off): (Vec<_>, Vec<_>) = namespaces.into_iter().partition(|(_, on)| *on);
+        off.iter().for_each(|(ns, _)| self.leave(ns));
+        let wanted: Vec<(Ns, Option<u64>)> =
+            on.into_iter().map(|(ns, _)| (ns.clone(), self.ears.get(&ns).map(|ear| ear.inode))).collect();
+        if wanted.is_empty() {
             return Ok(());
         }
-        self.leave(ns);
-        let groups = if *ns == Ns::Host { LINKS } else { LINKS | INSIDE };
-        let socket = worker.within(file, move || open(groups))?;
+        let listen = |local: &mut Local, (ns, known)| {
+            let heard = hear_in(local, &ns, known);
+            (ns, heard)
+        };
+        let found = worker.run(move |local| wanted.into_iter().map(|one| listen(local, one)).collect::<Vec<_>>())?;
+        for (ns, heard) in found {
+            match heard {
+                Ok(Heard::AsBefore) => {}
+                Ok(Heard::Nothing) => self.leave(&ns),
+                Ok(Heard::By(socket, inode)) => self.listen(ns, socket, inode)?,
+                Err(errno) => tracing::warn!(
+                    %ns,
+                    error = errno.desc(),
+                    "cannot be watched: changes by others are found only now and then"
+                ),
+            }
+        }
+        Ok(())
+    }
+
+    fn listen(&mut self, ns: Ns, socket: OwnedFd, inode: u64) -> Result<(), Errno> {
+        self.leave(&ns);
         let token = self.next_token;
         self.polled().add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, token))?;
         self.next_token += 1;
         self.by_token.insert(token, ns.clone());
-        self.ears.insert(ns.clone(), Ear { socket, inode, token });
+        self.ears.insert(ns, Ear { socket, inode, token });
         Ok(())
     }
 
@@ -247,8 +265,30 @@ impl AsFd for Polled {
     }
 }
 
+/// Who listens in a namespace now.
+enum Heard {
+    /// There is no such namespace.
+    Nothing,
+    /// Who did before: it is the same.
+    AsBefore,
+    /// This socket, in the namespace of this inode.
+    By(OwnedFd, u64),
+}
+
+/// Opens what listens in a namespace, unless it is the one that is known.
+fn hear_in(local: &mut Local, ns: &Ns, known: Option<u64>) -> Result<Heard, Errno> {
+    let Some(open) = local.channel(ns)? else { return Ok(Heard::Nothing) };
+    let inode = open.inode;
+    if known == Some(inode) {
+        return Ok(Heard::AsBefore);
+    }
+    let file = open.ns.try_clone().map_err(|error| worker::errno(&error))?;
+    let groups = if *ns == Ns::Host { LINKS } else { LINKS | INSIDE };
+    Ok(Heard::By(local.within(file, || open_ear(groups))?, inode))
+}
+
 /// Opens a listening socket in the namespace that the calling thread is in.
-fn open(groups: u32) -> Result<OwnedFd, Errno> {
+fn open_ear(groups: u32) -> Result<OwnedFd, Errno> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
     // A smaller buffer works too: what is lost is looked for.

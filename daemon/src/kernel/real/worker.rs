@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::mpsc,
 };
@@ -12,7 +12,7 @@ use nix::{
     errno::Errno,
     fcntl::{OFlag, open},
     mount::{MntFlags, MsFlags, mount, umount2},
-    sched::{CloneFlags, setns, unshare},
+    sched::{CloneFlags, unshare},
     sys::{
         stat::Mode,
         statfs::{NSFS_MAGIC, fstatfs},
@@ -20,14 +20,16 @@ use nix::{
     unistd::unlink,
 };
 
+use super::local::Local;
+
 /// Where `ip netns` keeps its names (`NETNS_RUN_DIR`).
 pub(crate) const RUN: &str = "/run/netns";
 
-type Job = Box<dyn FnOnce() + Send>;
+type Job = Box<dyn FnOnce(&mut Local) + Send>;
 
 /// The way to the thread.
 #[derive(Debug, Clone)]
-pub(crate) struct Worker {
+pub(super) struct Worker {
     jobs: mpsc::Sender<Job>,
 }
 
@@ -35,37 +37,29 @@ impl Worker {
     /// Starts the thread, in the namespace of the caller.
     pub fn start(name: &str) -> io::Result<Self> {
         let (jobs, queue) = mpsc::channel::<Job>();
-        let home = fs::File::open("/proc/thread-self/ns/net")?;
+        let (started, start) = mpsc::channel();
         std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let mut local = match Local::here() {
+                Ok(local) => local,
+                Err(error) => return drop(started.send(Err(error))),
+            };
+            drop(started.send(Ok(())));
             for job in queue {
-                job();
-                // A thread keeps alive the namespace that it is in. Every job that needs one goes there itself.
-                let _best_effort = setns(&home, CloneFlags::CLONE_NEWNET);
+                job(&mut local);
             }
         })?;
+        start.recv().map_err(io::Error::other)??;
         Ok(Self { jobs })
     }
 
     /// Runs a job there and waits for it.
-    pub fn run<R: Send + 'static>(&self, job: impl FnOnce() -> R + Send + 'static) -> Result<R, Errno> {
+    pub fn run<R: Send + 'static>(&self, job: impl FnOnce(&mut Local) -> R + Send + 'static) -> Result<R, Errno> {
         let (answer, answered) = mpsc::channel();
-        let job = Box::new(move || {
-            let _asker_gone = answer.send(job());
+        let job = Box::new(move |local: &mut Local| {
+            let _asker_gone = answer.send(job(local));
         });
         self.jobs.send(job).map_err(|_| Errno::ESRCH)?;
         answered.recv().map_err(|_| Errno::ESRCH)
-    }
-
-    /// Runs a job inside a namespace.
-    pub fn within<R: Send + 'static>(
-        &self,
-        ns: impl AsFd + Send + 'static,
-        job: impl FnOnce() -> Result<R, Errno> + Send + 'static,
-    ) -> Result<R, Errno> {
-        self.run(move || {
-            setns(ns.as_fd(), CloneFlags::CLONE_NEWNET)?;
-            job()
-        })?
     }
 }
 

@@ -1,0 +1,140 @@
+//! The kernel as a thread sees it that is kept for going into namespaces.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io,
+    os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
+};
+
+use netnsd_api::{Name, SysctlKey};
+use nix::{
+    errno::Errno,
+    sched::{CloneFlags, setns},
+    sys::stat::fstat,
+};
+use rtnetlink::packet_route::{RouteNetlinkMessage, nsid::NsidAttribute};
+
+use super::{
+    channel::Channel,
+    message,
+    worker::{self, Pinned},
+};
+use crate::kernel::{Ns, OpError, Outcome};
+
+/// What such a thread holds. Everything that it does ends in the namespace in which it was started: the host's.
+#[derive(Debug)]
+pub(in crate::kernel) struct Local {
+    pub(super) host: OwnedFd,
+    /// Connections of the work at hand. A connection keeps its namespace alive, so none is kept longer ([`Local::rest`]).
+    open: BTreeMap<Ns, Open>,
+    /// What sysctls were before they were set.
+    pub(super) replaced: Vec<(Name, SysctlKey, String)>,
+}
+
+/// A namespace that is in use.
+#[derive(Debug)]
+pub(super) struct Open {
+    pub channel: Channel,
+    pub ns: OwnedFd,
+    pub inode: u64,
+}
+
+impl Open {
+    pub fn raw(&self) -> RawFd {
+        self.ns.as_raw_fd()
+    }
+}
+
+impl Local {
+    /// Of the calling thread, in the namespace that it is in.
+    ///
+    /// # Errors
+    /// When there is no `/proc`.
+    pub fn here() -> io::Result<Self> {
+        let host = File::open("/proc/thread-self/ns/net")?.into();
+        Ok(Self { host, open: BTreeMap::new(), replaced: Vec::new() })
+    }
+
+    /// Does something that goes into other namespaces, and comes back: a thread keeps alive the one that it is in.
+    pub(super) fn away<R>(&self, job: impl FnOnce() -> R) -> R {
+        let result = job();
+        if let Err(errno) = setns(&self.host, CloneFlags::CLONE_NEWNET) {
+            tracing::error!(error = errno.desc(), "cannot go back into the host's namespace");
+        }
+        result
+    }
+
+    /// Does something inside a namespace.
+    pub(super) fn within<R>(&self, ns: impl AsFd, job: impl FnOnce() -> Result<R, Errno>) -> Result<R, Errno> {
+        self.away(|| {
+            setns(ns.as_fd(), CloneFlags::CLONE_NEWNET)?;
+            job()
+        })
+    }
+
+    /// Opens a connection into a namespace.
+    pub(super) fn open(&self, ns: OwnedFd) -> Result<Open, Errno> {
+        let inode = fstat(&ns)?.st_ino;
+        let channel = self.within(&ns, Channel::open)?;
+        Ok(Open { channel, ns, inode })
+    }
+
+    /// The connection into a namespace. The answer is none if there is no such namespace.
+    pub(super) fn channel(&mut self, ns: &Ns) -> Result<Option<&Open>, Errno> {
+        let found = match ns {
+            Ns::Host => self.host.try_clone().map_err(|error| worker::errno(&error))?,
+            Ns::Named(name) => match worker::pinned(name.as_str())? {
+                Pinned::Namespace(fd) => fd,
+                Pinned::Nothing | Pinned::Stale => {
+                    self.open.remove(ns);
+                    return Ok(None);
+                }
+            },
+        };
+        let inode = fstat(&found)?.st_ino;
+        if self.open.get(ns).is_none_or(|open| open.inode != inode) {
+            let open = self.open(found)?;
+            self.open.insert(ns.clone(), open);
+        }
+        Ok(self.open.get(ns))
+    }
+
+    /// The connection into a namespace that must be there.
+    pub(super) fn reach(&mut self, ns: &Ns) -> Result<&Open, OpError> {
+        // What was opened for this work is as good: nothing but this kernel's own operations changes what a name means.
+        if !self.open.contains_key(ns) {
+            self.channel(ns)?;
+        }
+        let missing = || OpError { errno: Errno::ENOENT, message: Some(format!("{ns} is not there")) };
+        self.open.get(ns).ok_or_else(missing)
+    }
+
+    /// Makes one change in a namespace.
+    pub(super) fn change(&mut self, ns: &Ns, message: RouteNetlinkMessage, flags: u16) -> Outcome {
+        self.reach(ns)?.channel.change(message, flags)
+    }
+
+    /// Forgets what a name meant.
+    pub(super) fn forget(&mut self, ns: &Ns) {
+        self.open.remove(ns);
+    }
+
+    /// A namespace's id as seen from another one.
+    pub(super) fn netnsid(&mut self, from: &Ns, ns: RawFd) -> Result<Option<u32>, OpError> {
+        let answers = self.reach(from)?.channel.get(message::get_nsid(ns))?;
+        let id = answers.iter().find_map(|answer| match answer {
+            RouteNetlinkMessage::NewNsId(nsid) => nsid.attributes.iter().find_map(|attribute| match attribute {
+                NsidAttribute::Id(id) => u32::try_from(*id).ok(),
+                _ => None,
+            }),
+            _ => None,
+        });
+        Ok(id)
+    }
+
+    /// Lets go of every connection.
+    pub fn rest(&mut self) {
+        self.open.clear();
+    }
+}
