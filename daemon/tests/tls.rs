@@ -7,6 +7,7 @@ use std::{fs, io::BufRead, path::Path};
 use common::{Host, has};
 use nix::sys::signal::Signal;
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use serde_json::{Value, json};
 
 /// An authority that vouches for certificates, written to files beside it.
 struct Authority {
@@ -88,7 +89,7 @@ fn certificates_let_in_and_are_read_anew() {
     host.signal(Signal::SIGHUP);
     host.until("the new certificate is shown", || curl("next", token) == "200");
     assert_eq!(curl("ours", token), "000");
-    host.put("/v1/namespaces/ci-2", serde_json::json!({})).ok();
+    host.put("/v1/namespaces/ci-2", json!({})).ok();
     assert!(lines.any(|line| line.contains("ci-2")));
     child.kill().unwrap();
     child.wait().unwrap();
@@ -97,6 +98,35 @@ fn certificates_let_in_and_are_read_anew() {
     host.signal(Signal::SIGHUP);
     host.until("it is told", || host.log().contains("stays the one read before"));
     assert_eq!(curl("next", token), "200");
+}
+
+/// The lines of `docs/remote.md`, as they stand there but for where things are, and who starts the daemon.
+#[test]
+fn from_another_machine_as_the_document_says() {
+    if !has("curl") || !has("openssl") {
+        return;
+    }
+    let mut host = Host::new();
+    let dir = host.dir().display().to_string();
+    let document = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/remote.md")).unwrap();
+    let lines = document
+        .replace("/etc/netnsd", &dir)
+        .replace("systemctl restart netnsd", "true")
+        .replace("lab.example.org", "localhost");
+    let blocks: Vec<&str> =
+        lines.split("```sh\n").skip(1).filter_map(|block| Some(block.split_once("```")?.0)).collect();
+    let output = host.sh(&format!("set -e\n{}", blocks[0]));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    host.start_with(|command| {
+        command.args(["--config", &format!("{dir}/netnsd.toml")]);
+    });
+    let issued = host.post("/v1/tokens", json!({"name": "ci", "role": "operator", "prefix": "ci-"})).ok();
+    host.put("/v1/namespaces/ci-1", json!({})).ok();
+    fs::write(host.dir().join("ci.token"), issued["secret"].as_str().unwrap()).unwrap();
+    let curl = blocks[2].lines().find(|line| line.starts_with("curl ")).unwrap();
+    let output = host.sh(&format!("cd '{dir}' && {}", curl.replacen("curl ", "curl -s4 ", 1)));
+    let list: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(list["items"][0]["name"], "ci-1", "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 #[test]
