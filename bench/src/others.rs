@@ -172,21 +172,21 @@ for i in range(int(sys.argv[1])):
 }
 
 fn ifstate(n: u32) -> io::Result<()> {
-    let namespaces: serde_json::Map<_, _> = (0..n)
-        .map(|i| {
-            let eth0 = serde_json::json!({"name": "eth0", "addresses": [format!("{}/16", address(i))],
-                "link": {"kind": "veth", "state": "up", "peer": format!("p{i}"), "peer_netns": null}});
-            let routes = serde_json::json!({"routes": [{"to": "0.0.0.0/0", "via": "10.0.0.254", "dev": "eth0"}]});
-            (format!("n{i}"), serde_json::json!({"interfaces": [eth0], "routing": routes}))
-        })
-        .collect();
-    let ports = (0..n).map(|i| {
-        serde_json::json!({"name": format!("p{i}"), "link": {"kind": "veth", "peer": "eth0", "state": "up",
-            "peer_netns": format!("n{i}"), "master": "br0"}})
-    });
-    let bridge = serde_json::json!({"name": "br0", "addresses": ["10.0.0.254/16"],
-        "link": {"kind": "bridge", "state": "up"}});
-    let interfaces: Vec<_> = std::iter::once(bridge).chain(ports).collect();
+    let mut interfaces = serde_json::Map::new();
+    let bridge = serde_json::json!({"addresses": ["10.0.0.254/16"], "link": {"kind": "bridge", "state": "up"}});
+    interfaces.insert("br0".to_owned(), bridge);
+    let mut namespaces = serde_json::Map::new();
+    for i in 0..n {
+        let port = serde_json::json!({"link": {"kind": "veth", "peer": "eth0", "peer_netns": format!("n{i}"),
+            "master": "br0", "state": "up"}});
+        interfaces.insert(format!("p{i}"), port);
+        let eth0 = serde_json::json!({"addresses": [format!("{}/16", address(i))],
+            "link": {"kind": "veth", "peer": format!("p{i}"), "peer_netns": null, "state": "up"}});
+        let routes = serde_json::json!({"routes": [{"to": "0.0.0.0/0", "via": "10.0.0.254", "dev": "eth0"}]});
+        let lo = serde_json::json!({"link": {"state": "up"}});
+        let inside = serde_json::json!({"interfaces": {"lo": lo, "eth0": eth0}, "routing": routes});
+        namespaces.insert(format!("n{i}"), inside);
+    }
     let config = tempfile::NamedTempFile::new()?;
     // Its YAML takes JSON.
     fs::write(&config, serde_json::json!({"interfaces": interfaces, "namespaces": namespaces}).to_string())?;
