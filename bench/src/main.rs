@@ -111,20 +111,16 @@ fn compare(arguments: &Arguments) -> io::Result<()> {
     report::write(&results, &arguments.out)
 }
 
-/// A round in a process of its own, which has finished once the kernel has cleared away what it left.
+/// A round in a process of its own, and then some time in which the kernel clears away what it left: otherwise the next
+/// one pays for that.
 fn round_apart(name: &str, n: u32) -> io::Result<BTreeMap<String, f64>> {
     let output = Command::new(std::env::current_exe()?).args(["round", name, &n.to_string()]).output()?;
     let said = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
         return Err(io::Error::other(format!("{name} at W({n}): {said}")));
     }
-    settle(n);
-    serde_json::from_slice(&output.stdout).map_err(io::Error::other)
-}
-
-/// Awaits that the kernel has cleared what a round left: making a namespace is as quick as before then.
-fn settle(n: u32) {
     std::thread::sleep(Duration::from_millis(500 + 2 * u64::from(n)));
+    serde_json::from_slice(&output.stdout).map_err(io::Error::other)
 }
 
 /// What a contestant does in its round.
@@ -149,7 +145,7 @@ fn round(name: &str, n: u32, dir: Option<&Path>) -> io::Result<()> {
             measured
         }
         "raw-singly" => {
-            let mut record = Durable::open(own.path())?;
+            let mut record = Durable::open(&runtime, own.path())?;
             let start = Instant::now();
             raw::make_singly(n, |i| record.commit(i))?;
             Measured::from([("make", ms(start))])
@@ -169,14 +165,13 @@ fn round(name: &str, n: u32, dir: Option<&Path>) -> io::Result<()> {
 }
 
 /// A database that is written as netnsd's is: each commit durable.
-struct Durable {
-    runtime: tokio::runtime::Runtime,
+struct Durable<'r> {
+    runtime: &'r tokio::runtime::Runtime,
     connection: sqlx::SqliteConnection,
 }
 
-impl Durable {
-    fn open(dir: &Path) -> io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+impl<'r> Durable<'r> {
+    fn open(runtime: &'r tokio::runtime::Runtime, dir: &Path) -> io::Result<Self> {
         let options = SqliteConnectOptions::new()
             .filename(dir.join("raw.db"))
             .create_if_missing(true)

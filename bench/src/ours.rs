@@ -47,7 +47,7 @@ impl Daemon {
         Ok((Self { child, socket }, client, start.elapsed()))
     }
 
-    /// A field of its `status` (`proc(5)`) in kilobytes, as megabytes.
+    /// Its resident memory in megabytes (`proc(5)`, VmRSS of `status`, in kilobytes).
     fn rss(&self) -> f64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
@@ -140,7 +140,7 @@ pub async fn whole(n: u32, dir: &Path) -> io::Result<Measured> {
     let body = |_| json!({"argv": ["/bin/true"]});
     measured.insert("exec", median(&client, Method::POST, "/v1/namespaces/n0/exec", body).await?);
     measured.insert("ip netns exec", ip_exec()?);
-    heal(&client, n, &mut measured).await?;
+    heal(n, &mut measured).await?;
     let before = (daemon.cpu(), Instant::now());
     tokio::time::sleep(Duration::from_secs(10)).await;
     measured.insert("idle cpu %", (daemon.cpu() - before.0) / before.1.elapsed().as_secs_f64() * 100.0);
@@ -248,12 +248,11 @@ fn ip_exec() -> io::Result<f64> {
 }
 
 /// A veth end deleted by `ip`, until it is back and answers as it did.
-async fn heal(client: &Client, n: u32, measured: &mut Measured) -> io::Result<()> {
+async fn heal(n: u32, measured: &mut Measured) -> io::Result<()> {
     let eyes = Eyes::open()?;
     let mut times = Vec::new();
     for i in (0..n).step_by((n as usize).div_ceil(TIMES).max(1)) {
-        // No repair of the one before is going on any more, and none is held back as a fight.
-        ask(client, Method::GET, "/v1/ready", &Value::Null).await?;
+        // No repair of the one before is going on any more.
         tokio::time::sleep(Duration::from_millis(100)).await;
         let port = format!("p{i}");
         let mut ip = Command::new("ip").args(["link", "delete", &port]).spawn()?;

@@ -34,32 +34,46 @@ fn open() -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Sends messages as one datagram and takes their acks.
-fn send(socket: &Socket, messages: Vec<(Message, u16)>) -> io::Result<()> {
+/// Sends messages as one datagram.
+fn post(socket: &Socket, messages: Vec<(Message, u16)>) -> io::Result<()> {
     let mut bytes = Vec::new();
-    let count = messages.len();
     for (message, flags) in messages {
         let mut message = NetlinkMessage::from(message);
-        message.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+        message.header.flags = NLM_F_REQUEST | flags;
         message.finalize();
         let start = bytes.len();
         bytes.resize(start + message.buffer_len(), 0);
         message.serialize(&mut bytes[start..]);
     }
-    socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
+    socket.send_to(&bytes, &SocketAddr::new(0, 0), 0).map(drop)
+}
+
+/// The messages of one datagram that came back.
+fn receive(socket: &Socket) -> io::Result<Vec<NetlinkPayload<Message>>> {
+    let (answer, _) = socket.recv_from_full()?;
+    let mut rest = &answer[..];
+    let mut messages = Vec::new();
+    while rest.len() >= 16 {
+        let message = NetlinkMessage::deserialize(rest).map_err(io::Error::other)?;
+        rest = &rest[(message.header.length as usize).next_multiple_of(4).min(rest.len())..];
+        messages.push(message.payload);
+    }
+    Ok(messages)
+}
+
+/// Sends messages as one datagram and takes their acks.
+fn send(socket: &Socket, messages: Vec<(Message, u16)>) -> io::Result<()> {
+    let count = messages.len();
+    post(socket, messages.into_iter().map(|(message, flags)| (message, NLM_F_ACK | flags)).collect())?;
     let mut acks = 0;
     while acks < count {
-        let (answer, _) = socket.recv_from_full()?;
-        let mut rest = &answer[..];
-        while rest.len() >= 16 {
-            let message = NetlinkMessage::<Message>::deserialize(rest).map_err(io::Error::other)?;
-            if let NetlinkPayload::Error(error) = &message.payload {
+        for message in receive(socket)? {
+            if let NetlinkPayload::Error(error) = message {
                 acks += 1;
                 if error.code.is_some() {
                     return Err(error.to_io());
                 }
             }
-            rest = &rest[(message.header.length as usize).next_multiple_of(4).min(rest.len())..];
         }
     }
     Ok(())
@@ -223,15 +237,10 @@ impl Eyes {
 
     /// Whether a link is there, in a bridge, and operational.
     pub fn is_port_up(&self, name: &str) -> io::Result<bool> {
-        let mut message = NetlinkMessage::from(Message::GetLink(link(0, Some(name), vec![])));
-        message.header.flags = NLM_F_REQUEST;
-        message.finalize();
-        let mut bytes = vec![0; message.buffer_len()];
-        message.serialize(&mut bytes);
-        self.0.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
-        let (answer, _) = self.0.recv_from_full()?;
-        let message = NetlinkMessage::<Message>::deserialize(&answer).map_err(io::Error::other)?;
-        let NetlinkPayload::InnerMessage(Message::NewLink(found)) = message.payload else { return Ok(false) };
+        post(&self.0, vec![(Message::GetLink(link(0, Some(name), vec![])), 0)])?;
+        let Some(NetlinkPayload::InnerMessage(Message::NewLink(found))) = receive(&self.0)?.pop() else {
+            return Ok(false);
+        };
         let has = |wanted: fn(&LinkAttribute) -> bool| found.attributes.iter().any(wanted);
         Ok(has(|attribute| matches!(attribute, LinkAttribute::Controller(_)))
             && has(|attribute| matches!(attribute, LinkAttribute::OperState(State::Up))))
@@ -247,22 +256,12 @@ fn dump(socket: &Socket) -> io::Result<usize> {
     ];
     let mut count = 0;
     for question in questions {
-        let mut message = NetlinkMessage::from(question);
-        message.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-        message.finalize();
-        let mut bytes = vec![0; message.buffer_len()];
-        message.serialize(&mut bytes);
-        socket.send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
-        'dump: loop {
-            let (answer, _) = socket.recv_from_full()?;
-            let mut rest = &answer[..];
-            while rest.len() >= 16 {
-                let message = NetlinkMessage::<Message>::deserialize(rest).map_err(io::Error::other)?;
-                if !matches!(message.payload, NetlinkPayload::InnerMessage(_)) {
-                    break 'dump;
-                }
-                count += 1;
-                rest = &rest[(message.header.length as usize).next_multiple_of(4).min(rest.len())..];
+        post(socket, vec![(question, NLM_F_DUMP)])?;
+        let mut more = true;
+        while more {
+            for message in receive(socket)? {
+                more = matches!(message, NetlinkPayload::InnerMessage(_));
+                count += usize::from(more);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! What was found, as tables, JSON and a plot.
 
-use std::{fs, io, path::Path};
+use std::{collections::BTreeSet, fs, io, path::Path};
 
 use comfy_table::{CellAlignment, Table, presets};
 use plotters::prelude::*;
@@ -15,10 +15,8 @@ fn median(results: &Results, name: &str, n: u32, what: &str) -> Option<f64> {
 }
 
 fn sizes(results: &Results) -> Vec<u32> {
-    let mut sizes: Vec<u32> = results.keys().map(|(_, n)| *n).collect();
-    sizes.sort_unstable();
-    sizes.dedup();
-    sizes
+    let sizes: BTreeSet<u32> = results.keys().map(|(_, n)| *n).collect();
+    sizes.into_iter().collect()
 }
 
 fn names(results: &Results) -> Vec<&str> {
@@ -92,8 +90,35 @@ const MARKS: [Mark; 18] = {
     ]
 };
 
-fn table(header: impl IntoIterator<Item = String>) -> Table {
+impl Limit {
+    /// What is measured, against what it stands beside; and whether that is within the limit.
+    fn weigh(self, value: f64, beside: Option<f64>) -> (f64, bool) {
+        let times = value / beside.unwrap_or(1.0);
+        match self {
+            Limit::Most(most) => (times, times <= most),
+            Limit::Least(least) => (times, times >= least),
+            Limit::More(more) => {
+                let over = value - beside.unwrap_or(0.0);
+                (over, over <= more)
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Limit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Limit::Most(most) => write!(f, "<= {most}"),
+            Limit::Least(least) => write!(f, ">= {least}"),
+            Limit::More(more) => write!(f, "<= +{more}"),
+        }
+    }
+}
+
+/// A table with a column for each N after those of the header.
+fn table(header: &[&str], sizes: &[u32]) -> Table {
     let mut table = Table::new();
+    let header = header.iter().map(|&text| text.to_owned()).chain(sizes.iter().map(|n| format!("W({n})")));
     table.load_style(presets::ASCII_MARKDOWN).set_header(header);
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
@@ -101,55 +126,41 @@ fn table(header: impl IntoIterator<Item = String>) -> Table {
     table
 }
 
-/// The tables: W(N) by each contestant, the marks, and what changing one resource costs among many.
+/// The tables: W(N) by each contestant, the marks, and all that was measured.
 pub fn tables(results: &Results) -> String {
     let sizes = sizes(results);
-    let mut made =
-        table(std::iter::once("W(N), ms (x floor)".to_owned()).chain(sizes.iter().map(|n| format!("W({n})"))));
+    let mut made = table(&["W(N), ms (x floor)"], &sizes);
     for name in names(results) {
-        let cells =
-            sizes.iter().map(|n| match (median(results, name, *n, "make"), median(results, "raw", *n, "make")) {
-                (Some(ms), Some(floor)) => format!("{ms:.0} ({:.2})", ms / floor),
-                (Some(ms), None) => format!("{ms:.0}"),
-                (None, _) => String::new(),
-            });
-        made.add_row(std::iter::once(name.to_owned()).chain(cells));
-    }
-    let header = ["mark", "limit"].map(str::to_owned).into_iter().chain(sizes.iter().map(|n| format!("W({n})")));
-    let mut marks = table(header);
-    for mark in &MARKS {
-        let cells = sizes.iter().map(|n| {
-            let Some(value) = median(results, mark.measured.0, *n, mark.measured.1) else { return String::new() };
-            let beside = mark.beside.and_then(|(name, what)| median(results, name, *n, what));
-            let (value, kept) = match (mark.limit, beside) {
-                (_, None) if mark.beside.is_some() => return String::new(),
-                (Limit::Most(most), beside) => (value / beside.unwrap_or(1.0), value / beside.unwrap_or(1.0) <= most),
-                (Limit::Least(least), beside) => {
-                    (value / beside.unwrap_or(1.0), value / beside.unwrap_or(1.0) >= least)
-                }
-                (Limit::More(more), beside) => (value - beside.unwrap_or(0.0), value - beside.unwrap_or(0.0) <= more),
-            };
-            format!("{value:.2} {}", if kept { "ok" } else { "no" })
-        });
-        let limit = match mark.limit {
-            Limit::Most(most) => format!("<= {most}"),
-            Limit::Least(least) => format!(">= {least}"),
-            Limit::More(more) => format!("<= +{more}"),
+        let cell = |n: &u32| match (median(results, name, *n, "make"), median(results, "raw", *n, "make")) {
+            (Some(ms), Some(floor)) => format!("{ms:.0} ({:.2})", ms / floor),
+            (Some(ms), None) => format!("{ms:.0}"),
+            (None, _) => String::new(),
         };
-        marks.add_row([mark.what.to_owned(), limit].into_iter().chain(cells));
+        made.add_row(std::iter::once(name.to_owned()).chain(sizes.iter().map(cell)));
     }
-    let mut all =
-        table(std::iter::once("all that was measured".to_owned()).chain(sizes.iter().map(|n| format!("W({n})"))));
+    let mut marks = table(&["mark", "limit"], &sizes);
+    for mark in &MARKS {
+        let found = |n: u32| {
+            let value = median(results, mark.measured.0, n, mark.measured.1)?;
+            let beside = match mark.beside {
+                Some((name, what)) => Some(median(results, name, n, what)?),
+                None => None,
+            };
+            Some(mark.limit.weigh(value, beside))
+        };
+        let cell = |n: &u32| {
+            let text = |(value, kept)| format!("{value:.2} {}", if kept { "ok" } else { "no" });
+            found(*n).map(text).unwrap_or_default()
+        };
+        marks.add_row([mark.what.to_owned(), mark.limit.to_string()].into_iter().chain(sizes.iter().map(cell)));
+    }
+    let mut all = table(&["all that was measured"], &sizes);
     for name in names(results) {
-        let mut whats: Vec<&String> =
-            sizes.iter().filter_map(|n| results.get(&(name.to_owned(), *n))).flat_map(|m| m.keys()).collect();
-        whats.sort();
-        whats.dedup();
+        let whats: BTreeSet<&String> =
+            sizes.iter().filter_map(|n| results.get(&(name.to_owned(), *n))).flat_map(|found| found.keys()).collect();
         for what in whats {
-            let cells = sizes
-                .iter()
-                .map(|n| median(results, name, *n, what).map_or(String::new(), |value| format!("{value:.2}")));
-            all.add_row(std::iter::once(format!("{name}: {what}")).chain(cells));
+            let cell = |n: &u32| median(results, name, *n, what).map_or(String::new(), |value| format!("{value:.2}"));
+            all.add_row(std::iter::once(format!("{name}: {what}")).chain(sizes.iter().map(cell)));
         }
     }
     format!("{made}\n\n{marks}\n\n{all}\n")
