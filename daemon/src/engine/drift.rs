@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     intent,
-    kernel::{Kernel, Notice, Ns, Observed, What},
+    kernel::{Kernel, LOOPBACK, Notice, Ns, Observed, What},
     plan::Plan,
 };
 
@@ -31,8 +31,6 @@ const WAIT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_s
 const CALM: Duration = Duration::from_secs(10);
 /// How many resources are compared at once in the rounds that are made without a notice.
 const ROUND: usize = 64;
-/// The index of `lo` in every namespace (`LOOPBACK_IFINDEX`).
-const LOOPBACK: u32 = 1;
 
 /// What is to be looked at because of others.
 #[derive(Debug)]

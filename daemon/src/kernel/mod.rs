@@ -25,6 +25,8 @@ pub const ROUTE_PROTOCOL: u8 = 110;
 pub const ROUTE_PROTOCOL_KERNEL: u8 = 2;
 /// Addresses that netnsd makes carry this protocol number (`IFA_PROTO`, `linux/if_addr.h`, since Linux 5.18).
 pub const ADDRESS_PROTOCOL: u8 = 110;
+/// The index of `lo` in every namespace (`LOOPBACK_IFINDEX`, `net/flow.h`).
+pub const LOOPBACK: u32 = 1;
 
 /// A network namespace as the kernel room knows it: the host's (where the daemon runs), or one in `/run/netns`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

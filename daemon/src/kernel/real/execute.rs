@@ -18,10 +18,9 @@ use super::{
     message, observe, parse,
     worker::{self, Pinned},
 };
-use crate::kernel::{BatchOp, DEFAULT_MTU, Ns, ObservedLink, Op, OpError, Outcome, ROUTE_PROTOCOL, bridge_mtu};
-
-/// The index of `lo` in every namespace (`LOOPBACK_IFINDEX`, `net/flow.h`).
-const LOOPBACK: u32 = 1;
+use crate::kernel::{
+    BatchOp, DEFAULT_MTU, LOOPBACK, Ns, ObservedLink, Op, OpError, Outcome, ROUTE_PROTOCOL, bridge_mtu,
+};
 
 /// How long a namespace's id may be that of a deleted one, and how often it is tried.
 const DYING: Duration = Duration::from_millis(1_000);

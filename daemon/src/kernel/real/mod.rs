@@ -27,6 +27,9 @@ use super::{BatchOp, Kernel, Notice, Ns, Observed, OpError, Outcome, Scope};
 #[derive(Debug)]
 pub struct RealKernel {
     worker: Worker,
+    /// Whether the thread may hold connections.
+    holds: bool,
+    replaced: Vec<(Name, SysctlKey, String)>,
     /// None before something is to be watched.
     watch: Option<Watch>,
 }
@@ -37,10 +40,17 @@ impl RealKernel {
     /// # Errors
     /// When there is no thread, or no `/proc`.
     pub fn start() -> io::Result<Self> {
-        Ok(Self { worker: Worker::start("netnsd-ns")?, watch: None })
+        Ok(Self { worker: Worker::start("netnsd-ns")?, holds: false, replaced: Vec::new(), watch: None })
+    }
+
+    /// Has the thread do something, and waits for it.
+    fn run<R: Send + 'static>(&mut self, job: impl FnOnce(&mut Local) -> R + Send + 'static) -> Result<R, Errno> {
+        self.holds = true;
+        self.worker.run(job)
     }
 
     fn try_watch(&mut self, namespaces: Vec<(Ns, bool)>) -> io::Result<()> {
+        self.holds = true;
         let watch = match &mut self.watch {
             Some(watch) => watch,
             none => none.insert(Watch::start()?),
@@ -52,13 +62,19 @@ impl RealKernel {
 impl Kernel for RealKernel {
     async fn observe(&mut self, scope: &Scope) -> Result<Observed, OpError> {
         let scope = scope.clone();
-        self.worker.run(move |local| observe(local, &scope))?
+        self.run(move |local| observe(local, &scope))?
     }
 
     async fn execute(&mut self, ops: &[BatchOp], done: Box<dyn Fn(usize) + Send>) -> Vec<Option<Outcome>> {
         let (count, ops) = (ops.len(), ops.to_vec());
-        let outcomes = self.worker.run(move |local| execute::execute(local, &ops, &done));
-        outcomes.unwrap_or_else(|errno: Errno| vec![Some(Err(errno.into())); count])
+        let done = move |local: &mut Local| (execute::execute(local, &ops, &done), std::mem::take(&mut local.replaced));
+        match self.run(done) {
+            Ok((outcomes, replaced)) => {
+                self.replaced.extend(replaced);
+                outcomes
+            }
+            Err(errno) => vec![Some(Err(errno.into())); count],
+        }
     }
 
     async fn notice(&mut self) -> Notice {
@@ -86,10 +102,13 @@ impl Kernel for RealKernel {
     }
 
     fn replaced_sysctls(&mut self) -> Vec<(Name, SysctlKey, String)> {
-        self.worker.run(|local| std::mem::take(&mut local.replaced)).unwrap_or_default()
+        std::mem::take(&mut self.replaced)
     }
 
     fn rest(&mut self) {
-        let _thread_gone = self.worker.run(Local::rest);
+        // Asked for after each notice, most of which nothing was done for.
+        if std::mem::take(&mut self.holds) {
+            let _thread_gone = self.worker.run(Local::rest);
+        }
     }
 }
