@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netnsd_api::{EventType, Kind, ResourceRef, State};
+use netnsd_api::{EventType, Kind, Namespace, ResourceRef, State};
 use serde_json::json;
 
 use super::{
@@ -29,7 +29,7 @@ const PATIENCE: u32 = 3;
 const WAIT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(60));
 /// How long a resource must have been left alone to be trusted again.
 const CALM: Duration = Duration::from_secs(10);
-/// How many resources are compared at once in the rounds that are made without a notice.
+/// How many resources are compared at once, because of notices or in the rounds that are made without.
 const ROUND: usize = 64;
 
 /// What is to be looked at because of others.
@@ -127,8 +127,16 @@ impl Drift {
         if self.due.is_none_or(|due| due > now) {
             return BTreeSet::new();
         }
-        self.due = None;
-        std::mem::take(&mut self.dirty)
+        // What is asked for meanwhile does not wait for all of them.
+        let later = self.dirty.iter().nth(ROUND).cloned();
+        let later = later.map(|first| self.dirty.split_off(&first)).unwrap_or_default();
+        self.due = (!later.is_empty()).then_some(now);
+        std::mem::replace(&mut self.dirty, later)
+    }
+
+    /// Where the devices of a resource are, as far as that is known.
+    pub fn devices(&self, resource: &ResourceRef) -> &[(Ns, u32)] {
+        self.devices.of.get(resource).map_or(&[], Vec::as_slice)
     }
 
     /// Remembers where a resource's devices are.
@@ -170,6 +178,19 @@ impl Drift {
             }
             _ => tracing::debug!(%resource, operations, "changed by others, and repaired"),
         }
+    }
+}
+
+/// Whether a change may touch what a namespace itself is asked for: `lo`, and routes, neighbours and sysctls, which hang on links.
+fn touches(spec: &Namespace, what: &What) -> bool {
+    let inside = !(spec.routes.is_empty() && spec.neighbours.is_empty() && spec.sysctls.is_empty());
+    match what {
+        What::Link { index: LOOPBACK, .. } | What::Address(LOOPBACK) | What::Everything => true,
+        What::Link { set, .. } => *set && inside,
+        What::Address(_) => inside,
+        What::Routes => !spec.routes.is_empty(),
+        What::Neighbours => !spec.neighbours.is_empty(),
+        What::Sysctls => !spec.sysctls.is_empty(),
     }
 }
 
@@ -238,22 +259,18 @@ impl<K: Kernel> Core<K> {
     fn concerned(&self, ns: &Ns, what: &What) -> Vec<ResourceRef> {
         let by_index = |index: u32| self.drift.devices.by_index.get(&(ns.clone(), index)).cloned();
         let mut found: Vec<ResourceRef> = match what {
-            What::Link(index, name) => by_index(*index).into_iter().chain(self.intent.owner(ns, name)).collect(),
+            What::Link { index, name, .. } => by_index(*index).into_iter().chain(self.intent.owner(ns, name)).collect(),
             What::Address(index) => by_index(*index).into_iter().collect(),
-            What::Inside => Vec::new(),
+            What::Routes | What::Neighbours | What::Sysctls => Vec::new(),
             What::Everything => match ns.name() {
                 Some(name) => self.intent.dependents(&ResourceRef::new(Kind::Namespace, name.clone())),
                 None => self.intent.all().map(|(resource, _)| resource).collect(),
             },
         };
-        // Routes, neighbours and sysctls hang on links; `lo` is the namespace's own.
-        let lo = matches!(what, What::Link(LOOPBACK, _) | What::Address(LOOPBACK));
         if let Some(name) = ns.name()
             && let resource = ResourceRef::new(Kind::Namespace, name.clone())
             && let Some(Spec::Namespace(spec)) = self.intent.get(&resource).map(|record| &record.spec)
-            && (lo
-                || *what == What::Everything
-                || !(spec.routes.is_empty() && spec.neighbours.is_empty() && spec.sysctls.is_empty()))
+            && touches(spec, what)
         {
             found.push(resource);
         }
@@ -288,7 +305,7 @@ impl<K: Kernel> Core<K> {
         let next: BTreeSet<ResourceRef> =
             self.intent.all().map(|(resource, _)| resource).filter(rest).take(ROUND).collect();
         self.drift.rounded = next.last().filter(|_| next.len() == ROUND).cloned();
-        (self.intent.all().count(), next)
+        (self.intent.count(), next)
     }
 
     /// Of what a plan is for: what was in sync before, and what of that is not to be repaired now. Tells of the drift.

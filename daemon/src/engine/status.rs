@@ -82,10 +82,11 @@ fn stored<R: Resource>(
 }
 
 fn finish<R: Resource>(record: &Record, stored: &Stored<R>) -> Entry {
-    let json = serde_json::to_vec(stored).unwrap_or_else(|error| {
+    let mut json = serde_json::to_vec(stored).unwrap_or_else(|error| {
         tracing::error!(%error, resource = %record.spec.resource(), "a resource cannot be written as JSON");
         b"null".to_vec()
     });
+    json.shrink_to_fit();
     Entry {
         spec: record.spec.clone(),
         uid: record.uid.clone(),

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     intent::{self, Record},
-    kernel::{BatchOp, Kernel, Observed, Op, OpError},
+    kernel::{BatchOp, Kernel, Ns, Observed, Op, OpError},
     plan::{self, Found, Hands, Plan, Step, Task, Verdict},
 };
 
@@ -158,7 +158,21 @@ impl<K: Kernel> Core<K> {
     pub(super) async fn observe(&mut self, work: &Work) -> Result<Observed, OpError> {
         let mut tasks = self.tasks(work.parts.keys().chain(&work.looked_at), work);
         tasks.extend(self.gone_tasks(work));
-        let scope = plan::scope(&tasks);
+        let mut scope = plan::scope(&tasks);
+        if let Some(host) = scope.namespaces.get_mut(&Ns::Host) {
+            host.most = host.links.len() >= MANY.max(self.intent.count() / 8);
+        }
+        // Whoever is not under its name is known by its index, if each was last seen where it belongs.
+        let is_known = |task: &Task<'_>| {
+            let places = task.desired.map(intent::interfaces).unwrap_or_default();
+            task.new || task.applied.is_empty() && self.drift.devices(&task.resource).len() == places.len()
+        };
+        if tasks.iter().all(is_known) {
+            let known = tasks.iter().flat_map(|task| self.drift.devices(&task.resource));
+            for (ns, index) in known {
+                scope.ns(ns).indices.get_or_insert_default().insert(*index);
+            }
+        }
         self.kernel.observe(&scope).await
     }
 
@@ -315,6 +329,12 @@ impl<K: Kernel> Core<K> {
             }
         };
         tell(0);
+        // Nobody is told of what goes on in them any more: telling costs.
+        let going = batch.iter().filter_map(|op| match &op.op {
+            Op::NamespaceDelete { name } => Some((Ns::Named(name.clone()), false)),
+            _ => None,
+        });
+        self.kernel.watch(going.collect());
         let start = Instant::now();
         let outcomes = self.kernel.execute(&batch, Box::new(tell)).await;
         self.metrics.batch(start.elapsed());
@@ -339,6 +359,9 @@ impl<K: Kernel> Core<K> {
         }
     }
 }
+
+/// So many of the host's links are asked for one by one, however few there are.
+const MANY: usize = 32;
 
 /// How often a plan is made and executed until it must be empty.
 const ROUNDS: usize = 4;

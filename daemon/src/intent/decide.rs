@@ -72,11 +72,7 @@ impl Intent {
         if let Spec::Veth(veth) = &mut spec
             && veth.name.is_unset()
         {
-            let taken = &self.records[Kind::Veth as usize];
-            let free = (0..=taken.len())
-                .filter_map(|n| format!("veth{n}").parse().ok())
-                .find(|name| !taken.contains_key(name));
-            veth.name = free.unwrap_or_else(Name::unset);
+            veth.name = self.index.free_pairs().find_map(|name| name.parse().ok()).unwrap_or_else(Name::unset);
         }
         spec
     }
@@ -130,8 +126,8 @@ impl Intent {
             let free = |name: &InterfaceName| {
                 !taken_by_other(name) && self.index.interface(&ns, name.as_str(), &resource).is_none()
             };
-            // One name more than there are claims is enough to find a free one.
-            let automatic = || (0..).filter_map(|n: u32| format!("veth{n}").parse().ok()).find(|name| free(name));
+            let unclaimed = || self.index.free_devices(&ns).filter_map(|name| name.parse().ok());
+            let automatic = || unclaimed().find(|name| !taken_by_other(name));
             spec.endpoints[end].interface = kept.filter(free).or_else(automatic);
         }
     }

@@ -5,21 +5,27 @@ use std::{
     net::IpAddr,
 };
 
-use netnsd_api::{Name, ResourceRef, is_link_local};
+use netnsd_api::{Kind, Name, ResourceRef, is_link_local};
 
-use super::{interfaces, references, segment};
+use super::{
+    automatic::{self, Numbers},
+    interfaces, references, segment,
+};
 use crate::{engine::Spec, kernel::Ns};
 
-/// Who claims what. While a change of many resources is being weighed two may claim the same.
-type Claims<K> = BTreeMap<K, BTreeSet<ResourceRef>>;
+/// Who claims what. While a change of many resources is being weighed two may claim the same; else it is one.
+type Claims<K> = BTreeMap<K, Vec<ResourceRef>>;
 
 /// The indices over everything recorded, so that a check never walks the world.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    dependents: Claims<ResourceRef>,
+    dependents: BTreeMap<ResourceRef, BTreeSet<ResourceRef>>,
     interfaces: Claims<(Ns, String)>,
     addresses: Claims<(Ns, IpAddr)>,
     segments: Claims<(Name, IpAddr)>,
+    /// Of the automatic names those that are taken: as devices, and as veth pairs.
+    devices: BTreeMap<Ns, Numbers>,
+    pairs: Numbers,
 }
 
 impl Index {
@@ -47,32 +53,70 @@ impl Index {
         another(&self.segments, &(bridge.clone(), address), me)
     }
 
+    /// Automatic names that no device of a namespace has, from the first on.
+    pub(super) fn free_devices(&self, ns: &Ns) -> impl Iterator<Item = String> {
+        let free = self.devices.get(ns).map(Numbers::free);
+        let all = free.is_none().then_some(0..).into_iter().flatten();
+        free.into_iter().flatten().chain(all).map(automatic::name)
+    }
+
+    /// Automatic names that no veth pair has, from the first on.
+    pub(super) fn free_pairs(&self) -> impl Iterator<Item = String> {
+        self.pairs.free().map(automatic::name)
+    }
+
     pub(super) fn insert(&mut self, resource: &ResourceRef, spec: &Spec) {
+        if let (Kind::Veth, Some(number)) = (resource.kind, automatic::number(resource.name.as_str())) {
+            self.pairs.insert(number);
+        }
         for target in references(spec) {
             self.dependents.entry(target).or_default().insert(resource.clone());
         }
         for key in interfaces(spec) {
-            self.interfaces.entry(key).or_default().insert(resource.clone());
+            if let Some(number) = automatic::number(&key.1) {
+                self.devices.entry(key.0.clone()).or_default().insert(number);
+            }
+            claim(&mut self.interfaces, key, resource);
         }
         for (ns, bridge, address) in addresses(spec) {
-            self.addresses.entry((ns, address)).or_default().insert(resource.clone());
+            claim(&mut self.addresses, (ns, address), resource);
             if let Some(bridge) = bridge {
-                self.segments.entry((bridge, address)).or_default().insert(resource.clone());
+                claim(&mut self.segments, (bridge, address), resource);
             }
         }
     }
 
     pub(super) fn remove(&mut self, resource: &ResourceRef, spec: &Spec) {
+        if let (Kind::Veth, Some(number)) = (resource.kind, automatic::number(resource.name.as_str())) {
+            self.pairs.remove(number);
+        }
         for target in references(spec) {
-            take(&mut self.dependents, &target, resource);
+            if let Some(dependents) = self.dependents.get_mut(&target) {
+                dependents.remove(resource);
+                if dependents.is_empty() {
+                    self.dependents.remove(&target);
+                }
+            }
         }
         for key in interfaces(spec) {
             take(&mut self.interfaces, &key, resource);
+            self.free_device(&key);
         }
         for (ns, bridge, address) in addresses(spec) {
             take(&mut self.addresses, &(ns, address), resource);
             if let Some(bridge) = bridge {
                 take(&mut self.segments, &(bridge, address), resource);
+            }
+        }
+    }
+
+    /// Notes that a device's name is free, once nobody claims it.
+    fn free_device(&mut self, key: &(Ns, String)) {
+        let Some(number) = automatic::number(&key.1).filter(|_| !self.interfaces.contains_key(key)) else { return };
+        if let Some(numbers) = self.devices.get_mut(&key.0) {
+            numbers.remove(number);
+            if numbers.is_empty() {
+                self.devices.remove(&key.0);
             }
         }
     }
@@ -82,10 +126,18 @@ fn another<'c, K: Ord>(claims: &'c Claims<K>, key: &K, me: &ResourceRef) -> Opti
     claims.get(key)?.iter().find(|owner| *owner != me)
 }
 
+fn claim<K: Ord>(claims: &mut Claims<K>, key: K, resource: &ResourceRef) {
+    // Room for one: there are many keys, and hardly ever two who claim the same.
+    let owners = claims.entry(key).or_insert_with(|| Vec::with_capacity(1));
+    if !owners.contains(resource) {
+        owners.push(resource.clone());
+    }
+}
+
 /// Takes a claim back.
 fn take<K: Ord>(claims: &mut Claims<K>, key: &K, resource: &ResourceRef) {
     if let Some(owners) = claims.get_mut(key) {
-        owners.remove(resource);
+        owners.retain(|owner| owner != resource);
         if owners.is_empty() {
             claims.remove(key);
         }

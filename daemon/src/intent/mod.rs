@@ -3,6 +3,7 @@
 //! [`Intent::decide`] tells what a write would change, or why it may not; [`Intent::set`] makes one change and keeps the
 //! indices, also to take a change back.
 
+mod automatic;
 mod check;
 mod decide;
 mod index;
@@ -103,6 +104,11 @@ impl Intent {
         Kind::ALL.into_iter().flat_map(|kind| {
             self.records[kind as usize].iter().map(move |(name, record)| (ResourceRef::new(kind, name.clone()), record))
         })
+    }
+
+    /// How many resources there are.
+    pub fn count(&self) -> usize {
+        self.records.iter().map(BTreeMap::len).sum()
     }
 
     /// Puts a record in the place of what was there (none takes it away), and gives back what was there.

@@ -82,6 +82,10 @@ pub struct NsScope {
     pub links: BTreeSet<String>,
     /// And those that bear these marks, under whatever name, where some link is not under its own.
     pub marks: BTreeSet<String>,
+    /// The indices that those bore when they were last seen, where that is known of all: others are not tried.
+    pub indices: Option<BTreeSet<u32>>,
+    /// Those are most of what is there: one answer with everything takes less than one for each.
+    pub most: bool,
     /// Also every other link, with its addresses: routes need them to know what is reachable.
     pub all_links: bool,
     /// The netnsid and the number of links.
@@ -485,12 +489,18 @@ pub enum Notice {
 /// What changed in a namespace.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum What {
-    /// The link of this index, whose name is, or was, this one.
-    Link(u32, String),
+    /// The link of this index, whose name is, or was, this one; `set`: it came or went, or went up or down, and with it
+    /// what hangs on it.
+    #[allow(missing_docs, reason = "named as the kernel's fields")]
+    Link { index: u32, name: String, set: bool },
     /// An address of the link of this index.
     Address(u32),
-    /// Routes, neighbours or settings.
-    Inside,
+    /// Routes.
+    Routes,
+    /// Neighbours.
+    Neighbours,
+    /// Sysctls of links.
+    Sysctls,
     /// Perhaps everything: notices were lost, or its name pins something else by now.
     Everything,
 }

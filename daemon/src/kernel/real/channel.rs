@@ -103,15 +103,7 @@ impl Channel {
                 Err(Errno::EAGAIN) => return Err(answers.refused.unwrap_or(Errno::ENOBUFS.into())),
                 Err(errno) => return Err(errno.into()),
             };
-            let mut rest = &buffer[..length];
-            while rest.len() >= HEADER {
-                let message = NetlinkMessage::deserialize(rest).map_err(|_| Errno::EBADMSG)?;
-                rest = rest.get((message.header.length as usize).next_multiple_of(4)..).unwrap_or_default();
-                let is_late = message.header.sequence_number.wrapping_sub(before).cast_signed() <= 0;
-                if !is_late && answers.take(message) {
-                    unanswered -= 1;
-                }
-            }
+            unanswered -= answers.take_all(&buffer[..length], before)?.min(unanswered);
         }
         answers.refused.map_or(Ok(answers.found), Err)
     }
@@ -119,12 +111,26 @@ impl Channel {
 
 /// What came back until now.
 #[derive(Default)]
-struct Answers {
-    found: Vec<RouteNetlinkMessage>,
+pub(super) struct Answers {
+    pub found: Vec<RouteNetlinkMessage>,
     refused: Option<OpError>,
 }
 
 impl Answers {
+    /// Takes in what came at once; how many requests, of those after number `before`, it brings to their end.
+    pub fn take_all(&mut self, mut rest: &[u8], before: u32) -> Result<usize, OpError> {
+        let mut ended = 0;
+        while rest.len() >= HEADER {
+            let message = NetlinkMessage::deserialize(rest).map_err(|_| Errno::EBADMSG)?;
+            rest = rest.get((message.header.length as usize).next_multiple_of(4)..).unwrap_or_default();
+            let is_late = message.header.sequence_number.wrapping_sub(before).cast_signed() <= 0;
+            if !is_late && self.take(message) {
+                ended += 1;
+            }
+        }
+        Ok(ended)
+    }
+
     /// Takes a message in; whether it is the last one that answers its request.
     fn take(&mut self, message: NetlinkMessage<RouteNetlinkMessage>) -> bool {
         let flags = message.header.flags;

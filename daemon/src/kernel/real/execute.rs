@@ -16,7 +16,7 @@ use super::{
     channel::Channel,
     local::Local,
     message, observe, parse,
-    worker::{self, Pinned},
+    worker::{self, HERE, Pinned},
 };
 use crate::kernel::{
     BatchOp, DEFAULT_MTU, LOOPBACK, Ns, ObservedLink, Op, OpError, Outcome, ROUTE_PROTOCOL, bridge_mtu,
@@ -35,6 +35,7 @@ pub(super) fn execute(local: &mut Local, ops: &[BatchOp], done: &dyn Fn(usize)) 
     while next < ops.len() {
         let deletions = ops[next..].iter().take_while(|op| matches!(op.op, Op::LinkDelete { .. })).count();
         let end = next + deletions.max(1);
+        local.make_room();
         let these: Vec<usize> = (next..end).filter(|i| !failed.contains(&ops[*i].part)).collect();
         let results = match deletions {
             0 | 1 => these.iter().map(|i| perform(local, &mut indices, &ops[*i].op)).collect(),
@@ -322,7 +323,7 @@ fn is_marked(local: &mut Local, ns: &Ns, name: &str, mark: &str) -> Result<bool,
 /// Whether the very route is there already, and is ours.
 fn has_route(local: &mut Local, name: &Name, route: &netnsd_api::Route) -> Result<bool, OpError> {
     let channel = &local.reach(&Ns::Named(name.clone()))?.channel;
-    let links = observe::all_links(channel)?;
+    let links = observe::all_links(channel, message::get_links_briefly())?;
     let names = links.into_iter().map(|(name, link)| (link.index, name)).collect();
     let answers = observe::optional(channel.dump(message::get_routes(route.is_ipv6())))?;
     Ok(answers.iter().any(|answer| match answer {
@@ -374,7 +375,19 @@ fn add_namespace(local: &mut Local, name: &Name, mark: &str) -> Outcome {
     if matches!(worker::pinned(name.as_str())?, Pinned::Namespace(_)) {
         return if is_marked(local, &ns, "lo", mark)? { Ok(()) } else { Err(Errno::EEXIST.into()) };
     }
-    local.away(|| worker::make(name.as_str(), || mark_here(mark).map_err(|error| error.errno))).map_err(pinned_nowhere)
+    let mut made = None;
+    let mut marked = || -> Outcome {
+        let channel = Channel::open()?;
+        channel.change(message::mark("lo", mark), 0)?;
+        made = Some((channel, std::fs::File::open(HERE).map_err(|error| worker::errno(&error))?));
+        Ok(())
+    };
+    local.away(|| worker::make(name.as_str(), || marked().map_err(|error| error.errno))).map_err(pinned_nowhere)?;
+    // What comes next is most often done inside.
+    if let Some((channel, file)) = made {
+        local.hold(ns, channel, file.into())?;
+    }
+    Ok(())
 }
 
 fn attach(local: &mut Local, name: &Name, pid: u32, mark: &str) -> Outcome {

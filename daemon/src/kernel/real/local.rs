@@ -11,7 +11,10 @@ use netnsd_api::{Name, SysctlKey};
 use nix::{
     errno::Errno,
     sched::{CloneFlags, setns},
-    sys::stat::fstat,
+    sys::{
+        resource::{Resource, getrlimit},
+        stat::fstat,
+    },
 };
 use rtnetlink::packet_route::{RouteNetlinkMessage, nsid::NsidAttribute};
 
@@ -28,6 +31,8 @@ pub(in crate::kernel) struct Local {
     pub(super) host: OwnedFd,
     /// Connections of the work at hand. A connection keeps its namespace alive, so none is kept longer ([`Local::rest`]).
     open: BTreeMap<Ns, Open>,
+    /// How many of them there may be at once.
+    most: usize,
     /// What sysctls were before they were set.
     pub(super) replaced: Vec<(Name, SysctlKey, String)>,
 }
@@ -38,6 +43,16 @@ pub(super) struct Open {
     pub channel: Channel,
     pub ns: OwnedFd,
     pub inode: u64,
+}
+
+/// What a name in `/run/netns` means.
+pub(super) enum Place<'l> {
+    /// There is none.
+    Nothing,
+    /// A file that pins nothing (any more).
+    Stale,
+    /// A namespace.
+    There(&'l Open),
 }
 
 impl Open {
@@ -52,8 +67,8 @@ impl Local {
     /// # Errors
     /// When there is no `/proc`.
     pub fn here() -> io::Result<Self> {
-        let host = File::open("/proc/thread-self/ns/net")?.into();
-        Ok(Self { host, open: BTreeMap::new(), replaced: Vec::new() })
+        let host = File::open(worker::HERE)?.into();
+        Ok(Self { host, open: BTreeMap::new(), most: most(), replaced: Vec::new() })
     }
 
     /// Does something that goes into other namespaces, and comes back: a thread keeps alive the one that it is in.
@@ -80,24 +95,43 @@ impl Local {
         Ok(Open { channel, ns, inode })
     }
 
-    /// The connection into a namespace. The answer is none if there is no such namespace.
-    pub(super) fn channel(&mut self, ns: &Ns) -> Result<Option<&Open>, Errno> {
+    /// Keeps a connection that was opened inside for the work at hand.
+    pub(super) fn hold(&mut self, ns: Ns, channel: Channel, file: OwnedFd) -> Result<(), Errno> {
+        let inode = fstat(&file)?.st_ino;
+        self.open.insert(ns, Open { channel, ns: file, inode });
+        Ok(())
+    }
+
+    /// What a namespace's name means now, with a connection into it.
+    pub(super) fn find(&mut self, ns: &Ns) -> Result<Place<'_>, Errno> {
         let found = match ns {
-            Ns::Host => self.host.try_clone().map_err(|error| worker::errno(&error))?,
+            // It is always the same one.
+            Ns::Host if self.open.contains_key(ns) => None,
+            Ns::Host => Some(self.host.try_clone().map_err(|error| worker::errno(&error))?),
             Ns::Named(name) => match worker::pinned(name.as_str())? {
-                Pinned::Namespace(fd) => fd,
-                Pinned::Nothing | Pinned::Stale => {
+                Pinned::Namespace(fd) => Some(fd),
+                other => {
                     self.open.remove(ns);
-                    return Ok(None);
+                    return Ok(if matches!(other, Pinned::Stale) { Place::Stale } else { Place::Nothing });
                 }
             },
         };
-        let inode = fstat(&found)?.st_ino;
-        if self.open.get(ns).is_none_or(|open| open.inode != inode) {
-            let open = self.open(found)?;
-            self.open.insert(ns.clone(), open);
+        if let Some(found) = found {
+            let inode = fstat(&found)?.st_ino;
+            if self.open.get(ns).is_none_or(|open| open.inode != inode) {
+                let open = self.open(found)?;
+                self.open.insert(ns.clone(), open);
+            }
         }
-        Ok(self.open.get(ns))
+        Ok(self.open.get(ns).map_or(Place::Nothing, Place::There))
+    }
+
+    /// The connection into a namespace. The answer is none if there is no such namespace.
+    pub(super) fn channel(&mut self, ns: &Ns) -> Result<Option<&Open>, Errno> {
+        Ok(match self.find(ns)? {
+            Place::There(open) => Some(open),
+            Place::Nothing | Place::Stale => None,
+        })
     }
 
     /// The connection into a namespace that must be there.
@@ -133,8 +167,23 @@ impl Local {
         Ok(id)
     }
 
+    /// Makes room for more connections, where there are many: the next ones are opened anew.
+    pub(super) fn make_room(&mut self) {
+        if self.open.len() >= self.most {
+            self.open.clear();
+        }
+    }
+
     /// Lets go of every connection.
     pub fn rest(&mut self) {
         self.open.clear();
+        self.most = most();
     }
+}
+
+/// How many connections may be open at once: each is two descriptors, what listens in a namespace is one, and all together
+/// are not to reach the limit (`RLIMIT_NOFILE`).
+fn most() -> usize {
+    let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
+    usize::try_from(limit / 8).unwrap_or(usize::MAX).max(16)
 }

@@ -33,7 +33,7 @@ impl Local {
 
     /// Every link of a namespace with its addresses, `lo` among them.
     pub(in crate::kernel) fn every_link(&mut self, ns: &Ns) -> Result<BTreeMap<String, ObservedLink>, LookError> {
-        Ok(observe::all_links(self.look_into(ns)?)?)
+        Ok(observe::all_links(self.look_into(ns)?, message::get_links())?)
     }
 
     fn names_of(&mut self, ns: &Ns) -> Result<BTreeMap<u32, String>, OpError> {
@@ -121,12 +121,12 @@ impl Local {
             Ok(Pinned::Namespace(fd)) => Some((Some(name), fd)),
             _ => None,
         });
-        let host = File::open("/proc/thread-self/ns/net").ok().map(|file| (None, OwnedFd::from(file)));
+        let host = File::open(worker::HERE).ok().map(|file| (None, OwnedFd::from(file)));
         let mut found = BTreeMap::new();
         for (name, fd) in named.chain(host) {
             let Some(id) = self.netnsid(from, fd.as_raw_fd())? else { continue };
             let open = self.open(fd)?;
-            let links = observe::all_links(&open.channel)?;
+            let links = observe::all_links(&open.channel, message::get_links_briefly())?;
             found.insert(id, (name, links.into_iter().map(|(name, link)| (link.index, name)).collect()));
         }
         Ok(found)

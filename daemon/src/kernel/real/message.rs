@@ -149,12 +149,12 @@ pub(super) fn get_link(name: Option<&str>, index: u32) -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetLink(link(index, attributes))
 }
 
-/// Asks for every link.
+/// Asks for every link, with its counters.
 pub(super) fn get_links() -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetLink(LinkMessage::default())
 }
 
-/// Asks for every link's index and name and little else.
+/// Asks for every link, without its counters, which make up most of an answer.
 pub(super) fn get_links_briefly() -> RouteNetlinkMessage {
     let mask = LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]);
     RouteNetlinkMessage::GetLink(link(0, vec![mask]))

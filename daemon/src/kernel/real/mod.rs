@@ -2,6 +2,8 @@
 
 mod channel;
 mod execute;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod local;
 mod look;
 mod message;
@@ -10,6 +12,7 @@ mod observe;
 mod parse;
 #[cfg(test)]
 mod tests;
+#[allow(unsafe_code, reason = "descriptors that are waited for")]
 mod watch;
 pub(crate) mod worker;
 

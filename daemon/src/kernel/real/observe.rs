@@ -8,9 +8,8 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::{
     channel::Channel,
-    local::{Local, Open},
-    message, parse,
-    worker::{self, Pinned},
+    local::{Local, Open, Place},
+    message, parse, worker,
 };
 use crate::kernel::{Ns, NsScope, Observed, ObservedLink, ObservedNs, ObservedRoute, OpError, Scope};
 
@@ -20,6 +19,7 @@ const TRIES: usize = 8;
 pub(in crate::kernel) fn observe(local: &mut Local, scope: &Scope) -> Result<Observed, OpError> {
     let mut observed = Observed::default();
     for (ns, part) in &scope.namespaces {
+        local.make_room();
         let mut tries = 0;
         let seen = loop {
             match namespace(local, ns, part) {
@@ -36,16 +36,11 @@ pub(in crate::kernel) fn observe(local: &mut Local, scope: &Scope) -> Result<Obs
 }
 
 fn namespace(local: &mut Local, ns: &Ns, part: &NsScope) -> Result<Option<ObservedNs>, OpError> {
-    let mut seen = ObservedNs::default();
-    if let Ns::Named(name) = ns {
-        seen.dns = worker::read_dns(name);
-        if matches!(worker::pinned(name.as_str())?, Pinned::Stale) {
-            local.forget(ns);
-            return Ok(Some(ObservedNs { stale: true, ..seen }));
-        }
-    }
-    let open = match local.channel(ns) {
-        Ok(open) => open,
+    let mut seen = ObservedNs { dns: ns.name().and_then(worker::read_dns), ..ObservedNs::default() };
+    let open = match local.find(ns) {
+        Ok(Place::There(open)) => open,
+        Ok(Place::Stale) => return Ok(Some(ObservedNs { stale: true, ..seen })),
+        Ok(Place::Nothing) => return Ok(seen.dns.is_some().then_some(seen)),
         // Not a network namespace, or one that is closed to us: it is somebody else's, and holds up nobody.
         Err(errno @ (Errno::EINVAL | Errno::EPERM | Errno::EACCES)) if *ns != Ns::Host => {
             tracing::warn!(%ns, error = errno.desc(), "cannot be entered");
@@ -53,14 +48,19 @@ fn namespace(local: &mut Local, ns: &Ns, part: &NsScope) -> Result<Option<Observ
         }
         Err(errno) => return Err(errno.into()),
     };
-    let Some(open) = open else { return Ok(seen.dns.is_some().then_some(seen)) };
     seen.inode = open.inode;
     let raw = open.raw();
-    let whole = part.all_links || part.summary;
-    let mut links = if whole { all_links(&open.channel)? } else { some_links(&open.channel, ns, part)? };
+    let whole = part.all_links || part.summary || part.most;
+    let mut links = if whole {
+        all_links(&open.channel, message::get_links_briefly())?
+    } else {
+        some_links(&open.channel, ns, part)?
+    };
     if !part.marks.is_empty() && part.links.iter().any(|name| !links.contains_key(name)) {
-        if !whole {
-            links = all_links(&open.channel)?;
+        match &part.indices {
+            _ if whole => {}
+            Some(indices) => links.extend(these_links(&open.channel, indices.iter().map(|index| (None, *index)))?),
+            None => links = all_links(&open.channel, message::get_links_briefly())?,
         }
         let strayed = |(name, link): &(&String, &ObservedLink)| {
             !part.links.contains(*name) && link.mark.as_ref().is_some_and(|mark| part.marks.contains(mark))
@@ -101,9 +101,12 @@ fn links_of(answers: Vec<RouteNetlinkMessage>) -> impl Iterator<Item = parse::Pa
     })
 }
 
-/// Every link, with its addresses.
-pub(super) fn all_links(channel: &Channel) -> Result<BTreeMap<String, ObservedLink>, OpError> {
-    let parsed: Vec<parse::ParsedLink> = links_of(channel.dump(message::get_links())?).collect();
+/// Every link that answers the question, with its addresses.
+pub(super) fn all_links(
+    channel: &Channel,
+    question: RouteNetlinkMessage,
+) -> Result<BTreeMap<String, ObservedLink>, OpError> {
+    let parsed: Vec<parse::ParsedLink> = links_of(channel.dump(question)?).collect();
     let names: BTreeMap<u32, String> = parsed.iter().map(|parsed| (parsed.link.index, parsed.name.clone())).collect();
     let mut links: BTreeMap<String, ObservedLink> = parsed
         .into_iter()
@@ -123,12 +126,20 @@ pub(super) fn all_links(channel: &Channel) -> Result<BTreeMap<String, ObservedLi
     Ok(links)
 }
 
-/// The links that were asked for, and `lo` of a named namespace, which carries its mark.
+/// The links that were asked for by their names, and `lo` of a named namespace, which carries its mark.
 fn some_links(channel: &Channel, ns: &Ns, part: &NsScope) -> Result<BTreeMap<String, ObservedLink>, OpError> {
     let lo = matches!(ns, Ns::Named(_)).then_some("lo");
+    these_links(channel, part.links.iter().map(String::as_str).chain(lo).map(|name| (Some(name), 0)))
+}
+
+/// The links of these names or indices, with their addresses.
+fn these_links<'a>(
+    channel: &Channel,
+    wanted: impl Iterator<Item = (Option<&'a str>, u32)>,
+) -> Result<BTreeMap<String, ObservedLink>, OpError> {
     let mut found = Vec::new();
-    for name in part.links.iter().map(String::as_str).chain(lo) {
-        match channel.get(message::get_link(Some(name), 0)) {
+    for (name, index) in wanted {
+        match channel.get(message::get_link(name, index)) {
             Ok(answers) => found.extend(links_of(answers)),
             Err(error) if error.errno == Errno::ENODEV => {}
             Err(error) => return Err(error),

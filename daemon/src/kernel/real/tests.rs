@@ -271,3 +271,19 @@ fn a_file_of_another_kind_of_namespace_holds_up_nobody() {
         assert_ne!(seen.namespaces[&named("uts")].inode, 0, "the name is taken");
     });
 }
+
+#[test]
+fn a_panic_ends_no_thread_and_leaves_it_at_home() {
+    on_a_host(|kernel| async move {
+        let astray = |_: &mut Local| -> () {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            panic!("as a test wants it");
+        };
+        assert_eq!(kernel.worker.run(astray), Err(Errno::ESRCH));
+        let at_home = |local: &mut Local| {
+            let inode = |stat: nix::Result<nix::sys::stat::FileStat>| stat.unwrap().st_ino;
+            inode(nix::sys::stat::stat(worker::HERE)) == inode(nix::sys::stat::fstat(&local.host))
+        };
+        assert_eq!(kernel.worker.run(at_home), Ok(true));
+    });
+}

@@ -30,7 +30,7 @@ use super::{
     names::Names,
     worker::{self, Worker},
 };
-use crate::kernel::{Notice, Ns, What};
+use crate::kernel::{Notice, Ns, ROUTE_PROTOCOL_KERNEL, What};
 
 /// The token of the names; namespaces' sockets have the numbers after it.
 const NAMES: u64 = 0;
@@ -38,8 +38,8 @@ const NAMES: u64 = 0;
 const LINKS: u32 = 1 | 1 << 4 | 1 << 8;
 /// Neighbours (3), routes (7, 11), and what sysctls of `net.ipv4.conf` and `net.ipv6.conf` say (24, 25).
 const INSIDE: u32 = 1 << 2 | 1 << 6 | 1 << 10 | 1 << 23 | 1 << 24;
-/// Room for what was not read yet, in bytes; what does not fit is looked for.
-const ROOM: usize = 1 << 20;
+/// Room for what was not read yet, in bytes, in a namespace and on the host; what does not fit is looked for.
+const ROOM: (usize, usize) = (1 << 20, 64 << 20);
 
 /// Everything that is listened to.
 #[derive(Debug)]
@@ -125,6 +125,7 @@ impl Watch {
             return Ok(());
         }
         let listen = |local: &mut Local, (ns, known)| {
+            local.make_room();
             let heard = hear_in(local, &ns, known);
             (ns, heard)
         };
@@ -283,22 +284,22 @@ fn hear_in(local: &mut Local, ns: &Ns, known: Option<u64>) -> Result<Heard, Errn
         return Ok(Heard::AsBefore);
     }
     let file = open.ns.try_clone().map_err(|error| worker::errno(&error))?;
-    let groups = if *ns == Ns::Host { LINKS } else { LINKS | INSIDE };
-    Ok(Heard::By(local.within(file, || open_ear(groups))?, inode))
+    let (groups, room) = if *ns == Ns::Host { (LINKS, ROOM.1) } else { (LINKS | INSIDE, ROOM.0) };
+    Ok(Heard::By(local.within(file, || open_ear(groups, room))?, inode))
 }
 
 /// Opens a listening socket in the namespace that the calling thread is in.
-fn open_ear(groups: u32) -> Result<OwnedFd, Errno> {
+fn open_ear(groups: u32, room: usize) -> Result<OwnedFd, Errno> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
     // A smaller buffer works too: what is lost is looked for.
-    let _as_large_as_allowed = setsockopt(&fd, sockopt::RcvBuf, &ROOM);
+    let _as_it_is = setsockopt(&fd, sockopt::RcvBufForce, &room);
     bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
     Ok(fd)
 }
 
 /// What the messages of one datagram are about (`linux/netlink.h`, `linux/rtnetlink.h`).
-fn messages(mut rest: &[u8]) -> impl Iterator<Item = What> {
+pub(super) fn messages(mut rest: &[u8]) -> impl Iterator<Item = What> {
     std::iter::from_fn(move || {
         let length = u32::from_ne_bytes(rest.get(..4)?.try_into().ok()?) as usize;
         let kind = u16::from_ne_bytes(rest.get(4..6)?.try_into().ok()?);
@@ -314,19 +315,27 @@ fn about(kind: u16, body: &[u8]) -> Option<What> {
     let number = |at: usize| Some(u32::from_ne_bytes(body.get(at..at + 4)?.try_into().ok()?));
     match kind {
         // RTM_NEWLINK, RTM_DELLINK: `struct ifinfomsg`, then attributes, one of them IFLA_IFNAME.
-        16 | 17 => Some(What::Link(number(4)?, attribute(body.get(16..)?, 3).map(text).unwrap_or_default())),
-        // RTM_NEWADDR, RTM_DELADDR: `struct ifaddrmsg`.
-        20 | 21 => Some(What::Address(number(4)?)),
-        // RTM_NEWROUTE, RTM_DELROUTE.
-        24 | 25 => Some(What::Inside),
+        16 | 17 => Some(What::Link {
+            index: number(4)?,
+            name: attribute(body.get(16..)?, 3).map(text).unwrap_or_default(),
+            // `ifi_change` of a link that comes, or goes up or down; a carrier, which comes and goes by itself, is none.
+            set: kind == 17 || number(12)? != 0,
+        }),
+        // RTM_NEWADDR, RTM_DELADDR: `struct ifaddrmsg`; link-local ones of IPv6 the kernel makes by itself.
+        20 | 21 => {
+            let by_itself = kind == 20 && (*body.first()?, *body.get(3)?) == (INET6, RT_SCOPE_LINK);
+            (!by_itself).then_some(What::Address(number(4)?))
+        }
+        // RTM_NEWROUTE, RTM_DELROUTE: `struct rtmsg`; the kernel's own come and go with addresses.
+        24 | 25 => (!matches!(*body.get(5)?, ROUTE_PROTOCOL_KERNEL | RTPROT_RA)).then_some(What::Routes),
         // RTM_NEWNEIGH, RTM_DELNEIGH: `struct ndmsg`; of those that the kernel learns by itself there are many.
         28 | 29 => {
             let (family, state) = (*body.first()?, u16::from_ne_bytes(body.get(8..10)?.try_into().ok()?));
-            let of_ip = i32::from(family) == libc_family::INET || i32::from(family) == libc_family::INET6;
-            (of_ip && (kind == 29 || state & NUD_PERMANENT != 0)).then_some(What::Inside)
+            let of_ip = matches!(family, INET | INET6);
+            (of_ip && (kind == 29 || state & NUD_PERMANENT != 0)).then_some(What::Neighbours)
         }
         // RTM_NEWNETCONF, RTM_DELNETCONF.
-        80 | 81 => Some(What::Inside),
+        80 | 81 => Some(What::Sysctls),
         _ => None,
     }
 }
@@ -334,11 +343,12 @@ fn about(kind: u16, body: &[u8]) -> Option<What> {
 /// `linux/neighbour.h`.
 const NUD_PERMANENT: u16 = 0x80;
 
-/// `AF_INET` and `AF_INET6`.
-mod libc_family {
-    pub const INET: i32 = nix::sys::socket::AddressFamily::Inet as i32;
-    pub const INET6: i32 = nix::sys::socket::AddressFamily::Inet6 as i32;
-}
+/// `linux/rtnetlink.h`.
+const RT_SCOPE_LINK: u8 = 253;
+const RTPROT_RA: u8 = 9;
+/// `linux/socket.h`.
+const INET: u8 = AddressFamily::Inet as u8;
+const INET6: u8 = AddressFamily::Inet6 as u8;
 
 /// The value of a netlink attribute.
 fn attribute(mut rest: &[u8], wanted: u16) -> Option<&[u8]> {

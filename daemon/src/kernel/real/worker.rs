@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     os::fd::OwnedFd,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::mpsc,
 };
@@ -25,6 +26,9 @@ use super::local::Local;
 /// Where `ip netns` keeps its names (`NETNS_RUN_DIR`).
 pub(crate) const RUN: &str = "/run/netns";
 
+/// The network namespace that the calling thread is in.
+pub(crate) const HERE: &str = "/proc/thread-self/ns/net";
+
 type Job = Box<dyn FnOnce(&mut Local) + Send>;
 
 /// The way to the thread.
@@ -45,7 +49,11 @@ impl Worker {
             };
             drop(started.send(Ok(())));
             for job in queue {
-                job(&mut local);
+                // Whoever asked hears that there is no answer; the thread goes on where it began.
+                if catch_unwind(AssertUnwindSafe(|| job(&mut local))).is_err() {
+                    local.rest();
+                    local.away(|| ());
+                }
             }
         })?;
         start.recv().map_err(io::Error::other)??;
@@ -129,12 +137,12 @@ fn pin(name: &str, source: &str) -> Result<(), Errno> {
 pub(crate) fn make(name: &str, mark: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
     unshare(CloneFlags::CLONE_NEWNET)?;
     mark()?;
-    pin(name, "/proc/thread-self/ns/net")
+    pin(name, HERE)
 }
 
 /// Pins the namespace that this (the worker's) thread is in.
 pub(crate) fn pin_current(name: &str) -> Result<(), Errno> {
-    pin(name, "/proc/thread-self/ns/net")
+    pin(name, HERE)
 }
 
 /// Takes a name away; the namespace lives on while something else holds it.

@@ -1,0 +1,28 @@
+//! The parsers of netlink messages, for `crate::fuzz`.
+
+use std::collections::BTreeMap;
+
+use rtnetlink::packet_route::RouteNetlinkMessage;
+
+use super::{channel::Answers, parse, watch};
+
+pub(crate) fn answers(data: &[u8]) {
+    let mut answers = Answers::default();
+    let _broken = answers.take_all(data, 0);
+    let names = BTreeMap::from([(1, "lo".to_owned()), (2, "eth0".to_owned())]);
+    for answer in &answers.found {
+        match answer {
+            RouteNetlinkMessage::NewLink(message) => drop(parse::link(message)),
+            RouteNetlinkMessage::NewAddress(message) => drop(parse::address(message)),
+            RouteNetlinkMessage::NewRoute(message) => drop(parse::route(message, &names)),
+            RouteNetlinkMessage::NewNeighbour(message) => {
+                drop(parse::permanent(&parse::neighbour(message), &names));
+            }
+            _ => {}
+        }
+    }
+}
+
+pub(crate) fn notices(data: &[u8]) {
+    watch::messages(data).for_each(drop);
+}
