@@ -3,9 +3,13 @@
 //! [`Access`] makes a [`Caller`] of what the kernel says of a Unix socket's other side, or of a bearer token;
 //! [`rules::needs`] tells which role a route needs; [`Caller::may_change`] whether a change is within its reach.
 
+mod audit;
+#[allow(unsafe_code, reason = "SO_PEERGROUPS, which no library asks for")]
 mod peer;
 pub mod rules;
 mod tokens;
+
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use netnsd_api::{Code, Problem, ResourceRef, Role};
@@ -13,6 +17,7 @@ use nix::unistd::{Gid, Uid};
 use tokio::sync::watch;
 
 pub use self::{
+    audit::Audit,
     peer::{Peer, peer_of},
     tokens::{Access, Rule, Subject, issue},
 };
@@ -47,6 +52,8 @@ pub struct Caller {
     expires_at: Option<Timestamp>,
     /// Turns true when it may no longer; none for what cannot be revoked.
     revoked: Option<watch::Receiver<bool>>,
+    /// What the audit log says of its request, if that is to be recorded.
+    pub audit: Option<Arc<Audit>>,
 }
 
 impl Caller {
@@ -59,6 +66,7 @@ impl Caller {
             identity: None,
             expires_at: None,
             revoked: None,
+            audit: None,
         }
     }
 

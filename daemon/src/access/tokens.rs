@@ -45,7 +45,15 @@ impl Rule {
 
     /// Who may do it, under this name.
     fn caller(&self, name: String, identity: Option<Identity>) -> Caller {
-        Caller { name, role: self.role, prefix: self.prefix.clone(), identity, expires_at: None, revoked: None }
+        Caller {
+            name,
+            role: self.role,
+            prefix: self.prefix.clone(),
+            identity,
+            expires_at: None,
+            revoked: None,
+            audit: None,
+        }
     }
 }
 
@@ -171,6 +179,7 @@ impl Access {
             identity: None,
             expires_at: known.expires_at,
             revoked: Some(known.revoked.subscribe()),
+            audit: None,
         })
     }
 

@@ -10,7 +10,8 @@ use std::{
 
 use jiff::Timestamp;
 use netnsd_api::{
-    Code, EventType, Kind, NotInSync, PlannedOperation, Problem, Progress, Reconciled, ResourceRef, State, SysctlKey,
+    AuditEntry, Code, EventType, Kind, NotInSync, PlannedOperation, Problem, Progress, Reconciled, ResourceRef, State,
+    SysctlKey,
 };
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
@@ -21,10 +22,11 @@ use super::{
     journal::Journal,
     settle::{Cause, refusal},
     status::{self, Standing},
+    types::did,
     work::{Failures, Passed, Work, is_not_yet},
 };
 use crate::{
-    access::Access,
+    access::{Access, Audit},
     intent::{self, Decision, Intent, Leftovers, Record},
     kernel::{Kernel, Notice, Ns, Observed},
     metrics::Metrics,
@@ -73,6 +75,15 @@ impl Accepted {
     /// Whether its answer waits for the kernel.
     pub fn waits(&self) -> bool {
         self.message.write.wait
+    }
+
+    /// Its entry of the audit log, with the answer that it will have.
+    fn audit(&self) -> Option<(Arc<Audit>, AuditEntry)> {
+        let write = &self.message.write;
+        let status = write.status?(did(&self.decision.named), write.wait);
+        let audit = write.caller.audit.clone()?;
+        let entry = audit.answered(status);
+        Some((audit, entry))
     }
 
     /// The resources that it names or changes.
@@ -143,6 +154,8 @@ pub(super) struct Core<K: Kernel> {
     untidy_since: Option<Instant>,
     /// To be recorded with the next commit, whose fate they share.
     keeping: Vec<Keeping>,
+    /// The number of the newest entry of the audit log.
+    audited: u64,
     pub metrics: Arc<Metrics>,
 }
 
@@ -164,6 +177,7 @@ impl<K: Kernel> Core<K> {
         let rows = store.load().await?;
         access.load(store.tokens().await?);
         let journal = Journal::new(store.newest_event().await?, shown);
+        let audited = store.newest_audit().await?;
         let mut core = Self {
             kernel,
             store,
@@ -178,6 +192,7 @@ impl<K: Kernel> Core<K> {
             foreign: None,
             untidy_since: None,
             keeping: Vec::new(),
+            audited,
             metrics,
         };
         for row in rows {
@@ -382,7 +397,7 @@ impl<K: Kernel> Core<K> {
 
     /// Records what is known to be done, and shows what happened.
     async fn tidy(&mut self) {
-        match self.commit(BTreeMap::new()).await {
+        match self.commit(BTreeMap::new(), Vec::new()).await {
             Ok(()) => self.journal.show(),
             Err(error) => {
                 if self.untidy_since.is_none() {
@@ -393,13 +408,16 @@ impl<K: Kernel> Core<K> {
         }
     }
 
-    /// Commits rows, with what is known to be done and what happened.
-    async fn commit(&mut self, rows: BTreeMap<String, RowChange>) -> Result<(), StoreError> {
+    /// Commits rows and what the audit log says of them, with what is known to be done and what happened.
+    async fn commit(&mut self, rows: BTreeMap<String, RowChange>, mut kept: Vec<Kept>) -> Result<(), StoreError> {
         let mut all = self.confirmations.clone();
         all.extend(rows);
         let (events, retracted) = self.journal.news();
-        let (kept, askers): (Vec<Kept>, Vec<_>) =
-            std::mem::take(&mut self.keeping).into_iter().map(|keeping| (keeping.what, keeping.answer)).unzip();
+        let mut askers = Vec::new();
+        for Keeping { what, answer } in std::mem::take(&mut self.keeping) {
+            kept.push(self.numbered(what));
+            askers.push(answer);
+        }
         let commit = Commit { rows: all.into_values().collect(), events, retracted, kept };
         let start = Instant::now();
         let result = self.store.commit(&commit).await;
@@ -415,6 +433,13 @@ impl<K: Kernel> Core<K> {
         self.journal.recorded();
         self.untidy_since = None;
         Ok(())
+    }
+
+    /// An entry of the audit log with its number.
+    fn numbered(&mut self, what: Kept) -> Kept {
+        let Kept::Audit(entry) = what else { return what };
+        self.audited += 1;
+        Kept::Audit(AuditEntry { id: self.audited, ..entry })
     }
 
     /// Takes writes off the queue that may be carried out together, their changes made in the intent.
@@ -632,8 +657,14 @@ impl<K: Kernel> Core<K> {
     /// Records a batch: its changes, its events, and what was known to be done before.
     async fn record(&mut self, batch: &mut [Accepted]) -> Result<(), StoreError> {
         let first = self.journal.next();
-        let mut rows = BTreeMap::new();
+        let (mut rows, mut kept, mut audits) = (BTreeMap::new(), Vec::new(), Vec::new());
         for accepted in batch {
+            if let Some((audit, entry)) = accepted.audit()
+                && let Kept::Audit(entry) = self.numbered(Kept::Audit(entry))
+            {
+                kept.push(Kept::Audit(entry.clone()));
+                audits.push((audit, entry));
+            }
             let start = self.journal.next();
             for (resource, before) in &accepted.before {
                 self.row_changes(resource, before.as_ref(), &mut rows);
@@ -641,9 +672,10 @@ impl<K: Kernel> Core<K> {
             }
             accepted.events = start..self.journal.next();
         }
-        let result = self.commit(rows).await;
-        if result.is_err() {
-            self.journal.forget_from(first);
+        let result = self.commit(rows, kept).await;
+        match result {
+            Ok(()) => audits.into_iter().for_each(|(audit, entry)| drop(audit.remember(Some(entry)))),
+            Err(_) => self.journal.forget_from(first),
         }
         result
     }
@@ -728,8 +760,10 @@ impl<K: Kernel> Core<K> {
     async fn undo(&mut self, refused: Vec<&Accepted>) {
         self.give_back(&refused).await;
         let mut work = Work::default();
-        let mut rows = BTreeMap::new();
+        let (mut rows, mut kept) = (BTreeMap::new(), Vec::new());
         for (part, accepted) in refused.into_iter().enumerate() {
+            let recorded = accepted.message.write.caller.audit.as_ref().and_then(|audit| audit.remember(None));
+            kept.extend(recorded.map(|entry| Kept::NoAudit(entry.id)));
             let was: Vec<(ResourceRef, Option<Record>)> = accepted
                 .before
                 .iter()
@@ -746,7 +780,7 @@ impl<K: Kernel> Core<K> {
             }
             work.exact.extend(accepted.was.clone());
         }
-        if let Err(error) = self.commit(rows.clone()).await {
+        if let Err(error) = self.commit(rows.clone(), kept).await {
             // They ride along with the next commit that succeeds.
             tracing::error!(%error, "taking a refused write back cannot be recorded yet");
             self.confirmations.extend(rows);

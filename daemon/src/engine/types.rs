@@ -351,6 +351,9 @@ pub struct Write {
     pub progress: Option<watch::Sender<Progress>>,
     /// Who asks for it.
     pub caller: Arc<Caller>,
+    /// The HTTP status of its answer once it has done this, and is applied or not: the audit log has it with the change. None
+    /// where whoever asks records it.
+    pub status: Option<fn(Did, bool) -> u16>,
 }
 
 #[cfg(test)]
@@ -358,7 +361,16 @@ impl Write {
     /// A write of one who may do everything.
     pub(crate) fn by_admin(change: Change) -> Self {
         let caller = Arc::new(Caller::admin("a test"));
-        Self { change, preconditions: Vec::new(), dry_run: false, wait: true, adopt: false, progress: None, caller }
+        Self {
+            change,
+            preconditions: Vec::new(),
+            dry_run: false,
+            wait: true,
+            adopt: false,
+            progress: None,
+            caller,
+            status: None,
+        }
     }
 }
 
@@ -392,8 +404,13 @@ pub struct Written {
 impl Written {
     /// What it did to the resource that it names, where it names one.
     pub fn did(&self) -> Did {
-        self.named.first().map_or(Did::Unchanged, |(_, did)| *did)
+        did(&self.named)
     }
+}
+
+/// What is done to the resource that is named, where one is.
+pub(super) fn did(named: &[(ResourceRef, Did)]) -> Did {
+    named.first().map_or(Did::Unchanged, |(_, did)| *did)
 }
 
 /// What is done about changes by others.

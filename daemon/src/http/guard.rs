@@ -18,7 +18,7 @@ use netnsd_api::{AuditEntry, Code, Kind};
 
 use super::{App, headers::REQUEST_ID, problem::Failure, resource};
 use crate::{
-    access::{Access, Caller, Peer, forbidden, rules},
+    access::{Access, Audit, Caller, Peer, forbidden, rules},
     engine::rfc3339,
     store::Kept,
 };
@@ -66,42 +66,46 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
     let id = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or("-").to_owned();
     // A dry run changes nothing.
     let dry_run = request.uri().query().is_some_and(|query| query.split('&').any(|pair| pair == "dry_run=true"));
-    let (caller, mut response) = match identify(&app, peer.as_ref(), request.headers(), request.uri().host()) {
-        Err(failure) => (None, refuse(failure)),
-        Ok(caller) => {
-            let caller = Arc::new(caller);
+    let is_audited = rules::is_audited(&method, route) && !dry_run;
+    let draft = AuditEntry {
+        id: 0,
+        time: rfc3339(Timestamp::now()),
+        caller: None,
+        role: None,
+        from: match &peer {
+            Some(Peer::Tcp { address, .. }) => address.to_string(),
+            _ => "unix".into(),
+        },
+        method: method.to_string(),
+        path: path.chars().take(1024).collect(),
+        status: 0,
+        request_id: id,
+    };
+    let (audit, mut response) = match identify(&app, peer.as_ref(), request.headers(), request.uri().host()) {
+        Err(failure) => (Arc::new(Audit::new(draft)), refuse(failure)),
+        Ok(mut caller) => {
+            let draft = AuditEntry { caller: Some(caller.name.clone()), role: Some(caller.role), ..draft };
+            let audit = Arc::new(Audit::new(draft));
+            caller.audit = is_audited.then(|| audit.clone());
             let response = match admit(&caller, &method, route, &path) {
                 Ok(()) => {
-                    request.extensions_mut().insert(caller.clone());
+                    request.extensions_mut().insert(Arc::new(caller));
                     next.run(request).await
                 }
                 Err(failure) => refuse(failure),
             };
-            (Some(caller), response)
+            (audit, response)
         }
     };
     let status = response.status();
     let refused = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
-    if refused || rules::is_audited(&method, route) && !dry_run {
-        let entry = AuditEntry {
-            id: 0,
-            time: rfc3339(Timestamp::now()),
-            caller: caller.as_ref().map(|caller| caller.name.clone()),
-            role: caller.as_ref().map(|caller| caller.role),
-            from: match peer {
-                Some(Peer::Tcp { address, .. }) => address.to_string(),
-                _ => "unix".into(),
-            },
-            method: method.to_string(),
-            path: path.chars().take(1024).collect(),
-            status: status.as_u16(),
-            request_id: id,
-        };
-        if let Err(problem) = app.engine.keep(Kept::Audit(entry)).await {
-            tracing::error!(%problem, %method, path, status = status.as_u16(), "the audit log cannot be written");
-            if problem.code == Code::ShuttingDown && refused {
-                response = Failure::from(problem).into_response();
-            }
+    if (refused || is_audited)
+        && !audit.says(status.as_u16())
+        && let Err(problem) = app.engine.keep(Kept::Audit(audit.answered(status.as_u16()))).await
+    {
+        tracing::error!(%problem, %method, path, status = status.as_u16(), "the audit log cannot be written");
+        if problem.code == Code::ShuttingDown && refused {
+            response = Failure::from(problem).into_response();
         }
     }
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

@@ -237,7 +237,16 @@ impl Asked {
     /// The write.
     pub fn write(self, caller: Arc<Caller>, change: Change, preconditions: Vec<Precondition>) -> Write {
         let Self { dry_run, wait, adopt } = self;
-        Write { change, preconditions, dry_run, wait, adopt, progress: None, caller }
+        Write {
+            change,
+            preconditions,
+            dry_run,
+            wait,
+            adopt,
+            progress: None,
+            caller,
+            status: Some(|did, applied| status_of(did, applied).as_u16()),
+        }
     }
 }
 
@@ -339,6 +348,16 @@ pub(super) fn dry(written: &Written, result: Value) -> Answer {
     Ok(response)
 }
 
+/// The status of the answer to a write of one resource.
+fn status_of(did: Did, applied: bool) -> StatusCode {
+    match (applied, did) {
+        (false, _) => StatusCode::ACCEPTED,
+        (true, Did::Created) => StatusCode::CREATED,
+        (true, Did::Deleted) => StatusCode::NO_CONTENT,
+        (true, _) => StatusCode::OK,
+    }
+}
+
 /// The answer to a write of one resource.
 fn answer(written: &Written, dry_run: bool) -> Answer {
     let did = written.did();
@@ -347,12 +366,7 @@ fn answer(written: &Written, dry_run: bool) -> Answer {
         let result = entry.map(|entry| serde_json::from_slice(&entry.json)).transpose().map_err(internal)?;
         return dry(written, result.unwrap_or(Value::Null));
     }
-    let status = match (written.applied, did) {
-        (false, _) => StatusCode::ACCEPTED,
-        (true, Did::Created) => StatusCode::CREATED,
-        (true, Did::Deleted) => StatusCode::NO_CONTENT,
-        (true, _) => StatusCode::OK,
-    };
+    let status = status_of(did, written.applied);
     let mut response = match entry {
         None => status.into_response(),
         Some(entry) => {

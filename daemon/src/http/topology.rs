@@ -94,12 +94,18 @@ async fn write(
     let who = caller.clone();
     let selects = Arc::new(move |spec: &Spec| is_meant(&who, &labels, spec));
     let dry_run = asked.dry_run;
-    let write = asked.write(caller, Change::Topology(Document { specs, prune, selects }), Vec::new());
-    if lines && !dry_run { follow(app, write).await } else { answer(&app.engine.write(write).await?, dry_run) }
+    let mut write = asked.write(caller, Change::Topology(Document { specs, prune, selects }), Vec::new());
+    if lines && !dry_run {
+        // Its head is sent, and recorded, before it is done.
+        write.status = None;
+        return follow(app, write).await;
+    }
+    write.status = Some(|_, applied| status(applied).as_u16());
+    answer(&app.engine.write(write).await?, dry_run)
 }
 
 /// Reads the resources of a document.
-fn read(mut document: Map<String, Value>) -> Result<Vec<Placed>, FieldError> {
+pub(super) fn read(mut document: Map<String, Value>) -> Result<Vec<Placed>, FieldError> {
     let mut specs = Vec::new();
     collect::<Namespace>(&mut document, &mut specs)?;
     collect::<Bridge>(&mut document, &mut specs)?;
@@ -148,13 +154,16 @@ fn result(written: &Written) -> TopologyResult {
     }
 }
 
+fn status(applied: bool) -> StatusCode {
+    if applied { StatusCode::OK } else { StatusCode::ACCEPTED }
+}
+
 fn answer(written: &Written, dry_run: bool) -> Answer {
     let result = serde_json::to_value(result(written)).map_err(internal)?;
     if dry_run {
         return resource::dry(written, result);
     }
-    let status = if written.applied { StatusCode::OK } else { StatusCode::ACCEPTED };
-    let mut response = resource::json(status, result.to_string());
+    let mut response = resource::json(status(written.applied), result.to_string());
     response.headers_mut().insert("server-timing", headers::server_timing(written));
     Ok(response)
 }

@@ -7,8 +7,11 @@ use sqlx::SqlitePool;
 
 use super::{StoreError, classify};
 
-/// How many entries of the audit log are kept; the newest.
+/// How many entries of the audit log are kept at the least; the newest.
 pub const AUDIT: u64 = 32_768;
+
+/// Older ones are deleted whenever the number of an entry is a multiple of this.
+const TRIM: u64 = 1024;
 
 /// A token as it is recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,8 +29,10 @@ pub enum Kept {
     Token(TokenRow),
     /// The token of this name is no more.
     NoToken(String),
-    /// An entry of the audit log; its number is given to it when it is recorded.
+    /// An entry of the audit log.
     Audit(AuditEntry),
+    /// The entry of this number is not true any more.
+    NoAudit(u64),
 }
 
 /// Records these, and lets go of the entries of the audit log that are too many then.
@@ -35,7 +40,8 @@ pub(super) async fn write(kept: &[Kept], connection: &mut sqlx::SqliteConnection
     for one in kept {
         one.write(connection).await?;
     }
-    if kept.iter().any(|one| matches!(one, Kept::Audit(_))) {
+    let is_time = |one: &Kept| matches!(one, Kept::Audit(entry) if entry.id.is_multiple_of(TRIM));
+    if kept.iter().any(is_time) {
         sqlx::query("DELETE FROM audit WHERE id <= (SELECT max(id) FROM audit) - ?")
             .bind(i64::try_from(AUDIT).unwrap_or(i64::MAX))
             .execute(connection)
@@ -65,6 +71,7 @@ impl Kept {
             }
             Kept::Audit(entry) => {
                 sqlx::query(ADD_AUDIT)
+                    .bind(i64::try_from(entry.id).unwrap_or(i64::MAX))
                     .bind(&entry.time)
                     .bind(&entry.caller)
                     .bind(entry.role.map(netnsd_api::Role::as_str))
@@ -76,13 +83,17 @@ impl Kept {
                     .execute(connection)
                     .await?;
             }
+            Kept::NoAudit(id) => {
+                let id = i64::try_from(*id).unwrap_or(i64::MAX);
+                sqlx::query("DELETE FROM audit WHERE id = ?").bind(id).execute(connection).await?;
+            }
         }
         Ok(())
     }
 }
 
-const ADD_AUDIT: &str = "INSERT INTO audit (time, caller, role, origin, method, path, status, request_id)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?)";
+const ADD_AUDIT: &str = "INSERT INTO audit (id, time, caller, role, origin, method, path, status, request_id)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
 
 pub(super) async fn tokens(connection: &mut sqlx::SqliteConnection) -> sqlx::Result<Vec<Result<TokenRow, String>>> {
     let rows: Vec<RawToken> =

@@ -218,7 +218,19 @@ impl Store {
     /// # Errors
     /// When the database cannot be read.
     pub async fn newest_event(&mut self) -> Result<u64, StoreError> {
-        let newest: Option<i64> = sqlx::query_scalar("SELECT max(id) FROM events")
+        self.newest("SELECT max(id) FROM events").await
+    }
+
+    /// The number of the newest entry of the audit log, also of one that is gone; 0 if there never was one.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn newest_audit(&mut self) -> Result<u64, StoreError> {
+        self.newest("SELECT max(seq) FROM sqlite_sequence WHERE name = 'audit'").await
+    }
+
+    async fn newest(&mut self, select: &'static str) -> Result<u64, StoreError> {
+        let newest: Option<i64> = sqlx::query_scalar(select)
             .fetch_one(&mut self.connection)
             .await
             .map_err(|source| classify(&self.path, "read", source))?;
