@@ -21,7 +21,10 @@ use jiff::Timestamp;
 use netnsd_api::Role;
 use nix::{
     fcntl::{Flock, FlockArg},
-    sys::socket::{AddressFamily, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt},
+    sys::{
+        resource::{Resource, getrlimit, setrlimit},
+        socket::{AddressFamily, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt},
+    },
     unistd::{Gid, Group},
 };
 use sd_notify::NotifyState;
@@ -129,6 +132,7 @@ pub fn log_to_stderr(format: LogFormat, filter: &str) {
 /// What keeps it from starting.
 pub async fn run(settings: Settings, ready: impl FnOnce(&Serving)) -> Result<()> {
     let mut signals = Signals::new()?;
+    raise_files();
     check_capabilities(sandbox::effective_capabilities())?;
     let token = settings.token_file.as_deref().map(read_token).transpose()?;
     let tls = settings.tls.clone().map(Tls::new).transpose().map_err(Failure::Pointed)?.map(Arc::new);
@@ -303,6 +307,15 @@ async fn feed_watchdog() {
 /// The capabilities that the daemon cannot do without, by their numbers.
 const NEEDED: [(&str, u32); 4] =
     [("CAP_NET_ADMIN", 12), ("CAP_NET_RAW", 13), ("CAP_SYS_PTRACE", 19), ("CAP_SYS_ADMIN", 21)];
+
+/// Takes as many descriptors as are allowed: what listens in a namespace is one, and each connection.
+fn raise_files() {
+    let raised =
+        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(errno) = raised {
+        tracing::warn!(error = errno.desc(), "the limit of descriptors stays as it is");
+    }
+}
 
 fn check_capabilities(effective: u64) -> Result<()> {
     let missing: Vec<_> = NEEDED.iter().filter(|(_, bit)| effective & (1 << bit) == 0).map(|(name, _)| *name).collect();

@@ -55,3 +55,35 @@ fn a_place_for_names_that_is_none_is_told_and_used_once_it_is_mended() {
     host.put("/v1/namespaces/net0", json!({})).ok();
     assert!(host.sh("ip netns exec net0 true").status.success());
 }
+
+#[test]
+fn many_namespaces_take_few_descriptors() {
+    let mut host = Host::new();
+    host.start();
+    let limits = || std::fs::read_to_string(format!("/proc/{}/limits", host.pid())).unwrap();
+    let files = |limits: String| -> Vec<String> {
+        let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap().to_owned();
+        line.split_whitespace().skip(3).take(2).map(ToOwned::to_owned).collect()
+    };
+    let own = files(limits());
+    assert_eq!(own[0], own[1], "it takes what it is allowed");
+    host.put("/v1/namespaces/net0", json!({})).ok();
+    let soft = host.post("/v1/namespaces/net0/exec", json!({"argv": ["sh", "-c", "ulimit -Sn"]})).ok();
+    assert_eq!(soft["stdout"], "1024\n", "and a command what select(2) knows");
+
+    // Each of these is held open while the whole is made, if there is room for that.
+    let limited = host.sh(&format!("prlimit --pid {} --nofile=400:400", host.pid()));
+    assert!(limited.status.success(), "{}", String::from_utf8_lossy(&limited.stderr));
+    host.delete("/v1/namespaces/net0");
+    let namespace = |i| json!({"name": format!("n{i}")});
+    let veth = |i| {
+        let ends = json!([{"namespace": format!("n{i}"), "interface": "eth0"}, {"interface": format!("p{i}"), "bridge": "br0"}]);
+        json!({"name": format!("v{i}"), "endpoints": ends})
+    };
+    let document = json!({"bridges": [{"name": "br0"}], "namespaces": (0..200).map(namespace).collect::<Vec<_>>(),
+        "veths": (0..200).map(veth).collect::<Vec<_>>()});
+    host.put("/v1/topology", document).ok();
+    assert_eq!(host.ip(&["link", "show", "master", "br0"]).as_array().unwrap().len(), 200);
+    host.put("/v1/topology", json!({})).ok();
+    assert_eq!(host.sh("ls /run/netns").stdout, b"");
+}

@@ -17,6 +17,7 @@ use nix::{
     sched::{CloneFlags, setns, unshare},
     sys::{
         prctl::set_no_new_privs,
+        resource::{Resource, getrlimit, setrlimit},
         signal::SigSet,
         statvfs::{FsFlags, statvfs},
     },
@@ -119,6 +120,7 @@ impl Environment {
         // As that user, so that nobody is put where they could not go.
         chdir(self.directory.as_c_str()).map_err(|errno| Step::Directory.failed(errno))?;
         keep_only_standard_fds();
+        lower_files();
         Ok(())
     }
 
@@ -167,6 +169,15 @@ fn reset_signals() {
         unsafe { libc::syscall(libc::SYS_rt_sigaction, number, default.as_ptr(), std::ptr::null_mut::<u64>(), 8usize) };
     }
     let _ = SigSet::empty().thread_set_mask();
+}
+
+/// How many descriptors a command begins with, which is what `select(2)` knows; up to the hard limit it may take more.
+const FILES: u64 = 1024;
+
+fn lower_files() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let _stays_as_it_is = setrlimit(Resource::RLIMIT_NOFILE, soft.min(FILES), hard);
+    }
 }
 
 /// Marks every other descriptor close-on-exec, also those that came from a service manager without the mark.
