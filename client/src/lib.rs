@@ -3,6 +3,8 @@
 //! One client holds one connection, opened when it is first needed, and again after the daemon was away or
 //! nothing was asked for some seconds.
 
+#![forbid(unsafe_code)]
+
 pub mod tls;
 
 use std::{

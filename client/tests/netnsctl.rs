@@ -2,9 +2,15 @@
 
 mod common;
 
-use std::{fs, os::unix::net::UnixListener, path::Path, process::Command};
+use std::{
+    fs,
+    io::Write,
+    os::unix::{fs::PermissionsExt, net::UnixListener},
+    path::Path,
+    process::{Command, Stdio},
+};
 
-use common::{NETNSCTL, Ran};
+use common::{NETNSCTL, Ran, TOKEN};
 use serde_json::{Value, json};
 
 /// A table's lines as words.
@@ -395,4 +401,44 @@ fn every_command_has_an_example_that_runs() {
     }
     other.kill().unwrap();
     other.wait().unwrap();
+}
+
+#[test]
+fn a_login_is_remembered_until_the_logout() {
+    let host = host!();
+    host.ok(&["netns", "add", "net0"]);
+    let home = host.dir.path().join("home");
+    fs::create_dir(&home).unwrap();
+    let run = |line: &[&str], typed: &str| {
+        let mut command = host.command(NETNSCTL);
+        command.env_remove("NETNSCTL_URL").env("HOME", &home).args(line);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(typed.as_bytes()).unwrap();
+        Ran::of(child.wait_with_output().unwrap())
+    };
+    let (url, list) = ("http://127.0.0.1:8080", ["netns", "list", "-o", "name"]);
+    run(&list, "").failed(3, &["/run/netnsd/netnsd.sock"]);
+    // What does not get in is not remembered.
+    run(&["login", url], "wrong\n").failed(1, &["token"]);
+    run(&["login", url], "").failed(2, &["--token-file"]);
+    assert!(!home.join(".config").exists());
+
+    let ran = run(&["login", url], &format!("{TOKEN}\n"));
+    assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
+    let file = home.join(".config/netnsctl/login.json");
+    assert!(ran.out.contains(url) && ran.out.contains(&file.display().to_string()) && !ran.out.contains(TOKEN));
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&file), mode(file.parent().unwrap())), (0o600, 0o700));
+    assert_eq!(run(&list, "").out, "net0\n");
+    // The token is for that netnsd alone.
+    run(&[&["--url", "http://localhost:8080"][..], &list].concat(), "").failed(1, &["token"]);
+    let token = host.dir.path().join("token");
+    assert_eq!(run(&["login", url, "--token-file", token.to_str().unwrap()], "").code, Some(0));
+    assert_eq!(run(&list, "").out, "net0\n");
+
+    fs::write(&file, "noise").unwrap();
+    run(&list, "").failed(2, &["login.json", "logout"]);
+    assert_eq!(run(&["logout"], "").code, Some(0));
+    assert_eq!(run(&["logout"], "").code, Some(0));
+    run(&list, "").failed(3, &["/run/netnsd/netnsd.sock"]);
 }

@@ -16,6 +16,9 @@ use serde_json::{Value, json};
 /// How long anything may take before a test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Who has it is admin at 127.0.0.1:8080 too.
+pub const TOKEN: &str = "what-only-this-test-knows";
+
 pub const NETNSCTL: &str = env!("CARGO_BIN_EXE_netnsctl");
 
 /// A host with the daemon.
@@ -45,11 +48,14 @@ impl Host {
         let notify = UnixDatagram::bind(&path).unwrap();
         notify.set_read_timeout(Some(PATIENCE)).unwrap();
         let log = fs::File::create(dir.path().join("log")).unwrap();
+        fs::write(dir.path().join("token"), TOKEN).unwrap();
         let daemon = sandbox
             .command(program)
             .unwrap()
             .env("NETNSD_STATE_DIR", dir.path().join("state"))
             .env("NETNSD_SOCKET", dir.path().join("netnsd.sock"))
+            .env("NETNSD_LISTEN", "127.0.0.1:8080")
+            .env("NETNSD_TOKEN_FILE", dir.path().join("token"))
             .env("NOTIFY_SOCKET", &path)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -76,6 +82,8 @@ impl Host {
         let bin = Path::new(NETNSCTL).parent().unwrap().display();
         command
             .env("PATH", format!("{bin}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"))
+            .env("HOME", self.dir.path())
+            .env_remove("XDG_CONFIG_HOME")
             .env("NETNSCTL_URL", format!("unix://{}", self.dir.path().join("netnsd.sock").display()))
             .current_dir(self.dir.path())
             .stdin(Stdio::null());

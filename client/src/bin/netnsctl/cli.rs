@@ -4,7 +4,7 @@ use std::{io::IsTerminal, path::PathBuf};
 
 use clap::{Args, ColorChoice, Parser, Subcommand};
 use clap_complete::Shell;
-use netnsd_client::{Place, Tls};
+use netnsd_client::Place;
 
 use crate::{
     adopt::Adopt,
@@ -12,6 +12,7 @@ use crate::{
     curl::Api,
     events::Events,
     fail::Failure,
+    login::Login,
     look::Look,
     netns::NetnsCommand,
     output::Format,
@@ -38,19 +39,16 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// Where netnsd serves, unless something else is said.
+const SOCKET: &str = "unix:///run/netnsd/netnsd.sock";
+
 /// Options of every command.
 #[derive(Debug, Args)]
 pub struct Globals {
-    /// Where netnsd serves: unix:///PATH, http://HOST:PORT or https://HOST:PORT
-    #[arg(
-        long,
-        global = true,
-        env = "NETNSCTL_URL",
-        value_name = "URL",
-        default_value = "unix:///run/netnsd/netnsd.sock",
-        help_heading = "Global options"
-    )]
-    pub url: String,
+    /// Where netnsd serves: unix:///PATH, http://HOST:PORT or https://HOST:PORT [default: where `netnsctl login` went, or
+    /// unix:///run/netnsd/netnsd.sock]
+    #[arg(long, global = true, env = "NETNSCTL_URL", value_name = "URL", help_heading = "Global options")]
+    pub url: Option<String>,
     /// The file with the token that netnsd asks for over TCP
     #[arg(long, global = true, env = "NETNSCTL_TOKEN_FILE", value_name = "FILE", help_heading = "Global options")]
     pub token_file: Option<PathBuf>,
@@ -117,36 +115,35 @@ pub struct Globals {
 }
 
 impl Globals {
-    /// Where netnsd is, with what it asks for.
+    /// Where netnsd is, with what it asks for: as the options say, or the last login.
     ///
     /// # Errors
     /// A URL that is none, a token that cannot be read.
     pub fn place(&self) -> Result<Place, Failure> {
-        if let Some(path) = self.url.strip_prefix("unix://").filter(|path| path.starts_with('/')) {
-            return Ok(Place::Unix(path.into()));
-        }
-        let (rest, tls) = match (self.url.strip_prefix("http://"), self.url.strip_prefix("https://")) {
-            (Some(rest), _) => (rest, None),
-            (_, Some(rest)) => {
-                let own = self.cert_file.as_deref().zip(self.key_file.as_deref());
-                (rest, Some(Tls::new(self.ca_file.as_deref(), own).map_err(|error| Failure::Usage(error.to_string()))?))
-            }
-            _ => {
-                let detail = "write unix:///PATH, http://HOST:PORT or https://HOST:PORT";
-                return Err(Failure::Usage(format!("--url {:?}: {detail}", self.url)));
-            }
+        // What was given for that netnsd is shown to no other.
+        let login = if self.url.is_none() { Login::remembered()?.unwrap_or_default() } else { Login::default() };
+        let url = self.url.clone().or((!login.url.is_empty()).then_some(login.url));
+        let place = Login {
+            url: url.unwrap_or_else(|| SOCKET.to_owned()),
+            token: self.token()?.or(login.token),
+            ca_file: self.ca_file.clone().or(login.ca_file),
+            cert_file: self.cert_file.clone().or(login.cert_file),
+            key_file: self.key_file.clone().or(login.key_file),
         };
-        let address = rest.trim_end_matches('/');
-        let token = match &self.token_file {
-            Some(file) => Some(std::fs::read_to_string(file).map_err(|error| {
+        place.place()
+    }
+
+    /// The token of the file that is named.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub fn token(&self) -> Result<Option<String>, Failure> {
+        let read = |file: &PathBuf| {
+            std::fs::read_to_string(file).map(|token| token.trim().to_owned()).map_err(|error| {
                 Failure::Usage(format!("--token-file {}: it cannot be read ({error})", file.display()))
-            })?),
-            None => None,
+            })
         };
-        let port = if tls.is_some() { 443 } else { 80 };
-        let has_port = address.rsplit(']').next().is_some_and(|rest| rest.contains(':'));
-        let address = if has_port { address.to_owned() } else { format!("{address}:{port}") };
-        Ok(Place::Tcp { address, token: token.map(|token| token.trim().to_owned()), tls })
+        self.token_file.as_ref().map(read).transpose()
     }
 
     /// Whether to colour what goes to stdout.
@@ -247,6 +244,16 @@ pub enum Command {
     /// Bearer tokens, for admins
     #[command(subcommand, infer_subcommands = true)]
     Token(TokenCommand),
+    /// Go to a netnsd elsewhere from now on, with a token, a certificate, or what the options say of it
+    #[command(after_help = "Example:\n  netnsctl login http://127.0.0.1:8080 --token-file token")]
+    Login {
+        /// Where it serves, as --url says it
+        #[arg(value_name = "URL")]
+        place: String,
+    },
+    /// Forget where `netnsctl login` went
+    #[command(after_help = "Example:\n  netnsctl logout")]
+    Logout,
     /// Tell who did what, with what answer, for admins
     #[command(after_help = "Example:\n  netnsctl audit --limit 20")]
     Audit {

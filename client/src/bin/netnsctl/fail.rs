@@ -53,7 +53,9 @@ impl From<Problem> for Failure {
             Code::InUse if !text.contains("--cascade") => "delete what uses it first, or take it along with --cascade",
             Code::AlreadyExists => "the command set changes what exists",
             Code::Forbidden => "this needs root: try sudo",
-            Code::Unauthenticated => "name the file that holds the token: --token-file FILE",
+            Code::Unauthenticated => {
+                "name the file that holds the token (--token-file FILE), or log in with it (netnsctl login URL)"
+            }
             _ => "",
         };
         if !hint.is_empty() {

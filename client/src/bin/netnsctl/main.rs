@@ -1,5 +1,7 @@
 //! `netnsctl`: the command line of netnsd. Each command is one HTTP call or a few.
 
+#![forbid(unsafe_code)]
+
 mod adopt;
 mod bridge;
 mod cli;
@@ -8,6 +10,7 @@ mod curl;
 mod doing;
 mod events;
 mod fail;
+mod login;
 mod look;
 mod netns;
 mod output;
@@ -50,6 +53,11 @@ fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> Result<(), Failure> {
     let globals = cli.globals;
+    match cli.command {
+        Command::Login { place } => return login::login(globals, place).await,
+        Command::Logout => return login::logout(),
+        _ => {}
+    }
     let context = Context {
         api: Api::new(globals.place()?, globals.verbose),
         format: globals.output,
@@ -80,6 +88,8 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Events(wanted) => events::events(&context, &wanted).await,
         Command::Token(command) => token::run(&context, command).await,
         Command::Audit { since, limit } => token::audit(&context, since, limit).await,
+        // They need no daemon to talk to: done above.
+        Command::Login { .. } | Command::Logout => Ok(()),
         Command::Edit { which } => whole::edit(&context, &which).await,
         Command::Status => status::status(&context).await,
         Command::Wait(wait) => status::wait(&context, &wait).await,

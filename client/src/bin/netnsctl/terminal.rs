@@ -4,12 +4,10 @@ use std::io::{self, IsTerminal, Write};
 
 use futures_util::{SinkExt, StreamExt};
 use netnsd_client::tungstenite::Message;
-use nix::{
-    libc,
-    sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr},
-};
+use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use serde::Deserialize;
 use serde_json::json;
+use terminal_size::{Height, Width, terminal_size_of};
 use tokio::{
     io::AsyncReadExt,
     signal::unix::{SignalKind, signal},
@@ -53,11 +51,8 @@ impl Drop for Raw {
 
 /// Rows and columns of the terminal that stdout is.
 fn size() -> (u16, u16) {
-    // SAFETY: `struct winsize` is four numbers, for which zeroes are good values.
-    let mut size: libc::winsize = unsafe { std::mem::zeroed() };
-    // SAFETY: the kernel writes one `struct winsize`, which lives as long as the call.
-    let result = unsafe { libc::ioctl(1, libc::TIOCGWINSZ, &mut size) };
-    if result == 0 && size.ws_row > 0 { (size.ws_row, size.ws_col) } else { (24, 80) }
+    let known = terminal_size_of(io::stdout()).filter(|(_, Height(rows))| *rows > 0);
+    known.map_or((24, 80), |(Width(columns), Height(rows))| (rows, columns))
 }
 
 /// Runs a command, whose request this path and query are, to its end. With `input` it reads what netnsctl reads; it gets a
