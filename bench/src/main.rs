@@ -1,7 +1,9 @@
 //! What netnsd costs beside the kernel's own price, and beside what people use today: `bench/run`.
 //!
-//! The workload is W(N): one bridge, N namespaces, in each `lo` up and an `eth0` with an address and a default route, its
+//! The workload is W(N): one bridge for each thousand, N namespaces, in each `lo` up and an `eth0` with an address and a default route, its
 //! other veth end a port of the bridge. Contestants take turns; each round is a process in a sandbox of its own.
+
+#![forbid(unsafe_code)]
 
 mod others;
 mod ours;
@@ -69,6 +71,20 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// How many ports a bridge has at the most; beyond that there are several (the kernel's limit is 1023, `BR_MAX_PORTS`).
+const PORTS: u32 = 1000;
+
+/// On which bridge a namespace is, and with which address there.
+pub fn place(i: u32) -> (u32, [u8; 4]) {
+    let (bridge, port) = (i / PORTS, i % PORTS);
+    (bridge, [10, bridge as u8, (port / 250) as u8, (port % 250) as u8 + 1])
+}
+
+/// A bridge's own address.
+pub fn gateway(bridge: u32) -> [u8; 4] {
+    [10, bridge as u8, 0, 254]
 }
 
 /// Milliseconds since then.

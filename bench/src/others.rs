@@ -57,7 +57,8 @@ impl Other {
 
 /// The address of the `i`th namespace.
 pub fn address(i: u32) -> String {
-    format!("10.0.{}.{}", i / 250, i % 250 + 1)
+    let [a, b, c, d] = crate::place(i).1;
+    format!("{a}.{b}.{c}.{d}")
 }
 
 /// Runs a program with this on its standard input.

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -13,7 +14,7 @@ use netnsd_client::Client;
 use serde_json::{Value, json};
 use tokio::net::UnixListener;
 
-use crate::{Measured, ms, others::address, raw::Eyes};
+use crate::{Measured, PORTS, gateway, ms, others::address, place, raw::Eyes};
 
 /// How often a short thing is done, for its median.
 const TIMES: usize = 50;
@@ -64,22 +65,26 @@ impl Daemon {
 
 /// W(N) as one document.
 fn document(n: u32) -> Value {
-    let namespace = |i| json!({"name": format!("n{i}"), "routes": routes()});
+    let namespace = |i| json!({"name": format!("n{i}"), "routes": routes(i)});
     let veth = |i| json!({"name": format!("v{i}"), "endpoints": ends(i)});
     json!({
-        "bridges": [{"name": "br0", "addresses": ["10.0.0.254/16"]}],
+        "bridges": (0..n.div_ceil(PORTS)).map(bridge).collect::<Vec<_>>(),
         "namespaces": (0..n).map(namespace).collect::<Vec<_>>(),
         "veths": (0..n).map(veth).collect::<Vec<_>>(),
     })
 }
 
-fn routes() -> Value {
-    json!([{"destination": "default", "via": "10.0.0.254"}])
+fn bridge(i: u32) -> Value {
+    json!({"name": format!("br{i}"), "addresses": [format!("{}/16", Ipv4Addr::from(gateway(i)))]})
+}
+
+fn routes(i: u32) -> Value {
+    json!([{"destination": "default", "via": Ipv4Addr::from(gateway(place(i).0))}])
 }
 
 fn ends(i: u32) -> Value {
     json!([{"namespace": format!("n{i}"), "interface": "eth0", "addresses": [format!("{}/16", address(i))]},
-        {"interface": format!("p{i}"), "bridge": "br0"}])
+        {"interface": format!("p{i}"), "bridge": format!("br{}", place(i).0)}])
 }
 
 async fn ask(client: &Client, method: Method, path: &str, body: &Value) -> io::Result<Value> {
@@ -185,14 +190,16 @@ pub async fn boot(dir: &Path) -> io::Result<Measured> {
 pub async fn singly(n: u32, connections: u32, dir: &Path) -> io::Result<Measured> {
     let (daemon, client, _) = Daemon::start(dir).await?;
     let start = Instant::now();
-    ask(&client, Method::PUT, "/v1/bridges/br0", &json!({"addresses": ["10.0.0.254/16"]})).await?;
+    for i in 0..n.div_ceil(PORTS) {
+        ask(&client, Method::PUT, &format!("/v1/bridges/br{i}"), &bridge(i)).await?;
+    }
     let mut tasks = tokio::task::JoinSet::new();
     for first in 0..connections {
         let client = Client::unix(&daemon.socket);
         tasks.spawn(async move {
             for i in (first..n).step_by(connections as usize) {
                 let namespace = format!("/v1/namespaces/n{i}");
-                ask(&client, Method::PUT, &namespace, &json!({"routes": routes()})).await?;
+                ask(&client, Method::PUT, &namespace, &json!({"routes": routes(i)})).await?;
                 ask(&client, Method::PUT, &format!("/v1/veths/v{i}"), &json!({"endpoints": ends(i)})).await?;
             }
             Ok::<_, io::Error>(())

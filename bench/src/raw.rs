@@ -23,6 +23,8 @@ use rtnetlink::{
     sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE},
 };
 
+use crate::{PORTS, gateway, place};
+
 /// How many namespaces are made together. Their acks fit into the default buffer of a socket.
 const BATCH: usize = 32;
 
@@ -105,24 +107,28 @@ struct Namespace {
     fd: OwnedFd,
 }
 
-/// A host's side: its socket, its own namespace, the bridge.
+/// A host's side: its socket, its own namespace, the indices of the bridges.
 struct Host {
     socket: Socket,
     home: OwnedFd,
-    bridge: u32,
+    bridges: Vec<u32>,
 }
 
 impl Host {
-    /// Makes the bridge, with its address.
-    fn start() -> io::Result<Self> {
+    /// Makes the bridges of so many namespaces, with their addresses.
+    fn start(n: u32) -> io::Result<Self> {
         let socket = open()?;
         let home = OwnedFd::from(fs::File::open("/proc/thread-self/ns/net")?);
         fs::create_dir_all("/run/netns")?;
-        let info = LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]);
-        send(&socket, vec![(Message::NewLink(link(0, Some("br0"), vec![info])), NEW), up(0, Some("br0"), vec![])])?;
-        let bridge = nix::net::if_::if_nametoindex("br0")?;
-        send(&socket, vec![address(bridge, [10, 0, 0, 254], 16)])?;
-        Ok(Self { socket, home, bridge })
+        let mut bridges = Vec::new();
+        for i in 0..n.div_ceil(PORTS) {
+            let (name, info) = (bridge(i), LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
+            send(&socket, vec![(Message::NewLink(link(0, Some(&name), vec![info])), NEW), up(0, Some(&name), vec![])])?;
+            let index = nix::net::if_::if_nametoindex(&*name)?;
+            send(&socket, vec![address(index, gateway(i), 16)])?;
+            bridges.push(index);
+        }
+        Ok(Self { socket, home, bridges })
     }
 
     fn namespace(&self, i: u32) -> io::Result<Namespace> {
@@ -134,6 +140,11 @@ impl Host {
         setns(&self.home, CloneFlags::CLONE_NEWNET)?;
         Ok(Namespace { socket, fd: fs::File::open(&path)?.into() })
     }
+}
+
+/// The name of a bridge.
+fn bridge(i: u32) -> String {
+    format!("br{i}")
 }
 
 /// The pair: a port on the host, its peer made inside the namespace.
@@ -148,14 +159,14 @@ fn pair(i: u32, ns: &Namespace) -> (Message, u16) {
 
 /// All that is done inside a namespace.
 fn inside(i: u32) -> Vec<(Message, u16)> {
-    let net = [10, 0, (i / 250) as u8, (i % 250) as u8 + 1];
+    let (bridge, net) = place(i);
     // The first link of a new namespace beside lo has the index 2.
-    vec![up(1, None, vec![]), address(2, net, 16), up(2, None, vec![]), default_route(2)]
+    vec![up(1, None, vec![]), address(2, net, 16), up(2, None, vec![]), default_route(2, gateway(bridge))]
 }
 
 /// The port made ready: no IPv6 address of its own, enslaved, up.
-fn port(i: u32, bridge: u32) -> [(Message, u16); 2] {
-    let name = format!("p{i}");
+fn port(i: u32, bridges: &[u32]) -> [(Message, u16); 2] {
+    let (name, bridge) = (format!("p{i}"), bridges[place(i).0 as usize]);
     let no_address = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
     let quiet = link(0, Some(&name), vec![LinkAttribute::AfSpecUnspec(vec![no_address])]);
     [(Message::SetLink(quiet), 0), up(0, Some(&name), vec![LinkAttribute::Controller(bridge)])]
@@ -163,7 +174,7 @@ fn port(i: u32, bridge: u32) -> [(Message, u16); 2] {
 
 /// The floor: W(N) in batches, a bridge, N namespaces, in each `lo` up and an `eth0` with an address and a default route.
 pub fn make(n: u32) -> io::Result<Made> {
-    let host = Host::start()?;
+    let host = Host::start(n)?;
     let mut made = Vec::new();
     for batch in (0..n).collect::<Vec<_>>().chunks(BATCH) {
         let namespaces: Vec<(u32, Namespace)> =
@@ -172,20 +183,23 @@ pub fn make(n: u32) -> io::Result<Made> {
         for (i, ns) in &namespaces {
             send(&ns.socket, inside(*i))?;
         }
-        send(&host.socket, batch.iter().flat_map(|i| port(*i, host.bridge)).collect())?;
         made.extend(namespaces.into_iter().map(|(_, ns)| ns.socket));
+    }
+    // Last: what a namespace says when its link comes up is flooded to every port that is up by then.
+    for batch in (0..n).collect::<Vec<_>>().chunks(BATCH) {
+        send(&host.socket, batch.iter().flat_map(|i| port(*i, &host.bridges)).collect())?;
     }
     Ok(Made { host: host.socket, inside: made })
 }
 
 /// W(N) one namespace after the other, `recorded` after each.
 pub fn make_singly(n: u32, mut recorded: impl FnMut(u32) -> io::Result<()>) -> io::Result<()> {
-    let host = Host::start()?;
+    let host = Host::start(n)?;
     for i in 0..n {
         let ns = host.namespace(i)?;
         send(&host.socket, vec![pair(i, &ns)])?;
         send(&ns.socket, inside(i))?;
-        send(&host.socket, port(i, host.bridge).into())?;
+        send(&host.socket, port(i, &host.bridges).into())?;
         recorded(i)?;
     }
     Ok(())
@@ -217,7 +231,8 @@ impl Made {
             send(&self.host, batch.iter().map(join).collect())?;
         }
         send(&self.host, vec![(Message::DelLink(link(0, None, vec![LinkAttribute::Group(GROUP)])), 0)])?;
-        send(&self.host, vec![(Message::DelLink(link(0, Some("br0"), vec![])), 0)])?;
+        let away = |i| (Message::DelLink(link(0, Some(&bridge(i)), vec![])), 0);
+        send(&self.host, (0..n.div_ceil(PORTS)).map(away).collect())?;
         for i in 0..n {
             let path = format!("/run/netns/n{i}");
             umount2(path.as_str(), MntFlags::MNT_DETACH)?;
@@ -277,14 +292,14 @@ fn address(index: u32, ip: [u8; 4], prefix_len: u8) -> (Message, u16) {
     (Message::NewAddress(message), NEW)
 }
 
-fn default_route(index: u32) -> (Message, u16) {
+fn default_route(index: u32, gateway: [u8; 4]) -> (Message, u16) {
     let mut message = RouteMessage::default();
     message.header.address_family = AddressFamily::Inet;
     message.header.table = 254;
     message.header.protocol = RouteProtocol::Static;
     message.header.scope = RouteScope::Universe;
     message.header.kind = RouteType::Unicast;
-    let gateway = RouteAddress::Inet([10, 0, 0, 254].into());
+    let gateway = RouteAddress::Inet(gateway.into());
     message.attributes = vec![RouteAttribute::Gateway(gateway), RouteAttribute::Oif(index)];
     (Message::NewRoute(message), NEW)
 }

@@ -1,0 +1,71 @@
+//! How the planner grows with the network: W(N) planned from nothing, and over what is as it should be.
+//!
+//! `cargo bench -p netnsd-bench`
+
+use std::{collections::BTreeMap, hint::black_box};
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use netnsd::{
+    engine::Spec,
+    kernel::{Observed, sim::SimKernel},
+    plan::{Hands, Task, plan},
+};
+use netnsd_api::Kind;
+use serde_json::json;
+
+/// A bridge, so many namespaces, and as many pairs.
+fn network(n: usize) -> Vec<Spec> {
+    let spec = |kind, json| Spec::from_json(kind, json).expect("it is well-formed");
+    let namespace = |i| {
+        let routes = json!([{"destination": "default", "via": "10.255.255.254"}]);
+        spec(Kind::Namespace, json!({"name": format!("n{i}"), "routes": routes}))
+    };
+    let veth = |i| {
+        let address = format!("10.{}.{}.{}/8", i / 62_500, i / 250 % 250, i % 250 + 1);
+        let ends = json!([{"namespace": format!("n{i}"), "interface": "eth0", "addresses": [address]},
+            {"interface": format!("p{i}"), "bridge": "br0"}]);
+        spec(Kind::Veth, json!({"name": format!("v{i}"), "endpoints": ends}))
+    };
+    let bridge = spec(Kind::Bridge, json!({"name": "br0", "interface": "br0", "addresses": ["10.255.255.254/8"]}));
+    std::iter::once(bridge).chain((0..n).map(namespace)).chain((0..n).map(veth)).collect()
+}
+
+fn planning(criterion: &mut Criterion) {
+    let prior = BTreeMap::new();
+    for (case, new) in [("from nothing", true), ("nothing to do", false)] {
+        let mut group = criterion.benchmark_group(case);
+        group.sample_size(10);
+        for n in [10, 100, 1_000, 10_000] {
+            let specs = network(n);
+            let task = |spec| Task {
+                resource: Spec::resource(spec),
+                uid: "019403b0-0000-7000-8000-000000000000",
+                desired: Some(spec),
+                applied: &[],
+                prior: &prior,
+                new,
+                hands: Hands::Stay,
+            };
+            let tasks: Vec<Task<'_>> = specs.iter().map(task).collect();
+            let bridge = |name: &netnsd_api::Name| Some(name.to_string());
+            let kernel = SimKernel::default();
+            if !new {
+                for step in plan(&tasks, &bridge, &Observed::default()).steps {
+                    kernel.apply(&step.op).expect("the simulated kernel does as it is told");
+                }
+            }
+            let observed = Observed { namespaces: kernel.everything() };
+            let steps = plan(&tasks, &bridge, &observed).steps.len();
+            assert_eq!(steps == 0, !new, "{case}: {steps} operations");
+            group.throughput(Throughput::Elements(specs.len() as u64));
+            let mut one = |criterion: &mut criterion::Bencher<'_>, tasks: &Vec<Task<'_>>| {
+                criterion.iter(|| plan(black_box(tasks), &bridge, &observed));
+            };
+            group.bench_with_input(BenchmarkId::from_parameter(n), &tasks, &mut one);
+        }
+        group.finish();
+    }
+}
+
+criterion_group!(benches, planning);
+criterion_main!(benches);
