@@ -3,6 +3,8 @@
 //! Requests are read in two steps, so that every mistake is told with a JSON pointer: [`parse`] makes a
 //! value of JSON into a type here, then [`Resource::check`] looks at what one field alone cannot know.
 
+#![forbid(unsafe_code)]
+
 mod access;
 mod doing;
 mod event;

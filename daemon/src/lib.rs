@@ -3,14 +3,18 @@
 //! `docs/architecture.md` is the map of this house.
 
 pub mod access;
+#[allow(unsafe_code, reason = "descriptors that the service manager hands over")]
 pub mod daemon;
 pub mod engine;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod http;
 pub mod intent;
 pub mod kernel;
 pub mod metrics;
 pub mod plan;
 pub mod process;
+#[allow(unsafe_code, reason = "what is done between fork and exec, and an ioctl")]
 pub mod sandbox;
 pub mod settings;
 pub mod store;

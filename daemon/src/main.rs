@@ -1,5 +1,7 @@
 //! netnsd, the program: reads what is asked of it and hands over.
 
+#![forbid(unsafe_code)]
+
 use std::{
     io::{self, Write},
     process::ExitCode,

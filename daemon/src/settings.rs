@@ -206,7 +206,10 @@ impl Settings {
     /// # Errors
     /// The first setting that is wrong.
     pub fn resolve(flags: &Flags, env: impl Fn(&str) -> Option<String>) -> Result<Self> {
-        let sources = Sources { flags, env: &env, file: read_file(flags.config.as_deref(), &env)? };
+        Self::of(Sources { flags, env: &env, file: read_file(flags.config.as_deref(), &env)? })
+    }
+
+    fn of(sources: Sources<'_>) -> Result<Self> {
         let listen = sources.listen()?;
         let token_file = sources.one("token_file", |flags| &flags.token_file, |file| &file.token_file);
         let tls = sources.tls()?;
@@ -237,7 +240,7 @@ impl Settings {
             access: sources.file.access.iter().enumerate().map(rule).collect::<Result<_>>()?,
             policy: Policy { repair: sources.repair()?, interval: sources.interval()? },
             log_format: sources.log_format()?,
-            log: log_filter(&env)?,
+            log: log_filter(sources.env)?,
         })
     }
 }
@@ -400,6 +403,13 @@ fn rule((at, entry): (usize, &AccessEntry)) -> Result<Rule> {
         check_prefix(&prefix).map_err(|error| wrong("prefix", error.0))?;
     }
     Ok(Rule { subject, role, prefix })
+}
+
+/// Reads a file's text, and what it comes to, for `crate::fuzz`.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(text: &str) {
+    let _refused = parse_file(Path::new("fuzz.toml"), text)
+        .and_then(|file| Settings::of(Sources { flags: &Flags::default(), env: &|_| None, file }));
 }
 
 fn log_filter(env: &dyn Fn(&str) -> Option<String>) -> Result<String> {

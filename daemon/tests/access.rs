@@ -300,3 +300,33 @@ fn who_guesses_tokens_has_to_wait() {
     assert_eq!((statuses[0], statuses[19], statuses[20]), (401, 401, 429), "{statuses:?}");
     assert_eq!(ask(&host, &address, "root-token", "GET", "/v1", Value::Null).0, 429, "right ones too: nothing is told");
 }
+
+/// The rules of `docs/teams.md`, as they stand there but for groups by number.
+#[test]
+fn a_team_has_its_prefix_as_the_document_says() {
+    if !nix::unistd::geteuid().is_root() {
+        return eprintln!("skipped: only root can be several users");
+    }
+    if !has("setpriv") || !has("curl") {
+        return;
+    }
+    let mut host = Host::new();
+    let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/teams.md");
+    let document = std::fs::read_to_string(document).unwrap();
+    let rules = document.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let config = host.dir().join("netnsd.toml");
+    std::fs::write(&config, rules.replace("\"red\"", "'4100'").replace("\"netnsd\"", "'4101'")).unwrap();
+    host.start_with(|command| {
+        command.arg("--config").arg(&config);
+    });
+    open_to_all(host.dir(), 0o755);
+    open_to_all(&host.socket(), 0o666);
+    let put = |uid, groups: &str, name: &str| {
+        as_user(&host, uid, groups, "PUT", &format!("/v1/namespaces/{name}"), &json!({})).0
+    };
+    assert_eq!(put(4001, "4100,4101", "red-lab"), 201);
+    assert_eq!(put(4001, "4100,4101", "blue-lab"), 403);
+    assert_eq!(put(4002, "4101", "red-lab"), 403);
+    assert_eq!(as_user(&host, 4002, "4101", "GET", "/v1/namespaces/red-lab", &Value::Null).0, 200);
+    assert_eq!(as_user(&host, 4003, "", "GET", "/v1/namespaces/red-lab", &Value::Null).0, 403);
+}

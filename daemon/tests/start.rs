@@ -1,5 +1,7 @@
 //! How the daemon starts, refuses to, and ends.
 
+#![allow(unsafe_code, reason = "a descriptor is handed over as a service manager does it")]
+
 mod common;
 
 use std::{

@@ -153,7 +153,7 @@ pub(super) fn runs_as(app: &App, caller: &Caller, name: &Name, exec: &Exec) -> R
 // ---- WebSocket -------------------------------------------------------------------------------------------------
 
 /// What the query of a WebSocket's request asks for.
-fn read(query: Option<&str>) -> Result<(Exec, Option<Size>, Option<f64>), Failure> {
+pub(super) fn read(query: Option<&str>) -> Result<(Exec, Option<Size>, Option<f64>), Failure> {
     let mut query = Query::read(query)?;
     let size = Size { rows: query.value("rows")?.unwrap_or(24), cols: query.value("cols")?.unwrap_or(80) };
     let tty = query.flag("tty", false)?;
@@ -245,17 +245,37 @@ struct Resize {
     cols: u16,
 }
 
-/// Takes one frame of the client. An empty one of its standard input is its end.
-async fn take(input: &mut Input, frame: &[u8]) {
-    match frame.split_first() {
-        Some((&STDIN, [])) => input.close(),
-        Some((&STDIN, bytes)) => input.write(bytes).await,
-        Some((&CONTROL, text)) => {
-            if let Ok(Control { resize: Resize { rows, cols } }) = serde_json::from_slice(text) {
-                input.resize(Size { rows, cols });
-            }
+/// What a frame of a client says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Said<'f> {
+    /// What the command is to read.
+    Input(&'f [u8]),
+    /// That there is no more of it.
+    End,
+    /// How large the terminal is.
+    Resize(Size),
+}
+
+/// Reads a frame; none of a channel that a client may not use, or that makes no sense there.
+pub(super) fn said(frame: &[u8]) -> Option<Said<'_>> {
+    match frame.split_first()? {
+        (&STDIN, []) => Some(Said::End),
+        (&STDIN, bytes) => Some(Said::Input(bytes)),
+        (&CONTROL, text) => {
+            let Control { resize: Resize { rows, cols } } = serde_json::from_slice(text).ok()?;
+            Some(Said::Resize(Size { rows, cols }))
         }
-        _ => tracing::debug!("a frame of no channel that a client may use"),
+        _ => None,
+    }
+}
+
+/// Takes one frame of the client.
+async fn take(input: &mut Input, frame: &[u8]) {
+    match said(frame) {
+        Some(Said::Input(bytes)) => input.write(bytes).await,
+        Some(Said::End) => input.close(),
+        Some(Said::Resize(size)) => input.resize(size),
+        None => tracing::debug!("a frame that makes no sense"),
     }
 }
 

@@ -5,6 +5,8 @@ mod body;
 mod bridges;
 mod events;
 mod exec;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod guard;
 mod headers;
 mod host;

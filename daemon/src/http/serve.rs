@@ -1,6 +1,11 @@
 //! Connections: HTTP/1.1 over a Unix socket or TCP, bounded, and ended in order.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -29,6 +34,8 @@ use crate::access::{Peer, peer_of};
 
 /// Connections at once; more wait to be accepted.
 const CONNECTIONS: usize = 10_000;
+/// Of them those of one address, over TCP; one more is closed at once.
+const OF_ONE: usize = 1_000;
 /// How long a client may take to send a request's head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long running requests may take once the daemon stops.
@@ -49,9 +56,12 @@ pub async fn serve_tcp(listener: TcpListener, router: Router, tls: Option<Arc<Tl
     let quick = |stream: &mut TcpStream| {
         let _latency_only = stream.set_nodelay(true);
     };
+    let addresses = Addresses::default();
     serve(listener.tap_io(quick), stop, move |stream, address, watcher| {
         let (router, tls) = (router.clone(), tls.clone());
+        let place = addresses.clone().enter(address.ip());
         async move {
+            let Some(_place) = place else { return tracing::debug!(%address, "too many connections") };
             let peer = |certificate| Peer::Tcp { address, to_loopback, certificate };
             match tls {
                 None => carry(stream, router, peer(Vec::new()), watcher).await,
@@ -63,6 +73,50 @@ pub async fn serve_tcp(listener: TcpListener, router: Router, tls: Option<Arc<Tl
         }
     })
     .await;
+}
+
+/// How many connections each address has.
+#[derive(Debug, Default, Clone)]
+struct Addresses {
+    counts: Arc<Mutex<HashMap<IpAddr, usize>>>,
+}
+
+/// A connection's place among those of its address, until it is dropped.
+#[derive(Debug)]
+struct Place {
+    addresses: Addresses,
+    of: IpAddr,
+}
+
+impl Addresses {
+    /// A place for one more, if there is one. Of IPv6 a whole /64 counts as one: it is nobody's in part (RFC 4291, section 2.5.4).
+    fn enter(self, from: IpAddr) -> Option<Place> {
+        let of = match from.to_canonical() {
+            IpAddr::V6(address) => IpAddr::V6((u128::from(address) & !u128::from(u64::MAX)).into()),
+            v4 => v4,
+        };
+        {
+            let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = counts.entry(of).or_default();
+            if *count >= OF_ONE {
+                return None;
+            }
+            *count += 1;
+        }
+        Some(Place { addresses: self, of })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.addresses.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.of) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.of);
+            }
+        }
+    }
 }
 
 /// Accepts; where that fails (out of descriptors, most likely), axum's listeners wait before they try again.
@@ -114,5 +168,25 @@ where
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
     if let Err(error) = watcher.watch(connection).await {
         tracing::debug!(%error, "a connection ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_so_many_connections_and_no_more() {
+        let addresses = Addresses::default();
+        let enter = |from: &str| addresses.clone().enter(from.parse().unwrap());
+        let mut places: Vec<_> = (0..OF_ONE).map(|_| enter("192.0.2.1").unwrap()).collect();
+        assert!(enter("192.0.2.1").is_none() && enter("::ffff:192.0.2.1").is_none());
+        assert!(enter("192.0.2.2").is_some());
+        places.pop();
+        assert!(enter("192.0.2.1").is_some());
+        places = (0..OF_ONE).map(|i| enter(&format!("2001:db8::{i:x}")).unwrap()).collect();
+        assert!(enter("2001:db8::ffff").is_none() && enter("2001:db8:0:1::1").is_some());
+        drop(places);
+        assert!(addresses.counts.lock().unwrap().is_empty());
     }
 }

@@ -7,6 +7,7 @@
 //! No thread that serves requests is ever in another namespace: a command enters its own after the fork, and the
 //! sockets of `ping` are opened by the one thread of `sockets`.
 
+#![allow(unsafe_code, reason = "what is done between fork and exec, terminals, and filters of sockets")]
 #![allow(clippy::result_large_err, reason = "a problem is the answer of a request, made once and not in a loop")]
 
 mod environment;

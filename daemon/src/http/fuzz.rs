@@ -1,0 +1,42 @@
+//! The parsers of requests, for `crate::fuzz`.
+
+use netnsd_api::{Bridge, Kind, Namespace, Veth};
+use serde_json::Value;
+
+use super::{
+    body, exec,
+    query::{Label, Query},
+    resource::{self, Asked, Served},
+    topology,
+};
+use crate::engine::Spec;
+
+/// A resource of a body, if it is one.
+pub(crate) fn body(kind: Kind, value: &Value) -> Option<Spec> {
+    let map = body::without_read_only(value.as_object()?.clone());
+    match kind {
+        Kind::Namespace => resource::read::<Namespace>(map).map(Served::spec),
+        Kind::Bridge => resource::read::<Bridge>(map).map(Served::spec),
+        Kind::Veth => resource::read::<Veth>(map).map(Served::spec),
+    }
+    .ok()
+}
+
+pub(crate) fn query(text: &str) {
+    let _refused = (Asked::read(Some(text)).map(drop), Label::read(text).map(drop), exec::read(Some(text)).map(drop));
+    let _refused = Query::read(Some(text)).and_then(|mut query| query.limit());
+}
+
+pub(crate) fn frame(data: &[u8]) {
+    let _makes_no_sense = exec::said(data);
+}
+
+pub(crate) fn document(data: &[u8]) {
+    let json: Option<Value> = serde_json::from_slice(data).ok();
+    let yaml: Option<Value> = yaml_serde::from_slice(data).ok();
+    for value in json.into_iter().chain(yaml) {
+        if let Value::Object(map) = value {
+            let _refused = topology::read(map);
+        }
+    }
+}
