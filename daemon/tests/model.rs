@@ -33,13 +33,16 @@ type Place = (Option<String>, String);
 enum Added {
     /// An address of a link, whose index tells whether the link is still the same.
     Address(Place, u64, String),
-    /// A route in a namespace of this inode, that leads nowhere.
-    Route(String, u64, String),
-    /// A link in a namespace of this inode.
-    Link(Option<String>, u64, String),
+    /// A route that leads nowhere, in this very namespace.
+    Route(String, Identity, String),
+    /// A link in this very namespace.
+    Link(Option<String>, Identity, String),
     /// A namespace.
     Namespace(String),
 }
+
+/// Which namespace it is: its inode number, which is given again when it is gone, and when it was made.
+type Identity = String;
 
 struct World {
     host: Host,
@@ -51,7 +54,7 @@ struct World {
 
 /// What the kernel says of one namespace.
 struct Seen {
-    inode: u64,
+    identity: Identity,
     links: BTreeMap<String, Value>,
     routes: Vec<Value>,
 }
@@ -61,7 +64,7 @@ type Views = BTreeMap<Option<String>, Seen>;
 
 const LOOK: &str = r#"
 look() {
-    echo "== $1 $(stat -Lc %i $2)"
+    echo "== $1 $(stat -Lc %i@%.9Z $2)"
     printf 'addr\nroute show table all\n' | ip $3 -d -j -batch -
     echo 'route show table all' | ip $3 -6 -j -batch -
 }
@@ -84,14 +87,14 @@ impl World {
         let mut seen = BTreeMap::new();
         for section in text.split("== ").skip(1) {
             let (title, body) = section.split_once('\n').unwrap();
-            let (name, inode) = title.split_once(' ').unwrap();
+            let (name, identity) = title.split_once(' ').unwrap();
             let mut lists = serde_json::Deserializer::from_str(body).into_iter::<Value>().map(Result::unwrap);
             let links = lists.next().unwrap();
             let links = links.as_array().unwrap().iter().filter(|link| link["ifname"].is_string());
             let links = links.map(|link| (link["ifname"].as_str().unwrap().to_owned(), link.clone())).collect();
             let routes = lists.flat_map(|list| list.as_array().cloned().unwrap_or_default()).collect();
             let name = Some(name.to_owned()).filter(|name| name != "host");
-            seen.insert(name, Seen { inode: inode.parse().unwrap(), links, routes });
+            seen.insert(name, Seen { identity: identity.to_owned(), links, routes });
         }
         seen
     }
@@ -313,17 +316,19 @@ impl World {
                     return;
                 }
                 let ns = self.random.of(&namespaces)["name"].as_str().unwrap().to_owned();
-                let Some(inode) = self.look().get(&Some(ns.clone())).map(|seen| seen.inode) else { return };
+                let Some(identity) = self.look().get(&Some(ns.clone())).map(|seen| seen.identity.clone()) else {
+                    return;
+                };
                 let to = format!("192.168.{number}.0/24");
-                (format!("ip -n {ns} route add blackhole {to} proto static metric 9"), Added::Route(ns, inode, to))
+                (format!("ip -n {ns} route add blackhole {to} proto static metric 9"), Added::Route(ns, identity, to))
             }
             2 => {
                 let seen = self.look();
                 let all: Vec<Option<String>> = seen.keys().cloned().collect();
                 let ns = self.random.of(&all);
                 let (name, ip) = (format!("f{number}"), ns.as_ref().map_or("ip".into(), |ns| format!("ip -n {ns}")));
-                let inode = seen[&ns].inode;
-                (format!("{ip} link add {name} type bridge"), Added::Link(ns, inode, name))
+                let identity = seen[&ns].identity.clone();
+                (format!("{ip} link add {name} type bridge"), Added::Link(ns, identity, name))
             }
             _ => (format!("ip netns add f{number}"), Added::Namespace(format!("f{number}"))),
         };
@@ -381,10 +386,11 @@ impl World {
                 let same = |seen: &Views| {
                     seen.get(ns).and_then(|seen| seen.links.get(name)).is_some_and(|link| link["ifindex"] == *index)
                 };
-                same(before) && same(&seen)
+                let identity = |seen: &Views| seen.get(ns).map(|seen| seen.identity.clone());
+                same(before) && same(&seen) && identity(before) == identity(&seen)
             }
-            Added::Route(ns, inode, _) => seen.get(&Some(ns.clone())).is_some_and(|seen| seen.inode == *inode),
-            Added::Link(ns, inode, _) => seen.get(ns).is_some_and(|seen| seen.inode == *inode),
+            Added::Route(ns, identity, _) => seen.get(&Some(ns.clone())).is_some_and(|seen| seen.identity == *identity),
+            Added::Link(ns, identity, _) => seen.get(ns).is_some_and(|seen| seen.identity == *identity),
             Added::Namespace(_) => true,
         };
         for added in self.added.iter().filter(|added| survives(added) && !is_there(added, &seen)) {
