@@ -292,8 +292,9 @@ fn hear_in(local: &mut Local, ns: &Ns, known: Option<u64>) -> Result<Heard, Errn
 fn open_ear(groups: u32, room: usize) -> Result<OwnedFd, Errno> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
-    // A smaller buffer works too: what is lost is looked for.
-    let _as_it_is = setsockopt(&fd, sockopt::RcvBufForce, &room);
+    // Only the machine's own root may take more than others. A smaller buffer works too: what is lost is looked for.
+    let _as_large_as_allowed =
+        setsockopt(&fd, sockopt::RcvBufForce, &room).or_else(|_| setsockopt(&fd, sockopt::RcvBuf, &room));
     bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
     Ok(fd)
 }
