@@ -188,6 +188,10 @@ fn the_audit_log_tells_who_did_what() {
     ask(&host, &address, &secret, "GET", "/v1/namespaces", Value::Null);
     ask(&host, &address, &secret, "GET", "/v1/audit", Value::Null);
     ask(&host, &address, "wrong", "DELETE", "/v1/namespaces/n0", Value::Null);
+    // What the kernel refuses was recorded before, and is told once, as it was answered.
+    let nonsense = json!({"sysctls": {"net.ipv4.ip_forward": "nonsense"}});
+    let refused = host.put("/v1/namespaces/n2", nonsense).status;
+    assert!(refused >= 400, "{refused}");
     let log = host.get("/v1/audit").ok();
     let told: Vec<String> = log["items"]
         .as_array()
@@ -215,6 +219,7 @@ fn the_audit_log_tells_who_did_what() {
             "token works operator tcp PUT /v1/namespaces/n0 422",
             "token works operator tcp GET /v1/audit 403",
             "- - tcp DELETE /v1/namespaces/n0 401",
+            &format!("uid 0 admin unix PUT /v1/namespaces/n2 {refused}"),
         ]
     );
     assert!(!log.to_string().contains(&secret[7..]));

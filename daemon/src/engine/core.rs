@@ -415,7 +415,10 @@ impl<K: Kernel> Core<K> {
         let (events, retracted) = self.journal.news();
         let mut askers = Vec::new();
         for Keeping { what, answer } in std::mem::take(&mut self.keeping) {
-            kept.push(self.numbered(what));
+            kept.push(match what {
+                Kept::Audit(entry) => Kept::Audit(self.numbered(entry)),
+                other => other,
+            });
             askers.push(answer);
         }
         let commit = Commit { rows: all.into_values().collect(), events, retracted, kept };
@@ -436,10 +439,9 @@ impl<K: Kernel> Core<K> {
     }
 
     /// An entry of the audit log with its number.
-    fn numbered(&mut self, what: Kept) -> Kept {
-        let Kept::Audit(entry) = what else { return what };
+    fn numbered(&mut self, entry: AuditEntry) -> AuditEntry {
         self.audited += 1;
-        Kept::Audit(AuditEntry { id: self.audited, ..entry })
+        AuditEntry { id: self.audited, ..entry }
     }
 
     /// Takes writes off the queue that may be carried out together, their changes made in the intent.
@@ -659,9 +661,8 @@ impl<K: Kernel> Core<K> {
         let first = self.journal.next();
         let (mut rows, mut kept, mut audits) = (BTreeMap::new(), Vec::new(), Vec::new());
         for accepted in batch {
-            if let Some((audit, entry)) = accepted.audit()
-                && let Kept::Audit(entry) = self.numbered(Kept::Audit(entry))
-            {
+            if let Some((audit, entry)) = accepted.audit() {
+                let entry = self.numbered(entry);
                 kept.push(Kept::Audit(entry.clone()));
                 audits.push((audit, entry));
             }

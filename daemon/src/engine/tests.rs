@@ -1,10 +1,11 @@
 //! Tests of the engine over the simulated kernel and a real database.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, task::Poll};
 
 use netnsd_api::{Code, Kind, Name, ResourceRef, State};
 use nix::errno::Errno;
 use serde_json::{Value, json};
+use sqlx::Connection;
 
 use super::*;
 use crate::{
@@ -630,4 +631,37 @@ async fn a_recorded_resource_in_conflict_takes_over_what_is_in_its_way() {
     assert_eq!((written.did(), written.entry.unwrap().generation), (Did::Unchanged, 1));
     assert_eq!(house.state(Kind::Bridge, "br0"), State::InSync);
     assert!(!house.kernel.everything()[&Ns::Host].links["br0"].bridge.as_ref().unwrap().stp);
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_and_what_it_took_is_done() {
+    let house = House::new();
+    let engine = house.engine.as_ref().unwrap().0.clone();
+    let write = |i: usize| {
+        let spec = Spec::from_json(Kind::Namespace, json!({"name": format!("n{i}")})).unwrap();
+        let engine = engine.clone();
+        Box::pin(async move { engine.write(Write::by_admin(Change::Put(spec))).await })
+    };
+    // Sends it; whether it is on its way.
+    async fn waits(write: &mut (impl Future<Output = Result<Written, Problem>> + Unpin)) -> bool {
+        std::future::poll_fn(|context| Poll::Ready(std::pin::Pin::new(&mut *write).poll(context).is_pending())).await
+    }
+    // Somebody else holds the database: the first write is taken, and waits.
+    let mut other = sqlx::SqliteConnection::connect(&format!("sqlite:{}", house.database().display())).await.unwrap();
+    sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
+    let mut writes = vec![write(0)];
+    assert!(waits(&mut writes[0]).await);
+    while engine.room() < QUEUE {
+        tokio::task::yield_now().await;
+    }
+    for i in 1..=QUEUE {
+        writes.push(write(i));
+        assert!(waits(&mut writes[i]).await);
+    }
+    assert_eq!(write(QUEUE + 1).await.unwrap_err().code, Code::KernelUnavailable);
+    sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
+    for write in writes {
+        write.await.unwrap();
+    }
+    assert_eq!(house.kernel.everything().len(), 1 + 1 + QUEUE);
 }
