@@ -233,3 +233,32 @@ fn what_was_there_before_the_boot_pass_stays() {
     host.settled();
     assert_eq!(theirs(&host), before);
 }
+
+/// What the kernel takes along with an address of ours, or lets rise in its place, is there afterwards in any case.
+#[test]
+fn an_address_in_the_same_network_outlives_ours() {
+    for promote in ["0", "1"] {
+        let host = Host::started();
+        let put = |address: &str| {
+            let ends =
+                json!([{"namespace": "net0", "interface": "eth0", "addresses": [address]}, {"interface": "port0"}]);
+            host.put("/v1/veths/lan0", json!({"endpoints": ends})).ok();
+        };
+        host.put("/v1/namespaces/net0", json!({})).ok();
+        put("10.1.0.1/24");
+        let set = format!(
+            "for of in all eth0; do echo {promote} > /proc/sys/net/ipv4/conf/$of/promote_secondaries; done; \
+             ip address add 10.1.0.9/24 dev eth0 && ip address add 10.1.0.10/24 dev eth0"
+        );
+        assert!(host.sh(&format!("ip netns exec net0 sh -ec '{set}'")).status.success());
+        for ours in ["10.1.0.2", "10.1.0.3"] {
+            put(&format!("{ours}/24"));
+            let shown = host.ip(&["-n", "net0", "-4", "address", "show", "dev", "eth0"]);
+            let all = shown[0]["addr_info"].as_array().unwrap().iter();
+            let mut all: Vec<&str> = all.map(|address| address["local"].as_str().unwrap()).collect();
+            all.sort_unstable();
+            assert_eq!(all, ["10.1.0.10", ours, "10.1.0.9"], "promote_secondaries={promote}");
+        }
+        assert_eq!(host.post("/v1/reconcile", json!({})).ok()["repaired"], json!([]));
+    }
+}

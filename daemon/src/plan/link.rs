@@ -191,16 +191,25 @@ impl Planner<'_> {
         let gone = |known: &ObservedAddress| known.ours && !wanted.contains(&known.net);
         let primaries: Vec<IpNet> =
             known.addresses.iter().filter(|known| gone(known) && !known.secondary).map(|known| known.net).collect();
+        // With its primary the kernel takes a secondary along, or lets it rise (`promote_secondaries`, ip-sysctl.rst): going
+        // first, and coming again if it is asked for, it has no choice.
+        let along = |known: &ObservedAddress| {
+            known.secondary && primaries.iter().any(|primary| primary.trunc() == known.net.trunc())
+        };
         for address in &known.addresses {
-            // With its primary the kernel takes a secondary along, or lets it rise (`promote_secondaries`, ip-sysctl.rst): going
-            // first, and coming again if it is asked for, it has no choice.
-            let along = || primaries.iter().any(|primary| primary.trunc() == address.net.trunc());
-            if gone(address) && address.secondary || address.ours && address.secondary && along() {
+            if gone(address) && address.secondary || address.ours && along(address) {
                 self.delete_address(task, place, address.net);
             }
         }
-        for address in primaries {
-            self.delete_address(task, place, address);
+        for address in &primaries {
+            self.delete_address(task, place, *address);
+        }
+        // That of others comes again where it was taken along.
+        for other in known.addresses.iter().filter(|known| !known.ours && along(known)) {
+            if let Some(link) = self.ns_mut(ns).links.get_mut(name) {
+                link.addresses.push(ObservedAddress { secondary: false, ..other.clone() });
+            }
+            self.add_address(task, place, other.net, 0, false);
         }
         self.add_addresses(task, place, spec.addresses);
     }
@@ -217,19 +226,24 @@ impl Planner<'_> {
         let (ours, protocol) = if task.gives_back() { (false, 0) } else { (true, ADDRESS_PROTOCOL) };
         for address in addresses.iter().map(|address| address.0) {
             let Some(link) = self.ns_mut(ns).links.get_mut(name) else { return };
-            let known = link.addresses.iter_mut().find(|known| known.net == address);
-            let replace = known.is_some();
-            match known {
+            match link.addresses.iter_mut().find(|known| known.net == address) {
                 Some(known) if task.hands == Hands::Stay || known.ours == ours => continue,
-                Some(known) => known.ours = ours,
+                Some(known) => {
+                    known.ours = ours;
+                    self.add_address(task, place, address, protocol, true);
+                }
                 None => {
                     let (permanent, scope) = (true, "global".into());
                     link.addresses.push(ObservedAddress { net: address, ours, secondary: false, permanent, scope });
+                    self.add_address(task, place, address, protocol, false);
                 }
             }
-            let (ns, name) = (ns.clone(), name.clone());
-            self.emit(Phase::Addresses, task, Op::AddressAdd { ns, name, address, protocol, replace });
         }
+    }
+
+    fn add_address(&mut self, task: &Task<'_>, place: &Place, address: IpNet, protocol: u8, replace: bool) {
+        let (ns, name) = (place.ns.clone(), place.name.clone());
+        self.emit(Phase::Addresses, task, Op::AddressAdd { ns, name, address, protocol, replace });
     }
 
     /// Takes a link down, with what the kernel then takes away: its IPv6 addresses, its routes and neighbours.
