@@ -4,6 +4,7 @@ use std::{
     fmt::Write,
     fs,
     io::{self, Write as _},
+    net::Ipv4Addr,
     path::Path,
     process::{Command, Stdio},
 };
@@ -57,8 +58,7 @@ impl Other {
 
 /// The address of the `i`th namespace.
 pub fn address(i: u32) -> String {
-    let [a, b, c, d] = crate::place(i).1;
-    format!("{a}.{b}.{c}.{d}")
+    Ipv4Addr::from(crate::place(i).1).to_string()
 }
 
 /// Runs a program with this on its standard input.

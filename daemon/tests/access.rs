@@ -246,24 +246,31 @@ fn open_to_all(path: &Path, mode: u32) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
 }
 
-#[test]
-fn users_of_the_socket_do_what_their_rule_says_and_never_become_root() {
+/// A host whose socket every user reaches, by these rules; none where there is only one user.
+fn open_to_users(rules: &str) -> Option<Host> {
     if !nix::unistd::geteuid().is_root() {
-        return eprintln!("skipped: only root can be several users");
+        eprintln!("skipped: only root can be several users");
+        return None;
     }
     if !has("setpriv") || !has("curl") {
-        return;
+        return None;
     }
     let mut host = Host::new();
     let config = host.dir().join("netnsd.toml");
-    let rules =
-        "[[access]]\nuser = '4001'\nrole = 'operator'\n[[access]]\ngroup = '4100'\nrole = 'viewer'\nprefix = 'lab-'\n";
     std::fs::write(&config, rules).unwrap();
     host.start_with(|command| {
         command.arg("--config").arg(&config);
     });
     open_to_all(host.dir(), 0o755);
     open_to_all(&host.socket(), 0o666);
+    Some(host)
+}
+
+#[test]
+fn users_of_the_socket_do_what_their_rule_says_and_never_become_root() {
+    let rules =
+        "[[access]]\nuser = '4001'\nrole = 'operator'\n[[access]]\ngroup = '4100'\nrole = 'viewer'\nprefix = 'lab-'\n";
+    let Some(host) = open_to_users(rules) else { return };
     let operator = |method: &str, path: &str, body: Value| as_user(&host, 4001, "", method, path, &body);
     assert_eq!(operator("PUT", "/v1/namespaces/n0", json!({})).0, 201);
     assert_eq!(as_user(&host, 4002, "", "GET", "/v1/namespaces", &Value::Null).0, 403);
@@ -309,23 +316,11 @@ fn who_guesses_tokens_has_to_wait() {
 /// The rules of `docs/teams.md`, as they stand there but for groups by number.
 #[test]
 fn a_team_has_its_prefix_as_the_document_says() {
-    if !nix::unistd::geteuid().is_root() {
-        return eprintln!("skipped: only root can be several users");
-    }
-    if !has("setpriv") || !has("curl") {
-        return;
-    }
-    let mut host = Host::new();
     let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/teams.md");
     let document = std::fs::read_to_string(document).unwrap();
     let rules = document.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
-    let config = host.dir().join("netnsd.toml");
-    std::fs::write(&config, rules.replace("\"red\"", "'4100'").replace("\"netnsd\"", "'4101'")).unwrap();
-    host.start_with(|command| {
-        command.arg("--config").arg(&config);
-    });
-    open_to_all(host.dir(), 0o755);
-    open_to_all(&host.socket(), 0o666);
+    let rules = rules.replace("\"red\"", "'4100'").replace("\"netnsd\"", "'4101'");
+    let Some(host) = open_to_users(&rules) else { return };
     let put = |uid, groups: &str, name: &str| {
         as_user(&host, uid, groups, "PUT", &format!("/v1/namespaces/{name}"), &json!({})).0
     };

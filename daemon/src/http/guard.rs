@@ -67,11 +67,11 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
     // A dry run changes nothing.
     let dry_run = request.uri().query().is_some_and(|query| query.split('&').any(|pair| pair == "dry_run=true"));
     let is_audited = rules::is_audited(&method, route) && !dry_run;
-    let draft = AuditEntry {
+    let entry = |caller: Option<&Caller>| AuditEntry {
         id: 0,
         time: rfc3339(Timestamp::now()),
-        caller: None,
-        role: None,
+        caller: caller.map(|caller| caller.name.clone()),
+        role: caller.map(|caller| caller.role),
         from: match &peer {
             Some(Peer::Tcp { address, .. }) => address.to_string(),
             _ => "unix".into(),
@@ -79,29 +79,31 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
         method: method.to_string(),
         path: path.chars().take(1024).collect(),
         status: 0,
-        request_id: id,
+        request_id: id.clone(),
     };
-    let (audit, mut response) = match identify(&app, peer.as_ref(), request.headers(), request.uri().host()) {
-        Err(failure) => (Arc::new(Audit::new(draft)), refuse(failure)),
-        Ok(mut caller) => {
-            let draft = AuditEntry { caller: Some(caller.name.clone()), role: Some(caller.role), ..draft };
-            let audit = Arc::new(Audit::new(draft));
-            caller.audit = is_audited.then(|| audit.clone());
-            let response = match admit(&caller, &method, route, &path) {
-                Ok(()) => {
-                    request.extensions_mut().insert(Arc::new(caller));
-                    next.run(request).await
-                }
-                Err(failure) => refuse(failure),
-            };
-            (audit, response)
-        }
+    let caller = identify(&app, peer.as_ref(), request.headers(), request.uri().host()).map(|mut caller| {
+        caller.audit = is_audited.then(|| Arc::new(Audit::new(entry(Some(&caller)))));
+        Arc::new(caller)
+    });
+    let mut response = match &caller {
+        Err(failure) => refuse(failure.clone()),
+        Ok(caller) => match admit(caller, &method, route, &path) {
+            Err(failure) => refuse(failure),
+            Ok(()) => {
+                request.extensions_mut().insert(caller.clone());
+                next.run(request).await
+            }
+        },
     };
     let status = response.status();
     let refused = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+    let caller = caller.as_deref().ok();
+    let audit = caller.and_then(|caller| caller.audit.clone());
+    let is_recorded = audit.as_ref().is_some_and(|audit| audit.says(status.as_u16()));
+    let answered = || audit.unwrap_or_else(|| Arc::new(Audit::new(entry(caller)))).answered(status.as_u16());
     if (refused || is_audited)
-        && !audit.says(status.as_u16())
-        && let Err(problem) = app.engine.keep(Kept::Audit(audit.answered(status.as_u16()))).await
+        && !is_recorded
+        && let Err(problem) = app.engine.keep(Kept::Audit(answered())).await
     {
         tracing::error!(%problem, %method, path, status = status.as_u16(), "the audit log cannot be written");
         if problem.code == Code::ShuttingDown && refused {

@@ -19,6 +19,9 @@ pub(super) struct Numbers {
     runs: BTreeMap<u32, u32>,
 }
 
+/// None of them is taken.
+pub(super) static NONE: Numbers = Numbers { runs: BTreeMap::new() };
+
 impl Numbers {
     fn run_of(&self, number: u32) -> Option<(u32, u32)> {
         let (from, to) = self.runs.range(..=number).next_back()?;

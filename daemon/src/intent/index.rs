@@ -55,9 +55,7 @@ impl Index {
 
     /// Automatic names that no device of a namespace has, from the first on.
     pub(super) fn free_devices(&self, ns: &Ns) -> impl Iterator<Item = String> {
-        let free = self.devices.get(ns).map(Numbers::free);
-        let all = free.is_none().then_some(0..).into_iter().flatten();
-        free.into_iter().flatten().chain(all).map(automatic::name)
+        self.devices.get(ns).unwrap_or(&automatic::NONE).free().map(automatic::name)
     }
 
     /// Automatic names that no veth pair has, from the first on.

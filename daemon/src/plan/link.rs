@@ -206,10 +206,7 @@ impl Planner<'_> {
         }
         // That of others comes again where it was taken along.
         for other in known.addresses.iter().filter(|known| !known.ours && along(known)) {
-            if let Some(link) = self.ns_mut(ns).links.get_mut(name) {
-                link.addresses.push(ObservedAddress { secondary: false, ..other.clone() });
-            }
-            self.add_address(task, place, other.net, 0, false);
+            self.add_address(task, place, ObservedAddress { secondary: false, ..other.clone() }, 0);
         }
         self.add_addresses(task, place, spec.addresses);
     }
@@ -230,20 +227,24 @@ impl Planner<'_> {
                 Some(known) if task.hands == Hands::Stay || known.ours == ours => continue,
                 Some(known) => {
                     known.ours = ours;
-                    self.add_address(task, place, address, protocol, true);
+                    let (ns, name) = (ns.clone(), name.clone());
+                    self.emit(Phase::Addresses, task, Op::AddressAdd { ns, name, address, protocol, replace: true });
                 }
                 None => {
                     let (permanent, scope) = (true, "global".into());
-                    link.addresses.push(ObservedAddress { net: address, ours, secondary: false, permanent, scope });
-                    self.add_address(task, place, address, protocol, false);
+                    let new = ObservedAddress { net: address, ours, secondary: false, permanent, scope };
+                    self.add_address(task, place, new, protocol);
                 }
             }
         }
     }
 
-    fn add_address(&mut self, task: &Task<'_>, place: &Place, address: IpNet, protocol: u8, replace: bool) {
-        let (ns, name) = (place.ns.clone(), place.name.clone());
-        self.emit(Phase::Addresses, task, Op::AddressAdd { ns, name, address, protocol, replace });
+    fn add_address(&mut self, task: &Task<'_>, place: &Place, new: ObservedAddress, protocol: u8) {
+        let (ns, name, address) = (place.ns.clone(), place.name.clone(), new.net);
+        if let Some(link) = self.ns_mut(&ns).links.get_mut(&name) {
+            link.addresses.push(new);
+        }
+        self.emit(Phase::Addresses, task, Op::AddressAdd { ns, name, address, protocol, replace: false });
     }
 
     /// Takes a link down, with what the kernel then takes away: its IPv6 addresses, its routes and neighbours.

@@ -150,6 +150,9 @@ pub fn plan<'a>(tasks: &[Task<'a>], bridge: &dyn Fn(&Name) -> Option<String>, ob
     tasks.sort_by(|a, b| a.resource.cmp(&b.resource));
     // What goes first frees names for what comes.
     for task in &tasks {
+        planner.take_half(task);
+    }
+    for task in &tasks {
         planner.take_away(task);
     }
     for task in &tasks {

@@ -47,6 +47,15 @@ enum Holder {
 }
 
 impl Planner<'_> {
+    /// Takes away a pair that goes and has one end only. It would not end with a namespace that goes too: what is left of it
+    /// is to be gone now, for names are asked for again before the kernel clears a namespace.
+    pub(super) fn take_half(&mut self, task: &Task<'_>) {
+        let is_half = || self.find_end(task, 0).is_some() != self.find_end(task, 1).is_some();
+        if task.desired.is_none() && task.resource.kind == Kind::Veth && is_half() {
+            self.delete(task);
+        }
+    }
+
     /// Takes away what a task no longer wants to have at all.
     pub(super) fn take_away(&mut self, task: &Task<'_>) {
         if task.desired.is_some() {

@@ -190,6 +190,26 @@ fn go(kernel: &SimKernel, from: &Network, to: &Network) -> (Plan, Plan) {
     })
 }
 
+/// What is left of a pair goes at once, though the kernel would take it with its namespace: names are free again before that.
+#[test]
+fn half_a_pair_does_not_wait_for_the_end_of_its_namespace() {
+    let kernel = SimKernel::default();
+    let spec = |value| -> Network {
+        let spec = Spec::Namespace(serde_json::from_value(value).unwrap());
+        BTreeMap::from([(spec.resource(), spec)])
+    };
+    let mut network = spec(json!({"name": "n0"}));
+    let pair = json!({"name": "v0", "endpoints": [{"namespace": "n0", "interface": "eth0"}, {"interface": "eth1"}]});
+    let pair = Spec::Veth(serde_json::from_value(pair).unwrap());
+    network.insert(pair.resource(), pair);
+    go(&kernel, &Network::new(), &network);
+    let unmarked = Op::LinkMark { ns: Ns::Host, name: "eth1".into(), mark: None, peer: None };
+    assert_eq!(kernel.apply(&unmarked), Ok(()));
+    let (plan, _) = go(&kernel, &network, &Network::new());
+    let deletion = Op::LinkDelete { ns: Ns::Named(name("n0")), name: "eth0".into() };
+    assert_eq!(plan.steps.first().map(|step| &step.op), Some(&deletion), "{:#?}", plan.steps);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 

@@ -16,6 +16,7 @@ use nix::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::{closing, failed, icmp};
+use crate::kernel::real::worker::HERE;
 
 /// How many may wait for the thread before the next has to wait to ask.
 const WAITING: usize = 64;
@@ -33,8 +34,7 @@ pub(super) struct Opener(mpsc::Sender<Job>);
 impl Opener {
     /// Starts the thread; it ends when the last clone is dropped.
     pub(super) fn start() -> io::Result<Self> {
-        // /proc/self would be the main thread's.
-        let home = File::open("/proc/thread-self/ns/net")?;
+        let home = File::open(HERE)?;
         let (jobs, queue) = mpsc::channel(WAITING);
         std::thread::Builder::new().name("netnsd-sockets".into()).spawn(move || serve(&home, queue))?;
         Ok(Self(jobs))

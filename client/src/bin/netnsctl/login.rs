@@ -2,16 +2,16 @@
 
 use std::{
     fs,
-    io::{self, BufRead, IsTerminal, Write},
+    io::{self, IsTerminal, Write},
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
 use netnsd_client::{Place, Tls};
-use nix::sys::termios::{LocalFlags, SetArg, tcgetattr, tcsetattr};
+use nix::sys::termios::LocalFlags;
 use serde::{Deserialize, Serialize};
 
-use crate::{cli::Globals, curl::Api, fail::Failure, output::line};
+use crate::{cli::Globals, curl::Api, fail::Failure, output::line, terminal::Changed};
 
 /// A netnsd, with what it asks for. What is remembered is in a file that only its owner reads.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -137,21 +137,15 @@ pub fn logout() -> Result<(), Failure> {
 
 /// Asks for the token, which is not shown while it is typed.
 fn ask() -> Result<String, Failure> {
-    let stdin = io::stdin();
-    let before = if stdin.is_terminal() {
-        let before = tcgetattr(&stdin).map_err(io::Error::from)?;
-        let mut quiet = before.clone();
-        quiet.local_flags.remove(LocalFlags::ECHO);
-        tcsetattr(&stdin, SetArg::TCSADRAIN, &quiet).map_err(io::Error::from)?;
+    let is_typed = io::stdin().is_terminal();
+    let quiet = is_typed.then(|| Changed::by(|terminal| terminal.local_flags.remove(LocalFlags::ECHO))).transpose()?;
+    if is_typed {
         eprint!("Token: ");
-        Some(before)
-    } else {
-        None
-    };
+    }
     let mut typed = String::new();
-    let read = stdin.lock().read_line(&mut typed);
-    if let Some(before) = before {
-        tcsetattr(&stdin, SetArg::TCSADRAIN, &before).map_err(io::Error::from)?;
+    let read = io::stdin().read_line(&mut typed);
+    drop(quiet);
+    if is_typed {
         eprintln!();
     }
     read?;

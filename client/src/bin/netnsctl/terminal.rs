@@ -30,20 +30,21 @@ pub struct End {
     pub timed_out: bool,
 }
 
-/// The terminal as a stream of bytes; as it was before once dropped.
-struct Raw(Termios);
+/// The terminal that stdin is, with settings of its own; as it was before once dropped.
+pub struct Changed(Termios);
 
-impl Raw {
-    fn enter() -> Result<Self, Failure> {
-        let before = tcgetattr(io::stdin()).map_err(io::Error::from)?;
-        let mut raw = before.clone();
-        cfmakeraw(&mut raw);
-        tcsetattr(io::stdin(), SetArg::TCSADRAIN, &raw).map_err(io::Error::from)?;
+impl Changed {
+    /// Changes its settings so.
+    pub fn by(change: impl FnOnce(&mut Termios)) -> io::Result<Self> {
+        let before = tcgetattr(io::stdin())?;
+        let mut after = before.clone();
+        change(&mut after);
+        tcsetattr(io::stdin(), SetArg::TCSADRAIN, &after)?;
         Ok(Self(before))
     }
 }
 
-impl Drop for Raw {
+impl Drop for Changed {
     fn drop(&mut self) {
         let _nothing_left_to_do = tcsetattr(io::stdin(), SetArg::TCSADRAIN, &self.0);
     }
@@ -66,7 +67,7 @@ pub async fn run(context: &Context, path: &str, mut query: Vec<(&str, String)>, 
     }
     let pairs: Vec<(&str, &str)> = query.iter().map(|(key, value)| (*key, value.as_str())).collect();
     let (mut sink, mut frames) = context.api.websocket(&with_query(path, &pairs)).await?.split();
-    let _raw = if tty { Some(Raw::enter()?) } else { None };
+    let _raw = tty.then(|| Changed::by(cfmakeraw)).transpose()?;
     let mut resized = signal(SignalKind::window_change())?;
     let mut stdin = tokio::io::stdin();
     let mut buffer = vec![0; 32 << 10];

@@ -103,7 +103,7 @@ impl Channel {
                 Err(Errno::EAGAIN) => return Err(answers.refused.unwrap_or(Errno::ENOBUFS.into())),
                 Err(errno) => return Err(errno.into()),
             };
-            unanswered -= answers.take_all(&buffer[..length], before)?.min(unanswered);
+            unanswered = unanswered.saturating_sub(answers.take_all(&buffer[..length], before)?);
         }
         answers.refused.map_or(Ok(answers.found), Err)
     }

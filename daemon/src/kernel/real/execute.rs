@@ -14,7 +14,7 @@ use rtnetlink::{
 
 use super::{
     channel::Channel,
-    local::Local,
+    local::{Local, Open},
     message, observe, parse,
     worker::{self, HERE, Pinned},
 };
@@ -358,9 +358,11 @@ fn call(local: &mut Local, op: &Op) -> Outcome {
     }
 }
 
-/// Marks the namespace that this thread is in.
-fn mark_here(mark: &str) -> Outcome {
-    Channel::open()?.change(message::mark("lo", mark), 0)
+/// Marks the namespace that this thread is in; gives the connection that did.
+fn mark_here(mark: &str) -> Result<Channel, Errno> {
+    let channel = Channel::open()?;
+    channel.change(message::mark("lo", mark), 0).map_err(|error| error.errno)?;
+    Ok(channel)
 }
 
 /// Why a namespace got no name, with what to do about it.
@@ -375,18 +377,13 @@ fn add_namespace(local: &mut Local, name: &Name, mark: &str) -> Outcome {
     if matches!(worker::pinned(name.as_str())?, Pinned::Namespace(_)) {
         return if is_marked(local, &ns, "lo", mark)? { Ok(()) } else { Err(Errno::EEXIST.into()) };
     }
-    let mut made = None;
-    let mut marked = || -> Outcome {
-        let channel = Channel::open()?;
-        channel.change(message::mark("lo", mark), 0)?;
-        made = Some((channel, std::fs::File::open(HERE).map_err(|error| worker::errno(&error))?));
-        Ok(())
+    let marked = || {
+        let channel = mark_here(mark)?;
+        Open::new(channel, std::fs::File::open(HERE).map_err(|error| worker::errno(&error))?.into())
     };
-    local.away(|| worker::make(name.as_str(), || marked().map_err(|error| error.errno))).map_err(pinned_nowhere)?;
+    let open = local.away(|| worker::make(name.as_str(), marked)).map_err(pinned_nowhere)?;
     // What comes next is most often done inside.
-    if let Some((channel, file)) = made {
-        local.hold(ns, channel, file.into())?;
-    }
+    local.hold(ns, open);
     Ok(())
 }
 
@@ -401,7 +398,7 @@ fn attach(local: &mut Local, name: &Name, pid: u32, mark: &str) -> Outcome {
         return Err(OpError { errno: Errno::EINVAL, message });
     }
     let pin = || {
-        mark_here(mark).map_err(|error| error.errno)?;
+        mark_here(mark)?;
         worker::pin_current(name.as_str())
     };
     local.within(file, pin).map_err(pinned_nowhere)

@@ -56,6 +56,11 @@ pub(super) enum Place<'l> {
 }
 
 impl Open {
+    /// Of a connection into this namespace.
+    pub fn new(channel: Channel, ns: OwnedFd) -> Result<Self, Errno> {
+        Ok(Self { channel, inode: fstat(&ns)?.st_ino, ns })
+    }
+
     pub fn raw(&self) -> RawFd {
         self.ns.as_raw_fd()
     }
@@ -90,16 +95,12 @@ impl Local {
 
     /// Opens a connection into a namespace.
     pub(super) fn open(&self, ns: OwnedFd) -> Result<Open, Errno> {
-        let inode = fstat(&ns)?.st_ino;
-        let channel = self.within(&ns, Channel::open)?;
-        Ok(Open { channel, ns, inode })
+        Open::new(self.within(&ns, Channel::open)?, ns)
     }
 
     /// Keeps a connection that was opened inside for the work at hand.
-    pub(super) fn hold(&mut self, ns: Ns, channel: Channel, file: OwnedFd) -> Result<(), Errno> {
-        let inode = fstat(&file)?.st_ino;
-        self.open.insert(ns, Open { channel, ns: file, inode });
-        Ok(())
+    pub(super) fn hold(&mut self, ns: Ns, open: Open) {
+        self.open.insert(ns, open);
     }
 
     /// What a namespace's name means now, with a connection into it.

@@ -134,10 +134,12 @@ fn pin(name: &str, source: &str) -> Result<(), Errno> {
 }
 
 /// Makes a namespace on this (the worker's) thread, has `mark` mark it, and pins it: a name that can be seen is marked.
-pub(crate) fn make(name: &str, mark: impl FnOnce() -> Result<(), Errno>) -> Result<(), Errno> {
+/// Gives what `mark` gave.
+pub(crate) fn make<R>(name: &str, mark: impl FnOnce() -> Result<R, Errno>) -> Result<R, Errno> {
     unshare(CloneFlags::CLONE_NEWNET)?;
-    mark()?;
-    pin(name, HERE)
+    let marked = mark()?;
+    pin(name, HERE)?;
+    Ok(marked)
 }
 
 /// Pins the namespace that this (the worker's) thread is in.
