@@ -295,6 +295,9 @@ fn compare(seed: u64, changes: u64) -> usize {
             let lines: Vec<&str> =
                 plan["plan"].as_array().unwrap().iter().map(|step| step["command"].as_str().unwrap()).collect();
             let script = lines.join("\n");
+            // Of those that were deleted the kernel keeps the ids until it has cleared them away; the daemon waits for it too.
+            let dying = || by_hand.run(&["ip", "netns", "list-id"]).lines().any(|id| !id.contains("netns name"));
+            by_daemon.until("the ids of deleted namespaces are free", || !dying());
             let output = by_hand.sh(&format!("set -e\n{script}"));
             let error = String::from_utf8_lossy(&output.stderr);
             let what = || {

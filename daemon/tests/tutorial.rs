@@ -45,6 +45,15 @@ fn a_netnsid_is_set() {
     assert_eq!(id("net0"), 100);
     assert!(id("net1").is_u64());
     assert_eq!(host.get("/v1/namespaces/net0").ok()["status"]["observed"]["netnsid"], 100);
+    // Somebody else's id is refused; that of one that was deleted is free, if not at once.
+    host.run(&["ip", "netns", "add", "theirs"]);
+    host.run(&["ip", "netns", "set", "theirs", "200"]);
+    let refused = host.put("/v1/namespaces/net2", json!({"netnsid": 200}));
+    assert_eq!((refused.status, host.get("/v1/namespaces/net2").status), (409, 404), "{refused:?}");
+    assert!(refused.json["detail"].to_string().contains("another namespace has this id"), "{refused:?}");
+    host.delete("/v1/namespaces/net0").ok();
+    host.put("/v1/namespaces/net2", json!({"netnsid": 100})).ok();
+    assert_eq!(host.get("/v1/namespaces/net2").ok()["status"]["observed"]["netnsid"], 100);
 }
 
 #[test]

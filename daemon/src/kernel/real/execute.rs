@@ -9,7 +9,7 @@ use netnsd_api::{Name, NetnsId, SysctlKey};
 use nix::{errno::Errno, sys::stat::fstat};
 use rtnetlink::{
     packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE},
-    packet_route::{RouteNetlinkMessage, link::LinkAttribute, route::RouteScope},
+    packet_route::{RouteNetlinkMessage, link::LinkAttribute, nsid::NsidAttribute, route::RouteScope},
 };
 
 use super::{
@@ -22,8 +22,11 @@ use crate::kernel::{
     BatchOp, DEFAULT_MTU, LOOPBACK, Ns, ObservedLink, Op, OpError, Outcome, ROUTE_PROTOCOL, bridge_mtu,
 };
 
-/// How long a namespace's id may be that of a deleted one, and how often it is tried.
-const DYING: Duration = Duration::from_millis(1_000);
+/// How long a namespace's id may be that of a deleted one, which the kernel clears away in its own time (`cleanup_net()`,
+/// net/core/net_namespace.c); how long that of one that lives, as one does that what listens in it is letting go; and how often
+/// it is tried.
+const DYING: Duration = Duration::from_secs(10);
+const LIVING: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_millis(5);
 
 /// Does a batch.
@@ -410,7 +413,7 @@ fn set_netnsid(local: &mut Local, name: &Name, id: NetnsId) -> Outcome {
         NetnsId::Auto => -1,
         NetnsId::Id(id) => i32::try_from(id).map_err(|_| Errno::EINVAL)?,
     };
-    let patience = Instant::now() + DYING;
+    let start = Instant::now();
     loop {
         let outcome = local.change(&Ns::Host, message::new_nsid(raw, wanted), 0);
         let error = match outcome {
@@ -423,12 +426,22 @@ fn set_netnsid(local: &mut Local, name: &Name, id: NetnsId) -> Outcome {
                 let message = format!("it has the id {now}, which cannot be changed while the namespace lives");
                 return Err(OpError { errno: Errno::EEXIST, message: Some(message) });
             }
-            None if Instant::now() > patience => {
-                return Err(OpError { message: Some("another namespace has this id".into()), ..error });
-            }
             // A namespace that was just deleted keeps its id until the kernel has cleared it away.
-            None => std::thread::sleep(AGAIN),
+            None if start.elapsed() < if is_dying(local, wanted)? { DYING } else { LIVING } => {
+                std::thread::sleep(AGAIN)
+            }
+            None => return Err(OpError { message: Some("another namespace has this id".into()), ..error }),
         }
+    }
+}
+
+/// Whether no living namespace has this id: of one that is on its way out the kernel knows nothing any more
+/// (`get_net_ns_by_id()`, net/core/net_namespace.c).
+fn is_dying(local: &mut Local, id: i32) -> Result<bool, OpError> {
+    match local.reach(&Ns::Host)?.channel.get(message::get_nsid(NsidAttribute::Id(id))) {
+        Ok(_) => Ok(false),
+        Err(error) if error.errno == Errno::ENOENT => Ok(true),
+        Err(error) => Err(error),
     }
 }
 

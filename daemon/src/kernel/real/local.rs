@@ -157,7 +157,7 @@ impl Local {
 
     /// A namespace's id as seen from another one.
     pub(super) fn netnsid(&mut self, from: &Ns, ns: RawFd) -> Result<Option<u32>, OpError> {
-        let answers = self.reach(from)?.channel.get(message::get_nsid(ns))?;
+        let answers = self.reach(from)?.channel.get(message::get_nsid(NsidAttribute::Fd(ns as u32)))?;
         let id = answers.iter().find_map(|answer| match answer {
             RouteNetlinkMessage::NewNsId(nsid) => nsid.attributes.iter().find_map(|attribute| match attribute {
                 NsidAttribute::Id(id) => u32::try_from(*id).ok(),

@@ -266,9 +266,9 @@ pub(super) fn new_nsid(ns: RawFd, id: i32) -> RouteNetlinkMessage {
     RouteNetlinkMessage::NewNsId(message)
 }
 
-/// Asks for a namespace's id.
-pub(super) fn get_nsid(ns: RawFd) -> RouteNetlinkMessage {
+/// Asks for the id of a namespace that is known by an open file, or by an id that it may have.
+pub(super) fn get_nsid(of: NsidAttribute) -> RouteNetlinkMessage {
     let mut message = NsidMessage::default();
-    message.attributes = vec![NsidAttribute::Fd(ns as u32)];
+    message.attributes = vec![of];
     RouteNetlinkMessage::GetNsId(message)
 }
