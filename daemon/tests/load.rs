@@ -26,7 +26,7 @@ const SHARED: u64 = 8;
 /// Writes while others do not read what they asked for.
 const WRITES: usize = 500;
 /// Connections that are open and idle.
-const IDLE: usize = 9_000;
+const IDLE: usize = 10_000;
 
 /// A client of its own, with a connection that stays open.
 struct Client {

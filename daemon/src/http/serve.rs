@@ -33,7 +33,7 @@ use super::tls::Tls;
 use crate::access::{Peer, peer_of};
 
 /// Connections at once; more wait to be accepted.
-const CONNECTIONS: usize = 10_000;
+const CONNECTIONS: usize = 12_000;
 /// Of them those of one address, over TCP; one more is closed at once.
 const OF_ONE: usize = 1_000;
 /// How long a client may take to send a request's head.

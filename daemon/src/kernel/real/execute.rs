@@ -16,7 +16,7 @@ use super::{
     channel::Channel,
     local::{Local, Open},
     message, observe, parse,
-    worker::{self, HERE, Pinned},
+    worker::{self, HERE, Pinned, Worker},
 };
 use crate::kernel::{
     BatchOp, DEFAULT_MTU, LOOPBACK, Ns, ObservedLink, Op, OpError, Outcome, ROUTE_PROTOCOL, bridge_mtu,
@@ -29,20 +29,33 @@ const DYING: Duration = Duration::from_secs(10);
 const LIVING: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_millis(5);
 
-/// Does a batch.
-pub(super) fn execute(local: &mut Local, ops: &[BatchOp], done: &dyn Fn(usize)) -> Vec<Option<Outcome>> {
+/// So many namespaces are made before the next look at how many connections are open.
+const AT_ONCE: usize = 64;
+
+/// Does a batch. Namespaces are made by two threads; everything else waits for the same lock of the kernel's anyway
+/// (`rtnl_lock()`).
+pub(super) fn execute(
+    local: &mut Local,
+    other: &Worker,
+    ops: &[BatchOp],
+    done: &dyn Fn(usize),
+) -> Vec<Option<Outcome>> {
     let mut outcomes: Vec<Option<Outcome>> = vec![None; ops.len()];
     let mut failed = BTreeSet::new();
     let mut indices = Indices::default();
     let mut next = 0;
     while next < ops.len() {
-        let deletions = ops[next..].iter().take_while(|op| matches!(op.op, Op::LinkDelete { .. })).count();
-        let end = next + deletions.max(1);
+        let run = |is_one: fn(&Op) -> bool| ops[next..].iter().take_while(|op| is_one(&op.op)).count();
+        let deletions = run(|op| matches!(op, Op::LinkDelete { .. }));
+        let creations = run(|op| matches!(op, Op::NamespaceAdd { .. })).min(AT_ONCE);
+        let end = next + deletions.max(creations).max(1);
         local.make_room();
         let these: Vec<usize> = (next..end).filter(|i| !failed.contains(&ops[*i].part)).collect();
-        let results = match deletions {
-            0 | 1 => these.iter().map(|i| perform(local, &mut indices, &ops[*i].op)).collect(),
-            _ => delete(local, &mut indices, &these.iter().map(|i| &ops[*i].op).collect::<Vec<_>>()),
+        let chosen: Vec<&Op> = these.iter().map(|i| &ops[*i].op).collect();
+        let results = match (deletions, creations) {
+            (2.., _) => delete(local, &mut indices, &chosen),
+            (_, 1..) => add_namespaces(local, other, &chosen),
+            _ => chosen.into_iter().map(|op| perform(local, &mut indices, op)).collect(),
         };
         for (i, result) in these.into_iter().zip(results) {
             if result.is_err() && !ops[i].optional {
@@ -347,7 +360,6 @@ fn has_route(local: &mut Local, name: &Name, route: &netnsd_api::Route) -> Resul
 /// What no netlink message does alone.
 fn call(local: &mut Local, op: &Op) -> Outcome {
     match op {
-        Op::NamespaceAdd { name, mark } => add_namespace(local, name, mark),
         Op::NamespaceAttach { name, pid, mark } => attach(local, name, *pid, mark),
         Op::NamespaceDelete { name } => {
             local.forget(&Ns::Named(name.clone()));
@@ -374,20 +386,41 @@ fn pinned_nowhere(errno: Errno) -> OpError {
     OpError { errno, message: (errno == Errno::ENOTDIR).then(|| no_directory.to_owned()) }
 }
 
-fn add_namespace(local: &mut Local, name: &Name, mark: &str) -> Outcome {
+/// Makes namespaces, with the other thread's help. What comes next is most often done inside, so that the connections that
+/// marked them are kept.
+fn add_namespaces(local: &mut Local, other: &Worker, ops: &[&Op]) -> Vec<Outcome> {
+    let new = ops.iter().filter_map(|op| match op {
+        Op::NamespaceAdd { name, mark } => Some((name.clone(), mark.clone())),
+        _ => None,
+    });
+    let new: Vec<(Name, String)> = new.collect();
+    let names: Vec<Name> = new.iter().map(|(name, _)| name.clone()).collect();
+    match other.share(local, new, |local, (name, mark)| add_namespace(local, name, mark)) {
+        Ok(results) => {
+            let keep = |(name, made): (Name, Result<Option<Open>, OpError>)| {
+                if let Some(open) = made? {
+                    local.hold(Ns::Named(name), open);
+                }
+                Ok(())
+            };
+            names.into_iter().zip(results).map(keep).collect()
+        }
+        Err(errno) => vec![Err(errno.into()); ops.len()],
+    }
+}
+
+/// Makes a namespace; gives a connection into it if it is new.
+fn add_namespace(local: &mut Local, name: &Name, mark: &str) -> Result<Option<Open>, OpError> {
     let ns = Ns::Named(name.clone());
     local.forget(&ns);
     if matches!(worker::pinned(name.as_str())?, Pinned::Namespace(_)) {
-        return if is_marked(local, &ns, "lo", mark)? { Ok(()) } else { Err(Errno::EEXIST.into()) };
+        return if is_marked(local, &ns, "lo", mark)? { Ok(None) } else { Err(Errno::EEXIST.into()) };
     }
     let marked = || {
         let channel = mark_here(mark)?;
         Open::new(channel, std::fs::File::open(HERE).map_err(|error| worker::errno(&error))?.into())
     };
-    let open = local.away(|| worker::make(name.as_str(), marked)).map_err(pinned_nowhere)?;
-    // What comes next is most often done inside.
-    local.hold(ns, open);
-    Ok(())
+    Ok(Some(local.away(|| worker::make(name.as_str(), marked)).map_err(pinned_nowhere)?))
 }
 
 fn attach(local: &mut Local, name: &Name, pid: u32, mark: &str) -> Outcome {

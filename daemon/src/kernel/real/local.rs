@@ -182,9 +182,9 @@ impl Local {
     }
 }
 
-/// How many connections may be open at once: each is two descriptors, what listens in a namespace is one, and all together
-/// are not to reach the limit (`RLIMIT_NOFILE`).
+/// How many connections may be open at once: each is two descriptors, of each of two threads, what listens in a namespace is
+/// one, and all together are not to reach the limit (`RLIMIT_NOFILE`).
 fn most() -> usize {
     let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
-    usize::try_from(limit / 8).unwrap_or(usize::MAX).max(16)
+    usize::try_from(limit / 16).unwrap_or(usize::MAX).max(16)
 }

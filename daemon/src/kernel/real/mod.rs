@@ -1,4 +1,4 @@
-//! The real kernel: rtnetlink connections, and a thread kept for going into namespaces.
+//! The real kernel: rtnetlink connections, and two threads kept for going into namespaces.
 
 mod channel;
 mod execute;
@@ -26,11 +26,12 @@ use self::{watch::Watch, worker::Worker};
 use super::{BatchOp, Kernel, Notice, Ns, Observed, OpError, Outcome, Scope};
 
 /// The real kernel, as seen from the namespace that it was started in: the host's. What it is asked for is done on a
-/// thread of its own, and waited for: the engine does nothing else meanwhile.
+/// thread of its own, which another one helps, and waited for: the engine does nothing else meanwhile.
 #[derive(Debug)]
 pub struct RealKernel {
     worker: Worker,
-    /// Whether the thread may hold connections.
+    helper: Worker,
+    /// Whether the threads may hold connections.
     holds: bool,
     replaced: Vec<(Name, SysctlKey, String)>,
     /// None before something is to be watched.
@@ -43,7 +44,8 @@ impl RealKernel {
     /// # Errors
     /// When there is no thread, or no `/proc`.
     pub fn start() -> io::Result<Self> {
-        Ok(Self { worker: Worker::start("netnsd-ns")?, holds: false, replaced: Vec::new(), watch: None })
+        let (worker, helper) = (Worker::start("netnsd-ns")?, Worker::start("netnsd-ns-2")?);
+        Ok(Self { worker, helper, holds: false, replaced: Vec::new(), watch: None })
     }
 
     /// Has the thread do something, and waits for it.
@@ -64,13 +66,16 @@ impl RealKernel {
 
 impl Kernel for RealKernel {
     async fn observe(&mut self, scope: &Scope) -> Result<Observed, OpError> {
-        let scope = scope.clone();
-        self.run(move |local| observe(local, &scope))?
+        let (scope, helper) = (scope.clone(), self.helper.clone());
+        self.run(move |local| observe::observe_with(&helper, local, scope))?
     }
 
     async fn execute(&mut self, ops: &[BatchOp], done: Box<dyn Fn(usize) + Send>) -> Vec<Option<Outcome>> {
-        let (count, ops) = (ops.len(), ops.to_vec());
-        let done = move |local: &mut Local| (execute::execute(local, &ops, &done), std::mem::take(&mut local.replaced));
+        let (count, ops, helper) = (ops.len(), ops.to_vec(), self.helper.clone());
+        let done = move |local: &mut Local| {
+            let outcomes = execute::execute(local, &helper, &ops, &done);
+            (outcomes, std::mem::take(&mut local.replaced))
+        };
         match self.run(done) {
             Ok((outcomes, replaced)) => {
                 self.replaced.extend(replaced);
@@ -111,7 +116,9 @@ impl Kernel for RealKernel {
     fn rest(&mut self) {
         // Asked for after each notice, most of which nothing was done for.
         if std::mem::take(&mut self.holds) {
-            let _thread_gone = self.worker.run(Local::rest);
+            for worker in [&self.helper, &self.worker] {
+                let _thread_gone = worker.run(Local::rest);
+            }
         }
     }
 }

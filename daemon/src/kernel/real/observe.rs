@@ -9,30 +9,41 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use super::{
     channel::Channel,
     local::{Local, Open, Place},
-    message, parse, worker,
+    message, parse,
+    worker::{self, Worker},
 };
 use crate::kernel::{Ns, NsScope, Observed, ObservedLink, ObservedNs, ObservedRoute, OpError, Scope};
 
 /// How often a look that something disturbed is repeated.
 const TRIES: usize = 8;
 
+/// Looks with one thread.
 pub(in crate::kernel) fn observe(local: &mut Local, scope: &Scope) -> Result<Observed, OpError> {
-    let mut observed = Observed::default();
-    for (ns, part) in &scope.namespaces {
-        local.make_room();
-        let mut tries = 0;
-        let seen = loop {
-            match namespace(local, ns, part) {
-                // Interrupted, or lost in a full buffer: something changed meanwhile, so look again.
-                Err(error) if matches!(error.errno, Errno::EAGAIN | Errno::ENOBUFS) && tries < TRIES => tries += 1,
-                other => break other?,
-            }
-        };
-        if let Some(seen) = seen {
-            observed.namespaces.insert(ns.clone(), seen);
+    gather(scope.namespaces.iter().filter_map(|part| patiently(local, part).transpose()))
+}
+
+/// Looks with two threads.
+pub(super) fn observe_with(other: &Worker, local: &mut Local, scope: Scope) -> Result<Observed, OpError> {
+    let seen =
+        other.share(local, scope.namespaces.into_iter().collect(), |local, (ns, part)| patiently(local, (ns, part)))?;
+    gather(seen.into_iter().filter_map(Result::transpose))
+}
+
+fn gather(seen: impl Iterator<Item = Result<(Ns, ObservedNs), OpError>>) -> Result<Observed, OpError> {
+    Ok(Observed { namespaces: seen.collect::<Result<_, _>>()? })
+}
+
+/// Looks at a namespace, if it is there.
+fn patiently(local: &mut Local, (ns, part): (&Ns, &NsScope)) -> Result<Option<(Ns, ObservedNs)>, OpError> {
+    local.make_room();
+    let mut tries = 0;
+    loop {
+        match namespace(local, ns, part) {
+            // Interrupted, or lost in a full buffer: something changed meanwhile, so look again.
+            Err(error) if matches!(error.errno, Errno::EAGAIN | Errno::ENOBUFS) && tries < TRIES => tries += 1,
+            other => return Ok(other?.map(|seen| (ns.clone(), seen))),
         }
     }
-    Ok(observed)
 }
 
 fn namespace(local: &mut Local, ns: &Ns, part: &NsScope) -> Result<Option<ObservedNs>, OpError> {

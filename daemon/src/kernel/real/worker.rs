@@ -1,11 +1,15 @@
-//! The thread that changes namespaces: everything that needs `setns` happens on it, and nothing else does.
+//! The threads that change namespaces: everything that needs `setns` happens on them, and nothing else does.
 
 use std::{
     fs, io,
     os::fd::OwnedFd,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::mpsc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
 };
 
 use netnsd_api::{Name, SysctlKey};
@@ -29,12 +33,26 @@ pub(crate) const RUN: &str = "/run/netns";
 /// The network namespace that the calling thread is in.
 pub(crate) const HERE: &str = "/proc/thread-self/ns/net";
 
+/// So many things are worth the way to another thread.
+const MANY: usize = 8;
+
 type Job = Box<dyn FnOnce(&mut Local) + Send>;
 
-/// The way to the thread.
+/// The way to such a thread.
 #[derive(Debug, Clone)]
 pub(super) struct Worker {
     jobs: mpsc::Sender<Job>,
+}
+
+/// What a job is going to give.
+#[derive(Debug)]
+pub(super) struct Begun<R>(mpsc::Receiver<R>);
+
+impl<R> Begun<R> {
+    /// Waits for it.
+    pub fn wait(self) -> Result<R, Errno> {
+        self.0.recv().map_err(|_| Errno::ESRCH)
+    }
 }
 
 impl Worker {
@@ -62,12 +80,47 @@ impl Worker {
 
     /// Runs a job there and waits for it.
     pub fn run<R: Send + 'static>(&self, job: impl FnOnce(&mut Local) -> R + Send + 'static) -> Result<R, Errno> {
+        self.begin(job).wait()
+    }
+
+    /// Begins a job there.
+    fn begin<R: Send + 'static>(&self, job: impl FnOnce(&mut Local) -> R + Send + 'static) -> Begun<R> {
         let (answer, answered) = mpsc::channel();
         let job = Box::new(move |local: &mut Local| {
             let _asker_gone = answer.send(job(local));
         });
-        self.jobs.send(job).map_err(|_| Errno::ESRCH)?;
-        answered.recv().map_err(|_| Errno::ESRCH)
+        // A thread that is gone drops the job, and the way to answer with it.
+        let _thread_gone = self.jobs.send(job);
+        Begun(answered)
+    }
+
+    /// Does the same for each of many things, here and on that thread at once: whichever is free takes the next. What it came
+    /// to, in their order.
+    pub fn share<T: Send + Sync + 'static, R: Send + 'static>(
+        &self,
+        local: &mut Local,
+        things: Vec<T>,
+        each: fn(&mut Local, &T) -> R,
+    ) -> Result<Vec<R>, Errno> {
+        if things.len() < MANY {
+            return Ok(things.iter().map(|thing| each(local, thing)).collect());
+        }
+        let things = Arc::new((things, AtomicUsize::new(0)));
+        let part = |things: Arc<(Vec<T>, AtomicUsize)>| {
+            move |local: &mut Local| {
+                let (things, next) = &*things;
+                let taken = std::iter::from_fn(|| {
+                    let i = next.fetch_add(1, Ordering::Relaxed);
+                    Some((i, things.get(i)?))
+                });
+                taken.map(|(i, thing)| (i, each(local, thing))).collect::<Vec<_>>()
+            }
+        };
+        let there = self.begin(part(things.clone()));
+        let mut done = part(things)(local);
+        done.extend(there.wait()?);
+        done.sort_unstable_by_key(|(i, _)| *i);
+        Ok(done.into_iter().map(|(_, result)| result).collect())
     }
 }
 
