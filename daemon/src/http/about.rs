@@ -12,7 +12,7 @@ use axum::{
 use netnsd_api::{About, Code, Health, Limits, Problem, Ready};
 use serde_json::Value;
 
-use super::{App, BODY_LIMIT, Routes, query, resource, resource::Answer};
+use super::{App, BODY_LIMIT, Routes, problem::Failure, query, resource, resource::Answer};
 use crate::engine::QUEUE;
 
 pub(super) fn routes() -> Routes {
@@ -42,7 +42,7 @@ async fn about(State(app): State<App>, RawQuery(query): RawQuery) -> Answer {
         boot_id: line("/proc/sys/kernel/random/boot_id"),
         started_at: app.started_at.clone(),
         listen: app.listen.to_vec(),
-        features: app.look.features(),
+        features: app.look.features().await.map_err(|error| Failure::look("the kernel", error))?,
         limits: Limits { body_bytes: BODY_LIMIT as u64, page_items: 10_000, labels: 64, queued_writes: QUEUE as u32 },
     };
     Ok(Json(about).into_response())

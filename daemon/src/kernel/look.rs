@@ -1,6 +1,6 @@
 //! Live looks at the kernel for the API's looking routes, on a thread of their own: they never wait for writes.
 
-use std::{collections::BTreeMap, fs, io, sync::Arc};
+use std::{collections::BTreeMap, fs, io};
 
 use netnsd_api::{
     BridgePort, Destination, FdbEntry, Features, Link, LinkAddress, LiveNeighbour, LiveRoute, NamespaceObserved, Peer,
@@ -41,13 +41,13 @@ enum Question {
     Ports(Ns, String, Answer<Vec<BridgePort>>),
     Fdb(Ns, String, Answer<Vec<FdbEntry>>),
     Namespaces(Answer<Vec<(String, NamespaceObserved)>>),
+    Features(Answer<Features>),
 }
 
 /// The way to the looking thread.
 #[derive(Debug, Clone)]
 pub struct Look {
     questions: mpsc::Sender<Question>,
-    features: Arc<Features>,
 }
 
 impl Look {
@@ -60,22 +60,21 @@ impl Look {
         let (started, start) = std::sync::mpsc::channel();
         std::thread::Builder::new().name("netnsd-look".into()).spawn(move || match Local::here() {
             Ok(local) => {
-                let features = Features {
-                    vlan_filtering: local.vlan_filtering(),
-                    ipv6: fs::exists("/proc/sys/net/ipv6").unwrap_or(false),
-                };
-                drop(started.send(Ok(features)));
+                drop(started.send(Ok(())));
                 serve(local, queue);
             }
             Err(error) => drop(started.send(Err(error))),
         })?;
-        let features = start.recv().map_err(|_| io::Error::other("the looking thread ended"))??;
-        Ok(Self { questions, features: Arc::new(features) })
+        start.recv().map_err(|_| io::Error::other("the looking thread ended"))??;
+        Ok(Self { questions })
     }
 
     /// What the kernel can do.
-    pub fn features(&self) -> Features {
-        *self.features
+    ///
+    /// # Errors
+    /// When the thread is gone.
+    pub async fn features(&self) -> Result<Features, LookError> {
+        self.ask(Question::Features).await
     }
 
     async fn ask<T>(&self, question: impl FnOnce(Answer<T>) -> Question) -> Result<T, LookError> {
@@ -143,6 +142,8 @@ impl Look {
 }
 
 fn serve(mut local: Local, mut queue: mpsc::Receiver<Question>) {
+    // Tried when first asked for: what that leaves the kernel takes locks to clear away, which a start would wait for.
+    let mut features = None;
     while let Some(question) = queue.blocking_recv() {
         let local = &mut local;
         // Who asked may have gone: nobody hears then.
@@ -154,6 +155,13 @@ fn serve(mut local: Local, mut queue: mpsc::Receiver<Question>) {
             Question::Ports(ns, bridge, answer) => drop(answer.send(ports(local, &ns, &bridge))),
             Question::Fdb(ns, bridge, answer) => drop(answer.send(local.fdb(&ns, &bridge))),
             Question::Namespaces(answer) => drop(answer.send(local.namespaces().map_err(LookError::from))),
+            Question::Features(answer) => {
+                let found = features.get_or_insert_with(|| Features {
+                    vlan_filtering: local.vlan_filtering(),
+                    ipv6: fs::exists("/proc/sys/net/ipv6").unwrap_or(false),
+                });
+                drop(answer.send(Ok(*found)));
+            }
         }
         local.rest();
     }
