@@ -54,6 +54,15 @@ fn a_netnsid_is_set() {
     host.delete("/v1/namespaces/net0").ok();
     host.put("/v1/namespaces/net2", json!({"netnsid": 100})).ok();
     assert_eq!(host.get("/v1/namespaces/net2").ok()["status"]["observed"]["netnsid"], 100);
+    // It changes hands in one document, however many others are looked at.
+    let document = |owner: &str| {
+        let others = (0..20).map(|i| json!({"name": format!("other{i}"), "labels": {"with": owner}}));
+        json!({"namespaces": others.chain([json!({"name": owner, "netnsid": 300})]).collect::<Vec<_>>()})
+    };
+    for owner in ["first", "next", "last"] {
+        host.put("/v1/topology", document(owner)).ok();
+        assert_eq!(host.get(&format!("/v1/namespaces/{owner}")).ok()["status"]["observed"]["netnsid"], 300);
+    }
 }
 
 #[test]

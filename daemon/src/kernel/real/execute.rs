@@ -395,6 +395,7 @@ fn add_namespaces(local: &mut Local, other: &Worker, ops: &[&Op]) -> Vec<Outcome
     });
     let new: Vec<(Name, String)> = new.collect();
     let names: Vec<Name> = new.iter().map(|(name, _)| name.clone()).collect();
+    names.iter().for_each(|name| local.forget(&Ns::Named(name.clone())));
     match other.share(local, new, |local, (name, mark)| add_namespace(local, name, mark)) {
         Ok(results) => {
             let keep = |(name, made): (Name, Result<Option<Open>, OpError>)| {
@@ -411,10 +412,12 @@ fn add_namespaces(local: &mut Local, other: &Worker, ops: &[&Op]) -> Vec<Outcome
 
 /// Makes a namespace; gives a connection into it if it is new.
 fn add_namespace(local: &mut Local, name: &Name, mark: &str) -> Result<Option<Open>, OpError> {
-    let ns = Ns::Named(name.clone());
-    local.forget(&ns);
     if matches!(worker::pinned(name.as_str())?, Pinned::Namespace(_)) {
-        return if is_marked(local, &ns, "lo", mark)? { Ok(None) } else { Err(Errno::EEXIST.into()) };
+        return if is_marked(local, &Ns::Named(name.clone()), "lo", mark)? {
+            Ok(None)
+        } else {
+            Err(Errno::EEXIST.into())
+        };
     }
     let marked = || {
         let channel = mark_here(mark)?;

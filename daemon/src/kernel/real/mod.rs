@@ -31,7 +31,7 @@ use super::{BatchOp, Kernel, Notice, Ns, Observed, OpError, Outcome, Scope};
 pub struct RealKernel {
     worker: Worker,
     helper: Worker,
-    /// Whether the threads may hold connections.
+    /// Whether the first thread may hold connections.
     holds: bool,
     replaced: Vec<(Name, SysctlKey, String)>,
     /// None before something is to be watched.
@@ -116,9 +116,7 @@ impl Kernel for RealKernel {
     fn rest(&mut self) {
         // Asked for after each notice, most of which nothing was done for.
         if std::mem::take(&mut self.holds) {
-            for worker in [&self.helper, &self.worker] {
-                let _thread_gone = worker.run(Local::rest);
-            }
+            let _thread_gone = self.worker.run(Local::rest);
         }
     }
 }

@@ -116,7 +116,13 @@ impl Worker {
                 taken.map(|(i, thing)| (i, each(local, thing))).collect::<Vec<_>>()
             }
         };
-        let there = self.begin(part(things.clone()));
+        let there = part(things.clone());
+        let there = self.begin(move |local: &mut Local| {
+            let done = there(local);
+            // A connection keeps its namespace, which may be the next one to go.
+            local.rest();
+            done
+        });
         let mut done = part(things)(local);
         done.extend(there.wait()?);
         done.sort_unstable_by_key(|(i, _)| *i);
