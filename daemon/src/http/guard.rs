@@ -98,9 +98,10 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
     let status = response.status();
     let refused = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
     let caller = caller.as_deref().ok();
-    let audit = caller.and_then(|caller| caller.audit.clone());
-    let is_recorded = audit.as_ref().is_some_and(|audit| audit.says(status.as_u16()));
-    let answered = || audit.unwrap_or_else(|| Arc::new(Audit::new(entry(caller)))).answered(status.as_u16());
+    let audit = caller.and_then(|caller| caller.audit.as_ref());
+    let is_recorded = audit.is_some_and(|audit| audit.says(status.as_u16()));
+    let unaudited = || AuditEntry { status: status.as_u16(), ..entry(caller) };
+    let answered = || audit.map_or_else(unaudited, |audit| audit.answered(status.as_u16()));
     if (refused || is_audited)
         && !is_recorded
         && let Err(problem) = app.engine.keep(Kept::Audit(answered())).await

@@ -23,8 +23,8 @@ use crate::kernel::{
 };
 
 /// How long a namespace's id may be that of a deleted one, which the kernel clears away in its own time (`cleanup_net()`,
-/// net/core/net_namespace.c); how long that of one that lives, as one does that what listens in it is letting go; and how often
-/// it is tried.
+/// net/core/net_namespace.c); how long that of one that lives, which may be a deleted one too, for what listens in it lets go
+/// of it a moment later; and how often it is tried.
 const DYING: Duration = Duration::from_secs(10);
 const LIVING: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_millis(5);
@@ -394,17 +394,15 @@ fn add_namespaces(local: &mut Local, other: &Worker, ops: &[&Op]) -> Vec<Outcome
         _ => None,
     });
     let new: Vec<(Name, String)> = new.collect();
-    let names: Vec<Name> = new.iter().map(|(name, _)| name.clone()).collect();
-    names.iter().for_each(|name| local.forget(&Ns::Named(name.clone())));
-    match other.share(local, new, |local, (name, mark)| add_namespace(local, name, mark)) {
+    new.iter().for_each(|(name, _)| local.forget(&Ns::Named(name.clone())));
+    let add = |local: &mut Local, (name, mark): &(Name, String)| {
+        let made = add_namespace(local, name, mark)?;
+        Ok::<_, OpError>(made.map(|open| (Ns::Named(name.clone()), open)))
+    };
+    match other.share(local, new, add) {
         Ok(results) => {
-            let keep = |(name, made): (Name, Result<Option<Open>, OpError>)| {
-                if let Some(open) = made? {
-                    local.hold(Ns::Named(name), open);
-                }
-                Ok(())
-            };
-            names.into_iter().zip(results).map(keep).collect()
+            let mut keep = |made: Option<(Ns, Open)>| made.into_iter().for_each(|(ns, open)| local.hold(ns, open));
+            results.into_iter().map(|result| result.map(&mut keep)).collect()
         }
         Err(errno) => vec![Err(errno.into()); ops.len()],
     }

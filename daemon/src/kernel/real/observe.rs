@@ -19,13 +19,13 @@ const TRIES: usize = 8;
 
 /// Looks with one thread.
 pub(in crate::kernel) fn observe(local: &mut Local, scope: &Scope) -> Result<Observed, OpError> {
-    gather(scope.namespaces.iter().filter_map(|part| patiently(local, part).transpose()))
+    gather(scope.namespaces.iter().filter_map(|(ns, part)| patiently(local, ns, part).transpose()))
 }
 
 /// Looks with two threads.
 pub(super) fn observe_with(other: &Worker, local: &mut Local, scope: Scope) -> Result<Observed, OpError> {
-    let seen =
-        other.share(local, scope.namespaces.into_iter().collect(), |local, (ns, part)| patiently(local, (ns, part)))?;
+    let parts = scope.namespaces.into_iter().collect();
+    let seen = other.share(local, parts, |local, (ns, part)| patiently(local, ns, part))?;
     gather(seen.into_iter().filter_map(Result::transpose))
 }
 
@@ -34,7 +34,7 @@ fn gather(seen: impl Iterator<Item = Result<(Ns, ObservedNs), OpError>>) -> Resu
 }
 
 /// Looks at a namespace, if it is there.
-fn patiently(local: &mut Local, (ns, part): (&Ns, &NsScope)) -> Result<Option<(Ns, ObservedNs)>, OpError> {
+fn patiently(local: &mut Local, ns: &Ns, part: &NsScope) -> Result<Option<(Ns, ObservedNs)>, OpError> {
     local.make_room();
     let mut tries = 0;
     loop {
