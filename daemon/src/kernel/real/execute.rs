@@ -16,7 +16,7 @@ use super::{
     channel::Channel,
     local::{Local, Open},
     message, observe, parse,
-    worker::{self, HERE, Pinned, Worker},
+    worker::{self, HERE, MANY, Pinned, Worker},
 };
 use crate::kernel::{
     BatchOp, DEFAULT_MTU, LOOPBACK, Ns, ObservedLink, Op, OpError, Outcome, ROUTE_PROTOCOL, bridge_mtu,
@@ -29,44 +29,63 @@ const DYING: Duration = Duration::from_secs(10);
 const LIVING: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_millis(5);
 
-/// So many namespaces are made before the next look at how many connections are open.
-const AT_ONCE: usize = 64;
-
-/// Does a batch. Namespaces are made by two threads; everything else waits for the same lock of the kernel's anyway
-/// (`rtnl_lock()`).
+/// Does a batch. Namespaces are made by two threads, and one of them goes on with what comes next in those that are there.
 pub(super) fn execute(
     local: &mut Local,
     other: &Worker,
     ops: &[BatchOp],
     done: &dyn Fn(usize),
 ) -> Vec<Option<Outcome>> {
-    let mut outcomes: Vec<Option<Outcome>> = vec![None; ops.len()];
-    let mut failed = BTreeSet::new();
+    let mut course = Course { ops, outcomes: vec![None; ops.len()], failed: BTreeSet::new() };
     let mut indices = Indices::default();
+    let mut making = Vec::new();
     let mut next = 0;
     while next < ops.len() {
         let run = |is_one: fn(&Op) -> bool| ops[next..].iter().take_while(|op| is_one(&op.op)).count();
         let deletions = run(|op| matches!(op, Op::LinkDelete { .. }));
-        let creations = run(|op| matches!(op, Op::NamespaceAdd { .. })).min(AT_ONCE);
-        let end = next + deletions.max(creations).max(1);
-        local.make_room();
-        let these: Vec<usize> = (next..end).filter(|i| !failed.contains(&ops[*i].part)).collect();
+        let creations = run(|op| matches!(op, Op::NamespaceAdd { .. }));
+        let room = local.make_room();
+        let end = next + deletions.max(creations.min(room)).max(1);
+        let these: Vec<usize> = (next..end).filter(|i| course.goes_on(*i)).collect();
         let chosen: Vec<&Op> = these.iter().map(|i| &ops[*i].op).collect();
-        let results = match (deletions, creations) {
-            (2.., _) => delete(local, &mut indices, &chosen),
-            (_, 1..) => add_namespaces(local, other, &chosen),
-            _ => chosen.into_iter().map(|op| perform(local, &mut indices, op)).collect(),
-        };
-        for (i, result) in these.into_iter().zip(results) {
-            if result.is_err() && !ops[i].optional {
-                failed.insert(ops[i].part);
-            }
-            outcomes[i] = Some(result);
+        if end - next >= MANY && creations > 0 {
+            course.note(std::mem::replace(&mut making, these), local.finish_making());
+            begin_namespaces(local, other, &chosen);
+        } else if deletions > 1 {
+            course.note(these, delete(local, &mut indices, &chosen));
+        } else {
+            let results = chosen.into_iter().map(|op| perform(local, &mut indices, op)).collect();
+            course.note(these, results);
         }
-        done(end);
+        done(end - local.unmade());
         next = end;
     }
-    outcomes
+    course.note(making, local.finish_making());
+    done(ops.len());
+    course.outcomes
+}
+
+/// How far a batch is.
+struct Course<'o> {
+    ops: &'o [BatchOp],
+    outcomes: Vec<Option<Outcome>>,
+    /// The parts that failed: the rest of them is left.
+    failed: BTreeSet<usize>,
+}
+
+impl Course<'_> {
+    fn goes_on(&self, i: usize) -> bool {
+        !self.failed.contains(&self.ops[i].part)
+    }
+
+    fn note(&mut self, these: Vec<usize>, results: Vec<Outcome>) {
+        for (i, result) in these.into_iter().zip(results) {
+            if result.is_err() && !self.ops[i].optional {
+                self.failed.insert(self.ops[i].part);
+            }
+            self.outcomes[i] = Some(result);
+        }
+    }
 }
 
 /// Indices of links, by where they are.
@@ -360,6 +379,14 @@ fn has_route(local: &mut Local, name: &Name, route: &netnsd_api::Route) -> Resul
 /// What no netlink message does alone.
 fn call(local: &mut Local, op: &Op) -> Outcome {
     match op {
+        Op::NamespaceAdd { name, mark } => {
+            let ns = Ns::Named(name.clone());
+            local.forget(&ns);
+            if let Some(open) = add_namespace(local, name, mark)? {
+                local.hold(ns, open);
+            }
+            Ok(())
+        }
         Op::NamespaceAttach { name, pid, mark } => attach(local, name, *pid, mark),
         Op::NamespaceDelete { name } => {
             local.forget(&Ns::Named(name.clone()));
@@ -386,30 +413,19 @@ fn pinned_nowhere(errno: Errno) -> OpError {
     OpError { errno, message: (errno == Errno::ENOTDIR).then(|| no_directory.to_owned()) }
 }
 
-/// Makes namespaces, with the other thread's help. What comes next is most often done inside, so that the connections that
-/// marked them are kept.
-fn add_namespaces(local: &mut Local, other: &Worker, ops: &[&Op]) -> Vec<Outcome> {
+/// Has namespaces made, with the other thread's help.
+fn begin_namespaces(local: &mut Local, other: &Worker, ops: &[&Op]) {
     let new = ops.iter().filter_map(|op| match op {
         Op::NamespaceAdd { name, mark } => Some((name.clone(), mark.clone())),
         _ => None,
     });
     let new: Vec<(Name, String)> = new.collect();
     new.iter().for_each(|(name, _)| local.forget(&Ns::Named(name.clone())));
-    let add = |local: &mut Local, (name, mark): &(Name, String)| {
-        let made = add_namespace(local, name, mark)?;
-        Ok::<_, OpError>(made.map(|open| (Ns::Named(name.clone()), open)))
-    };
-    match other.share(local, new, add) {
-        Ok(results) => {
-            let mut keep = |made: Option<(Ns, Open)>| made.into_iter().for_each(|(ns, open)| local.hold(ns, open));
-            results.into_iter().map(|result| result.map(&mut keep)).collect()
-        }
-        Err(errno) => vec![Err(errno.into()); ops.len()],
-    }
+    local.begin_making(other, new);
 }
 
-/// Makes a namespace; gives a connection into it if it is new.
-fn add_namespace(local: &mut Local, name: &Name, mark: &str) -> Result<Option<Open>, OpError> {
+/// Makes a namespace; gives a connection into it if it is new: what comes next is most often done inside.
+pub(super) fn add_namespace(local: &mut Local, name: &Name, mark: &str) -> Result<Option<Open>, OpError> {
     if matches!(worker::pinned(name.as_str())?, Pinned::Namespace(_)) {
         return if is_marked(local, &Ns::Named(name.clone()), "lo", mark)? {
             Ok(None)

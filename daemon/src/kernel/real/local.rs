@@ -5,6 +5,7 @@ use std::{
     fs::File,
     io,
     os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
+    panic::{AssertUnwindSafe, catch_unwind},
 };
 
 use netnsd_api::{Name, SysctlKey};
@@ -20,8 +21,9 @@ use rtnetlink::packet_route::{RouteNetlinkMessage, nsid::NsidAttribute};
 
 use super::{
     channel::Channel,
+    making::{Making, New},
     message,
-    worker::{self, Pinned},
+    worker::{self, Pinned, Worker},
 };
 use crate::kernel::{Ns, OpError, Outcome};
 
@@ -33,6 +35,8 @@ pub(in crate::kernel) struct Local {
     open: BTreeMap<Ns, Open>,
     /// How many of them there may be at once.
     most: usize,
+    /// Namespaces that the work at hand makes, while it goes on.
+    making: Option<Making>,
     /// What sysctls were before they were set.
     pub(super) replaced: Vec<(Name, SysctlKey, String)>,
 }
@@ -73,7 +77,16 @@ impl Local {
     /// When there is no `/proc`.
     pub fn here() -> io::Result<Self> {
         let host = File::open(worker::HERE)?.into();
-        Ok(Self { host, open: BTreeMap::new(), most: most(), replaced: Vec::new() })
+        Ok(Self { host, open: BTreeMap::new(), most: most(), making: None, replaced: Vec::new() })
+    }
+
+    /// Does something, and is at home again also when that panics: whoever asked hears that there is no answer (ESRCH).
+    pub(super) fn safely<R>(&mut self, job: impl FnOnce(&mut Self) -> R) -> Result<R, Errno> {
+        catch_unwind(AssertUnwindSafe(|| job(self))).map_err(|_| {
+            self.rest();
+            self.away(|| ());
+            Errno::ESRCH
+        })
     }
 
     /// Does something that goes into other namespaces, and comes back: a thread keeps alive the one that it is in.
@@ -137,12 +150,45 @@ impl Local {
 
     /// The connection into a namespace that must be there.
     pub(super) fn reach(&mut self, ns: &Ns) -> Result<&Open, OpError> {
+        while self.making.as_ref().is_some_and(|making| making.lacks(ns)) {
+            self.go_on_making();
+        }
+        if let Some(error) = self.making.as_ref().and_then(|making| making.refusal(ns)) {
+            return Err(error);
+        }
         // What was opened for this work is as good: nothing but this kernel's own operations changes what a name means.
         if !self.open.contains_key(ns) {
             self.channel(ns)?;
         }
         let missing = || OpError { errno: Errno::ENOENT, message: Some(format!("{ns} is not there")) };
         self.open.get(ns).ok_or_else(missing)
+    }
+
+    /// Has namespaces made while other things are done; whoever reaches for one waits for it.
+    pub(super) fn begin_making(&mut self, other: &Worker, new: Vec<New>) {
+        self.making = Some(Making::begin(other, new));
+    }
+
+    fn go_on_making(&mut self) {
+        // Not there meanwhile: what makes a namespace waits for none.
+        let Some(mut making) = self.making.take() else { return };
+        if let Some((ns, open)) = making.go_on(self) {
+            self.hold(ns, open);
+        }
+        self.making = Some(making);
+    }
+
+    /// How many namespaces are still in the making.
+    pub(super) fn unmade(&self) -> usize {
+        self.making.as_ref().map_or(0, Making::left)
+    }
+
+    /// Waits for the namespaces in the making; what came of each.
+    pub(super) fn finish_making(&mut self) -> Vec<Outcome> {
+        while self.unmade() > 0 {
+            self.go_on_making();
+        }
+        self.making.take().map(Making::into_outcomes).unwrap_or_default()
     }
 
     /// Makes one change in a namespace.
@@ -168,15 +214,17 @@ impl Local {
         Ok(id)
     }
 
-    /// Makes room for more connections, where there are many: the next ones are opened anew.
-    pub(super) fn make_room(&mut self) {
+    /// Makes room for more connections, where there are many: the next ones are opened anew. For how many there is room.
+    pub(super) fn make_room(&mut self) -> usize {
         if self.open.len() >= self.most {
             self.open.clear();
         }
+        self.most - self.open.len()
     }
 
     /// Lets go of every connection.
     pub fn rest(&mut self) {
+        self.making = None;
         self.open.clear();
         self.most = most();
     }

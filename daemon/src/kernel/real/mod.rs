@@ -1,4 +1,4 @@
-//! The real kernel: rtnetlink connections, and two threads kept for going into namespaces.
+//! The real kernel: rtnetlink connections, and a thread kept to help with going into namespaces.
 
 mod channel;
 mod execute;
@@ -6,6 +6,7 @@ mod execute;
 pub(crate) mod fuzz;
 mod local;
 mod look;
+mod making;
 mod message;
 mod names;
 mod observe;
@@ -19,21 +20,17 @@ pub(crate) mod worker;
 use std::io;
 
 use netnsd_api::{Name, SysctlKey};
-use nix::errno::Errno;
 
 pub(super) use self::{local::Local, observe::observe, parse::protocol};
 use self::{watch::Watch, worker::Worker};
 use super::{BatchOp, Kernel, Notice, Ns, Observed, OpError, Outcome, Scope};
 
-/// The real kernel, as seen from the namespace that it was started in: the host's. What it is asked for is done on a
-/// thread of its own, which another one helps, and waited for: the engine does nothing else meanwhile.
+/// The real kernel, as seen from the namespace that it was started in: the host's. What it is asked for is done on the thread
+/// that asks, which another one helps; nothing is awaited, so that the thread is at home again whenever others have it.
 #[derive(Debug)]
 pub struct RealKernel {
-    worker: Worker,
+    local: Local,
     helper: Worker,
-    /// Whether the first thread may hold connections.
-    holds: bool,
-    replaced: Vec<(Name, SysctlKey, String)>,
     /// None before something is to be watched.
     watch: Option<Watch>,
 }
@@ -44,45 +41,27 @@ impl RealKernel {
     /// # Errors
     /// When there is no thread, or no `/proc`.
     pub fn start() -> io::Result<Self> {
-        let (worker, helper) = (Worker::start("netnsd-ns")?, Worker::start("netnsd-ns-2")?);
-        Ok(Self { worker, helper, holds: false, replaced: Vec::new(), watch: None })
-    }
-
-    /// Has the thread do something, and waits for it.
-    fn run<R: Send + 'static>(&mut self, job: impl FnOnce(&mut Local) -> R + Send + 'static) -> Result<R, Errno> {
-        self.holds = true;
-        self.worker.run(job)
+        let (local, helper) = (Local::here()?, Worker::start("netnsd-ns")?);
+        Ok(Self { local, helper, watch: None })
     }
 
     fn try_watch(&mut self, namespaces: Vec<(Ns, bool)>) -> io::Result<()> {
-        self.holds = true;
         let watch = match &mut self.watch {
             Some(watch) => watch,
             none => none.insert(Watch::start()?),
         };
-        Ok(watch.change(&self.worker, namespaces)?)
+        Ok(self.local.safely(|local| watch.change(local, namespaces))??)
     }
 }
 
 impl Kernel for RealKernel {
     async fn observe(&mut self, scope: &Scope) -> Result<Observed, OpError> {
-        let (scope, helper) = (scope.clone(), self.helper.clone());
-        self.run(move |local| observe::observe_with(&helper, local, scope))?
+        self.local.safely(|local| observe::observe_with(&self.helper, local, scope))?
     }
 
     async fn execute(&mut self, ops: &[BatchOp], done: Box<dyn Fn(usize) + Send>) -> Vec<Option<Outcome>> {
-        let (count, ops, helper) = (ops.len(), ops.to_vec(), self.helper.clone());
-        let done = move |local: &mut Local| {
-            let outcomes = execute::execute(local, &helper, &ops, &done);
-            (outcomes, std::mem::take(&mut local.replaced))
-        };
-        match self.run(done) {
-            Ok((outcomes, replaced)) => {
-                self.replaced.extend(replaced);
-                outcomes
-            }
-            Err(errno) => vec![Some(Err(errno.into())); count],
-        }
+        let outcomes = self.local.safely(|local| execute::execute(local, &self.helper, ops, &done));
+        outcomes.unwrap_or_else(|errno| vec![Some(Err(errno.into())); ops.len()])
     }
 
     async fn notice(&mut self) -> Notice {
@@ -110,13 +89,10 @@ impl Kernel for RealKernel {
     }
 
     fn replaced_sysctls(&mut self) -> Vec<(Name, SysctlKey, String)> {
-        std::mem::take(&mut self.replaced)
+        std::mem::take(&mut self.local.replaced)
     }
 
     fn rest(&mut self) {
-        // Asked for after each notice, most of which nothing was done for.
-        if std::mem::take(&mut self.holds) {
-            let _thread_gone = self.worker.run(Local::rest);
-        }
+        self.local.rest();
     }
 }

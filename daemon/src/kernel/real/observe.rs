@@ -10,7 +10,7 @@ use super::{
     channel::Channel,
     local::{Local, Open, Place},
     message, parse,
-    worker::{self, Worker},
+    worker::{self, MANY, Worker},
 };
 use crate::kernel::{Ns, NsScope, Observed, ObservedLink, ObservedNs, ObservedRoute, OpError, Scope};
 
@@ -22,9 +22,12 @@ pub(in crate::kernel) fn observe(local: &mut Local, scope: &Scope) -> Result<Obs
     gather(scope.namespaces.iter().filter_map(|(ns, part)| patiently(local, ns, part).transpose()))
 }
 
-/// Looks with two threads.
-pub(super) fn observe_with(other: &Worker, local: &mut Local, scope: Scope) -> Result<Observed, OpError> {
-    let parts = scope.namespaces.into_iter().collect();
+/// Looks with two threads, where there is enough to see.
+pub(super) fn observe_with(other: &Worker, local: &mut Local, scope: &Scope) -> Result<Observed, OpError> {
+    if scope.namespaces.len() < MANY {
+        return observe(local, scope);
+    }
+    let parts = scope.namespaces.clone().into_iter().collect();
     let seen = other.share(local, parts, |local, (ns, part)| patiently(local, ns, part))?;
     gather(seen.into_iter().filter_map(Result::transpose))
 }

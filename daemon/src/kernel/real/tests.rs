@@ -4,6 +4,7 @@ use std::{future::Future, process::Command};
 
 use netnsd_api::{NetnsId, Port};
 use nix::{
+    errno::Errno,
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
 };
@@ -272,18 +273,54 @@ fn a_file_of_another_kind_of_namespace_holds_up_nobody() {
     });
 }
 
+/// More at once than one thread makes, one of them under a name that is taken.
+#[test]
+fn many_namespaces_are_made_while_links_are() {
+    on_a_host(|mut kernel| async move {
+        assert!(Command::new("ip").args(["netns", "add", "n7"]).status().unwrap().success());
+        let names: Vec<String> = (0..40).map(|i| format!("n{i}")).collect();
+        let batch = |op: fn(&str) -> Op| {
+            let op = move |(part, name): (usize, &String)| BatchOp { op: op(name), part, optional: false };
+            names.iter().enumerate().map(op).collect::<Vec<_>>()
+        };
+        let mut ops = batch(add);
+        ops.extend(batch(|name| {
+            let end = |ns, name: &str| NewEnd { ns, name: name.into(), mark: name.into(), mac: None, mtu: None };
+            Op::VethAdd { ends: [end(named(name), "eth0"), end(Ns::Host, &format!("p-{name}"))] }
+        }));
+        let told = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let tell = told.clone();
+        let done = Box::new(move |done| tell.store(done, std::sync::atomic::Ordering::Relaxed));
+        let outcomes = kernel.execute(&ops, done).await;
+        assert_eq!(told.load(std::sync::atomic::Ordering::Relaxed), ops.len());
+        for (op, outcome) in ops.iter().zip(&outcomes) {
+            match (op.part, outcome) {
+                // The pair is not put into the other one's.
+                (7, Some(Err(error))) => assert_eq!(error.errno, Errno::EEXIST, "{op:?}"),
+                (7, None) => assert!(matches!(op.op, Op::VethAdd { .. })),
+                (part, outcome) => assert!(part != 7 && *outcome == Some(Ok(())), "{op:?}: {outcome:?}"),
+            }
+        }
+        for name in names.iter().filter(|name| *name != "n7") {
+            assert_eq!(ip(&["-n", name, "link", "show", "eth0"])[0]["ifalias"], "eth0");
+        }
+    });
+}
+
 #[test]
 fn a_panic_ends_no_thread_and_leaves_it_at_home() {
-    on_a_host(|kernel| async move {
+    on_a_host(|mut kernel| async move {
         let astray = |_: &mut Local| -> () {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
             panic!("as a test wants it");
         };
-        assert_eq!(kernel.worker.run(astray), Err(Errno::ESRCH));
+        assert_eq!(kernel.local.safely(astray), Err(Errno::ESRCH));
+        assert_eq!(kernel.helper.begin(astray).wait(), Err(Errno::ESRCH));
         let at_home = |local: &mut Local| {
             let inode = |stat: nix::Result<nix::sys::stat::FileStat>| stat.unwrap().st_ino;
             inode(nix::sys::stat::stat(worker::HERE)) == inode(nix::sys::stat::fstat(&local.host))
         };
-        assert_eq!(kernel.worker.run(at_home), Ok(true));
+        assert_eq!(kernel.local.safely(at_home), Ok(true));
+        assert_eq!(kernel.helper.begin(at_home).wait(), Ok(true));
     });
 }

@@ -28,7 +28,7 @@ use tokio::io::{Interest, unix::AsyncFd};
 use super::{
     local::Local,
     names::Names,
-    worker::{self, Worker},
+    worker,
 };
 use crate::kernel::{Notice, Ns, ROUTE_PROTOCOL_KERNEL, What};
 
@@ -116,22 +116,12 @@ impl Watch {
     }
 
     /// Listens in those namespaces that are to be listened to and are there, and no more in the others.
-    pub fn change(&mut self, worker: &Worker, namespaces: Vec<(Ns, bool)>) -> Result<(), Errno> {
+    pub fn change(&mut self, local: &mut Local, namespaces: Vec<(Ns, bool)>) -> Result<(), Errno> {
         let (on, off): (Vec<_>, Vec<_>) = namespaces.into_iter().partition(|(_, on)| *on);
         off.iter().for_each(|(ns, _)| self.leave(ns));
-        let wanted: Vec<(Ns, Option<u64>)> =
-            on.into_iter().map(|(ns, _)| (ns.clone(), self.ears.get(&ns).map(|ear| ear.inode))).collect();
-        if wanted.is_empty() {
-            return Ok(());
-        }
-        let listen = |local: &mut Local, (ns, known)| {
+        for (ns, _) in on {
             local.make_room();
-            let heard = hear_in(local, &ns, known);
-            (ns, heard)
-        };
-        let found = worker.run(move |local| wanted.into_iter().map(|one| listen(local, one)).collect::<Vec<_>>())?;
-        for (ns, heard) in found {
-            match heard {
+            match hear_in(local, &ns, self.ears.get(&ns).map(|ear| ear.inode)) {
                 Ok(Heard::AsBefore) => {}
                 Ok(Heard::Nothing) => self.leave(&ns),
                 Ok(Heard::By(socket, inode)) => self.listen(ns, socket, inode)?,

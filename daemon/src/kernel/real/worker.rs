@@ -1,9 +1,8 @@
-//! The threads that change namespaces: everything that needs `setns` happens on them, and nothing else does.
+//! A thread that helps the engine's own with going into namespaces, and what is done with their names and files.
 
 use std::{
     fs, io,
     os::fd::OwnedFd,
-    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -34,7 +33,7 @@ pub(crate) const RUN: &str = "/run/netns";
 pub(crate) const HERE: &str = "/proc/thread-self/ns/net";
 
 /// So many things are worth the way to another thread.
-const MANY: usize = 8;
+pub(super) const MANY: usize = 8;
 
 type Job = Box<dyn FnOnce(&mut Local) + Send>;
 
@@ -67,24 +66,15 @@ impl Worker {
             };
             drop(started.send(Ok(())));
             for job in queue {
-                // Whoever asked hears that there is no answer; the thread goes on where it began.
-                if catch_unwind(AssertUnwindSafe(|| job(&mut local))).is_err() {
-                    local.rest();
-                    local.away(|| ());
-                }
+                let _asker_hears_nothing = local.safely(job);
             }
         })?;
         start.recv().map_err(io::Error::other)??;
         Ok(Self { jobs })
     }
 
-    /// Runs a job there and waits for it.
-    pub fn run<R: Send + 'static>(&self, job: impl FnOnce(&mut Local) -> R + Send + 'static) -> Result<R, Errno> {
-        self.begin(job).wait()
-    }
-
     /// Begins a job there.
-    fn begin<R: Send + 'static>(&self, job: impl FnOnce(&mut Local) -> R + Send + 'static) -> Begun<R> {
+    pub fn begin<R: Send + 'static>(&self, job: impl FnOnce(&mut Local) -> R + Send + 'static) -> Begun<R> {
         let (answer, answered) = mpsc::channel();
         let job = Box::new(move |local: &mut Local| {
             let _asker_gone = answer.send(job(local));
@@ -102,9 +92,6 @@ impl Worker {
         things: Vec<T>,
         each: fn(&mut Local, &T) -> R,
     ) -> Result<Vec<R>, Errno> {
-        if things.len() < MANY {
-            return Ok(things.iter().map(|thing| each(local, thing)).collect());
-        }
         let things = Arc::new((things, AtomicUsize::new(0)));
         let part = |things: Arc<(Vec<T>, AtomicUsize)>| {
             move |local: &mut Local| {
