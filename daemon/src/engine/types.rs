@@ -90,6 +90,14 @@ impl Spec {
     pub fn to_json(&self) -> serde_json::Result<serde_json::Value> {
         each!(self, inner => serde_json::to_value(inner))
     }
+
+    /// The intent as JSON text.
+    ///
+    /// # Errors
+    /// As [`Spec::to_json`].
+    pub fn to_text(&self) -> serde_json::Result<String> {
+        each!(self, inner => serde_json::to_string(inner))
+    }
 }
 
 /// One resource as readers see it.

@@ -91,7 +91,7 @@ impl Planner<'_> {
             self.emit(Phase::Identify, task, Op::NetnsIdSet { name: name.clone(), id });
         }
         if loopback != spec.loopback {
-            self.emit(Phase::Identify, task, Op::LoopbackSet { name: name.clone(), up: spec.loopback });
+            self.emit(Phase::Addresses, task, Op::LoopbackSet { name: name.clone(), up: spec.loopback });
             let inside = self.ns_mut(&ns);
             inside.loopback = spec.loopback;
             if !spec.loopback {

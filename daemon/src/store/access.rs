@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use netnsd_api::{AuditEntry, Token};
-use sqlx::SqlitePool;
+use sqlx::{QueryBuilder, Sqlite, SqlitePool};
 
-use super::{StoreError, classify};
+use super::{StoreError, classify, integer};
 
 /// How many entries of the audit log are kept at the least; the newest.
 pub const AUDIT: u64 = 32_768;
@@ -36,64 +36,48 @@ pub enum Kept {
 }
 
 /// Records these, and lets go of the entries of the audit log that are too many then.
-pub(super) async fn write(kept: &[Kept], connection: &mut sqlx::SqliteConnection) -> sqlx::Result<()> {
+pub(super) fn write(kept: &[Kept], sql: &mut QueryBuilder<Sqlite>) {
     for one in kept {
-        one.write(connection).await?;
+        one.write(sql);
     }
     let is_time = |one: &Kept| matches!(one, Kept::Audit(entry) if entry.id.is_multiple_of(TRIM));
     if kept.iter().any(is_time) {
-        sqlx::query("DELETE FROM audit WHERE id <= (SELECT max(id) FROM audit) - ?")
-            .bind(i64::try_from(AUDIT).unwrap_or(i64::MAX))
-            .execute(connection)
-            .await?;
+        sql.push("DELETE FROM audit WHERE id <= (SELECT max(id) FROM audit) - ").push_bind(integer(AUDIT)).push(";");
     }
-    Ok(())
 }
 
 impl Kept {
-    async fn write(&self, connection: &mut sqlx::SqliteConnection) -> sqlx::Result<()> {
+    fn write(&self, sql: &mut QueryBuilder<Sqlite>) {
         match self {
             Kept::Token(TokenRow { token, hash }) => {
-                sqlx::query(
-                    "INSERT INTO tokens (name, role, prefix, expires_at, created_at, hash) VALUES (?, ?, ?, ?, ?, ?)",
-                )
-                .bind(token.name.as_str())
-                .bind(token.role.as_str())
-                .bind(&token.prefix)
-                .bind(&token.expires_at)
-                .bind(&token.created_at)
-                .bind(hash)
-                .execute(connection)
-                .await?;
+                sql.push("INSERT INTO tokens (name, role, prefix, expires_at, created_at, hash) ");
+                sql.push_values([()], |mut values, ()| {
+                    values.push_bind(token.name.to_string()).push_bind(token.role.as_str());
+                    values.push_bind(token.prefix.clone()).push_bind(token.expires_at.clone());
+                    values.push_bind(token.created_at.clone()).push_bind(hash.clone());
+                });
+                sql.push(";");
             }
             Kept::NoToken(name) => {
-                sqlx::query("DELETE FROM tokens WHERE name = ?").bind(name).execute(connection).await?;
+                sql.push("DELETE FROM tokens WHERE name = ").push_bind(name.clone()).push(";");
             }
             Kept::Audit(entry) => {
-                sqlx::query(ADD_AUDIT)
-                    .bind(i64::try_from(entry.id).unwrap_or(i64::MAX))
-                    .bind(&entry.time)
-                    .bind(&entry.caller)
-                    .bind(entry.role.map(netnsd_api::Role::as_str))
-                    .bind(&entry.from)
-                    .bind(&entry.method)
-                    .bind(&entry.path)
-                    .bind(entry.status)
-                    .bind(&entry.request_id)
-                    .execute(connection)
-                    .await?;
+                sql.push("INSERT INTO audit (id, time, caller, role, origin, method, path, status, request_id) ");
+                sql.push_values([()], |mut values, ()| {
+                    values.push_bind(integer(entry.id)).push_bind(entry.time.clone());
+                    values.push_bind(entry.caller.clone()).push_bind(entry.role.map(netnsd_api::Role::as_str));
+                    values.push_bind(entry.from.clone()).push_bind(entry.method.clone());
+                    values.push_bind(entry.path.clone()).push_bind(entry.status);
+                    values.push_bind(entry.request_id.clone());
+                });
+                sql.push(";");
             }
             Kept::NoAudit(id) => {
-                let id = i64::try_from(*id).unwrap_or(i64::MAX);
-                sqlx::query("DELETE FROM audit WHERE id = ?").bind(id).execute(connection).await?;
+                sql.push("DELETE FROM audit WHERE id = ").push_bind(integer(*id)).push(";");
             }
         }
-        Ok(())
     }
 }
-
-const ADD_AUDIT: &str = "INSERT INTO audit (id, time, caller, role, origin, method, path, status, request_id)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)";
 
 pub(super) async fn tokens(connection: &mut sqlx::SqliteConnection) -> sqlx::Result<Vec<Result<TokenRow, String>>> {
     let rows: Vec<RawToken> =
@@ -152,7 +136,7 @@ impl AuditLog {
             None => "SELECT * FROM (SELECT * FROM audit WHERE id > ?1 ORDER BY id DESC LIMIT ?2) ORDER BY id",
         };
         let rows: Vec<RawEntry> = sqlx::query_as(select)
-            .bind(i64::try_from(since.unwrap_or(0)).unwrap_or(i64::MAX))
+            .bind(integer(since.unwrap_or(0)))
             .bind(limit)
             .fetch_all(&self.pool)
             .await

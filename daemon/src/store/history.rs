@@ -5,12 +5,12 @@ use std::{path::Path, time::Duration};
 use netnsd_api::{Event, EventResource, EventType, Kind};
 use serde_json::json;
 use sqlx::{
-    ConnectOptions, SqlitePool,
+    ConnectOptions, QueryBuilder, Sqlite, SqlitePool,
     sqlite::{SqliteConnectOptions, SqlitePoolOptions},
 };
 use tokio::sync::watch;
 
-use super::{HISTORY, StoreError, classify};
+use super::{HISTORY, StoreError, classify, integer};
 
 /// Reads events that happened, from the oldest kept to the newest.
 #[derive(Debug, Clone)]
@@ -37,6 +37,17 @@ pub struct Filter {
 pub(super) fn reading(database: &Path) -> SqlitePool {
     let options = SqliteConnectOptions::new().filename(database).read_only(true).disable_statement_logging();
     SqlitePoolOptions::new().max_connections(2).idle_timeout(Duration::from_secs(60)).connect_lazy_with(options)
+}
+
+/// Adds events.
+pub(super) fn add(events: &[Event], sql: &mut QueryBuilder<Sqlite>) {
+    sql.push("INSERT INTO events (id, time, type, kind, name, uid, detail) ");
+    sql.push_values(events, |mut values, event| {
+        values.push_bind(integer(event.id)).push_bind(event.time.clone()).push_bind(event.kind.as_str());
+        values.push_bind(event.resource.kind.as_str()).push_bind(event.resource.name.clone());
+        values.push_bind(event.resource.uid.clone()).push_bind(event.detail.to_string());
+    });
+    sql.push(";");
 }
 
 impl History {
@@ -67,8 +78,8 @@ impl History {
     pub async fn after(&self, after: u64, filter: &Filter, limit: u32) -> Result<(Vec<Event>, u64), StoreError> {
         let newest = self.newest();
         let rows: Vec<RawEvent> = sqlx::query_as(SELECT)
-            .bind(i64::try_from(after).unwrap_or(i64::MAX))
-            .bind(i64::try_from(newest).unwrap_or(i64::MAX))
+            .bind(integer(after))
+            .bind(integer(newest))
             .bind(json!(filter.kinds).to_string())
             .bind(json!(filter.names).to_string())
             .bind(json!(filter.types).to_string())

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use netnsd_api::{Event, Kind, Name, SysctlKey};
 use serde_json::{Value, json};
 use sqlx::{
-    ConnectOptions, Connection, SqliteConnection,
+    ConnectOptions, Connection, QueryBuilder, Sqlite, SqliteConnection,
     migrate::{Migrate, MigrateError, Migrator},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
@@ -111,6 +111,10 @@ pub struct Commit {
 pub const HISTORY: u64 = 32_768;
 /// Older events are deleted whenever their number passes a multiple of this.
 const TRIM: u64 = 1024;
+/// So many rows are put by one statement: it may have 32,766 values (`SQLITE_MAX_VARIABLE_NUMBER`).
+const AT_ONCE: usize = 3000;
+/// A commit of so many rows is one of a kind that comes again and again.
+const SHORT: usize = 8;
 
 /// The open database.
 #[derive(Debug)]
@@ -255,39 +259,43 @@ impl Store {
         result.map_err(|source| classify(&self.path, "write", source))
     }
 
-    /// Each table in one statement: a document of ten thousand resources is no ten thousand statements.
+    /// The whole transaction in one text: each by itself, its statements would take as many ways to SQLite's thread and back.
     async fn try_commit(&mut self, commit: &Commit) -> sqlx::Result<()> {
-        let mut transaction = self.connection.begin().await?;
+        let mut sql = QueryBuilder::new("BEGIN IMMEDIATE;");
         let deleted: Vec<&str> = commit.rows.iter().filter_map(RowChange::deleted).collect();
+        if !deleted.is_empty() {
+            sql.push("DELETE FROM resources WHERE uid IN (SELECT value FROM json_each(");
+            sql.push_bind(json!(deleted).to_string()).push("));");
+        }
         let mut rows: Vec<&Row> = commit.rows.iter().filter_map(RowChange::put).collect();
         // What frees a name goes before what takes it.
         rows.sort_by_key(|row| row.desired.is_some());
-        if !deleted.is_empty() {
-            sqlx::query("DELETE FROM resources WHERE uid IN (SELECT value FROM json_each(?))")
-                .bind(json!(deleted).to_string())
-                .execute(&mut *transaction)
-                .await?;
-        }
-        if !rows.is_empty() {
-            let rows = rows.into_iter().map(Row::to_json).collect::<serde_json::Result<Vec<_>>>().map_err(encode)?;
-            sqlx::query(PUT_ROWS).bind(Value::from(rows).to_string()).execute(&mut *transaction).await?;
+        for rows in rows.chunks(AT_ONCE) {
+            put_rows(rows, &mut sql).map_err(encode)?;
         }
         if !commit.retracted.is_empty() {
-            sqlx::query("DELETE FROM events WHERE id IN (SELECT value FROM json_each(?))")
-                .bind(json!(commit.retracted).to_string())
-                .execute(&mut *transaction)
-                .await?;
+            sql.push("DELETE FROM events WHERE id IN (SELECT value FROM json_each(");
+            sql.push_bind(json!(commit.retracted).to_string()).push("));");
         }
-        if let [first, .., last] | [first @ last] = &commit.events[..] {
-            let events = serde_json::to_string(&commit.events).map_err(encode)?;
-            sqlx::query(ADD_EVENTS).bind(events).execute(&mut *transaction).await?;
-            if (first.id - 1) / TRIM != last.id / TRIM {
-                let newest_to_go = i64::try_from(last.id.saturating_sub(HISTORY)).unwrap_or(i64::MAX);
-                sqlx::query("DELETE FROM events WHERE id <= ?").bind(newest_to_go).execute(&mut *transaction).await?;
-            }
+        for events in commit.events.chunks(AT_ONCE) {
+            history::add(events, &mut sql);
         }
-        access::write(&commit.kept, &mut transaction).await?;
-        transaction.commit().await
+        if let [first, .., last] | [first @ last] = &commit.events[..]
+            && (first.id - 1) / TRIM != last.id / TRIM
+        {
+            sql.push("DELETE FROM events WHERE id <= ");
+            sql.push_bind(integer(last.id.saturating_sub(HISTORY))).push(";");
+        }
+        access::write(&commit.kept, &mut sql);
+        sql.push("COMMIT");
+        // Only texts that come again are worth being kept by sqlx, with what SQLite makes of them.
+        let short = commit.rows.len() + commit.events.len() <= SHORT;
+        let result = sql.build().persistent(short).execute(&mut self.connection).await;
+        if result.is_err() {
+            // If it began at all, and if it is not over already.
+            let _none_to_roll_back = sqlx::query("ROLLBACK").execute(&mut self.connection).await;
+        }
+        result.map(drop)
     }
 
     /// Closes the database in order (the WAL is folded in).
@@ -310,19 +318,32 @@ async fn connect(path: &Path, create: bool) -> sqlx::Result<SqliteConnection> {
     options.connect().await
 }
 
-const PUT_ROWS: &str = "
-    INSERT INTO resources (uid, kind, name, generation, created_at, updated_at, desired, applied, prior, adopt)
-    SELECT value ->> 'uid', value ->> 'kind', value ->> 'name', value ->> 'generation', value ->> 'created_at',
-        value ->> 'updated_at', value ->> 'desired', value ->> 'applied', value ->> 'prior', value ->> 'adopt'
-    FROM json_each(?) WHERE true ORDER BY key
-    ON CONFLICT (uid) DO UPDATE SET generation = excluded.generation, updated_at = excluded.updated_at,
-        desired = excluded.desired, applied = excluded.applied, prior = excluded.prior, adopt = excluded.adopt";
+fn put_rows(rows: &[&Row], sql: &mut QueryBuilder<Sqlite>) -> serde_json::Result<()> {
+    let text = |row: &&Row| {
+        let applied = row.applied.iter().map(Spec::to_json).collect::<serde_json::Result<Value>>()?;
+        Ok((row.desired.as_ref().map(Spec::to_text).transpose()?, applied.to_string()))
+    };
+    let texts = rows.iter().map(text).collect::<serde_json::Result<Vec<_>>>()?;
+    sql.push(
+        "INSERT INTO resources (uid, kind, name, generation, created_at, updated_at, desired, applied, prior, adopt) ",
+    );
+    sql.push_values(rows.iter().zip(texts), |mut values, (row, (desired, applied))| {
+        values.push_bind(row.uid.clone()).push_bind(row.kind.as_str()).push_bind(row.name.to_string());
+        values.push_bind(integer(row.generation));
+        values.push_bind(row.created_at.to_string()).push_bind(row.updated_at.to_string());
+        values.push_bind(desired).push_bind(applied).push_bind(json!(row.prior).to_string()).push_bind(row.adopt);
+    });
+    sql.push(
+        " ON CONFLICT (uid) DO UPDATE SET generation = excluded.generation, updated_at = excluded.updated_at,
+        desired = excluded.desired, applied = excluded.applied, prior = excluded.prior, adopt = excluded.adopt;",
+    );
+    Ok(())
+}
 
-const ADD_EVENTS: &str = "
-    INSERT INTO events (id, time, type, kind, name, uid, detail)
-    SELECT value ->> 'id', value ->> 'time', value ->> 'type', value ->> '$.resource.kind',
-        value ->> '$.resource.name', value ->> '$.resource.uid', value ->> 'detail'
-    FROM json_each(?)";
+/// A number as SQLite has them.
+fn integer(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
 
 fn encode(error: serde_json::Error) -> sqlx::Error {
     sqlx::Error::Encode(Box::new(error))
@@ -341,18 +362,6 @@ impl RowChange {
             RowChange::Put(_) => None,
             RowChange::Delete(uid) => Some(uid),
         }
-    }
-}
-
-impl Row {
-    fn to_json(&self) -> serde_json::Result<Value> {
-        Ok(json!({
-            "uid": self.uid, "kind": self.kind, "name": self.name, "generation": self.generation,
-            "created_at": self.created_at.to_string(), "updated_at": self.updated_at.to_string(),
-            "desired": self.desired.as_ref().map(Spec::to_json).transpose()?,
-            "applied": self.applied.iter().map(Spec::to_json).collect::<serde_json::Result<Vec<_>>>()?,
-            "prior": self.prior, "adopt": u8::from(self.adopt),
-        }))
     }
 }
 
