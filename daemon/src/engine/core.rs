@@ -279,7 +279,7 @@ impl<K: Kernel> Core<K> {
         let all = self.everything();
         let count = all.len();
         let start = Instant::now();
-        self.kernel.watch(vec![(Ns::Host, true)]);
+        self.kernel.watch(vec![(Ns::Host, Some(0))]);
         let passed = self.pass(all, false).await;
         self.notice(Notice::NamesLost, &BTreeMap::new());
         self.view.set_ready();

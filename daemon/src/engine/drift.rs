@@ -211,7 +211,7 @@ impl<K: Kernel> Core<K> {
                 let concerned = self.named(&name);
                 if let Some(resource) = concerned.first().filter(|resource| !besides.contains_key(resource)) {
                     // What listens there keeps it alive, and with it what it holds of the host's.
-                    self.kernel.watch(vec![(Ns::Named(resource.name.clone()), false)]);
+                    self.kernel.watch(vec![(Ns::Named(resource.name.clone()), None)]);
                 }
                 concerned
             }

@@ -117,10 +117,10 @@ impl<K: Kernel> Core<K> {
         let mut changes = Vec::new();
         for resource in resources.into_iter().filter(|resource| resource.kind == Kind::Namespace) {
             let ns = Ns::Named(resource.name.clone());
-            let there = passed.observed.namespaces.get(&ns).is_some_and(|inside| inside.inode != 0);
+            let seen = passed.observed.namespaces.get(&ns).map(|inside| inside.inode).filter(|inode| *inode != 0);
             let ours = self.intent.get(resource).is_some()
                 && !matches!(passed.verdicts.get(resource), Some(Verdict::Conflict(_)));
-            changes.push((ns, there && ours));
+            changes.push((ns, seen.filter(|_| ours)));
         }
         self.kernel.watch(changes);
     }

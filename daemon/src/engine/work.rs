@@ -331,7 +331,7 @@ impl<K: Kernel> Core<K> {
         tell(0);
         // Nobody is told of what goes on in them any more: telling costs.
         let going = batch.iter().filter_map(|op| match &op.op {
-            Op::NamespaceDelete { name } => Some((Ns::Named(name.clone()), false)),
+            Op::NamespaceDelete { name } => Some((Ns::Named(name.clone()), None)),
             _ => None,
         });
         self.kernel.watch(going.collect());

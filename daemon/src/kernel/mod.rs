@@ -530,8 +530,9 @@ pub trait Kernel {
     /// look would not find.
     fn heard(&mut self) -> Vec<Notice>;
 
-    /// In which namespaces changes are to be told, and in which no more. One that is watched lives on when its name is gone.
-    fn watch(&mut self, namespaces: Vec<(Ns, bool)>);
+    /// In which namespaces changes are to be told, with the inode of each as far as it was seen (else 0), and in which no more.
+    /// One that is watched lives on when its name is gone.
+    fn watch(&mut self, namespaces: Vec<(Ns, Option<u64>)>);
 
     /// What is in `/run/netns`.
     fn names(&mut self) -> Vec<String>;

@@ -183,7 +183,7 @@ impl Kernel for SimKernel {
         Vec::new()
     }
 
-    fn watch(&mut self, _namespaces: Vec<(Ns, bool)>) {}
+    fn watch(&mut self, _namespaces: Vec<(Ns, Option<u64>)>) {}
 
     fn names(&mut self) -> Vec<String> {
         self.state().namespaces.keys().filter_map(|ns| ns.name().map(ToString::to_string)).collect()

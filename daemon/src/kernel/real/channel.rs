@@ -55,21 +55,30 @@ impl Channel {
 
     /// Makes changes sent in one datagram: the kernel does all of them or the process was never there.
     pub fn changes(&self, messages: Vec<(RouteNetlinkMessage, u16)>) -> Outcome {
-        self.ask(messages.into_iter().map(|(message, flags)| (message, NLM_F_ACK | flags)).collect()).map(drop)
+        let messages = messages.into_iter().map(|(message, flags)| (message, NLM_F_ACK | flags)).collect();
+        self.ask(messages, |_| None::<()>).map(drop)
     }
 
     /// Asks for one thing.
     pub fn get(&self, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, OpError> {
-        self.ask(vec![(message, 0)])
+        self.ask(vec![(message, 0)], Some)
     }
 
-    /// Asks for everything of a sort.
-    pub fn dump(&self, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, OpError> {
-        self.ask(vec![(message, NLM_F_DUMP)])
+    /// Asks for everything of a sort; what `take` makes of each. Whole messages are large, and may be many: none is kept.
+    pub fn dump<T>(
+        &self,
+        message: RouteNetlinkMessage,
+        take: impl FnMut(RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<Vec<T>, OpError> {
+        self.ask(vec![(message, NLM_F_DUMP)], take)
     }
 
-    /// Sends requests as one datagram. What came back; none of it if the kernel refused.
-    fn ask(&self, messages: Vec<(RouteNetlinkMessage, u16)>) -> Result<Vec<RouteNetlinkMessage>, OpError> {
+    /// Sends requests as one datagram. What was taken of what came back; none of it if the kernel refused.
+    fn ask<T>(
+        &self,
+        messages: Vec<(RouteNetlinkMessage, u16)>,
+        mut take: impl FnMut(RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<Vec<T>, OpError> {
         let before = self.sequence.get();
         let mut unanswered = messages.len();
         if unanswered == 0 {
@@ -87,7 +96,7 @@ impl Channel {
             message.serialize(&mut bytes[start..]);
         }
         sendto(self.socket.as_raw_fd(), &bytes, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
-        let mut answers = Answers::default();
+        let mut answers = Answers::new();
         let mut buffer = [0; ROOM];
         while unanswered > 0 {
             let length = match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC)
@@ -103,28 +112,36 @@ impl Channel {
                 Err(Errno::EAGAIN) => return Err(answers.refused.unwrap_or(Errno::ENOBUFS.into())),
                 Err(errno) => return Err(errno.into()),
             };
-            unanswered = unanswered.saturating_sub(answers.take_all(&buffer[..length], before)?);
+            unanswered = unanswered.saturating_sub(answers.take_all(&buffer[..length], before, &mut take)?);
         }
         answers.refused.map_or(Ok(answers.found), Err)
     }
 }
 
 /// What came back until now.
-#[derive(Default)]
-pub(super) struct Answers {
-    pub found: Vec<RouteNetlinkMessage>,
+pub(super) struct Answers<T> {
+    found: Vec<T>,
     refused: Option<OpError>,
 }
 
-impl Answers {
+impl<T> Answers<T> {
+    pub fn new() -> Self {
+        Self { found: Vec::new(), refused: None }
+    }
+
     /// Takes in what came at once; how many requests, of those after number `before`, it brings to their end.
-    pub fn take_all(&mut self, mut rest: &[u8], before: u32) -> Result<usize, OpError> {
+    pub fn take_all(
+        &mut self,
+        mut rest: &[u8],
+        before: u32,
+        take: &mut impl FnMut(RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<usize, OpError> {
         let mut ended = 0;
         while rest.len() >= HEADER {
             let message = NetlinkMessage::deserialize(rest).map_err(|_| Errno::EBADMSG)?;
             rest = rest.get((message.header.length as usize).next_multiple_of(4)..).unwrap_or_default();
             let is_late = message.header.sequence_number.wrapping_sub(before).cast_signed() <= 0;
-            if !is_late && self.take(message) {
+            if !is_late && self.take(message, take) {
                 ended += 1;
             }
         }
@@ -132,7 +149,11 @@ impl Answers {
     }
 
     /// Takes a message in; whether it is the last one that answers its request.
-    fn take(&mut self, message: NetlinkMessage<RouteNetlinkMessage>) -> bool {
+    fn take(
+        &mut self,
+        message: NetlinkMessage<RouteNetlinkMessage>,
+        take: &mut impl FnMut(RouteNetlinkMessage) -> Option<T>,
+    ) -> bool {
         let flags = message.header.flags;
         let mut refuse = |errno: Errno, message| {
             self.refused.get_or_insert(OpError { errno, message });
@@ -142,7 +163,7 @@ impl Answers {
         }
         match message.payload {
             NetlinkPayload::InnerMessage(inner) => {
-                self.found.push(inner);
+                self.found.extend(take(inner));
                 flags & NLM_F_MULTIPART == 0
             }
             NetlinkPayload::Error(error) => {

@@ -19,7 +19,7 @@ use super::{
     worker::{self, HERE, MANY, Pinned, Worker},
 };
 use crate::kernel::{
-    BatchOp, DEFAULT_MTU, LOOPBACK, Ns, ObservedLink, Op, OpError, Outcome, ROUTE_PROTOCOL, bridge_mtu,
+    BatchOp, DEFAULT_MTU, LOOPBACK, Ns, ObservedLink, ObservedRoute, Op, OpError, Outcome, ROUTE_PROTOCOL, bridge_mtu,
 };
 
 /// How long a namespace's id may be that of a deleted one, which the kernel clears away in its own time (`cleanup_net()`,
@@ -360,19 +360,13 @@ fn has_route(local: &mut Local, name: &Name, route: &netnsd_api::Route) -> Resul
     let channel = &local.reach(&Ns::Named(name.clone()))?.channel;
     let links = observe::all_links(channel, message::get_links_briefly())?;
     let names = links.into_iter().map(|(name, link)| (link.index, name)).collect();
-    let answers = observe::optional(channel.dump(message::get_routes(route.is_ipv6())))?;
-    Ok(answers.iter().any(|answer| match answer {
-        RouteNetlinkMessage::NewRoute(message) if u8::from(message.header.protocol) == ROUTE_PROTOCOL => {
-            parse::route(message, &names).is_some_and(|known| {
-                let known = known.route;
-                known.destination.net(route.is_ipv6()) == route.destination.net(route.is_ipv6())
-                    && (known.table, known.kind, known.via, known.onlink)
-                        == (route.table, route.kind, route.via, route.onlink)
-                    && known.metric == Some(route.effective_metric())
-                    && (route.interface.is_none() || known.interface == route.interface)
-            })
-        }
-        _ => false,
+    let ours = |known: &ObservedRoute| known.protocol == ROUTE_PROTOCOL && known.ipv6 == route.is_ipv6();
+    Ok(observe::routes(channel, &names)?.into_iter().filter(ours).any(|known| {
+        let known = known.route;
+        known.destination.net(route.is_ipv6()) == route.destination.net(route.is_ipv6())
+            && (known.table, known.kind, known.via, known.onlink) == (route.table, route.kind, route.via, route.onlink)
+            && known.metric == Some(route.effective_metric())
+            && (route.interface.is_none() || known.interface == route.interface)
     }))
 }
 

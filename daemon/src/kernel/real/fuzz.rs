@@ -7,20 +7,20 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 use super::{channel::Answers, parse, watch};
 
 pub(crate) fn answers(data: &[u8]) {
-    let mut answers = Answers::default();
-    let _broken = answers.take_all(data, 0);
     let names = BTreeMap::from([(1, "lo".to_owned()), (2, "eth0".to_owned())]);
-    for answer in &answers.found {
+    let mut parse = |answer| {
         match answer {
-            RouteNetlinkMessage::NewLink(message) => drop(parse::link(message)),
-            RouteNetlinkMessage::NewAddress(message) => drop(parse::address(message)),
-            RouteNetlinkMessage::NewRoute(message) => drop(parse::route(message, &names)),
+            RouteNetlinkMessage::NewLink(message) => drop(parse::link(&message)),
+            RouteNetlinkMessage::NewAddress(message) => drop(parse::address(&message)),
+            RouteNetlinkMessage::NewRoute(message) => drop(parse::route(&message, &names)),
             RouteNetlinkMessage::NewNeighbour(message) => {
-                drop(parse::permanent(&parse::neighbour(message), &names));
+                drop(parse::permanent(&parse::neighbour(&message), &names));
             }
             _ => {}
         }
-    }
+        None::<()>
+    };
+    let _broken = Answers::new().take_all(data, 0, &mut parse);
 }
 
 pub(crate) fn notices(data: &[u8]) {

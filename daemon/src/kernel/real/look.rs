@@ -19,7 +19,7 @@ use rtnetlink::{
 use super::{
     channel::Channel,
     local::Local,
-    message, names, observe, parse,
+    message, names, observe,
     worker::{self, Pinned},
 };
 use crate::kernel::{BridgeSettings, Ns, ObservedLink, OpError, look, look::LookError};
@@ -37,14 +37,8 @@ impl Local {
     }
 
     fn names_of(&mut self, ns: &Ns) -> Result<BTreeMap<u32, String>, OpError> {
-        let answers = self.reach(ns)?.channel.dump(message::get_links_briefly())?;
-        Ok(answers
-            .iter()
-            .filter_map(|answer| match answer {
-                RouteNetlinkMessage::NewLink(link) => Some((link.header.index, parse::link(link).name)),
-                _ => None,
-            })
-            .collect())
+        let links = self.reach(ns)?.channel.dump(message::get_links_briefly(), observe::link_of)?;
+        Ok(links.into_iter().map(|parsed| (parsed.link.index, parsed.name)).collect())
     }
 
     /// Every ARP and NDP entry, as `ip neigh` shows them.
@@ -53,21 +47,17 @@ impl Local {
         let names = self.names_of(ns)?;
         let channel = &self.reach(ns)?.channel;
         let mut found = Vec::new();
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            for answer in observe::optional(channel.dump(message::get_neighbours(family, None)))? {
-                let RouteNetlinkMessage::NewNeighbour(message) = answer else { continue };
-                let seen = parse::neighbour(&message);
-                let (Some(address), Some(interface)) = (seen.address, names.get(&seen.index)) else { continue };
-                if seen.state == NeighbourState::Noarp {
-                    continue;
-                }
-                found.push(LiveNeighbour {
-                    address: address.to_string(),
-                    mac: seen.mac.map(|mac| netnsd_api::Mac(mac).to_string()),
-                    interface: interface.clone(),
-                    state: format!("{:?}", seen.state).to_lowercase(),
-                });
+        for seen in observe::all_neighbours(channel)? {
+            let (Some(address), Some(interface)) = (seen.address, names.get(&seen.index)) else { continue };
+            if seen.state == NeighbourState::Noarp {
+                continue;
             }
+            found.push(LiveNeighbour {
+                address: address.to_string(),
+                mac: seen.mac.map(|mac| netnsd_api::Mac(mac).to_string()),
+                interface: interface.clone(),
+                state: format!("{:?}", seen.state).to_lowercase(),
+            });
         }
         Ok(found)
     }
@@ -83,9 +73,8 @@ impl Local {
             .ok_or(LookError::NoSuchNamespace)?;
         let channel = &self.reach(ns)?.channel;
         let mut found: BTreeMap<(String, String), FdbEntry> = BTreeMap::new();
-        for answer in channel.dump(message::get_neighbours(AddressFamily::Bridge, Some(master)))? {
-            let RouteNetlinkMessage::NewNeighbour(message) = answer else { continue };
-            let seen = parse::neighbour(&message);
+        let question = message::get_neighbours(AddressFamily::Bridge, Some(master));
+        for seen in channel.dump(question, observe::neighbour_of)? {
             let (Some(mac), Some(interface)) = (seen.mac, names.get(&seen.index)) else { continue };
             // Multicast entries are no stations; those of single VLANs repeat the plain ones.
             if mac[0] & 1 == 1 || seen.vlan {

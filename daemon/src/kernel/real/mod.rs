@@ -45,7 +45,7 @@ impl RealKernel {
         Ok(Self { local, helper, watch: None })
     }
 
-    fn try_watch(&mut self, namespaces: Vec<(Ns, bool)>) -> io::Result<()> {
+    fn try_watch(&mut self, namespaces: Vec<(Ns, Option<u64>)>) -> io::Result<()> {
         let watch = match &mut self.watch {
             Some(watch) => watch,
             none => none.insert(Watch::start()?),
@@ -75,7 +75,7 @@ impl Kernel for RealKernel {
         self.watch.as_mut().map(Watch::heard).unwrap_or_default()
     }
 
-    fn watch(&mut self, namespaces: Vec<(Ns, bool)>) {
+    fn watch(&mut self, namespaces: Vec<(Ns, Option<u64>)>) {
         if namespaces.is_empty() {
             return;
         }

@@ -12,7 +12,7 @@ use super::{
     message, parse,
     worker::{self, MANY, Worker},
 };
-use crate::kernel::{Ns, NsScope, Observed, ObservedLink, ObservedNs, ObservedRoute, OpError, Scope};
+use crate::kernel::{Ns, NsScope, Observed, ObservedAddress, ObservedLink, ObservedNs, ObservedRoute, OpError, Scope};
 
 /// How often a look that something disturbed is repeated.
 const TRIES: usize = 8;
@@ -73,7 +73,11 @@ fn namespace(local: &mut Local, ns: &Ns, part: &NsScope) -> Result<Option<Observ
     if !part.marks.is_empty() && part.links.iter().any(|name| !links.contains_key(name)) {
         match &part.indices {
             _ if whole => {}
-            Some(indices) => links.extend(these_links(&open.channel, indices.iter().map(|index| (None, *index)))?),
+            Some(indices) => {
+                let seen: Vec<u32> = links.values().map(|link| link.index).collect();
+                let unseen = indices.iter().filter(|index| !seen.contains(index)).map(|index| (None, *index));
+                links.extend(these_links(&open.channel, unseen)?);
+            }
             None => links = all_links(&open.channel, message::get_links_briefly())?,
         }
         let strayed = |(name, link): &(&String, &ObservedLink)| {
@@ -108,11 +112,18 @@ fn namespace(local: &mut Local, ns: &Ns, part: &NsScope) -> Result<Option<Observ
     Ok(Some(seen))
 }
 
-fn links_of(answers: Vec<RouteNetlinkMessage>) -> impl Iterator<Item = parse::ParsedLink> {
-    answers.into_iter().filter_map(|answer| match answer {
+pub(super) fn link_of(answer: RouteNetlinkMessage) -> Option<parse::ParsedLink> {
+    match answer {
         RouteNetlinkMessage::NewLink(message) => Some(parse::link(&message)),
         _ => None,
-    })
+    }
+}
+
+fn address_of(answer: RouteNetlinkMessage) -> Option<(u32, ObservedAddress)> {
+    match answer {
+        RouteNetlinkMessage::NewAddress(message) => parse::address(&message),
+        _ => None,
+    }
 }
 
 /// Every link that answers the question, with its addresses.
@@ -120,7 +131,7 @@ pub(super) fn all_links(
     channel: &Channel,
     question: RouteNetlinkMessage,
 ) -> Result<BTreeMap<String, ObservedLink>, OpError> {
-    let parsed: Vec<parse::ParsedLink> = links_of(channel.dump(question)?).collect();
+    let parsed = channel.dump(question, link_of)?;
     let names: BTreeMap<u32, String> = parsed.iter().map(|parsed| (parsed.link.index, parsed.name.clone())).collect();
     let mut links: BTreeMap<String, ObservedLink> = parsed
         .into_iter()
@@ -129,11 +140,8 @@ pub(super) fn all_links(
             (parsed.name, parsed.link)
         })
         .collect();
-    for answer in channel.dump(message::get_addresses(0))? {
-        let RouteNetlinkMessage::NewAddress(message) = answer else { continue };
-        if let Some((index, address)) = parse::address(&message)
-            && let Some(link) = names.get(&index).and_then(|name| links.get_mut(name))
-        {
+    for (index, address) in channel.dump(message::get_addresses(0), address_of)? {
+        if let Some(link) = names.get(&index).and_then(|name| links.get_mut(name)) {
             link.addresses.push(address);
         }
     }
@@ -154,16 +162,17 @@ fn these_links<'a>(
     let mut found = Vec::new();
     for (name, index) in wanted {
         match channel.get(message::get_link(name, index)) {
-            Ok(answers) => found.extend(links_of(answers)),
+            Ok(answers) => found.extend(answers.into_iter().filter_map(link_of)),
             Err(error) if error.errno == Errno::ENODEV => {}
             Err(error) => return Err(error),
         }
     }
-    let mut masters: BTreeMap<u32, Option<String>> = BTreeMap::new();
+    let name = |parsed: &parse::ParsedLink| (parsed.link.index, Some(parsed.name.clone()));
+    let mut masters: BTreeMap<u32, Option<String>> = found.iter().map(name).collect();
     for master in found.iter().filter_map(|parsed| parsed.master) {
         if let std::collections::btree_map::Entry::Vacant(entry) = masters.entry(master) {
             let name = match channel.get(message::get_link(None, master)) {
-                Ok(answers) => links_of(answers).next().map(|parsed| parsed.name),
+                Ok(answers) => answers.into_iter().find_map(link_of).map(|parsed| parsed.name),
                 Err(error) if error.errno == Errno::ENODEV => None,
                 Err(error) => return Err(error),
             };
@@ -173,16 +182,10 @@ fn these_links<'a>(
     let mut links = BTreeMap::new();
     for mut parsed in found {
         parsed.link.master = parsed.master.and_then(|master| masters.get(&master).cloned().flatten());
-        match channel.dump(message::get_addresses(parsed.link.index)) {
-            Ok(answers) => {
-                for answer in answers {
-                    if let RouteNetlinkMessage::NewAddress(message) = answer
-                        && let Some((index, address)) = parse::address(&message)
-                        && index == parsed.link.index
-                    {
-                        parsed.link.addresses.push(address);
-                    }
-                }
+        match channel.dump(message::get_addresses(parsed.link.index), address_of) {
+            Ok(seen) => {
+                let here = seen.into_iter().filter(|(index, _)| *index == parsed.link.index);
+                parsed.link.addresses.extend(here.map(|(_, address)| address));
             }
             // It went away between the two questions.
             Err(error) if error.errno == Errno::ENODEV => continue,
@@ -193,34 +196,41 @@ fn these_links<'a>(
     Ok(links)
 }
 
-fn routes(channel: &Channel, names: &BTreeMap<u32, String>) -> Result<Vec<ObservedRoute>, OpError> {
+pub(super) fn routes(channel: &Channel, names: &BTreeMap<u32, String>) -> Result<Vec<ObservedRoute>, OpError> {
+    let route_of = |answer| match answer {
+        RouteNetlinkMessage::NewRoute(message) => parse::route(&message, names),
+        _ => None,
+    };
     let mut routes = Vec::new();
     for ipv6 in [false, true] {
-        for answer in optional(channel.dump(message::get_routes(ipv6)))? {
-            if let RouteNetlinkMessage::NewRoute(message) = answer {
-                routes.extend(parse::route(&message, names));
-            }
-        }
+        routes.extend(optional(channel.dump(message::get_routes(ipv6), route_of))?);
     }
     Ok(routes)
 }
 
 fn neighbours(channel: &Channel, names: &BTreeMap<u32, String>) -> Result<Vec<Neighbour>, OpError> {
-    let mut neighbours = Vec::new();
+    let permanent = |seen| parse::permanent(&seen, names);
+    Ok(all_neighbours(channel)?.into_iter().filter_map(permanent).collect())
+}
+
+/// Every neighbour of both families.
+pub(super) fn all_neighbours(channel: &Channel) -> Result<Vec<parse::ParsedNeighbour>, OpError> {
+    let mut found = Vec::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        for answer in optional(channel.dump(message::get_neighbours(family, None)))? {
-            if let RouteNetlinkMessage::NewNeighbour(message) = answer {
-                neighbours.extend(parse::permanent(&parse::neighbour(&message), names));
-            }
-        }
+        found.extend(optional(channel.dump(message::get_neighbours(family, None), neighbour_of))?);
     }
-    Ok(neighbours)
+    Ok(found)
+}
+
+pub(super) fn neighbour_of(answer: RouteNetlinkMessage) -> Option<parse::ParsedNeighbour> {
+    match answer {
+        RouteNetlinkMessage::NewNeighbour(message) => Some(parse::neighbour(&message)),
+        _ => None,
+    }
 }
 
 /// A kernel without IPv6 has nothing to say of it.
-pub(super) fn optional(
-    answers: Result<Vec<RouteNetlinkMessage>, OpError>,
-) -> Result<Vec<RouteNetlinkMessage>, OpError> {
+pub(super) fn optional<T>(answers: Result<Vec<T>, OpError>) -> Result<Vec<T>, OpError> {
     match answers {
         Err(error) if matches!(error.errno, Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT) => Ok(Vec::new()),
         other => other,
@@ -229,7 +239,7 @@ pub(super) fn optional(
 
 /// What a namespace is to `ip netns list`.
 pub(super) fn summary(local: &mut Local, name: &str, open: Open) -> Result<netnsd_api::NamespaceObserved, OpError> {
-    let links = open.channel.dump(message::get_links_briefly())?;
+    let links = open.channel.dump(message::get_links_briefly(), link_of)?;
     let netnsid = local.netnsid(&Ns::Host, open.raw())?;
     Ok(netnsd_api::NamespaceObserved {
         path: worker::path(name).display().to_string(),

@@ -25,11 +25,7 @@ use nix::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::{
-    local::Local,
-    names::Names,
-    worker,
-};
+use super::{local::Local, names::Names, worker};
 use crate::kernel::{Notice, Ns, ROUTE_PROTOCOL_KERNEL, What};
 
 /// The token of the names; namespaces' sockets have the numbers after it.
@@ -116,12 +112,19 @@ impl Watch {
     }
 
     /// Listens in those namespaces that are to be listened to and are there, and no more in the others.
-    pub fn change(&mut self, local: &mut Local, namespaces: Vec<(Ns, bool)>) -> Result<(), Errno> {
-        let (on, off): (Vec<_>, Vec<_>) = namespaces.into_iter().partition(|(_, on)| *on);
-        off.iter().for_each(|(ns, _)| self.leave(ns));
-        for (ns, _) in on {
+    pub fn change(&mut self, local: &mut Local, namespaces: Vec<(Ns, Option<u64>)>) -> Result<(), Errno> {
+        for (ns, inode) in namespaces {
+            let known = self.ears.get(&ns).map(|ear| ear.inode);
+            if inode.is_none() {
+                self.leave(&ns);
+                continue;
+            }
+            // Most often nothing is new, and there are many.
+            if inode == known {
+                continue;
+            }
             local.make_room();
-            match hear_in(local, &ns, self.ears.get(&ns).map(|ear| ear.inode)) {
+            match hear_in(local, &ns, known) {
                 Ok(Heard::AsBefore) => {}
                 Ok(Heard::Nothing) => self.leave(&ns),
                 Ok(Heard::By(socket, inode)) => self.listen(ns, socket, inode)?,
