@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netnsd_api::{EventType, Kind, Namespace, ResourceRef, State};
+use netnsd_api::{EventType, Kind, Name, Namespace, ResourceRef, State};
 use serde_json::json;
 
 use super::{
@@ -29,8 +29,10 @@ const PATIENCE: u32 = 3;
 const WAIT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(60));
 /// How long a resource must have been left alone to be trusted again.
 const CALM: Duration = Duration::from_secs(10);
-/// How many resources are compared at once, because of notices or in the rounds that are made without.
+/// How many resources are compared at once because of notices.
 const ROUND: usize = 64;
+/// How many namespaces, with what lives in them, are compared at once in the rounds that are made without.
+const TURN: usize = 32;
 
 /// What is to be looked at because of others.
 #[derive(Debug)]
@@ -289,23 +291,28 @@ impl<K: Kernel> Core<K> {
         if self.drift.next_round > now {
             return any;
         }
-        let (count, next) = self.next_of_round();
+        let (turns, next) = self.next_of_round();
         if !next.is_empty() {
             self.pass(next, true).await;
         }
-        let rounds = u32::try_from(count.div_ceil(ROUND)).unwrap_or(u32::MAX).max(1);
-        self.drift.next_round = Instant::now() + self.drift.policy.interval / rounds;
+        let turns = u32::try_from(turns).unwrap_or(u32::MAX).max(1);
+        self.drift.next_round = Instant::now() + self.drift.policy.interval / turns;
         true
     }
 
-    /// How many resources there are, and those whose turn it is.
+    /// How many turns a round has, and the resources whose turn it is: what lives in a namespace is looked at with it.
     fn next_of_round(&mut self) -> (usize, BTreeSet<ResourceRef>) {
         let after = self.drift.rounded.take();
-        let rest = |resource: &ResourceRef| after.as_ref().is_none_or(|after| resource > after);
-        let next: BTreeSet<ResourceRef> =
-            self.intent.all().map(|(resource, _)| resource).filter(rest).take(ROUND).collect();
-        self.drift.rounded = next.last().filter(|_| next.len() == ROUND).cloned();
-        (self.intent.count(), next)
+        let rest = |leading: &(Kind, &Name)| after.as_ref().is_none_or(|after| *leading > (after.kind, &after.name));
+        let turn = self.intent.leading().filter(rest).take(TURN);
+        let turn: Vec<ResourceRef> = turn.map(|(kind, name)| ResourceRef::new(kind, name.clone())).collect();
+        let following = turn.iter().flat_map(|resource| match resource.kind {
+            Kind::Namespace => self.intent.dependents(resource),
+            _ => Vec::new(),
+        });
+        let next = following.chain(turn.iter().cloned()).collect();
+        self.drift.rounded = turn.last().filter(|_| turn.len() == TURN).cloned();
+        (self.intent.leading().count().div_ceil(TURN), next)
     }
 
     /// Of what a plan is for: what was in sync before, and what of that is not to be repaired now. Tells of the drift.

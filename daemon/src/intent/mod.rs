@@ -106,6 +106,15 @@ impl Intent {
         })
     }
 
+    /// Namespaces, and what lives in none: with the dependents of the namespaces it is everything. In order.
+    pub fn leading(&self) -> impl Iterator<Item = (Kind, &Name)> {
+        let leads = |kind, record: &Record| kind == Kind::Namespace || namespaces_of(&record.spec).is_empty();
+        Kind::ALL.into_iter().flat_map(move |kind| {
+            let records = self.records[kind as usize].iter();
+            records.filter(move |(_, record)| leads(kind, record)).map(move |(name, _)| (kind, name))
+        })
+    }
+
     /// How many resources there are.
     pub fn count(&self) -> usize {
         self.records.iter().map(BTreeMap::len).sum()

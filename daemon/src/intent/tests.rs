@@ -77,3 +77,33 @@ fn a_refused_document_leaves_no_trace_in_the_intent() {
     let again = put(&mut intent, &good).unwrap();
     assert!(again.changes.is_empty(), "{again:?}");
 }
+
+#[test]
+fn what_leads_and_what_lives_in_it_is_everything() {
+    let mut intent = Intent::default();
+    let end = |namespace: &str, interface: &str| json!({"namespace": namespace, "interface": interface});
+    let veth = |name: &str, ends: [Value; 2]| json!({"name": name, "endpoints": ends});
+    put(
+        &mut intent,
+        &json!({
+            "namespaces": [{"name": "a"}, {"name": "b"}],
+            "bridges": [{"name": "br0"}, {"name": "inside", "namespace": "a"}],
+            "veths": [
+                pair("host", "h0", "h1"),
+                veth("port", [end("a", "eth0"), json!({"interface": "p0", "bridge": "br0"})]),
+                veth("between", [end("a", "eth1"), end("b", "eth0")]),
+            ],
+        }),
+    )
+    .unwrap();
+    let leading: Vec<ResourceRef> = intent.leading().map(|(kind, name)| ResourceRef::new(kind, name.clone())).collect();
+    let names: Vec<&str> = leading.iter().map(|resource| resource.name.as_str()).collect();
+    assert_eq!(names, ["a", "b", "br0", "host"]);
+    assert!(leading.is_sorted());
+    let namespaces = leading.iter().filter(|resource| resource.kind == Kind::Namespace);
+    let inside = namespaces.flat_map(|resource| intent.dependents(resource));
+    let mut everything: Vec<ResourceRef> = leading.iter().cloned().chain(inside).collect();
+    everything.sort();
+    everything.dedup();
+    assert!(everything.into_iter().eq(intent.all().map(|(resource, _)| resource)));
+}
