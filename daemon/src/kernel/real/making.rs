@@ -4,11 +4,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-        mpsc,
-    },
+    sync::{Arc, mpsc},
 };
 
 use netnsd_api::Name;
@@ -17,7 +13,7 @@ use nix::errno::Errno;
 use super::{
     execute::add_namespace,
     local::{Local, Open},
-    worker::Worker,
+    worker::{Queue, Worker},
 };
 use crate::kernel::{Ns, OpError, Outcome};
 
@@ -30,7 +26,7 @@ type Made = Result<Option<Open>, OpError>;
 /// Those that one piece of work makes, in their order.
 #[derive(Debug)]
 pub(super) struct Making {
-    queue: Arc<Queue>,
+    queue: Arc<Queue<New>>,
     made: mpsc::Receiver<(usize, Made)>,
     places: BTreeMap<Ns, usize>,
     /// None for those that are not made yet.
@@ -39,26 +35,12 @@ pub(super) struct Making {
     left: usize,
 }
 
-#[derive(Debug)]
-struct Queue {
-    new: Vec<New>,
-    next: AtomicUsize,
-}
-
-impl Queue {
-    /// The next one that nobody has begun.
-    fn take(&self) -> Option<(usize, &New)> {
-        let place = self.next.fetch_add(1, Ordering::Relaxed);
-        Some((place, self.new.get(place)?))
-    }
-}
-
 impl Making {
     /// Has another thread begin.
     pub fn begin(other: &Worker, new: Vec<New>) -> Self {
         let places = new.iter().enumerate().map(|(place, (name, _))| (Ns::Named(name.clone()), place)).collect();
         let (outcomes, left) = (vec![None; new.len()], new.len());
-        let queue = Arc::new(Queue { new, next: AtomicUsize::new(0) });
+        let queue = Queue::new(new);
         let (tell, made) = mpsc::channel();
         let theirs = queue.clone();
         other.begin(move |local| {
@@ -107,7 +89,7 @@ impl Making {
         };
         self.outcomes[place] = Some(outcome);
         self.left -= 1;
-        Some((Ns::Named(self.queue.new[place].0.clone()), open?))
+        Some((Ns::Named(self.queue.things[place].0.clone()), open?))
     }
 
     /// What came of each, once all are made.

@@ -43,6 +43,25 @@ pub(super) struct Worker {
     jobs: mpsc::Sender<Job>,
 }
 
+/// Things that two threads do, whichever is free the next.
+#[derive(Debug)]
+pub(super) struct Queue<T> {
+    pub things: Vec<T>,
+    next: AtomicUsize,
+}
+
+impl<T> Queue<T> {
+    pub fn new(things: Vec<T>) -> Arc<Self> {
+        Arc::new(Self { things, next: AtomicUsize::new(0) })
+    }
+
+    /// The next one that nobody has begun, and its place.
+    pub fn take(&self) -> Option<(usize, &T)> {
+        let place = self.next.fetch_add(1, Ordering::Relaxed);
+        Some((place, self.things.get(place)?))
+    }
+}
+
 /// What a job is going to give.
 #[derive(Debug)]
 pub(super) struct Begun<R>(mpsc::Receiver<R>);
@@ -92,27 +111,23 @@ impl Worker {
         things: Vec<T>,
         each: fn(&mut Local, &T) -> R,
     ) -> Result<Vec<R>, Errno> {
-        let things = Arc::new((things, AtomicUsize::new(0)));
-        let part = |things: Arc<(Vec<T>, AtomicUsize)>| {
+        let queue = Queue::new(things);
+        let part = |queue: Arc<Queue<T>>| {
             move |local: &mut Local| {
-                let (things, next) = &*things;
-                let taken = std::iter::from_fn(|| {
-                    let i = next.fetch_add(1, Ordering::Relaxed);
-                    Some((i, things.get(i)?))
-                });
-                taken.map(|(i, thing)| (i, each(local, thing))).collect::<Vec<_>>()
+                let taken = std::iter::from_fn(|| queue.take());
+                taken.map(|(place, thing)| (place, each(local, thing))).collect::<Vec<_>>()
             }
         };
-        let there = part(things.clone());
+        let there = part(queue.clone());
         let there = self.begin(move |local: &mut Local| {
             let done = there(local);
             // A connection keeps its namespace, which may be the next one to go.
             local.rest();
             done
         });
-        let mut done = part(things)(local);
+        let mut done = part(queue)(local);
         done.extend(there.wait()?);
-        done.sort_unstable_by_key(|(i, _)| *i);
+        done.sort_unstable_by_key(|(place, _)| *place);
         Ok(done.into_iter().map(|(_, result)| result).collect())
     }
 }
