@@ -360,8 +360,9 @@ fn has_route(local: &mut Local, name: &Name, route: &netnsd_api::Route) -> Resul
     let channel = &local.reach(&Ns::Named(name.clone()))?.channel;
     let links = observe::all_links(channel, message::get_links_briefly())?;
     let names = links.into_iter().map(|(name, link)| (link.index, name)).collect();
-    let ours = |known: &ObservedRoute| known.protocol == ROUTE_PROTOCOL && known.ipv6 == route.is_ipv6();
-    Ok(observe::routes(channel, &names)?.into_iter().filter(ours).any(|known| {
+    let known = observe::routes_of(channel, &names, route.is_ipv6())?;
+    let ours = |known: &ObservedRoute| known.protocol == ROUTE_PROTOCOL;
+    Ok(known.into_iter().filter(ours).any(|known| {
         let known = known.route;
         known.destination.net(route.is_ipv6()) == route.destination.net(route.is_ipv6())
             && (known.table, known.kind, known.via, known.onlink) == (route.table, route.kind, route.via, route.onlink)

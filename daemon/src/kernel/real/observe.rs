@@ -196,16 +196,23 @@ fn these_links<'a>(
     Ok(links)
 }
 
-pub(super) fn routes(channel: &Channel, names: &BTreeMap<u32, String>) -> Result<Vec<ObservedRoute>, OpError> {
+fn routes(channel: &Channel, names: &BTreeMap<u32, String>) -> Result<Vec<ObservedRoute>, OpError> {
+    let mut routes = routes_of(channel, names, false)?;
+    routes.extend(routes_of(channel, names, true)?);
+    Ok(routes)
+}
+
+/// The routes of one family.
+pub(super) fn routes_of(
+    channel: &Channel,
+    names: &BTreeMap<u32, String>,
+    ipv6: bool,
+) -> Result<Vec<ObservedRoute>, OpError> {
     let route_of = |answer| match answer {
         RouteNetlinkMessage::NewRoute(message) => parse::route(&message, names),
         _ => None,
     };
-    let mut routes = Vec::new();
-    for ipv6 in [false, true] {
-        routes.extend(optional(channel.dump(message::get_routes(ipv6), route_of))?);
-    }
-    Ok(routes)
+    optional(channel.dump(message::get_routes(ipv6), route_of))
 }
 
 fn neighbours(channel: &Channel, names: &BTreeMap<u32, String>) -> Result<Vec<Neighbour>, OpError> {
