@@ -10,11 +10,11 @@ use std::{
 
 use axum::{Router, routing::get};
 use http::Method;
-use netnsd_client::Client;
+use netnsd_client::{Answer, Client};
 use serde_json::{Value, json};
 use tokio::net::UnixListener;
 
-use crate::{Measured, PORTS, gateway, ms, others::address, place, raw::Eyes};
+use crate::{Measured, PORTS, gateway, ms, others::address, place, quiet, raw::Eyes};
 
 /// How often a short thing is done, for its median.
 const TIMES: usize = 50;
@@ -87,24 +87,29 @@ fn ends(i: u32) -> Value {
         {"interface": format!("p{i}"), "bridge": format!("br{}", place(i).0)}])
 }
 
-async fn ask(client: &Client, method: Method, path: &str, body: &Value) -> io::Result<Value> {
+/// Asks for something that must succeed.
+async fn ask(client: &Client, method: Method, path: &str, text: String) -> io::Result<Answer> {
     let headers = [("content-type", "application/json")];
-    let text = if body.is_null() { String::new() } else { body.to_string() };
     let answer = client.request(method.clone(), path, &headers, text).await.map_err(io::Error::other)?;
     if !answer.status.is_success() {
         return Err(io::Error::other(format!("{method} {path}: {}", answer.json())));
     }
-    Ok(answer.json())
+    Ok(answer)
 }
 
-/// How long one request takes, the median of many.
+/// How long that takes, in milliseconds: what the client makes of JSON before and after it does not count.
+async fn timed(client: &Client, method: Method, path: &str, body: &Value) -> io::Result<f64> {
+    let text = if body.is_null() { String::new() } else { body.to_string() };
+    let start = Instant::now();
+    ask(client, method, path, text).await?;
+    Ok(ms(start))
+}
+
+/// The median of many times.
 async fn median(client: &Client, method: Method, path: &str, body: impl Fn(usize) -> Value) -> io::Result<f64> {
     let mut times = Vec::new();
     for i in 0..TIMES {
-        let body = body(i);
-        let start = Instant::now();
-        ask(client, method.clone(), path, &body).await?;
-        times.push(ms(start));
+        times.push(timed(client, method.clone(), path, &body(i)).await?);
     }
     Ok(percentile(times, 50))
 }
@@ -122,18 +127,17 @@ pub async fn whole(n: u32, dir: &Path) -> io::Result<Measured> {
     measured.insert("start empty", started.as_secs_f64() * 1e3);
     let text = document(n);
     for name in ["make", "again"] {
-        let start = Instant::now();
-        ask(&client, Method::PUT, "/v1/topology", &text).await?;
-        measured.insert(name, ms(start));
+        measured.insert(name, timed(&client, Method::PUT, "/v1/topology", &text).await?);
+        quiet();
     }
     let body = |i: usize| {
         json!({"endpoints": [{"namespace": "n0", "interface": "eth0",
         "addresses": [format!("10.0.255.{}/16", i % 200 + 1)]}, {"interface": "p0", "bridge": "br0"}]})
     };
     measured.insert("change one", median(&client, Method::PUT, "/v1/veths/v0", body).await?);
-    ask(&client, Method::PUT, "/v1/veths/v0", &json!({"endpoints": ends(0)})).await?;
+    timed(&client, Method::PUT, "/v1/veths/v0", &json!({"endpoints": ends(0)})).await?;
     measured.insert("get list", median(&client, Method::GET, "/v1/namespaces?limit=1000", |_| Value::Null).await?);
-    let list = ask(&client, Method::GET, "/v1/namespaces?limit=1000", &Value::Null).await?;
+    let list = ask(&client, Method::GET, "/v1/namespaces?limit=1000", String::new()).await?.json();
     let serialising = (0..TIMES).map(|_| {
         let start = Instant::now();
         std::hint::black_box(list.to_string());
@@ -146,6 +150,7 @@ pub async fn whole(n: u32, dir: &Path) -> io::Result<Measured> {
     measured.insert("exec", median(&client, Method::POST, "/v1/namespaces/n0/exec", body).await?);
     measured.insert("ip netns exec", ip_exec()?);
     heal(n, &mut measured).await?;
+    quiet();
     let before = (daemon.cpu(), Instant::now());
     tokio::time::sleep(Duration::from_secs(10)).await;
     measured.insert("idle cpu %", (daemon.cpu() - before.0) / before.1.elapsed().as_secs_f64() * 100.0);
@@ -156,11 +161,11 @@ pub async fn whole(n: u32, dir: &Path) -> io::Result<Measured> {
     measured.insert("rss after start MB", daemon.rss());
     packets(&mut measured)?;
     drop((daemon, client));
+    quiet();
     measured.insert("start after reboot", reboot(n, dir)?);
     let (_daemon, client, _) = Daemon::start(dir).await?;
-    let start = Instant::now();
-    ask(&client, Method::PUT, "/v1/topology", &json!({})).await?;
-    measured.insert("delete", ms(start));
+    quiet();
+    measured.insert("delete", timed(&client, Method::PUT, "/v1/topology", &json!({})).await?);
     Ok(measured)
 }
 
@@ -191,7 +196,7 @@ pub async fn singly(n: u32, connections: u32, dir: &Path) -> io::Result<Measured
     let (daemon, client, _) = Daemon::start(dir).await?;
     let start = Instant::now();
     for i in 0..n.div_ceil(PORTS) {
-        ask(&client, Method::PUT, &format!("/v1/bridges/br{i}"), &bridge(i)).await?;
+        ask(&client, Method::PUT, &format!("/v1/bridges/br{i}"), bridge(i).to_string()).await?;
     }
     let mut tasks = tokio::task::JoinSet::new();
     for first in 0..connections {
@@ -199,8 +204,9 @@ pub async fn singly(n: u32, connections: u32, dir: &Path) -> io::Result<Measured
         tasks.spawn(async move {
             for i in (first..n).step_by(connections as usize) {
                 let namespace = format!("/v1/namespaces/n{i}");
-                ask(&client, Method::PUT, &namespace, &json!({"routes": routes(i)})).await?;
-                ask(&client, Method::PUT, &format!("/v1/veths/v{i}"), &json!({"endpoints": ends(i)})).await?;
+                ask(&client, Method::PUT, &namespace, json!({"routes": routes(i)}).to_string()).await?;
+                let veth = json!({"endpoints": ends(i)}).to_string();
+                ask(&client, Method::PUT, &format!("/v1/veths/v{i}"), veth).await?;
             }
             Ok::<_, io::Error>(())
         });
@@ -216,7 +222,7 @@ async fn rate(client: &Client, path: &str) -> io::Result<f64> {
     let start = Instant::now();
     let mut count = 0;
     while start.elapsed() < Duration::from_secs(1) {
-        ask(client, Method::GET, path, &Value::Null).await?;
+        ask(client, Method::GET, path, String::new()).await?;
         count += 1;
     }
     Ok(f64::from(count) / start.elapsed().as_secs_f64())
@@ -224,7 +230,7 @@ async fn rate(client: &Client, path: &str) -> io::Result<f64> {
 
 /// The same of an axum handler that returns the same bytes.
 async fn axum_rate(client: &Client, dir: &Path) -> io::Result<f64> {
-    let body = ask(client, Method::GET, "/v1/namespaces/n0", &Value::Null).await?.to_string();
+    let body = ask(client, Method::GET, "/v1/namespaces/n0", String::new()).await?.body;
     let socket = dir.join("axum.sock");
     let listener = std::os::unix::net::UnixListener::bind(&socket)?;
     listener.set_nonblocking(true)?;
