@@ -228,6 +228,29 @@ fn the_audit_log_tells_who_did_what() {
     host.get("/v1/audit?limit=0").refused(400, "invalid_query", None);
 }
 
+#[test]
+fn a_command_is_on_record_once_it_has_begun() {
+    let host = Host::started();
+    host.put("/v1/namespaces/n0", json!({})).ok();
+    let path = "/v1/namespaces/n0/exec";
+    let statuses = || -> Vec<Value> {
+        let log = host.get("/v1/audit").ok();
+        let of_exec = log["items"].as_array().unwrap().iter().filter(|entry| entry["path"] == path);
+        of_exec.map(|entry| entry["status"].clone()).collect()
+    };
+    let body = json!({"argv": ["sleep", "1000"]}).to_string();
+    let waiting = host.open("POST", path, &[("content-type", "application/json")], &body);
+    host.until("it is recorded, while it runs", || statuses() == [json!(200)]);
+    let runs = || !host.get("/v1/namespaces/n0/processes").ok()["items"].as_array().unwrap().is_empty();
+    assert!(runs());
+    // Who asked for it leaves, and it ends with that.
+    drop(waiting);
+    host.until("it is gone", || !runs());
+    host.post(path, json!({"argv": ["true"]})).ok();
+    host.post(path, json!({"argv": ["/nowhere"]})).refused(422, "invalid_field", Some("/argv/0"));
+    assert_eq!(statuses(), [json!(200), json!(200), json!(422)]);
+}
+
 /// What somebody else on this machine asks over the Unix socket: status and body.
 fn as_user(host: &Host, uid: u32, groups: &str, method: &str, path: &str, body: &Value) -> (u16, Value) {
     let groups = if groups.is_empty() { "--clear-groups".to_owned() } else { format!("--groups={groups}") };

@@ -6,6 +6,7 @@ use axum::{
     Extension, Json,
     body::Bytes,
     extract::{Path, RawQuery, Request, State},
+    http::StatusCode,
     response::IntoResponse,
     routing::{get, post},
 };
@@ -13,7 +14,7 @@ use netnsd_api::{Code, Exec, FieldError, Items, Kind, Name, Ping, UnmanagedNames
 use serde_json::Value;
 
 use super::{App, Routes, body, headers, problem::Failure, query, resource, resource::Answer};
-use crate::{access::Caller, kernel::Ns};
+use crate::{access::Caller, kernel::Ns, store::Kept};
 
 pub(super) fn routes() -> Routes {
     vec![
@@ -88,7 +89,17 @@ async fn exec(
         return super::exec::lines(app, caller, &name, &exec).await;
     }
     let as_who = super::exec::runs_as(&app, &caller, &name, &exec)?;
-    Ok(Json(app.process.exec(&name, &exec, as_who).await?).into_response())
+    let begun = note_begun(&app, &caller);
+    Ok(Json(app.process.exec(&name, &exec, as_who, begun).await?).into_response())
+}
+
+/// Records that a command was begun, whose end its caller may not wait for. What cannot be recorded now is recorded with the answer.
+async fn note_begun(app: &App, caller: &Caller) {
+    let Some(audit) = &caller.audit else { return };
+    let entry = audit.answered(StatusCode::OK.as_u16());
+    if app.engine.keep(Kept::Audit(entry.clone())).await.is_ok() {
+        audit.remember(Some(entry));
+    }
 }
 
 async fn ping(State(app): State<App>, Path(name): Path<String>, RawQuery(query): RawQuery, request: Request) -> Answer {

@@ -69,8 +69,13 @@ fn no_nul(path: &[&str], text: &str) -> Result<(), Problem> {
     if text.contains('\0') { Err(invalid(path, "it contains a NUL byte")) } else { Ok(()) }
 }
 
-/// Runs the command to its end.
-pub(super) async fn run(name: &Name, request: &Exec, as_who: Option<Identity>) -> Result<ExecResult, Problem> {
+/// Runs the command to its end, and `beside`, once it has begun.
+pub(super) async fn run(
+    name: &Name,
+    request: &Exec,
+    as_who: Option<Identity>,
+    beside: impl Future<Output = ()>,
+) -> Result<ExecResult, Problem> {
     let started = Instant::now();
     let (owned_name, owned_request) = (name.clone(), request.clone());
     // If this future is dropped while the thread spawns, the thread's result is dropped, which kills the group.
@@ -79,11 +84,16 @@ pub(super) async fn run(name: &Name, request: &Exec, as_who: Option<Identity>) -
     let (mut stdout, mut stderr) = (Output::default(), Output::default());
     let time = Duration::from_secs_f64(request.timeout_s);
     let input = request.stdin.as_deref().unwrap_or_default().as_bytes();
-    let (status, killed) = running.attend(input, time, &mut stdout, &mut stderr).await?;
-    Ok(result(status, killed, started, stdout, stderr))
+    let attended = async {
+        let ended = running.attend(input, time, &mut stdout, &mut stderr).await;
+        (ended, started.elapsed())
+    };
+    let ((ended, took), ()) = tokio::join!(attended, beside);
+    let (status, killed) = ended?;
+    Ok(result(status, killed, took, stdout, stderr))
 }
 
-fn result(status: ExitStatus, killed: bool, started: Instant, stdout: Output, stderr: Output) -> ExecResult {
+fn result(status: ExitStatus, killed: bool, took: Duration, stdout: Output, stderr: Output) -> ExecResult {
     use std::os::unix::process::ExitStatusExt;
     let truncated = stdout.truncated || stderr.truncated;
     let (stdout, stdout_base64) = stdout.into_text();
@@ -98,7 +108,7 @@ fn result(status: ExitStatus, killed: bool, started: Instant, stdout: Output, st
         truncated,
         // One that ended by itself just before the kill was in time.
         timed_out: killed && status.signal() == Some(Signal::SIGKILL as i32),
-        duration_ms: (started.elapsed().as_secs_f64() * 1e6).round() / 1e3,
+        duration_ms: (took.as_secs_f64() * 1e6).round() / 1e3,
     }
 }
 

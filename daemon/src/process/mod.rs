@@ -57,11 +57,17 @@ impl Processes {
     }
 
     /// Runs a command in the environment of `ip netns exec`, as the daemon, whom it names, or `as_who`; dropping the future kills
-    /// its process group.
-    pub async fn exec(&self, name: &Name, request: &Exec, as_who: Option<Identity>) -> Result<ExecResult, Problem> {
+    /// its process group. Once it has begun, `beside` goes on beside it, and is awaited too.
+    pub async fn exec(
+        &self,
+        name: &Name,
+        request: &Exec,
+        as_who: Option<Identity>,
+        beside: impl Future<Output = ()>,
+    ) -> Result<ExecResult, Problem> {
         exec::check(request)?;
         let _turn = self.commands.acquire().await.map_err(|_| closing())?;
-        exec::run(name, request, as_who).await
+        exec::run(name, request, as_who, beside).await
     }
 
     /// Starts a command whose output is carried off as it comes; with a size, in a terminal of its own.
