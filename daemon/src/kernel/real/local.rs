@@ -116,25 +116,30 @@ impl Local {
         self.open.insert(ns, open);
     }
 
+    /// What a namespace's name means now.
+    pub(super) fn pinned(&self, ns: &Ns) -> Result<Pinned, Errno> {
+        match ns {
+            Ns::Host => self.host.try_clone().map(Pinned::Namespace).map_err(|error| worker::errno(&error)),
+            Ns::Named(name) => worker::pinned(name.as_str()),
+        }
+    }
+
     /// What a namespace's name means now, with a connection into it.
     pub(super) fn find(&mut self, ns: &Ns) -> Result<Place<'_>, Errno> {
-        let found = match ns {
-            // It is always the same one.
-            Ns::Host if self.open.contains_key(ns) => None,
-            Ns::Host => Some(self.host.try_clone().map_err(|error| worker::errno(&error))?),
-            Ns::Named(name) => match worker::pinned(name.as_str())? {
-                Pinned::Namespace(fd) => Some(fd),
+        // The host's is always the same one.
+        if *ns != Ns::Host || !self.open.contains_key(ns) {
+            match self.pinned(ns)? {
+                Pinned::Namespace(found) => {
+                    let inode = fstat(&found)?.st_ino;
+                    if self.open.get(ns).is_none_or(|open| open.inode != inode) {
+                        let open = self.open(found)?;
+                        self.open.insert(ns.clone(), open);
+                    }
+                }
                 other => {
                     self.open.remove(ns);
                     return Ok(if matches!(other, Pinned::Stale) { Place::Stale } else { Place::Nothing });
                 }
-            },
-        };
-        if let Some(found) = found {
-            let inode = fstat(&found)?.st_ino;
-            if self.open.get(ns).is_none_or(|open| open.inode != inode) {
-                let open = self.open(found)?;
-                self.open.insert(ns.clone(), open);
             }
         }
         Ok(self.open.get(ns).map_or(Place::Nothing, Place::There))

@@ -50,7 +50,7 @@ impl RealKernel {
             Some(watch) => watch,
             none => none.insert(Watch::start()?),
         };
-        Ok(self.local.safely(|local| watch.change(local, namespaces))??)
+        Ok(self.local.safely(|local| watch.change(local, &self.helper, namespaces))??)
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
     channel::Channel,
     local::{Local, Open, Place},
     message, parse,
-    worker::{self, MANY, Worker},
+    worker::{self, Worker},
 };
 use crate::kernel::{Ns, NsScope, Observed, ObservedAddress, ObservedLink, ObservedNs, ObservedRoute, OpError, Scope};
 
@@ -19,25 +19,24 @@ const TRIES: usize = 8;
 
 /// Looks with one thread.
 pub(in crate::kernel) fn observe(local: &mut Local, scope: &Scope) -> Result<Observed, OpError> {
-    gather(scope.namespaces.iter().filter_map(|(ns, part)| patiently(local, ns, part).transpose()))
+    gather(scope.namespaces.iter().map(|(ns, part)| patiently(local, ns, part)))
 }
 
 /// Looks with two threads, where there is enough to see.
 pub(super) fn observe_with(other: &Worker, local: &mut Local, scope: &Scope) -> Result<Observed, OpError> {
-    if scope.namespaces.len() < MANY {
-        return observe(local, scope);
-    }
     let parts = scope.namespaces.clone().into_iter().collect();
-    let seen = other.share(local, parts, |local, (ns, part)| patiently(local, ns, part))?;
-    gather(seen.into_iter().filter_map(Result::transpose))
+    gather(other.share(local, parts, |local, (ns, part)| patiently(local, ns, part))?.into_iter())
 }
 
-fn gather(seen: impl Iterator<Item = Result<(Ns, ObservedNs), OpError>>) -> Result<Observed, OpError> {
-    Ok(Observed { namespaces: seen.collect::<Result<_, _>>()? })
+/// A namespace and what is in it, if it is there.
+type Seen = Option<(Ns, ObservedNs)>;
+
+fn gather(seen: impl Iterator<Item = Result<Seen, OpError>>) -> Result<Observed, OpError> {
+    Ok(Observed { namespaces: seen.filter_map(Result::transpose).collect::<Result<_, _>>()? })
 }
 
 /// Looks at a namespace, if it is there.
-fn patiently(local: &mut Local, ns: &Ns, part: &NsScope) -> Result<Option<(Ns, ObservedNs)>, OpError> {
+fn patiently(local: &mut Local, ns: &Ns, part: &NsScope) -> Result<Seen, OpError> {
     local.make_room();
     let mut tries = 0;
     loop {

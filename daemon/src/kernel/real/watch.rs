@@ -20,12 +20,16 @@ use nix::{
             AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, setsockopt, socket,
             sockopt,
         },
-        stat::stat,
+        stat::{fstat, stat},
     },
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::{local::Local, names::Names, worker};
+use super::{
+    local::Local,
+    names::Names,
+    worker::{self, Pinned, Worker},
+};
 use crate::kernel::{Notice, Ns, ROUTE_PROTOCOL_KERNEL, What};
 
 /// The token of the names; namespaces' sockets have the numbers after it.
@@ -112,19 +116,25 @@ impl Watch {
     }
 
     /// Listens in those namespaces that are to be listened to and are there, and no more in the others.
-    pub fn change(&mut self, local: &mut Local, namespaces: Vec<(Ns, Option<u64>)>) -> Result<(), Errno> {
+    pub fn change(
+        &mut self,
+        local: &mut Local,
+        other: &Worker,
+        namespaces: Vec<(Ns, Option<u64>)>,
+    ) -> Result<(), Errno> {
+        let mut new = Vec::new();
         for (ns, inode) in namespaces {
             let known = self.ears.get(&ns).map(|ear| ear.inode);
             if inode.is_none() {
                 self.leave(&ns);
-                continue;
+            } else if inode != known {
+                // Most often none is, and there are many.
+                new.push((ns, known));
             }
-            // Most often nothing is new, and there are many.
-            if inode == known {
-                continue;
-            }
-            local.make_room();
-            match hear_in(local, &ns, known) {
+        }
+        let heard = other.share(local, new.clone(), |local, (ns, known)| hear_in(local, ns, *known))?;
+        for ((ns, _), heard) in new.into_iter().zip(heard) {
+            match heard {
                 Ok(Heard::AsBefore) => {}
                 Ok(Heard::Nothing) => self.leave(&ns),
                 Ok(Heard::By(socket, inode)) => self.listen(ns, socket, inode)?,
@@ -271,12 +281,12 @@ enum Heard {
 
 /// Opens what listens in a namespace, unless it is the one that is known.
 fn hear_in(local: &mut Local, ns: &Ns, known: Option<u64>) -> Result<Heard, Errno> {
-    let Some(open) = local.channel(ns)? else { return Ok(Heard::Nothing) };
-    let inode = open.inode;
+    local.make_room();
+    let Pinned::Namespace(file) = local.pinned(ns)? else { return Ok(Heard::Nothing) };
+    let inode = fstat(&file)?.st_ino;
     if known == Some(inode) {
         return Ok(Heard::AsBefore);
     }
-    let file = open.ns.try_clone().map_err(|error| worker::errno(&error))?;
     let (groups, room) = if *ns == Ns::Host { (LINKS, ROOM.1) } else { (LINKS | INSIDE, ROOM.0) };
     Ok(Heard::By(local.within(file, || open_ear(groups, room))?, inode))
 }

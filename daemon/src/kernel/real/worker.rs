@@ -103,14 +103,17 @@ impl Worker {
         Begun(answered)
     }
 
-    /// Does the same for each of many things, here and on that thread at once: whichever is free takes the next. What it came
-    /// to, in their order.
+    /// Does the same for each of some things, here and on that thread at once, if they are many: whichever is free takes the
+    /// next. What it came to, in their order.
     pub fn share<T: Send + Sync + 'static, R: Send + 'static>(
         &self,
         local: &mut Local,
         things: Vec<T>,
         each: fn(&mut Local, &T) -> R,
     ) -> Result<Vec<R>, Errno> {
+        if things.len() < MANY {
+            return Ok(things.iter().map(|thing| each(local, thing)).collect());
+        }
         let queue = Queue::new(things);
         let part = |queue: Arc<Queue<T>>| {
             move |local: &mut Local| {
