@@ -23,12 +23,13 @@ use super::{
     settle::{Cause, refusal},
     status::{self, Standing},
     types::did,
-    work::{Failures, Passed, Work, is_not_yet},
+    work::{Failures, LARGE, Passed, Work, is_not_yet},
 };
 use crate::{
     access::{Access, Audit},
     intent::{self, Decision, Intent, Leftovers, Record},
     kernel::{Kernel, Notice, Ns, Observed},
+    memory,
     metrics::Metrics,
     plan::{self, Found, Plan, Step, Verdict},
     store::{Commit, Kept, Row, RowChange, Store, StoreError},
@@ -156,6 +157,8 @@ pub(super) struct Core<K: Kernel> {
     keeping: Vec<Keeping>,
     /// The number of the newest entry of the audit log.
     audited: u64,
+    /// Whether the work at hand was on many resources.
+    pub large: bool,
     pub metrics: Arc<Metrics>,
 }
 
@@ -193,6 +196,7 @@ impl<K: Kernel> Core<K> {
             untidy_since: None,
             keeping: Vec::new(),
             audited,
+            large: false,
             metrics,
         };
         for row in rows {
@@ -223,7 +227,7 @@ impl<K: Kernel> Core<K> {
     /// Boots, then serves the queue until it is closed.
     pub async fn run(mut self, mut queue: mpsc::Receiver<Request>) {
         self.boot().await;
-        self.kernel.rest();
+        self.rest();
         let mut waiting = VecDeque::new();
         loop {
             let alarm = self.next_alarm();
@@ -242,10 +246,18 @@ impl<K: Kernel> Core<K> {
                 notice = self.kernel.notice() => self.notice(notice, &BTreeMap::new()),
                 () = tokio::time::sleep_until(alarm.into()) => self.wake().await,
             }
-            self.kernel.rest();
+            self.rest();
         }
         self.tidy().await;
         self.store.close().await;
+    }
+
+    /// Lets go of what was held for the work at hand.
+    fn rest(&mut self) {
+        self.kernel.rest();
+        if std::mem::take(&mut self.large) {
+            memory::give_back();
+        }
     }
 
     /// Takes a request off the queue: writes are gathered, the rest is done in its turn.
@@ -421,6 +433,7 @@ impl<K: Kernel> Core<K> {
             });
             askers.push(answer);
         }
+        self.large |= all.len() + events.len() >= LARGE;
         let commit = Commit { rows: all.into_values().collect(), events, retracted, kept };
         let start = Instant::now();
         let result = self.store.commit(&commit).await;

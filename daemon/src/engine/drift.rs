@@ -87,9 +87,13 @@ impl Devices {
     }
 
     fn learn(&mut self, resource: &ResourceRef, spec: &Spec, observed: &Observed) {
-        self.forget(resource);
         let place = |(ns, name): (Ns, String)| Some((ns.clone(), observed.link(&ns, &name)?.index));
         let keys: Vec<(Ns, u32)> = intent::interfaces(spec).into_iter().filter_map(place).collect();
+        let is_known = |key| self.by_index.get(key) == Some(resource);
+        if self.of.get(resource) == Some(&keys) && keys.iter().all(is_known) {
+            return;
+        }
+        self.forget(resource);
         self.by_index.extend(keys.iter().map(|key| (key.clone(), resource.clone())));
         self.of.insert(resource.clone(), keys);
     }

@@ -101,7 +101,7 @@ impl Spec {
 }
 
 /// One resource as readers see it.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Entry {
     /// What was asked for.
     pub spec: Spec,
@@ -175,6 +175,11 @@ impl ViewInner {
 
     fn insert(&mut self, entry: Entry) {
         let resource = entry.spec.resource();
+        let known = self.kinds[resource.kind as usize].get(&resource.name);
+        // Most often nothing is new, and what moved each time would leave the heap full of holes.
+        if known.is_some_and(|known| **known == entry) {
+            return;
+        }
         self.remove(&resource);
         for (bridge, port) in &entry.ports {
             self.ports.entry(bridge.clone()).or_default().insert((resource.name.clone(), port.endpoint), port.clone());

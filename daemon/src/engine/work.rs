@@ -156,6 +156,7 @@ impl<K: Kernel> Core<K> {
     }
 
     pub(super) async fn observe(&mut self, work: &Work) -> Result<Observed, OpError> {
+        self.large |= work.parts.len() + work.looked_at.len() >= LARGE;
         let mut tasks = self.tasks(work.parts.keys().chain(&work.looked_at), work);
         tasks.extend(self.gone_tasks(work));
         let mut scope = plan::scope(&tasks);
@@ -362,6 +363,9 @@ impl<K: Kernel> Core<K> {
 
 /// So many of the host's links are asked for one by one, however few there are.
 const MANY: usize = 32;
+
+/// Work on so many resources, or of so many rows and events, leaves much memory behind.
+pub(super) const LARGE: usize = 512;
 
 /// How often a plan is made and executed until it must be empty.
 const ROUNDS: usize = 4;

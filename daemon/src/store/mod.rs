@@ -314,6 +314,8 @@ async fn connect(path: &Path, create: bool) -> sqlx::Result<SqliteConnection> {
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
         .busy_timeout(Duration::from_secs(5))
+        // In KiB. Everything is read once, at the start.
+        .pragma("cache_size", "-512")
         .disable_statement_logging();
     options.connect().await
 }
