@@ -4,8 +4,8 @@ use std::sync::{Mutex, PoisonError};
 
 use netnsd_api::AuditEntry;
 
-/// The entry of one request. A write's is recorded in one commit with what it changes, and says what its answer will be;
-/// what is left unrecorded, or is answered otherwise, is recorded before it is answered.
+/// The entry of one request. A write's is recorded in one commit with what it changes, a command's once it has begun: both say
+/// what the answer will be. What is left unrecorded, or is answered otherwise, is recorded before it is answered.
 #[derive(Debug)]
 pub struct Audit {
     /// Without its number and its status.
