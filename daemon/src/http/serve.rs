@@ -3,7 +3,6 @@
 use std::{
     collections::HashMap,
     net::IpAddr,
-    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -14,11 +13,14 @@ use axum::{
 };
 use hyper::{
     body::Incoming,
-    server::conn::http1::Builder,
     service::{Service, service_fn},
 };
 use hyper_util::{
-    rt::{TokioIo, TokioTimer},
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{
+        conn::auto::Builder,
+        graceful::{GracefulShutdown, Watcher},
+    },
     service::TowerToHyperService,
 };
 use tokio::{
@@ -41,9 +43,9 @@ const GRACE: Duration = Duration::from_secs(30);
 
 /// Serves a Unix socket until `stop` turns true, then ends in order: no new requests, the running ones answered.
 pub async fn serve_unix(listener: UnixListener, router: Router, stop: watch::Receiver<bool>) {
-    serve(listener, stop, move |stream: UnixStream, _, stop| {
+    serve(listener, stop, move |stream: UnixStream, _, watcher| {
         let peer = peer_of(&stream);
-        carry(stream, router.clone(), peer, stop)
+        carry(stream, router.clone(), peer, watcher)
     })
     .await;
 }
@@ -55,16 +57,16 @@ pub async fn serve_tcp(listener: TcpListener, router: Router, tls: Option<Arc<Tl
         let _latency_only = stream.set_nodelay(true);
     };
     let addresses = Addresses::default();
-    serve(listener.tap_io(quick), stop, move |stream, address, stop| {
+    serve(listener.tap_io(quick), stop, move |stream, address, watcher| {
         let (router, tls) = (router.clone(), tls.clone());
         let place = addresses.clone().enter(address.ip());
         async move {
             let Some(_place) = place else { return tracing::debug!(%address, "too many connections") };
             let peer = |certificate| Peer::Tcp { address, to_loopback, certificate };
             match tls {
-                None => carry(stream, router, peer(Vec::new()), stop).await,
+                None => carry(stream, router, peer(Vec::new()), watcher).await,
                 Some(tls) => match tls.accept(stream).await {
-                    Ok((stream, certificate)) => carry(stream, router, peer(certificate), stop).await,
+                    Ok((stream, certificate)) => carry(stream, router, peer(certificate), watcher).await,
                     Err(error) => tracing::debug!(%error, %address, "a handshake failed"),
                 },
             }
@@ -118,14 +120,12 @@ impl Drop for Place {
 }
 
 /// Accepts; where that fails (out of descriptors, most likely), axum's listeners wait before they try again.
-async fn serve<L, C>(
-    mut listener: L,
-    mut stop: watch::Receiver<bool>,
-    connect: impl Fn(L::Io, L::Addr, watch::Receiver<bool>) -> C,
-) where
+async fn serve<L, C>(mut listener: L, mut stop: watch::Receiver<bool>, connect: impl Fn(L::Io, L::Addr, Watcher) -> C)
+where
     L: Listener,
     C: Future<Output = ()> + Send + 'static,
 {
+    let graceful = GracefulShutdown::new();
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let accepted = async {
@@ -136,16 +136,14 @@ async fn serve<L, C>(
             accepted = accepted => accepted,
             () = stopped(&mut stop) => break,
         };
-        let connection = connect(stream, address, stop.clone());
+        let connection = connect(stream, address, graceful.watcher());
         tokio::spawn(async move {
             connection.await;
             drop(place);
         });
     }
     drop(listener);
-    // All places are free again once every connection has ended.
-    let ended = room.acquire_many(CONNECTIONS as u32);
-    if tokio::time::timeout(GRACE, ended).await.is_err() {
+    if tokio::time::timeout(GRACE, graceful.shutdown()).await.is_err() {
         tracing::warn!("some requests were still running after {GRACE:?}");
     }
 }
@@ -155,27 +153,21 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _closed = stop.wait_for(|stop| *stop).await;
 }
 
-/// Carries one connection to its end; once `stop` turns true that is after the running request.
-async fn carry<S>(stream: S, router: Router, peer: Peer, mut stop: watch::Receiver<bool>)
+/// Carries one connection to its end.
+async fn carry<S>(stream: S, router: Router, peer: Peer, watcher: Watcher)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let mut builder = Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    // Not HTTP/1's own: that one takes 8 KB before a client has said a word.
+    let mut builder = Builder::new(TokioExecutor::new()).http1_only();
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     let routes = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: http::Request<Incoming>| {
         request.extensions_mut().insert(peer.clone());
         routes.call(request)
     });
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = stopped(&mut stop) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
+    if let Err(error) = watcher.watch(connection).await {
         tracing::debug!(%error, "a connection ended");
     }
 }
