@@ -280,8 +280,7 @@ enum Heard {
 }
 
 /// Opens what listens in a namespace, unless it is the one that is known.
-fn hear_in(local: &mut Local, ns: &Ns, known: Option<u64>) -> Result<Heard, Errno> {
-    local.make_room();
+fn hear_in(local: &Local, ns: &Ns, known: Option<u64>) -> Result<Heard, Errno> {
     let Pinned::Namespace(file) = local.pinned(ns)? else { return Ok(Heard::Nothing) };
     let inode = fstat(&file)?.st_ino;
     if known == Some(inode) {
