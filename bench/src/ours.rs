@@ -152,12 +152,13 @@ pub async fn whole(n: u32, dir: &Path) -> io::Result<Measured> {
     heal(n, &mut measured).await?;
     quiet();
     let before = (daemon.cpu(), Instant::now());
-    tokio::time::sleep(Duration::from_secs(10)).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
     measured.insert("idle cpu %", (daemon.cpu() - before.0) / before.1.elapsed().as_secs_f64() * 100.0);
     measured.insert("rss MB", daemon.rss());
     drop((daemon, client));
     let (daemon, client, started) = Daemon::start(dir).await?;
     measured.insert("start", started.as_secs_f64() * 1e3);
+    quiet();
     measured.insert("rss after start MB", daemon.rss());
     packets(&mut measured)?;
     drop((daemon, client));

@@ -11,7 +11,7 @@ pub mod fuzz;
 pub mod http;
 pub mod intent;
 pub mod kernel;
-mod memory;
+pub mod memory;
 pub mod metrics;
 pub mod plan;
 pub mod process;

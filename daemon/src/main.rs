@@ -9,11 +9,13 @@ use std::{
 
 use netnsd::{
     daemon::{self, Failure},
+    memory,
     settings::{self, Settings, Verb},
     tryout,
 };
 
 fn main() -> ExitCode {
+    memory::one_arena();
     match start() {
         Ok(code) => code,
         Err(failure) => {

@@ -15,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     access::{Rule, Subject},
-    engine::Policy,
+    engine::{Interval, Policy},
 };
 
 /// Where the configuration is read from if it exists and no other is named.
@@ -77,7 +77,7 @@ pub struct Flags {
     #[arg(long, value_name = "HOW")]
     pub repair: Option<String>,
     /// In how many seconds everything is compared with the kernel once, besides what is heard of changes
-    /// [env: NETNSD_RECONCILE_INTERVAL_S] [default: 60]
+    /// [env: NETNSD_RECONCILE_INTERVAL_S] [default: 60, and up to 600 where there is much]
     #[arg(long, value_name = "SECONDS")]
     pub reconcile_interval_s: Option<String>,
     /// How the log on stderr is written: text or json [env: NETNSD_LOG_FORMAT] [default: text]
@@ -307,12 +307,14 @@ impl Sources<'_> {
         }
     }
 
-    fn interval(&self) -> Result<Duration> {
+    fn interval(&self) -> Result<Interval> {
         let key = "reconcile_interval_s";
         let given = self.one(key, |flags| &flags.reconcile_interval_s, |file| &file.reconcile_interval_s);
         let Some(given) = given else { return Ok(Policy::default().interval) };
         let seconds = given.value.parse().ok().filter(|seconds| (1..=86_400).contains(seconds));
-        seconds.map(Duration::from_secs).ok_or_else(|| given.as_str().wrong("it must be 1 to 86400 seconds"))
+        seconds
+            .map(|seconds| Interval::Every(Duration::from_secs(seconds)))
+            .ok_or_else(|| given.as_str().wrong("it must be 1 to 86400 seconds"))
     }
 
     fn socket(&self) -> Result<PathBuf> {
@@ -487,7 +489,7 @@ mod tests {
         assert_eq!(settings.state_dir, Path::new("/flag"));
         assert_eq!(settings.socket, Path::new("/env.sock"));
         assert_eq!(settings.log_format, LogFormat::Json);
-        assert_eq!(settings.policy, Policy { repair: false, interval: Duration::from_secs(7) });
+        assert_eq!(settings.policy, Policy { repair: false, interval: Interval::Every(Duration::from_secs(7)) });
         assert_eq!(settings.listen, ["127.0.0.1:1".parse().unwrap()]);
         let env = [("NETNSD_CONFIG", config), ("NETNSD_LISTEN", "127.0.0.1:2, [::1]:3")];
         assert_eq!(resolve(&[], &env).unwrap().listen.len(), 2);

@@ -108,7 +108,7 @@ impl Drift {
             looked: None,
             repairs: BTreeMap::new(),
             rounded: None,
-            next_round: Instant::now() + policy.interval,
+            next_round: Instant::now() + policy.interval.pause(1, Duration::ZERO),
             devices: Devices::default(),
         }
     }
@@ -296,11 +296,12 @@ impl<K: Kernel> Core<K> {
             return any;
         }
         let (turns, next) = self.next_of_round();
+        let turn = Instant::now();
         if !next.is_empty() {
             self.pass(next, true).await;
         }
         let turns = u32::try_from(turns).unwrap_or(u32::MAX).max(1);
-        self.drift.next_round = Instant::now() + self.drift.policy.interval / turns;
+        self.drift.next_round = Instant::now() + self.drift.policy.interval.pause(turns, turn.elapsed());
         true
     }
 

@@ -1,6 +1,6 @@
 //! Tests of the engine over the simulated kernel and a real database.
 
-use std::{path::PathBuf, sync::Arc, task::Poll};
+use std::{path::PathBuf, sync::Arc, task::Poll, time::Duration};
 
 use netnsd_api::{Code, Kind, Name, ResourceRef, State};
 use nix::errno::Errno;
@@ -664,4 +664,14 @@ async fn a_full_queue_refuses_and_what_it_took_is_done() {
         write.await.unwrap();
     }
     assert_eq!(house.kernel.everything().len(), 1 + 1 + QUEUE);
+}
+
+#[test]
+fn rounds_are_as_rare_as_they_are_long_but_once_in_ten_minutes() {
+    let (second, ms) = (Duration::from_secs(1), Duration::from_millis(1));
+    assert_eq!(Interval::Paced.pause(1, ms), 60 * second);
+    assert_eq!(Interval::Paced.pause(4, ms), 15 * second);
+    assert_eq!(Interval::Paced.pause(4, 20 * ms), 40 * second);
+    assert_eq!(Interval::Paced.pause(4, second), 150 * second);
+    assert_eq!(Interval::Every(7 * second).pause(7, second), second);
 }

@@ -432,12 +432,36 @@ pub struct Policy {
     /// Whether they are repaired, or only reported.
     pub repair: bool,
     /// In what time everything is compared once, besides what is heard of changes.
-    pub interval: Duration,
+    pub interval: Interval,
+}
+
+/// How often everything is compared with the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interval {
+    /// Once in this time.
+    Every(Duration),
+    /// Once a minute; more rarely where that would take more than a thousandth of a processor, but once in ten minutes.
+    Paced,
+}
+
+impl Interval {
+    /// How many times as long as a comparison takes the pause after it is, at the least: two threads look.
+    const PART: u32 = 2000;
+    /// How often everything is compared at the most, and at the least.
+    const PACED: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(600));
+
+    /// How long after one turn the next one begins, where a round has so many and this one took that long.
+    pub(super) fn pause(self, turns: u32, took: Duration) -> Duration {
+        match self {
+            Self::Every(interval) => interval / turns,
+            Self::Paced => (took * Self::PART).clamp(Self::PACED.0 / turns, Self::PACED.1 / turns),
+        }
+    }
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { repair: true, interval: Duration::from_secs(60) }
+        Self { repair: true, interval: Interval::Paced }
     }
 }
 

@@ -14,6 +14,10 @@ pub fn scope(tasks: &[Task<'_>]) -> Scope {
             Spec::Namespace(spec) => {
                 let inside = scope.ns(&Ns::Named(spec.name.clone()));
                 inside.summary = true;
+                if task.desired.is_none() {
+                    // With the namespace goes what is in it.
+                    continue;
+                }
                 // Whether a gateway can be reached depends on every link there.
                 inside.all_links |= !spec.routes.is_empty();
                 inside.routes |= !spec.routes.is_empty();

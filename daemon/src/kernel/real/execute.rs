@@ -156,8 +156,7 @@ fn delete_together(local: &mut Local, indices: &mut Indices, ns: &Ns, ops: &[&Op
     let group = uuid::Uuid::now_v7().as_u128() as u32;
     let mut join = |op: &&Op| {
         let Op::LinkDelete { ns, name } = op else { return Err(Errno::ENOSYS.into()) };
-        let index = indices.get(local, ns, name)?;
-        local.change(ns, message::set_link(index, LinkAttribute::Group(group)), 0)
+        local.change(ns, message::join(name, group), 0)
     };
     let joined: Vec<Outcome> = ops.iter().map(&mut join).collect();
     let deleted = local.change(ns, message::delete_group(group), 0);

@@ -58,6 +58,11 @@ pub(super) fn mark(name: &str, mark: &str) -> RouteNetlinkMessage {
     RouteNetlinkMessage::SetLink(link(0, attributes))
 }
 
+/// A link that is known by its name into a group.
+pub(super) fn join(name: &str, group: u32) -> RouteNetlinkMessage {
+    RouteNetlinkMessage::SetLink(link(0, vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::Group(group)]))
+}
+
 /// The MTU of a link that is known by its name.
 pub(super) fn mtu(name: &str, mtu: u32) -> RouteNetlinkMessage {
     RouteNetlinkMessage::SetLink(link(0, vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::Mtu(mtu)]))
@@ -251,7 +256,7 @@ pub(super) fn neighbour(neighbour: &Neighbour, index: u32) -> NeighbourMessage {
     message
 }
 
-/// Asks for every neighbour of a family; of a bridge, its forwarding table.
+/// Asks for every neighbour, of whatever family; of a bridge, its forwarding table.
 pub(super) fn get_neighbours(family: AddressFamily, master: Option<u32>) -> RouteNetlinkMessage {
     let mut message = NeighbourMessage::default();
     message.header.family = family;

@@ -201,7 +201,7 @@ fn routes(channel: &Channel, names: &BTreeMap<u32, String>) -> Result<Vec<Observ
     Ok(routes)
 }
 
-/// The routes of one family.
+/// The routes of one family; a kernel without IPv6 has nothing to say of it.
 pub(super) fn routes_of(
     channel: &Channel,
     names: &BTreeMap<u32, String>,
@@ -211,7 +211,10 @@ pub(super) fn routes_of(
         RouteNetlinkMessage::NewRoute(message) => parse::route(&message, names),
         _ => None,
     };
-    optional(channel.dump(message::get_routes(ipv6), route_of))
+    match channel.dump(message::get_routes(ipv6), route_of) {
+        Err(error) if matches!(error.errno, Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT) => Ok(Vec::new()),
+        other => other,
+    }
 }
 
 fn neighbours(channel: &Channel, names: &BTreeMap<u32, String>) -> Result<Vec<Neighbour>, OpError> {
@@ -221,25 +224,13 @@ fn neighbours(channel: &Channel, names: &BTreeMap<u32, String>) -> Result<Vec<Ne
 
 /// Every neighbour of both families.
 pub(super) fn all_neighbours(channel: &Channel) -> Result<Vec<parse::ParsedNeighbour>, OpError> {
-    let mut found = Vec::new();
-    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        found.extend(optional(channel.dump(message::get_neighbours(family, None), neighbour_of))?);
-    }
-    Ok(found)
+    channel.dump(message::get_neighbours(AddressFamily::Unspec, None), neighbour_of)
 }
 
 pub(super) fn neighbour_of(answer: RouteNetlinkMessage) -> Option<parse::ParsedNeighbour> {
     match answer {
         RouteNetlinkMessage::NewNeighbour(message) => Some(parse::neighbour(&message)),
         _ => None,
-    }
-}
-
-/// A kernel without IPv6 has nothing to say of it.
-pub(super) fn optional<T>(answers: Result<Vec<T>, OpError>) -> Result<Vec<T>, OpError> {
-    match answers {
-        Err(error) if matches!(error.errno, Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT) => Ok(Vec::new()),
-        other => other,
     }
 }
 

@@ -324,3 +324,27 @@ fn a_panic_ends_no_thread_and_leaves_it_at_home() {
         assert_eq!(kernel.helper.begin(at_home).wait(), Ok(true));
     });
 }
+
+/// A notice of a neighbour (`struct nlmsghdr`, `struct ndmsg`).
+fn neighbour_notice(kind: u16, state: u16) -> Vec<u8> {
+    let mut bytes = 28u32.to_ne_bytes().to_vec();
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend([0; 10]);
+    bytes.extend([10, 0, 0, 0, 2, 0, 0, 0]);
+    bytes.extend(state.to_ne_bytes());
+    bytes.extend([0; 2]);
+    bytes
+}
+
+#[test]
+fn neighbours_that_the_kernel_learns_and_forgets_are_no_news() {
+    let (new, gone) = (28, 29);
+    let (stale, failed, noarp, permanent) = (0x04, 0x20, 0x40, 0x80);
+    let is_news = |kind, state| watch::messages(&neighbour_notice(kind, state)).next().is_some();
+    assert!(is_news(new, permanent) && is_news(gone, permanent) && is_news(gone, failed));
+    assert!(
+        ![(new, stale), (new, noarp), (gone, stale), (gone, noarp)]
+            .into_iter()
+            .any(|(kind, state)| is_news(kind, state))
+    );
+}

@@ -331,11 +331,13 @@ fn about(kind: u16, body: &[u8]) -> Option<What> {
         }
         // RTM_NEWROUTE, RTM_DELROUTE: `struct rtmsg`; the kernel's own come and go with addresses.
         24 | 25 => (!matches!(*body.get(5)?, ROUTE_PROTOCOL_KERNEL | RTPROT_RA)).then_some(What::Routes),
-        // RTM_NEWNEIGH, RTM_DELNEIGH: `struct ndmsg`; of those that the kernel learns by itself there are many.
+        // RTM_NEWNEIGH, RTM_DELNEIGH: `struct ndmsg`; of those that the kernel learns by itself, and forgets, there are many. One
+        // that somebody deletes has failed by then (`neigh_delete()`, net/core/neighbour.c).
         28 | 29 => {
             let (family, state) = (*body.first()?, u16::from_ne_bytes(body.get(8..10)?.try_into().ok()?));
             let of_ip = matches!(family, INET | INET6);
-            (of_ip && (kind == 29 || state & NUD_PERMANENT != 0)).then_some(What::Neighbours)
+            let of_interest = if kind == 28 { NUD_PERMANENT } else { NUD_PERMANENT | NUD_FAILED };
+            (of_ip && state & of_interest != 0).then_some(What::Neighbours)
         }
         // RTM_NEWNETCONF, RTM_DELNETCONF.
         80 | 81 => Some(What::Sysctls),
@@ -344,6 +346,7 @@ fn about(kind: u16, body: &[u8]) -> Option<What> {
 }
 
 /// `linux/neighbour.h`.
+const NUD_FAILED: u16 = 0x20;
 const NUD_PERMANENT: u16 = 0x80;
 
 /// `linux/rtnetlink.h`.
