@@ -200,8 +200,15 @@ fn round(name: &str, n: u32, dir: Option<&Path>) -> io::Result<()> {
         "netnsd-boot" => runtime.block_on(ours::boot(dir.unwrap_or(own.path())))?,
         _ => {
             let other = OTHERS.iter().find(|other| other.name == name);
-            other.ok_or_else(|| io::Error::other(format!("{name} is no contestant")))?.make(n)?;
-            Measured::from([("make", ms(start))])
+            let other = other.ok_or_else(|| io::Error::other(format!("{name} is no contestant")))?;
+            other.make(n)?;
+            let mut measured = Measured::from([("make", ms(start))]);
+            if other.declares {
+                let start = Instant::now();
+                other.make(n)?;
+                measured.insert("again", ms(start));
+            }
+            measured
         }
     };
     println!("{}", serde_json::to_string(&measured)?);

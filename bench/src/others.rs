@@ -18,15 +18,17 @@ pub struct Other {
     /// A program that it cannot do without.
     needs: &'static str,
     make: fn(u32) -> io::Result<()>,
+    /// Whether it is told what there is to be, and may be told so again.
+    pub declares: bool,
 }
 
 pub const OTHERS: [Other; 6] = [
-    Other { name: "ip-script", most: 100, needs: "ip", make: script },
-    Other { name: "ip-batch", most: 1_000, needs: "ip", make: batch },
-    Other { name: "cni-bridge", most: 500, needs: "/usr/lib/cni/bridge", make: cni },
-    Other { name: "netavark", most: 500, needs: "/usr/lib/podman/netavark", make: netavark },
-    Other { name: "pyroute2", most: 500, needs: "python3", make: pyroute2 },
-    Other { name: "ifstate", most: 100, needs: "ifstatecli", make: ifstate },
+    Other { name: "ip-script", most: 100, needs: "ip", make: script, declares: false },
+    Other { name: "ip-batch", most: 1_000, needs: "ip", make: batch, declares: false },
+    Other { name: "cni-bridge", most: 500, needs: "/usr/lib/cni/bridge", make: cni, declares: false },
+    Other { name: "netavark", most: 500, needs: "/usr/lib/podman/netavark", make: netavark, declares: false },
+    Other { name: "pyroute2", most: 500, needs: "python3", make: pyroute2, declares: false },
+    Other { name: "ifstate", most: 100, needs: "ifstatecli", make: ifstate, declares: true },
 ];
 
 impl Other {

@@ -90,6 +90,10 @@ const MARKS: [Mark; 18] = {
     ]
 };
 
+/// What must not grow with N, by contestant: per namespace, or as it is.
+const GROWTH: [(&str, &str, bool); 3] =
+    [("netnsd", "make", true), ("raw", "make", true), ("netnsd", "change one", false)];
+
 impl Limit {
     /// What is measured, against what it stands beside; and whether that is within the limit.
     fn weigh(self, value: f64, beside: Option<f64>) -> (f64, bool) {
@@ -126,7 +130,7 @@ fn table(header: &[&str], sizes: &[u32]) -> Table {
     table
 }
 
-/// The tables: W(N) by each contestant, the marks, and all that was measured.
+/// The tables: W(N) by each contestant, the marks, what grows, and all that was measured.
 pub fn tables(results: &Results) -> String {
     let sizes = sizes(results);
     let mut made = table(&["W(N), ms (x floor)"], &sizes);
@@ -154,6 +158,17 @@ pub fn tables(results: &Results) -> String {
         };
         marks.add_row([mark.what.to_owned(), mark.limit.to_string()].into_iter().chain(sizes.iter().map(cell)));
     }
+    let mut growth = table(&["growth, x the smallest W(N)"], &sizes);
+    for (name, what, a_namespace) in GROWTH {
+        let cost = |n: u32| Some(median(results, name, n, what)? / if a_namespace { f64::from(n) } else { 1.0 });
+        let least = sizes.first().and_then(|n| cost(*n));
+        let cell = |n: &u32| match (cost(*n), least) {
+            (Some(cost), Some(least)) => format!("{:.2}", cost / least),
+            _ => String::new(),
+        };
+        let a_namespace = if a_namespace { ", a namespace" } else { "" };
+        growth.add_row(std::iter::once(format!("{name}: {what}{a_namespace}")).chain(sizes.iter().map(cell)));
+    }
     let mut all = table(&["all that was measured"], &sizes);
     for name in names(results) {
         let whats: BTreeSet<&String> =
@@ -163,7 +178,7 @@ pub fn tables(results: &Results) -> String {
             all.add_row(std::iter::once(format!("{name}: {what}")).chain(sizes.iter().map(cell)));
         }
     }
-    format!("{made}\n\n{marks}\n\n{all}\n")
+    format!("{made}\n\n{marks}\n\n{growth}\n\n{all}\n")
 }
 
 /// Writes `results.json`, every value of every round, and `results.svg`, W(N) by each contestant.

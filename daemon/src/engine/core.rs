@@ -1,37 +1,29 @@
-//! The engine's own thread: decides, records, has the kernel changed, looks, answers.
+//! The engine's own thread: what it knows, what it is asked and when it wakes by itself, and what it records.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque, btree_map::Entry},
-    ops::Range,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use jiff::Timestamp;
-use netnsd_api::{
-    AuditEntry, Code, EventType, Kind, NotInSync, PlannedOperation, Problem, Progress, Reconciled, ResourceRef, State,
-    SysctlKey,
-};
-use serde_json::json;
+use netnsd_api::{AuditEntry, Code, Kind, NotInSync, Problem, Reconciled, ResourceRef, State, SysctlKey};
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    Change, Did, Keeping, Message, Policy, Request, Spec, View, Written,
+    Keeping, Message, Policy, Request, Spec, View,
     drift::Drift,
     journal::Journal,
-    settle::{Cause, refusal},
+    settle::Cause,
     status::{self, Standing},
-    types::did,
     work::{Failures, LARGE, Passed, Work, is_not_yet},
 };
 use crate::{
-    access::{Access, Audit},
-    intent::{self, Decision, Intent, Leftovers, Record},
+    access::Access,
+    intent::{Intent, Record},
     kernel::{Kernel, Notice, Ns, Observed},
     memory,
     metrics::Metrics,
-    plan::{self, Found, Plan, Step, Verdict},
     store::{Commit, Kept, Row, RowChange, Store, StoreError},
 };
 
@@ -53,86 +45,6 @@ pub(super) struct Gone {
 pub(super) struct Again {
     pub at: Instant,
     pub tries: u32,
-}
-
-/// A write that was accepted, and what it replaced.
-pub(super) struct Accepted {
-    message: Message,
-    pub decision: Decision,
-    pub before: Vec<(ResourceRef, Option<Record>)>,
-    /// What it takes over, as it was found.
-    pub found: BTreeMap<ResourceRef, Found>,
-    /// What it changes, as it was, with the MAC addresses that the kernel chose.
-    was: BTreeMap<ResourceRef, Spec>,
-    /// The numbers of its events.
-    events: Range<u64>,
-}
-
-impl Accepted {
-    pub fn progress(&self) -> Option<&watch::Sender<Progress>> {
-        self.message.write.progress.as_ref()
-    }
-
-    /// Whether its answer waits for the kernel.
-    pub fn waits(&self) -> bool {
-        self.message.write.wait
-    }
-
-    /// Its entry of the audit log, with the answer that it will have.
-    fn audit(&self) -> Option<(Arc<Audit>, AuditEntry)> {
-        let write = &self.message.write;
-        let status = write.status?(did(&self.decision.named), write.wait);
-        let audit = write.caller.audit.clone()?;
-        let entry = audit.answered(status);
-        Some((audit, entry))
-    }
-
-    /// The resources that it names or changes.
-    pub fn resources(&self) -> impl Iterator<Item = &ResourceRef> {
-        let named = self.decision.named.iter().map(|(resource, _)| resource);
-        named.chain(self.before.iter().map(|(resource, _)| resource))
-    }
-}
-
-/// What tells whether two writes may be carried out together: neither touches what the other touches or refers to.
-#[derive(Default)]
-struct Footprint {
-    touched: BTreeSet<ResourceRef>,
-    claimed: BTreeSet<(Ns, String)>,
-    referred: BTreeSet<ResourceRef>,
-}
-
-impl Footprint {
-    fn of(decision: &Decision, intent: &Intent) -> Self {
-        let mut print = Self::default();
-        print.touched.extend(decision.named.iter().map(|(resource, _)| resource.clone()));
-        for (resource, after) in &decision.changes {
-            print.touched.insert(resource.clone());
-            let specs = intent
-                .get(resource)
-                .map(|record| &record.spec)
-                .into_iter()
-                .chain(after.as_ref().map(|record| &record.spec));
-            for spec in specs {
-                print.referred.extend(intent::references(spec));
-                print.claimed.extend(intent::interfaces(spec));
-            }
-        }
-        print
-    }
-
-    fn meets(&self, other: &Self) -> bool {
-        !self.touched.is_disjoint(&other.touched)
-            || !self.touched.is_disjoint(&other.referred)
-            || !self.referred.is_disjoint(&other.touched)
-            || !self.claimed.is_disjoint(&other.claimed)
-    }
-
-    fn join(&mut self, other: Self) {
-        self.touched.extend(other.touched);
-        self.referred.extend(other.referred);
-        self.claimed.extend(other.claimed);
-    }
 }
 
 /// The engine's state, on its own thread.
@@ -421,7 +333,11 @@ impl<K: Kernel> Core<K> {
     }
 
     /// Commits rows and what the audit log says of them, with what is known to be done and what happened.
-    async fn commit(&mut self, rows: BTreeMap<String, RowChange>, mut kept: Vec<Kept>) -> Result<(), StoreError> {
+    pub(super) async fn commit(
+        &mut self,
+        rows: BTreeMap<String, RowChange>,
+        mut kept: Vec<Kept>,
+    ) -> Result<(), StoreError> {
         let mut all = self.confirmations.clone();
         all.extend(rows);
         let (events, retracted) = self.journal.news();
@@ -452,274 +368,9 @@ impl<K: Kernel> Core<K> {
     }
 
     /// An entry of the audit log with its number.
-    fn numbered(&mut self, entry: AuditEntry) -> AuditEntry {
+    pub(super) fn numbered(&mut self, entry: AuditEntry) -> AuditEntry {
         self.audited += 1;
         AuditEntry { id: self.audited, ..entry }
-    }
-
-    /// Takes writes off the queue that may be carried out together, their changes made in the intent.
-    fn take_batch(&mut self, waiting: &mut VecDeque<Message>) -> Vec<Accepted> {
-        let mut batch: Vec<Accepted> = Vec::new();
-        let mut footprint = Footprint::default();
-        while let Some(message) = waiting.front() {
-            let alone = message.write.dry_run || matches!(message.write.change, Change::Topology(_));
-            if alone && !batch.is_empty() {
-                break;
-            }
-            let new_uid = || uuid::Uuid::now_v7().to_string();
-            let decided = self.intent.decide(&message.write, Timestamp::now(), &new_uid);
-            let decision = match decided {
-                Ok(decision) => decision,
-                // It may have been refused for what another of the batch does: final only when it stands alone.
-                Err(_) if !batch.is_empty() => break,
-                Err(problem) => {
-                    if let Some(mut message) = waiting.pop_front() {
-                        message.refuse(problem);
-                    }
-                    continue;
-                }
-            };
-            let print = Footprint::of(&decision, &self.intent);
-            if footprint.meets(&print) {
-                break;
-            }
-            footprint.join(print);
-            let Some(message) = waiting.pop_front() else { break };
-            batch.push(self.accept(message, decision));
-            if alone {
-                break;
-            }
-        }
-        batch
-    }
-
-    fn accept(&mut self, message: Message, decision: Decision) -> Accepted {
-        let mut before = Vec::new();
-        for (resource, record) in &decision.changes {
-            let old = self.intent.set(resource, record.clone());
-            if let (Some(old), None) = (&old, record) {
-                let mut applied = old.applied.clone();
-                applied.push(old.spec.clone());
-                let gone = Gone { applied, prior: old.prior.clone() };
-                self.gone.insert((resource.clone(), old.uid.clone()), gone);
-            }
-            before.push((resource.clone(), old));
-        }
-        Accepted { message, decision, before, found: BTreeMap::new(), was: BTreeMap::new(), events: 0..0 }
-    }
-
-    /// Takes a write's changes back. What it may have left in the kernel (`tried`) is kept in mind, but for what was given back.
-    fn take_back(&mut self, accepted: &Accepted, tried: bool) {
-        for (resource, before) in accepted.before.iter().rev() {
-            let after = self.intent.set(resource, before.clone());
-            if let Some(before) = before {
-                self.gone.remove(&(resource.clone(), before.uid.clone()));
-            }
-            let Some(after) = after.filter(|_| tried && !accepted.found.contains_key(resource)) else { continue };
-            match self.intent.leftovers_mut(resource) {
-                Some(Leftovers { applied, prior, .. }) => {
-                    applied.push(after.spec);
-                    prior.extend(after.prior);
-                }
-                None => {
-                    let gone = Gone { applied: vec![after.spec], prior: after.prior };
-                    self.gone.insert((resource.clone(), after.uid), gone);
-                }
-            }
-        }
-    }
-
-    /// Carries out a batch: look, plan, record, change, look again, answer.
-    async fn carry_out(&mut self, batch: Vec<Accepted>) {
-        let mut batch = self.answer_unchanged(batch);
-        while !batch.is_empty() {
-            let mut work = self.work(&batch);
-            let (plan, observed) = match self.look_and_plan(&mut work, &Failures::new()).await {
-                Ok(found) => found,
-                Err(error) => {
-                    let problem = Problem::new(Code::KernelUnavailable, format!("the kernel cannot be asked: {error}"));
-                    return self.refuse_all(batch, &problem);
-                }
-            };
-            // Refusals first, before anything is recorded: the others go on without them.
-            let count = batch.len();
-            let mut fine = Vec::new();
-            for mut accepted in batch {
-                match conflict_of(&accepted, &plan) {
-                    Some(conflict) => {
-                        self.take_back(&accepted, false);
-                        accepted.message.refuse(conflict);
-                    }
-                    None => fine.push(accepted),
-                }
-            }
-            batch = fine;
-            if batch.len() < count {
-                continue;
-            }
-            if let [only] = &batch[..]
-                && only.message.write.dry_run
-            {
-                return self.answer_dry_run(batch.remove(0), &plan, &observed);
-            }
-            for accepted in &mut batch {
-                accepted.found = accepted
-                    .resources()
-                    .filter_map(|resource| Some((resource.clone(), plan.found.get(resource)?.clone())))
-                    .collect();
-                let was = |(resource, before): &(ResourceRef, Option<Record>)| {
-                    let next = self.intent.get(resource).map(|record| &record.spec);
-                    Some((resource.clone(), status::with_macs(&before.as_ref()?.spec, next, &observed)))
-                };
-                accepted.was = accepted.before.iter().filter_map(was).collect();
-            }
-            let recording = Instant::now();
-            if let Err(error) = self.record(&mut batch).await {
-                tracing::error!(%error, "a write cannot be recorded");
-                let problem = Problem::new(Code::StoreUnavailable, format!("{error}: nothing was changed"));
-                return self.refuse_all(batch, &problem);
-            }
-            let store = recording.elapsed();
-            self.answer_early(&mut batch, store);
-            let changing = Instant::now();
-            let passed = self.bring_about(&mut work, plan, observed).await;
-            return self.finish(batch, &work, &passed, store, changing).await;
-        }
-    }
-
-    /// Writes that change nothing are answered from memory, unless a resource is not as it should be.
-    fn answer_unchanged(&mut self, batch: Vec<Accepted>) -> Vec<Accepted> {
-        let mut rest = Vec::new();
-        for mut accepted in batch {
-            let nothing = |(resource, did): &(ResourceRef, Did)| {
-                *did == Did::Unchanged && (accepted.message.write.dry_run || self.stands(resource))
-            };
-            if accepted.decision.named.iter().all(nothing) {
-                self.take_back(&accepted, false);
-                let written = self.written(&accepted);
-                accepted.message.answer(Ok(written));
-            } else {
-                rest.push(accepted);
-            }
-        }
-        rest
-    }
-
-    /// What a write came to.
-    fn written(&self, accepted: &Accepted) -> Written {
-        let entry = match &accepted.decision.named[..] {
-            [(resource, _)] => self.view.get(resource.kind, &resource.name),
-            _ => None,
-        };
-        Written {
-            named: accepted.decision.named.clone(),
-            entry,
-            applied: true,
-            plan: Vec::new(),
-            store: Duration::ZERO,
-            kernel: Duration::ZERO,
-        }
-    }
-
-    fn refuse_all(&mut self, batch: Vec<Accepted>, problem: &Problem) {
-        for mut accepted in batch.into_iter().rev() {
-            self.take_back(&accepted, false);
-            accepted.message.refuse(problem.clone());
-        }
-    }
-
-    fn answer_dry_run(&mut self, mut accepted: Accepted, plan: &Plan, observed: &Observed) {
-        let entry = match &accepted.decision.named[..] {
-            [(resource, _)] => self.intent.get(resource).map(|record| {
-                let standing = match plan.verdicts.get(resource) {
-                    Some(Verdict::Pending(reason)) => Standing { state: State::Pending, reason: Some(reason.clone()) },
-                    _ => Standing::in_sync(),
-                };
-                Arc::new(status::entry(record, &standing, observed))
-            }),
-            _ => None,
-        };
-        let operation = |step: &Step| PlannedOperation {
-            op: step.op.label().to_owned(),
-            namespace: step.op.ns().name().cloned(),
-            resource: step.resource.clone(),
-            command: plan::command(&step.op),
-        };
-        let written = Written { entry, plan: plan.steps.iter().map(operation).collect(), ..self.written(&accepted) };
-        self.take_back(&accepted, false);
-        accepted.message.answer(Ok(written));
-    }
-
-    /// Answers those writes of a batch that do not wait for the kernel; they are durable.
-    fn answer_early(&mut self, batch: &mut [Accepted], store: Duration) {
-        for accepted in batch.iter_mut().filter(|accepted| !accepted.message.write.wait) {
-            let (present, gone): (Vec<ResourceRef>, Vec<ResourceRef>) = accepted
-                .before
-                .iter()
-                .map(|(resource, _)| resource.clone())
-                .partition(|resource| self.intent.get(resource).is_some());
-            for resource in &present {
-                let reason = Some("recorded, and being applied".to_owned());
-                self.standings.insert(resource.clone(), Standing { state: State::Pending, reason });
-            }
-            self.view.publish(Vec::new(), &gone);
-            self.publish(&present, &Observed::default());
-            let written = Written { applied: false, store, ..self.written(accepted) };
-            accepted.message.answer(Ok(written));
-        }
-    }
-
-    /// Records a batch: its changes, its events, and what was known to be done before.
-    async fn record(&mut self, batch: &mut [Accepted]) -> Result<(), StoreError> {
-        let first = self.journal.next();
-        let (mut rows, mut kept, mut audits) = (BTreeMap::new(), Vec::new(), Vec::new());
-        for accepted in batch {
-            if let Some((audit, entry)) = accepted.audit() {
-                let entry = self.numbered(entry);
-                kept.push(Kept::Audit(entry.clone()));
-                audits.push((audit, entry));
-            }
-            let start = self.journal.next();
-            for (resource, before) in &accepted.before {
-                self.row_changes(resource, before.as_ref(), &mut rows);
-                self.tell_intent(resource, before.as_ref());
-            }
-            accepted.events = start..self.journal.next();
-        }
-        let result = self.commit(rows, kept).await;
-        match result {
-            Ok(()) => audits.into_iter().for_each(|(audit, entry)| drop(audit.remember(Some(entry)))),
-            Err(_) => self.journal.forget_from(first),
-        }
-        result
-    }
-
-    /// The event of a changed intent.
-    fn tell_intent(&mut self, resource: &ResourceRef, before: Option<&Record>) {
-        let after = self.intent.get(resource);
-        let (what, detail) = match (before, after) {
-            (None, _) => (EventType::Created, json!({})),
-            // Only that it is taken over is new.
-            (Some(before), Some(after)) if before.generation == after.generation => return,
-            (Some(_), Some(after)) => (EventType::Updated, json!({"generation": after.generation})),
-            (Some(_), None) => (EventType::Deleted, json!({})),
-        };
-        let uid = after.or(before).map(|record| record.uid.as_str());
-        self.journal.add(what, resource.kind, &resource.name, uid, detail);
-    }
-
-    /// What has to be recorded of a resource that was `before`.
-    fn row_changes(&self, resource: &ResourceRef, before: Option<&Record>, changes: &mut BTreeMap<String, RowChange>) {
-        if let Some(record) = self.intent.get(resource) {
-            changes.insert(record.uid.clone(), RowChange::Put(Box::new(record.row())));
-        }
-        let Some(before) = before else { return };
-        if let Some(gone) = self.gone.get(&(resource.clone(), before.uid.clone())) {
-            let row = Row { desired: None, applied: gone.applied.clone(), prior: gone.prior.clone(), ..before.row() };
-            changes.insert(before.uid.clone(), RowChange::Put(Box::new(row)));
-        } else if self.intent.get(resource).is_none() {
-            changes.insert(before.uid.clone(), RowChange::Delete(before.uid.clone()));
-        }
     }
 
     /// Remembers the value that a sysctl had before netnsd first set it.
@@ -737,92 +388,4 @@ impl<K: Kernel> Core<K> {
             self.confirmations.insert(record.uid.clone(), RowChange::Put(Box::new(record.row())));
         }
     }
-
-    /// Answers a batch after its work; takes back what the kernel refused, unless it was answered already.
-    async fn finish(&mut self, batch: Vec<Accepted>, work: &Work, passed: &Passed, store: Duration, changing: Instant) {
-        let mut refused = Vec::new();
-        let mut done = Vec::new();
-        for (part, accepted) in batch.into_iter().enumerate() {
-            match passed.failures.iter().find(|(resource, _)| self.spoils(work, resource) == Some(part)) {
-                Some((resource, (op, error))) => {
-                    refused.push((part, refusal(resource, op, error), accepted));
-                }
-                None => done.push(accepted),
-            }
-        }
-        let parts: BTreeSet<usize> = refused.iter().map(|(part, ..)| *part).collect();
-        let cause = Cause::Write {
-            changed: done.iter().flat_map(Accepted::resources).cloned().collect(),
-            refused: work.parts.iter().filter(|(_, part)| parts.contains(part)).map(|(of, _)| of.clone()).collect(),
-        };
-        self.settle(work, passed, &cause);
-        if !refused.is_empty() {
-            self.undo(refused.iter().map(|(.., accepted)| accepted).collect()).await;
-        }
-        self.journal.show();
-        let kernel = changing.elapsed();
-        for mut accepted in done {
-            let written = Written { store, kernel, ..self.written(&accepted) };
-            accepted.message.answer(Ok(written));
-        }
-        for (_, problem, mut accepted) in refused {
-            accepted.message.refuse(problem);
-        }
-    }
-
-    /// Takes refused writes back, in the database and in the kernel, by the way that everything goes.
-    async fn undo(&mut self, refused: Vec<&Accepted>) {
-        self.give_back(&refused).await;
-        let mut work = Work::default();
-        let (mut rows, mut kept) = (BTreeMap::new(), Vec::new());
-        for (part, accepted) in refused.into_iter().enumerate() {
-            let recorded = accepted.message.write.caller.audit.as_ref().and_then(|audit| audit.remember(None));
-            kept.extend(recorded.map(|entry| Kept::NoAudit(entry.id)));
-            let was: Vec<(ResourceRef, Option<Record>)> = accepted
-                .before
-                .iter()
-                .map(|(resource, _)| (resource.clone(), self.intent.get(resource).cloned()))
-                .collect();
-            self.take_back(accepted, !accepted.before.is_empty());
-            self.journal.retract(accepted.events.clone());
-            for (resource, after) in &was {
-                self.row_changes(resource, after.as_ref(), &mut rows);
-                self.take_in(&mut work, part, resource, after.as_ref());
-            }
-            for resource in accepted.resources() {
-                work.parts.entry(resource.clone()).or_insert(part);
-            }
-            work.exact.extend(accepted.was.clone());
-        }
-        if let Err(error) = self.commit(rows.clone(), kept).await {
-            // They ride along with the next commit that succeeds.
-            tracing::error!(%error, "taking a refused write back cannot be recorded yet");
-            self.confirmations.extend(rows);
-        }
-        let mut work = self.with_bridges(work);
-        match self.look_and_plan(&mut work, &Failures::new()).await {
-            Ok((plan, observed)) => {
-                let passed = self.bring_about(&mut work, plan, observed).await;
-                self.settle(&work, &passed, &Cause::Undo);
-            }
-            Err(error) => {
-                tracing::error!(%error, "the kernel cannot be asked: what was refused is undone later");
-                for resource in work.parts.keys() {
-                    self.retry_later(resource);
-                }
-            }
-        }
-    }
-}
-
-/// The conflict, if any, of what a write itself names or changes.
-fn conflict_of(accepted: &Accepted, plan: &Plan) -> Option<Problem> {
-    accepted.resources().filter_map(|resource| Some((resource, plan.verdicts.get(resource)?))).find_map(
-        |(resource, verdict)| match verdict {
-            Verdict::Conflict(reason) => {
-                Some(Problem { resources: vec![resource.clone()], ..Problem::new(Code::Conflict, reason.clone()) })
-            }
-            Verdict::Pending(_) => None,
-        },
-    )
 }

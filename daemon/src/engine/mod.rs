@@ -3,6 +3,7 @@
 //! [`Engine`] is the handle that the HTTP room holds; [`Core`] runs on a thread of its own, which is also the kernel's.
 //! A batch is every waiting write that is independent of the others of it: one transaction, one netlink batch.
 
+mod batch;
 mod core;
 mod drift;
 mod journal;

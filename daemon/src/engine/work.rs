@@ -9,10 +9,7 @@ use netnsd_api::{Kind, Progress, ResourceRef, State};
 use nix::errno::Errno;
 use tokio::sync::watch;
 
-use super::{
-    Did, Spec,
-    core::{Accepted, Core},
-};
+use super::{Did, Spec, batch::Accepted, core::Core};
 use crate::{
     intent::{self, Record},
     kernel::{BatchOp, Kernel, Ns, Observed, Op, OpError},

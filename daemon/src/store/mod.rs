@@ -12,6 +12,7 @@ use std::{
 
 use jiff::Timestamp;
 use netnsd_api::{Event, Kind, Name, SysctlKey};
+use serde::Serialize;
 use serde_json::{Value, json};
 use sqlx::{
     ConnectOptions, Connection, QueryBuilder, Sqlite, SqliteConnection,
@@ -263,20 +264,14 @@ impl Store {
     async fn try_commit(&mut self, commit: &Commit) -> sqlx::Result<()> {
         let mut sql = QueryBuilder::new("BEGIN IMMEDIATE;");
         let deleted: Vec<&str> = commit.rows.iter().filter_map(RowChange::deleted).collect();
-        if !deleted.is_empty() {
-            sql.push("DELETE FROM resources WHERE uid IN (SELECT value FROM json_each(");
-            sql.push_bind(json!(deleted).to_string()).push("));");
-        }
+        delete("resources WHERE uid", &deleted, &mut sql);
         let mut rows: Vec<&Row> = commit.rows.iter().filter_map(RowChange::put).collect();
         // What frees a name goes before what takes it.
         rows.sort_by_key(|row| row.desired.is_some());
         for rows in rows.chunks(AT_ONCE) {
             put_rows(rows, &mut sql).map_err(encode)?;
         }
-        if !commit.retracted.is_empty() {
-            sql.push("DELETE FROM events WHERE id IN (SELECT value FROM json_each(");
-            sql.push_bind(json!(commit.retracted).to_string()).push("));");
-        }
+        delete("events WHERE id", &commit.retracted, &mut sql);
         for events in commit.events.chunks(AT_ONCE) {
             history::add(events, &mut sql);
         }
@@ -318,6 +313,14 @@ async fn connect(path: &Path, create: bool) -> sqlx::Result<SqliteConnection> {
         .pragma("cache_size", "-512")
         .disable_statement_logging();
     options.connect().await
+}
+
+/// Deletes the rows of these keys, if there are any; `rows` is the table, and the column of the keys.
+fn delete(rows: &str, keys: &[impl Serialize], sql: &mut QueryBuilder<Sqlite>) {
+    if !keys.is_empty() {
+        sql.push(format_args!("DELETE FROM {rows} IN (SELECT value FROM json_each("));
+        sql.push_bind(json!(keys).to_string()).push("));");
+    }
 }
 
 fn put_rows(rows: &[&Row], sql: &mut QueryBuilder<Sqlite>) -> serde_json::Result<()> {
