@@ -134,7 +134,7 @@ impl Caller {
     pub fn may_change(&self, decision: &Decision, adopt: bool) -> Result<(), Problem> {
         let named = decision.named.iter().map(|(resource, _)| resource.clone());
         let changed = decision.changes.iter().map(|(resource, _)| resource.clone());
-        let specs = decision.changes.iter().filter_map(|(_, after)| after.as_ref()).map(|record| &record.spec);
+        let specs = decision.changes.iter().filter_map(|(_, after)| after.as_ref()).map(|record| &*record.spec);
         let referred = specs.clone().flat_map(intent::references);
         if let Some(outside) = named.chain(changed).chain(referred).find(|other| !self.reaches(other.name.as_str())) {
             return Err(self.outside(&outside));

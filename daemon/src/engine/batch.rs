@@ -83,9 +83,9 @@ impl Footprint {
             print.touched.insert(resource.clone());
             let specs = intent
                 .get(resource)
-                .map(|record| &record.spec)
+                .map(|record| &*record.spec)
                 .into_iter()
-                .chain(after.as_ref().map(|record| &record.spec));
+                .chain(after.as_ref().map(|record| &*record.spec));
             for spec in specs {
                 print.referred.extend(intent::references(spec));
                 print.claimed.extend(intent::interfaces(spec));
@@ -151,7 +151,7 @@ impl<K: Kernel> Core<K> {
             let old = self.intent.set(resource, record.clone());
             if let (Some(old), None) = (&old, record) {
                 let mut applied = old.applied.clone();
-                applied.push(old.spec.clone());
+                applied.push(Spec::clone(&old.spec));
                 let gone = Gone { applied, prior: old.prior.clone() };
                 self.gone.insert((resource.clone(), old.uid.clone()), gone);
             }
@@ -170,11 +170,11 @@ impl<K: Kernel> Core<K> {
             let Some(after) = after.filter(|_| tried && !accepted.found.contains_key(resource)) else { continue };
             match self.intent.leftovers_mut(resource) {
                 Some(Leftovers { applied, prior, .. }) => {
-                    applied.push(after.spec);
+                    applied.push(Arc::unwrap_or_clone(after.spec));
                     prior.extend(after.prior);
                 }
                 None => {
-                    let gone = Gone { applied: vec![after.spec], prior: after.prior };
+                    let gone = Gone { applied: vec![Arc::unwrap_or_clone(after.spec)], prior: after.prior };
                     self.gone.insert((resource.clone(), after.uid), gone);
                 }
             }
@@ -220,7 +220,7 @@ impl<K: Kernel> Core<K> {
                     .filter_map(|resource| Some((resource.clone(), plan.found.get(resource)?.clone())))
                     .collect();
                 let was = |(resource, before): &(ResourceRef, Option<Record>)| {
-                    let next = self.intent.get(resource).map(|record| &record.spec);
+                    let next = self.intent.get(resource).map(|record| &*record.spec);
                     Some((resource.clone(), status::with_macs(&before.as_ref()?.spec, next, &observed)))
                 };
                 accepted.was = accepted.before.iter().filter_map(was).collect();

@@ -33,7 +33,7 @@ pub fn rfc3339(time: Timestamp) -> String {
 
 /// What readers see of a resource. Without an observation (a dry run), `observed` is null.
 pub(super) fn entry(record: &Record, standing: &Standing, observed: &Observed) -> Entry {
-    match &record.spec {
+    match &*record.spec {
         Spec::Namespace(spec) => {
             let known = observed.namespaces.get(&Ns::Named(spec.name.clone())).filter(|known| known.inode != 0);
             let seen = known.map(|known| NamespaceObserved {

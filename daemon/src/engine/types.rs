@@ -104,7 +104,7 @@ impl Spec {
 #[derive(Debug, PartialEq)]
 pub struct Entry {
     /// What was asked for.
-    pub spec: Spec,
+    pub spec: Arc<Spec>,
     /// Its identity.
     pub uid: String,
     /// Its generation.
@@ -155,7 +155,7 @@ struct ViewInner {
 
 impl ViewInner {
     fn complete(&self, entry: &Arc<Entry>) -> Arc<Entry> {
-        match (&entry.spec, self.ports.get(entry.spec.name())) {
+        match (&*entry.spec, self.ports.get(entry.spec.name())) {
             (Spec::Bridge(_), Some(ports)) => entry.with_ports(ports.values().cloned().collect()),
             _ => entry.clone(),
         }

@@ -28,7 +28,7 @@ impl Intent {
         }
         // Ports stay in the bridge's namespace: they are moved first.
         for port in self.dependents(resource) {
-            let Some(Spec::Veth(veth)) = self.get(&port).map(|record| &record.spec) else { continue };
+            let Some(Spec::Veth(veth)) = self.get(&port).map(|record| &*record.spec) else { continue };
             for end in veth.endpoints.iter().filter(|end| end.bridge.as_ref() == Some(&spec.name)) {
                 if end.namespace != spec.namespace {
                     let detail =
@@ -70,7 +70,7 @@ impl Intent {
     }
 
     fn check_bridge_of(&self, end: &Endpoint, bridge: &Name, pointer: &str) -> Result<(), Problem> {
-        let Some(Spec::Bridge(found)) = self.records[Kind::Bridge as usize].get(bridge).map(|record| &record.spec)
+        let Some(Spec::Bridge(found)) = self.records[Kind::Bridge as usize].get(bridge).map(|record| &*record.spec)
         else {
             let detail = format!("there is no bridge {bridge}: create it first");
             return Err(FieldError::new(Code::UnknownReference, pointer, detail).into());

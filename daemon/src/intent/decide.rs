@@ -1,6 +1,6 @@
 //! What a write would change, or why it may not.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use netnsd_api::{Code, FieldError, InterfaceName, Kind, Name, Problem, ResourceRef, Veth};
@@ -80,7 +80,7 @@ impl Intent {
     fn decide_put(&self, mut spec: Spec, now: Timestamp, new_uid: &dyn Fn() -> String) -> Result<Decision, Problem> {
         let resource = spec.resource();
         let current = self.get(&resource);
-        self.complete(&mut spec, current.map(|record| &record.spec))?;
+        self.complete(&mut spec, current.map(|record| &*record.spec))?;
         let (did, record) = next(current, spec, now, new_uid);
         if let Some(record) = &record {
             self.check(&resource, &record.spec)?;
@@ -167,7 +167,7 @@ pub(super) fn next(
     new_uid: &dyn Fn() -> String,
 ) -> (Did, Option<Record>) {
     match current {
-        Some(current) if current.spec == spec => (Did::Unchanged, None),
+        Some(current) if *current.spec == spec => (Did::Unchanged, None),
         Some(current) => (Did::Updated, Some(updated(current, spec, now))),
         None => {
             let record = Record {
@@ -175,7 +175,7 @@ pub(super) fn next(
                 generation: 1,
                 created_at: now,
                 updated_at: now,
-                spec,
+                spec: Arc::new(spec),
                 applied: Vec::new(),
                 prior: BTreeMap::new(),
                 adopt: false,
@@ -187,8 +187,8 @@ pub(super) fn next(
 
 fn updated(old: &Record, spec: Spec, now: Timestamp) -> Record {
     let mut applied = old.applied.clone();
-    applied.push(old.spec.clone());
-    Record { spec, generation: old.generation + 1, updated_at: now, applied, ..old.clone() }
+    applied.push(Spec::clone(&old.spec));
+    Record { spec: Arc::new(spec), generation: old.generation + 1, updated_at: now, applied, ..old.clone() }
 }
 
 /// That something cannot go because of what uses it.
@@ -200,7 +200,7 @@ pub(super) fn in_use(resource: &ResourceRef, dependents: Vec<ResourceRef>, way_o
 
 /// The veth without its ends' being ports of this bridge.
 fn release(old: &Record, bridge: &Name, now: Timestamp) -> Record {
-    let mut spec = old.spec.clone();
+    let mut spec = Spec::clone(&old.spec);
     if let Spec::Veth(veth) = &mut spec {
         for end in veth.endpoints.iter_mut().filter(|end| end.bridge.as_ref() == Some(bridge)) {
             end.bridge = None;

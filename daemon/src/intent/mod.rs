@@ -11,7 +11,7 @@ mod index;
 mod tests;
 mod topology;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
 use netnsd_api::{Kind, Name, Namespace, ResourceRef, SysctlKey, Veth};
@@ -35,7 +35,7 @@ pub struct Record {
     /// When its intent last changed.
     pub updated_at: Timestamp,
     /// What is asked for.
-    pub spec: Spec,
+    pub spec: Arc<Spec>,
     /// Earlier intents that may still be in the kernel.
     pub applied: Vec<Spec>,
     /// Sysctls' values before netnsd set them.
@@ -145,7 +145,7 @@ impl Intent {
 
     /// The device of a bridge resource.
     pub fn bridge_device(&self, bridge: &Name) -> Option<String> {
-        match &self.records[Kind::Bridge as usize].get(bridge)?.spec {
+        match &*self.records[Kind::Bridge as usize].get(bridge)?.spec {
             Spec::Bridge(spec) => Some(spec.device().to_owned()),
             _ => None,
         }

@@ -42,7 +42,7 @@ fn a_document_is_weighed_as_it_will_be() {
         {"name": "x", "endpoints": [{}, {"interface": "veth0"}]}]});
     let decision = put(&mut intent, &swapped).unwrap();
     assert_eq!(decision.changes.len(), 3);
-    let Some(Spec::Veth(chosen)) = intent.get(&ResourceRef::new(Kind::Veth, "x".parse().unwrap())).map(|of| &of.spec)
+    let Some(Spec::Veth(chosen)) = intent.get(&ResourceRef::new(Kind::Veth, "x".parse().unwrap())).map(|of| &*of.spec)
     else {
         panic!("x is a veth")
     };

@@ -30,7 +30,7 @@ impl Intent {
         // What a document names by an old label is still named by it.
         let selected = |placed: &&Placed| {
             let recorded = self.get(&placed.spec.resource());
-            let mut specs = recorded.map(|record| &record.spec).into_iter().chain([&placed.spec]);
+            let mut specs = recorded.map(|record| &*record.spec).into_iter().chain([&placed.spec]);
             specs.any(|spec| (document.selects)(spec))
         };
         let specs: Vec<&Placed> = document.specs.iter().filter(selected).collect();
@@ -68,7 +68,7 @@ impl Intent {
             let resource = placed.spec.resource();
             let mut spec = placed.spec.clone();
             let current = self.get(&resource);
-            self.complete(&mut spec, current.map(|record| &record.spec)).map_err(|problem| below(placed, problem))?;
+            self.complete(&mut spec, current.map(|record| &*record.spec)).map_err(|problem| below(placed, problem))?;
             let (did, record) = next(current, spec, now, new_uid);
             decision.named.push((resource.clone(), did));
             if let Some(record) = record {

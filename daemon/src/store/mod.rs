@@ -7,6 +7,7 @@ use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
     str::FromStr,
+    sync::Arc,
     time::Duration,
 };
 
@@ -77,7 +78,7 @@ pub struct Row {
     /// When its intent last changed.
     pub updated_at: Timestamp,
     /// What is asked for; none once deleted.
-    pub desired: Option<Spec>,
+    pub desired: Option<Arc<Spec>>,
     /// Earlier intents that may still be in the kernel.
     pub applied: Vec<Spec>,
     /// Sysctls' values before netnsd set them.
@@ -326,7 +327,7 @@ fn delete(rows: &str, keys: &[impl Serialize], sql: &mut QueryBuilder<Sqlite>) {
 fn put_rows(rows: &[&Row], sql: &mut QueryBuilder<Sqlite>) -> serde_json::Result<()> {
     let text = |row: &&Row| {
         let applied = row.applied.iter().map(Spec::to_json).collect::<serde_json::Result<Value>>()?;
-        Ok((row.desired.as_ref().map(Spec::to_text).transpose()?, applied.to_string()))
+        Ok((row.desired.as_deref().map(Spec::to_text).transpose()?, applied.to_string()))
     };
     let texts = rows.iter().map(text).collect::<serde_json::Result<Vec<_>>>()?;
     sql.push(
@@ -398,7 +399,7 @@ impl RawRow {
             generation: u64::try_from(self.generation).map_err(|error| text(&error))?,
             created_at: self.created_at.parse().map_err(|error| text(&error))?,
             updated_at: self.updated_at.parse().map_err(|error| text(&error))?,
-            desired: self.desired.as_deref().map(json).transpose()?.map(spec).transpose()?,
+            desired: self.desired.as_deref().map(json).transpose()?.map(spec).transpose()?.map(Arc::new),
             applied: applied.into_iter().map(spec).collect::<Result<_, _>>()?,
             prior: serde_json::from_str(&self.prior).map_err(|error| text(&error))?,
             adopt: self.adopt,
@@ -433,7 +434,7 @@ mod tests {
             generation: 1,
             created_at: "2026-11-24T20:11:04.512Z".parse().unwrap(),
             updated_at: "2026-11-24T20:11:04.512Z".parse().unwrap(),
-            desired: Some(Spec::Namespace(spec)),
+            desired: Some(Arc::new(Spec::Namespace(spec))),
             applied: Vec::new(),
             prior: BTreeMap::from([("net.ipv4.ip_forward".parse().unwrap(), "0".into())]),
             adopt: true,
@@ -453,8 +454,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("netnsd.db");
         let mut store = Store::open(&path).await.unwrap();
-        let deleted =
-            Row { desired: None, applied: row("a", "net0").desired.into_iter().collect(), ..row("a", "net0") };
+        let deleted = Row {
+            desired: None,
+            applied: row("a", "net0").desired.as_deref().cloned().into_iter().collect(),
+            ..row("a", "net0")
+        };
         store.commit(&rows([put(row("a", "net0"))])).await.unwrap();
         // The name is taken again while what had it is not cleared away.
         store.commit(&rows([put(row("b", "net0")), put(deleted.clone())])).await.unwrap();
