@@ -34,7 +34,7 @@ use tokio::{
     sync::watch,
     task::JoinSet,
 };
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::{
     access::{Access, Rule, Subject},
@@ -111,18 +111,18 @@ pub fn runtime() -> Result<tokio::runtime::Runtime> {
 }
 
 /// Writes the log, panics included, to stderr. Only the first call has an effect.
-pub fn log_to_stderr(format: LogFormat, filter: &str) {
-    let builder = tracing_subscriber::fmt()
+pub fn log_to_stderr(format: LogFormat, filter: Targets) {
+    let layer = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
         // They would go to stderr too, by a macro that panics when stderr is what failed.
         .log_internal_errors(false)
-        .with_env_filter(EnvFilter::new(filter))
         .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
-    // A log that is set up already, as when this is called twice, stays.
-    let _ = match format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().try_init(),
+    let layer = match format {
+        LogFormat::Text => layer.boxed(),
+        LogFormat::Json => layer.json().boxed(),
     };
+    // A log that is set up already, as when this is called twice, stays.
+    let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
     std::panic::set_hook(Box::new(|info| tracing::error!(panic = true, "{info}")));
 }
 

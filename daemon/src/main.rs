@@ -30,10 +30,10 @@ fn start() -> Result<ExitCode, Failure> {
     let cli = settings::command_line()?;
     let env = |key: &str| std::env::var(key).ok();
     if let Some(Verb::Try { exit }) = cli.command {
-        return tryout::run(exit, env("NETNSD_LOG"));
+        return tryout::run(exit, settings::log_filter(&env, "warn")?);
     }
     let settings = Settings::resolve(&cli.flags, env)?;
-    daemon::log_to_stderr(settings.log_format, &settings.log);
+    daemon::log_to_stderr(settings.log_format, settings.log.clone());
     daemon::runtime()?.block_on(daemon::run(settings, |_| ()))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand};
 use netnsd_api::{InvalidValue, check_prefix};
 use nix::unistd::{Gid, Group, Uid, User};
 use serde::Deserialize;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 
 use crate::{
     access::{Rule, Subject},
@@ -131,7 +131,7 @@ pub enum LogFormat {
 }
 
 /// What the daemon was asked to be.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// Where everything recorded is kept.
     pub state_dir: PathBuf,
@@ -149,8 +149,8 @@ pub struct Settings {
     pub policy: Policy,
     /// How the log is written.
     pub log_format: LogFormat,
-    /// What the log lets through (`NETNSD_LOG`, written as in `RUST_LOG`).
-    pub log: String,
+    /// What the log lets through (`NETNSD_LOG`).
+    pub log: Targets,
 }
 
 /// The files of TLS, in PEM.
@@ -240,7 +240,7 @@ impl Settings {
             access: sources.file.access.iter().enumerate().map(rule).collect::<Result<_>>()?,
             policy: Policy { repair: sources.repair()?, interval: sources.interval()? },
             log_format: sources.log_format()?,
-            log: log_filter(sources.env)?,
+            log: log_filter(sources.env, "info")?,
         })
     }
 }
@@ -414,13 +414,16 @@ pub(crate) fn fuzz(text: &str) {
         .and_then(|file| Settings::of(Sources { flags: &Flags::default(), env: &|_| None, file }));
 }
 
-fn log_filter(env: &dyn Fn(&str) -> Option<String>) -> Result<String> {
-    let Some(value) = env("NETNSD_LOG") else { return Ok("info".into()) };
-    match EnvFilter::try_new(&value) {
-        Ok(_) => Ok(value),
-        Err(_) => Err(Given { from: "NETNSD_LOG".into(), value: value.as_str() }
-            .wrong("it must be a level (error, warn, info, debug, trace) or module=level pairs separated by commas")),
-    }
+/// What the log lets through, or this if it is not said.
+///
+/// # Errors
+/// When what is said is no filter.
+pub fn log_filter(env: &dyn Fn(&str) -> Option<String>, otherwise: &str) -> Result<Targets> {
+    let value = env("NETNSD_LOG").unwrap_or_else(|| otherwise.into());
+    value.parse().map_err(|_| {
+        Given { from: "NETNSD_LOG".into(), value: value.as_str() }
+            .wrong("it must be a level (error, warn, info, debug, trace) or module=level pairs separated by commas")
+    })
 }
 
 fn read_file(flag: Option<&str>, env: &dyn Fn(&str) -> Option<String>) -> Result<File> {
@@ -474,7 +477,7 @@ mod tests {
         assert_eq!(settings.state_dir, Path::new("/var/lib/netnsd"));
         assert_eq!(settings.socket, Path::new("/run/netnsd/netnsd.sock"));
         assert_eq!((settings.listen.len(), settings.token_file), (0, None));
-        assert_eq!((settings.log_format, settings.log.as_str()), (LogFormat::Text, "info"));
+        assert_eq!((settings.log_format, settings.log), (LogFormat::Text, "info".parse().unwrap()));
         assert_eq!(settings.policy, Policy::default());
     }
 

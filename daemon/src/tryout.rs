@@ -12,6 +12,7 @@ use netnsd_client::{Answer, Client, shell_word};
 use nix::unistd::{Pid, geteuid};
 use serde_json::Value;
 use tokio::sync::oneshot;
+use tracing_subscriber::filter::Targets;
 
 use crate::{
     daemon::{self, Failure},
@@ -31,7 +32,7 @@ type Result<T> = std::result::Result<T, Failure>;
 ///
 /// # Errors
 /// What kept it from showing anything.
-pub fn run(exit: bool, log: Option<String>) -> Result<ExitCode> {
+pub fn run(exit: bool, log: Targets) -> Result<ExitCode> {
     // Seen from outside, where this process may be somebody else than inside.
     let as_root = geteuid().is_root();
     sandbox::enter().map_err(|error| Failure::Other(error.to_string()))?;
@@ -48,9 +49,9 @@ pub fn run(exit: bool, log: Option<String>) -> Result<ExitCode> {
         access: Vec::new(),
         policy: Policy::default(),
         log_format: LogFormat::Text,
-        log: log.unwrap_or_else(|| "warn".into()),
+        log,
     };
-    daemon::log_to_stderr(settings.log_format, &settings.log);
+    daemon::log_to_stderr(settings.log_format, settings.log.clone());
     let socket = settings.socket.clone();
     let tour = Tour { client: Client::unix(&socket), socket, colours: has_colours(), as_root };
     daemon::runtime()?.block_on(guide(settings, tour, exit))

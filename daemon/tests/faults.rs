@@ -16,6 +16,8 @@ fn a_full_disk_refuses_writes_and_loses_nothing() {
     host.put("/v1/namespaces/net0", json!({})).ok();
     host.settled();
     let before = host.kernel();
+    let count_held = || host.sh(&format!("ls -l /proc/{}/fd | grep -c net:", host.pid())).stdout;
+    let held = count_held();
     host.sh("dd if=/dev/zero of=/run/small/filler bs=4k 2>/dev/null");
     let labels: serde_json::Map<String, serde_json::Value> =
         (0..60).map(|i| (format!("key{i}"), json!("x".repeat(900)))).collect();
@@ -23,6 +25,7 @@ fn a_full_disk_refuses_writes_and_loses_nothing() {
     host.delete("/v1/namespaces/none").refused(404, "not_found", None);
     host.get("/v1/namespaces/net1").refused(404, "not_found", None);
     same(&before, &host.kernel());
+    host.until("the namespace that was made while it could not be recorded is gone", || count_held() == held);
     // Not only the first time.
     host.put("/v1/namespaces/net1", json!({"labels": labels})).refused(503, "store_unavailable", None);
     host.sh("rm /run/small/filler");

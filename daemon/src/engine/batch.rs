@@ -23,7 +23,7 @@ use super::{
 use crate::{
     access::Audit,
     intent::{self, Decision, Intent, Leftovers, Record},
-    kernel::{Kernel, Ns, Observed},
+    kernel::{Kernel, Ns, Observed, Op},
     plan::{self, Found, Plan, Step, Verdict},
     store::{Kept, Row, RowChange, StoreError},
 };
@@ -225,6 +225,8 @@ impl<K: Kernel> Core<K> {
                 };
                 accepted.was = accepted.before.iter().filter_map(was).collect();
             }
+            let is_new = |step: &&Step| matches!(step.op, Op::NamespaceAdd { .. });
+            self.kernel.expect(plan.steps.iter().filter(is_new).count());
             let recording = Instant::now();
             if let Err(error) = self.record(&mut batch).await {
                 tracing::error!(%error, "a write cannot be recorded");

@@ -519,6 +519,9 @@ pub trait Kernel {
     /// When the kernel cannot be asked at all; what is not there is no error.
     async fn observe(&mut self, scope: &Scope) -> Result<Observed, OpError>;
 
+    /// So many namespaces are going to be made by the next operations: begins with what nobody sees of that.
+    fn expect(&mut self, namespaces: usize);
+
     /// Does operations in order, and tells `done` how many are behind it. The answer has one outcome for each; none for
     /// those that were skipped because an earlier one of the same part failed.
     async fn execute(&mut self, ops: &[BatchOp], done: Box<dyn Fn(usize) + Send>) -> Vec<Option<Outcome>>;

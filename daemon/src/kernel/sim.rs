@@ -112,6 +112,8 @@ impl SimKernel {
 }
 
 impl Kernel for SimKernel {
+    fn expect(&mut self, _namespaces: usize) {}
+
     async fn observe(&mut self, scope: &Scope) -> Result<Observed, OpError> {
         let state = self.state();
         let mut observed = Observed::default();

@@ -13,10 +13,9 @@ use rtnetlink::{
 };
 
 use super::{
-    channel::Channel,
     local::{Local, Open},
     message, observe, parse,
-    worker::{self, HERE, MANY, Pinned, Worker},
+    worker::{self, MANY, Pinned, Worker},
 };
 use crate::kernel::{
     BatchOp, DEFAULT_MTU, LOOPBACK, Ns, ObservedLink, ObservedRoute, Op, OpError, Outcome, ROUTE_PROTOCOL, bridge_mtu,
@@ -394,13 +393,6 @@ fn call(local: &mut Local, op: &Op) -> Outcome {
     }
 }
 
-/// Marks the namespace that this thread is in; gives the connection that did.
-fn mark_here(mark: &str) -> Result<Channel, Errno> {
-    let channel = Channel::open()?;
-    channel.change(message::mark("lo", mark), 0).map_err(|error| error.errno)?;
-    Ok(channel)
-}
-
 /// Why a namespace got no name, with what to do about it.
 fn pinned_nowhere(errno: Errno) -> OpError {
     let no_directory = "/run/netns is no directory: remove it, and try again";
@@ -427,11 +419,11 @@ pub(super) fn add_namespace(local: &mut Local, name: &Name, mark: &str) -> Resul
             Err(Errno::EEXIST.into())
         };
     }
-    let marked = || {
-        let channel = mark_here(mark)?;
-        Open::new(channel, std::fs::File::open(HERE).map_err(|error| worker::errno(&error))?.into())
-    };
-    Ok(Some(local.away(|| worker::make(name.as_str(), marked)).map_err(pinned_nowhere)?))
+    let open = local.new_namespace()?;
+    // A name that can be seen is marked.
+    open.channel.change(message::mark("lo", mark), 0)?;
+    worker::pin(name.as_str(), &open.ns).map_err(pinned_nowhere)?;
+    Ok(Some(open))
 }
 
 fn attach(local: &mut Local, name: &Name, pid: u32, mark: &str) -> Outcome {
@@ -444,11 +436,9 @@ fn attach(local: &mut Local, name: &Name, pid: u32, mark: &str) -> Outcome {
         let message = Some(format!("process {pid} is in the host's own namespace"));
         return Err(OpError { errno: Errno::EINVAL, message });
     }
-    let pin = || {
-        mark_here(mark)?;
-        worker::pin_current(name.as_str())
-    };
-    local.within(file, pin).map_err(pinned_nowhere)
+    let open = local.open(file.into())?;
+    open.channel.change(message::mark("lo", mark), 0)?;
+    worker::pin(name.as_str(), &open.ns).map_err(pinned_nowhere)
 }
 
 fn set_netnsid(local: &mut Local, name: &Name, id: NetnsId) -> Outcome {

@@ -11,7 +11,7 @@ use std::{
 use netnsd_api::{Name, SysctlKey};
 use nix::{
     errno::Errno,
-    sched::{CloneFlags, setns},
+    sched::{CloneFlags, setns, unshare},
     sys::{
         resource::{Resource, getrlimit},
         stat::fstat,
@@ -37,6 +37,8 @@ pub(in crate::kernel) struct Local {
     most: usize,
     /// Namespaces that the work at hand makes, while it goes on.
     making: Option<Making>,
+    /// Namespaces without a name, for those that are made next.
+    pub(super) spares: Vec<Open>,
     /// What sysctls were before they were set.
     pub(super) replaced: Vec<(Name, SysctlKey, String)>,
 }
@@ -77,7 +79,7 @@ impl Local {
     /// When there is no `/proc`.
     pub fn here() -> io::Result<Self> {
         let host = File::open(worker::HERE)?.into();
-        Ok(Self { host, open: BTreeMap::new(), most: most(), making: None, replaced: Vec::new() })
+        Ok(Self { host, open: BTreeMap::new(), most: most(), making: None, spares: Vec::new(), replaced: Vec::new() })
     }
 
     /// Does something, and is at home again also when that panics: whoever asked hears that there is no answer (ESRCH).
@@ -109,6 +111,17 @@ impl Local {
     /// Opens a connection into a namespace.
     pub(super) fn open(&self, ns: OwnedFd) -> Result<Open, Errno> {
         Open::new(self.within(&ns, Channel::open)?, ns)
+    }
+
+    /// A new namespace, without a name.
+    pub(super) fn new_namespace(&mut self) -> Result<Open, Errno> {
+        match self.spares.pop() {
+            Some(spare) => Ok(spare),
+            None => self.away(|| {
+                unshare(CloneFlags::CLONE_NEWNET)?;
+                Open::new(Channel::open()?, File::open(worker::HERE).map_err(|error| worker::errno(&error))?.into())
+            }),
+        }
     }
 
     /// Keeps a connection that was opened inside for the work at hand.
@@ -172,6 +185,9 @@ impl Local {
     /// Has namespaces made while other things are done; whoever reaches for one waits for it.
     pub(super) fn begin_making(&mut self, other: &Worker, new: Vec<New>) {
         self.making = Some(Making::begin(other, new));
+        while !self.spares.is_empty() && self.unmade() > 0 {
+            self.go_on_making();
+        }
     }
 
     fn go_on_making(&mut self) {
@@ -230,6 +246,7 @@ impl Local {
     /// Lets go of every connection.
     pub fn rest(&mut self) {
         self.making = None;
+        self.spares.clear();
         self.open.clear();
         self.most = most();
     }

@@ -17,12 +17,19 @@ mod tests;
 mod watch;
 pub(crate) mod worker;
 
-use std::io;
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+};
 
 use netnsd_api::{Name, SysctlKey};
 
 pub(super) use self::{local::Local, observe::observe, parse::protocol};
-use self::{watch::Watch, worker::Worker};
+use self::{local::Open, watch::Watch, worker::Worker};
 use super::{BatchOp, Kernel, Notice, Ns, Observed, OpError, Outcome, Scope};
 
 /// The real kernel, as seen from the namespace that it was started in: the host's. What it is asked for is done on the thread
@@ -31,6 +38,8 @@ use super::{BatchOp, Kernel, Notice, Ns, Observed, OpError, Outcome, Scope};
 pub struct RealKernel {
     local: Local,
     helper: Worker,
+    /// Namespaces without a name that the other thread makes.
+    expected: Option<Expected>,
     /// None before something is to be watched.
     watch: Option<Watch>,
 }
@@ -42,7 +51,7 @@ impl RealKernel {
     /// When there is no thread, or no `/proc`.
     pub fn start() -> io::Result<Self> {
         let (local, helper) = (Local::here()?, Worker::start("netnsd-ns")?);
-        Ok(Self { local, helper, watch: None })
+        Ok(Self { local, helper, expected: None, watch: None })
     }
 
     fn try_watch(&mut self, namespaces: Vec<(Ns, Option<u64>)>) -> io::Result<()> {
@@ -54,12 +63,49 @@ impl RealKernel {
     }
 }
 
+/// Namespaces without a name in the making, while what they are for is being recorded.
+#[derive(Debug)]
+struct Expected {
+    made: mpsc::Receiver<Open>,
+    enough: Arc<AtomicBool>,
+}
+
+impl Expected {
+    /// Has the other thread make as many as it can.
+    fn begin(other: &Worker, most: usize) -> Self {
+        let (give, made) = mpsc::channel();
+        let enough = Arc::new(AtomicBool::new(false));
+        let is_enough = enough.clone();
+        other.begin(move |local| {
+            for _ in 0..most {
+                // Whoever needs one that is missing makes it, and hears why it cannot be made.
+                let Ok(spare) = local.new_namespace() else { break };
+                if give.send(spare).is_err() || is_enough.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+        });
+        Self { made, enough }
+    }
+
+    /// Those that are made.
+    fn end(self) -> Vec<Open> {
+        self.enough.store(true, Ordering::Relaxed);
+        self.made.iter().collect()
+    }
+}
+
 impl Kernel for RealKernel {
     async fn observe(&mut self, scope: &Scope) -> Result<Observed, OpError> {
         self.local.safely(|local| observe::observe_with(&self.helper, local, scope))?
     }
 
+    fn expect(&mut self, namespaces: usize) {
+        self.expected = (namespaces > 0).then(|| Expected::begin(&self.helper, namespaces.min(self.local.make_room())));
+    }
+
     async fn execute(&mut self, ops: &[BatchOp], done: Box<dyn Fn(usize) + Send>) -> Vec<Option<Outcome>> {
+        self.local.spares = self.expected.take().map(Expected::end).unwrap_or_default();
         let outcomes = self.local.safely(|local| execute::execute(local, &self.helper, ops, &done));
         outcomes.unwrap_or_else(|errno| vec![Some(Err(errno.into())); ops.len()])
     }
@@ -93,6 +139,7 @@ impl Kernel for RealKernel {
     }
 
     fn rest(&mut self) {
+        self.expected = None;
         self.local.rest();
     }
 }

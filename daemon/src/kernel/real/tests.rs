@@ -348,3 +348,18 @@ fn neighbours_that_the_kernel_learns_and_forgets_are_no_news() {
             .any(|(kind, state)| is_news(kind, state))
     );
 }
+
+#[test]
+fn namespaces_that_were_expected_are_marked_like_others() {
+    on_a_host(|mut kernel| async move {
+        kernel.expect(1);
+        go(&mut kernel, &[add("a"), add("b")]).await;
+        for ns in ["a", "b"] {
+            assert_eq!(ip(&["-n", ns, "link", "show", "lo"])[0]["ifalias"], format!("netnsd:namespace/{ns}:u"));
+        }
+        // Those that nobody asks for after all have no name.
+        kernel.expect(2);
+        kernel.rest();
+        assert_eq!(ip(&["netns", "list"]).as_array().unwrap().len(), 2);
+    });
+}

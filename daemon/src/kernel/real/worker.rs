@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::fd::OwnedFd,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -16,7 +16,6 @@ use nix::{
     errno::Errno,
     fcntl::{OFlag, open},
     mount::{MntFlags, MsFlags, mount, umount2},
-    sched::{CloneFlags, unshare},
     sys::{
         stat::Mode,
         statfs::{NSFS_MAGIC, fstatfs},
@@ -181,9 +180,10 @@ fn prepare_run() -> Result<(), Errno> {
     }
 }
 
-/// Pins the namespace behind `source` under a name. A stale file is used again.
-fn pin(name: &str, source: &str) -> Result<(), Errno> {
+/// Pins a namespace under a name. A stale file is used again.
+pub(crate) fn pin(name: &str, ns: impl AsFd) -> Result<(), Errno> {
     prepare_run()?;
+    let source = format!("/proc/self/fd/{}", ns.as_fd().as_raw_fd());
     let path = path(name);
     let flags = OFlag::O_RDONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
     match open(&path, flags, Mode::empty()) {
@@ -192,23 +192,9 @@ fn pin(name: &str, source: &str) -> Result<(), Errno> {
         Err(errno) => return Err(errno),
     }
     let none: Option<&str> = None;
-    mount(Some(source), &path, Some("none"), MsFlags::MS_BIND, none).inspect_err(|_| {
+    mount(Some(&*source), &path, Some("none"), MsFlags::MS_BIND, none).inspect_err(|_| {
         let _best_effort = unlink(&path);
     })
-}
-
-/// Makes a namespace on this (the worker's) thread, has `mark` mark it, and pins it: a name that can be seen is marked.
-/// Gives what `mark` gave.
-pub(crate) fn make<R>(name: &str, mark: impl FnOnce() -> Result<R, Errno>) -> Result<R, Errno> {
-    unshare(CloneFlags::CLONE_NEWNET)?;
-    let marked = mark()?;
-    pin(name, HERE)?;
-    Ok(marked)
-}
-
-/// Pins the namespace that this (the worker's) thread is in.
-pub(crate) fn pin_current(name: &str) -> Result<(), Errno> {
-    pin(name, HERE)
 }
 
 /// Takes a name away; the namespace lives on while something else holds it.
