@@ -76,8 +76,8 @@ pub struct Flags {
     /// What is done about changes by others: auto repairs them, report only tells of them [env: NETNSD_REPAIR] [default: auto]
     #[arg(long, value_name = "HOW")]
     pub repair: Option<String>,
-    /// In how many seconds everything is compared with the kernel once, besides what is heard of changes
-    /// [env: NETNSD_RECONCILE_INTERVAL_S] [default: 60, and up to 600 where there is much]
+    /// In how many seconds everything is compared with the kernel once, besides what is heard of changes; where that takes long,
+    /// and nothing is said, up to 600 [env: NETNSD_RECONCILE_INTERVAL_S] [default: 60]
     #[arg(long, value_name = "SECONDS")]
     pub reconcile_interval_s: Option<String>,
     /// How the log on stderr is written: text or json [env: NETNSD_LOG_FORMAT] [default: text]
