@@ -111,7 +111,7 @@ pub fn runtime() -> Result<tokio::runtime::Runtime> {
 }
 
 /// Writes the log, panics included, to stderr. Only the first call has an effect.
-pub fn log_to_stderr(format: LogFormat, filter: Targets) {
+pub fn log_to_stderr(format: LogFormat, filter: &Targets) {
     let layer = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
         // They would go to stderr too, by a macro that panics when stderr is what failed.
@@ -122,7 +122,7 @@ pub fn log_to_stderr(format: LogFormat, filter: Targets) {
         LogFormat::Json => layer.json().boxed(),
     };
     // A log that is set up already, as when this is called twice, stays.
-    let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
+    let _ = tracing_subscriber::registry().with(layer.with_filter(filter.clone())).try_init();
     std::panic::set_hook(Box::new(|info| tracing::error!(panic = true, "{info}")));
 }
 

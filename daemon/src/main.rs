@@ -33,7 +33,7 @@ fn start() -> Result<ExitCode, Failure> {
         return tryout::run(exit, settings::log_filter(&env, "warn")?);
     }
     let settings = Settings::resolve(&cli.flags, env)?;
-    daemon::log_to_stderr(settings.log_format, settings.log.clone());
+    daemon::log_to_stderr(settings.log_format, &settings.log);
     daemon::runtime()?.block_on(daemon::run(settings, |_| ()))?;
     Ok(ExitCode::SUCCESS)
 }

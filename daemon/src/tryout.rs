@@ -51,7 +51,7 @@ pub fn run(exit: bool, log: Targets) -> Result<ExitCode> {
         log_format: LogFormat::Text,
         log,
     };
-    daemon::log_to_stderr(settings.log_format, settings.log.clone());
+    daemon::log_to_stderr(settings.log_format, &settings.log);
     let socket = settings.socket.clone();
     let tour = Tour { client: Client::unix(&socket), socket, colours: has_colours(), as_root };
     daemon::runtime()?.block_on(guide(settings, tour, exit))

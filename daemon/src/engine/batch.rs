@@ -81,12 +81,7 @@ impl Footprint {
         print.touched.extend(decision.named.iter().map(|(resource, _)| resource.clone()));
         for (resource, after) in &decision.changes {
             print.touched.insert(resource.clone());
-            let specs = intent
-                .get(resource)
-                .map(|record| &*record.spec)
-                .into_iter()
-                .chain(after.as_ref().map(|record| &*record.spec));
-            for spec in specs {
+            for spec in intent.spec(resource).into_iter().chain(after.as_ref().map(|record| &*record.spec)) {
                 print.referred.extend(intent::references(spec));
                 print.claimed.extend(intent::interfaces(spec));
             }
@@ -220,7 +215,7 @@ impl<K: Kernel> Core<K> {
                     .filter_map(|resource| Some((resource.clone(), plan.found.get(resource)?.clone())))
                     .collect();
                 let was = |(resource, before): &(ResourceRef, Option<Record>)| {
-                    let next = self.intent.get(resource).map(|record| &*record.spec);
+                    let next = self.intent.spec(resource);
                     Some((resource.clone(), status::with_macs(&before.as_ref()?.spec, next, &observed)))
                 };
                 accepted.was = accepted.before.iter().filter_map(was).collect();

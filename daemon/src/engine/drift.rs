@@ -275,7 +275,7 @@ impl<K: Kernel> Core<K> {
         };
         if let Some(name) = ns.name()
             && let resource = ResourceRef::new(Kind::Namespace, name.clone())
-            && let Some(Spec::Namespace(spec)) = self.intent.get(&resource).map(|record| &*record.spec)
+            && let Some(Spec::Namespace(spec)) = self.intent.spec(&resource)
             && touches(spec, what)
         {
             found.push(resource);

@@ -82,7 +82,7 @@ impl<K: Kernel> Core<K> {
     /// Takes a resource that was `before` into a piece of work, with what hangs on its change.
     pub(super) fn take_in(&self, work: &mut Work, part: usize, resource: &ResourceRef, before: Option<&Record>) {
         let before = before.map(|record| &*record.spec);
-        let after = self.intent.get(resource).map(|record| &*record.spec);
+        let after = self.intent.spec(resource);
         for other in self.affected(before, after).into_iter().chain([resource.clone()]) {
             work.parts.entry(other).or_insert(part);
         }
@@ -299,8 +299,7 @@ impl<K: Kernel> Core<K> {
         for resource in anew(Kind::Namespace, &plan.new_namespaces).into_iter().chain(bridges) {
             let part = work.parts.get(&resource).copied().unwrap_or_default();
             for dependent in self.intent.dependents(&resource) {
-                let spec = self.intent.get(&dependent).map(|record| &*record.spec);
-                let inside = self.affected(None, spec);
+                let inside = self.affected(None, self.intent.spec(&dependent));
                 for other in inside.into_iter().chain([dependent]) {
                     grown |= !work.parts.contains_key(&other);
                     work.parts.entry(other).or_insert(part);

@@ -28,7 +28,7 @@ impl Intent {
         }
         // Ports stay in the bridge's namespace: they are moved first.
         for port in self.dependents(resource) {
-            let Some(Spec::Veth(veth)) = self.get(&port).map(|record| &*record.spec) else { continue };
+            let Some(Spec::Veth(veth)) = self.spec(&port) else { continue };
             for end in veth.endpoints.iter().filter(|end| end.bridge.as_ref() == Some(&spec.name)) {
                 if end.namespace != spec.namespace {
                     let detail =

@@ -93,6 +93,11 @@ impl Intent {
         self.records[resource.kind as usize].get(&resource.name)
     }
 
+    /// What is asked for of one resource.
+    pub fn spec(&self, resource: &ResourceRef) -> Option<&Spec> {
+        self.get(resource).map(|record| &*record.spec)
+    }
+
     /// One resource, to note what is left of earlier intents; its intent itself is changed by [`Intent::set`] only.
     pub fn leftovers_mut(&mut self, resource: &ResourceRef) -> Option<Leftovers<'_>> {
         let Record { applied, prior, adopt, .. } = self.records[resource.kind as usize].get_mut(&resource.name)?;

@@ -29,8 +29,8 @@ impl Intent {
         }
         // What a document names by an old label is still named by it.
         let selected = |placed: &&Placed| {
-            let recorded = self.get(&placed.spec.resource());
-            let mut specs = recorded.map(|record| &*record.spec).into_iter().chain([&placed.spec]);
+            let recorded = self.spec(&placed.spec.resource());
+            let mut specs = recorded.into_iter().chain([&placed.spec]);
             specs.any(|spec| (document.selects)(spec))
         };
         let specs: Vec<&Placed> = document.specs.iter().filter(selected).collect();

@@ -155,7 +155,7 @@ fn delete_together(local: &mut Local, indices: &mut Indices, ns: &Ns, ops: &[&Op
     let group = uuid::Uuid::now_v7().as_u128() as u32;
     let mut join = |op: &&Op| {
         let Op::LinkDelete { ns, name } = op else { return Err(Errno::ENOSYS.into()) };
-        local.change(ns, message::join(name, group), 0)
+        local.change(ns, message::set_named(name, LinkAttribute::Group(group)), 0)
     };
     let joined: Vec<Outcome> = ops.iter().map(&mut join).collect();
     let deleted = local.change(ns, message::delete_group(group), 0);
@@ -181,7 +181,7 @@ fn ask(local: &mut Local, indices: &mut Indices, op: &Op) -> Outcome {
             let mut messages = vec![made, (message::mark(name, mark), 0)];
             // Given at the creation it would follow the ports' (br_mtu_auto_adjust(), net/bridge/br_if.c).
             let steps = mtu.map(|mtu| bridge_mtu(DEFAULT_MTU, mtu)).unwrap_or_default();
-            messages.extend(steps.into_iter().map(|mtu| (message::mtu(name, mtu), 0)));
+            messages.extend(steps.into_iter().map(|mtu| (message::set_named(name, LinkAttribute::Mtu(mtu)), 0)));
             messages.extend(message::set_bridge(name, set).map(|message| (message, 0)));
             local.reach(ns)?.channel.changes(messages)
         }
@@ -420,10 +420,14 @@ pub(super) fn add_namespace(local: &mut Local, name: &Name, mark: &str) -> Resul
         };
     }
     let open = local.new_namespace()?;
-    // A name that can be seen is marked.
-    open.channel.change(message::mark("lo", mark), 0)?;
-    worker::pin(name.as_str(), &open.ns).map_err(pinned_nowhere)?;
+    pin(&open, name, mark)?;
     Ok(Some(open))
+}
+
+/// Gives a namespace its name, once it is marked: a name that can be seen is.
+fn pin(open: &Open, name: &Name, mark: &str) -> Outcome {
+    open.channel.change(message::mark("lo", mark), 0)?;
+    worker::pin(name.as_str(), &open.ns).map_err(pinned_nowhere)
 }
 
 fn attach(local: &mut Local, name: &Name, pid: u32, mark: &str) -> Outcome {
@@ -436,9 +440,7 @@ fn attach(local: &mut Local, name: &Name, pid: u32, mark: &str) -> Outcome {
         let message = Some(format!("process {pid} is in the host's own namespace"));
         return Err(OpError { errno: Errno::EINVAL, message });
     }
-    let open = local.open(file.into())?;
-    open.channel.change(message::mark("lo", mark), 0)?;
-    worker::pin(name.as_str(), &open.ns).map_err(pinned_nowhere)
+    pin(&local.open(file.into())?, name, mark)
 }
 
 fn set_netnsid(local: &mut Local, name: &Name, id: NetnsId) -> Outcome {

@@ -52,20 +52,14 @@ pub(super) fn new_bridge(name: &str, mac: Option<netnsd_api::Mac>) -> RouteNetli
     RouteNetlinkMessage::NewLink(link(0, attributes))
 }
 
+/// One attribute of a link that is known by its name.
+pub(super) fn set_named(name: &str, attribute: LinkAttribute) -> RouteNetlinkMessage {
+    RouteNetlinkMessage::SetLink(link(0, vec![LinkAttribute::IfName(name.to_owned()), attribute]))
+}
+
 /// The alias of a link that is known by its name.
 pub(super) fn mark(name: &str, mark: &str) -> RouteNetlinkMessage {
-    let attributes = vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::IfAlias(mark.to_owned())];
-    RouteNetlinkMessage::SetLink(link(0, attributes))
-}
-
-/// A link that is known by its name into a group.
-pub(super) fn join(name: &str, group: u32) -> RouteNetlinkMessage {
-    RouteNetlinkMessage::SetLink(link(0, vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::Group(group)]))
-}
-
-/// The MTU of a link that is known by its name.
-pub(super) fn mtu(name: &str, mtu: u32) -> RouteNetlinkMessage {
-    RouteNetlinkMessage::SetLink(link(0, vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::Mtu(mtu)]))
+    set_named(name, LinkAttribute::IfAlias(mark.to_owned()))
 }
 
 /// One attribute of a link.
