@@ -24,5 +24,8 @@ pub(crate) fn answers(data: &[u8]) {
 }
 
 pub(crate) fn notices(data: &[u8]) {
-    watch::messages(data).for_each(drop);
+    let mut ports = watch::Ports::default();
+    for notice in watch::notified(data) {
+        let _about = (ports.say_again(&notice), notice.about());
+    }
 }

@@ -1,12 +1,18 @@
 //! Tests of the real kernel, each on a thread with namespaces of its own; as root (others come by `daemon/tests/`).
 
-use std::{future::Future, process::Command};
+use std::{
+    future::Future,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    process::Command,
+};
 
 use netnsd_api::{NetnsId, Port};
 use nix::{
     errno::Errno,
     mount::{MsFlags, mount},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     sched::{CloneFlags, unshare},
+    sys::socket::{MsgFlags, recv},
 };
 use serde_json::Value;
 
@@ -340,13 +346,56 @@ fn neighbour_notice(kind: u16, state: u16) -> Vec<u8> {
 fn neighbours_that_the_kernel_learns_and_forgets_are_no_news() {
     let (new, gone) = (28, 29);
     let (stale, failed, noarp, permanent) = (0x04, 0x20, 0x40, 0x80);
-    let is_news = |kind, state| watch::messages(&neighbour_notice(kind, state)).next().is_some();
+    let is_news = |kind, state| {
+        let notice = neighbour_notice(kind, state);
+        watch::notified(&notice).any(|notice| notice.about().is_some())
+    };
     assert!(is_news(new, permanent) && is_news(gone, permanent) && is_news(gone, failed));
     assert!(
         ![(new, stale), (new, noarp), (gone, stale), (gone, noarp)]
             .into_iter()
             .any(|(kind, state)| is_news(kind, state))
     );
+}
+
+/// Waits for what bridges say next of their ports; whether each says it once more.
+fn next_of_ports(ear: &OwnedFd, ports: &mut watch::Ports) -> Vec<bool> {
+    let mut buffer = [0; 32 << 10];
+    loop {
+        let ready = poll(&mut [PollFd::new(ear.as_fd(), PollFlags::POLLIN)], PollTimeout::from(10_000u16)).unwrap();
+        assert_eq!(ready, 1, "nothing was said");
+        let length = recv(ear.as_raw_fd(), &mut buffer, MsgFlags::empty()).unwrap();
+        let notices = watch::notified(&buffer[..length]).filter(watch::Notified::is_of_bridge);
+        let said: Vec<bool> = notices.map(|notice| ports.say_again(&notice)).collect();
+        if !said.is_empty() {
+            return said;
+        }
+    }
+}
+
+#[test]
+fn what_a_bridge_says_once_more_of_a_port_is_no_news() {
+    on_a_host(|mut kernel| async move {
+        let (ear, mut ports) = (watch::open_ear(watch::LINKS, 1 << 20).unwrap(), watch::Ports::default());
+        let (br0, port0) = (String::from("br0"), String::from("port0"));
+        let set = BridgeSettings { forward_delay: Some(10), ..BridgeSettings::default() };
+        let up = |name: &str| Op::LinkUp { ns: Ns::Host, name: name.into(), up: true };
+        let bridge = Op::BridgeAdd {
+            ns: Ns::Host,
+            name: br0.clone(),
+            mark: "netnsd:bridge/br0:u".into(),
+            mac: None,
+            mtu: None,
+            set,
+        };
+        let port = Op::LinkMaster { ns: Ns::Host, name: port0.clone(), master: Some(br0) };
+        let eth0 = Op::LinkUp { ns: named("a"), name: "eth0".into(), up: true };
+        go(&mut kernel, &[bridge, up("br0"), add("a"), pair("a"), port, eth0, up("port0")]).await;
+        // A tenth of a second after it forwards.
+        while next_of_ports(&ear, &mut ports) != [true] {}
+        ip(&["link", "set", &port0, "type", "bridge_slave", "cost", "100"]);
+        assert_eq!(next_of_ports(&ear, &mut ports), [false]);
+    });
 }
 
 #[test]

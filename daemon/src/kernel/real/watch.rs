@@ -35,7 +35,7 @@ use crate::kernel::{Notice, Ns, ROUTE_PROTOCOL_KERNEL, What};
 /// The token of the names; namespaces' sockets have the numbers after it.
 const NAMES: u64 = 0;
 /// Groups (`RTNLGRP_…`, `linux/rtnetlink.h`), each the bit one below its number: links (1), addresses (5, 9).
-const LINKS: u32 = 1 | 1 << 4 | 1 << 8;
+pub(super) const LINKS: u32 = 1 | 1 << 4 | 1 << 8;
 /// Neighbours (3), routes (7, 11), and what sysctls of `net.ipv4.conf` and `net.ipv6.conf` say (24, 25).
 const INSIDE: u32 = 1 << 2 | 1 << 6 | 1 << 10 | 1 << 23 | 1 << 24;
 /// Room for what was not read yet, in bytes, in a namespace and on the host; what does not fit is looked for.
@@ -62,6 +62,29 @@ struct Ear {
     socket: OwnedFd,
     inode: u64,
     token: u64,
+    ports: Ports,
+}
+
+/// What bridges said last of their ports, by index.
+#[derive(Debug, Default)]
+pub(super) struct Ports(BTreeMap<u32, Vec<u8>>);
+
+impl Ports {
+    /// Whether a bridge says once more what it said: of each port it does when the forwarding delay is over, also where nothing was
+    /// delayed (`br_forward_delay_timer_expired()`, net/bridge/br_stp_timer.c).
+    pub fn say_again(&mut self, notice: &Notified<'_>) -> bool {
+        if !notice.is_of_bridge() {
+            return false;
+        }
+        let Some(index) = number(notice.body, 4) else { return false };
+        let said = (notice.kind == RTM_NEWLINK).then(|| port(notice.body)).flatten();
+        match said {
+            Some(said) if self.0.get(&index) == Some(&said) => return true,
+            Some(said) => self.0.insert(index, said),
+            None => self.0.remove(&index),
+        };
+        false
+    }
 }
 
 #[derive(Debug)]
@@ -154,7 +177,7 @@ impl Watch {
         self.polled().add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, token))?;
         self.next_token += 1;
         self.by_token.insert(token, ns.clone());
-        self.ears.insert(ns, Ear { socket, inode, token });
+        self.ears.insert(ns, Ear { socket, inode, token, ports: Ports::default() });
         Ok(())
     }
 
@@ -243,12 +266,15 @@ impl Watch {
 
     fn hear_namespace(&mut self, token: u64) {
         let Some(ns) = self.by_token.get(&token) else { return };
-        let Some(ear) = self.ears.get(ns) else { return };
+        let Some(ear) = self.ears.get_mut(ns) else { return };
         let mut buffer = [0; 32 << 10];
         loop {
             match recv(ear.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
                 Ok(0) | Err(Errno::EAGAIN) => return,
-                Ok(length) => self.changes.extend(messages(&buffer[..length]).map(|what| (ns.clone(), what))),
+                Ok(length) => {
+                    let news = notified(&buffer[..length]).filter(|notice| !ear.ports.say_again(notice));
+                    self.changes.extend(news.filter_map(|notice| Some((ns.clone(), notice.about()?))));
+                }
                 Err(Errno::EINTR) => {}
                 // Some were lost (ENOBUFS), or the socket broke.
                 Err(errno) => {
@@ -291,7 +317,7 @@ fn hear_in(local: &Local, ns: &Ns, known: Option<u64>) -> Result<Heard, Errno> {
 }
 
 /// Opens a listening socket in the namespace that the calling thread is in.
-fn open_ear(groups: u32, room: usize) -> Result<OwnedFd, Errno> {
+pub(super) fn open_ear(groups: u32, room: usize) -> Result<OwnedFd, Errno> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
     // Only the machine's own root may take more than others. A smaller buffer works too: what is lost is looked for.
@@ -301,49 +327,76 @@ fn open_ear(groups: u32, room: usize) -> Result<OwnedFd, Errno> {
     Ok(fd)
 }
 
-/// What the messages of one datagram are about (`linux/netlink.h`, `linux/rtnetlink.h`).
-pub(super) fn messages(mut rest: &[u8]) -> impl Iterator<Item = What> {
+/// A message that tells of a change: its type, and what follows its header (`linux/netlink.h`, `linux/rtnetlink.h`).
+pub(super) struct Notified<'n> {
+    kind: u16,
+    body: &'n [u8],
+}
+
+/// The messages of one datagram.
+pub(super) fn notified(mut rest: &[u8]) -> impl Iterator<Item = Notified<'_>> {
     std::iter::from_fn(move || {
-        let length = u32::from_ne_bytes(rest.get(..4)?.try_into().ok()?) as usize;
+        let length = number(rest, 0)? as usize;
         let kind = u16::from_ne_bytes(rest.get(4..6)?.try_into().ok()?);
         let body = rest.get(16..length)?;
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some(about(kind, body))
+        Some(Notified { kind, body })
     })
-    .flatten()
 }
 
-/// What one message is about; none if it is of no interest.
-fn about(kind: u16, body: &[u8]) -> Option<What> {
-    let number = |at: usize| Some(u32::from_ne_bytes(body.get(at..at + 4)?.try_into().ok()?));
-    match kind {
-        // RTM_NEWLINK, RTM_DELLINK: `struct ifinfomsg`, then attributes, one of them IFLA_IFNAME.
-        16 | 17 => Some(What::Link {
-            index: number(4)?,
-            name: attribute(body.get(16..)?, 3).map(text).unwrap_or_default(),
-            // `ifi_change` of a link that comes, or goes up or down; a carrier, which comes and goes by itself, is none.
-            set: kind == 17 || number(12)? != 0,
-        }),
-        // RTM_NEWADDR, RTM_DELADDR: `struct ifaddrmsg`; link-local ones of IPv6 the kernel makes by itself.
-        20 | 21 => {
-            let by_itself = kind == 20 && (*body.first()?, *body.get(3)?) == (INET6, RT_SCOPE_LINK);
-            (!by_itself).then_some(What::Address(number(4)?))
+impl Notified<'_> {
+    /// Whether it is what a bridge says of a port.
+    pub fn is_of_bridge(&self) -> bool {
+        matches!(self.kind, RTM_NEWLINK | RTM_DELLINK) && self.body.first() == Some(&BRIDGE)
+    }
+
+    /// What it is about; none if it is of no interest.
+    pub fn about(&self) -> Option<What> {
+        let Self { kind, body } = *self;
+        match kind {
+            // `struct ifinfomsg`, then attributes.
+            RTM_NEWLINK | RTM_DELLINK => Some(What::Link {
+                index: number(body, 4)?,
+                name: attributes(body.get(16..)?, |kind| kind == IFLA_IFNAME).next().map(text).unwrap_or_default(),
+                // `ifi_change` of a link that comes, or goes up or down; a carrier, which comes and goes by itself, is none.
+                set: kind == RTM_DELLINK || number(body, 12)? != 0,
+            }),
+            // RTM_NEWADDR, RTM_DELADDR: `struct ifaddrmsg`; link-local ones of IPv6 the kernel makes by itself.
+            20 | 21 => {
+                let by_itself = kind == 20 && (*body.first()?, *body.get(3)?) == (INET6, RT_SCOPE_LINK);
+                (!by_itself).then_some(What::Address(number(body, 4)?))
+            }
+            // RTM_NEWROUTE, RTM_DELROUTE: `struct rtmsg`; the kernel's own come and go with addresses.
+            24 | 25 => (!matches!(*body.get(5)?, ROUTE_PROTOCOL_KERNEL | RTPROT_RA)).then_some(What::Routes),
+            // RTM_NEWNEIGH, RTM_DELNEIGH: `struct ndmsg`; of those that the kernel learns by itself, and forgets, there are many. One
+            // that somebody deletes has failed by then (`neigh_delete()`, net/core/neighbour.c).
+            28 | 29 => {
+                let (family, state) = (*body.first()?, u16::from_ne_bytes(body.get(8..10)?.try_into().ok()?));
+                let of_ip = matches!(family, INET | INET6);
+                let of_interest = if kind == 28 { NUD_PERMANENT } else { NUD_PERMANENT | NUD_FAILED };
+                (of_ip && state & of_interest != 0).then_some(What::Neighbours)
+            }
+            // RTM_NEWNETCONF, RTM_DELNETCONF.
+            80 | 81 => Some(What::Sysctls),
+            _ => None,
         }
-        // RTM_NEWROUTE, RTM_DELROUTE: `struct rtmsg`; the kernel's own come and go with addresses.
-        24 | 25 => (!matches!(*body.get(5)?, ROUTE_PROTOCOL_KERNEL | RTPROT_RA)).then_some(What::Routes),
-        // RTM_NEWNEIGH, RTM_DELNEIGH: `struct ndmsg`; of those that the kernel learns by itself, and forgets, there are many. One
-        // that somebody deletes has failed by then (`neigh_delete()`, net/core/neighbour.c).
-        28 | 29 => {
-            let (family, state) = (*body.first()?, u16::from_ne_bytes(body.get(8..10)?.try_into().ok()?));
-            let of_ip = matches!(family, INET | INET6);
-            let of_interest = if kind == 28 { NUD_PERMANENT } else { NUD_PERMANENT | NUD_FAILED };
-            (of_ip && state & of_interest != 0).then_some(What::Neighbours)
-        }
-        // RTM_NEWNETCONF, RTM_DELNETCONF.
-        80 | 81 => Some(What::Sysctls),
-        _ => None,
     }
 }
+
+/// What a bridge says of a port, but for what changes by itself, such as timers (`br_port_fill_attrs()`, net/bridge/br_netlink.c):
+/// IFLA_BRPORT_STATE to IFLA_BRPORT_LEARNING, and IFLA_BRPORT_ISOLATED (`linux/if_link.h`).
+fn port(body: &[u8]) -> Option<Vec<u8>> {
+    let settings = attributes(body.get(16..)?, |kind| kind == IFLA_PROTINFO).next()?;
+    Some(attributes(settings, |kind| matches!(kind, 1..=8 | 33)).flatten().copied().collect())
+}
+
+/// `linux/rtnetlink.h`, `linux/if_link.h`.
+const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_PROTINFO: u16 = 12;
+/// `NLA_TYPE_MASK`: without the flags that say how a value is written (`linux/netlink.h`).
+const TYPE: u16 = 0x3fff;
 
 /// `linux/neighbour.h`.
 const NUD_FAILED: u16 = 0x20;
@@ -355,18 +408,26 @@ const RTPROT_RA: u8 = 9;
 /// `linux/socket.h`.
 const INET: u8 = AddressFamily::Inet as u8;
 const INET6: u8 = AddressFamily::Inet6 as u8;
+const BRIDGE: u8 = AddressFamily::Bridge as u8;
 
-/// The value of a netlink attribute.
-fn attribute(mut rest: &[u8], wanted: u16) -> Option<&[u8]> {
-    loop {
-        let length = usize::from(u16::from_ne_bytes(rest.get(..2)?.try_into().ok()?));
-        let kind = u16::from_ne_bytes(rest.get(2..4)?.try_into().ok()?);
-        let value = rest.get(4..length)?;
-        if kind == wanted {
-            return Some(value);
+/// The number at this place.
+fn number(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+/// The values of those netlink attributes that are wanted.
+fn attributes(mut rest: &[u8], wanted: impl Fn(u16) -> bool) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        loop {
+            let length = usize::from(u16::from_ne_bytes(rest.get(..2)?.try_into().ok()?));
+            let kind = u16::from_ne_bytes(rest.get(2..4)?.try_into().ok()?) & TYPE;
+            let value = rest.get(4..length)?;
+            rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+            if wanted(kind) {
+                return Some(value);
+            }
         }
-        rest = rest.get(length.next_multiple_of(4)..)?;
-    }
+    })
 }
 
 fn text(bytes: &[u8]) -> String {
