@@ -39,7 +39,7 @@ use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::Sub
 use crate::{
     access::{Access, Rule, Subject},
     engine::{Engine, View, rfc3339},
-    http::{self, App, Tls},
+    http::{self, Shared, Tls},
     kernel::{look::Look, real::RealKernel},
     metrics::Metrics,
     process::Processes,
@@ -223,7 +223,7 @@ fn start_rooms(
         RealKernel::start,
     )
     .map_err(|error| Failure::Other(error.to_string()))?;
-    let app = App {
+    let app = Shared {
         engine,
         view: view.clone(),
         look: Look::start().map_err(|error| other("looking at the kernel", &error))?,
@@ -244,7 +244,7 @@ fn start_rooms(
         }
     };
     Ok(Rooms {
-        router: http::router(app),
+        router: http::router(app.into()),
         ready: Box::pin(async move { view.wait_ready().await }),
         stop: Box::pin(stop),
     })

@@ -22,8 +22,9 @@ use crate::{
 
 pub(super) const REQUEST_ID: &str = "x-request-id";
 
-/// Gives each request an id (its own, if it has a sane one), on the answer and in the log.
-pub(super) async fn request_id(mut request: Request, next: Next) -> Response {
+/// Gives each request an id (its own, if it has a sane one), on the answer and in the log, and counts it, by the pattern of its path.
+pub(super) async fn attended(State(metrics): State<Arc<Metrics>>, mut request: Request, next: Next) -> Response {
+    let start = Instant::now();
     let sane = |value: &&HeaderValue| {
         !value.is_empty() && value.len() <= 128 && value.as_bytes().iter().all(u8::is_ascii_graphic)
     };
@@ -31,12 +32,12 @@ pub(super) async fn request_id(mut request: Request, next: Next) -> Response {
     let id = given.or_else(|| HeaderValue::from_str(&uuid::Uuid::now_v7().to_string()).ok());
     let id = id.unwrap_or_else(|| HeaderValue::from_static("-"));
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let text = String::from_utf8_lossy(id.as_bytes()).into_owned();
-    let span = tracing::info_span!("request", id = text);
-    let start = Instant::now();
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let span = tracing::info_span!("request", id = id.to_str().unwrap_or("-"));
     request.headers_mut().insert(REQUEST_ID, id.clone());
     let mut response = next.run(request).instrument(span.clone()).await;
-    let (status, ms) = (response.status().as_u16(), start.elapsed().as_secs_f64() * 1000.0);
+    let (status, took) = (response.status().as_u16(), start.elapsed());
+    let ms = took.as_secs_f64() * 1000.0;
     span.in_scope(|| {
         if method == Method::GET || method == Method::HEAD {
             tracing::debug!(%method, path, status, ms, "answered");
@@ -44,18 +45,8 @@ pub(super) async fn request_id(mut request: Request, next: Next) -> Response {
             tracing::info!(%method, path, status, ms, "answered");
         }
     });
+    metrics.request(method.as_str(), route.as_ref().map(MatchedPath::as_str), status, took);
     response.headers_mut().insert(REQUEST_ID, id);
-    response
-}
-
-/// Counts requests, by the patterns of their paths.
-pub(super) async fn count(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
-    let start = Instant::now();
-    let method = request.method().clone();
-    let route = request.extensions().get::<MatchedPath>().cloned();
-    let response = next.run(request).await;
-    let route = route.as_ref().map(MatchedPath::as_str);
-    metrics.request(method.as_str(), route, response.status().as_u16(), start.elapsed());
     response
 }
 

@@ -56,9 +56,11 @@ use crate::{
 /// The largest body of a request, in bytes.
 pub const BODY_LIMIT: usize = 1 << 20;
 
+/// What every request has at hand: one of these, which costs nothing to hand on.
+pub type App = Arc<Shared>;
+
 /// What the routes need of the other rooms.
-#[derive(Clone)]
-pub struct App {
+pub struct Shared {
     /// Takes writes.
     pub engine: Engine,
     /// What is recorded, for reads.
@@ -120,7 +122,6 @@ pub fn router(app: App) -> Router {
         .layer(middleware::from_fn(rest::taken_in))
         .layer(CatchPanicLayer::custom(problem::panicked))
         .layer(middleware::from_fn(problem::only_problems))
-        .layer(middleware::from_fn_with_state(app.metrics.clone(), headers::count))
-        .layer(middleware::from_fn(headers::request_id))
+        .layer(middleware::from_fn_with_state(app.metrics.clone(), headers::attended))
         .with_state(app)
 }
