@@ -139,7 +139,7 @@ impl<K: Kernel> Core<K> {
     /// Boots, then serves the queue until it is closed.
     pub async fn run(mut self, mut queue: mpsc::Receiver<Request>) {
         self.boot().await;
-        self.rest();
+        self.rest().await;
         let mut waiting = VecDeque::new();
         loop {
             let alarm = self.next_alarm();
@@ -158,16 +158,17 @@ impl<K: Kernel> Core<K> {
                 notice = self.kernel.notice() => self.notice(notice, &BTreeMap::new()),
                 () = tokio::time::sleep_until(alarm.into()) => self.wake().await,
             }
-            self.rest();
+            self.rest().await;
         }
         self.tidy().await;
         self.store.close().await;
     }
 
     /// Lets go of what was held for the work at hand.
-    fn rest(&mut self) {
+    async fn rest(&mut self) {
         self.kernel.rest();
         if std::mem::take(&mut self.large) {
+            self.store.give_back().await;
             memory::give_back();
         }
     }

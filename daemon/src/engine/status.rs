@@ -57,7 +57,8 @@ pub(super) fn entry(record: &Record, standing: &Standing, observed: &Observed) -
             if standing.state == State::InSync && standing.reason.is_none() && !seen.ready {
                 standing.reason = Some(not_ready(spec, &seen));
             }
-            let ports = (0..2).filter_map(|i| port(spec, i, links[i]?)).collect();
+            let mut ports: Vec<_> = (0..2).filter_map(|i| port(spec, i, links[i]?)).collect();
+            ports.shrink_to_fit();
             Entry { ports, ..finish(record, &stored(spec, None, record, &standing, Some(seen))) }
         }
     }

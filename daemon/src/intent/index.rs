@@ -19,7 +19,8 @@ type Claims<K> = BTreeMap<K, Vec<ResourceRef>>;
 /// The indices over everything recorded, so that a check never walks the world.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    dependents: BTreeMap<ResourceRef, BTreeSet<ResourceRef>>,
+    /// Who is referred to, and by whom.
+    dependents: BTreeSet<(ResourceRef, ResourceRef)>,
     interfaces: Claims<(Ns, String)>,
     addresses: Claims<(Ns, IpAddr)>,
     segments: Claims<(Name, IpAddr)>,
@@ -30,7 +31,9 @@ pub(super) struct Index {
 
 impl Index {
     pub(super) fn dependents(&self, resource: &ResourceRef) -> Vec<ResourceRef> {
-        self.dependents.get(resource).into_iter().flatten().cloned().collect()
+        let first = ResourceRef::new(Kind::ALL[0], Name::unset());
+        let from_first = self.dependents.range((resource.clone(), first)..);
+        from_first.take_while(|(target, _)| target == resource).map(|(_, dependent)| dependent.clone()).collect()
     }
 
     /// Who has a device of this name.
@@ -68,7 +71,7 @@ impl Index {
             self.pairs.insert(number);
         }
         for target in references(spec) {
-            self.dependents.entry(target).or_default().insert(resource.clone());
+            self.dependents.insert((target, resource.clone()));
         }
         for key in interfaces(spec) {
             if let Some(number) = automatic::number(&key.1) {
@@ -89,12 +92,7 @@ impl Index {
             self.pairs.remove(number);
         }
         for target in references(spec) {
-            if let Some(dependents) = self.dependents.get_mut(&target) {
-                dependents.remove(resource);
-                if dependents.is_empty() {
-                    self.dependents.remove(&target);
-                }
-            }
+            self.dependents.remove(&(target, resource.clone()));
         }
         for key in interfaces(spec) {
             take(&mut self.interfaces, &key, resource);

@@ -294,6 +294,15 @@ impl Store {
         result.map(drop)
     }
 
+    /// Lets go of what is kept for the next time: SQLite's pages, and the statement of a commit of many rows.
+    pub async fn give_back(&mut self) {
+        // Of statements that do not come again sqlx keeps the last one: now this.
+        let shrink = sqlx::query("PRAGMA shrink_memory").persistent(false);
+        if let Err(error) = shrink.execute(&mut self.connection).await {
+            tracing::debug!(%error, "SQLite keeps its memory");
+        }
+    }
+
     /// Closes the database in order (the WAL is folded in).
     pub async fn close(self) {
         if let Err(error) = self.connection.close().await {
