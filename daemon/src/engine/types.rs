@@ -13,6 +13,7 @@ use netnsd_api::{
     Bridge, Kind, Name, Namespace, PlannedOperation, PortObserved, Problem, Progress, Resource, ResourceRef, State,
     Stored, Veth,
 };
+use serde::{Deserialize, Deserializer};
 use tokio::sync::watch;
 
 use crate::access::Caller;
@@ -71,15 +72,15 @@ impl Spec {
         }
     }
 
-    /// Reads the intent of a resource of this kind.
+    /// Reads the intent of a resource of this kind, from a value or from what reads a text.
     ///
     /// # Errors
     /// When the JSON does not fit the kind.
-    pub fn from_json(kind: Kind, value: serde_json::Value) -> serde_json::Result<Self> {
+    pub fn from_json<'de, D: Deserializer<'de>>(kind: Kind, json: D) -> Result<Self, D::Error> {
         Ok(match kind {
-            Kind::Namespace => Spec::Namespace(serde_json::from_value(value)?),
-            Kind::Bridge => Spec::Bridge(serde_json::from_value(value)?),
-            Kind::Veth => Spec::Veth(serde_json::from_value(value)?),
+            Kind::Namespace => Spec::Namespace(Namespace::deserialize(json)?),
+            Kind::Bridge => Spec::Bridge(Bridge::deserialize(json)?),
+            Kind::Veth => Spec::Veth(Veth::deserialize(json)?),
         })
     }
 

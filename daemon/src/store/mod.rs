@@ -398,9 +398,13 @@ impl RawRow {
     fn read(self) -> Result<Row, String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
         let kind = Kind::from_str(&self.kind).map_err(|error| text(&error))?;
-        let spec = |value: serde_json::Value| Spec::from_json(kind, value).map_err(|error| text(&error));
-        let json = |json: &str| serde_json::from_str::<serde_json::Value>(json).map_err(|error| text(&error));
-        let applied: Vec<serde_json::Value> = serde_json::from_str(&self.applied).map_err(|error| text(&error))?;
+        let desired = |json: &str| {
+            let mut json = serde_json::Deserializer::from_str(json);
+            let spec = Spec::from_json(kind, &mut json)?;
+            json.end().map(|()| Arc::new(spec))
+        };
+        let applied: Vec<Value> = serde_json::from_str(&self.applied).map_err(|error| text(&error))?;
+        let applied = applied.into_iter().map(|value| Spec::from_json(kind, value));
         Ok(Row {
             uid: self.uid,
             kind,
@@ -408,8 +412,8 @@ impl RawRow {
             generation: u64::try_from(self.generation).map_err(|error| text(&error))?,
             created_at: self.created_at.parse().map_err(|error| text(&error))?,
             updated_at: self.updated_at.parse().map_err(|error| text(&error))?,
-            desired: self.desired.as_deref().map(json).transpose()?.map(spec).transpose()?.map(Arc::new),
-            applied: applied.into_iter().map(spec).collect::<Result<_, _>>()?,
+            desired: self.desired.as_deref().map(desired).transpose().map_err(|error| text(&error))?,
+            applied: applied.collect::<Result<_, _>>().map_err(|error| text(&error))?,
             prior: serde_json::from_str(&self.prior).map_err(|error| text(&error))?,
             adopt: self.adopt,
         })
