@@ -8,7 +8,7 @@ use crate::{
     cli::Context,
     fail::Failure,
     output::{Format, line, or_dash, print, table},
-    resource::{self, Delete, Filter, Labels, Shown, labels, lines, switch},
+    resource::{self, Delete, Filter, Labels, LinkOptions, Shown, labels, lines, switch},
     words::{self, Body},
 };
 
@@ -68,30 +68,8 @@ impl BridgeCommand {
 /// A bridge's fields; `none` leaves a value to the kernel.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// The device's name; by default the bridge's
-    #[arg(long, value_name = "INTERFACE")]
-    interface: Option<String>,
-    /// The namespace that it lives in
-    #[arg(long, value_name = "NAME")]
-    namespace: Option<String>,
-    /// It lives in the host's own namespace
-    #[arg(long, conflicts_with = "namespace")]
-    host: bool,
-    /// MAC address, or none
-    #[arg(long, value_parser = words::text)]
-    mac: Option<Value>,
-    /// MTU in bytes, or none
-    #[arg(long, value_name = "BYTES", value_parser = words::number)]
-    mtu: Option<Value>,
-    /// It is up
-    #[arg(long, conflicts_with = "down")]
-    up: bool,
-    /// It is down
-    #[arg(long)]
-    down: bool,
-    /// An address of the bridge itself; repeatable; in set these replace all, none empties the list
-    #[arg(long, value_name = "CIDR", value_parser = words::text)]
-    address: Vec<Value>,
+    #[command(flatten)]
+    link: LinkOptions,
     /// Whether the spanning tree protocol runs
     #[arg(long, value_name = "on|off", value_parser = words::on_off)]
     stp: Option<bool>,
@@ -126,13 +104,7 @@ pub struct Options {
 impl Options {
     fn body(self) -> Body {
         let mut body = Body::default();
-        body.put("interface", self.interface);
-        body.put("namespace", self.namespace);
-        body.put("namespace", self.host.then_some(Value::Null));
-        body.put("mac", self.mac);
-        body.put("mtu", self.mtu);
-        body.flags("up", self.up, self.down);
-        body.list("addresses", &self.address);
+        self.link.put(&mut body);
         body.put("stp", self.stp);
         body.put("priority", self.priority);
         body.put("ageing_time_s", self.ageing_time);

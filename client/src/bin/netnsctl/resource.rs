@@ -13,6 +13,7 @@ use crate::{
     curl::{Body, encoded, with_query},
     fail::Failure,
     output::{self, Format, line, print, table},
+    words,
 };
 
 /// A kind, as it is shown.
@@ -53,11 +54,53 @@ impl Filter {
 #[derive(Debug, Args)]
 pub struct Labels {
     /// A label; repeatable
-    #[arg(long, value_name = "KEY=VALUE", value_parser = crate::words::pair)]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = words::pair)]
     pub label: Vec<(String, String)>,
     /// In set, a label to take away; repeatable
     #[arg(long, value_name = "KEY")]
     pub no_label: Vec<String>,
+}
+
+/// What a bridge and an end of a pair have in common; `none` leaves a value to the kernel.
+#[derive(Debug, Args)]
+pub struct LinkOptions {
+    /// The device's name; by default a bridge has its own
+    #[arg(long, value_name = "INTERFACE")]
+    interface: Option<String>,
+    /// The namespace that it lives in
+    #[arg(long, value_name = "NAME")]
+    namespace: Option<String>,
+    /// It lives in the host's own namespace
+    #[arg(long, conflicts_with = "namespace")]
+    host: bool,
+    /// MAC address, or none
+    #[arg(long, value_parser = words::text)]
+    mac: Option<Value>,
+    /// MTU in bytes, or none
+    #[arg(long, value_name = "BYTES", value_parser = words::number)]
+    mtu: Option<Value>,
+    /// It is up
+    #[arg(long, conflicts_with = "down")]
+    up: bool,
+    /// It is down
+    #[arg(long)]
+    down: bool,
+    /// An address of its own; repeatable; in set these replace all, none empties the list
+    #[arg(long, value_name = "CIDR", value_parser = words::text)]
+    address: Vec<Value>,
+}
+
+impl LinkOptions {
+    /// Puts what was given into a body.
+    pub fn put(&self, body: &mut words::Body) {
+        body.put("interface", self.interface.clone());
+        body.put("namespace", self.namespace.clone());
+        body.put("namespace", self.host.then_some(Value::Null));
+        body.put("mac", self.mac.clone());
+        body.put("mtu", self.mtu.clone());
+        body.flags("up", self.up, self.down);
+        body.list("addresses", &self.address);
+    }
 }
 
 /// What to delete.

@@ -8,7 +8,7 @@ use crate::{
     cli::Context,
     fail::Failure,
     output::or_dash,
-    resource::{self, Delete, Filter, Labels, Shown, labels},
+    resource::{self, Delete, Filter, Labels, LinkOptions, Shown, labels},
     words::{self, Body},
 };
 
@@ -72,30 +72,8 @@ impl VethCommand {
 /// An end's fields; `none` leaves a value to the kernel.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// The namespace that it lives in
-    #[arg(long, value_name = "NAME")]
-    namespace: Option<String>,
-    /// It lives in the host's own namespace
-    #[arg(long, conflicts_with = "namespace")]
-    host: bool,
-    /// The device's name
-    #[arg(long, value_name = "INTERFACE")]
-    interface: Option<String>,
-    /// MAC address, or none
-    #[arg(long, value_parser = words::text)]
-    mac: Option<Value>,
-    /// MTU in bytes, or none
-    #[arg(long, value_name = "BYTES", value_parser = words::number)]
-    mtu: Option<Value>,
-    /// It is up
-    #[arg(long, conflicts_with = "down")]
-    up: bool,
-    /// It is down
-    #[arg(long)]
-    down: bool,
-    /// An address; repeatable: these replace all, none empties the list
-    #[arg(long, value_name = "CIDR", value_parser = words::text)]
-    address: Vec<Value>,
+    #[command(flatten)]
+    link: LinkOptions,
     /// The bridge that it is a port of
     #[arg(long, value_name = "NAME")]
     bridge: Option<String>,
@@ -135,13 +113,7 @@ impl Options {
     /// What is of one end.
     fn end(&self) -> Body {
         let mut body = Body::default();
-        body.put("namespace", self.namespace.clone());
-        body.put("namespace", self.host.then_some(Value::Null));
-        body.put("interface", self.interface.clone());
-        body.put("mac", self.mac.clone());
-        body.put("mtu", self.mtu.clone());
-        body.flags("up", self.up, self.down);
-        body.list("addresses", &self.address);
+        self.link.put(&mut body);
         body.put("bridge", self.bridge.clone());
         let mut port = Body::default();
         port.put("path_cost", self.path_cost.clone());
