@@ -11,10 +11,14 @@ const DOING: [&str; 1] = ["/v1/namespaces/{name}/exec"];
 const WHOLE: [&str; 6] =
     ["/v1/host/links", "/v1/host/addresses", "/v1/host/routes", "/v1/host/neighbours", "/v1/reconcile", "/metrics"];
 
-/// The role that a request needs; its path as the route is written.
+/// Whether a request only looks; its path as the route is written.
+fn looks(method: &Method, route: &str) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) && !DOING.contains(&route)
+}
+
+/// The role that a request needs.
 pub fn needs(method: &Method, route: &str) -> Role {
-    let reads = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
-    match reads && !DOING.contains(&route) {
+    match looks(method, route) {
         _ if ADMINS.contains(&route) => Role::Admin,
         true => Role::Viewer,
         false => Role::Operator,
@@ -28,5 +32,18 @@ pub fn is_whole(route: &str) -> bool {
 
 /// Whether it is recorded in the audit log when it is answered.
 pub fn is_audited(method: &Method, route: &str) -> bool {
-    needs(method, route) >= Role::Operator && (*method != Method::GET || DOING.contains(&route))
+    !looks(method, route)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_only_looks_is_not_on_record() {
+        for method in [Method::GET, Method::HEAD, Method::OPTIONS] {
+            assert!(!is_audited(&method, "/v1/audit") && !is_audited(&method, "/v1/veths"), "{method}");
+        }
+        assert!(is_audited(&Method::GET, DOING[0]) && is_audited(&Method::DELETE, "/v1/veths/{name}"));
+    }
 }

@@ -18,7 +18,7 @@ use super::{
     settle::{Cause, refusal},
     status::{self, Standing},
     types::did,
-    work::{Failures, Passed, Work},
+    work::{Failures, LARGE, Passed, Work},
 };
 use crate::{
     access::Audit,
@@ -178,6 +178,8 @@ impl<K: Kernel> Core<K> {
 
     /// Carries out a batch: look, plan, record, change, look again, answer.
     pub(super) async fn carry_out(&mut self, batch: Vec<Accepted>) {
+        // Also where nothing is to be done: the document that says so was large.
+        self.large |= batch.iter().map(|accepted| accepted.decision.named.len()).sum::<usize>() >= LARGE;
         let mut batch = self.answer_unchanged(batch);
         while !batch.is_empty() {
             let mut work = self.work(&batch);
