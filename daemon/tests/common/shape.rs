@@ -44,8 +44,14 @@ pub fn look(host: &Host) -> Vec<String> {
                     for item in items.iter_mut().filter(|_| title.ends_with("bridge") || title.ends_with("-6")) {
                         item["link"] = Value::Null;
                     }
-                    // Links without an address but link-local ones.
-                    items.retain(|item| !title.ends_with("-6") || item["addr_info"] != json!([]));
+                    // Links without an address but link-local ones; and what the kernel makes of an address in its own time
+                    // (`addrconf_dad_work()`, net/ipv6/addrconf.c).
+                    let comes_later = |item: &Value| {
+                        item["addr_info"] == json!([])
+                            || item["type"] == json!("local")
+                            || item["type"] == json!("anycast")
+                    };
+                    items.retain(|item| !title.ends_with("-6") || !comes_later(item));
                     found.extend(items.iter().map(Value::to_string));
                 }
                 other => found.push(other.to_string()),
