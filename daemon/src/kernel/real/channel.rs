@@ -3,7 +3,11 @@
 //! The kernel does what rtnetlink is asked for while the question is being sent (`netlink_unicast_kernel()`,
 //! `net/netlink/af_netlink.c`): once it is sent the answer is there, and what is not there was lost. So nothing is awaited.
 
-use std::{cell::Cell, ffi::CStr, os::fd::AsRawFd};
+use std::{
+    cell::Cell,
+    ffi::CStr,
+    os::fd::{AsRawFd, RawFd},
+};
 
 use nix::{
     errno::Errno,
@@ -11,12 +15,13 @@ use nix::{
 };
 use rtnetlink::{
     packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_MULTIPART, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload},
-    packet_route::RouteNetlinkMessage,
+    packet_route::{RouteNetlinkMessage, nsid::NsidAttribute},
     sys::{Socket, protocols::NETLINK_ROUTE},
 };
 
 use super::{
     super::{OpError, Outcome},
+    message,
     worker::errno,
 };
 
@@ -71,6 +76,19 @@ impl Channel {
         take: impl FnMut(RouteNetlinkMessage) -> Option<T>,
     ) -> Result<Vec<T>, OpError> {
         self.ask(vec![(message, NLM_F_DUMP)], take)
+    }
+
+    /// The id of a namespace as seen from this one.
+    pub fn netnsid(&self, ns: RawFd) -> Result<Option<u32>, OpError> {
+        let answers = self.get(message::get_nsid(NsidAttribute::Fd(ns as u32)))?;
+        let id = answers.iter().find_map(|answer| match answer {
+            RouteNetlinkMessage::NewNsId(nsid) => nsid.attributes.iter().find_map(|attribute| match attribute {
+                NsidAttribute::Id(id) => u32::try_from(*id).ok(),
+                _ => None,
+            }),
+            _ => None,
+        });
+        Ok(id)
     }
 
     /// Sends requests as one datagram. What was taken of what came back; none of it if the kernel refused.

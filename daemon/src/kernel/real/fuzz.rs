@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rtnetlink::packet_route::RouteNetlinkMessage;
 
-use super::{channel::Answers, parse, watch};
+use super::{channel::Answers, news, parse};
 
 pub(crate) fn answers(data: &[u8]) {
     let names = BTreeMap::from([(1, "lo".to_owned()), (2, "eth0".to_owned())]);
@@ -24,8 +24,8 @@ pub(crate) fn answers(data: &[u8]) {
 }
 
 pub(crate) fn notices(data: &[u8]) {
-    let mut ports = watch::Ports::default();
-    for notice in watch::notified(data) {
-        let _about = (ports.say_again(&notice), notice.about());
+    let mut ports = news::Ports::default();
+    for notice in news::notified(data) {
+        let _about = (ports.say_again(&notice), notice.id_gone(), notice.about());
     }
 }

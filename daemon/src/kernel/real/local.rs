@@ -17,12 +17,11 @@ use nix::{
         stat::fstat,
     },
 };
-use rtnetlink::packet_route::{RouteNetlinkMessage, nsid::NsidAttribute};
+use rtnetlink::packet_route::RouteNetlinkMessage;
 
 use super::{
     channel::Channel,
     making::{Making, New},
-    message,
     worker::{self, Pinned, Worker},
 };
 use crate::kernel::{Ns, OpError, Outcome};
@@ -224,15 +223,7 @@ impl Local {
 
     /// A namespace's id as seen from another one.
     pub(super) fn netnsid(&mut self, from: &Ns, ns: RawFd) -> Result<Option<u32>, OpError> {
-        let answers = self.reach(from)?.channel.get(message::get_nsid(NsidAttribute::Fd(ns as u32)))?;
-        let id = answers.iter().find_map(|answer| match answer {
-            RouteNetlinkMessage::NewNsId(nsid) => nsid.attributes.iter().find_map(|attribute| match attribute {
-                NsidAttribute::Id(id) => u32::try_from(*id).ok(),
-                _ => None,
-            }),
-            _ => None,
-        });
-        Ok(id)
+        self.reach(from)?.channel.netnsid(ns)
     }
 
     /// Makes room for more connections, where there are many: the next ones are opened anew. For how many there is room.
@@ -252,8 +243,8 @@ impl Local {
     }
 }
 
-/// How many connections may be open at once: each is two descriptors, of each of two threads, what listens in a namespace is
-/// one, and all together are not to reach the limit (`RLIMIT_NOFILE`).
+/// How many connections may be open at once: each is two descriptors, of each of two threads, and all together are a quarter of
+/// the limit (`RLIMIT_NOFILE`).
 fn most() -> usize {
     let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
     usize::try_from(limit / 16).unwrap_or(usize::MAX).max(16)

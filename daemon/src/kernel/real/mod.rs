@@ -1,6 +1,7 @@
 //! The real kernel: rtnetlink connections, and a thread kept to help with going into namespaces.
 
 mod channel;
+mod ears;
 mod execute;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
@@ -9,6 +10,7 @@ mod look;
 mod making;
 mod message;
 mod names;
+mod news;
 mod observe;
 mod parse;
 #[cfg(test)]
@@ -57,9 +59,10 @@ impl RealKernel {
     fn try_watch(&mut self, namespaces: Vec<(Ns, Option<u64>)>) -> io::Result<()> {
         let watch = match &mut self.watch {
             Some(watch) => watch,
-            none => none.insert(Watch::start()?),
+            none => none.insert(Watch::start(&self.local)?),
         };
-        Ok(self.local.safely(|local| watch.change(local, &self.helper, namespaces))??)
+        watch.change(&self.local, namespaces);
+        Ok(())
     }
 }
 

@@ -1,9 +1,11 @@
 //! Tests of the real kernel, each on a thread with namespaces of its own; as root (others come by `daemon/tests/`).
 
 use std::{
+    collections::BTreeSet,
     future::Future,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd},
     process::Command,
+    time::Duration,
 };
 
 use netnsd_api::{NetnsId, Port};
@@ -12,12 +14,13 @@ use nix::{
     mount::{MsFlags, mount},
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sched::{CloneFlags, unshare},
-    sys::socket::{MsgFlags, recv},
+    sys::socket::{MsgFlags, recv, setsockopt, sockopt},
 };
+use rtnetlink::sys::Socket;
 use serde_json::Value;
 
 use super::*;
-use crate::kernel::{ADDRESS_PROTOCOL, BridgeSettings, NewEnd, Op, ROUTE_PROTOCOL};
+use crate::kernel::{ADDRESS_PROTOCOL, BridgeSettings, LOOPBACK, NewEnd, Op, ROUTE_PROTOCOL, What};
 
 /// Runs a test on a thread that has a host of its own.
 fn on_a_host<F: Future<Output = ()>>(test: impl FnOnce(RealKernel) -> F + Send + 'static) {
@@ -331,6 +334,73 @@ fn a_panic_ends_no_thread_and_leaves_it_at_home() {
     });
 }
 
+/// Waits until it is told of this.
+async fn told(kernel: &mut RealKernel, ns: &str, what: What) {
+    let wanted = Notice::Changed(named(ns), what);
+    let wait = async { while kernel.notice().await != wanted {} };
+    tokio::time::timeout(Duration::from_secs(10), wait).await.unwrap_or_else(|_| panic!("not told: {wanted:?}"));
+}
+
+#[test]
+fn a_namespace_is_heard_that_has_no_id_and_two_names() {
+    on_a_host(|mut kernel| async move {
+        go(&mut kernel, &[add("a")]).await;
+        std::fs::write("/run/netns/b", "").unwrap();
+        let none: Option<&str> = None;
+        mount(Some("/run/netns/a"), "/run/netns/b", none, MsFlags::MS_BIND, none).unwrap();
+        kernel.watch(vec![(named("a"), Some(0)), (named("b"), Some(0)), (named("none"), Some(0))]);
+        ip(&["-n", "a", "address", "add", "10.0.0.1/24", "dev", "lo"]);
+        told(&mut kernel, "a", What::Address(LOOPBACK)).await;
+        told(&mut kernel, "b", What::Address(LOOPBACK)).await;
+        assert!(ip(&["netns", "list-id"]).as_array().is_none_or(Vec::is_empty), "the host's ids are its own");
+        kernel.watch(vec![(named("b"), None)]);
+        ip(&["-n", "a", "address", "add", "10.0.0.2/24", "dev", "lo"]);
+        assert_eq!(kernel.heard(), [Notice::Changed(named("a"), What::Address(LOOPBACK))]);
+        kernel.watch(vec![(named("b"), Some(0))]);
+        ip(&["-n", "b", "address", "add", "10.0.0.3/24", "dev", "lo"]);
+        told(&mut kernel, "b", What::Address(LOOPBACK)).await;
+    });
+}
+
+/// Its successor may have its inode, too.
+#[test]
+fn a_namespace_that_is_gone_is_told_of_and_its_successor_heard() {
+    on_a_host(|mut kernel| async move {
+        go(&mut kernel, &[add("a")]).await;
+        kernel.watch(vec![(named("a"), Some(0))]);
+        kernel.rest();
+        for _ in 0..3 {
+            ip(&["netns", "delete", "a"]);
+            told(&mut kernel, "a", What::Everything).await;
+            ip(&["netns", "add", "a"]);
+            kernel.watch(vec![(named("a"), Some(0))]);
+            ip(&["-n", "a", "link", "set", "lo", "up"]);
+            told(&mut kernel, "a", What::Link { index: LOOPBACK, name: "lo".into(), set: true }).await;
+        }
+    });
+}
+
+#[test]
+fn what_is_heard_no_more_is_looked_for_and_heard_anew() {
+    on_a_host(|mut kernel| async move {
+        go(&mut kernel, &[add("a")]).await;
+        let mut ears = ears::Ears::open(&kernel.local).unwrap();
+        ears.attend(&kernel.local, &named("a")).unwrap();
+        setsockopt(&ears.inside, sockopt::RcvBuf, &0).unwrap();
+        for host in 1..100 {
+            ip(&["-n", "a", "address", "add", &format!("10.0.0.{host}/24"), "dev", "lo"]);
+        }
+        let mut changes = BTreeSet::new();
+        ears.hear_inside(&mut changes);
+        assert!(changes.contains(&(named("a"), What::Everything)), "{changes:?}");
+        ears.attend(&kernel.local, &named("a")).unwrap();
+        changes.clear();
+        ip(&["-n", "a", "address", "delete", "10.0.0.99/24", "dev", "lo"]);
+        ears.hear_inside(&mut changes);
+        assert_eq!(changes, BTreeSet::from([(named("a"), What::Address(LOOPBACK))]));
+    });
+}
+
 /// A notice of a neighbour (`struct nlmsghdr`, `struct ndmsg`).
 fn neighbour_notice(kind: u16, state: u16) -> Vec<u8> {
     let mut bytes = 28u32.to_ne_bytes().to_vec();
@@ -348,7 +418,7 @@ fn neighbours_that_the_kernel_learns_and_forgets_are_no_news() {
     let (stale, failed, noarp, permanent) = (0x04, 0x20, 0x40, 0x80);
     let is_news = |kind, state| {
         let notice = neighbour_notice(kind, state);
-        watch::notified(&notice).any(|notice| notice.about().is_some())
+        news::notified(&notice).any(|notice| notice.about().is_some())
     };
     assert!(is_news(new, permanent) && is_news(gone, permanent) && is_news(gone, failed));
     assert!(
@@ -359,13 +429,13 @@ fn neighbours_that_the_kernel_learns_and_forgets_are_no_news() {
 }
 
 /// Waits for what bridges say next of their ports; whether each says it once more.
-fn next_of_ports(ear: &OwnedFd, ports: &mut watch::Ports) -> Vec<bool> {
+fn next_of_ports(ear: &Socket, ports: &mut news::Ports) -> Vec<bool> {
     let mut buffer = [0; 32 << 10];
     loop {
         let ready = poll(&mut [PollFd::new(ear.as_fd(), PollFlags::POLLIN)], PollTimeout::from(10_000u16)).unwrap();
         assert_eq!(ready, 1, "nothing was said");
         let length = recv(ear.as_raw_fd(), &mut buffer, MsgFlags::empty()).unwrap();
-        let notices = watch::notified(&buffer[..length]).filter(watch::Notified::is_of_bridge);
+        let notices = news::notified(&buffer[..length]).filter(news::Notified::is_of_bridge);
         let said: Vec<bool> = notices.map(|notice| ports.say_again(&notice)).collect();
         if !said.is_empty() {
             return said;
@@ -376,7 +446,7 @@ fn next_of_ports(ear: &OwnedFd, ports: &mut watch::Ports) -> Vec<bool> {
 #[test]
 fn what_a_bridge_says_once_more_of_a_port_is_no_news() {
     on_a_host(|mut kernel| async move {
-        let (ear, mut ports) = (watch::open_ear(watch::LINKS, 1 << 20).unwrap(), watch::Ports::default());
+        let (ear, mut ports) = (ears::listen(ears::LINKS, |_| Ok(())).unwrap(), news::Ports::default());
         let (br0, port0) = (String::from("br0"), String::from("port0"));
         let set = BridgeSettings { forward_delay: Some(10), ..BridgeSettings::default() };
         let up = |name: &str| Op::LinkUp { ns: Ns::Host, name: name.into(), up: true };

@@ -1,0 +1,229 @@
+//! What listens: a socket on the host, and one to all other namespaces that are watched.
+//!
+//! The other one is in a namespace of its own, which has an id for each of them (`NETLINK_LISTEN_ALL_NSID`, netlink(7)). The
+//! kernel walks past every socket that listens with every notice, so that one in each namespace would be dear. Like this
+//! also those without an id on the host are heard, those in the making are not, and none is kept alive.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::{self, IoSliceMut},
+    os::fd::{AsRawFd, RawFd},
+};
+
+use nix::{
+    cmsg_space,
+    errno::Errno,
+    libc,
+    sched::{CloneFlags, unshare},
+    sys::{
+        socket::{ControlMessageOwned, MsgFlags, NetlinkAddr, RecvMsg, bind, recvmsg, setsockopt, sockopt},
+        stat::{fstat, stat},
+    },
+};
+use rtnetlink::sys::{Socket, protocols::NETLINK_ROUTE};
+
+use super::{
+    channel::Channel,
+    local::Local,
+    message,
+    news::{Ports, notified},
+    worker::{self, Pinned},
+};
+use crate::kernel::{Ns, OpError, What};
+
+/// Groups (`RTNLGRP_…`, `linux/rtnetlink.h`), each the bit one below its number: links (1), addresses (5, 9).
+pub(super) const LINKS: u32 = 1 | 1 << 4 | 1 << 8;
+/// Neighbours (3), routes (7, 11), what sysctls of `net.ipv4.conf` and `net.ipv6.conf` say (24, 25), ids of namespaces (28).
+const INSIDE: u32 = 1 << 2 | 1 << 6 | 1 << 10 | 1 << 23 | 1 << 24 | 1 << 27;
+/// Room for what was not read yet, in bytes; what does not fit is looked for.
+const ROOM: usize = 64 << 20;
+/// The most bytes that come at once.
+const MOST: usize = 32 << 10;
+/// Stands for the host among the ids of namespaces.
+const HOST: u32 = 0;
+
+/// What listens, and to what.
+#[derive(Debug)]
+pub(super) struct Ears {
+    pub host: Socket,
+    pub inside: Socket,
+    /// Into the namespace that `inside` is in, which gives the others their ids.
+    channel: Channel,
+    next_id: u32,
+    /// What is listened to: its inode, and its id.
+    known: BTreeMap<Ns, (u64, u32)>,
+    by_id: BTreeMap<u32, Behind>,
+}
+
+/// What is behind an id.
+#[derive(Debug, Default)]
+struct Behind {
+    /// A namespace may have several.
+    names: BTreeSet<Ns>,
+    ports: Ports,
+}
+
+impl Ears {
+    /// Opens the sockets.
+    pub fn open(local: &Local) -> Result<Self, Errno> {
+        let (inside, channel) = local.away(|| {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            let socket = listen(LINKS | INSIDE, |socket| socket.set_listen_all_namespaces(true))?;
+            Ok::<_, Errno>((socket, Channel::open()?))
+        })?;
+        let host = listen(LINKS, |_| Ok(()))?;
+        Ok(Self { host, inside, channel, next_id: HOST + 1, known: BTreeMap::new(), by_id: BTreeMap::new() })
+    }
+
+    /// Whether this is listened to, under this name.
+    pub fn knows(&self, ns: &Ns, inode: u64) -> bool {
+        self.known.get(ns).is_some_and(|(known, _)| *known == inode)
+    }
+
+    /// Listens to what a name means now, if that is anything.
+    pub fn attend(&mut self, local: &Local, ns: &Ns) -> Result<(), Errno> {
+        let Pinned::Namespace(file) = local.pinned(ns)? else {
+            self.leave(ns);
+            return Ok(());
+        };
+        let inode = fstat(&file)?.st_ino;
+        if self.knows(ns, inode) {
+            return Ok(());
+        }
+        let id = match ns {
+            Ns::Host => HOST,
+            Ns::Named(_) => self.id_of(file.as_raw_fd()).map_err(|error| error.errno)?,
+        };
+        self.leave(ns);
+        self.known.insert(ns.clone(), (inode, id));
+        self.by_id.entry(id).or_default().names.insert(ns.clone());
+        Ok(())
+    }
+
+    /// The id of a namespace: until it dies it has the one that it was given first.
+    fn id_of(&mut self, ns: RawFd) -> Result<u32, OpError> {
+        let id = i32::try_from(self.next_id).map_err(|_| Errno::EOVERFLOW)?;
+        match self.channel.change(message::new_nsid(ns, id), 0) {
+            // None is given twice: what was said of one that is gone is not taken for another's.
+            Ok(()) => self.next_id += 1,
+            Err(error) if error.errno == Errno::EEXIST => return self.channel.netnsid(ns)?.ok_or(error),
+            Err(error) => return Err(error),
+        }
+        Ok(id.cast_unsigned())
+    }
+
+    /// Listens no more to what a name meant.
+    pub fn leave(&mut self, ns: &Ns) {
+        let Some((_, id)) = self.known.remove(ns) else { return };
+        let Some(behind) = self.by_id.get_mut(&id) else { return };
+        behind.names.remove(ns);
+        if behind.names.is_empty() {
+            self.by_id.remove(&id);
+        }
+    }
+
+    /// Lets go of the names that mean something else by now, or nothing; which those are.
+    pub fn leave_moved(&mut self) -> Vec<Ns> {
+        let moved = |(ns, (inode, _)): (&Ns, &(u64, u32))| {
+            let pins = stat(&worker::path(ns.name()?.as_str())).map_or(0, |found| found.st_ino);
+            (pins != *inode).then(|| ns.clone())
+        };
+        let moved: Vec<Ns> = self.known.iter().filter_map(moved).collect();
+        moved.iter().for_each(|ns| self.leave(ns));
+        moved
+    }
+
+    /// What is said on the host.
+    pub fn hear_host(&mut self, changes: &mut BTreeSet<(Ns, What)>) {
+        let fd = self.host.as_raw_fd();
+        hear(fd, |heard| match heard {
+            Ok((_, said)) => self.take(HOST, said, changes),
+            Err(errno) => {
+                tracing::debug!(error = errno.desc(), "notifications of the host were lost");
+                changes.insert((Ns::Host, What::Everything));
+            }
+        });
+    }
+
+    /// What is said in the others.
+    pub fn hear_inside(&mut self, changes: &mut BTreeSet<(Ns, What)>) {
+        let fd = self.inside.as_raw_fd();
+        hear(fd, |heard| match heard {
+            Ok((Some(id), said)) => self.take(id, said, changes),
+            // The namespace of the socket says which of the others are gone.
+            Ok((None, said)) => {
+                notified(said).filter_map(|notice| notice.id_gone()).for_each(|id| self.lose(id, changes))
+            }
+            Err(errno) => {
+                tracing::debug!(error = errno.desc(), "notifications were lost");
+                let all: Vec<u32> = self.by_id.range(HOST + 1..).map(|(id, _)| *id).collect();
+                all.into_iter().for_each(|id| self.lose(id, changes));
+            }
+        });
+    }
+
+    fn take(&mut self, id: u32, said: &[u8], changes: &mut BTreeSet<(Ns, What)>) {
+        // Also namespaces that were let go of are heard while they live.
+        let Some(behind) = self.by_id.get_mut(&id) else { return };
+        let news = notified(said).filter(|notice| !behind.ports.say_again(notice));
+        for what in news.filter_map(|notice| notice.about()) {
+            changes.extend(behind.names.iter().map(|ns| (ns.clone(), what.clone())));
+        }
+    }
+
+    /// What is behind an id may be gone: it is looked for, and listened to anew.
+    fn lose(&mut self, id: u32, changes: &mut BTreeSet<(Ns, What)>) {
+        for ns in self.by_id.remove(&id).unwrap_or_default().names {
+            self.known.remove(&ns);
+            changes.insert((ns, What::Everything));
+        }
+    }
+}
+
+/// Opens a listening socket in the namespace that the calling thread is in.
+pub(super) fn listen(groups: u32, set: impl Fn(&Socket) -> io::Result<()>) -> Result<Socket, Errno> {
+    let socket = Socket::new(NETLINK_ROUTE).and_then(|socket| set(&socket).map(|()| socket));
+    let socket = socket.map_err(|error| worker::errno(&error))?;
+    // Only the machine's own root may take more than others. A smaller buffer works too: what is lost is looked for.
+    let _as_large_as_allowed =
+        setsockopt(&socket, sockopt::RcvBufForce, &ROOM).or_else(|_| setsockopt(&socket, sockopt::RcvBuf, &ROOM));
+    bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
+    Ok(socket)
+}
+
+/// Reads what came, each with the id of the namespace that it came from, if that is another one.
+fn hear(socket: RawFd, mut take: impl FnMut(Result<(Option<u32>, &[u8]), Errno>)) {
+    let mut buffer = [0; MOST];
+    let mut control = cmsg_space!(libc::c_int);
+    loop {
+        let mut parts = [IoSliceMut::new(&mut buffer)];
+        match recvmsg::<()>(socket, &mut parts, Some(&mut control), MsgFlags::MSG_DONTWAIT) {
+            Ok(message) => {
+                let id = id_of(&message);
+                take(Ok((id, message.iovs().next().unwrap_or_default())));
+            }
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => return,
+            // Some were lost (ENOBUFS), or the socket broke.
+            Err(errno) => {
+                take(Err(errno));
+                if errno != Errno::ENOBUFS {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// `NETLINK_LISTEN_ALL_NSID` of a message.
+fn id_of(message: &RecvMsg<'_, '_, ()>) -> Option<u32> {
+    message.cmsgs().ok()?.find_map(|found| match found {
+        ControlMessageOwned::Unknown(found)
+            if (found.cmsg_header.cmsg_level, found.cmsg_header.cmsg_type)
+                == (libc::SOL_NETLINK, libc::NETLINK_LISTEN_ALL_NSID) =>
+        {
+            Some(u32::from_ne_bytes(found.data_bytes.get(..4)?.try_into().ok()?))
+        }
+        _ => None,
+    })
+}
