@@ -505,6 +505,13 @@ pub enum What {
     Everything,
 }
 
+impl What {
+    /// Whether it is a link's: nothing else is asked for on the host.
+    pub fn is_of_links(&self) -> bool {
+        matches!(self, What::Link { .. } | What::Address(_) | What::Everything)
+    }
+}
+
 /// What became of an operation.
 pub type Outcome = Result<(), OpError>;
 

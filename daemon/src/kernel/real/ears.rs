@@ -1,12 +1,12 @@
-//! What listens: a socket on the host, and one to all other namespaces that are watched.
+//! What listens to all namespaces that are watched: one socket.
 //!
-//! The other one is in a namespace of its own, which has an id for each of them (`NETLINK_LISTEN_ALL_NSID`, netlink(7)). The
-//! kernel walks past every socket that listens with every notice, so that one in each namespace would be dear. Like this
-//! also those without an id on the host are heard, those in the making are not, and none is kept alive.
+//! It is in a namespace of its own, which has an id for each of them (`NETLINK_LISTEN_ALL_NSID`, netlink(7)). The kernel walks
+//! past every socket that listens with every notice, so that one in each namespace would be dear. Like this also those without
+//! an id on the host are heard, those in the making are not, and none is kept alive.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{self, IoSliceMut},
+    io::IoSliceMut,
     os::fd::{AsRawFd, RawFd},
 };
 
@@ -31,24 +31,22 @@ use super::{
 };
 use crate::kernel::{Ns, OpError, What};
 
-/// Groups (`RTNLGRP_…`, `linux/rtnetlink.h`), each the bit one below its number: links (1), addresses (5, 9).
-pub(super) const LINKS: u32 = 1 | 1 << 4 | 1 << 8;
-/// Neighbours (3), routes (7, 11), what sysctls of `net.ipv4.conf` and `net.ipv6.conf` say (24, 25), ids of namespaces (28).
-const INSIDE: u32 = 1 << 2 | 1 << 6 | 1 << 10 | 1 << 23 | 1 << 24 | 1 << 27;
+/// Groups (`RTNLGRP_…`, `linux/rtnetlink.h`), each the bit one below its number: links (1), neighbours (3), addresses (5, 9), routes
+/// (7, 11), what sysctls of `net.ipv4.conf` and `net.ipv6.conf` say (24, 25), ids of namespaces (28).
+pub(super) const GROUPS: u32 = 1 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 23 | 1 << 24 | 1 << 27;
 /// Room for what was not read yet, in bytes; what does not fit is looked for.
 const ROOM: usize = 64 << 20;
 /// The most bytes that come at once.
 const MOST: usize = 32 << 10;
-/// Stands for the host among the ids of namespaces.
-const HOST: u32 = 0;
 
 /// What listens, and to what.
 #[derive(Debug)]
 pub(super) struct Ears {
-    pub host: Socket,
-    pub inside: Socket,
-    /// Into the namespace that `inside` is in, which gives the others their ids.
+    pub socket: Socket,
+    /// Into the namespace that it is in, which gives the others their ids.
     channel: Channel,
+    /// The kernel finds the lowest ids soonest (`peernet2id()`, net/core/net_namespace.c): the host, which has most to say, is the
+    /// first that is listened to.
     next_id: u32,
     /// What is listened to: its inode, and its id.
     known: BTreeMap<Ns, (u64, u32)>,
@@ -64,20 +62,42 @@ struct Behind {
 }
 
 impl Ears {
-    /// Opens the sockets.
+    /// Opens the socket, in a new namespace.
     pub fn open(local: &Local) -> Result<Self, Errno> {
-        let (inside, channel) = local.away(|| {
+        let (socket, channel) = local.away(|| {
             unshare(CloneFlags::CLONE_NEWNET)?;
-            let socket = listen(LINKS | INSIDE, |socket| socket.set_listen_all_namespaces(true))?;
-            Ok::<_, Errno>((socket, Channel::open()?))
+            Ok::<_, Errno>((listen(GROUPS)?, Channel::open()?))
         })?;
-        let host = listen(LINKS, |_| Ok(()))?;
-        Ok(Self { host, inside, channel, next_id: HOST + 1, known: BTreeMap::new(), by_id: BTreeMap::new() })
+        Ok(Self { socket, channel, next_id: 0, known: BTreeMap::new(), by_id: BTreeMap::new() })
     }
 
-    /// Whether this is listened to, under this name.
-    pub fn knows(&self, ns: &Ns, inode: u64) -> bool {
-        self.known.get(ns).is_some_and(|(known, _)| *known == inode)
+    /// What listens to the same, but not to what was let go of: an id cannot be taken back.
+    pub fn again(&self, local: &Local) -> Result<Self, Errno> {
+        let mut ears = Self::open(local)?;
+        for ns in self.known.keys() {
+            ears.attend(local, ns)?;
+        }
+        // Else somebody has to hear of what changed meanwhile.
+        if ears
+            .known
+            .iter()
+            .map(|(ns, (inode, _))| (ns, inode))
+            .eq(self.known.iter().map(|(ns, (inode, _))| (ns, inode)))
+        {
+            Ok(ears)
+        } else {
+            Err(Errno::EAGAIN)
+        }
+    }
+
+    /// How many namespaces are listened to.
+    pub fn count(&self) -> usize {
+        self.known.len()
+    }
+
+    /// The inode of what is listened to under this name.
+    pub fn inode(&self, ns: &Ns) -> Option<u64> {
+        self.known.get(ns).map(|(inode, _)| *inode)
     }
 
     /// Listens to what a name means now, if that is anything.
@@ -87,13 +107,10 @@ impl Ears {
             return Ok(());
         };
         let inode = fstat(&file)?.st_ino;
-        if self.knows(ns, inode) {
+        if self.inode(ns) == Some(inode) {
             return Ok(());
         }
-        let id = match ns {
-            Ns::Host => HOST,
-            Ns::Named(_) => self.id_of(file.as_raw_fd()).map_err(|error| error.errno)?,
-        };
+        let id = self.id_of(file.as_raw_fd()).map_err(|error| error.errno)?;
         self.leave(ns);
         self.known.insert(ns.clone(), (inode, id));
         self.by_id.entry(id).or_default().names.insert(ns.clone());
@@ -133,31 +150,20 @@ impl Ears {
         moved
     }
 
-    /// What is said on the host.
-    pub fn hear_host(&mut self, changes: &mut BTreeSet<(Ns, What)>) {
-        let fd = self.host.as_raw_fd();
-        hear(fd, |heard| match heard {
-            Ok((_, said)) => self.take(HOST, said, changes),
-            Err(errno) => {
-                tracing::debug!(error = errno.desc(), "notifications of the host were lost");
-                changes.insert((Ns::Host, What::Everything));
-            }
-        });
-    }
-
-    /// What is said in the others.
-    pub fn hear_inside(&mut self, changes: &mut BTreeSet<(Ns, What)>) {
-        let fd = self.inside.as_raw_fd();
-        hear(fd, |heard| match heard {
+    /// Takes in what was said.
+    pub fn hear(&mut self, changes: &mut BTreeSet<(Ns, What)>) {
+        hear(self.socket.as_raw_fd(), |heard| match heard {
             Ok((Some(id), said)) => self.take(id, said, changes),
             // The namespace of the socket says which of the others are gone.
             Ok((None, said)) => {
-                notified(said).filter_map(|notice| notice.id_gone()).for_each(|id| self.lose(id, changes))
+                notified(said).filter_map(|notice| notice.id_gone()).for_each(|id| self.lose(id, changes));
             }
             Err(errno) => {
                 tracing::debug!(error = errno.desc(), "notifications were lost");
-                let all: Vec<u32> = self.by_id.range(HOST + 1..).map(|(id, _)| *id).collect();
-                all.into_iter().for_each(|id| self.lose(id, changes));
+                let all: Vec<Ns> = self.known.keys().cloned().collect();
+                // Perhaps also which of them are gone; the host is not.
+                all.iter().filter(|ns| **ns != Ns::Host).for_each(|ns| self.leave(ns));
+                changes.extend(all.into_iter().map(|ns| (ns, What::Everything)));
             }
         });
     }
@@ -167,7 +173,8 @@ impl Ears {
         let Some(behind) = self.by_id.get_mut(&id) else { return };
         let news = notified(said).filter(|notice| !behind.ports.say_again(notice));
         for what in news.filter_map(|notice| notice.about()) {
-            changes.extend(behind.names.iter().map(|ns| (ns.clone(), what.clone())));
+            let names = behind.names.iter().filter(|ns| **ns != Ns::Host || what.is_of_links());
+            changes.extend(names.map(|ns| (ns.clone(), what.clone())));
         }
     }
 
@@ -180,10 +187,10 @@ impl Ears {
     }
 }
 
-/// Opens a listening socket in the namespace that the calling thread is in.
-pub(super) fn listen(groups: u32, set: impl Fn(&Socket) -> io::Result<()>) -> Result<Socket, Errno> {
-    let socket = Socket::new(NETLINK_ROUTE).and_then(|socket| set(&socket).map(|()| socket));
-    let socket = socket.map_err(|error| worker::errno(&error))?;
+/// Opens a socket that listens in the namespace that the calling thread is in, and in those that this one knows.
+pub(super) fn listen(groups: u32) -> Result<Socket, Errno> {
+    let socket = Socket::new(NETLINK_ROUTE).map_err(|error| worker::errno(&error))?;
+    socket.set_listen_all_namespaces(true).map_err(|error| worker::errno(&error))?;
     // Only the machine's own root may take more than others. A smaller buffer works too: what is lost is looked for.
     let _as_large_as_allowed =
         setsockopt(&socket, sockopt::RcvBufForce, &ROOM).or_else(|_| setsockopt(&socket, sockopt::RcvBuf, &ROOM));

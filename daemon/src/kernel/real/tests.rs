@@ -380,24 +380,52 @@ fn a_namespace_that_is_gone_is_told_of_and_its_successor_heard() {
     });
 }
 
+/// Most of those that are listened to go: the rest is listened to anew, and nothing that was said before is lost.
+#[test]
+fn who_stays_is_heard_when_many_go() {
+    on_a_host(|mut kernel| async move {
+        let names: Vec<String> = (0..20).map(|i| format!("n{i}")).collect();
+        for name in &names {
+            go(&mut kernel, &[add(name)]).await;
+        }
+        kernel.watch(names.iter().map(|name| (named(name), Some(0))).chain([(Ns::Host, Some(0))]).collect());
+        ip(&["-n", "n0", "address", "add", "10.0.0.1/24", "dev", "lo"]);
+        kernel.watch(names[1..].iter().map(|name| (named(name), None)).collect());
+        ip(&["-n", "n1", "address", "add", "10.0.0.1/24", "dev", "lo"]);
+        ip(&["-n", "n0", "link", "set", "lo", "mtu", "9000"]);
+        let host = ip(&["address", "add", "10.0.0.1/24", "dev", "lo"]);
+        assert_eq!(host, Value::Null);
+        let of_lo = What::Link { index: LOOPBACK, name: "lo".into(), set: false };
+        let mut heard = kernel.heard();
+        heard.retain(|notice| !matches!(notice, Notice::Appeared(_)));
+        let expected =
+            [(Ns::Host, What::Address(LOOPBACK)), (named("n0"), of_lo), (named("n0"), What::Address(LOOPBACK))];
+        assert_eq!(heard, expected.map(|(ns, what)| Notice::Changed(ns, what)));
+    });
+}
+
 #[test]
 fn what_is_heard_no_more_is_looked_for_and_heard_anew() {
     on_a_host(|mut kernel| async move {
         go(&mut kernel, &[add("a")]).await;
         let mut ears = ears::Ears::open(&kernel.local).unwrap();
-        ears.attend(&kernel.local, &named("a")).unwrap();
-        setsockopt(&ears.inside, sockopt::RcvBuf, &0).unwrap();
+        for ns in [Ns::Host, named("a")] {
+            ears.attend(&kernel.local, &ns).unwrap();
+        }
+        setsockopt(&ears.socket, sockopt::RcvBuf, &0).unwrap();
         for host in 1..100 {
             ip(&["-n", "a", "address", "add", &format!("10.0.0.{host}/24"), "dev", "lo"]);
         }
         let mut changes = BTreeSet::new();
-        ears.hear_inside(&mut changes);
+        ears.hear(&mut changes);
         assert!(changes.contains(&(named("a"), What::Everything)), "{changes:?}");
         ears.attend(&kernel.local, &named("a")).unwrap();
+        setsockopt(&ears.socket, sockopt::RcvBuf, &(1 << 20)).unwrap();
         changes.clear();
         ip(&["-n", "a", "address", "delete", "10.0.0.99/24", "dev", "lo"]);
-        ears.hear_inside(&mut changes);
-        assert_eq!(changes, BTreeSet::from([(named("a"), What::Address(LOOPBACK))]));
+        ip(&["address", "add", "10.0.0.99/24", "dev", "lo"]);
+        ears.hear(&mut changes);
+        assert_eq!(changes, [Ns::Host, named("a")].map(|ns| (ns, What::Address(LOOPBACK))).into());
     });
 }
 
@@ -446,7 +474,7 @@ fn next_of_ports(ear: &Socket, ports: &mut news::Ports) -> Vec<bool> {
 #[test]
 fn what_a_bridge_says_once_more_of_a_port_is_no_news() {
     on_a_host(|mut kernel| async move {
-        let (ear, mut ports) = (ears::listen(ears::LINKS, |_| Ok(())).unwrap(), news::Ports::default());
+        let (ear, mut ports) = (ears::listen(ears::GROUPS).unwrap(), news::Ports::default());
         let (br0, port0) = (String::from("br0"), String::from("port0"));
         let set = BridgeSettings { forward_delay: Some(10), ..BridgeSettings::default() };
         let up = |name: &str| Op::LinkUp { ns: Ns::Host, name: name.into(), up: true };

@@ -1,6 +1,6 @@
 //! Waiting for what others do: what namespaces say ([`Ears`]), names, mounts.
 //!
-//! One epoll descriptor over names and sockets is what the engine's thread waits for; mounts are waited for beside it,
+//! One epoll descriptor over names and the socket is what the engine's thread waits for; mounts are waited for beside it,
 //! because polling tells of each change of them once only, and a nested poll would swallow it.
 
 use std::{
@@ -20,10 +20,9 @@ use tokio::io::{Interest, unix::AsyncFd};
 use super::{ears::Ears, local::Local, names::Names, worker};
 use crate::kernel::{Notice, Ns, What};
 
-/// Tokens: names, the host, the other namespaces.
+/// Tokens of the names and of the namespaces.
 const NAMES: u64 = 0;
-const HOST: u64 = 1;
-const INSIDE: u64 = 2;
+const NAMESPACES: u64 = 1;
 
 /// Everything that is listened to.
 #[derive(Debug)]
@@ -52,8 +51,7 @@ impl Watch {
     pub fn start(local: &Local) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let ears = Ears::open(local)?;
-        epoll.add(&ears.host, EpollEvent::new(EpollFlags::EPOLLIN, HOST))?;
-        epoll.add(&ears.inside, EpollEvent::new(EpollFlags::EPOLLIN, INSIDE))?;
+        epoll.add(&ears.socket, EpollEvent::new(EpollFlags::EPOLLIN, NAMESPACES))?;
         let mounts = File::open("/proc/self/mountinfo")?;
         // SAFETY: a `File` owns its descriptor, never gives it away here, and always tells the same one.
         let mounts = unsafe { AsyncFd::register_with_interest(mounts, Interest::PRIORITY)? };
@@ -85,19 +83,34 @@ impl Watch {
 
     /// Listens to those namespaces that are to be listened to and are there, and no more to the others.
     pub fn change(&mut self, local: &Local, namespaces: Vec<(Ns, Option<u64>)>) {
-        for (ns, inode) in namespaces {
-            match inode {
-                None => self.ears.leave(&ns),
-                // Most often, and there are many.
-                Some(inode) if self.ears.knows(&ns, inode) => {}
-                Some(_) => {
-                    if let Err(errno) = self.ears.attend(local, &ns) {
-                        let error = errno.desc();
-                        tracing::warn!(%ns, error, "cannot be watched: changes by others are found only now and then");
-                    }
-                }
+        let (going, coming): (Vec<_>, Vec<_>) = namespaces.into_iter().partition(|(_, inode)| inode.is_none());
+        let before = self.ears.count();
+        going.iter().for_each(|(ns, _)| self.ears.leave(ns));
+        let left = before - self.ears.count();
+        if left >= worker::MANY && left > self.ears.count() {
+            // What so many say on their way out would be heard for nothing.
+            if let Err(errno) = self.listen_anew(local) {
+                tracing::debug!(error = errno.desc(), "listening goes on as before");
             }
         }
+        // Most often each is known, and there are many.
+        for (ns, inode) in coming {
+            if inode == self.ears.inode(&ns) {
+                continue;
+            }
+            if let Err(errno) = self.ears.attend(local, &ns) {
+                let error = errno.desc();
+                tracing::warn!(%ns, error, "cannot be watched: changes by others are found only now and then");
+            }
+        }
+    }
+
+    fn listen_anew(&mut self, local: &Local) -> Result<(), Errno> {
+        let ears = self.ears.again(local)?;
+        self.polled().add(&ears.socket, EpollEvent::new(EpollFlags::EPOLLIN, NAMESPACES))?;
+        self.ears.hear(&mut self.changes);
+        self.ears = ears;
+        Ok(())
     }
 
     /// Waits for the next notice. Nothing is lost when it is dropped.
@@ -136,7 +149,7 @@ impl Watch {
     }
 
     fn read(&mut self) {
-        let mut events = [EpollEvent::empty(); 64];
+        let mut events = [EpollEvent::empty(); 2];
         loop {
             let count = match self.polled().wait(&mut events, EpollTimeout::ZERO) {
                 Ok(0) => return,
@@ -147,8 +160,7 @@ impl Watch {
             for event in &events[..count] {
                 match event.data() {
                     NAMES => self.hear_names(),
-                    HOST => self.ears.hear_host(&mut self.changes),
-                    _ => self.ears.hear_inside(&mut self.changes),
+                    _ => self.ears.hear(&mut self.changes),
                 }
             }
         }
