@@ -248,19 +248,19 @@ impl Planner<'_> {
     }
 
     /// Takes a link down, with what the kernel then takes away: its IPv6 addresses, its routes and neighbours.
-    pub(super) fn lower(&mut self, task: &Task<'_>, place: &Place) {
+    pub(super) fn lower(&mut self, task: &Task<'_>, place: &Place, phase: Phase) {
         let inside = self.ns_mut(&place.ns);
         let Some(link) = inside.links.get_mut(&place.name).filter(|link| link.up) else { return };
         link.up = false;
         link.addresses.retain(|address| address.net.addr().is_ipv4());
         inside.forget_hanging(&place.name);
-        self.emit(Phase::Lower, task, Op::LinkUp { ns: place.ns.clone(), name: place.name.clone(), up: false });
+        self.emit(phase, task, Op::LinkUp { ns: place.ns.clone(), name: place.name.clone(), up: false });
     }
 
     /// One that has to be down is so first: what is then given to it stays.
     fn lower_unless(&mut self, task: &Task<'_>, place: &Place, up: bool) {
         if !up {
-            self.lower(task, place);
+            self.lower(task, place, Phase::Lower);
         }
     }
 

@@ -74,6 +74,9 @@ enum Phase {
     Adopt,
     /// Neighbours and routes go before what they hang on.
     TakeRoutes,
+    /// Bridges that go are down before: with each port that leaves one that is up it tries all the others anew
+    /// (`br_port_state_selection()`, net/bridge/br_stp.c).
+    LowerBridges,
     /// Links go before their namespace: the kernel would clear them later only.
     TakeLinks,
     TakeNamespaces,

@@ -123,8 +123,12 @@ impl Planner<'_> {
             return;
         }
         self.sysctls(task, spec);
-        self.neighbours(task, spec);
-        self.routes(task, spec);
+        let ns = Ns::Named(spec.name.clone());
+        // Nothing there changes any more, and it may be large.
+        let known = std::mem::take(self.ns_mut(&ns));
+        self.neighbours(task, spec, &known);
+        self.routes(task, spec, &known);
+        *self.ns_mut(&ns) = known;
     }
 
     fn sysctls(&mut self, task: &Task<'_>, spec: &Namespace) {
@@ -177,9 +181,7 @@ impl Planner<'_> {
         }
     }
 
-    fn neighbours(&mut self, task: &Task<'_>, spec: &Namespace) {
-        let ns = Ns::Named(spec.name.clone());
-        let known = self.ns_mut(&ns).clone();
+    fn neighbours(&mut self, task: &Task<'_>, spec: &Namespace, known: &ObservedNs) {
         let gone = task
             .applied
             .iter()
@@ -219,9 +221,7 @@ impl Planner<'_> {
         }
     }
 
-    fn routes(&mut self, task: &Task<'_>, spec: &Namespace) {
-        let ns = Ns::Named(spec.name.clone());
-        let known = self.ns_mut(&ns).clone();
+    fn routes(&mut self, task: &Task<'_>, spec: &Namespace, known: &ObservedNs) {
         for old in known.routes.iter().filter(|old| old.ours) {
             if !spec.routes.iter().any(|route| same_key(route, old)) {
                 self.emit(Phase::TakeRoutes, task, Op::RouteDelete { name: spec.name.clone(), route: old.as_route() });
@@ -229,7 +229,7 @@ impl Planner<'_> {
         }
         for (i, route) in spec.routes.iter().enumerate() {
             let same: Vec<&ObservedRoute> = known.routes.iter().filter(|other| same_key(route, other)).collect();
-            let missing = missing(route, &known, spec);
+            let missing = missing(route, known, spec);
             if let (Some(old), Some(_)) = (same.iter().find(|old| old.ours), &missing) {
                 // What was asked for before; or the kernel keeps it though nothing reaches its gateway any more, and made afresh it
                 // would not take it.

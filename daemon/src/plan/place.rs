@@ -135,7 +135,10 @@ impl Planner<'_> {
             Kind::Namespace => false,
             Kind::Bridge => {
                 let found = self.find_bridges(task);
-                found.iter().for_each(|place| self.delete_link(task, place));
+                for place in &found {
+                    self.lower(task, place, Phase::LowerBridges);
+                    self.delete_link(task, place);
+                }
                 !found.is_empty()
             }
             Kind::Veth => match [self.find_end(task, 0), self.find_end(task, 1)] {
@@ -324,7 +327,7 @@ impl Planner<'_> {
     /// Gives a link another name in its namespace.
     fn rename(&mut self, task: &Task<'_>, from: &Place, to: &Place) {
         // Before Linux 6.2 a link that is up cannot be renamed.
-        self.lower(task, from);
+        self.lower(task, from, Phase::Lower);
         self.emit(
             Phase::Move,
             task,
