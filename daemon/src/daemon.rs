@@ -305,10 +305,15 @@ async fn feed_watchdog() {
 // ---- What it needs ---------------------------------------------------------------------------------------------
 
 /// The capabilities that the daemon cannot do without, by their numbers.
-const NEEDED: [(&str, u32); 4] =
-    [("CAP_NET_ADMIN", 12), ("CAP_NET_RAW", 13), ("CAP_SYS_PTRACE", 19), ("CAP_SYS_ADMIN", 21)];
+const NEEDED: [(&str, u32); 5] = [
+    ("CAP_NET_BROADCAST", 11),
+    ("CAP_NET_ADMIN", 12),
+    ("CAP_NET_RAW", 13),
+    ("CAP_SYS_PTRACE", 19),
+    ("CAP_SYS_ADMIN", 21),
+];
 
-/// Takes as many descriptors as are allowed: what listens in a namespace is one, and each connection.
+/// Takes as many descriptors as are allowed: each connection is one, and each into a namespace that work is done in two.
 fn raise_files() {
     let raised =
         getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));

@@ -214,12 +214,7 @@ impl<K: Kernel> Core<K> {
                 if self.foreign.get_or_insert_default().remove(&name) && !self.manages(&name) {
                     self.journal.add(EventType::Disappeared, Kind::Namespace, &name, None, json!({}));
                 }
-                let concerned = self.named(&name);
-                if let Some(resource) = concerned.first().filter(|resource| !besides.contains_key(resource)) {
-                    // What listens there keeps it alive, and with it what it holds of the host's.
-                    self.kernel.watch(vec![(Ns::Named(resource.name.clone()), None)]);
-                }
-                concerned
+                self.named(&name)
             }
             Notice::NamesLost => self.compare_names(),
             Notice::Changed(ns, what) => self.concerned(&ns, &what),

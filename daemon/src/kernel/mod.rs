@@ -541,7 +541,6 @@ pub trait Kernel {
     fn heard(&mut self) -> Vec<Notice>;
 
     /// In which namespaces changes are to be told, with the inode of each as far as it was seen (else 0), and in which no more.
-    /// One that is watched lives on when its name is gone.
     fn watch(&mut self, namespaces: Vec<(Ns, Option<u64>)>);
 
     /// What is in `/run/netns`.

@@ -22,8 +22,8 @@ use crate::kernel::{
 };
 
 /// How long a namespace's id may be that of a deleted one, which the kernel clears away in its own time (`cleanup_net()`,
-/// net/core/net_namespace.c); how long that of one that lives, which may be a deleted one too, for what listens in it lets go
-/// of it a moment later; and how often it is tried.
+/// net/core/net_namespace.c); how long that of one that lives, which may be a deleted one too, for who looks into it lets go of
+/// it a moment later; and how often it is tried.
 const DYING: Duration = Duration::from_secs(10);
 const LIVING: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_millis(5);
