@@ -31,9 +31,11 @@ use super::{
 };
 use crate::kernel::{Ns, OpError, What};
 
-/// Groups (`RTNLGRP_…`, `linux/rtnetlink.h`), each the bit one below its number: links (1), neighbours (3), addresses (5, 9), routes
-/// (7, 11), what sysctls of `net.ipv4.conf` and `net.ipv6.conf` say (24, 25), ids of namespaces (28).
-pub(super) const GROUPS: u32 = 1 | 1 << 2 | 1 << 4 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 23 | 1 << 24 | 1 << 27;
+/// Groups (`RTNLGRP_…`, `linux/rtnetlink.h`), each the bit one below its number: links (1), addresses (5, 9), ids of namespaces (28).
+pub(super) const GROUPS: u32 = 1 | 1 << 4 | 1 << 8 | 1 << 27;
+/// The numbers of those that nothing on the host is asked for: neighbours, routes, what sysctls of `net.ipv4.conf` and
+/// `net.ipv6.conf` say.
+const INSIDE: [u32; 5] = [3, 7, 11, 24, 25];
 /// Room for what was not read yet, in bytes; what does not fit is looked for.
 const ROOM: usize = 64 << 20;
 /// The most bytes that come at once.
@@ -48,6 +50,8 @@ pub(super) struct Ears {
     /// The kernel finds the lowest ids soonest (`peernet2id()`, net/core/net_namespace.c): the host, which has most to say, is the
     /// first that is listened to.
     next_id: u32,
+    /// Whether it listens to [`INSIDE`].
+    inside: bool,
     /// What is listened to: its inode, and its id.
     known: BTreeMap<Ns, (u64, u32)>,
     by_id: BTreeMap<u32, Behind>,
@@ -68,7 +72,7 @@ impl Ears {
             unshare(CloneFlags::CLONE_NEWNET)?;
             Ok::<_, Errno>((listen(GROUPS)?, Channel::open()?))
         })?;
-        Ok(Self { socket, channel, next_id: 0, known: BTreeMap::new(), by_id: BTreeMap::new() })
+        Ok(Self { socket, channel, next_id: 0, inside: false, known: BTreeMap::new(), by_id: BTreeMap::new() })
     }
 
     /// What listens to the same, but not to what was let go of: an id cannot be taken back.
@@ -109,6 +113,13 @@ impl Ears {
         let inode = fstat(&file)?.st_ino;
         if self.inode(ns) == Some(inode) {
             return Ok(());
+        }
+        // Only now: what somebody listens to costs whoever changes it, on the whole machine.
+        if *ns != Ns::Host && !self.inside {
+            for group in INSIDE {
+                self.socket.add_membership(group).map_err(|error| worker::errno(&error))?;
+            }
+            self.inside = true;
         }
         let id = self.id_of(file.as_raw_fd()).map_err(|error| error.errno)?;
         self.leave(ns);
