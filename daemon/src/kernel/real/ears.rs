@@ -81,17 +81,9 @@ impl Ears {
         for ns in self.known.keys() {
             ears.attend(local, ns)?;
         }
-        // Else somebody has to hear of what changed meanwhile.
-        if ears
-            .known
-            .iter()
-            .map(|(ns, (inode, _))| (ns, inode))
-            .eq(self.known.iter().map(|(ns, (inode, _))| (ns, inode)))
-        {
-            Ok(ears)
-        } else {
-            Err(Errno::EAGAIN)
-        }
+        // What changed meanwhile is still to be told.
+        let same = self.known.keys().all(|ns| ears.inode(ns) == self.inode(ns));
+        same.then_some(ears).ok_or(Errno::EAGAIN)
     }
 
     /// How many namespaces are listened to.
