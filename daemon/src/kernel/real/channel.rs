@@ -32,7 +32,7 @@ const NLM_F_CAPPED: u16 = 0x100;
 /// `NLM_F_ACK_TLVS`: the extended ack follows.
 const NLM_F_ACK_TLVS: u16 = 0x200;
 /// The most bytes that come at once: a dump is given in pieces of no more (`netlink_recvmsg()`).
-const ROOM: usize = 32 << 10;
+pub(super) const ROOM: usize = 32 << 10;
 /// The length of a message's header (`struct nlmsghdr`).
 const HEADER: usize = 16;
 

@@ -23,7 +23,7 @@ use nix::{
 use rtnetlink::sys::{Socket, protocols::NETLINK_ROUTE};
 
 use super::{
-    channel::Channel,
+    channel::{self, Channel},
     local::Local,
     message,
     news::{Ports, notified},
@@ -32,14 +32,12 @@ use super::{
 use crate::kernel::{Ns, OpError, What};
 
 /// Groups (`RTNLGRP_…`, `linux/rtnetlink.h`), each the bit one below its number: links (1), addresses (5, 9), ids of namespaces (28).
-pub(super) const GROUPS: u32 = 1 | 1 << 4 | 1 << 8 | 1 << 27;
+const GROUPS: u32 = 1 | 1 << 4 | 1 << 8 | 1 << 27;
 /// The numbers of those that nothing on the host is asked for: neighbours, routes, what sysctls of `net.ipv4.conf` and
 /// `net.ipv6.conf` say.
 const INSIDE: [u32; 5] = [3, 7, 11, 24, 25];
 /// Room for what was not read yet, in bytes; what does not fit is looked for.
 const ROOM: usize = 64 << 20;
-/// The most bytes that come at once.
-const MOST: usize = 32 << 10;
 
 /// What listens, and to what.
 #[derive(Debug)]
@@ -70,7 +68,7 @@ impl Ears {
     pub fn open(local: &Local) -> Result<Self, Errno> {
         let (socket, channel) = local.away(|| {
             unshare(CloneFlags::CLONE_NEWNET)?;
-            Ok::<_, Errno>((listen(GROUPS)?, Channel::open()?))
+            Ok::<_, Errno>((listen()?, Channel::open()?))
         })?;
         Ok(Self { socket, channel, next_id: 0, inside: false, known: BTreeMap::new(), by_id: BTreeMap::new() })
     }
@@ -142,15 +140,14 @@ impl Ears {
         }
     }
 
-    /// Lets go of the names that mean something else by now, or nothing; which those are.
-    pub fn leave_moved(&mut self) -> Vec<Ns> {
+    /// Finds the names that mean something else by now, or nothing.
+    pub fn check_names(&mut self, changes: &mut BTreeSet<(Ns, What)>) {
         let moved = |(ns, (inode, _)): (&Ns, &(u64, u32))| {
             let pins = stat(&worker::path(ns.name()?.as_str())).map_or(0, |found| found.st_ino);
             (pins != *inode).then(|| ns.clone())
         };
         let moved: Vec<Ns> = self.known.iter().filter_map(moved).collect();
-        moved.iter().for_each(|ns| self.leave(ns));
-        moved
+        moved.into_iter().for_each(|ns| self.lose(ns, changes));
     }
 
     /// Takes in what was said.
@@ -159,14 +156,16 @@ impl Ears {
             Ok((Some(id), said)) => self.take(id, said, changes),
             // The namespace of the socket says which of the others are gone.
             Ok((None, said)) => {
-                notified(said).filter_map(|notice| notice.id_gone()).for_each(|id| self.lose(id, changes));
+                for id in notified(said).filter_map(|notice| notice.id_gone()) {
+                    let names = self.by_id.remove(&id).unwrap_or_default().names;
+                    names.into_iter().for_each(|ns| self.lose(ns, changes));
+                }
             }
             Err(errno) => {
                 tracing::debug!(error = errno.desc(), "notifications were lost");
                 let all: Vec<Ns> = self.known.keys().cloned().collect();
-                // Perhaps also which of them are gone; the host is not.
-                all.iter().filter(|ns| **ns != Ns::Host).for_each(|ns| self.leave(ns));
-                changes.extend(all.into_iter().map(|ns| (ns, What::Everything)));
+                // Perhaps also which of them are gone.
+                all.into_iter().for_each(|ns| self.lose(ns, changes));
             }
         });
     }
@@ -181,29 +180,29 @@ impl Ears {
         }
     }
 
-    /// What is behind an id may be gone: it is looked for, and listened to anew.
-    fn lose(&mut self, id: u32, changes: &mut BTreeSet<(Ns, What)>) {
-        for ns in self.by_id.remove(&id).unwrap_or_default().names {
-            self.known.remove(&ns);
-            changes.insert((ns, What::Everything));
+    /// What a name meant may be gone: it is looked for, and listened to anew. The host stays.
+    fn lose(&mut self, ns: Ns, changes: &mut BTreeSet<(Ns, What)>) {
+        if ns != Ns::Host {
+            self.leave(&ns);
         }
+        changes.insert((ns, What::Everything));
     }
 }
 
 /// Opens a socket that listens in the namespace that the calling thread is in, and in those that this one knows.
-pub(super) fn listen(groups: u32) -> Result<Socket, Errno> {
+pub(super) fn listen() -> Result<Socket, Errno> {
     let socket = Socket::new(NETLINK_ROUTE).map_err(|error| worker::errno(&error))?;
     socket.set_listen_all_namespaces(true).map_err(|error| worker::errno(&error))?;
     // Only the machine's own root may take more than others. A smaller buffer works too: what is lost is looked for.
     let _as_large_as_allowed =
         setsockopt(&socket, sockopt::RcvBufForce, &ROOM).or_else(|_| setsockopt(&socket, sockopt::RcvBuf, &ROOM));
-    bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
+    bind(socket.as_raw_fd(), &NetlinkAddr::new(0, GROUPS))?;
     Ok(socket)
 }
 
 /// Reads what came, each with the id of the namespace that it came from, if that is another one.
 fn hear(socket: RawFd, mut take: impl FnMut(Result<(Option<u32>, &[u8]), Errno>)) {
-    let mut buffer = [0; MOST];
+    let mut buffer = [0; channel::ROOM];
     let mut control = cmsg_space!(libc::c_int);
     loop {
         let mut parts = [IoSliceMut::new(&mut buffer)];

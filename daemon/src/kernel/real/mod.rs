@@ -57,12 +57,15 @@ impl RealKernel {
     }
 
     fn try_watch(&mut self, namespaces: Vec<(Ns, Option<u64>)>) -> io::Result<()> {
-        let watch = match &mut self.watch {
-            Some(watch) => watch,
-            none => none.insert(Watch::start(&self.local)?),
-        };
-        watch.change(&self.local, namespaces);
-        Ok(())
+        let watch = &mut self.watch;
+        self.local.safely(|local| {
+            let watch = match watch {
+                Some(watch) => watch,
+                none => none.insert(Watch::start(local)?),
+            };
+            watch.change(local, namespaces);
+            Ok(())
+        })?
     }
 }
 

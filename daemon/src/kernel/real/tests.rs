@@ -480,7 +480,7 @@ fn next_of_ports(ear: &Socket, ports: &mut news::Ports) -> Vec<bool> {
 #[test]
 fn what_a_bridge_says_once_more_of_a_port_is_no_news() {
     on_a_host(|mut kernel| async move {
-        let (ear, mut ports) = (ears::listen(ears::GROUPS).unwrap(), news::Ports::default());
+        let (ear, mut ports) = (ears::listen().unwrap(), news::Ports::default());
         let (br0, port0) = (String::from("br0"), String::from("port0"));
         let set = BridgeSettings { forward_delay: Some(10), ..BridgeSettings::default() };
         let up = |name: &str| Op::LinkUp { ns: Ns::Host, name: name.into(), up: true };

@@ -126,7 +126,7 @@ impl Watch {
                 }
                 Ok(mut ready) = self.mounts.ready(Interest::PRIORITY) => {
                     ready.clear_ready();
-                    self.check_mounts();
+                    self.ears.check_names(&mut self.changes);
                 }
                 else => std::future::pending().await,
             }
@@ -174,10 +174,6 @@ impl Watch {
             self.watch_names();
             self.heard.push_back(Notice::NamesLost);
         }
-    }
-
-    fn check_mounts(&mut self) {
-        self.changes.extend(self.ears.leave_moved().into_iter().map(|ns| (ns, What::Everything)));
     }
 }
 
