@@ -61,7 +61,12 @@ fn steady(value: &mut Value) {
             map.values_mut().for_each(steady);
         }
         Value::Array(items) => {
-            items.retain(|item| item["protocol"] != "kernel" && item["scope"] != "link");
+            // Link-local addresses, and their routes.
+            let by_itself = |item: &Value| match item["dst"].as_str() {
+                Some(to) => to.starts_with("fe80:") || to.starts_with("ff00:"),
+                None => item["scope"] == "link",
+            };
+            items.retain(|item| !by_itself(item));
             items.iter_mut().for_each(steady);
         }
         _ => {}
@@ -87,6 +92,9 @@ fn every_kind_of_damage_is_repaired() {
         "ip -n net0 route del default",
         "ip -n net0 route flush exact default",
         "ip -n net0 -6 route del fd00:9::/64",
+        "ip -n net0 route del 10.1.0.0/24 dev eth0",
+        "ip -n net0 -6 route del fd00:1::/64 dev eth0",
+        "ip -n net0 route flush table main && ip -n net0 -6 route flush table main",
         "ip -n net0 neigh del 10.1.0.77 dev eth0",
         "ip netns exec net0 sh -c 'echo 0 >/proc/sys/net/ipv4/ip_forward'",
         "ip netns exec net0 sh -c 'echo 0 >/proc/sys/net/ipv6/conf/all/forwarding'",

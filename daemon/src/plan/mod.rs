@@ -148,7 +148,8 @@ pub struct Plan {
 
 /// Plans the tasks. `bridge` tells a bridge resource's device name.
 pub fn plan<'a>(tasks: &[Task<'a>], bridge: &dyn Fn(&Name) -> Option<String>, observed: &Observed) -> Plan {
-    let mut planner = Planner { now: observed.clone(), bridge, phases: BTreeMap::new(), plan: Plan::default() };
+    let mut planner =
+        Planner { seen: observed, now: observed.clone(), bridge, phases: BTreeMap::new(), plan: Plan::default() };
     let mut tasks: Vec<&Task<'a>> = tasks.iter().collect();
     tasks.sort_by(|a, b| a.resource.cmp(&b.resource));
     // What goes first frees names for what comes.
@@ -188,6 +189,8 @@ pub fn plan<'a>(tasks: &[Task<'a>], bridge: &dyn Fn(&Name) -> Option<String>, ob
 }
 
 struct Planner<'p> {
+    /// What the kernel is like before.
+    seen: &'p Observed,
     /// What the kernel is like once everything emitted so far is done.
     now: Observed,
     bridge: &'p dyn Fn(&Name) -> Option<String>,

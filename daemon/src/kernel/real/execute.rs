@@ -8,7 +8,7 @@ use std::{
 use netnsd_api::{Name, NetnsId, SysctlKey};
 use nix::{errno::Errno, sys::stat::fstat};
 use rtnetlink::{
-    packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE},
+    packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE},
     packet_route::{RouteNetlinkMessage, link::LinkAttribute, nsid::NsidAttribute, route::RouteScope},
 };
 
@@ -18,7 +18,8 @@ use super::{
     worker::{self, MANY, Pinned, Worker},
 };
 use crate::kernel::{
-    BatchOp, DEFAULT_MTU, LOOPBACK, Ns, ObservedLink, ObservedRoute, Op, OpError, Outcome, ROUTE_PROTOCOL, bridge_mtu,
+    BatchOp, DEFAULT_MTU, LOOPBACK, Ns, ObservedLink, ObservedRoute, Op, OpError, Outcome, ROUTE_PROTOCOL,
+    ROUTE_PROTOCOL_KERNEL, bridge_mtu,
 };
 
 /// How long a namespace's id may be that of a deleted one, which the kernel clears away in its own time (`cleanup_net()`,
@@ -251,7 +252,9 @@ fn ask_more(local: &mut Local, indices: &mut Indices, op: &Op) -> Outcome {
             let oif =
                 route.interface.as_ref().map(|interface| indices.get(local, &ns, interface.as_str())).transpose()?;
             let message = RouteNetlinkMessage::NewRoute(message::route(route, oif, *protocol));
-            local.change(&ns, message, made(*replace))
+            // The kernel's own go beside those of other links in the same network.
+            let beside = *protocol == ROUTE_PROTOCOL_KERNEL && !*replace;
+            local.change(&ns, message, if beside { NLM_F_CREATE | NLM_F_APPEND } else { made(*replace) })
         }
         Op::RouteDelete { name, route } => {
             let ns = Ns::Named(name.clone());
