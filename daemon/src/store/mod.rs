@@ -13,7 +13,7 @@ use std::{
 
 use jiff::Timestamp;
 use netnsd_api::{Event, Kind, Name, SysctlKey};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sqlx::{
     ConnectOptions, Connection, QueryBuilder, Sqlite, SqliteConnection,
@@ -115,6 +115,8 @@ pub const HISTORY: u64 = 32_768;
 const TRIM: u64 = 1024;
 /// So many rows are put by one statement: it may have 32,766 values (`SQLITE_MAX_VARIABLE_NUMBER`).
 const AT_ONCE: usize = 3000;
+/// So many are read at once: what they are as text is in memory beside them.
+const READ_AT_ONCE: i64 = 1024;
 /// A commit of so many rows is one of a kind that comes again and again.
 const SHORT: usize = 8;
 
@@ -191,22 +193,34 @@ impl Store {
     /// # Errors
     /// A row that cannot be read is damage.
     pub async fn load(&mut self) -> Result<Vec<Row>, StoreError> {
-        let path = self.path.clone();
-        let rows: Vec<RawRow> = sqlx::query_as(
-            "SELECT uid, kind, name, generation, created_at, updated_at, desired, applied, prior, adopt FROM resources ORDER BY rowid",
-        )
-        .fetch_all(&mut self.connection)
-        .await
-        .map_err(|source| classify(&path, "read", source))?;
-        rows.into_iter()
-            .map(|raw| {
+        let mut rows = Vec::new();
+        let mut after = Some(0);
+        while let Some(rowid) = after {
+            let (json, last) = self.load_some(rowid).await.map_err(|source| classify(&self.path, "read", source))?;
+            let damaged = |reason| StoreError::Damaged { path: self.path.clone(), reason };
+            let raw: Vec<RawRow> = serde_json::from_str(&json).map_err(|error| damaged(error.to_string()))?;
+            for raw in raw {
                 let uid = raw.uid.clone();
-                raw.read().map_err(|reason| StoreError::Damaged {
-                    path: path.clone(),
-                    reason: format!("row {uid}: {reason}"),
-                })
-            })
-            .collect()
+                rows.push(raw.read().map_err(|reason| damaged(format!("row {uid}: {reason}")))?);
+            }
+            after = last;
+        }
+        Ok(rows)
+    }
+
+    /// Rows after this one, as one text: each by itself would take a way from SQLite's thread to this one. And the last of them, if
+    /// there are any.
+    async fn load_some(&mut self, after: i64) -> sqlx::Result<(String, Option<i64>)> {
+        sqlx::query_as(
+            "SELECT json_group_array(json_object('uid', uid, 'kind', kind, 'name', name, 'generation', generation,
+                'created_at', created_at, 'updated_at', updated_at, 'desired', desired, 'applied', applied, 'prior', prior,
+                'adopt', adopt)), max(rowid)
+            FROM (SELECT rowid, * FROM resources WHERE rowid > ? ORDER BY rowid LIMIT ?)",
+        )
+        .bind(after)
+        .bind(READ_AT_ONCE)
+        .fetch_one(&mut self.connection)
+        .await
     }
 
     /// Every token.
@@ -380,7 +394,7 @@ impl RowChange {
     }
 }
 
-#[derive(sqlx::FromRow)]
+#[derive(Deserialize)]
 struct RawRow {
     uid: String,
     kind: String,
@@ -391,7 +405,7 @@ struct RawRow {
     desired: Option<String>,
     applied: String,
     prior: String,
-    adopt: bool,
+    adopt: u8,
 }
 
 impl RawRow {
@@ -415,7 +429,7 @@ impl RawRow {
             desired: self.desired.as_deref().map(desired).transpose().map_err(|error| text(&error))?,
             applied: applied.collect::<Result<_, _>>().map_err(|error| text(&error))?,
             prior: serde_json::from_str(&self.prior).map_err(|error| text(&error))?,
-            adopt: self.adopt,
+            adopt: self.adopt != 0,
         })
     }
 }
