@@ -126,11 +126,13 @@ impl<K: Kernel> Core<K> {
                     continue;
                 }
             };
-            let print = Footprint::of(&decision, &self.intent);
-            if footprint.meets(&print) {
-                break;
+            if !alone {
+                let print = Footprint::of(&decision, &self.intent);
+                if footprint.meets(&print) {
+                    break;
+                }
+                footprint.join(print);
             }
-            footprint.join(print);
             let Some(message) = waiting.pop_front() else { break };
             batch.push(self.accept(message, decision));
             if alone {
