@@ -94,6 +94,7 @@ fn every_kind_of_damage_is_repaired() {
         "ip -n net0 -6 route del fd00:9::/64",
         "ip -n net0 route del 10.1.0.0/24 dev eth0",
         "ip -n net0 -6 route del fd00:1::/64 dev eth0",
+        "ip route del 10.1.0.0/24 dev br0",
         "ip -n net0 route flush table main && ip -n net0 -6 route flush table main",
         "ip -n net0 neigh del 10.1.0.77 dev eth0",
         "ip netns exec net0 sh -c 'echo 0 >/proc/sys/net/ipv4/ip_forward'",

@@ -31,15 +31,17 @@ pub(super) struct Work {
     pub waiting: BTreeMap<usize, BTreeSet<ResourceRef>>,
     /// Resources that are only looked at.
     pub looked_at: BTreeSet<ResourceRef>,
+    /// Whether the routes that come with addresses are looked at too: only others take them away.
+    pub thorough: bool,
     /// Who wants to know how far it is.
     pub progress: Option<watch::Sender<Progress>>,
 }
 
 impl Work {
-    /// Resources, each on its own: what cannot be done for one holds up no other.
+    /// Resources that are compared, each on its own: what cannot be done for one holds up no other.
     pub fn each(resources: BTreeSet<ResourceRef>) -> Self {
         let parts = resources.into_iter().enumerate().map(|(part, resource)| (resource, part)).collect();
-        Self { parts, ..Self::default() }
+        Self { parts, thorough: true, ..Self::default() }
     }
 }
 
@@ -157,6 +159,7 @@ impl<K: Kernel> Core<K> {
         let mut tasks = self.tasks(work.parts.keys().chain(&work.looked_at), work);
         tasks.extend(self.gone_tasks(work));
         let mut scope = plan::scope(&tasks);
+        scope.namespaces.values_mut().for_each(|part| part.prefix_routes = work.thorough);
         if let Some(host) = scope.namespaces.get_mut(&Ns::Host) {
             host.most = host.links.len() >= MANY.max(self.intent.count() / 8);
         }

@@ -23,6 +23,8 @@ use nix::errno::Errno;
 pub const ROUTE_PROTOCOL: u8 = 110;
 /// Routes that the kernel itself made (`RTPROT_KERNEL`).
 pub const ROUTE_PROTOCOL_KERNEL: u8 = 2;
+/// The metric of those to the networks of IPv6 addresses (`IP6_RT_PRIO_ADDRCONF`, `linux/ipv6_route.h`).
+pub const PREFIX_METRIC: u32 = 256;
 /// Addresses that netnsd makes carry this protocol number (`IFA_PROTO`, `linux/if_addr.h`, since Linux 5.18).
 pub const ADDRESS_PROTOCOL: u8 = 110;
 /// The index of `lo` in every namespace (`LOOPBACK_IFINDEX`, `net/flow.h`).
@@ -92,6 +94,8 @@ pub struct NsScope {
     pub summary: bool,
     /// Routes.
     pub routes: bool,
+    /// Those of them that the kernel made with addresses of netnsd's.
+    pub prefix_routes: bool,
     /// Permanent neighbours.
     pub neighbours: bool,
     /// These sysctls.
@@ -133,6 +137,8 @@ pub struct ObservedNs {
     pub strayed: BTreeSet<String>,
     /// Routes of every table but `local` (255), except those that the kernel makes of IPv6 multicast and link-local.
     pub routes: Vec<ObservedRoute>,
+    /// The links and networks of those that the kernel made with an address; none where nobody looked.
+    pub prefix_routes: Option<BTreeSet<(String, IpNet)>>,
     /// Permanent neighbours.
     pub neighbours: Vec<Neighbour>,
     /// The sysctls that were looked at and exist, white space as one space.
@@ -325,6 +331,8 @@ pub enum Op {
     AddressAdd { ns: Ns, name: String, address: IpNet, protocol: u8, replace: bool },
     /// Takes an address away.
     AddressDelete { ns: Ns, name: String, address: IpNet },
+    /// Gives an address the route to its network that the kernel made with it, and somebody took away.
+    PrefixRouteAdd { ns: Ns, name: String, address: IpNet },
     /// Makes a route, which must not be there yet; `replace`: or takes the place of the one of the same key.
     RouteAdd { name: Name, route: Route, protocol: u8, replace: bool },
     /// Takes a route away.
@@ -396,6 +404,7 @@ impl Op {
             Op::LinkMark { .. } => "link_mark",
             Op::AddressAdd { .. } => "address_add",
             Op::AddressDelete { .. } => "address_delete",
+            Op::PrefixRouteAdd { .. } => "prefix_route_add",
             Op::RouteAdd { .. } => "route_add",
             Op::RouteDelete { .. } => "route_delete",
             Op::NeighbourAdd { .. } => "neighbour_add",
@@ -421,7 +430,8 @@ impl Op {
             | Op::PortSet { ns, .. }
             | Op::LinkMark { ns, .. }
             | Op::AddressAdd { ns, .. }
-            | Op::AddressDelete { ns, .. } => ns.clone(),
+            | Op::AddressDelete { ns, .. }
+            | Op::PrefixRouteAdd { ns, .. } => ns.clone(),
             Op::VethAdd { ends } => ends[0].ns.clone(),
             Op::LoopbackSet { name, .. }
             | Op::RouteAdd { name, .. }

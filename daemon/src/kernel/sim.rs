@@ -14,8 +14,7 @@ use nix::errno::Errno;
 
 use super::{
     ADDRESS_PROTOCOL, BatchOp, BridgeSettings, Kernel, NewEnd, Notice, Ns, Observed, ObservedAddress, ObservedBridge,
-    ObservedLink, ObservedNs, ObservedPort, ObservedRoute, Op, OpError, Outcome, ROUTE_PROTOCOL, ROUTE_PROTOCOL_KERNEL,
-    Scope,
+    ObservedLink, ObservedNs, ObservedPort, ObservedRoute, Op, OpError, Outcome, ROUTE_PROTOCOL, Scope,
 };
 
 /// What MAC addresses begin with that this kernel chose itself.
@@ -135,10 +134,7 @@ impl Kernel for SimKernel {
                 link.carrier = link.up && peer_up;
                 link.operstate = if link.carrier { "up" } else { "down" }.into();
             }
-            if part.routes {
-                seen.routes
-                    .extend(seen.links.iter().flat_map(|(name, link)| connected(name, link)).collect::<Vec<_>>());
-            } else {
+            if !part.routes {
                 seen.routes.clear();
             }
             if !part.neighbours {
@@ -329,6 +325,8 @@ impl State {
                 self.add_address(ns, name, *address, *protocol == ADDRESS_PROTOCOL, *replace)
             }
             Op::AddressDelete { ns, name, address } => self.delete_address(ns, name, *address),
+            // Here they are not looked at.
+            Op::PrefixRouteAdd { .. } => Ok(()),
             Op::RouteAdd { name, route, protocol, replace } => self.add_route(name, route, *protocol, *replace),
             Op::RouteDelete { name, route } => {
                 self.named(name)?.routes.retain(|known| !(known.ours && same_route(known, route)));
@@ -556,27 +554,6 @@ impl State {
         }
         Ok(())
     }
-}
-
-/// The routes that come with a link's addresses.
-fn connected(name: &str, link: &ObservedLink) -> Vec<ObservedRoute> {
-    let primary = |address: &&ObservedAddress| link.up && !address.secondary;
-    let route = |address: &ObservedAddress| {
-        let (net, ipv6) = (address.net, address.net.addr().is_ipv6());
-        let route = Route {
-            destination: Destination::from(net.trunc()),
-            via: None,
-            interface: name.parse().ok(),
-            metric: Some(if ipv6 { 256 } else { 0 }),
-            table: 254,
-            source: (!ipv6).then_some(netnsd_api::Address(net.addr())),
-            kind: netnsd_api::RouteType::Unicast,
-            onlink: false,
-        };
-        let protocol = ROUTE_PROTOCOL_KERNEL;
-        ObservedRoute { route, ipv6, ours: false, protocol, scope: "link".into(), foreign_kind: None }
-    };
-    link.addresses.iter().filter(primary).map(route).collect()
 }
 
 /// What a link that goes down or away takes along.

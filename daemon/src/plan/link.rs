@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
-use netnsd_api::{Bridge, Cidr, Endpoint, Mac, Port, Veth};
+use netnsd_api::{Bridge, Cidr, Endpoint, Mac, Port, Veth, is_link_local};
 
 use super::{
     Hands, Phase, Planner, Task,
@@ -209,6 +209,23 @@ impl Planner<'_> {
             self.add_address(task, place, ObservedAddress { secondary: false, ..other.clone() }, 0);
         }
         self.add_addresses(task, place, spec.addresses);
+        self.add_prefix_routes(task, place);
+    }
+
+    /// Gives addresses the routes to their networks that somebody took away: the kernel makes them with the address, and when
+    /// the link comes up, and never again.
+    fn add_prefix_routes(&mut self, task: &Task<'_>, Place { ns, name }: &Place) {
+        let Some(there) = self.seen.namespaces.get(ns).and_then(|seen| seen.prefix_routes.as_ref()) else { return };
+        let (Some(seen), Some(now)) = (self.seen.link(ns, name), self.now.link(ns, name)) else { return };
+        let lacks = |address: &&ObservedAddress| {
+            let stays = now.up && now.addresses.iter().any(|other| other.net == address.net);
+            stays && has_prefix_route(seen, address) && !there.contains(&(name.clone(), address.net.trunc()))
+        };
+        let lacking: Vec<IpNet> = seen.addresses.iter().filter(lacks).map(|address| address.net).collect();
+        for address in lacking {
+            let op = Op::PrefixRouteAdd { ns: ns.clone(), name: name.clone(), address };
+            self.emit_waiting(Phase::LinkRoutes, task, op);
+        }
     }
 
     fn delete_address(&mut self, task: &Task<'_>, place: &Place, address: IpNet) {
@@ -271,6 +288,16 @@ impl Planner<'_> {
         link.up = true;
         self.emit(phase, task, Op::LinkUp { ns: place.ns.clone(), name: place.name.clone(), up });
     }
+}
+
+/// Whether the kernel has made a route to the network of an address of netnsd's: in IPv6 it does once there is a carrier.
+fn has_prefix_route(link: &ObservedLink, address: &ObservedAddress) -> bool {
+    let net = address.net;
+    let is_ready = match net {
+        IpNet::V4(_) => link.up,
+        IpNet::V6(_) => link.operstate == "up" && !is_link_local(net.addr()),
+    };
+    is_ready && address.ours && !address.secondary && net.prefix_len() < net.max_prefix_len()
 }
 
 fn previous_bridge<'a>(task: &Task<'a>) -> Option<&'a Bridge> {

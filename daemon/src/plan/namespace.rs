@@ -2,12 +2,12 @@
 
 use std::net::IpAddr;
 
-use netnsd_api::{Address, Destination, Dns, Namespace, NetnsId, Route, RouteType, SysctlKey, is_link_local};
+use netnsd_api::{Destination, Dns, Namespace, NetnsId, Route, RouteType, SysctlKey, is_link_local};
 
 use super::{Hands, Phase, Planner, Task};
 use crate::{
     engine::Spec,
-    kernel::{Ns, ObservedAddress, ObservedLink, ObservedNs, ObservedRoute, Op, ROUTE_PROTOCOL_KERNEL},
+    kernel::{Ns, ObservedLink, ObservedNs, ObservedRoute, Op},
 };
 
 /// The first line of a file that netnsd wrote: a file without it is somebody else's.
@@ -127,7 +127,6 @@ impl Planner<'_> {
         // Nothing there changes any more, and it may be large.
         let known = std::mem::take(self.ns_mut(&ns));
         self.neighbours(task, spec, &known);
-        self.connected(task, spec, &known);
         self.routes(task, spec, &known);
         *self.ns_mut(&ns) = known;
     }
@@ -222,30 +221,6 @@ impl Planner<'_> {
         }
     }
 
-    /// Routes that the kernel made with addresses of netnsd's, and somebody took away: no gateway would be reached. It makes them
-    /// once only, with the address or when the link comes up.
-    fn connected(&mut self, task: &Task<'_>, spec: &Namespace, known: &ObservedNs) {
-        let Some(seen) = self.seen.namespaces.get(&Ns::Named(spec.name.clone())).filter(|_| !spec.routes.is_empty())
-        else {
-            return;
-        };
-        for (interface, link) in &seen.links {
-            let is_left = |address: &&ObservedAddress| {
-                let link = known.links.get(interface).filter(|link| link.up);
-                link.is_some_and(|link| link.addresses.iter().any(|other| other.net == address.net))
-            };
-            for address in link.addresses.iter().filter(|address| address.ours).filter(is_left) {
-                let Some(route) = connected_route(interface, link, address) else { continue };
-                if !seen.routes.iter().any(|other| {
-                    other.route.interface == route.interface && other.route.destination == route.destination
-                }) {
-                    let (name, protocol) = (spec.name.clone(), ROUTE_PROTOCOL_KERNEL);
-                    self.emit_waiting(Phase::LinkRoutes, task, Op::RouteAdd { name, route, protocol, replace: false });
-                }
-            }
-        }
-    }
-
     fn routes(&mut self, task: &Task<'_>, spec: &Namespace, known: &ObservedNs) {
         for old in known.routes.iter().filter(|old| old.ours) {
             if !spec.routes.iter().any(|route| same_key(route, old)) {
@@ -282,28 +257,6 @@ impl ObservedRoute {
     pub(super) fn as_route(&self) -> Route {
         Route { destination: Destination::Net(self.route.destination.net(self.ipv6)), ..self.route.clone() }
     }
-}
-
-/// The route that the kernel makes with an address, if it does now (`fib_add_ifaddr()`, net/ipv4/fib_frontend.c;
-/// `addrconf_prefix_route()`, net/ipv6/addrconf.c).
-fn connected_route(interface: &str, link: &ObservedLink, address: &ObservedAddress) -> Option<Route> {
-    let net = address.net;
-    let ipv6 = net.addr().is_ipv6();
-    // In IPv6 not before there is a carrier.
-    let is_there = link.up && (!ipv6 || link.operstate == "up");
-    let is_made = net.prefix_len() < net.max_prefix_len() && !address.secondary && !(ipv6 && is_link_local(net.addr()));
-    (is_there && is_made).then_some(())?;
-    Some(Route {
-        destination: Destination::from(net.trunc()),
-        via: None,
-        interface: Some(interface.parse().ok()?),
-        // `IP6_RT_PRIO_ADDRCONF`, linux/ipv6_route.h.
-        metric: ipv6.then_some(256),
-        table: 254,
-        source: (!ipv6).then_some(Address(net.addr())),
-        kind: RouteType::Unicast,
-        onlink: false,
-    })
 }
 
 fn same_value(now: &str, wanted: &str) -> bool {
@@ -365,7 +318,7 @@ fn missing_here(route: &Route, known: &ObservedNs) -> Option<String> {
     }
     // In IPv4 nobody looks at the source of what rejects (`fib_create_info()`, net/ipv4/fib_semantics.c).
     let source = route.source.filter(|_| route.kind == RouteType::Unicast || route.is_ipv6())?.0;
-    let has = |address: &ObservedAddress| address.net.addr() == source;
+    let has = |address: &crate::kernel::ObservedAddress| address.net.addr() == source;
     let there = known.links.values().any(|link| link.addresses.iter().any(has));
     (!there).then(|| format!("no interface has the source address {source} yet"))
 }

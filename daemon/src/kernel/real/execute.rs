@@ -18,8 +18,7 @@ use super::{
     worker::{self, MANY, Pinned, Worker},
 };
 use crate::kernel::{
-    BatchOp, DEFAULT_MTU, LOOPBACK, Ns, ObservedLink, ObservedRoute, Op, OpError, Outcome, ROUTE_PROTOCOL,
-    ROUTE_PROTOCOL_KERNEL, bridge_mtu,
+    BatchOp, DEFAULT_MTU, LOOPBACK, Ns, ObservedLink, ObservedRoute, Op, OpError, Outcome, ROUTE_PROTOCOL, bridge_mtu,
 };
 
 /// How long a namespace's id may be that of a deleted one, which the kernel clears away in its own time (`cleanup_net()`,
@@ -240,6 +239,11 @@ fn ask(local: &mut Local, indices: &mut Indices, op: &Op) -> Outcome {
             let message = RouteNetlinkMessage::DelAddress(message::address(indices.get(local, ns, name)?, *address));
             local.change(ns, message, 0)
         }
+        Op::PrefixRouteAdd { ns, name, address } => {
+            let message = message::prefix_route(indices.get(local, ns, name)?, *address);
+            // Beside that of another link in the same network, as the kernel does it.
+            local.change(ns, RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_APPEND)
+        }
         _ => ask_more(local, indices, op),
     }
 }
@@ -252,9 +256,7 @@ fn ask_more(local: &mut Local, indices: &mut Indices, op: &Op) -> Outcome {
             let oif =
                 route.interface.as_ref().map(|interface| indices.get(local, &ns, interface.as_str())).transpose()?;
             let message = RouteNetlinkMessage::NewRoute(message::route(route, oif, *protocol));
-            // The kernel's own go beside those of other links in the same network.
-            let beside = *protocol == ROUTE_PROTOCOL_KERNEL && !*replace;
-            local.change(&ns, message, if beside { NLM_F_CREATE | NLM_F_APPEND } else { made(*replace) })
+            local.change(&ns, message, made(*replace))
         }
         Op::RouteDelete { name, route } => {
             let ns = Ns::Named(name.clone());
@@ -306,7 +308,7 @@ fn complete(local: &mut Local, op: &Op, outcome: Outcome) -> Outcome {
             }
         }
         (Op::LinkDelete { .. }, Some(Errno::ENODEV | Errno::ENOENT)) => Ok(()),
-        (Op::AddressAdd { .. }, Some(Errno::EEXIST)) => Ok(()),
+        (Op::AddressAdd { .. } | Op::PrefixRouteAdd { .. }, Some(Errno::EEXIST)) => Ok(()),
         (Op::AddressDelete { .. }, Some(Errno::EADDRNOTAVAIL | Errno::ENODEV)) => Ok(()),
         (Op::RouteDelete { .. }, Some(Errno::ESRCH | Errno::ENODEV)) => Ok(()),
         (Op::NeighbourDelete { .. }, Some(Errno::ENOENT | Errno::ENODEV)) => Ok(()),
@@ -361,7 +363,7 @@ fn has_route(local: &mut Local, name: &Name, route: &netnsd_api::Route) -> Resul
     let channel = &local.reach(&Ns::Named(name.clone()))?.channel;
     let links = observe::all_links(channel, message::get_links_briefly())?;
     let names = links.into_iter().map(|(name, link)| (link.index, name)).collect();
-    let known = observe::routes_of(channel, &names, route.is_ipv6())?;
+    let known = observe::routes_of(channel, &names, route.is_ipv6(), None)?;
     let ours = |known: &ObservedRoute| known.protocol == ROUTE_PROTOCOL;
     Ok(known.into_iter().filter(ours).any(|known| {
         let known = known.route;

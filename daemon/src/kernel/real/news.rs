@@ -74,14 +74,16 @@ impl Notified<'_> {
                 let by_itself = kind == 20 && (*body.first()?, *body.get(3)?) == (INET6, RT_SCOPE_LINK);
                 (!by_itself).then_some(What::Address(number(body, 4)?))
             }
-            // RTM_NEWROUTE, RTM_DELROUTE: `struct rtmsg`; the kernel's own come with addresses, and are missed where they go alone.
-            24 | 25 => {
-                let by_itself = match *body.get(5)? {
-                    ROUTE_PROTOCOL_KERNEL => kind == 24 || *body.get(7)? != RTN_UNICAST,
-                    protocol => protocol == RTPROT_RA,
-                };
-                (!by_itself).then_some(What::Routes)
-            }
+            // RTM_NEWROUTE, RTM_DELROUTE: `struct rtmsg`, then attributes; the kernel's own come with addresses, and are missed where
+            // they go alone.
+            24 | 25 => match *body.get(5)? {
+                ROUTE_PROTOCOL_KERNEL if kind == 25 && *body.get(7)? == RTN_UNICAST => {
+                    let oif = attributes(body.get(12..)?, |kind| kind == RTA_OIF).next()?;
+                    Some(What::Address(number(oif, 0)?))
+                }
+                ROUTE_PROTOCOL_KERNEL | RTPROT_RA => None,
+                _ => Some(What::Routes),
+            },
             // RTM_NEWNEIGH, RTM_DELNEIGH: `struct ndmsg`; of those that the kernel learns by itself, and forgets, there are many. One
             // that somebody deletes has failed by then (`neigh_delete()`, net/core/neighbour.c).
             28 | 29 => {
@@ -123,6 +125,7 @@ const NUD_PERMANENT: u16 = 0x80;
 const RT_SCOPE_LINK: u8 = 253;
 const RTPROT_RA: u8 = 9;
 const RTN_UNICAST: u8 = 1;
+const RTA_OIF: u16 = 4;
 /// `linux/socket.h`.
 const INET: u8 = AddressFamily::Inet as u8;
 const INET6: u8 = AddressFamily::Inet6 as u8;

@@ -1,7 +1,8 @@
 //! Looking: what is there of a scope.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use ipnet::IpNet;
 use netnsd_api::Neighbour;
 use nix::errno::Errno;
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -12,7 +13,10 @@ use super::{
     message, parse,
     worker::{self, Worker},
 };
-use crate::kernel::{Ns, NsScope, Observed, ObservedAddress, ObservedLink, ObservedNs, ObservedRoute, OpError, Scope};
+use crate::kernel::{
+    Ns, NsScope, Observed, ObservedAddress, ObservedLink, ObservedNs, ObservedRoute, OpError, ROUTE_PROTOCOL_KERNEL,
+    Scope,
+};
 
 /// How often a look that something disturbed is repeated.
 const TRIES: usize = 8;
@@ -89,6 +93,9 @@ fn namespace(local: &mut Local, ns: &Ns, part: &NsScope) -> Result<Option<Observ
     seen.links = links;
     if part.routes {
         seen.routes = routes(&open.channel, &names)?;
+    }
+    if part.prefix_routes {
+        seen.prefix_routes = Some(prefix_routes(&open.channel, &names, &seen, part.routes)?);
     }
     if part.neighbours {
         seen.neighbours = neighbours(&open.channel, &names)?;
@@ -196,22 +203,47 @@ fn these_links<'a>(
 }
 
 fn routes(channel: &Channel, names: &BTreeMap<u32, String>) -> Result<Vec<ObservedRoute>, OpError> {
-    let mut routes = routes_of(channel, names, false)?;
-    routes.extend(routes_of(channel, names, true)?);
+    let mut routes = routes_of(channel, names, false, None)?;
+    routes.extend(routes_of(channel, names, true, None)?);
     Ok(routes)
 }
 
-/// The routes of one family; a kernel without IPv6 has nothing to say of it.
+/// The routes that the kernel made with addresses: of those that were looked at, or else asked for where there is an address of
+/// netnsd's.
+fn prefix_routes(
+    channel: &Channel,
+    names: &BTreeMap<u32, String>,
+    seen: &ObservedNs,
+    looked: bool,
+) -> Result<BTreeSet<(String, IpNet)>, OpError> {
+    let addresses = || seen.links.values().flat_map(|link| &link.addresses).filter(|address| address.ours);
+    let mut found = BTreeSet::new();
+    for ipv6 in [false, true] {
+        if !addresses().any(|address| address.net.addr().is_ipv6() == ipv6) {
+            continue;
+        }
+        let asked = if looked { Vec::new() } else { routes_of(channel, names, ipv6, Some(ROUTE_PROTOCOL_KERNEL))? };
+        let of_kernel = |known: &&ObservedRoute| known.protocol == ROUTE_PROTOCOL_KERNEL && known.ipv6 == ipv6;
+        for known in asked.iter().chain(&seen.routes).filter(of_kernel) {
+            let to = known.route.destination.net(ipv6);
+            found.extend(known.route.interface.as_ref().map(|interface| (interface.to_string(), to)));
+        }
+    }
+    Ok(found)
+}
+
+/// The routes of one family, all or those of a protocol; a kernel without IPv6 has nothing to say of it.
 pub(super) fn routes_of(
     channel: &Channel,
     names: &BTreeMap<u32, String>,
     ipv6: bool,
+    protocol: Option<u8>,
 ) -> Result<Vec<ObservedRoute>, OpError> {
     let route_of = |answer| match answer {
         RouteNetlinkMessage::NewRoute(message) => parse::route(&message, names),
         _ => None,
     };
-    match channel.dump(message::get_routes(ipv6), route_of) {
+    match channel.dump(message::get_routes(ipv6, protocol), route_of) {
         Err(error) if matches!(error.errno, Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT) => Ok(Vec::new()),
         other => other,
     }
