@@ -20,6 +20,11 @@ pub const READ_ONLY: [&str; 6] = ["uid", "generation", "created_at", "updated_at
 /// # Errors
 /// `unknown_field` or `invalid_field`, with the pointer of the first field that does not fit `T`.
 pub fn parse<T: DeserializeOwned>(value: &Value) -> Result<T, FieldError> {
+    // To keep in mind where one is takes as long as all the rest: it is done once there is a mistake.
+    T::deserialize(Sent(value)).or_else(|_| parse_mistaken(value))
+}
+
+fn parse_mistaken<T: DeserializeOwned>(value: &Value) -> Result<T, FieldError> {
     serde_path_to_error::deserialize(Sent(value)).map_err(|error| {
         let mut path: Vec<String> = error
             .path()

@@ -11,7 +11,7 @@ const BY_HAND: &str = "
 set -e
 ip link add lan type bridge stp_state 1 forward_delay 200
 ip addr add 10.1.0.254/24 dev lan
-ip addr add 10.1.9.254/24 dev lan
+ip addr add 10.1.9.254/24 dev lan noprefixroute
 ip link set lan up
 for i in 1 2; do
     ip netns add n$i

@@ -230,6 +230,8 @@ pub struct ObservedAddress {
     pub secondary: bool,
     /// `IFA_F_PERMANENT`.
     pub permanent: bool,
+    /// `IFA_F_NOPREFIXROUTE`: no route to its network came with it.
+    pub noprefixroute: bool,
     /// Scope as iproute2 spells it.
     pub scope: String,
 }

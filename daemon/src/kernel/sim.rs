@@ -498,7 +498,9 @@ impl State {
             return Ok(());
         }
         let secondary = net.addr().is_ipv4() && link.addresses.iter().any(|known| known.net.trunc() == net.trunc());
-        link.addresses.push(ObservedAddress { net, ours, secondary, permanent: true, scope: "global".into() });
+        let (permanent, noprefixroute) = (true, false);
+        let scope = "global".into();
+        link.addresses.push(ObservedAddress { net, ours, secondary, permanent, noprefixroute, scope });
         Ok(())
     }
 

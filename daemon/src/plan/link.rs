@@ -248,8 +248,14 @@ impl Planner<'_> {
                     self.emit(Phase::Addresses, task, Op::AddressAdd { ns, name, address, protocol, replace: true });
                 }
                 None => {
-                    let (permanent, scope) = (true, "global".into());
-                    let new = ObservedAddress { net: address, ours, secondary: false, permanent, scope };
+                    let new = ObservedAddress {
+                        net: address,
+                        ours,
+                        secondary: false,
+                        permanent: true,
+                        noprefixroute: false,
+                        scope: "global".into(),
+                    };
                     self.add_address(task, place, new, protocol);
                 }
             }
@@ -297,7 +303,8 @@ fn has_prefix_route(link: &ObservedLink, address: &ObservedAddress) -> bool {
         IpNet::V4(_) => link.up,
         IpNet::V6(_) => link.operstate == "up" && !is_link_local(net.addr()),
     };
-    is_ready && address.ours && !address.secondary && net.prefix_len() < net.max_prefix_len()
+    let is_made = !address.noprefixroute && !address.secondary && net.prefix_len() < net.max_prefix_len();
+    is_ready && is_made && address.ours
 }
 
 fn previous_bridge<'a>(task: &Task<'a>) -> Option<&'a Bridge> {

@@ -64,7 +64,7 @@ pub struct Labels {
 /// What a bridge and an end of a pair have in common; `none` leaves a value to the kernel.
 #[derive(Debug, Args)]
 pub struct LinkOptions {
-    /// The device's name
+    /// The device's name; by default a bridge is called as its resource
     #[arg(long, value_name = "INTERFACE")]
     interface: Option<String>,
     /// The namespace that it lives in

@@ -163,6 +163,7 @@ pub(super) fn address(message: &AddressMessage) -> Option<(u32, ObservedAddress)
         // In IPv6 the same bit marks temporary addresses.
         secondary: net.addr().is_ipv4() && flags.contains(AddressFlags::Secondary),
         permanent: flags.contains(AddressFlags::Permanent),
+        noprefixroute: flags.contains(AddressFlags::Noprefixroute),
         scope: match message.header.scope {
             AddressScope::Universe => "global".into(),
             AddressScope::Site => "site".into(),
