@@ -253,6 +253,26 @@ fn what_is_not_heard_is_found_in_the_round() {
 }
 
 #[test]
+fn networks_that_get_no_route_miss_none() {
+    let host = Host::started();
+    let addresses = json!([
+        "10.0.0.1/0",
+        "10.2.0.1/7",
+        "10.3.0.1/31",
+        "10.4.0.1/32",
+        "169.254.7.1/16",
+        "fd00::1/128",
+        "fe80::7/64"
+    ]);
+    let ends = json!([{"interface": "a", "addresses": addresses}, {"interface": "b"}]);
+    host.put("/v1/veths/v", json!({"endpoints": ends})).ok();
+    host.settled();
+    let routes = host.run(&["ip", "route"]);
+    assert_eq!(host.post("/v1/reconcile", json!({})).ok(), json!({"repaired": [], "failed": []}));
+    assert_eq!(host.run(&["ip", "route"]), routes);
+}
+
+#[test]
 fn a_storm_of_changes_is_looked_at_afresh() {
     let host = Host::started();
     lab(&host);

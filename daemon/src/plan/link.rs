@@ -300,7 +300,8 @@ impl Planner<'_> {
 fn has_prefix_route(link: &ObservedLink, address: &ObservedAddress) -> bool {
     let net = address.net;
     let is_ready = match net {
-        IpNet::V4(_) => link.up,
+        // None to what begins with 0 (`ipv4_is_zeronet()`, linux/in.h).
+        IpNet::V4(net) => link.up && net.network().octets()[0] != 0,
         IpNet::V6(_) => link.operstate == "up" && !is_link_local(net.addr()),
     };
     let is_made = !address.noprefixroute && !address.secondary && net.prefix_len() < net.max_prefix_len();
