@@ -30,8 +30,7 @@ use crate::kernel::{Ns, OpError, Outcome};
 #[derive(Debug)]
 pub(in crate::kernel) struct Local {
     pub(super) host: OwnedFd,
-    /// Connections of the work at hand. A connection keeps its namespace alive, so that only the host's is kept longer
-    /// ([`Local::rest`]).
+    /// Connections of the work at hand. A connection keeps its namespace alive, so none is kept longer ([`Local::rest`]).
     open: BTreeMap<Ns, Open>,
     /// How many of them there may be at once.
     most: usize,
@@ -235,11 +234,11 @@ impl Local {
         self.most - self.open.len()
     }
 
-    /// Lets go of every connection but the host's, which goes nowhere.
+    /// Lets go of every connection.
     pub fn rest(&mut self) {
         self.making = None;
         self.spares.clear();
-        self.open.retain(|ns, _| *ns == Ns::Host);
+        self.open.clear();
         self.most = most();
     }
 }
