@@ -126,13 +126,11 @@ impl<K: Kernel> Core<K> {
                     continue;
                 }
             };
-            if !alone {
-                let print = Footprint::of(&decision, &self.intent);
-                if footprint.meets(&print) {
-                    break;
-                }
-                footprint.join(print);
+            let print = Footprint::of(&decision, &self.intent);
+            if footprint.meets(&print) {
+                break;
             }
+            footprint.join(print);
             let Some(message) = waiting.pop_front() else { break };
             batch.push(self.accept(message, decision));
             if alone {

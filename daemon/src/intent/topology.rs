@@ -1,6 +1,6 @@
 //! A whole document of resources, weighed as one change.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use netnsd_api::{Code, FieldError, Problem, ResourceRef};
@@ -20,9 +20,9 @@ impl Intent {
         now: Timestamp,
         new_uid: &dyn Fn() -> String,
     ) -> Result<Decision, Problem> {
-        let mut named = HashSet::with_capacity(document.specs.len());
+        let mut named = BTreeSet::new();
         for placed in &document.specs {
-            if !named.insert((placed.spec.kind(), placed.spec.name())) {
+            if !named.insert(placed.spec.resource()) {
                 let detail = format!("{} is given twice in this document", placed.spec.resource());
                 return Err(below(placed, FieldError::new(Code::Duplicate, "/name", detail).into()));
             }
@@ -35,8 +35,7 @@ impl Intent {
         };
         let specs: Vec<&Placed> = document.specs.iter().filter(selected).collect();
         let unwanted = |(resource, record): &(ResourceRef, &Record)| {
-            let is_named = named.contains(&(resource.kind, &resource.name));
-            document.prune && !is_named && (document.selects)(&record.spec)
+            document.prune && !named.contains(resource) && (document.selects)(&record.spec)
         };
         let deleted: Vec<ResourceRef> = self.all().filter(unwanted).map(|(resource, _)| resource).collect();
 
@@ -67,12 +66,8 @@ impl Intent {
         let mut changed = Vec::new();
         for placed in whole.into_iter().chain(unnamed) {
             let resource = placed.spec.resource();
-            let current = self.get(&resource);
-            if current.is_some_and(|current| *current.spec == placed.spec) {
-                decision.named.push((resource, Did::Unchanged));
-                continue;
-            }
             let mut spec = placed.spec.clone();
+            let current = self.get(&resource);
             self.complete(&mut spec, current.map(|record| &*record.spec)).map_err(|problem| below(placed, problem))?;
             let (did, record) = next(current, spec, now, new_uid);
             decision.named.push((resource.clone(), did));
