@@ -16,15 +16,13 @@ use std::{
 
 use ipnet::IpNet;
 pub use netnsd_api::DEFAULT_MTU;
-use netnsd_api::{Mac, Name, Neighbour, NetnsId, Route, Statistics};
+use netnsd_api::{Address, Destination, Mac, Name, Neighbour, NetnsId, Route, RouteType, Statistics};
 use nix::errno::Errno;
 
 /// Routes that netnsd makes carry this protocol number (`rtm_protocol`, `linux/rtnetlink.h`; none of the registered ones).
 pub const ROUTE_PROTOCOL: u8 = 110;
 /// Routes that the kernel itself made (`RTPROT_KERNEL`).
 pub const ROUTE_PROTOCOL_KERNEL: u8 = 2;
-/// The metric of those to the networks of IPv6 addresses (`IP6_RT_PRIO_ADDRCONF`, `linux/ipv6_route.h`).
-pub const PREFIX_METRIC: u32 = 256;
 /// Addresses that netnsd makes carry this protocol number (`IFA_PROTO`, `linux/if_addr.h`, since Linux 5.18).
 pub const ADDRESS_PROTOCOL: u8 = 110;
 /// The index of `lo` in every namespace (`LOOPBACK_IFINDEX`, `net/flow.h`).
@@ -380,6 +378,23 @@ pub struct BridgeSettings {
 pub fn bridge_mtu(now: u32, wanted: u32) -> Vec<u32> {
     let other = if wanted == u32::from(u16::MAX) { wanted - 1 } else { wanted + 1 };
     if wanted == now { vec![other, wanted] } else { vec![wanted] }
+}
+
+/// The route to an address's network as the kernel makes it (`fib_add_ifaddr()`, net/ipv4/fib_frontend.c;
+/// `addrconf_prefix_route()`, net/ipv6/addrconf.c).
+pub fn prefix_route(interface: &str, address: IpNet) -> Route {
+    let ipv6 = address.addr().is_ipv6();
+    Route {
+        destination: Destination::from(address.trunc()),
+        via: None,
+        interface: interface.parse().ok(),
+        // `IP6_RT_PRIO_ADDRCONF`, linux/ipv6_route.h.
+        metric: ipv6.then_some(256),
+        table: 254,
+        source: (!ipv6).then_some(Address(address.addr())),
+        kind: RouteType::Unicast,
+        onlink: false,
+    }
 }
 
 impl Op {

@@ -3,10 +3,9 @@
 //! Each line stands alone, and fails where the kernel refuses. The marks of ownership are set too, but for the protocol
 //! number of addresses, which that `ip` cannot set yet.
 
-use ipnet::IpNet;
 use netnsd_api::{Mac, Name, Neighbour, NetnsId, Port, Route, RouteType, shell_word};
 
-use crate::kernel::{BridgeSettings, DEFAULT_MTU, NewEnd, Ns, Op, PREFIX_METRIC, ROUTE_PROTOCOL, bridge_mtu};
+use crate::kernel::{BridgeSettings, DEFAULT_MTU, NewEnd, Ns, Op, ROUTE_PROTOCOL, bridge_mtu, prefix_route};
 
 /// The line that does the same as an operation.
 pub fn command(op: &Op) -> String {
@@ -72,16 +71,11 @@ fn line(op: &Op) -> String {
         Op::AddressDelete { ns, name, address } => {
             format!("{} address delete {address} dev {}", ip(ns), shell_word(name))
         }
-        Op::PrefixRouteAdd { ns, name, address } => {
-            let (family, details) = match address {
-                IpNet::V4(net) => ("", format!(" src {}", net.addr())),
-                IpNet::V6(_) => (" -6", format!(" metric {PREFIX_METRIC}")),
-            };
-            let (to, name) = (address.trunc(), shell_word(name));
-            format!("{}{family} route append {to} dev {name} proto kernel{details}", ip(ns))
+        Op::PrefixRouteAdd { ns, name, address } => route(ns, "append", &prefix_route(name, *address), "kernel"),
+        Op::RouteAdd { name, route: what, replace, .. } => {
+            route(&named(name), add_or_replace(*replace), what, &ROUTE_PROTOCOL.to_string())
         }
-        Op::RouteAdd { name, route: what, replace, .. } => route(name, add_or_replace(*replace), what),
-        Op::RouteDelete { name, route: what } => route(name, "delete", what),
+        Op::RouteDelete { name, route: what } => route(&named(name), "delete", what, &ROUTE_PROTOCOL.to_string()),
         Op::NeighbourAdd { name, neighbour: Neighbour { address, mac, interface } } => format!(
             "{} neighbour replace {address} lladdr {mac} dev {} nud permanent",
             ip(&named(name)),
@@ -199,7 +193,7 @@ fn port_settings(set: &Port) -> String {
     ])
 }
 
-fn route(name: &Name, verb: &str, route: &Route) -> String {
+fn route(ns: &Ns, verb: &str, route: &Route, protocol: &str) -> String {
     let family = if route.is_ipv6() { " -6" } else { "" };
     let kind = match route.kind {
         RouteType::Unicast => String::new(),
@@ -211,8 +205,8 @@ fn route(name: &Name, verb: &str, route: &Route) -> String {
         ("metric", route.metric.filter(|metric| *metric != 0).map(|metric| metric.to_string())),
         ("table", Some(route.table.to_string()).filter(|_| route.table != 254)),
         ("src", route.source.map(|source| source.to_string())),
-        ("proto", Some(ROUTE_PROTOCOL.to_string())),
+        ("proto", Some(protocol.to_owned())),
     ]);
     let onlink = if route.onlink { " onlink" } else { "" };
-    format!("{}{family} route {verb} {kind}{}{details}{onlink}", ip(&named(name)), route.destination)
+    format!("{}{family} route {verb} {kind}{}{details}{onlink}", ip(ns), route.destination)
 }

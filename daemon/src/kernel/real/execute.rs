@@ -18,7 +18,8 @@ use super::{
     worker::{self, MANY, Pinned, Worker},
 };
 use crate::kernel::{
-    BatchOp, DEFAULT_MTU, LOOPBACK, Ns, ObservedLink, ObservedRoute, Op, OpError, Outcome, ROUTE_PROTOCOL, bridge_mtu,
+    BatchOp, DEFAULT_MTU, LOOPBACK, Ns, ObservedLink, ObservedRoute, Op, OpError, Outcome, ROUTE_PROTOCOL,
+    ROUTE_PROTOCOL_KERNEL, bridge_mtu, prefix_route,
 };
 
 /// How long a namespace's id may be that of a deleted one, which the kernel clears away in its own time (`cleanup_net()`,
@@ -240,7 +241,8 @@ fn ask(local: &mut Local, indices: &mut Indices, op: &Op) -> Outcome {
             local.change(ns, message, 0)
         }
         Op::PrefixRouteAdd { ns, name, address } => {
-            let message = message::prefix_route(indices.get(local, ns, name)?, *address);
+            let oif = indices.get(local, ns, name)?;
+            let message = message::route(&prefix_route(name, *address), Some(oif), ROUTE_PROTOCOL_KERNEL);
             // Beside that of another link in the same network, as the kernel does it.
             local.change(ns, RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_APPEND)
         }

@@ -13,10 +13,10 @@ use rtnetlink::packet_route::{
     },
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     nsid::{NsidAttribute, NsidMessage},
-    route::{RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope},
+    route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope},
 };
 
-use super::super::{BridgeSettings, NewEnd, PREFIX_METRIC};
+use super::super::{BridgeSettings, NewEnd};
 
 fn link(index: u32, attributes: Vec<LinkAttribute>) -> LinkMessage {
     let mut message = LinkMessage::default();
@@ -224,27 +224,6 @@ pub(super) fn route(route: &Route, oif: Option<u32>, protocol: u8) -> RouteMessa
     }
     if let Some(metric) = route.metric.filter(|metric| *metric != 0) {
         message.attributes.push(RouteAttribute::Priority(metric));
-    }
-    message
-}
-
-/// The route to an address's network, as the kernel makes it (`fib_add_ifaddr()`, net/ipv4/fib_frontend.c;
-/// `addrconf_prefix_route()`, net/ipv6/addrconf.c).
-pub(super) fn prefix_route(index: u32, address: IpNet) -> RouteMessage {
-    let mut message = RouteMessage::default();
-    message.header.address_family = family(address.addr().is_ipv6());
-    message.header.destination_prefix_length = address.prefix_len();
-    message.header.table = RouteHeader::RT_TABLE_MAIN;
-    message.header.protocol = RouteProtocol::Kernel;
-    message.header.kind = rtnetlink::packet_route::route::RouteType::Unicast;
-    message.attributes =
-        vec![RouteAttribute::Destination(RouteAddress::from(address.network())), RouteAttribute::Oif(index)];
-    match address {
-        IpNet::V4(net) => {
-            message.header.scope = RouteScope::Link;
-            message.attributes.push(RouteAttribute::PrefSource(RouteAddress::from(IpAddr::V4(net.addr()))));
-        }
-        IpNet::V6(_) => message.attributes.push(RouteAttribute::Priority(PREFIX_METRIC)),
     }
     message
 }
