@@ -193,6 +193,13 @@ fn what_others_made_is_a_conflict_and_stays() {
     let theirs = list["items"].as_array().unwrap().iter().find(|ns| ns["name"] == "theirs").unwrap();
     assert_eq!(theirs["managed"], false);
     assert!(host.get("/v1/namespaces/theirs/links").ok()["items"][0]["name"] == "lo");
+    // A name that pins a namespace of another type, which nobody enters as one of the network.
+    host.sh("touch /run/netns/hostname; mount --bind /proc/self/ns/uts /run/netns/hostname");
+    let closed = host.put("/v1/namespaces/hostname?adopt=true", json!({}));
+    assert!(closed.json["detail"].as_str().unwrap().contains("cannot be entered"), "{}", closed.json);
+    closed.refused(409, "conflict", None);
+    host.sh("umount /run/netns/hostname; rm /run/netns/hostname");
+    host.put("/v1/namespaces/hostname", json!({})).ok();
 }
 
 #[test]

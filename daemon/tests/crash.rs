@@ -30,7 +30,7 @@ const FAULTS: [(&str, &str, usize); 8] = [
     ("openat", "EMFILE", 60),
     ("mount", "ENOMEM", 8),
     ("umount2", "EBUSY", 3),
-    ("setns", "EPERM", 40),
+    ("setns", "EPERM", 200),
 ];
 
 /// Writes, one after the other, that make, change and delete a little of everything.

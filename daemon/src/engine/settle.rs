@@ -41,15 +41,16 @@ impl<K: Kernel> Core<K> {
                 continue;
             }
             settled.insert(resource);
-            let failed = passed.failures.contains_key(resource);
-            if !failed {
+            // What may still be there is not forgotten.
+            let left = passed.failures.contains_key(resource) || passed.unseen.contains(resource);
+            if !left {
                 self.clear_gone(resource);
             }
             if self.intent.get(resource).is_none() {
                 self.standings.remove(resource);
                 self.drift.forget(resource);
                 gone.push(resource.clone());
-                if failed {
+                if left {
                     self.retry_later(resource);
                 } else {
                     self.retries.remove(resource);
@@ -57,16 +58,13 @@ impl<K: Kernel> Core<K> {
                 continue;
             }
             let standing = standing_of(resource, passed);
-            match standing.state {
-                State::InSync => {
-                    self.retries.remove(resource);
-                    self.clear_leftovers(resource);
-                }
-                State::Pending => {
-                    self.clear_leftovers(resource);
-                    self.retry_later(resource);
-                }
-                _ => self.retry_later(resource),
+            if !left && matches!(standing.state, State::InSync | State::Pending) {
+                self.clear_leftovers(resource);
+            }
+            if !left && standing.state == State::InSync {
+                self.retries.remove(resource);
+            } else {
+                self.retry_later(resource);
             }
             self.tell(resource, &standing, passed, cause);
             self.standings.insert(resource.clone(), standing);

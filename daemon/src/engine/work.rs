@@ -50,6 +50,8 @@ impl Work {
 pub(super) struct Passed {
     pub observed: Observed,
     pub verdicts: BTreeMap<ResourceRef, Verdict>,
+    /// Of which something may be where nobody could look.
+    pub unseen: BTreeSet<ResourceRef>,
     pub failures: Failures,
     /// The operations that were done, by the resource that they were for.
     pub done: BTreeMap<ResourceRef, Vec<&'static str>>,
@@ -259,7 +261,7 @@ impl<K: Kernel> Core<K> {
         let mut waiting: Vec<(Step, String)> = Vec::new();
         let mut blind: Vec<Step> = Vec::new();
         for round in 0..ROUNDS {
-            passed.verdicts = plan.verdicts;
+            (passed.verdicts, passed.unseen) = (plan.verdicts, plan.unseen);
             for (step, reason) in &waiting {
                 passed.verdicts.entry(step.resource.clone()).or_insert_with(|| Verdict::Pending(reason.clone()));
             }

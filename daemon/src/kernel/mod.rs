@@ -121,6 +121,8 @@ pub struct ObservedNs {
     pub inode: u64,
     /// Whether `/run/netns/NAME` exists but pins no namespace (its mount was lost).
     pub stale: bool,
+    /// Whether it cannot be entered, so that nobody knows whose it is: no network namespace, or one of another user namespace.
+    pub closed: bool,
     /// The mark (the alias of its `lo`) of whom it belongs to.
     pub mark: Option<String>,
     /// Its id as seen from the host.

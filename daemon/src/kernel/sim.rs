@@ -34,6 +34,8 @@ struct State {
     executed: Vec<Op>,
     /// After how many more operations one fails, and how.
     fault: Option<(usize, Errno)>,
+    /// Namespaces that cannot be entered.
+    closed: BTreeSet<Ns>,
     replaced: Vec<(Name, SysctlKey, String)>,
     next: u64,
 }
@@ -46,6 +48,7 @@ impl Default for SimKernel {
             peers: BTreeMap::new(),
             executed: Vec::new(),
             fault: None,
+            closed: BTreeSet::new(),
             replaced: Vec::new(),
             next: 2,
         };
@@ -61,6 +64,16 @@ impl SimKernel {
     /// Makes one operation fail: the next one after `after` others.
     pub fn fail(&self, after: usize, errno: Errno) {
         self.state().fault = Some((after, errno));
+    }
+
+    /// Whether a namespace cannot be entered from now on.
+    pub fn close(&self, ns: &Ns, closed: bool) {
+        let mut state = self.state();
+        if closed {
+            state.closed.insert(ns.clone())
+        } else {
+            state.closed.remove(ns)
+        };
     }
 
     /// Whether the operation that was to fail has done so.
@@ -119,6 +132,11 @@ impl Kernel for SimKernel {
         let mut observed = Observed::default();
         for (ns, part) in &scope.namespaces {
             let Some(known) = state.namespaces.get(ns) else { continue };
+            if state.closed.contains(ns) {
+                let seen = ObservedNs { closed: true, dns: known.dns.clone(), ..ObservedNs::default() };
+                observed.namespaces.insert(ns.clone(), seen);
+                continue;
+            }
             let mut seen = known.clone();
             let marked = |link: &ObservedLink| link.mark.as_ref().is_some_and(|mark| part.marks.contains(mark));
             let strayed = known.links.iter().filter(|(name, link)| !part.links.contains(*name) && marked(link));

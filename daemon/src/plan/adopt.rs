@@ -53,7 +53,7 @@ impl Task<'_> {
 
 impl Planner<'_> {
     pub(super) fn adopt_namespace(&mut self, task: &Task<'_>, ns: &Ns) {
-        let known = self.now.namespaces.get(ns).filter(|known| known.inode != 0 && known.inode != u64::MAX);
+        let known = self.now.namespaces.get(ns).filter(|known| known.inode != 0);
         let (Some(Spec::Namespace(spec)), Some(known)) = (task.desired, known) else { return };
         let wanted = task.mark(None);
         if task.hands != Hands::Adopt

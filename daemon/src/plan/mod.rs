@@ -144,6 +144,8 @@ pub struct Plan {
     pub found: BTreeMap<ResourceRef, Found>,
     /// Namespaces that are made anew: whatever lived in them has to be made again.
     pub new_namespaces: BTreeSet<Name>,
+    /// Resources of which something may be in a namespace that cannot be entered: what they leave may still be there.
+    pub unseen: BTreeSet<ResourceRef>,
 }
 
 /// Plans the tasks. `bridge` tells a bridge resource's device name.
@@ -184,6 +186,11 @@ pub fn plan<'a>(tasks: &[Task<'a>], bridge: &dyn Fn(&Name) -> Option<String>, ob
         planner.give_back(task);
     }
     let Planner { phases, mut plan, .. } = planner;
+    if observed.namespaces.values().any(|inside| inside.closed) {
+        let closed = |ns: &Ns| observed.namespaces.get(ns).is_some_and(|inside| inside.closed);
+        let unseen = |task: &&&Task<'_>| scope(std::slice::from_ref(task)).namespaces.keys().any(closed);
+        plan.unseen = tasks.iter().filter(unseen).map(|task| task.resource.clone()).collect();
+    }
     plan.steps = phases.into_values().flatten().collect();
     plan
 }

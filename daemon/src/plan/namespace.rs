@@ -31,7 +31,7 @@ impl Planner<'_> {
     pub(super) fn take_namespace(&mut self, task: &Task<'_>) {
         let ns = Ns::Named(task.resource.name.clone());
         let Some(known) = self.now.namespaces.get(&ns) else { return };
-        if known.inode != 0 && known.mark.as_deref() != Some(&task.mark(None)) {
+        if known.closed || known.inode != 0 && known.mark.as_deref() != Some(&task.mark(None)) {
             return;
         }
         let name = task.resource.name.clone();
@@ -51,6 +51,11 @@ impl Planner<'_> {
         let name = spec.name.clone();
         self.adopt_namespace(task, &ns);
         match self.now.namespaces.get(&ns) {
+            Some(known) if known.closed => {
+                let reason =
+                    "cannot be entered: it is no network namespace, or not netnsd's: choose another name, or delete it";
+                return self.conflict(task, format!("/run/netns/{name} {reason}"));
+            }
             Some(known) if known.inode != 0 && known.mark.as_deref() != Some(&mark) => {
                 return self.conflict(
                     task,

@@ -263,10 +263,12 @@ impl Planner<'_> {
 
     /// Whether the namespace of a place is there (or made by this plan).
     fn ns_is_there(&mut self, task: &Task<'_>, ns: &Ns) -> bool {
-        if *ns == Ns::Host || self.now.namespaces.get(ns).is_some_and(|known| known.inode != 0) {
+        let known = self.now.namespaces.get(ns);
+        if *ns == Ns::Host || known.is_some_and(|known| known.inode != 0) {
             return true;
         }
-        self.pending(task, format!("{ns} is not there"));
+        let why = if known.is_some_and(|known| known.closed) { "cannot be entered" } else { "is not there" };
+        self.pending(task, format!("{ns} {why}"));
         false
     }
 

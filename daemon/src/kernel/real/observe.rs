@@ -58,10 +58,10 @@ fn namespace(local: &mut Local, ns: &Ns, part: &NsScope) -> Result<Option<Observ
         Ok(Place::There(open)) => open,
         Ok(Place::Stale) => return Ok(Some(ObservedNs { stale: true, ..seen })),
         Ok(Place::Nothing) => return Ok(seen.dns.is_some().then_some(seen)),
-        // Not a network namespace, or one that is closed to us: it is somebody else's, and holds up nobody.
+        // Not a network namespace, or one that is closed to us: it holds up nobody.
         Err(errno @ (Errno::EINVAL | Errno::EPERM | Errno::EACCES)) if *ns != Ns::Host => {
             tracing::warn!(%ns, error = errno.desc(), "cannot be entered");
-            return Ok(Some(ObservedNs { inode: u64::MAX, ..seen }));
+            return Ok(Some(ObservedNs { closed: true, ..seen }));
         }
         Err(errno) => return Err(errno.into()),
     };
