@@ -14,7 +14,7 @@ use netnsd::sandbox::Sandbox;
 use serde_json::{Value, json};
 
 /// How long anything may take before a test gives up.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Who has it is admin at 127.0.0.1:8080 too.
 pub const TOKEN: &str = "what-only-this-test-knows";

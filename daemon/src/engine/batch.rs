@@ -409,10 +409,10 @@ impl<K: Kernel> Core<K> {
     async fn undo(&mut self, refused: Vec<&Accepted>) {
         self.give_back(&refused).await;
         let mut work = Work::default();
-        let (mut rows, mut kept) = (BTreeMap::new(), Vec::new());
+        let mut rows = BTreeMap::new();
         for (part, accepted) in refused.into_iter().enumerate() {
             let recorded = accepted.message.write.caller.audit.as_ref().and_then(|audit| audit.remember(None));
-            kept.extend(recorded.map(|entry| Kept::NoAudit(entry.id)));
+            self.untrue.extend(recorded.map(|entry| entry.id));
             let was: Vec<(ResourceRef, Option<Record>)> = accepted
                 .before
                 .iter()
@@ -429,7 +429,7 @@ impl<K: Kernel> Core<K> {
             }
             work.exact.extend(accepted.was.clone());
         }
-        if let Err(error) = self.commit(rows.clone(), kept).await {
+        if let Err(error) = self.commit(rows.clone(), Vec::new()).await {
             // They ride along with the next commit that succeeds.
             tracing::error!(%error, "taking a refused write back cannot be recorded yet");
             self.confirmations.extend(rows);

@@ -69,6 +69,8 @@ pub(super) struct Core<K: Kernel> {
     keeping: Vec<Keeping>,
     /// The number of the newest entry of the audit log.
     audited: u64,
+    /// Entries of it that are recorded, and of writes that were taken back.
+    pub untrue: Vec<u64>,
     /// Whether the work at hand was on many resources.
     pub large: bool,
     pub metrics: Arc<Metrics>,
@@ -108,6 +110,7 @@ impl<K: Kernel> Core<K> {
             untidy_since: None,
             keeping: Vec::new(),
             audited,
+            untrue: Vec::new(),
             large: false,
             metrics,
         };
@@ -342,6 +345,7 @@ impl<K: Kernel> Core<K> {
         let mut all = self.confirmations.clone();
         all.extend(rows);
         let (events, retracted) = self.journal.news();
+        kept.extend(self.untrue.iter().copied().map(Kept::NoAudit));
         let mut askers = Vec::new();
         for Keeping { what, answer } in std::mem::take(&mut self.keeping) {
             kept.push(match what {
@@ -363,6 +367,7 @@ impl<K: Kernel> Core<K> {
         }
         result?;
         self.confirmations.clear();
+        self.untrue.clear();
         self.journal.recorded();
         self.untidy_since = None;
         Ok(())

@@ -2,15 +2,16 @@
 
 use std::{path::PathBuf, sync::Arc, task::Poll, time::Duration};
 
-use netnsd_api::{Code, Kind, Name, ResourceRef, State};
+use netnsd_api::{AuditEntry, Code, Kind, Name, ResourceRef, State};
 use nix::errno::Errno;
 use serde_json::{Value, json};
 use sqlx::Connection;
 
 use super::*;
 use crate::{
+    access::{Audit, Caller},
     kernel::{BridgeSettings, NewEnd, Ns, Op, sim::SimKernel},
-    store::{Filter, History},
+    store::{AuditLog, Filter, History},
 };
 
 struct House {
@@ -631,6 +632,36 @@ async fn a_recorded_resource_in_conflict_takes_over_what_is_in_its_way() {
     assert_eq!((written.did(), written.entry.unwrap().generation), (Did::Unchanged, 1));
     assert_eq!(house.state(Kind::Bridge, "br0"), State::InSync);
     assert!(!house.kernel.everything()[&Ns::Host].links["br0"].bridge.as_ref().unwrap().stp);
+}
+
+#[tokio::test]
+async fn what_the_audit_log_says_of_a_refused_write_goes_with_the_next_commit_where_the_first_fails() {
+    let house = House::new();
+    let mut other = sqlx::SqliteConnection::connect(&format!("sqlite:{}", house.database().display())).await.unwrap();
+    let disturb = "CREATE TRIGGER disturb BEFORE DELETE ON audit BEGIN SELECT RAISE(ABORT, 'disturbed'); END";
+    sqlx::raw_sql(disturb).execute(&mut other).await.unwrap();
+    let draft = AuditEntry {
+        id: 0,
+        time: "2026-11-27T00:00:00Z".into(),
+        caller: None,
+        role: None,
+        from: "unix".into(),
+        method: "PUT".into(),
+        path: "/v1/bridges/br0".into(),
+        status: 0,
+        request_id: String::new(),
+    };
+    let mut caller = Caller::admin("a test");
+    caller.audit = Some(Arc::new(Audit::new(draft)));
+    let change = Change::Put(Spec::from_json(Kind::Bridge, json!({"name": "br0"})).unwrap());
+    house.kernel.fail(0, Errno::EPERM);
+    let write = Write { caller: Arc::new(caller), status: Some(|_, _| 201), ..Write::by_admin(change) };
+    house.engine.as_ref().unwrap().0.write(write).await.unwrap_err();
+    let log = AuditLog::new(&house.database());
+    assert_eq!(log.read(None, 9).await.unwrap().len(), 1);
+    sqlx::raw_sql("DROP TRIGGER disturb").execute(&mut other).await.unwrap();
+    house.put(Kind::Bridge, json!({"name": "br1"})).await.unwrap();
+    assert_eq!(log.read(None, 9).await.unwrap(), []);
 }
 
 #[tokio::test]

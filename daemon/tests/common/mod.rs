@@ -371,9 +371,11 @@ impl Host {
             let bridges = self.get("/v1/bridges").ok();
             let bridges: Vec<Value> = bridges["items"].as_array().cloned().unwrap_or_default();
             let bridges = bridges.into_iter().map(|bridge| bridge["status"]["observed"].clone());
+            // A bridge without ports never says.
+            let never_says =
+                |link: &Value| link["operstate"] == "unknown" && link["ports"].as_array().is_some_and(Vec::is_empty);
             ends.chain(bridges).all(|link| {
-                link["up"] != true
-                    || (link["carrier"] == true) == (link["operstate"] == "up" || link["operstate"] == "unknown")
+                link["up"] != true || never_says(&link) || (link["carrier"] == true) == (link["operstate"] == "up")
             })
         });
         let script = "{ ip addr show tentative; ip -all netns exec ip addr show tentative; } | grep inet6";
