@@ -300,7 +300,7 @@ impl<K: Kernel> Core<K> {
     }
 
     fn next_alarm(&self) -> Instant {
-        let untidy = !self.confirmations.is_empty() || self.journal.has_news();
+        let untidy = !self.confirmations.is_empty() || !self.untrue.is_empty() || self.journal.has_news();
         let tidy = untidy.then(|| match self.untidy_since {
             Some(failed) => failed + TIDY.1,
             None => Instant::now() + TIDY.0,

@@ -22,6 +22,7 @@ use netnsd_api::{Name, ResourceRef, SysctlKey};
 pub use self::{adopt::Found, command::command, namespace::resolv_conf, scope::scope, settings::own_settings};
 use crate::{
     engine::Spec,
+    intent::namespaces_of,
     kernel::{Ns, Observed, ObservedNs, Op, mark},
 };
 
@@ -186,10 +187,11 @@ pub fn plan<'a>(tasks: &[Task<'a>], bridge: &dyn Fn(&Name) -> Option<String>, ob
         planner.give_back(task);
     }
     let Planner { phases, mut plan, .. } = planner;
-    if observed.namespaces.values().any(|inside| inside.closed) {
-        let closed = |ns: &Ns| observed.namespaces.get(ns).is_some_and(|inside| inside.closed);
-        let unseen = |task: &&&Task<'_>| scope(std::slice::from_ref(task)).namespaces.keys().any(closed);
-        plan.unseen = tasks.iter().filter(unseen).map(|task| task.resource.clone()).collect();
+    let closed = observed.namespaces.iter().filter(|(_, inside)| inside.closed);
+    let closed: BTreeSet<&Name> = closed.filter_map(|(ns, _)| ns.name()).collect();
+    if !closed.is_empty() {
+        let lives_there = |task: &&&Task<'_>| task.specs().flat_map(namespaces_of).any(|name| closed.contains(name));
+        plan.unseen = tasks.iter().filter(lives_there).map(|task| task.resource.clone()).collect();
     }
     plan.steps = phases.into_values().flatten().collect();
     plan
