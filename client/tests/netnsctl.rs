@@ -219,7 +219,7 @@ fn processes_are_found() {
 fn a_dry_run_changes_nothing_and_lists_what_it_would() {
     let host = host!();
     let plan = words(&host.ok(&["netns", "add", "net0", "--dry-run"]));
-    assert!(plan[0].starts_with("(ip netns add net0 && ip -n net0 link set dev lo alias "), "{plan:?}");
+    assert!(plan[0].starts_with("(ip netns add net0 && ip -n net0 link property add dev lo altname "), "{plan:?}");
     assert_eq!(host.namespaces(), Vec::<String>::new());
     host.joined();
     let plan = host.json(&["netns", "delete", "net0", "--cascade", "--dry-run"]);

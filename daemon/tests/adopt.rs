@@ -69,13 +69,13 @@ fn make(host: &Host) {
     host.settled();
 }
 
-/// The kernel without what taking over leaves: marks and protocol numbers.
-fn unmarked(host: &Host) -> Vec<String> {
+/// The kernel without what taking over leaves: owner tags and protocol numbers.
+fn untagged(host: &Host) -> Vec<String> {
     fn strip(value: &mut Value) {
         match value {
             Value::Object(map) => {
                 map.retain(|key, _| {
-                    !["ifalias", "protocol", "inet6_addr_gen_mode"].contains(&key.as_str()) && !key.contains("timer")
+                    !["altnames", "protocol", "inet6_addr_gen_mode"].contains(&key.as_str()) && !key.contains("timer")
                 });
                 map.values_mut().for_each(strip);
             }
@@ -90,7 +90,7 @@ fn unmarked(host: &Host) -> Vec<String> {
 fn a_network_made_by_hand_is_taken_over_under_traffic() {
     let mut host = Host::started();
     make(&host);
-    let before = unmarked(&host);
+    let before = untagged(&host);
     let there = host.get("/v1/namespaces?include=unmanaged").ok();
     assert_eq!(there["items"].as_array().map(Vec::len), Some(2));
     let pings = host.spawn_ping("n1", "10.1.0.2", 5);
@@ -99,7 +99,7 @@ fn a_network_made_by_hand_is_taken_over_under_traffic() {
         host.put(path, body.clone()).refused(409, "conflict", None);
         let path = format!("{path}?adopt=true");
         let plan = host.put(&format!("{path}&dry_run=true"), body.clone()).ok();
-        assert!(plan["plan"].as_array().is_some_and(|plan| plan[0]["op"] == "link_mark"), "{plan}");
+        assert!(plan["plan"].as_array().is_some_and(|plan| plan[0]["op"] == "link_owner"), "{plan}");
         let made = host.put(&path, body.clone());
         assert_eq!((made.status, &made.json["status"]["state"]), (201, &"in_sync".into()), "{}", made.json);
         // The same again changes nothing.
@@ -109,13 +109,13 @@ fn a_network_made_by_hand_is_taken_over_under_traffic() {
     host.until("pings go on", || pings.received() > 100);
     let (sent, received) = pings.stop();
     assert_eq!(sent, received, "no packet is lost");
-    common::same(&before, &unmarked(&host));
+    common::same(&before, &untagged(&host));
 
     // They are netnsd's now: kept, healed, changed, and taken away.
     let routes = host.ip(&["-n", "n1", "route", "show", "default"]);
     assert_eq!(routes[0]["protocol"], "110");
     host.restart();
-    common::same(&before, &unmarked(&host));
+    common::same(&before, &untagged(&host));
     assert!(host.sh("ip -n n1 addr del 10.1.0.1/24 dev eth0").status.success());
     host.settled();
     host.until("the address is back", || host.run(&["ip", "-n", "n1", "addr"]).contains("10.1.0.1/24"));
@@ -152,7 +152,7 @@ fn what_is_not_what_was_asked_for_is_not_taken_over() {
         assert_eq!((answer.status, &answer.json["code"]), (409, &"conflict".into()), "{path}: {}", answer.json);
         common::same(&marked, &host.kernel());
     }
-    // One that the kernel refuses half-way: everything is as it was, the texts that stood where marks go too.
+    // One that the kernel refuses half-way: everything is as it was.
     let refused = host.put(
         "/v1/veths/p1?adopt=true",
         json!({"endpoints": [{"namespace": "n1", "interface": "eth0", "addresses": ["10.1.0.77/24"]},
@@ -166,7 +166,7 @@ fn what_is_not_what_was_asked_for_is_not_taken_over() {
 fn a_crash_while_taking_over_is_made_good_at_the_next_start() {
     let mut host = Host::started();
     make(&host);
-    let before = unmarked(&host);
+    let before = untagged(&host);
     host.put("/v1/namespaces/n1?adopt=true&wait=false", json!({})).ok();
     host.put("/v1/namespaces/n2?adopt=true", json!({})).ok();
     host.put("/v1/bridges/br?adopt=true&wait=false", documents()[2].1.clone()).ok();
@@ -174,7 +174,7 @@ fn a_crash_while_taking_over_is_made_good_at_the_next_start() {
     host.kill9();
     host.start();
     host.settled();
-    common::same(&before, &unmarked(&host));
+    common::same(&before, &untagged(&host));
     for path in ["/v1/namespaces/n1", "/v1/bridges/br", "/v1/veths/p1"] {
         assert_eq!(host.get(path).ok()["status"]["state"], "in_sync", "{path}");
     }

@@ -27,6 +27,9 @@ fn look(host: &Host, ask: &[String], key: &str, value: &Value) -> String {
         let said: Value = serde_json::from_str(&said).unwrap_or_default();
         let lists = |item: &Value| item["addr_info"].as_array().cloned().unwrap_or_else(|| vec![item.clone()]);
         let all: Vec<Value> = said.as_array().into_iter().flatten().flat_map(lists).collect();
+        if key == "ifalias" {
+            return all[0][key].to_string();
+        }
         all.iter().find(|item| item[key] == *value).map(Value::to_string).unwrap_or_default()
     } else {
         said
@@ -55,7 +58,7 @@ fn change(host: &Host, random: &mut Random, number: u64) -> Foreign {
     let i = random.below(NAMESPACES.len() as u64) as usize;
     let name = NAMESPACES[i];
     let words = |line: String| -> Vec<String> { line.split_whitespace().map(str::to_owned).collect() };
-    let (line, ask, key, value) = match random.below(8) {
+    let (line, ask, key, value) = match random.below(9) {
         0 => {
             let address = format!("172.{}.{low}.1", 16 + high);
             let line = format!("ip -n {name} address add {address}/24 dev eth0");
@@ -103,6 +106,14 @@ fn change(host: &Host, random: &mut Random, number: u64) -> Foreign {
                 "ifname",
                 json!(link),
             )
+        }
+        7 => {
+            let place = random.of(&["dev br0".to_owned(), format!("dev port{i}"), "dev lo".to_owned()]);
+            let inside = random.of(&["dev eth0", "dev lo"]);
+            let (ns, place) =
+                if random.one_in(2) { (String::new(), place) } else { (format!("-n {name}"), inside.into()) };
+            let line = format!("ip {ns} link set {place} alias 'customer {number}'");
+            (line, format!("ip {ns} -j link show {place}"), "ifalias", Value::Null)
         }
         _ => {
             let file = random.of(&[

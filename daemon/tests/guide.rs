@@ -270,7 +270,7 @@ fn mask(value: &mut Value) {
     }
 }
 
-/// A text without the identities in it, as the mark in a link's alias has one.
+/// A text without the identities in it, as an owner tag has one.
 fn without_identities(text: &str) -> String {
     let is_identity = |part: &str| part.len() == 36 && uuid::Uuid::try_parse(part).is_ok();
     let parts = text.split_inclusive([':', ' ', ')']);

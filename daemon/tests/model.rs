@@ -460,14 +460,15 @@ impl World {
             for address in now.difference(&wanted).filter(|address| !address.starts_with("192.168.")) {
                 compare("address", json!(address), Value::Null);
             }
-            let alias = link["ifalias"].as_str().unwrap_or_default();
-            compare("mark", alias.starts_with(&format!("netnsd:{path}")).into(), json!(true));
+            let tag = link["altnames"][0].as_str().unwrap_or_default();
+            let wanted = format!("netnsd:{}", path.replace('/', ":"));
+            compare("owner tag", tag.starts_with(&wanted).into(), json!(true));
         }
         for (ns, there) in seen {
             for (name, link) in &there.links {
-                let ours = link["ifalias"].as_str().is_some_and(|alias| alias.starts_with("netnsd:")) && name != "lo";
+                let ours = link["altnames"][0].as_str().is_some_and(|tag| tag.starts_with("netnsd:")) && name != "lo";
                 if ours && !expected.contains(&(ns.clone(), name.clone())) {
-                    wrong.push(format!("{name} in {ns:?} is left: {}", link["ifalias"]));
+                    wrong.push(format!("{name} in {ns:?} is left: {}", link["altnames"]));
                 }
             }
         }

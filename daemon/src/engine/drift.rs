@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     intent,
-    kernel::{Kernel, LOOPBACK, Notice, Ns, Observed, What},
+    kernel::{Device, Kernel, LOOPBACK, Notice, Ns, Observed, What, ownership},
     plan::Plan,
 };
 
@@ -74,12 +74,13 @@ impl Repairs {
 #[derive(Debug, Default)]
 struct Devices {
     by_index: BTreeMap<(Ns, u32), ResourceRef>,
-    of: BTreeMap<ResourceRef, Vec<(Ns, u32)>>,
+    of: BTreeMap<ResourceRef, Vec<Device>>,
 }
 
 impl Devices {
     fn forget(&mut self, resource: &ResourceRef) {
-        for key in self.of.remove(resource).unwrap_or_default() {
+        for device in self.of.remove(resource).unwrap_or_default() {
+            let key = (device.ns, device.index);
             if self.by_index.get(&key) == Some(resource) {
                 self.by_index.remove(&key);
             }
@@ -87,15 +88,33 @@ impl Devices {
     }
 
     fn learn(&mut self, resource: &ResourceRef, spec: &Spec, observed: &Observed) {
-        let place = |(ns, name): (Ns, String)| Some((ns.clone(), observed.link(&ns, &name)?.index));
-        let keys: Vec<(Ns, u32)> = intent::interfaces(spec).into_iter().filter_map(place).collect();
-        let is_known = |key| self.by_index.get(key) == Some(resource);
-        if self.of.get(resource) == Some(&keys) && keys.iter().all(is_known) {
+        let before = self.of.get(resource);
+        let device = |(ns, name): (Ns, String)| {
+            let inside = observed.namespaces.get(&ns)?;
+            let (index, owner_tag) = match name.as_str() {
+                "lo" => (LOOPBACK, &inside.owner_tag),
+                name => inside.links.get(name).map(|link| (link.index, &link.owner_tag))?,
+            };
+            let device = Device { cookie: inside.cookie, ns, index };
+            let is_own = match owner_tag.as_deref() {
+                Some(tag) => ownership::parse(tag).is_some_and(|(owner, _)| owner == *resource),
+                None => before.is_some_and(|before| before.contains(&device)),
+            };
+            is_own.then_some(device)
+        };
+        let interfaces = match spec {
+            Spec::Namespace(spec) => vec![(Ns::Named(spec.name.clone()), "lo".to_owned())],
+            spec => intent::interfaces(spec),
+        };
+        let devices: Vec<Device> = interfaces.into_iter().filter_map(device).collect();
+        let key = |device: &Device| (device.ns.clone(), device.index);
+        let is_known = |device: &Device| self.by_index.get(&key(device)) == Some(resource);
+        if self.of.get(resource) == Some(&devices) && devices.iter().all(is_known) {
             return;
         }
         self.forget(resource);
-        self.by_index.extend(keys.iter().map(|key| (key.clone(), resource.clone())));
-        self.of.insert(resource.clone(), keys);
+        self.by_index.extend(devices.iter().map(|device| (key(device), resource.clone())));
+        self.of.insert(resource.clone(), devices);
     }
 }
 
@@ -140,8 +159,8 @@ impl Drift {
         std::mem::replace(&mut self.dirty, later)
     }
 
-    /// Where the devices of a resource are, as far as that is known.
-    pub fn devices(&self, resource: &ResourceRef) -> &[(Ns, u32)] {
+    /// Returns where the devices of a resource were last seen.
+    pub fn devices(&self, resource: &ResourceRef) -> &[Device] {
         self.devices.of.get(resource).map_or(&[], Vec::as_slice)
     }
 

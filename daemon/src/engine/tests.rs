@@ -277,7 +277,7 @@ async fn what_others_made_is_a_conflict_and_stays() {
     let theirs = Op::BridgeAdd {
         ns: Ns::Host,
         name: "br0".into(),
-        mark: "theirs".into(),
+        owner_tag: "theirs".into(),
         mac: None,
         mtu: None,
         set: BridgeSettings::default(),
@@ -354,7 +354,7 @@ async fn one_that_cannot_be_applied_holds_up_nobody_and_is_tried_again() {
     let theirs = |name: &str| Op::BridgeAdd {
         ns: Ns::Host,
         name: name.into(),
-        mark: "theirs".into(),
+        owner_tag: "theirs".into(),
         mac: None,
         mtu: None,
         set: BridgeSettings::default(),
@@ -365,7 +365,7 @@ async fn one_that_cannot_be_applied_holds_up_nobody_and_is_tried_again() {
     assert_eq!(house.state(Kind::Bridge, "br0"), State::Conflict);
     assert_eq!(house.kernel.everything().len(), 2, "the namespace is there");
     assert!(house.kernel.everything()[&Ns::Named("net0".parse().unwrap())].links.contains_key("eth0"));
-    assert_eq!(house.kernel.everything()[&Ns::Host].links["br0"].mark.as_deref(), Some("theirs"));
+    assert_eq!(house.kernel.everything()[&Ns::Host].links["br0"].owner_tag.as_deref(), Some("theirs"));
     // Once the name is free it is made by itself.
     house.kernel.apply(&Op::LinkDelete { ns: Ns::Host, name: "br0".into() }).unwrap();
     let patience = std::time::Instant::now() + std::time::Duration::from_secs(20);
@@ -377,14 +377,51 @@ async fn one_that_cannot_be_applied_holds_up_nobody_and_is_tried_again() {
 }
 
 #[tokio::test]
-async fn a_pair_whose_second_end_was_not_marked_before_a_crash_is_made_anew() {
+async fn untagged_end_of_own_pair_is_tagged_in_place() {
     let mut house = House::new();
     house.network().await;
+    let before = house.kernel.everything();
     house.stop();
-    house.kernel.unmark(&Ns::Host, "port0");
+    // As a crash between making the pair and tagging its second end leaves it.
+    house.kernel.untag(&Ns::Host, "port0");
     house.start();
     house.view.wait_ready().await;
     assert_eq!(house.state(Kind::Veth, "lan0"), State::InSync);
+    assert_eq!(house.kernel.everything(), before);
+}
+
+#[tokio::test]
+async fn legacy_tags_are_replaced_in_place() {
+    let mut house = House::new();
+    house.network().await;
+    let before = house.kernel.everything();
+    house.stop();
+    house.kernel.make_tags_legacy();
+    house.kernel.executed();
+    house.start();
+    house.view.wait_ready().await;
+    assert_eq!(house.kernel.everything(), before);
+    let executed = house.kernel.executed();
+    assert!(!executed.is_empty());
+    assert!(executed.iter().all(|op| matches!(op, Op::LinkSetOwner { .. })), "{executed:#?}");
+}
+
+#[tokio::test]
+async fn tags_taken_off_are_put_back_in_place() {
+    let house = House::new();
+    house.network().await;
+    let before = house.kernel.everything();
+    house.kernel.executed();
+    for (ns, inside) in &before {
+        for name in inside.links.keys().map(String::as_str).chain(["lo"]) {
+            house.kernel.untag(ns, name);
+        }
+    }
+    house.engine.as_ref().unwrap().0.reconcile().await.unwrap();
+    assert_eq!(house.kernel.everything(), before);
+    let executed = house.kernel.executed();
+    assert!(!executed.is_empty());
+    assert!(executed.iter().all(|op| matches!(op, Op::LinkSetOwner { .. })), "{executed:#?}");
 }
 
 fn topology(prune: bool, document: Value) -> Change {
@@ -520,7 +557,8 @@ fn by_hand(kernel: &SimKernel) {
     let (net0, eth0, port0, br0) = (Ns::Named("net0".parse().unwrap()), "eth0", "port0", "br0");
     let own = |name: &str| name.to_owned();
     let mac = "02:00:00:00:00:fe".parse().ok();
-    let end = |ns: &Ns, name: &str| NewEnd { ns: ns.clone(), name: own(name), mark: own("by hand"), mac, mtu: None };
+    let end =
+        |ns: &Ns, name: &str| NewEnd { ns: ns.clone(), name: own(name), owner_tag: own("by hand"), mac, mtu: None };
     let address = |ns: &Ns, name: &str, address: &str| Op::AddressAdd {
         ns: ns.clone(),
         name: own(name),
@@ -532,8 +570,8 @@ fn by_hand(kernel: &SimKernel) {
     let set = BridgeSettings { stp: Some(true), hello_time: Some(300), ..BridgeSettings::default() };
     let route = serde_json::from_value(json!({"destination": "default", "via": "10.0.0.254"})).unwrap();
     for op in [
-        Op::NamespaceAdd { name: "net0".parse().unwrap(), mark: own("by hand") },
-        Op::BridgeAdd { ns: Ns::Host, name: own(br0), mark: own("by hand"), mac, mtu: None, set },
+        Op::NamespaceAdd { name: "net0".parse().unwrap(), owner_tag: own("by hand") },
+        Op::BridgeAdd { ns: Ns::Host, name: own(br0), owner_tag: own("by hand"), mac, mtu: None, set },
         Op::VethAdd { ends: [end(&net0, eth0), end(&Ns::Host, port0)] },
         address(&net0, eth0, "10.0.0.1/24"),
         address(&Ns::Host, br0, "10.0.0.254/24"),
@@ -544,6 +582,9 @@ fn by_hand(kernel: &SimKernel) {
         Op::RouteAdd { name: "net0".parse().unwrap(), route, protocol: 4, replace: false },
     ] {
         kernel.apply(&op).unwrap();
+    }
+    for (ns, name) in [(&net0, "lo"), (&net0, eth0), (&Ns::Host, port0), (&Ns::Host, br0)] {
+        kernel.untag(ns, name);
     }
 }
 

@@ -134,6 +134,7 @@ impl<K: Kernel> Core<K> {
                     desired: Some(work.exact.get(resource).unwrap_or(&record.spec)),
                     applied: &record.applied,
                     prior: &record.prior,
+                    devices: self.drift.devices(resource),
                     new: work.created.contains(resource),
                     hands: if record.adopt { Hands::Adopt } else { Hands::Stay },
                 });
@@ -150,6 +151,7 @@ impl<K: Kernel> Core<K> {
                 desired: None,
                 applied: &gone.applied,
                 prior: &gone.prior,
+                devices: self.drift.devices(resource),
                 new: false,
                 hands: Hands::Stay,
             })
@@ -164,17 +166,6 @@ impl<K: Kernel> Core<K> {
         scope.namespaces.values_mut().for_each(|part| part.prefix_routes = work.thorough);
         if let Some(host) = scope.namespaces.get_mut(&Ns::Host) {
             host.most = host.links.len() >= MANY.max(self.intent.count() / 8);
-        }
-        // Whoever is not under its name is known by its index, if each was last seen where it belongs.
-        let is_known = |task: &Task<'_>| {
-            let places = task.desired.map(intent::interfaces).unwrap_or_default();
-            task.new || task.applied.is_empty() && self.drift.devices(&task.resource).len() == places.len()
-        };
-        if tasks.iter().all(is_known) {
-            let known = tasks.iter().flat_map(|task| self.drift.devices(&task.resource));
-            for (ns, index) in known {
-                scope.ns(ns).indices.get_or_insert_default().insert(*index);
-            }
         }
         self.kernel.observe(&scope).await
     }
@@ -233,6 +224,7 @@ impl<K: Kernel> Core<K> {
                 desired: Some(&found.spec),
                 applied: std::slice::from_ref(&record.spec),
                 prior: &record.prior,
+                devices: &[],
                 new: false,
                 hands: Hands::GiveBack(found),
             });

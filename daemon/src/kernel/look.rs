@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Ns, NsScope, Observed, ObservedLink, OpError, Scope, mark,
+    Ns, NsScope, Observed, ObservedLink, OpError, Scope, ownership,
     real::{Local, observe, protocol},
 };
 
@@ -187,8 +187,8 @@ fn links(local: &mut Local, ns: &Ns) -> Result<Vec<Link>, LookError> {
 }
 
 fn live(name: String, link: ObservedLink, peer: Option<Peer>) -> Link {
-    // The mark of `lo` is its namespace's.
-    let marked = link.mark.as_deref().and_then(mark::parse);
+    // The tag of `lo` is its namespace's.
+    let tagged = link.owner_tag.as_deref().and_then(ownership::parse);
     let settings = crate::plan::own_settings(&link);
     Link {
         index: link.index,
@@ -202,7 +202,7 @@ fn live(name: String, link: ObservedLink, peer: Option<Peer>) -> Link {
         addresses: link.addresses.iter().map(|address| address.net.to_string()).collect(),
         bridge: link.master,
         peer,
-        resource: marked.map(|(resource, _)| resource),
+        resource: tagged.map(|(resource, _)| resource),
         statistics: link.statistics,
         settings,
     }
@@ -232,7 +232,7 @@ fn addresses(local: &mut Local, ns: &Ns) -> Result<Vec<LinkAddress>, LookError> 
     links.sort_by_key(|(_, link)| link.index);
     let mut found = Vec::new();
     for (name, link) in links {
-        let resource = link.mark.as_deref().and_then(mark::parse).map(|(resource, _)| resource);
+        let resource = link.owner_tag.as_deref().and_then(ownership::parse).map(|(resource, _)| resource);
         found.extend(link.addresses.into_iter().map(|address| LinkAddress {
             address: address.net.to_string(),
             interface: name.clone(),
@@ -275,7 +275,7 @@ fn ports(local: &mut Local, ns: &Ns, bridge: &str) -> Result<Vec<BridgePort>, Lo
     let seen = local.every_link(ns)?;
     let port = |(name, link): (String, ObservedLink)| {
         let settings = link.port.filter(|_| link.master.as_deref() == Some(bridge))?;
-        let (veth, endpoint) = match link.mark.as_deref().and_then(mark::parse) {
+        let (veth, endpoint) = match link.owner_tag.as_deref().and_then(ownership::parse) {
             Some((resource, Some(end))) => (Some(resource.name), u8::try_from(end).ok()),
             _ => (None, None),
         };

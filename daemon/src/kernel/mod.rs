@@ -5,7 +5,7 @@
 //! one ([`sim::SimKernel`]), which fails on demand.
 
 pub mod look;
-pub mod mark;
+pub mod ownership;
 pub mod real;
 pub mod sim;
 
@@ -80,10 +80,8 @@ impl Scope {
 pub struct NsScope {
     /// These links, with their addresses.
     pub links: BTreeSet<String>,
-    /// And those that bear these marks, under whatever name, where some link is not under its own.
-    pub marks: BTreeSet<String>,
-    /// The indices that those bore when they were last seen, where that is known of all: others are not tried.
-    pub indices: Option<BTreeSet<u32>>,
+    /// And those that bear these owner tags, under whatever name, where some link is not under its own.
+    pub owner_tags: BTreeSet<String>,
     /// Those are most of what is there: one answer with everything takes less than one for each.
     pub most: bool,
     /// Also every other link, with its addresses: routes need them to know what is reachable.
@@ -119,12 +117,15 @@ impl Observed {
 pub struct ObservedNs {
     /// Its inode number; 0 where it is not there, and only what else bears its name is.
     pub inode: u64,
+    /// Its cookie (`SO_NETNS_COOKIE`, since Linux 5.14), which no other namespace gets until the next boot; 0 if it is not known.
+    /// Inode numbers are given again at once.
+    pub cookie: u64,
     /// Whether `/run/netns/NAME` exists but pins no namespace (its mount was lost).
     pub stale: bool,
     /// Whether it cannot be entered, so that nobody knows whose it is: no network namespace, or one of another user namespace.
     pub closed: bool,
-    /// The mark (the alias of its `lo`) of whom it belongs to.
-    pub mark: Option<String>,
+    /// The owner tag on its `lo`.
+    pub owner_tag: Option<String>,
     /// Its id as seen from the host.
     pub netnsid: Option<u32>,
     /// Whether `lo` is up.
@@ -133,7 +134,7 @@ pub struct ObservedNs {
     pub link_count: usize,
     /// The links that were looked at, `lo` excepted, by name.
     pub links: BTreeMap<String, ObservedLink>,
-    /// Those of them that were found by their mark only: somebody renamed them.
+    /// Those of them that were found by their owner tag only: somebody renamed them.
     pub strayed: BTreeSet<String>,
     /// Routes of every table but `local` (255), except those that the kernel makes of IPv6 multicast and link-local.
     pub routes: Vec<ObservedRoute>,
@@ -189,8 +190,8 @@ pub struct ObservedLink {
     pub index: u32,
     /// Its kind, such as `veth`.
     pub kind: Option<String>,
-    /// Its alias: the mark of whom it belongs to.
-    pub mark: Option<String>,
+    /// Its owner tag; a legacy one only where there is no other.
+    pub owner_tag: Option<String>,
     /// Its MAC address.
     pub mac: Option<Mac>,
     /// Its MTU in bytes.
@@ -217,6 +218,18 @@ pub struct ObservedLink {
     pub port: Option<ObservedPort>,
     /// Its counters.
     pub statistics: Statistics,
+}
+
+/// A link as the kernel tells it from all others: a namespace gives no index twice (`dev_index_reserve()`, net/core/dev.c), unless
+/// it is asked for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Where it is.
+    pub ns: Ns,
+    /// The cookie of that namespace.
+    pub cookie: u64,
+    /// Its index.
+    pub index: u32,
 }
 
 /// One address of a link.
@@ -291,10 +304,10 @@ pub struct ObservedRoute {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs, reason = "fields are named as the API's and iproute2's")]
 pub enum Op {
-    /// Makes a namespace, marks it, sets `lo` up if asked, and pins it in `/run/netns`.
-    NamespaceAdd { name: Name, mark: String },
+    /// Makes a namespace, tags it, and pins it in `/run/netns`.
+    NamespaceAdd { name: Name, owner_tag: String },
     /// Pins the namespace of a process.
-    NamespaceAttach { name: Name, pid: u32, mark: String },
+    NamespaceAttach { name: Name, pid: u32, owner_tag: String },
     /// Unpins a namespace, also a file that pins nothing any more.
     NamespaceDelete { name: Name },
     /// Gives a namespace its id as seen from the host.
@@ -302,7 +315,7 @@ pub enum Op {
     /// Sets `lo` up or down.
     LoopbackSet { name: Name, up: bool },
     /// Makes a bridge.
-    BridgeAdd { ns: Ns, name: String, mark: String, mac: Option<Mac>, mtu: Option<u32>, set: BridgeSettings },
+    BridgeAdd { ns: Ns, name: String, owner_tag: String, mac: Option<Mac>, mtu: Option<u32>, set: BridgeSettings },
     /// Makes a veth pair, each end at once where it belongs.
     VethAdd { ends: [NewEnd; 2] },
     /// Deletes a link (and a veth's peer with it).
@@ -325,9 +338,9 @@ pub enum Op {
     BridgeSet { ns: Ns, name: String, set: BridgeSettings },
     /// Changes a bridge port's settings.
     PortSet { ns: Ns, name: String, set: netnsd_api::Port },
-    /// Puts a mark on a link (on `lo`: on its namespace), or another text, or none; with `peer` only if that is the other end of
-    /// its pair.
-    LinkMark { ns: Ns, name: String, mark: Option<String>, peer: Option<(Ns, String)> },
+    /// Changes the owner tag of a link (on `lo`: of its namespace) from the one that was found to another one, or none; with `peer`
+    /// only if that is the other end of its pair.
+    LinkSetOwner { ns: Ns, name: String, was: Option<String>, owner_tag: Option<String>, peer: Option<(Ns, String)> },
     /// Gives a link an address (IPv6 without duplicate address detection), which must not be there yet; `replace`: or becomes
     /// of this protocol.
     AddressAdd { ns: Ns, name: String, address: IpNet, protocol: u8, replace: bool },
@@ -355,7 +368,7 @@ pub enum Op {
 pub struct NewEnd {
     pub ns: Ns,
     pub name: String,
-    pub mark: String,
+    pub owner_tag: String,
     pub mac: Option<Mac>,
     pub mtu: Option<u32>,
 }
@@ -420,7 +433,7 @@ impl Op {
             Op::LinkMaster { .. } => "link_master",
             Op::BridgeSet { .. } => "bridge_set",
             Op::PortSet { .. } => "port_set",
-            Op::LinkMark { .. } => "link_mark",
+            Op::LinkSetOwner { .. } => "link_owner",
             Op::AddressAdd { .. } => "address_add",
             Op::AddressDelete { .. } => "address_delete",
             Op::PrefixRouteAdd { .. } => "prefix_route_add",
@@ -447,7 +460,7 @@ impl Op {
             | Op::LinkMaster { ns, .. }
             | Op::BridgeSet { ns, .. }
             | Op::PortSet { ns, .. }
-            | Op::LinkMark { ns, .. }
+            | Op::LinkSetOwner { ns, .. }
             | Op::AddressAdd { ns, .. }
             | Op::AddressDelete { ns, .. }
             | Op::PrefixRouteAdd { ns, .. } => ns.clone(),

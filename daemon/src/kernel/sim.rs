@@ -42,7 +42,8 @@ struct State {
 
 impl Default for SimKernel {
     fn default() -> Self {
-        let namespaces = BTreeMap::from([(Ns::Host, ObservedNs { inode: 1, link_count: 1, ..ObservedNs::default() })]);
+        let namespaces =
+            BTreeMap::from([(Ns::Host, ObservedNs { inode: 1, cookie: 1, link_count: 1, ..ObservedNs::default() })]);
         let state = State {
             namespaces,
             peers: BTreeMap::new(),
@@ -96,6 +97,7 @@ impl SimKernel {
         let mut all = self.everything();
         for known in all.values_mut() {
             known.inode = 0;
+            known.cookie = 0;
             known.sysctls.retain(|_, value| value != "0");
             known.routes.sort_by_key(|route| format!("{route:?}"));
             for link in known.links.values_mut() {
@@ -108,10 +110,25 @@ impl SimKernel {
         format!("{all:#?}")
     }
 
-    /// Takes a link's mark away, as a crash between making and marking leaves it.
-    pub fn unmark(&self, ns: &Ns, name: &str) {
-        if let Ok(link) = self.state().link(ns, name) {
-            link.mark = None;
+    /// Takes the owner tag of a link away (of `lo`: of its namespace).
+    pub fn untag(&self, ns: &Ns, name: &str) {
+        let mut state = self.state();
+        match name {
+            "lo" => drop(state.ns(ns).map(|known| known.owner_tag = None)),
+            name => drop(state.link(ns, name).map(|link| link.owner_tag = None)),
+        }
+    }
+
+    /// Writes every owner tag as older versions did.
+    pub fn make_tags_legacy(&self) {
+        let legacy = |tag: &mut String| {
+            if let Some((path, uid)) = tag.strip_prefix("netnsd:").and_then(|rest| rest.rsplit_once(':')) {
+                *tag = format!("netnsd:{}:{uid}", path.replace(':', "/"));
+            }
+        };
+        for known in self.state().namespaces.values_mut() {
+            let links = known.links.values_mut().map(|link| &mut link.owner_tag);
+            links.chain([&mut known.owner_tag]).flatten().for_each(legacy);
         }
     }
 
@@ -138,8 +155,8 @@ impl Kernel for SimKernel {
                 continue;
             }
             let mut seen = known.clone();
-            let marked = |link: &ObservedLink| link.mark.as_ref().is_some_and(|mark| part.marks.contains(mark));
-            let strayed = known.links.iter().filter(|(name, link)| !part.links.contains(*name) && marked(link));
+            let tagged = |link: &ObservedLink| link.owner_tag.as_ref().is_some_and(|tag| part.owner_tags.contains(tag));
+            let strayed = known.links.iter().filter(|(name, link)| !part.links.contains(*name) && tagged(link));
             seen.strayed = strayed.map(|(name, _)| name.clone()).collect();
             seen.links.retain(|name, _| part.all_links || part.links.contains(name) || seen.strayed.contains(name));
             seen.link_count = known.links.len() + 1;
@@ -248,7 +265,9 @@ impl State {
 
     fn apply(&mut self, op: &Op) -> Done {
         match op {
-            Op::NamespaceAdd { name, mark } | Op::NamespaceAttach { name, mark, .. } => self.add_namespace(name, mark),
+            Op::NamespaceAdd { name, owner_tag } | Op::NamespaceAttach { name, owner_tag, .. } => {
+                self.add_namespace(name, owner_tag)
+            }
             Op::NamespaceDelete { name } => {
                 let ns = Ns::Named(name.clone());
                 let links: Vec<String> =
@@ -278,10 +297,10 @@ impl State {
                 self.named(name)?.loopback = *up;
                 Ok(())
             }
-            Op::BridgeAdd { ns, name, mark, mac, mtu, set } => {
+            Op::BridgeAdd { ns, name, owner_tag, mac, mtu, set } => {
                 let made = ObservedLink {
                     kind: Some("bridge".into()),
-                    mark: Some(mark.clone()),
+                    owner_tag: Some(owner_tag.clone()),
                     mac: *mac,
                     mtu: mtu.unwrap_or(1500),
                     bridge: Some(ObservedBridge::defaults()),
@@ -331,12 +350,16 @@ impl State {
                 set_port(port, set);
                 Ok(())
             }
-            Op::LinkMark { ns: Ns::Named(ns), name, mark, .. } if name == "lo" => {
-                self.named(ns)?.mark.clone_from(mark);
+            Op::LinkSetOwner { ns: Ns::Named(ns), name, owner_tag, .. } if name == "lo" => {
+                self.named(ns)?.owner_tag.clone_from(owner_tag);
                 Ok(())
             }
-            Op::LinkMark { ns, name, mark, .. } => {
-                self.link(ns, name)?.mark.clone_from(mark);
+            Op::LinkSetOwner { ns, name, owner_tag, .. } => {
+                let borne = |link: &ObservedLink| owner_tag.is_some() && link.owner_tag == *owner_tag;
+                if self.ns(ns)?.links.iter().any(|(other, link)| other != name && borne(link)) {
+                    return Err(Errno::EEXIST);
+                }
+                self.link(ns, name)?.owner_tag.clone_from(owner_tag);
                 Ok(())
             }
             Op::AddressAdd { ns, name, address, protocol, replace } => {
@@ -381,14 +404,15 @@ impl State {
         }
     }
 
-    fn add_namespace(&mut self, name: &Name, mark: &str) -> Done {
+    fn add_namespace(&mut self, name: &Name, owner_tag: &str) -> Done {
         let ns = Ns::Named(name.clone());
         match self.namespaces.get(&ns) {
-            Some(known) if known.mark.as_deref() == Some(mark) => Ok(()),
+            Some(known) if known.owner_tag.as_deref() == Some(owner_tag) => Ok(()),
             Some(known) if known.inode != 0 => Err(Errno::EEXIST),
             _ => {
                 let inode = self.number();
-                let made = ObservedNs { inode, mark: Some(mark.to_owned()), link_count: 1, ..ObservedNs::default() };
+                let owner_tag = Some(owner_tag.to_owned());
+                let made = ObservedNs { inode, cookie: inode, owner_tag, link_count: 1, ..ObservedNs::default() };
                 self.namespaces.insert(ns, made);
                 Ok(())
             }
@@ -401,7 +425,7 @@ impl State {
         link.mac = link.mac.or(Some(Mac([CHOSEN, 0, 0, 0, a, b])));
         let known = self.ns(ns)?;
         match known.links.get(name) {
-            Some(other) if other.mark == link.mark => Ok(()),
+            Some(other) if other.owner_tag == link.owner_tag => Ok(()),
             Some(_) => Err(Errno::EEXIST),
             None => {
                 known.links.insert(name.to_owned(), link);
@@ -413,14 +437,14 @@ impl State {
     fn add_veth(&mut self, ends: &[NewEnd; 2]) -> Done {
         for end in ends {
             let known = self.ns(&end.ns)?;
-            if known.links.get(&end.name).is_some_and(|other| other.mark.as_ref() != Some(&end.mark)) {
+            if known.links.get(&end.name).is_some_and(|other| other.owner_tag.as_ref() != Some(&end.owner_tag)) {
                 return Err(Errno::EEXIST);
             }
         }
         for end in ends {
             let made = ObservedLink {
                 kind: Some("veth".into()),
-                mark: Some(end.mark.clone()),
+                owner_tag: Some(end.owner_tag.clone()),
                 mac: end.mac,
                 mtu: end.mtu.unwrap_or(1500),
                 ..ObservedLink::default()

@@ -4,10 +4,14 @@ use std::collections::BTreeMap;
 
 use netnsd_api::{Bridge, Centiseconds, Cidr, Endpoint, Kind, Name, Namespace, NetnsId, Veth, is_link_local};
 
-use super::{Hands, Phase, Planner, Task, place::Place, settings::port_settings};
+use super::{
+    Hands, Phase, Planner, Task,
+    place::{Place, set_owner},
+    settings::port_settings,
+};
 use crate::{
     engine::Spec,
-    kernel::{Ns, ObservedBridge, ObservedLink, ObservedNs, Op, ROUTE_PROTOCOL, mark},
+    kernel::{Ns, ObservedBridge, ObservedLink, ObservedNs, Op, ROUTE_PROTOCOL, ownership},
 };
 
 /// How something was found before it was taken over.
@@ -15,8 +19,8 @@ use crate::{
 pub struct Found {
     /// What it was, every setting said. Bridges are called as their devices.
     pub spec: Spec,
-    /// What stood where its marks went; the second is that of a pair's second end.
-    marks: [Option<String>; 2],
+    /// The owner tags that it had, of a record that is no more; the second is that of a pair's second end.
+    owner_tags: [Option<String>; 2],
     /// Who made the routes of `spec`.
     protocols: Vec<u8>,
     /// Which ends of a pair made themselves no IPv6 link-local address.
@@ -45,9 +49,9 @@ impl Task<'_> {
         }
     }
 
-    /// Whether something with this mark may be taken over: what has no owner, or one that went away with its record.
+    /// Returns true if something with this tag may be taken over: what has no owner, or one that went away with its record.
     fn may_take(&self, found: Option<&str>, end: Option<usize>) -> bool {
-        found.and_then(mark::parse).is_none_or(|owner| owner == (self.resource.clone(), end))
+        found.and_then(ownership::parse).is_none_or(|owner| owner == (self.resource.clone(), end))
     }
 }
 
@@ -55,21 +59,22 @@ impl Planner<'_> {
     pub(super) fn adopt_namespace(&mut self, task: &Task<'_>, ns: &Ns) {
         let known = self.now.namespaces.get(ns).filter(|known| known.inode != 0);
         let (Some(Spec::Namespace(spec)), Some(known)) = (task.desired, known) else { return };
-        let wanted = task.mark(None);
+        let was = known.owner_tag.clone();
         if task.hands != Hands::Adopt
-            || known.mark.as_deref() == Some(&wanted)
-            || !task.may_take(known.mark.as_deref(), None)
+            || was.as_deref().is_some_and(|tag| task.owns(tag, None))
+            || !task.may_take(was.as_deref(), None)
         {
             return;
         }
         let found = Found {
             spec: Spec::Namespace(found_namespace(spec, known)),
-            marks: [known.mark.clone(), None],
+            owner_tags: [current(&known.owner_tag), None],
             protocols: known.routes.iter().map(|known| known.protocol).collect(),
             addr_gen_none: [false; 2],
         };
-        self.ns_mut(ns).mark = Some(wanted.clone());
-        self.take(task, found, vec![mark_link(Place { ns: ns.clone(), name: "lo".into() }, Some(wanted), None)]);
+        let owner_tag = Some(task.owner_tag(None));
+        self.ns_mut(ns).owner_tag.clone_from(&owner_tag);
+        self.take(task, found, vec![set_owner(Place { ns: ns.clone(), name: "lo".into() }, was, owner_tag, None)]);
     }
 
     pub(super) fn adopt_bridge(&mut self, task: &Task<'_>, place: &Place) {
@@ -79,14 +84,14 @@ impl Planner<'_> {
         let (Some(Spec::Bridge(spec)), Some(known)) = (task.desired, self.now.link(&place.ns, &place.name)) else {
             return;
         };
-        if let (Some(settings), true) = (&known.bridge, task.may_take(known.mark.as_deref(), None)) {
+        if let (Some(settings), true) = (&known.bridge, task.may_take(known.owner_tag.as_deref(), None)) {
             let found = Found {
                 spec: Spec::Bridge(found_bridge(spec, known, settings)),
-                marks: [known.mark.clone(), None],
+                owner_tags: [current(&known.owner_tag), None],
                 protocols: Vec::new(),
                 addr_gen_none: [false; 2],
             };
-            let op = self.take_link(place.clone(), task.mark(None), None);
+            let op = self.take_link(place.clone(), task.owner_tag(None), None);
             self.take(task, found, vec![op]);
         }
     }
@@ -100,7 +105,7 @@ impl Planner<'_> {
         }
         let links = [0, 1].map(|end: usize| self.now.link(&places[end].ns, &places[end].name));
         let [Some(one), Some(two)] = links else { return };
-        let free = |end: usize, link: &ObservedLink| here[end] || task.may_take(link.mark.as_deref(), Some(end));
+        let free = |end: usize, link: &ObservedLink| here[end] || task.may_take(link.owner_tag.as_deref(), Some(end));
         let is_veth = |link: &ObservedLink| link.kind.as_deref() == Some(Kind::Veth.as_str());
         let mates = one.peer_index == Some(two.index) && two.peer_index == Some(one.index);
         if !(free(0, one) && free(1, two) && is_veth(one) && is_veth(two) && mates) {
@@ -111,19 +116,19 @@ impl Planner<'_> {
                 endpoints: [found_end(&spec.endpoints[0], one), found_end(&spec.endpoints[1], two)],
                 ..spec.clone()
             }),
-            marks: [one.mark.clone(), two.mark.clone()],
+            owner_tags: [current(&one.owner_tag), current(&two.owner_tag)],
             protocols: Vec::new(),
             addr_gen_none: [one.addr_gen_none, two.addr_gen_none],
         };
-        let ops = [0, 1].map(|end| self.take_link(places[end].clone(), task.mark(Some(end)), Some(&places[1 - end])));
-        self.take(task, found, ops.into());
+        let take = |end: usize| self.take_link(places[end].clone(), task.owner_tag(Some(end)), Some(&places[1 - end]));
+        let ops = [0, 1].into_iter().filter(|end| !here[*end]).map(take).collect();
+        self.take(task, found, ops);
     }
 
-    fn take_link(&mut self, place: Place, mark: String, peer: Option<&Place>) -> Op {
-        if let Some(link) = self.ns_mut(&place.ns).links.get_mut(&place.name) {
-            link.mark = Some(mark.clone());
-        }
-        mark_link(place, Some(mark), peer)
+    fn take_link(&mut self, place: Place, owner_tag: String, peer: Option<&Place>) -> Op {
+        let link = self.ns_mut(&place.ns).links.get_mut(&place.name);
+        let was = link.and_then(|link| link.owner_tag.replace(owner_tag.clone()));
+        set_owner(place, was, Some(owner_tag), peer)
     }
 
     fn take(&mut self, task: &Task<'_>, found: Found, ops: Vec<Op>) {
@@ -133,15 +138,16 @@ impl Planner<'_> {
         self.plan.found.insert(task.resource.clone(), found);
     }
 
-    /// Takes the marks off what is given back.
+    /// Takes the owner tags off what is given back.
     pub(super) fn give_back(&mut self, task: &Task<'_>) {
         let Hands::GiveBack(found) = task.hands else { return };
         let places: Vec<(Place, Option<usize>)> = match &found.spec {
             Spec::Namespace(spec) => {
                 let ns = Ns::Named(spec.name.clone());
-                if self.now.namespaces.get(&ns).is_some_and(|known| known.mark.as_deref() == Some(&task.mark(None))) {
+                let tag = self.now.namespaces.get(&ns).and_then(|known| known.owner_tag.clone());
+                if tag.as_deref().is_some_and(|tag| task.owns(tag, None)) {
                     let lo = Place { ns, name: "lo".into() };
-                    self.emit(Phase::GiveBack, task, mark_link(lo, found.marks[0].clone(), None));
+                    self.emit(Phase::GiveBack, task, set_owner(lo, tag, found.owner_tags[0].clone(), None));
                 }
                 return;
             }
@@ -150,16 +156,18 @@ impl Planner<'_> {
         };
         for (place, end) in places {
             if self.is_there(&place, task, end) {
-                let was = found.marks[end.unwrap_or_default()].clone();
-                self.emit(Phase::GiveBack, task, mark_link(place, was, None));
+                let tag = self.now.link(&place.ns, &place.name).and_then(|link| link.owner_tag.clone());
+                let before = found.owner_tags[end.unwrap_or_default()].clone();
+                if tag != before {
+                    self.emit(Phase::GiveBack, task, set_owner(place, tag, before, None));
+                }
             }
         }
     }
 }
 
-fn mark_link(place: Place, mark: Option<String>, peer: Option<&Place>) -> Op {
-    let peer = peer.map(|peer| (peer.ns.clone(), peer.name.clone()));
-    Op::LinkMark { ns: place.ns, name: place.name, mark, peer }
+fn current(tag: &Option<String>) -> Option<String> {
+    tag.as_deref().map(|tag| ownership::current(tag).into_owned())
 }
 
 fn found_namespace(spec: &Namespace, known: &ObservedNs) -> Namespace {

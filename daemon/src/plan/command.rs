@@ -1,11 +1,11 @@
 //! Operations as the lines that do the same by hand: `ip(8)` of iproute2 6.1 or later, `sysctl(8)`, `sh(1)`.
 //!
-//! Each line stands alone, and fails where the kernel refuses. The marks of ownership are set too, but for the protocol
+//! Each line stands alone, and fails where the kernel refuses. Owner tags are set too, but for the protocol
 //! number of addresses, which that `ip` cannot set yet.
 
 use netnsd_api::{Mac, Name, Neighbour, NetnsId, Port, Route, RouteType, shell_word};
 
-use crate::kernel::{BridgeSettings, DEFAULT_MTU, NewEnd, Ns, Op, ROUTE_PROTOCOL, bridge_mtu, prefix_route};
+use crate::kernel::{BridgeSettings, DEFAULT_MTU, NewEnd, Ns, Op, ROUTE_PROTOCOL, bridge_mtu, ownership, prefix_route};
 
 /// The line that does the same as an operation.
 pub fn command(op: &Op) -> String {
@@ -16,9 +16,11 @@ pub fn command(op: &Op) -> String {
 
 fn line(op: &Op) -> String {
     match op {
-        Op::NamespaceAdd { name, mark } => format!("ip netns add {name} && {}", alias(&named(name), "lo", mark)),
-        Op::NamespaceAttach { name, pid, mark } => {
-            format!("ip netns attach {name} {pid} && {}", alias(&named(name), "lo", mark))
+        Op::NamespaceAdd { name, owner_tag } => {
+            format!("ip netns add {name} && {}", altname(&named(name), "lo", "add", owner_tag))
+        }
+        Op::NamespaceAttach { name, pid, owner_tag } => {
+            format!("ip netns attach {name} {pid} && {}", altname(&named(name), "lo", "add", owner_tag))
         }
         Op::NamespaceDelete { name } => format!("ip netns delete {name}"),
         Op::NetnsIdSet { name, id } => match id {
@@ -26,12 +28,12 @@ fn line(op: &Op) -> String {
             NetnsId::Id(id) => format!("ip netns set {name} {id}"),
         },
         Op::LoopbackSet { name, up } => link_set(&named(name), "lo", up_or_down(*up)),
-        Op::BridgeAdd { ns, name, mark, mac, mtu, set } => {
+        Op::BridgeAdd { ns, name, owner_tag, mac, mtu, set } => {
             let mut line = format!("{} link add name {}", ip(ns), shell_word(name));
             line += &address(*mac);
             line += " type bridge";
             line += &bridge_settings(set);
-            line += &format!(" && {}", alias(ns, name, mark));
+            line += &format!(" && {}", altname(ns, name, "add", owner_tag));
             for mtu in mtu.map(|mtu| bridge_mtu(DEFAULT_MTU, mtu)).unwrap_or_default() {
                 line += &format!(" && {}", link_set(ns, name, &format!("mtu {mtu}")));
             }
@@ -59,7 +61,14 @@ fn line(op: &Op) -> String {
         },
         Op::BridgeSet { ns, name, set } => link_set(ns, name, &format!("type bridge{}", bridge_settings(set))),
         Op::PortSet { ns, name, set } => link_set(ns, name, &format!("type bridge_slave{}", port_settings(set))),
-        Op::LinkMark { ns, name, mark, .. } => alias(ns, name, mark.as_deref().unwrap_or_default()),
+        Op::LinkSetOwner { ns, name, was, owner_tag, .. } => {
+            let added = owner_tag.iter().map(|tag| altname(ns, name, "add", tag));
+            let removed = was.iter().map(|tag| match ownership::is_legacy(tag) {
+                true => link_set(ns, name, "alias ''"),
+                false => altname(ns, name, "del", tag),
+            });
+            added.chain(removed).collect::<Vec<_>>().join(" && ")
+        }
         Op::AddressAdd { ns, name, address, replace, .. } => {
             // No duplicate address detection; and the scope that `ip` would choose for 127.0.0.0/8 is another.
             let (ipv6, loopback) = (address.addr().is_ipv6(), address.addr().is_loopback());
@@ -123,8 +132,9 @@ fn link_set(ns: &Ns, name: &str, what: &str) -> String {
     format!("{} link set dev {} {what}", ip(ns), shell_word(name))
 }
 
-fn alias(ns: &Ns, name: &str, mark: &str) -> String {
-    link_set(ns, name, &format!("alias {}", shell_word(mark)))
+/// Adds an alternative name to a link, or deletes it.
+fn altname(ns: &Ns, name: &str, verb: &str, altname: &str) -> String {
+    format!("{} link property {verb} dev {} altname {}", ip(ns), shell_word(name), shell_word(altname))
 }
 
 fn add_or_replace(replace: bool) -> &'static str {
@@ -152,8 +162,8 @@ fn veth(ends: &[NewEnd; 2]) -> String {
         ip(&a.ns),
         end(a),
         end(b),
-        alias(&a.ns, &a.name, &a.mark),
-        alias(&b.ns, &b.name, &b.mark)
+        altname(&a.ns, &a.name, "add", &a.owner_tag),
+        altname(&b.ns, &b.name, "add", &b.owner_tag)
     )
 }
 

@@ -23,7 +23,7 @@ pub use self::{adopt::Found, command::command, namespace::resolv_conf, scope::sc
 use crate::{
     engine::Spec,
     intent::namespaces_of,
-    kernel::{Ns, Observed, ObservedNs, Op, mark},
+    kernel::{Device, Ns, Observed, ObservedNs, Op, ownership},
 };
 
 /// One resource to bring about.
@@ -31,7 +31,7 @@ use crate::{
 pub struct Task<'a> {
     /// Which.
     pub resource: ResourceRef,
-    /// Its identity, which its mark carries.
+    /// Its identity, which its owner tags carry.
     pub uid: &'a str,
     /// What it should be; none once deleted.
     pub desired: Option<&'a Spec>,
@@ -39,6 +39,8 @@ pub struct Task<'a> {
     pub applied: &'a [Spec],
     /// Values that sysctls had before netnsd first set them.
     pub prior: &'a BTreeMap<SysctlKey, String>,
+    /// Where its links were last seen: one without a tag is still its own.
+    pub devices: &'a [Device],
     /// Whether this very write creates it: a namespace may be attached, and nothing of it is anywhere yet.
     pub new: bool,
     /// Whether what others made becomes netnsd's, or theirs again.
@@ -62,9 +64,20 @@ impl Task<'_> {
         self.desired.into_iter().chain(self.applied)
     }
 
-    /// The mark of what it is about.
-    fn mark(&self, end: Option<usize>) -> String {
-        mark::mark(&self.resource, end, self.uid)
+    /// Returns the owner tag of what it is about.
+    fn owner_tag(&self, end: Option<usize>) -> String {
+        ownership::owner_tag(&self.resource, end, self.uid)
+    }
+
+    /// Returns true if a tag, legacy or not, is that of what it is about.
+    fn owns(&self, tag: &str, end: Option<usize>) -> bool {
+        ownership::current(tag) == self.owner_tag(end)
+    }
+
+    /// Returns true if one of its links was last seen here. Of a namespace whose cookie is not known, nothing is sure.
+    fn remembers(&self, ns: &Ns, cookie: u64, index: u32) -> bool {
+        let here = |device: &Device| device.ns == *ns && device.cookie == cookie && device.index == index;
+        cookie != 0 && self.devices.iter().any(here)
     }
 }
 

@@ -1,13 +1,16 @@
-//! Namespaces: made, marked, identified; and what is inside them beside links.
+//! Namespaces: made, tagged, identified; and what is inside them beside links.
 
 use std::net::IpAddr;
 
 use netnsd_api::{Destination, Dns, Namespace, NetnsId, Route, RouteType, SysctlKey, is_link_local};
 
-use super::{Hands, Phase, Planner, Task};
+use super::{
+    Hands, Phase, Planner, Task,
+    place::{Place, set_owner},
+};
 use crate::{
     engine::Spec,
-    kernel::{Ns, ObservedLink, ObservedNs, ObservedRoute, Op},
+    kernel::{LOOPBACK, Ns, ObservedLink, ObservedNs, ObservedRoute, Op},
 };
 
 /// The first line of a file that netnsd wrote: a file without it is somebody else's.
@@ -31,7 +34,7 @@ impl Planner<'_> {
     pub(super) fn take_namespace(&mut self, task: &Task<'_>) {
         let ns = Ns::Named(task.resource.name.clone());
         let Some(known) = self.now.namespaces.get(&ns) else { return };
-        if known.closed || known.inode != 0 && known.mark.as_deref() != Some(&task.mark(None)) {
+        if known.closed || known.inode != 0 && !self.is_own_namespace(task, &ns) {
             return;
         }
         let name = task.resource.name.clone();
@@ -45,18 +48,41 @@ impl Planner<'_> {
         self.now.namespaces.remove(&ns);
     }
 
+    /// Returns true if the namespace of this name is the task's own: by its tag, or, where somebody took that off, by what is
+    /// remembered of it.
+    fn is_own_namespace(&self, task: &Task<'_>, ns: &Ns) -> bool {
+        self.now.namespaces.get(ns).is_some_and(|known| match &known.owner_tag {
+            Some(tag) => task.owns(tag, None),
+            None => task.remembers(ns, known.cookie, LOOPBACK),
+        })
+    }
+
+    /// Tags the task's own namespace where its tag is missing, or is a legacy one.
+    fn tag_namespace(&mut self, task: &Task<'_>, ns: &Ns) {
+        let owner_tag = task.owner_tag(None);
+        if !self.is_own_namespace(task, ns) {
+            return;
+        }
+        let was = self.ns_mut(ns).owner_tag.replace(owner_tag.clone());
+        if was.as_ref() != Some(&owner_tag) {
+            let lo = Place { ns: ns.clone(), name: "lo".into() };
+            self.emit(Phase::Adopt, task, set_owner(lo, was, Some(owner_tag), None));
+        }
+    }
+
     pub(super) fn namespace(&mut self, task: &Task<'_>, spec: &Namespace) {
         let ns = Ns::Named(spec.name.clone());
-        let mark = task.mark(None);
+        let owner_tag = task.owner_tag(None);
         let name = spec.name.clone();
         self.adopt_namespace(task, &ns);
+        self.tag_namespace(task, &ns);
         match self.now.namespaces.get(&ns) {
             Some(known) if known.closed => {
                 let reason =
                     "cannot be entered: it is no network namespace, or not netnsd's: choose another name, or delete it";
                 return self.conflict(task, format!("/run/netns/{name} {reason}"));
             }
-            Some(known) if known.inode != 0 && known.mark.as_deref() != Some(&mark) => {
+            Some(known) if known.inode != 0 && known.owner_tag.as_ref() != Some(&owner_tag) => {
                 return self.conflict(
                     task,
                     format!(
@@ -73,14 +99,14 @@ impl Planner<'_> {
                 }
                 let op = match &spec.attach {
                     Some(attach) if task.new => {
-                        Op::NamespaceAttach { name: name.clone(), pid: attach.pid, mark: mark.clone() }
+                        Op::NamespaceAttach { name: name.clone(), pid: attach.pid, owner_tag: owner_tag.clone() }
                     }
-                    _ => Op::NamespaceAdd { name: name.clone(), mark: mark.clone() },
+                    _ => Op::NamespaceAdd { name: name.clone(), owner_tag: owner_tag.clone() },
                 };
                 self.emit(Phase::MakeNamespaces, task, op);
                 self.now.namespaces.insert(
                     ns.clone(),
-                    ObservedNs { mark: Some(mark), inode: 1, link_count: 1, dns, ..ObservedNs::default() },
+                    ObservedNs { owner_tag: Some(owner_tag), inode: 1, link_count: 1, dns, ..ObservedNs::default() },
                 );
                 self.plan.new_namespaces.insert(name.clone());
             }

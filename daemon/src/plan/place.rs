@@ -5,7 +5,7 @@ use netnsd_api::{Bridge, Endpoint, Kind, Veth};
 use super::{Hands, Phase, Planner, Task, settings};
 use crate::{
     engine::Spec,
-    kernel::{DEFAULT_MTU, NewEnd, Ns, ObservedLink, Op, mark},
+    kernel::{DEFAULT_MTU, NewEnd, Ns, ObservedLink, Op, ownership},
 };
 
 /// Where a link is, or should be.
@@ -93,10 +93,29 @@ impl Planner<'_> {
 
     fn holder(&self, place: &Place, task: &Task<'_>, end: Option<usize>) -> Holder {
         let Some(link) = self.now.link(&place.ns, &place.name) else { return Holder::Nobody };
-        match link.mark.as_deref() {
-            Some(found) if found == task.mark(end) => Holder::Itself,
-            Some(found) if mark::parse(found).is_some() => Holder::Ours,
+        match link.owner_tag.as_deref() {
+            Some(tag) if task.owns(tag, end) => Holder::Itself,
+            Some(tag) if ownership::parse(tag).is_some() => Holder::Ours,
+            None if link.kind.as_deref() == Some(task.resource.kind.as_str()) && self.remembers(task, place, link) => {
+                Holder::Itself
+            }
             _ => Holder::Others,
+        }
+    }
+
+    /// Returns true if a link without a tag was last seen as the task's own at this place.
+    fn remembers(&self, task: &Task<'_>, place: &Place, link: &ObservedLink) -> bool {
+        let cookie = self.now.namespaces.get(&place.ns).map_or(0, |known| known.cookie);
+        task.remembers(&place.ns, cookie, link.index)
+    }
+
+    /// Tags a link of the task's own where its tag is missing, or is a legacy one; with `peer` only if that is its other end.
+    fn tag(&mut self, task: &Task<'_>, end: Option<usize>, place: Place, peer: Option<&Place>) {
+        let owner_tag = task.owner_tag(end);
+        let Some(link) = self.ns_mut(&place.ns).links.get_mut(&place.name) else { return };
+        let was = link.owner_tag.replace(owner_tag.clone());
+        if was.as_ref() != Some(&owner_tag) {
+            self.emit(Phase::Adopt, task, set_owner(place, was, Some(owner_tag), peer));
         }
     }
 
@@ -144,7 +163,7 @@ impl Planner<'_> {
             Kind::Veth => match [self.find_end(task, 0), self.find_end(task, 1)] {
                 [None, None] => false,
                 [Some(place), None] | [None, Some(place)] => {
-                    self.forget_unmarked_peer(task, &place);
+                    self.forget_untagged_peer(task, &place);
                     self.delete_link(task, &place);
                     true
                 }
@@ -181,6 +200,9 @@ impl Planner<'_> {
             return true;
         }
         self.adopt_bridge(task, &place);
+        for own in self.find_bridges(task) {
+            self.tag(task, None, own, None);
+        }
         match self.holder(&place, task, None) {
             Holder::Itself => return true,
             Holder::Ours => return false,
@@ -207,6 +229,7 @@ impl Planner<'_> {
             return true;
         }
         self.adopt_pair(task, &wanted);
+        self.tag_pair(task);
         let found = [self.find_end(task, 0), self.find_end(task, 1)];
         // A pair of which one end is not where it was left is no pair any more.
         if let [Some(_), None] | [None, Some(_)] = &found {
@@ -282,14 +305,14 @@ impl Planner<'_> {
 
     fn make_bridge(&mut self, task: &Task<'_>, spec: &Bridge) {
         let place = Place::of_bridge(spec);
-        let mark = task.mark(None);
+        let owner_tag = task.owner_tag(None);
         self.emit(
             Phase::MakeBridges,
             task,
             Op::BridgeAdd {
                 ns: place.ns.clone(),
                 name: place.name.clone(),
-                mark: mark.clone(),
+                owner_tag: owner_tag.clone(),
                 mac: spec.mac,
                 mtu: spec.mtu,
                 set: settings::bridge_settings(spec),
@@ -297,7 +320,7 @@ impl Planner<'_> {
         );
         let made = ObservedLink {
             kind: Some("bridge".into()),
-            mark: Some(mark),
+            owner_tag: Some(owner_tag),
             mac: spec.mac,
             mtu: spec.mtu.unwrap_or(DEFAULT_MTU),
             bridge: Some(settings::made_bridge(spec)),
@@ -309,14 +332,14 @@ impl Planner<'_> {
 
     fn make_pair(&mut self, task: &Task<'_>, spec: &Veth) {
         let ends = [0, 1].map(|end| {
-            let (spec, mark) = (&spec.endpoints[end], task.mark(Some(end)));
+            let (spec, owner_tag) = (&spec.endpoints[end], task.owner_tag(Some(end)));
             let Place { ns, name } = Place::of_end(spec);
-            NewEnd { ns, name, mark, mac: spec.mac, mtu: spec.mtu }
+            NewEnd { ns, name, owner_tag, mac: spec.mac, mtu: spec.mtu }
         });
         for end in &ends {
             let made = ObservedLink {
                 kind: Some("veth".into()),
-                mark: Some(end.mark.clone()),
+                owner_tag: Some(end.owner_tag.clone()),
                 mac: end.mac,
                 mtu: end.mtu.unwrap_or(DEFAULT_MTU),
                 ..ObservedLink::default()
@@ -366,18 +389,40 @@ impl Planner<'_> {
         self.ns_mut(&to.ns).links.insert(to.name.clone(), moved);
     }
 
-    /// A crash between the making of a pair and the marking of its second end leaves that one without a mark: it goes
-    /// with the first.
-    fn forget_unmarked_peer(&mut self, task: &Task<'_>, left: &Place) {
-        let Some(index) = self.now.link(&left.ns, &left.name).and_then(|link| link.peer_index) else { return };
+    /// Tags the ends of a pair where they need it. An end without a tag is known by the other one: a crash between making a pair
+    /// and tagging its second end leaves one, or somebody took the tag off.
+    fn tag_pair(&mut self, task: &Task<'_>) {
+        let found = [0, 1].map(|end| self.find_end(task, end));
+        for end in 0..2 {
+            match (&found[end], &found[1 - end]) {
+                (Some(place), _) => self.tag(task, Some(end), place.clone(), None),
+                (None, Some(other)) => {
+                    if let Some(place) = self.find_untagged_peer(task, end, other) {
+                        self.tag(task, Some(end), place, Some(other));
+                    }
+                }
+                (None, None) => {}
+            }
+        }
+    }
+
+    /// Finds the other end of the pair that this one belongs to, where it is asked to be and bears no tag.
+    fn find_untagged_peer(&self, task: &Task<'_>, end: usize, of: &Place) -> Option<Place> {
+        let one = self.now.link(&of.ns, &of.name)?;
         let is_peer = |place: &Place| {
-            let unmarked =
-                |link: &&ObservedLink| link.mark.is_none() && link.kind.as_deref() == Some(Kind::Veth.as_str());
-            place != left
-                && self.now.link(&place.ns, &place.name).filter(unmarked).is_some_and(|link| link.index == index)
+            let link = self.now.link(&place.ns, &place.name).filter(|link| link.owner_tag.is_none());
+            link.is_some_and(|link| {
+                link.kind.as_deref() == Some(Kind::Veth.as_str())
+                    && one.peer_index == Some(link.index)
+                    && link.peer_index == Some(one.index)
+            })
         };
-        let all = (0..2).flat_map(|end| places(task, Some(end)));
-        for place in all.filter(is_peer).collect::<Vec<_>>() {
+        places(task, Some(end)).filter(|place| place != of).find(is_peer)
+    }
+
+    /// Takes the other end of a pair, which goes with this one, out of the model where it bears no tag.
+    fn forget_untagged_peer(&mut self, task: &Task<'_>, left: &Place) {
+        for place in (0..2).filter_map(|end| self.find_untagged_peer(task, end, left)).collect::<Vec<_>>() {
             self.forget_link(&place.ns, &place.name);
         }
     }
@@ -395,4 +440,10 @@ impl Planner<'_> {
             link.port = None;
         }
     }
+}
+
+/// Changes the owner tag of the link at a place.
+pub(super) fn set_owner(place: Place, was: Option<String>, owner_tag: Option<String>, peer: Option<&Place>) -> Op {
+    let peer = peer.map(|peer| (peer.ns.clone(), peer.name.clone()));
+    Op::LinkSetOwner { ns: place.ns, name: place.name, was, owner_tag, peer }
 }

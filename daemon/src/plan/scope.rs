@@ -29,13 +29,13 @@ pub fn scope(tasks: &[Task<'_>]) -> Scope {
             Spec::Bridge(spec) => {
                 let inside = scope.ns(&Ns::of(spec.namespace.as_ref()));
                 inside.links.insert(spec.device().to_owned());
-                inside.marks.extend((!task.new).then(|| task.mark(None)));
+                inside.owner_tags.extend((!task.new).then(|| task.owner_tag(None)));
             }
             Spec::Veth(spec) => {
                 for (i, end) in spec.endpoints.iter().enumerate() {
                     let inside = scope.ns(&Ns::of(end.namespace.as_ref()));
                     inside.links.insert(end.device().to_owned());
-                    inside.marks.extend((!task.new).then(|| task.mark(Some(i))));
+                    inside.owner_tags.extend((!task.new).then(|| task.owner_tag(Some(i))));
                 }
             }
         }

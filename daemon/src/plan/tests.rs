@@ -167,6 +167,7 @@ fn go(kernel: &SimKernel, from: &Network, to: &Network) -> (Plan, Plan) {
             desired: to.get(resource),
             applied: &applied[resource],
             prior: &prior,
+            devices: &[],
             new: false,
             hands: Hands::Stay,
         })
@@ -203,8 +204,7 @@ fn half_a_pair_does_not_wait_for_the_end_of_its_namespace() {
     let pair = Spec::Veth(serde_json::from_value(pair).unwrap());
     network.insert(pair.resource(), pair);
     go(&kernel, &Network::new(), &network);
-    let unmarked = Op::LinkMark { ns: Ns::Host, name: "eth1".into(), mark: None, peer: None };
-    assert_eq!(kernel.apply(&unmarked), Ok(()));
+    kernel.untag(&Ns::Host, "eth1");
     let (plan, _) = go(&kernel, &network, &Network::new());
     let deletion = Op::LinkDelete { ns: Ns::Named(name("n0")), name: "eth0".into() };
     assert_eq!(plan.steps.first().map(|step| &step.op), Some(&deletion), "{:#?}", plan.steps);

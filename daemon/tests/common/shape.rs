@@ -98,8 +98,12 @@ fn normal(value: &mut Value) {
                 match (key.as_str(), value.as_str()) {
                     // What else there is comes a little later by itself.
                     ("flags", _) => value.as_array_mut().unwrap().retain(|flag| *flag == "UP"),
-                    // The mark's last part is the resource's uid, which is new on each host.
-                    ("ifalias", Some(alias)) => *value = json!(alias.rsplit_once(':').map(|(mark, _)| mark)),
+                    // The last part of an owner tag is the resource's uid, which is new on each host.
+                    ("altnames", _) => {
+                        for name in value.as_array_mut().unwrap() {
+                            *name = json!(name.as_str().unwrap().rsplit_once(':').map(|(tag, _)| tag));
+                        }
+                    }
                     // A MAC address that nobody asked for is random.
                     ("address", Some(mac)) if !mac.starts_with("02:00:5e") => *value = json!("any"),
                     // While STP tells of a change, addresses are forgotten sooner.

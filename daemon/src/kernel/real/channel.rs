@@ -11,10 +11,13 @@ use std::{
 
 use nix::{
     errno::Errno,
-    sys::socket::{MsgFlags, NetlinkAddr, recv, sendto},
+    libc,
+    sys::socket::{MsgFlags, NetlinkAddr, getsockopt, recv, sendto, sockopt::GetStruct},
 };
 use rtnetlink::{
-    packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_MULTIPART, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload},
+    packet_core::{
+        NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_MULTIPART, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
+    },
     packet_route::{RouteNetlinkMessage, nsid::NsidAttribute},
     sys::{Socket, protocols::NETLINK_ROUTE},
 };
@@ -35,6 +38,14 @@ const NLM_F_ACK_TLVS: u16 = 0x200;
 pub(super) const ROOM: usize = 32 << 10;
 /// The length of a message's header (`struct nlmsghdr`).
 const HEADER: usize = 16;
+
+/// `SO_NETNS_COOKIE`, asm-generic/socket.h.
+const SO_NETNS_COOKIE: libc::c_int = 71;
+
+#[derive(Clone, Copy)]
+struct NetnsCookie;
+
+nix::getsockopt_impl!(NetnsCookie, libc::SOL_SOCKET, SO_NETNS_COOKIE, u64, GetStruct<u64>);
 
 /// A connection. The socket belongs for ever to the namespace in which it was opened, and holds it.
 #[derive(Debug)]
@@ -64,6 +75,29 @@ impl Channel {
         self.ask(messages, |_| None::<()>).map(drop)
     }
 
+    /// Makes a link with its owner tag, in one datagram: it is never there without. The kernel takes each message by itself, and
+    /// the tag goes by the name: where that is another link's by now, the tag is taken off it again.
+    pub fn create(&self, link: RouteNetlinkMessage, name: &str, owner_tag: &str) -> Outcome {
+        let made = (link, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL);
+        let tagged = (message::add_owner_tag(name, owner_tag), NLM_F_ACK);
+        let refused = self.exchange(vec![made, tagged], |_| None::<()>)?.refused;
+        let [link, tag] =
+            [1, 2].map(|place| refused.iter().find(|(of, _)| *of == place).map(|(_, error)| error.clone()));
+        match (link, tag) {
+            (None, None) => refused.into_iter().next().map_or(Ok(()), |(_, error)| Err(error)),
+            (Some(error), Some(_)) => Err(error),
+            (Some(error), None) => {
+                self.change(message::delete_owner_tag(name, owner_tag), 0)?;
+                Err(error)
+            }
+            // Another link bears the tag.
+            (None, Some(error)) => {
+                self.change(message::delete_link_named(name), 0)?;
+                Err(error)
+            }
+        }
+    }
+
     /// Asks for one thing.
     pub fn get(&self, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, OpError> {
         self.ask(vec![(message, 0)], Some)
@@ -91,16 +125,31 @@ impl Channel {
         Ok(id)
     }
 
+    /// Returns the cookie of the namespace that it leads into; 0 where the kernel has none (before Linux 5.14).
+    pub fn netns_cookie(&self) -> u64 {
+        getsockopt(&self.socket, NetnsCookie).unwrap_or(0)
+    }
+
     /// Sends requests as one datagram. What was taken of what came back; none of it if the kernel refused.
     fn ask<T>(
         &self,
         messages: Vec<(RouteNetlinkMessage, u16)>,
-        mut take: impl FnMut(RouteNetlinkMessage) -> Option<T>,
+        take: impl FnMut(RouteNetlinkMessage) -> Option<T>,
     ) -> Result<Vec<T>, OpError> {
+        let Answers { found, refused } = self.exchange(messages, take)?;
+        refused.into_iter().next().map_or(Ok(found), |(_, error)| Err(error))
+    }
+
+    /// Sends requests as one datagram, and takes what comes back.
+    fn exchange<T>(
+        &self,
+        messages: Vec<(RouteNetlinkMessage, u16)>,
+        mut take: impl FnMut(RouteNetlinkMessage) -> Option<T>,
+    ) -> Result<Answers<T>, OpError> {
         let before = self.sequence.get();
         let mut unanswered = messages.len();
         if unanswered == 0 {
-            return Ok(Vec::new());
+            return Ok(Answers::new());
         }
         let mut bytes = Vec::new();
         for (message, flags) in messages {
@@ -124,27 +173,31 @@ impl Channel {
                 Err(Errno::EINTR) => continue,
                 // Some found no room; those that did are still read.
                 Err(Errno::ENOBUFS) => {
-                    answers.refused.get_or_insert(Errno::ENOBUFS.into());
+                    answers.refused.push((0, Errno::ENOBUFS.into()));
                     continue;
                 }
-                Err(Errno::EAGAIN) => return Err(answers.refused.unwrap_or(Errno::ENOBUFS.into())),
+                Err(Errno::EAGAIN) => {
+                    let refused = answers.refused.into_iter().next();
+                    return Err(refused.map_or(Errno::ENOBUFS.into(), |(_, error)| error));
+                }
                 Err(errno) => return Err(errno.into()),
             };
             unanswered = unanswered.saturating_sub(answers.take_all(&buffer[..length], before, &mut take)?);
         }
-        answers.refused.map_or(Ok(answers.found), Err)
+        Ok(answers)
     }
 }
 
 /// What came back until now.
 pub(super) struct Answers<T> {
     found: Vec<T>,
-    refused: Option<OpError>,
+    /// By the place of the request in its datagram, from 1; 0 for what was lost.
+    refused: Vec<(u32, OpError)>,
 }
 
 impl<T> Answers<T> {
     pub fn new() -> Self {
-        Self { found: Vec::new(), refused: None }
+        Self { found: Vec::new(), refused: Vec::new() }
     }
 
     /// Takes in what came at once; how many requests, of those after number `before`, it brings to their end.
@@ -158,8 +211,8 @@ impl<T> Answers<T> {
         while rest.len() >= HEADER {
             let message = NetlinkMessage::deserialize(rest).map_err(|_| Errno::EBADMSG)?;
             rest = rest.get((message.header.length as usize).next_multiple_of(4)..).unwrap_or_default();
-            let is_late = message.header.sequence_number.wrapping_sub(before).cast_signed() <= 0;
-            if !is_late && self.take(message, take) {
+            let place = message.header.sequence_number.wrapping_sub(before);
+            if place.cast_signed() > 0 && self.take(message, place, take) {
                 ended += 1;
             }
         }
@@ -170,12 +223,11 @@ impl<T> Answers<T> {
     fn take(
         &mut self,
         message: NetlinkMessage<RouteNetlinkMessage>,
+        place: u32,
         take: &mut impl FnMut(RouteNetlinkMessage) -> Option<T>,
     ) -> bool {
         let flags = message.header.flags;
-        let mut refuse = |errno: Errno, message| {
-            self.refused.get_or_insert(OpError { errno, message });
-        };
+        let mut refuse = |errno: Errno, message| self.refused.push((place, OpError { errno, message }));
         if flags & NLM_F_DUMP_INTR != 0 {
             refuse(Errno::EAGAIN, None);
         }

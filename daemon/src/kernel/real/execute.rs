@@ -173,13 +173,11 @@ fn ask(local: &mut Local, indices: &mut Indices, op: &Op) -> Outcome {
         Op::VethAdd { ends } => {
             let peer = local.reach(&ends[1].ns)?.raw();
             let channel = &local.reach(&ends[0].ns)?.channel;
-            // In one datagram: a pair is never there without its mark.
-            let made = (message::new_veth(ends, peer), NLM_F_CREATE | NLM_F_EXCL);
-            channel.changes(vec![made, (message::mark(&ends[0].name, &ends[0].mark), 0)])
+            channel.create(message::new_veth(ends, peer), &ends[0].name, &ends[0].owner_tag)
         }
-        Op::BridgeAdd { ns, name, mark, mac, mtu, set } => {
-            let made = (message::new_bridge(name, *mac), NLM_F_CREATE | NLM_F_EXCL);
-            let mut messages = vec![made, (message::mark(name, mark), 0)];
+        Op::BridgeAdd { ns, name, owner_tag, mac, mtu, set } => {
+            local.reach(ns)?.channel.create(message::new_bridge(name, *mac), name, owner_tag)?;
+            let mut messages = Vec::new();
             // Given at the creation it would follow the ports' (br_mtu_auto_adjust(), net/bridge/br_if.c).
             let steps = mtu.map(|mtu| bridge_mtu(DEFAULT_MTU, mtu)).unwrap_or_default();
             messages.extend(steps.into_iter().map(|mtu| (message::set_named(name, LinkAttribute::Mtu(mtu)), 0)));
@@ -292,18 +290,21 @@ fn no_device(ns: &Ns, name: &str) -> OpError {
     OpError { errno: Errno::ENODEV, message: Some(format!("{ns} has no interface {name}")) }
 }
 
-/// What is already so is no error; what is made is marked on its other side too.
+/// What is already so is no error; what is made is tagged on its other side too.
 fn complete(local: &mut Local, op: &Op, outcome: Outcome) -> Outcome {
     let errno = outcome.as_ref().err().map(|error| error.errno);
     match (op, errno) {
-        (Op::VethAdd { ends }, None) => local.change(&ends[1].ns, message::mark(&ends[1].name, &ends[1].mark), 0),
+        (Op::VethAdd { ends }, None) => {
+            local.change(&ends[1].ns, message::add_owner_tag(&ends[1].name, &ends[1].owner_tag), 0)
+        }
         (Op::VethAdd { ends }, Some(Errno::EEXIST)) => {
             let [a, b] = ends;
-            let same = is_marked(local, &a.ns, &a.name, &a.mark)? && is_marked(local, &b.ns, &b.name, &b.mark)?;
+            let same =
+                is_tagged(local, &a.ns, &a.name, &a.owner_tag)? && is_tagged(local, &b.ns, &b.name, &b.owner_tag)?;
             if same { Ok(()) } else { outcome }
         }
-        (Op::BridgeAdd { ns, name, mark, .. }, Some(Errno::EEXIST)) => {
-            if is_marked(local, ns, name, mark)? {
+        (Op::BridgeAdd { ns, name, owner_tag, .. }, Some(Errno::EEXIST)) => {
+            if is_tagged(local, ns, name, owner_tag)? {
                 Ok(())
             } else {
                 outcome
@@ -327,8 +328,9 @@ fn complete(local: &mut Local, op: &Op, outcome: Outcome) -> Outcome {
     }
 }
 
-/// Marks a link that is there.
-fn set_mark(local: &mut Local, ns: &Ns, name: &str, mark: Option<&str>, peer: Option<&(Ns, String)>) -> Outcome {
+/// Changes the owner tag of a link that is there. In one datagram: it is never there with both, or without.
+fn set_owner(local: &mut Local, op: &Op) -> Outcome {
+    let Op::LinkSetOwner { ns, name, was, owner_tag, peer } = op else { return Err(Errno::ENOSYS.into()) };
     if let Some((other_ns, other)) = peer {
         let (one, two) = (look_at(local, ns, name)?, look_at(local, other_ns, other)?);
         let raw = local.reach(other_ns)?.raw();
@@ -339,7 +341,13 @@ fn set_mark(local: &mut Local, ns: &Ns, name: &str, mark: Option<&str>, peer: Op
             return Err(OpError { errno: Errno::EBUSY, message: Some(message) });
         }
     }
-    local.change(ns, message::mark(name, mark.unwrap_or_default()), 0)
+    let added = owner_tag.iter().map(|tag| (message::add_owner_tag(name, tag), 0));
+    let deleted = was.iter().map(|tag| (message::delete_owner_tag(name, tag), 0));
+    match (local.reach(ns)?.channel.changes(added.chain(deleted).collect()), owner_tag) {
+        (Err(error), Some(tag)) if error.errno == Errno::EEXIST && is_tagged(local, ns, name, tag)? => Ok(()),
+        (Err(error), _) if error.errno == Errno::ENOENT => Ok(()),
+        (outcome, _) => outcome,
+    }
 }
 
 /// One link as it is now.
@@ -352,9 +360,9 @@ fn look_at(local: &mut Local, ns: &Ns, name: &str) -> Result<ObservedLink, OpErr
     link.ok_or_else(|| no_device(ns, name))
 }
 
-fn is_marked(local: &mut Local, ns: &Ns, name: &str, mark: &str) -> Result<bool, OpError> {
+fn is_tagged(local: &mut Local, ns: &Ns, name: &str, owner_tag: &str) -> Result<bool, OpError> {
     match look_at(local, ns, name) {
-        Ok(link) => Ok(link.mark.as_deref() == Some(mark)),
+        Ok(link) => Ok(link.owner_tag.as_deref() == Some(owner_tag)),
         Err(error) if error.errno == Errno::ENODEV => Ok(false),
         Err(error) => Err(error),
     }
@@ -379,22 +387,22 @@ fn has_route(local: &mut Local, name: &Name, route: &netnsd_api::Route) -> Resul
 /// What no netlink message does alone.
 fn call(local: &mut Local, op: &Op) -> Outcome {
     match op {
-        Op::NamespaceAdd { name, mark } => {
+        Op::NamespaceAdd { name, owner_tag } => {
             let ns = Ns::Named(name.clone());
             local.forget(&ns);
-            if let Some(open) = add_namespace(local, name, mark)? {
+            if let Some(open) = add_namespace(local, name, owner_tag)? {
                 local.hold(ns, open);
             }
             Ok(())
         }
-        Op::NamespaceAttach { name, pid, mark } => attach(local, name, *pid, mark),
+        Op::NamespaceAttach { name, pid, owner_tag } => attach(local, name, *pid, owner_tag),
         Op::NamespaceDelete { name } => {
             local.forget(&Ns::Named(name.clone()));
             Ok(worker::unpin(name.as_str())?)
         }
         Op::NetnsIdSet { name, id } => set_netnsid(local, name, *id),
         Op::SysctlSet { name, key, value } => set_sysctl(local, name, key, value),
-        Op::LinkMark { ns, name, mark, peer } => set_mark(local, ns, name, mark.as_deref(), peer.as_ref()),
+        Op::LinkSetOwner { .. } => set_owner(local, op),
         Op::DnsSet { name, content } => Ok(worker::write_dns(name, content.as_deref())?),
         _ => Err(Errno::ENOSYS.into()),
     }
@@ -409,7 +417,7 @@ fn pinned_nowhere(errno: Errno) -> OpError {
 /// Has namespaces made, with the other thread's help.
 fn begin_namespaces(local: &mut Local, other: &Worker, ops: &[&Op]) {
     let new = ops.iter().filter_map(|op| match op {
-        Op::NamespaceAdd { name, mark } => Some((name.clone(), mark.clone())),
+        Op::NamespaceAdd { name, owner_tag } => Some((name.clone(), owner_tag.clone())),
         _ => None,
     });
     let new: Vec<(Name, String)> = new.collect();
@@ -418,26 +426,26 @@ fn begin_namespaces(local: &mut Local, other: &Worker, ops: &[&Op]) {
 }
 
 /// Makes a namespace; gives a connection into it if it is new: what comes next is most often done inside.
-pub(super) fn add_namespace(local: &mut Local, name: &Name, mark: &str) -> Result<Option<Open>, OpError> {
+pub(super) fn add_namespace(local: &mut Local, name: &Name, owner_tag: &str) -> Result<Option<Open>, OpError> {
     if matches!(worker::pinned(name.as_str())?, Pinned::Namespace(_)) {
-        return if is_marked(local, &Ns::Named(name.clone()), "lo", mark)? {
+        return if is_tagged(local, &Ns::Named(name.clone()), "lo", owner_tag)? {
             Ok(None)
         } else {
             Err(Errno::EEXIST.into())
         };
     }
     let open = local.new_namespace()?;
-    pin(&open, name, mark)?;
+    pin(&open, name, owner_tag)?;
     Ok(Some(open))
 }
 
-/// Gives a namespace its name, once it is marked: a name that can be seen is.
-fn pin(open: &Open, name: &Name, mark: &str) -> Outcome {
-    open.channel.change(message::mark("lo", mark), 0)?;
+/// Gives a namespace its name, once it is tagged: a name that can be seen is.
+fn pin(open: &Open, name: &Name, owner_tag: &str) -> Outcome {
+    open.channel.change(message::add_owner_tag("lo", owner_tag), 0)?;
     worker::pin(name.as_str(), &open.ns).map_err(pinned_nowhere)
 }
 
-fn attach(local: &mut Local, name: &Name, pid: u32, mark: &str) -> Outcome {
+fn attach(local: &mut Local, name: &Name, pid: u32, owner_tag: &str) -> Outcome {
     local.forget(&Ns::Named(name.clone()));
     let file = std::fs::File::open(format!("/proc/{pid}/ns/net")).map_err(|error| OpError {
         errno: error.raw_os_error().map_or(Errno::ESRCH, Errno::from_raw),
@@ -447,7 +455,7 @@ fn attach(local: &mut Local, name: &Name, pid: u32, mark: &str) -> Outcome {
         let message = Some(format!("process {pid} is in the host's own namespace"));
         return Err(OpError { errno: Errno::EINVAL, message });
     }
-    pin(&local.open(file.into())?, name, mark)
+    pin(&local.open(file.into())?, name, owner_tag)
 }
 
 fn set_netnsid(local: &mut Local, name: &Name, id: NetnsId) -> Outcome {

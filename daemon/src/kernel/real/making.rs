@@ -17,7 +17,7 @@ use super::{
 };
 use crate::kernel::{Ns, OpError, Outcome};
 
-/// A name, and the mark of what is to have it.
+/// A name, and the owner tag of what is to have it.
 pub(super) type New = (Name, String);
 
 /// A connection into it, if it is new.
@@ -44,8 +44,8 @@ impl Making {
         let (tell, made) = mpsc::channel();
         let theirs = queue.clone();
         other.begin(move |local| {
-            while let Some((place, (name, mark))) = theirs.take() {
-                if tell.send((place, add_namespace(local, name, mark))).is_err() {
+            while let Some((place, (name, owner_tag))) = theirs.take() {
+                if tell.send((place, add_namespace(local, name, owner_tag))).is_err() {
                     break;
                 }
             }
@@ -73,8 +73,8 @@ impl Making {
     /// connection into it, if there is one.
     pub fn go_on(&mut self, local: &mut Local) -> Option<(Ns, Open)> {
         let next = self.made.try_recv().ok().or_else(|| {
-            let (place, (name, mark)) = self.queue.take()?;
-            Some((place, add_namespace(local, name, mark)))
+            let (place, (name, owner_tag)) = self.queue.take()?;
+            Some((place, add_namespace(local, name, owner_tag)))
         });
         let Some((place, made)) = next.or_else(|| self.made.recv().ok()) else {
             // The other thread is gone, and with it what it had begun.

@@ -4,19 +4,23 @@ use std::{net::IpAddr, os::fd::RawFd};
 
 use ipnet::IpNet;
 use netnsd_api::{Neighbour, Port, Route, RouteType};
+use rtnetlink::packet_core::DefaultNla;
 use rtnetlink::packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, AddressScope},
     link::{
         AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoKind,
-        InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+        InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, Prop,
     },
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     nsid::{NsidAttribute, NsidMessage},
     route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope},
 };
 
-use super::super::{BridgeSettings, NewEnd};
+use super::super::{BridgeSettings, NewEnd, ownership};
+
+/// `IFLA_ALT_IFNAME`, linux/if_link.h.
+const IFLA_ALT_IFNAME: u16 = 53;
 
 fn link(index: u32, attributes: Vec<LinkAttribute>) -> LinkMessage {
     let mut message = LinkMessage::default();
@@ -57,9 +61,22 @@ pub(super) fn set_named(name: &str, attribute: LinkAttribute) -> RouteNetlinkMes
     RouteNetlinkMessage::SetLink(link(0, vec![LinkAttribute::IfName(name.to_owned()), attribute]))
 }
 
-/// The alias of a link that is known by its name.
-pub(super) fn mark(name: &str, mark: &str) -> RouteNetlinkMessage {
-    set_named(name, LinkAttribute::IfAlias(mark.to_owned()))
+fn altname(name: &str, altname: &str) -> LinkMessage {
+    let list = LinkAttribute::PropList(vec![Prop::AltIfName(altname.to_owned())]);
+    link(0, vec![LinkAttribute::IfName(name.to_owned()), list])
+}
+
+/// Gives a link that is known by its name an owner tag (`rtnl_linkprop()`, net/core/rtnetlink.c).
+pub(super) fn add_owner_tag(name: &str, tag: &str) -> RouteNetlinkMessage {
+    RouteNetlinkMessage::NewLinkProp(altname(name, tag))
+}
+
+/// Takes an owner tag off a link that is known by its name; a legacy one is its alias.
+pub(super) fn delete_owner_tag(name: &str, tag: &str) -> RouteNetlinkMessage {
+    match ownership::is_legacy(tag) {
+        true => set_named(name, LinkAttribute::IfAlias(String::new())),
+        false => RouteNetlinkMessage::DelLinkProp(altname(name, tag)),
+    }
 }
 
 /// One attribute of a link.
@@ -75,6 +92,11 @@ pub(super) fn move_link(index: u32, ns: RawFd, name: &str) -> RouteNetlinkMessag
 /// A link away.
 pub(super) fn delete_link(index: u32) -> RouteNetlinkMessage {
     RouteNetlinkMessage::DelLink(link(index, Vec::new()))
+}
+
+/// A link that is known by its name away.
+pub(super) fn delete_link_named(name: &str) -> RouteNetlinkMessage {
+    RouteNetlinkMessage::DelLink(link(0, vec![LinkAttribute::IfName(name.to_owned())]))
 }
 
 /// Every link of a group away (`rtnl_group_dellink()`, net/core/rtnetlink.c).
@@ -146,6 +168,13 @@ pub(super) fn get_link(name: Option<&str>, index: u32) -> RouteNetlinkMessage {
     let brief = LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]);
     let attributes = name.map(|name| LinkAttribute::IfName(name.to_owned())).into_iter().chain([brief]).collect();
     RouteNetlinkMessage::GetLink(link(index, attributes))
+}
+
+/// Asks for the link that bears an owner tag.
+pub(super) fn get_link_by_tag(tag: &str) -> RouteNetlinkMessage {
+    let brief = LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]);
+    let altname = DefaultNla::new(IFLA_ALT_IFNAME, [tag.as_bytes(), &[0]].concat());
+    RouteNetlinkMessage::GetLink(link(0, vec![LinkAttribute::Other(altname), brief]))
 }
 
 /// Asks for every link, with its counters.

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::kernel::{
     Ns, NsScope, Observed, ObservedAddress, ObservedLink, ObservedNs, ObservedRoute, OpError, ROUTE_PROTOCOL_KERNEL,
-    Scope,
+    Scope, ownership,
 };
 
 /// How often a look that something disturbed is repeated.
@@ -66,6 +66,7 @@ fn namespace(local: &mut Local, ns: &Ns, part: &NsScope) -> Result<Option<Observ
         Err(errno) => return Err(errno.into()),
     };
     seen.inode = open.inode;
+    seen.cookie = open.channel.netns_cookie();
     let raw = open.raw();
     let whole = part.all_links || part.summary || part.most;
     let mut links = if whole {
@@ -73,18 +74,16 @@ fn namespace(local: &mut Local, ns: &Ns, part: &NsScope) -> Result<Option<Observ
     } else {
         some_links(&open.channel, ns, part)?
     };
-    if !part.marks.is_empty() && part.links.iter().any(|name| !links.contains_key(name)) {
-        match &part.indices {
-            _ if whole => {}
-            Some(indices) => {
-                let seen: Vec<u32> = links.values().map(|link| link.index).collect();
-                let unseen = indices.iter().filter(|index| !seen.contains(index)).map(|index| (None, *index));
-                links.extend(these_links(&open.channel, unseen)?);
-            }
-            None => links = all_links(&open.channel, message::get_links_briefly())?,
+    if !part.owner_tags.is_empty() && part.links.iter().any(|name| !links.contains_key(name)) {
+        if !whole {
+            let borne: BTreeSet<&String> = links.values().filter_map(|link| link.owner_tag.as_ref()).collect();
+            let missing = part.owner_tags.iter().filter(|tag| !borne.contains(tag));
+            let renamed = these_links(&open.channel, missing.map(|tag| message::get_link_by_tag(tag)))?;
+            links.extend(renamed);
         }
         let strayed = |(name, link): &(&String, &ObservedLink)| {
-            !part.links.contains(*name) && link.mark.as_ref().is_some_and(|mark| part.marks.contains(mark))
+            !part.links.contains(*name)
+                && link.owner_tag.as_deref().is_some_and(|tag| part.owner_tags.contains(&*ownership::current(tag)))
         };
         seen.strayed = links.iter().filter(strayed).map(|(name, _)| name.clone()).collect();
     }
@@ -102,7 +101,7 @@ fn namespace(local: &mut Local, ns: &Ns, part: &NsScope) -> Result<Option<Observ
     }
     if let Some(lo) = seen.links.remove("lo") {
         seen.loopback = lo.up;
-        seen.mark = lo.mark;
+        seen.owner_tag = lo.owner_tag;
     }
     if !part.all_links {
         seen.links.retain(|name, _| part.links.contains(name) || seen.strayed.contains(name));
@@ -154,20 +153,20 @@ pub(super) fn all_links(
     Ok(links)
 }
 
-/// The links that were asked for by their names, and `lo` of a named namespace, which carries its mark.
+/// The links that were asked for by their names, and `lo` of a named namespace, which bears its owner tag.
 fn some_links(channel: &Channel, ns: &Ns, part: &NsScope) -> Result<BTreeMap<String, ObservedLink>, OpError> {
     let lo = matches!(ns, Ns::Named(_)).then_some("lo");
-    these_links(channel, part.links.iter().map(String::as_str).chain(lo).map(|name| (Some(name), 0)))
+    these_links(channel, part.links.iter().map(String::as_str).chain(lo).map(|name| message::get_link(Some(name), 0)))
 }
 
-/// The links of these names or indices, with their addresses.
-fn these_links<'a>(
+/// The links that answer these questions, with their addresses.
+fn these_links(
     channel: &Channel,
-    wanted: impl Iterator<Item = (Option<&'a str>, u32)>,
+    questions: impl Iterator<Item = RouteNetlinkMessage>,
 ) -> Result<BTreeMap<String, ObservedLink>, OpError> {
     let mut found = Vec::new();
-    for (name, index) in wanted {
-        match channel.get(message::get_link(name, index)) {
+    for question in questions {
+        match channel.get(question) {
             Ok(answers) => found.extend(answers.into_iter().filter_map(link_of)),
             Err(error) if error.errno == Errno::ENODEV => {}
             Err(error) => return Err(error),

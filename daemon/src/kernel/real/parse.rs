@@ -8,7 +8,7 @@ use rtnetlink::packet_route::{
     address::{AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, AddressScope},
     link::{
         AfSpecInet6, AfSpecUnspec, BridgeId, BridgePortState, BridgeStpState, In6AddrGenMode, InfoBridge,
-        InfoBridgePort, InfoData, InfoPortData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+        InfoBridgePort, InfoData, InfoPortData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Prop,
     },
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::{
@@ -18,6 +18,7 @@ use rtnetlink::packet_route::{
 
 use super::super::{
     ADDRESS_PROTOCOL, ObservedAddress, ObservedBridge, ObservedLink, ObservedPort, ObservedRoute, ROUTE_PROTOCOL,
+    ownership,
 };
 
 /// A link's name, and what was observed of it; `master` is still an index, in words.
@@ -35,7 +36,12 @@ pub(super) fn link(message: &LinkMessage) -> ParsedLink {
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => parsed.name.clone_from(name),
-            LinkAttribute::IfAlias(alias) => link.mark = Some(alias.clone()),
+            LinkAttribute::PropList(names) => {
+                link.owner_tag = names.iter().find_map(owner_tag).or(link.owner_tag.take())
+            }
+            LinkAttribute::IfAlias(alias) if ownership::is_legacy(alias) && ownership::parse(alias).is_some() => {
+                link.owner_tag.get_or_insert_with(|| alias.clone());
+            }
             LinkAttribute::Address(bytes) => link.mac = Mac::from_bytes(bytes),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             LinkAttribute::Carrier(carrier) => link.carrier = *carrier == 1,
@@ -61,6 +67,14 @@ pub(super) fn link(message: &LinkMessage) -> ParsedLink {
         }
     }
     parsed
+}
+
+/// Returns the owner tag that an alternative name is.
+fn owner_tag(name: &Prop) -> Option<String> {
+    match name {
+        Prop::AltIfName(name) if !ownership::is_legacy(name) && ownership::parse(name).is_some() => Some(name.clone()),
+        _ => None,
+    }
 }
 
 fn addr_gen_none(families: &[AfSpecUnspec]) -> bool {

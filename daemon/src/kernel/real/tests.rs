@@ -63,14 +63,14 @@ fn named(name: &str) -> Ns {
 }
 
 fn add(name: &str) -> Op {
-    Op::NamespaceAdd { name: name.parse().unwrap(), mark: format!("netnsd:namespace/{name}:u") }
+    Op::NamespaceAdd { name: name.parse().unwrap(), owner_tag: format!("netnsd:namespace:{name}:u") }
 }
 
 fn pair(ns: &str) -> Op {
     let end = |ns: Ns, name: &str, end: usize| NewEnd {
         ns,
         name: name.into(),
-        mark: format!("netnsd:veth/v/{end}:u"),
+        owner_tag: format!("netnsd:veth:v:{end}:u"),
         mac: None,
         mtu: Some(1400),
     };
@@ -115,7 +115,7 @@ fn a_namespace_with_a_pair_and_addresses() {
         let list = ip(&["netns", "list"]);
         assert_eq!((&list[0]["name"], &list[0]["id"]), (&"a".into(), &77.into()));
         let link = &ip(&["-n", "a", "-d", "addr", "show", "eth0"])[0];
-        assert_eq!((&link["mtu"], &link["ifalias"]), (&1400.into(), &"netnsd:veth/v/0:u".into()));
+        assert_eq!((&link["mtu"], &link["altnames"]), (&1400.into(), &serde_json::json!(["netnsd:veth:v:0:u"])));
         assert_eq!(ip(&["-n", "a", "route", "show", "default"])[0]["gateway"], "10.0.0.254");
         let mut scope = Scope::default();
         scope.ns(&ns).summary = true;
@@ -128,12 +128,12 @@ fn a_namespace_with_a_pair_and_addresses() {
         assert_eq!(seen.namespaces.len(), 2);
         let inside = &seen.namespaces[&ns];
         assert_eq!((inside.netnsid, inside.loopback, inside.link_count), (Some(77), true, 2));
-        assert_eq!(inside.mark.as_deref(), Some("netnsd:namespace/a:u"));
+        assert_eq!(inside.owner_tag.as_deref(), Some("netnsd:namespace:a:u"));
         assert_eq!(inside.sysctls.values().collect::<Vec<_>>(), ["1"]);
         assert_eq!(inside.routes.iter().filter(|route| route.ours).count(), 1);
         let link = &inside.links["eth0"];
         assert!(link.up && link.carrier && link.addresses.iter().filter(|address| address.ours).count() == 2);
-        assert!(seen.namespaces[&Ns::Host].links["port0"].mark.as_deref() == Some("netnsd:veth/v/1:u"));
+        assert!(seen.namespaces[&Ns::Host].links["port0"].owner_tag.as_deref() == Some("netnsd:veth:v:1:u"));
         go(&mut kernel, &[Op::LinkDelete { ns: Ns::Host, name: "port0".into() }, Op::NamespaceDelete { name }]).await;
         assert!(ip(&["netns", "list"]).as_array().is_none_or(Vec::is_empty));
         assert_eq!(ip(&["link"]).as_array().unwrap().len(), 1);
@@ -149,7 +149,7 @@ fn moves_between_namespaces_keep_their_order() {
             let end = |name: &str| NewEnd {
                 ns: named(ns),
                 name: name.into(),
-                mark: format!("{name} of {ns}"),
+                owner_tag: format!("netnsd:veth:{name}-{ns}:0:u"),
                 mac: None,
                 mtu: None,
             };
@@ -167,7 +167,7 @@ fn moves_between_namespaces_keep_their_order() {
             moved("a", "y", named("b")),
         ];
         assert_eq!(kernel.execute(&ops, Box::new(|_| ())).await, vec![Some(Ok(())); 4]);
-        assert_eq!(ip(&["-n", "b", "link", "show", "y"])[0]["ifalias"], "y of a");
+        assert_eq!(ip(&["-n", "b", "link", "show", "y"])[0]["altnames"], serde_json::json!(["netnsd:veth:y-a:0:u"]));
     });
 }
 
@@ -187,7 +187,14 @@ fn a_bridge_with_a_port() {
             &[
                 add("a"),
                 pair("a"),
-                Op::BridgeAdd { ns: Ns::Host, name: br0.clone(), mark: "m".into(), mac: None, mtu: Some(1300), set },
+                Op::BridgeAdd {
+                    ns: Ns::Host,
+                    name: br0.clone(),
+                    owner_tag: "netnsd:bridge:br0:u".into(),
+                    mac: None,
+                    mtu: Some(1300),
+                    set,
+                },
                 Op::LinkAddrGen { ns: Ns::Host, name: port0.clone(), none: true },
                 Op::LinkMaster { ns: Ns::Host, name: port0.clone(), master: Some(br0.clone()) },
                 Op::PortSet { ns: Ns::Host, name: port0.clone(), set: port },
@@ -229,7 +236,7 @@ fn a_refusal_says_why_and_skips_only_its_part() {
                 ends: ["x", "x"].map(|name| NewEnd {
                     ns: Ns::Host,
                     name: name.into(),
-                    mark: "m".into(),
+                    owner_tag: "netnsd:veth:m:0:u".into(),
                     mac: None,
                     mtu: None,
                 }),
@@ -277,7 +284,7 @@ fn a_file_of_another_kind_of_namespace_holds_up_nobody() {
         scope.ns(&named("a"));
         scope.ns(&named("uts"));
         let seen = kernel.observe(&scope).await.unwrap();
-        assert!(seen.namespaces[&named("a")].mark.is_some() && seen.namespaces[&named("uts")].mark.is_none());
+        assert!(seen.namespaces[&named("a")].owner_tag.is_some() && seen.namespaces[&named("uts")].owner_tag.is_none());
         assert!(seen.namespaces[&named("uts")].closed, "the name is taken");
     });
 }
@@ -294,7 +301,10 @@ fn many_namespaces_are_made_while_links_are() {
         };
         let mut ops = batch(add);
         ops.extend(batch(|name| {
-            let end = |ns, name: &str| NewEnd { ns, name: name.into(), mark: name.into(), mac: None, mtu: None };
+            let end = |ns, name: &str| {
+                let owner_tag = format!("netnsd:veth:{name}:0:u");
+                NewEnd { ns, name: name.into(), owner_tag, mac: None, mtu: None }
+            };
             Op::VethAdd { ends: [end(named(name), "eth0"), end(Ns::Host, &format!("p-{name}"))] }
         }));
         let told = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
@@ -311,7 +321,10 @@ fn many_namespaces_are_made_while_links_are() {
             }
         }
         for name in names.iter().filter(|name| *name != "n7") {
-            assert_eq!(ip(&["-n", name, "link", "show", "eth0"])[0]["ifalias"], "eth0");
+            assert_eq!(
+                ip(&["-n", name, "link", "show", "eth0"])[0]["altnames"],
+                serde_json::json!(["netnsd:veth:eth0:0:u"])
+            );
         }
     });
 }
@@ -487,7 +500,7 @@ fn what_a_bridge_says_once_more_of_a_port_is_no_news() {
         let bridge = Op::BridgeAdd {
             ns: Ns::Host,
             name: br0.clone(),
-            mark: "netnsd:bridge/br0:u".into(),
+            owner_tag: "netnsd:bridge:br0:u".into(),
             mac: None,
             mtu: None,
             set,
@@ -503,16 +516,41 @@ fn what_a_bridge_says_once_more_of_a_port_is_no_news() {
 }
 
 #[test]
-fn namespaces_that_were_expected_are_marked_like_others() {
+fn namespaces_that_were_expected_are_tagged_like_others() {
     on_a_host(|mut kernel| async move {
         kernel.expect(1);
         go(&mut kernel, &[add("a"), add("b")]).await;
         for ns in ["a", "b"] {
-            assert_eq!(ip(&["-n", ns, "link", "show", "lo"])[0]["ifalias"], format!("netnsd:namespace/{ns}:u"));
+            assert_eq!(
+                ip(&["-n", ns, "link", "show", "lo"])[0]["altnames"],
+                serde_json::json!([format!("netnsd:namespace:{ns}:u")])
+            );
         }
         // Those that nobody asks for after all have no name.
         kernel.expect(2);
         kernel.rest();
         assert_eq!(ip(&["netns", "list"]).as_array().unwrap().len(), 2);
+    });
+}
+
+#[test]
+fn link_of_others_gets_no_tag_when_creation_is_refused() {
+    on_a_host(|mut kernel| async move {
+        let theirs = |host: &str| ip(&["-d", "link", "show", "dev", host]);
+        ip(&["link", "add", "port0", "type", "bridge"]);
+        ip(&["link", "add", "br0", "type", "bridge"]);
+        let before = (theirs("port0"), theirs("br0"));
+        let set = BridgeSettings { ageing_time: Some(77), ..BridgeSettings::default() };
+        let (ns, name, owner_tag) = (Ns::Host, "br0".into(), "netnsd:bridge:br0:u".into());
+        let bridge = Op::BridgeAdd { ns, name, owner_tag, mac: None, mtu: Some(1300), set };
+        let Op::VethAdd { ends: [a, b] } = pair("a") else { panic!("a pair") };
+        let pair = Op::VethAdd { ends: [b, a] };
+        let ops = [add("a"), bridge, pair];
+        let ops: Vec<BatchOp> = (0..).zip(ops).map(|(part, op)| BatchOp { op, part, optional: false }).collect();
+        let outcomes = kernel.execute(&ops, Box::new(|_| ())).await;
+        for refused in &outcomes[1..] {
+            assert_eq!(refused.as_ref().unwrap().as_ref().unwrap_err().errno, Errno::EEXIST);
+        }
+        assert_eq!((theirs("port0"), theirs("br0")), before);
     });
 }
