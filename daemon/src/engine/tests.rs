@@ -750,7 +750,7 @@ async fn a_full_queue_refuses_and_what_it_took_is_done() {
         }
     };
     let count = writes.len();
-    assert!(count >= QUEUE && refused.code == Code::KernelUnavailable, "{count}: {refused:?}");
+    assert!(count >= QUEUE && refused.code == Code::Overloaded, "{count}: {refused:?}");
     sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
     for write in writes {
         write.await.unwrap();
