@@ -35,8 +35,6 @@ pub(super) struct Accepted {
     pub before: Vec<(ResourceRef, Option<Record>)>,
     /// What it takes over, as it was found.
     pub found: BTreeMap<ResourceRef, Found>,
-    /// What it changes, as it was, with the MAC addresses that the kernel chose.
-    was: BTreeMap<ResourceRef, Spec>,
     /// The numbers of its events.
     events: Range<u64>,
 }
@@ -152,7 +150,7 @@ impl<K: Kernel> Core<K> {
             }
             before.push((resource.clone(), old));
         }
-        Accepted { message, decision, before, found: BTreeMap::new(), was: BTreeMap::new(), events: 0..0 }
+        Accepted { message, decision, before, found: BTreeMap::new(), events: 0..0 }
     }
 
     /// Takes a write's changes back. What it may have left in the kernel (`tried`) is kept in mind, but for what was given back.
@@ -216,12 +214,8 @@ impl<K: Kernel> Core<K> {
                     .resources()
                     .filter_map(|resource| Some((resource.clone(), plan.found.get(resource)?.clone())))
                     .collect();
-                let was = |(resource, before): &(ResourceRef, Option<Record>)| {
-                    let next = self.intent.spec(resource);
-                    Some((resource.clone(), status::with_macs(&before.as_ref()?.spec, next, &observed)))
-                };
-                accepted.was = accepted.before.iter().filter_map(was).collect();
             }
+            self.note_macs(&plan);
             let is_new = |step: &&Step| matches!(step.op, Op::NamespaceAdd { .. });
             self.kernel.expect(plan.steps.iter().filter(is_new).count());
             let recording = Instant::now();
@@ -427,7 +421,6 @@ impl<K: Kernel> Core<K> {
             for resource in accepted.resources() {
                 work.parts.entry(resource.clone()).or_insert(part);
             }
-            work.exact.extend(accepted.was.clone());
         }
         if let Err(error) = self.commit(rows.clone(), Vec::new()).await {
             // They ride along with the next commit that succeeds.

@@ -25,8 +25,6 @@ pub(super) struct Work {
     pub parts: BTreeMap<ResourceRef, usize>,
     /// Resources that this very batch creates.
     pub created: BTreeSet<ResourceRef>,
-    /// What resources should be to the letter, where more is known of that than was asked for.
-    pub exact: BTreeMap<ResourceRef, Spec>,
     /// Those parts whose writes are refused, and undone, when something of them fails: the resources that are their own.
     pub waiting: BTreeMap<usize, BTreeSet<ResourceRef>>,
     /// Resources that are only looked at.
@@ -53,6 +51,8 @@ pub(super) struct Passed {
     /// Of which something may be where nobody could look.
     pub unseen: BTreeSet<ResourceRef>,
     pub failures: Failures,
+    /// Resources whose links were made again or moved.
+    pub remade: BTreeSet<ResourceRef>,
     /// The operations that were done, by the resource that they were for.
     pub done: BTreeMap<ResourceRef, Vec<&'static str>>,
 }
@@ -131,11 +131,13 @@ impl<K: Kernel> Core<K> {
                 tasks.push(Task {
                     resource: resource.clone(),
                     uid: &record.uid,
-                    desired: Some(work.exact.get(resource).unwrap_or(&record.spec)),
+                    desired: Some(&record.spec),
                     applied: &record.applied,
                     prior: &record.prior,
                     devices: self.drift.devices(resource),
                     new: work.created.contains(resource),
+                    macs: &record.macs,
+                    keep_macs: record.keep_macs,
                     hands: if record.adopt { Hands::Adopt } else { Hands::Stay },
                 });
             }
@@ -153,6 +155,8 @@ impl<K: Kernel> Core<K> {
                 prior: &gone.prior,
                 devices: self.drift.devices(resource),
                 new: false,
+                macs: &[],
+                keep_macs: false,
                 hands: Hands::Stay,
             })
         })
@@ -226,6 +230,8 @@ impl<K: Kernel> Core<K> {
                 prior: &record.prior,
                 devices: &[],
                 new: false,
+                macs: &[],
+                keep_macs: false,
                 hands: Hands::GiveBack(found),
             });
         }
@@ -253,6 +259,7 @@ impl<K: Kernel> Core<K> {
         let mut waiting: Vec<(Step, String)> = Vec::new();
         let mut blind: Vec<Step> = Vec::new();
         for round in 0..ROUNDS {
+            self.note_macs(&plan);
             (passed.verdicts, passed.unseen) = (plan.verdicts, plan.unseen);
             for (step, reason) in &waiting {
                 passed.verdicts.entry(step.resource.clone()).or_insert_with(|| Verdict::Pending(reason.clone()));
@@ -270,6 +277,7 @@ impl<K: Kernel> Core<K> {
                 }
                 break;
             }
+            passed.remade.append(&mut plan.remade);
             self.execute(work, steps, &mut passed, &mut waiting).await;
             // What was heard by now is of this work, and the look that follows finds it; or else it is others' doing.
             for notice in self.kernel.heard() {
@@ -284,6 +292,13 @@ impl<K: Kernel> Core<K> {
             }
         }
         passed
+    }
+
+    /// Notes the addresses that devices keep: they are recorded with the resource.
+    pub(super) fn note_macs(&mut self, plan: &Plan) {
+        for (resource, macs) in &plan.macs {
+            self.intent.set_macs(resource, macs);
+        }
     }
 
     /// Takes in what lived in namespaces and bridges that are made anew.

@@ -12,6 +12,7 @@ pub mod sim;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    net::IpAddr,
 };
 
 use ipnet::IpNet;
@@ -515,6 +516,17 @@ pub struct BatchOp {
     pub optional: bool,
 }
 
+/// A link whose neighbours are told where its addresses are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "named as a link's fields")]
+pub struct Announcement {
+    pub ns: Ns,
+    pub name: String,
+    pub index: u32,
+    pub mac: Mac,
+    pub addresses: Vec<IpAddr>,
+}
+
 /// Something that happened in the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
@@ -587,6 +599,10 @@ pub trait Kernel {
 
     /// What is in `/run/netns`.
     fn names(&mut self) -> Vec<String>;
+
+    /// Tells a link's neighbours which MAC address its addresses have: one gratuitous ARP request, or one unsolicited neighbour
+    /// advertisement, for each. Neighbours that do not hear it find out later: a failure is only logged.
+    fn announce(&mut self, links: &[Announcement]);
 
     /// The values that `SysctlSet` replaced since this was last asked.
     fn replaced_sysctls(&mut self) -> Vec<(Name, netnsd_api::SysctlKey, String)>;

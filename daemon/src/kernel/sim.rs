@@ -13,12 +13,12 @@ use netnsd_api::{Destination, InterfaceName, Mac, Name, NetnsId, Port, Route, Sy
 use nix::errno::Errno;
 
 use super::{
-    ADDRESS_PROTOCOL, BatchOp, BridgeSettings, Kernel, NewEnd, Notice, Ns, Observed, ObservedAddress, ObservedBridge,
-    ObservedLink, ObservedNs, ObservedPort, ObservedRoute, Op, OpError, Outcome, ROUTE_PROTOCOL, Scope,
+    ADDRESS_PROTOCOL, Announcement, BatchOp, BridgeSettings, Kernel, NewEnd, Notice, Ns, Observed, ObservedAddress,
+    ObservedBridge, ObservedLink, ObservedNs, ObservedPort, ObservedRoute, Op, OpError, Outcome, ROUTE_PROTOCOL, Scope,
 };
 
-/// What MAC addresses begin with that this kernel chose itself.
-const CHOSEN: u8 = 0xfe;
+/// First bytes of the MAC addresses that this kernel chooses itself.
+const CHOSEN: [u8; 4] = [0xfe, 0, 0, 0];
 
 /// A simulated kernel; clones share it, so that a test sees what the engine did.
 #[derive(Debug, Clone)]
@@ -32,6 +32,7 @@ struct State {
     /// The other end of each veth end.
     peers: BTreeMap<(Ns, String), (Ns, String)>,
     executed: Vec<Op>,
+    announced: Vec<Announcement>,
     /// After how many more operations one fails, and how.
     fault: Option<(usize, Errno)>,
     /// Namespaces that cannot be entered.
@@ -48,6 +49,7 @@ impl Default for SimKernel {
             namespaces,
             peers: BTreeMap::new(),
             executed: Vec::new(),
+            announced: Vec::new(),
             fault: None,
             closed: BTreeSet::new(),
             replaced: Vec::new(),
@@ -87,6 +89,11 @@ impl SimKernel {
         std::mem::take(&mut self.state().executed)
     }
 
+    /// The links that were announced since this was last asked.
+    pub fn announced(&self) -> Vec<Announcement> {
+        std::mem::take(&mut self.state().announced)
+    }
+
     /// Everything there is.
     pub fn everything(&self) -> BTreeMap<Ns, ObservedNs> {
         self.state().namespaces.clone()
@@ -102,7 +109,7 @@ impl SimKernel {
             known.routes.sort_by_key(|route| format!("{route:?}"));
             for link in known.links.values_mut() {
                 link.index = 0;
-                link.mac = link.mac.filter(|mac| mac.0[0] != CHOSEN);
+                link.mac = link.mac.filter(|mac| !mac.0.starts_with(&CHOSEN));
                 link.addresses.iter_mut().for_each(|address| address.secondary = false);
                 link.addresses.sort_by_key(|address| address.net);
             }
@@ -224,6 +231,10 @@ impl Kernel for SimKernel {
 
     fn names(&mut self) -> Vec<String> {
         self.state().namespaces.keys().filter_map(|ns| ns.name().map(ToString::to_string)).collect()
+    }
+
+    fn announce(&mut self, links: &[Announcement]) {
+        self.state().announced.extend_from_slice(links);
     }
 
     fn replaced_sysctls(&mut self) -> Vec<(Name, SysctlKey, String)> {
@@ -421,8 +432,8 @@ impl State {
 
     fn add_link(&mut self, ns: &Ns, name: &str, mut link: ObservedLink) -> Done {
         link.index = u32::try_from(self.number()).unwrap_or(u32::MAX);
-        let [.., a, b] = link.index.to_be_bytes();
-        link.mac = link.mac.or(Some(Mac([CHOSEN, 0, 0, 0, a, b])));
+        let ([.., a, b], [c, d, e, f]) = (link.index.to_be_bytes(), CHOSEN);
+        link.mac = link.mac.or(Some(Mac([c, d, e, f, a, b])));
         let known = self.ns(ns)?;
         match known.links.get(name) {
             Some(other) if other.owner_tag == link.owner_tag => Ok(()),

@@ -49,8 +49,22 @@ impl Planner<'_> {
             }
         }
         let old_mtus = old.and_then(|old| old.mtu).into_iter().collect();
-        self.common(task, &place, &Common { mac: spec.mac, mtu: spec.mtu, old_mtus, addresses: &spec.addresses });
+        let mac = self.mac_of(task, spec.mac, None);
+        self.common(task, &place, &Common { mac, mtu: spec.mtu, old_mtus, addresses: &spec.addresses });
+        self.pin(task, spec, &place, mac);
         self.raise_if(task, &place, spec.up, Phase::RaiseBridges);
+    }
+
+    /// Gives a bridge that keeps its address the very same once more: one whose address was set does not take the lowest of its
+    /// ports any more (`br_stp_recalculate_bridge_id()`, net/bridge/br_stp_if.c). Nothing tells that it is so already.
+    fn pin(&mut self, task: &Task<'_>, spec: &Bridge, place: &Place, mac: Option<Mac>) {
+        let is_kept = spec.mac.is_none() && self.plan.macs.contains_key(&task.resource);
+        let is_there = !self.plan.new_bridges.contains(&spec.name);
+        if let Some(mac) = mac.filter(|_| is_kept && is_there) {
+            let Place { ns, name } = place.clone();
+            self.ns_mut(&ns).forget_neighbours(&name);
+            self.emit_blind(Phase::Pin, task, Op::LinkMac { ns, name, mac });
+        }
     }
 
     fn set_bridge(
@@ -97,7 +111,7 @@ impl Planner<'_> {
             task,
             place,
             &Common {
-                mac: spec.mac,
+                mac: self.mac_of(task, spec.mac, Some(index)),
                 mtu: spec.mtu,
                 old_mtus: old.iter().filter_map(|old| old.mtu).collect(),
                 addresses: &spec.addresses,
@@ -157,6 +171,7 @@ impl Planner<'_> {
     ) {
         let fresh = known.master.as_deref() != Some(device);
         if fresh {
+            self.note_remade(task);
             let op = Op::LinkMaster { ns: place.ns.clone(), name: place.name.clone(), master: Some(device.to_owned()) };
             self.emit(Phase::Enslave, task, op);
             let inside = self.ns_mut(&place.ns);
@@ -178,6 +193,7 @@ impl Planner<'_> {
         if let Some(mac) = spec.mac
             && known.mac != Some(mac)
         {
+            self.note_remade(task);
             self.emit(Phase::Addresses, task, Op::LinkMac { ns: ns.clone(), name: name.clone(), mac });
             self.ns_mut(ns).forget_neighbours(name);
         }

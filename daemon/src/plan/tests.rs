@@ -7,7 +7,10 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::kernel::{BatchOp, Kernel, sim::SimKernel};
+use crate::{
+    intent::Intent,
+    kernel::{BatchOp, Kernel, sim::SimKernel},
+};
 
 /// A network: the specs by resource.
 type Network = BTreeMap<ResourceRef, Spec>;
@@ -159,6 +162,9 @@ fn go(kernel: &SimKernel, from: &Network, to: &Network) -> (Plan, Plan) {
     let prior = BTreeMap::from([("net.ipv4.ip_forward".parse().unwrap(), "0".to_owned())]);
     let uids: BTreeMap<&ResourceRef, String> =
         all.iter().map(|resource| (*resource, resource.to_string().replace(' ', "-"))).collect();
+    let macs = |resource: &ResourceRef| to.get(resource).map(|spec| Intent::default().derive_macs(spec));
+    let macs: BTreeMap<&ResourceRef, Vec<Mac>> =
+        all.iter().map(|resource| (*resource, macs(resource).unwrap_or_default())).collect();
     let tasks: Vec<Task<'_>> = all
         .iter()
         .map(|resource| Task {
@@ -169,6 +175,8 @@ fn go(kernel: &SimKernel, from: &Network, to: &Network) -> (Plan, Plan) {
             prior: &prior,
             devices: &[],
             new: false,
+            macs: &macs[resource],
+            keep_macs: false,
             hands: Hands::Stay,
         })
         .collect();
