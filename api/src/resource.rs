@@ -303,7 +303,7 @@ pub struct Bridge {
     /// The managed namespace that it lives in; null is the host.
     #[serde(default)]
     pub namespace: Option<Name>,
-    /// The MAC address; null leaves the kernel's choice.
+    /// The MAC address; null: one of its own that lasts, shown by `status.observed.mac`.
     #[serde(default)]
     pub mac: Option<Mac>,
     /// The MTU in bytes, 68 to 65535; null leaves the kernel's choice.
@@ -381,7 +381,7 @@ pub struct Endpoint {
     /// The device's name; left out, it keeps the name it has, at first the first free `vethN` there.
     #[serde(default)]
     pub interface: Option<InterfaceName>,
-    /// The MAC address; null leaves the kernel's choice.
+    /// The MAC address; null: one of its own that lasts, shown by `status.observed.mac`.
     #[serde(default)]
     pub mac: Option<Mac>,
     /// The MTU in bytes, 68 to 65535; null leaves the kernel's choice.
