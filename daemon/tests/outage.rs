@@ -171,8 +171,9 @@ fn ports_that_come_and_go_cost_others_no_packet() {
 
 #[test]
 fn repaired_network_carries_packets_at_once() {
-    // How long it may take. Neighbour caches are warm: a wrong entry would last for 20 s and more.
-    const BOUND: Duration = Duration::from_secs(5);
+    // How long it may take on a machine that is busy with other things. Neighbour caches are warm: a wrong entry would last for
+    // 20 s and more.
+    const BOUND: Duration = Duration::from_secs(15);
     let mut host = Host::started();
     make_bridge(&host);
     make_host(&host, "net0", 1);

@@ -286,6 +286,7 @@ impl<K: Kernel> Core<K> {
             if !passed.failures.values().any(|(_, error)| is_not_yet(error.errno)) {
                 break;
             }
+            self.take_in_bridges(&mut work, &passed.failures);
             let Ok((plan, observed)) = self.look_and_plan(&mut work, &Failures::new()).await else { break };
             let (done, remade) = (passed.done, passed.remade);
             passed = self.bring_about(&mut work, plan, observed).await;

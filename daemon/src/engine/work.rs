@@ -124,6 +124,18 @@ impl<K: Kernel> Core<K> {
         work
     }
 
+    /// Takes the bridges of ports that failed into a piece of work: one that is being deleted lets its ports go first, and is looked
+    /// at for their sake only.
+    pub(super) fn take_in_bridges(&self, work: &mut Work, failures: &Failures) {
+        let specs = failures.keys().filter_map(|resource| self.intent.spec(resource));
+        for name in specs.flat_map(intent::bridges_of) {
+            let bridge = ResourceRef::new(Kind::Bridge, name.clone());
+            let part = work.parts.len();
+            work.looked_at.remove(&bridge);
+            work.parts.entry(bridge).or_insert(part);
+        }
+    }
+
     fn tasks<'a>(&'a self, resources: impl Iterator<Item = &'a ResourceRef>, work: &'a Work) -> Vec<Task<'a>> {
         let mut tasks = Vec::new();
         for resource in resources {
