@@ -3,25 +3,22 @@
 use std::{fmt::Display, sync::Arc};
 
 use axum::{
-    Extension,
-    body::Bytes,
+    Extension, Json,
+    body::{Body, Bytes},
     extract::{Path, RawQuery, Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
 use netnsd_api::{
-    Bridge, Code, DryRun, FieldError, InvalidValue, Items, Kind, Name, Namespace, Problem, Resource, ResourceRef, Veth,
-    parse,
+    Bridge, Code, DryRun, FieldError, InvalidValue, Items, Kind, Name, Namespace, Problem, Resource, ResourceRef,
+    SysctlKey, Veth, parse,
 };
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::{
-    App, Routes,
-    body::{self, Patch},
-    headers,
-    json::{Json, json},
+    App, Routes, body, headers,
     problem::Failure,
     query::{self, Label, Query},
 };
@@ -99,7 +96,7 @@ async fn list<R: Served>(
     let namespace = query.value::<Name>("namespace")?;
     let include = if R::KIND == Kind::Namespace { query.one("include")? } else { None };
     if let Some(other) = include.as_deref().filter(|include| *include != "unmanaged") {
-        return Err(Failure::new(Code::InvalidQuery, format!("include={other}: the only value is \"unmanaged\"")));
+        return Err(Failure::new(Code::InvalidQuery, format!("include={other}: it is unmanaged")));
     }
     query.finish()?;
     let passes = |entry: &Entry| {
@@ -142,6 +139,11 @@ fn page_of(items: &[(String, Bytes)], next: Option<&str>) -> Vec<u8> {
     text.extend_from_slice(Value::from(next).to_string().as_bytes());
     text.push(b'}');
     text
+}
+
+/// An answer that is JSON already.
+pub(super) fn json(status: StatusCode, body: impl Into<Body>) -> Response {
+    (status, [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body.into()).into_response()
 }
 
 async fn show<R: Served>(
@@ -256,7 +258,7 @@ async fn create<R: Served>(
 ) -> Answer {
     let asked = Asked::read(query.as_deref())?;
     let preconditions = headers::preconditions(request.headers())?;
-    let map = body::without_read_only(body::object(request).await?);
+    let map = body::without_read_only(body::object(request, false).await?);
     let change = Change::Create(read::<R>(map)?.spec());
     answer(&app.engine.write(asked.write(caller, change, preconditions)).await?, asked.dry_run)
 }
@@ -274,12 +276,12 @@ async fn put<R: Served>(
     let asked = Asked::take_put(&mut query)?;
     query.finish()?;
     let preconditions = headers::preconditions(request.headers())?;
-    let map = named(body::without_read_only(body::object(request).await?), &name)?;
+    let map = named(body::without_read_only(body::object(request, false).await?), &name)?;
     let change = Change::Put(read::<R>(map)?.spec());
     answer(&app.engine.write(asked.write(caller, change, preconditions)).await?, asked.dry_run)
 }
 
-/// Returns the fields with the path's name, which they may leave out and must not contradict.
+/// The body with the path's name, which it may leave out and must not contradict.
 fn named(mut map: Map<String, Value>, name: &Name) -> Result<Map<String, Value>, FieldError> {
     match map.get("name").filter(|name| !name.is_null()) {
         Some(Value::String(given)) if given == name.as_str() => Ok(map),
@@ -294,6 +296,17 @@ fn named(mut map: Map<String, Value>, name: &Name) -> Result<Map<String, Value>,
     }
 }
 
+/// Spells the sysctls of a patch as they are recorded, so that it meets them.
+fn spell_sysctls(patch: &mut Map<String, Value>) {
+    let Some(Value::Object(sysctls)) = patch.get_mut("sysctls") else { return };
+    for (given, value) in std::mem::take(sysctls) {
+        let recorded = given.parse::<SysctlKey>().map_or_else(|_| given.clone(), |key| key.to_string());
+        // A mistake, or the same key twice, is told of the spelling that was sent.
+        let key = if sysctls.contains_key(&recorded) { given } else { recorded };
+        sysctls.insert(key, value);
+    }
+}
+
 async fn patch<R: Served>(
     State(app): State<App>,
     Extension(caller): Extension<Arc<Caller>>,
@@ -304,10 +317,16 @@ async fn patch<R: Served>(
     let resource = existing(R::KIND, &name)?;
     let asked = Asked::read(query.as_deref())?;
     let preconditions = headers::preconditions(request.headers())?;
-    let (patch, name) = (Patch::read(request).await?, resource.name.clone());
+    let mut patch = named(body::without_read_only(body::object(request, true).await?), &resource.name)?;
+    spell_sysctls(&mut patch);
+    let patch = Value::Object(patch);
     let edit = move |spec: &Spec| {
-        let patched = patch.apply(spec.to_json().map_err(internal)?)?;
-        Ok(read::<R>(named(patched, &name)?)?.spec())
+        let mut merged = spec.to_json().map_err(internal)?;
+        body::merge(&mut merged, &patch);
+        match merged {
+            Value::Object(map) => Ok(read::<R>(map)?.spec()),
+            _ => Err(internal("a resource is an object")),
+        }
     };
     let change = Change::Edit(resource, Arc::new(edit));
     answer(&app.engine.write(asked.write(caller, change, preconditions)).await?, asked.dry_run)
