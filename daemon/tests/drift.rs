@@ -34,9 +34,10 @@ fn shape(host: &Host) -> Vec<String> {
 }
 
 fn steady(value: &mut Value) {
-    const CHANGING: [&str; 18] = [
+    const CHANGING: [&str; 19] = [
         "ifindex",
         "link_index",
+        "address",
         "link_netnsid",
         "id",
         "bridge_id",

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
-    Extension,
+    Extension, Json,
     extract::{Path, RawQuery, Request, State},
     http::{HeaderValue, StatusCode, header},
     response::IntoResponse,
@@ -15,7 +15,6 @@ use serde_json::Value;
 
 use super::{
     App, Routes, body,
-    json::Json,
     problem::Failure,
     query::{self, Query},
     resource::{Answer, internal},
@@ -56,7 +55,7 @@ async fn create(
     request: Request,
 ) -> Answer {
     query::none(query.as_deref())?;
-    let mut new: NewToken = parse(&Value::Object(body::object(request).await?))?;
+    let mut new: NewToken = parse(&Value::Object(body::object(request, false).await?))?;
     new.check()?;
     let now = Timestamp::now();
     new.expires_at = new.expires_at.map(|text| expiry(&text, now)).transpose()?;
@@ -103,7 +102,7 @@ async fn delete(
 
 async fn audit(State(app): State<App>, RawQuery(query): RawQuery) -> Answer {
     let mut query = Query::read(query.as_deref())?;
-    let since = query.number("since", 0..=u64::MAX)?;
+    let since = query.value::<u64>("since")?;
     let limit = query.limit()?;
     query.finish()?;
     let items = app.audit.read(since, limit).await.map_err(internal)?;

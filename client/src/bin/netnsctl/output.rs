@@ -28,10 +28,9 @@ pub fn print(bytes: impl AsRef<[u8]>) -> Result<(), Failure> {
     Ok(out.flush()?)
 }
 
-/// Writes one line to stdout; an answer of the daemon ends with its newline already.
+/// Writes one line to stdout.
 pub fn line(text: impl AsRef<[u8]>) -> Result<(), Failure> {
-    let text = text.as_ref();
-    print([text.strip_suffix(b"\n").unwrap_or(text), b"\n"].concat())
+    print([text.as_ref(), b"\n"].concat())
 }
 
 /// A table without borders; nothing if it has no rows.
