@@ -310,6 +310,17 @@ pub struct UnmanagedStatus {
     pub observed: NamespaceObserved,
 }
 
+/// Where to begin: `GET /`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Index {
+    /// `netnsd`.
+    pub name: String,
+    /// The daemon's version.
+    pub version: String,
+    /// Paths, by what is there.
+    pub links: std::collections::BTreeMap<String, String>,
+}
+
 /// About the daemon.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct About {

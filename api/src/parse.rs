@@ -10,7 +10,7 @@ use serde::{
 use serde_json::Value;
 use serde_path_to_error::Segment;
 
-use crate::{Code, FieldError, values::GIVEN_TWICE};
+use crate::{Code, FieldError};
 
 /// The fields that answers carry beside what was asked for; in a request they are ignored.
 pub const READ_ONLY: [&str; 6] = ["uid", "generation", "created_at", "updated_at", "status", "managed"];
@@ -52,12 +52,38 @@ fn parse_mistaken<T: DeserializeOwned>(value: &Value) -> Result<T, FieldError> {
                 }
                 Code::InvalidField
             }
-            _ if detail.starts_with(GIVEN_TWICE) => Code::Duplicate,
             _ => Code::InvalidField,
         };
         let path: Vec<&str> = path.iter().map(String::as_str).collect();
-        FieldError::at(code, &path, detail)
+        FieldError::at(code, &path, in_words_of_json(&detail))
     })
+}
+
+/// Says in JSON's words what serde says in Rust's.
+fn in_words_of_json(detail: &str) -> String {
+    const WORDS: [(&str, &str); 20] = [
+        ("invalid type: unit value", "invalid type: null"),
+        ("invalid type: sequence", "invalid type: array"),
+        ("invalid type: map", "invalid type: object"),
+        ("invalid type: floating point", "invalid type: number"),
+        ("unknown variant", "unknown value"),
+        ("expected a sequence", "expected an array"),
+        ("expected a map", "expected an object"),
+        ("expected unit", "expected null"),
+        ("expected a borrowed string", "expected a string"),
+        ("expected string or map", "expected a string"),
+        ("expected u8", "expected a whole number from 0 to 255"),
+        ("expected u16", "expected a whole number from 0 to 65535"),
+        ("expected u32", "expected a whole number from 0 to 4294967295"),
+        ("expected u64", "expected a whole number, 0 or more"),
+        ("expected usize", "expected a whole number, 0 or more"),
+        ("expected i32", "expected a whole number from -2147483648 to 2147483647"),
+        ("expected i64", "expected a whole number"),
+        ("expected f64", "expected a number"),
+        ("integer `", "number `"),
+        ("floating point `", "number `"),
+    ];
+    WORDS.iter().fold(detail.to_owned(), |detail, (theirs, ours)| detail.replace(theirs, ours))
 }
 
 /// JSON as it was sent: a struct's own fields that are null are left out, so that they get their defaults.
@@ -168,9 +194,6 @@ mod tests {
         assert_eq!((code, pointer.as_str()), (Code::InvalidField, "/endpoints"));
         let (code, pointer, _) = refused::<Namespace>(json!({"name": "a", "sysctls": {"kernel.x": 1}}));
         assert_eq!((code, pointer.as_str()), (Code::InvalidField, "/sysctls/kernel.x"));
-        let twice = json!({"name": "a", "sysctls": {"net.ipv4.ip_forward": 1, "net/ipv4/ip_forward": 1}});
-        let (code, pointer, _) = refused::<Namespace>(twice);
-        assert_eq!((code, pointer.as_str()), (Code::Duplicate, "/sysctls/net~1ipv4~1ip_forward"));
         let (code, pointer, _) = refused::<Namespace>(json!({"name": "a", "routes": [{}]}));
         assert_eq!((code, pointer.as_str()), (Code::InvalidField, "/routes/0/destination"));
         let (code, pointer, _) = refused::<Namespace>(json!({"name": "a", "wat": {}}));
@@ -192,6 +215,29 @@ mod tests {
         assert_eq!((code, pointer.as_str()), (Code::InvalidField, "/endpoints/0"));
         let (code, pointer, _) = refused::<Namespace>(json!({"name": null}));
         assert_eq!((code, pointer.as_str()), (Code::InvalidField, "/name"));
+    }
+
+    #[test]
+    fn mistakes_are_told_in_words_of_json() {
+        let detail = |value: Value| refused::<Veth>(json!({"endpoints": [value, {}]})).2;
+        assert_eq!(
+            detail(json!({"mtu": -1})),
+            "invalid value: number `-1`, expected a whole number from 0 to 4294967295"
+        );
+        assert_eq!(
+            detail(json!({"mtu": 1.5})),
+            "invalid type: number `1.5`, expected a whole number from 0 to 4294967295"
+        );
+        assert_eq!(
+            detail(json!({"mtu": "1500"})).replace('\\', ""),
+            "invalid type: string \"1500\", expected a whole number from 0 to 4294967295"
+        );
+        assert_eq!(detail(json!({"up": []})), "invalid type: array, expected a boolean");
+        assert_eq!(detail(json!({"addresses": {}})), "invalid type: object, expected an array");
+        assert_eq!(detail(json!({"namespace": {}})), "invalid type: object, expected a string");
+        let route = json!({"destination": "default", "type": "x"});
+        let (_, _, detail) = refused::<Namespace>(json!({"name": "a", "routes": [route]}));
+        assert!(detail.starts_with("unknown value `x`, expected one of `unicast`"), "{detail}");
     }
 
     #[test]

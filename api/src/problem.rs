@@ -33,6 +33,8 @@ pub enum Code {
     StoreUnavailable,
     KernelUnavailable,
     ShuttingDown,
+    Overloaded,
+    Starting,
     Internal,
 }
 
@@ -56,7 +58,11 @@ impl Code {
             | Code::KernelRejected
             | Code::UnsupportedByKernel => 422,
             Code::TooManyRequests => 429,
-            Code::StoreUnavailable | Code::KernelUnavailable | Code::ShuttingDown => 503,
+            Code::StoreUnavailable
+            | Code::KernelUnavailable
+            | Code::ShuttingDown
+            | Code::Overloaded
+            | Code::Starting => 503,
             Code::Internal => 500,
         }
     }

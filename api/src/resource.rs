@@ -12,8 +12,7 @@ use utoipa::ToSchema;
 
 use crate::{
     Address, Centiseconds, Cidr, Code, Destination, FieldError, InterfaceName, Mac, Name, NetnsId, SysctlKey,
-    SysctlValue, is_link_local,
-    values::{unique_sysctls, words},
+    SysctlValue, is_link_local, values::words,
 };
 
 /// The kinds of resources, as JSON names them.
@@ -120,7 +119,7 @@ pub struct Namespace {
     #[serde(default)]
     pub neighbours: Vec<Neighbour>,
     /// Sysctls below `net.` in it.
-    #[serde(default, deserialize_with = "unique_sysctls")]
+    #[serde(default)]
     pub sysctls: BTreeMap<SysctlKey, SysctlValue>,
     /// Its `/etc/netns/NAME/resolv.conf`; null is none.
     #[serde(default)]
@@ -304,7 +303,7 @@ pub struct Bridge {
     /// The managed namespace that it lives in; null is the host.
     #[serde(default)]
     pub namespace: Option<Name>,
-    /// The MAC address; null leaves the kernel's choice.
+    /// The MAC address; null: one of its own that lasts, shown by `status.observed.mac`.
     #[serde(default)]
     pub mac: Option<Mac>,
     /// The MTU in bytes, 68 to 65535; null leaves the kernel's choice.
@@ -382,7 +381,7 @@ pub struct Endpoint {
     /// The device's name; left out, it keeps the name it has, at first the first free `vethN` there.
     #[serde(default)]
     pub interface: Option<InterfaceName>,
-    /// The MAC address; null leaves the kernel's choice.
+    /// The MAC address; null: one of its own that lasts, shown by `status.observed.mac`.
     #[serde(default)]
     pub mac: Option<Mac>,
     /// The MTU in bytes, 68 to 65535; null leaves the kernel's choice.
@@ -594,15 +593,6 @@ impl Resource for Namespace {
                     format!("\"{}\" is no host's address", entry.address),
                 ));
             }
-        }
-        // One variable of the kernel under two names (`devinet_sysctl`, net/ipv4/devinet.c).
-        let value = |key: &str| self.sysctls.iter().find(|(known, _)| known.as_str() == key).map(|(_, value)| value);
-        let (key, other) = ("net.ipv4.ip_forward", "net.ipv4.conf.all.forwarding");
-        if let (Some(one), Some(two)) = (value(key), value(other))
-            && one != two
-        {
-            let detail = format!("{key} = {} and {other} = {} are one setting: give one of them", one.0, two.0);
-            return Err(FieldError::at(Code::InvalidField, &["sysctls", other], detail));
         }
         if let Some(dns) = &self.dns {
             let word =

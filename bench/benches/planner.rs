@@ -44,6 +44,8 @@ fn planning(criterion: &mut Criterion) {
                 applied: &[],
                 prior: &prior,
                 new,
+                macs: &[],
+                keep_macs: false,
                 hands: Hands::Stay,
             };
             let tasks: Vec<Task<'_>> = specs.iter().map(task).collect();

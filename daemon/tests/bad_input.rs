@@ -82,7 +82,7 @@ fn fields_that_are_wrong_are_named() {
         (route(json!({"destination": "default"})), "invalid_field", "/routes/0/via"),
         (ns(json!({"sysctls": {"kernel.hostname": "x"}})), "invalid_field", "/sysctls/kernel.hostname"),
         (ns(json!({"sysctls": {"net.ipv4...x": 1}})), "invalid_field", "/sysctls/net.ipv4...x"),
-        (ns(json!({"sysctls": {"net.ipv4.no_such_key": 1}})), "invalid_field", "/sysctls/net.ipv4.no_such_key"),
+        (ns(json!({"sysctls": {"net.ipv4.no_such_key": 1}})), "kernel_rejected", ""),
         (br(json!({"priority": 70000})), "invalid_field", "/priority"),
         (br(json!({"hello_time_s": 11})), "invalid_field", "/hello_time_s"),
         (br(json!({"namespace": "nowhere"})), "unknown_reference", "/namespace"),
@@ -112,6 +112,19 @@ fn requests_that_are_wrong_are_told_so() {
     let put = |path: &str, body: &str| host.raw("PUT", path, &json_type, body.as_bytes().to_vec());
     put("/v1/namespaces/n", "{\"loopback\": tru").refused(400, "malformed_json", None);
     put("/v1/namespaces/n", "").refused(400, "malformed_json", None);
+    for twice in
+        ["{\"loopback\": true, \"loopback\": false}", "{\"labels\": {\"loopback\": \"1\", \"loopback\": \"1\"}}"]
+    {
+        let answer = put("/v1/namespaces/n", twice);
+        assert!(
+            answer.json["detail"].as_str().unwrap().contains("the key \"loopback\" is given twice"),
+            "{}",
+            answer.json
+        );
+        answer.refused(400, "malformed_json", None);
+    }
+    let gzip = [("content-type", "application/json"), ("content-encoding", "gzip")];
+    host.raw("PUT", "/v1/namespaces/n", &gzip, b"{}".to_vec()).refused(415, "unsupported_media_type", None);
     put("/v1/namespaces/n", "[]").refused(422, "invalid_field", Some(""));
     let long = format!("/v1/namespaces/{}", "x".repeat(65));
     put(&long, "{}").refused(422, "invalid_field", Some("/name"));
@@ -131,7 +144,19 @@ fn requests_that_are_wrong_are_told_so() {
     host.get("/v1/namespaces?colour=red").refused(400, "invalid_query", None);
     host.get("/v1/namespaces?limit=0").refused(400, "invalid_query", None);
     host.get("/v1/nothing").refused(404, "no_such_path", None);
-    host.get("/v1/namespaces/").refused(404, "no_such_path", None);
+    for (path, nearest) in [
+        ("/v1/namespace", "/v1/namespaces"),
+        ("/v1/namespaces/net0/link", "/v1/namespaces/net0/links"),
+        ("/namespaces/net0", "/v1/namespaces/net0"),
+        ("/metric", "/metrics"),
+    ] {
+        let answer = host.get(path);
+        assert!(answer.json["detail"].as_str().unwrap().contains(&format!("is {nearest}:")), "{path}: {}", answer.json);
+        answer.refused(404, "no_such_path", None);
+    }
+    host.get("/v1/namespaces?label=%ff").refused(400, "invalid_query", None);
+    let limit = host.get("/v1/namespaces?limit=many");
+    assert_eq!(limit.json["detail"], "limit=many: it is a whole number, 1 to 10000");
     host.get("/v1/namespaces/none").refused(404, "not_found", None);
     host.get("/v1/namespaces/%ff").refused(404, "not_found", None);
     host.get("/v1/namespaces?label==x").refused(400, "invalid_query", None);
@@ -141,6 +166,8 @@ fn requests_that_are_wrong_are_told_so() {
         None,
     );
     let method = host.raw("POST", "/v1/namespaces/net0", &json_type, b"{}".to_vec());
+    let detail = method.json["detail"].as_str().unwrap().to_owned();
+    assert!(["GET", "PUT", "PATCH", "DELETE"].iter().all(|method| detail.contains(method)), "{detail}");
     method.refused(405, "method_not_allowed", None);
     let conditional = |headers: &[(&str, &str)]| {
         let headers: Vec<(&str, &str)> = json_type.iter().chain(headers).copied().collect();

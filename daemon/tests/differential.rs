@@ -276,6 +276,16 @@ fn the_commands_of_a_dry_run_do_what_the_daemon_does() {
     println!("{changes} changes by {commands} commands, seeds {seed} and on: both kernels are the same");
 }
 
+/// What is there, and the MAC addresses of all links: those that nobody asked for are in the commands too.
+fn look_with_macs(host: &Host) -> Vec<String> {
+    const MACS: &str = r#"
+for ns in "" $(ls /run/netns 2>/dev/null); do
+    ip ${ns:+-n $ns} -br link | awk -v ns="$ns" '{ split($1, name, "@"); print ns, name[1], $3 }' | sort
+done"#;
+    let macs = String::from_utf8(host.sh(MACS).stdout).unwrap();
+    look(host).into_iter().chain(macs.lines().map(str::to_owned)).collect()
+}
+
 /// Compares so many changes, and tells by how many commands they were made.
 fn compare(seed: u64, changes: u64) -> usize {
     let mut random = Random(seed);
@@ -308,7 +318,7 @@ fn compare(seed: u64, changes: u64) -> usize {
             assert!(output.status.success(), "{}", what());
             let answer = ask(&path);
             assert!(answer.status < 300, "{answer:?}\n{}", what());
-            let (a, b) = (look(&by_daemon), look(&by_hand));
+            let (a, b) = (look_with_macs(&by_daemon), look_with_macs(&by_hand));
             if a != b {
                 let only = |these: &[String], those: &[String]| {
                     these.iter().filter(|line| !those.contains(line)).cloned().collect::<Vec<_>>().join("\n")

@@ -34,10 +34,9 @@ fn shape(host: &Host) -> Vec<String> {
 }
 
 fn steady(value: &mut Value) {
-    const CHANGING: [&str; 19] = [
+    const CHANGING: [&str; 18] = [
         "ifindex",
         "link_index",
-        "address",
         "link_netnsid",
         "id",
         "bridge_id",

@@ -270,9 +270,12 @@ fn mask(value: &mut Value) {
     }
 }
 
-/// A text without the identities in it, as an owner tag has one.
+/// A text without the identities in it, as an owner tag has one, and without MAC addresses, which are this machine's.
 fn without_identities(text: &str) -> String {
     let is_identity = |part: &str| part.len() == 36 && uuid::Uuid::try_parse(part).is_ok();
+    let is_mac = |word: &str| word.parse::<netnsd_api::Mac>().is_ok();
+    let words: Vec<&str> = text.split(' ').map(|word| if is_mac(word) { "…" } else { word }).collect();
+    let text = words.join(" ");
     let parts = text.split_inclusive([':', ' ', ')']);
     parts.map(|part| if is_identity(part.trim_end_matches([':', ' ', ')'])) { "…" } else { part }).collect()
 }

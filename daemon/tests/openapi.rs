@@ -64,6 +64,7 @@ fn asked() -> Vec<(&'static str, &'static str, String, Value)> {
         ("get_veth", "/v1/veths/lan0"),
         ("get_endpoint", "/v1/veths/lan0/endpoints/1"),
         ("get_topology", "/v1/topology"),
+        ("index", "/"),
         ("about", "/v1"),
         ("health", "/v1/health"),
         ("ready", "/v1/ready"),
@@ -117,6 +118,84 @@ fn answers() -> BTreeMap<String, Value> {
     answers
 }
 
+/// Says where a value is not as its schema says; a member that the schema does not have is a mistake too.
+fn misfit(value: &Value, schema: &Value, root: &Value) -> Option<String> {
+    if let Some(reference) = schema["$ref"].as_str() {
+        return misfit(value, root.pointer(&reference[1..]).expect("references lead somewhere"), root);
+    }
+    if let Some(any) = schema["anyOf"].as_array().or(schema["oneOf"].as_array()) {
+        let misfits: Vec<String> = any.iter().map_while(|one| misfit(value, one, root)).collect();
+        return (misfits.len() == any.len()).then(|| misfits.join(", or "));
+    }
+    let types = match &schema["type"] {
+        Value::Array(types) => types.clone(),
+        Value::Null => Vec::new(),
+        one => vec![one.clone()],
+    };
+    let is = |name: &Value| match (name.as_str().unwrap(), value) {
+        ("null", Value::Null) | ("boolean", Value::Bool(_)) | ("string", Value::String(_)) => true,
+        ("number", Value::Number(_)) | ("array", Value::Array(_)) | ("object", Value::Object(_)) => true,
+        ("integer", Value::Number(number)) => !number.is_f64(),
+        _ => false,
+    };
+    if !types.is_empty() && !types.iter().any(is) {
+        return Some(format!("{value} is not one of {types:?}"));
+    }
+    let of = |enumeration: &Vec<Value>| !enumeration.contains(value);
+    if schema["enum"].as_array().is_some_and(of) {
+        return Some(format!("{value} is not one of {}", schema["enum"]));
+    }
+    match value {
+        Value::Array(items) => items.iter().find_map(|item| misfit(item, &schema["items"], root)),
+        Value::Object(map) => {
+            let missing = |field: &&Value| !map.contains_key(field.as_str().unwrap());
+            let missing = schema["required"].as_array().into_iter().flatten().find(missing);
+            let member =
+                |(key, value): (&String, &Value)| match (&schema["properties"][key], &schema["additionalProperties"]) {
+                    (Value::Null, Value::Null) if schema["properties"].is_null() => None,
+                    (Value::Null, Value::Object(_)) => misfit(value, &schema["additionalProperties"], root),
+                    (Value::Null, _) => Some("it has no place in the schema".to_owned()),
+                    (schema, _) => misfit(value, schema, root),
+                };
+            let wrong = map.iter().find_map(|entry| Some(format!("{}: {}", entry.0, member(entry)?)));
+            missing.map(|field| format!("{field} is missing")).or(wrong)
+        }
+        _ => None,
+    }
+}
+
+#[test]
+fn answers_are_as_their_schemas_say() {
+    if !common::has("ip") {
+        return;
+    }
+    let openapi: Value = serde_json::from_str(&netnsd::http::openapi().to_json().unwrap()).unwrap();
+    let paths = openapi["paths"].as_object().unwrap();
+    let operations: Vec<&Value> = paths.values().flat_map(|path| path.as_object().unwrap().values()).collect();
+    for (id, answer) in answers() {
+        let operation = operations.iter().find(|operation| operation["operationId"] == id.as_str()).unwrap();
+        let schema = |status: &str| operation["responses"][status]["content"]["application/json"]["schema"].clone();
+        let misfits: Vec<String> = ["200", "201"]
+            .iter()
+            .map(|status| schema(status))
+            .filter(|schema| !schema.is_null())
+            .filter_map(|schema| misfit(&answer, &schema, &openapi))
+            .collect();
+        let schemas = ["200", "201"].iter().filter(|status| !schema(status).is_null()).count();
+        assert!(misfits.len() < schemas.max(1), "{id}: {misfits:?}\n{answer}");
+    }
+    // What is read can be put back: a request's schema says so of what answers have beside.
+    let schemas = &openapi["components"]["schemas"];
+    for kind in ["Namespace", "Bridge", "Veth"] {
+        let fields = |of: &str| -> BTreeSet<String> {
+            schemas[format!("{kind}{of}")]["properties"].as_object().unwrap().keys().cloned().collect()
+        };
+        assert!(fields("Answer").is_subset(&fields("Put")) && fields("Answer").is_subset(&fields("Patch")), "{kind}");
+        assert_eq!(schemas[format!("{kind}Put")]["required"], Value::Null);
+        assert_eq!(schemas[kind]["additionalProperties"], false);
+    }
+}
+
 /// Where in a value there is something, whatever it is.
 fn places(value: &Value, at: &str, found: &mut BTreeSet<String>) {
     found.insert(at.to_owned());
@@ -152,7 +231,7 @@ fn the_examples_are_what_the_daemon_answers() {
     let operations = openapi["paths"].as_object().unwrap().values().flat_map(|path| path.as_object().unwrap().values());
     for operation in operations {
         let id = operation["operationId"].as_str().unwrap();
-        let answer = ["200", "201"].iter().find_map(|status| {
+        let answer = ["201", "200"].iter().find_map(|status| {
             let json = &operation["responses"][status]["content"]["application/json"];
             (!json.is_null()).then_some(json)
         });

@@ -122,6 +122,32 @@ fn what_the_kernel_refuses_half_way_leaves_everything_as_it_was() {
 }
 
 #[test]
+fn progress_is_told_while_the_engine_works() {
+    use std::io::{BufRead, Read};
+    let host = Host::started();
+    let namespaces: Vec<Value> = (0..500).map(|i| json!({"name": format!("n{i:03}")})).collect();
+    let document = json!({"namespaces": namespaces}).to_string();
+    let headers = [("content-type", "application/json"), ("accept", "application/x-ndjson")];
+    let mut answer = host.open("PUT", PATH, &headers, &document);
+    let mut line = String::new();
+    while !line.starts_with('{') {
+        line.clear();
+        assert!(answer.read_line(&mut line).unwrap() > 0);
+    }
+    // It is read before anything is shown: the engine shows what it has done.
+    assert_eq!(host.get("/v1/namespaces?limit=1").ok()["items"], json!([]), "{line}");
+    answer.read_to_string(&mut line).unwrap();
+    let lines: Vec<Value> = line.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let (last, progress) = lines.split_last().unwrap();
+    assert_eq!(counts(last), [500, 0, 0, 0]);
+    assert!(progress.len() > 1 && progress.is_sorted_by_key(|line| line["done"].as_u64()), "{progress:?}");
+    // One entry tells how it ended, and nobody waited for it.
+    let log = host.get("/v1/audit").ok();
+    let entries: Vec<_> = log["items"].as_array().unwrap().iter().filter(|entry| entry["path"] == PATH).collect();
+    assert_eq!((entries.len(), &entries[0]["status"]), (1, &json!(200)), "{log}");
+}
+
+#[test]
 fn a_document_is_followed_line_by_line() {
     let host = Host::started();
     let follow = |yaml: &str| {
@@ -174,6 +200,16 @@ fn mistakes_are_told_with_their_place() {
     host.put(PATH, json!([])).refused(422, "invalid_field", None);
     host.raw("PUT", PATH, &YAML, b"a: [b".to_vec()).refused(400, "malformed_json", None);
     host.raw("PUT", PATH, &YAML, Vec::new()).refused(422, "invalid_field", None);
+    for (yaml, why) in [
+        ("namespaces: [{name: a}]\nnamespaces: [{name: b}]\n", "the key \"namespaces\" is given twice at line 2"),
+        ("namespaces: [{name: a, sysctls: {net.a: 1, net.a: 1}}]\n", "the key \"net.a\" is given twice"),
+        ("namespaces:\n- &a {name: a}\n- *a\n", "anchors (&) and aliases (*) are not taken"),
+        (&format!("a: {}", "[".repeat(40_000)), "recursion limit"),
+    ] {
+        let answer = host.raw("PUT", PATH, &YAML, yaml.into());
+        assert!(answer.json["detail"].as_str().unwrap().contains(why), "{}", answer.json);
+        answer.refused(400, "malformed_json", None);
+    }
     host.raw("PUT", PATH, &[("content-type", "text/plain")], b"{}".to_vec()).refused(
         415,
         "unsupported_media_type",

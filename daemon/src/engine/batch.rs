@@ -23,7 +23,7 @@ use super::{
 use crate::{
     access::Audit,
     intent::{self, Decision, Intent, Leftovers, Record},
-    kernel::{Kernel, Ns, Observed, Op, OpError},
+    kernel::{Kernel, Ns, Observed, Op},
     plan::{self, Found, Plan, Step, Verdict},
     store::{Kept, Row, RowChange, StoreError},
 };
@@ -35,8 +35,6 @@ pub(super) struct Accepted {
     pub before: Vec<(ResourceRef, Option<Record>)>,
     /// What it takes over, as it was found.
     pub found: BTreeMap<ResourceRef, Found>,
-    /// What it changes, as it was, with the MAC addresses that the kernel chose.
-    was: BTreeMap<ResourceRef, Spec>,
     /// The numbers of its events.
     events: Range<u64>,
 }
@@ -58,14 +56,6 @@ impl Accepted {
         let audit = write.caller.audit.clone()?;
         let entry = audit.answered(status);
         Some((audit, entry))
-    }
-
-    /// A problem of one of its resources, with that one's place in the document.
-    fn placed(&self, resource: &ResourceRef, mut problem: Problem) -> Problem {
-        let Change::Topology(document) = &self.message.write.change else { return problem };
-        let placed = document.specs.iter().find(|placed| placed.spec.resource() == *resource);
-        problem.pointer = problem.pointer.zip(placed).map(|(pointer, placed)| placed.pointer() + &pointer);
-        problem
     }
 
     /// The resources that it names or changes.
@@ -160,7 +150,7 @@ impl<K: Kernel> Core<K> {
             }
             before.push((resource.clone(), old));
         }
-        Accepted { message, decision, before, found: BTreeMap::new(), was: BTreeMap::new(), events: 0..0 }
+        Accepted { message, decision, before, found: BTreeMap::new(), events: 0..0 }
     }
 
     /// Takes a write's changes back. What it may have left in the kernel (`tried`) is kept in mind, but for what was given back.
@@ -202,7 +192,7 @@ impl<K: Kernel> Core<K> {
             let count = batch.len();
             let mut fine = Vec::new();
             for mut accepted in batch {
-                match conflict_of(&accepted, &plan).or_else(|| refusal_of(&accepted, &plan)) {
+                match conflict_of(&accepted, &plan) {
                     Some(conflict) => {
                         self.take_back(&accepted, false);
                         accepted.message.refuse(conflict);
@@ -224,12 +214,8 @@ impl<K: Kernel> Core<K> {
                     .resources()
                     .filter_map(|resource| Some((resource.clone(), plan.found.get(resource)?.clone())))
                     .collect();
-                let was = |(resource, before): &(ResourceRef, Option<Record>)| {
-                    let next = self.intent.spec(resource);
-                    Some((resource.clone(), status::with_macs(&before.as_ref()?.spec, next, &observed)))
-                };
-                accepted.was = accepted.before.iter().filter_map(was).collect();
             }
+            self.note_macs(&plan);
             let is_new = |step: &&Step| matches!(step.op, Op::NamespaceAdd { .. });
             self.kernel.expect(plan.steps.iter().filter(is_new).count());
             let recording = Instant::now();
@@ -388,8 +374,7 @@ impl<K: Kernel> Core<K> {
         for (part, accepted) in batch.into_iter().enumerate() {
             match passed.failures.iter().find(|(resource, _)| self.spoils(work, resource) == Some(part)) {
                 Some((resource, (op, error))) => {
-                    let problem = accepted.placed(resource, refusal(resource, op, error));
-                    refused.push((part, problem, accepted));
+                    refused.push((part, refusal(resource, op, error), accepted));
                 }
                 None => done.push(accepted),
             }
@@ -436,7 +421,6 @@ impl<K: Kernel> Core<K> {
             for resource in accepted.resources() {
                 work.parts.entry(resource.clone()).or_insert(part);
             }
-            work.exact.extend(accepted.was.clone());
         }
         if let Err(error) = self.commit(rows.clone(), Vec::new()).await {
             // They ride along with the next commit that succeeds.
@@ -457,13 +441,6 @@ impl<K: Kernel> Core<K> {
             }
         }
     }
-}
-
-/// What of a write that waits the kernel would refuse, as is known before.
-fn refusal_of(accepted: &Accepted, plan: &Plan) -> Option<Problem> {
-    let is_own = |(resource, ..): &&(ResourceRef, Op, OpError)| accepted.resources().any(|own| own == resource);
-    let (resource, op, error) = plan.refused.iter().filter(|_| accepted.waits()).find(is_own)?;
-    Some(accepted.placed(resource, refusal(resource, op, error)))
 }
 
 /// The conflict, if any, of what a write itself names or changes.

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     access::Access,
-    intent::{Intent, Record},
+    intent::{Intent, Record, asked_macs},
     kernel::{Kernel, Notice, Ns, Observed},
     memory,
     metrics::Metrics,
@@ -71,6 +71,8 @@ pub(super) struct Core<K: Kernel> {
     audited: u64,
     /// Entries of it that are recorded, and of writes that were taken back.
     pub untrue: Vec<u64>,
+    /// Resources that were made again or moved, until their addresses are announced.
+    pub unannounced: BTreeSet<ResourceRef>,
     /// Whether the work at hand was on many resources.
     pub large: bool,
     pub metrics: Arc<Metrics>,
@@ -95,10 +97,11 @@ impl<K: Kernel> Core<K> {
         access.load(store.tokens().await?);
         let journal = Journal::new(store.newest_event().await?, shown);
         let audited = store.newest_audit().await?;
+        let intent = Intent::new(store.machine_key().await?);
         let mut core = Self {
             kernel,
             store,
-            intent: Intent::default(),
+            intent,
             gone: BTreeMap::new(),
             standings: BTreeMap::new(),
             view,
@@ -111,12 +114,14 @@ impl<K: Kernel> Core<K> {
             keeping: Vec::new(),
             audited,
             untrue: Vec::new(),
+            unannounced: BTreeSet::new(),
             large: false,
             metrics,
         };
         for row in rows {
             core.remember(row);
         }
+        core.complete_macs();
         // Who asks before everything was tried sees what is recorded.
         let reason = Some("recorded, and not compared with the kernel yet".to_owned());
         let standing = Standing { state: State::Pending, reason };
@@ -126,15 +131,30 @@ impl<K: Kernel> Core<K> {
     }
 
     fn remember(&mut self, row: Row) {
-        let Row { uid, kind, name, generation, created_at, updated_at, desired, applied, prior, adopt } = row;
+        let Row { uid, kind, name, generation, created_at, updated_at, desired, applied, prior, adopt, macs } = row;
         let resource = ResourceRef::new(kind, name);
         match desired {
             Some(spec) => {
-                let record = Record { uid, generation, created_at, updated_at, spec, applied, prior, adopt };
+                let keep_macs = macs.len() != asked_macs(&spec).len();
+                let record =
+                    Record { uid, generation, created_at, updated_at, spec, applied, prior, adopt, macs, keep_macs };
                 self.intent.set(&resource, Some(record));
             }
             None => {
                 self.gone.insert((resource, uid), Gone { applied, prior });
+            }
+        }
+    }
+
+    /// Derives addresses for what was recorded before they were, once all that are recorded are known. What is in the kernel
+    /// keeps those that it has.
+    fn complete_macs(&mut self) {
+        let without: Vec<ResourceRef> =
+            self.intent.all().filter(|(_, record)| record.keep_macs).map(|(resource, _)| resource).collect();
+        for resource in without {
+            if let Some(spec) = self.intent.spec(&resource) {
+                let macs = self.intent.derive_macs(spec);
+                self.intent.set_macs(&resource, &macs);
             }
         }
     }
@@ -266,9 +286,11 @@ impl<K: Kernel> Core<K> {
             if !passed.failures.values().any(|(_, error)| is_not_yet(error.errno)) {
                 break;
             }
+            self.take_in_bridges(&mut work, &passed.failures);
             let Ok((plan, observed)) = self.look_and_plan(&mut work, &Failures::new()).await else { break };
-            let done = passed.done;
+            let (done, remade) = (passed.done, passed.remade);
             passed = self.bring_about(&mut work, plan, observed).await;
+            passed.remade.extend(remade);
             for (resource, operations) in done {
                 passed.done.entry(resource).or_default().extend(operations);
             }
@@ -382,9 +404,6 @@ impl<K: Kernel> Core<K> {
     /// Remembers the value that a sysctl had before netnsd first set it.
     pub(super) fn keep_prior(&mut self, resource: ResourceRef, key: SysctlKey, value: String) {
         let Some(left) = self.intent.leftovers_mut(&resource) else { return };
-        // An interface begins with what `default` is, which may be netnsd's by now.
-        let default = key.at("default").filter(|_| key.interface().is_some());
-        let value = default.and_then(|default| left.prior.get(&default).cloned()).unwrap_or(value);
         if let Entry::Vacant(first) = left.prior.entry(key) {
             first.insert(value);
             self.confirm(&resource);

@@ -165,7 +165,7 @@ impl Engine {
     fn send(&self, request: Request) -> Result<(), Problem> {
         self.queue.try_send(request).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => {
-                Problem::new(Code::KernelUnavailable, format!("{QUEUE} writes wait already: try again in a moment"))
+                Problem::new(Code::Overloaded, format!("{QUEUE} writes are waiting already: try again in a moment"))
             }
             mpsc::error::TrySendError::Closed(_) => stopping(),
         })

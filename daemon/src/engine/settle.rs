@@ -2,21 +2,22 @@
 
 use std::{
     collections::BTreeSet,
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
-use netnsd_api::{Code, EventType, FieldError, Kind, Problem, ResourceRef, State};
+use netnsd_api::{Code, EventType, Kind, Problem, ResourceRef, State, is_link_local};
 use nix::errno::Errno;
 use serde_json::json;
 
 use super::{
-    Spec,
     core::{Again, Core},
     status::{self, Standing},
     work::{Passed, Work},
 };
 use crate::{
-    kernel::{Kernel, Ns, Observed, Op, OpError},
+    intent,
+    kernel::{Announcement, Kernel, Ns, Observed, Op, OpError},
     plan::Verdict,
     store::RowChange,
 };
@@ -71,20 +72,30 @@ impl<K: Kernel> Core<K> {
             self.standings.insert(resource.clone(), standing);
         }
         self.watch(settled.iter().copied(), passed);
-        // What the kernel said in a new namespace before somebody listened there was missed.
-        for resource in settled
-            .iter()
-            .copied()
-            .filter(|resource| passed.done.get(*resource).is_some_and(|done| makes_namespace(done)))
-        {
-            if let Some(Spec::Namespace(spec)) = self.intent.spec(resource)
-                && spec.sysctls.keys().any(|key| key.is_ipv6() && key.interface().is_some())
-            {
-                self.drift.mark(resource.clone());
-            }
-        }
         self.view.publish(Vec::new(), &gone);
         self.publish(settled.into_iter().chain(&work.looked_at), &passed.observed);
+        // At boot everything is made, and nothing about it is news.
+        if self.view.ready() {
+            self.unannounced.extend(passed.remade.iter().cloned());
+        }
+        self.announce_remade(&passed.observed);
+    }
+
+    /// Announces the addresses of what was made again or moved, once its links have carrier.
+    fn announce_remade(&mut self, observed: &Observed) {
+        if self.unannounced.is_empty() {
+            return;
+        }
+        let mut announcements = Vec::new();
+        let intent = &self.intent;
+        self.unannounced.retain(|resource| {
+            let Some(spec) = intent.spec(resource) else { return false };
+            let links = intent::interfaces(spec).into_iter();
+            let found: Option<Vec<Announcement>> = links.map(|(ns, name)| announcement(ns, name, observed)).collect();
+            announcements.extend(found.iter().flatten().filter(|link| !link.addresses.is_empty()).cloned());
+            found.is_none()
+        });
+        self.kernel.announce(&announcements);
     }
 
     /// The event, if any, that a resource stands as it does now.
@@ -148,9 +159,10 @@ impl<K: Kernel> Core<K> {
     /// Nothing of earlier intents is left in the kernel, and nothing to take over.
     fn clear_leftovers(&mut self, resource: &ResourceRef) {
         let Some(left) = self.intent.leftovers_mut(resource) else { return };
-        if !left.applied.is_empty() || *left.adopt {
+        if !left.applied.is_empty() || *left.adopt || *left.keep_macs {
             left.applied.clear();
             *left.adopt = false;
+            *left.keep_macs = false;
             self.confirm(resource);
         }
     }
@@ -175,9 +187,15 @@ impl<K: Kernel> Core<K> {
     }
 }
 
-/// Returns true if one of the operations makes a namespace.
-fn makes_namespace(operations: &[&str]) -> bool {
-    operations.iter().any(|operation| matches!(*operation, "namespace_add" | "namespace_attach"))
+/// The announcement of a link's addresses; none before they can be used. Link-local ones of the kernel's are not meant: they may
+/// still be looked for twice.
+fn announcement(ns: Ns, name: String, observed: &Observed) -> Option<Announcement> {
+    let link = observed.link(&ns, &name)?;
+    let meant = link.addresses.iter().filter(|known| known.ours || !is_link_local(known.net.addr()));
+    let addresses: Vec<IpAddr> = meant.map(|known| known.net.addr()).collect();
+    let is_ready = addresses.is_empty() || link.up && link.carrier;
+    let mac = link.mac.filter(|_| is_ready)?;
+    Some(Announcement { ns, name, index: link.index, mac, addresses })
 }
 
 fn standing_of(resource: &ResourceRef, passed: &Passed) -> Standing {
@@ -200,19 +218,6 @@ pub(super) fn refusal(resource: &ResourceRef, op: &Op, error: &OpError) -> Probl
         Errno::ENOMEM | Errno::ENOBUFS | Errno::EMFILE | Errno::ENFILE | Errno::ENOTCONN => Code::KernelUnavailable,
         _ => Code::KernelRejected,
     };
-    if let Op::SysctlSet { key, .. } = op {
-        let is_mistaken =
-            matches!(error.errno, Errno::ENOENT | Errno::EACCES | Errno::EPERM) && error.message.is_some();
-        let code = if is_mistaken { Code::InvalidField } else { code };
-        if error.errno != Errno::UnknownErrno {
-            let detail = format!("sysctl {key} of {resource}: {error}");
-            return Problem {
-                op: Some(op.label().into()),
-                errno: Some(format!("{:?}", error.errno)),
-                ..Problem::from(FieldError::at(code, &["sysctls", key.as_str()], detail))
-            };
-        }
-    }
     let what = format!("{} of {resource} in {}", op.label(), op.ns());
     if error.errno == Errno::UnknownErrno {
         let detail = format!("{what}: this kernel takes it without an error and does not keep it");

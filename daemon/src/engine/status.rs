@@ -99,29 +99,6 @@ fn finish<R: Resource>(record: &Record, stored: &Stored<R>) -> Entry {
     }
 }
 
-/// A spec with the MAC addresses that its links have, before it becomes `next`. A bridge goes by its ports
-/// as long as it is neither given an address nor made anew.
-pub(super) fn with_macs(spec: &Spec, next: Option<&Spec>, observed: &Observed) -> Spec {
-    let mut spec = spec.clone();
-    match &mut spec {
-        Spec::Namespace(_) => {}
-        Spec::Bridge(bridge) => {
-            if matches!(next, Some(Spec::Bridge(next)) if next.mac.is_none() && next.namespace == bridge.namespace) {
-                return spec;
-            }
-            let link = observed.link(&Ns::of(bridge.namespace.as_ref()), bridge.device());
-            bridge.mac = bridge.mac.or(link.and_then(|link| link.mac));
-        }
-        Spec::Veth(veth) => {
-            for end in &mut veth.endpoints {
-                let link = observed.link(&Ns::of(end.namespace.as_ref()), end.device());
-                end.mac = end.mac.or(link.and_then(|link| link.mac));
-            }
-        }
-    }
-    spec
-}
-
 fn end_link<'o>(spec: &Veth, i: usize, observed: &'o Observed) -> Option<&'o ObservedLink> {
     let end = &spec.endpoints[i];
     observed.link(&Ns::of(end.namespace.as_ref()), end.device())

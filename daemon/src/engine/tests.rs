@@ -134,37 +134,119 @@ async fn a_reboot_brings_everything_back() {
     assert_eq!(names(&house.kernel.everything()), names(&before));
 }
 
+/// The MAC addresses of all links, by where they are.
+fn macs(kernel: &SimKernel) -> Vec<(Ns, String, Option<netnsd_api::Mac>)> {
+    let all = kernel.everything();
+    let of = |(ns, known): (&Ns, &crate::kernel::ObservedNs)| {
+        known.links.iter().map(|(name, link)| (ns.clone(), name.clone(), link.mac)).collect::<Vec<_>>()
+    };
+    all.iter().flat_map(of).collect()
+}
+
+impl House {
+    async fn reconcile(&self) -> Vec<ResourceRef> {
+        self.engine.as_ref().unwrap().0.reconcile().await.unwrap().repaired
+    }
+
+    /// Stops, and makes the database one from before addresses were recorded.
+    async fn forget_macs(&mut self) {
+        self.stop();
+        let url = format!("sqlite://{}", self.database().display());
+        let mut database = sqlx::SqliteConnection::connect(&url).await.unwrap();
+        sqlx::query("UPDATE resources SET macs = '[]'").execute(&mut database).await.unwrap();
+        database.close().await.unwrap();
+    }
+}
+
 #[tokio::test]
-async fn refused_setting_at_boot_stops_nothing_else() {
+async fn macs_last_through_repair_reboot_and_remaking() {
     let mut house = House::new();
     house.network().await;
-    let mut all = Vec::new();
-    let mut count = 0;
-    loop {
-        house.stop();
-        house.kernel = SimKernel::default();
-        // First without a fault.
-        if count > 0 {
-            house.kernel.fail(count - 1, Errno::EPERM);
-        }
-        house.start();
-        house.view.wait_ready().await;
-        let done = house.kernel.executed();
-        if all.is_empty() {
-            all = done;
-        } else if all[count - 1].is_setting() {
-            let left: Vec<&Op> = all.iter().filter(|op| !done.contains(op)).collect();
-            assert!(left.is_empty(), "{:?} failed, and with it {left:?}", all[count - 1]);
-            let states = [(Kind::Namespace, "net0"), (Kind::Bridge, "br0"), (Kind::Veth, "lan0")];
-            let failed = states.iter().filter(|(kind, name)| house.state(*kind, name) == State::Failed);
-            assert_eq!(failed.count(), 1, "{:?}", all[count - 1]);
-        }
-        count += 1;
-        if count > all.len() {
-            break;
-        }
+    let before = macs(&house.kernel);
+    house.kernel.apply(&Op::LinkDelete { ns: Ns::Host, name: "port0".into() }).unwrap();
+    house.kernel.apply(&Op::LinkDelete { ns: Ns::Host, name: "br0".into() }).unwrap();
+    assert_eq!(house.reconcile().await.len(), 3);
+    assert_eq!(macs(&house.kernel), before);
+    // Another device is set right; one that is set and taken back is the one before.
+    let other = "02:00:00:00:00:aa".parse().unwrap();
+    house.kernel.apply(&Op::LinkMac { ns: Ns::Host, name: "br0".into(), mac: other }).unwrap();
+    house.reconcile().await;
+    assert_eq!(macs(&house.kernel), before);
+    house.put(Kind::Bridge, json!({"name": "br0", "mac": other})).await.unwrap();
+    assert_ne!(macs(&house.kernel), before);
+    house.network().await;
+    assert_eq!(macs(&house.kernel), before);
+    house.delete(Kind::Namespace, "net0", true).await.unwrap();
+    house.delete(Kind::Bridge, "br0", true).await.unwrap();
+    house.network().await;
+    assert_eq!(macs(&house.kernel), before);
+    house.stop();
+    house.kernel = SimKernel::default();
+    house.start();
+    house.view.wait_ready().await;
+    assert_eq!(macs(&house.kernel), before);
+}
+
+#[tokio::test]
+async fn what_is_there_before_macs_are_recorded_keeps_them() {
+    let mut house = House::new();
+    house.network().await;
+    house.forget_macs().await;
+    let places = [(Ns::Host, "br0"), (Ns::Host, "port0"), (Ns::Named("net0".parse().unwrap()), "eth0")];
+    for (i, (ns, name)) in places.into_iter().enumerate() {
+        let mac = netnsd_api::Mac([2, 0, 0, 0, 1, u8::try_from(i).unwrap()]);
+        house.kernel.apply(&Op::LinkMac { ns, name: name.into(), mac }).unwrap();
     }
-    assert!(count > 15, "{all:#?}");
+    let before = macs(&house.kernel);
+    house.kernel.executed();
+    house.start();
+    house.view.wait_ready().await;
+    let pin = Op::LinkMac { ns: Ns::Host, name: "br0".into(), mac: netnsd_api::Mac([2, 0, 0, 0, 1, 0]) };
+    assert_eq!(house.kernel.executed(), [pin]);
+    assert_eq!(macs(&house.kernel), before);
+    // They are recorded by now: neither the next start nor a reboot changes them.
+    house.stop();
+    house.start();
+    house.view.wait_ready().await;
+    assert_eq!(house.kernel.executed(), []);
+    house.stop();
+    house.kernel = SimKernel::default();
+    house.start();
+    house.view.wait_ready().await;
+    assert_eq!(macs(&house.kernel), before);
+}
+
+#[tokio::test]
+async fn addresses_are_announced_where_links_were_remade_only() {
+    let mut house = House::new();
+    house.network().await;
+    house.put(Kind::Bridge, json!({"name": "br1"})).await.unwrap();
+    assert_eq!(house.kernel.announced(), [], "nobody knew another one");
+    let announced = |house: &House| -> Vec<(String, usize)> {
+        house.kernel.announced().into_iter().map(|link| (link.name, link.addresses.len())).collect()
+    };
+    house.kernel.apply(&Op::LinkDelete { ns: Ns::Host, name: "port0".into() }).unwrap();
+    house.reconcile().await;
+    assert_eq!(announced(&house), [("eth0".to_owned(), 3)]);
+    house.kernel.apply(&Op::LinkDelete { ns: Ns::Host, name: "br0".into() }).unwrap();
+    house.reconcile().await;
+    assert_eq!(announced(&house), [("br0".to_owned(), 1), ("eth0".to_owned(), 3)]);
+    // To another bridge; and one without carrier once it has one.
+    let ends = |bridge: &str, up: bool| {
+        json!({"name": "lan0", "endpoints": [{"namespace": "net0", "interface": "eth0", "addresses": ["10.0.0.1/24"]},
+            {"interface": "port0", "bridge": bridge, "up": up}]})
+    };
+    house.put(Kind::Veth, ends("br1", false)).await.unwrap();
+    assert_eq!(announced(&house), []);
+    house.put(Kind::Veth, ends("br1", true)).await.unwrap();
+    assert_eq!(announced(&house), [("eth0".to_owned(), 1)]);
+    house.put(Kind::Namespace, json!({"name": "net0", "labels": {"a": "b"}})).await.unwrap();
+    assert_eq!(announced(&house), []);
+    house.stop();
+    house.kernel = SimKernel::default();
+    house.start();
+    house.view.wait_ready().await;
+    assert_eq!(announced(&house), [], "at boot nothing is where it was not");
 }
 
 /// What the kernel may say to any operation (`netlink(7)`, `mount(2)`, `setns(2)`), and some that mean "not yet".
@@ -287,7 +369,7 @@ async fn removing_a_setting_gives_the_earlier_one_back() {
     house.network().await;
     house.put(Kind::Namespace, json!({"name": "net0", "netnsid": 7})).await.unwrap();
     let ns = &house.kernel.everything()[&Ns::Named("net0".parse::<Name>().unwrap())];
-    assert!(!ns.sysctls.is_empty() && ns.sysctls.values().all(|value| value == "0"), "{ns:?}");
+    assert_eq!(ns.sysctls.values().collect::<Vec<_>>(), ["0"]);
     assert_eq!((&ns.dns, ns.routes.len()), (&None, 0));
 }
 
@@ -783,7 +865,7 @@ async fn a_full_queue_refuses_and_what_it_took_is_done() {
         }
     };
     let count = writes.len();
-    assert!(count >= QUEUE && refused.code == Code::KernelUnavailable, "{count}: {refused:?}");
+    assert!(count >= QUEUE && refused.code == Code::Overloaded, "{count}: {refused:?}");
     sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
     for write in writes {
         write.await.unwrap();

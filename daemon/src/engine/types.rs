@@ -466,5 +466,5 @@ impl Default for Policy {
     }
 }
 
-/// How many writes may wait in the queue; one more is answered `too_many_requests`' sibling 503 with `Retry-After`.
+/// How many writes may wait in the queue; one more is answered 503, `overloaded`.
 pub const QUEUE: usize = 1024;

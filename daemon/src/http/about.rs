@@ -3,20 +3,29 @@
 use std::fs;
 
 use axum::{
-    Json,
     extract::{RawQuery, State},
     http::{StatusCode, header},
     response::IntoResponse,
     routing::{get, post},
 };
-use netnsd_api::{About, Code, Health, Limits, Problem, Ready};
+use netnsd_api::{About, Code, Health, Index, Limits, Problem, Ready};
 use serde_json::Value;
 
-use super::{App, BODY_LIMIT, Routes, problem::Failure, query, resource, resource::Answer};
+use super::{
+    App, BODY_LIMIT, Routes,
+    json::{Json, json},
+    problem::Failure,
+    query, resource,
+    resource::Answer,
+};
 use crate::engine::QUEUE;
+
+const NAME: &str = "netnsd";
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 pub(super) fn routes() -> Routes {
     vec![
+        ("/", get(index)),
         ("/v1", get(about)),
         ("/v1/health", get(health)),
         ("/v1/ready", get(ready)),
@@ -27,6 +36,29 @@ pub(super) fn routes() -> Routes {
     ]
 }
 
+/// Where to go on from here, by what is there.
+const LINKS: [(&str, &str); 13] = [
+    ("about", "/v1"),
+    ("audit", "/v1/audit"),
+    ("bridges", "/v1/bridges"),
+    ("events", "/v1/events"),
+    ("health", "/v1/health"),
+    ("host_links", "/v1/host/links"),
+    ("metrics", "/metrics"),
+    ("namespaces", "/v1/namespaces"),
+    ("openapi", "/openapi.yaml"),
+    ("ready", "/v1/ready"),
+    ("tokens", "/v1/tokens"),
+    ("topology", "/v1/topology"),
+    ("veths", "/v1/veths"),
+];
+
+async fn index(RawQuery(query): RawQuery) -> Answer {
+    query::none(query.as_deref())?;
+    let links = LINKS.into_iter().map(|(name, path)| (name.to_owned(), path.to_owned())).collect();
+    Ok(Json(Index { name: NAME.into(), version: VERSION.into(), links }).into_response())
+}
+
 fn line(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default().trim().to_owned()
 }
@@ -34,8 +66,8 @@ fn line(path: &str) -> String {
 async fn about(State(app): State<App>, RawQuery(query): RawQuery) -> Answer {
     query::none(query.as_deref())?;
     let about = About {
-        name: "netnsd".into(),
-        version: env!("CARGO_PKG_VERSION").into(),
+        name: NAME.into(),
+        version: VERSION.into(),
         api: "v1".into(),
         hostname: line("/proc/sys/kernel/hostname"),
         kernel: line("/proc/sys/kernel/osrelease"),
@@ -61,15 +93,14 @@ async fn ready(State(app): State<App>, RawQuery(query): RawQuery) -> Answer {
         return Ok(Json(ready).into_response());
     }
     // A problem, with what a good answer says beside it.
-    let problem =
-        Problem::new(Code::KernelUnavailable, "not everything recorded has been tried yet: ask again in a moment");
+    let problem = Problem::new(Code::Starting, "not everything recorded has been tried yet: ask again in a moment");
     let mut body = serde_json::to_value(problem).map_err(resource::internal)?;
     let states = serde_json::to_value(ready).map_err(resource::internal)?;
     if let (Value::Object(body), Value::Object(states)) = (&mut body, states) {
         body.extend(states);
     }
     let headers = [(header::CONTENT_TYPE, "application/problem+json"), (header::RETRY_AFTER, "1")];
-    Ok((StatusCode::SERVICE_UNAVAILABLE, headers, body.to_string()).into_response())
+    Ok((StatusCode::SERVICE_UNAVAILABLE, headers, body.to_string() + "\n").into_response())
 }
 
 async fn reconcile(State(app): State<App>, RawQuery(query): RawQuery) -> Answer {
@@ -94,5 +125,5 @@ async fn openapi_yaml(RawQuery(query): RawQuery) -> Answer {
 async fn openapi_json(RawQuery(query): RawQuery) -> Answer {
     query::none(query.as_deref())?;
     let text = super::openapi().to_json().map_err(resource::internal)?;
-    Ok(resource::json(StatusCode::OK, text))
+    Ok(json(StatusCode::OK, text))
 }

@@ -1,51 +1,75 @@
-//! Bodies: JSON objects, each mistake told with its place.
+//! Bodies: JSON objects, documents and patches, each mistake told with its place.
 
 use axum::{
-    body::Bytes,
+    body::{Bytes, HttpBody},
     extract::{
         FromRequest, Request,
         rejection::{BytesRejection, FailedToBufferBody},
     },
     http::{HeaderMap, header},
 };
-use netnsd_api::{Code, FieldError, READ_ONLY};
+use json_patch::{PatchErrorKind, PatchOperation};
+use netnsd_api::{Code, FieldError, Problem, READ_ONLY, read_json, read_yaml};
 use serde_json::{Map, Value};
 
-use super::{BODY_LIMIT, problem::Failure};
+use super::{BODY_LIMIT, problem::Failure, resource::internal};
 
 const JSON: &str = "application/json";
-const PATCH: &str = "application/merge-patch+json";
-/// What YAML is called: by RFC 9512, and before it.
+const MERGE_PATCH: &str = "application/merge-patch+json";
+const JSON_PATCH: &str = "application/json-patch+json";
+/// Names of YAML's media type: that of RFC 9512, and those from before it.
 pub(super) const YAML: [&str; 3] = ["application/yaml", "application/x-yaml", "text/yaml"];
 
-/// Reads a JSON object; a patch may also be called `application/merge-patch+json`.
-pub(super) async fn object(request: Request, patch: bool) -> Result<Map<String, Value>, Failure> {
-    let accepted: &[&str] = if patch { &[JSON, PATCH] } else { &[JSON] };
-    content_type(request.headers(), accepted)?;
-    let bytes = read(request, BODY_LIMIT).await?;
-    let value = serde_json::from_slice(&bytes)
-        .map_err(|error| Failure::new(Code::MalformedJson, format!("the body is not JSON: {error}")))?;
-    whole(value)
+/// The most operations that one JSON patch has: they are carried out while other writes wait.
+const OPERATIONS: usize = 1000;
+/// The most steps of a path in one, and values that its `copy` and `move` operations take along: each could double the resource, or
+/// how deep it is, and what is very deep cannot be dropped.
+const STEPS: usize = 64;
+const TAKEN: usize = 10_000;
+
+/// Reads a JSON object.
+pub(super) async fn object(request: Request) -> Result<Map<String, Value>, Failure> {
+    match content_type(&request, &[JSON])? {
+        None => Ok(Map::new()),
+        Some(_) => whole(json(&read(request, BODY_LIMIT).await?)?),
+    }
 }
 
-/// Reads a document of at most `limit` bytes, JSON or YAML.
-pub(super) async fn document(request: Request, limit: usize) -> Result<Map<String, Value>, Failure> {
-    let kind = content_type(request.headers(), &[JSON, YAML[0], YAML[1], YAML[2]])?;
+/// Reads a document of at most `limit` bytes, JSON or YAML, and what `make` makes of it. It may be large: no thread that serves
+/// others waits for that.
+pub(super) async fn document<T: Send + 'static>(
+    request: Request,
+    limit: usize,
+    make: fn(Map<String, Value>) -> Result<T, FieldError>,
+) -> Result<T, Failure> {
+    let Some(kind) = content_type(&request, &[JSON, YAML[0], YAML[1], YAML[2]])? else { return Ok(make(Map::new())?) };
     let bytes = read(request, limit).await?;
-    let value = if kind == JSON {
-        serde_json::from_slice(&bytes).map_err(|error| format!("the body is not JSON: {error}"))
-    } else {
-        yaml_serde::from_slice(&bytes).map_err(|error| format!("the body is not YAML: {error}"))
+    let parse = move || {
+        let value = if kind == JSON { json(&bytes) } else { yaml(&bytes) };
+        Ok(make(whole(value?)?)?)
     };
-    whole(value.map_err(|detail| Failure::new(Code::MalformedJson, detail))?)
+    tokio::task::spawn_blocking(parse).await.map_err(internal)?
+}
+
+fn json(bytes: &[u8]) -> Result<Value, Failure> {
+    read_json(bytes).map_err(|error| Failure::new(Code::MalformedJson, format!("the body is not JSON: {error}")))
+}
+
+fn yaml(bytes: &[u8]) -> Result<Value, Failure> {
+    let wrong = |error: String| Failure::new(Code::MalformedJson, format!("the body is not YAML: {error}"));
+    read_yaml(std::str::from_utf8(bytes).map_err(|error| wrong(error.to_string()))?).map_err(wrong)
 }
 
 async fn read(request: Request, limit: usize) -> Result<Bytes, Failure> {
+    let too_large = || Failure::new(Code::BodyTooLarge, format!("the body is larger than {limit} bytes"));
+    // Before anything is read: a client that asks first (`Expect: 100-continue`) need not send it.
+    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if length.is_some_and(|length: u64| length > limit as u64) {
+        return Err(too_large());
+    }
     Bytes::from_request(request, &()).await.map_err(|rejection| match rejection {
-        BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => {
-            Failure::new(Code::BodyTooLarge, format!("the body is larger than {limit} bytes"))
-        }
-        other => Failure::new(Code::MalformedJson, format!("the body cannot be read: {other}")),
+        BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => too_large(),
+        _ => Failure::new(Code::MalformedJson, "the body cannot be read to its end: the connection ended before it"),
     })
 }
 
@@ -56,15 +80,160 @@ fn whole(value: Value) -> Result<Map<String, Value>, Failure> {
     }
 }
 
-/// The content type, which must be one of these.
-fn content_type(headers: &HeaderMap, accepted: &[&'static str]) -> Result<&'static str, Failure> {
-    let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+/// Returns the content type, which must be one of these, or `None` for a request without a body, which is the same as `{}`.
+fn content_type(request: &Request, accepted: &[&'static str]) -> Result<Option<&'static str>, Failure> {
+    let headers = request.headers();
+    check_encoding(headers)?;
+    let Some(given) = headers.get(header::CONTENT_TYPE) else {
+        return if request.body().is_end_stream() {
+            Ok(None)
+        } else {
+            Err(unsupported("there is no content type", accepted))
+        };
+    };
+    let given = String::from_utf8_lossy(given.as_bytes());
     let essence = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let found = accepted.iter().find(|kind| **kind == essence);
-    found.copied().ok_or_else(|| {
-        let detail = format!("the content type is {given:?}: send {}", accepted.join(" or "));
-        Failure::new(Code::UnsupportedMediaType, detail)
-    })
+    let wrong = || unsupported(&format!("the content type is {given:?}"), accepted);
+    found.copied().map(Some).ok_or_else(wrong)
+}
+
+fn unsupported(what: &str, accepted: &[&str]) -> Failure {
+    let (kinds, first) = (accepted.join(" or "), accepted.first().copied().unwrap_or_default());
+    let detail = format!("{what}: send {kinds} (with curl: -H 'Content-Type: {first}')");
+    Failure::new(Code::UnsupportedMediaType, detail)
+}
+
+/// Refuses bodies that are compressed.
+fn check_encoding(headers: &HeaderMap) -> Result<(), Failure> {
+    let values =
+        headers.get_all(header::CONTENT_ENCODING).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
+    match values.into_iter().find(|value| !value.trim().eq_ignore_ascii_case("identity")) {
+        Some(other) => {
+            let detail = format!("Content-Encoding is {other:?}: send the body as it is, not compressed");
+            Err(Failure::new(Code::UnsupportedMediaType, detail))
+        }
+        None => Ok(()),
+    }
+}
+
+/// A change of a resource, as the body of a PATCH.
+#[derive(Debug)]
+pub(super) enum Patch {
+    /// Fields to merge (RFC 7396).
+    Merge(Value),
+    /// Operations to carry out in order (RFC 6902).
+    Operations(Vec<PatchOperation>),
+}
+
+impl Patch {
+    /// Reads a patch: which kind it is, its content type says.
+    pub async fn read(request: Request) -> Result<Self, Failure> {
+        match content_type(&request, &[MERGE_PATCH, JSON, JSON_PATCH])? {
+            None => Ok(Self::Merge(Value::Object(Map::new()))),
+            Some(JSON_PATCH) => Ok(Self::Operations(operations(json(&read(request, BODY_LIMIT).await?)?)?)),
+            Some(_) => Ok(Self::Merge(Value::Object(whole(json(&read(request, BODY_LIMIT).await?)?)?))),
+        }
+    }
+
+    /// Returns what becomes of a resource, without the fields that requests may not change.
+    pub fn apply(&self, mut target: Value) -> Result<Map<String, Value>, Problem> {
+        match self {
+            Self::Merge(patch) => merge(&mut target, patch),
+            Self::Operations(operations) => carry_out(operations, &mut target)?,
+        }
+        match target {
+            Value::Object(map) => Ok(without_read_only(map)),
+            _ => Err(FieldError::new(Code::InvalidField, "", "a resource is an object").into()),
+        }
+    }
+}
+
+/// Reads the operations of a JSON patch.
+fn operations(value: Value) -> Result<Vec<PatchOperation>, FieldError> {
+    let Value::Array(items) = value else {
+        let detail = "a JSON patch is a list of operations, such as [{\"op\": \"replace\", \"path\": \"/mtu\", \"value\": 1400}]";
+        return Err(FieldError::new(Code::InvalidField, "", detail));
+    };
+    if items.len() > OPERATIONS {
+        let detail = format!("a JSON patch has at most {OPERATIONS} operations, and this one has {}", items.len());
+        return Err(FieldError::new(Code::InvalidField, "", detail));
+    }
+    let operation = |(at, item): (usize, Value)| {
+        let wrong = |detail| FieldError::at(Code::InvalidField, &[&at.to_string()], detail);
+        let read = serde_json::from_value::<PatchOperation>(item);
+        let read = read.map_err(|error| wrong(format!("operation {at} is none of RFC 6902: {error}")))?;
+        match read.path().count() {
+            0..=STEPS => Ok(read),
+            steps => Err(wrong(format!("operation {at}: its path has {steps} steps, and {STEPS} are the most"))),
+        }
+    };
+    items.into_iter().enumerate().map(operation).collect()
+}
+
+/// Carries out the operations of a JSON patch.
+fn carry_out(operations: &[PatchOperation], target: &mut Value) -> Result<(), Problem> {
+    let mut taken = 0;
+    for (at, operation) in operations.iter().enumerate() {
+        taken += from(operation).and_then(|from| target.pointer(from)).map_or(0, count);
+        if taken > TAKEN {
+            let detail = format!("operation {at} copies too much: {TAKEN} values are the most of one patch");
+            return Err(FieldError::at(Code::InvalidField, &[&at.to_string()], detail).into());
+        }
+        json_patch::patch_unsafe(target, std::slice::from_ref(operation))
+            .map_err(|error| refused(at, operation, &error.kind, target))?;
+    }
+    Ok(())
+}
+
+/// Returns the place that an operation takes its value from.
+fn from(operation: &PatchOperation) -> Option<&str> {
+    match operation {
+        PatchOperation::Move(operation) => Some(operation.from.as_str()),
+        PatchOperation::Copy(operation) => Some(operation.from.as_str()),
+        _ => None,
+    }
+}
+
+/// Counts a value and those in it.
+fn count(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(count).sum::<usize>(),
+        Value::Object(map) => 1 + map.values().map(count).sum::<usize>(),
+        _ => 1,
+    }
+}
+
+/// Returns the problem of an operation that cannot be carried out.
+fn refused(at: usize, operation: &PatchOperation, kind: &PatchErrorKind, target: &Value) -> Problem {
+    let verb = match operation {
+        PatchOperation::Add(_) => "add",
+        PatchOperation::Remove(_) => "remove",
+        PatchOperation::Replace(_) => "replace",
+        PatchOperation::Move(_) => "move",
+        PatchOperation::Copy(_) => "copy",
+        PatchOperation::Test(_) => "test",
+    };
+    let path = operation.path().as_str();
+    let told = |field: &str, detail: String| {
+        let detail = format!("operation {at} ({verb} {path:?}): {detail}");
+        (format!("/{at}/{field}"), detail)
+    };
+    let (code, (pointer, detail)) = match (kind, operation) {
+        (PatchErrorKind::TestFailed, PatchOperation::Test(test)) => {
+            let found = target.pointer(path).unwrap_or(&Value::Null);
+            (Code::Conflict, told("value", format!("it is {found}, not {}", test.value)))
+        }
+        (PatchErrorKind::InvalidFromPointer, _) => {
+            let from = from(operation).unwrap_or_default();
+            (Code::InvalidField, told("from", format!("the resource has no {from:?}")))
+        }
+        (PatchErrorKind::CannotMoveInsideItself, _) => {
+            (Code::InvalidField, told("path", "a value cannot be moved into itself".into()))
+        }
+        _ => (Code::InvalidField, told("path", "the resource has no such place".into())),
+    };
+    FieldError::new(code, pointer, detail).into()
 }
 
 /// Leaves out what answers carry beside what was asked for.
@@ -76,7 +245,7 @@ pub(super) fn without_read_only(mut map: Map<String, Value>) -> Map<String, Valu
 }
 
 /// Merges a patch into a value (RFC 7396).
-pub(super) fn merge(target: &mut Value, patch: &Value) {
+fn merge(target: &mut Value, patch: &Value) {
     let Value::Object(patch) = patch else {
         *target = patch.clone();
         return;
@@ -114,6 +283,91 @@ mod tests {
         ] {
             merge(&mut target, &patch);
             assert_eq!(target, result);
+        }
+    }
+
+    fn patched(operations: Value) -> Result<Value, Problem> {
+        let target = json!({"addresses": ["10.0.0.1/24"], "labels": {"a/b": "1"}, "mtu": 1500});
+        let patch = Patch::Operations(super::operations(operations)?);
+        patch.apply(target).map(Value::Object)
+    }
+
+    #[test]
+    fn operations_are_carried_out_in_order() {
+        let operations = json!([
+            {"op": "test", "path": "/mtu", "value": 1500},
+            {"op": "add", "path": "/addresses/-", "value": "10.0.0.2/24"},
+            {"op": "remove", "path": "/addresses/0"},
+            {"op": "move", "from": "/labels/a~1b", "path": "/labels/c"},
+            {"op": "copy", "from": "/labels/c", "path": "/labels/d"},
+            {"op": "replace", "path": "/mtu", "value": null},
+            {"op": "add", "path": "/status", "value": "of no account"},
+        ]);
+        let result = json!({"addresses": ["10.0.0.2/24"], "labels": {"c": "1", "d": "1"}, "mtu": null});
+        assert_eq!(patched(operations).unwrap(), result);
+    }
+
+    #[test]
+    fn operations_that_are_wrong_are_named() {
+        let double = json!({"op": "copy", "from": "/labels", "path": "/labels/x"});
+        for (operations, code, pointer, detail) in [
+            (json!({}), Code::InvalidField, "", "a JSON patch is a list of operations"),
+            (
+                json!([{"op": "add", "path": "/x", "value": 1}, {"op": "put", "path": "/x"}]),
+                Code::InvalidField,
+                "/1",
+                "operation 1",
+            ),
+            (json!([{"op": "add", "path": "/x"}]), Code::InvalidField, "/0", "operation 0"),
+            (json!([{"op": "remove", "path": "mtu"}]), Code::InvalidField, "/0", "operation 0"),
+            (
+                json!([{"op": "remove", "path": "/x"}]),
+                Code::InvalidField,
+                "/0/path",
+                "operation 0 (remove \"/x\"): the resource has no",
+            ),
+            (
+                json!([{"op": "add", "path": "/addresses/7", "value": ""}]),
+                Code::InvalidField,
+                "/0/path",
+                "operation 0 (add",
+            ),
+            (
+                json!([{"op": "copy", "from": "/x", "path": "/y"}]),
+                Code::InvalidField,
+                "/0/from",
+                "operation 0 (copy \"/y\")",
+            ),
+            (
+                json!([{"op": "move", "from": "/labels", "path": "/labels/x"}]),
+                Code::InvalidField,
+                "/0/path",
+                "operation 0 (move",
+            ),
+            (
+                json!([{"op": "remove", "path": "/labels"}, {"op": "test", "path": "/mtu", "value": 1400}]),
+                Code::Conflict,
+                "/1/value",
+                "operation 1 (test \"/mtu\"): it is 1500, not 1400",
+            ),
+            (vec![double; 100].into(), Code::InvalidField, "/12", "operation 12 copies too much"),
+            (
+                json!([{"op": "remove", "path": "/x".repeat(65)}]),
+                Code::InvalidField,
+                "/0",
+                "operation 0: its path has 65 steps",
+            ),
+            (
+                vec![json!({"op": "remove", "path": "/x"}); 1001].into(),
+                Code::InvalidField,
+                "",
+                "a JSON patch has at most 1000",
+            ),
+            (json!([{"op": "replace", "path": "", "value": []}]), Code::InvalidField, "", "a resource is an object"),
+        ] {
+            let problem = patched(operations).unwrap_err();
+            assert_eq!((problem.code, problem.pointer.as_deref()), (code, Some(pointer)), "{problem}");
+            assert!(problem.detail.starts_with(detail), "{problem}");
         }
     }
 }

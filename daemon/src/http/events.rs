@@ -3,7 +3,7 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
-    Extension, Json,
+    Extension,
     extract::{RawQuery, State},
     http::HeaderMap,
     response::{
@@ -17,6 +17,7 @@ use netnsd_api::{Code, Event, Items};
 
 use super::{
     App, Routes, headers,
+    json::Json,
     problem::Failure,
     query::Query,
     resource::{Answer, internal},
@@ -49,7 +50,7 @@ async fn events(
         prefix: caller.prefix.clone(),
         types: query.values("type")?,
     };
-    let since = query.value::<u64>("since")?;
+    let since = query.number("since", 0..=u64::MAX)?;
     query.finish()?;
     let history = app.history.clone();
     if headers::accepts(&headers, &["application/json"]) {
@@ -85,7 +86,7 @@ async fn list(history: &History, since: u64, filter: &Filter) -> Answer {
 fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Failure> {
     let Some(value) = headers.get("last-event-id") else { return Ok(None) };
     let id = value.to_str().ok().and_then(|text| text.trim().parse().ok());
-    let wrong = || Failure::new(Code::InvalidQuery, format!("Last-Event-ID: {value:?} is no number of an event"));
+    let wrong = || Failure::new(Code::InvalidQuery, format!("Last-Event-ID: {value:?} is not the number of an event"));
     id.map(Some).ok_or_else(wrong)
 }
 

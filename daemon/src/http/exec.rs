@@ -155,7 +155,9 @@ pub(super) fn runs_as(app: &App, caller: &Caller, name: &Name, exec: &Exec) -> R
 /// What the query of a WebSocket's request asks for.
 pub(super) fn read(query: Option<&str>) -> Result<(Exec, Option<Size>, Option<f64>), Failure> {
     let mut query = Query::read(query)?;
-    let size = Size { rows: query.value("rows")?.unwrap_or(24), cols: query.value("cols")?.unwrap_or(80) };
+    let mut cells =
+        |name, default| Ok::<_, Failure>(query.number(name, 0..=u16::MAX.into())?.map_or(default, |n| n as u16));
+    let size = Size { rows: cells("rows", 24)?, cols: cells("cols", 80)? };
     let tty = query.flag("tty", false)?;
     let timeout_s = query.value::<f64>("timeout_s")?;
     let mut env = BTreeMap::new();

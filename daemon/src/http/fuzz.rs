@@ -1,6 +1,6 @@
 //! The parsers of requests, for `crate::fuzz`.
 
-use netnsd_api::{Bridge, Kind, Namespace, Veth};
+use netnsd_api::{Bridge, Kind, Namespace, Veth, read_json, read_yaml};
 use serde_json::Value;
 
 use super::{
@@ -32,8 +32,8 @@ pub(crate) fn frame(data: &[u8]) {
 }
 
 pub(crate) fn document(data: &[u8]) {
-    let json: Option<Value> = serde_json::from_slice(data).ok();
-    let yaml: Option<Value> = yaml_serde::from_slice(data).ok();
+    let json = read_json(data).ok();
+    let yaml = std::str::from_utf8(data).ok().and_then(|text| read_yaml(text).ok());
     for value in json.into_iter().chain(yaml) {
         if let Value::Object(map) = value {
             let _refused = topology::read(map);

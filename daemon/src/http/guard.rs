@@ -14,7 +14,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use jiff::Timestamp;
-use netnsd_api::{AuditEntry, Code, Kind};
+use netnsd_api::{AuditEntry, Code, Kind, Problem};
 
 use super::{App, headers::REQUEST_ID, problem::Failure, resource};
 use crate::{
@@ -98,21 +98,39 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
     let status = response.status();
     let refused = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
     let caller = caller.as_deref().ok();
-    let audit = caller.and_then(|caller| caller.audit.as_ref());
-    let is_recorded = audit.is_some_and(|audit| audit.says(status.as_u16()));
-    let unaudited = || AuditEntry { status: status.as_u16(), ..entry(caller) };
-    let answered = || audit.map_or_else(unaudited, |audit| audit.answered(status.as_u16()));
-    if (refused || is_audited)
-        && !is_recorded
-        && let Err(problem) = app.engine.keep(Kept::Audit(answered())).await
+    let recorded = match caller.and_then(|caller| caller.audit.as_deref()) {
+        Some(_) if response.extensions().get::<Unfinished>().is_some() => Ok(()),
+        Some(audit) => record(&app, audit, status.as_u16()).await,
+        None if refused || is_audited => keep(&app, AuditEntry { status: status.as_u16(), ..entry(caller) }).await,
+        None => Ok(()),
+    };
+    if let Err(problem) = recorded
+        && problem.code == Code::ShuttingDown
+        && refused
     {
-        tracing::error!(%problem, %method, path, status = status.as_u16(), "the audit log cannot be written");
-        if problem.code == Code::ShuttingDown && refused {
-            response = Failure::from(problem).into_response();
-        }
+        response = Failure::from(problem).into_response();
     }
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
+}
+
+/// Marks an answer whose head goes out before its request is carried out: whoever writes its end records it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Unfinished;
+
+/// Records in the audit log how a request was answered, unless that is recorded already.
+///
+/// # Errors
+/// Why it is not recorded; the log has that too.
+pub(super) async fn record(app: &App, audit: &Audit, status: u16) -> Result<(), Problem> {
+    if audit.says(status) { Ok(()) } else { keep(app, audit.answered(status)).await }
+}
+
+async fn keep(app: &App, entry: AuditEntry) -> Result<(), Problem> {
+    app.engine.keep(Kept::Audit(entry.clone())).await.inspect_err(|problem| {
+        let AuditEntry { method, path, status, .. } = entry;
+        tracing::error!(%problem, method, path, status, "the audit log cannot be written");
+    })
 }
 
 fn refuse(failure: Failure) -> Response {
@@ -126,6 +144,10 @@ fn refuse(failure: Failure) -> Response {
 
 /// Who calls.
 fn identify(app: &App, peer: Option<&Peer>, headers: &HeaderMap, host: Option<&str>) -> Result<Caller, Failure> {
+    let hosts = headers.get_all(header::HOST).iter().count();
+    if hosts > 1 {
+        return Err(Failure::new(Code::InvalidQuery, format!("the request has {hosts} Host headers: send one")));
+    }
     match peer {
         Some(Peer::Unix(Some(identity))) => app.access.on_unix(identity).ok_or_else(|| {
             let uid = identity.uid;

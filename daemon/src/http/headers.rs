@@ -86,7 +86,7 @@ fn tags(headers: &HeaderMap, name: &HeaderName, weak_counts: bool) -> Result<Opt
             let shown = String::from_utf8_lossy(value.as_bytes());
             Failure::new(
                 Code::InvalidQuery,
-                format!("{name}: {shown:?} is no list of ETags: write it like \"3\", or *"),
+                format!("{name}: {shown:?} is not a list of ETags: write it as \"3\", or *"),
             )
         };
         let text = value.to_str().map_err(|_| wrong())?.trim();

@@ -8,8 +8,10 @@ mod exec;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod guard;
+mod half_close;
 mod headers;
 mod host;
+mod json;
 mod namespaces;
 mod openapi;
 mod problem;

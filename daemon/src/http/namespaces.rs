@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
-    Extension, Json,
+    Extension,
     body::Bytes,
     extract::{Path, RawQuery, Request, State},
     http::StatusCode,
@@ -13,7 +13,7 @@ use axum::{
 use netnsd_api::{Code, Exec, FieldError, Items, Kind, Name, Ping, UnmanagedNamespace, UnmanagedStatus, parse};
 use serde_json::Value;
 
-use super::{App, Routes, body, headers, problem::Failure, query, resource, resource::Answer};
+use super::{App, Routes, body, headers, json::Json, problem::Failure, query, resource, resource::Answer};
 use crate::{access::Caller, kernel::Ns, store::Kept};
 
 pub(super) fn routes() -> Routes {
@@ -81,7 +81,7 @@ async fn exec(
     query::none(query.as_deref())?;
     let name = named(&name)?;
     let lines = headers::accepts(request.headers(), &["application/x-ndjson"]);
-    let exec: Exec = parse(&Value::Object(body::object(request, false).await?))?;
+    let exec: Exec = parse(&Value::Object(body::object(request).await?))?;
     if exec.argv.is_empty() {
         return Err(FieldError::new(Code::InvalidField, "/argv", "argv is empty: its first item is the program").into());
     }
@@ -105,6 +105,6 @@ async fn note_begun(app: &App, caller: &Caller) {
 async fn ping(State(app): State<App>, Path(name): Path<String>, RawQuery(query): RawQuery, request: Request) -> Answer {
     query::none(query.as_deref())?;
     let name = named(&name)?;
-    let ping: Ping = parse(&Value::Object(body::object(request, false).await?))?;
+    let ping: Ping = parse(&Value::Object(body::object(request).await?))?;
     Ok(Json(app.process.ping(&name, &ping).await?).into_response())
 }

@@ -2,34 +2,83 @@
 //! against the routes, another the committed `openapi.yaml` against this.
 
 mod access;
+mod parameters;
+mod shapes;
 
 use std::collections::BTreeMap;
 
 use netnsd_api::{
-    About, Bridge, BridgePort, Code, DryRun, Endpoint, Event, Exec, ExecResult, FdbEntry, Health, Items, Kind, Link,
-    LinkAddress, LiveNeighbour, LiveRoute, Name, Namespace, NotInSync, Ping, PingResult, Problem, Process,
-    ProcessNamespace, Progress, Ready, Reconciled, State, Stored, Topology, TopologyResult, UnmanagedNamespace, Veth,
+    About, Bridge, BridgePort, Code, DryRun, Endpoint, Event, EventType, Exec, ExecResult, FdbEntry, Health, Index,
+    Items, Kind, Link, LinkAddress, LiveNeighbour, LiveRoute, Name, Namespace, NotInSync, Ping, PingResult, Problem,
+    Process, ProcessNamespace, Progress, Ready, Reconciled, State, Stored, Topology, TopologyResult,
+    UnmanagedNamespace, Veth,
 };
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
 use utoipa::{
     PartialSchema, ToSchema,
     openapi::{
-        Components, Content, HeaderBuilder, HttpMethod, Info, License, Object, OpenApi, Paths, Ref, RefOr, Required,
-        Response, ResponseBuilder, Schema,
+        Content, HeaderBuilder, HttpMethod, Object, Paths, Ref, RefOr, Required, Response, ResponseBuilder, Schema,
         path::{Operation, OperationBuilder, Parameter, ParameterBuilder, ParameterIn},
-        request_body::RequestBodyBuilder,
-        schema::{Array, SchemaType, Type},
-        security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme},
+        request_body::{RequestBody, RequestBodyBuilder},
+        schema::{AnyOfBuilder, Array, SchemaType, Type},
     },
 };
 
+use self::shapes::Shapes;
+use crate::access::rules;
+
 type Schemas = BTreeMap<String, RefOr<Schema>>;
 
-/// The description of every route.
+/// An OpenAPI 3.1 description.
+#[derive(Debug, Serialize)]
+pub struct OpenApi {
+    openapi: &'static str,
+    info: Value,
+    servers: Value,
+    tags: Value,
+    /// Operations by their method, by path.
+    pub paths: Map<String, Value>,
+    components: Value,
+    security: Value,
+}
+
+impl OpenApi {
+    /// Writes it as JSON.
+    ///
+    /// # Errors
+    /// None that is known.
+    pub fn to_json(&self) -> Result<String, serde_json::Error> {
+        serde_json::to_string(self)
+    }
+
+    /// Writes it as YAML.
+    ///
+    /// # Errors
+    /// None that is known.
+    pub fn to_yaml(&self) -> Result<String, yaml_serde::Error> {
+        yaml_serde::to_string(self)
+    }
+}
+
+/// Tags of operations, and what those have in common.
+const TAGS: [(&str, &str); 9] = [
+    ("namespaces", "Network namespaces: what they should be, what is in them, and what runs in them."),
+    ("bridges", "Bridges, their ports and forwarding tables."),
+    ("veths", "Veth pairs, and their single ends."),
+    ("topology", "The whole network as one document."),
+    ("events", "What happens, as it happens and afterwards."),
+    ("host", "What the kernel shows on the host itself."),
+    ("processes", "Which namespace a process lives in."),
+    ("daemon", "The daemon itself."),
+    ("access", "Tokens, and the log of who did what."),
+];
+
+/// Returns the description of every route.
 pub fn openapi() -> OpenApi {
     // A file that cannot be read is told of by the test that every answer has an example.
     let answers = serde_json::from_str(include_str!("openapi/answers.json")).unwrap_or_default();
-    let mut description = Description { paths: Paths::new(), schemas: Schemas::new(), answers };
+    let mut description = Description { paths: Paths::new(), schemas: Schemas::new(), kinds: Vec::new(), answers };
     description.kind::<Namespace>("namespace", namespace_example());
     description.kind::<Bridge>("bridge", json!({"addresses": ["10.2.0.254/24"], "stp": true}));
     description.kind::<Veth>("veth", veth_example());
@@ -56,6 +105,7 @@ fn veth_example() -> Value {
 struct Description {
     paths: Paths,
     schemas: Schemas,
+    kinds: Vec<Shapes>,
     /// What the daemon answered, by the operation's id; recorded by `daemon/tests/openapi.rs`.
     answers: BTreeMap<String, Value>,
 }
@@ -67,8 +117,14 @@ const ALWAYS: [Code; 5] =
 const BODY: [Code; 5] =
     [Code::MalformedJson, Code::UnsupportedMediaType, Code::BodyTooLarge, Code::InvalidField, Code::UnknownField];
 /// Codes of writes.
-const WRITE: [Code; 5] =
-    [Code::PreconditionFailed, Code::Conflict, Code::KernelRejected, Code::StoreUnavailable, Code::KernelUnavailable];
+const WRITE: [Code; 6] = [
+    Code::PreconditionFailed,
+    Code::Conflict,
+    Code::KernelRejected,
+    Code::StoreUnavailable,
+    Code::KernelUnavailable,
+    Code::Overloaded,
+];
 
 impl Description {
     /// A reference to a type's schema, which comes into the description with all that it refers to.
@@ -80,30 +136,15 @@ impl Description {
         Ref::from_schema_name(T::name()).into()
     }
 
-    /// A kind's schema: what is asked for, and beside it what answers carry and requests ignore.
-    fn resource<R: netnsd_api::Resource>(&mut self) -> RefOr<Schema> {
-        let reference = self.schema::<R>();
+    /// Adds a kind's schemas: what is asked for, and what is made of that for each verb.
+    fn resource<R: netnsd_api::Resource>(&mut self) {
+        self.schema::<R>();
+        self.schema::<R::Observed>();
         let mut all = Vec::new();
         Stored::<R>::schemas(&mut all);
-        // The status is of a generic type, and has its name from here.
         all.retain(|(name, _)| *name != <R as ToSchema>::name());
         self.schemas.extend(all);
-        let RefOr::T(Schema::AllOf(stored)) = Stored::<R>::schema() else { return reference };
-        let own = stored.items.into_iter().find_map(|item| match item {
-            RefOr::T(Schema::Object(object)) => Some(object.properties),
-            _ => None,
-        });
-        if let Some(RefOr::T(Schema::Object(spec))) = self.schemas.get_mut(&*<R as ToSchema>::name()) {
-            // A path has the name already, and a pair can do without.
-            spec.required.retain(|field| field != "name");
-            for (field, mut schema) in own.into_iter().flatten() {
-                if let RefOr::T(Schema::Object(object)) = &mut schema {
-                    object.read_only = Some(true);
-                }
-                spec.properties.insert(field, schema);
-            }
-        }
-        reference
+        self.kinds.push(Shapes::of::<R>());
     }
 
     /// A schema written out where it is used: that of a generic type.
@@ -117,7 +158,8 @@ impl Description {
     /// Adds an operation, with an example of its answer.
     fn add(&mut self, method: HttpMethod, path: &str, mut operation: Operation) {
         let example = operation.operation_id.as_ref().and_then(|id| self.answers.remove(id));
-        let answer = ["200", "201"].iter().find(|status| operation.responses.responses.contains_key(**status));
+        // The 200 of a POST of a resource is a dry run's.
+        let answer = ["201", "200"].iter().find(|status| operation.responses.responses.contains_key(**status));
         if let (Some(status), Some(example)) = (answer, example)
             && let Some(RefOr::T(response)) = operation.responses.responses.get_mut(*status)
             && let Some(RefOr::T(content)) = response.content.get_mut("application/json")
@@ -151,11 +193,19 @@ impl Description {
         let list = format!("/v1/{}", R::KIND.plural());
         let one = format!("{list}/{{name}}");
         let tag = R::KIND.plural();
-        let stored = self.resource::<R>();
-        let spec = stored.clone();
+        self.resource::<R>();
+        let shape =
+            |of: &str| -> RefOr<Schema> { Ref::from_schema_name(format!("{}{of}", <R as ToSchema>::name())).into() };
+        let (stored, put) = (shape("Answer"), shape("Put"));
+        // A pair can do without a name.
+        let new = if R::KIND == Kind::Veth { put.clone() } else { shape("") };
+        let item = match R::KIND {
+            Kind::Namespace => any_of(&[&stored, &self.schema::<UnmanagedNamespace>()]),
+            _ => stored.clone(),
+        };
         let next = Object::builder().schema_type(SchemaType::from_iter([Type::String, Type::Null])).build();
         let page: RefOr<Schema> = Object::builder()
-            .property("items", Array::builder().items(stored.clone()).build())
+            .property("items", Array::builder().items(item).build())
             .property("next", next)
             .required("items")
             .required("next")
@@ -172,8 +222,7 @@ impl Description {
             .parameter(query_schema("state", "only those in this state", self.schema::<State>()))
             .parameter(query("namespace", "only those that live, with some part, in this namespace", Type::String));
         if R::KIND == Kind::Namespace {
-            self.schema::<UnmanagedNamespace>();
-            let include = "`unmanaged`: also namespaces that others made (UnmanagedNamespace)";
+            let include = "also namespaces that others made (UnmanagedNamespace)";
             operation = operation.parameter(query("include", include, Type::String));
         }
         self.add(HttpMethod::Get, &list, operation.response("200", json_response("a page", page)).build());
@@ -185,12 +234,16 @@ impl Description {
         ];
         let codes = codes.concat();
         let operation = self.operation(&id("create"), &format!("Create a {kind}, which must not exist"), tag, &codes);
-        let operation = written(operation, &stored, &dry_run, true).request_body(Some(body(&spec, &example, false)));
+        let mut named = example.clone();
+        named["name"] = json!("net0");
+        let operation = written(operation, &stored, &dry_run, Leaves::New).request_body(Some(body(&new, &named)));
         self.add(HttpMethod::Post, &list, operation.build());
 
+        let codes = [Code::NotFound, Code::PreconditionFailed];
         let operation = self
-            .operation(&id("get"), &format!("One {kind}, and how it stands"), tag, &[Code::NotFound])
+            .operation(&id("get"), &format!("One {kind}, and how it stands"), tag, &codes)
             .parameter(name())
+            .parameter(header("If-Match"))
             .parameter(header("If-None-Match"))
             .response("200", etag(json_response("the resource", stored.clone())))
             .response("304", Response::new("it is as the ETag says"));
@@ -201,19 +254,17 @@ impl Description {
             .operation(&id("put"), &format!("Create or replace a {kind}"), tag, &codes)
             .parameter(name())
             .parameter(adopt());
-        let operation = written(operation, &stored, &dry_run, true).request_body(Some(body(&spec, &example, false)));
+        let operation = written(operation, &stored, &dry_run, Leaves::Either);
+        let operation = operation.request_body(Some(optional(body(&put, &example))));
         self.add(HttpMethod::Put, &one, operation.build());
 
         let codes = [&codes[..], &[Code::NotFound]].concat();
-        let operation = self
-            .operation(&id("patch"), &format!("Merge a patch into a {kind} (RFC 7396)"), tag, &codes)
-            .parameter(name());
-        let patch = body(&anything("a merge patch"), &json!({"labels": {"team": null}}), true);
-        self.add(
-            HttpMethod::Patch,
-            &one,
-            written(operation, &stored, &dry_run, false).request_body(Some(patch)).build(),
-        );
+        let operation =
+            self.operation(&id("patch"), &format!("Change fields of a {kind}"), tag, &codes).parameter(name());
+        let operation = written(operation, &stored, &dry_run, Leaves::Old);
+        let changed = json!({"labels": {"team": null}});
+        let operation = operation.request_body(Some(patch_body(&shape("Patch"), &changed, "/labels")));
+        self.add(HttpMethod::Patch, &one, operation.build());
 
         let codes = [&WRITE[..], &[Code::NotFound, Code::InUse]].concat();
         let operation = self
@@ -232,8 +283,9 @@ impl Description {
 
     fn ends(&mut self) {
         let path = "/v1/veths/{name}/endpoints/{end}";
-        let end = || path_parameter("end", "0 or 1", Object::with_type(Type::String).into());
-        let schema = self.schema::<Endpoint>();
+        let end = || path_parameter("end", "which end of the pair", Object::with_type(Type::String).into());
+        self.schema::<Endpoint>();
+        let schema: RefOr<Schema> = Ref::from_schema_name("EndpointAnswer").into();
         let dry_run = self.schema::<DryRun>();
         let operation = self
             .operation("get_endpoint", "One end of a veth pair", "veths", &[Code::NotFound])
@@ -246,8 +298,12 @@ impl Description {
             .operation("patch_endpoint", "Change one end of a veth pair; moving it is one PATCH", "veths", &codes)
             .parameter(name())
             .parameter(end())
-            .request_body(Some(body(&anything("a merge patch"), &json!({"namespace": "net0"}), true)));
-        self.add(HttpMethod::Patch, path, written(operation, &schema, &dry_run, false).build());
+            .request_body(Some(patch_body(
+                &Ref::from_schema_name("EndpointPatch").into(),
+                &json!({"namespace": "net0"}),
+                "/addresses",
+            )));
+        self.add(HttpMethod::Patch, path, written(operation, &schema, &dry_run, Leaves::Old).build());
     }
 
     fn look<T: ToSchema>(&mut self, path: &str, id: &str, summary: &str, tag: &str) {
@@ -322,7 +378,7 @@ impl Description {
         let operation = self
             .operation("exec", "Run a command in a namespace", "namespaces", &codes)
             .parameter(name())
-            .request_body(Some(body(&exec, &json!({"argv": ["ip", "addr"]}), false)))
+            .request_body(Some(body(&exec, &json!({"argv": ["ip", "addr"]}))))
             .response("200", {
                 let mut response = json_response("how it ended; as lines, what it writes comes first", result);
                 let lines =
@@ -333,6 +389,10 @@ impl Description {
         self.add(HttpMethod::Post, "/v1/namespaces/{name}/exec", operation.build());
         let refusals =
             [Code::NotFound, Code::InvalidField, Code::TooManyRequests, Code::KernelRejected, Code::KernelUnavailable];
+        let problem = ResponseBuilder::new()
+            .description("why there is no WebSocket")
+            .content("application/problem+json", Content::new(Some(self.schema::<Problem>())))
+            .build();
         let text = "a WebSocket: binary frames, the first byte is the channel (0 stdin, 1 stdout, 2 stderr, 3 control)";
         let operation = self
             .operation("exec_socket", "Run a command on the other side of a WebSocket", "namespaces", &refusals)
@@ -345,13 +405,14 @@ impl Description {
             .parameter(query("cwd", "the directory to run it in; default /", Type::String))
             .parameter(query("user", "the user that it runs as; default root", Type::String))
             .parameter(query("timeout_s", "after how many seconds it is killed; default never", Type::Number))
-            .response("101", Response::new(text));
+            .response("101", Response::new(text))
+            .response("default", problem);
         self.add(HttpMethod::Get, "/v1/namespaces/{name}/exec", operation.build());
         let (ping, result) = (self.schema::<Ping>(), self.schema::<PingResult>());
         let operation = self
             .operation("ping", "Ping from a namespace", "namespaces", &codes)
             .parameter(name())
-            .request_body(Some(body(&ping, &json!({"address": "10.1.1.2", "count": 3}), false)))
+            .request_body(Some(body(&ping, &json!({"address": "10.1.1.2", "count": 3}))))
             .response("200", json_response("what came back", result));
         self.add(HttpMethod::Post, "/v1/namespaces/{name}/ping", operation.build());
     }
@@ -387,16 +448,13 @@ impl Description {
                 content.example = Some(example.clone());
                 body = body.content(kind, content);
             }
-            let either = utoipa::openapi::schema::AnyOfBuilder::new().item(result.clone()).item(dry_run.clone());
-            let lines = utoipa::openapi::schema::AnyOfBuilder::new()
+            let lines = AnyOfBuilder::new()
                 .item(progress.clone())
                 .item(result.clone())
                 .item(problem.clone())
                 .description(Some("one of these a line, the result or the problem last"));
-            let mut response = json_response(
-                "what it changed; with `dry_run`: what would be done",
-                Schema::from(either.build()).into(),
-            );
+            let either = any_of(&[&result, &dry_run]);
+            let mut response = json_response("what it changed; with `dry_run`: what would be done", either);
             response
                 .content
                 .insert("application/x-ndjson".into(), Content::new(Some(Schema::from(lines.build()))).into());
@@ -448,10 +506,15 @@ impl Description {
                 "reconcile",
                 "Compare everything recorded with the kernel now, and repair it",
                 "daemon",
-                &[Code::KernelUnavailable],
+                &[Code::KernelUnavailable, Code::Overloaded],
             )
             .response("200", json_response("what was repaired, and what is still not as asked", schema));
         self.add(HttpMethod::Post, "/v1/reconcile", operation.build());
+        let schema = self.schema::<Index>();
+        let operation = self
+            .operation("index", "Where to begin", "daemon", &[])
+            .response("200", json_response("paths, by what is there", schema));
+        self.add(HttpMethod::Get, "/", operation.build());
         let schema = self.schema::<About>();
         let operation = self
             .operation("about", "About the daemon", "daemon", &[])
@@ -464,7 +527,7 @@ impl Description {
         self.add(HttpMethod::Get, "/v1/health", operation.build());
         let schema = self.schema::<Ready>();
         let operation = self
-            .operation("ready", "Whether everything recorded has been tried", "daemon", &[Code::KernelUnavailable])
+            .operation("ready", "Whether everything recorded has been tried", "daemon", &[Code::Starting])
             .response("200", json_response("it has", schema));
         self.add(HttpMethod::Get, "/v1/ready", operation.build());
         let text = ResponseBuilder::new()
@@ -485,27 +548,59 @@ impl Description {
     }
 
     fn finish(mut self) -> OpenApi {
-        let mut components = Components::new();
         self.schema::<Name>();
-        // Read-only fields are ignored in these, and beside these in answers.
-        for name in ["Namespace", "Bridge", "Veth", "Endpoint"] {
-            if let Some(RefOr::T(Schema::Object(object))) = self.schemas.get_mut(name) {
-                object.additional_properties = None;
+        self.schema::<EventType>();
+        let mut schemas: Map<String, Value> =
+            self.schemas.iter().map(|(name, schema)| (name.clone(), written_out(schema))).collect();
+        shapes::add(&mut schemas, &self.kinds);
+        let mut paths = match written_out(&self.paths) {
+            Value::Object(paths) => paths,
+            _ => Map::new(),
+        };
+        for (path, operations) in &mut paths {
+            for (method, operation) in operations.as_object_mut().into_iter().flatten() {
+                parameters::specify(operation);
+                let role = method.to_uppercase().parse().map(|method| rules::needs(&method, path));
+                if let (Some(summary), Ok(role)) = (operation["summary"].as_str(), role) {
+                    operation["description"] = json!(format!("{summary}. Needs the role `{role}`."));
+                }
             }
         }
-        components.schemas.extend(self.schemas);
-        components.add_security_scheme("token", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
-        let mut info = Info::new("netnsd", "v1");
-        info.description = Some("Linux network namespaces, veth pairs and bridges. On the Unix socket the caller is known by its user; over TCP every request carries the bearer token.".into());
-        let mut license = License::new("Apache-2.0 OR MIT");
-        license.identifier = Some("Apache-2.0 OR MIT".into());
-        info.license = Some(license);
-        let mut api = OpenApi::new(info, self.paths);
-        api.components = Some(components);
-        api.security =
-            Some(vec![SecurityRequirement::default(), SecurityRequirement::new::<_, [&str; 0], &str>("token", [])]);
-        api
+        let tags = TAGS.iter().map(|(name, description)| json!({"name": name, "description": description}));
+        OpenApi {
+            openapi: "3.1.0",
+            info: json!({
+                "title": "netnsd",
+                "version": "v1",
+                "description": "Linux network namespaces, veth pairs and bridges. On the Unix socket the caller is known by its \
+                    user; over TCP every request carries the bearer token.",
+                "contact": {"name": "netnsd"},
+                "license": {"name": "Apache-2.0 OR MIT", "identifier": "Apache-2.0 OR MIT"},
+            }),
+            servers: json!([
+                {"url": "http://netnsd", "description": "Over the Unix socket: curl --unix-socket /run/netnsd/netnsd.sock"},
+                {"url": "http://127.0.0.1:{port}", "description": "Over TCP, where the daemon listens (--listen)",
+                    "variables": {"port": {"default": "8080", "description": "The port of --listen."}}},
+            ]),
+            tags: tags.collect(),
+            paths,
+            components: json!({
+                "schemas": schemas,
+                "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+            }),
+            security: json!([{}, {"token": []}]),
+        }
     }
+}
+
+/// Writes a part of the description out.
+fn written_out(part: &impl Serialize) -> Value {
+    serde_json::to_value(part).unwrap_or_default()
+}
+
+fn any_of(schemas: &[&RefOr<Schema>]) -> RefOr<Schema> {
+    let all = schemas.iter().fold(AnyOfBuilder::new(), |all, schema| all.item((*schema).clone()));
+    Schema::from(all.build()).into()
 }
 
 fn anything(description: &str) -> RefOr<Schema> {
@@ -590,14 +685,41 @@ fn etag(response: Response) -> Response {
     with_header(response, "ETag", "the generation, in quotes")
 }
 
-fn body(schema: &RefOr<Schema>, example: &Value, patch: bool) -> utoipa::openapi::request_body::RequestBody {
-    let content = || {
-        let mut content = Content::new(Some(schema.clone()));
-        content.example = Some(example.clone());
-        content
-    };
-    let body = RequestBodyBuilder::new().required(Some(Required::True)).content("application/json", content());
-    if patch { body.content("application/merge-patch+json", content()).build() } else { body.build() }
+/// A body of JSON.
+fn body(schema: &RefOr<Schema>, example: &Value) -> RequestBody {
+    let body = RequestBodyBuilder::new().required(Some(Required::True));
+    body.content("application/json", with_example(schema, example)).build()
+}
+
+/// A body that may be left out: that is the same as `{}`.
+fn optional(mut body: RequestBody) -> RequestBody {
+    body.required = Some(Required::False);
+    body
+}
+
+/// A body of a PATCH: fields to merge, or operations, of which the example adds to `list`.
+fn patch_body(merge: &RefOr<Schema>, example: &Value, list: &str) -> RequestBody {
+    let operations =
+        json!([{"op": "test", "path": list, "value": if list == "/labels" { json!({}) } else { json!([]) }}]);
+    let body = RequestBodyBuilder::new()
+        .content("application/json", with_example(merge, example))
+        .content("application/merge-patch+json", with_example(merge, example))
+        .content("application/json-patch+json", with_example(&Ref::from_schema_name("JsonPatch").into(), &operations));
+    optional(body.build())
+}
+
+fn with_example(schema: &RefOr<Schema>, example: &Value) -> Content {
+    let mut content = Content::new(Some(schema.clone()));
+    content.example = Some(example.clone());
+    content
+}
+
+/// What a write leaves: a resource that was not there, one that was, or either.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leaves {
+    New,
+    Old,
+    Either,
 }
 
 /// Parameters and answers of a write that leaves a resource.
@@ -605,9 +727,8 @@ fn written(
     operation: OperationBuilder,
     schema: &RefOr<Schema>,
     dry_run: &RefOr<Schema>,
-    creates: bool,
+    leaves: Leaves,
 ) -> OperationBuilder {
-    let either = utoipa::openapi::schema::AnyOfBuilder::new().item(schema.clone()).item(dry_run.clone());
     let operation = operation
         .parameter(dry_run_parameter())
         .parameter(wait())
@@ -616,15 +737,17 @@ fn written(
         .response(
             "202",
             timed(etag(json_response("with `wait=false`: it is durable, and being applied", schema.clone()))),
-        )
-        .response(
-            "200",
-            timed(etag(json_response(
-                "as it is now; with `dry_run`: what would be done",
-                Schema::from(either.build()).into(),
-            ))),
         );
-    if !creates {
+    let operation = match leaves {
+        Leaves::New => {
+            operation.response("200", timed(json_response("with `dry_run`: what would be done", dry_run.clone())))
+        }
+        Leaves::Old | Leaves::Either => {
+            let words = "as it is now; with `dry_run`: what would be done";
+            operation.response("200", timed(etag(json_response(words, any_of(&[schema, dry_run])))))
+        }
+    };
+    if leaves == Leaves::Old {
         return operation;
     }
     let created = with_header(json_response("created", schema.clone()), "Location", "the path of the resource");

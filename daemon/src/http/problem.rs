@@ -1,14 +1,15 @@
 //! Errors as answers: `application/problem+json`, always.
 
-use std::{any::Any, fmt::Display};
+use std::{any::Any, collections::BTreeMap, fmt::Display, sync::LazyLock};
 
 use axum::{
-    extract::Request,
+    extract::{MatchedPath, Request},
     http::{HeaderValue, StatusCode, Uri, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use netnsd_api::{Code, FieldError, Problem};
+use serde_json::Value;
 
 use crate::kernel::look::LookError;
 
@@ -58,7 +59,8 @@ impl IntoResponse for Failure {
             *self.0 = Problem::new(Code::Internal, INTERNAL);
         }
         let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let body = serde_json::to_vec(&*self.0).unwrap_or_default();
+        let mut body = serde_json::to_vec(&*self.0).unwrap_or_default();
+        body.push(b'\n');
         let mut response = (status, body).into_response();
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if status == StatusCode::SERVICE_UNAVAILABLE {
@@ -68,14 +70,52 @@ impl IntoResponse for Failure {
     }
 }
 
-/// A path that is none.
+/// Answers a path that is none, with the known one that is nearest to it.
 pub(super) async fn no_such_path(uri: Uri) -> Failure {
-    Failure::new(Code::NoSuchPath, format!("there is no {}: GET /openapi.yaml lists every path", uri.path()))
+    let path = uri.path();
+    let known = super::table();
+    // What many leave out is the version.
+    let versioned = format!("/v1{path}");
+    let candidates = known.iter().flat_map(|(pattern, _)| [like(pattern, path), like(pattern, &versioned)]);
+    let nearest = candidates.min_by_key(|known| distance(known, path));
+    let hint = nearest.map_or_else(String::new, |nearest| format!("; the nearest path is {nearest}"));
+    Failure::new(Code::NoSuchPath, format!("there is no {path}{hint}: GET /openapi.yaml lists every path"))
 }
 
-/// A method that a path does not have; axum adds `Allow`.
+/// Fills a path's pattern with the names that another path has in these places.
+fn like(pattern: &str, path: &str) -> String {
+    let mut given = path.split('/');
+    let fill = |part| match given.next() {
+        Some(name) if part_is_variable(part) && !name.is_empty() => name,
+        _ => part,
+    };
+    pattern.split('/').map(fill).collect::<Vec<_>>().join("/")
+}
+
+fn part_is_variable(part: &str) -> bool {
+    part.starts_with('{')
+}
+
+/// Counts the changes that make one path of the other; of a very long one only the beginning counts.
+fn distance(known: &str, path: &str) -> usize {
+    let begin = |text: &str| text.chars().take(128).collect::<String>();
+    strsim::levenshtein(&begin(known), &begin(path))
+}
+
+/// Methods of each path, as the description has them.
+static METHODS: LazyLock<BTreeMap<String, String>> = LazyLock::new(|| {
+    let methods = |operations: &Value| {
+        let names = operations.as_object().into_iter().flatten().map(|(method, _)| method.to_uppercase());
+        names.collect::<Vec<_>>().join(", ")
+    };
+    super::openapi().paths.iter().map(|(path, operations)| (path.clone(), methods(operations))).collect()
+});
+
+/// Answers a method that a path does not have; axum adds `Allow`.
 pub(super) async fn method_not_allowed(request: Request) -> Failure {
-    let detail = format!("{} does not take {}: see the Allow header", request.uri().path(), request.method());
+    let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    let methods = METHODS.get(route).map_or("other methods", String::as_str);
+    let detail = format!("{} does not take {}: it takes {methods}", request.uri().path(), request.method());
     Failure::new(Code::MethodNotAllowed, detail)
 }
 
@@ -93,7 +133,8 @@ pub(super) async fn only_problems(request: Request, next: Next) -> Response {
     match response.status() {
         // A path that is not UTF-8 once decoded.
         StatusCode::BAD_REQUEST if plain => {
-            Failure::new(Code::NotFound, format!("nothing is called {path}")).into_response()
+            Failure::new(Code::NotFound, format!("{path} is not UTF-8 once it is decoded: nothing has such a name"))
+                .into_response()
         }
         status if status.is_server_error() && plain => Failure::new(Code::Internal, status.to_string()).into_response(),
         _ => response,

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use axum::{
-    Extension, Json,
+    Extension,
     extract::{Path, RawQuery, State},
     response::IntoResponse,
     routing::get,
 };
 use netnsd_api::Code;
 
-use super::{App, Routes, problem::Failure, query, resource::Answer};
+use super::{App, Routes, json::Json, problem::Failure, query, resource::Answer};
 use crate::access::Caller;
 
 pub(super) fn routes() -> Routes {

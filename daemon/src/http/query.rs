@@ -1,8 +1,9 @@
 //! Query parameters: what is unknown or malformed is refused, by name.
 
-use std::{collections::BTreeMap, fmt::Display, str::FromStr};
+use std::{borrow::Cow, collections::BTreeMap, fmt::Display, ops::RangeInclusive, str::FromStr};
 
 use netnsd_api::Code;
+use percent_encoding::percent_decode_str;
 
 use super::problem::Failure;
 
@@ -19,9 +20,12 @@ pub(super) struct Query {
 impl Query {
     /// Reads the query of a URI (`application/x-www-form-urlencoded`).
     pub fn read(query: Option<&str>) -> Result<Self, Failure> {
-        let pairs: Result<Vec<(String, String)>, _> = serde_urlencoded::from_str(query.unwrap_or_default());
-        let unreadable = |error| Failure::new(Code::InvalidQuery, format!("the query cannot be read: {error}"));
-        Ok(Self { pairs: pairs.map_err(unreadable)?, known: Vec::new() })
+        let parts = query.unwrap_or_default().split('&').filter(|part| !part.is_empty());
+        let pair = |part: &str| {
+            let (name, value) = part.split_once('=').unwrap_or((part, ""));
+            Ok((decode(name)?, decode(value)?))
+        };
+        Ok(Self { pairs: parts.map(pair).collect::<Result<_, Failure>>()?, known: Vec::new() })
     }
 
     /// Every value of a parameter that may be repeated.
@@ -44,7 +48,7 @@ impl Query {
         if values.len() > 1 {
             return Err(Failure::new(
                 Code::InvalidQuery,
-                format!("{name} is given {} times: once is enough", values.len()),
+                format!("{name} is given {} times: it may be given once", values.len()),
             ));
         }
         Ok(values.pop())
@@ -55,31 +59,50 @@ impl Query {
         self.one(name)?.map(|text| read(name, &text)).transpose()
     }
 
+    /// The same, as a whole number of some range.
+    pub fn number(&mut self, name: &'static str, range: RangeInclusive<u64>) -> Result<Option<u64>, Failure> {
+        let Some(text) = self.one(name)? else { return Ok(None) };
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        number.map(Some).ok_or_else(|| {
+            let most = if *range.end() == u64::MAX { " or more".to_owned() } else { format!(" to {}", range.end()) };
+            Failure::new(Code::InvalidQuery, format!("{name}={text}: it is a whole number, {}{most}", range.start()))
+        })
+    }
+
     /// The same, as true or false; left out, it is `default`.
     pub fn flag(&mut self, name: &'static str, default: bool) -> Result<bool, Failure> {
         match self.one(name)?.as_deref() {
             None => Ok(default),
             Some("false") => Ok(false),
             Some("true") => Ok(true),
-            Some(other) => Err(Failure::new(Code::InvalidQuery, format!("{name}={other}: it is true or false"))),
+            Some(other) => Err(Failure::new(Code::InvalidQuery, format!("{name}={other}: it must be true or false"))),
         }
     }
 
     /// How many items are asked for at the most (`limit`).
     pub fn limit(&mut self) -> Result<u32, Failure> {
-        let limit = self.value::<u32>("limit")?.unwrap_or(PAGE.0);
-        if !(1..=PAGE.1).contains(&limit) {
-            return Err(Failure::new(Code::InvalidQuery, format!("limit={limit}: it is 1 to {}", PAGE.1)));
-        }
-        Ok(limit)
+        let limit = self.number("limit", 1..=PAGE.1.into())?;
+        Ok(limit.and_then(|limit| limit.try_into().ok()).unwrap_or(PAGE.0))
     }
 
     /// Refuses whatever nobody took.
     pub fn finish(self) -> Result<(), Failure> {
-        let Some((name, _)) = self.pairs.first() else { return Ok(()) };
-        let known = if self.known.is_empty() { "none".to_owned() } else { self.known.join(", ") };
-        Err(Failure::new(Code::InvalidQuery, format!("{name:?} is not a parameter here: known are {known}")))
+        let Some((name, value)) = self.pairs.first() else { return Ok(()) };
+        let known = match &self.known[..] {
+            [] => "there are none".to_owned(),
+            known => format!("there are {}", known.join(", ")),
+        };
+        let detail = format!("{:?} is not a parameter of this request: {known}", format!("{name}={value}"));
+        Err(Failure::new(Code::InvalidQuery, detail))
     }
+}
+
+/// Decodes a name or a value (`application/x-www-form-urlencoded`).
+fn decode(text: &str) -> Result<String, Failure> {
+    let spaced = text.replace('+', " ");
+    let decoded = percent_decode_str(&spaced).decode_utf8().map(Cow::into_owned);
+    decoded
+        .map_err(|_| Failure::new(Code::InvalidQuery, format!("{text:?} in the query is not UTF-8 once it is decoded")))
 }
 
 fn read<T: FromStr<Err: Display>>(name: &str, text: &str) -> Result<T, Failure> {
@@ -133,7 +156,7 @@ mod tests {
     #[test]
     fn what_is_left_over_is_refused_by_name() {
         let mut query = Query::read(Some("limit=5&label=a%3Db&label=c&colour=red")).unwrap();
-        assert_eq!(query.value::<u32>("limit").unwrap(), Some(5));
+        assert_eq!(query.limit().unwrap(), 5);
         assert_eq!(query.all("label"), ["a=b", "c"]);
         let refused = query.finish().unwrap_err();
         assert!(
@@ -141,9 +164,25 @@ mod tests {
             "{}",
             refused.0.detail
         );
-        assert!(Query::read(Some("limit=x")).unwrap().value::<u32>("limit").is_err());
-        assert!(Query::read(Some("limit=1&limit=2")).unwrap().value::<u32>("limit").is_err());
+        for (text, detail) in [
+            ("limit=x", "limit=x: it is a whole number, 1 to 10000"),
+            ("limit=", "limit=: it is a whole number, 1 to 10000"),
+            ("limit=10001", "limit=10001: it is a whole number, 1 to 10000"),
+            ("limit=1&limit=2", "limit is given 2 times: it may be given once"),
+        ] {
+            assert_eq!(Query::read(Some(text)).unwrap().limit().unwrap_err().0.detail, detail);
+        }
+        let refused = Query::read(Some("since=-1")).unwrap().number("since", 0..=u64::MAX).unwrap_err();
+        assert_eq!(refused.0.detail, "since=-1: it is a whole number, 0 or more");
         assert!(Query::read(Some("cascade=yes")).unwrap().flag("cascade", false).is_err());
+    }
+
+    #[test]
+    fn query_is_decoded_as_utf8_only() {
+        let mut query = Query::read(Some("label=a+b%20%C3%A9&&label=100%&label")).unwrap();
+        assert_eq!(query.all("label"), ["a b \u{e9}", "100%", ""]);
+        let refused = Query::read(Some("label=%ff")).unwrap_err();
+        assert_eq!((refused.0.code, refused.0.detail.contains("\"%ff\"")), (Code::InvalidQuery, true));
     }
 
     #[test]

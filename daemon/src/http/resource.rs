@@ -3,22 +3,25 @@
 use std::{fmt::Display, sync::Arc};
 
 use axum::{
-    Extension, Json,
-    body::{Body, Bytes},
+    Extension,
+    body::Bytes,
     extract::{Path, RawQuery, Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
 use netnsd_api::{
-    Bridge, Code, DryRun, FieldError, InvalidValue, Items, Kind, Name, Namespace, Problem, Resource, ResourceRef,
-    SysctlKey, Veth, parse,
+    Bridge, Code, DryRun, FieldError, InvalidValue, Items, Kind, Name, Namespace, Problem, Resource, ResourceRef, Veth,
+    parse,
 };
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::{
-    App, Routes, body, headers,
+    App, Routes,
+    body::{self, Patch},
+    headers,
+    json::{Json, json},
     problem::Failure,
     query::{self, Label, Query},
 };
@@ -96,7 +99,7 @@ async fn list<R: Served>(
     let namespace = query.value::<Name>("namespace")?;
     let include = if R::KIND == Kind::Namespace { query.one("include")? } else { None };
     if let Some(other) = include.as_deref().filter(|include| *include != "unmanaged") {
-        return Err(Failure::new(Code::InvalidQuery, format!("include={other}: it is unmanaged")));
+        return Err(Failure::new(Code::InvalidQuery, format!("include={other}: the only value is \"unmanaged\"")));
     }
     query.finish()?;
     let passes = |entry: &Entry| {
@@ -139,11 +142,6 @@ fn page_of(items: &[(String, Bytes)], next: Option<&str>) -> Vec<u8> {
     text.extend_from_slice(Value::from(next).to_string().as_bytes());
     text.push(b'}');
     text
-}
-
-/// An answer that is JSON already.
-pub(super) fn json(status: StatusCode, body: impl Into<Body>) -> Response {
-    (status, [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body.into()).into_response()
 }
 
 async fn show<R: Served>(
@@ -258,7 +256,7 @@ async fn create<R: Served>(
 ) -> Answer {
     let asked = Asked::read(query.as_deref())?;
     let preconditions = headers::preconditions(request.headers())?;
-    let map = body::without_read_only(body::object(request, false).await?);
+    let map = body::without_read_only(body::object(request).await?);
     let change = Change::Create(read::<R>(map)?.spec());
     answer(&app.engine.write(asked.write(caller, change, preconditions)).await?, asked.dry_run)
 }
@@ -276,12 +274,12 @@ async fn put<R: Served>(
     let asked = Asked::take_put(&mut query)?;
     query.finish()?;
     let preconditions = headers::preconditions(request.headers())?;
-    let map = named(body::without_read_only(body::object(request, false).await?), &name)?;
+    let map = named(body::without_read_only(body::object(request).await?), &name)?;
     let change = Change::Put(read::<R>(map)?.spec());
     answer(&app.engine.write(asked.write(caller, change, preconditions)).await?, asked.dry_run)
 }
 
-/// The body with the path's name, which it may leave out and must not contradict.
+/// Returns the fields with the path's name, which they may leave out and must not contradict.
 fn named(mut map: Map<String, Value>, name: &Name) -> Result<Map<String, Value>, FieldError> {
     match map.get("name").filter(|name| !name.is_null()) {
         Some(Value::String(given)) if given == name.as_str() => Ok(map),
@@ -296,17 +294,6 @@ fn named(mut map: Map<String, Value>, name: &Name) -> Result<Map<String, Value>,
     }
 }
 
-/// Spells the sysctls of a patch as they are recorded, so that it meets them.
-fn spell_sysctls(patch: &mut Map<String, Value>) {
-    let Some(Value::Object(sysctls)) = patch.get_mut("sysctls") else { return };
-    for (given, value) in std::mem::take(sysctls) {
-        let recorded = given.parse::<SysctlKey>().map_or_else(|_| given.clone(), |key| key.to_string());
-        // A mistake, or the same key twice, is told of the spelling that was sent.
-        let key = if sysctls.contains_key(&recorded) { given } else { recorded };
-        sysctls.insert(key, value);
-    }
-}
-
 async fn patch<R: Served>(
     State(app): State<App>,
     Extension(caller): Extension<Arc<Caller>>,
@@ -317,16 +304,10 @@ async fn patch<R: Served>(
     let resource = existing(R::KIND, &name)?;
     let asked = Asked::read(query.as_deref())?;
     let preconditions = headers::preconditions(request.headers())?;
-    let mut patch = named(body::without_read_only(body::object(request, true).await?), &resource.name)?;
-    spell_sysctls(&mut patch);
-    let patch = Value::Object(patch);
+    let (patch, name) = (Patch::read(request).await?, resource.name.clone());
     let edit = move |spec: &Spec| {
-        let mut merged = spec.to_json().map_err(internal)?;
-        body::merge(&mut merged, &patch);
-        match merged {
-            Value::Object(map) => Ok(read::<R>(map)?.spec()),
-            _ => Err(internal("a resource is an object")),
-        }
+        let patched = patch.apply(spec.to_json().map_err(internal)?)?;
+        Ok(read::<R>(named(patched, &name)?)?.spec())
     };
     let change = Change::Edit(resource, Arc::new(edit));
     answer(&app.engine.write(asked.write(caller, change, preconditions)).await?, asked.dry_run)

@@ -9,6 +9,7 @@ use std::{
 
 use axum::{
     Router,
+    http::Uri,
     serve::{Listener, ListenerExt},
 };
 use hyper::{
@@ -29,7 +30,10 @@ use tokio::{
     sync::{Semaphore, watch},
 };
 
-use super::tls::Tls;
+use super::{
+    half_close::{Exchange, HalfClosable, IsGone, tcp_client_is_gone, unix_client_is_gone},
+    tls::Tls,
+};
 use crate::access::{Peer, peer_of};
 
 /// Connections at once; more wait to be accepted.
@@ -45,7 +49,7 @@ const GRACE: Duration = Duration::from_secs(30);
 pub async fn serve_unix(listener: UnixListener, router: Router, stop: watch::Receiver<bool>) {
     serve(listener, stop, move |stream: UnixStream, _, watcher| {
         let peer = peer_of(&stream);
-        carry(stream, router.clone(), peer, watcher)
+        carry(stream, unix_client_is_gone, router.clone(), peer, watcher)
     })
     .await;
 }
@@ -64,9 +68,11 @@ pub async fn serve_tcp(listener: TcpListener, router: Router, tls: Option<Arc<Tl
             let Some(_place) = place else { return tracing::debug!(%address, "too many connections") };
             let peer = |certificate| Peer::Tcp { address, to_loopback, certificate };
             match tls {
-                None => carry(stream, router, peer(Vec::new()), watcher).await,
+                None => carry(stream, tcp_client_is_gone, router, peer(Vec::new()), watcher).await,
                 Some(tls) => match tls.accept(stream).await {
-                    Ok((stream, certificate)) => carry(stream, router, peer(certificate), watcher).await,
+                    Ok((stream, certificate)) => {
+                        carry(stream, tcp_client_is_gone, router, peer(certificate), watcher).await
+                    }
                     Err(error) => tracing::debug!(%error, %address, "a handshake failed"),
                 },
             }
@@ -154,7 +160,7 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 }
 
 /// Carries one connection to its end.
-async fn carry<S>(stream: S, router: Router, peer: Peer, watcher: Watcher)
+async fn carry<S>(stream: S, is_gone: IsGone<S>, router: Router, peer: Peer, watcher: Watcher)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -162,9 +168,15 @@ where
     let mut builder = Builder::new(TokioExecutor::new()).http1_only();
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     let routes = TowerToHyperService::new(router);
+    let exchange = Exchange::default();
+    let stream = HalfClosable::new(stream, exchange.clone(), is_gone);
     let service = service_fn(move |mut request: http::Request<Incoming>| {
         request.extensions_mut().insert(peer.clone());
-        routes.call(request)
+        if let Some(uri) = without_trailing_slash(request.uri()) {
+            *request.uri_mut() = uri;
+        }
+        let (answering, exchange) = (routes.call(exchange.begin(request)), exchange.clone());
+        async move { answering.await.map(|response| exchange.end_with(response)) }
     });
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
     if let Err(error) = watcher.watch(connection).await {
@@ -172,9 +184,27 @@ where
     }
 }
 
+/// Returns the URI without the slash at its path's end, if it has one.
+fn without_trailing_slash(uri: &Uri) -> Option<Uri> {
+    let path = uri.path().strip_suffix('/').filter(|path| !path.is_empty())?;
+    let query = uri.query().map_or_else(String::new, |query| format!("?{query}"));
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(format!("{path}{query}").parse().ok()?);
+    Uri::from_parts(parts).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn trailing_slash_is_ignored() {
+        let short = |uri: &str| without_trailing_slash(&uri.parse().unwrap()).map(|uri| uri.to_string());
+        assert_eq!(short("/v1/namespaces/").as_deref(), Some("/v1/namespaces"));
+        assert_eq!(short("/v1/namespaces/?limit=1").as_deref(), Some("/v1/namespaces?limit=1"));
+        assert_eq!(short("http://netnsd/v1/").as_deref(), Some("http://netnsd/v1"));
+        assert_eq!((short("/"), short("/v1"), short("/v1?a=/")), (None, None, None));
+    }
 
     #[test]
     fn an_address_has_so_many_connections_and_no_more() {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
-    Extension, Json,
+    Extension,
     extract::{Path, RawQuery, Request, State},
     http::{HeaderValue, StatusCode, header},
     response::IntoResponse,
@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use super::{
     App, Routes, body,
+    json::Json,
     problem::Failure,
     query::{self, Query},
     resource::{Answer, internal},
@@ -55,7 +56,7 @@ async fn create(
     request: Request,
 ) -> Answer {
     query::none(query.as_deref())?;
-    let mut new: NewToken = parse(&Value::Object(body::object(request, false).await?))?;
+    let mut new: NewToken = parse(&Value::Object(body::object(request).await?))?;
     new.check()?;
     let now = Timestamp::now();
     new.expires_at = new.expires_at.map(|text| expiry(&text, now)).transpose()?;
@@ -102,7 +103,7 @@ async fn delete(
 
 async fn audit(State(app): State<App>, RawQuery(query): RawQuery) -> Answer {
     let mut query = Query::read(query.as_deref())?;
-    let since = query.value::<u64>("since")?;
+    let since = query.number("since", 0..=u64::MAX)?;
     let limit = query.limit()?;
     query.finish()?;
     let items = app.audit.read(since, limit).await.map_err(internal)?;

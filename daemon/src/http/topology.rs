@@ -1,6 +1,6 @@
 //! The whole network as one document, JSON or YAML.
 
-use std::{pin::Pin, sync::Arc};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use axum::{
     Extension,
@@ -14,10 +14,11 @@ use netnsd_api::{
     Bridge, Code, FieldError, Kind, Namespace, Problem, Progress, ResourceRef, TopologyResult, Veth, sparse,
 };
 use serde_json::{Map, Value};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use super::{
-    App, Routes, body, headers,
+    App, Routes, body, guard, headers,
+    json::json,
     problem::Failure,
     query::{Label, Query},
     resource::{self, Answer, Asked, Served, internal},
@@ -55,7 +56,7 @@ async fn show(
         let text = yaml_serde::to_string(&document).map_err(internal)?;
         return Ok(([(header::CONTENT_TYPE, body::YAML[0])], text).into_response());
     }
-    Ok(resource::json(StatusCode::OK, Value::Object(document).to_string()))
+    Ok(json(StatusCode::OK, Value::Object(document).to_string()))
 }
 
 /// Whether a resource is within the caller's reach and has the labels that are asked for.
@@ -87,7 +88,7 @@ async fn write(
     let labels = labels(&mut query)?;
     query.finish()?;
     let lines = headers::accepts(request.headers(), &["application/x-ndjson"]);
-    let specs = read(body::document(request, LIMIT).await?)?;
+    let specs = body::document(request, LIMIT, read).await?;
     if let Some(outside) = specs.iter().find(|placed| !caller.reaches(placed.spec.name().as_str())) {
         return Err(Problem { pointer: Some(outside.pointer()), ..caller.outside(&outside.spec.resource()) }.into());
     }
@@ -96,8 +97,6 @@ async fn write(
     let dry_run = asked.dry_run;
     let mut write = asked.write(caller, Change::Topology(Document { specs, prune, selects }), Vec::new());
     if lines && !dry_run {
-        // Its head is sent, and recorded, before it is done.
-        write.status = None;
         return follow(app, write).await;
     }
     write.status = Some(|_, applied| status(applied).as_u16());
@@ -163,48 +162,72 @@ fn answer(written: &Written, dry_run: bool) -> Answer {
     if dry_run {
         return resource::dry(written, result);
     }
-    let mut response = resource::json(status(written.applied), result.to_string());
+    let mut response = json(status(written.applied), result.to_string());
     response.headers_mut().insert("server-timing", headers::server_timing(written));
     Ok(response)
 }
 
 type Writing = Pin<Box<dyn Future<Output = Result<Written, Problem>> + Send>>;
 
-/// Carries a write out, and tells how far it is: one JSON object a line, the answer last. What is refused before anything
-/// was done is an answer of its own; afterwards the problem is the last line.
+/// Time until the head of the answer goes out, whatever the engine is at.
+const FIRST: Duration = Duration::from_millis(100);
+/// Time between two lines: a client that draws them sees them move, and is not told of each operation.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Carries a write out, and tells how far it is: one JSON object a line, the result last. What is refused before anything
+/// was done, and before the head went out, is an answer of its own; afterwards the problem is the last line.
 async fn follow(app: App, mut write: Write) -> Answer {
     let (sender, mut progress) = watch::channel(Progress::default());
     write.progress = Some(sender);
-    let mut writing: Writing = Box::pin(async move { app.engine.write(write).await });
-    let begun = tokio::select! {
+    write.status = Some(|_, _| StatusCode::OK.as_u16());
+    let (caller, engine) = (write.caller.clone(), app.engine.clone());
+    let mut writing: Writing = Box::pin(async move { engine.write(write).await });
+    let done = tokio::select! {
         biased;
-        written = &mut writing => Err(written?),
-        Ok(()) = progress.changed() => Ok(()),
-        else => Ok(()),
+        written = &mut writing => Some(written),
+        Ok(()) = progress.changed() => None,
+        () = tokio::time::sleep(FIRST) => None,
     };
-    let body = match begun {
-        Err(written) => Body::from(line(&result(&written))?),
-        Ok(()) => {
-            progress.mark_changed();
-            Body::from_stream(futures_util::stream::unfold(Some((writing, progress)), next_line))
+    let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"))];
+    if let Some(written) = done {
+        let has_begun = progress.borrow().total > 0;
+        match written {
+            written if has_begun => writing = Box::pin(std::future::ready(written)),
+            written => return Ok((StatusCode::OK, kind, line(&result(&written?))?).into_response()),
         }
-    };
-    let kind = HeaderValue::from_static("application/x-ndjson");
-    Ok((StatusCode::OK, [(header::CONTENT_TYPE, kind)], body).into_response())
+    }
+    let following = Following { app, caller, writing, progress, next: None };
+    let lines = Body::from_stream(futures_util::stream::unfold(Some(following), next_line));
+    // How it ends is known, and recorded, at its end: the engine has no time for that now.
+    Ok((StatusCode::OK, kind, Extension(guard::Unfinished), lines).into_response())
 }
 
-type Following = Option<(Writing, watch::Receiver<Progress>)>;
+/// A write whose client is told how far it is.
+struct Following {
+    app: App,
+    caller: Arc<Caller>,
+    writing: Writing,
+    progress: watch::Receiver<Progress>,
+    /// When the next line is due; `None` before the first one.
+    next: Option<Instant>,
+}
 
-async fn next_line(following: Following) -> Option<(Result<Vec<u8>, serde_json::Error>, Following)> {
-    let (mut writing, mut progress) = following?;
-    let written = tokio::select! {
-        biased;
-        Ok(()) = progress.changed() => {
-            let now = *progress.borrow_and_update();
-            return Some((line(&now), Some((writing, progress))));
-        }
-        written = &mut writing => written,
+async fn next_line(following: Option<Following>) -> Option<(Result<Vec<u8>, serde_json::Error>, Option<Following>)> {
+    let mut following = following?;
+    let written = match following.next {
+        None => None,
+        Some(next) => tokio::time::timeout_at(next, &mut following.writing).await.ok(),
     };
+    let Some(written) = written else {
+        following.next = Some(Instant::now() + TICK);
+        let now = *following.progress.borrow();
+        return Some((line(&now), Some(following)));
+    };
+    let status = written.as_ref().map_or_else(|problem| problem.status, |_| StatusCode::OK.as_u16());
+    if let Some(audit) = &following.caller.audit {
+        // What cannot be recorded is told in the log; the write is done, or not, all the same.
+        let _told = guard::record(&following.app, audit, status).await;
+    }
     let last = match written {
         Ok(written) => line(&result(&written)),
         Err(problem) => line(&problem),

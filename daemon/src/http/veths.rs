@@ -9,10 +9,13 @@ use axum::{
     routing::get,
 };
 use netnsd_api::{Code, Endpoint, Kind, Resource, Veth, parse};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{
-    App, Routes, body, headers,
+    App, Routes,
+    body::Patch,
+    headers,
+    json::json,
     problem::Failure,
     query,
     resource::{self, Answer, Asked, Served},
@@ -39,12 +42,13 @@ fn of_pair(entry: &Entry, end: usize) -> Result<Value, Failure> {
     let mut pair: Value = serde_json::from_slice(&entry.json).map_err(resource::internal)?;
     let observed = pair["status"]["observed"]["endpoints"][end].take();
     let mut one = pair["endpoints"][end].take();
-    one["status"] = json!({"state": pair["status"]["state"], "reason": pair["status"]["reason"], "observed": observed});
+    one["status"] =
+        serde_json::json!({"state": pair["status"]["state"], "reason": pair["status"]["reason"], "observed": observed});
     Ok(one)
 }
 
 fn answer(entry: &Entry, end: usize) -> Answer {
-    let mut response = resource::json(StatusCode::OK, of_pair(entry, end)?.to_string());
+    let mut response = json(StatusCode::OK, of_pair(entry, end)?.to_string());
     response.headers_mut().insert(header::ETAG, headers::etag(entry.generation));
     Ok(response)
 }
@@ -67,12 +71,12 @@ async fn patch(
     let end = index(&end)?;
     let asked = Asked::read(query.as_deref())?;
     let preconditions = headers::preconditions(&headers)?;
-    let patch = Value::Object(body::without_read_only(body::object(request, true).await?));
+    let patch = Patch::read(request).await?;
     let edit = move |spec: &Spec| {
         let mut pair = Veth::of(spec).cloned().ok_or_else(|| resource::internal("a veth is a veth"))?;
-        let mut merged = serde_json::to_value(&pair.endpoints[end]).map_err(resource::internal)?;
-        body::merge(&mut merged, &patch);
-        let endpoint: Endpoint = parse(&merged).map_err(|error| error.below(&["endpoints", &end.to_string()]))?;
+        let patched =
+            Value::Object(patch.apply(serde_json::to_value(&pair.endpoints[end]).map_err(resource::internal)?)?);
+        let endpoint: Endpoint = parse(&patched).map_err(|error| error.below(&["endpoints", &end.to_string()]))?;
         pair.endpoints[end] = endpoint;
         pair.check()?;
         Ok(Spec::Veth(pair))

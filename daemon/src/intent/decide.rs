@@ -81,7 +81,7 @@ impl Intent {
         let resource = spec.resource();
         let current = self.get(&resource);
         self.complete(&mut spec, current.map(|record| &*record.spec))?;
-        let (did, record) = next(current, spec, now, new_uid);
+        let (did, record) = self.next(current, spec, now, new_uid);
         if let Some(record) = &record {
             self.check(&resource, &record.spec)?;
         }
@@ -157,30 +157,34 @@ impl Intent {
         changes.push((resource.clone(), None));
         Ok(Decision { named: vec![(resource.clone(), Did::Deleted)], changes })
     }
-}
 
-/// What a resource becomes once this is asked of it; no record where it is so already.
-pub(super) fn next(
-    current: Option<&Record>,
-    spec: Spec,
-    now: Timestamp,
-    new_uid: &dyn Fn() -> String,
-) -> (Did, Option<Record>) {
-    match current {
-        Some(current) if *current.spec == spec => (Did::Unchanged, None),
-        Some(current) => (Did::Updated, Some(updated(current, spec, now))),
-        None => {
-            let record = Record {
-                uid: new_uid(),
-                generation: 1,
-                created_at: now,
-                updated_at: now,
-                spec: Arc::new(spec),
-                applied: Vec::new(),
-                prior: BTreeMap::new(),
-                adopt: false,
-            };
-            (Did::Created, Some(record))
+    /// What a resource becomes once this is asked of it; no record where it is so already.
+    pub(super) fn next(
+        &self,
+        current: Option<&Record>,
+        spec: Spec,
+        now: Timestamp,
+        new_uid: &dyn Fn() -> String,
+    ) -> (Did, Option<Record>) {
+        match current {
+            Some(current) if *current.spec == spec => (Did::Unchanged, None),
+            Some(current) => (Did::Updated, Some(updated(current, spec, now))),
+            None => {
+                let macs = self.derive_macs(&spec);
+                let record = Record {
+                    uid: new_uid(),
+                    generation: 1,
+                    created_at: now,
+                    updated_at: now,
+                    spec: Arc::new(spec),
+                    applied: Vec::new(),
+                    prior: BTreeMap::new(),
+                    adopt: false,
+                    macs,
+                    keep_macs: false,
+                };
+                (Did::Created, Some(record))
+            }
         }
     }
 }

@@ -1,13 +1,14 @@
 //! Who refers to whom, who has which device name and which address.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     net::IpAddr,
 };
 
-use netnsd_api::{Kind, Name, ResourceRef, is_link_local};
+use netnsd_api::{Kind, Mac, Name, ResourceRef, is_link_local};
 
 use super::{
+    Record, asked_macs,
     automatic::{self, Numbers},
     interfaces, references, segment,
 };
@@ -27,6 +28,8 @@ pub(super) struct Index {
     /// Of the automatic names those that are taken: as devices, and as veth pairs.
     devices: BTreeMap<Ns, Numbers>,
     pairs: Numbers,
+    /// How often each MAC address is recorded or asked for.
+    macs: BTreeMap<Mac, u32>,
 }
 
 impl Index {
@@ -39,12 +42,6 @@ impl Index {
     /// Who has a device of this name.
     pub(super) fn owner(&self, ns: &Ns, device: &str) -> Option<&ResourceRef> {
         self.interfaces.get(&(ns.clone(), device.to_owned()))?.first()
-    }
-
-    /// The devices in a namespace.
-    pub(super) fn devices_in(&self, ns: &Ns) -> impl Iterator<Item = &str> {
-        let from_first = self.interfaces.range((ns.clone(), String::new())..);
-        from_first.take_while(move |((of, _), _)| of == ns).map(|((_, device), _)| device.as_str())
     }
 
     /// Who, but for `me`, has a device of this name.
@@ -72,7 +69,16 @@ impl Index {
         self.pairs.free().map(automatic::name)
     }
 
-    pub(super) fn insert(&mut self, resource: &ResourceRef, spec: &Spec) {
+    /// Returns true if a resource has this MAC address recorded, or asks for it.
+    pub(super) fn has_mac(&self, mac: Mac) -> bool {
+        self.macs.contains_key(&mac)
+    }
+
+    pub(super) fn insert(&mut self, resource: &ResourceRef, record: &Record) {
+        let spec = &*record.spec;
+        for mac in macs(record) {
+            *self.macs.entry(mac).or_default() += 1;
+        }
         if let (Kind::Veth, Some(number)) = (resource.kind, automatic::number(resource.name.as_str())) {
             self.pairs.insert(number);
         }
@@ -93,7 +99,16 @@ impl Index {
         }
     }
 
-    pub(super) fn remove(&mut self, resource: &ResourceRef, spec: &Spec) {
+    pub(super) fn remove(&mut self, resource: &ResourceRef, record: &Record) {
+        let spec = &*record.spec;
+        for mac in macs(record) {
+            if let Entry::Occupied(mut count) = self.macs.entry(mac) {
+                *count.get_mut() -= 1;
+                if *count.get() == 0 {
+                    count.remove();
+                }
+            }
+        }
         if let (Kind::Veth, Some(number)) = (resource.kind, automatic::number(resource.name.as_str())) {
             self.pairs.remove(number);
         }
@@ -144,6 +159,11 @@ fn take<K: Ord>(claims: &mut Claims<K>, key: &K, resource: &ResourceRef) {
             claims.remove(key);
         }
     }
+}
+
+/// MAC addresses that a resource has recorded or asks for.
+fn macs(record: &Record) -> impl Iterator<Item = Mac> {
+    record.macs.iter().copied().chain(asked_macs(&record.spec).into_iter().flatten())
 }
 
 /// Each address of a spec: where it is, and on which bridge's segment. Link-local ones may be on many links.

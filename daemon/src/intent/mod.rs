@@ -7,6 +7,7 @@ mod automatic;
 mod check;
 mod decide;
 mod index;
+mod macs;
 #[cfg(test)]
 mod tests;
 mod topology;
@@ -14,9 +15,10 @@ mod topology;
 use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
-use netnsd_api::{Kind, Name, Namespace, ResourceRef, SysctlKey, SysctlValue, Veth};
+use netnsd_api::{Kind, Mac, Name, Namespace, ResourceRef, SysctlKey, Veth};
 
 use self::index::Index;
+pub use self::macs::{MachineKey, asked_macs};
 use crate::{
     engine::{Did, Spec},
     kernel::Ns,
@@ -42,6 +44,10 @@ pub struct Record {
     pub prior: BTreeMap<SysctlKey, String>,
     /// Whether what others made at its places is taken over; until that is done.
     pub adopt: bool,
+    /// The addresses of its devices where it asks for none, one for each end.
+    pub macs: Vec<Mac>,
+    /// True until the addresses that its devices have in the kernel are recorded, of a resource from before they were.
+    pub keep_macs: bool,
 }
 
 impl Record {
@@ -58,6 +64,7 @@ impl Record {
             applied: self.applied.clone(),
             prior: self.prior.clone(),
             adopt: self.adopt,
+            macs: if self.keep_macs { Vec::new() } else { self.macs.clone() },
         }
     }
 }
@@ -69,6 +76,7 @@ pub struct Leftovers<'a> {
     pub applied: &'a mut Vec<Spec>,
     pub prior: &'a mut BTreeMap<SysctlKey, String>,
     pub adopt: &'a mut bool,
+    pub keep_macs: &'a mut bool,
 }
 
 /// What a write would change.
@@ -83,11 +91,17 @@ pub struct Decision {
 /// Everything recorded.
 #[derive(Debug, Default)]
 pub struct Intent {
+    key: MachineKey,
     records: [BTreeMap<Name, Record>; 3],
     index: Index,
 }
 
 impl Intent {
+    /// Nothing recorded, on the machine with this key.
+    pub fn new(key: MachineKey) -> Self {
+        Self { key, ..Self::default() }
+    }
+
     /// One resource.
     pub fn get(&self, resource: &ResourceRef) -> Option<&Record> {
         self.records[resource.kind as usize].get(&resource.name)
@@ -100,8 +114,21 @@ impl Intent {
 
     /// One resource, to note what is left of earlier intents; its intent itself is changed by [`Intent::set`] only.
     pub fn leftovers_mut(&mut self, resource: &ResourceRef) -> Option<Leftovers<'_>> {
-        let Record { applied, prior, adopt, .. } = self.records[resource.kind as usize].get_mut(&resource.name)?;
-        Some(Leftovers { applied, prior, adopt })
+        let Record { applied, prior, adopt, keep_macs, .. } =
+            self.records[resource.kind as usize].get_mut(&resource.name)?;
+        Some(Leftovers { applied, prior, adopt, keep_macs })
+    }
+
+    /// Notes the addresses that a resource's devices have where it asks for none.
+    pub fn set_macs(&mut self, resource: &ResourceRef, macs: &[Mac]) {
+        if let Some(record) = self.get(resource).filter(|record| record.macs != macs).cloned() {
+            self.set(resource, Some(Record { macs: macs.to_vec(), ..record }));
+        }
+    }
+
+    /// Derives addresses for a resource, which no other has recorded or asks for.
+    pub fn derive_macs(&self, spec: &Spec) -> Vec<Mac> {
+        macs::derive_macs(&self.key, spec, |mac| self.index.has_mac(mac))
     }
 
     /// Every resource, in the order of [`Kind`] and name.
@@ -132,18 +159,18 @@ impl Intent {
             Some(record) => {
                 let before = records.insert(resource.name.clone(), record);
                 if let Some(before) = &before {
-                    self.index.remove(resource, &before.spec);
+                    self.index.remove(resource, before);
                 }
                 before
             }
             None => {
                 let before = records.remove(&resource.name)?;
-                self.index.remove(resource, &before.spec);
+                self.index.remove(resource, &before);
                 Some(before)
             }
         };
         if let Some(record) = self.records[resource.kind as usize].get(&resource.name) {
-            self.index.insert(resource, &record.spec);
+            self.index.insert(resource, record);
         }
         before
     }
@@ -159,11 +186,6 @@ impl Intent {
     /// Whose device this is.
     pub fn owner(&self, ns: &Ns, device: &str) -> Option<ResourceRef> {
         self.index.owner(ns, device).cloned()
-    }
-
-    /// The devices that are asked for in a namespace.
-    pub fn devices_in(&self, ns: &Ns) -> Vec<String> {
-        self.index.devices_in(ns).map(str::to_owned).collect()
     }
 
     /// Resources that refer to this one, sorted.
@@ -184,11 +206,6 @@ pub fn namespaces_of(spec: &Spec) -> Vec<&Name> {
         Spec::Bridge(bridge) => bridge.namespace.iter().collect(),
         Spec::Veth(veth) => veth.endpoints.iter().filter_map(|end| end.namespace.as_ref()).collect(),
     }
-}
-
-/// The sysctls that switch IPv6 on or off.
-pub fn ipv6_switches(spec: &Namespace) -> impl Iterator<Item = (&SysctlKey, &SysctlValue)> {
-    spec.sysctls.iter().filter(|(key, _)| key.is_ipv6() && key.setting() == "disable_ipv6")
 }
 
 /// The bridges that a spec's ends are ports of.

@@ -5,10 +5,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use netnsd_api::{Code, FieldError, Problem, ResourceRef};
 
-use super::{
-    Decision, Intent, Record,
-    decide::{in_use, next},
-};
+use super::{Decision, Intent, Record, decide::in_use};
 use crate::engine::{Did, Document, Placed, Spec};
 
 impl Intent {
@@ -69,7 +66,7 @@ impl Intent {
             let mut spec = placed.spec.clone();
             let current = self.get(&resource);
             self.complete(&mut spec, current.map(|record| &*record.spec)).map_err(|problem| below(placed, problem))?;
-            let (did, record) = next(current, spec, now, new_uid);
+            let (did, record) = self.next(current, spec, now, new_uid);
             decision.named.push((resource.clone(), did));
             if let Some(record) = record {
                 before.push((resource.clone(), self.set(&resource, Some(record.clone()))));

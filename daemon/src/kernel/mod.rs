@@ -8,11 +8,11 @@ pub mod look;
 pub mod ownership;
 pub mod real;
 pub mod sim;
-pub mod sysctl;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    net::IpAddr,
 };
 
 use ipnet::IpNet;
@@ -447,23 +447,6 @@ impl Op {
         }
     }
 
-    /// Returns true if it only sets something of what is there: what follows may go on without it. What makes, moves, renames or
-    /// marks may not fail, or what follows could meet a device of others.
-    pub fn is_setting(&self) -> bool {
-        !matches!(
-            self,
-            Op::NamespaceAdd { .. }
-                | Op::NamespaceAttach { .. }
-                | Op::NamespaceDelete { .. }
-                | Op::BridgeAdd { .. }
-                | Op::VethAdd { .. }
-                | Op::LinkDelete { .. }
-                | Op::LinkMove { .. }
-                | Op::LinkRename { .. }
-                | Op::LinkSetOwner { .. }
-        )
-    }
-
     /// The namespace that it is done in.
     pub fn ns(&self) -> Ns {
         match self {
@@ -531,6 +514,17 @@ pub struct BatchOp {
     pub part: usize,
     /// Whether a failure is passed over: the part goes on (used for what may be pending).
     pub optional: bool,
+}
+
+/// A link whose neighbours are told where its addresses are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "named as a link's fields")]
+pub struct Announcement {
+    pub ns: Ns,
+    pub name: String,
+    pub index: u32,
+    pub mac: Mac,
+    pub addresses: Vec<IpAddr>,
 }
 
 /// Something that happened in the kernel.
@@ -605,6 +599,10 @@ pub trait Kernel {
 
     /// What is in `/run/netns`.
     fn names(&mut self) -> Vec<String>;
+
+    /// Tells a link's neighbours which MAC address its addresses have: one gratuitous ARP request, or one unsolicited neighbour
+    /// advertisement, for each. Neighbours that do not hear it find out later: a failure is only logged.
+    fn announce(&mut self, links: &[Announcement]);
 
     /// The values that `SysctlSet` replaced since this was last asked.
     fn replaced_sysctls(&mut self) -> Vec<(Name, netnsd_api::SysctlKey, String)>;

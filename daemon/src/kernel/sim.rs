@@ -13,12 +13,12 @@ use netnsd_api::{Destination, InterfaceName, Mac, Name, NetnsId, Port, Route, Sy
 use nix::errno::Errno;
 
 use super::{
-    ADDRESS_PROTOCOL, BatchOp, BridgeSettings, Kernel, NewEnd, Notice, Ns, Observed, ObservedAddress, ObservedBridge,
-    ObservedLink, ObservedNs, ObservedPort, ObservedRoute, Op, OpError, Outcome, ROUTE_PROTOCOL, Scope, sysctl,
+    ADDRESS_PROTOCOL, Announcement, BatchOp, BridgeSettings, Kernel, NewEnd, Notice, Ns, Observed, ObservedAddress,
+    ObservedBridge, ObservedLink, ObservedNs, ObservedPort, ObservedRoute, Op, OpError, Outcome, ROUTE_PROTOCOL, Scope,
 };
 
-/// What MAC addresses begin with that this kernel chose itself.
-const CHOSEN: u8 = 0xfe;
+/// First bytes of the MAC addresses that this kernel chooses itself.
+const CHOSEN: [u8; 4] = [0xfe, 0, 0, 0];
 
 /// A simulated kernel; clones share it, so that a test sees what the engine did.
 #[derive(Debug, Clone)]
@@ -32,6 +32,7 @@ struct State {
     /// The other end of each veth end.
     peers: BTreeMap<(Ns, String), (Ns, String)>,
     executed: Vec<Op>,
+    announced: Vec<Announcement>,
     /// After how many more operations one fails, and how.
     fault: Option<(usize, Errno)>,
     /// Namespaces that cannot be entered.
@@ -48,6 +49,7 @@ impl Default for SimKernel {
             namespaces,
             peers: BTreeMap::new(),
             executed: Vec::new(),
+            announced: Vec::new(),
             fault: None,
             closed: BTreeSet::new(),
             replaced: Vec::new(),
@@ -87,6 +89,11 @@ impl SimKernel {
         std::mem::take(&mut self.state().executed)
     }
 
+    /// The links that were announced since this was last asked.
+    pub fn announced(&self) -> Vec<Announcement> {
+        std::mem::take(&mut self.state().announced)
+    }
+
     /// Everything there is.
     pub fn everything(&self) -> BTreeMap<Ns, ObservedNs> {
         self.state().namespaces.clone()
@@ -102,7 +109,7 @@ impl SimKernel {
             known.routes.sort_by_key(|route| format!("{route:?}"));
             for link in known.links.values_mut() {
                 link.index = 0;
-                link.mac = link.mac.filter(|mac| mac.0[0] != CHOSEN);
+                link.mac = link.mac.filter(|mac| !mac.0.starts_with(&CHOSEN));
                 link.addresses.iter_mut().for_each(|address| address.secondary = false);
                 link.addresses.sort_by_key(|address| address.net);
             }
@@ -226,6 +233,10 @@ impl Kernel for SimKernel {
         self.state().namespaces.keys().filter_map(|ns| ns.name().map(ToString::to_string)).collect()
     }
 
+    fn announce(&mut self, links: &[Announcement]) {
+        self.state().announced.extend_from_slice(links);
+    }
+
     fn replaced_sysctls(&mut self) -> Vec<(Name, SysctlKey, String)> {
         std::mem::take(&mut self.state().replaced)
     }
@@ -238,9 +249,6 @@ impl ObservedNs {
     fn sysctl(&self, key: &SysctlKey) -> Option<String> {
         match key.interface() {
             Some(interface) if !self.links.contains_key(&interface) => None,
-            Some(interface) if sysctl::is_ipv6_mtu(key) && !self.sysctls.contains_key(key) => {
-                Some(self.links.get(&interface)?.mtu.to_string())
-            }
             _ => Some(self.sysctls.get(key).cloned().unwrap_or_else(|| "0".into())),
         }
     }
@@ -332,7 +340,6 @@ impl State {
             }
             Op::LinkMtu { ns, name, mtu } => {
                 self.link(ns, name)?.mtu = *mtu;
-                self.ns(ns)?.reset_ipv6_mtu(name);
                 Ok(())
             }
             Op::LinkAddrGen { ns, name, none } => {
@@ -394,13 +401,9 @@ impl State {
             }
             Op::SysctlSet { name, key, value } => {
                 let known = self.named(name)?;
-                let before = known.sysctl(key).ok_or(Errno::ENODEV)?;
-                let along = sysctl::changed_along(key).into_iter();
-                let along: Vec<_> = along.filter_map(|along| Some((along.clone(), known.sysctl(&along)?))).collect();
-                known.sysctls.entry(key.clone()).or_insert_with(|| before.clone());
-                known.write_sysctl(key, value);
-                let replaced = along.into_iter().chain([(key.clone(), before)]);
-                self.replaced.extend(replaced.map(|(key, before)| (name.clone(), key, before)));
+                let before = known.sysctl(key).ok_or(Errno::ENOENT)?;
+                known.sysctls.insert(key.clone(), value.clone());
+                self.replaced.push((name.clone(), key.clone(), before));
                 Ok(())
             }
             Op::DnsSet { name, content } => {
@@ -429,14 +432,13 @@ impl State {
 
     fn add_link(&mut self, ns: &Ns, name: &str, mut link: ObservedLink) -> Done {
         link.index = u32::try_from(self.number()).unwrap_or(u32::MAX);
-        let [.., a, b] = link.index.to_be_bytes();
-        link.mac = link.mac.or(Some(Mac([CHOSEN, 0, 0, 0, a, b])));
+        let ([.., a, b], [c, d, e, f]) = (link.index.to_be_bytes(), CHOSEN);
+        link.mac = link.mac.or(Some(Mac([c, d, e, f, a, b])));
         let known = self.ns(ns)?;
         match known.links.get(name) {
             Some(other) if other.owner_tag == link.owner_tag => Ok(()),
             Some(_) => Err(Errno::EEXIST),
             None => {
-                known.inherit_sysctls(name);
                 known.links.insert(name.to_owned(), link);
                 Ok(())
             }
@@ -474,7 +476,6 @@ impl State {
             if let Some(known) = self.namespaces.get_mut(&ns) {
                 known.links.remove(&name);
                 forget(known, &name);
-                known.sysctls.retain(|key, _| key.interface().as_deref() != Some(&*name));
                 for port in known.links.values_mut().filter(|port| port.master.as_ref() == Some(&name)) {
                     port.master = None;
                     port.port = None;
@@ -489,11 +490,6 @@ impl State {
         }
         let known = self.ns(ns)?;
         let link = known.links.remove(name).ok_or(Errno::ENODEV)?;
-        let (own, others): (BTreeMap<_, _>, _) = std::mem::take(&mut known.sysctls)
-            .into_iter()
-            .partition(|(key, _)| key.interface().as_deref() == Some(name));
-        known.sysctls = others;
-        known.sysctls.extend(own.into_iter().filter_map(|(key, value)| Some((key.at(to_name)?, value))));
         for port in known.links.values_mut().filter(|port| port.master.as_deref() == Some(name)) {
             port.master = Some(to_name.to_owned());
         }
@@ -520,19 +516,13 @@ impl State {
         link.port = None;
         link.addr_gen_none = false;
         forget(self.ns(ns)?, name);
-        self.ns(ns)?.sysctls.retain(|key, _| key.interface().as_deref() != Some(name));
-        self.rename(ns, name, to, to_name)?;
-        self.ns(to)?.inherit_sysctls(to_name);
-        Ok(())
+        self.rename(ns, name, to, to_name)
     }
 
     fn set_up(&mut self, ns: &Ns, name: &str, up: bool) -> Done {
         let link = self.link(ns, name)?;
         link.up = up;
-        if up {
-            self.ns(ns)?.reset_ipv6_mtu(name);
-        } else {
-            let link = self.link(ns, name)?;
+        if !up {
             link.addresses.retain(|address| address.net.addr().is_ipv4());
             forget(self.ns(ns)?, name);
         }
@@ -555,12 +545,6 @@ impl State {
     }
 
     fn add_address(&mut self, ns: &Ns, name: &str, net: IpNet, ours: bool, replace: bool) -> Done {
-        let disabled = |key: &SysctlKey, value: &str| {
-            key.is_ipv6() && key.setting() == "disable_ipv6" && key.is_of(name) && sysctl::is_on(value)
-        };
-        if net.addr().is_ipv6() && self.ns(ns)?.sysctls.iter().any(|(key, value)| disabled(key, value)) {
-            return Err(Errno::EACCES);
-        }
         let link = self.link(ns, name)?;
         if let Some(known) = link.addresses.iter_mut().find(|known| known.net == net) {
             known.ours = if replace { ours } else { known.ours };

@@ -91,8 +91,10 @@ impl Planner<'_> {
                 protocols: Vec::new(),
                 addr_gen_none: [false; 2],
             };
+            let macs = known.mac.into_iter().collect();
             let op = self.take_link(place.clone(), task.owner_tag(None), None);
             self.take(task, found, vec![op]);
+            self.plan.macs.insert(task.resource.clone(), macs);
         }
     }
 
@@ -120,9 +122,11 @@ impl Planner<'_> {
             protocols: Vec::new(),
             addr_gen_none: [one.addr_gen_none, two.addr_gen_none],
         };
+        let macs = [one.mac, two.mac].into_iter().flatten().collect();
         let take = |end: usize| self.take_link(places[end].clone(), task.owner_tag(Some(end)), Some(&places[1 - end]));
         let ops = [0, 1].into_iter().filter(|end| !here[*end]).map(take).collect();
         self.take(task, found, ops);
+        self.plan.macs.insert(task.resource.clone(), macs);
     }
 
     fn take_link(&mut self, place: Place, owner_tag: String, peer: Option<&Place>) -> Op {
@@ -193,7 +197,7 @@ fn found_addresses(known: &ObservedLink) -> Vec<Cidr> {
 fn found_bridge(spec: &Bridge, known: &ObservedLink, settings: &ObservedBridge) -> Bridge {
     let time = |hundredths: u32| Some(Centiseconds(hundredths));
     Bridge {
-        // One that goes by its ports goes on to.
+        // Without one asked for it keeps its own.
         mac: spec.mac.and(known.mac),
         mtu: Some(known.mtu),
         up: known.up,

@@ -45,12 +45,26 @@ impl Planner<'_> {
             // It has this one by its ports, and would lose it with them.
             for mtu in bridge_mtu(known.mtu, mtu) {
                 let op = Op::LinkMtu { ns: place.ns.clone(), name: place.name.clone(), mtu };
-                self.emit_blind(Phase::Mtus, task, op);
+                self.emit_blind(Phase::Addresses, task, op);
             }
         }
         let old_mtus = old.and_then(|old| old.mtu).into_iter().collect();
-        self.common(task, &place, &Common { mac: spec.mac, mtu: spec.mtu, old_mtus, addresses: &spec.addresses });
+        let mac = self.mac_of(task, spec.mac, None);
+        self.common(task, &place, &Common { mac, mtu: spec.mtu, old_mtus, addresses: &spec.addresses });
+        self.pin(task, spec, &place, mac);
         self.raise_if(task, &place, spec.up, Phase::RaiseBridges);
+    }
+
+    /// Gives a bridge that keeps its address the very same once more: one whose address was set does not take the lowest of its
+    /// ports any more (`br_stp_recalculate_bridge_id()`, net/bridge/br_stp_if.c). Nothing tells that it is so already.
+    fn pin(&mut self, task: &Task<'_>, spec: &Bridge, place: &Place, mac: Option<Mac>) {
+        let is_kept = spec.mac.is_none() && self.plan.macs.contains_key(&task.resource);
+        let is_there = !self.plan.new_bridges.contains(&spec.name);
+        if let Some(mac) = mac.filter(|_| is_kept && is_there) {
+            let Place { ns, name } = place.clone();
+            self.ns_mut(&ns).forget_neighbours(&name);
+            self.emit_blind(Phase::Pin, task, Op::LinkMac { ns, name, mac });
+        }
     }
 
     fn set_bridge(
@@ -97,7 +111,7 @@ impl Planner<'_> {
             task,
             place,
             &Common {
-                mac: spec.mac,
+                mac: self.mac_of(task, spec.mac, Some(index)),
                 mtu: spec.mtu,
                 old_mtus: old.iter().filter_map(|old| old.mtu).collect(),
                 addresses: &spec.addresses,
@@ -124,10 +138,7 @@ impl Planner<'_> {
     fn addr_gen(&mut self, task: &Task<'_>, none: bool, place: &Place, known: &ObservedLink, old: &[&Endpoint]) {
         let was_port = old.iter().any(|old| old.bridge.is_some());
         if known.addr_gen_none != none && (none || was_port) {
-            self.emit(Phase::Mtus, task, Op::LinkAddrGen { ns: place.ns.clone(), name: place.name.clone(), none });
-            if let Some(link) = self.ns_mut(&place.ns).links.get_mut(&place.name) {
-                link.addr_gen_none = none;
-            }
+            self.emit(Phase::Addresses, task, Op::LinkAddrGen { ns: place.ns.clone(), name: place.name.clone(), none });
         }
     }
 
@@ -160,6 +171,7 @@ impl Planner<'_> {
     ) {
         let fresh = known.master.as_deref() != Some(device);
         if fresh {
+            self.note_remade(task);
             let op = Op::LinkMaster { ns: place.ns.clone(), name: place.name.clone(), master: Some(device.to_owned()) };
             self.emit(Phase::Enslave, task, op);
             let inside = self.ns_mut(&place.ns);
@@ -181,6 +193,7 @@ impl Planner<'_> {
         if let Some(mac) = spec.mac
             && known.mac != Some(mac)
         {
+            self.note_remade(task);
             self.emit(Phase::Addresses, task, Op::LinkMac { ns: ns.clone(), name: name.clone(), mac });
             self.ns_mut(ns).forget_neighbours(name);
         }
@@ -188,8 +201,7 @@ impl Planner<'_> {
         if let Some(mtu) = mtu
             && known.mtu != mtu
         {
-            self.emit(Phase::Mtus, task, Op::LinkMtu { ns: ns.clone(), name: name.clone(), mtu });
-            self.set_mtu(place, mtu);
+            self.emit(Phase::Addresses, task, Op::LinkMtu { ns: ns.clone(), name: name.clone(), mtu });
         }
         let wanted: BTreeSet<IpNet> = spec.addresses.iter().map(|address| address.0).collect();
         let gone = |known: &ObservedAddress| known.ours && !wanted.contains(&known.net);
@@ -230,14 +242,6 @@ impl Planner<'_> {
             let op = Op::PrefixRouteAdd { ns: ns.clone(), name: name.clone(), address };
             self.emit_waiting(Phase::LinkRoutes, task, op);
         }
-    }
-
-    fn set_mtu(&mut self, Place { ns, name }: &Place, mtu: u32) {
-        let inside = self.ns_mut(ns);
-        if let Some(link) = inside.links.get_mut(name) {
-            link.mtu = mtu;
-        }
-        inside.reset_ipv6_mtu(name);
     }
 
     fn delete_address(&mut self, task: &Task<'_>, place: &Place, address: IpNet) {
@@ -304,7 +308,6 @@ impl Planner<'_> {
             return;
         };
         link.up = true;
-        self.ns_mut(&place.ns).reset_ipv6_mtu(&place.name);
         self.emit(phase, task, Op::LinkUp { ns: place.ns.clone(), name: place.name.clone(), up });
     }
 }

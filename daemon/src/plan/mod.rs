@@ -12,19 +12,18 @@ mod namespace;
 mod place;
 mod scope;
 mod settings;
-mod sysctl;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use netnsd_api::{Name, ResourceRef, SysctlKey};
+use netnsd_api::{Mac, Name, ResourceRef, SysctlKey};
 
 pub use self::{adopt::Found, command::command, namespace::resolv_conf, scope::scope, settings::own_settings};
 use crate::{
     engine::Spec,
     intent::namespaces_of,
-    kernel::{Device, Ns, Observed, ObservedNs, Op, OpError, ownership},
+    kernel::{Device, Ns, Observed, ObservedNs, Op, ownership},
 };
 
 /// One resource to bring about.
@@ -42,10 +41,12 @@ pub struct Task<'a> {
     pub prior: &'a BTreeMap<SysctlKey, String>,
     /// Where its links were last seen: one without a tag is still its own.
     pub devices: &'a [Device],
-    /// netnsd's own interfaces in the namespace that it is about, where sysctls of `default` are theirs too.
-    pub interfaces: Vec<String>,
     /// Whether this very write creates it: a namespace may be attached, and nothing of it is anywhere yet.
     pub new: bool,
+    /// The addresses of its devices where none is asked for, one for each end.
+    pub macs: &'a [Mac],
+    /// True if devices that are there keep the addresses that they have, and those are recorded.
+    pub keep_macs: bool,
     /// Whether what others made becomes netnsd's, or theirs again.
     pub hands: Hands<'a>,
 }
@@ -110,18 +111,16 @@ enum Phase {
     Release,
     MakeBridges,
     MakeVeths,
-    /// Sysctls of links come after what resets them, and before addresses, which IPv6 refuses where it is switched off.
-    Mtus,
-    LinkSysctls,
     /// The inside of namespaces is finished before ports go up: the bridge forwards at once.
     Addresses,
+    LinkSysctls,
     RaiseBridges,
     RaiseEnds,
+    /// A bridge's address is pinned before ports come that could change it. As late as that: it cannot be undone.
+    Pin,
     Enslave,
     SetPorts,
     RaisePorts,
-    /// The IPv6 MTU of a link is set back when it goes up.
-    LinkMtuSysctls,
     /// Routes that need no gateway make those reachable that do.
     LinkRoutes,
     GatewayRoutes,
@@ -159,12 +158,14 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// Resources that wait or are in conflict.
     pub verdicts: BTreeMap<ResourceRef, Verdict>,
-    /// Operations that the kernel would refuse, as is known without trying.
-    pub refused: Vec<(ResourceRef, Op, OpError)>,
     /// Bridges that are made anew: their ports have to be enslaved again.
     pub new_bridges: BTreeSet<Name>,
+    /// Resources whose links are made again, moved, or get another MAC address: their neighbours are told of it.
+    pub remade: BTreeSet<ResourceRef>,
     /// What is taken over, as it is before.
     pub found: BTreeMap<ResourceRef, Found>,
+    /// The addresses that devices keep which were not made by a record with addresses; one for each end.
+    pub macs: BTreeMap<ResourceRef, Vec<Mac>>,
     /// Namespaces that are made anew: whatever lived in them has to be made again.
     pub new_namespaces: BTreeSet<Name>,
     /// Resources of which something may be in a namespace that cannot be entered: what they leave may still be there.
@@ -191,6 +192,9 @@ pub fn plan<'a>(tasks: &[Task<'a>], bridge: &dyn Fn(&Name) -> Option<String>, ob
     }
     let (given_back, ours): (Vec<_>, Vec<_>) =
         tasks.iter().copied().partition(|task| matches!(task.hands, Hands::GiveBack(_)));
+    for task in &ours {
+        planner.keep_macs(task);
+    }
     planner.arrange(&ours);
     for task in &tasks {
         match task.desired {
@@ -246,6 +250,13 @@ impl Planner<'_> {
         self.phases.entry(phase).or_default().push(Step { op, resource: task.resource.clone(), may_wait, blind });
     }
 
+    /// Notes that links of a task are not where, or what, their neighbours knew.
+    fn note_remade(&mut self, task: &Task<'_>) {
+        if !task.new {
+            self.plan.remade.insert(task.resource.clone());
+        }
+    }
+
     fn pending(&mut self, task: &Task<'_>, reason: String) {
         self.plan.verdicts.entry(task.resource.clone()).or_insert(Verdict::Pending(reason));
     }
@@ -265,7 +276,8 @@ impl Planner<'_> {
 
 impl ObservedNs {
     /// Takes the neighbours of a link out of the model: with its MAC address the kernel forgets them, permanent ones too
-    /// (`neigh_changeaddr()`, net/core/neighbour.c). A bridge's may change with its ports.
+    ///
+    /// (`neigh_changeaddr()`, net/core/neighbour.c). That of a bridge which is to be pinned may change with its ports.
     fn forget_neighbours(&mut self, interface: &str) {
         self.neighbours.retain(|neighbour| neighbour.interface.as_str() != interface);
     }

@@ -1,10 +1,11 @@
 //! Where links are and how they come to where they should be: made, deleted, moved, renamed.
 
-use netnsd_api::{Bridge, Endpoint, Kind, Veth};
+use netnsd_api::{Bridge, Endpoint, Kind, Mac, Veth};
 
 use super::{Hands, Phase, Planner, Task, settings};
 use crate::{
     engine::Spec,
+    intent::asked_macs,
     kernel::{DEFAULT_MTU, NewEnd, Ns, ObservedLink, Op, ownership},
 };
 
@@ -133,6 +134,27 @@ impl Planner<'_> {
             names.map(move |name| Place { ns: place.ns.clone(), name: name.clone() })
         };
         places(task, end).flat_map(found_in).find(|place| self.is_there(place, task, end))
+    }
+
+    /// The address that a device has: the one that is asked for, or the one that it keeps.
+    pub(super) fn mac_of(&self, task: &Task<'_>, asked: Option<Mac>, end: Option<usize>) -> Option<Mac> {
+        let kept = self.plan.macs.get(&task.resource).map_or(task.macs, Vec::as_slice);
+        asked.or_else(|| kept.get(end.unwrap_or_default()).copied())
+    }
+
+    /// Finds out which addresses devices have that keep them. One that is asked for is no device's own.
+    pub(super) fn keep_macs(&mut self, task: &Task<'_>) {
+        let Some(desired) = task.desired.filter(|_| task.keep_macs) else { return };
+        let mut macs = task.macs.to_vec();
+        for (end, (mac, asked)) in macs.iter_mut().zip(asked_macs(desired)).enumerate() {
+            let place = match desired {
+                Spec::Veth(_) => self.find_end(task, end),
+                _ => self.find_bridges(task).into_iter().next(),
+            };
+            let known = place.and_then(|place| self.now.link(&place.ns, &place.name)?.mac);
+            *mac = known.filter(|_| asked.is_none()).unwrap_or(*mac);
+        }
+        self.plan.macs.insert(task.resource.clone(), macs);
     }
 
     fn find_bridges(&self, task: &Task<'_>) -> Vec<Place> {
@@ -296,6 +318,7 @@ impl Planner<'_> {
     }
 
     fn make(&mut self, task: &Task<'_>) {
+        self.note_remade(task);
         match task.desired {
             Some(Spec::Bridge(spec)) => self.make_bridge(task, spec),
             Some(Spec::Veth(spec)) => self.make_pair(task, spec),
@@ -305,7 +328,7 @@ impl Planner<'_> {
 
     fn make_bridge(&mut self, task: &Task<'_>, spec: &Bridge) {
         let place = Place::of_bridge(spec);
-        let owner_tag = task.owner_tag(None);
+        let (owner_tag, mac) = (task.owner_tag(None), self.mac_of(task, spec.mac, None));
         self.emit(
             Phase::MakeBridges,
             task,
@@ -313,7 +336,7 @@ impl Planner<'_> {
                 ns: place.ns.clone(),
                 name: place.name.clone(),
                 owner_tag: owner_tag.clone(),
-                mac: spec.mac,
+                mac,
                 mtu: spec.mtu,
                 set: settings::bridge_settings(spec),
             },
@@ -321,14 +344,12 @@ impl Planner<'_> {
         let made = ObservedLink {
             kind: Some("bridge".into()),
             owner_tag: Some(owner_tag),
-            mac: spec.mac,
+            mac,
             mtu: spec.mtu.unwrap_or(DEFAULT_MTU),
             bridge: Some(settings::made_bridge(spec)),
             ..ObservedLink::default()
         };
-        let inside = self.ns_mut(&place.ns);
-        inside.inherit_sysctls(&place.name);
-        inside.links.insert(place.name, made);
+        self.ns_mut(&place.ns).links.insert(place.name, made);
         self.plan.new_bridges.insert(spec.name.clone());
     }
 
@@ -336,7 +357,7 @@ impl Planner<'_> {
         let ends = [0, 1].map(|end| {
             let (spec, owner_tag) = (&spec.endpoints[end], task.owner_tag(Some(end)));
             let Place { ns, name } = Place::of_end(spec);
-            NewEnd { ns, name, owner_tag, mac: spec.mac, mtu: spec.mtu }
+            NewEnd { ns, name, owner_tag, mac: self.mac_of(task, spec.mac, Some(end)), mtu: spec.mtu }
         });
         for end in &ends {
             let made = ObservedLink {
@@ -346,9 +367,7 @@ impl Planner<'_> {
                 mtu: end.mtu.unwrap_or(DEFAULT_MTU),
                 ..ObservedLink::default()
             };
-            let inside = self.ns_mut(&end.ns);
-            inside.inherit_sysctls(&end.name);
-            inside.links.insert(end.name.clone(), made);
+            self.ns_mut(&end.ns).links.insert(end.name.clone(), made);
         }
         self.emit(Phase::MakeVeths, task, Op::VethAdd { ends });
     }
@@ -373,6 +392,7 @@ impl Planner<'_> {
     }
 
     fn move_link(&mut self, task: &Task<'_>, from: &Place, to: &Place) {
+        self.note_remade(task);
         self.emit(
             Phase::Move,
             task,
@@ -390,9 +410,7 @@ impl Planner<'_> {
             addr_gen_none: false,
             ..link
         };
-        let inside = self.ns_mut(&to.ns);
-        inside.inherit_sysctls(&to.name);
-        inside.links.insert(to.name.clone(), moved);
+        self.ns_mut(&to.ns).links.insert(to.name.clone(), moved);
     }
 
     /// Tags the ends of a pair where they need it. An end without a tag is known by the other one: a crash between making a pair

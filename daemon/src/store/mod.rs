@@ -12,7 +12,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use netnsd_api::{Event, Kind, Name, SysctlKey};
+use netnsd_api::{Event, Kind, Mac, Name, SysctlKey};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sqlx::{
@@ -25,7 +25,7 @@ pub use self::{
     access::{AuditLog, Kept, TokenRow},
     history::{Filter, History},
 };
-use crate::engine::Spec;
+use crate::{engine::Spec, intent::MachineKey};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 
@@ -85,6 +85,8 @@ pub struct Row {
     pub prior: BTreeMap<SysctlKey, String>,
     /// Whether what others made at its places is still to be taken over.
     pub adopt: bool,
+    /// The addresses of its devices where it asks for none; empty where they are not recorded yet.
+    pub macs: Vec<Mac>,
 }
 
 /// A change of one row.
@@ -214,7 +216,7 @@ impl Store {
         sqlx::query_as(
             "SELECT json_group_array(json_object('uid', uid, 'kind', kind, 'name', name, 'generation', generation,
                 'created_at', created_at, 'updated_at', updated_at, 'desired', desired, 'applied', applied, 'prior', prior,
-                'adopt', adopt)), max(rowid)
+                'adopt', adopt, 'macs', macs)), max(rowid)
             FROM (SELECT rowid, * FROM resources WHERE rowid > ? ORDER BY rowid LIMIT ?)",
         )
         .bind(after)
@@ -231,6 +233,19 @@ impl Store {
         let rows = access::tokens(&mut self.connection).await.map_err(|source| classify(&self.path, "read", source))?;
         let damaged = |reason| StoreError::Damaged { path: self.path.clone(), reason };
         rows.into_iter().map(|row| row.map_err(damaged)).collect()
+    }
+
+    /// The key of this machine, made with the database.
+    ///
+    /// # Errors
+    /// A missing key, or one of another length, is damage.
+    pub async fn machine_key(&mut self) -> Result<MachineKey, StoreError> {
+        let key: Vec<u8> = sqlx::query_scalar("SELECT key FROM machine WHERE id = 1")
+            .fetch_one(&mut self.connection)
+            .await
+            .map_err(|source| classify(&self.path, "read", source))?;
+        let reason = format!("the machine's key has {} bytes and not 32", key.len());
+        key.try_into().map_err(|_| StoreError::Damaged { path: self.path.clone(), reason })
     }
 
     /// The number of the newest event; 0 if there is none.
@@ -354,17 +369,19 @@ fn put_rows(rows: &[&Row], sql: &mut QueryBuilder<Sqlite>) -> serde_json::Result
     };
     let texts = rows.iter().map(text).collect::<serde_json::Result<Vec<_>>>()?;
     sql.push(
-        "INSERT INTO resources (uid, kind, name, generation, created_at, updated_at, desired, applied, prior, adopt) ",
+        "INSERT INTO resources (uid, kind, name, generation, created_at, updated_at, desired, applied, prior, adopt, macs) ",
     );
     sql.push_values(rows.iter().zip(texts), |mut values, (row, (desired, applied))| {
         values.push_bind(row.uid.clone()).push_bind(row.kind.as_str()).push_bind(row.name.to_string());
         values.push_bind(integer(row.generation));
         values.push_bind(row.created_at.to_string()).push_bind(row.updated_at.to_string());
         values.push_bind(desired).push_bind(applied).push_bind(json!(row.prior).to_string()).push_bind(row.adopt);
+        values.push_bind(json!(row.macs).to_string());
     });
     sql.push(
         " ON CONFLICT (uid) DO UPDATE SET generation = excluded.generation, updated_at = excluded.updated_at,
-        desired = excluded.desired, applied = excluded.applied, prior = excluded.prior, adopt = excluded.adopt;",
+        desired = excluded.desired, applied = excluded.applied, prior = excluded.prior, adopt = excluded.adopt,
+        macs = excluded.macs;",
     );
     Ok(())
 }
@@ -406,6 +423,7 @@ struct RawRow {
     applied: String,
     prior: String,
     adopt: u8,
+    macs: String,
 }
 
 impl RawRow {
@@ -430,6 +448,7 @@ impl RawRow {
             applied: applied.collect::<Result<_, _>>().map_err(|error| text(&error))?,
             prior: serde_json::from_str(&self.prior).map_err(|error| text(&error))?,
             adopt: self.adopt != 0,
+            macs: serde_json::from_str(&self.macs).map_err(|error| text(&error))?,
         })
     }
 }
@@ -465,6 +484,7 @@ mod tests {
             applied: Vec::new(),
             prior: BTreeMap::from([("net.ipv4.ip_forward".parse().unwrap(), "0".into())]),
             adopt: true,
+            macs: vec![Mac([2, 0, 0, 0, 0, 1])],
         }
     }
 

@@ -28,9 +28,10 @@ pub fn print(bytes: impl AsRef<[u8]>) -> Result<(), Failure> {
     Ok(out.flush()?)
 }
 
-/// Writes one line to stdout.
+/// Writes one line to stdout; an answer of the daemon ends with its newline already.
 pub fn line(text: impl AsRef<[u8]>) -> Result<(), Failure> {
-    print([text.as_ref(), b"\n"].concat())
+    let text = text.as_ref();
+    print([text.strip_suffix(b"\n").unwrap_or(text), b"\n"].concat())
 }
 
 /// A table without borders; nothing if it has no rows.

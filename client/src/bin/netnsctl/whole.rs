@@ -9,7 +9,9 @@ use std::{
 use clap::Args;
 use http::Method;
 use indicatif::{ProgressBar, ProgressStyle};
-use netnsd_api::{DryRun, Kind, Progress, Reconciled, ResourceRef, Topology, TopologyResult, sparse};
+use netnsd_api::{
+    DryRun, Kind, Problem, Progress, Reconciled, ResourceRef, Topology, TopologyResult, parse, read_yaml, sparse,
+};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use similar::{ChangeTag, TextDiff};
@@ -107,7 +109,7 @@ pub async fn send<'a>(
     let answer = context.api.follow(method, &path, body, follow).await;
     bar.finish_and_clear();
     answer?;
-    if let Ok(problem) = serde_json::from_str::<netnsd_api::Problem>(&last) {
+    if let Ok(problem) = serde_json::from_str::<Problem>(&last) {
         return Err(problem.into());
     }
     summary(context, last.as_bytes())
@@ -164,8 +166,9 @@ fn show_plan(context: &Context, answer: &[u8]) -> Result<(), Failure> {
 
 /// Shows how a document differs from what is recorded.
 pub async fn diff(context: &Context, document: &Document) -> Result<(), Failure> {
-    let wanted: Topology = yaml_serde::from_str(&document.read()?)
-        .map_err(|error| Failure::Usage(format!("{} is no document: {error}", document.file)))?;
+    let wrong = |error: String| Failure::Usage(format!("{} is not a document: {error}", document.file));
+    let wanted = read_yaml(&document.read()?).map_err(wrong)?;
+    let wanted: Topology = parse(&wanted).map_err(|error| wrong(Problem::from(error).to_string()))?;
     let recorded = context.api.get(&with_query(PATH, &document.labels().collect::<Vec<_>>())).await?;
     let recorded: Map<String, Value> = serde_json::from_slice(&recorded)?;
     let (mut before, mut after) = (String::new(), String::new());
@@ -286,7 +289,7 @@ pub async fn edit(context: &Context, which: &Which) -> Result<(), Failure> {
         eprintln!("netnsctl: nothing was changed");
         return Ok(());
     }
-    let body: Result<Value, _> = yaml_serde::from_str(&after);
+    let body = read_yaml(&after);
     let kept = |file: tempfile::NamedTempFile, why: String| {
         let place = file
             .keep()
@@ -295,7 +298,7 @@ pub async fn edit(context: &Context, which: &Which) -> Result<(), Failure> {
     };
     let body = match body {
         Ok(body) => body,
-        Err(error) => return Err(kept(file, format!("this is no YAML: {error}"))),
+        Err(error) => return Err(kept(file, format!("this is not YAML: {error}"))),
     };
     match context.api.put_if(&path, &body, &etag).await {
         Ok(()) => Ok(()),

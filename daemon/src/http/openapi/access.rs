@@ -24,7 +24,7 @@ impl Description {
             with_header(json_response("the only time that its secret is told", issued), "Location", "the token's path");
         let operation = self
             .operation("create_token", "Makes a bearer token (for admins)", "access", &codes)
-            .request_body(Some(body(&new, &example, false)))
+            .request_body(Some(body(&new, &example)))
             .response("201", created);
         self.add(HttpMethod::Post, "/v1/tokens", operation.build());
 

@@ -1,5 +1,6 @@
 //! The real kernel: rtnetlink connections, and a thread kept to help with going into namespaces.
 
+mod announce;
 mod channel;
 mod ears;
 mod execute;
@@ -32,7 +33,7 @@ use netnsd_api::{Name, SysctlKey};
 
 pub(super) use self::{local::Local, observe::observe, parse::protocol};
 use self::{local::Open, watch::Watch, worker::Worker};
-use super::{BatchOp, Kernel, Notice, Ns, Observed, OpError, Outcome, Scope};
+use super::{Announcement, BatchOp, Kernel, Notice, Ns, Observed, OpError, Outcome, Scope};
 
 /// The real kernel, as seen from the namespace that it was started in: the host's. What it is asked for is done on the thread
 /// that asks, which another one helps; nothing is awaited, so that the thread is at home again whenever others have it.
@@ -138,6 +139,15 @@ impl Kernel for RealKernel {
 
     fn names(&mut self) -> Vec<String> {
         names::listed()
+    }
+
+    fn announce(&mut self, links: &[Announcement]) {
+        for link in links {
+            let sent = self.local.safely(|local| announce::announce(local, link));
+            if let Err(errno) = sent.and_then(|sent| sent) {
+                tracing::debug!(error = errno.desc(), namespace = %link.ns, link = link.name, "cannot announce addresses");
+            }
+        }
     }
 
     fn replaced_sysctls(&mut self) -> Vec<(Name, SysctlKey, String)> {

@@ -1,0 +1,318 @@
+//! From bytes to a JSON value: a key that is given twice is a mistake, and what is nested without end is refused early.
+
+use std::fmt;
+
+use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Tag};
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, MapAccess, SeqAccess, Visitor},
+};
+use serde_json::{Map, Number, Value};
+
+/// The most that lists and objects of a YAML document may be nested: as much as `serde_json` takes of JSON.
+const DEPTH: usize = 127;
+
+/// Reads JSON (RFC 8259).
+///
+/// # Errors
+/// What is wrong, with its line and column: also a key that an object has twice.
+pub fn read_json(bytes: &[u8]) -> Result<Value, String> {
+    serde_json::from_slice::<Unique>(bytes).map(|read| read.0).map_err(|error| error.to_string())
+}
+
+/// A JSON value whose objects have each key once.
+struct Unique(Value);
+
+impl<'de> Deserialize<'de> for Unique {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(UniqueVisitor).map(Unique)
+    }
+}
+
+struct UniqueVisitor;
+
+impl<'de> Visitor<'de> for UniqueVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+    fn visit_unit<E: de::Error>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Value, E> {
+        Ok(text.into())
+    }
+    fn visit_string<E: de::Error>(self, text: String) -> Result<Value, E> {
+        Ok(Value::String(text))
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(Unique(item)) = items.next_element()? {
+            list.push(item);
+        }
+        Ok(Value::Array(list))
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let mut map = Map::new();
+        while let Some(key) = entries.next_key::<String>()? {
+            if map.contains_key(&key) {
+                return Err(de::Error::custom(duplicate(&key)));
+            }
+            let Unique(value) = entries.next_value()?;
+            map.insert(key, value);
+        }
+        Ok(Value::Object(map))
+    }
+}
+
+fn duplicate(key: &str) -> String {
+    format!("the key {key:?} is given twice")
+}
+
+/// Reads one document of YAML 1.2 (core schema), without anchors and aliases; JSON is YAML too.
+///
+/// Numbers with leading zeros, and those that JSON has no way to write, are strings. Keys are strings, however they are written.
+///
+/// # Errors
+/// What is wrong, with its line and column: also a key that a mapping has twice.
+pub fn read_yaml(text: &str) -> Result<Value, String> {
+    let mut parser = Parser::new_from_str(text);
+    let mut document = None;
+    let mut open: Vec<Open> = Vec::new();
+    loop {
+        let Some(next) = parser.next_event() else { return Ok(document.unwrap_or_default()) };
+        let (event, span) = next.map_err(|error| at(error.marker(), error.info()))?;
+        let wrong = |what: &str| at(&span.start, what);
+        let anchor = match &event {
+            Event::Alias(anchor)
+            | Event::Scalar(.., anchor, _)
+            | Event::SequenceStart(anchor, _)
+            | Event::MappingStart(anchor, _) => *anchor,
+            _ => 0,
+        };
+        if anchor != 0 {
+            return Err(wrong("anchors (&) and aliases (*) are not taken: write the value out where it is needed"));
+        }
+        let value = match event {
+            Event::DocumentStart(_) if document.is_some() => return Err(wrong("a second document begins: send one")),
+            Event::SequenceStart(_, tag) => {
+                check_tag(tag.as_deref(), "seq").map_err(|what| wrong(&what))?;
+                open.push(Open::List(Vec::new()));
+                None
+            }
+            Event::MappingStart(_, tag) => {
+                check_tag(tag.as_deref(), "map").map_err(|what| wrong(&what))?;
+                open.push(Open::Map(Map::new(), None));
+                None
+            }
+            Event::Scalar(text, style, _, tag) => {
+                // A key is text, whatever it looks like.
+                if let Some(Open::Map(map, key @ None)) = open.last_mut() {
+                    if map.contains_key(&*text) {
+                        return Err(wrong(&duplicate(&text)));
+                    }
+                    *key = Some(text.into_owned());
+                    None
+                } else {
+                    Some(scalar(&text, style, tag.as_deref()).map_err(|what| wrong(&what))?)
+                }
+            }
+            Event::SequenceEnd | Event::MappingEnd => match open.pop() {
+                Some(Open::List(items)) => Some(Value::Array(items)),
+                Some(Open::Map(map, _)) => Some(Value::Object(map)),
+                None => None,
+            },
+            _ => None,
+        };
+        if open.len() > DEPTH {
+            return Err(wrong(&format!("lists and mappings are nested more than {DEPTH} deep")));
+        }
+        let Some(value) = value else { continue };
+        match open.last_mut() {
+            None => document = Some(value),
+            Some(Open::List(items)) => items.push(value),
+            Some(Open::Map(map, key)) => match key.take() {
+                Some(key) => drop(map.insert(key, value)),
+                None => return Err(wrong("a key is a string, not a list or a mapping")),
+            },
+        }
+    }
+}
+
+/// A list or a mapping whose end is still to come; the latter with the key whose value comes next.
+enum Open {
+    List(Vec<Value>),
+    Map(Map<String, Value>, Option<String>),
+}
+
+fn at(place: &Marker, what: &str) -> String {
+    format!("{what} at line {} column {}", place.line(), place.col() + 1)
+}
+
+fn check_tag(tag: Option<&Tag>, expected: &str) -> Result<(), String> {
+    match tag {
+        Some(tag) if !(tag.is_yaml_core_schema() && tag.suffix == expected) => Err(unknown_tag(tag)),
+        _ => Ok(()),
+    }
+}
+
+fn unknown_tag(tag: &Tag) -> String {
+    format!("the tag {tag} is not taken here")
+}
+
+fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Result<Value, String> {
+    match tag {
+        Some(tag) if tag.is_yaml_core_schema() => match tag.suffix.as_str() {
+            "str" => Ok(text.into()),
+            "null" | "bool" | "int" | "float" => Ok(plain(text)),
+            _ => Err(unknown_tag(tag)),
+        },
+        Some(tag) => Err(unknown_tag(tag)),
+        None if style == ScalarStyle::Plain => Ok(plain(text)),
+        None => Ok(text.into()),
+    }
+}
+
+/// A scalar without quotes, by the core schema (YAML 1.2.2, section 10.3.2).
+fn plain(text: &str) -> Value {
+    match text {
+        "" | "~" | "null" | "Null" | "NULL" => Value::Null,
+        "true" | "True" | "TRUE" => Value::Bool(true),
+        "false" | "False" | "FALSE" => Value::Bool(false),
+        _ => number(text).map_or_else(|| text.into(), Value::Number),
+    }
+}
+
+fn number(text: &str) -> Option<Number> {
+    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
+    if !digits.starts_with(|first: char| first.is_ascii_digit() || first == '.') {
+        return None;
+    }
+    for (prefix, radix) in [("0x", 16), ("0o", 8)] {
+        if let Some(digits) = digits.strip_prefix(prefix).filter(|_| digits.len() == text.len()) {
+            return u64::from_str_radix(digits, radix).ok().map(Number::from);
+        }
+    }
+    // A telephone's or a postman's, not a number's: 007.
+    if digits.len() > 1 && digits.starts_with('0') && digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let text = text.strip_prefix('+').unwrap_or(text);
+    let whole = text.parse::<u64>().map(Number::from).or_else(|_| text.parse::<i64>().map(Number::from));
+    whole.ok().or_else(|| Number::from_f64(text.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn duplicate_key_is_refused_by_name() {
+        for text in
+            ["{\"a\": 1, \"b\": {\"c\": 1, \"c\": 2}}", "{\"c\": null, \"c\": null}", "[{\"c\": 1, \"\\u0063\": 1}]"]
+        {
+            let error = read_json(text.as_bytes()).unwrap_err();
+            assert!(error.starts_with("the key \"c\" is given twice at line 1"), "{error}");
+            assert!(read_yaml(text).unwrap_err().starts_with("the key \"c\" is given twice at line 1"));
+        }
+        let error = read_yaml("a:\n  c: 1\nb: 2\na:\n  d: 1\n").unwrap_err();
+        assert_eq!(error, "the key \"a\" is given twice at line 4 column 1");
+    }
+
+    #[test]
+    fn json_is_read_as_serde_json_reads_it() {
+        for text in
+            ["{\"a\": [1, -2, 3.5, 1e3, true, null, \"x\\n\"], \"b\": {}}", "[]", "18446744073709551615", "\"\""]
+        {
+            let value: Value = serde_json::from_str(text).unwrap();
+            assert_eq!(read_json(text.as_bytes()).unwrap(), value);
+        }
+        for text in ["", "{", "{} {}", "nan", "{a: 1}", "1e400", "\u{feff}{}"] {
+            assert!(read_json(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn yaml_is_read_by_the_core_schema() {
+        let text = "
+# a comment
+null: [~, null, ~, '', \"\\u0041\", 1, -1, 0x1f, 0o17, 1.5, .5, 1e3, +3]
+1: {true: True, no: no, yes: \"true\"}
+strings: [007, 0123, 1.2.3.4, 10.0.0.1/24, fd00::1, 1_000, .inf, .nan, 0x, 02:00:00:00:00:01, '1', !!str 2]
+empty:
+folded: >
+  a
+  b
+literal: |
+  a: [b
+  &c
+";
+        let expected = json!({
+            "null": [null, null, null, "", "A", 1, -1, 31, 15, 1.5, 0.5, 1000.0, 3],
+            "1": {"true": true, "no": "no", "yes": "true"},
+            "strings": ["007", "0123", "1.2.3.4", "10.0.0.1/24", "fd00::1", "1_000", ".inf", ".nan", "0x",
+                "02:00:00:00:00:01", "1", "2"],
+            "empty": null, "folded": "a b\n", "literal": "a: [b\n&c\n",
+        });
+        assert_eq!(read_yaml(text).unwrap(), expected);
+        assert_eq!(read_yaml(&expected.to_string()).unwrap(), expected);
+        assert_eq!(read_yaml("").unwrap(), Value::Null);
+        assert_eq!(read_yaml("---\na: 1\n...\n").unwrap(), json!({"a": 1}));
+    }
+
+    #[test]
+    fn yaml_beyond_json_is_refused() {
+        for (text, why) in [
+            (
+                "a: &x 1\nb: *x\n",
+                "anchors (&) and aliases (*) are not taken: write the value out where it is needed at line 1",
+            ),
+            ("a: &x {}\n", "anchors"),
+            ("- &x [1]\n", "anchors"),
+            ("a: 1\n---\nb: 2\n", "a second document begins"),
+            ("? [a]\n: 1\n", "a key is a string"),
+            ("a: !mine 1\n", "the tag !mine is not taken"),
+            ("a: !!set {b}\n", "the tag"),
+            ("a: [b\n", ""),
+            ("a: 1\n b: 2\n", ""),
+        ] {
+            let error = read_yaml(text).expect_err(text);
+            assert!(error.starts_with(why) && error.contains("at line "), "{text}: {error}");
+        }
+    }
+
+    /// Each of these took the square of its length, or an answer's time, before nesting was bounded.
+    #[test]
+    fn deep_nesting_is_refused_where_it_begins() {
+        let long = 1 << 20;
+        for text in [
+            format!("a: {}", "[".repeat(long)),
+            "{".repeat(long),
+            "[a: ".repeat(long),
+            "{a: ".repeat(long),
+            "- ".repeat(long),
+            "? ".repeat(long),
+        ] {
+            let error = read_yaml(&text).unwrap_err();
+            assert!(error.contains("nested more than 127 deep") || error.contains("recursion limit"), "{error}");
+        }
+        let deep = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
+        assert!(read_yaml(&deep(DEPTH)).is_ok() && read_json(deep(DEPTH).as_bytes()).is_ok());
+        assert!(read_yaml(&deep(DEPTH + 1)).is_err() && read_json(deep(DEPTH + 1).as_bytes()).is_err());
+    }
+}

@@ -1,0 +1,201 @@
+//! Clients that end their side of a connection and still wait for the answer, as `printf … | socat - UNIX:SOCKET` does.
+//!
+//! hyper takes the end of what a client sends for the end of the client, and drops the request that it works on: so a command
+//! ends with its client. Here the end is held back while a complete request is answered, until the client is really gone.
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use axum::body::{Body, Bytes, HttpBody};
+use hyper::body::{Frame, Incoming, SizeHint};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep},
+};
+
+/// How long a client over TCP is waited for that ended its side: nothing tells whether it has closed the other one too.
+const GRACE: Duration = Duration::from_secs(2);
+/// Time between two looks at whether a client is gone, or answered.
+const TICK: Duration = Duration::from_millis(50);
+
+/// No request is at hand.
+const IDLE: u8 = 0;
+/// A request's body is still to come.
+const RECEIVING: u8 = 1;
+/// A complete request is being answered.
+const ANSWERING: u8 = 2;
+
+/// How far a connection's request is.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Exchange(Arc<AtomicU8>);
+
+impl Exchange {
+    /// Begins with a request.
+    pub fn begin(&self, request: http::Request<Incoming>) -> http::Request<Received> {
+        self.0.store(RECEIVING, Ordering::Release);
+        let received = request.map(|body| Received { body, exchange: self.clone() });
+        received.body().note_end();
+        received
+    }
+
+    /// Ends with the body of its answer.
+    pub fn end_with(&self, response: http::Response<Body>) -> http::Response<Answered> {
+        response.map(|body| Answered { body, exchange: self.clone() })
+    }
+}
+
+/// The body of a request.
+pub(super) struct Received {
+    body: Incoming,
+    exchange: Exchange,
+}
+
+impl Received {
+    fn note_end(&self) {
+        if self.body.is_end_stream() {
+            // A request that is answered already stays so.
+            let _answered = self.exchange.0.compare_exchange(RECEIVING, ANSWERING, Ordering::AcqRel, Ordering::Relaxed);
+        }
+    }
+}
+
+impl HttpBody for Received {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        self.note_end();
+        Poll::Ready(frame)
+    }
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The body of an answer: hyper drops it once it has taken all of it over.
+pub(super) struct Answered {
+    body: Body,
+    exchange: Exchange,
+}
+
+impl Drop for Answered {
+    fn drop(&mut self) {
+        self.exchange.0.store(IDLE, Ordering::Release);
+    }
+}
+
+impl HttpBody for Answered {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Tells whether a client is gone that ended its side so long ago.
+pub(super) type IsGone<S> = fn(&S, Duration) -> bool;
+
+/// The kernel says when both sides of a Unix socket are closed (`unix_poll()`, net/unix/af_unix.c).
+pub(super) fn unix_client_is_gone(stream: &impl AsFd, _since: Duration) -> bool {
+    let fd: BorrowedFd<'_> = stream.as_fd();
+    let mut asked = [PollFd::new(fd, PollFlags::empty())];
+    let found = poll(&mut asked, PollTimeout::ZERO);
+    found.is_err() || asked[0].revents().is_none_or(|events| events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))
+}
+
+/// Nothing does so of TCP: it is a matter of time.
+pub(super) fn tcp_client_is_gone<S>(_stream: &S, since: Duration) -> bool {
+    since >= GRACE
+}
+
+/// A connection's bytes, whose end is held back while a request is answered.
+pub(super) struct HalfClosable<S> {
+    stream: S,
+    exchange: Exchange,
+    is_gone: IsGone<S>,
+    /// Since when the client sends nothing more, and when it is looked at again.
+    ended: Option<(Instant, Pin<Box<Sleep>>)>,
+    /// Whether all that was written is on its way.
+    flushed: bool,
+}
+
+impl<S> HalfClosable<S> {
+    pub fn new(stream: S, exchange: Exchange, is_gone: IsGone<S>) -> Self {
+        Self { stream, exchange, is_gone, ended: None, flushed: true }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for HalfClosable<S> {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.ended.is_none() {
+            let before = buffer.remaining();
+            ready!(Pin::new(&mut this.stream).poll_read(context, buffer))?;
+            if before == 0 || buffer.remaining() < before {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let (since, alarm) = this.ended.get_or_insert_with(|| (Instant::now(), Box::pin(tokio::time::sleep(TICK))));
+        loop {
+            let answered = this.flushed && this.exchange.0.load(Ordering::Acquire) != ANSWERING;
+            if answered || (this.is_gone)(&this.stream, since.elapsed()) {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(alarm.as_mut().poll(context));
+            alarm.as_mut().reset(Instant::now() + TICK);
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for HalfClosable<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        self.flushed = false;
+        Pin::new(&mut self.stream).poll_write(context, data)
+    }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.flushed = false;
+        Pin::new(&mut self.stream).poll_write_vectored(context, data)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.stream).poll_flush(context))?;
+        self.flushed = true;
+        Poll::Ready(Ok(()))
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

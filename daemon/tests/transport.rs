@@ -1,0 +1,103 @@
+//! HTTP as curl, socat and a shell speak it.
+
+mod common;
+
+use std::{
+    io::{Read, Write},
+    net::Shutdown,
+    os::unix::net::UnixStream,
+};
+
+use common::Host;
+use serde_json::{Value, json};
+
+/// Sends bytes, and reads the answer to its end; the client may end its side first.
+fn send(host: &Host, request: &str, ends: bool) -> String {
+    let mut stream = UnixStream::connect(host.socket()).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    if ends {
+        stream.shutdown(Shutdown::Write).unwrap();
+    }
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn client_that_ends_its_side_is_answered() {
+    let host = Host::started();
+    host.put("/v1/namespaces/net0", json!({})).ok();
+    for _ in 0..50 {
+        let answer = send(&host, "GET /v1/host/links HTTP/1.1\r\nHost: x\r\n\r\n", true);
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("}\n"), "{answer}");
+    }
+    // Also where that takes longer, and one that sends all of it in the end.
+    let body = json!({"argv": ["sh", "-c", "sleep 0.5; echo done"]}).to_string();
+    let head = "POST /v1/namespaces/net0/exec HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n";
+    let answer = send(&host, &format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()), true);
+    assert!(answer.contains("\"stdout\":\"done\\n\""), "{answer}");
+    // One that does not send all of its request waits for nothing.
+    let cut = send(&host, &format!("{head}Content-Length: 100\r\n\r\n{{"), true);
+    assert!(cut.starts_with("HTTP/1.1 400"), "{cut}");
+}
+
+#[test]
+fn request_is_answered_as_a_shell_wants_it() {
+    let host = Host::started();
+    let plain =
+        |request: &str| send(&host, &format!("{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"), false);
+    // No body is an empty one, a trailing slash none.
+    assert!(plain("PUT /v1/namespaces/net0/").starts_with("HTTP/1.1 201"));
+    assert!(plain("PATCH /v1/namespaces/net0").starts_with("HTTP/1.1 200"));
+    assert_eq!(host.get("/v1/namespaces/?limit=1").ok()["items"][0]["name"], "net0");
+    for path in ["/", "/v1", "/v1/namespaces", "/v1/namespaces/net0", "/v1/topology", "/v1/nothing", "/openapi.json"] {
+        assert!(plain(&format!("GET {path}")).ends_with("}\n"), "{path}");
+    }
+    let index = host.get("/").ok();
+    assert_eq!((&index["name"], &index["links"]["namespaces"]), (&json!("netnsd"), &json!("/v1/namespaces")));
+    for path in index["links"].as_object().unwrap().values() {
+        let answer = plain(&format!("HEAD {}", path.as_str().unwrap()));
+        assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
+    }
+    let twice = send(&host, "GET /v1 HTTP/1.1\r\nHost: x\r\nHost: y\r\nConnection: close\r\n\r\n", false);
+    assert!(twice.starts_with("HTTP/1.1 400") && twice.contains("2 Host headers"), "{twice}");
+    // A client that asks first is spared the body that is too large.
+    let head =
+        "PUT /v1/namespaces/net1 HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nExpect: 100-continue\r\n";
+    let large = send(&host, &format!("{head}Content-Length: 99999999\r\n\r\n"), false);
+    assert!(large.starts_with("HTTP/1.1 413"), "{large}");
+}
+
+#[test]
+fn json_patch_changes_one_thing() {
+    let host = Host::started();
+    let path = "/v1/bridges/br0";
+    host.put(path, json!({"addresses": ["10.0.0.1/24"]})).ok();
+    let patch = |path: &str, operations: Value| {
+        let kind = [("content-type", "application/json-patch+json")];
+        host.raw("PATCH", path, &kind, operations.to_string().into_bytes())
+    };
+    let add = json!([{"op": "test", "path": "/mtu", "value": null}, {"op": "add", "path": "/addresses/-", "value": "10.0.0.2/24"}]);
+    let patched = patch(path, add);
+    assert_eq!((patched.status, patched.etag.as_deref()), (200, Some("\"2\"")), "{}", patched.json);
+    assert_eq!(patched.json["addresses"], json!(["10.0.0.1/24", "10.0.0.2/24"]));
+    let found = host.ip(&["addr", "show", "br0"]);
+    let found: Vec<&Value> =
+        found[0]["addr_info"].as_array().unwrap().iter().map(|address| &address["local"]).collect();
+    assert!(found.contains(&&json!("10.0.0.2")), "{found:?}");
+    patch(path, json!([{"op": "test", "path": "/mtu", "value": 1400}])).refused(409, "conflict", Some("/0/value"));
+    patch(path, json!([{"op": "remove", "path": "/addresses/7"}])).refused(422, "invalid_field", Some("/0/path"));
+    patch(path, json!([{"op": "replace", "path": "/name", "value": "br1"}])).refused(
+        422,
+        "invalid_field",
+        Some("/name"),
+    );
+    patch(path, json!([{"op": "replace", "path": "/mtu", "value": 1}])).refused(422, "invalid_field", Some("/mtu"));
+    patch(path, json!({"mtu": 1400})).refused(422, "invalid_field", Some(""));
+    patch("/v1/bridges/none", json!([])).refused(404, "not_found", None);
+    host.put("/v1/veths/v", json!({"endpoints": [{"interface": "a"}, {"interface": "b"}]})).ok();
+    let end = patch("/v1/veths/v/endpoints/1", json!([{"op": "replace", "path": "/mtu", "value": 1400}])).ok();
+    assert_eq!(end["mtu"], 1400);
+    assert_eq!(host.ip(&["link", "show", "b"])[0]["mtu"], 1400);
+    assert_eq!(host.get(path).ok()["generation"], 2);
+}
