@@ -43,6 +43,7 @@ fn planning(criterion: &mut Criterion) {
                 desired: Some(spec),
                 applied: &[],
                 prior: &prior,
+                devices: &[],
                 new,
                 macs: &[],
                 keep_macs: false,
