@@ -10,7 +10,7 @@ use serde::{
 use serde_json::Value;
 use serde_path_to_error::Segment;
 
-use crate::{Code, FieldError};
+use crate::{Code, FieldError, values::GIVEN_TWICE};
 
 /// The fields that answers carry beside what was asked for; in a request they are ignored.
 pub const READ_ONLY: [&str; 6] = ["uid", "generation", "created_at", "updated_at", "status", "managed"];
@@ -52,6 +52,7 @@ fn parse_mistaken<T: DeserializeOwned>(value: &Value) -> Result<T, FieldError> {
                 }
                 Code::InvalidField
             }
+            _ if detail.starts_with(GIVEN_TWICE) => Code::Duplicate,
             _ => Code::InvalidField,
         };
         let path: Vec<&str> = path.iter().map(String::as_str).collect();
@@ -194,6 +195,9 @@ mod tests {
         assert_eq!((code, pointer.as_str()), (Code::InvalidField, "/endpoints"));
         let (code, pointer, _) = refused::<Namespace>(json!({"name": "a", "sysctls": {"kernel.x": 1}}));
         assert_eq!((code, pointer.as_str()), (Code::InvalidField, "/sysctls/kernel.x"));
+        let twice = json!({"name": "a", "sysctls": {"net.ipv4.ip_forward": 1, "net/ipv4/ip_forward": 1}});
+        let (code, pointer, _) = refused::<Namespace>(twice);
+        assert_eq!((code, pointer.as_str()), (Code::Duplicate, "/sysctls/net~1ipv4~1ip_forward"));
         let (code, pointer, _) = refused::<Namespace>(json!({"name": "a", "routes": [{}]}));
         assert_eq!((code, pointer.as_str()), (Code::InvalidField, "/routes/0/destination"));
         let (code, pointer, _) = refused::<Namespace>(json!({"name": "a", "wat": {}}));

@@ -12,7 +12,8 @@ use utoipa::ToSchema;
 
 use crate::{
     Address, Centiseconds, Cidr, Code, Destination, FieldError, InterfaceName, Mac, Name, NetnsId, SysctlKey,
-    SysctlValue, is_link_local, values::words,
+    SysctlValue, is_link_local,
+    values::{unique_sysctls, words},
 };
 
 /// The kinds of resources, as JSON names them.
@@ -119,7 +120,7 @@ pub struct Namespace {
     #[serde(default)]
     pub neighbours: Vec<Neighbour>,
     /// Sysctls below `net.` in it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "unique_sysctls")]
     pub sysctls: BTreeMap<SysctlKey, SysctlValue>,
     /// Its `/etc/netns/NAME/resolv.conf`; null is none.
     #[serde(default)]
@@ -593,6 +594,15 @@ impl Resource for Namespace {
                     format!("\"{}\" is no host's address", entry.address),
                 ));
             }
+        }
+        // One variable of the kernel under two names (`devinet_sysctl`, net/ipv4/devinet.c).
+        let value = |key: &str| self.sysctls.iter().find(|(known, _)| known.as_str() == key).map(|(_, value)| value);
+        let (key, other) = ("net.ipv4.ip_forward", "net.ipv4.conf.all.forwarding");
+        if let (Some(one), Some(two)) = (value(key), value(other))
+            && one != two
+        {
+            let detail = format!("{key} = {} and {other} = {} are one setting: give one of them", one.0, two.0);
+            return Err(FieldError::at(Code::InvalidField, &["sysctls", other], detail));
         }
         if let Some(dns) = &self.dns {
             let word =

@@ -1,6 +1,7 @@
 //! The small values that resources are made of, each checked where it is parsed.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     net::{IpAddr, Ipv6Addr},
     str::FromStr,
@@ -344,9 +345,14 @@ string_value!(Mac, "^([0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}$", "02:00:00:00:00:01", 
 
 /// A key of sysctl(8) below `net.`, such as `net.ipv4.ip_forward`.
 ///
-/// As in sysctl(8), dots separate the parts, and a `/` stands for a dot inside one (`net.ipv4.conf.eth0/1.forwarding`).
+/// As in sysctl(8), dots separate the parts, and a `/` stands for a dot inside one (`net.ipv4.conf.eth0/1.forwarding`); where the
+/// first separator is a `/`, the two change places (`net/ipv4/conf/eth0.1/forwarding`). It is kept and answered with dots.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SysctlKey(String);
+
+/// Actions rather than settings: what is written there is not kept, or cannot be taken back (`ipv4_sysctl_rtcache_flush()`,
+/// net/ipv4/route.c; `addrconf_sysctl_stable_secret()`, net/ipv6/addrconf.c).
+const NOT_RESTORABLE: [&str; 2] = ["flush", "stable_secret"];
 
 impl SysctlKey {
     /// The key as text.
@@ -361,18 +367,37 @@ impl SysctlKey {
 
     /// The interface that the key is of: `net.{ipv4,ipv6}.{conf,neigh}.IFACE.…` and `net.mpls.conf.IFACE.…`.
     pub fn interface(&self) -> Option<String> {
-        let parts: Vec<String> = self.parts().collect();
-        match &parts[..] {
-            [_, _, kind, interface, _, ..]
-                if (kind == "conf" || kind == "neigh")
-                    && interface != "all"
-                    && interface != "default"
-                    && interface != "lo" =>
-            {
-                Some(interface.clone())
-            }
-            _ => None,
-        }
+        self.place().filter(|place| !matches!(place.as_str(), "all" | "default" | "lo"))
+    }
+
+    /// The part after `conf` or `neigh`: an interface, `all` or `default`.
+    fn place(&self) -> Option<String> {
+        let mut parts = self.0.split('.').skip(2);
+        let is_by_interface = matches!(parts.next(), Some("conf" | "neigh"));
+        parts.next().filter(|_| is_by_interface).map(|part| part.replace('/', "."))
+    }
+
+    /// Returns true if the key is of this interface, of `all` or of `default`.
+    pub fn is_of(&self, place: &str) -> bool {
+        self.place().as_deref() == Some(place)
+    }
+
+    /// The last part: the name of the setting.
+    pub fn setting(&self) -> &str {
+        self.0.rsplit('.').next().unwrap_or_default()
+    }
+
+    /// Returns true for a key of IPv6.
+    pub fn is_ipv6(&self) -> bool {
+        self.0.starts_with("net.ipv6.")
+    }
+
+    /// The same setting of another interface, of `all` or of `default`; `None` for a key that is not by interface.
+    pub fn at(&self, place: &str) -> Option<Self> {
+        self.place()?;
+        let parts: Vec<&str> = self.0.split('.').collect();
+        let [net, family, kind, _, setting] = parts[..] else { return None };
+        Some(Self(format!("{net}.{family}.{kind}.{}.{setting}", place.replace('.', "/"))))
     }
 }
 
@@ -380,18 +405,40 @@ impl FromStr for SysctlKey {
     type Err = InvalidValue;
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
         let wrong = |why: &str| Err(invalid(format!("{text:?} is not a sysctl of a namespace: {why}")));
-        if !text.starts_with("net.") {
+        let swap = |c: char| match c {
+            '.' => '/',
+            '/' => '.',
+            other => other,
+        };
+        let key: String = match text.find(['.', '/']) {
+            Some(first) if text[first..].starts_with('/') => text.chars().map(swap).collect(),
+            _ => text.to_owned(),
+        };
+        if !key.starts_with("net.") {
             return wrong("only keys below net. are, such as net.ipv4.ip_forward");
         }
         let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/' | '@');
-        if text.len() > 255 || !text.chars().all(fine) {
+        if key.len() > 255 || !key.chars().all(fine) {
             return wrong("a key has at most 255 characters of A-Z a-z 0-9 . _ - / @");
         }
-        let key = Self(text.to_owned());
+        let key = Self(key);
         if key.parts().any(|part| part.is_empty() || part == "." || part == "..") || key.parts().count() < 2 {
             return wrong("none of its parts is empty or ..");
         }
-        Ok(key)
+        if NOT_RESTORABLE.contains(&key.setting()) {
+            return wrong("what is written there cannot be given back: write it by sysctl(8), inside the namespace");
+        }
+        let parts: Vec<&str> = key.0.split('.').collect();
+        match parts[..] {
+            [net, family, kind @ ("conf" | "neigh"), ref interface @ .., setting] if interface.len() != 1 => {
+                if interface.is_empty() {
+                    return wrong(&format!("it ends with a setting, as in net.{family}.{kind}.{setting}.KEY"));
+                }
+                let right = format!("{net}.{family}.{kind}.{}.{setting}", interface.join("/"));
+                wrong(&format!("a dot inside an interface's name is written as /: {right}"))
+            }
+            _ => Ok(key),
+        }
     }
 }
 
@@ -401,7 +448,42 @@ impl fmt::Display for SysctlKey {
     }
 }
 
-string_value!(SysctlKey, r"^net\.[A-Za-z0-9._/@-]+$", "net.ipv4.ip_forward", "a sysctl key below net.");
+string_value!(SysctlKey, r"^net[./][A-Za-z0-9._/@-]+$", "net.ipv4.ip_forward", "a sysctl key below net.");
+
+/// Reads the sysctls of a namespace; two spellings of one key are one too many.
+pub(crate) fn unique_sysctls<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<SysctlKey, SysctlValue>, D::Error> {
+    struct Unique<'s>(&'s BTreeMap<SysctlKey, SysctlValue>);
+    impl<'de> de::DeserializeSeed<'de> for Unique<'_> {
+        type Value = SysctlKey;
+        fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<SysctlKey, D::Error> {
+            let key = SysctlKey::deserialize(deserializer)?;
+            match self.0.contains_key(&key) {
+                true => Err(de::Error::custom(format!("{GIVEN_TWICE}: the sysctl {key}, in two spellings"))),
+                false => Ok(key),
+            }
+        }
+    }
+    struct Visitor;
+    impl<'de> de::Visitor<'de> for Visitor {
+        type Value = BTreeMap<SysctlKey, SysctlValue>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object of sysctls")
+        }
+        fn visit_map<M: de::MapAccess<'de>>(self, mut map: M) -> Result<Self::Value, M::Error> {
+            let mut sysctls = BTreeMap::new();
+            while let Some(key) = map.next_key_seed(Unique(&sysctls))? {
+                sysctls.insert(key, map.next_value()?);
+            }
+            Ok(sysctls)
+        }
+    }
+    deserializer.deserialize_map(Visitor)
+}
+
+/// The beginning of the message of a mistake that has the code `duplicate`.
+pub(crate) const GIVEN_TWICE: &str = "given twice";
 
 /// The value of a sysctl: given as a string or an integer, answered as a string.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -632,5 +714,21 @@ mod tests {
         let key: SysctlKey = "net.ipv4.conf.eth0/1.forwarding".parse().unwrap();
         assert_eq!(key.interface().as_deref(), Some("eth0.1"));
         assert_eq!("net.ipv4.conf.all.forwarding".parse::<SysctlKey>().unwrap().interface(), None);
+        assert_eq!(key.at("default").unwrap().as_str(), "net.ipv4.conf.default.forwarding");
+        assert_eq!(key.at("default").unwrap().at("eth0.1").as_ref(), Some(&key));
+    }
+
+    #[test]
+    fn sysctl_separators_are_those_of_sysctl() {
+        let key = |text: &str| text.parse::<SysctlKey>().unwrap();
+        assert_eq!(key("net/ipv4/conf/eth0.100/rp_filter"), key("net.ipv4.conf.eth0/100.rp_filter"));
+        assert_eq!(key("net/ipv4/ip_forward").as_str(), "net.ipv4.ip_forward");
+        let mistake = refused::<SysctlKey>("net.ipv4.conf.eth0.100.rp_filter");
+        assert!(mistake.ends_with("is written as /: net.ipv4.conf.eth0/100.rp_filter"), "{mistake}");
+        for bad in
+            ["net.ipv4.conf.eth0", "net.ipv4.route.flush", "net.ipv6.conf.eth0.stable_secret", "/net/ipv4/ip_forward"]
+        {
+            refused::<SysctlKey>(bad);
+        }
     }
 }

@@ -44,6 +44,7 @@ fn planning(criterion: &mut Criterion) {
                 applied: &[],
                 prior: &prior,
                 devices: &[],
+                interfaces: Vec::new(),
                 new,
                 macs: &[],
                 keep_macs: false,

@@ -82,7 +82,7 @@ fn fields_that_are_wrong_are_named() {
         (route(json!({"destination": "default"})), "invalid_field", "/routes/0/via"),
         (ns(json!({"sysctls": {"kernel.hostname": "x"}})), "invalid_field", "/sysctls/kernel.hostname"),
         (ns(json!({"sysctls": {"net.ipv4...x": 1}})), "invalid_field", "/sysctls/net.ipv4...x"),
-        (ns(json!({"sysctls": {"net.ipv4.no_such_key": 1}})), "kernel_rejected", ""),
+        (ns(json!({"sysctls": {"net.ipv4.no_such_key": 1}})), "invalid_field", "/sysctls/net.ipv4.no_such_key"),
         (br(json!({"priority": 70000})), "invalid_field", "/priority"),
         (br(json!({"hello_time_s": 11})), "invalid_field", "/hello_time_s"),
         (br(json!({"namespace": "nowhere"})), "unknown_reference", "/namespace"),

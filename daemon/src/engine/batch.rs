@@ -23,7 +23,7 @@ use super::{
 use crate::{
     access::Audit,
     intent::{self, Decision, Intent, Leftovers, Record},
-    kernel::{Kernel, Ns, Observed, Op},
+    kernel::{Kernel, Ns, Observed, Op, OpError},
     plan::{self, Found, Plan, Step, Verdict},
     store::{Kept, Row, RowChange, StoreError},
 };
@@ -56,6 +56,14 @@ impl Accepted {
         let audit = write.caller.audit.clone()?;
         let entry = audit.answered(status);
         Some((audit, entry))
+    }
+
+    /// A problem of one of its resources, with that one's place in the document.
+    fn placed(&self, resource: &ResourceRef, mut problem: Problem) -> Problem {
+        let Change::Topology(document) = &self.message.write.change else { return problem };
+        let placed = document.specs.iter().find(|placed| placed.spec.resource() == *resource);
+        problem.pointer = problem.pointer.zip(placed).map(|(pointer, placed)| placed.pointer() + &pointer);
+        problem
     }
 
     /// The resources that it names or changes.
@@ -192,7 +200,7 @@ impl<K: Kernel> Core<K> {
             let count = batch.len();
             let mut fine = Vec::new();
             for mut accepted in batch {
-                match conflict_of(&accepted, &plan) {
+                match conflict_of(&accepted, &plan).or_else(|| refusal_of(&accepted, &plan)) {
                     Some(conflict) => {
                         self.take_back(&accepted, false);
                         accepted.message.refuse(conflict);
@@ -374,7 +382,8 @@ impl<K: Kernel> Core<K> {
         for (part, accepted) in batch.into_iter().enumerate() {
             match passed.failures.iter().find(|(resource, _)| self.spoils(work, resource) == Some(part)) {
                 Some((resource, (op, error))) => {
-                    refused.push((part, refusal(resource, op, error), accepted));
+                    let problem = accepted.placed(resource, refusal(resource, op, error));
+                    refused.push((part, problem, accepted));
                 }
                 None => done.push(accepted),
             }
@@ -441,6 +450,13 @@ impl<K: Kernel> Core<K> {
             }
         }
     }
+}
+
+/// What of a write that waits the kernel would refuse, as is known before.
+fn refusal_of(accepted: &Accepted, plan: &Plan) -> Option<Problem> {
+    let is_own = |(resource, ..): &&(ResourceRef, Op, OpError)| accepted.resources().any(|own| own == resource);
+    let (resource, op, error) = plan.refused.iter().filter(|_| accepted.waits()).find(is_own)?;
+    Some(accepted.placed(resource, refusal(resource, op, error)))
 }
 
 /// The conflict, if any, of what a write itself names or changes.

@@ -404,6 +404,9 @@ impl<K: Kernel> Core<K> {
     /// Remembers the value that a sysctl had before netnsd first set it.
     pub(super) fn keep_prior(&mut self, resource: ResourceRef, key: SysctlKey, value: String) {
         let Some(left) = self.intent.leftovers_mut(&resource) else { return };
+        // An interface begins with what `default` is, which may be netnsd's by now.
+        let default = key.at("default").filter(|_| key.interface().is_some());
+        let value = default.and_then(|default| left.prior.get(&default).cloned()).unwrap_or(value);
         if let Entry::Vacant(first) = left.prior.entry(key) {
             first.insert(value);
             self.confirm(&resource);

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netnsd_api::{EventType, Kind, Name, Namespace, ResourceRef, State};
+use netnsd_api::{EventType, Kind, Name, Namespace, ResourceRef, State, SysctlKey};
 use serde_json::json;
 
 use super::{
@@ -138,7 +138,7 @@ impl Drift {
     }
 
     /// Has a resource looked at soon.
-    fn mark(&mut self, resource: ResourceRef) {
+    pub fn mark(&mut self, resource: ResourceRef) {
         self.dirty.insert(resource);
         if self.due.is_none() {
             let now = Instant::now();
@@ -211,7 +211,12 @@ fn touches(spec: &Namespace, what: &What) -> bool {
     let inside = !(spec.routes.is_empty() && spec.neighbours.is_empty() && spec.sysctls.is_empty());
     match what {
         What::Link { index: LOOPBACK, .. } | What::Address(LOOPBACK) | What::Everything => true,
-        What::Link { set, .. } => *set && inside,
+        What::Link { set, name, .. } => {
+            // The kernel sets some back when a carrier comes or the MTU changes, and forgets all of them with an MTU that IPv6 cannot
+            // do with (`addrconf_notify()`, net/ipv6/addrconf.c).
+            let is_reset = |key: &SysctlKey| key.is_ipv6() && key.interface().as_ref() == Some(name);
+            *set && inside || spec.sysctls.keys().any(is_reset)
+        }
         What::Address(_) => inside,
         What::Routes => !spec.routes.is_empty(),
         What::Neighbours => !spec.neighbours.is_empty(),

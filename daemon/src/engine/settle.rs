@@ -6,11 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netnsd_api::{Code, EventType, Kind, Problem, ResourceRef, State, is_link_local};
+use netnsd_api::{Code, EventType, FieldError, Kind, Problem, ResourceRef, State, is_link_local};
 use nix::errno::Errno;
 use serde_json::json;
 
 use super::{
+    Spec,
     core::{Again, Core},
     status::{self, Standing},
     work::{Passed, Work},
@@ -72,6 +73,18 @@ impl<K: Kernel> Core<K> {
             self.standings.insert(resource.clone(), standing);
         }
         self.watch(settled.iter().copied(), passed);
+        // What the kernel said in a new namespace before somebody listened there was missed.
+        for resource in settled
+            .iter()
+            .copied()
+            .filter(|resource| passed.done.get(*resource).is_some_and(|done| makes_namespace(done)))
+        {
+            if let Some(Spec::Namespace(spec)) = self.intent.spec(resource)
+                && spec.sysctls.keys().any(|key| key.is_ipv6() && key.interface().is_some())
+            {
+                self.drift.mark(resource.clone());
+            }
+        }
         self.view.publish(Vec::new(), &gone);
         self.publish(settled.into_iter().chain(&work.looked_at), &passed.observed);
         // At boot everything is made, and nothing about it is news.
@@ -198,6 +211,11 @@ fn announcement(ns: Ns, name: String, observed: &Observed) -> Option<Announcemen
     Some(Announcement { ns, name, index: link.index, mac, addresses })
 }
 
+/// Returns true if one of the operations makes a namespace.
+fn makes_namespace(operations: &[&str]) -> bool {
+    operations.iter().any(|operation| matches!(*operation, "namespace_add" | "namespace_attach"))
+}
+
 fn standing_of(resource: &ResourceRef, passed: &Passed) -> Standing {
     let (state, reason) = match (passed.failures.get(resource), passed.verdicts.get(resource)) {
         (Some((op, error)), _) => (State::Failed, refusal(resource, op, error).detail),
@@ -218,6 +236,19 @@ pub(super) fn refusal(resource: &ResourceRef, op: &Op, error: &OpError) -> Probl
         Errno::ENOMEM | Errno::ENOBUFS | Errno::EMFILE | Errno::ENFILE | Errno::ENOTCONN => Code::KernelUnavailable,
         _ => Code::KernelRejected,
     };
+    if let Op::SysctlSet { key, .. } = op {
+        let is_mistaken =
+            matches!(error.errno, Errno::ENOENT | Errno::EACCES | Errno::EPERM) && error.message.is_some();
+        let code = if is_mistaken { Code::InvalidField } else { code };
+        if error.errno != Errno::UnknownErrno {
+            let detail = format!("sysctl {key} of {resource}: {error}");
+            return Problem {
+                op: Some(op.label().into()),
+                errno: Some(format!("{:?}", error.errno)),
+                ..Problem::from(FieldError::at(code, &["sysctls", key.as_str()], detail))
+            };
+        }
+    }
     let what = format!("{} of {resource} in {}", op.label(), op.ns());
     if error.errno == Errno::UnknownErrno {
         let detail = format!("{what}: this kernel takes it without an error and does not keep it");

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::{Did, Spec, batch::Accepted, core::Core};
 use crate::{
     intent::{self, Record},
-    kernel::{BatchOp, Kernel, Ns, Observed, Op, OpError},
+    kernel::{BatchOp, Kernel, Ns, Observed, Op, OpError, sysctl},
     plan::{self, Found, Hands, Plan, Step, Task, Verdict},
 };
 
@@ -107,6 +107,12 @@ impl<K: Kernel> Core<K> {
         {
             found.extend(self.intent.dependents(&ResourceRef::new(Kind::Bridge, new.name.clone())));
         }
+        // Where IPv6 is switched off, and be it for a moment, addresses go (`addrconf_disable_ipv6()`, net/ipv6/addrconf.c).
+        if let (Some(Spec::Namespace(old)), Some(Spec::Namespace(new))) = (before, after)
+            && !intent::ipv6_switches(old).eq(intent::ipv6_switches(new))
+        {
+            found.extend(self.intent.dependents(&ResourceRef::new(Kind::Namespace, new.name.clone())));
+        }
         found
     }
 
@@ -147,6 +153,7 @@ impl<K: Kernel> Core<K> {
                     applied: &record.applied,
                     prior: &record.prior,
                     devices: self.drift.devices(resource),
+                    interfaces: self.interfaces_of(record),
                     new: work.created.contains(resource),
                     macs: &record.macs,
                     keep_macs: record.keep_macs,
@@ -155,6 +162,19 @@ impl<K: Kernel> Core<K> {
             }
         }
         tasks
+    }
+
+    /// netnsd's interfaces in a namespace of which sysctls of `default` are, or were, asked for.
+    fn interfaces_of(&self, record: &Record) -> Vec<String> {
+        let is_by_default = |spec: &Spec| match spec {
+            Spec::Namespace(spec) => spec.sysctls.keys().any(sysctl::is_inherited),
+            _ => false,
+        };
+        let mut specs = record.applied.iter().chain([&*record.spec]);
+        match specs.find(|spec| is_by_default(spec)) {
+            Some(spec) => self.intent.devices_in(&Ns::Named(spec.resource().name)),
+            None => Vec::new(),
+        }
     }
 
     fn gone_tasks<'a>(&'a self, work: &'a Work) -> impl Iterator<Item = Task<'a>> {
@@ -166,6 +186,7 @@ impl<K: Kernel> Core<K> {
                 applied: &gone.applied,
                 prior: &gone.prior,
                 devices: self.drift.devices(resource),
+                interfaces: Vec::new(),
                 new: false,
                 macs: &[],
                 keep_macs: false,
@@ -193,7 +214,8 @@ impl<K: Kernel> Core<K> {
         // What is going to be undone goes no further.
         let over: BTreeSet<usize> = failures.keys().filter_map(|failed| self.spoils(work, failed)).collect();
         let goes_on = |resource: &ResourceRef| {
-            !failures.contains_key(resource) && work.parts.get(resource).is_none_or(|part| !over.contains(part))
+            failures.get(resource).is_none_or(|(op, _)| op.is_setting())
+                && work.parts.get(resource).is_none_or(|part| !over.contains(part))
         };
         tasks.retain(|task| goes_on(&task.resource));
         plan::plan(&tasks, &|bridge| self.intent.bridge_device(bridge), observed)
@@ -241,6 +263,7 @@ impl<K: Kernel> Core<K> {
                 applied: std::slice::from_ref(&record.spec),
                 prior: &record.prior,
                 devices: &[],
+                interfaces: self.interfaces_of(record),
                 new: false,
                 macs: &[],
                 keep_macs: false,
@@ -270,13 +293,19 @@ impl<K: Kernel> Core<K> {
         let mut passed = Passed { observed, ..Passed::default() };
         let mut waiting: Vec<(Step, String)> = Vec::new();
         let mut blind: Vec<Step> = Vec::new();
+        let mut refused: Vec<Step> = Vec::new();
         for round in 0..ROUNDS {
             self.note_macs(&plan);
             (passed.verdicts, passed.unseen) = (plan.verdicts, plan.unseen);
             for (step, reason) in &waiting {
                 passed.verdicts.entry(step.resource.clone()).or_insert_with(|| Verdict::Pending(reason.clone()));
             }
-            let tried = |step: &Step| blind.contains(step) || waiting.iter().any(|(other, _)| other == step);
+            for (resource, op, error) in plan.refused {
+                passed.failures.entry(resource).or_insert((op, error));
+            }
+            let tried = |step: &Step| {
+                blind.contains(step) || refused.contains(step) || waiting.iter().any(|(other, _)| other == step)
+            };
             let steps: Vec<Step> = plan.steps.into_iter().filter(|step| !tried(step)).collect();
             blind.extend(steps.iter().filter(|step| step.blind).cloned());
             if steps.is_empty() {
@@ -290,7 +319,7 @@ impl<K: Kernel> Core<K> {
                 break;
             }
             passed.remade.append(&mut plan.remade);
-            self.execute(work, steps, &mut passed, &mut waiting).await;
+            self.execute(work, steps, &mut passed, &mut waiting, &mut refused).await;
             // What was heard by now is of this work, and the look that follows finds it; or else it is others' doing.
             for notice in self.kernel.heard() {
                 self.notice(notice, &work.parts);
@@ -333,13 +362,22 @@ impl<K: Kernel> Core<K> {
         grown
     }
 
-    async fn execute(&mut self, work: &Work, steps: Vec<Step>, passed: &mut Passed, waiting: &mut Vec<(Step, String)>) {
+    /// Executes steps. Where no write waits for them, one that only sets something and is refused holds up nothing: it is in
+    /// `refused`, and what else its part has to do goes on.
+    async fn execute(
+        &mut self,
+        work: &Work,
+        steps: Vec<Step>,
+        passed: &mut Passed,
+        waiting: &mut Vec<(Step, String)>,
+        refused: &mut Vec<Step>,
+    ) {
         let batch: Vec<BatchOp> = steps
             .iter()
             .map(|step| BatchOp {
                 op: step.op.clone(),
                 part: work.parts.get(&step.resource).copied().unwrap_or_default(),
-                optional: step.may_wait,
+                optional: step.may_wait || step.op.is_setting() && self.spoils(work, &step.resource).is_none(),
             })
             .collect();
         let before: usize = passed.done.values().map(Vec::len).sum();
@@ -366,12 +404,17 @@ impl<K: Kernel> Core<K> {
             match outcome {
                 None => {}
                 Some(Ok(())) => passed.done.entry(step.resource).or_default().push(step.op.label()),
-                Some(Err(error)) if step.may_wait && is_not_yet(error.errno) => {
+                Some(Err(error)) if step.may_wait && may_come(&step.op, error.errno) => {
                     let reason = format!("{} waits: {error}", step.op.label());
                     waiting.push((step, reason));
                 }
                 Some(Err(error)) => {
-                    passed.failures.entry(step.resource).or_insert((step.op, error));
+                    if step.op.is_setting() {
+                        refused.push(step.clone());
+                        passed.failures.entry(step.resource).or_insert((step.op, error));
+                    } else {
+                        passed.failures.insert(step.resource, (step.op, error));
+                    }
                 }
             }
         }
@@ -389,6 +432,14 @@ pub(super) const LARGE: usize = 512;
 
 /// How often a plan is made and executed until it must be empty.
 const ROUNDS: usize = 4;
+
+/// Whether what an operation needs may come yet. A sysctl that is not there where its interface is will not.
+fn may_come(op: &Op, errno: Errno) -> bool {
+    match op {
+        Op::SysctlSet { .. } => errno == Errno::ENODEV,
+        _ => is_not_yet(errno),
+    }
+}
 
 /// Errors that mean that what an operation needs is not there (yet).
 pub(super) fn is_not_yet(errno: Errno) -> bool {

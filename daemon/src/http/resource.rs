@@ -11,8 +11,8 @@ use axum::{
     routing::get,
 };
 use netnsd_api::{
-    Bridge, Code, DryRun, FieldError, InvalidValue, Items, Kind, Name, Namespace, Problem, Resource, ResourceRef, Veth,
-    parse,
+    Bridge, Code, DryRun, FieldError, InvalidValue, Items, Kind, Name, Namespace, Problem, Resource, ResourceRef,
+    SysctlKey, Veth, parse,
 };
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -294,6 +294,17 @@ fn named(mut map: Map<String, Value>, name: &Name) -> Result<Map<String, Value>,
     }
 }
 
+/// Spells the sysctls of a patch as they are recorded, so that it meets them.
+fn spell_sysctls(patch: &mut Map<String, Value>) {
+    let Some(Value::Object(sysctls)) = patch.get_mut("sysctls") else { return };
+    for (given, value) in std::mem::take(sysctls) {
+        let recorded = given.parse::<SysctlKey>().map_or_else(|_| given.clone(), |key| key.to_string());
+        // A mistake, or the same key twice, is told of the spelling that was sent.
+        let key = if sysctls.contains_key(&recorded) { given } else { recorded };
+        sysctls.insert(key, value);
+    }
+}
+
 async fn patch<R: Served>(
     State(app): State<App>,
     Extension(caller): Extension<Arc<Caller>>,
@@ -304,7 +315,10 @@ async fn patch<R: Served>(
     let resource = existing(R::KIND, &name)?;
     let asked = Asked::read(query.as_deref())?;
     let preconditions = headers::preconditions(request.headers())?;
-    let (patch, name) = (Patch::read(request).await?, resource.name.clone());
+    let (mut patch, name) = (Patch::read(request).await?, resource.name.clone());
+    if let Patch::Merge(Value::Object(patch)) = &mut patch {
+        spell_sysctls(patch);
+    }
     let edit = move |spec: &Spec| {
         let patched = patch.apply(spec.to_json().map_err(internal)?)?;
         Ok(read::<R>(named(patched, &name)?)?.spec())

@@ -2,16 +2,25 @@
 
 use std::net::IpAddr;
 
-use netnsd_api::{Bridge, Code, Endpoint, FieldError, Kind, Name, Problem, Resource, ResourceRef, Veth};
+use netnsd_api::{
+    Bridge, Cidr, Code, Endpoint, FieldError, Kind, Name, Namespace, Problem, Resource, ResourceRef, SysctlKey,
+    SysctlValue, Veth,
+};
 
-use super::{Intent, segment};
-use crate::{engine::Spec, kernel::Ns};
+use super::{Intent, ipv6_switches, segment};
+use crate::{
+    engine::Spec,
+    kernel::{Ns, sysctl::is_on},
+};
 
 impl Intent {
     /// Checks a resource against everything that is recorded, itself included.
     pub(super) fn check(&self, resource: &ResourceRef, spec: &Spec) -> Result<(), Problem> {
         match spec {
-            Spec::Namespace(spec) => Ok(spec.check()?),
+            Spec::Namespace(spec) => {
+                spec.check()?;
+                self.check_ipv6_switches(resource, spec)
+            }
             Spec::Bridge(spec) => self.check_bridge(resource, spec),
             Spec::Veth(spec) => self.check_veth(resource, spec),
         }
@@ -24,6 +33,7 @@ impl Intent {
         self.check_interface(resource, &ns, spec.device(), "/interface")?;
         for (i, address) in spec.addresses.iter().enumerate() {
             let pointer = format!("/addresses/{i}");
+            self.check_ipv6(spec.namespace.as_ref(), spec.device(), address, &pointer)?;
             self.check_address(resource, &ns, Some(&spec.name), address.0.addr(), &pointer)?;
         }
         // Ports stay in the bridge's namespace: they are moved first.
@@ -53,10 +63,47 @@ impl Intent {
             }
             let segment = segment(spec, i);
             for (j, address) in end.addresses.iter().enumerate() {
-                self.check_address(resource, &ns, segment, address.0.addr(), &at(&format!("addresses/{j}")))?;
+                let pointer = at(&format!("addresses/{j}"));
+                self.check_ipv6(end.namespace.as_ref(), end.device(), address, &pointer)?;
+                self.check_address(resource, &ns, segment, address.0.addr(), &pointer)?;
             }
         }
         check_own_addresses(spec)
+    }
+
+    /// Checks that IPv6 is not switched off where there are IPv6 addresses.
+    fn check_ipv6_switches(&self, resource: &ResourceRef, spec: &Namespace) -> Result<(), Problem> {
+        if ipv6_switches(spec).next().is_none() {
+            return Ok(());
+        }
+        for other in self.dependents(resource) {
+            let Some(found) = self.spec(&other) else { continue };
+            for (device, address) in ipv6_addresses(found, &spec.name) {
+                let Some((key, value)) = ipv6_switched_off(spec, device) else { continue };
+                let (value, on) = (&value.0, key.at(device).unwrap_or_else(|| key.clone()));
+                let detail = format!(
+                    "{key} = {value} switches IPv6 off on {device}, where {other} has the address {address}: \
+                     take that away first, or set {on} to 0"
+                );
+                let error = FieldError::at(Code::InvalidField, &["sysctls", key.as_str()], detail);
+                return Err(Problem { resources: vec![other], ..Problem::from(error) });
+            }
+        }
+        Ok(())
+    }
+
+    fn check_ipv6(&self, ns: Option<&Name>, device: &str, address: &Cidr, pointer: &str) -> Result<(), Problem> {
+        let Some(name) = ns.filter(|_| address.0.addr().is_ipv6()) else { return Ok(()) };
+        let resource = ResourceRef::new(Kind::Namespace, name.clone());
+        let Some(Spec::Namespace(spec)) = self.spec(&resource) else { return Ok(()) };
+        let Some((key, value)) = ipv6_switched_off(spec, device) else { return Ok(()) };
+        let (value, on) = (&value.0, key.at(device).unwrap_or_else(|| key.clone()));
+        let detail = format!(
+            "{address} is an IPv6 address, and {key} = {value} of {resource} switches IPv6 off on {device}: \
+             leave it out, or set {on} to 0 there first"
+        );
+        let error = FieldError::new(Code::InvalidField, pointer, detail);
+        Err(Problem { resources: vec![resource], ..Problem::from(error) })
     }
 
     fn check_namespace(&self, namespace: Option<&Name>, pointer: &str) -> Result<(), Problem> {
@@ -114,6 +161,28 @@ impl Intent {
             None => Ok(()),
         }
     }
+}
+
+/// The sysctl that switches IPv6 off on a device: its own goes before `default`, which netnsd gives to its devices, and that before
+/// `all`.
+fn ipv6_switched_off<'s>(spec: &'s Namespace, device: &str) -> Option<(&'s SysctlKey, &'s SysctlValue)> {
+    let switch = |place: &str| ipv6_switches(spec).find(|(key, _)| key.is_of(place));
+    let effective = switch(device).or_else(|| switch("default")).or_else(|| switch("all"));
+    effective.filter(|(_, value)| is_on(&value.0))
+}
+
+/// The IPv6 addresses that are asked for in a namespace, and of which device.
+fn ipv6_addresses<'s>(spec: &'s Spec, ns: &Name) -> Vec<(&'s str, &'s Cidr)> {
+    let places: Vec<(Option<&Name>, &str, &[Cidr])> = match spec {
+        Spec::Namespace(_) => Vec::new(),
+        Spec::Bridge(bridge) => vec![(bridge.namespace.as_ref(), bridge.device(), &bridge.addresses[..])],
+        Spec::Veth(veth) => {
+            veth.endpoints.iter().map(|end| (end.namespace.as_ref(), end.device(), &*end.addresses)).collect()
+        }
+    };
+    let here = places.into_iter().filter(|(place, ..)| *place == Some(ns));
+    let all = here.flat_map(|(_, device, addresses)| addresses.iter().map(move |address| (device, address)));
+    all.filter(|(_, address)| address.0.addr().is_ipv6()).collect()
 }
 
 fn check_own_addresses(veth: &Veth) -> Result<(), Problem> {

@@ -44,6 +44,12 @@ impl Index {
         self.interfaces.get(&(ns.clone(), device.to_owned()))?.first()
     }
 
+    /// The devices in a namespace.
+    pub(super) fn devices_in(&self, ns: &Ns) -> impl Iterator<Item = &str> {
+        let from_first = self.interfaces.range((ns.clone(), String::new())..);
+        from_first.take_while(move |((of, _), _)| of == ns).map(|((_, device), _)| device.as_str())
+    }
+
     /// Who, but for `me`, has a device of this name.
     pub(super) fn interface(&self, ns: &Ns, device: &str, me: &ResourceRef) -> Option<&ResourceRef> {
         another(&self.interfaces, &(ns.clone(), device.to_owned()), me)

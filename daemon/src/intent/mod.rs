@@ -15,7 +15,7 @@ mod topology;
 use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
-use netnsd_api::{Kind, Mac, Name, Namespace, ResourceRef, SysctlKey, Veth};
+use netnsd_api::{Kind, Mac, Name, Namespace, ResourceRef, SysctlKey, SysctlValue, Veth};
 
 use self::index::Index;
 pub use self::macs::{MachineKey, asked_macs};
@@ -188,6 +188,11 @@ impl Intent {
         self.index.owner(ns, device).cloned()
     }
 
+    /// The devices that are asked for in a namespace.
+    pub fn devices_in(&self, ns: &Ns) -> Vec<String> {
+        self.index.devices_in(ns).map(str::to_owned).collect()
+    }
+
     /// Resources that refer to this one, sorted.
     pub fn dependents(&self, resource: &ResourceRef) -> Vec<ResourceRef> {
         self.index.dependents(resource)
@@ -206,6 +211,11 @@ pub fn namespaces_of(spec: &Spec) -> Vec<&Name> {
         Spec::Bridge(bridge) => bridge.namespace.iter().collect(),
         Spec::Veth(veth) => veth.endpoints.iter().filter_map(|end| end.namespace.as_ref()).collect(),
     }
+}
+
+/// The sysctls that switch IPv6 on or off.
+pub fn ipv6_switches(spec: &Namespace) -> impl Iterator<Item = (&SysctlKey, &SysctlValue)> {
+    spec.sysctls.iter().filter(|(key, _)| key.is_ipv6() && key.setting() == "disable_ipv6")
 }
 
 /// The bridges that a spec's ends are ports of.

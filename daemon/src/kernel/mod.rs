@@ -8,6 +8,7 @@ pub mod look;
 pub mod ownership;
 pub mod real;
 pub mod sim;
+pub mod sysctl;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -445,6 +446,23 @@ impl Op {
             Op::SysctlSet { .. } => "sysctl_set",
             Op::DnsSet { .. } => "dns_set",
         }
+    }
+
+    /// Returns true if it only sets something of what is there: what follows may go on without it. What makes, moves, renames or
+    /// marks may not fail, or what follows could meet a device of others.
+    pub fn is_setting(&self) -> bool {
+        !matches!(
+            self,
+            Op::NamespaceAdd { .. }
+                | Op::NamespaceAttach { .. }
+                | Op::NamespaceDelete { .. }
+                | Op::BridgeAdd { .. }
+                | Op::VethAdd { .. }
+                | Op::LinkDelete { .. }
+                | Op::LinkMove { .. }
+                | Op::LinkRename { .. }
+                | Op::LinkSetOwner { .. }
+        )
     }
 
     /// The namespace that it is done in.

@@ -15,6 +15,7 @@ use nix::errno::Errno;
 use super::{
     ADDRESS_PROTOCOL, Announcement, BatchOp, BridgeSettings, Kernel, NewEnd, Notice, Ns, Observed, ObservedAddress,
     ObservedBridge, ObservedLink, ObservedNs, ObservedPort, ObservedRoute, Op, OpError, Outcome, ROUTE_PROTOCOL, Scope,
+    sysctl,
 };
 
 /// First bytes of the MAC addresses that this kernel chooses itself.
@@ -249,6 +250,9 @@ impl ObservedNs {
     fn sysctl(&self, key: &SysctlKey) -> Option<String> {
         match key.interface() {
             Some(interface) if !self.links.contains_key(&interface) => None,
+            Some(interface) if sysctl::is_ipv6_mtu(key) && !self.sysctls.contains_key(key) => {
+                Some(self.links.get(&interface)?.mtu.to_string())
+            }
             _ => Some(self.sysctls.get(key).cloned().unwrap_or_else(|| "0".into())),
         }
     }
@@ -340,6 +344,7 @@ impl State {
             }
             Op::LinkMtu { ns, name, mtu } => {
                 self.link(ns, name)?.mtu = *mtu;
+                self.ns(ns)?.reset_ipv6_mtu(name);
                 Ok(())
             }
             Op::LinkAddrGen { ns, name, none } => {
@@ -401,9 +406,13 @@ impl State {
             }
             Op::SysctlSet { name, key, value } => {
                 let known = self.named(name)?;
-                let before = known.sysctl(key).ok_or(Errno::ENOENT)?;
-                known.sysctls.insert(key.clone(), value.clone());
-                self.replaced.push((name.clone(), key.clone(), before));
+                let before = known.sysctl(key).ok_or(Errno::ENODEV)?;
+                let along = sysctl::changed_along(key).into_iter();
+                let along: Vec<_> = along.filter_map(|along| Some((along.clone(), known.sysctl(&along)?))).collect();
+                known.sysctls.entry(key.clone()).or_insert_with(|| before.clone());
+                known.write_sysctl(key, value);
+                let replaced = along.into_iter().chain([(key.clone(), before)]);
+                self.replaced.extend(replaced.map(|(key, before)| (name.clone(), key, before)));
                 Ok(())
             }
             Op::DnsSet { name, content } => {
@@ -439,6 +448,7 @@ impl State {
             Some(other) if other.owner_tag == link.owner_tag => Ok(()),
             Some(_) => Err(Errno::EEXIST),
             None => {
+                known.inherit_sysctls(name);
                 known.links.insert(name.to_owned(), link);
                 Ok(())
             }
@@ -476,6 +486,7 @@ impl State {
             if let Some(known) = self.namespaces.get_mut(&ns) {
                 known.links.remove(&name);
                 forget(known, &name);
+                known.sysctls.retain(|key, _| key.interface().as_deref() != Some(&*name));
                 for port in known.links.values_mut().filter(|port| port.master.as_ref() == Some(&name)) {
                     port.master = None;
                     port.port = None;
@@ -490,6 +501,11 @@ impl State {
         }
         let known = self.ns(ns)?;
         let link = known.links.remove(name).ok_or(Errno::ENODEV)?;
+        let (own, others): (BTreeMap<_, _>, _) = std::mem::take(&mut known.sysctls)
+            .into_iter()
+            .partition(|(key, _)| key.interface().as_deref() == Some(name));
+        known.sysctls = others;
+        known.sysctls.extend(own.into_iter().filter_map(|(key, value)| Some((key.at(to_name)?, value))));
         for port in known.links.values_mut().filter(|port| port.master.as_deref() == Some(name)) {
             port.master = Some(to_name.to_owned());
         }
@@ -516,13 +532,19 @@ impl State {
         link.port = None;
         link.addr_gen_none = false;
         forget(self.ns(ns)?, name);
-        self.rename(ns, name, to, to_name)
+        self.ns(ns)?.sysctls.retain(|key, _| key.interface().as_deref() != Some(name));
+        self.rename(ns, name, to, to_name)?;
+        self.ns(to)?.inherit_sysctls(to_name);
+        Ok(())
     }
 
     fn set_up(&mut self, ns: &Ns, name: &str, up: bool) -> Done {
         let link = self.link(ns, name)?;
         link.up = up;
-        if !up {
+        if up {
+            self.ns(ns)?.reset_ipv6_mtu(name);
+        } else {
+            let link = self.link(ns, name)?;
             link.addresses.retain(|address| address.net.addr().is_ipv4());
             forget(self.ns(ns)?, name);
         }
@@ -545,6 +567,12 @@ impl State {
     }
 
     fn add_address(&mut self, ns: &Ns, name: &str, net: IpNet, ours: bool, replace: bool) -> Done {
+        let disabled = |key: &SysctlKey, value: &str| {
+            key.is_ipv6() && key.setting() == "disable_ipv6" && key.is_of(name) && sysctl::is_on(value)
+        };
+        if net.addr().is_ipv6() && self.ns(ns)?.sysctls.iter().any(|(key, value)| disabled(key, value)) {
+            return Err(Errno::EACCES);
+        }
         let link = self.link(ns, name)?;
         if let Some(known) = link.addresses.iter_mut().find(|known| known.net == net) {
             known.ours = if replace { ours } else { known.ours };

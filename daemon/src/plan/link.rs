@@ -45,7 +45,7 @@ impl Planner<'_> {
             // It has this one by its ports, and would lose it with them.
             for mtu in bridge_mtu(known.mtu, mtu) {
                 let op = Op::LinkMtu { ns: place.ns.clone(), name: place.name.clone(), mtu };
-                self.emit_blind(Phase::Addresses, task, op);
+                self.emit_blind(Phase::Mtus, task, op);
             }
         }
         let old_mtus = old.and_then(|old| old.mtu).into_iter().collect();
@@ -138,7 +138,10 @@ impl Planner<'_> {
     fn addr_gen(&mut self, task: &Task<'_>, none: bool, place: &Place, known: &ObservedLink, old: &[&Endpoint]) {
         let was_port = old.iter().any(|old| old.bridge.is_some());
         if known.addr_gen_none != none && (none || was_port) {
-            self.emit(Phase::Addresses, task, Op::LinkAddrGen { ns: place.ns.clone(), name: place.name.clone(), none });
+            self.emit(Phase::Mtus, task, Op::LinkAddrGen { ns: place.ns.clone(), name: place.name.clone(), none });
+            if let Some(link) = self.ns_mut(&place.ns).links.get_mut(&place.name) {
+                link.addr_gen_none = none;
+            }
         }
     }
 
@@ -201,7 +204,8 @@ impl Planner<'_> {
         if let Some(mtu) = mtu
             && known.mtu != mtu
         {
-            self.emit(Phase::Addresses, task, Op::LinkMtu { ns: ns.clone(), name: name.clone(), mtu });
+            self.emit(Phase::Mtus, task, Op::LinkMtu { ns: ns.clone(), name: name.clone(), mtu });
+            self.set_mtu(place, mtu);
         }
         let wanted: BTreeSet<IpNet> = spec.addresses.iter().map(|address| address.0).collect();
         let gone = |known: &ObservedAddress| known.ours && !wanted.contains(&known.net);
@@ -242,6 +246,14 @@ impl Planner<'_> {
             let op = Op::PrefixRouteAdd { ns: ns.clone(), name: name.clone(), address };
             self.emit_waiting(Phase::LinkRoutes, task, op);
         }
+    }
+
+    fn set_mtu(&mut self, Place { ns, name }: &Place, mtu: u32) {
+        let inside = self.ns_mut(ns);
+        if let Some(link) = inside.links.get_mut(name) {
+            link.mtu = mtu;
+        }
+        inside.reset_ipv6_mtu(name);
     }
 
     fn delete_address(&mut self, task: &Task<'_>, place: &Place, address: IpNet) {
@@ -308,6 +320,7 @@ impl Planner<'_> {
             return;
         };
         link.up = true;
+        self.ns_mut(&place.ns).reset_ipv6_mtu(&place.name);
         self.emit(phase, task, Op::LinkUp { ns: place.ns.clone(), name: place.name.clone(), up });
     }
 }

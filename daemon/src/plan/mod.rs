@@ -12,6 +12,7 @@ mod namespace;
 mod place;
 mod scope;
 mod settings;
+mod sysctl;
 #[cfg(test)]
 mod tests;
 
@@ -23,7 +24,7 @@ pub use self::{adopt::Found, command::command, namespace::resolv_conf, scope::sc
 use crate::{
     engine::Spec,
     intent::namespaces_of,
-    kernel::{Device, Ns, Observed, ObservedNs, Op, ownership},
+    kernel::{Device, Ns, Observed, ObservedNs, Op, OpError, ownership},
 };
 
 /// One resource to bring about.
@@ -41,6 +42,8 @@ pub struct Task<'a> {
     pub prior: &'a BTreeMap<SysctlKey, String>,
     /// Where its links were last seen: one without a tag is still its own.
     pub devices: &'a [Device],
+    /// netnsd's own interfaces in the namespace that it is about, where sysctls of `default` are theirs too.
+    pub interfaces: Vec<String>,
     /// Whether this very write creates it: a namespace may be attached, and nothing of it is anywhere yet.
     pub new: bool,
     /// The addresses of its devices where none is asked for, one for each end.
@@ -111,9 +114,11 @@ enum Phase {
     Release,
     MakeBridges,
     MakeVeths,
+    /// Sysctls of links come after what resets them, and before addresses, which IPv6 refuses where it is switched off.
+    Mtus,
+    LinkSysctls,
     /// The inside of namespaces is finished before ports go up: the bridge forwards at once.
     Addresses,
-    LinkSysctls,
     RaiseBridges,
     RaiseEnds,
     /// A bridge's address is pinned before ports come that could change it. As late as that: it cannot be undone.
@@ -121,6 +126,8 @@ enum Phase {
     Enslave,
     SetPorts,
     RaisePorts,
+    /// The IPv6 MTU of a link is set back when it goes up.
+    LinkMtuSysctls,
     /// Routes that need no gateway make those reachable that do.
     LinkRoutes,
     GatewayRoutes,
@@ -158,6 +165,8 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// Resources that wait or are in conflict.
     pub verdicts: BTreeMap<ResourceRef, Verdict>,
+    /// Operations that the kernel would refuse, as is known without trying.
+    pub refused: Vec<(ResourceRef, Op, OpError)>,
     /// Bridges that are made anew: their ports have to be enslaved again.
     pub new_bridges: BTreeSet<Name>,
     /// Resources whose links are made again, moved, or get another MAC address: their neighbours are told of it.

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use netnsd_api::{Destination, Dns, Namespace, NetnsId, Route, RouteType, SysctlKey, is_link_local};
+use netnsd_api::{Destination, Dns, Namespace, NetnsId, Route, RouteType, is_link_local};
 
 use super::{
     Hands, Phase, Planner, Task,
@@ -131,6 +131,7 @@ impl Planner<'_> {
             }
         }
         self.dns(task, spec, dns);
+        self.shared_sysctls(task, spec);
     }
 
     fn dns(&mut self, task: &Task<'_>, spec: &Namespace, known: Option<String>) {
@@ -153,63 +154,13 @@ impl Planner<'_> {
         if self.in_conflict(task) {
             return;
         }
-        self.sysctls(task, spec);
+        self.link_sysctls(task, spec);
         let ns = Ns::Named(spec.name.clone());
         // Nothing there changes any more, and it may be large.
         let known = std::mem::take(self.ns_mut(&ns));
         self.neighbours(task, spec, &known);
         self.routes(task, spec, &known);
         *self.ns_mut(&ns) = known;
-    }
-
-    fn sysctls(&mut self, task: &Task<'_>, spec: &Namespace) {
-        let ns = Ns::Named(spec.name.clone());
-        let is_there = |interface: String| self.now.link(&ns, &interface).is_some();
-        let restored = task
-            .applied
-            .iter()
-            .filter_map(|spec| match spec {
-                Spec::Namespace(old) => Some(old),
-                _ => None,
-            })
-            .flat_map(|old| old.sysctls.keys())
-            .filter(|key| !spec.sysctls.contains_key(key))
-            // With an interface its settings are gone.
-            .filter(|key| key.interface().is_none_or(is_there))
-            .filter_map(|key| Some((key.clone(), task.prior.get(key)?.clone())));
-        let mut wanted: Vec<(SysctlKey, String)> =
-            restored.chain(spec.sysctls.iter().map(|(key, value)| (key.clone(), value.0.clone()))).collect();
-        // Writing ip_forward resets others, and some of "all" set every interface's (Documentation/networking/ip-sysctl.rst).
-        let rank = |key: &SysctlKey| match key.as_str() {
-            "net.ipv4.ip_forward" => 0,
-            text if text.contains(".all.") => 1,
-            text if text.contains(".default.") => 2,
-            _ => 3,
-        };
-        wanted.sort_by_key(|(key, _)| (rank(key), key.clone()));
-        wanted.dedup();
-        let mut again = false;
-        for (key, value) in wanted {
-            let known = self.ns_mut(&ns);
-            let right = known.sysctls.get(&key).is_some_and(|now| same_value(now, &value));
-            if right && !again {
-                continue;
-            }
-            again |= rank(&key) < 2;
-            match key.interface() {
-                Some(interface) if !known.links.contains_key(&interface) => {
-                    self.pending(task, format!("sysctl {key} waits for the interface {interface}"));
-                }
-                interface => {
-                    known.sysctls.insert(key.clone(), value.clone());
-                    let op = Op::SysctlSet { name: spec.name.clone(), key, value };
-                    match interface {
-                        Some(_) => self.emit_waiting(Phase::LinkSysctls, task, op),
-                        None => self.emit(Phase::Sysctls, task, op),
-                    }
-                }
-            }
-        }
     }
 
     fn neighbours(&mut self, task: &Task<'_>, spec: &Namespace, known: &ObservedNs) {
@@ -288,10 +239,6 @@ impl ObservedRoute {
     pub(super) fn as_route(&self) -> Route {
         Route { destination: Destination::Net(self.route.destination.net(self.ipv6)), ..self.route.clone() }
     }
-}
-
-fn same_value(now: &str, wanted: &str) -> bool {
-    now == wanted || matches!((now.parse::<i64>(), wanted.parse::<i64>()), (Ok(a), Ok(b)) if a == b)
 }
 
 /// What the kernel tells routes apart by.

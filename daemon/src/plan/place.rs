@@ -349,7 +349,9 @@ impl Planner<'_> {
             bridge: Some(settings::made_bridge(spec)),
             ..ObservedLink::default()
         };
-        self.ns_mut(&place.ns).links.insert(place.name, made);
+        let inside = self.ns_mut(&place.ns);
+        inside.inherit_sysctls(&place.name);
+        inside.links.insert(place.name, made);
         self.plan.new_bridges.insert(spec.name.clone());
     }
 
@@ -367,7 +369,9 @@ impl Planner<'_> {
                 mtu: end.mtu.unwrap_or(DEFAULT_MTU),
                 ..ObservedLink::default()
             };
-            self.ns_mut(&end.ns).links.insert(end.name.clone(), made);
+            let inside = self.ns_mut(&end.ns);
+            inside.inherit_sysctls(&end.name);
+            inside.links.insert(end.name.clone(), made);
         }
         self.emit(Phase::MakeVeths, task, Op::VethAdd { ends });
     }
@@ -410,7 +414,9 @@ impl Planner<'_> {
             addr_gen_none: false,
             ..link
         };
-        self.ns_mut(&to.ns).links.insert(to.name.clone(), moved);
+        let inside = self.ns_mut(&to.ns);
+        inside.inherit_sysctls(&to.name);
+        inside.links.insert(to.name.clone(), moved);
     }
 
     /// Tags the ends of a pair where they need it. An end without a tag is known by the other one: a crash between making a pair

@@ -3,7 +3,7 @@
 use super::Task;
 use crate::{
     engine::Spec,
-    kernel::{Ns, Scope},
+    kernel::{Ns, Scope, sysctl},
 };
 
 /// The part of the kernel that these tasks are about.
@@ -23,8 +23,10 @@ pub fn scope(tasks: &[Task<'_>]) -> Scope {
                 inside.routes |= !spec.routes.is_empty();
                 inside.neighbours |= !spec.neighbours.is_empty();
                 inside.links.extend(spec.neighbours.iter().map(|entry| entry.interface.to_string()));
-                inside.links.extend(spec.sysctls.keys().filter_map(netnsd_api::SysctlKey::interface));
-                inside.sysctls.extend(spec.sysctls.keys().cloned());
+                let sysctls = super::sysctl::keys_of(task);
+                inside.links.extend(sysctls.iter().filter_map(netnsd_api::SysctlKey::interface));
+                inside.sysctls.extend(sysctls.iter().filter_map(sysctl::template));
+                inside.sysctls.extend(sysctls);
             }
             Spec::Bridge(spec) => {
                 let inside = scope.ns(&Ns::of(spec.namespace.as_ref()));

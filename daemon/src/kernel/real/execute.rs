@@ -500,9 +500,7 @@ fn set_sysctl(local: &mut Local, name: &Name, key: &SysctlKey, value: &str) -> O
     let ns = local.reach(&Ns::Named(name.clone()))?.ns.try_clone().map_err(|error| worker::errno(&error))?;
     let before = local
         .within(ns, || worker::write_sysctl(key, value))
-        .map_err(|errno| OpError { errno, message: Some(format!("sysctl {key} = {value}")) })?;
-    if let Some(before) = before {
-        local.replaced.push((name.clone(), key.clone(), before));
-    }
+        .map_err(|errno| OpError { errno, message: Some(worker::refused_sysctl(key, value, errno)) })?;
+    local.replaced.extend(before.into_iter().map(|(key, before)| (name.clone(), key, before)));
     Ok(())
 }

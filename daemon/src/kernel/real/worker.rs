@@ -24,6 +24,7 @@ use nix::{
 };
 
 use super::local::Local;
+use crate::kernel::sysctl;
 
 /// Where `ip netns` keeps its names (`NETNS_RUN_DIR`).
 pub(crate) const RUN: &str = "/run/netns";
@@ -225,17 +226,31 @@ pub(crate) fn read_sysctl(key: &SysctlKey) -> Result<String, Errno> {
     Ok(text.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
-/// Writes a sysctl of the namespace that this thread is in; gives the value before.
-pub(crate) fn write_sysctl(key: &SysctlKey, value: &str) -> Result<Option<String>, Errno> {
-    let before = match read_sysctl(key) {
-        Ok(before) => Some(before),
-        // Some may be written only.
-        Err(Errno::EACCES | Errno::EPERM) => None,
-        Err(errno) => return Err(errno),
-    };
-    let mut file = fs::OpenOptions::new().write(true).open(sysctl_path(key)).map_err(|error| errno(&error))?;
+/// Writes a sysctl of the namespace that this thread is in; gives the values before of what that changes. ENODEV where it is of
+/// an interface that is not there, ENOENT where there is no such sysctl.
+pub(crate) fn write_sysctl(key: &SysctlKey, value: &str) -> Result<Vec<(SysctlKey, String)>, Errno> {
+    let path = sysctl_path(key);
+    let is_missing = || key.interface().is_some() && path.parent().is_some_and(|interface| !interface.exists());
+    let missing = |errno: Errno| if errno == Errno::ENOENT && is_missing() { Errno::ENODEV } else { errno };
+    let mut before = vec![(key.clone(), read_sysctl(key).map_err(missing)?)];
+    before
+        .extend(sysctl::changed_along(key).into_iter().filter_map(|key| Some((key.clone(), read_sysctl(&key).ok()?))));
+    let mut file = fs::OpenOptions::new().write(true).open(&path).map_err(|error| errno(&error))?;
     io::Write::write_all(&mut file, value.as_bytes()).map_err(|error| errno(&error))?;
     Ok(before)
+}
+
+/// Tells why a sysctl of a namespace was not written, as seen from the host, where this thread is again: what is missing or may
+/// only be read in a namespace, and is not so on the host, is the host's (`ensure_safe_net_sysctl()`, net/sysctl_net.c).
+pub(crate) fn refused_sysctl(key: &SysctlKey, value: &str, errno: Errno) -> String {
+    let is_on_host = || key.interface().is_none() && sysctl_path(key).exists();
+    match errno {
+        Errno::ENODEV => format!("there is no interface {}", key.interface().unwrap_or_default()),
+        Errno::ENOENT if is_on_host() => "it is the host's, not the namespace's, which has none of its own".into(),
+        Errno::ENOENT => "there is no such sysctl: it is misspelt, or this kernel lacks it".into(),
+        Errno::EACCES | Errno::EPERM => "it is the host's, not the namespace's: read-only there".into(),
+        _ => format!("it does not take the value {value:?}"),
+    }
 }
 
 fn dns_path(name: &Name) -> PathBuf {
