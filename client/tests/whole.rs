@@ -398,3 +398,26 @@ fn a_shell_is_used_as_by_a_user() {
     terminal.types("exit 5\r");
     assert_eq!(terminal.child.wait().unwrap().code(), Some(5));
 }
+
+#[test]
+fn adopt_leaves_out_second_names_and_what_is_no_namespace() {
+    let host = host!();
+    let script = "ip netns add byhand && ip link add lan type bridge && cd /run/netns && ln -s /proc/4000000/ns/net dangling && \
+        touch host zagain && mount --bind /proc/self/ns/net host && mount --bind byhand zagain";
+    assert_eq!(host.sh(script).code, Some(0));
+    let all = host.run(&["adopt", "--all"]);
+    assert_eq!(all.code, Some(0), "{all:?}");
+    for reason in [
+        "namespace dangling is left out: /run/netns/dangling is no network namespace",
+        "namespace host is left out: /run/netns/host is the host's own network namespace",
+        "namespace zagain is left out: it is namespace byhand already",
+    ] {
+        assert!(all.err.contains(reason), "{all:?}");
+    }
+    assert_eq!(host.ok(&["netns", "list", "-o", "name"]), "byhand\n");
+    assert_eq!(host.ok(&["bridge", "list", "-o", "name"]), "lan\n");
+    // And where they are netnsd's already.
+    let again = host.run(&["adopt", "--all"]);
+    assert!(again.code == Some(0) && again.err.contains("zagain is left out"), "{again:?}");
+    assert_eq!(host.ok(&["netns", "list", "-o", "name"]), "byhand\n");
+}

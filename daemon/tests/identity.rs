@@ -134,3 +134,210 @@ fn tags_taken_off_are_put_back_in_place() {
     }
     assert_eq!(identities(&host), before);
 }
+
+/// A process on the host of the sandbox, or in a namespace, that ends with the test.
+struct Sleeper(std::process::Child);
+
+impl Sleeper {
+    fn start(host: &Host, argv: &[&str]) -> Self {
+        Self(host.spawn(&[argv, &["sleep", "1000"]].concat()))
+    }
+
+    fn ns(&self) -> String {
+        format!("/proc/{}/ns/net", self.0.id())
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Says which namespace a process is in.
+fn inode(process: &Sleeper) -> String {
+    std::fs::read_link(process.ns()).unwrap().display().to_string()
+}
+
+/// Starts a process in a namespace of its own, without a name.
+fn container(host: &Host) -> Sleeper {
+    let here = Sleeper::start(host, &[]);
+    let sleeper = Sleeper::start(host, &["unshare", "-n"]);
+    host.until("it is in its namespace", || inode(&sleeper) != inode(&here));
+    sleeper
+}
+
+fn says(answer: common::Answer, status: u16, code: &str, words: &[&str]) {
+    let detail = answer.json["detail"].as_str().unwrap_or_default().to_owned();
+    assert!(words.iter().all(|word| detail.contains(word)), "{words:?}: {}", answer.json);
+    answer.refused(status, code, None);
+}
+
+fn kernel(host: &Host) -> (Vec<String>, String) {
+    (host.kernel(), host.run(&["sh", "-c", "ls -lA --time-style=+ /run/netns; cat /proc/self/mounts | grep netns"]))
+}
+
+#[test]
+fn own_namespace_of_the_host_is_never_managed() {
+    let host = Host::started();
+    host.put("/v1/namespaces/net0", json!({})).ok();
+    let here = Sleeper::start(&host, &[]);
+    host.run(&["ip", "link", "set", "lo", "up"]);
+    host.run(&["ln", "-s", &here.ns(), "/run/netns/link"]);
+    host.run(&["sh", "-c", "touch /run/netns/mount && mount --bind /proc/self/ns/net /run/netns/mount"]);
+    let before = kernel(&host);
+    for name in ["link", "mount"] {
+        let path = format!("/v1/namespaces/{name}");
+        for query in ["", "?adopt=true", "?adopt=true&dry_run=true", "?wait=false"] {
+            let put = host.put(&format!("{path}{query}"), json!({"loopback": false}));
+            says(put, 409, "conflict", &[&format!("/run/netns/{name}"), "the host's own network namespace"]);
+        }
+        assert_eq!(host.get(&path).status, 404);
+    }
+    let attach = json!({"name": "own", "attach": {"pid": here.0.id()}});
+    says(host.post("/v1/namespaces", attach), 409, "conflict", &["the host's own network namespace"]);
+    assert_eq!(kernel(&host), before);
+    assert_eq!(host.get("/v1/namespaces").ok()["items"].as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn namespace_has_one_name() {
+    let host = Host::started();
+    let (one, other) = (container(&host), container(&host));
+    let attach = |name: &str, process: &Sleeper| {
+        host.post("/v1/namespaces", json!({"name": name, "attach": {"pid": process.0.id()}}))
+    };
+    attach("c1", &one).ok();
+    says(attach("c2", &one), 409, "conflict", &["namespace c1 already"]);
+    host.run(&["sh", "-c", "touch /run/netns/c3 && mount --bind /run/netns/c1 /run/netns/c3"]);
+    for query in ["", "?adopt=true"] {
+        says(host.put(&format!("/v1/namespaces/c3{query}"), json!({})), 409, "conflict", &["namespace c1 already"]);
+    }
+    host.run(&["ip", "netns", "delete", "c3"]);
+    assert_eq!(host.post("/v1/reconcile", json!({})).ok(), json!({"repaired": [], "failed": []}));
+    host.put("/v1/namespaces/c1", json!({"attach": {"pid": one.0.id()}, "sysctls": {"net.ipv4.ip_forward": 1}})).ok();
+    // Once it is deleted, the namespace that its process keeps may have another name, or the same again.
+    for name in ["c2", "c1", "c1"] {
+        let recorded = host.get("/v1/namespaces").ok()["items"][0]["name"].as_str().unwrap().to_owned();
+        assert_eq!(host.delete(&format!("/v1/namespaces/{recorded}")).status, 204);
+        let made = attach(name, &one).ok();
+        assert_eq!(made["status"]["state"], "in_sync", "{made}");
+        let tags = host.ip(&["-n", name, "link", "show", "lo"])[0]["altnames"].clone();
+        assert_eq!(tags, json!([format!("netnsd:namespace:{name}:{}", made["uid"].as_str().unwrap())]));
+    }
+    attach("c4", &other).ok();
+}
+
+#[test]
+fn things_of_others_in_run_netns_are_named_and_stay() {
+    let host = Host::started();
+    host.put("/v1/namespaces/net0", json!({})).ok();
+    host.run(&[
+        "sh",
+        "-c",
+        "cd /run/netns && ln -s /proc/4000000/ns/net dangling && ln -s /etc/passwd elsewhere && ln -s loop loop && mkdir dir && \
+         echo theirs >file",
+    ]);
+    // `ip netns` opens whatever has a name there.
+    let names = || host.run(&["ls", "-lA", "--time-style=+", "/run/netns"]);
+    let before = names();
+    for (name, what) in [
+        ("dangling", "is a dangling symbolic link to /proc/4000000/ns/net"),
+        ("elsewhere", "is a symbolic link to /etc/passwd, which is no network namespace"),
+        ("loop", "is a symbolic link to loop"),
+        ("dir", "is a directory"),
+        ("file", "is a file"),
+    ] {
+        for query in ["", "?dry_run=true", "?adopt=true", "?wait=false"] {
+            let put = host.put(&format!("/v1/namespaces/{name}{query}"), json!({}));
+            says(put, 409, "conflict", &[&format!("/run/netns/{name} {what}"), "choose another name"]);
+        }
+        says(host.get(&format!("/v1/namespaces/{name}/links")), 404, "not_found", &[]);
+        assert_eq!(host.delete(&format!("/v1/namespaces/{name}")).status, 404);
+        let listed = host.get("/v1/namespaces?include=unmanaged").ok();
+        let mut listed = listed["items"].as_array().unwrap().iter();
+        let item = listed.find(|item| item["name"] == name).unwrap_or_else(|| panic!("{name} is not listed"));
+        assert_eq!(item["status"]["observed"]["inode"], 0);
+    }
+    assert_eq!(names(), before);
+    // What is left when a mount is lost is replaced.
+    host.run(&["sh", "-c", "(umask 777; : >/run/netns/lost)"]);
+    host.put("/v1/namespaces/lost", json!({})).ok();
+}
+
+#[test]
+fn recorded_names_that_pin_nothing_any_more() {
+    let mut host = Host::started();
+    for name in ["file", "link", "dir"] {
+        host.put(&format!("/v1/namespaces/{name}"), json!({})).ok();
+    }
+    assert!(host.terminate().success());
+    for name in ["file", "link", "dir"] {
+        host.run(&["ip", "netns", "delete", name]);
+    }
+    host.run(&[
+        "sh",
+        "-c",
+        "cd /run/netns && echo left >file && ln -s /proc/4000000/ns/net link && mkdir dir && touch dir/theirs",
+    ]);
+    host.start();
+    let state = |name: &str| host.get(&format!("/v1/namespaces/{name}")).ok()["status"].clone();
+    for name in ["file", "link"] {
+        assert_eq!(state(name)["state"], "in_sync", "{name}");
+    }
+    assert_eq!(state("dir")["state"], "conflict");
+    assert!(state("dir")["reason"].as_str().unwrap().contains("/run/netns/dir is a directory"), "{}", state("dir"));
+    assert_eq!(host.delete("/v1/namespaces/dir?dry_run=true").ok()["plan"], json!([]));
+    assert_eq!(host.delete("/v1/namespaces/dir").status, 204);
+    assert_eq!(host.get("/v1/namespaces/dir").status, 404);
+    assert_eq!(host.run(&["ls", "/run/netns/dir"]), "theirs\n");
+}
+
+/// A link in `/run/netns` may lead to another name there, which is unmounted by nobody.
+#[test]
+fn deleting_an_adopted_link_leaves_what_it_leads_to() {
+    let host = Host::started();
+    host.run(&["ip", "netns", "add", "theirs"]);
+    host.run(&["ln", "-s", "/run/netns/theirs", "/run/netns/link"]);
+    host.put("/v1/namespaces/link?adopt=true", json!({})).ok();
+    assert_eq!(host.delete("/v1/namespaces/link").status, 204);
+    assert_eq!(host.run(&["ls", "/run/netns"]), "theirs\n");
+    host.run(&["ip", "-n", "theirs", "link", "show", "lo"]);
+}
+
+#[test]
+fn deleting_a_namespace_asks_before_devices_of_others_go() {
+    let host = Host::started();
+    lab(&host);
+    host.put("/v1/namespaces/net1", json!({})).ok();
+    host.run(&["ip", "-n", "net1", "link", "add", "x7", "type", "veth", "peer", "name", "x8"]);
+    host.run(&["ip", "-n", "net1", "link", "add", "lan7", "type", "bridge"]);
+    let before = host.kernel();
+    let words = ["namespace net1", "netnsd did not make", "lan7 (bridge), x7 (veth), x8 (veth)", "?cascade=true"];
+    for query in ["", "?dry_run=true", "?wait=false"] {
+        says(host.delete(&format!("/v1/namespaces/net1{query}")), 409, "in_use", &words);
+        says(host.put(&format!("/v1/topology{query}"), json!({})), 409, "in_use", &words);
+    }
+    assert_eq!(host.kernel(), before);
+    // A document that keeps it is another matter; and what is netnsd's own goes without a question.
+    let document = json!({"namespaces": [{"name": "net1"}]});
+    host.put("/v1/topology", document.clone()).ok();
+    host.put("/v1/topology?cascade=true&dry_run=true", json!({})).ok();
+    host.patch("/v1/topology?cascade=true", document).refused(400, "invalid_query", None);
+    host.put("/v1/topology?cascade=true", json!({})).ok();
+    assert_eq!(host.run(&["ip", "netns", "list"]), "");
+    // Moved out, they stay.
+    host.put("/v1/namespaces/net1", json!({})).ok();
+    host.run(&["ip", "-n", "net1", "link", "add", "x7", "type", "veth", "peer", "name", "x8"]);
+    host.run(&["sh", "-c", "ip -n net1 link set x7 netns $$; ip -n net1 link set x8 netns $$"]);
+    assert_eq!(host.delete("/v1/namespaces/net1").status, 204);
+    host.run(&["ip", "link", "show", "x7"]);
+    // One that was attached loses its name only.
+    let container = container(&host);
+    host.post("/v1/namespaces", json!({"name": "c1", "attach": {"pid": container.0.id()}})).ok();
+    host.run(&["ip", "link", "set", "x8", "netns", "c1"]);
+    assert_eq!(host.delete("/v1/namespaces/c1").status, 204);
+    let inside = format!("nsenter --net={} ip link show x8", container.ns());
+    assert!(host.sh(&inside).status.success());
+}

@@ -200,7 +200,8 @@ impl<K: Kernel> Core<K> {
             let count = batch.len();
             let mut fine = Vec::new();
             for mut accepted in batch {
-                match conflict_of(&accepted, &plan).or_else(|| refusal_of(&accepted, &plan)) {
+                let refusal = conflict_of(&accepted, &plan).or_else(|| refusal_of(&accepted, &plan));
+                match refusal.or_else(|| foreign_links_of(&accepted, &plan)) {
                     Some(conflict) => {
                         self.take_back(&accepted, false);
                         accepted.message.refuse(conflict);
@@ -470,3 +471,22 @@ fn conflict_of(accepted: &Accepted, plan: &Plan) -> Option<Problem> {
         },
     )
 }
+
+/// The problem, if any, that a write deletes namespaces with links that others made, and does not ask for it.
+fn foreign_links_of(accepted: &Accepted, plan: &Plan) -> Option<Problem> {
+    if accepted.message.write.change.cascades() {
+        return None;
+    }
+    let (resource, links) = plan.foreign_links.iter().find(|(resource, _)| {
+        accepted.decision.changes.iter().any(|(changed, after)| changed == *resource && after.is_none())
+    })?;
+    let more = links.len().saturating_sub(LISTED);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let listed = links.iter().take(LISTED).cloned().collect::<Vec<_>>().join(", ");
+    let way_out = "move them out, or ?cascade=true deletes the namespace with them";
+    let detail = format!("{resource} has interfaces that netnsd did not make: {listed}{more}; {way_out}");
+    Some(Problem { resources: vec![resource.clone()], ..Problem::new(Code::InUse, detail) })
+}
+
+/// So many links are listed in a sentence.
+const LISTED: usize = 10;

@@ -331,7 +331,7 @@ fn changes() -> Vec<Change> {
         delete(Kind::Bridge, "br0"),
         delete(Kind::Veth, "lan0"),
         delete(Kind::Namespace, "net0"),
-        Change::Topology(Document { specs: specs.into(), prune: true, selects: Arc::new(|_| true) }),
+        Change::Topology(Document { specs: specs.into(), prune: true, cascade: false, selects: Arc::new(|_| true) }),
     ]
 }
 
@@ -579,7 +579,7 @@ fn topology(prune: bool, document: Value) -> Change {
             specs.push(Placed { spec: Spec::from_json(kind, item.clone()).unwrap(), at });
         }
     }
-    Change::Topology(Document { specs, prune, selects: Arc::new(|_| true) })
+    Change::Topology(Document { specs, prune, cascade: false, selects: Arc::new(|_| true) })
 }
 
 /// What `network` makes, changed in every kind of way.
@@ -758,7 +758,7 @@ fn taken_over() -> Change {
         (Kind::Veth, json!({"name": "new", "endpoints": [{"interface": "one"}, {"interface": "two"}]})),
     ];
     let specs = specs.into_iter().map(|(kind, body)| Placed { spec: Spec::from_json(kind, body).unwrap(), at: 0 });
-    Change::Topology(Document { specs: specs.collect(), prune: false, selects: Arc::new(|_| true) })
+    Change::Topology(Document { specs: specs.collect(), prune: false, cascade: false, selects: Arc::new(|_| true) })
 }
 
 #[tokio::test]

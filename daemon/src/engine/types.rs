@@ -287,6 +287,8 @@ pub struct Document {
     pub specs: Vec<Placed>,
     /// Whether recorded resources that it does not name are deleted.
     pub prune: bool,
+    /// Whether namespaces are deleted with the links of others in them.
+    pub cascade: bool,
     /// Of the document's resources and of those recorded, only these are meant.
     pub selects: Selects,
 }
@@ -325,6 +327,13 @@ pub enum Change {
     },
     /// PUT and PATCH of the topology.
     Topology(Document),
+}
+
+impl Change {
+    /// Returns true if `?cascade=true` is asked for.
+    pub fn cascades(&self) -> bool {
+        matches!(self, Change::Delete { cascade: true, .. } | Change::Topology(Document { cascade: true, .. }))
+    }
 }
 
 impl fmt::Debug for Change {

@@ -270,7 +270,11 @@ impl Description {
         let operation = self
             .operation(&id("delete"), &format!("Delete a {kind}"), tag, &codes)
             .parameter(name())
-            .parameter(query("cascade", "also what depends on it; a bridge lets its ports go", Type::Boolean))
+            .parameter(query(
+                "cascade",
+                "also what depends on it, and of a namespace what others put into it; a bridge lets its ports go",
+                Type::Boolean,
+            ))
             .parameter(dry_run_parameter())
             .parameter(wait())
             .parameter(header("If-Match"))
@@ -458,8 +462,12 @@ impl Description {
             response
                 .content
                 .insert("application/x-ndjson".into(), Content::new(Some(Schema::from(lines.build()))).into());
-            let operation = self
-                .operation(id, summary, "topology", &codes)
+            let mut operation = self.operation(id, summary, "topology", &codes);
+            if method == HttpMethod::Put {
+                let words = "delete namespaces with the interfaces in them that netnsd did not make";
+                operation = operation.parameter(query("cascade", words, Type::Boolean));
+            }
+            let operation = operation
                 .parameter(label())
                 .parameter(dry_run_parameter())
                 .parameter(wait())

@@ -86,6 +86,7 @@ async fn write(
     let mut query = Query::read(query.as_deref())?;
     let asked = Asked::take_put(&mut query)?;
     let labels = labels(&mut query)?;
+    let cascade = prune && query.flag("cascade", false)?;
     query.finish()?;
     let lines = headers::accepts(request.headers(), &["application/x-ndjson"]);
     let specs = body::document(request, LIMIT, read).await?;
@@ -95,7 +96,7 @@ async fn write(
     let who = caller.clone();
     let selects = Arc::new(move |spec: &Spec| is_meant(&who, &labels, spec));
     let dry_run = asked.dry_run;
-    let mut write = asked.write(caller, Change::Topology(Document { specs, prune, selects }), Vec::new());
+    let mut write = asked.write(caller, Change::Topology(Document { specs, prune, cascade, selects }), Vec::new());
     if lines && !dry_run {
         return follow(app, write).await;
     }

@@ -15,7 +15,7 @@ fn write(prune: bool, document: &Value) -> Write {
             specs.push(Placed { spec: Spec::from_json(kind, item.clone()).unwrap(), at });
         }
     }
-    let change = Change::Topology(Document { specs, prune, selects: Arc::new(|_| true) });
+    let change = Change::Topology(Document { specs, prune, cascade: false, selects: Arc::new(|_| true) });
     Write::by_admin(change)
 }
 

@@ -122,8 +122,10 @@ pub struct ObservedNs {
     /// Its cookie (`SO_NETNS_COOKIE`, since Linux 5.14), which no other namespace gets until the next boot; 0 if it is not known.
     /// Inode numbers are given again at once.
     pub cookie: u64,
-    /// Whether `/run/netns/NAME` exists but pins no namespace (its mount was lost).
-    pub stale: bool,
+    /// What `/run/netns/NAME` is where it pins no namespace.
+    pub stale: Option<StalePin>,
+    /// The name that it has before this one: it is the host's own namespace, or netnsd pins it under another name.
+    pub alias_of: Option<Ns>,
     /// Whether it cannot be entered, so that nobody knows whose it is: no network namespace, or one of another user namespace.
     pub closed: bool,
     /// The owner tag on its `lo`.
@@ -182,6 +184,33 @@ impl ObservedNs {
                 by && known.protocol == ROUTE_PROTOCOL_KERNEL && known.route.destination.net(true) == network;
             !(connected && unconnected)
         });
+    }
+}
+
+/// Something in `/run/netns` that pins no namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StalePin {
+    /// An empty file without permission bits, which `ip netns add` and netnsd leave when its mount is lost.
+    Lost,
+    /// Another regular file.
+    File,
+    /// A symbolic link; dangling where it leads to nothing.
+    #[allow(missing_docs, reason = "the words say it")]
+    Link { target: String, dangling: bool },
+    /// Anything else, in words.
+    Other(&'static str),
+}
+
+impl fmt::Display for StalePin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StalePin::Lost | StalePin::File => f.write_str("a file that is no network namespace"),
+            StalePin::Link { target, dangling: true } => write!(f, "a dangling symbolic link to {target}"),
+            StalePin::Link { target, dangling: false } => {
+                write!(f, "a symbolic link to {target}, which is no network namespace")
+            }
+            StalePin::Other(what) => f.write_str(what),
+        }
     }
 }
 

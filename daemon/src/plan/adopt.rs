@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use netnsd_api::{Bridge, Centiseconds, Cidr, Endpoint, Kind, Name, Namespace, NetnsId, Veth, is_link_local};
+use netnsd_api::{
+    Bridge, Centiseconds, Cidr, Endpoint, Kind, Name, Namespace, NetnsId, ResourceRef, Veth, is_link_local,
+};
 
 use super::{
     Hands, Phase, Planner, Task,
@@ -51,13 +53,17 @@ impl Task<'_> {
 
     /// Returns true if something with this tag may be taken over: what has no owner, or one that went away with its record.
     fn may_take(&self, found: Option<&str>, end: Option<usize>) -> bool {
-        found.and_then(ownership::parse).is_none_or(|owner| owner == (self.resource.clone(), end))
+        // Namespaces that netnsd pins under another name are told by `alias_of`: any other tag is of a record that is no more.
+        let may = |owner: (ResourceRef, Option<usize>)| {
+            self.resource.kind == Kind::Namespace || owner == (self.resource.clone(), end)
+        };
+        found.and_then(ownership::parse).is_none_or(may)
     }
 }
 
 impl Planner<'_> {
     pub(super) fn adopt_namespace(&mut self, task: &Task<'_>, ns: &Ns) {
-        let known = self.now.namespaces.get(ns).filter(|known| known.inode != 0);
+        let known = self.now.namespaces.get(ns).filter(|known| known.inode != 0 && known.alias_of.is_none());
         let (Some(Spec::Namespace(spec)), Some(known)) = (task.desired, known) else { return };
         let was = known.owner_tag.clone();
         if task.hands != Hands::Adopt

@@ -175,6 +175,9 @@ pub struct Plan {
     pub found: BTreeMap<ResourceRef, Found>,
     /// The addresses that devices keep which were not made by a record with addresses; one for each end.
     pub macs: BTreeMap<ResourceRef, Vec<Mac>>,
+    /// Links that netnsd did not make, with their kinds, in namespaces that are deleted. Attached ones are left out: their processes
+    /// keep them.
+    pub foreign_links: BTreeMap<ResourceRef, Vec<String>>,
     /// Namespaces that are made anew: whatever lived in them has to be made again.
     pub new_namespaces: BTreeSet<Name>,
     /// Resources of which something may be in a namespace that cannot be entered: what they leave may still be there.

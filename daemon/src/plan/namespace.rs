@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     engine::Spec,
-    kernel::{LOOPBACK, Ns, ObservedLink, ObservedNs, ObservedRoute, Op},
+    kernel::{LOOPBACK, Ns, ObservedLink, ObservedNs, ObservedRoute, Op, StalePin, ownership},
 };
 
 /// The first line of a file that netnsd wrote: a file without it is somebody else's.
@@ -38,7 +38,13 @@ impl Planner<'_> {
             return;
         }
         let name = task.resource.name.clone();
-        let is_there = known.inode != 0 || known.stale;
+        let is_there = known.inode != 0 || known.stale.as_ref().is_some_and(|stale| is_lost_pin(task, stale));
+        if task.applied.iter().all(|spec| !matches!(spec, Spec::Namespace(spec) if spec.attach.is_some())) {
+            let foreign: Vec<String> = foreign_links(known).collect();
+            if !foreign.is_empty() {
+                self.plan.foreign_links.insert(task.resource.clone(), foreign);
+            }
+        }
         if known.dns.as_deref().is_some_and(|text| text.starts_with(DNS_MARK)) {
             self.emit(Phase::Dns, task, Op::DnsSet { name: name.clone(), content: None });
         }
@@ -51,7 +57,8 @@ impl Planner<'_> {
     /// Returns true if the namespace of this name is the task's own: by its tag, or, where somebody took that off, by what is
     /// remembered of it.
     fn is_own_namespace(&self, task: &Task<'_>, ns: &Ns) -> bool {
-        self.now.namespaces.get(ns).is_some_and(|known| match &known.owner_tag {
+        let known = self.now.namespaces.get(ns).filter(|known| known.alias_of.is_none());
+        known.is_some_and(|known| match &known.owner_tag {
             Some(tag) => task.owns(tag, None),
             None => task.remembers(ns, known.cookie, LOOPBACK),
         })
@@ -82,6 +89,18 @@ impl Planner<'_> {
                     "cannot be entered: it is no network namespace, or not netnsd's: choose another name, or delete it";
                 return self.conflict(task, format!("/run/netns/{name} {reason}"));
             }
+            Some(ObservedNs { alias_of: Some(alias), .. }) => {
+                let reason = match alias {
+                    Ns::Host => "the host's own network namespace, whose interfaces belong to no namespace".to_owned(),
+                    other => format!("{other} already, and one namespace has one name"),
+                };
+                return self
+                    .conflict(task, format!("/run/netns/{name} is {reason}: choose another name, or remove that one"));
+            }
+            Some(ObservedNs { stale: Some(stale), .. }) if !is_lost_pin(task, stale) => {
+                let reason = format!("/run/netns/{name} is {stale}: remove it, or choose another name");
+                return self.conflict(task, reason);
+            }
             Some(known) if known.inode != 0 && known.owner_tag.as_ref() != Some(&owner_tag) => {
                 return self.conflict(
                     task,
@@ -94,7 +113,7 @@ impl Planner<'_> {
             Some(known) if known.inode != 0 => {}
             known => {
                 let dns = known.and_then(|known| known.dns.clone());
-                if known.is_some_and(|known| known.stale) {
+                if known.is_some_and(|known| known.stale.is_some()) {
                     self.emit(Phase::TakeNamespaces, task, Op::NamespaceDelete { name: name.clone() });
                 }
                 let op = match &spec.attach {
@@ -233,6 +252,38 @@ impl Planner<'_> {
         }
     }
 }
+
+/// Returns true for what is left of a namespace whose mount was lost. Under a name that is recorded, any file is, and a link that
+/// leads to a process which ended: it was adopted so.
+fn is_lost_pin(task: &Task<'_>, stale: &StalePin) -> bool {
+    match stale {
+        StalePin::Lost => true,
+        StalePin::File | StalePin::Link { dangling: true, .. } => !task.new,
+        StalePin::Link { .. } | StalePin::Other(_) => false,
+    }
+}
+
+/// Lists the links that are neither netnsd's nor what the kernel makes in each namespace (`FALLBACK`), with their kinds.
+fn foreign_links(known: &ObservedNs) -> impl Iterator<Item = String> {
+    known.links.iter().filter_map(|(name, link)| {
+        let kind = link.kind.as_deref().unwrap_or("physical");
+        let is_own = link.owner_tag.as_deref().is_some_and(|tag| ownership::parse(tag).is_some());
+        (!is_own && !FALLBACK.contains(&(name.as_str(), kind))).then(|| format!("{name} ({kind})"))
+    })
+}
+
+/// The fallback devices of tunnels, by name and kind, which come with each namespace (`net.core.fb_tunnels_only_for_init_net`).
+const FALLBACK: [(&str, &str); 9] = [
+    ("tunl0", "ipip"),
+    ("sit0", "sit"),
+    ("gre0", "gre"),
+    ("gretap0", "gretap"),
+    ("erspan0", "erspan"),
+    ("ip6tnl0", "ip6tnl"),
+    ("ip6gre0", "ip6gre"),
+    ("ip_vti0", "vti"),
+    ("ip6_vti0", "vti6"),
+];
 
 impl ObservedRoute {
     /// The route with its family told by the destination.

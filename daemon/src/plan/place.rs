@@ -309,10 +309,14 @@ impl Planner<'_> {
     /// Whether the namespace of a place is there (or made by this plan).
     fn ns_is_there(&mut self, task: &Task<'_>, ns: &Ns) -> bool {
         let known = self.now.namespaces.get(ns);
-        if *ns == Ns::Host || known.is_some_and(|known| known.inode != 0) {
+        if *ns == Ns::Host || known.is_some_and(|known| known.inode != 0 && known.alias_of.is_none()) {
             return true;
         }
-        let why = if known.is_some_and(|known| known.closed) { "cannot be entered" } else { "is not there" };
+        let why = match known {
+            Some(known) if known.closed => "cannot be entered",
+            Some(known) if known.alias_of.is_some() => "is another namespace",
+            _ => "is not there",
+        };
         self.pending(task, format!("{ns} {why}"));
         false
     }

@@ -15,7 +15,8 @@ pub fn scope(tasks: &[Task<'_>]) -> Scope {
                 let inside = scope.ns(&Ns::Named(spec.name.clone()));
                 inside.summary = true;
                 if task.desired.is_none() {
-                    // With the namespace goes what is in it.
+                    // With the namespace goes what is in it, which may be others'. All of it was asked for already.
+                    inside.all_links = true;
                     continue;
                 }
                 // Whether a gateway can be reached depends on every link there.

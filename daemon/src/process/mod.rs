@@ -112,10 +112,9 @@ fn namespace_file(name: &Name) -> Result<OwnedFd, Problem> {
     match worker::pinned(name.as_str()).map_err(|errno| failed("open the namespace", errno))? {
         Pinned::Namespace(fd) => Ok(fd),
         Pinned::Nothing => Err(missing(format!("there is no namespace {name}"))),
-        Pinned::Stale => {
+        Pinned::Stale(stale) => {
             let path = worker::path(name.as_str());
-            let detail = format!("there is no namespace {name}: {} is a left-over file that pins none", path.display());
-            Err(missing(detail))
+            Err(missing(format!("there is no namespace {name}: {} is {stale}", path.display())))
         }
     }
 }

@@ -32,7 +32,9 @@ pub struct Adopt {
 
 /// Takes over what others made, all or nothing.
 pub async fn adopt(context: &Context, what: &Adopt) -> Result<(), Failure> {
-    let (mut document, left) = Host::look(context).await?.document();
+    let (host, mut left) = Host::look(context).await?;
+    let (mut document, also_left) = host.document();
+    left.extend(also_left);
     if !what.all {
         let named = |which: &Which, kind: Kind, item: &Value| which.kind == kind && item["name"] == which.name.as_str();
         for which in &what.which {
@@ -86,7 +88,9 @@ struct Inside {
 }
 
 impl Host {
-    async fn look(context: &Context) -> Result<Self, Failure> {
+    /// Looks at everything but the namespaces that cannot be taken over; gives a sentence on each of those.
+    async fn look(context: &Context) -> Result<(Self, Vec<String>), Failure> {
+        let (mut left, mut seen) = (Vec::new(), BTreeMap::new());
         let mut taken = BTreeSet::new();
         for kind in Kind::ALL {
             let recorded = context.api.list(&format!("/v1/{}", kind.plural()), &[]).await?;
@@ -97,10 +101,17 @@ impl Host {
         for item in &namespaces.items {
             let item: Value = serde_json::from_str(item.get())?;
             let name = item["name"].as_str().unwrap_or_default().to_owned();
-            let unmanaged = (item["managed"] == false).then(|| serde_json::from_value(item)).transpose()?;
+            let unmanaged: Option<UnmanagedNamespace> =
+                (item["managed"] == false).then(|| serde_json::from_value(item)).transpose()?;
+            if let Some(namespace) = &unmanaged
+                && let Some(reason) = why_not(context, namespace, &mut seen).await?
+            {
+                left.push(format!("namespace {name} is left out: {reason}"));
+                continue;
+            }
             places.push(Place::look(context, Some(name), unmanaged).await?);
         }
-        Ok(Self { places, taken })
+        Ok((Self { places, taken }, left))
     }
 
     /// Writes down what netnsd did not make.
@@ -173,6 +184,26 @@ impl Host {
         self.taken.insert((kind, name.clone()));
         name
     }
+}
+
+/// Asks why a namespace cannot be taken over: it may be the host's own, or have two names.
+async fn why_not(
+    context: &Context,
+    namespace: &UnmanagedNamespace,
+    seen: &mut BTreeMap<u64, String>,
+) -> Result<Option<String>, Failure> {
+    let UnmanagedNamespace { name, status, .. } = namespace;
+    if name.parse::<Name>().is_err() {
+        return Ok(None);
+    }
+    if status.observed.inode == 0 {
+        return Ok(Some(format!("{} is no network namespace", status.observed.path)));
+    }
+    if let Some(other) = seen.insert(status.observed.inode, name.clone()) {
+        return Ok(Some(format!("it is namespace {other} already")));
+    }
+    let path = format!("/v1/namespaces/{}?adopt=true&dry_run=true", encoded(name));
+    context.api.conflict(&path, &Body::Json(&json!({}))).await
 }
 
 impl Place {

@@ -73,6 +73,16 @@ impl Api {
         }
     }
 
+    /// Puts a body, and gives the detail of a conflict, if that is the answer.
+    pub async fn conflict(&self, path: &str, body: &Body<'_>) -> Result<Option<String>, Failure> {
+        let answer = self.answer(Method::PUT, path, Some(body), &[]).await?;
+        match answer.status {
+            status if status.is_success() => Ok(None),
+            StatusCode::CONFLICT => Ok(Some(answer.json()["detail"].as_str().unwrap_or_default().to_owned())),
+            _ => Err(refusal(&answer)),
+        }
+    }
+
     async fn answer(
         &self,
         method: Method,

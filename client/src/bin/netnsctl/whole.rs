@@ -33,6 +33,9 @@ pub struct Document {
     /// Also delete what is recorded and not in it
     #[arg(long)]
     prune: bool,
+    /// With --prune: delete namespaces with the interfaces in them that netnsd did not make
+    #[arg(long, requires = "prune")]
+    cascade: bool,
     /// Only resources with this label: KEY=VALUE, KEY or KEY!=VALUE; repeatable
     #[arg(long, value_name = "LABEL")]
     label: Vec<String>,
@@ -63,7 +66,8 @@ impl Document {
 
     /// The same for a write.
     fn query(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.labels().chain(self.adopt.then_some(("adopt", "true")))
+        let asked = [("adopt", self.adopt), ("cascade", self.cascade)];
+        self.labels().chain(asked.into_iter().filter(|(_, is_asked)| *is_asked).map(|(name, _)| (name, "true")))
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use netnsd_api::{Name, NetnsId, SysctlKey};
-use nix::{errno::Errno, sys::stat::fstat};
+use nix::errno::Errno;
 use rtnetlink::{
     packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE},
     packet_route::{RouteNetlinkMessage, link::LinkAttribute, nsid::NsidAttribute, route::RouteScope},
@@ -451,11 +451,25 @@ fn attach(local: &mut Local, name: &Name, pid: u32, owner_tag: &str) -> Outcome 
         errno: error.raw_os_error().map_or(Errno::ESRCH, Errno::from_raw),
         message: Some(format!("process {pid}: {error}")),
     })?;
-    if fstat(&file)?.st_ino == fstat(&local.host)?.st_ino {
-        let message = Some(format!("process {pid} is in the host's own namespace"));
-        return Err(OpError { errno: Errno::EINVAL, message });
+    let open = local.open(file.into())?;
+    let answers = open.channel.get(message::get_link(None, LOOPBACK))?;
+    let was = answers.into_iter().find_map(observe::link_of).and_then(|lo| lo.link.owner_tag);
+    if let Some(alias) = local.alias_of(open.inode, name, was.as_deref())? {
+        let message = match alias {
+            Ns::Host => format!("process {pid} is in the host's own network namespace, which is always there"),
+            other => format!("process {pid} is in {other} already, and one namespace has one name"),
+        };
+        return Err(OpError { errno: Errno::EEXIST, message: Some(message) });
     }
-    pin(&local.open(file.into())?, name, owner_tag)
+    // The tag of a record that is no more.
+    if let Some(was) = was.filter(|was| was != owner_tag) {
+        open.channel.change(message::delete_owner_tag("lo", &was), 0)?;
+    }
+    match pin(&open, name, owner_tag) {
+        // It was tagged before, and lost its name.
+        Err(error) if error.errno == Errno::EEXIST => Ok(worker::pin(name.as_str(), &open.ns).map_err(pinned_nowhere)?),
+        other => other,
+    }
 }
 
 fn set_netnsid(local: &mut Local, name: &Name, id: NetnsId) -> Outcome {

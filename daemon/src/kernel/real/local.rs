@@ -24,7 +24,7 @@ use super::{
     making::{Making, New},
     worker::{self, Pinned, Worker},
 };
-use crate::kernel::{Ns, OpError, Outcome};
+use crate::kernel::{Ns, OpError, Outcome, StalePin, ownership};
 
 /// What such a thread holds. Everything that it does ends in the namespace in which it was started: the host's.
 #[derive(Debug)]
@@ -54,8 +54,8 @@ pub(super) struct Open {
 pub(super) enum Place<'l> {
     /// There is none.
     Nothing,
-    /// A file that pins nothing (any more).
-    Stale,
+    /// Something that pins nothing (any more).
+    Stale(StalePin),
     /// A namespace.
     There(&'l Open),
 }
@@ -148,9 +148,13 @@ impl Local {
                         self.open.insert(ns.clone(), open);
                     }
                 }
-                other => {
+                Pinned::Stale(stale) => {
                     self.open.remove(ns);
-                    return Ok(if matches!(other, Pinned::Stale) { Place::Stale } else { Place::Nothing });
+                    return Ok(Place::Stale(stale));
+                }
+                Pinned::Nothing => {
+                    self.open.remove(ns);
+                    return Ok(Place::Nothing);
                 }
             }
         }
@@ -161,7 +165,7 @@ impl Local {
     pub(super) fn channel(&mut self, ns: &Ns) -> Result<Option<&Open>, Errno> {
         Ok(match self.find(ns)? {
             Place::There(open) => Some(open),
-            Place::Nothing | Place::Stale => None,
+            Place::Nothing | Place::Stale(_) => None,
         })
     }
 
@@ -214,6 +218,21 @@ impl Local {
     /// Makes one change in a namespace.
     pub(super) fn change(&mut self, ns: &Ns, message: RouteNetlinkMessage, flags: u16) -> Outcome {
         self.reach(ns)?.channel.change(message, flags)
+    }
+
+    /// Returns the name that a namespace has besides this one: the host's own has none in `/run/netns`, and netnsd pins each under
+    /// one name, which its owner tag tells.
+    pub(super) fn alias_of(&self, inode: u64, name: &Name, owner_tag: Option<&str>) -> Result<Option<Ns>, Errno> {
+        if fstat(&self.host)?.st_ino == inode {
+            return Ok(Some(Ns::Host));
+        }
+        let Some((owner, _)) = owner_tag.and_then(ownership::parse).filter(|(owner, _)| owner.name != *name) else {
+            return Ok(None);
+        };
+        Ok(match worker::pinned(owner.name.as_str())? {
+            Pinned::Namespace(other) if fstat(&other)?.st_ino == inode => Some(Ns::Named(owner.name)),
+            _ => None,
+        })
     }
 
     /// Forgets what a name meant.

@@ -96,10 +96,19 @@ impl Local {
     pub(in crate::kernel) fn namespaces(&mut self) -> Result<Vec<(String, NamespaceObserved)>, OpError> {
         let mut found = Vec::new();
         for name in names::listed() {
-            let Ok(Pinned::Namespace(fd)) = worker::pinned(&name) else { continue };
-            let open = self.open(fd)?;
-            let summary = observe::summary(self, &name, open)?;
-            found.push((name, summary));
+            match worker::pinned(&name) {
+                Ok(Pinned::Namespace(fd)) => {
+                    let open = self.open(fd)?;
+                    let summary = observe::summary(self, &name, open)?;
+                    found.push((name, summary));
+                }
+                // It is in the way of its name all the same.
+                Ok(Pinned::Stale(_)) => {
+                    let path = worker::path(&name).display().to_string();
+                    found.push((name, NamespaceObserved { path, inode: 0, netnsid: None, links: 0 }));
+                }
+                _ => {}
+            }
         }
         Ok(found)
     }

@@ -56,7 +56,7 @@ fn namespace(local: &mut Local, ns: &Ns, part: &NsScope) -> Result<Option<Observ
     let mut seen = ObservedNs { dns: ns.name().and_then(worker::read_dns), ..ObservedNs::default() };
     let open = match local.find(ns) {
         Ok(Place::There(open)) => open,
-        Ok(Place::Stale) => return Ok(Some(ObservedNs { stale: true, ..seen })),
+        Ok(Place::Stale(stale)) => return Ok(Some(ObservedNs { stale: Some(stale), ..seen })),
         Ok(Place::Nothing) => return Ok(seen.dns.is_some().then_some(seen)),
         // Not a network namespace, or one that is closed to us: it holds up nobody.
         Err(errno @ (Errno::EINVAL | Errno::EPERM | Errno::EACCES)) if *ns != Ns::Host => {
@@ -102,6 +102,9 @@ fn namespace(local: &mut Local, ns: &Ns, part: &NsScope) -> Result<Option<Observ
     if let Some(lo) = seen.links.remove("lo") {
         seen.loopback = lo.up;
         seen.owner_tag = lo.owner_tag;
+    }
+    if let Ns::Named(name) = ns {
+        seen.alias_of = local.alias_of(seen.inode, name, seen.owner_tag.as_deref())?;
     }
     if !part.all_links {
         seen.links.retain(|name, _| part.links.contains(name) || seen.strayed.contains(name));

@@ -2,7 +2,10 @@
 
 use std::{
     fs, io,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::fs::PermissionsExt,
+    },
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -24,7 +27,7 @@ use nix::{
 };
 
 use super::local::Local;
-use crate::kernel::sysctl;
+use crate::kernel::{StalePin, sysctl};
 
 /// Where `ip netns` keeps its names (`NETNS_RUN_DIR`).
 pub(crate) const RUN: &str = "/run/netns";
@@ -144,21 +147,41 @@ pub(crate) fn path(name: &str) -> PathBuf {
 pub(crate) enum Pinned {
     /// No such file.
     Nothing,
-    /// A file that pins nothing (any more).
-    Stale,
+    /// Something that pins nothing (any more).
+    Stale(StalePin),
     /// A namespace.
     Namespace(OwnedFd),
 }
 
 /// Looks at a name by its file system's magic: a file in `/run/netns` need not be a namespace.
 pub(crate) fn pinned(name: &str) -> Result<Pinned, Errno> {
-    let fd = match open(&path(name), OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK, Mode::empty()) {
-        Ok(fd) => fd,
-        Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(Pinned::Nothing),
-        Err(errno) => return Err(errno),
+    let path = path(name);
+    let found = open(&path, OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK, Mode::empty());
+    if let Ok(fd) = &found
+        && fstatfs(fd)?.filesystem_type() == NSFS_MAGIC
+    {
+        return found.map(Pinned::Namespace);
+    }
+    let file = match fs::symlink_metadata(&path) {
+        Ok(file) => file,
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(Pinned::Nothing);
+        }
+        Err(error) => return Err(errno(&error)),
     };
-    let is_ns = fstatfs(&fd)?.filesystem_type() == NSFS_MAGIC;
-    Ok(if is_ns { Pinned::Namespace(fd) } else { Pinned::Stale })
+    let kind = file.file_type();
+    Ok(Pinned::Stale(if kind.is_symlink() {
+        let target = fs::read_link(&path).map_err(|error| errno(&error))?;
+        StalePin::Link { target: target.display().to_string(), dangling: found.err() == Some(Errno::ENOENT) }
+    } else if kind.is_dir() {
+        StalePin::Other("a directory")
+    } else if !kind.is_file() {
+        StalePin::Other("a special file")
+    } else if file.len() == 0 && file.permissions().mode() & 0o777 == 0 {
+        StalePin::Lost
+    } else {
+        StalePin::File
+    }))
 }
 
 /// Makes `/run/netns` as `ip netns add` does: a shared mount, so that other mount namespaces see names come and go.
@@ -181,7 +204,7 @@ fn prepare_run() -> Result<(), Errno> {
     }
 }
 
-/// Pins a namespace under a name. A stale file is used again.
+/// Pins a namespace under a name. A file that lost its mount is used again.
 pub(crate) fn pin(name: &str, ns: impl AsFd) -> Result<(), Errno> {
     prepare_run()?;
     let source = format!("/proc/self/fd/{}", ns.as_fd().as_raw_fd());
@@ -189,7 +212,7 @@ pub(crate) fn pin(name: &str, ns: impl AsFd) -> Result<(), Errno> {
     let flags = OFlag::O_RDONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
     match open(&path, flags, Mode::empty()) {
         Ok(_fd) => {}
-        Err(Errno::EEXIST) if matches!(pinned(name)?, Pinned::Stale) => {}
+        Err(Errno::EEXIST) if matches!(pinned(name)?, Pinned::Stale(StalePin::Lost)) => {}
         Err(errno) => return Err(errno),
     }
     let none: Option<&str> = None;
@@ -201,7 +224,8 @@ pub(crate) fn pin(name: &str, ns: impl AsFd) -> Result<(), Errno> {
 /// Takes a name away; the namespace lives on while something else holds it.
 pub(crate) fn unpin(name: &str) -> Result<(), Errno> {
     let path = path(name);
-    match umount2(&path, MntFlags::MNT_DETACH) {
+    // A link may lead to the mount of another name.
+    match umount2(&path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
         Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
         Err(errno) => return Err(errno),
     }
