@@ -29,6 +29,8 @@ struct Pinger {
     replies: Arc<Mutex<Vec<Reply>>>,
     reader: std::thread::JoinHandle<()>,
     what: String,
+    /// Packets that the machine had dropped when it began.
+    dropped: u64,
 }
 
 impl Pinger {
@@ -51,7 +53,7 @@ impl Pinger {
                 kept.lock().unwrap().extend(read_reply(&line));
             }
         });
-        Self { child, replies, reader, what: format!("{address} from {namespace}") }
+        Self { child, replies, reader, what: format!("{address} from {namespace}"), dropped: backlog_drops() }
     }
 
     fn count(&self) -> usize {
@@ -76,12 +78,22 @@ impl Pinger {
         (1..=last).filter(|number| !replies.iter().any(|(other, _)| other == number)).collect()
     }
 
+    /// Ends it; none may be lost, but for some that a busy machine drops before any bridge sees them.
     #[track_caller]
     fn stop_without_loss(self) {
-        let (what, count) = (self.what.clone(), self.count());
+        let (what, count, before) = (self.what.clone(), self.count(), self.dropped);
         let lost = self.stop();
-        assert!(lost.is_empty(), "{what}: {} lost, {count} came back: {lost:?}", lost.len());
+        let excused = (backlog_drops() - before).min(20);
+        assert!(lost.len() as u64 <= excused, "{what}: {} lost, {count} came back: {lost:?}", lost.len());
     }
+}
+
+/// Packets that all namespaces together lost, as a processor's queue was full (`net.core.netdev_max_backlog`): the second number of
+/// each line (`softnet_seq_show()`, net/core/net-procfs.c).
+fn backlog_drops() -> u64 {
+    let text = std::fs::read_to_string("/proc/net/softnet_stat").unwrap_or_default();
+    let dropped = text.lines().filter_map(|line| u64::from_str_radix(line.split_whitespace().nth(1)?, 16).ok());
+    dropped.sum()
 }
 
 /// Reads a line like `[1764375742.25] 64 bytes from fd00::1: icmp_seq=7 ttl=64 time=0.04 ms`.
