@@ -7,6 +7,7 @@ use std::{
     cell::Cell,
     ffi::CStr,
     os::fd::{AsRawFd, RawFd},
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -46,6 +47,27 @@ const SO_NETNS_COOKIE: libc::c_int = 71;
 struct NetnsCookie;
 
 nix::getsockopt_impl!(NetnsCookie, libc::SOL_SOCKET, SO_NETNS_COOKIE, u64, GetStruct<u64>);
+
+/// How long a question is repeated whose answer was interrupted, or lost in a full buffer; and how long the pauses before are,
+/// at first and at most. What the kernel finishes by itself, such as hundreds of new IPv6 addresses (`addrconf_dad_work()`,
+/// net/ipv6/addrconf.c), interrupts many dumps one after the other.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PAUSES: (Duration, Duration) = (Duration::from_micros(100), Duration::from_millis(20));
+
+/// Asks again until the answer is whole.
+fn repeat<T>(mut ask: impl FnMut() -> Result<T, OpError>) -> Result<T, OpError> {
+    let start = Instant::now();
+    let mut pause = PAUSES.0;
+    loop {
+        match ask() {
+            Err(error) if matches!(error.errno, Errno::EAGAIN | Errno::ENOBUFS) && start.elapsed() < PATIENCE => {
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(PAUSES.1);
+            }
+            other => return other,
+        }
+    }
+}
 
 /// A connection. The socket belongs for ever to the namespace in which it was opened, and holds it.
 #[derive(Debug)]
@@ -100,16 +122,16 @@ impl Channel {
 
     /// Asks for one thing.
     pub fn get(&self, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, OpError> {
-        self.ask(vec![(message, 0)], Some)
+        repeat(|| self.ask(vec![(message.clone(), 0)], Some))
     }
 
     /// Asks for everything of a sort; what `take` makes of each. Whole messages are large, and may be many: none is kept.
     pub fn dump<T>(
         &self,
         message: RouteNetlinkMessage,
-        take: impl FnMut(RouteNetlinkMessage) -> Option<T>,
+        mut take: impl FnMut(RouteNetlinkMessage) -> Option<T>,
     ) -> Result<Vec<T>, OpError> {
-        self.ask(vec![(message, NLM_F_DUMP)], take)
+        repeat(|| self.ask(vec![(message.clone(), NLM_F_DUMP)], &mut take))
     }
 
     /// The id of a namespace as seen from this one.
