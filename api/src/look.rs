@@ -235,6 +235,9 @@ pub struct LiveRoute {
     pub scope: String,
     /// Whether the gateway is taken as reachable.
     pub onlink: bool,
+    /// Whether netnsd can take it over as it is; not one with several next hops, a nexthop object, a gateway of the other family,
+    /// an encapsulation, a TOS or an expiry.
+    pub adoptable: bool,
 }
 
 /// An ARP or NDP entry, live from the kernel.

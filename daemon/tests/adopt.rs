@@ -179,3 +179,133 @@ fn a_crash_while_taking_over_is_made_good_at_the_next_start() {
         assert_eq!(host.get(path).ok()["status"]["state"], "in_sync", "{path}");
     }
 }
+
+/// Routes with more than the API can say, as others make them, each with the same as it is asked for.
+const ROUTES: [&str; 8] = [
+    "10.7.0.0/16 via 10.1.0.9 mtu 1300 advmss 1200 initcwnd 20 quickack 1",
+    "10.8.0.0/16 via 10.1.0.9 src 10.1.0.1 window 4096 rtt 80 rto_min 40 hoplimit 9",
+    "10.9.0.0/16 via 10.1.0.9 mtu lock 1280 congctl reno features ecn",
+    "10.10.0.0/16 dev eth0 scope global initrwnd 12 fastopen_no_cookie 1",
+    "blackhole 10.11.0.0/16 metric 9",
+    "fd07::/16 via fd00:1::9 mtu 1300 advmss 1200 pref high",
+    "fd08::/16 dev eth0 pref low hoplimit 3",
+    "fd09::/16 via fd00:1::9 table 255 mtu 1400",
+];
+
+/// The kernel as `ip -d` tells it, every route with its details; without marks and protocols where they are to differ.
+fn details(host: &Host, marked: bool) -> Vec<String> {
+    let look = "for ns in '' '-n n1' '-n n2'; do for f in -4 -6; do ip $ns $f -d route show table all; done; ip $ns -d link; \
+        bridge $ns -d link; done";
+    let text = String::from_utf8(host.sh(look).stdout).unwrap();
+    let keep = |line: &str| {
+        let line = match marked {
+            true => line.to_owned(),
+            false => line.replace(" proto boot", "").replace(" proto 110", "").replace(" proto static", ""),
+        };
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let timer = words.iter().position(|word| word.ends_with("_timer"));
+        timer.map_or_else(
+            || words.join(" "),
+            |_| words.iter().filter(|word| !word.contains('.')).copied().collect::<Vec<_>>().join(" "),
+        )
+    };
+    let mut lines: Vec<String> = text
+        .lines()
+        .map(keep)
+        .filter(|line| marked || !(line.starts_with("alias ") || line.starts_with("altname netnsd:")))
+        .collect();
+    if !marked {
+        lines.iter_mut().for_each(|line| *line = line.replace("addrgenmode none", "addrgenmode eui64"));
+    }
+    lines.sort();
+    lines
+}
+
+#[test]
+fn routes_keep_what_the_api_cannot_say() {
+    let host = Host::started();
+    make(&host);
+    for route in ROUTES {
+        let family = if route.contains("::") { "-6" } else { "-4" };
+        let line = format!("ip -n n1 {family} route add {route}");
+        assert!(host.sh(&line).status.success(), "{line}");
+    }
+    // And some that netnsd has no words for.
+    for line in [
+        "ip -n n1 route add 10.20.0.0/16 nexthop via 10.1.0.9 nexthop via 10.1.0.8",
+        "ip -n n1 route add 10.21.0.0/16 via inet6 fe80::9 dev eth0",
+        "ip -n n1 route add 10.22.0.0/16 via 10.1.0.9 tos 0x10",
+        "ip -n n1 route add throw 10.23.0.0/16",
+        "ip -n n1 -6 route add fd20::/16 via fd00:1::9 expires 3600",
+        "ip link set lan type bridge mcast_hash_max 512 group_fwd_mask 8 mcast_querier 1",
+        "ip link set port1 type bridge_slave mcast_flood off neigh_suppress on",
+    ] {
+        host.sh(line);
+    }
+    host.settled();
+    let (before, exact) = (details(&host, false), details(&host, true));
+    let steady = |lines: Vec<String>| -> Vec<String> {
+        lines.into_iter().map(|line| line.split(" expires").next().unwrap().to_owned()).collect()
+    };
+    let (before, exact) = (steady(before), steady(exact));
+    let route = |text: &str| {
+        let words: Vec<&str> = text.split(' ').collect();
+        let after = |word: &str| words.iter().position(|other| *other == word).map(|at| words[at + 1]);
+        let kind = if words[0] == "blackhole" { "blackhole" } else { "unicast" };
+        let number = |word: &str| after(word).and_then(|value| value.parse::<u32>().ok());
+        json!({"destination": words[usize::from(kind == "blackhole")], "type": kind, "via": after("via"), "interface": after("dev"),
+            "metric": number("metric"), "table": number("table").unwrap_or(254)})
+    };
+    let mut routes: Vec<Value> = ROUTES.iter().map(|text| route(text)).collect();
+    let spec = json!({"name": "n1", "routes": routes});
+
+    // What has more than netnsd can make again is in the way, and stays.
+    for (i, (destination, via)) in [
+        ("10.20.0.0/16", "10.1.0.9"),
+        ("10.21.0.0/16", "10.1.0.9"),
+        ("10.23.0.0/16", "10.1.0.9"),
+        ("fd20::/16", "fd00:1::9"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        if !exact.iter().any(|line| line.contains(destination)) {
+            eprintln!("this kernel has no such route: {i}");
+            continue;
+        }
+        let body = json!({"routes": [{"destination": destination, "via": via}]});
+        host.put("/v1/namespaces/n1?adopt=true", body).refused(409, "conflict", Some("/routes/0"));
+        assert_eq!(exact, steady(details(&host, true)));
+    }
+
+    // A refusal leaves every byte as it was.
+    routes.push(json!({"destination": "198.51.100.0/24", "via": "10.1.0.255"}));
+    routes.push(json!({"destination": "10.7.0.0/16", "via": "10.1.0.8", "table": 77}));
+    routes[2]["via"] = json!("10.1.0.8");
+    let bridge = json!({"name": "br", "interface": "lan", "stp": false, "forward_delay_s": 0, "hello_time_s": 3, "ageing_time_s": 9,
+        "mtu": 1500, "addresses": ["10.1.0.254/24", "10.1.9.254/24"]});
+    let pair = json!({"name": "p1", "endpoints": [
+        {"namespace": "n1", "interface": "eth0", "addresses": ["10.1.0.1/24", "fd00:1::1/64"]},
+        {"interface": "port1", "bridge": "br", "port": {"hairpin": false, "path_cost": 9, "isolated": true}}]});
+    let document = json!({"namespaces": [{"name": "n1", "routes": routes}], "bridges": [bridge], "veths": [pair]});
+    let refused = host.patch("/v1/topology?adopt=true", document);
+    assert_eq!((refused.status, &refused.json["code"]), (422, &"kernel_rejected".into()), "{}", refused.json);
+    common::same(&exact, &steady(details(&host, true)));
+
+    let plan = host.patch("/v1/topology?adopt=true&dry_run=true", json!({"namespaces": [spec]})).ok();
+    let lines: Vec<String> =
+        plan["plan"].as_array().unwrap().iter().map(|step| step["command"].as_str().unwrap().to_owned()).collect();
+    host.patch("/v1/topology?adopt=true", json!({"namespaces": [spec]})).ok();
+    common::same(&before, &steady(details(&host, false)));
+    let ours = details(&host, true);
+    assert_eq!(ours.iter().filter(|line| line.contains("proto 110")).count(), ROUTES.len(), "{ours:#?}");
+    assert_eq!(host.post("/v1/reconcile", json!({})).ok()["repaired"], json!([]));
+    common::same(&before, &steady(details(&host, false)));
+
+    // The lines of the dry run do the same; the mark is that of a namespace that was never made.
+    for line in lines.iter().filter(|line| !line.contains("netnsd:")) {
+        let output = host.sh(line);
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    common::same(&before, &steady(details(&host, false)));
+}

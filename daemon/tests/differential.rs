@@ -51,7 +51,7 @@ fn namespace(random: &mut Random, i: u64, links: &[(Option<String>, String)]) ->
     for kind in ["blackhole", "unreachable", "prohibit"] {
         if random.one_in(5) {
             let family = random.of(&["192.0.2.0/28", "2001:db8:5::/48"]);
-            routes.push(json!({"destination": family, "type": kind, "metric": 100 + random.below(3), "table": random.of(&[254, 100])}));
+            routes.push(json!({"destination": family, "type": kind, "metric": 100 + random.below(3), "table": random.of(&[254, 100, 255])}));
         }
     }
     for link in &own {
@@ -115,7 +115,8 @@ fn bridge(random: &mut Random, i: u64, namespaces: &[String]) -> Value {
     random.maybe(&mut spec, 4, "stp", |_| json!(true));
     random.maybe(&mut spec, 4, "priority", |random| json!(4096 * random.below(4)));
     random.maybe(&mut spec, 4, "ageing_time_s", |random| json!(60 + random.below(2)));
-    random.maybe(&mut spec, 4, "forward_delay_s", |random| json!(4 + random.below(2)));
+    let delays: &[u64] = if spec["stp"] == true { &[4, 5] } else { &[0, 1, 5] };
+    random.maybe(&mut spec, 3, "forward_delay_s", |random| json!(random.of(delays)));
     random.maybe(&mut spec, 4, "hello_time_s", |random| json!(1 + random.below(2)));
     random.maybe(&mut spec, 4, "max_age_s", |random| json!(10 + random.below(2)));
     random.maybe(&mut spec, 4, "multicast_snooping", |_| json!(false));

@@ -282,3 +282,211 @@ fn a_storm_of_changes_is_looked_at_afresh() {
     host.until("it is repaired", || address().contains("10.1.0.1"));
     assert_eq!(host.get("/v1/health").status, 200);
 }
+
+/// Routes of every kind that can be asked for are made, put back, and taken away; or refused, and then nothing is left of them.
+#[test]
+fn routes_of_every_kind_are_made_or_refused() {
+    let host = Host::started();
+    host.put("/v1/namespaces/a", json!({})).ok();
+    let ends = json!([{"namespace": "a", "interface": "eth0", "addresses": ["10.0.0.1/24", "fd00::1/64"]},
+        {"interface": "port0", "addresses": ["10.0.0.2/24"]}]);
+    host.put("/v1/veths/lan0", json!({"endpoints": ends})).ok();
+    host.settled();
+    let all = |host: &Host| {
+        let show = "for f in -4 -6; do ip -n a $f route show table all; done";
+        String::from_utf8(host.sh(show).stdout).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let before = all(&host);
+    let refused = json!({"destination": "198.51.100.0/24", "via": "10.0.0.255"});
+    let (mut made, mut left) = (0, Vec::new());
+    for route in [
+        json!({"destination": "10.9.0.0/16", "via": "10.0.0.2", "table": 255}),
+        json!({"destination": "203.0.113.0/24", "type": "blackhole", "table": 255}),
+        json!({"destination": "10.0.0.1/32", "interface": "eth0", "table": 255}),
+        json!({"destination": "10.0.0.0/24", "interface": "eth0", "metric": 7}),
+        json!({"destination": "10.0.0.0/24", "via": "10.0.0.2"}),
+        json!({"destination": "127.5.0.0/16", "via": "10.0.0.2"}),
+        json!({"destination": "224.0.0.0/4", "interface": "eth0"}),
+        json!({"destination": "240.0.0.0/4", "via": "10.0.0.2"}),
+        json!({"destination": "255.255.255.255/32", "interface": "eth0"}),
+        json!({"destination": "0.0.0.0/8", "via": "10.0.0.2"}),
+        json!({"destination": "0.0.0.0/0", "via": "10.0.0.2", "metric": 4_294_967_295_u32}),
+        json!({"destination": "169.254.0.0/16", "interface": "eth0"}),
+        json!({"destination": "default", "type": "unreachable", "metric": 4_294_967_295_u32}),
+        json!({"destination": "default", "via": "10.0.0.2", "table": 4_294_967_295_u32}),
+        json!({"destination": "default", "via": "10.0.0.2", "table": 253}),
+        json!({"destination": "default", "via": "10.0.0.2", "table": 1}),
+        json!({"destination": "fd09::/16", "via": "fd00::2", "table": 255}),
+        json!({"destination": "2001:db8::/32", "type": "prohibit", "table": 255}),
+        json!({"destination": "fd00::1/128", "interface": "eth0", "table": 255}),
+        json!({"destination": "fd00::/64", "interface": "eth0"}),
+        json!({"destination": "fd00::/64", "via": "fd00::2", "metric": 256}),
+        json!({"destination": "ff00::/8", "interface": "eth0"}),
+        json!({"destination": "ff00::/8", "interface": "eth0", "table": 255}),
+        json!({"destination": "ff05::/16", "interface": "eth0", "metric": 256}),
+        json!({"destination": "fe80::/64", "interface": "eth0"}),
+        json!({"destination": "fe80::/64", "interface": "eth0", "metric": 256}),
+        json!({"destination": "fe80::/64", "via": "fd00::2", "metric": 256}),
+        json!({"destination": "fe80::5/128", "interface": "eth0", "table": 255}),
+        json!({"destination": "::1/128", "interface": "eth0"}),
+        json!({"destination": "::/0", "type": "unreachable", "metric": 4_294_967_295_u32}),
+        json!({"destination": "::/0", "interface": "eth0", "metric": 4_294_967_295_u32}),
+        json!({"destination": "::ffff:0:0/96", "type": "unreachable"}),
+        json!({"destination": "::/96", "via": "fd00::2"}),
+        json!({"destination": "2002::/16", "via": "fd00::2", "table": 4_294_967_295_u32}),
+        json!({"destination": "default", "via": "fd00::2", "table": 1}),
+    ] {
+        let answer = host.patch("/v1/namespaces/a", json!({"routes": [route]}));
+        if answer.status != 200 {
+            assert!(matches!(answer.status, 409 | 422), "{route}: {}", answer.json);
+            assert!(answer.json["pointer"].as_str().is_some_and(|at| at.starts_with("/routes/0")), "{}", answer.json);
+            common::same(&before, &all(&host));
+            left.push(format!("{route}: {} {}", answer.status, answer.json["detail"]));
+            continue;
+        }
+        assert_eq!(answer.json["status"]["state"], "in_sync", "{route}: {}", answer.json);
+        let there = all(&host);
+        assert_eq!(host.post("/v1/reconcile", json!({})).ok()["repaired"], json!([]), "{route}");
+        if there != before {
+            let flush = "for f in -4 -6; do ip -n a $f route flush table all proto 110; done";
+            host.sh(flush);
+            host.post("/v1/reconcile", json!({})).ok();
+            common::same(&there, &all(&host));
+            made += 1;
+        }
+        // What the kernel refuses beside it leaves it as it was.
+        host.patch("/v1/namespaces/a", json!({"routes": [refused]})).refused(422, "kernel_rejected", None);
+        common::same(&there, &all(&host));
+        host.patch("/v1/namespaces/a", json!({"routes": []})).ok();
+        common::same(&before, &all(&host));
+    }
+    println!("{made} are made; refused are\n{}", left.join("\n"));
+    // What the other way round was refused is undone too; and what an earlier version left is found by reconciling.
+    let route = json!({"destination": "10.9.0.0/16", "via": "10.0.0.2", "table": 255});
+    host.patch("/v1/namespaces/a", json!({"routes": [route, refused]})).refused(422, "kernel_rejected", None);
+    common::same(&before, &all(&host));
+    host.patch("/v1/namespaces/a", json!({"routes": []})).ok();
+    host.run(&["ip", "-n", "a", "route", "add", "10.9.0.0/16", "via", "10.0.0.2", "table", "255", "proto", "110"]);
+    host.run(&["ip", "-n", "a", "route", "add", "fd09::/16", "via", "fd00::2", "table", "255", "proto", "110"]);
+    assert_eq!(host.post("/v1/reconcile", json!({})).ok()["repaired"], json!([{"kind": "namespace", "name": "a"}]));
+    common::same(&before, &all(&host));
+}
+
+/// STP and its times are set from any state to any other: by the daemon, by its dry run's lines, back after a refusal, and after
+/// damage.
+#[test]
+fn bridge_times_are_set_from_any_state_to_any_other() {
+    let (host, by_hand) = (Host::started(), Host::new());
+    host.put("/v1/namespaces/a", json!({})).ok();
+    let (off, on) = (false, true);
+    let none = Value::Null;
+    let state = |stp: bool, delay: Value, hello: Value, age: Value| json!({"stp": stp, "forward_delay_s": delay, "hello_time_s": hello, "max_age_s": age});
+    let states = [
+        state(off, none.clone(), none.clone(), none.clone()),
+        state(off, json!(0), none.clone(), none.clone()),
+        state(off, json!(1), json!(1), json!(6)),
+        state(off, json!(30), none.clone(), json!(40)),
+        state(on, none.clone(), none.clone(), none.clone()),
+        state(on, json!(2), json!(10), none.clone()),
+        state(on, json!(30), none.clone(), json!(6)),
+    ];
+    let shown = |host: &Host| {
+        let data = host.ip(&["-d", "link", "show", "br0"])[0]["linkinfo"]["info_data"].clone();
+        ["stp_state", "forward_delay", "hello_time", "max_age"].map(|key| data[key].as_u64().unwrap())
+    };
+    let wanted = |state: &Value| {
+        let time = |key: &str, default: u64| state[key].as_u64().map_or(default, |seconds| seconds * 100);
+        let stp = u64::from(state["stp"] == true);
+        [stp, time("forward_delay_s", 1500), time("hello_time_s", 200), time("max_age_s", 2000)]
+    };
+    // The kernel counts in ticks of its own.
+    let is = |seen: [u64; 4], wanted: [u64; 4]| seen.iter().zip(wanted).all(|(seen, wanted)| seen.abs_diff(wanted) < 2);
+    let put = |state: &Value| {
+        let plan = host.put("/v1/bridges/br0?dry_run=true", state.clone()).ok();
+        let lines: Vec<&str> =
+            plan["plan"].as_array().unwrap().iter().map(|step| step["command"].as_str().unwrap()).collect();
+        let output = by_hand.sh(&format!("set -e\n{}", lines.join("\n")));
+        assert!(output.status.success(), "{state} by {lines:?}: {}", String::from_utf8_lossy(&output.stderr));
+        host.put("/v1/bridges/br0", state.clone()).ok();
+        for host in [&host, &by_hand] {
+            assert!(is(shown(host), wanted(state)), "{state} by {lines:?}: {:?}", shown(host));
+        }
+    };
+    let refused = json!([{"destination": "198.51.100.0/24", "via": "10.0.0.255"}]);
+    let ends = json!([{"namespace": "a", "interface": "eth0", "addresses": ["10.0.0.1/24"]}, {"interface": "port0"}]);
+    host.put("/v1/veths/lan0", json!({"endpoints": ends})).ok();
+    for from in &states {
+        for to in states.iter().filter(|to| *to != from) {
+            put(from);
+            put(to);
+            // Not one that is new, either.
+            let mut bridge = from.clone();
+            bridge["name"] = json!("br0");
+            let document = json!({"bridges": [bridge], "namespaces": [{"name": "a", "routes": refused}]});
+            host.patch("/v1/topology", document).refused(422, "kernel_rejected", None);
+            assert!(is(shown(&host), wanted(to)), "{to} again: {:?}", shown(&host));
+            let stp = u8::from(to["stp"] != true);
+            host.run(&["sh", "-c", &format!("ip link set br0 type bridge stp_state {stp}")]);
+            host.post("/v1/reconcile", json!({})).ok();
+            assert!(is(shown(&host), wanted(to)), "{to} repaired: {:?}", shown(&host));
+        }
+        host.delete("/v1/bridges/br0");
+        by_hand.sh("ip link del br0");
+    }
+}
+
+/// What the kernel goes on to do by itself with many addresses interrupts the look at them, and is waited for.
+#[test]
+fn many_addresses_are_taken_away_at_once() {
+    let host = Host::started();
+    let all: Vec<String> = (1..=500).map(|i| format!("fd00::{i:x}/64")).collect();
+    for round in 0..15 {
+        let ends = json!([{"interface": "v0", "addresses": all}, {"interface": "v1"}]);
+        host.put("/v1/veths/v0", json!({"endpoints": ends})).ok();
+        let answer = host.patch("/v1/veths/v0/endpoints/0", json!({"addresses": ["fd00::1/64"]}));
+        assert_eq!(answer.status, 200, "round {round}: {}", answer.json);
+        assert_eq!(host.delete("/v1/veths/v0").status, 204);
+    }
+}
+
+/// A bridge whose MTU was asked for once goes by its ports again, those of others too, also after a restart; an unequal pair is told.
+#[test]
+fn bridge_follows_its_ports_after_its_mtu() {
+    let mut host = Host::started();
+    let end = |mtu: Value| json!({"endpoints": [{"interface": "p0", "bridge": "br0", "mtu": mtu}, {"interface": "e0", "mtu": mtu}]});
+    let mtu = |host: &Host| host.ip(&["link", "show", "br0"])[0]["mtu"].clone();
+    host.put("/v1/bridges/br0", json!({})).ok();
+    host.put("/v1/veths/v0", end(json!(9000))).ok();
+    host.until("the kernel chooses", || mtu(&host) == 9000);
+    host.patch("/v1/bridges/br0", json!({"mtu": 1400})).ok();
+    assert_eq!(mtu(&host), 1400);
+    host.patch("/v1/bridges/br0", json!({"mtu": null})).ok();
+    assert_eq!(mtu(&host), 9000);
+    host.put("/v1/veths/v0", end(json!(2000))).ok();
+    assert_eq!(mtu(&host), 2000);
+    host.restart();
+    assert_eq!(host.post("/v1/reconcile", json!({})).ok()["repaired"], json!([]));
+    assert!(host.sh("ip link add x type veth peer name y && ip link set x mtu 1300 master br0").status.success());
+    host.until("a port of others counts", || mtu(&host) == 1300);
+    assert!(host.sh("ip link set x mtu 1700").status.success());
+    host.until("as it changes", || mtu(&host) == 1700);
+    host.put("/v1/bridges/br0", json!({"labels": {"a": "b"}, "ageing_time_s": 60})).ok();
+    assert!(host.sh("ip link del x").status.success());
+    host.until("and as it goes", || mtu(&host) == 2000);
+    assert_eq!(host.delete("/v1/veths/v0").status, 204);
+    assert_eq!(mtu(&host), 1500);
+    // One that is made anew needs nobody for it.
+    host.put("/v1/veths/v0", end(json!(2000))).ok();
+    host.reboot();
+    host.settled();
+    assert_eq!(mtu(&host), 2000);
+    assert_eq!(host.post("/v1/reconcile", json!({})).ok()["repaired"], json!([]));
+    let ends = json!([{"interface": "e2", "mtu": 9000}, {"interface": "e3"}]);
+    host.put("/v1/veths/v1", json!({"endpoints": ends})).ok();
+    host.until("the pair is ready", || host.get("/v1/veths/v1").ok()["status"]["observed"]["ready"] == true);
+    let status = host.get("/v1/veths/v1").ok()["status"].clone();
+    assert_eq!(
+        (&status["state"], &status["reason"]),
+        (&json!("in_sync"), &json!("e2 has MTU 9000, its peer 1500: larger packets are dropped"))
+    );
+}

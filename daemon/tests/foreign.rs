@@ -273,3 +273,57 @@ fn an_address_in_the_same_network_outlives_ours() {
         assert_eq!(host.post("/v1/reconcile", json!({})).ok()["repaired"], json!([]));
     }
 }
+
+/// A route of others where one of netnsd's should be is named, and left; the rest is kept right meanwhile.
+#[test]
+fn route_in_the_way_is_a_conflict() {
+    let mut host = Host::started();
+    let wanted = json!({"routes": [{"destination": "default", "via": "10.1.0.254"}, {"destination": "10.8.0.0/16", "via": "10.1.0.254"},
+        {"destination": "default", "via": "fd00:1::fe"}], "sysctls": {"net.ipv4.ip_forward": 1}});
+    host.put("/v1/namespaces/a", wanted.clone()).ok();
+    let ends = json!([{"namespace": "a", "interface": "eth0", "addresses": ["10.1.0.1/24", "fd00:1::1/64"]}, {"interface": "port0"}]);
+    host.put("/v1/veths/lan0", json!({"endpoints": ends})).ok();
+    host.settled();
+    let status = |host: &Host| host.get("/v1/namespaces/a").ok()["status"].clone();
+    assert_eq!(status(&host)["state"], "in_sync", "{}", status(&host));
+    for (family, theirs, i) in [
+        ("-4", "default via 10.1.0.99 dev eth0 proto static", 0),
+        ("-6", "default via fd00:1::99 dev eth0 proto static metric 1024", 2),
+    ] {
+        let line = format!("ip -n a {family} route replace {theirs}");
+        assert!(host.sh(&line).status.success(), "{line}");
+        let reason =
+            format!("{theirs} is in the way, and netnsd did not make it: delete it, or give this route another metric");
+        let told = |host: &Host| {
+            host.until("it is told", || status(host)["state"] == "conflict");
+            assert_eq!(status(host)["reason"], json!(reason));
+        };
+        told(&host);
+        let pointer = format!("/routes/{i}");
+        host.put("/v1/namespaces/a", wanted.clone()).refused(409, "conflict", Some(&pointer));
+        let mut named = wanted.clone();
+        named["name"] = json!("a");
+        let document = json!({"namespaces": [{"name": "b"}, named]});
+        let pointer = format!("/namespaces/1{pointer}");
+        host.patch("/v1/topology", document).refused(409, "conflict", Some(&pointer));
+        // A veth there is no concern of that route.
+        host.patch("/v1/veths/lan0/endpoints/0", json!({"mtu": 1400})).ok();
+        host.patch("/v1/veths/lan0/endpoints/0", json!({"mtu": null})).ok();
+        host.restart();
+        told(&host);
+        let whole = || {
+            let routes = host.run(&["ip", "-n", "a", "route"]);
+            let forward = host.run(&["ip", "netns", "exec", "a", "cat", "/proc/sys/net/ipv4/ip_forward"]);
+            routes.contains("10.8.0.0/16 via 10.1.0.254") && forward == "1\n"
+        };
+        assert!(whole());
+        assert!(
+            host.sh("ip -n a route del 10.8.0.0/16; ip netns exec a sysctl -qw net.ipv4.ip_forward=0").status.success()
+        );
+        host.until("the rest is repaired", whole);
+        assert!(host.run(&["ip", "-n", "a", family, "route"]).contains(theirs.split(" proto").next().unwrap()));
+        assert!(host.sh(&format!("ip -n a {family} route del {theirs}")).status.success());
+        host.until("netnsd's is there", || status(&host)["state"] == "in_sync");
+        assert!(!host.run(&["ip", "-n", "a", family, "route"]).contains("static"));
+    }
+}

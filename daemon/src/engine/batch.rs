@@ -464,8 +464,15 @@ fn refusal_of(accepted: &Accepted, plan: &Plan) -> Option<Problem> {
 fn conflict_of(accepted: &Accepted, plan: &Plan) -> Option<Problem> {
     accepted.resources().filter_map(|resource| Some((resource, plan.verdicts.get(resource)?))).find_map(
         |(resource, verdict)| match verdict {
-            Verdict::Conflict(reason) => {
-                Some(Problem { resources: vec![resource.clone()], ..Problem::new(Code::Conflict, reason.clone()) })
+            Verdict::Conflict { reason, pointer } => {
+                let resources = vec![resource.clone()];
+                let problem =
+                    Problem { pointer: pointer.clone(), resources, ..Problem::new(Code::Conflict, reason.clone()) };
+                let placed = match &accepted.message.write.change {
+                    Change::Topology(document) => document.place_of(resource),
+                    _ => None,
+                };
+                Some(placed.map_or(problem.clone(), |placed| placed.locate(problem)))
             }
             Verdict::Pending(_) => None,
         },

@@ -238,7 +238,8 @@ impl<K: Kernel> Core<K> {
 
     /// One pass over everything, because somebody asks for it.
     async fn reconcile(&mut self) -> Reconciled {
-        let passed = self.pass(self.everything(), false).await;
+        let work = Work { leftovers: true, ..Work::each(self.everything()) };
+        let passed = self.pass_over(work, false).await;
         let not_in_sync = |(resource, standing): (&ResourceRef, &Standing)| NotInSync {
             kind: resource.kind,
             name: resource.name.clone(),
@@ -258,7 +259,12 @@ impl<K: Kernel> Core<K> {
     /// One pass over resources, each on its own. With `spare`, what others change again and again, or what is only to be
     /// reported, is not repaired.
     pub(super) async fn pass(&mut self, resources: BTreeSet<ResourceRef>, spare: bool) -> Passed {
-        let mut work = self.with_bridges(Work::each(resources));
+        self.pass_over(Work::each(resources), spare).await
+    }
+
+    /// The same over a piece of work.
+    async fn pass_over(&mut self, work: Work, spare: bool) -> Passed {
+        let mut work = self.with_bridges(work);
         let (mut plan, observed) = match self.look_and_plan(&mut work, &Failures::new()).await {
             Ok(found) => found,
             Err(error) => {

@@ -48,6 +48,8 @@ pub(super) struct Drift {
     rounded: Option<ResourceRef>,
     next_round: Instant,
     devices: Devices,
+    /// Bridges that netnsd gives the lowest MTU of their ports, and where they are.
+    followers: BTreeMap<ResourceRef, Ns>,
 }
 
 /// What a repair does, by the labels of its operations.
@@ -129,6 +131,7 @@ impl Drift {
             rounded: None,
             next_round: Instant::now() + policy.interval.pause(1, Duration::ZERO),
             devices: Devices::default(),
+            followers: BTreeMap::new(),
         }
     }
 
@@ -173,6 +176,21 @@ impl Drift {
     pub fn forget(&mut self, resource: &ResourceRef) {
         self.devices.forget(resource);
         self.repairs.remove(resource);
+        self.followers.remove(resource);
+    }
+
+    /// Remembers a bridge whose MTU goes by its ports through netnsd; none: no longer, or never.
+    pub fn follow_ports(&mut self, resource: &ResourceRef, spec: Option<&Spec>) {
+        let ns = spec.and_then(|spec| intent::interfaces(spec).into_iter().next()).map(|(ns, _)| ns);
+        match ns {
+            Some(ns) => self.followers.insert(resource.clone(), ns),
+            None => self.followers.remove(resource),
+        };
+    }
+
+    /// Returns true for a bridge whose MTU goes by its ports through netnsd.
+    pub fn follows_ports(&self, resource: &ResourceRef) -> bool {
+        self.followers.contains_key(resource)
     }
 
     /// Why a resource is not repaired now, and when it is, if at all.
@@ -292,6 +310,10 @@ impl<K: Kernel> Core<K> {
                 None => self.intent.all().map(|(resource, _)| resource).collect(),
             },
         };
+        if let What::Link { .. } = what {
+            let here = self.drift.followers.iter().filter(|(_, of)| *of == ns);
+            found.extend(here.map(|(bridge, _)| bridge.clone()));
+        }
         if let Some(name) = ns.name()
             && let resource = ResourceRef::new(Kind::Namespace, name.clone())
             && let Some(Spec::Namespace(spec)) = self.intent.spec(&resource)

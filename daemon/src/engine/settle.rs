@@ -17,9 +17,9 @@ use super::{
     work::{Passed, Work},
 };
 use crate::{
-    intent,
-    kernel::{Announcement, Kernel, Ns, Observed, Op, OpError},
-    plan::Verdict,
+    intent::{self, Record},
+    kernel::{Announcement, Kernel, Ns, Observed, Op, OpError, ownership},
+    plan::{self, Verdict},
     store::RowChange,
 };
 
@@ -62,13 +62,16 @@ impl<K: Kernel> Core<K> {
             }
             let standing = standing_of(resource, passed);
             if !left && matches!(standing.state, State::InSync | State::Pending) {
-                self.clear_leftovers(resource);
+                self.clear_leftovers(resource, passed);
             }
             if !left && standing.state == State::InSync {
                 self.retries.remove(resource);
             } else {
                 self.retry_later(resource);
             }
+            let lasts =
+                self.intent.get(resource).and_then(|record| plan::lasting(&record.spec, &record.applied)).is_some();
+            self.drift.follow_ports(resource, lasts.then(|| self.intent.spec(resource)).flatten());
             self.tell(resource, &standing, passed, cause);
             self.standings.insert(resource.clone(), standing);
         }
@@ -153,8 +156,10 @@ impl<K: Kernel> Core<K> {
         for resource in resources.into_iter().filter(|resource| resource.kind == Kind::Namespace) {
             let ns = Ns::Named(resource.name.clone());
             let seen = passed.observed.namespaces.get(&ns).map(|inside| inside.inode).filter(|inode| *inode != 0);
-            let ours = self.intent.get(resource).is_some()
-                && !matches!(passed.verdicts.get(resource), Some(Verdict::Conflict(_)));
+            let tagged = passed.observed.namespaces.get(&ns).and_then(|inside| inside.owner_tag.as_deref());
+            let tag = |record: &Record| ownership::owner_tag(resource, None, &record.uid);
+            let is_ours = |record: &Record| tagged.is_some_and(|now| ownership::current(now) == tag(record));
+            let ours = self.intent.get(resource).is_some_and(is_ours);
             changes.push((ns, seen.filter(|_| ours)));
         }
         self.kernel.watch(changes);
@@ -169,15 +174,19 @@ impl<K: Kernel> Core<K> {
         }
     }
 
-    /// Nothing of earlier intents is left in the kernel, and nothing to take over.
-    fn clear_leftovers(&mut self, resource: &ResourceRef) {
-        let Some(left) = self.intent.leftovers_mut(resource) else { return };
-        if !left.applied.is_empty() || *left.adopt || *left.keep_macs {
-            left.applied.clear();
-            *left.adopt = false;
-            *left.keep_macs = false;
-            self.confirm(resource);
+    /// Nothing of earlier intents is left in the kernel but what lasts as long as the device, and nothing to take over.
+    fn clear_leftovers(&mut self, resource: &ResourceRef, passed: &Passed) {
+        let Some(record) = self.intent.get(resource) else { return };
+        let is_new = passed.done.get(resource).is_some_and(|done| done.contains(&"bridge_add"));
+        let lasting = if is_new { None } else { plan::lasting(&record.spec, &record.applied) };
+        if record.applied.iter().eq(&lasting) && !record.adopt && !record.keep_macs {
+            return;
         }
+        let Some(left) = self.intent.leftovers_mut(resource) else { return };
+        *left.applied = lasting.into_iter().collect();
+        *left.adopt = false;
+        *left.keep_macs = false;
+        self.confirm(resource);
     }
 
     pub(super) fn retry_later(&mut self, resource: &ResourceRef) {
@@ -219,7 +228,7 @@ fn makes_namespace(operations: &[&str]) -> bool {
 fn standing_of(resource: &ResourceRef, passed: &Passed) -> Standing {
     let (state, reason) = match (passed.failures.get(resource), passed.verdicts.get(resource)) {
         (Some((op, error)), _) => (State::Failed, refusal(resource, op, error).detail),
-        (_, Some(Verdict::Conflict(reason))) => (State::Conflict, reason.clone()),
+        (_, Some(Verdict::Conflict { reason, .. })) => (State::Conflict, reason.clone()),
         (_, Some(Verdict::Pending(reason))) => (State::Pending, reason.clone()),
         (None, None) => return Standing::in_sync(),
     };

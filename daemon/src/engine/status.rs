@@ -54,8 +54,8 @@ pub(super) fn entry(record: &Record, standing: &Standing, observed: &Observed) -
             let links = [0, 1].map(|i: usize| end_link(spec, i, observed));
             let seen = veth(spec, links);
             let mut standing = standing.clone();
-            if standing.state == State::InSync && standing.reason.is_none() && !seen.ready {
-                standing.reason = Some(not_ready(spec, &seen));
+            if standing.state == State::InSync && standing.reason.is_none() {
+                standing.reason = if seen.ready { unequal_mtus(spec, &seen) } else { Some(not_ready(spec, &seen)) };
             }
             let mut ports: Vec<_> = (0..2).filter_map(|i| port(spec, i, links[i]?)).collect();
             ports.shrink_to_fit();
@@ -161,6 +161,14 @@ fn not_ready(spec: &Veth, seen: &VethObserved) -> String {
         true => "not ready: waiting for carrier".to_owned(),
         false => format!("not ready: {}", missing.join(", ")),
     }
+}
+
+/// Returns what a pair does whose ends have different MTUs (`veth_forward_skb()`, drivers/net/veth.c).
+fn unequal_mtus(spec: &Veth, seen: &VethObserved) -> Option<String> {
+    let [a, b] = [0, 1].map(|i: usize| seen.endpoints[i].as_ref().map_or(0, |end| end.mtu));
+    let (larger, most, least) = if a > b { (0, a, b) } else { (1, b, a) };
+    let name = spec.endpoints[larger].device();
+    (most != least).then(|| format!("{name} has MTU {most}, its peer {least}: larger packets are dropped"))
 }
 
 fn port(spec: &Veth, i: usize, link: &ObservedLink) -> Option<(netnsd_api::Name, PortObserved)> {

@@ -10,7 +10,7 @@ use sqlx::Connection;
 use super::*;
 use crate::{
     access::{Audit, Caller},
-    kernel::{BridgeSettings, NewEnd, Ns, Op, sim::SimKernel},
+    kernel::{BridgeSettings, NewEnd, Ns, Op, RouteExtras, sim::SimKernel},
     store::{AuditLog, Filter, History},
 };
 
@@ -727,7 +727,13 @@ fn by_hand(kernel: &SimKernel) {
         up(&Ns::Host, br0),
         up(&Ns::Host, port0),
         up(&net0, eth0),
-        Op::RouteAdd { name: "net0".parse().unwrap(), route, protocol: 4, replace: false },
+        Op::RouteAdd {
+            name: "net0".parse().unwrap(),
+            route,
+            extras: RouteExtras::default(),
+            protocol: 4,
+            replace: false,
+        },
     ] {
         kernel.apply(&op).unwrap();
     }

@@ -293,6 +293,13 @@ pub struct Document {
     pub selects: Selects,
 }
 
+impl Document {
+    /// Returns the place of a resource in it.
+    pub fn place_of(&self, resource: &ResourceRef) -> Option<&Placed> {
+        self.specs.iter().find(|placed| placed.spec.resource() == *resource)
+    }
+}
+
 /// A resource of a document.
 #[derive(Debug, Clone)]
 pub struct Placed {
@@ -306,6 +313,12 @@ impl Placed {
     /// Its place as a JSON pointer.
     pub fn pointer(&self) -> String {
         format!("/{}/{}", self.spec.kind().plural(), self.at)
+    }
+
+    /// Returns a problem of this resource, with its place in the document before its pointer.
+    pub fn locate(&self, problem: Problem) -> Problem {
+        let pointer = Some(self.pointer() + problem.pointer.as_deref().unwrap_or_default());
+        Problem { pointer, ..problem }
     }
 }
 

@@ -31,6 +31,8 @@ pub(super) struct Work {
     pub looked_at: BTreeSet<ResourceRef>,
     /// Whether the routes that come with addresses are looked at too: only others take them away.
     pub thorough: bool,
+    /// True if routes of netnsd's are also looked for where none are asked for: what an earlier version may have left.
+    pub leftovers: bool,
     /// Who wants to know how far it is.
     pub progress: Option<watch::Sender<Progress>>,
 }
@@ -102,6 +104,9 @@ impl<K: Kernel> Core<K> {
             .map(|name| ResourceRef::new(Kind::Namespace, name.clone()))
             .filter(|resource| self.intent.get(resource).is_some())
             .collect();
+        let bridges = specs().flat_map(intent::bridges_of);
+        let bridges = bridges.map(|name| ResourceRef::new(Kind::Bridge, name.clone()));
+        found.extend(bridges.filter(|bridge| self.drift.follows_ports(bridge)));
         if let (Some(Spec::Bridge(old)), Some(Spec::Bridge(new))) = (before, after)
             && (old.device(), &old.namespace) != (new.device(), &new.namespace)
         {
@@ -200,7 +205,10 @@ impl<K: Kernel> Core<K> {
         let mut tasks = self.tasks(work.parts.keys().chain(&work.looked_at), work);
         tasks.extend(self.gone_tasks(work));
         let mut scope = plan::scope(&tasks);
-        scope.namespaces.values_mut().for_each(|part| part.prefix_routes = work.thorough);
+        for (ns, part) in &mut scope.namespaces {
+            part.prefix_routes = work.thorough;
+            part.leftover_routes = work.leftovers && *ns != Ns::Host;
+        }
         if let Some(host) = scope.namespaces.get_mut(&Ns::Host) {
             host.most = host.links.len() >= MANY.max(self.intent.count() / 8);
         }

@@ -21,7 +21,7 @@ impl Intent {
         for placed in &document.specs {
             if !named.insert(placed.spec.resource()) {
                 let detail = format!("{} is given twice in this document", placed.spec.resource());
-                return Err(below(placed, FieldError::new(Code::Duplicate, "/name", detail).into()));
+                return Err(placed.locate(FieldError::new(Code::Duplicate, "/name", detail).into()));
             }
         }
         // What a document names by an old label is still named by it.
@@ -65,7 +65,7 @@ impl Intent {
             let resource = placed.spec.resource();
             let mut spec = placed.spec.clone();
             let current = self.get(&resource);
-            self.complete(&mut spec, current.map(|record| &*record.spec)).map_err(|problem| below(placed, problem))?;
+            self.complete(&mut spec, current.map(|record| &*record.spec)).map_err(|problem| placed.locate(problem))?;
             let (did, record) = self.next(current, spec, now, new_uid);
             decision.named.push((resource.clone(), did));
             if let Some(record) = record {
@@ -77,14 +77,14 @@ impl Intent {
         for placed in changed {
             let resource = placed.spec.resource();
             if let Some(record) = self.get(&resource) {
-                self.check(&resource, &record.spec).map_err(|problem| below(placed, problem))?;
+                self.check(&resource, &record.spec).map_err(|problem| placed.locate(problem))?;
             }
         }
         for resource in deleted {
             let dependents = self.dependents(resource);
             // Where the document itself says so, the mistake is there.
             for placed in specs.iter().filter(|placed| dependents.contains(&placed.spec.resource())) {
-                self.check(&placed.spec.resource(), &placed.spec).map_err(|problem| below(placed, problem))?;
+                self.check(&placed.spec.resource(), &placed.spec).map_err(|problem| placed.locate(problem))?;
             }
             if !dependents.is_empty() {
                 return Err(in_use(resource, dependents, "the document must name it, or not leave those behind"));
@@ -100,11 +100,4 @@ fn has_unnamed_end(placed: &Placed) -> bool {
         Spec::Veth(veth) => veth.endpoints.iter().any(|end| end.interface.is_none()),
         _ => false,
     }
-}
-
-/// A problem of one resource, with its place in the document.
-fn below(placed: &Placed, mut problem: Problem) -> Problem {
-    let place = placed.pointer();
-    problem.pointer = Some(place + problem.pointer.as_deref().unwrap_or_default());
-    problem
 }

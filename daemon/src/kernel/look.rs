@@ -9,8 +9,8 @@ use nix::errno::Errno;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Ns, NsScope, Observed, ObservedLink, OpError, Scope, ownership,
-    real::{Local, observe, protocol},
+    Ns, NsScope, Observed, ObservedLink, OpError, Scope, ownership, protocol,
+    real::{Local, observe},
 };
 
 /// Looks that wait; one more waits for room.
@@ -100,7 +100,7 @@ impl Look {
         self.ask(|answer| Question::Addresses(ns.clone(), answer)).await
     }
 
-    /// Every route of a namespace, the `local` table excepted.
+    /// Every route of a namespace, without the kernel's own of table `local` and of IPv6 link-local and multicast networks.
     ///
     /// # Errors
     /// No such namespace, or the kernel's.
@@ -249,20 +249,24 @@ fn routes(local: &mut Local, ns: &Ns) -> Result<Vec<LiveRoute>, LookError> {
     let scope = Scope { namespaces: BTreeMap::from([(ns.clone(), part)]) };
     let Observed { mut namespaces } = observe(local, &scope)?;
     let seen = namespaces.remove(ns).filter(|seen| seen.inode != 0).ok_or(LookError::NoSuchNamespace)?;
-    let live = |known: super::ObservedRoute| LiveRoute {
-        destination: match known.route.destination {
-            Destination::Default => "default".into(),
-            Destination::Net(net) => net.to_string(),
-        },
-        interface: known.route.interface.map(|interface| interface.to_string()),
-        via: known.route.via.map(|via| via.to_string()),
-        source: known.route.source.map(|source| source.to_string()),
-        metric: known.route.metric.unwrap_or(0),
-        table: known.route.table,
-        kind: known.foreign_kind.unwrap_or_else(|| known.route.kind.as_str().into()),
-        protocol: protocol(known.protocol),
-        scope: known.scope,
-        onlink: known.route.onlink,
+    let live = |known: super::ObservedRoute| {
+        let adoptable = known.is_adoptable();
+        LiveRoute {
+            destination: match known.route.destination {
+                Destination::Default => "default".into(),
+                Destination::Net(net) => net.to_string(),
+            },
+            interface: known.route.interface.map(|interface| interface.to_string()),
+            via: known.route.via.map(|via| via.to_string()),
+            source: known.route.source.map(|source| source.to_string()),
+            metric: known.route.metric.unwrap_or(0),
+            table: known.route.table,
+            kind: known.foreign_kind.unwrap_or_else(|| known.route.kind.as_str().into()),
+            protocol: protocol(known.protocol),
+            scope: known.scope,
+            onlink: known.route.onlink,
+            adoptable,
+        }
     };
     Ok(seen.routes.into_iter().map(live).collect())
 }

@@ -21,10 +21,16 @@ pub use netnsd_api::DEFAULT_MTU;
 use netnsd_api::{Address, Destination, Mac, Name, Neighbour, NetnsId, Route, RouteType, Statistics};
 use nix::errno::Errno;
 
+pub(crate) use self::real::protocol;
+
 /// Routes that netnsd makes carry this protocol number (`rtm_protocol`, `linux/rtnetlink.h`; none of the registered ones).
 pub const ROUTE_PROTOCOL: u8 = 110;
 /// Routes that the kernel itself made (`RTPROT_KERNEL`).
 pub const ROUTE_PROTOCOL_KERNEL: u8 = 2;
+/// `RT_TABLE_MAIN` and `RT_TABLE_LOCAL` (`linux/rtnetlink.h`).
+pub const RT_TABLE_MAIN: u32 = 254;
+/// The table that the kernel looks at first, and keeps its own routes to local addresses in.
+pub const RT_TABLE_LOCAL: u32 = 255;
 /// Addresses that netnsd makes carry this protocol number (`IFA_PROTO`, `linux/if_addr.h`, since Linux 5.18).
 pub const ADDRESS_PROTOCOL: u8 = 110;
 /// The index of `lo` in every namespace (`LOOPBACK_IFINDEX`, `net/flow.h`).
@@ -92,6 +98,10 @@ pub struct NsScope {
     pub summary: bool,
     /// Routes.
     pub routes: bool,
+    /// Of the kernel's own routes also those of table `local` and of IPv6 link-local and multicast networks.
+    pub kernel_routes: bool,
+    /// Routes of netnsd's, where no others are looked at: what an earlier version may have left.
+    pub leftover_routes: bool,
     /// Those of them that the kernel made with addresses of netnsd's.
     pub prefix_routes: bool,
     /// Permanent neighbours.
@@ -140,7 +150,7 @@ pub struct ObservedNs {
     pub links: BTreeMap<String, ObservedLink>,
     /// Those of them that were found by their owner tag only: somebody renamed them.
     pub strayed: BTreeSet<String>,
-    /// Routes of every table but `local` (255), except those that the kernel makes of IPv6 multicast and link-local.
+    /// Routes of every table, as far as they were looked at.
     pub routes: Vec<ObservedRoute>,
     /// The links and networks of those that the kernel made with an address; none where nobody looked.
     pub prefix_routes: Option<BTreeSet<(String, IpNet)>>,
@@ -329,6 +339,38 @@ pub struct ObservedRoute {
     pub scope: String,
     /// Types that the API does not know, such as `local` or `broadcast`.
     pub foreign_kind: Option<String>,
+    /// What it has besides.
+    pub extras: RouteExtras,
+    /// True if it cannot be made again as it is from what is read here: it has several next hops, a nexthop object, a gateway of
+    /// the other family, an encapsulation or an expiry.
+    pub unsupported: bool,
+    /// True if the kernel tells it apart by more than destination, table and metric: by a TOS, or in IPv6 by a source network.
+    pub selective: bool,
+}
+
+impl ObservedRoute {
+    /// Returns true if netnsd can take it over as it is.
+    pub fn is_adoptable(&self) -> bool {
+        self.foreign_kind.is_none() && !self.unsupported && !self.selective
+    }
+
+    /// Returns the route with its family told by the destination.
+    pub fn as_route(&self) -> Route {
+        Route { destination: Destination::Net(self.route.destination.net(self.ipv6)), ..self.route.clone() }
+    }
+}
+
+/// Attributes of a route that the API has no fields for. A route that is taken over keeps them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RouteExtras {
+    /// `RTA_METRICS`: the value of each `RTAX_*` (`linux/rtnetlink.h`) as the kernel writes it.
+    pub metrics: Vec<(u16, Vec<u8>)>,
+    /// `RTA_FLOW`: the realms, in IPv4.
+    pub realms: Option<u32>,
+    /// `RTA_PREF`: the router preference, in IPv6.
+    pub preference: Option<u8>,
+    /// `rtm_scope`, in IPv4; none is the one that ip-route(8) chooses.
+    pub scope: Option<u8>,
 }
 
 /// One change. Every operation may be repeated: what is already so is no error (save where another's thing is in the way).
@@ -380,7 +422,7 @@ pub enum Op {
     /// Gives an address the route to its network that the kernel made with it, and somebody took away.
     PrefixRouteAdd { ns: Ns, name: String, address: IpNet },
     /// Makes a route, which must not be there yet; `replace`: or takes the place of the one of the same key.
-    RouteAdd { name: Name, route: Route, protocol: u8, replace: bool },
+    RouteAdd { name: Name, route: Route, extras: RouteExtras, protocol: u8, replace: bool },
     /// Takes a route away.
     RouteDelete { name: Name, route: Route },
     /// Makes or replaces a permanent neighbour.

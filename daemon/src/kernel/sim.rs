@@ -14,8 +14,8 @@ use nix::errno::Errno;
 
 use super::{
     ADDRESS_PROTOCOL, Announcement, BatchOp, BridgeSettings, Kernel, NewEnd, Notice, Ns, Observed, ObservedAddress,
-    ObservedBridge, ObservedLink, ObservedNs, ObservedPort, ObservedRoute, Op, OpError, Outcome, ROUTE_PROTOCOL, Scope,
-    sysctl,
+    ObservedBridge, ObservedLink, ObservedNs, ObservedPort, ObservedRoute, Op, OpError, Outcome, ROUTE_PROTOCOL,
+    RouteExtras, Scope, sysctl,
 };
 
 /// First bytes of the MAC addresses that this kernel chooses itself.
@@ -178,7 +178,7 @@ impl Kernel for SimKernel {
                 link.operstate = if link.carrier { "up" } else { "down" }.into();
             }
             if !part.routes {
-                seen.routes.clear();
+                seen.routes.retain(|route| route.ours && part.leftover_routes);
             }
             if !part.neighbours {
                 seen.neighbours.clear();
@@ -384,7 +384,9 @@ impl State {
             Op::AddressDelete { ns, name, address } => self.delete_address(ns, name, *address),
             // Here they are not looked at.
             Op::PrefixRouteAdd { .. } => Ok(()),
-            Op::RouteAdd { name, route, protocol, replace } => self.add_route(name, route, *protocol, *replace),
+            Op::RouteAdd { name, route, extras, protocol, replace } => {
+                self.add_route(name, route, extras, *protocol, *replace)
+            }
             Op::RouteDelete { name, route } => {
                 self.named(name)?.routes.retain(|known| !(known.ours && same_route(known, route)));
                 Ok(())
@@ -554,10 +556,19 @@ impl State {
     fn set_bridge(&mut self, ns: &Ns, name: &str, set: &BridgeSettings) -> Done {
         let bridge = self.link(ns, name)?.bridge.as_mut().ok_or(Errno::EOPNOTSUPP)?;
         let BridgeSettings { stp, priority, ageing_time, forward_delay, hello_time, max_age, .. } = *set;
+        // The times are taken first (`br_changelink()`, net/bridge/br_netlink.c), and bounded while STP is on.
+        let bounds = 200..=3000;
+        if bridge.stp && forward_delay.is_some_and(|delay| !bounds.contains(&delay)) {
+            return Err(Errno::ERANGE);
+        }
         bridge.stp = stp.unwrap_or(bridge.stp);
         bridge.priority = priority.unwrap_or(bridge.priority);
         bridge.ageing_time = ageing_time.unwrap_or(bridge.ageing_time);
         bridge.forward_delay = forward_delay.unwrap_or(bridge.forward_delay);
+        if stp == Some(true) {
+            // `br_stp_start()`, net/bridge/br_stp_if.c.
+            bridge.forward_delay = bridge.forward_delay.clamp(*bounds.start(), *bounds.end());
+        }
         bridge.hello_time = hello_time.unwrap_or(bridge.hello_time);
         bridge.max_age = max_age.unwrap_or(bridge.max_age);
         bridge.multicast_snooping = set.multicast_snooping.unwrap_or(bridge.multicast_snooping);
@@ -591,7 +602,7 @@ impl State {
         Ok(())
     }
 
-    fn add_route(&mut self, name: &Name, route: &Route, protocol: u8, replace: bool) -> Done {
+    fn add_route(&mut self, name: &Name, route: &Route, extras: &RouteExtras, protocol: u8, replace: bool) -> Done {
         let known = self.named(name)?;
         let mut route = route.clone();
         if let (Some(via), false) = (route.via, route.onlink) {
@@ -628,6 +639,9 @@ impl State {
             protocol,
             scope: "global".into(),
             foreign_kind: None,
+            extras: extras.clone(),
+            unsupported: false,
+            selective: false,
         };
         match same {
             Some(i) if replace => known.routes[i] = made,

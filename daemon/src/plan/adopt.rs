@@ -8,12 +8,16 @@ use netnsd_api::{
 
 use super::{
     Hands, Phase, Planner, Task,
+    namespace::same_key,
     place::{Place, set_owner},
     settings::port_settings,
 };
 use crate::{
     engine::Spec,
-    kernel::{Ns, ObservedBridge, ObservedLink, ObservedNs, Op, ROUTE_PROTOCOL, ownership},
+    kernel::{
+        Ns, ObservedBridge, ObservedLink, ObservedNs, ObservedRoute, Op, ROUTE_PROTOCOL, ROUTE_PROTOCOL_KERNEL,
+        RouteExtras, ownership,
+    },
 };
 
 /// How something was found before it was taken over.
@@ -23,8 +27,8 @@ pub struct Found {
     pub spec: Spec,
     /// The owner tags that it had, of a record that is no more; the second is that of a pair's second end.
     owner_tags: [Option<String>; 2],
-    /// Who made the routes of `spec`.
-    protocols: Vec<u8>,
+    /// Of each route of `spec` who made it, and what the API has no fields for.
+    routes: Vec<(u8, RouteExtras)>,
     /// Which ends of a pair made themselves no IPv6 link-local address.
     addr_gen_none: [bool; 2],
 }
@@ -37,8 +41,24 @@ impl Task<'_> {
     /// The protocol of the route at this place of what is desired.
     pub(super) fn protocol_of(&self, route: usize) -> u8 {
         match self.hands {
-            Hands::GiveBack(found) => found.protocols.get(route).copied().unwrap_or_default(),
+            Hands::GiveBack(found) => found.routes.get(route).map(|(protocol, _)| *protocol).unwrap_or_default(),
             _ => ROUTE_PROTOCOL,
+        }
+    }
+
+    /// What the route at this place is made with besides.
+    pub(super) fn extras_of(&self, route: usize) -> RouteExtras {
+        match self.hands {
+            Hands::GiveBack(found) => found.routes.get(route).map(|(_, extras)| extras.clone()).unwrap_or_default(),
+            _ => RouteExtras::default(),
+        }
+    }
+
+    /// Returns true if a route has besides what it should have: what is given back is what it was to the letter.
+    pub(super) fn keeps_extras(&self, route: usize, known: &ObservedRoute) -> bool {
+        match self.hands {
+            Hands::GiveBack(found) => found.routes.get(route).is_none_or(|(_, extras)| *extras == known.extras),
+            _ => true,
         }
     }
 
@@ -75,7 +95,7 @@ impl Planner<'_> {
         let found = Found {
             spec: Spec::Namespace(found_namespace(spec, known)),
             owner_tags: [current(&known.owner_tag), None],
-            protocols: known.routes.iter().map(|known| known.protocol).collect(),
+            routes: found_routes(spec, known).map(|known| (known.protocol, known.extras.clone())).collect(),
             addr_gen_none: [false; 2],
         };
         let owner_tag = Some(task.owner_tag(None));
@@ -94,7 +114,7 @@ impl Planner<'_> {
             let found = Found {
                 spec: Spec::Bridge(found_bridge(spec, known, settings)),
                 owner_tags: [current(&known.owner_tag), None],
-                protocols: Vec::new(),
+                routes: Vec::new(),
                 addr_gen_none: [false; 2],
             };
             let macs = known.mac.into_iter().collect();
@@ -125,7 +145,7 @@ impl Planner<'_> {
                 ..spec.clone()
             }),
             owner_tags: [current(&one.owner_tag), current(&two.owner_tag)],
-            protocols: Vec::new(),
+            routes: Vec::new(),
             addr_gen_none: [one.addr_gen_none, two.addr_gen_none],
         };
         let macs = [one.mac, two.mac].into_iter().flatten().collect();
@@ -184,7 +204,7 @@ fn found_namespace(spec: &Namespace, known: &ObservedNs) -> Namespace {
     Namespace {
         netnsid: known.netnsid.map(NetnsId::Id),
         loopback: known.loopback,
-        routes: known.routes.iter().map(|known| known.as_route()).collect(),
+        routes: found_routes(spec, known).map(ObservedRoute::as_route).collect(),
         neighbours: known.neighbours.clone(),
         // They go back to what they were before they were set.
         sysctls: BTreeMap::new(),
@@ -192,6 +212,13 @@ fn found_namespace(spec: &Namespace, known: &ObservedNs) -> Namespace {
         attach: None,
         ..spec.clone()
     }
+}
+
+/// The routes that can be made again as they are: nothing is done to others, and the kernel makes those of addresses again itself.
+fn found_routes<'k>(spec: &'k Namespace, known: &'k ObservedNs) -> impl Iterator<Item = &'k ObservedRoute> {
+    let is_taken = |known: &ObservedRoute| spec.routes.iter().any(|route| same_key(route, known));
+    let is_made = move |known: &&ObservedRoute| known.protocol != ROUTE_PROTOCOL_KERNEL || is_taken(known);
+    known.routes.iter().filter(|known| known.is_adoptable()).filter(is_made)
 }
 
 /// Addresses but for those that the kernel makes itself.

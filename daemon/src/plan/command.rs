@@ -5,7 +5,9 @@
 
 use netnsd_api::{Mac, Name, Neighbour, NetnsId, Port, Route, RouteType, shell_word};
 
-use crate::kernel::{BridgeSettings, DEFAULT_MTU, NewEnd, Ns, Op, ROUTE_PROTOCOL, bridge_mtu, ownership, prefix_route};
+use crate::kernel::{
+    BridgeSettings, DEFAULT_MTU, NewEnd, Ns, Op, ROUTE_PROTOCOL, RouteExtras, bridge_mtu, ownership, prefix_route,
+};
 
 /// The line that does the same as an operation.
 pub fn command(op: &Op) -> String {
@@ -80,11 +82,12 @@ fn line(op: &Op) -> String {
         Op::AddressDelete { ns, name, address } => {
             format!("{} address delete {address} dev {}", ip(ns), shell_word(name))
         }
-        Op::PrefixRouteAdd { ns, name, address } => route(ns, "append", &prefix_route(name, *address), "kernel"),
-        Op::RouteAdd { name, route: what, replace, .. } => {
-            route(&named(name), add_or_replace(*replace), what, &ROUTE_PROTOCOL.to_string())
+        Op::PrefixRouteAdd { ns, name, address } => route(ns, "append", &prefix_route(name, *address), "kernel", ""),
+        Op::RouteAdd { name, route: what, extras, replace, .. } => {
+            let verb = add_or_replace(*replace);
+            route(&named(name), verb, what, &ROUTE_PROTOCOL.to_string(), &route_extras(extras))
         }
-        Op::RouteDelete { name, route: what } => route(&named(name), "delete", what, &ROUTE_PROTOCOL.to_string()),
+        Op::RouteDelete { name, route: what } => route(&named(name), "delete", what, &ROUTE_PROTOCOL.to_string(), ""),
         Op::NeighbourAdd { name, neighbour: Neighbour { address, mac, interface } } => format!(
             "{} neighbour replace {address} lladdr {mac} dev {} nud permanent",
             ip(&named(name)),
@@ -203,7 +206,7 @@ fn port_settings(set: &Port) -> String {
     ])
 }
 
-fn route(ns: &Ns, verb: &str, route: &Route, protocol: &str) -> String {
+fn route(ns: &Ns, verb: &str, route: &Route, protocol: &str, extras: &str) -> String {
     let family = if route.is_ipv6() { " -6" } else { "" };
     let kind = match route.kind {
         RouteType::Unicast => String::new(),
@@ -218,5 +221,55 @@ fn route(ns: &Ns, verb: &str, route: &Route, protocol: &str) -> String {
         ("proto", Some(protocol.to_owned())),
     ]);
     let onlink = if route.onlink { " onlink" } else { "" };
-    format!("{}{family} route {verb} {kind}{}{details}{onlink}", ip(ns), route.destination)
+    format!("{}{family} route {verb} {kind}{}{details}{extras}{onlink}", ip(ns), route.destination)
+}
+
+/// The metrics of a route by their numbers (`RTAX_*`, linux/rtnetlink.h), from 2 on.
+const METRICS: [&str; 16] = [
+    "mtu",
+    "window",
+    "rtt",
+    "rttvar",
+    "ssthresh",
+    "cwnd",
+    "advmss",
+    "reordering",
+    "hoplimit",
+    "initcwnd",
+    "features",
+    "rto_min",
+    "initrwnd",
+    "quickack",
+    "congctl",
+    "fastopen_no_cookie",
+];
+
+fn route_extras(extras: &RouteExtras) -> String {
+    let number = |value: &[u8]| value.try_into().map(u32::from_ne_bytes).unwrap_or_default();
+    let locks = extras.metrics.iter().find(|(kind, _)| *kind == 1).map_or(0, |(_, value)| number(value));
+    let mut text = String::new();
+    for (kind, value) in &extras.metrics {
+        let Some(name) = usize::from(*kind).checked_sub(2).and_then(|i| METRICS.get(i)) else { continue };
+        let value = match *name {
+            "congctl" => String::from_utf8_lossy(value).trim_end_matches('\0').to_owned(),
+            // `RTAX_FEATURE_ECN`, the only one that ip-route(8) knows.
+            "features" => "ecn".to_owned(),
+            _ => number(value).to_string(),
+        };
+        // `rto_min` is locked by itself, and the others know no lock (`iproute_modify()`, ip/iproute.c).
+        let has_lock = !["rto_min", "features", "quickack", "fastopen_no_cookie"].contains(name);
+        let lock = if has_lock && locks & 1 << kind != 0 { " lock" } else { "" };
+        text += &format!(" {name}{lock} {value}");
+    }
+    let preference = extras.preference.and_then(|preference| match preference {
+        1 => Some("high"),
+        3 => Some("low"),
+        _ => None,
+    });
+    text += &options([
+        ("realms", extras.realms.map(|realms| format!("{}/{}", realms >> 16, realms & 0xffff))),
+        ("pref", preference.map(str::to_owned)),
+        ("scope", extras.scope.map(|scope| scope.to_string())),
+    ]);
+    text
 }

@@ -38,7 +38,7 @@ impl Planner<'_> {
         let anew = |old: &&Bridge| self.plan.new_bridges.contains(&spec.name) || old.namespace != spec.namespace;
         let old = previous_bridge(task).filter(|old| !anew(old));
         self.set_bridge(task, spec, &place, &known, old);
-        if let (Some(mtu), Some(old)) = (spec.mtu, old)
+        if let (Some(mtu), Some(old), false) = (spec.mtu, old, task.gives_back())
             && known.mtu == mtu
             && old.mtu != spec.mtu
         {
@@ -48,7 +48,7 @@ impl Planner<'_> {
                 self.emit_blind(Phase::Mtus, task, op);
             }
         }
-        let old_mtus = old.and_then(|old| old.mtu).into_iter().collect();
+        let old_mtus = Vec::new();
         let mac = self.mac_of(task, spec.mac, None);
         self.common(task, &place, &Common { mac, mtu: spec.mtu, old_mtus, addresses: &spec.addresses });
         self.pin(task, spec, &place, mac);
@@ -67,6 +67,23 @@ impl Planner<'_> {
         }
     }
 
+    /// Gives a bridge whose MTU was once asked for the lowest of its ports: the kernel does so only for others
+    /// (`br_mtu_auto_adjust()`, net/bridge/br_if.c).
+    pub(super) fn follow_ports(&mut self, task: &Task<'_>, spec: &Bridge) {
+        let place = Place::of_bridge(spec);
+        let was_made = self.plan.new_bridges.contains(&spec.name);
+        if was_made || left_mtu(spec, task.applied).is_none() || !self.is_there(&place, task, None) {
+            return;
+        }
+        let Some(inside) = self.now.namespaces.get(&place.ns) else { return };
+        let Some(known) = inside.links.get(&place.name) else { return };
+        let ports = inside.links.values().filter(|link| link.master.as_ref() == Some(&place.name));
+        let mtu = ports.map(|port| port.mtu).min().unwrap_or(DEFAULT_MTU);
+        if known.mtu != mtu {
+            self.emit(Phase::SetPorts, task, Op::LinkMtu { ns: place.ns, name: place.name, mtu });
+        }
+    }
+
     fn set_bridge(
         &mut self,
         task: &Task<'_>,
@@ -78,7 +95,13 @@ impl Planner<'_> {
         let Some(known) = &known.bridge else { return };
         let mut set = bridge_changes(spec, old, known);
         let bridge_set = |set| Op::BridgeSet { ns: place.ns.clone(), name: place.name.clone(), set };
-        if known.stp && known.root_id != known.bridge_id {
+        if set.stp == Some(false) && set.forward_delay.is_some() {
+            // In one message the kernel takes the times first, and bounds the delay while STP is on (`br_changelink()`,
+            // net/bridge/br_netlink.c; `br_set_forward_delay()`, net/bridge/br_stp.c).
+            let stp = set.stp.take();
+            self.emit(Phase::MakeBridges, task, bridge_set(BridgeSettings { stp, ..BridgeSettings::default() }));
+        }
+        if known.root_id != known.bridge_id {
             // It shows, and goes by, the times of the root; its own are set when they are asked for, and not seen.
             let times = BridgeSettings {
                 forward_delay: set.forward_delay.take(),
@@ -179,6 +202,9 @@ impl Planner<'_> {
             self.emit(Phase::Enslave, task, op);
             let inside = self.ns_mut(&place.ns);
             known.master.as_deref().into_iter().chain([device]).for_each(|bridge| inside.forget_neighbours(bridge));
+            if let Some(link) = inside.links.get_mut(&place.name) {
+                link.master = Some(device.to_owned());
+            }
         }
         // A port that is new has every default.
         let now =
@@ -335,6 +361,17 @@ fn has_prefix_route(link: &ObservedLink, address: &ObservedAddress) -> bool {
     };
     let is_made = !address.noprefixroute && !address.secondary && net.prefix_len() < net.max_prefix_len();
     is_ready && is_made && address.ours
+}
+
+/// Returns what is left in the kernel of an MTU that was asked of a bridge and no longer is: that it was. The device keeps this
+/// until it is made anew (`BROPT_MTU_SET_BY_USER`, net/bridge/br_private.h); nobody can look at it.
+pub(super) fn left_mtu(spec: &Bridge, applied: &[Spec]) -> Option<Bridge> {
+    let mtu_of = |old: &Spec| match old {
+        Spec::Bridge(old) if old.namespace == spec.namespace => old.mtu,
+        _ => None,
+    };
+    let mtu = applied.iter().find_map(mtu_of).filter(|_| spec.mtu.is_none())?;
+    Some(Bridge { mtu: Some(mtu), ..spec.clone() })
 }
 
 fn previous_bridge<'a>(task: &Task<'a>) -> Option<&'a Bridge> {

@@ -154,8 +154,13 @@ pub struct Step {
 pub enum Verdict {
     /// Something that it needs is not there yet.
     Pending(String),
-    /// Something of others holds its name.
-    Conflict(String),
+    /// Something of others is where it should be.
+    Conflict {
+        /// What it is, and what to do.
+        reason: String,
+        /// The field, as a JSON pointer, that asks for its place; none if all of the resource does.
+        pointer: Option<String>,
+    },
 }
 
 /// What to do, in order, and what cannot be done.
@@ -182,6 +187,15 @@ pub struct Plan {
     pub new_namespaces: BTreeSet<Name>,
     /// Resources of which something may be in a namespace that cannot be entered: what they leave may still be there.
     pub unseen: BTreeSet<ResourceRef>,
+}
+
+/// Returns the part of earlier intents that stays in the kernel though it is no longer asked for, and has to be kept in mind: that
+/// a bridge's MTU was set.
+pub fn lasting(spec: &Spec, applied: &[Spec]) -> Option<Spec> {
+    match spec {
+        Spec::Bridge(spec) => link::left_mtu(spec, applied).map(Spec::Bridge),
+        _ => None,
+    }
 }
 
 /// Plans the tasks. `bridge` tells a bridge resource's device name.
@@ -213,6 +227,11 @@ pub fn plan<'a>(tasks: &[Task<'a>], bridge: &dyn Fn(&Name) -> Option<String>, ob
             Some(Spec::Bridge(spec)) => planner.bridge(task, spec),
             Some(Spec::Veth(spec)) => planner.veth(task, spec),
             _ => {}
+        }
+    }
+    for task in &tasks {
+        if let Some(Spec::Bridge(spec)) = task.desired {
+            planner.follow_ports(task, spec);
         }
     }
     // Routes come last: they hang on every link of their namespace.
@@ -274,11 +293,24 @@ impl Planner<'_> {
     }
 
     fn conflict(&mut self, task: &Task<'_>, reason: String) {
-        self.plan.verdicts.insert(task.resource.clone(), Verdict::Conflict(reason));
+        self.set_conflict(task, Verdict::Conflict { reason, pointer: None });
     }
 
+    /// Notes that others' doing is in the way of one field; the rest of the resource goes on.
+    fn conflict_at(&mut self, task: &Task<'_>, reason: String, pointer: String) {
+        self.set_conflict(task, Verdict::Conflict { reason, pointer: Some(pointer) });
+    }
+
+    /// Notes a conflict, unless there is one already.
+    fn set_conflict(&mut self, task: &Task<'_>, verdict: Verdict) {
+        if !matches!(self.plan.verdicts.get(&task.resource), Some(Verdict::Conflict { .. })) {
+            self.plan.verdicts.insert(task.resource.clone(), verdict);
+        }
+    }
+
+    /// Returns true if all of a resource is in conflict, not only one of its fields.
     fn in_conflict(&self, task: &Task<'_>) -> bool {
-        matches!(self.plan.verdicts.get(&task.resource), Some(Verdict::Conflict(_)))
+        matches!(self.plan.verdicts.get(&task.resource), Some(Verdict::Conflict { pointer: None, .. }))
     }
 
     fn ns_mut(&mut self, ns: &Ns) -> &mut ObservedNs {

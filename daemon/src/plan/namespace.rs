@@ -10,7 +10,9 @@ use super::{
 };
 use crate::{
     engine::Spec,
-    kernel::{LOOPBACK, Ns, ObservedLink, ObservedNs, ObservedRoute, Op, StalePin, ownership},
+    kernel::{
+        LOOPBACK, Ns, ObservedLink, ObservedNs, ObservedRoute, Op, RT_TABLE_MAIN, StalePin, ownership, protocol,
+    },
 };
 
 /// The first line of a file that netnsd wrote: a file without it is somebody else's.
@@ -160,9 +162,10 @@ impl Planner<'_> {
             (None, None) => {}
             (Some(wanted), Some(known)) if wanted == known => {}
             (None, Some(_)) if !ours => {}
-            (Some(_), Some(_)) if !ours => self.conflict(
+            (Some(_), Some(_)) if !ours => self.conflict_at(
                 task,
                 format!("/etc/netns/{}/resolv.conf exists, and netnsd did not write it: remove it first", spec.name),
+                "/dns".into(),
             ),
             _ => self.emit(Phase::Dns, task, Op::DnsSet { name: spec.name.clone(), content: wanted }),
         }
@@ -231,24 +234,40 @@ impl Planner<'_> {
         for (i, route) in spec.routes.iter().enumerate() {
             let same: Vec<&ObservedRoute> = known.routes.iter().filter(|other| same_key(route, other)).collect();
             let missing = missing(route, known, spec);
-            if let (Some(old), Some(_)) = (same.iter().find(|old| old.ours), &missing) {
+            let right = same.iter().find(|other| fulfils(other, route) && task.keeps_extras(i, other));
+            let (name, protocol) = (spec.name.clone(), task.protocol_of(i));
+            let ours = same.iter().find(|other| other.ours);
+            if let (Some(old), Some(_)) = (ours, &missing) {
                 // What was asked for before; or the kernel keeps it though nothing reaches its gateway any more, and made afresh it
                 // would not take it.
-                self.emit(Phase::TakeRoutes, task, Op::RouteDelete { name: spec.name.clone(), route: old.as_route() });
-            } else if same.iter().any(|other| {
-                fulfils(other, route) && (task.hands == Hands::Stay || other.protocol == task.protocol_of(i))
-            }) {
+                self.emit(Phase::TakeRoutes, task, Op::RouteDelete { name: name.clone(), route: old.as_route() });
+            } else if right.is_some_and(|other| task.hands == Hands::Stay || other.protocol == protocol) {
+                continue;
+            }
+            if let Some(other) = in_the_way(task, &same) {
+                if let (Some(old), None) = (ours, &missing) {
+                    // The kernel would take the first of them for the one to be replaced (`fib_table_insert()`, net/ipv4/fib_trie.c).
+                    self.emit(Phase::TakeRoutes, task, Op::RouteDelete { name, route: old.as_route() });
+                }
+                let reason = format!(
+                    "{} is in the way, and netnsd did not make it: delete it, or give this route another metric",
+                    shown(other)
+                );
+                self.conflict_at(task, reason, format!("/routes/{i}"));
                 continue;
             }
             if let Some(missing) = missing {
                 self.pending(task, format!("route {} waits: {missing}", route.destination));
                 continue;
             }
+            // What is taken over keeps what the API has no fields for, and what the body does not say.
+            let (route, extras) = match right {
+                Some(other) if task.hands == Hands::Adopt => (other.as_route(), other.extras.clone()),
+                _ => (route.clone(), task.extras_of(i)),
+            };
             let phase = if route.via.is_none() { Phase::LinkRoutes } else { Phase::GatewayRoutes };
-            // Only what is ours is replaced: another's route of the same key makes the kernel refuse.
-            let replace = same.iter().any(|other| other.ours) || task.hands == Hands::Adopt && !same.is_empty();
-            let (name, protocol) = (spec.name.clone(), task.protocol_of(i));
-            self.emit_waiting(phase, task, Op::RouteAdd { name, route: route.clone(), protocol, replace });
+            let replace = !same.is_empty();
+            self.emit_waiting(phase, task, Op::RouteAdd { name, route, extras, protocol, replace });
         }
     }
 }
@@ -285,23 +304,47 @@ const FALLBACK: [(&str, &str); 9] = [
     ("ip6_vti0", "vti6"),
 ];
 
-impl ObservedRoute {
-    /// The route with its family told by the destination.
-    pub(super) fn as_route(&self) -> Route {
-        Route { destination: Destination::Net(self.route.destination.net(self.ipv6)), ..self.route.clone() }
+/// Returns the route, if any, that others made where one of netnsd's is to be. One that is taken over is in the way only if it
+/// cannot be made again as it is, or is not the only one.
+fn in_the_way<'r>(task: &Task<'_>, same: &[&'r ObservedRoute]) -> Option<&'r ObservedRoute> {
+    let may_take = |other: &ObservedRoute| task.hands == Hands::Adopt && same.len() == 1 && other.is_adoptable();
+    same.iter().find(|other| !other.ours && !may_take(other)).copied()
+}
+
+/// A route as ip-route(8) shows it.
+fn shown(known: &ObservedRoute) -> String {
+    let ObservedRoute { route, .. } = known;
+    let kind = known.foreign_kind.as_deref().or((route.kind != RouteType::Unicast).then(|| route.kind.as_str()));
+    let destination = match route.destination {
+        Destination::Net(net) if net.prefix_len() == net.max_prefix_len() => net.addr().to_string(),
+        other => other.to_string(),
+    };
+    let mut text = kind.map(|kind| format!("{kind} ")).unwrap_or_default() + &destination;
+    let words = [
+        ("via", route.via.map(|via| via.to_string())),
+        ("dev", route.interface.as_ref().map(ToString::to_string)),
+        ("table", (route.table != RT_TABLE_MAIN).then(|| route.table.to_string())),
+        ("proto", Some(protocol(known.protocol)).filter(|protocol| protocol != "boot")),
+        ("src", route.source.map(|source| source.to_string())),
+        ("metric", route.metric.filter(|metric| *metric != 0).map(|metric| metric.to_string())),
+    ];
+    for (word, value) in words {
+        text += &value.map(|value| format!(" {word} {value}")).unwrap_or_default();
     }
+    text
 }
 
 /// What the kernel tells routes apart by.
-fn same_key(route: &Route, known: &ObservedRoute) -> bool {
-    route.is_ipv6() == known.ipv6
+pub(super) fn same_key(route: &Route, known: &ObservedRoute) -> bool {
+    !known.selective
+        && route.is_ipv6() == known.ipv6
         && route.destination.net(known.ipv6) == known.route.destination.net(known.ipv6)
         && route.table == known.route.table
         && route.effective_metric() == known.route.metric.unwrap_or(0)
 }
 
 fn fulfils(known: &ObservedRoute, route: &Route) -> bool {
-    known.foreign_kind.is_none()
+    known.is_adoptable()
         && known.route.kind == route.kind
         && known.route.via == route.via
         && known.route.onlink == route.onlink
@@ -370,6 +413,3 @@ fn by_link_route(route: &Route, via: IpAddr, known: &ObservedNs, spec: &Namespac
     spec.routes.iter().any(|other| covers(other, other.is_ipv6()) && missing_here(other, known).is_none())
         || known.routes.iter().any(|other| other.foreign_kind.is_none() && covers(&other.route, other.ipv6))
 }
-
-/// `RT_TABLE_MAIN`, `linux/rtnetlink.h`.
-const RT_TABLE_MAIN: u32 = 254;

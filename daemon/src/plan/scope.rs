@@ -1,9 +1,11 @@
 //! What has to be looked at to plan a set of tasks.
 
-use super::Task;
+use netnsd_api::{Destination, Route, is_link_local};
+
+use super::{Task, link::left_mtu};
 use crate::{
     engine::Spec,
-    kernel::{Ns, Scope, sysctl},
+    kernel::{Ns, RT_TABLE_LOCAL, Scope, sysctl},
 };
 
 /// The part of the kernel that these tasks are about.
@@ -22,6 +24,7 @@ pub fn scope(tasks: &[Task<'_>]) -> Scope {
                 // Whether a gateway can be reached depends on every link there.
                 inside.all_links |= !spec.routes.is_empty();
                 inside.routes |= !spec.routes.is_empty();
+                inside.kernel_routes |= spec.routes.iter().any(is_among_kernels_own);
                 inside.neighbours |= !spec.neighbours.is_empty();
                 inside.links.extend(spec.neighbours.iter().map(|entry| entry.interface.to_string()));
                 let sysctls = super::sysctl::keys_of(task);
@@ -33,6 +36,8 @@ pub fn scope(tasks: &[Task<'_>]) -> Scope {
                 let inside = scope.ns(&Ns::of(spec.namespace.as_ref()));
                 inside.links.insert(spec.device().to_owned());
                 inside.owner_tags.extend((!task.new).then(|| task.owner_tag(None)));
+                // Its ports, others' too, are what its MTU goes by.
+                inside.all_links |= left_mtu(spec, task.applied).is_some();
             }
             Spec::Veth(spec) => {
                 for (i, end) in spec.endpoints.iter().enumerate() {
@@ -44,4 +49,11 @@ pub fn scope(tasks: &[Task<'_>]) -> Scope {
         }
     }
     scope
+}
+
+/// Returns true for a route whose place may be that of one which the kernel makes of its own.
+fn is_among_kernels_own(route: &Route) -> bool {
+    let Destination::Net(net) = route.destination else { return route.table == RT_TABLE_LOCAL };
+    let v6 = net.addr().is_ipv6() && (is_link_local(net.addr()) || net.addr().is_multicast());
+    route.table == RT_TABLE_LOCAL || v6
 }

@@ -182,8 +182,8 @@ pub fn own_settings(link: &ObservedLink) -> Option<LinkSettings> {
             vlan_default_pvid: own(now.vlan_default_pvid, default.vlan_default_pvid),
             ..settings
         };
-        // Otherwise they are the root's.
-        if !now.stp || now.root_id == now.bridge_id {
+        // Otherwise they are the root's, also for a while after STP was switched off.
+        if now.root_id == now.bridge_id {
             settings.forward_delay_s = time(now.forward_delay, default.forward_delay);
             settings.hello_time_s = time(now.hello_time, default.hello_time);
             settings.max_age_s = time(now.max_age, default.max_age);

@@ -39,7 +39,7 @@ fn namespace(i: usize) -> impl Strategy<Value = Spec> {
             let route = if blackhole {
                 json!({"destination": format!("192.168.{net}.0/24"), "type": "blackhole"})
             } else {
-                json!({"destination": format!("172.16.{net}.0/24"), "via": format!("10.{via}.0.254")})
+                json!({"destination": format!("172.16.{net}.0/24"), "via": format!("10.{via}.0.254"), "table": 254 + net % 2})
             };
             let route: Route = serde_json::from_value(route).unwrap();
             if !spec.routes.iter().any(|other| other.destination == route.destination) {
@@ -53,16 +53,18 @@ fn namespace(i: usize) -> impl Strategy<Value = Spec> {
 }
 
 fn bridge(i: usize) -> impl Strategy<Value = Spec> {
-    (proptest::option::of(0usize..2), 0u8..3, any::<bool>(), proptest::option::of(0u16..5), any::<bool>()).prop_map(
-        move |(ns, device, stp, priority, up)| {
+    let delay = proptest::option::of(0u32..3);
+    (proptest::option::of(0usize..2), 0u8..3, any::<bool>(), proptest::option::of(0u16..5), any::<bool>(), delay)
+        .prop_map(move |(ns, device, stp, priority, up, delay)| {
             let mut spec: Bridge =
                 serde_json::from_value(json!({"name": format!("b{i}"), "stp": stp, "up": up})).unwrap();
             spec.interface = Some(format!("eth{}", (i as u8 + device) % 3).parse().unwrap());
             spec.namespace = ns.map(|n| name(&format!("n{n}")));
             spec.priority = priority;
+            let least = if stp { 200 } else { 0 };
+            spec.forward_delay_s = delay.map(|delay| netnsd_api::Centiseconds(least + delay * 100));
             Spec::Bridge(spec)
-        },
-    )
+        })
 }
 
 fn end() -> impl Strategy<Value = Endpoint> {

@@ -238,8 +238,7 @@ impl Place {
         let lasting = |route: &&LiveRoute| !["kernel", "dhcp", "ra", "redirect"].contains(&route.protocol.as_str());
         for route in inside.routes.iter().filter(lasting) {
             let kind = serde_json::from_value::<RouteType>(json!(route.kind)).ok();
-            let leads_nowhere = kind == Some(RouteType::Unicast) && route.via.is_none() && route.interface.is_none();
-            if kind.is_none() || leads_nowhere {
+            if kind.is_none() || !route.adoptable {
                 left.push(format!(
                     "a route to {} in namespace {name} is left out: netnsd has no such routes",
                     route.destination

@@ -251,12 +251,12 @@ fn ask(local: &mut Local, indices: &mut Indices, op: &Op) -> Outcome {
 /// The rest: routes, neighbours, and what takes more than a message.
 fn ask_more(local: &mut Local, indices: &mut Indices, op: &Op) -> Outcome {
     match op {
-        Op::RouteAdd { name, route, protocol, replace } => {
+        Op::RouteAdd { name, route, extras, protocol, replace } => {
             let ns = Ns::Named(name.clone());
             let oif =
                 route.interface.as_ref().map(|interface| indices.get(local, &ns, interface.as_str())).transpose()?;
-            let message = RouteNetlinkMessage::NewRoute(message::route(route, oif, *protocol));
-            local.change(&ns, message, made(*replace))
+            let message = message::whole_route(route, extras, oif, *protocol);
+            local.change(&ns, RouteNetlinkMessage::NewRoute(message), made(*replace))
         }
         Op::RouteDelete { name, route } => {
             let ns = Ns::Named(name.clone());
@@ -373,8 +373,8 @@ fn has_route(local: &mut Local, name: &Name, route: &netnsd_api::Route) -> Resul
     let channel = &local.reach(&Ns::Named(name.clone()))?.channel;
     let links = observe::all_links(channel, message::get_links_briefly())?;
     let names = links.into_iter().map(|(name, link)| (link.index, name)).collect();
-    let known = observe::routes_of(channel, &names, route.is_ipv6(), None)?;
-    let ours = |known: &ObservedRoute| known.protocol == ROUTE_PROTOCOL;
+    let known = observe::routes_of(channel, &names, route.is_ipv6(), Some(ROUTE_PROTOCOL), false)?;
+    let ours = |known: &ObservedRoute| known.protocol == ROUTE_PROTOCOL && known.is_adoptable();
     Ok(known.into_iter().filter(ours).any(|known| {
         let known = known.route;
         known.destination.net(route.is_ipv6()) == route.destination.net(route.is_ipv6())

@@ -12,7 +12,7 @@ pub(crate) fn answers(data: &[u8]) {
         match answer {
             RouteNetlinkMessage::NewLink(message) => drop(parse::link(&message)),
             RouteNetlinkMessage::NewAddress(message) => drop(parse::address(&message)),
-            RouteNetlinkMessage::NewRoute(message) => drop(parse::route(&message, &names)),
+            RouteNetlinkMessage::NewRoute(message) => drop(parse::route(&message, &names, true)),
             RouteNetlinkMessage::NewNeighbour(message) => {
                 drop(parse::permanent(&parse::neighbour(&message), &names));
             }

@@ -4,20 +4,26 @@ use std::{net::IpAddr, os::fd::RawFd};
 
 use ipnet::IpNet;
 use netnsd_api::{Neighbour, Port, Route, RouteType};
-use rtnetlink::packet_core::DefaultNla;
-use rtnetlink::packet_route::{
-    AddressFamily, RouteNetlinkMessage,
-    address::{AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, AddressScope},
-    link::{
-        AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoKind,
-        InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, Prop,
+use rtnetlink::{
+    packet_core::DefaultNla,
+    packet_route::{
+        AddressFamily, RouteNetlinkMessage,
+        address::{AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, AddressScope},
+        link::{
+            AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoKind,
+            InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+            Prop,
+        },
+        neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
+        nsid::{NsidAttribute, NsidMessage},
+        route::{
+            RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RoutePreference, RouteProtocol,
+            RouteRealm, RouteScope,
+        },
     },
-    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
-    nsid::{NsidAttribute, NsidMessage},
-    route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope},
 };
 
-use super::super::{BridgeSettings, NewEnd, ownership};
+use super::super::{BridgeSettings, NewEnd, RouteExtras, ownership};
 
 /// `IFLA_ALT_IFNAME`, linux/if_link.h.
 const IFLA_ALT_IFNAME: u16 = 53;
@@ -254,6 +260,23 @@ pub(super) fn route(route: &Route, oif: Option<u32>, protocol: u8) -> RouteMessa
     if let Some(metric) = route.metric.filter(|metric| *metric != 0) {
         message.attributes.push(RouteAttribute::Priority(metric));
     }
+    message
+}
+
+/// A route with what the API has no fields for.
+pub(super) fn whole_route(plain: &Route, extras: &RouteExtras, oif: Option<u32>, protocol: u8) -> RouteMessage {
+    let RouteExtras { metrics, realms, preference, scope } = extras;
+    let mut message = route(plain, oif, protocol);
+    if let Some(scope) = scope {
+        message.header.scope = RouteScope::from(*scope);
+    }
+    if !metrics.is_empty() {
+        let metric = |(kind, value): &(u16, Vec<u8>)| RouteMetric::Other(DefaultNla::new(*kind, value.clone()));
+        message.attributes.push(RouteAttribute::Metrics(metrics.iter().map(metric).collect()));
+    }
+    let realm = |realms: u32| RouteRealm { source: (realms >> 16) as u16, destination: realms as u16 };
+    message.attributes.extend(realms.map(|realms| RouteAttribute::Realm(realm(realms))));
+    message.attributes.extend(preference.map(|value| RouteAttribute::Preference(RoutePreference::from(value))));
     message
 }
 

@@ -31,7 +31,8 @@ use std::{
 
 use netnsd_api::{Name, SysctlKey};
 
-pub(super) use self::{local::Local, observe::observe, parse::protocol};
+pub(crate) use self::parse::protocol;
+pub(super) use self::{local::Local, observe::observe};
 use self::{local::Open, watch::Watch, worker::Worker};
 use super::{Announcement, BatchOp, Kernel, Notice, Ns, Observed, OpError, Outcome, Scope};
 

@@ -14,22 +14,19 @@ use super::{
     worker::{self, Worker},
 };
 use crate::kernel::{
-    Ns, NsScope, Observed, ObservedAddress, ObservedLink, ObservedNs, ObservedRoute, OpError, ROUTE_PROTOCOL_KERNEL,
-    Scope, ownership,
+    Ns, NsScope, Observed, ObservedAddress, ObservedLink, ObservedNs, ObservedRoute, OpError, ROUTE_PROTOCOL,
+    ROUTE_PROTOCOL_KERNEL, Scope, ownership,
 };
-
-/// How often a look that something disturbed is repeated.
-const TRIES: usize = 8;
 
 /// Looks with one thread.
 pub(in crate::kernel) fn observe(local: &mut Local, scope: &Scope) -> Result<Observed, OpError> {
-    gather(scope.namespaces.iter().map(|(ns, part)| patiently(local, ns, part)))
+    gather(scope.namespaces.iter().map(|(ns, part)| found(local, ns, part)))
 }
 
 /// Looks with two threads, where there is enough to see.
 pub(super) fn observe_with(other: &Worker, local: &mut Local, scope: &Scope) -> Result<Observed, OpError> {
     let parts = scope.namespaces.clone().into_iter().collect();
-    gather(other.share(local, parts, |local, (ns, part)| patiently(local, ns, part))?.into_iter())
+    gather(other.share(local, parts, |local, (ns, part)| found(local, ns, part))?.into_iter())
 }
 
 /// A namespace and what is in it, if it is there.
@@ -40,16 +37,9 @@ fn gather(seen: impl Iterator<Item = Result<Seen, OpError>>) -> Result<Observed,
 }
 
 /// Looks at a namespace, if it is there.
-fn patiently(local: &mut Local, ns: &Ns, part: &NsScope) -> Result<Seen, OpError> {
+fn found(local: &mut Local, ns: &Ns, part: &NsScope) -> Result<Seen, OpError> {
     local.make_room();
-    let mut tries = 0;
-    loop {
-        match namespace(local, ns, part) {
-            // Interrupted, or lost in a full buffer: something changed meanwhile, so look again.
-            Err(error) if matches!(error.errno, Errno::EAGAIN | Errno::ENOBUFS) && tries < TRIES => tries += 1,
-            other => return Ok(other?.map(|seen| (ns.clone(), seen))),
-        }
-    }
+    Ok(namespace(local, ns, part)?.map(|seen| (ns.clone(), seen)))
 }
 
 fn namespace(local: &mut Local, ns: &Ns, part: &NsScope) -> Result<Option<ObservedNs>, OpError> {
@@ -91,7 +81,9 @@ fn namespace(local: &mut Local, ns: &Ns, part: &NsScope) -> Result<Option<Observ
     seen.link_count = links.len();
     seen.links = links;
     if part.routes {
-        seen.routes = routes(&open.channel, &names)?;
+        seen.routes = routes(&open.channel, &names, None, part.kernel_routes)?;
+    } else if part.leftover_routes {
+        seen.routes = routes(&open.channel, &names, Some(ROUTE_PROTOCOL), false)?;
     }
     if part.prefix_routes {
         seen.prefix_routes = Some(prefix_routes(&open.channel, &names, &seen, part.routes)?);
@@ -204,9 +196,15 @@ fn these_links(
     Ok(links)
 }
 
-fn routes(channel: &Channel, names: &BTreeMap<u32, String>) -> Result<Vec<ObservedRoute>, OpError> {
-    let mut routes = routes_of(channel, names, false, None)?;
-    routes.extend(routes_of(channel, names, true, None)?);
+/// The routes of both families, all or those of a protocol.
+fn routes(
+    channel: &Channel,
+    names: &BTreeMap<u32, String>,
+    protocol: Option<u8>,
+    kernel: bool,
+) -> Result<Vec<ObservedRoute>, OpError> {
+    let mut routes = routes_of(channel, names, false, protocol, kernel)?;
+    routes.extend(routes_of(channel, names, true, protocol, kernel)?);
     Ok(routes)
 }
 
@@ -224,7 +222,8 @@ fn prefix_routes(
         if !addresses().any(|address| address.net.addr().is_ipv6() == ipv6) {
             continue;
         }
-        let asked = if looked { Vec::new() } else { routes_of(channel, names, ipv6, Some(ROUTE_PROTOCOL_KERNEL))? };
+        let of_kernel = Some(ROUTE_PROTOCOL_KERNEL);
+        let asked = if looked { Vec::new() } else { routes_of(channel, names, ipv6, of_kernel, false)? };
         let of_kernel = |known: &&ObservedRoute| known.protocol == ROUTE_PROTOCOL_KERNEL && known.ipv6 == ipv6;
         for known in asked.iter().chain(&seen.routes).filter(of_kernel) {
             let to = known.route.destination.net(ipv6);
@@ -234,15 +233,17 @@ fn prefix_routes(
     Ok(found)
 }
 
-/// The routes of one family, all or those of a protocol; a kernel without IPv6 has nothing to say of it.
+/// The routes of one family, all or those of a protocol, the kernel's own among them or not; a kernel without IPv6 has nothing to
+/// say of it.
 pub(super) fn routes_of(
     channel: &Channel,
     names: &BTreeMap<u32, String>,
     ipv6: bool,
     protocol: Option<u8>,
+    kernel: bool,
 ) -> Result<Vec<ObservedRoute>, OpError> {
     let route_of = |answer| match answer {
-        RouteNetlinkMessage::NewRoute(message) => parse::route(&message, names),
+        RouteNetlinkMessage::NewRoute(message) => parse::route(&message, names, kernel),
         _ => None,
     };
     match channel.dump(message::get_routes(ipv6, protocol), route_of) {

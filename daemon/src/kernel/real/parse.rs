@@ -4,21 +4,25 @@ use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
 use netnsd_api::{Address, Destination, Mac, Neighbour, Route, RouteType, Statistics};
-use rtnetlink::packet_route::{
-    address::{AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, AddressScope},
-    link::{
-        AfSpecInet6, AfSpecUnspec, BridgeId, BridgePortState, BridgeStpState, In6AddrGenMode, InfoBridge,
-        InfoBridgePort, InfoData, InfoPortData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Prop,
-    },
-    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
-    route::{
-        RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType as KernelRouteType,
+use rtnetlink::{
+    packet_core::Nla,
+    packet_route::{
+        address::{AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, AddressScope},
+        link::{
+            AfSpecInet6, AfSpecUnspec, BridgeId, BridgePortState, BridgeStpState, In6AddrGenMode, InfoBridge,
+            InfoBridgePort, InfoData, InfoPortData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Prop,
+        },
+        neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
+        route::{
+            RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteProtocol, RouteRealm, RouteScope,
+            RouteType as KernelRouteType,
+        },
     },
 };
 
 use super::super::{
     ADDRESS_PROTOCOL, ObservedAddress, ObservedBridge, ObservedLink, ObservedPort, ObservedRoute, ROUTE_PROTOCOL,
-    ownership,
+    RT_TABLE_LOCAL, RouteExtras, ownership,
 };
 
 /// A link's name, and what was observed of it; `master` is still an index, in words.
@@ -198,9 +202,13 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
-/// A route; those that are of no interest (the local table, the kernel's own of IPv6) are none.
-pub(super) fn route(message: &RouteMessage, names: &BTreeMap<u32, String>) -> Option<ObservedRoute> {
+/// A route. The kernel's own of table `local` and of IPv6 link-local and multicast networks, of which there are many, are none
+/// unless `kernel` is true.
+pub(super) fn route(message: &RouteMessage, names: &BTreeMap<u32, String>, kernel: bool) -> Option<ObservedRoute> {
     let header = &message.header;
+    if header.flags.contains(RouteFlags::Cloned) || !kernel && is_kernels_own(message) {
+        return None;
+    }
     let ipv6 = header.address_family == rtnetlink::packet_route::AddressFamily::Inet6;
     let mut route = Route {
         destination: Destination::Default,
@@ -213,6 +221,8 @@ pub(super) fn route(message: &RouteMessage, names: &BTreeMap<u32, String>) -> Op
         onlink: header.flags.contains(RouteFlags::Onlink),
     };
     let mut destination = None;
+    let mut extras = RouteExtras { scope: (!ipv6).then(|| header.scope.into()), ..RouteExtras::default() };
+    let mut unsupported = false;
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(address) => destination = ip(address),
@@ -221,18 +231,20 @@ pub(super) fn route(message: &RouteMessage, names: &BTreeMap<u32, String>) -> Op
             RouteAttribute::Oif(index) => route.interface = names.get(index).and_then(|name| name.parse().ok()),
             RouteAttribute::Priority(metric) => route.metric = Some(*metric),
             RouteAttribute::Table(table) => route.table = *table,
-            _ => {}
+            RouteAttribute::Metrics(metrics) => extras.metrics = metrics.iter().map(metric).collect(),
+            RouteAttribute::Realm(RouteRealm { source, destination, .. }) => {
+                extras.realms = Some(u32::from(*source) << 16 | u32::from(*destination));
+            }
+            RouteAttribute::Preference(preference) => extras.preference = Some(u8::from(*preference)),
+            // Only of a route that expires it says when (`rt6_fill_node()`, net/ipv6/route.c).
+            RouteAttribute::CacheInfo(info) => unsupported |= info.expires != 0,
+            RouteAttribute::Source(_) | RouteAttribute::Iif(_) => {}
+            // Several next hops, a nexthop object, a gateway of the other family, an encapsulation, or what is yet to come.
+            _ => unsupported = true,
         }
-    }
-    if route.table == 255 || header.flags.contains(RouteFlags::Cloned) {
-        return None;
     }
     let net = destination.and_then(|address| IpNet::new(address, header.destination_prefix_length).ok());
     route.destination = net.map_or(Destination::Default, Destination::from);
-    let by_kernel = header.protocol == RouteProtocol::Kernel;
-    if ipv6 && by_kernel && net.is_some_and(|net| netnsd_api::is_link_local(net.addr()) || net.addr().is_multicast()) {
-        return None;
-    }
     let foreign_kind = match header.kind {
         KernelRouteType::Unicast => None,
         KernelRouteType::BlackHole => {
@@ -260,11 +272,34 @@ pub(super) fn route(message: &RouteMessage, names: &BTreeMap<u32, String>) -> Op
         protocol: header.protocol.into(),
         scope: scope(header.scope),
         foreign_kind,
+        extras,
+        unsupported,
+        selective: header.tos != 0 || header.source_prefix_length != 0,
     })
 }
 
+/// Returns true for a route that the kernel made of its own, and that `ip route` does not show, or only for IPv6.
+fn is_kernels_own(message: &RouteMessage) -> bool {
+    let header = &message.header;
+    let of_itself = |attribute: &RouteAttribute| match attribute {
+        RouteAttribute::Table(table) => *table == RT_TABLE_LOCAL,
+        RouteAttribute::Destination(RouteAddress::Inet6(to)) => {
+            netnsd_api::is_link_local((*to).into()) || to.is_multicast()
+        }
+        _ => false,
+    };
+    header.protocol == RouteProtocol::Kernel && message.attributes.iter().any(of_itself)
+}
+
+/// One metric of a route.
+fn metric(metric: &RouteMetric) -> (u16, Vec<u8>) {
+    let mut value = vec![0; metric.value_len()];
+    metric.emit_value(&mut value);
+    (metric.kind(), value)
+}
+
 /// A route's protocol as iproute2 spells it, or a number.
-pub(in crate::kernel) fn protocol(number: u8) -> String {
+pub(crate) fn protocol(number: u8) -> String {
     match RouteProtocol::from(number) {
         RouteProtocol::Unspec => "unspec".into(),
         RouteProtocol::IcmpRedirect => "redirect".into(),

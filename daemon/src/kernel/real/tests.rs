@@ -23,7 +23,7 @@ use rtnetlink::sys::Socket;
 use serde_json::Value;
 
 use super::*;
-use crate::kernel::{ADDRESS_PROTOCOL, BridgeSettings, LOOPBACK, NewEnd, Op, ROUTE_PROTOCOL, What};
+use crate::kernel::{ADDRESS_PROTOCOL, BridgeSettings, LOOPBACK, NewEnd, Op, ROUTE_PROTOCOL, RouteExtras, What};
 
 /// Runs a test on a thread that has a host of its own.
 fn on_a_host<F: Future<Output = ()>>(test: impl FnOnce(RealKernel) -> F + Send + 'static) {
@@ -107,6 +107,7 @@ fn a_namespace_with_a_pair_and_addresses() {
                     name: name.clone(),
                     route: serde_json::from_value(serde_json::json!({"destination": "default", "via": "10.0.0.254"}))
                         .unwrap(),
+                    extras: RouteExtras::default(),
                     protocol: ROUTE_PROTOCOL,
                     replace: false,
                 },
@@ -252,7 +253,10 @@ fn a_refusal_says_why_and_skips_only_its_part() {
         assert_eq!((&outcomes[1], &outcomes[2]), (&None, &Some(Ok(()))));
         let route = serde_json::from_value(serde_json::json!({"destination": "default", "via": "10.9.9.9"})).unwrap();
         let name: Name = "a".parse().unwrap();
-        let ops = [add("a"), Op::RouteAdd { name, route, protocol: ROUTE_PROTOCOL, replace: false }];
+        let ops = [
+            add("a"),
+            Op::RouteAdd { name, route, extras: RouteExtras::default(), protocol: ROUTE_PROTOCOL, replace: false },
+        ];
         let batch: Vec<BatchOp> = ops.into_iter().map(|op| BatchOp { op, part: 0, optional: true }).collect();
         let outcome = kernel.execute(&batch, Box::new(|_| ())).await[1].clone().unwrap().unwrap_err();
         assert_eq!(
