@@ -11,7 +11,8 @@ use super::{
 use crate::{
     engine::Spec,
     kernel::{
-        LOOPBACK, Ns, ObservedLink, ObservedNs, ObservedRoute, Op, RT_TABLE_MAIN, StalePin, ownership, protocol,
+        LOOPBACK, Ns, ObservedLink, ObservedNs, ObservedRoute, Op, RT_TABLE_LOCAL, RT_TABLE_MAIN, StalePin, ownership,
+        protocol,
     },
 };
 
@@ -319,11 +320,16 @@ fn shown(known: &ObservedRoute) -> String {
         Destination::Net(net) if net.prefix_len() == net.max_prefix_len() => net.addr().to_string(),
         other => other.to_string(),
     };
+    let table = match route.table {
+        RT_TABLE_MAIN => None,
+        RT_TABLE_LOCAL => Some("local".to_owned()),
+        other => Some(other.to_string()),
+    };
     let mut text = kind.map(|kind| format!("{kind} ")).unwrap_or_default() + &destination;
     let words = [
         ("via", route.via.map(|via| via.to_string())),
         ("dev", route.interface.as_ref().map(ToString::to_string)),
-        ("table", (route.table != RT_TABLE_MAIN).then(|| route.table.to_string())),
+        ("table", table),
         ("proto", Some(protocol(known.protocol)).filter(|protocol| protocol != "boot")),
         ("src", route.source.map(|source| source.to_string())),
         ("metric", route.metric.filter(|metric| *metric != 0).map(|metric| metric.to_string())),
