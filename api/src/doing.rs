@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::Address;
+use crate::{InterfaceName, ZonedAddress};
 
 /// A command to run in a namespace, in the environment that `ip netns exec` makes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -67,9 +67,12 @@ pub struct ExecResult {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Ping {
-    /// Whom to ping.
-    pub address: Address,
-    /// How many times, 1 to 1000.
+    /// Whom to ping; a link-local address may be followed by its zone, the interface: `fe80::1%eth0`.
+    pub address: ZonedAddress,
+    /// The interface to ping by; null is what the routes say. A link-local address needs one where several are up.
+    #[serde(default)]
+    pub interface: Option<InterfaceName>,
+    /// How many times, 1 to 1000. `count` × `interval_ms` + `timeout_ms` is at most 600000, ten minutes.
     #[serde(default = "one")]
     #[schema(minimum = 1, maximum = 1000)]
     pub count: u32,
@@ -102,8 +105,8 @@ fn size() -> u32 {
 
 impl Ping {
     /// One echo with every default.
-    pub fn new(address: Address) -> Self {
-        Self { address, count: one(), timeout_ms: second(), interval_ms: fifth(), size: size() }
+    pub fn new(address: ZonedAddress) -> Self {
+        Self { address, interface: None, count: one(), timeout_ms: second(), interval_ms: fifth(), size: size() }
     }
 }
 

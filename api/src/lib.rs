@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod dns;
 mod doing;
 mod event;
 mod look;
@@ -18,6 +19,7 @@ mod topology;
 mod values;
 
 pub use access::*;
+pub use dns::*;
 pub use doing::*;
 pub use event::*;
 pub use look::*;

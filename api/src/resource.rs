@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use utoipa::ToSchema;
 
 use crate::{
-    Address, Centiseconds, Cidr, Code, Destination, FieldError, InterfaceName, Mac, Name, NetnsId, SysctlKey,
+    Address, Centiseconds, Cidr, Code, Destination, Dns, FieldError, InterfaceName, Mac, Name, NetnsId, SysctlKey,
     SysctlValue, is_link_local,
     values::{unique_sysctls, words},
 };
@@ -122,7 +122,7 @@ pub struct Namespace {
     /// Sysctls below `net.` in it.
     #[serde(default, deserialize_with = "unique_sysctls")]
     pub sysctls: BTreeMap<SysctlKey, SysctlValue>,
-    /// Its `/etc/netns/NAME/resolv.conf`; null is none.
+    /// Its own name resolution, in `/etc/netns/NAME`; null is the host's.
     #[serde(default)]
     pub dns: Option<Dns>,
     /// On creation: pins the namespace that this process is in, instead of making one (`ip netns attach`).
@@ -272,21 +272,6 @@ pub struct Neighbour {
     pub mac: Mac,
     /// The device that it is reached by.
     pub interface: InterfaceName,
-}
-
-/// What goes into a namespace's `resolv.conf` (`resolv.conf(5)`).
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Dns {
-    /// Name servers' addresses, at most 3 are used by the resolver.
-    #[serde(default)]
-    pub nameservers: Vec<Address>,
-    /// Domains to search.
-    #[serde(default)]
-    pub search: Vec<String>,
-    /// Options, such as `ndots:2`.
-    #[serde(default)]
-    pub options: Vec<String>,
 }
 
 /// A bridge as it should be (`ip-link(8)`, `brctl(8)`).
@@ -604,20 +589,7 @@ impl Resource for Namespace {
             let detail = format!("{key} = {} and {other} = {} are one setting: give one of them", one.0, two.0);
             return Err(FieldError::at(Code::InvalidField, &["sysctls", other], detail));
         }
-        if let Some(dns) = &self.dns {
-            let word =
-                |word: &String| !word.is_empty() && word.len() <= 253 && word.chars().all(|c| c.is_ascii_graphic());
-            for (field, words) in [("search", &dns.search), ("options", &dns.options)] {
-                if let Some(i) = words.iter().position(|w| !word(w)) {
-                    return Err(FieldError::at(
-                        Code::InvalidField,
-                        &["dns", field, &i.to_string()],
-                        format!("{:?} is not one word of resolv.conf(5)", words[i]),
-                    ));
-                }
-            }
-        }
-        Ok(())
+        self.dns.as_ref().map_or(Ok(()), Dns::check)
     }
 }
 

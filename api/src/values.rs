@@ -235,6 +235,57 @@ impl fmt::Display for Address {
 
 string_value!(Address, r"^[0-9A-Fa-f.:]+$", "10.0.0.254", "an IPv4 or IPv6 address");
 
+/// An IPv4 or IPv6 address; a link-local one may be followed by its zone, the interface (RFC 4007, section 11): `fe80::1%eth0`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ZonedAddress {
+    /// The address.
+    pub address: IpAddr,
+    /// The interface on whose link the address is.
+    pub zone: Option<InterfaceName>,
+}
+
+impl ZonedAddress {
+    /// Returns true if the address tells a host only together with its link: IPv6, link-local unicast (RFC 4291) or multicast of
+    /// interface or link scope.
+    pub fn needs_zone(&self) -> bool {
+        let multicast = |v6: &Ipv6Addr| v6.is_multicast() && matches!(v6.octets()[1] & 0x0f, 1 | 2);
+        is_link_local(self.address) || matches!(&self.address, IpAddr::V6(v6) if multicast(v6))
+    }
+}
+
+impl FromStr for ZonedAddress {
+    type Err = InvalidValue;
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let (address, zone) = match text.split_once('%') {
+            Some((address, zone)) => (address, Some(zone.parse()?)),
+            None => (text, None),
+        };
+        let read = Self { address: address.parse::<Address>()?.0, zone };
+        if read.zone.is_some() && !read.needs_zone() {
+            return Err(invalid(format!(
+                "{text:?} has a zone, as only a link-local IPv6 address has: write it as {address}"
+            )));
+        }
+        Ok(read)
+    }
+}
+
+impl fmt::Display for ZonedAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.zone {
+            Some(zone) => write!(f, "{}%{zone}", self.address),
+            None => self.address.fmt(f),
+        }
+    }
+}
+
+string_value!(
+    ZonedAddress,
+    r"^[0-9A-Fa-f.:]+(%[^\s/:%]{1,15})?$",
+    "10.0.0.254",
+    "an IPv4 or IPv6 address, a link-local one with its zone: fe80::1%eth0"
+);
+
 /// Where a route leads to: `default` or a network in CIDR form, without host bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Destination {
@@ -652,6 +703,25 @@ pub fn is_link_local(address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn zones_belong_to_link_local_addresses() {
+        for text in ["10.0.0.1", "2001:db8::1", "fe80::1", "fe80::1%eth0", "ff02::1%a.b"] {
+            assert_eq!(text.parse::<ZonedAddress>().unwrap().to_string(), text);
+        }
+        for (text, words) in [
+            ("10.0.0.1%eth0", "write it as 10.0.0.1"),
+            ("2001:db8::1%eth0", "only a link-local IPv6 address"),
+            ("ff0e::1%eth0", "only a link-local IPv6 address"),
+            ("fe80::1%", "0 bytes long"),
+            ("fe80::1%a%b", "not a valid interface name"),
+            ("%eth0", "not an IP address"),
+            ("fe80::1/64", "without a prefix length"),
+        ] {
+            let detail = refused::<ZonedAddress>(text);
+            assert!(detail.contains(words), "{detail}");
+        }
+    }
 
     fn refused<T: FromStr<Err = InvalidValue> + fmt::Debug>(text: &str) -> String {
         text.parse::<T>().expect_err(text).0

@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     io::{self, IoSliceMut},
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, SocketAddrV6},
     os::fd::{AsRawFd, OwnedFd},
     sync::atomic::{AtomicU16, Ordering},
     time::Duration,
@@ -25,7 +25,7 @@ use super::{
     blocking, failed,
     icmp::{Answer, Mark},
     invalid, namespace_file,
-    sockets::Opener,
+    sockets::{Opener, Target},
 };
 use crate::kernel::real::worker::errno;
 
@@ -34,6 +34,9 @@ const LARGEST: usize = 65_536;
 
 /// How many packets are read before the clock is looked at again, so that a flood cannot keep a ping alive.
 const BURST: usize = 64;
+
+/// The longest time that a ping may take in all, in milliseconds: it holds a place among those that run at the same time.
+const LONGEST_MS: u64 = 600_000;
 
 /// Refuses values out of their range.
 pub(super) fn check(request: &Ping) -> Result<(), Problem> {
@@ -48,19 +51,35 @@ pub(super) fn check(request: &Ping) -> Result<(), Problem> {
             return Err(invalid(&[field], format!("{value} is out of range: {field} is {least} to {most}")));
         }
     }
-    Ok(())
+    let whole = u64::from(request.count) * u64::from(request.interval_ms) + u64::from(request.timeout_ms);
+    if whole > LONGEST_MS {
+        let detail = format!(
+            "count {} × interval_ms {} + timeout_ms {} is {whole} ms, and a ping takes {LONGEST_MS} ms at most: lower count or \
+             interval_ms",
+            request.count, request.interval_ms, request.timeout_ms
+        );
+        return Err(invalid(&["count"], detail));
+    }
+    match (&request.address.zone, &request.interface) {
+        (Some(zone), Some(interface)) if zone != interface => {
+            let detail = format!("{interface} is not the interface of {}: leave one of them out", request.address);
+            Err(invalid(&["interface"], detail))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Sends the requests and waits until each is answered or given up.
 pub(super) async fn run(sockets: &Opener, name: &Name, request: &Ping) -> Result<PingResult, Problem> {
-    let name = name.clone();
-    let namespace = blocking(move || namespace_file(&name)).await?;
-    let socket = sockets.icmp(namespace, request.address.0.is_ipv6()).await?;
+    let owned_name = name.clone();
+    let namespace = blocking(move || namespace_file(&owned_name)).await?;
+    let (socket, scope_id) = sockets.icmp(Target::of(name, request), namespace).await?;
     // SAFETY: an OwnedFd keeps the same descriptor open until it is dropped, and the AsyncFd deregisters it before that.
     let socket = unsafe { AsyncFd::register(socket) };
     let socket = socket.map_err(|error| failed("watch a socket", errno(&error.into())))?;
-    let mut session = Session::new(socket, request);
-    session.run().await;
+    let mut session = Session::new(socket, scope_id, request);
+    // Sending may have to wait too.
+    let _not_all_were_sent = timeout(Duration::from_millis(LONGEST_MS), session.run()).await;
     Ok(session.result())
 }
 
@@ -72,6 +91,8 @@ struct Sent {
 
 struct Session<'a> {
     socket: AsyncFd<OwnedFd>,
+    /// The index of a link-local address' interface (`sin6_scope_id`, ipv6(7)); 0 for others.
+    scope_id: u32,
     request: &'a Ping,
     mark: Mark,
     /// When each was sent, and what became of it; `seq` counts from 1.
@@ -82,10 +103,10 @@ struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    fn new(socket: AsyncFd<OwnedFd>, request: &'a Ping) -> Self {
-        let mark = Mark { v6: request.address.0.is_ipv6(), ident: ident(), cookie: cookie() };
+    fn new(socket: AsyncFd<OwnedFd>, scope_id: u32, request: &'a Ping) -> Self {
+        let mark = Mark { v6: request.address.address.is_ipv6(), ident: ident(), cookie: cookie() };
         let (requests, waiting) = (Vec::new(), VecDeque::new());
-        Self { socket, request, mark, requests, waiting, buffer: vec![0; LARGEST] }
+        Self { socket, scope_id, request, mark, requests, waiting, buffer: vec![0; LARGEST] }
     }
 
     async fn run(&mut self) {
@@ -125,7 +146,10 @@ impl<'a> Session<'a> {
     async fn send(&mut self) {
         let seq = (self.requests.len() + 1) as u16;
         let packet = self.mark.request(seq, self.request.size as usize);
-        let address = SockaddrStorage::from(SocketAddr::new(self.request.address.0, 0));
+        let address = SockaddrStorage::from(match self.request.address.address {
+            IpAddr::V4(v4) => SocketAddr::from((v4, 0)),
+            IpAddr::V6(v6) => SocketAddrV6::new(v6, 0, 0, self.scope_id).into(),
+        });
         let sending = self.socket.async_io(Interest::WRITABLE, |socket| {
             sendto(socket.as_raw_fd(), &packet, &address, MsgFlags::empty()).map_err(io::Error::from)
         });
@@ -167,7 +191,7 @@ impl<'a> Session<'a> {
             return;
         };
         *fate = match answer {
-            Answer::Reply { .. } if !may_answer(from, self.request.address.0) => return,
+            Answer::Reply { .. } if !may_answer(from, self.request.address.address) => return,
             Answer::Reply { ttl, .. } => Some(PingReply {
                 seq: seq.into(),
                 from: from.map(|from| from.to_string()),

@@ -1,30 +1,59 @@
 //! The thread that opens sockets inside namespaces, so that no other thread ever enters one.
 
 use std::{
+    collections::BTreeSet,
+    ffi::OsString,
     fs::File,
     io,
+    net::IpAddr,
     os::fd::{AsRawFd, OwnedFd},
 };
 
-use netnsd_api::{Code, Problem};
+use netnsd_api::{Code, InterfaceName, Name, Ping, Problem};
 use nix::{
     errno::Errno,
+    ifaddrs::getifaddrs,
     libc,
+    net::if_::{InterfaceFlags, if_nametoindex},
     sched::{CloneFlags, setns},
-    sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, setsockopt, socket, sockopt::Ipv6RecvHopLimit},
+    sys::socket::{
+        AddressFamily, SockFlag, SockProtocol, SockType, setsockopt, socket,
+        sockopt::{BindToDevice, Ipv6RecvHopLimit},
+    },
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::{closing, failed, icmp};
+use super::{closing, failed, icmp, invalid};
 use crate::kernel::real::worker::HERE;
 
 /// How many may wait for the thread before the next has to wait to ask.
 const WAITING: usize = 64;
 
+/// Where the packets of a socket are to go.
+pub(super) struct Target {
+    name: Name,
+    address: IpAddr,
+    /// True if the address is one only together with its interface.
+    needs_interface: bool,
+    interface: Option<InterfaceName>,
+    /// The field that names the interface.
+    field: &'static str,
+}
+
+impl Target {
+    /// Returns that of a ping from a namespace.
+    pub(super) fn of(name: &Name, ping: &Ping) -> Self {
+        let field = if ping.interface.is_some() { "interface" } else { "address" };
+        let interface = ping.interface.clone().or_else(|| ping.address.zone.clone());
+        let (address, needs_interface) = (ping.address.address, ping.address.needs_zone());
+        Self { name: name.clone(), address, needs_interface, interface, field }
+    }
+}
+
 struct Job {
     namespace: OwnedFd,
-    v6: bool,
-    answer: oneshot::Sender<Result<OwnedFd, Problem>>,
+    target: Target,
+    answer: oneshot::Sender<Result<(OwnedFd, u32), Problem>>,
 }
 
 /// Asks the thread for sockets.
@@ -40,17 +69,18 @@ impl Opener {
         Ok(Self(jobs))
     }
 
-    /// A raw ICMP or ICMPv6 socket that belongs to the namespace for ever, usable from any thread.
-    pub(super) async fn icmp(&self, namespace: OwnedFd, v6: bool) -> Result<OwnedFd, Problem> {
+    /// Opens a raw ICMP or ICMPv6 socket, which belongs to the namespace for ever and is usable from any thread; beside it the scope
+    /// id for the target's address, 0 where it needs none.
+    pub(super) async fn icmp(&self, target: Target, namespace: OwnedFd) -> Result<(OwnedFd, u32), Problem> {
         let (answer, result) = oneshot::channel();
-        self.0.send(Job { namespace, v6, answer }).await.map_err(|_| closing())?;
+        self.0.send(Job { namespace, target, answer }).await.map_err(|_| closing())?;
         result.await.map_err(|_| closing())?
     }
 }
 
 fn serve(home: &File, mut queue: mpsc::Receiver<Job>) {
     while let Some(job) = queue.blocking_recv() {
-        let opened = open_inside(&job.namespace, job.v6);
+        let opened = open_inside(&job.namespace, &job.target);
         // A thread keeps the namespace it is in alive: one deleted meanwhile must be able to go.
         if let Err(errno) = setns(home, CloneFlags::CLONE_NEWNET) {
             tracing::error!(%errno, "the thread for sockets could not leave a namespace");
@@ -60,7 +90,8 @@ fn serve(home: &File, mut queue: mpsc::Receiver<Job>) {
     }
 }
 
-fn open_inside(namespace: &OwnedFd, v6: bool) -> Result<OwnedFd, Problem> {
+fn open_inside(namespace: &OwnedFd, target: &Target) -> Result<(OwnedFd, u32), Problem> {
+    let v6 = target.address.is_ipv6();
     setns(namespace, CloneFlags::CLONE_NEWNET).map_err(|errno| failed("enter the network namespace", errno))?;
     let (family, protocol) = match v6 {
         false => (AddressFamily::Inet, SockProtocol::Icmp),
@@ -72,7 +103,65 @@ fn open_inside(namespace: &OwnedFd, v6: bool) -> Result<OwnedFd, Problem> {
         _ => failed("open a raw socket", errno),
     })?;
     filter(&socket, v6).map_err(|errno| failed("filter a raw socket", errno))?;
-    Ok(socket)
+    let scope_id = if target.needs_interface {
+        scope_id(target)?
+    } else {
+        bind(&socket, target)?;
+        0
+    };
+    Ok((socket, scope_id))
+}
+
+/// Returns the index of the interface on whose link the address is: the one named, or the only one that is up.
+fn scope_id(target: &Target) -> Result<u32, Problem> {
+    let no_interface = |errno| failed("list the interfaces", errno);
+    if let Some(interface) = &target.interface {
+        return if_nametoindex(interface.as_str()).map_err(|errno| not_there(target, interface, errno));
+    }
+    let up = interfaces(InterfaceFlags::IFF_UP).map_err(no_interface)?;
+    let candidates = Vec::from_iter(&up);
+    match candidates[..] {
+        // Nothing can be sent, and the kernel says why.
+        [] => Ok(0),
+        [only] => if_nametoindex(only.as_str()).map_err(no_interface),
+        _ => {
+            let (address, names) = (target.address, listed(&up));
+            let detail = format!(
+                "{address} is link-local, and more than one interface is up in {}: give interface, or write \
+                 {address}%{}; they are {names}",
+                target.name, candidates[0]
+            );
+            Err(invalid(&["address"], detail))
+        }
+    }
+}
+
+/// Has packets leave by the interface named only (`SO_BINDTODEVICE`, socket(7)).
+fn bind(socket: &OwnedFd, target: &Target) -> Result<(), Problem> {
+    let Some(interface) = &target.interface else { return Ok(()) };
+    let device = OsString::from(interface.as_str());
+    setsockopt(socket, BindToDevice, &device).map_err(|errno| not_there(target, interface, errno))
+}
+
+fn not_there(target: &Target, interface: &InterfaceName, errno: Errno) -> Problem {
+    if errno != Errno::ENODEV {
+        return failed("choose the interface", errno);
+    }
+    let there = interfaces(InterfaceFlags::empty()).unwrap_or_default();
+    let names = if there.is_empty() { "none but lo".to_owned() } else { listed(&there) };
+    invalid(&[target.field], format!("there is no interface {interface} in {}: it has {names}", target.name))
+}
+
+/// Returns the names of the interfaces that have these flags, without `lo`.
+fn interfaces(flags: InterfaceFlags) -> Result<BTreeSet<String>, Errno> {
+    let right = |found: InterfaceFlags| found.contains(flags) && !found.contains(InterfaceFlags::IFF_LOOPBACK);
+    let names = getifaddrs()?.filter(|found| right(found.flags)).map(|found| found.interface_name);
+    // IPv4 addresses come with their label instead.
+    Ok(names.filter(|name| !name.contains(':')).collect())
+}
+
+fn listed(names: &BTreeSet<String>) -> String {
+    Vec::from_iter(names.iter().map(String::as_str)).join(", ")
 }
 
 /// Lets the kernel drop what answers no echo, such as the requests themselves on `lo`.

@@ -110,9 +110,12 @@ async fn exec_in(context: &Context, name: &str, query: Vec<(&str, String)>, inpu
 pub struct Ping {
     /// The namespace
     name: String,
-    /// Whom to ping
+    /// Whom to ping; a link-local address with its interface: fe80::1%eth0
     address: String,
-    /// How many times
+    /// The interface to ping by; by default what the routes say
+    #[arg(short = 'I', long, value_name = "INTERFACE")]
+    interface: Option<String>,
+    /// How many times, up to 1000; in all a ping takes 10 minutes at most
     #[arg(short, long, default_value_t = 1)]
     count: u32,
     /// Seconds to wait for each reply; by default 1
@@ -131,6 +134,7 @@ pub async fn ping(context: &Context, ping: &Ping) -> Result<(), Failure> {
     let milliseconds = |seconds: f64| (seconds * 1000.0).round() as u64;
     let mut body = Body::default();
     body.put("address", Some(ping.address.clone()));
+    body.put("interface", ping.interface.clone());
     body.put("count", Some(ping.count));
     body.put("timeout_ms", ping.timeout.map(milliseconds));
     body.put("interval_ms", ping.interval.map(milliseconds));

@@ -138,16 +138,16 @@ pub struct Options {
     /// In set, a sysctl that is no longer netnsd's concern; repeatable
     #[arg(long, value_name = "KEY")]
     no_sysctl: Vec<String>,
-    /// A name server in its resolv.conf; repeatable, none empties the list
+    /// A name server in its resolv.conf, a link-local one with its interface (fe80::1%eth0); repeatable, none empties the list
     #[arg(long, value_name = "ADDRESS", value_parser = words::text)]
     dns_server: Vec<Value>,
     /// A domain to search in its resolv.conf; repeatable, none empties the list
     #[arg(long, value_name = "DOMAIN", value_parser = words::text)]
     dns_search: Vec<Value>,
-    /// An option in its resolv.conf; repeatable, none empties the list
+    /// An option of resolv.conf(5), such as ndots:2; repeatable, none empties the list
     #[arg(long, value_name = "OPTION", value_parser = words::text)]
     dns_option: Vec<Value>,
-    /// No resolv.conf of its own
+    /// No name resolution of its own: it asks as the host does
     #[arg(long, conflicts_with_all = ["dns_server", "dns_search", "dns_option"])]
     no_dns: bool,
     #[command(flatten)]
