@@ -10,7 +10,7 @@ use sqlx::Connection;
 use super::*;
 use crate::{
     access::{Audit, Caller},
-    kernel::{BridgeSettings, NewEnd, Ns, Op, RouteExtras, sim::SimKernel},
+    kernel::{BridgeSettings, DnsFile, NewEnd, Ns, Op, RouteExtras, sim::SimKernel},
     store::{AuditLog, Filter, History},
 };
 
@@ -403,7 +403,30 @@ async fn removing_a_setting_gives_the_earlier_one_back() {
     house.put(Kind::Namespace, json!({"name": "net0", "netnsid": 7})).await.unwrap();
     let ns = &house.kernel.everything()[&Ns::Named("net0".parse::<Name>().unwrap())];
     assert!(!ns.sysctls.is_empty() && ns.sysctls.values().all(|value| value == "0"), "{ns:?}");
-    assert_eq!((&ns.dns, ns.routes.len()), (&None, 0));
+    assert_eq!((ns.dns.len(), ns.routes.len()), (0, 0));
+}
+
+#[tokio::test]
+async fn nsswitch_follows_the_hosts() {
+    let house = House::new();
+    house.kernel.set_nsswitch(Some("hosts: mymachines resolve [!UNAVAIL=return] files dns\n"));
+    house.put(Kind::Namespace, json!({"name": "net0", "dns": {"nameservers": ["10.0.0.254"]}})).await.unwrap();
+    let hosts = || {
+        let ns = &house.kernel.everything()[&Ns::Named("net0".parse::<Name>().unwrap())];
+        ns.dns[&DnsFile::Nsswitch].lines().nth(1).map(str::to_owned)
+    };
+    assert_eq!(hosts().as_deref(), Some("hosts: files dns"));
+    house.kernel.executed();
+    let reconcile = async || house.engine.as_ref().unwrap().0.reconcile().await.unwrap();
+    reconcile().await;
+    assert_eq!(house.kernel.executed(), []);
+    house.kernel.set_nsswitch(Some("hosts: files resolve\n"));
+    reconcile().await;
+    assert_eq!(house.kernel.executed(), [], "it comes to the same");
+    house.kernel.set_nsswitch(Some("hosts: files\n"));
+    reconcile().await;
+    assert_eq!(house.kernel.executed().len(), 1, "resolv.conf is as it was");
+    assert_eq!(hosts().as_deref(), Some("hosts: files"));
 }
 
 #[tokio::test]

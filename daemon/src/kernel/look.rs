@@ -246,8 +246,8 @@ fn addresses(local: &mut Local, ns: &Ns) -> Result<Vec<LinkAddress>, LookError> 
 
 fn routes(local: &mut Local, ns: &Ns) -> Result<Vec<LiveRoute>, LookError> {
     let part = NsScope { all_links: true, routes: true, ..NsScope::default() };
-    let scope = Scope { namespaces: BTreeMap::from([(ns.clone(), part)]) };
-    let Observed { mut namespaces } = observe(local, &scope)?;
+    let scope = Scope { namespaces: BTreeMap::from([(ns.clone(), part)]), ..Scope::default() };
+    let Observed { mut namespaces, .. } = observe(local, &scope)?;
     let seen = namespaces.remove(ns).filter(|seen| seen.inode != 0).ok_or(LookError::NoSuchNamespace)?;
     let live = |known: super::ObservedRoute| {
         let adoptable = known.is_adoptable();

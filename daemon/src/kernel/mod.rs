@@ -74,6 +74,8 @@ impl fmt::Display for Ns {
 pub struct Scope {
     /// For each namespace what of it.
     pub namespaces: BTreeMap<Ns, NsScope>,
+    /// The host's `/etc/nsswitch.conf`.
+    pub nsswitch: bool,
 }
 
 impl Scope {
@@ -115,6 +117,36 @@ pub struct NsScope {
 pub struct Observed {
     /// Each namespace of the scope that exists.
     pub namespaces: BTreeMap<Ns, ObservedNs>,
+    /// Content of the host's `/etc/nsswitch.conf`; none if there is no such file.
+    pub nsswitch: Option<String>,
+}
+
+/// A file of name resolution in `/etc/netns/NAME`, which stands there for the one in `/etc`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DnsFile {
+    /// Name servers, domains to search and options (resolv.conf(5)).
+    ResolvConf,
+    /// Services that are asked for a name (nsswitch.conf(5)).
+    Nsswitch,
+}
+
+impl DnsFile {
+    /// Every file.
+    pub const ALL: [DnsFile; 2] = [DnsFile::ResolvConf, DnsFile::Nsswitch];
+
+    /// Returns the file's name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            DnsFile::ResolvConf => "resolv.conf",
+            DnsFile::Nsswitch => "nsswitch.conf",
+        }
+    }
+}
+
+impl fmt::Display for DnsFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 impl Observed {
@@ -158,8 +190,8 @@ pub struct ObservedNs {
     pub neighbours: Vec<Neighbour>,
     /// The sysctls that were looked at and exist, white space as one space.
     pub sysctls: BTreeMap<netnsd_api::SysctlKey, String>,
-    /// What is in `/etc/netns/NAME/resolv.conf`; none if there is no such file.
-    pub dns: Option<String>,
+    /// Contents of those files in `/etc/netns/NAME` that exist.
+    pub dns: BTreeMap<DnsFile, String>,
 }
 
 impl ObservedNs {
@@ -431,8 +463,8 @@ pub enum Op {
     NeighbourDelete { name: Name, neighbour: Neighbour },
     /// Writes a sysctl in a namespace.
     SysctlSet { name: Name, key: netnsd_api::SysctlKey, value: String },
-    /// Writes `/etc/netns/NAME/resolv.conf`; none removes it, and its directory if that is empty then.
-    DnsSet { name: Name, content: Option<String> },
+    /// Writes a file in `/etc/netns/NAME`; none removes it, and its directory if that is empty then.
+    DnsSet { name: Name, file: DnsFile, content: Option<String> },
 }
 
 /// One end of a veth pair to be made.

@@ -38,6 +38,8 @@ struct State {
     fault: Option<(usize, Errno)>,
     /// Namespaces that cannot be entered.
     closed: BTreeSet<Ns>,
+    /// The host's `/etc/nsswitch.conf`.
+    nsswitch: Option<String>,
     replaced: Vec<(Name, SysctlKey, String)>,
     next: u64,
 }
@@ -53,6 +55,7 @@ impl Default for SimKernel {
             announced: Vec::new(),
             fault: None,
             closed: BTreeSet::new(),
+            nsswitch: None,
             replaced: Vec::new(),
             next: 2,
         };
@@ -118,6 +121,11 @@ impl SimKernel {
         format!("{all:#?}")
     }
 
+    /// Replaces the host's `/etc/nsswitch.conf`.
+    pub fn set_nsswitch(&self, content: Option<&str>) {
+        self.state().nsswitch = content.map(str::to_owned);
+    }
+
     /// Takes the owner tag of a link away (of `lo`: of its namespace).
     pub fn untag(&self, ns: &Ns, name: &str) {
         let mut state = self.state();
@@ -154,7 +162,8 @@ impl Kernel for SimKernel {
 
     async fn observe(&mut self, scope: &Scope) -> Result<Observed, OpError> {
         let state = self.state();
-        let mut observed = Observed::default();
+        let nsswitch = state.nsswitch.clone().filter(|_| scope.nsswitch);
+        let mut observed = Observed { nsswitch, ..Observed::default() };
         for (ns, part) in &scope.namespaces {
             let Some(known) = state.namespaces.get(ns) else { continue };
             if state.closed.contains(ns) {
@@ -417,9 +426,12 @@ impl State {
                 self.replaced.extend(replaced.map(|(key, before)| (name.clone(), key, before)));
                 Ok(())
             }
-            Op::DnsSet { name, content } => {
+            Op::DnsSet { name, file, content } => {
                 if let Ok(known) = self.named(name) {
-                    known.dns.clone_from(content);
+                    match content {
+                        Some(content) => known.dns.insert(*file, content.clone()),
+                        None => known.dns.remove(file),
+                    };
                 }
                 Ok(())
             }

@@ -99,13 +99,13 @@ fn line(op: &Op) -> String {
         Op::SysctlSet { name, key, value } => {
             format!("ip netns exec {name} sysctl -qw {}", shell_word(&format!("{key}={value}")))
         }
-        Op::DnsSet { name, content } => {
+        Op::DnsSet { name, file, content } => {
             let dir = format!("/etc/netns/{name}");
             match content {
                 Some(content) => {
-                    format!("mkdir -p {dir} && printf %s {} >{dir}/resolv.conf", shell_word(content))
+                    format!("mkdir -p {dir} && printf %s {} >{dir}/{file}", shell_word(content))
                 }
-                None => format!("rm -f {dir}/resolv.conf && {{ rmdir {dir} 2>/dev/null || true; }}"),
+                None => format!("rm -f {dir}/{file} && {{ rmdir {dir} 2>/dev/null || true; }}"),
             }
         }
     }

@@ -7,6 +7,7 @@
 
 mod adopt;
 mod command;
+mod dns;
 mod link;
 mod namespace;
 mod place;
@@ -20,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use netnsd_api::{Mac, Name, ResourceRef, SysctlKey};
 
-pub use self::{adopt::Found, command::command, namespace::resolv_conf, scope::scope, settings::own_settings};
+pub use self::{adopt::Found, command::command, scope::scope, settings::own_settings};
 use crate::{
     engine::Spec,
     intent::namespaces_of,

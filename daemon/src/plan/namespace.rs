@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use netnsd_api::{Destination, Dns, Namespace, NetnsId, Route, RouteType, is_link_local};
+use netnsd_api::{Destination, Namespace, NetnsId, Route, RouteType, is_link_local};
 
 use super::{
     Hands, Phase, Planner, Task,
@@ -15,23 +15,6 @@ use crate::{
         protocol,
     },
 };
-
-/// The first line of a file that netnsd wrote: a file without it is somebody else's.
-const DNS_MARK: &str = "# written by netnsd";
-
-/// What `/etc/netns/NAME/resolv.conf` holds (`resolv.conf(5)`).
-pub fn resolv_conf(dns: &Dns) -> String {
-    let mut text = format!("{DNS_MARK}\n");
-    for server in &dns.nameservers {
-        text += &format!("nameserver {server}\n");
-    }
-    for (word, values) in [("search", &dns.search), ("options", &dns.options)] {
-        if !values.is_empty() {
-            text += &format!("{word} {}\n", values.join(" "));
-        }
-    }
-    text
-}
 
 impl Planner<'_> {
     pub(super) fn take_namespace(&mut self, task: &Task<'_>) {
@@ -48,9 +31,8 @@ impl Planner<'_> {
                 self.plan.foreign_links.insert(task.resource.clone(), foreign);
             }
         }
-        if known.dns.as_deref().is_some_and(|text| text.starts_with(DNS_MARK)) {
-            self.emit(Phase::Dns, task, Op::DnsSet { name: name.clone(), content: None });
-        }
+        let dns = known.dns.clone();
+        self.plan_dns(task, &name, None, &dns);
         if is_there {
             self.emit(Phase::TakeNamespaces, task, Op::NamespaceDelete { name });
         }
@@ -115,7 +97,7 @@ impl Planner<'_> {
             }
             Some(known) if known.inode != 0 => {}
             known => {
-                let dns = known.and_then(|known| known.dns.clone());
+                let dns = known.map(|known| known.dns.clone()).unwrap_or_default();
                 if known.is_some_and(|known| known.stale.is_some()) {
                     self.emit(Phase::TakeNamespaces, task, Op::NamespaceDelete { name: name.clone() });
                 }
@@ -152,24 +134,8 @@ impl Planner<'_> {
                 inside.routes.retain(|known| !known.ipv6 || known.route.kind == RouteType::Unicast);
             }
         }
-        self.dns(task, spec, dns);
+        self.plan_dns(task, &name, spec.dns.as_ref(), &dns);
         self.shared_sysctls(task, spec);
-    }
-
-    fn dns(&mut self, task: &Task<'_>, spec: &Namespace, known: Option<String>) {
-        let wanted = spec.dns.as_ref().map(resolv_conf);
-        let ours = known.as_deref().is_some_and(|text| text.starts_with(DNS_MARK));
-        match (&wanted, &known) {
-            (None, None) => {}
-            (Some(wanted), Some(known)) if wanted == known => {}
-            (None, Some(_)) if !ours => {}
-            (Some(_), Some(_)) if !ours => self.conflict_at(
-                task,
-                format!("/etc/netns/{}/resolv.conf exists, and netnsd did not write it: remove it first", spec.name),
-                "/dns".into(),
-            ),
-            _ => self.emit(Phase::Dns, task, Op::DnsSet { name: spec.name.clone(), content: wanted }),
-        }
     }
 
     /// What hangs on links: sysctls of interfaces, routes, neighbours.

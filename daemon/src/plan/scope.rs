@@ -31,6 +31,7 @@ pub fn scope(tasks: &[Task<'_>]) -> Scope {
                 inside.links.extend(sysctls.iter().filter_map(netnsd_api::SysctlKey::interface));
                 inside.sysctls.extend(sysctls.iter().filter_map(sysctl::template));
                 inside.sysctls.extend(sysctls);
+                scope.nsswitch |= spec.dns.is_some();
             }
             Spec::Bridge(spec) => {
                 let inside = scope.ns(&Ns::of(spec.namespace.as_ref()));

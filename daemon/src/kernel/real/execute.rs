@@ -403,7 +403,7 @@ fn call(local: &mut Local, op: &Op) -> Outcome {
         Op::NetnsIdSet { name, id } => set_netnsid(local, name, *id),
         Op::SysctlSet { name, key, value } => set_sysctl(local, name, key, value),
         Op::LinkSetOwner { .. } => set_owner(local, op),
-        Op::DnsSet { name, content } => Ok(worker::write_dns(name, content.as_deref())?),
+        Op::DnsSet { name, file, content } => Ok(worker::write_dns(name, *file, content.as_deref())?),
         _ => Err(Errno::ENOSYS.into()),
     }
 }

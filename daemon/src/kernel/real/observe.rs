@@ -20,20 +20,21 @@ use crate::kernel::{
 
 /// Looks with one thread.
 pub(in crate::kernel) fn observe(local: &mut Local, scope: &Scope) -> Result<Observed, OpError> {
-    gather(scope.namespaces.iter().map(|(ns, part)| found(local, ns, part)))
+    gather(scope, scope.namespaces.iter().map(|(ns, part)| found(local, ns, part)))
 }
 
 /// Looks with two threads, where there is enough to see.
 pub(super) fn observe_with(other: &Worker, local: &mut Local, scope: &Scope) -> Result<Observed, OpError> {
     let parts = scope.namespaces.clone().into_iter().collect();
-    gather(other.share(local, parts, |local, (ns, part)| found(local, ns, part))?.into_iter())
+    gather(scope, other.share(local, parts, |local, (ns, part)| found(local, ns, part))?.into_iter())
 }
 
 /// A namespace and what is in it, if it is there.
 type Seen = Option<(Ns, ObservedNs)>;
 
-fn gather(seen: impl Iterator<Item = Result<Seen, OpError>>) -> Result<Observed, OpError> {
-    Ok(Observed { namespaces: seen.filter_map(Result::transpose).collect::<Result<_, _>>()? })
+fn gather(scope: &Scope, seen: impl Iterator<Item = Result<Seen, OpError>>) -> Result<Observed, OpError> {
+    let namespaces = seen.filter_map(Result::transpose).collect::<Result<_, _>>()?;
+    Ok(Observed { namespaces, nsswitch: scope.nsswitch.then(worker::read_nsswitch).flatten() })
 }
 
 /// Looks at a namespace, if it is there.
@@ -43,11 +44,11 @@ fn found(local: &mut Local, ns: &Ns, part: &NsScope) -> Result<Seen, OpError> {
 }
 
 fn namespace(local: &mut Local, ns: &Ns, part: &NsScope) -> Result<Option<ObservedNs>, OpError> {
-    let mut seen = ObservedNs { dns: ns.name().and_then(worker::read_dns), ..ObservedNs::default() };
+    let mut seen = ObservedNs { dns: ns.name().map(worker::read_dns).unwrap_or_default(), ..ObservedNs::default() };
     let open = match local.find(ns) {
         Ok(Place::There(open)) => open,
         Ok(Place::Stale(stale)) => return Ok(Some(ObservedNs { stale: Some(stale), ..seen })),
-        Ok(Place::Nothing) => return Ok(seen.dns.is_some().then_some(seen)),
+        Ok(Place::Nothing) => return Ok((!seen.dns.is_empty()).then_some(seen)),
         // Not a network namespace, or one that is closed to us: it holds up nobody.
         Err(errno @ (Errno::EINVAL | Errno::EPERM | Errno::EACCES)) if *ns != Ns::Host => {
             tracing::warn!(%ns, error = errno.desc(), "cannot be entered");

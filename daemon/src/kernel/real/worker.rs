@@ -1,6 +1,7 @@
 //! A thread that helps the engine's own with going into namespaces, and what is done with their names and files.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
@@ -27,7 +28,7 @@ use nix::{
 };
 
 use super::local::Local;
-use crate::kernel::{StalePin, sysctl};
+use crate::kernel::{DnsFile, StalePin, sysctl};
 
 /// Where `ip netns` keeps its names (`NETNS_RUN_DIR`).
 pub(crate) const RUN: &str = "/run/netns";
@@ -277,22 +278,41 @@ pub(crate) fn refused_sysctl(key: &SysctlKey, value: &str, errno: Errno) -> Stri
     }
 }
 
-fn dns_path(name: &Name) -> PathBuf {
-    Path::new("/etc/netns").join(name.as_str()).join("resolv.conf")
+/// Returns the directory of a namespace's own files of `/etc` (ip-netns(8)).
+pub(crate) fn etc_path(name: &Name) -> PathBuf {
+    Path::new("/etc/netns").join(name.as_str())
 }
 
-/// Reads a namespace's `resolv.conf`.
-pub(crate) fn read_dns(name: &Name) -> Option<String> {
-    fs::read(dns_path(name)).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+/// Reads a namespace's files of name resolution; one `stat` for a namespace that has no files.
+pub(crate) fn read_dns(name: &Name) -> BTreeMap<DnsFile, String> {
+    let dir = etc_path(name);
+    if !dir.is_dir() {
+        return BTreeMap::new();
+    }
+    DnsFile::ALL.into_iter().filter_map(|file| Some((file, read_text(&dir.join(file.as_str()))?))).collect()
 }
 
-/// Writes a namespace's `resolv.conf`, or removes it, and its directory if that is empty then.
-pub(crate) fn write_dns(name: &Name, content: Option<&str>) -> Result<(), Errno> {
-    let path = dns_path(name);
-    let dir = path.parent().unwrap_or(Path::new("/etc/netns"));
+/// Reads the host's `/etc/nsswitch.conf`.
+pub(crate) fn read_nsswitch() -> Option<String> {
+    read_text(Path::new("/etc/nsswitch.conf"))
+}
+
+fn read_text(path: &Path) -> Option<String> {
+    fs::read(path).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Returns the name under which a file is written before it is renamed.
+pub(crate) fn unfinished(file: DnsFile) -> String {
+    format!(".{file}.netnsd")
+}
+
+/// Writes a namespace's file of name resolution, or removes it, and its directory if that is empty then.
+pub(crate) fn write_dns(name: &Name, file: DnsFile, content: Option<&str>) -> Result<(), Errno> {
+    let dir = etc_path(name);
+    let path = dir.join(file.as_str());
     let result = match content {
-        Some(content) => fs::create_dir_all(dir).and_then(|()| {
-            let part = dir.join(".resolv.conf.netnsd");
+        Some(content) => fs::create_dir_all(&dir).and_then(|()| {
+            let part = dir.join(unfinished(file));
             fs::write(&part, content)?;
             fs::rename(&part, &path)
         }),
@@ -300,7 +320,7 @@ pub(crate) fn write_dns(name: &Name, content: Option<&str>) -> Result<(), Errno>
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => {
                 // Others may have put their files beside it.
-                let _not_empty = fs::remove_dir(dir);
+                let _not_empty = fs::remove_dir(&dir);
                 Ok(())
             }
         },
