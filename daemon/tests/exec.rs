@@ -291,3 +291,73 @@ fn much_output_needs_little_memory_and_loses_nothing() {
     println!("{mib} MiB in {:?}, the daemon's peak grew by {grown} bytes", start.elapsed());
     assert!(grown < 16 << 20, "its peak grew by {grown} bytes");
 }
+
+/// Sends this to a session that runs a command: the code and the reason that it is closed with, and the command has ended.
+fn closed_with(host: &Host, message: Message) -> (u16, String) {
+    let mut pid = 0;
+    let closed = in_socket(host, "argv=sh&argv=-c&argv=echo+%24%24%3B+exec+sleep+1000", async |mut socket| {
+        let (_, bytes) = socket.next().await.unwrap();
+        pid = String::from_utf8(bytes).unwrap().trim().parse::<u32>().unwrap();
+        let (mut sink, mut stream) = socket.socket.split();
+        // What is too large is not read to its end: the answer comes while it is still being sent.
+        let send = async {
+            let _broken_off = sink.send(message).await;
+        };
+        let receive = async {
+            while let Some(Ok(message)) = stream.next().await {
+                if let Message::Close(Some(close)) = message {
+                    return (close.code.into(), close.reason.to_string());
+                }
+            }
+            (1006, "the connection was lost".to_owned())
+        };
+        tokio::join!(send, receive).1
+    });
+    host.until("the command is gone", || !alive(pid));
+    closed
+}
+
+#[test]
+fn a_frame_without_sense_closes_the_socket_with_a_reason() {
+    let host = host();
+    let binary = |bytes: &[u8]| Message::Binary(bytes.to_vec().into());
+    for (message, code, words) in [
+        (Message::Text("ls\n".into()), 1003, "a text frame: send binary ones"),
+        (binary(&[]), 1008, "an empty frame"),
+        (binary(&[1, b'x']), 1008, "channel 1: send on 0"),
+        (binary(b"\x07hello"), 1008, "channel 7"),
+        (binary(b"\x03{\"resize\": {\"rows\": \"many\"}}"), 1007, "on channel 3 send {\"resize\""),
+        (binary(b"\x03{\"colour\": 1}"), 1007, "on channel 3 send"),
+        (binary(&vec![0; (1 << 20) + 1]), 1009, "more than 1048576 bytes"),
+        (binary(&vec![0; 20 << 20]), 1009, "more than 1048576 bytes"),
+    ] {
+        let length = message.len();
+        let (closed, reason) = closed_with(&host, message);
+        assert_eq!(closed, code, "{length} bytes: {reason}");
+        assert!(reason.starts_with(words) || reason.contains(words), "{reason}");
+    }
+}
+
+#[test]
+fn a_close_frame_is_answered_with_one() {
+    use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
+    let host = host();
+    for close in [Some(CloseFrame { code: CloseCode::Normal, reason: "bye".into() }), None] {
+        let asked = close.clone().map(|close| close.code);
+        let mut pid = 0;
+        let answered = in_socket(&host, "argv=sh&argv=-c&argv=echo+%24%24%3B+exec+sleep+1000", async |mut socket| {
+            let (_, bytes) = socket.next().await.unwrap();
+            pid = String::from_utf8(bytes).unwrap().trim().parse::<u32>().unwrap();
+            socket.socket.send(Message::Close(close)).await.unwrap();
+            loop {
+                match socket.socket.next().await {
+                    Some(Ok(Message::Close(answer))) => break Some(answer.map(|answer| answer.code)),
+                    Some(Ok(_)) => {}
+                    _ => break None,
+                }
+            }
+        });
+        assert_eq!(answered, Some(asked), "no Close frame came back");
+        host.until("the command is gone", || !alive(pid));
+    }
+}

@@ -7,7 +7,10 @@ use axum::{
     body::Body,
     extract::{
         Path, RawQuery, State,
-        ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code, rejection::WebSocketUpgradeRejection},
+        ws::{
+            CloseCode, CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code,
+            rejection::WebSocketUpgradeRejection,
+        },
     },
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
@@ -17,11 +20,13 @@ use futures_util::{SinkExt, StreamExt, stream, stream::SplitSink};
 use netnsd_api::{Code, Exec, Kind, Name, Problem};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
 
 use super::{App, namespaces::named, problem::Failure, query::Query, resource::Answer, until::Until};
 use crate::{
-    access::{Caller, Identity},
-    process::{End, Happening, Input, Session, Size, Stream},
+    access::Caller,
+    engine::Spec,
+    process::{End, Happening, Input, Launch, Session, Size, Stream},
 };
 
 /// The first byte of a frame (see API.md): which channel it belongs to.
@@ -29,10 +34,12 @@ const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
 const STDERR: u8 = 2;
 const CONTROL: u8 = 3;
-/// The largest frame of a client, in bytes.
+/// The largest message of a client, in bytes.
 const FRAME: usize = 1 << 20;
 /// How often a client is asked whether it is still there.
 const HEARTBEAT: Duration = Duration::from_secs(15);
+/// The longest reason of a Close frame, in bytes (RFC 6455, section 5.5).
+const REASON: usize = 123;
 /// How long a client may take to close its side.
 const PARTING: Duration = Duration::from_secs(2);
 /// The longest time that a command may run in a WebSocket's session: a day, unless `timeout_s` says less.
@@ -42,8 +49,8 @@ const LONGEST_S: f64 = 86_400.0;
 
 /// Runs a command and answers line by line.
 pub(super) async fn lines(app: App, caller: Arc<Caller>, name: &Name, exec: &Exec) -> Answer {
-    let as_who = runs_as(&app, &caller, name, exec)?;
-    let mut session = app.process.session(name, exec, as_who, None).await?;
+    let launch = launch(&app, &caller, name, exec)?;
+    let mut session = app.process.session(name, exec, launch, None).await?;
     session.limit(Duration::from_secs_f64(exec.timeout_s));
     let mut input = session.take_input();
     let text = exec.stdin.clone().unwrap_or_default();
@@ -145,9 +152,12 @@ fn ended(end: &End) -> Value {
     json!({"exit_code": end.exit_code, "signal": end.signal, "timed_out": end.timed_out, "duration_ms": end.duration_ms})
 }
 
-/// As whom the caller's command runs; none: as the daemon, or as whom the request names.
-pub(super) fn runs_as(app: &App, caller: &Caller, name: &Name, exec: &Exec) -> Result<Option<Identity>, Problem> {
-    caller.runs_as(app.view.get(Kind::Namespace, name).is_some(), exec.user.as_deref())
+/// Says how the caller's command is to be run.
+pub(super) fn launch(app: &App, caller: &Caller, name: &Name, exec: &Exec) -> Result<Launch, Problem> {
+    let entry = app.view.get(Kind::Namespace, name);
+    let has_dns =
+        entry.as_ref().is_some_and(|entry| matches!(&*entry.spec, Spec::Namespace(spec) if spec.dns.is_some()));
+    Ok(Launch { identity: caller.runs_as(entry.is_some(), exec.user.as_deref())?, has_dns })
 }
 
 // ---- WebSocket -------------------------------------------------------------------------------------------------
@@ -196,41 +206,79 @@ pub(super) async fn socket(
         let detail = format!("this is for WebSockets ({rejection}); without one, POST the command here");
         Failure::new(Code::InvalidQuery, detail)
     })?;
-    let as_who = runs_as(&app, &caller, &name, &exec)?;
-    let mut session = app.process.session(&name, &exec, as_who, terminal).await?;
+    let launch = launch(&app, &caller, &name, &exec)?;
+    let mut session = app.process.session(&name, &exec, launch, terminal).await?;
     if let Some(seconds) = timeout_s {
         session.limit(Duration::from_secs_f64(seconds));
     }
     let until = Until::new(&app.stopping, caller);
-    let response: Response = upgrade.max_message_size(FRAME).on_upgrade(move |socket| carry(socket, session, until));
+    // A frame is read whole before its message is judged.
+    let upgrade = upgrade.max_frame_size(FRAME).max_message_size(FRAME);
+    let response: Response = upgrade.on_upgrade(move |socket| carry(socket, session, until));
     Ok(response)
 }
 
 /// Carries both ways until the command has ended, the client is gone, or the daemon stops. Whatever ends it, the session is
-/// dropped with this, and with it the command.
+/// dropped with this, and with it the command; then the socket is closed as RFC 6455, section 7.1.2, asks for.
 async fn carry(socket: WebSocket, mut session: Session, mut until: Until) {
     let Some(mut input) = session.take_input() else { return };
     let (mut sink, mut frames) = socket.split();
     let incoming = async {
-        while let Some(Ok(message)) = frames.next().await {
-            match message {
-                Message::Binary(bytes) => take(&mut input, &bytes).await,
-                Message::Close(_) => return,
-                _ => {}
+        loop {
+            match frames.next().await {
+                Some(Ok(Message::Binary(frame))) => match said(&frame) {
+                    Ok(said) => take(&mut input, said).await,
+                    Err(close) => return Some(close),
+                },
+                Some(Ok(Message::Text(_))) => {
+                    let reason = "a text frame: send binary ones, whose first byte is the channel (0 or 3)";
+                    return Some((close_code::UNSUPPORTED, reason.to_owned()));
+                }
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                // Reading goes on below, and answers the Close frame.
+                Some(Ok(Message::Close(_))) | None => return None,
+                Some(Err(error)) => return unreadable(error),
             }
         }
     };
     let outgoing = send_all(&mut sink, &mut session);
-    let goodbye = tokio::select! {
-        () = incoming => None,
-        ended = outgoing => ended.then_some((close_code::NORMAL, "ended".to_owned())),
+    let close = tokio::select! {
+        close = incoming => close,
+        ended = outgoing => ended.then(|| (close_code::NORMAL, "ended".to_owned())),
         why = until.passed() => Some((close_code::AWAY, why.detail)),
     };
     drop(session);
-    if let Some((code, reason)) = goodbye {
+    let mut unread = false;
+    if let Some((code, mut reason)) = close {
+        unread = matches!(code, close_code::SIZE | close_code::PROTOCOL);
+        let cut = (0..=REASON).rev().find(|at| reason.is_char_boundary(*at));
+        reason.truncate(cut.unwrap_or_default());
         let _gone = sink.send(Message::Close(Some(CloseFrame { code, reason: reason.into() }))).await;
-        // A connection that is closed with something unread in it takes what was sent along (RFC 1122, 4.2.2.13).
-        let _patience = tokio::time::timeout(PARTING, async { while let Some(Ok(_)) = frames.next().await {} }).await;
+    }
+    let parting = async {
+        while let Some(Ok(_)) = frames.next().await {}
+        if unread {
+            // Nothing more can be read, and the client may still be writing.
+            std::future::pending::<()>().await;
+        }
+    };
+    // A connection that is closed with something unread in it takes what was sent along (RFC 1122, 4.2.2.13).
+    let _patience = tokio::time::timeout(PARTING, parting).await;
+}
+
+/// Says how to close a socket that cannot be read any more; none if the client is gone.
+fn unreadable(error: axum::Error) -> Option<(CloseCode, String)> {
+    let error = error.into_inner();
+    match error.downcast_ref::<tungstenite::Error>()? {
+        // It went without a Close frame.
+        tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => None,
+        tungstenite::Error::Capacity(_) => {
+            Some((close_code::SIZE, format!("a message of more than {FRAME} bytes: send it in smaller ones")))
+        }
+        error @ (tungstenite::Error::Protocol(_) | tungstenite::Error::Utf8(_)) => {
+            Some((close_code::PROTOCOL, error.to_string()))
+        }
+        _ => None,
     }
 }
 
@@ -258,26 +306,34 @@ pub(super) enum Said<'f> {
     Resize(Size),
 }
 
-/// Reads a frame; none of a channel that a client may not use, or that makes no sense there.
-pub(super) fn said(frame: &[u8]) -> Option<Said<'_>> {
-    match frame.split_first()? {
-        (&STDIN, []) => Some(Said::End),
-        (&STDIN, bytes) => Some(Said::Input(bytes)),
-        (&CONTROL, text) => {
-            let Control { resize: Resize { rows, cols } } = serde_json::from_slice(text).ok()?;
-            Some(Said::Resize(Size { rows, cols }))
+/// Reads a frame.
+///
+/// # Errors
+/// The code and the reason to close the socket with, where it makes no sense.
+pub(super) fn said(frame: &[u8]) -> Result<Said<'_>, (CloseCode, String)> {
+    match frame.split_first() {
+        Some((&STDIN, [])) => Ok(Said::End),
+        Some((&STDIN, bytes)) => Ok(Said::Input(bytes)),
+        Some((&CONTROL, text)) => match serde_json::from_slice(text) {
+            Ok(Control { resize: Resize { rows, cols } }) => Ok(Said::Resize(Size { rows, cols })),
+            Err(error) => {
+                let reason = format!("on channel 3 send {{\"resize\": {{\"rows\": 24, \"cols\": 80}}}}: {error}");
+                Err((close_code::INVALID, reason))
+            }
+        },
+        Some((channel, _)) => {
+            Err((close_code::POLICY, format!("channel {channel}: send on 0 (standard input) or 3 (control)")))
         }
-        _ => None,
+        None => Err((close_code::POLICY, "an empty frame: its first byte is the channel (0 or 3)".to_owned())),
     }
 }
 
-/// Takes one frame of the client.
-async fn take(input: &mut Input, frame: &[u8]) {
-    match said(frame) {
-        Some(Said::Input(bytes)) => input.write(bytes).await,
-        Some(Said::End) => input.close(),
-        Some(Said::Resize(size)) => input.resize(size),
-        None => tracing::debug!("a frame that makes no sense"),
+/// Does what the client said.
+async fn take(input: &mut Input, said: Said<'_>) {
+    match said {
+        Said::Input(bytes) => input.write(bytes).await,
+        Said::End => input.close(),
+        Said::Resize(size) => input.resize(size),
     }
 }
 

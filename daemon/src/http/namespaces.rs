@@ -88,9 +88,9 @@ async fn exec(
     if lines {
         return super::exec::lines(app, caller, &name, &exec).await;
     }
-    let as_who = super::exec::runs_as(&app, &caller, &name, &exec)?;
+    let launch = super::exec::launch(&app, &caller, &name, &exec)?;
     let begun = note_begun(&app, &caller);
-    Ok(Json(app.process.exec(&name, &exec, as_who, begun).await?).into_response())
+    Ok(Json(app.process.exec(&name, &exec, launch, begun).await?).into_response())
 }
 
 /// Records that a command was begun, whose end its caller may not wait for. What cannot be recorded now is recorded with the answer.

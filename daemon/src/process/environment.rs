@@ -1,17 +1,27 @@
 //! What `ip netns exec` does between fork and exec (iproute2, `lib/namespace.c`, `netns_switch`), and changing user.
 //!
+//! Unlike there, a file of `/etc/netns/NAME` is mounted on the name in `/etc` itself: where that is a symbolic link, replacing
+//! what it leads to changes nothing. And where the namespace has `dns`, resolvers of the host that are asked over Unix sockets
+//! are hidden.
+//!
 //! Everything that allocates happens in [`Environment::prepare`]; [`Environment::enter`] makes system calls only,
 //! since after a fork of a process with threads any lock, malloc's too, may be held by a thread that is gone.
 
 use std::{
+    collections::BTreeSet,
     ffi::{CStr, CString},
-    io,
-    os::{fd::OwnedFd, unix::ffi::OsStrExt},
+    fs, io,
+    os::{
+        fd::{AsRawFd, FromRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::{Path, PathBuf},
 };
 
-use netnsd_api::Name;
+use netnsd_api::{Code, Name, Problem};
 use nix::{
     errno::Errno,
+    fcntl::{OFlag, open},
     libc,
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, setns, unshare},
@@ -19,12 +29,20 @@ use nix::{
         prctl::set_no_new_privs,
         resource::{Resource, getrlimit, setrlimit},
         signal::SigSet,
+        stat::Mode,
         statvfs::{FsFlags, statvfs},
     },
-    unistd::{chdir, setgid, setgroups, setsid, setuid, write},
+    unistd::{chdir, setgid, setgroups, setsid, setuid},
 };
 
-use crate::access::Identity;
+use super::failed;
+use crate::{
+    access::Identity,
+    kernel::{
+        DnsFile,
+        real::worker::{errno, etc_path, unfinished},
+    },
+};
 
 /// A step between fork and exec that can fail; it travels to the parent in the upper half of the error number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,13 +52,26 @@ pub(super) enum Step {
     Mounts,
     Slave,
     Sys,
+    Overlay,
+    Etc,
+    Resolvers,
     User,
     Directory,
 }
 
 impl Step {
-    const ALL: [Step; 7] =
-        [Step::Session, Step::Network, Step::Mounts, Step::Slave, Step::Sys, Step::User, Step::Directory];
+    const ALL: [Step; 10] = [
+        Step::Session,
+        Step::Network,
+        Step::Mounts,
+        Step::Slave,
+        Step::Sys,
+        Step::Overlay,
+        Step::Etc,
+        Step::Resolvers,
+        Step::User,
+        Step::Directory,
+    ];
 
     /// The step in words, to follow "could not".
     pub(super) fn words(self) -> &'static str {
@@ -50,6 +81,12 @@ impl Step {
             Step::Mounts => "make a mount namespace",
             Step::Slave => "make / a slave mount",
             Step::Sys => "mount /sys",
+            Step::Overlay => {
+                "give the command a resolv.conf, for which an overlay is mounted where the host has no /etc/resolv.conf \
+                 (create one: touch /etc/resolv.conf)"
+            }
+            Step::Etc => "put the files of /etc/netns/NAME over those of /etc",
+            Step::Resolvers => "hide the sockets of the host's resolvers",
             Step::User => "change the user",
             Step::Directory => "enter the working directory",
         }
@@ -67,17 +104,37 @@ impl Step {
     }
 }
 
+/// A file or directory of `/etc/netns/NAME`, and the one in `/etc` that it covers.
 struct Bind {
     from: CString,
     to: CString,
-    complaint: String,
+    is_dir: bool,
 }
+
+/// Flags of a mount in which there is nothing to use.
+const UNUSED: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
+
+/// A read-only overlay over `/etc`, in which there is a `resolv.conf` that can be covered.
+struct Overlay {
+    /// Directory in `/etc` where the layer is mounted that has it; under the overlay it is what it was.
+    folder: CString,
+    file: CString,
+    options: CString,
+}
+
+/// Directories of the resolvers of a host that programs ask over Unix sockets, which no network namespace separates: nscd(8),
+/// systemd-resolved(8).
+const RESOLVERS: [&str; 4] = ["/run/nscd", "/run/systemd/resolve", "/var/run/nscd", "/var/run/systemd/resolve"];
 
 /// All that a child needs to enter its namespace.
 pub(super) struct Environment {
     namespace: OwnedFd,
     name: CString,
+    /// Where the host has no `/etc/resolv.conf`.
+    overlay: Option<Overlay>,
     binds: Vec<Bind>,
+    /// Directories that are covered by an empty one.
+    hidden: Vec<CString>,
     identity: Option<Identity>,
     /// Whether it and what it starts can never have more privileges than that (`PR_SET_NO_NEW_PRIVS`).
     confined: bool,
@@ -86,18 +143,24 @@ pub(super) struct Environment {
 }
 
 impl Environment {
-    /// Gathers it, before the fork.
+    /// Gathers it, before the fork. With `has_dns` the namespace's own `resolv.conf` must be there.
+    ///
+    /// # Errors
+    /// When a file of `/etc/netns/NAME` cannot take its place in `/etc`, and what to do then.
     pub(super) fn prepare(
         name: &Name,
+        has_dns: bool,
         namespace: OwnedFd,
         identity: Option<Identity>,
         confined: bool,
         directory: CString,
         terminal: bool,
-    ) -> Self {
+    ) -> Result<Self, Problem> {
+        let (overlay, binds) = binds(name, has_dns)?;
+        let hidden = if has_dns { resolvers() } else { Vec::new() };
         // A name has no NUL byte; should that change, sysfs takes any source.
         let source = CString::new(name.as_str()).unwrap_or_default();
-        Self { namespace, name: source, binds: binds(name), identity, confined, directory, terminal }
+        Ok(Self { namespace, name: source, overlay, binds, hidden, identity, confined, directory, terminal })
     }
 
     /// Enters it: system calls only.
@@ -115,7 +178,10 @@ impl Environment {
         mount(Some(c""), c"/", Some(c"none"), MsFlags::MS_SLAVE | MsFlags::MS_REC, None::<&CStr>)
             .map_err(|errno| Step::Slave.failed(errno))?;
         self.mount_sys().map_err(|errno| Step::Sys.failed(errno))?;
-        self.bind_etc();
+        self.overlay_etc().map_err(|errno| Step::Overlay.failed(errno))?;
+        self.bind_etc().map_err(|errno| Step::Etc.failed(errno))?;
+        // After what may have been taken from there.
+        self.hide_resolvers().map_err(|errno| Step::Resolvers.failed(errno))?;
         self.become_user().map_err(|errno| Step::User.failed(errno))?;
         // As that user, so that nobody is put where they could not go.
         chdir(self.directory.as_c_str()).map_err(|errno| Step::Directory.failed(errno))?;
@@ -136,14 +202,35 @@ impl Environment {
         mount(Some(self.name.as_c_str()), c"/sys", Some(c"sysfs"), flags, None::<&CStr>)
     }
 
-    /// Puts the files of /etc/netns/NAME over those of /etc; as with ip, one that cannot be is only complained about.
-    fn bind_etc(&self) {
-        for bind in &self.binds {
-            let from = Some(bind.from.as_c_str());
-            if mount(from, bind.to.as_c_str(), Some(c"none"), MsFlags::MS_BIND, None::<&CStr>).is_err() {
-                let _ = write(io::stderr(), bind.complaint.as_bytes());
+    /// Mounts the overlay over `/etc`, where there is need of it: read-only, for it has no layer to write to.
+    fn overlay_etc(&self) -> Result<(), Errno> {
+        let Some(Overlay { folder, file, options }) = &self.overlay else { return Ok(()) };
+        mount(Some(c"tmpfs"), folder.as_c_str(), Some(c"tmpfs"), UNUSED, Some(c"mode=0755"))?;
+        open(file.as_c_str(), OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_CLOEXEC, Mode::from_bits_truncate(0o644))?;
+        mount(Some(c"overlay"), c"/etc", Some(c"overlay"), MsFlags::MS_RDONLY, Some(options.as_c_str()))
+    }
+
+    /// Puts the files of `/etc/netns/NAME` over those of `/etc`.
+    fn bind_etc(&self) -> Result<(), Errno> {
+        self.binds.iter().try_for_each(Bind::cover)
+    }
+
+    /// Covers the directories of resolvers by empty ones.
+    fn hide_resolvers(&self) -> Result<(), Errno> {
+        for path in &self.hidden {
+            match mount(
+                Some(c"tmpfs"),
+                path.as_c_str(),
+                Some(c"tmpfs"),
+                UNUSED | MsFlags::MS_RDONLY,
+                Some(c"mode=0755"),
+            ) {
+                // It is gone meanwhile.
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(errno) => return Err(errno),
             }
         }
+        Ok(())
     }
 
     fn become_user(&self) -> Result<(), Errno> {
@@ -186,18 +273,93 @@ fn keep_only_standard_fds() {
     unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
 }
 
-fn binds(name: &Name) -> Vec<Bind> {
-    let folder = format!("/etc/netns/{name}");
-    let Ok(entries) = std::fs::read_dir(&folder) else { return Vec::new() };
-    let bind = |entry: std::fs::DirEntry| {
-        let file = entry.file_name();
-        let from = entry.path();
-        let to = std::path::Path::new("/etc").join(&file);
-        Some(Bind {
-            complaint: format!("Bind {} -> {} failed\n", from.display(), to.display()),
-            from: CString::new(from.as_os_str().as_bytes()).ok()?,
-            to: CString::new(to.as_os_str().as_bytes()).ok()?,
-        })
-    };
-    entries.flatten().filter_map(bind).collect()
+impl Bind {
+    /// Mounts the file on the name itself, not on what a symbolic link there leads to (open_tree(2), move_mount(2)): replacing
+    /// that would take the mount away. A directory can only be mounted on a directory.
+    fn cover(&self) -> Result<(), Errno> {
+        const OPEN_TREE_CLONE: libc::c_uint = 1;
+        const FROM_AND_TO_ARE_OPEN: libc::c_uint = libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH;
+        let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as libc::c_uint;
+        // SAFETY: the path is a string that lives as long as the call; the descriptor that it gives is nobody else's.
+        let from = unsafe {
+            let fd = Errno::result(libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, self.from.as_ptr(), flags))?;
+            OwnedFd::from_raw_fd(fd as i32)
+        };
+        let follow = if self.is_dir { OFlag::empty() } else { OFlag::O_NOFOLLOW };
+        let to = open(self.to.as_c_str(), OFlag::O_PATH | OFlag::O_CLOEXEC | follow, Mode::empty())?;
+        let (from, to, empty) = (from.as_raw_fd(), to.as_raw_fd(), c"".as_ptr());
+        // SAFETY: two open descriptors and an empty string.
+        let moved = unsafe { libc::syscall(libc::SYS_move_mount, from, empty, to, empty, FROM_AND_TO_ARE_OPEN) };
+        Errno::result(moved).map(drop)
+    }
+}
+
+/// Returns the files of `/etc/netns/NAME` that have their like in `/etc`. Without `/etc/resolv.conf` on the host, also an
+/// overlay that gives the namespace's a place there; others without their like are left out, as by ip.
+fn binds(name: &Name, has_dns: bool) -> Result<(Option<Overlay>, Vec<Bind>), Problem> {
+    let folder = etc_path(name);
+    let mut entries = Vec::new();
+    match fs::read_dir(&folder) {
+        Ok(all) => entries.extend(all.flatten()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(&format!("read {}", folder.display()), errno(&error))),
+    }
+    let (mut overlay, mut binds, mut resolv_conf) = (None, Vec::new(), false);
+    for entry in entries {
+        let (file, from) = (entry.file_name(), entry.path());
+        if DnsFile::ALL.into_iter().any(|dns| *file == *unfinished(dns)) {
+            continue;
+        }
+        let to = Path::new("/etc").join(&file);
+        let is_resolv_conf = *file == *DnsFile::ResolvConf.as_str();
+        let Ok(is_dir) = fs::metadata(&from).map(|found| found.is_dir()) else {
+            if is_resolv_conf {
+                let detail = format!("{} is a link that leads nowhere: mend or remove it", from.display());
+                return Err(Problem::new(Code::Conflict, detail));
+            }
+            continue;
+        };
+        let covered = if is_dir { fs::metadata(&to) } else { fs::symlink_metadata(&to) };
+        match covered {
+            Ok(covered) if covered.is_dir() != is_dir => return Err(of_two_kinds(&from, &to, is_dir)),
+            Ok(_) => {}
+            Err(_) if is_resolv_conf => {
+                let options = c_path(&format!("lowerdir={}:/etc", folder.display()))?;
+                overlay = Some(Overlay { folder: c_path(&folder)?, file: c_path(&from)?, options });
+            }
+            Err(_) => continue,
+        }
+        resolv_conf |= is_resolv_conf;
+        binds.push(Bind { from: c_path(&from)?, to: c_path(&to)?, is_dir });
+    }
+    if has_dns && !resolv_conf {
+        let path = folder.join(DnsFile::ResolvConf.as_str());
+        let detail = format!(
+            "{} is missing, and the command would ask the host's name servers: POST /v1/reconcile writes it again",
+            path.display()
+        );
+        return Err(Problem::new(Code::Conflict, detail));
+    }
+    Ok((overlay, binds))
+}
+
+fn of_two_kinds(from: &Path, to: &Path, is_dir: bool) -> Problem {
+    let kind = |is_dir| if is_dir { "a directory" } else { "a file" };
+    let (from, to) = (from.display(), to.display());
+    let detail = format!(
+        "{from} is {}, and {to} is {}: one cannot stand for the other, so remove or rename {from}",
+        kind(is_dir),
+        kind(!is_dir)
+    );
+    Problem::new(Code::Conflict, detail)
+}
+
+/// Returns the directories of resolvers that are there, each once: `/var/run` is a link to `/run` nearly everywhere.
+fn resolvers() -> Vec<CString> {
+    let found: BTreeSet<PathBuf> = RESOLVERS.iter().filter_map(|path| fs::canonicalize(path).ok()).collect();
+    found.into_iter().filter(|path| path.is_dir()).filter_map(|path| c_path(&path).ok()).collect()
+}
+
+fn c_path(path: &(impl AsRef<std::ffi::OsStr> + ?Sized)) -> Result<CString, Problem> {
+    CString::new(path.as_ref().as_bytes()).map_err(|_| Problem::new(Code::Internal, "a path with a NUL byte"))
 }

@@ -27,6 +27,15 @@ use super::{
 };
 use crate::{access::Identity, kernel::real::worker::errno};
 
+/// How a command is to be run in its namespace.
+#[derive(Debug, Clone, Default)]
+pub struct Launch {
+    /// Whose rights it has; none: the daemon's own, or those of whom the request names.
+    pub identity: Option<Identity>,
+    /// True if the namespace has `dns`: its own `resolv.conf` must be there, and the host's resolvers are out of reach.
+    pub has_dns: bool,
+}
+
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The longest time that may be asked for, in seconds: a day.
@@ -73,14 +82,14 @@ fn no_nul(path: &[&str], text: &str) -> Result<(), Problem> {
 pub(super) async fn run(
     name: &Name,
     request: &Exec,
-    as_who: Option<Identity>,
+    launch: Launch,
     beside: impl Future<Output = ()>,
 ) -> Result<ExecResult, Problem> {
     let started = Instant::now();
     let (owned_name, owned_request) = (name.clone(), request.clone());
     // If this future is dropped while the thread spawns, the thread's result is dropped, which kills the group.
     let pipes = [Stdio::piped(), Stdio::piped(), Stdio::piped()];
-    let mut running = blocking(move || spawn(&owned_name, &owned_request, as_who, pipes, false)).await?;
+    let mut running = blocking(move || spawn(&owned_name, &owned_request, launch, pipes, false)).await?;
     let (mut stdout, mut stderr) = (Output::default(), Output::default());
     let time = Duration::from_secs_f64(request.timeout_s);
     let input = request.stdin.as_deref().unwrap_or_default().as_bytes();
@@ -186,17 +195,17 @@ async fn feed(stdin: Option<ChildStdin>, input: &[u8]) {
 }
 
 /// Starts a command with these as its standard input, output and error; `terminal`: they are one, and it controls it. With
-/// `as_who` it runs as them, and never has more privileges.
+/// an identity it runs as that user, and never has more privileges.
 pub(super) fn spawn(
     name: &Name,
     request: &Exec,
-    as_who: Option<Identity>,
+    launch: Launch,
     [stdin, stdout, stderr]: [Stdio; 3],
     terminal: bool,
 ) -> Result<Running, Problem> {
     let namespace = namespace_file(name)?;
-    let confined = as_who.is_some();
-    let (user, identity) = match as_who {
+    let confined = launch.identity.is_some();
+    let (user, identity) = match launch.identity {
         Some(who) => (User::from_uid(who.uid).ok().flatten(), Some(who)),
         None => {
             let user = user(request.user.as_deref())?;
@@ -207,7 +216,7 @@ pub(super) fn spawn(
     };
     let variables = variables(user.as_ref(), &request.env);
     let directory = CString::new(request.cwd.as_deref().unwrap_or("/")).map_err(|_| invalid(&["cwd"], "a NUL byte"))?;
-    let environment = Environment::prepare(name, namespace, identity, confined, directory, terminal);
+    let environment = Environment::prepare(name, launch.has_dns, namespace, identity, confined, directory, terminal)?;
 
     let mut command = Command::new(&request.argv[0]);
     command.args(&request.argv[1..]).env_clear().envs(&variables);
@@ -282,16 +291,30 @@ fn not_executed(errno: Errno, program: &str, variables: &BTreeMap<String, String
     let pointer = ["argv", "0"];
     match errno {
         Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE => failed("start a process", errno),
-        Errno::E2BIG => invalid(&["argv"], "the arguments and the environment are too long"),
+        Errno::E2BIG => {
+            let detail = "the arguments and the environment are too long for the kernel (execve(2)): give what is large as stdin";
+            invalid(&["argv"], detail)
+        }
         Errno::ENOENT if program.contains('/') => {
             invalid(&pointer, format!("program {program:?} was not found, or what it names after #! was not"))
         }
         Errno::ENOENT => {
             let path = variables.get("PATH").map_or("", String::as_str);
-            invalid(&pointer, format!("program {program:?} was not found in PATH {path}"))
+            let detail =
+                format!("program {program:?} was not found in PATH {path}: give its whole path, or PATH in env");
+            invalid(&pointer, detail)
         }
         _ => {
-            let detail = format!("program {program:?} could not be executed: {}", errno.desc());
+            let advice = match errno {
+                Errno::EACCES => {
+                    ": it needs to be a file that its user may execute (chmod +x), in directories that it may enter"
+                }
+                Errno::ENOEXEC => {
+                    ": a script begins with #! and its interpreter, or is given to one, as [\"sh\", \"script\"]"
+                }
+                _ => "",
+            };
+            let detail = format!("program {program:?} could not be executed: {}{advice}", errno.desc());
             Problem { errno: Some(format!("{errno:?}")), ..invalid(&pointer, detail) }
         }
     }

@@ -27,11 +27,11 @@ use netnsd_api::{Code, Exec, ExecResult, Name, Ping, PingResult, Problem, Proces
 use nix::errno::Errno;
 use tokio::sync::Semaphore;
 
-pub use self::session::{End, Happening, Input, Session, Size, Stream};
-use crate::{
-    access::Identity,
-    kernel::real::worker::{self, Pinned},
+pub use self::{
+    exec::Launch,
+    session::{End, Happening, Input, Session, Size, Stream},
 };
+use crate::kernel::real::worker::{self, Pinned};
 
 /// How many commands, how many in streams, and how many pings, run at the same time.
 const AT_ONCE: usize = 256;
@@ -56,18 +56,18 @@ impl Processes {
         })
     }
 
-    /// Runs a command in the environment of `ip netns exec`, as the daemon, whom it names, or `as_who`; dropping the future kills
+    /// Runs a command in the environment of `ip netns exec`, as the daemon, or as whom it names; dropping the future kills
     /// its process group. Once it has begun, `beside` goes on beside it, and is awaited too.
     pub async fn exec(
         &self,
         name: &Name,
         request: &Exec,
-        as_who: Option<Identity>,
+        launch: Launch,
         beside: impl Future<Output = ()>,
     ) -> Result<ExecResult, Problem> {
         exec::check(request)?;
         let _turn = self.commands.acquire().await.map_err(|_| closing())?;
-        exec::run(name, request, as_who, beside).await
+        exec::run(name, request, launch, beside).await
     }
 
     /// Starts a command whose output is carried off as it comes; with a size, in a terminal of its own.
@@ -75,7 +75,7 @@ impl Processes {
         &self,
         name: &Name,
         request: &Exec,
-        as_who: Option<Identity>,
+        launch: Launch,
         terminal: Option<Size>,
     ) -> Result<Session, Problem> {
         exec::check(request)?;
@@ -84,7 +84,7 @@ impl Processes {
             Problem::new(Code::TooManyRequests, format!("{AT_ONCE} commands run in streams already: end one first"))
         })?;
         let (name, request) = (name.clone(), request.clone());
-        blocking(move || Session::start(&name, &request, as_who, terminal, turn)).await
+        blocking(move || Session::start(&name, &request, launch, terminal, turn)).await
     }
 
     /// Sends ICMP echo requests from inside a namespace.

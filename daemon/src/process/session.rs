@@ -26,10 +26,8 @@ use tokio::{
     time::{Sleep, sleep, timeout},
 };
 
-use crate::access::Identity;
-
 use super::{
-    exec::{GRACE, Running, signal_name, spawn},
+    exec::{GRACE, Launch, Running, signal_name, spawn},
     failed,
 };
 
@@ -128,20 +126,20 @@ impl Session {
     pub(super) fn start(
         name: &Name,
         request: &Exec,
-        as_who: Option<Identity>,
+        launch: Launch,
         terminal: Option<Size>,
         turn: OwnedSemaphorePermit,
     ) -> Result<Self, Problem> {
         let (mut running, input, outputs) = match terminal {
             None => {
                 let mut running =
-                    spawn(name, request, as_who, [Stdio::piped(), Stdio::piped(), Stdio::piped()], false)?;
+                    spawn(name, request, launch, [Stdio::piped(), Stdio::piped(), Stdio::piped()], false)?;
                 let writer = running.child.stdin.take().map(|pipe| Box::pin(pipe) as Pin<Box<dyn AsyncWrite + Send>>);
                 let out = running.child.stdout.take().map(|pipe| Box::pin(pipe) as Pin<Box<dyn AsyncRead + Send>>);
                 let err = running.child.stderr.take().map(|pipe| Box::pin(pipe) as Pin<Box<dyn AsyncRead + Send>>);
                 (running, Input { writer, terminal: None }, [out, err])
             }
-            Some(size) => in_terminal(name, request, as_who, size)?,
+            Some(size) => in_terminal(name, request, launch, size)?,
         };
         running.child.stdin = None;
         Ok(Self {
@@ -239,14 +237,14 @@ async fn read(stream: &mut Option<Pin<Box<dyn AsyncRead + Send>>>, buffer: &mut 
 
 type Wired = (Running, Input, [Option<Pin<Box<dyn AsyncRead + Send>>>; 2]);
 
-fn in_terminal(name: &Name, request: &Exec, as_who: Option<Identity>, size: Size) -> Result<Wired, Problem> {
+fn in_terminal(name: &Name, request: &Exec, launch: Launch, size: Size) -> Result<Wired, Problem> {
     let refused = |errno: Errno| failed("open a terminal", errno);
     let io = |error: io::Error| refused(Errno::from_raw(error.raw_os_error().unwrap_or(Errno::EIO as i32)));
     let pair = openpty(&Winsize::from(size), None).map_err(refused)?;
     for end in [&pair.master, &pair.slave] {
         fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(refused)?;
     }
-    let owner = match (&as_who, &request.user) {
+    let owner = match (&launch.identity, &request.user) {
         (Some(who), _) => Some(who.uid),
         (None, Some(user)) => super::exec::user(Some(user))?.map(|user| user.uid),
         (None, None) => None,
@@ -256,7 +254,7 @@ fn in_terminal(name: &Name, request: &Exec, as_who: Option<Identity>, size: Size
     }
     fcntl(&pair.master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(refused)?;
     let slave = || pair.slave.try_clone().map(Stdio::from).map_err(io);
-    let running = spawn(name, request, as_who, [slave()?, slave()?, slave()?], true)?;
+    let running = spawn(name, request, launch, [slave()?, slave()?, slave()?], true)?;
     let reader = pipe::Receiver::from_owned_fd_unchecked(pair.master.try_clone().map_err(io)?).map_err(io)?;
     let writer = pipe::Sender::from_owned_fd_unchecked(pair.master.try_clone().map_err(io)?).map_err(io)?;
     let input = Input { writer: Some(Box::pin(writer)), terminal: Some(pair.master) };

@@ -3,14 +3,14 @@
 use std::{fs, future::Future, path::Path, thread, time::Duration, time::Instant};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use netnsd_api::{Address, Code, Exec, ExecResult, Name, Ping};
+use netnsd_api::{Code, Exec, ExecResult, Name, Ping, ZonedAddress};
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
     unistd::geteuid,
 };
 
-use super::Processes;
+use super::{Launch, Processes};
 
 /// Runs a test in a sandbox that has the namespace `a` and a stale file `stale`; skips it without privileges.
 fn sandbox<F: Future<Output = ()>>(test: impl FnOnce(Processes) -> F + Send + 'static) {
@@ -67,7 +67,7 @@ fn shell(script: &str) -> Exec {
 }
 
 async fn ok(processes: &Processes, request: &Exec) -> ExecResult {
-    processes.exec(&a(), request, None, async {}).await.unwrap()
+    processes.exec(&a(), request, Launch::default(), async {}).await.unwrap()
 }
 
 async fn text(processes: &Processes, request: &Exec) -> String {
@@ -77,13 +77,13 @@ async fn text(processes: &Processes, request: &Exec) -> String {
 }
 
 async fn refused(processes: &Processes, request: &Exec, pointer: &str) -> String {
-    let problem = processes.exec(&a(), request, None, async {}).await.unwrap_err();
+    let problem = processes.exec(&a(), request, Launch::default(), async {}).await.unwrap_err();
     assert_eq!((problem.code, problem.pointer.as_deref()), (Code::InvalidField, Some(pointer)), "{problem}");
     problem.detail
 }
 
 async fn ping(processes: &Processes, address: &str, count: u32) -> netnsd_api::PingResult {
-    let address: Address = address.parse().unwrap();
+    let address: ZonedAddress = address.parse().unwrap();
     let request = Ping { count, interval_ms: 5, timeout_ms: 300, ..Ping::new(address) };
     processes.ping(&a(), &request).await.unwrap()
 }
@@ -148,7 +148,7 @@ fn a_dropped_future_kills_the_group() {
         let request = shell("sleep 79 & echo $$ $! > /run/pids; wait");
         let name = a();
         tokio::select! {
-            _ = p.exec(&name, &request, None, async {}) => panic!("it ended"),
+            _ = p.exec(&name, &request, Launch::default(), async {}) => panic!("it ended"),
             () = async { while fs::read_to_string("/run/pids").unwrap_or_default().len() < 4 {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             } } => {}
@@ -215,7 +215,10 @@ fn what_cannot_run_is_refused() {
         }
         for name in ["stale", "none"] {
             let name = name.parse().unwrap();
-            assert_eq!(p.exec(&name, &command(&["true"]), None, async {}).await.unwrap_err().code, Code::NotFound);
+            assert_eq!(
+                p.exec(&name, &command(&["true"]), Launch::default(), async {}).await.unwrap_err().code,
+                Code::NotFound
+            );
             assert_eq!(p.processes(&name).await.unwrap_err().code, Code::NotFound);
             let ping = Ping::new("127.0.0.1".parse().unwrap());
             assert_eq!(p.ping(&name, &ping).await.unwrap_err().code, Code::NotFound);
@@ -291,7 +294,7 @@ fn processes_are_found_and_identified() {
             p.identify(one.pid).await.unwrap()
         };
         tokio::select! {
-            result = p.exec(&name, &request, None, async {}) => panic!("{result:?}"),
+            result = p.exec(&name, &request, Launch::default(), async {}) => panic!("{result:?}"),
             found = identified => assert_eq!(found.namespace.as_deref(), Some("a")),
         }
         assert_eq!(p.identify(std::process::id()).await.unwrap().namespace, None);
