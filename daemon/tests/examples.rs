@@ -147,6 +147,14 @@ fn vpn_jail() {
     let lines: Vec<_> = resolv["stdout"].as_str().unwrap().lines().filter(|line| !line.starts_with('#')).collect();
     assert_eq!(lines, ["nameserver 192.0.2.53", "search jail.example", "options timeout:1"]);
 
+    let script = "cat /etc/nsswitch.conf; ls -A /run/systemd/resolve /run/nscd 2>/dev/null; true";
+    host.sh("mkdir -p /run/systemd/resolve /run/nscd; touch /run/systemd/resolve/io.systemd.Resolve /run/nscd/socket");
+    let inside = host.post("/v1/namespaces/jail/exec", json!({"argv": ["sh", "-c", script]})).ok();
+    let inside = inside["stdout"].as_str().unwrap();
+    for leak in ["resolve ", "mdns", "io.systemd.Resolve", "socket"] {
+        assert!(!inside.lines().any(|line| !line.starts_with('#') && line.contains(leak)), "{leak}: {inside}");
+    }
+
     let ask = || host.post("/v1/namespaces/jail/ping", json!({"address": "192.0.2.53", "count": 3})).ok();
     let tunnel = |up: bool| host.patch("/v1/veths/tunnel/endpoints/0", json!({"up": up})).ok();
     tunnel(false);
@@ -156,6 +164,32 @@ fn vpn_jail() {
     assert!(error.contains("unreachable"), "the jail is told at once: {down}");
     tunnel(true);
     assert_eq!(ask()["received"], 3, "and is let out again");
+}
+
+/// A service that it is dropped into is one to systemd, whatever else this machine has.
+#[test]
+fn a_service_in_a_namespace() {
+    if !has("systemd-analyze") {
+        return eprintln!("SKIPPED: there is no systemd-analyze");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd");
+    for unit in ["netns@.service", "netnsd.service"] {
+        fs::copy(units.join(unit), dir.path().join(unit)).unwrap();
+    }
+    let service = dir.path().join("lives.service");
+    fs::write(&service, "[Service]\nExecStart=/bin/sleep infinity\n").unwrap();
+    fs::create_dir(dir.path().join("lives.service.d")).unwrap();
+    fs::copy(path("service-in-netns.conf"), dir.path().join("lives.service.d/netns.conf")).unwrap();
+    let verify = |service: &Path| {
+        let mut command = std::process::Command::new("systemd-analyze");
+        command.args(["verify", "--man=no"]).arg(service).env("SYSTEMD_UNIT_PATH", dir.path());
+        String::from_utf8(command.output().unwrap().stderr).unwrap()
+    };
+    assert!(!verify(&service).contains("netns.conf"), "{}", verify(&service));
+    // It would tell of a mistake.
+    fs::write(dir.path().join("lives.service.d/other.conf"), "[Service]\nInaccessiblePath=/x\n").unwrap();
+    assert!(verify(&service).contains("other.conf:2"), "{}", verify(&service));
 }
 
 #[test]
