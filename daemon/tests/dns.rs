@@ -94,7 +94,7 @@ fn files_of_others_are_a_conflict_and_stay() {
         on_host(&host, &format!("mkdir -p /etc/netns/net0; echo '# mine' >/etc/netns/net0/{file}"));
         let refused = host.put(NET0, dns());
         assert!(refused.json["detail"].as_str().unwrap().contains(file), "{}", refused.json);
-        refused.refused(409, "conflict", None);
+        refused.refused(409, "conflict", Some("/dns"));
         host.put(NET0, json!({"labels": {"a": file}})).ok();
         assert_eq!(on_host(&host, "cat /etc/netns/net0/*; ls -A /etc/netns/net0"), format!("# mine\n{file}\n"));
         on_host(&host, &format!("rm /etc/netns/net0/{file}"));
