@@ -201,6 +201,9 @@ pub struct Statistics {
 pub struct LinkAddress {
     /// The address in CIDR form.
     pub address: String,
+    /// The other end's address, of a point-to-point one (`peer` in ip-address(8)).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
     /// The device.
     pub interface: String,
     /// Its scope: global, link, host, …

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use utoipa::ToSchema;
 
 use crate::{
-    Address, Centiseconds, Cidr, Code, Destination, Dns, FieldError, InterfaceName, Mac, Name, NetnsId, SysctlKey,
-    SysctlValue, is_link_local,
+    Address, Centiseconds, Cidr, Code, Destination, Dns, FieldError, InterfaceName, LEAST_IPV6_MTU, Mac, Name, NetnsId,
+    SysctlKey, SysctlValue, is_link_local,
     values::{unique_sysctls, words},
 };
 
@@ -416,6 +416,7 @@ impl Endpoint {
     pub fn check(&self) -> Result<(), FieldError> {
         check_mtu(self.mtu)?;
         check_addresses(&self.addresses)?;
+        check_ipv6_mtu(self.mtu, &self.addresses)?;
         if self.bridge.is_none() && self.port != Port::default() {
             return Err(FieldError::new(
                 Code::InvalidField,
@@ -510,6 +511,15 @@ fn check_mtu(mtu: Option<u32>) -> Result<(), FieldError> {
         }
         _ => Ok(()),
     }
+}
+
+/// Checks that an MTU suffices for the IPv6 addresses beside it (RFC 8200, section 5).
+fn check_ipv6_mtu(mtu: Option<u32>, addresses: &[Cidr]) -> Result<(), FieldError> {
+    let Some(mtu) = mtu.filter(|mtu| *mtu < LEAST_IPV6_MTU) else { return Ok(()) };
+    let Some(address) = addresses.iter().find(|address| address.0.addr().is_ipv6()) else { return Ok(()) };
+    let detail =
+        format!("{mtu} is too small: IPv6 needs an MTU of at least {LEAST_IPV6_MTU}: {address} is on this interface");
+    Err(FieldError::new(Code::InvalidField, "/mtu", detail))
 }
 
 fn check_addresses(addresses: &[Cidr]) -> Result<(), FieldError> {
@@ -618,6 +628,7 @@ impl Resource for Bridge {
         }
         check_mtu(self.mtu)?;
         check_addresses(&self.addresses)?;
+        check_ipv6_mtu(self.mtu, &self.addresses)?;
         if let Some(pvid) = self.vlan_default_pvid
             && pvid > 4094
         {

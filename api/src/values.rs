@@ -7,7 +7,7 @@ use std::{
     str::FromStr,
 };
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use utoipa::{
     PartialSchema, ToSchema,
@@ -358,6 +358,14 @@ impl Mac {
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
     }
+
+    /// The IPv6 link-local address of a device with this one (`IN6_ADDR_GEN_MODE_EUI64`; RFC 4291, appendix A).
+    pub fn link_local(self) -> Ipv6Net {
+        let [a, b, c, d, e, f] = self.0.map(u16::from);
+        let (first, middle) = (a << 8 | b, [c << 8 | 0xff, 0xfe00 | d]);
+        let address = Ipv6Addr::new(0xfe80, 0, 0, 0, first ^ 0x0200, middle[0], middle[1], e << 8 | f);
+        Ipv6Net::new_assert(address, 64)
+    }
 }
 
 impl FromStr for Mac {
@@ -694,6 +702,9 @@ impl ToSchema for NetnsId {}
 
 /// The MTU that the kernel gives to bridges and veths (`ETH_DATA_LEN`, `linux/if_ether.h`).
 pub const DEFAULT_MTU: u32 = 1500;
+
+/// The least MTU with which a link carries IPv6 (`IPV6_MIN_MTU`, linux/ipv6.h).
+pub const LEAST_IPV6_MTU: u32 = 1280;
 
 /// Whether an address is of `fe80::/10`, which no gateway can be reached by without its interface.
 pub fn is_link_local(address: IpAddr) -> bool {

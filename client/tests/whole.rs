@@ -104,6 +104,7 @@ for i in 0 1; do
     ip -n net$i link set eth0 mtu 1400 up
     ip -n net$i route add default via 10.1.0.254
 done
+ip -n net0 addr add 192.0.2.1 peer 192.0.2.100/32 dev eth0
 ip link set port0 type bridge_slave hairpin on cost 7
 ip -n net1 route add blackhole 10.9.0.0/16 metric 7
 ip -n net1 route add 10.8.0.0/16 nexthop via 10.1.0.7 nexthop via 10.1.0.8
@@ -127,7 +128,11 @@ fn what_others_made_is_taken_over_whole() {
     for said in ["+ namespace/net0\n", "+ bridge/lan\n", "+ veth/port1\n", "+ veth/net0-x\n", "\n6 created"] {
         assert!(plan.out.contains(said), "{said:?} in {}", plan.out);
     }
-    for said in ["lost in the host is left out", "a route to 10.8.0.0/16 in namespace net1 is left out"] {
+    for said in [
+        "lost in the host is left out",
+        "a route to 10.8.0.0/16 in namespace net1 is left out",
+        "the address 192.0.2.1/32 peer 192.0.2.100/32 of eth0 in namespace net0 is left out",
+    ] {
         assert!(plan.err.contains(said), "{said:?} in {}", plan.err);
     }
     host.ok(&["adopt", "bridge/lan"]);

@@ -309,3 +309,91 @@ fn routes_keep_what_the_api_cannot_say() {
     }
     common::same(&before, &steady(details(&host, false)));
 }
+
+/// Addresses with everything that `ip` can say of one.
+const ADDRESSES: &str = "
+set -e
+ip link add v0 type veth peer name v1
+ip addr add 10.0.0.1/24 brd 10.0.0.255 label v0:a metric 77 dev v0
+ip addr add 10.0.0.9/24 dev v0 valid_lft 90000 preferred_lft 80000
+ip addr add 10.3.0.1/24 scope link noprefixroute dev v0
+ip addr add 192.0.2.1 peer 192.0.2.100/32 dev v0
+ip addr add fd00::1/64 metric 88 dev v0
+ip addr add fd00::9/64 dev v0 noprefixroute preferred_lft 0
+ip link set v0 up
+ip link set v1 up
+ip route add 10.44.0.0/16 via 10.0.0.77 src 10.0.0.9
+";
+
+/// What `ip` says of the addresses, the mark of who made them left out if asked; lifetimes go by.
+fn addresses(host: &Host, marks: bool) -> Vec<Value> {
+    let mut all = host.ip(&["addr", "show", "dev", "v0"])[0]["addr_info"].as_array().unwrap().clone();
+    for address in all.iter_mut().filter_map(Value::as_object_mut) {
+        address.retain(|key, _| marks || key != "protocol");
+        for (_, life) in address.iter_mut().filter(|(key, _)| key.ends_with("_life_time")) {
+            *life = json!(life.as_u64().unwrap().div_ceil(1000));
+        }
+    }
+    all
+}
+
+#[test]
+fn addresses_are_taken_over_byte_for_byte() {
+    let host = Host::started();
+    assert!(host.sh(ADDRESSES).status.success());
+    host.settled();
+    let before = addresses(&host, false);
+    let ends =
+        |addresses: Value| json!({"endpoints": [{"interface": "v0", "addresses": addresses}, {"interface": "v1"}]});
+    let all = json!(["10.0.0.1/24", "10.0.0.9/24", "10.3.0.1/24", "fd00::9/64", "fd00::1/64"]);
+    let taken = host.put("/v1/veths/v0?adopt=true", ends(all)).ok();
+    assert_eq!(taken["status"]["state"], "in_sync", "{taken}");
+    assert_eq!(
+        taken["status"]["observed"]["endpoints"][0]["foreign_addresses"],
+        json!(["192.0.2.1 peer 192.0.2.100/32"])
+    );
+    assert_eq!(addresses(&host, false), before);
+    assert_eq!(host.post("/v1/reconcile", json!({})).ok()["repaired"], json!([]));
+    // They are netnsd's: in another order they are what they were, and so is the route that prefers one.
+    let other = json!(["10.0.0.9/24", "10.3.0.1/24", "10.0.0.1/24", "fd00::1/64", "fd00::9/64"]);
+    host.patch("/v1/veths/v0", ends(other)).ok();
+    let one = |all: &[Value], local: &str| all.iter().find(|one| one["local"] == local).cloned().unwrap();
+    let now = addresses(&host, false);
+    for local in ["10.3.0.1", "192.0.2.1", "fd00::9"] {
+        assert_eq!(one(&now, local), one(&before, local));
+    }
+    assert_eq!((&one(&now, "10.0.0.1")["secondary"], &one(&now, "fd00::1")["nodad"]), (&json!(true), &json!(true)));
+    assert_eq!(
+        (&one(&now, "10.0.0.1")["label"], &one(&now, "10.0.0.1")["broadcast"]),
+        (&json!("v0:a"), &json!("10.0.0.255"))
+    );
+    assert_eq!(host.ip(&["route", "show", "10.44.0.0/16"])[0]["prefsrc"], "10.0.0.9");
+    // What is beside an address with another end, and what cannot be.
+    host.patch("/v1/veths/v0/endpoints/0", json!({"addresses": ["192.0.2.1/32"]})).ok();
+    assert!(host.run(&["ip", "addr", "show", "dev", "v0"]).contains("inet 192.0.2.1/32"));
+    host.run(&["ip", "addr", "add", "10.5.0.1", "peer", "10.5.0.2/24", "dev", "v0"]);
+    host.run(&["ip", "addr", "add", "fd05::1/128", "dev", "v0"]);
+    let before = host.kernel();
+    for (asked, other) in [("10.5.0.1/24", "10.5.0.1 peer 10.5.0.2/24"), ("fd05::1/64", "fd05::1/128")] {
+        let refused = host.patch("/v1/veths/v0/endpoints/0", json!({"addresses": ["192.0.2.1/32", asked]}));
+        assert!(refused.json["detail"].as_str().unwrap().contains(other), "{}", refused.json);
+        refused.refused(409, "conflict", None);
+        common::same(&before, &host.kernel());
+    }
+}
+
+#[test]
+fn addresses_are_given_back_byte_for_byte() {
+    let host = Host::started();
+    assert!(host.sh(ADDRESSES).status.success());
+    host.settled();
+    host.run(&["sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/v1/disable_ipv6"]);
+    let before = addresses(&host, true);
+    let ends = json!({"endpoints": [
+        {"interface": "v0", "addresses": ["10.0.0.9/24", "10.7.0.1/24", "10.0.0.1/24", "fd00::1/64", "fd00::9/64"]},
+        {"interface": "v1", "addresses": ["fd00:9::1/64"]}]});
+    host.put("/v1/veths/v0?adopt=true", ends).refused(422, "kernel_rejected", None);
+    host.settled();
+    assert_eq!(addresses(&host, true), before);
+    assert_eq!(host.ip(&["route", "show", "10.44.0.0/16"])[0]["prefsrc"], "10.0.0.9");
+}

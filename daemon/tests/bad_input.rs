@@ -59,6 +59,8 @@ fn fields_that_are_wrong_are_named() {
         (veth(json!({"mac": "01:00:5e:00:00:01"})), "invalid_field", "/endpoints/0/mac"),
         (veth(json!({"mtu": 67})), "invalid_field", "/endpoints/0/mtu"),
         (veth(json!({"mtu": 70000})), "invalid_field", "/endpoints/0/mtu"),
+        (veth(json!({"mtu": 1279, "addresses": ["10.0.0.1/24", "fd00::1/64"]})), "invalid_field", "/endpoints/0/mtu"),
+        (veth(json!({"addresses": ["10.0.0.01/24"]})), "invalid_field", "/endpoints/0/addresses/0"),
         (veth(json!({"namespace": "nowhere"})), "unknown_reference", "/endpoints/0/namespace"),
         (veth(json!({"bridge": "nowhere"})), "unknown_reference", "/endpoints/0/bridge"),
         (veth(json!({"bridge": "inner"})), "invalid_field", "/endpoints/0/bridge"),

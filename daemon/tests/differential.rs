@@ -150,10 +150,14 @@ fn veth(random: &mut Random, i: u64, namespaces: &[String], bridges: &[Value]) -
                 let pool = [
                     format!("10.{i}.0.{}/24", end + 1),
                     format!("10.{i}.0.{}/24", end + 3),
+                    format!("10.{i}.0.{}/24", end + 5),
                     format!("fd00:{i}::{}/64", end + 1),
+                    format!("fd00:{i}::{}/64", end + 3),
                     format!("10.{i}.{}.1/30", 8 + end),
                 ];
                 let mut addresses: Vec<&String> = pool.iter().filter(|_| random.one_in(2)).collect();
+                let by = random.below(addresses.len().max(1) as u64) as usize;
+                addresses.rotate_left(by);
                 if random.one_in(2) {
                     addresses.reverse();
                 }

@@ -490,3 +490,81 @@ fn bridge_follows_its_ports_after_its_mtu() {
         (&json!("in_sync"), &json!("e2 has MTU 9000, its peer 1500: larger packets are dropped"))
     );
 }
+
+/// Source addresses: the first of the list is the one that packets leave with, whatever happened to it.
+#[test]
+fn the_first_address_is_the_source_after_everything() {
+    let mut host = Host::started();
+    host.put("/v1/namespaces/net0", json!({})).ok();
+    let ends = |list: &[&str]| {
+        json!({"endpoints": [{"namespace": "net0", "interface": "eth0", "addresses": list},
+            {"interface": "port0", "addresses": ["10.1.0.254/24", "fd00:1::fe/64"]}]})
+    };
+    let list = ["10.1.0.2/24", "10.1.0.1/24", "10.1.0.3/24", "fd00:1::2/64", "fd00:1::1/64", "fd00:1::3/64"];
+    let order = |host: &Host| -> Vec<String> {
+        let shown = host.ip(&["-n", "net0", "address", "show", "dev", "eth0"]);
+        let all = shown[0]["addr_info"].as_array().unwrap().iter().filter(|one| one["scope"] == "global");
+        all.map(|one| format!("{}/{}", one["local"].as_str().unwrap(), one["prefixlen"])).collect()
+    };
+    let check = |host: &Host, list: &[&str], when: &str| {
+        host.until(when, || order(host) == list);
+        for (to, net) in [("10.1.0.254", "10."), ("fd00:1::fe", "fd")] {
+            let first = list.iter().find(|one| one.starts_with(net)).unwrap().split('/').next().unwrap();
+            let got = host.ip(&["-n", "net0", "route", "get", to]);
+            assert_eq!(got[0]["prefsrc"], first, "{when}");
+            // Who asks for a neighbour does so with the packet's source, and is known by it there.
+            host.run(&["sh", "-c", "ip neigh flush dev port0; ip -n net0 neigh flush dev eth0"]);
+            host.run(&["ip", "netns", "exec", "net0", "ping", "-n", "-c", "1", "-W", "10", to]);
+            let known = host.run(&["ip", "neigh", "show", "dev", "port0"]);
+            assert!(known.lines().any(|line| line.split(' ').next() == Some(first)), "{when}: {known}");
+        }
+        host.until("it says so", || state(host, "/v1/veths/lan0") == "in_sync");
+        assert_eq!(host.post("/v1/reconcile", json!({})).ok()["repaired"], json!([]), "{when}");
+    };
+    host.put("/v1/veths/lan0", ends(&list)).ok();
+    check(&host, &list, "made");
+    for promote in ["0", "1"] {
+        let set = format!("echo {promote} >/proc/sys/net/ipv4/conf/eth0/promote_secondaries");
+        host.run(&["ip", "netns", "exec", "net0", "sh", "-c", &set]);
+        for damage in [
+            "ip -n net0 addr del 10.1.0.2/24 dev eth0",
+            "ip -n net0 addr del 10.1.0.1/24 dev eth0",
+            "ip -n net0 addr del fd00:1::1/64 dev eth0",
+            "ip -n net0 addr del 10.1.0.2/24 dev eth0; ip -n net0 addr add 10.1.0.2/24 dev eth0",
+            "ip -n net0 addr del fd00:1::3/64 dev eth0; ip -n net0 addr add fd00:1::3/64 dev eth0 nodad",
+            "ip -n net0 addr flush dev eth0 scope global",
+            "ip -n net0 link set eth0 down",
+            "ip -n net0 link del eth0",
+        ] {
+            host.sh(damage);
+            host.until("the link is there", || host.sh("ip -n net0 link show eth0").status.success());
+            check(&host, &list, damage);
+        }
+    }
+    let other = ["10.1.0.3/24", "10.1.0.9/24", "10.1.0.2/24", "fd00:1::9/64", "fd00:1::3/64"];
+    host.put("/v1/veths/lan0", ends(&other)).ok();
+    check(&host, &other, "changed");
+    host.reboot();
+    check(&host, &other, "after a reboot");
+}
+
+/// An MTU that somebody made too small for IPv6 is told in words, and the addresses are back when it is large enough.
+#[test]
+fn an_mtu_too_small_for_ipv6_is_the_reason() {
+    let host = Host::started();
+    let ends = json!([{"interface": "va", "addresses": ["10.0.0.1/24", "fd00::1/64"]}, {"interface": "vb"}]);
+    host.put("/v1/veths/v", json!({"endpoints": ends})).ok();
+    host.run(&["ip", "link", "set", "dev", "va", "mtu", "1000"]);
+    host.until("it is told", || state(&host, "/v1/veths/v") == "pending");
+    let reason = host.get("/v1/veths/v").ok()["status"]["reason"].as_str().unwrap().to_owned();
+    for word in ["1280", "1000", "fd00::1/64", "MTU"] {
+        assert!(reason.contains(word), "{reason}");
+    }
+    host.run(&["ip", "link", "set", "dev", "va", "mtu", "1500"]);
+    host.until("it is back", || state(&host, "/v1/veths/v") == "in_sync");
+    assert!(host.run(&["ip", "addr", "show", "va"]).contains("fd00::1/64"));
+    // Without IPv6 addresses a small one is as asked for.
+    let ends = json!([{"interface": "va", "addresses": ["10.0.0.1/24"], "mtu": 1000}, {"interface": "vb"}]);
+    host.put("/v1/veths/v", json!({"endpoints": ends})).ok();
+    assert!(!host.run(&["ip", "addr", "show", "va"]).contains("fd00::1/64"));
+}

@@ -327,3 +327,129 @@ fn route_in_the_way_is_a_conflict() {
         assert!(!host.run(&["ip", "-n", "a", family, "route"]).contains("static"));
     }
 }
+
+/// Where the addresses of a link are changed.
+struct Link {
+    /// `-n` and the namespace, or nothing.
+    ns: &'static [&'static str],
+    device: &'static str,
+    path: &'static str,
+}
+
+impl Link {
+    fn ip(&self, host: &Host, args: &[&str]) -> Value {
+        host.ip(&[self.ns, args].concat())
+    }
+
+    fn addresses(&self, host: &Host) -> Vec<Value> {
+        self.ip(host, &["address", "show", "dev", self.device])[0]["addr_info"].as_array().unwrap().clone()
+    }
+
+    /// The addresses of these, in the kernel's order.
+    fn order(&self, host: &Host, ours: &[&str]) -> Vec<String> {
+        let text = |address: &Value| format!("{}/{}", address["local"].as_str().unwrap(), address["prefixlen"]);
+        self.addresses(host).iter().map(text).filter(|text| ours.contains(&text.as_str())).collect()
+    }
+
+    fn change(&self, host: &Host, addresses: &[&str]) {
+        let answer = host.patch(self.path, json!({"addresses": addresses})).ok();
+        let seen = &answer["status"]["observed"];
+        let seen = if seen["endpoints"].is_array() { &seen["endpoints"][0] } else { seen };
+        assert_eq!(seen["addresses"], json!(addresses));
+    }
+
+    /// The source that a packet to this address leaves with.
+    fn source(&self, host: &Host, to: &str) -> String {
+        self.ip(host, &["route", "get", to])[0]["prefsrc"].as_str().unwrap().to_owned()
+    }
+
+    /// Routes that the kernel did not make.
+    fn routes(&self, host: &Host) -> Vec<String> {
+        let all = [&["route", "show", "table", "all"][..], &["-6", "route", "show", "table", "all"]];
+        let all = all.map(|args| self.ip(host, args).as_array().unwrap().clone());
+        let mut all: Vec<String> =
+            all.concat().iter().filter(|route| route["protocol"] != "kernel").map(Value::to_string).collect();
+        all.sort();
+        all
+    }
+}
+
+/// Routes by an interface, also those of the table local and those that prefer one of its addresses, outlive every change of its
+/// addresses, in a namespace and on the host, whatever `promote_secondaries` is.
+#[test]
+fn routes_of_others_outlive_changes_of_addresses() {
+    for promote in ["0", "1"] {
+        let host = Host::started();
+        host.put("/v1/namespaces/net0", json!({})).ok();
+        let ends = json!([{"namespace": "net0", "interface": "eth0"}, {"interface": "port0"}]);
+        host.put("/v1/veths/lan0", json!({"endpoints": ends})).ok();
+        host.put("/v1/bridges/br0", json!({})).ok();
+        host.put("/v1/veths/port", json!({"endpoints": [{"interface": "port", "bridge": "br0"}, {}]})).ok();
+        host.settled();
+        for link in [
+            Link { ns: &["-n", "net0"], device: "eth0", path: "/v1/veths/lan0/endpoints/0" },
+            Link { ns: &[], device: "br0", path: "/v1/bridges/br0" },
+        ] {
+            let device = link.device;
+            let ip = format!("ip {}", link.ns.join(" "));
+            let exec = link.ns.last().map(|ns| format!("ip netns exec {ns} ")).unwrap_or_default();
+            link.change(&host, &["10.1.0.1/24", "10.1.0.2/24", "fd00:1::1/64", "fd00:1::2/64"]);
+            for line in [
+                format!("{exec}sh -c 'echo {promote} >/proc/sys/net/ipv4/conf/{device}/promote_secondaries'"),
+                format!("{ip} address add 172.16.0.77/16 dev {device}"),
+                format!("{ip} address add 10.1.0.77/24 brd + label {device}:v dev {device}"),
+                format!("{ip} route add 10.44.0.0/16 via 10.1.0.9"),
+                format!("{ip} route add 10.45.0.0/16 dev {device} table 77"),
+                format!("{ip} route add local 10.46.0.1 dev {device} table local"),
+                format!("{ip} route add 10.47.0.0/16 via 10.1.0.9 src 10.1.0.1 metric 5 mtu 1400 advmss 1000"),
+                format!("{ip} route add 10.48.0.0/16 via 10.1.0.9 src 10.1.0.77"),
+                format!("{ip} route add 10.49.0.0/16 via 10.1.0.9 src 10.1.0.1 table 77"),
+                format!("{ip} -6 route add fd44::/64 via fd00:1::9"),
+                format!("{ip} -6 route add fd46::1 dev {device} table local"),
+                format!("{ip} -6 route add fd47::/64 via fd00:1::9 src fd00:1::1 metric 5 mtu 1400"),
+            ] {
+                let output = host.sh(&line);
+                assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+            }
+            let theirs = |host: &Host| {
+                let mut all = link.addresses(host);
+                all.retain(|one| one["local"].as_str().is_some_and(|local| local.ends_with(".77")));
+                all
+            };
+            let (routes, addresses) = (link.routes(&host), theirs(&host));
+            for list in [
+                &["10.1.0.2/24", "10.1.0.1/24", "fd00:1::2/64", "fd00:1::1/64"][..],
+                &["10.1.0.3/24", "10.1.0.2/24", "10.1.0.1/24", "fd00:1::2/64", "fd00:1::1/64", "fd00:1::3/64"],
+                &["10.2.0.1/24", "10.1.0.1/24", "10.1.0.3/24", "fd00:1::1/64"],
+                &["10.1.0.1/24", "fd00:2::1/64", "fd00:1::1/64"],
+                &["10.1.0.1/24", "fd00:1::1/64"],
+            ] {
+                link.change(&host, list);
+                let v4 = list.iter().copied().filter(|one| one.contains('.'));
+                let heads = |one: &&str| {
+                    let net = |one: &str| one.rsplit_once('.').map(|(net, _)| net.to_owned());
+                    list.iter().find(|other| net(other) == net(one)) == Some(one)
+                };
+                let (mut order, rest): (Vec<&str>, Vec<&str>) = v4.partition(heads);
+                order.extend(rest.into_iter().chain(list.iter().copied().filter(|one| one.contains(':'))));
+                assert_eq!(link.order(&host, list), order, "{promote}");
+                common::same(&routes, &link.routes(&host));
+                assert_eq!(theirs(&host), addresses, "{list:?} {promote}");
+                let first =
+                    |net: &str| list.iter().find(|one| one.starts_with(net)).unwrap().split('/').next().unwrap();
+                assert_eq!(link.source(&host, "10.1.0.200"), first("10.1.0."));
+                assert_eq!(link.source(&host, "fd00:1::200"), first("fd00:1:"));
+                assert_eq!(host.post("/v1/reconcile", json!({})).ok()["repaired"], json!([]));
+            }
+            // What prefers an address goes with that; the rest stays with theirs.
+            link.change(&host, &["10.1.0.5/24"]);
+            link.change(&host, &[]);
+            let left = link.routes(&host).concat();
+            for to in ["10.44.", "10.45.", "10.46.", "10.48.", "fd44:", "fd46:", "fd47:"] {
+                assert!(left.contains(to), "{to} of {left}");
+            }
+            let asked = format!("{exec}cat /proc/sys/net/ipv4/conf/{device}/promote_secondaries");
+            assert_eq!(host.run(&["sh", "-c", &asked]).trim(), promote);
+        }
+    }
+}

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Host, same};
+use common::{Host, has, same};
 use serde_json::{Value, json};
 
 const PATH: &str = "/v1/topology";
@@ -246,4 +246,30 @@ fn a_topology_survives_a_reboot() {
     assert_eq!(host.get(PATH).ok(), before);
     let reply = host.post("/v1/namespaces/left/ping", json!({"address": "10.2.0.2", "timeout_ms": 20000})).ok();
     assert_eq!(reply["received"], 1, "{reply}");
+}
+
+/// The first packet through a router that has only just been made is not lost: a router asks for neighbours by its link-local
+/// address, which the kernel keeps back for a second or two while it looks for duplicates.
+#[test]
+fn the_first_ipv6_packet_through_a_router_arrives() {
+    if !has("ping") {
+        return;
+    }
+    let host = Host::started();
+    let namespace = |name: &str, via: &str| json!({"name": name, "routes": [{"destination": "default", "via": via}]});
+    let end = |namespace: &str, interface: &str, addresses: &[&str]| json!({"namespace": namespace, "interface": interface, "addresses": addresses});
+    let document = json!({
+        "namespaces": [namespace("one", "fd00:1::fe"), namespace("two", "fd00:2::fe"),
+            {"name": "router", "sysctls": {"net.ipv6.conf.all.forwarding": 1}}],
+        "bridges": [{"name": "lan", "namespace": "router", "addresses": ["fd00:2::fe/64"]}],
+        "veths": [
+            {"name": "a", "endpoints": [end("one", "eth0", &["fd00:1::1/64"]), end("router", "eth1", &["fd00:1::fe/64"])]},
+            {"name": "b", "endpoints": [end("two", "eth0", &["fd00:2::1/64"]),
+                {"namespace": "router", "interface": "port", "bridge": "lan"}]}]});
+    for round in 0..20 {
+        host.put("/v1/topology", document.clone()).ok();
+        let ping = "ip netns exec one ping -6 -n -c 1 -W 1 fd00:2::1";
+        assert!(host.sh(ping).status.success(), "round {round}");
+        host.put("/v1/topology", json!({})).ok();
+    }
 }

@@ -1,6 +1,5 @@
 //! What the kernel said, as the status of a resource and as what readers see.
 
-use ipnet::IpNet;
 use jiff::Timestamp;
 use netnsd_api::{
     Bridge, BridgeObserved, Cidr, EndpointObserved, NamespaceObserved, PortObserved, Resource, State, Status, Stored,
@@ -10,7 +9,7 @@ use netnsd_api::{
 use super::{Entry, Spec};
 use crate::{
     intent::Record,
-    kernel::{Ns, Observed, ObservedLink},
+    kernel::{Ns, Observed, ObservedAddress, ObservedLink},
 };
 
 /// How a resource stands, apart from what was observed of it.
@@ -190,10 +189,14 @@ fn mac(link: &ObservedLink) -> String {
     link.mac.map(|mac| mac.to_string()).unwrap_or_default()
 }
 
-/// The addresses that were asked for, and those of others; link-local ones that the kernel makes itself are neither.
+/// The addresses that were asked for and are there, in the order in which they were, and those of others; link-local ones that
+/// the kernel makes itself are neither.
 fn split(wanted: &[Cidr], link: &ObservedLink) -> (Vec<String>, Vec<String>) {
-    let asked = |net: &IpNet| wanted.iter().any(|address| address.0 == *net);
-    let (ours, others): (Vec<IpNet>, Vec<IpNet>) = link.addresses.iter().map(|address| address.net).partition(asked);
-    let text = |nets: Vec<IpNet>| nets.iter().map(ToString::to_string).collect();
-    (text(ours), text(others.into_iter().filter(|net| !is_link_local(net.addr())).collect()))
+    let is_asked = |known: &ObservedAddress, asked: &Cidr| known.peer.is_none() && known.net == asked.0;
+    let there = wanted.iter().filter(|asked| link.addresses.iter().any(|known| is_asked(known, asked)));
+    let others = link
+        .addresses
+        .iter()
+        .filter(|known| !is_link_local(known.net.addr()) && !wanted.iter().any(|asked| is_asked(known, asked)));
+    (there.map(ToString::to_string).collect(), others.map(ToString::to_string).collect())
 }

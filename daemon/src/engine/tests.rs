@@ -1,8 +1,8 @@
 //! Tests of the engine over the simulated kernel and a real database.
 
-use std::{path::PathBuf, sync::Arc, task::Poll, time::Duration};
+use std::{net::Ipv4Addr, path::PathBuf, sync::Arc, task::Poll, time::Duration};
 
-use netnsd_api::{AuditEntry, Code, Kind, Name, ResourceRef, State};
+use netnsd_api::{AuditEntry, Code, Kind, Name, ResourceRef, State, is_link_local};
 use nix::errno::Errno;
 use serde_json::{Value, json};
 use sqlx::Connection;
@@ -10,7 +10,7 @@ use sqlx::Connection;
 use super::*;
 use crate::{
     access::{Audit, Caller},
-    kernel::{BridgeSettings, DnsFile, NewEnd, Ns, Op, RouteExtras, sim::SimKernel},
+    kernel::{BridgeSettings, DnsFile, NewEnd, Ns, ObservedAddress, Op, RouteExtras, sim::SimKernel},
     store::{AuditLog, Filter, History},
 };
 
@@ -730,12 +730,19 @@ fn by_hand(kernel: &SimKernel) {
     let mac = "02:00:00:00:00:fe".parse().ok();
     let end =
         |ns: &Ns, name: &str| NewEnd { ns: ns.clone(), name: own(name), owner_tag: own("by hand"), mac, mtu: None };
-    let address = |ns: &Ns, name: &str, address: &str| Op::AddressAdd {
-        ns: ns.clone(),
-        name: own(name),
-        address: address.parse().unwrap(),
-        protocol: 0,
-        replace: false,
+    let address = |ns: &Ns, name: &str, address: &str| {
+        let (address, peer) =
+            address.split_once(" peer ").map_or((address, None), |(one, two)| (one, two.parse().ok()));
+        let address = ObservedAddress {
+            peer,
+            protocol: 7,
+            broadcast: Some(Ipv4Addr::new(10, 0, 0, 255)),
+            label: Some("by:hand".into()),
+            metric: 9,
+            lifetimes: Some((300, 600)),
+            ..ObservedAddress::new(address.parse().unwrap())
+        };
+        Op::AddressAdd { ns: ns.clone(), name: own(name), address, replace: false }
     };
     let up = |ns: &Ns, name: &str| Op::LinkUp { ns: ns.clone(), name: own(name), up: true };
     let set = BridgeSettings { stp: Some(true), hello_time: Some(300), ..BridgeSettings::default() };
@@ -744,7 +751,9 @@ fn by_hand(kernel: &SimKernel) {
         Op::NamespaceAdd { name: "net0".parse().unwrap(), owner_tag: own("by hand") },
         Op::BridgeAdd { ns: Ns::Host, name: own(br0), owner_tag: own("by hand"), mac, mtu: None, set },
         Op::VethAdd { ends: [end(&net0, eth0), end(&Ns::Host, port0)] },
+        address(&net0, eth0, "10.0.0.2/24"),
         address(&net0, eth0, "10.0.0.1/24"),
+        address(&net0, eth0, "192.0.2.1/32 peer 192.0.2.100"),
         address(&Ns::Host, br0, "10.0.0.254/24"),
         Op::LinkMaster { ns: Ns::Host, name: own(port0), master: Some(own(br0)) },
         up(&Ns::Host, br0),
@@ -781,7 +790,7 @@ fn taken_over() -> Change {
         (
             Kind::Veth,
             json!({"name": "lan0", "endpoints": [
-            {"namespace": "net0", "interface": "eth0", "addresses": ["10.0.0.1/24", "fd00::1/64"], "mac": "02:00:00:00:00:01"},
+            {"namespace": "net0", "interface": "eth0", "addresses": ["10.0.0.1/24", "fd00::1/64", "10.0.0.2/24"], "mac": "02:00:00:00:00:01"},
             {"interface": "port0", "bridge": "lan", "port": {"hairpin": true}}]}),
         ),
         (Kind::Veth, json!({"name": "new", "endpoints": [{"interface": "one"}, {"interface": "two"}]})),
@@ -816,7 +825,12 @@ async fn what_is_taken_over_is_kept_in_place_or_given_back_as_it_was() {
                 assert!(after > 10 && !done.iter().any(apart), "{after}: {done:#?}");
                 let net0 = house.kernel.everything().remove(&Ns::Named("net0".parse().unwrap())).unwrap();
                 assert!(net0.routes.iter().all(|route| route.ours), "{net0:#?}");
-                assert!(net0.links["eth0"].addresses.iter().all(|address| address.ours), "{net0:#?}");
+                let theirs = |address: &&ObservedAddress| !address.is_ours() && !is_link_local(address.net.addr());
+                let theirs: Vec<_> =
+                    net0.links["eth0"].addresses.iter().filter(theirs).map(ToString::to_string).collect();
+                assert_eq!(theirs, ["192.0.2.1 peer 192.0.2.100/32"], "{net0:#?}");
+                let taken = |address: &&ObservedAddress| address.is_ours() && address.metric == 9;
+                assert_eq!(net0.links["eth0"].addresses.iter().filter(taken).count(), 2, "{net0:#?}");
                 house.kernel.fail(usize::MAX, Errno::EPERM);
                 // They are netnsd's: what is no longer asked for goes.
                 house.delete(Kind::Namespace, "net0", true).await.unwrap();

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Ns, NsScope, Observed, ObservedLink, OpError, Scope, ownership, protocol,
-    real::{Local, observe},
+    real::{Local, address_scope, observe},
 };
 
 /// Looks that wait; one more waits for room.
@@ -199,7 +199,7 @@ fn live(name: String, link: ObservedLink, peer: Option<Peer>) -> Link {
         up: link.up,
         carrier: link.carrier,
         operstate: link.operstate,
-        addresses: link.addresses.iter().map(|address| address.net.to_string()).collect(),
+        addresses: link.addresses.iter().map(ToString::to_string).collect(),
         bridge: link.master,
         peer,
         resource: tagged.map(|(resource, _)| resource),
@@ -235,10 +235,11 @@ fn addresses(local: &mut Local, ns: &Ns) -> Result<Vec<LinkAddress>, LookError> 
         let resource = link.owner_tag.as_deref().and_then(ownership::parse).map(|(resource, _)| resource);
         found.extend(link.addresses.into_iter().map(|address| LinkAddress {
             address: address.net.to_string(),
+            peer: address.peer.map(|peer| format!("{peer}/{}", address.net.prefix_len())),
             interface: name.clone(),
-            scope: address.scope,
+            scope: address_scope(address.scope),
             permanent: address.permanent,
-            resource: resource.clone().filter(|_| address.ours),
+            resource: resource.clone().filter(|_| address.is_ours()),
         }));
     }
     Ok(found)

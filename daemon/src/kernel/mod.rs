@@ -13,7 +13,7 @@ pub mod sysctl;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
 };
 
 use ipnet::IpNet;
@@ -33,6 +33,12 @@ pub const RT_TABLE_MAIN: u32 = 254;
 pub const RT_TABLE_LOCAL: u32 = 255;
 /// Addresses that netnsd makes carry this protocol number (`IFA_PROTO`, `linux/if_addr.h`, since Linux 5.18).
 pub const ADDRESS_PROTOCOL: u8 = 110;
+/// Addresses that the kernel made itself of a link's MAC carry this one (`IFAPROT_KERNEL_LL`, linux/if_addr.h).
+pub const ADDRESS_PROTOCOL_KERNEL_LL: u8 = 3;
+/// Flags of addresses (`linux/if_addr.h`).
+pub const IFA_F_NODAD: u32 = 0x02;
+#[allow(missing_docs, reason = "see above")]
+pub const IFA_F_NOPREFIXROUTE: u32 = 0x200;
 /// The index of `lo` in every namespace (`LOOPBACK_IFINDEX`, `net/flow.h`).
 pub const LOOPBACK: u32 = 1;
 
@@ -195,38 +201,111 @@ pub struct ObservedNs {
 }
 
 impl ObservedNs {
-    /// Takes an address away, with what the kernel takes along: in IPv4 the secondary ones of its network, routes that prefer
-    /// one of them as source, and with the last one every route by the link (`fib_disable_ip()`, net/ipv4/fib_frontend.c);
-    /// IPv6 routes stay, and forget it as source (`rt6_remove_prefsrc()`, net/ipv6/route.c), but for that to its own network.
-    pub fn lose_address(&mut self, interface: &str, gone: IpNet) {
+    /// Gives a link an address where the kernel puts it. IPv4 (`__inet_insert_ifa()`, net/ipv4/devinet.c): the first of a
+    /// network is primary and comes after the other primary ones, the rest are secondary and come last. IPv6
+    /// (`ipv6_link_dev_addr()`, net/ipv6/addrconf.c): the newest comes first among those of its scope.
+    pub fn add_address(&mut self, interface: &str, mut new: ObservedAddress) {
         let Some(link) = self.links.get_mut(interface) else { return };
-        let v4 = gone.addr().is_ipv4();
-        let network = gone.trunc();
-        let primary = link.addresses.iter().any(|known| known.net == gone && !known.secondary);
-        let goes = |known: &ObservedAddress| {
-            known.net == gone || v4 && primary && known.secondary && known.net.trunc() == network
+        let all = &mut link.addresses;
+        if new.is_ipv6() {
+            let first = all.iter().position(|known| known.is_ipv6() && known.scope_rank() <= new.scope_rank());
+            all.insert(first.unwrap_or(all.len()), new);
+            return;
+        }
+        let network = new.network();
+        new.secondary = all.iter().any(|known| known.network() == network);
+        let place = if new.secondary { end_of_ipv4(all) } else { end_of_primaries(all, new.scope) };
+        all.insert(place, new);
+    }
+
+    /// Takes an address away, with what the kernel takes along (`__inet_del_ifa()`, net/ipv4/devinet.c). In IPv4 the secondary
+    /// ones of its network go with a primary one, or with `promote` the first of them takes its place; routes of the main
+    /// table go that prefer what is gone as source (`fib_sync_down_addr()`, net/ipv4/fib_semantics.c), and with the last
+    /// address every route by the link (`fib_disable_ip()`, net/ipv4/fib_frontend.c). IPv6 routes stay, and forget it as source
+    /// (`rt6_remove_prefsrc()`, net/ipv6/route.c), but for that to its own network.
+    pub fn lose_address(&mut self, interface: &str, gone: &ObservedAddress, promote: bool) {
+        let Some(link) = self.links.get_mut(interface) else { return };
+        let Some(at) = link.addresses.iter().position(|known| known.is_same(gone)) else { return };
+        let gone = link.addresses.remove(at);
+        let (v4, network) = (!gone.is_ipv6(), gone.network());
+        let mut lost = vec![gone.net.addr()];
+        let mut promoted = None;
+        if v4 && !gone.secondary {
+            let below = |known: &ObservedAddress| known.secondary && known.network() == network;
+            if promote || link.promote_secondaries {
+                if let Some(next) = link.addresses.iter().position(below) {
+                    let next = ObservedAddress { secondary: false, ..link.addresses.remove(next) };
+                    promoted = Some(next.net.addr());
+                    let place = end_of_primaries(&link.addresses, next.scope);
+                    link.addresses.insert(place, next);
+                }
+            } else {
+                lost.extend(link.addresses.iter().filter(|known| below(known)).map(|known| known.net.addr()));
+                link.addresses.retain(|known| !below(known));
+            }
+        }
+        let last = v4 && !link.addresses.iter().any(|known| !known.is_ipv6());
+        let unconnected = !v4 && !link.addresses.iter().any(|known| known.network() == network);
+        let has = |address: &IpAddr| {
+            self.links.values().flat_map(|link| &link.addresses).any(|known| known.net.addr() == *address)
         };
-        let lost: Vec<IpNet> = link.addresses.iter().filter(|known| goes(known)).map(|known| known.net).collect();
-        link.addresses.retain(|known| !goes(known));
-        let last = v4 && !link.addresses.iter().any(|known| known.net.addr().is_ipv4());
-        let unconnected = !v4 && !link.addresses.iter().any(|known| known.net.trunc() == network);
+        let lost: Vec<IpAddr> = lost.into_iter().filter(|address| !has(address)).collect();
         self.routes.retain_mut(|known| {
             if known.ipv6 == v4 {
                 return true;
             }
-            let prefers = known.route.source.is_some_and(|source| lost.iter().any(|net| net.addr() == source.0));
+            let prefers = known.route.source.is_some_and(|source| lost.contains(&source.0));
             let by = known.route.interface.as_ref().is_some_and(|name| name.as_str() == interface);
+            let connected =
+                by && known.protocol == ROUTE_PROTOCOL_KERNEL && known.route.destination.net(!v4) == network;
             if v4 {
-                return !(prefers || last && by);
+                if let (true, true, Some(address)) = (prefers, connected, promoted) {
+                    known.route.source = Some(Address(address));
+                    return true;
+                }
+                return !(prefers && known.route.table == RT_TABLE_MAIN || last && by);
             }
             if prefers {
                 known.route.source = None;
             }
-            let connected =
-                by && known.protocol == ROUTE_PROTOCOL_KERNEL && known.route.destination.net(true) == network;
             !(connected && unconnected)
         });
     }
+
+    /// Takes addresses away and makes some, and puts back the routes that prefer one of those that come again.
+    pub fn reorder_addresses(&mut self, interface: &str, delete: &[ObservedAddress], add: &[ObservedAddress]) {
+        let moved: Vec<IpAddr> = moved(delete, add).collect();
+        let prefers = |known: &&ObservedRoute| {
+            known.protocol != ROUTE_PROTOCOL_KERNEL
+                && known.route.source.is_some_and(|source| moved.contains(&source.0))
+        };
+        let before: Vec<ObservedRoute> = self.routes.iter().filter(prefers).cloned().collect();
+        delete.iter().for_each(|gone| self.lose_address(interface, gone, true));
+        add.iter().for_each(|new| self.add_address(interface, new.clone()));
+        for known in before.into_iter().filter(|known| !self.routes.contains(known)).collect::<Vec<_>>() {
+            let bare = ObservedRoute { route: Route { source: None, ..known.route.clone() }, ..known.clone() };
+            match self.routes.iter_mut().find(|other| **other == bare) {
+                Some(other) => *other = known,
+                None => self.routes.push(known),
+            }
+        }
+    }
+}
+
+/// The addresses that are deleted and added again.
+pub fn moved<'a>(delete: &'a [ObservedAddress], add: &'a [ObservedAddress]) -> impl Iterator<Item = IpAddr> + 'a {
+    delete.iter().filter(|gone| add.iter().any(|new| new.is_same(gone))).map(|gone| gone.net.addr())
+}
+
+/// The place after the last IPv4 address.
+fn end_of_ipv4(all: &[ObservedAddress]) -> usize {
+    all.iter().rposition(|known| !known.is_ipv6()).map_or(0, |last| last + 1)
+}
+
+/// The place after the last primary IPv4 address whose scope is no wider than this one.
+fn end_of_primaries(all: &[ObservedAddress], scope: u8) -> usize {
+    let before = |known: &ObservedAddress| !known.is_ipv6() && !known.secondary && known.scope >= scope;
+    all.iter().rposition(before).map_or(0, |last| last + 1)
 }
 
 /// Something in `/run/netns` that pins no namespace.
@@ -283,7 +362,10 @@ pub struct ObservedLink {
     pub peer_netnsid: Option<i32>,
     /// Whether it makes itself no IPv6 link-local address (`IN6_ADDR_GEN_MODE_NONE`).
     pub addr_gen_none: bool,
-    /// Its addresses, in the kernel's order.
+    /// True if a secondary IPv4 address takes the place of a primary one that is deleted (`promote_secondaries`,
+    /// ip-sysctl.rst); that of all interfaces does the same and is not seen here.
+    pub promote_secondaries: bool,
+    /// Its addresses, in the kernel's order: IPv4 before IPv6.
     pub addresses: Vec<ObservedAddress>,
     /// What a bridge is set to.
     pub bridge: Option<ObservedBridge>,
@@ -305,21 +387,116 @@ pub struct Device {
     pub index: u32,
 }
 
-/// One address of a link.
+impl ObservedLink {
+    /// Sets the MTU; where it is too small for IPv6 that ends on the link.
+    pub fn set_mtu(&mut self, mtu: u32) {
+        self.mtu = mtu;
+        if mtu < netnsd_api::LEAST_IPV6_MTU {
+            self.addresses.retain(|address| !address.is_ipv6());
+        }
+    }
+}
+
+/// One address of a link, with all that the kernel keeps of it (`struct ifaddrmsg`, linux/if_addr.h).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObservedAddress {
-    /// The address.
+    /// The address (`IFA_LOCAL`) with its prefix length.
     pub net: IpNet,
-    /// Whether netnsd made it.
-    pub ours: bool,
-    /// `IFA_F_SECONDARY`: it goes when the first of its network goes.
+    /// The other end's address (`IFA_ADDRESS`), where that is another; the prefix length is its then.
+    pub peer: Option<IpAddr>,
+    /// Number of whoever made it (`IFA_PROTO`); 0 if unknown.
+    pub protocol: u8,
+    /// `IFA_F_SECONDARY` of IPv4: it goes when the first of its network goes.
     pub secondary: bool,
     /// `IFA_F_PERMANENT`.
     pub permanent: bool,
-    /// `IFA_F_NOPREFIXROUTE`: no route to its network came with it.
-    pub noprefixroute: bool,
-    /// Scope as iproute2 spells it.
-    pub scope: String,
+    /// Those of the flags that an address is made with (`IFA_F_NODAD`, `IFA_F_NOPREFIXROUTE`, …).
+    pub flags: u32,
+    /// Its scope (`enum rt_scope_t`, linux/rtnetlink.h).
+    pub scope: u8,
+    /// Broadcast address (`IFA_BROADCAST`).
+    pub broadcast: Option<Ipv4Addr>,
+    /// Label (`IFA_LABEL`), where it is not the link's name.
+    pub label: Option<String>,
+    /// Metric of the route to its network (`IFA_RT_PRIORITY`); 0 is the kernel's default.
+    pub metric: u32,
+    /// Seconds for which it is preferred, and valid; none: for ever.
+    pub lifetimes: Option<(u32, u32)>,
+}
+
+impl ObservedAddress {
+    /// An address as netnsd makes it: in IPv6 without duplicate address detection.
+    pub fn new(net: IpNet) -> Self {
+        Self {
+            net,
+            peer: None,
+            protocol: ADDRESS_PROTOCOL,
+            secondary: false,
+            permanent: true,
+            flags: if net.addr().is_ipv6() { IFA_F_NODAD } else { 0 },
+            scope: 0,
+            broadcast: None,
+            label: None,
+            metric: 0,
+            lifetimes: None,
+        }
+    }
+
+    /// Leaves out a label that is the name of its link, which every IPv4 address has by default.
+    fn on(mut self, interface: &str) -> Self {
+        self.label = self.label.filter(|label| label != interface);
+        self
+    }
+
+    /// Returns true if netnsd made it.
+    pub fn is_ours(&self) -> bool {
+        self.protocol == ADDRESS_PROTOCOL
+    }
+
+    /// Returns true if it is of IPv6.
+    pub fn is_ipv6(&self) -> bool {
+        self.net.addr().is_ipv6()
+    }
+
+    /// Returns true if both are one and the same address of a link.
+    pub fn is_same(&self, other: &Self) -> bool {
+        (self.net, self.peer) == (other.net, other.peer)
+    }
+
+    /// Returns true if a link that has this one is refused the other: in IPv4 (`find_matching_ifa()`, net/ipv4/devinet.c) where
+    /// both are of one network, in IPv6 (`ipv6_chk_same_addr()`, net/ipv6/addrconf.c) whatever their prefix lengths are.
+    pub fn excludes(&self, other: &Self) -> bool {
+        self.net.addr() == other.net.addr() && (self.is_ipv6() || self.network() == other.network())
+    }
+
+    /// The network that it belongs to: that of the other end, if there is one.
+    pub fn network(&self) -> IpNet {
+        self.peer.and_then(|peer| IpNet::new(peer, self.net.prefix_len()).ok()).unwrap_or(self.net).trunc()
+    }
+
+    /// Returns true if no route to its network comes with it (`IFA_F_NOPREFIXROUTE`).
+    pub fn is_without_route(&self) -> bool {
+        self.flags & IFA_F_NOPREFIXROUTE != 0
+    }
+
+    /// The scope of an IPv6 address, which the kernel sorts them by: the widest first (`ipv6_addr_src_scope()`, net/ipv6.h).
+    pub fn scope_rank(&self) -> u8 {
+        match self.net.addr() {
+            IpAddr::V6(v6) if v6.is_unicast_link_local() || v6.is_loopback() => 0x02,
+            IpAddr::V6(v6) if v6.segments()[0] & 0xffc0 == 0xfec0 => 0x05,
+            _ => 0x0e,
+        }
+    }
+}
+
+impl fmt::Display for ObservedAddress {
+    /// Writes it as `ip address` shows it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.peer {
+            Some(peer) => write!(f, "{} peer {peer}/{}", self.net.addr(), self.net.prefix_len()),
+            None => self.net.fmt(f),
+        }
+    }
 }
 
 /// What a bridge is set to; times in hundredths of a second.
@@ -446,11 +623,12 @@ pub enum Op {
     /// Changes the owner tag of a link (on `lo`: of its namespace) from the one that was found to another one, or none; with `peer`
     /// only if that is the other end of its pair.
     LinkSetOwner { ns: Ns, name: String, was: Option<String>, owner_tag: Option<String>, peer: Option<(Ns, String)> },
-    /// Gives a link an address (IPv6 without duplicate address detection), which must not be there yet; `replace`: or becomes
-    /// of this protocol.
-    AddressAdd { ns: Ns, name: String, address: IpNet, protocol: u8, replace: bool },
-    /// Takes an address away.
-    AddressDelete { ns: Ns, name: String, address: IpNet },
+    /// Gives a link an address, which must not be there yet; `replace`: or becomes of this protocol, these flags and lifetimes.
+    AddressAdd { ns: Ns, name: String, address: ObservedAddress, replace: bool },
+    /// Takes an address away; with `promote` the others of its network stay whatever `promote_secondaries` says.
+    AddressDelete { ns: Ns, name: String, address: ObservedAddress, promote: bool },
+    /// Takes addresses away and makes some at once, and puts back the routes that prefer one of those that come again.
+    AddressReorder { ns: Ns, name: String, delete: Vec<ObservedAddress>, add: Vec<ObservedAddress>, promote: bool },
     /// Gives an address the route to its network that the kernel made with it, and somebody took away.
     PrefixRouteAdd { ns: Ns, name: String, address: IpNet },
     /// Makes a route, which must not be there yet; `replace`: or takes the place of the one of the same key.
@@ -541,6 +719,7 @@ impl Op {
             Op::LinkSetOwner { .. } => "link_owner",
             Op::AddressAdd { .. } => "address_add",
             Op::AddressDelete { .. } => "address_delete",
+            Op::AddressReorder { .. } => "address_reorder",
             Op::PrefixRouteAdd { .. } => "prefix_route_add",
             Op::RouteAdd { .. } => "route_add",
             Op::RouteDelete { .. } => "route_delete",
@@ -585,6 +764,7 @@ impl Op {
             | Op::LinkSetOwner { ns, .. }
             | Op::AddressAdd { ns, .. }
             | Op::AddressDelete { ns, .. }
+            | Op::AddressReorder { ns, .. }
             | Op::PrefixRouteAdd { ns, .. } => ns.clone(),
             Op::VethAdd { ends } => ends[0].ns.clone(),
             Op::LoopbackSet { name, .. }

@@ -1,21 +1,23 @@
 //! A simulated kernel: for faults that the real one does not produce on demand, and for properties over many networks.
 //!
 //! It keeps to what the real one does as far as the planner counts on it: a veth's ends live and die together, going
-//! down takes IPv6 addresses and routes along, moving takes everything, a deleted primary address its secondaries.
+//! down takes IPv6 addresses and routes along, moving takes everything, a deleted primary address its secondaries; the
+//! order of addresses is the kernel's.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use ipnet::IpNet;
-use netnsd_api::{Destination, InterfaceName, Mac, Name, NetnsId, Port, Route, SysctlKey};
+use netnsd_api::{
+    Destination, InterfaceName, LEAST_IPV6_MTU, Mac, Name, NetnsId, Port, Route, SysctlKey, is_link_local,
+};
 use nix::errno::Errno;
 
 use super::{
-    ADDRESS_PROTOCOL, Announcement, BatchOp, BridgeSettings, Kernel, NewEnd, Notice, Ns, Observed, ObservedAddress,
-    ObservedBridge, ObservedLink, ObservedNs, ObservedPort, ObservedRoute, Op, OpError, Outcome, ROUTE_PROTOCOL,
-    RouteExtras, Scope, sysctl,
+    ADDRESS_PROTOCOL_KERNEL_LL, Announcement, BatchOp, BridgeSettings, Kernel, NewEnd, Notice, Ns, Observed,
+    ObservedAddress, ObservedBridge, ObservedLink, ObservedNs, ObservedPort, ObservedRoute, Op, OpError, Outcome,
+    ROUTE_PROTOCOL, RouteExtras, Scope, sysctl,
 };
 
 /// First bytes of the MAC addresses that this kernel chooses itself.
@@ -114,8 +116,8 @@ impl SimKernel {
             for link in known.links.values_mut() {
                 link.index = 0;
                 link.mac = link.mac.filter(|mac| !mac.0.starts_with(&CHOSEN));
-                link.addresses.iter_mut().for_each(|address| address.secondary = false);
-                link.addresses.sort_by_key(|address| address.net);
+                // The kernel makes those itself.
+                link.addresses.retain(|address| !is_link_local(address.net.addr()));
             }
         }
         format!("{all:#?}")
@@ -145,6 +147,13 @@ impl SimKernel {
         for known in self.state().namespaces.values_mut() {
             let links = known.links.values_mut().map(|link| &mut link.owner_tag);
             links.chain([&mut known.owner_tag]).flatten().for_each(legacy);
+        }
+    }
+
+    /// Sets whether secondary addresses of a link take the place of the primary one.
+    pub fn promote_secondaries(&self, ns: &Ns, name: &str, on: bool) {
+        if let Ok(link) = self.state().link(ns, name) {
+            link.promote_secondaries = on;
         }
     }
 
@@ -352,7 +361,7 @@ impl State {
                 Ok(())
             }
             Op::LinkMtu { ns, name, mtu } => {
-                self.link(ns, name)?.mtu = *mtu;
+                self.link(ns, name)?.set_mtu(*mtu);
                 self.ns(ns)?.reset_ipv6_mtu(name);
                 Ok(())
             }
@@ -387,10 +396,17 @@ impl State {
                 self.link(ns, name)?.owner_tag.clone_from(owner_tag);
                 Ok(())
             }
-            Op::AddressAdd { ns, name, address, protocol, replace } => {
-                self.add_address(ns, name, *address, *protocol == ADDRESS_PROTOCOL, *replace)
+            Op::AddressAdd { ns, name, address, replace } => self.add_address(ns, name, address, *replace),
+            Op::AddressDelete { ns, name, address, promote } => {
+                self.link(ns, name)?;
+                self.ns(ns)?.lose_address(name, address, *promote);
+                Ok(())
             }
-            Op::AddressDelete { ns, name, address } => self.delete_address(ns, name, *address),
+            Op::AddressReorder { ns, name, delete, add, .. } => {
+                self.link(ns, name)?;
+                self.ns(ns)?.reorder_addresses(name, delete, add);
+                Ok(())
+            }
             // Here they are not looked at.
             Op::PrefixRouteAdd { .. } => Ok(()),
             Op::RouteAdd { name, route, extras, protocol, replace } => {
@@ -589,29 +605,33 @@ impl State {
         Ok(())
     }
 
-    fn add_address(&mut self, ns: &Ns, name: &str, net: IpNet, ours: bool, replace: bool) -> Done {
+    fn add_address(&mut self, ns: &Ns, name: &str, new: &ObservedAddress, replace: bool) -> Done {
         let disabled = |key: &SysctlKey, value: &str| {
             key.is_ipv6() && key.setting() == "disable_ipv6" && key.is_of(name) && sysctl::is_on(value)
         };
-        if net.addr().is_ipv6() && self.ns(ns)?.sysctls.iter().any(|(key, value)| disabled(key, value)) {
-            return Err(Errno::EACCES);
+        if new.is_ipv6() && self.ns(ns)?.sysctls.iter().any(|(key, value)| disabled(key, value)) {
+            // A link without IPv6 has no link-local address.
+            let is_link_local = new.protocol == ADDRESS_PROTOCOL_KERNEL_LL;
+            return if is_link_local { Ok(()) } else { Err(Errno::EACCES) };
         }
         let link = self.link(ns, name)?;
-        if let Some(known) = link.addresses.iter_mut().find(|known| known.net == net) {
-            known.ours = if replace { ours } else { known.ours };
-            return Ok(());
+        if new.is_ipv6() && link.mtu < LEAST_IPV6_MTU {
+            return Err(Errno::EINVAL);
         }
-        let secondary = net.addr().is_ipv4() && link.addresses.iter().any(|known| known.net.trunc() == net.trunc());
-        let (permanent, noprefixroute) = (true, false);
-        let scope = "global".into();
-        link.addresses.push(ObservedAddress { net, ours, secondary, permanent, noprefixroute, scope });
-        Ok(())
-    }
-
-    fn delete_address(&mut self, ns: &Ns, name: &str, net: IpNet) -> Done {
-        self.link(ns, name)?;
-        self.ns(ns)?.lose_address(name, net);
-        Ok(())
+        match link.addresses.iter_mut().find(|known| known.excludes(new)) {
+            Some(known) if known.is_same(new) => {
+                if replace {
+                    // What a primary one is, and a label, stay (`inet_rtm_newaddr()`, net/ipv4/devinet.c).
+                    *known = ObservedAddress { secondary: known.secondary, label: known.label.clone(), ..new.clone() };
+                }
+                Ok(())
+            }
+            Some(_) => Err(Errno::EEXIST),
+            None => {
+                self.ns(ns)?.add_address(name, new.clone());
+                Ok(())
+            }
+        }
     }
 
     fn add_route(&mut self, name: &Name, route: &Route, extras: &RouteExtras, protocol: u8, replace: bool) -> Done {

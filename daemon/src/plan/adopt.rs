@@ -15,8 +15,8 @@ use super::{
 use crate::{
     engine::Spec,
     kernel::{
-        Ns, ObservedBridge, ObservedLink, ObservedNs, ObservedRoute, Op, ROUTE_PROTOCOL, ROUTE_PROTOCOL_KERNEL,
-        RouteExtras, ownership,
+        Ns, ObservedAddress, ObservedBridge, ObservedLink, ObservedNs, ObservedRoute, Op, ROUTE_PROTOCOL,
+        ROUTE_PROTOCOL_KERNEL, RouteExtras, ownership,
     },
 };
 
@@ -29,6 +29,8 @@ pub struct Found {
     owner_tags: [Option<String>; 2],
     /// Of each route of `spec` who made it, and what the API has no fields for.
     routes: Vec<(u8, RouteExtras)>,
+    /// The addresses of each end of a pair, or of a bridge, but for those that the kernel makes itself.
+    addresses: [Vec<ObservedAddress>; 2],
     /// Which ends of a pair made themselves no IPv6 link-local address.
     addr_gen_none: [bool; 2],
 }
@@ -59,6 +61,14 @@ impl Task<'_> {
         match self.hands {
             Hands::GiveBack(found) => found.routes.get(route).is_none_or(|(_, extras)| *extras == known.extras),
             _ => true,
+        }
+    }
+
+    /// The addresses that an end of a pair, or a bridge, is to have.
+    pub(super) fn addresses_of(&self, asked: &[Cidr], end: usize) -> Vec<ObservedAddress> {
+        match self.hands {
+            Hands::GiveBack(found) => found.addresses[end].clone(),
+            _ => asked.iter().map(|address| ObservedAddress::new(address.0)).collect(),
         }
     }
 
@@ -96,6 +106,7 @@ impl Planner<'_> {
             spec: Spec::Namespace(found_namespace(spec, known)),
             owner_tags: [current(&known.owner_tag), None],
             routes: found_routes(spec, known).map(|known| (known.protocol, known.extras.clone())).collect(),
+            addresses: [Vec::new(), Vec::new()],
             addr_gen_none: [false; 2],
         };
         let owner_tag = Some(task.owner_tag(None));
@@ -115,6 +126,7 @@ impl Planner<'_> {
                 spec: Spec::Bridge(found_bridge(spec, known, settings)),
                 owner_tags: [current(&known.owner_tag), None],
                 routes: Vec::new(),
+                addresses: [found_addresses(known), Vec::new()],
                 addr_gen_none: [false; 2],
             };
             let macs = known.mac.into_iter().collect();
@@ -146,6 +158,7 @@ impl Planner<'_> {
             }),
             owner_tags: [current(&one.owner_tag), current(&two.owner_tag)],
             routes: Vec::new(),
+            addresses: [found_addresses(one), found_addresses(two)],
             addr_gen_none: [one.addr_gen_none, two.addr_gen_none],
         };
         let macs = [one.mac, two.mac].into_iter().flatten().collect();
@@ -222,9 +235,8 @@ fn found_routes<'k>(spec: &'k Namespace, known: &'k ObservedNs) -> impl Iterator
 }
 
 /// Addresses but for those that the kernel makes itself.
-fn found_addresses(known: &ObservedLink) -> Vec<Cidr> {
-    let all = known.addresses.iter().map(|address| address.net);
-    all.filter(|net| !is_link_local(net.addr())).map(Cidr).collect()
+fn found_addresses(known: &ObservedLink) -> Vec<ObservedAddress> {
+    known.addresses.iter().filter(|address| !is_link_local(address.net.addr())).cloned().collect()
 }
 
 fn found_bridge(spec: &Bridge, known: &ObservedLink, settings: &ObservedBridge) -> Bridge {
@@ -234,7 +246,8 @@ fn found_bridge(spec: &Bridge, known: &ObservedLink, settings: &ObservedBridge) 
         mac: spec.mac.and(known.mac),
         mtu: Some(known.mtu),
         up: known.up,
-        addresses: found_addresses(known),
+        // See `Found::addresses`.
+        addresses: Vec::new(),
         stp: settings.stp,
         priority: Some(settings.priority),
         ageing_time_s: time(settings.ageing_time),
@@ -253,7 +266,8 @@ fn found_end(spec: &Endpoint, known: &ObservedLink) -> Endpoint {
         mac: known.mac,
         mtu: Some(known.mtu),
         up: known.up,
-        addresses: found_addresses(known),
+        // See `Found::addresses`.
+        addresses: Vec::new(),
         // One of a name that no resource can have is left.
         bridge: known.master.as_deref().and_then(|master| master.parse::<Name>().ok()),
         port: known.port.as_ref().map(port_settings).unwrap_or_default(),

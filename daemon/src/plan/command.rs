@@ -6,7 +6,8 @@
 use netnsd_api::{Mac, Name, Neighbour, NetnsId, Port, Route, RouteType, shell_word};
 
 use crate::kernel::{
-    BridgeSettings, DEFAULT_MTU, NewEnd, Ns, Op, ROUTE_PROTOCOL, RouteExtras, bridge_mtu, ownership, prefix_route,
+    BridgeSettings, DEFAULT_MTU, IFA_F_NODAD, IFA_F_NOPREFIXROUTE, NewEnd, Ns, ObservedAddress, Op, ROUTE_PROTOCOL,
+    RouteExtras, bridge_mtu, moved, ownership, prefix_route,
 };
 
 /// The line that does the same as an operation.
@@ -71,17 +72,11 @@ fn line(op: &Op) -> String {
             });
             added.chain(removed).collect::<Vec<_>>().join(" && ")
         }
-        Op::AddressAdd { ns, name, address, replace, .. } => {
-            // No duplicate address detection; and the scope that `ip` would choose for 127.0.0.0/8 is another.
-            let (ipv6, loopback) = (address.addr().is_ipv6(), address.addr().is_loopback());
-            let nodad = if ipv6 { " nodad" } else { "" };
-            let scope = if loopback { " scope global" } else { "" };
-            let verb = add_or_replace(*replace);
-            format!("{} address {verb} {address} dev {}{scope}{nodad}", ip(ns), shell_word(name))
+        Op::AddressAdd { ns, name, address, replace } => address_add(ns, name, address, add_or_replace(*replace)),
+        Op::AddressDelete { ns, name, address, promote } => {
+            promoting(ns, name, *promote, vec![address_delete(ns, name, address)])
         }
-        Op::AddressDelete { ns, name, address } => {
-            format!("{} address delete {address} dev {}", ip(ns), shell_word(name))
-        }
+        Op::AddressReorder { ns, name, delete, add, promote } => reorder(ns, name, (delete, add), *promote),
         Op::PrefixRouteAdd { ns, name, address } => route(ns, "append", &prefix_route(name, *address), "kernel", ""),
         Op::RouteAdd { name, route: what, extras, replace, .. } => {
             let verb = add_or_replace(*replace);
@@ -146,6 +141,53 @@ fn add_or_replace(replace: bool) -> &'static str {
 
 fn up_or_down(up: bool) -> &'static str {
     if up { "up" } else { "down" }
+}
+
+fn address_add(ns: &Ns, name: &str, address: &ObservedAddress, verb: &str) -> String {
+    let flag = |flag: u32, word: &str| Some(word).filter(|_| address.flags & flag != 0).map(ToOwned::to_owned);
+    // The scope that `ip` would choose for 127.0.0.0/8 is another.
+    let scope = (address.scope != 0 || address.net.addr().is_loopback()) && !address.is_ipv6();
+    let lifetime = |seconds: u32| if seconds == u32::MAX { "forever".into() } else { seconds.to_string() };
+    let details = options([
+        ("broadcast", address.broadcast.map(|broadcast| broadcast.to_string())),
+        ("label", address.label.as_deref().map(shell_word)),
+        ("scope", scope.then(|| if address.scope == 0 { "global".into() } else { address.scope.to_string() })),
+        ("metric", Some(address.metric).filter(|metric| *metric != 0).map(|metric| metric.to_string())),
+        ("valid_lft", address.lifetimes.map(|(_, valid)| lifetime(valid))),
+        ("preferred_lft", address.lifetimes.map(|(preferred, _)| lifetime(preferred))),
+    ]);
+    let flags = [flag(IFA_F_NODAD, " nodad"), flag(IFA_F_NOPREFIXROUTE, " noprefixroute")];
+    let flags: String = flags.into_iter().flatten().collect();
+    format!("{} address {verb} {address} dev {}{details}{flags}", ip(ns), shell_word(name))
+}
+
+fn address_delete(ns: &Ns, name: &str, address: &ObservedAddress) -> String {
+    format!("{} address delete {address} dev {}", ip(ns), shell_word(name))
+}
+
+/// Lines with `promote_secondaries` on, if that is needed.
+fn promoting(ns: &Ns, name: &str, promote: bool, lines: Vec<String>) -> String {
+    let inside = ns.name().map(|ns| format!("ip netns exec {ns} ")).unwrap_or_default();
+    let key = |value| shell_word(&format!("net/ipv4/conf/{name}/promote_secondaries={value}"));
+    let set = |value| promote.then(|| format!("{inside}sysctl -qw {}", key(value)));
+    set(1).into_iter().chain(lines).chain(set(0)).collect::<Vec<_>>().join(" && ")
+}
+
+fn reorder(ns: &Ns, name: &str, (delete, add): (&[ObservedAddress], &[ObservedAddress]), promote: bool) -> String {
+    let moved: Vec<String> = moved(delete, add).map(|address| address.to_string()).collect();
+    let ipv6 = add.iter().any(ObservedAddress::is_ipv6);
+    // Of other tables IPv4 routes stay.
+    let (ip, verb, table) =
+        if ipv6 { (format!("{} -6", ip(ns)), "replace", " table all") } else { (ip(ns), "append", "") };
+    let deletions = delete.iter().map(|gone| address_delete(ns, name, gone));
+    let additions = add.iter().map(|new| address_add(ns, name, new, "add"));
+    let save = format!(
+        "routes=$(for of in {}; do {ip} -o route show{table} src $of; done | sed '/proto kernel/d; s/ linkdown//g')",
+        moved.join(" ")
+    );
+    let restore = format!("printf '%s' \"$routes\" | while read -r one; do {ip} route {verb} $one; done");
+    let lines = std::iter::once(save).chain(deletions).chain(additions).chain([restore]).collect();
+    promoting(ns, name, promote, lines)
 }
 
 fn address(mac: Option<Mac>) -> String {

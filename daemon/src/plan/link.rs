@@ -1,29 +1,25 @@
 //! Links that are at their places: MAC addresses, MTUs, addresses, bridges and their ports, up and down.
 
-use std::collections::BTreeSet;
-
 use ipnet::IpNet;
-use netnsd_api::{Bridge, Cidr, Endpoint, Mac, Port, Veth, is_link_local};
+use netnsd_api::{Bridge, Endpoint, Mac, Port, Veth, is_link_local};
 
 use super::{
-    Hands, Phase, Planner, Task,
+    Phase, Planner, Task,
     place::Place,
     settings::{bridge_changes, port_changes, times_of},
 };
 use crate::{
     engine::Spec,
-    kernel::{
-        ADDRESS_PROTOCOL, BridgeSettings, DEFAULT_MTU, ObservedAddress, ObservedLink, ObservedPort, Op, bridge_mtu,
-    },
+    kernel::{BridgeSettings, DEFAULT_MTU, ObservedAddress, ObservedLink, ObservedPort, Op, bridge_mtu},
 };
 
 /// A link's settings that bridges and veth ends share.
-struct Common<'a> {
+struct Common {
     mac: Option<Mac>,
     mtu: Option<u32>,
     /// What the MTU was asked to be before. What it is otherwise by now is the kernel's choice, such as a bridge's by its ports.
     old_mtus: Vec<u32>,
-    addresses: &'a [Cidr],
+    addresses: Vec<ObservedAddress>,
 }
 
 impl Planner<'_> {
@@ -50,7 +46,8 @@ impl Planner<'_> {
         }
         let old_mtus = Vec::new();
         let mac = self.mac_of(task, spec.mac, None);
-        self.common(task, &place, &Common { mac, mtu: spec.mtu, old_mtus, addresses: &spec.addresses });
+        let addresses = task.addresses_of(&spec.addresses, 0);
+        self.common(task, &place, &Common { mac, mtu: spec.mtu, old_mtus, addresses });
         self.pin(task, spec, &place, mac);
         self.raise_if(task, &place, spec.up, Phase::RaiseBridges);
     }
@@ -137,7 +134,7 @@ impl Planner<'_> {
                 mac: self.mac_of(task, spec.mac, Some(index)),
                 mtu: spec.mtu,
                 old_mtus: old.iter().filter_map(|old| old.mtu).collect(),
-                addresses: &spec.addresses,
+                addresses: task.addresses_of(&spec.addresses, index),
             },
         );
         let known = self.now.link(&place.ns, &place.name).cloned().unwrap_or_default();
@@ -216,7 +213,7 @@ impl Planner<'_> {
     }
 
     /// MAC, MTU and addresses.
-    fn common(&mut self, task: &Task<'_>, place: &Place, spec: &Common<'_>) {
+    fn common(&mut self, task: &Task<'_>, place: &Place, spec: &Common) {
         let Some(known) = self.now.link(&place.ns, &place.name).cloned() else { return };
         let Place { ns, name } = place;
         if let Some(mac) = spec.mac
@@ -224,7 +221,11 @@ impl Planner<'_> {
         {
             self.note_remade(task);
             self.emit(Phase::Addresses, task, Op::LinkMac { ns: ns.clone(), name: name.clone(), mac });
-            self.ns_mut(ns).forget_neighbours(name);
+            let inside = self.ns_mut(ns);
+            inside.forget_neighbours(name);
+            if let Some(link) = inside.links.get_mut(name) {
+                link.mac = Some(mac);
+            }
         }
         let mtu = spec.mtu.or(spec.old_mtus.contains(&known.mtu).then_some(DEFAULT_MTU));
         if let Some(mtu) = mtu
@@ -233,28 +234,7 @@ impl Planner<'_> {
             self.emit(Phase::Mtus, task, Op::LinkMtu { ns: ns.clone(), name: name.clone(), mtu });
             self.set_mtu(place, mtu);
         }
-        let wanted: BTreeSet<IpNet> = spec.addresses.iter().map(|address| address.0).collect();
-        let gone = |known: &ObservedAddress| known.ours && !wanted.contains(&known.net);
-        let primaries: Vec<IpNet> =
-            known.addresses.iter().filter(|known| gone(known) && !known.secondary).map(|known| known.net).collect();
-        // With its primary the kernel takes a secondary along, or lets it rise (`promote_secondaries`, ip-sysctl.rst): going
-        // first, and coming again if it is asked for, it has no choice.
-        let along = |known: &ObservedAddress| {
-            known.secondary && primaries.iter().any(|primary| primary.trunc() == known.net.trunc())
-        };
-        for address in &known.addresses {
-            if gone(address) && address.secondary || address.ours && along(address) {
-                self.delete_address(task, place, address.net);
-            }
-        }
-        for address in &primaries {
-            self.delete_address(task, place, *address);
-        }
-        // That of others comes again where it was taken along.
-        for other in known.addresses.iter().filter(|known| !known.ours && along(known)) {
-            self.add_address(task, place, ObservedAddress { secondary: false, ..other.clone() }, 0);
-        }
-        self.add_addresses(task, place, spec.addresses);
+        self.plan_addresses(task, place, &spec.addresses, mtu.unwrap_or(known.mtu));
         self.add_prefix_routes(task, place);
     }
 
@@ -277,51 +257,9 @@ impl Planner<'_> {
     fn set_mtu(&mut self, Place { ns, name }: &Place, mtu: u32) {
         let inside = self.ns_mut(ns);
         if let Some(link) = inside.links.get_mut(name) {
-            link.mtu = mtu;
+            link.set_mtu(mtu);
         }
         inside.reset_ipv6_mtu(name);
-    }
-
-    fn delete_address(&mut self, task: &Task<'_>, place: &Place, address: IpNet) {
-        let Place { ns, name } = place;
-        self.emit(Phase::Addresses, task, Op::AddressDelete { ns: ns.clone(), name: name.clone(), address });
-        self.ns_mut(ns).lose_address(name, address);
-    }
-
-    fn add_addresses(&mut self, task: &Task<'_>, place: &Place, addresses: &[Cidr]) {
-        let (ns, name) = (&place.ns, &place.name);
-        // Of addresses given back it is not kept who made them.
-        let (ours, protocol) = if task.gives_back() { (false, 0) } else { (true, ADDRESS_PROTOCOL) };
-        for address in addresses.iter().map(|address| address.0) {
-            let Some(link) = self.ns_mut(ns).links.get_mut(name) else { return };
-            match link.addresses.iter_mut().find(|known| known.net == address) {
-                Some(known) if task.hands == Hands::Stay || known.ours == ours => continue,
-                Some(known) => {
-                    known.ours = ours;
-                    let (ns, name) = (ns.clone(), name.clone());
-                    self.emit(Phase::Addresses, task, Op::AddressAdd { ns, name, address, protocol, replace: true });
-                }
-                None => {
-                    let new = ObservedAddress {
-                        net: address,
-                        ours,
-                        secondary: false,
-                        permanent: true,
-                        noprefixroute: false,
-                        scope: "global".into(),
-                    };
-                    self.add_address(task, place, new, protocol);
-                }
-            }
-        }
-    }
-
-    fn add_address(&mut self, task: &Task<'_>, place: &Place, new: ObservedAddress, protocol: u8) {
-        let (ns, name, address) = (place.ns.clone(), place.name.clone(), new.net);
-        if let Some(link) = self.ns_mut(&ns).links.get_mut(&name) {
-            link.addresses.push(new);
-        }
-        self.emit(Phase::Addresses, task, Op::AddressAdd { ns, name, address, protocol, replace: false });
     }
 
     /// Takes a link down, with what the kernel then takes away: its IPv6 addresses, its routes and neighbours.
@@ -342,10 +280,13 @@ impl Planner<'_> {
     }
 
     fn raise_if(&mut self, task: &Task<'_>, place: &Place, up: bool, phase: Phase) {
-        let Some(link) = self.ns_mut(&place.ns).links.get_mut(&place.name).filter(|link| up && !link.up) else {
+        if !up || self.now.link(&place.ns, &place.name).is_none_or(|link| link.up) {
             return;
-        };
-        link.up = true;
+        }
+        self.add_link_local(task, place);
+        if let Some(link) = self.ns_mut(&place.ns).links.get_mut(&place.name) {
+            link.up = true;
+        }
         self.ns_mut(&place.ns).reset_ipv6_mtu(&place.name);
         self.emit(phase, task, Op::LinkUp { ns: place.ns.clone(), name: place.name.clone(), up });
     }
@@ -359,8 +300,8 @@ fn has_prefix_route(link: &ObservedLink, address: &ObservedAddress) -> bool {
         IpNet::V4(net) => link.up && net.network().octets()[0] != 0,
         IpNet::V6(_) => link.operstate == "up" && !is_link_local(net.addr()),
     };
-    let is_made = !address.noprefixroute && !address.secondary && net.prefix_len() < net.max_prefix_len();
-    is_ready && is_made && address.ours
+    let is_made = !address.is_without_route() && !address.secondary && net.prefix_len() < net.max_prefix_len();
+    is_ready && is_made && address.is_ours()
 }
 
 /// Returns what is left in the kernel of an MTU that was asked of a bridge and no longer is: that it was. The device keeps this

@@ -5,6 +5,7 @@
 //! lost and is still asked for is emitted again. Operations are collected by [`Phase`], so that their order does not
 //! depend on that of the tasks.
 
+mod address;
 mod adopt;
 mod command;
 mod dns;
@@ -19,7 +20,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use netnsd_api::{Mac, Name, ResourceRef, SysctlKey};
+use netnsd_api::{Mac, Name, ResourceRef, SysctlKey, is_link_local};
 
 pub use self::{adopt::Found, command::command, scope::scope, settings::own_settings};
 use crate::{
@@ -201,8 +202,14 @@ pub fn lasting(spec: &Spec, applied: &[Spec]) -> Option<Spec> {
 
 /// Plans the tasks. `bridge` tells a bridge resource's device name.
 pub fn plan<'a>(tasks: &[Task<'a>], bridge: &dyn Fn(&Name) -> Option<String>, observed: &Observed) -> Plan {
-    let mut planner =
-        Planner { seen: observed, now: observed.clone(), bridge, phases: BTreeMap::new(), plan: Plan::default() };
+    let mut planner = Planner {
+        seen: observed,
+        now: observed.clone(),
+        bridge,
+        link_local_gateways: link_local_gateways(tasks),
+        phases: BTreeMap::new(),
+        plan: Plan::default(),
+    };
     let mut tasks: Vec<&Task<'a>> = tasks.iter().collect();
     tasks.sort_by(|a, b| a.resource.cmp(&b.resource));
     // What goes first frees names for what comes.
@@ -255,12 +262,23 @@ pub fn plan<'a>(tasks: &[Task<'a>], bridge: &dyn Fn(&Name) -> Option<String>, ob
     plan
 }
 
+fn link_local_gateways(tasks: &[Task<'_>]) -> BTreeSet<(Ns, String)> {
+    let routes = tasks.iter().filter_map(|task| task.desired).flat_map(|spec| match spec {
+        Spec::Namespace(spec) => spec.routes.iter().map(|route| (&spec.name, route)).collect(),
+        _ => Vec::new(),
+    });
+    let routes = routes.filter(|(_, route)| route.via.is_some_and(|via| is_link_local(via.0)));
+    routes.filter_map(|(name, route)| Some((Ns::Named(name.clone()), route.interface.as_ref()?.to_string()))).collect()
+}
+
 struct Planner<'p> {
     /// What the kernel is like before.
     seen: &'p Observed,
     /// What the kernel is like once everything emitted so far is done.
     now: Observed,
     bridge: &'p dyn Fn(&Name) -> Option<String>,
+    /// Links by which routes with a link-local gateway go.
+    link_local_gateways: BTreeSet<(Ns, String)>,
     phases: BTreeMap<Phase, Vec<Step>>,
     plan: Plan,
 }

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use netnsd_api::{Bridge, Cidr, Endpoint, Kind, Name, Namespace, ResourceRef, Route, Veth};
+use ipnet::IpNet;
+use netnsd_api::{Bridge, Cidr, Endpoint, Kind, Name, Namespace, ResourceRef, Route, Veth, is_link_local};
 use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
 use crate::{
     intent::Intent,
-    kernel::{BatchOp, Kernel, sim::SimKernel},
+    kernel::{BatchOp, Kernel, ObservedAddress, ObservedLink, sim::SimKernel},
 };
 
 /// A network: the specs by resource.
@@ -67,13 +68,23 @@ fn bridge(i: usize) -> impl Strategy<Value = Spec> {
         })
 }
 
+/// Addresses in any order, of three networks of each family.
+fn addresses() -> impl Strategy<Value = Vec<IpNet>> {
+    let text = |(net, host, v6): &(u8, u8, bool)| match v6 {
+        true => format!("fd00:{net}::{host}/64"),
+        false => format!("10.{net}.0.{host}/24"),
+    };
+    proptest::collection::btree_set((0u8..3, 1u8..5, any::<bool>()), 0..7)
+        .prop_map(move |all| all.iter().map(|address| text(address).parse().unwrap()).collect::<Vec<IpNet>>())
+        .prop_shuffle()
+}
+
 fn end() -> impl Strategy<Value = Endpoint> {
-    let addresses = proptest::collection::btree_set((0u8..3, 1u8..5, any::<bool>()), 0..4);
     (
         proptest::option::of(0usize..2),
         0u8..4,
         any::<bool>(),
-        addresses,
+        addresses(),
         proptest::option::of(0usize..2),
         proptest::option::of(1u32..4),
     )
@@ -83,10 +94,7 @@ fn end() -> impl Strategy<Value = Endpoint> {
             end.interface = Some(format!("eth{device}").parse().unwrap());
             end.bridge = bridge.map(|b| name(&format!("b{b}")));
             end.port.path_cost = cost.filter(|_| bridge.is_some());
-            let text = |(net, host, v6): (u8, u8, bool)| {
-                if v6 { format!("fd00:{net}::{host}/64") } else { format!("10.{net}.0.{host}/24") }
-            };
-            end.addresses = addresses.into_iter().map(|address| text(address).parse::<Cidr>().unwrap()).collect();
+            end.addresses = addresses.into_iter().map(Cidr).collect();
             end
         })
 }
@@ -217,6 +225,74 @@ fn go(kernel: &SimKernel, from: &Network, to: &Network) -> (Plan, Plan) {
     })
 }
 
+/// A list as the kernel has it where nobody else has addresses: in IPv4 the first of each network comes first, and in each
+/// family the order is that of the list.
+fn in_order(list: &[IpNet], by_others: &[IpNet]) -> Vec<IpNet> {
+    let mut begun: Vec<IpNet> = by_others.to_vec();
+    let mut is_primary = |net: &IpNet| {
+        let new = !begun.contains(&net.trunc());
+        begun.push(net.trunc());
+        new
+    };
+    let (v6, v4): (Vec<IpNet>, Vec<IpNet>) = list.iter().partition(|net| net.addr().is_ipv6());
+    let (primary, secondary): (Vec<IpNet>, Vec<IpNet>) = v4.into_iter().partition(|net| is_primary(net));
+    [primary, secondary, v6].concat()
+}
+
+fn ours(link: &ObservedLink) -> Vec<IpNet> {
+    link.addresses.iter().filter(|known| known.is_ours()).map(|known| known.net).collect()
+}
+
+/// Every link has its addresses in the order of its list.
+fn assert_order(kernel: &SimKernel, network: &Network) {
+    let all = kernel.everything();
+    let veths = network.values().filter_map(|spec| match spec {
+        Spec::Veth(veth) => Some(&veth.endpoints),
+        _ => None,
+    });
+    for end in veths.flatten() {
+        let link = &all[&Ns::of(end.namespace.as_ref())].links[end.device()];
+        let list: Vec<IpNet> = end.addresses.iter().map(|address| address.0).collect();
+        assert_eq!(ours(link), in_order(&list, &[]), "{list:?} of {link:#?}");
+    }
+}
+
+/// A pair of which the first end is in a namespace and has these addresses.
+fn one_pair(addresses: &[IpNet]) -> Network {
+    let namespace = Spec::Namespace(serde_json::from_value(json!({"name": "n0"})).unwrap());
+    let ends = json!([{"namespace": "n0", "interface": "eth0", "addresses": addresses}, {"interface": "eth1"}]);
+    let pair = Spec::Veth(serde_json::from_value(json!({"name": "v0", "endpoints": ends})).unwrap());
+    [namespace, pair].into_iter().map(|spec| (spec.resource(), spec)).collect()
+}
+
+/// The operations that lead from one list of addresses to another.
+fn steps(from: &[&str], to: &[&str]) -> Vec<&'static str> {
+    let parse = |all: &[&str]| one_pair(&all.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>());
+    let kernel = SimKernel::default();
+    go(&kernel, &Network::new(), &parse(from));
+    let (plan, _) = go(&kernel, &parse(from), &parse(to));
+    assert_order(&kernel, &parse(to));
+    plan.steps.iter().map(|step| step.op.label()).collect()
+}
+
+/// What need not move is not touched.
+#[test]
+fn addresses_change_by_the_fewest_operations() {
+    let (a, b, c, other) = ("10.0.0.1/24", "10.0.0.2/24", "10.0.0.3/24", "10.1.0.1/16");
+    assert_eq!(steps(&[a], &[a, b]), ["address_add"]);
+    assert_eq!(steps(&[a, b], &[a, b, other, c]), ["address_add", "address_add"]);
+    assert_eq!(steps(&[a, b, c], &[a, c]), ["address_delete"]);
+    assert_eq!(steps(&[a, b, c], &[b, c]), ["address_delete"], "the second rises");
+    assert_eq!(steps(&[a], &[b]), ["address_add", "address_delete"]);
+    assert_eq!(steps(&[a], &[other]), ["address_add", "address_delete"]);
+    assert_eq!(steps(&[a, b], &[b, a]), ["address_reorder"]);
+    assert_eq!(steps(&[a], &[b, a]), ["address_add", "address_reorder"]);
+    assert_eq!(steps(&["fd00::1/64"], &["fd00::2/64", "fd00::1/64"]), ["address_add"]);
+    assert_eq!(steps(&["fd00::1/64"], &["fd00::1/64", "fd00::2/64"]), ["address_add", "address_reorder"]);
+    assert_eq!(steps(&["fd00::1/64"], &["fd00::1/128"]), ["address_delete", "address_add"]);
+    assert_eq!(steps(&["fd00::1/64"], &["fd00::2/64"]), ["address_add", "address_delete"]);
+}
+
 /// What is left of a pair goes at once, though the kernel would take it with its namespace: names are free again before that.
 #[test]
 fn half_a_pair_does_not_wait_for_the_end_of_its_namespace() {
@@ -249,6 +325,7 @@ proptest! {
         prop_assert_eq!(again.steps, vec![]);
         let (_, rest) = go(&kernel, &first, &second);
         prop_assert_eq!(rest.steps, vec![]);
+        assert_order(&kernel, &second);
         let fresh = SimKernel::default();
         go(&fresh, &Network::new(), &second);
         prop_assert_eq!(kernel.shape(), fresh.shape());
@@ -268,5 +345,60 @@ proptest! {
             prop_assert_eq!(kernel.apply(&step.op), Ok(()), "{:?}", step);
         }
         prop_assert_eq!(kernel.shape(), before);
+    }
+
+    /// What others added to a link of ours outlives each change of our addresses: theirs, and their routes, also those that
+    /// prefer an address of ours which stays, whatever `promote_secondaries` says. Ours are in order all the same.
+    #[test]
+    fn what_others_added_outlives_changes_of_addresses(
+        lists in proptest::collection::vec(addresses(), 3),
+        theirs in addresses(),
+        promotes in any::<bool>(),
+        early in any::<bool>(),
+    ) {
+        let kernel = SimKernel::default();
+        let (ns, n0) = (Ns::Named(name("n0")), name("n0"));
+        let add = |address: &IpNet| {
+            let address = ObservedAddress { protocol: 0, metric: 7, ..ObservedAddress::new(*address) };
+            let _exists = kernel.apply(&Op::AddressAdd { ns: ns.clone(), name: "eth0".into(), address, replace: false });
+        };
+        // Theirs come first, or after ours.
+        go(&kernel, &Network::new(), &one_pair(if early { &[] } else { &lists[0] }));
+        kernel.promote_secondaries(&ns, "eth0", promotes);
+        theirs.iter().for_each(add);
+        go(&kernel, &one_pair(if early { &[] } else { &lists[0] }), &one_pair(&lists[0]));
+        let link = |kernel: &SimKernel| kernel.everything()[&ns].links["eth0"].clone();
+        for (i, source) in link(&kernel).addresses.iter().enumerate().filter(|(_, known)| !is_link_local(known.net.addr())) {
+            let bits = if source.is_ipv6() { format!("fd99:{i}::/32") } else { format!("198.51.{i}.0/24") };
+            let route = json!({"destination": bits, "interface": "eth0", "source": source.net.addr()});
+            let route = serde_json::from_value(route).unwrap();
+            kernel.apply(&Op::RouteAdd { name: n0.clone(), route, protocol: 4, replace: false }).unwrap();
+        }
+        let foreign = |kernel: &SimKernel| {
+            let mut all: Vec<ObservedAddress> = link(kernel).addresses;
+            all.retain(|known| !known.is_ours() && !is_link_local(known.net.addr()));
+            all.iter_mut().for_each(|known| known.secondary = false);
+            all.sort_by_key(|known| known.net);
+            all
+        };
+        let routes = |kernel: &SimKernel| kernel.everything()[&ns].routes.clone();
+        for pair in lists.windows(2) {
+            let before = foreign(&kernel);
+            let mut kept = routes(&kernel);
+            let (_, rest) = go(&kernel, &one_pair(&pair[0]), &one_pair(&pair[1]));
+            prop_assert_eq!(rest.steps, vec![]);
+            prop_assert_eq!(foreign(&kernel), before.clone());
+            let now = link(&kernel);
+            let there = |address: &std::net::IpAddr| now.addresses.iter().any(|known| known.net.addr() == *address);
+            kept.retain(|known| known.route.source.is_some_and(|source| there(&source.0)));
+            for route in kept {
+                prop_assert!(routes(&kernel).contains(&route), "{route:?} of {:#?}", routes(&kernel));
+            }
+            let asked: Vec<IpNet> =
+                pair[1].iter().copied().filter(|net| !before.iter().any(|known| known.net == *net)).collect();
+            let primaries = now.addresses.iter().filter(|known| !known.is_ours() && !known.secondary);
+            let by_others: Vec<IpNet> = primaries.map(|known| known.network()).collect();
+            prop_assert_eq!(ours(&now), in_order(&asked, &by_others), "{:#?}", now);
+        }
     }
 }

@@ -134,7 +134,7 @@ impl Host {
                     Some(resource) => resource.name.to_string(),
                     None => {
                         let name = self.free_name(Kind::Bridge, place, &link.name);
-                        document.entry(Kind::Bridge).or_default().push(place.bridge(&name, link));
+                        document.entry(Kind::Bridge).or_default().push(place.bridge(&name, link, &mut left));
                         name
                     }
                 };
@@ -264,12 +264,23 @@ impl Place {
     }
 
     /// What bridges and ends of pairs have in common. MAC addresses are left to the kernel, as they were by whoever made it.
-    fn device(&self, link: &Link) -> Map<String, Value> {
+    fn device(&self, link: &Link, left: &mut Vec<String>) -> Map<String, Value> {
         let lasting = |known: &&LinkAddress| {
             let by_kernel = known.address.split_once('/').and_then(|(address, _)| address.parse().ok());
             known.interface == link.name && known.permanent && !by_kernel.is_some_and(is_link_local)
         };
-        let addresses: Vec<&str> = self.addresses.iter().filter(lasting).map(|known| known.address.as_str()).collect();
+        let mut addresses: Vec<&str> = Vec::new();
+        for known in self.addresses.iter().filter(lasting) {
+            match &known.peer {
+                None => addresses.push(&known.address),
+                Some(peer) => left.push(format!(
+                    "the address {} peer {peer} of {} in {} is left out: netnsd has no addresses with a peer",
+                    known.address,
+                    link.name,
+                    self.words()
+                )),
+            }
+        }
         let mut device = Map::from_iter([
             ("interface".to_owned(), json!(link.name)),
             ("namespace".to_owned(), json!(self.name)),
@@ -282,8 +293,8 @@ impl Place {
         device
     }
 
-    fn bridge(&self, name: &str, link: &Link) -> Value {
-        let mut bridge = self.device(link);
+    fn bridge(&self, name: &str, link: &Link, left: &mut Vec<String>) -> Value {
+        let mut bridge = self.device(link, left);
         bridge.insert("name".into(), name.into());
         // One that goes by its ports is not asked for.
         let ports = self.links.iter().filter(|port| port.bridge.as_ref() == Some(&link.name));
@@ -297,7 +308,7 @@ impl Place {
     }
 
     fn end(&self, link: &Link, bridges: &BTreeMap<(Option<&str>, &str), String>, left: &mut Vec<String>) -> Value {
-        let mut end = self.device(link);
+        let mut end = self.device(link, left);
         if let Some(device) = &link.bridge {
             match bridges.get(&(self.name.as_deref(), device.as_str())) {
                 Some(bridge) => {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -13,13 +14,14 @@ use rtnetlink::{
 };
 
 use super::{
+    channel::Channel,
     local::{Local, Open},
     message, observe, parse,
     worker::{self, MANY, Pinned, Worker},
 };
 use crate::kernel::{
-    BatchOp, DEFAULT_MTU, LOOPBACK, Ns, ObservedLink, ObservedRoute, Op, OpError, Outcome, ROUTE_PROTOCOL,
-    ROUTE_PROTOCOL_KERNEL, bridge_mtu, prefix_route,
+    ADDRESS_PROTOCOL_KERNEL_LL, BatchOp, DEFAULT_MTU, LOOPBACK, Ns, ObservedAddress, ObservedLink, ObservedRoute, Op,
+    OpError, Outcome, ROUTE_PROTOCOL, ROUTE_PROTOCOL_KERNEL, RT_TABLE_MAIN, bridge_mtu, moved, prefix_route,
 };
 
 /// How long a namespace's id may be that of a deleted one, which the kernel clears away in its own time (`cleanup_net()`,
@@ -127,7 +129,7 @@ impl Indices {
 fn perform(local: &mut Local, indices: &mut Indices, op: &Op) -> Outcome {
     let outcome = ask(local, indices, op);
     indices.forget(op);
-    complete(local, op, outcome)
+    complete(local, indices, op, outcome)
 }
 
 /// Deletes links. Each deletion waits for a grace period of the kernel: those of one namespace share one.
@@ -162,7 +164,7 @@ fn delete_together(local: &mut Local, indices: &mut Indices, ns: &Ns, ops: &[&Op
     let deleted = local.change(ns, message::delete_group(group), 0);
     let complete = |(op, outcome): (&&Op, Outcome)| {
         indices.forget(op);
-        complete(local, op, outcome.and(deleted.clone()))
+        complete(local, indices, op, outcome.and(deleted.clone()))
     };
     ops.iter().zip(joined).map(complete).collect()
 }
@@ -230,13 +232,18 @@ fn ask(local: &mut Local, indices: &mut Indices, op: &Op) -> Outcome {
             let message = message::set_port(indices.get(local, ns, name)?, set);
             local.change(ns, message, 0)
         }
-        Op::AddressAdd { ns, name, address, protocol, replace } => {
-            let message = message::new_address(indices.get(local, ns, name)?, *address, *protocol);
+        Op::AddressAdd { ns, name, address, replace } => {
+            let message = message::new_address(indices.get(local, ns, name)?, address);
             local.change(ns, message, made(*replace))
         }
-        Op::AddressDelete { ns, name, address } => {
-            let message = RouteNetlinkMessage::DelAddress(message::address(indices.get(local, ns, name)?, *address));
-            local.change(ns, message, 0)
+        Op::AddressDelete { ns, name, address, promote } => {
+            let index = indices.get(local, ns, name)?;
+            let message = message::delete_address(index, address);
+            local.reach(ns)?.channel.changes(promoting(index, *promote, vec![(message, 0)]))
+        }
+        Op::AddressReorder { ns, name, delete, add, promote } => {
+            let index = indices.get(local, ns, name)?;
+            reorder_addresses(&local.reach(ns)?.channel, index, (delete, add), *promote)
         }
         Op::PrefixRouteAdd { ns, name, address } => {
             let oif = indices.get(local, ns, name)?;
@@ -281,6 +288,48 @@ fn ask_more(local: &mut Local, indices: &mut Indices, op: &Op) -> Outcome {
     }
 }
 
+/// Changes with `promote_secondaries` on for them, if that is needed. All is one datagram: nobody sees the setting otherwise, and
+/// no end of this process leaves it so.
+fn promoting(index: u32, promote: bool, changes: Vec<Change>) -> Vec<Change> {
+    let set = |on| promote.then(|| (message::promote_secondaries(index, on), 0));
+    set(true).into_iter().chain(changes).chain(set(false)).collect()
+}
+
+/// A request and its flags.
+type Change = (RouteNetlinkMessage, u16);
+
+/// Deletes and adds addresses, and puts back the routes that the kernel takes away, or makes forget their source, meanwhile.
+fn reorder_addresses(
+    channel: &Channel,
+    index: u32,
+    (delete, add): (&[ObservedAddress], &[ObservedAddress]),
+    promote: bool,
+) -> Outcome {
+    let moved: Vec<IpAddr> = moved(delete, add).collect();
+    let mut lost: Vec<Change> = Vec::new();
+    for ipv6 in [false, true] {
+        if moved.iter().any(|address| address.is_ipv6() == ipv6) {
+            // In other tables IPv4 routes stay (`fib_sync_down_addr()`, net/ipv4/fib_semantics.c).
+            let table = (!ipv6).then_some(RT_TABLE_MAIN);
+            let flags = NLM_F_CREATE | if ipv6 { NLM_F_REPLACE } else { NLM_F_APPEND };
+            let routes = observe::routes_from(channel, ipv6, table, &moved)?;
+            lost.extend(routes.into_iter().map(|route| (message::same_route(route), flags)));
+        }
+    }
+    let deletions = delete.iter().map(|gone| (message::delete_address(index, gone), 0));
+    let additions = add.iter().map(|new| (message::new_address(index, new), made(false)));
+    let mut changes: Vec<Change> = deletions.chain(additions).chain(lost).collect();
+    while !changes.is_empty() {
+        let rest = changes.split_off(changes.len().min(AT_ONCE));
+        channel.changes(promoting(index, promote, changes))?;
+        changes = rest;
+    }
+    Ok(())
+}
+
+/// Changes in one datagram: the answers must fit into the socket's buffer.
+const AT_ONCE: usize = 100;
+
 /// The flags of what is made: it must not be there yet, or may be.
 fn made(replace: bool) -> u16 {
     NLM_F_CREATE | if replace { NLM_F_REPLACE } else { NLM_F_EXCL }
@@ -291,7 +340,7 @@ fn no_device(ns: &Ns, name: &str) -> OpError {
 }
 
 /// What is already so is no error; what is made is tagged on its other side too.
-fn complete(local: &mut Local, op: &Op, outcome: Outcome) -> Outcome {
+fn complete(local: &mut Local, indices: &mut Indices, op: &Op, outcome: Outcome) -> Outcome {
     let errno = outcome.as_ref().err().map(|error| error.errno);
     match (op, errno) {
         (Op::VethAdd { ends }, None) => {
@@ -311,8 +360,20 @@ fn complete(local: &mut Local, op: &Op, outcome: Outcome) -> Outcome {
             }
         }
         (Op::LinkDelete { .. }, Some(Errno::ENODEV | Errno::ENOENT)) => Ok(()),
-        (Op::AddressAdd { .. } | Op::PrefixRouteAdd { .. }, Some(Errno::EEXIST)) => Ok(()),
-        (Op::AddressDelete { .. }, Some(Errno::EADDRNOTAVAIL | Errno::ENODEV)) => Ok(()),
+        // A link without IPv6 has no link-local address.
+        (Op::AddressAdd { address, .. }, Some(Errno::EACCES | Errno::EINVAL | Errno::EOPNOTSUPP))
+            if address.protocol == ADDRESS_PROTOCOL_KERNEL_LL =>
+        {
+            Ok(())
+        }
+        (Op::AddressAdd { ns, name, address, .. }, Some(Errno::EEXIST)) => {
+            let question = message::get_addresses(indices.get(local, ns, name)?);
+            let there = local.reach(ns)?.channel.dump(question, observe::address_of)?;
+            if there.iter().any(|(_, known)| known.is_same(address)) { Ok(()) } else { outcome }
+        }
+        (Op::PrefixRouteAdd { .. }, Some(Errno::EEXIST)) => Ok(()),
+        // With an MTU that is too small for it IPv6 is off, and has no addresses.
+        (Op::AddressDelete { .. }, Some(Errno::EADDRNOTAVAIL | Errno::ENODEV | Errno::ENXIO)) => Ok(()),
         (Op::RouteDelete { .. }, Some(Errno::ESRCH | Errno::ENODEV)) => Ok(()),
         (Op::NeighbourDelete { .. }, Some(Errno::ENOENT | Errno::ENODEV)) => Ok(()),
         // A link without IPv6 makes itself no address.

@@ -2,28 +2,27 @@
 
 use std::{net::IpAddr, os::fd::RawFd};
 
-use ipnet::IpNet;
 use netnsd_api::{Neighbour, Port, Route, RouteType};
 use rtnetlink::{
-    packet_core::DefaultNla,
+    packet_core::{DefaultNla, Emitable, NLA_F_NESTED},
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
-        address::{AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, AddressScope},
+        address::{AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, AddressScope, CacheInfo},
         link::{
-            AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoKind,
-            InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
-            Prop,
+            AfSpecInet, AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoBridge, InfoBridgePort,
+            InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags,
+            LinkInfo, LinkMessage, Prop,
         },
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
         nsid::{NsidAttribute, NsidMessage},
         route::{
-            RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RoutePreference, RouteProtocol,
-            RouteRealm, RouteScope,
+            RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHopFlags, RoutePreference,
+            RouteProtocol, RouteRealm, RouteScope,
         },
     },
 };
 
-use super::super::{BridgeSettings, NewEnd, RouteExtras, ownership};
+use super::super::{BridgeSettings, NewEnd, ObservedAddress, RouteExtras, ownership};
 
 /// `IFLA_ALT_IFNAME`, linux/if_link.h.
 const IFLA_ALT_IFNAME: u16 = 53;
@@ -198,26 +197,55 @@ fn family(ipv6: bool) -> AddressFamily {
     if ipv6 { AddressFamily::Inet6 } else { AddressFamily::Inet }
 }
 
-/// An address of a link.
-pub(super) fn address(index: u32, net: IpNet) -> AddressMessage {
+/// An address of a link, by what the kernel tells it from others.
+fn address(index: u32, known: &ObservedAddress) -> AddressMessage {
     let mut message = AddressMessage::default();
-    message.header.family = family(net.addr().is_ipv6());
-    message.header.prefix_len = net.prefix_len();
+    message.header.family = family(known.is_ipv6());
+    message.header.prefix_len = known.net.prefix_len();
     message.header.index = index;
-    message.header.scope = AddressScope::Universe;
-    message.attributes = vec![AddressAttribute::Local(net.addr()), AddressAttribute::Address(net.addr())];
+    let local = known.net.addr();
+    message.attributes = vec![AddressAttribute::Local(local), AddressAttribute::Address(known.peer.unwrap_or(local))];
     message
 }
 
-/// A new address, and in IPv6 usable at once.
-pub(super) fn new_address(index: u32, net: IpNet, protocol: u8) -> RouteNetlinkMessage {
-    let mut message = address(index, net);
-    message.attributes.push(AddressAttribute::Protocol(AddressProtocol::from(protocol)));
-    if net.addr().is_ipv6() {
-        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+/// A new address, or one that is there with other settings.
+pub(super) fn new_address(index: u32, new: &ObservedAddress) -> RouteNetlinkMessage {
+    let mut message = address(index, new);
+    message.header.scope = AddressScope::from(new.scope);
+    message.attributes.push(AddressAttribute::Protocol(AddressProtocol::from(new.protocol)));
+    if new.flags != 0 {
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::from_bits_retain(new.flags)));
+    }
+    message.attributes.extend(new.broadcast.map(AddressAttribute::Broadcast));
+    message.attributes.extend(new.label.clone().map(AddressAttribute::Label));
+    if new.metric != 0 {
+        message.attributes.push(AddressAttribute::RoutePriority(new.metric));
+    }
+    if let Some((preferred, valid)) = new.lifetimes {
+        let mut info = CacheInfo::default();
+        (info.ifa_preferred, info.ifa_valid) = (preferred, valid);
+        message.attributes.push(AddressAttribute::CacheInfo(info));
     }
     RouteNetlinkMessage::NewAddress(message)
 }
+
+/// An address away.
+pub(super) fn delete_address(index: u32, gone: &ObservedAddress) -> RouteNetlinkMessage {
+    RouteNetlinkMessage::DelAddress(address(index, gone))
+}
+
+/// `promote_secondaries` of a link (`inet_set_link_af()`, net/ipv4/devinet.c).
+pub(super) fn promote_secondaries(index: u32, on: bool) -> RouteNetlinkMessage {
+    let setting = DefaultNla::new(IPV4_DEVCONF_PROMOTE_SECONDARIES, u32::from(on).to_ne_bytes().to_vec());
+    let mut settings = vec![0; setting.buffer_len()];
+    setting.emit(&mut settings);
+    let inet = AfSpecInet::Other(DefaultNla::new(IFLA_INET_CONF | NLA_F_NESTED, settings));
+    set_link(index, LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet(vec![inet])]))
+}
+
+/// `linux/if_link.h`, `linux/ip.h`.
+const IFLA_INET_CONF: u16 = 1;
+const IPV4_DEVCONF_PROMOTE_SECONDARIES: u16 = 20;
 
 /// Asks for the addresses of one link (0: of every link).
 pub(super) fn get_addresses(index: u32) -> RouteNetlinkMessage {
@@ -278,6 +306,23 @@ pub(super) fn whole_route(plain: &Route, extras: &RouteExtras, oif: Option<u32>,
     message.attributes.extend(realms.map(|realms| RouteAttribute::Realm(realm(realms))));
     message.attributes.extend(preference.map(|value| RouteAttribute::Preference(RoutePreference::from(value))));
     message
+}
+
+/// A route as it was seen, to be made again; without what the kernel says and does not take.
+pub(super) fn same_route(mut seen: RouteMessage) -> RouteNetlinkMessage {
+    seen.header.flags &= RouteFlags::Onlink;
+    let by_nexthop = seen.attributes.iter().any(|attribute| matches!(attribute, RouteAttribute::NhId(_)));
+    seen.attributes.retain_mut(|attribute| match attribute {
+        RouteAttribute::CacheInfo(_) => false,
+        // They say what the nexthop object says (`rtm_to_fib_config()`, net/ipv4/fib_frontend.c).
+        RouteAttribute::Gateway(_) | RouteAttribute::Via(_) | RouteAttribute::Oif(_) => !by_nexthop,
+        RouteAttribute::MultiPath(hops) => {
+            hops.iter_mut().for_each(|hop| hop.flags &= RouteNextHopFlags::Onlink);
+            !by_nexthop
+        }
+        _ => true,
+    });
+    RouteNetlinkMessage::NewRoute(seen)
 }
 
 /// Asks for the routes of a family, all or those of a protocol.

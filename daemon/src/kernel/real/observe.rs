@@ -1,11 +1,14 @@
 //! Looking: what is there of a scope.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 use netnsd_api::Neighbour;
 use nix::errno::Errno;
-use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage, route::RouteMessage};
 
 use super::{
     channel::Channel,
@@ -120,7 +123,7 @@ pub(super) fn link_of(answer: RouteNetlinkMessage) -> Option<parse::ParsedLink> 
     }
 }
 
-fn address_of(answer: RouteNetlinkMessage) -> Option<(u32, ObservedAddress)> {
+pub(super) fn address_of(answer: RouteNetlinkMessage) -> Option<(u32, ObservedAddress)> {
     match answer {
         RouteNetlinkMessage::NewAddress(message) => parse::address(&message),
         _ => None,
@@ -142,8 +145,10 @@ pub(super) fn all_links(
         })
         .collect();
     for (index, address) in channel.dump(message::get_addresses(0), address_of)? {
-        if let Some(link) = names.get(&index).and_then(|name| links.get_mut(name)) {
-            link.addresses.push(address);
+        if let Some(name) = names.get(&index)
+            && let Some(link) = links.get_mut(name)
+        {
+            link.addresses.push(address.on(name));
         }
     }
     Ok(links)
@@ -186,7 +191,7 @@ fn these_links(
         match channel.dump(message::get_addresses(parsed.link.index), address_of) {
             Ok(seen) => {
                 let here = seen.into_iter().filter(|(index, _)| *index == parsed.link.index);
-                parsed.link.addresses.extend(here.map(|(_, address)| address));
+                parsed.link.addresses.extend(here.map(|(_, address)| address.on(&parsed.name)));
             }
             // It went away between the two questions.
             Err(error) if error.errno == Errno::ENODEV => continue,
@@ -217,7 +222,7 @@ fn prefix_routes(
     seen: &ObservedNs,
     looked: bool,
 ) -> Result<BTreeSet<(String, IpNet)>, OpError> {
-    let addresses = || seen.links.values().flat_map(|link| &link.addresses).filter(|address| address.ours);
+    let addresses = || seen.links.values().flat_map(|link| &link.addresses).filter(|address| address.is_ours());
     let mut found = BTreeSet::new();
     for ipv6 in [false, true] {
         if !addresses().any(|address| address.net.addr().is_ipv6() == ipv6) {
@@ -251,6 +256,20 @@ pub(super) fn routes_of(
         Err(error) if matches!(error.errno, Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT) => Ok(Vec::new()),
         other => other,
     }
+}
+
+/// The routes of one family, of a table or of all, that prefer one of these addresses as source; those that the kernel makes with
+/// addresses are left out.
+pub(super) fn routes_from(
+    channel: &Channel,
+    ipv6: bool,
+    table: Option<u32>,
+    sources: &[IpAddr],
+) -> Result<Vec<RouteMessage>, OpError> {
+    channel.dump(message::get_routes(ipv6, None), |answer| match answer {
+        RouteNetlinkMessage::NewRoute(route) if parse::prefers(&route, table, sources) => Some(route),
+        _ => None,
+    })
 }
 
 fn neighbours(channel: &Channel, names: &BTreeMap<u32, String>) -> Result<Vec<Neighbour>, OpError> {

@@ -7,10 +7,10 @@ use netnsd_api::{Address, Destination, Mac, Neighbour, Route, RouteType, Statist
 use rtnetlink::{
     packet_core::Nla,
     packet_route::{
-        address::{AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, AddressScope},
+        address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
         link::{
-            AfSpecInet6, AfSpecUnspec, BridgeId, BridgePortState, BridgeStpState, In6AddrGenMode, InfoBridge,
-            InfoBridgePort, InfoData, InfoPortData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Prop,
+            AfSpecInet, AfSpecInet6, AfSpecUnspec, BridgeId, BridgePortState, BridgeStpState, In6AddrGenMode,
+            InfoBridge, InfoBridgePort, InfoData, InfoPortData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Prop,
         },
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
         route::{
@@ -21,8 +21,8 @@ use rtnetlink::{
 };
 
 use super::super::{
-    ADDRESS_PROTOCOL, ObservedAddress, ObservedBridge, ObservedLink, ObservedPort, ObservedRoute, ROUTE_PROTOCOL,
-    RT_TABLE_LOCAL, RouteExtras, ownership,
+    ObservedAddress, ObservedBridge, ObservedLink, ObservedPort, ObservedRoute, ROUTE_PROTOCOL, RT_TABLE_LOCAL,
+    RouteExtras, ownership,
 };
 
 /// A link's name, and what was observed of it; `master` is still an index, in words.
@@ -65,7 +65,10 @@ pub(super) fn link(message: &LinkMessage) -> ParsedLink {
                     tx_dropped: stats.tx_dropped,
                 };
             }
-            LinkAttribute::AfSpecUnspec(families) => link.addr_gen_none = addr_gen_none(families),
+            LinkAttribute::AfSpecUnspec(families) => {
+                link.addr_gen_none = addr_gen_none(families);
+                link.promote_secondaries = promote_secondaries(families);
+            }
             LinkAttribute::LinkInfo(infos) => info(link, infos),
             _ => {}
         }
@@ -90,6 +93,14 @@ fn addr_gen_none(families: &[AfSpecUnspec]) -> bool {
         })
         .flatten()
         .any(|spec| matches!(spec, AfSpecInet6::AddrGenMode(In6AddrGenMode::None)))
+}
+
+fn promote_secondaries(families: &[AfSpecUnspec]) -> bool {
+    let inet = families.iter().filter_map(|family| match family {
+        AfSpecUnspec::Inet(specs) => Some(specs),
+        _ => None,
+    });
+    inet.flatten().any(|spec| matches!(spec, AfSpecInet::DevConf(conf) if conf.promote_secondaries != 0))
 }
 
 fn info(link: &mut ObservedLink, infos: &[LinkInfo]) {
@@ -160,38 +171,57 @@ fn port(settings: &[InfoBridgePort]) -> ObservedPort {
     seen
 }
 
-/// An address, and the index of its link.
+/// An address, and the index of its link; a label is told in any case.
 pub(super) fn address(message: &AddressMessage) -> Option<(u32, ObservedAddress)> {
-    let (mut local, mut address, mut ours) = (None, None, false);
-    let mut flags = AddressFlags::empty();
+    let (mut local, mut address, mut flags) = (None, None, AddressFlags::empty());
+    let header = &message.header;
+    let mut seen =
+        ObservedAddress { protocol: 0, scope: header.scope.into(), ..ObservedAddress::new(IpNet::default()) };
     for attribute in &message.attributes {
         match attribute {
             AddressAttribute::Local(ip) => local = Some(*ip),
             AddressAttribute::Address(ip) => address = Some(*ip),
             AddressAttribute::Flags(all) => flags = *all,
-            AddressAttribute::Protocol(AddressProtocol::Other(protocol)) => ours = *protocol == ADDRESS_PROTOCOL,
+            AddressAttribute::Protocol(protocol) => seen.protocol = (*protocol).into(),
+            AddressAttribute::Broadcast(broadcast) => seen.broadcast = Some(*broadcast),
+            AddressAttribute::Label(label) => seen.label = Some(label.clone()),
+            AddressAttribute::RoutePriority(metric) => seen.metric = *metric,
+            AddressAttribute::CacheInfo(info) => {
+                let lifetimes = (info.ifa_preferred, info.ifa_valid);
+                seen.lifetimes = Some(lifetimes).filter(|lifetimes| *lifetimes != (u32::MAX, u32::MAX));
+            }
             _ => {}
         }
     }
-    // Of a point-to-point link IFA_ADDRESS is the other end's.
-    let net = IpNet::new(local.or(address)?, message.header.prefix_len).ok()?;
-    let seen = ObservedAddress {
-        net,
-        ours,
-        // In IPv6 the same bit marks temporary addresses.
-        secondary: net.addr().is_ipv4() && flags.contains(AddressFlags::Secondary),
-        permanent: flags.contains(AddressFlags::Permanent),
-        noprefixroute: flags.contains(AddressFlags::Noprefixroute),
-        scope: match message.header.scope {
-            AddressScope::Universe => "global".into(),
-            AddressScope::Site => "site".into(),
-            AddressScope::Link => "link".into(),
-            AddressScope::Host => "host".into(),
-            AddressScope::Nowhere => "nowhere".into(),
-            other => u8::from(other).to_string(),
-        },
-    };
-    Some((message.header.index, seen))
+    // IPv6 tells an address without another end by IFA_ADDRESS alone.
+    seen.net = IpNet::new(local.or(address)?, header.prefix_len).ok()?;
+    seen.peer = address.filter(|address| *address != seen.net.addr());
+    // In IPv6 the same bit marks temporary addresses.
+    seen.secondary = !seen.is_ipv6() && flags.contains(AddressFlags::Secondary);
+    seen.permanent = flags.contains(AddressFlags::Permanent);
+    seen.flags = (flags & made_with()).bits();
+    Some((header.index, seen))
+}
+
+/// The flags that an address is made with; the rest is the kernel's (`inet6_addr_modify()`, net/ipv6/addrconf.c).
+fn made_with() -> AddressFlags {
+    AddressFlags::Nodad
+        | AddressFlags::Homeaddress
+        | AddressFlags::Managetempaddr
+        | AddressFlags::Noprefixroute
+        | AddressFlags::Mcautojoin
+}
+
+/// An address's scope as iproute2 spells it.
+pub(in crate::kernel) fn address_scope(scope: u8) -> String {
+    match AddressScope::from(scope) {
+        AddressScope::Universe => "global".into(),
+        AddressScope::Site => "site".into(),
+        AddressScope::Link => "link".into(),
+        AddressScope::Host => "host".into(),
+        AddressScope::Nowhere => "nowhere".into(),
+        other => u8::from(other).to_string(),
+    }
 }
 
 fn ip(address: &RouteAddress) -> Option<IpAddr> {
@@ -296,6 +326,22 @@ fn metric(metric: &RouteMetric) -> (u16, Vec<u8>) {
     let mut value = vec![0; metric.value_len()];
     metric.emit_value(&mut value);
     (metric.kind(), value)
+}
+
+/// Returns true if a route, of this table if one is given, prefers one of these addresses as source, and the kernel did not make
+/// it with an address.
+pub(super) fn prefers(message: &RouteMessage, table: Option<u32>, sources: &[IpAddr]) -> bool {
+    let (mut of, mut source) = (u32::from(message.header.table), None);
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Table(table) => of = *table,
+            RouteAttribute::PrefSource(address) => source = ip(address),
+            _ => {}
+        }
+    }
+    message.header.protocol != RouteProtocol::Kernel
+        && table.is_none_or(|table| table == of)
+        && source.is_some_and(|source| sources.contains(&source))
 }
 
 /// A route's protocol as iproute2 spells it, or a number.

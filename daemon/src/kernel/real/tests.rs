@@ -23,7 +23,7 @@ use rtnetlink::sys::Socket;
 use serde_json::Value;
 
 use super::*;
-use crate::kernel::{ADDRESS_PROTOCOL, BridgeSettings, LOOPBACK, NewEnd, Op, ROUTE_PROTOCOL, RouteExtras, What};
+use crate::kernel::{BridgeSettings, LOOPBACK, NewEnd, ObservedAddress, Op, ROUTE_PROTOCOL, RouteExtras, What};
 
 /// Runs a test on a thread that has a host of its own.
 fn on_a_host<F: Future<Output = ()>>(test: impl FnOnce(RealKernel) -> F + Send + 'static) {
@@ -88,8 +88,7 @@ fn a_namespace_with_a_pair_and_addresses() {
         let address = |address: &str| Op::AddressAdd {
             ns: ns.clone(),
             name: eth0.clone(),
-            address: address.parse().unwrap(),
-            protocol: ADDRESS_PROTOCOL,
+            address: ObservedAddress::new(address.parse().unwrap()),
             replace: false,
         };
         go(
@@ -136,7 +135,7 @@ fn a_namespace_with_a_pair_and_addresses() {
         assert_eq!(inside.sysctls.values().collect::<Vec<_>>(), ["1"]);
         assert_eq!(inside.routes.iter().filter(|route| route.ours).count(), 1);
         let link = &inside.links["eth0"];
-        assert!(link.up && link.carrier && link.addresses.iter().filter(|address| address.ours).count() == 2);
+        assert!(link.up && link.carrier && link.addresses.iter().filter(|address| address.is_ours()).count() == 2);
         assert!(seen.namespaces[&Ns::Host].links["port0"].owner_tag.as_deref() == Some("netnsd:veth:v:1:u"));
         go(&mut kernel, &[Op::LinkDelete { ns: Ns::Host, name: "port0".into() }, Op::NamespaceDelete { name }]).await;
         assert!(ip(&["netns", "list"]).as_array().is_none_or(Vec::is_empty));
