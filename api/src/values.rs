@@ -175,6 +175,13 @@ string_value!(
     "a Linux interface name: 1 to 15 bytes, none of / : % or white space; not lo, all, default, . or .."
 );
 
+/// Parses an address with its prefix length. An octet with a leading zero is octal to some (RFC 6943, section 3.1.1), and refused.
+fn parse_net(text: &str) -> Option<IpNet> {
+    let (address, length) = text.split_once('/')?;
+    let length: u8 = length.parse().ok().filter(|_| length.bytes().all(|byte| byte.is_ascii_digit()))?;
+    IpNet::new(address.parse().ok()?, length).ok()
+}
+
 /// An address with its prefix length; host bits are kept: `10.0.0.1/24`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cidr(pub IpNet);
@@ -182,7 +189,7 @@ pub struct Cidr(pub IpNet);
 impl FromStr for Cidr {
     type Err = InvalidValue;
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
-        if let Ok(net) = text.parse::<IpNet>() {
+        if let Some(net) = parse_net(text) {
             return Ok(Self(net));
         }
         Err(invalid(match text.split_once('/') {

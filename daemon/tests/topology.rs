@@ -257,14 +257,15 @@ fn the_first_ipv6_packet_through_a_router_arrives() {
     }
     let host = Host::started();
     let namespace = |name: &str, via: &str| json!({"name": name, "routes": [{"destination": "default", "via": via}]});
-    let end = |namespace: &str, interface: &str, addresses: &[&str]| json!({"namespace": namespace, "interface": interface, "addresses": addresses});
+    let end = |namespace: &str, interface: &str, address: &str, mac: &str| json!({"namespace": namespace, "interface": interface, "addresses": [address], "mac": mac});
     let document = json!({
         "namespaces": [namespace("one", "fd00:1::fe"), namespace("two", "fd00:2::fe"),
             {"name": "router", "sysctls": {"net.ipv6.conf.all.forwarding": 1}}],
-        "bridges": [{"name": "lan", "namespace": "router", "addresses": ["fd00:2::fe/64"]}],
+        "bridges": [{"name": "lan", "namespace": "router", "addresses": ["fd00:2::fe/64"], "mac": "02:00:00:00:00:01"}],
         "veths": [
-            {"name": "a", "endpoints": [end("one", "eth0", &["fd00:1::1/64"]), end("router", "eth1", &["fd00:1::fe/64"])]},
-            {"name": "b", "endpoints": [end("two", "eth0", &["fd00:2::1/64"]),
+            {"name": "a", "endpoints": [end("one", "eth0", "fd00:1::1/64", "02:00:00:00:00:02"),
+                end("router", "eth1", "fd00:1::fe/64", "02:00:00:00:00:03")]},
+            {"name": "b", "endpoints": [end("two", "eth0", "fd00:2::1/64", "02:00:00:00:00:04"),
                 {"namespace": "router", "interface": "port", "bridge": "lan"}]}]});
     for round in 0..20 {
         host.put("/v1/topology", document.clone()).ok();

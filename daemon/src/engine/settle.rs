@@ -213,7 +213,7 @@ impl<K: Kernel> Core<K> {
 /// still be looked for twice.
 fn announcement(ns: Ns, name: String, observed: &Observed) -> Option<Announcement> {
     let link = observed.link(&ns, &name)?;
-    let meant = link.addresses.iter().filter(|known| known.ours || !is_link_local(known.net.addr()));
+    let meant = link.addresses.iter().filter(|known| known.is_ours() || !is_link_local(known.net.addr()));
     let addresses: Vec<IpAddr> = meant.map(|known| known.net.addr()).collect();
     let is_ready = addresses.is_empty() || link.up && link.carrier;
     let mac = link.mac.filter(|_| is_ready)?;
