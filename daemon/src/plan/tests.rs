@@ -10,7 +10,7 @@ use serde_json::json;
 use super::*;
 use crate::{
     intent::Intent,
-    kernel::{BatchOp, Kernel, ObservedAddress, ObservedLink, sim::SimKernel},
+    kernel::{BatchOp, Kernel, ObservedAddress, ObservedLink, RouteExtras, sim::SimKernel},
 };
 
 /// A network: the specs by resource.
@@ -372,7 +372,7 @@ proptest! {
             let bits = if source.is_ipv6() { format!("fd99:{i}::/32") } else { format!("198.51.{i}.0/24") };
             let route = json!({"destination": bits, "interface": "eth0", "source": source.net.addr()});
             let route = serde_json::from_value(route).unwrap();
-            kernel.apply(&Op::RouteAdd { name: n0.clone(), route, protocol: 4, replace: false }).unwrap();
+            kernel.apply(&Op::RouteAdd { name: n0.clone(), route, extras: RouteExtras::default(), protocol: 4, replace: false }).unwrap();
         }
         let foreign = |kernel: &SimKernel| {
             let mut all: Vec<ObservedAddress> = link(kernel).addresses;
