@@ -58,7 +58,7 @@ fn planning(criterion: &mut Criterion) {
                     kernel.apply(&step.op).expect("the simulated kernel does as it is told");
                 }
             }
-            let observed = Observed { namespaces: kernel.everything() };
+            let observed = Observed { namespaces: kernel.everything(), ..Observed::default() };
             let steps = plan(&tasks, &bridge, &observed).steps.len();
             assert_eq!(steps == 0, !new, "{case}: {steps} operations");
             group.throughput(Throughput::Elements(specs.len() as u64));

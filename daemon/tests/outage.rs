@@ -158,12 +158,12 @@ fn ports_that_come_and_go_cost_others_no_packet() {
     };
     let mut pingers: BTreeMap<usize, [Pinger; 2]> = (0..names.len()).map(|i| (i, start(i))).collect();
     replies(&host, pingers.values().flatten(), 5);
-    for i in 0..names.len() {
+    for (i, name) in names.iter().enumerate() {
         pingers.remove(&i).into_iter().flatten().for_each(Pinger::stop_without_loss);
         if i % 2 == 0 {
-            host.delete(&format!("/v1/namespaces/{}?cascade=true", names[i])).ok();
+            host.delete(&format!("/v1/namespaces/{name}?cascade=true")).ok();
         } else {
-            host.delete(&format!("/v1/veths/{}", names[i])).ok();
+            host.delete(&format!("/v1/veths/{name}")).ok();
         }
         assert_eq!(bridge_mac(&host), mac);
         replies(&host, pingers.values().flatten(), 5);

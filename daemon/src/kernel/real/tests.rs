@@ -270,7 +270,7 @@ fn a_file_that_pins_nothing_is_no_namespace() {
     on_a_host(|mut kernel| async move {
         std::fs::create_dir_all("/run/netns").unwrap();
         std::fs::write("/run/netns/a", "").unwrap();
-        std::fs::set_permissions("/run/netns/a", PermissionsExt::from_mode(0)).unwrap();
+        std::fs::set_permissions("/run/netns/a", PermissionsExt::from_mode(0o0)).unwrap();
         let mut scope = Scope::default();
         scope.ns(&named("a"));
         assert_eq!(kernel.observe(&scope).await.unwrap().namespaces[&named("a")].inode, 0);
