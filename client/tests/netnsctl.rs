@@ -255,7 +255,7 @@ fn json_is_exactly_what_the_api_answers_and_curl_lines_do_the_same() {
     }
     let read = host.run(&["-v", "netns", "list", "-o", "json"]);
     assert!(read.err.starts_with("curl ") && read.err.lines().count() == 1, "{read:?}");
-    assert_eq!(host.sh(read.err.trim_end()).out, read.out.trim_end());
+    assert_eq!(host.sh(read.err.trim_end()).out, read.out);
     let write = host.run(&["-v", "netns", "set", "net0", "--label", "a=it's", "--dry-run", "-o", "json"]);
     let plan = |text: &str| serde_json::from_str::<Value>(text).unwrap()["plan"].clone();
     assert_eq!(plan(&host.sh(write.err.trim_end()).out), plan(&write.out));

@@ -35,9 +35,10 @@ fn a_full_disk_refuses_writes_and_loses_nothing() {
 }
 
 #[test]
-fn a_stale_file_under_a_name_is_used_again() {
+fn lost_pin_under_a_name_is_replaced() {
     let host = Host::started();
-    host.sh("mkdir -p /run/netns && : > /run/netns/net0");
+    // As `ip netns add` leaves it once the mount is gone: empty, and without permissions.
+    host.sh("mkdir -p /run/netns && : > /run/netns/net0 && chmod 0 /run/netns/net0");
     host.put("/v1/namespaces/net0", json!({})).ok();
     assert!(host.sh("ip netns exec net0 true").status.success());
 }
