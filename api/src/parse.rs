@@ -238,7 +238,7 @@ mod tests {
         );
         assert_eq!(detail(json!({"up": []})), "invalid type: array, expected a boolean");
         assert_eq!(detail(json!({"addresses": {}})), "invalid type: object, expected an array");
-        assert_eq!(detail(json!({"namespace": {}})), "invalid type: object, expected a string");
+        assert_eq!(detail(json!({"namespace": {}})), "invalid type: object, expected a string such as \"net0\"");
         let route = json!({"destination": "default", "type": "x"});
         let (_, _, detail) = refused::<Namespace>(json!({"name": "a", "routes": [route]}));
         assert!(detail.starts_with("unknown value `x`, expected one of `unicast`"), "{detail}");

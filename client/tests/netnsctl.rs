@@ -260,7 +260,7 @@ fn json_is_exactly_what_the_api_answers_and_curl_lines_do_the_same() {
     let plan = |text: &str| serde_json::from_str::<Value>(text).unwrap()["plan"].clone();
     assert_eq!(plan(&host.sh(write.err.trim_end()).out), plan(&write.out));
     let delete = host.run(&["-v", "veth", "delete", "lan0", "--dry-run", "-o", "json"]);
-    assert_eq!(host.sh(delete.err.trim_end()).out, delete.out.trim_end());
+    assert_eq!(host.sh(delete.err.trim_end()).out, delete.out);
     let create = host.run(&["-v", "netns", "add", "net2", "--dry-run"]);
     assert_eq!(host.sh(&create.err.replace("?dry_run=true", "")).code, Some(0));
     assert_eq!(host.namespaces(), ["net0", "net1", "net2"]);

@@ -30,10 +30,12 @@ const TICK: Duration = Duration::from_millis(50);
 
 /// No request is at hand.
 const IDLE: u8 = 0;
-/// A request's body is still to come.
-const RECEIVING: u8 = 1;
+/// A request has come, and nobody has asked for its body yet.
+const UNREAD: u8 = 1;
+/// More of a request's body is waited for.
+const RECEIVING: u8 = 2;
 /// A complete request is being answered.
-const ANSWERING: u8 = 2;
+const ANSWERING: u8 = 3;
 
 /// How far a connection's request is.
 #[derive(Debug, Clone, Default)]
@@ -42,7 +44,7 @@ pub(super) struct Exchange(Arc<AtomicU8>);
 impl Exchange {
     /// Begins with a request.
     pub fn begin(&self, request: http::Request<Incoming>) -> http::Request<Received> {
-        self.0.store(RECEIVING, Ordering::Release);
+        self.0.store(UNREAD, Ordering::Release);
         let received = request.map(|body| Received { body, exchange: self.clone() });
         received.body().note_end();
         received
@@ -63,9 +65,14 @@ pub(super) struct Received {
 impl Received {
     fn note_end(&self) {
         if self.body.is_end_stream() {
-            // A request that is answered already stays so.
-            let _answered = self.exchange.0.compare_exchange(RECEIVING, ANSWERING, Ordering::AcqRel, Ordering::Relaxed);
+            self.advance_to(ANSWERING);
         }
+    }
+
+    /// Goes on to a later state; a request that is answered already stays so.
+    fn advance_to(&self, next: u8) {
+        let later = |state: u8| (IDLE < state && state < next).then_some(next);
+        let _answered = self.exchange.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, later);
     }
 }
 
@@ -77,9 +84,12 @@ impl HttpBody for Received {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        self.note_end();
-        Poll::Ready(frame)
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        match polled {
+            Poll::Ready(_) => self.note_end(),
+            Poll::Pending => self.advance_to(RECEIVING),
+        }
+        polled
     }
     fn is_end_stream(&self) -> bool {
         self.body.is_end_stream()
@@ -142,13 +152,15 @@ pub(super) struct HalfClosable<S> {
     is_gone: IsGone<S>,
     /// Since when the client sends nothing more, and when it is looked at again.
     ended: Option<(Instant, Pin<Box<Sleep>>)>,
+    /// At the last look more of a body was waited for: what had come by then may not have been handed over.
+    was_receiving: bool,
     /// Whether all that was written is on its way.
     flushed: bool,
 }
 
 impl<S> HalfClosable<S> {
     pub fn new(stream: S, exchange: Exchange, is_gone: IsGone<S>) -> Self {
-        Self { stream, exchange, is_gone, ended: None, flushed: true }
+        Self { stream, exchange, is_gone, ended: None, was_receiving: false, flushed: true }
     }
 }
 
@@ -164,8 +176,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for HalfClosable<S> {
         }
         let (since, alarm) = this.ended.get_or_insert_with(|| (Instant::now(), Box::pin(tokio::time::sleep(TICK))));
         loop {
-            let answered = this.flushed && this.exchange.0.load(Ordering::Acquire) != ANSWERING;
-            if answered || (this.is_gone)(&this.stream, since.elapsed()) {
+            let state = this.exchange.0.load(Ordering::Acquire);
+            let was_receiving = std::mem::replace(&mut this.was_receiving, state == RECEIVING);
+            let is_cut_short = was_receiving && state == RECEIVING;
+            let is_answered = state == IDLE && this.flushed;
+            if is_cut_short || is_answered || (this.is_gone)(&this.stream, since.elapsed()) {
                 return Poll::Ready(Ok(()));
             }
             ready!(alarm.as_mut().poll(context));
