@@ -35,11 +35,15 @@ impl Planner<'_> {
         let old = previous_bridge(task).filter(|old| !anew(old));
         self.set_bridge(task, spec, &place, &known, old);
         if let (Some(mtu), Some(old), false) = (spec.mtu, old, task.gives_back())
-            && known.mtu == mtu
             && old.mtu != spec.mtu
         {
-            // It has this one by its ports, and would lose it with them.
-            for mtu in bridge_mtu(known.mtu, mtu) {
+            // It may have this one by its ports, now or once some of them have left, and would lose it with the others.
+            let mut steps = bridge_mtu(mtu, mtu);
+            if known.mtu != mtu {
+                // The last one is set below, where its effect is seen.
+                steps.pop();
+            }
+            for mtu in steps {
                 let op = Op::LinkMtu { ns: place.ns.clone(), name: place.name.clone(), mtu };
                 self.emit_blind(Phase::Mtus, task, op);
             }
