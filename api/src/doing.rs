@@ -67,7 +67,7 @@ pub struct ExecResult {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Ping {
-    /// Whom to ping; a link-local address may be followed by its zone, the interface: `fe80::1%eth0`.
+    /// Address to ping; a link-local one may be followed by its zone, the interface: `fe80::1%eth0`.
     pub address: ZonedAddress,
     /// The interface to ping by; null is what the routes say. A link-local address needs one where several are up.
     #[serde(default)]

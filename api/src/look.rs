@@ -238,7 +238,7 @@ pub struct LiveRoute {
     pub scope: String,
     /// Whether the gateway is taken as reachable.
     pub onlink: bool,
-    /// Whether netnsd can take it over as it is; not one with several next hops, a nexthop object, a gateway of the other family,
+    /// True if netnsd can take it over as it is; not one with several next hops, a nexthop object, a gateway of the other family,
     /// an encapsulation, a TOS or an expiry.
     pub adoptable: bool,
 }

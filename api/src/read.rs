@@ -15,7 +15,7 @@ const DEPTH: usize = 127;
 /// Reads JSON (RFC 8259).
 ///
 /// # Errors
-/// What is wrong, with its line and column: also a key that an object has twice.
+/// Error with its line and column: also a key that an object has twice.
 pub fn read_json(bytes: &[u8]) -> Result<Value, String> {
     serde_json::from_slice::<Unique>(bytes).map(|read| read.0).map_err(|error| error.to_string())
 }
@@ -87,7 +87,7 @@ fn duplicate(key: &str) -> String {
 /// Numbers with leading zeros, and those that JSON has no way to write, are strings. Keys are strings, however they are written.
 ///
 /// # Errors
-/// What is wrong, with its line and column: also a key that a mapping has twice.
+/// Error with its line and column: also a key that a mapping has twice.
 pub fn read_yaml(text: &str) -> Result<Value, String> {
     let mut parser = Parser::new_from_str(text);
     let mut document = None;

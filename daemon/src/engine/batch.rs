@@ -453,7 +453,7 @@ impl<K: Kernel> Core<K> {
     }
 }
 
-/// What of a write that waits the kernel would refuse, as is known before.
+/// Settings of waiting writes that the kernel is known to refuse, told before anything is done.
 fn refusal_of(accepted: &Accepted, plan: &Plan) -> Option<Problem> {
     let is_own = |(resource, ..): &&(ResourceRef, Op, OpError)| accepted.resources().any(|own| own == resource);
     let (resource, op, error) = plan.refused.iter().filter(|_| accepted.waits()).find(is_own)?;
@@ -495,5 +495,5 @@ fn foreign_links_of(accepted: &Accepted, plan: &Plan) -> Option<Problem> {
     Some(Problem { resources: vec![resource.clone()], ..Problem::new(Code::InUse, detail) })
 }
 
-/// So many links are listed in a sentence.
+/// Number of links that a sentence lists.
 const LISTED: usize = 10;

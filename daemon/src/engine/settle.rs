@@ -76,7 +76,7 @@ impl<K: Kernel> Core<K> {
             self.standings.insert(resource.clone(), standing);
         }
         self.watch(settled.iter().copied(), passed);
-        // What the kernel said in a new namespace before somebody listened there was missed.
+        // Notifications of a new namespace are missed until it is subscribed to.
         for resource in settled
             .iter()
             .copied()

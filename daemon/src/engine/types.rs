@@ -287,7 +287,7 @@ pub struct Document {
     pub specs: Vec<Placed>,
     /// Whether recorded resources that it does not name are deleted.
     pub prune: bool,
-    /// Whether namespaces are deleted with the links of others in them.
+    /// True if namespaces are deleted with the links of others in them.
     pub cascade: bool,
     /// Of the document's resources and of those recorded, only these are meant.
     pub selects: Selects,

@@ -441,7 +441,7 @@ pub(super) const LARGE: usize = 512;
 /// How often a plan is made and executed until it must be empty.
 const ROUNDS: usize = 4;
 
-/// Whether what an operation needs may come yet. A sysctl that is not there where its interface is will not.
+/// Returns true if what an operation needs may come yet. A sysctl that is not there where its interface is will not.
 fn may_come(op: &Op, errno: Errno) -> bool {
     match op {
         Op::SysctlSet { .. } => errno == Errno::ENODEV,

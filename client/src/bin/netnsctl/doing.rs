@@ -110,7 +110,7 @@ async fn exec_in(context: &Context, name: &str, query: Vec<(&str, String)>, inpu
 pub struct Ping {
     /// The namespace
     name: String,
-    /// Whom to ping; a link-local address with its interface: fe80::1%eth0
+    /// Address to ping; a link-local one with its interface: fe80::1%eth0
     address: String,
     /// The interface to ping by; by default what the routes say
     #[arg(short = 'I', long, value_name = "INTERFACE")]
