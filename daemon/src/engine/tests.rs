@@ -64,6 +64,14 @@ impl House {
         thread.join().unwrap();
     }
 
+    /// Starts again on a kernel that has nothing.
+    async fn reboot(&mut self) {
+        self.stop();
+        self.kernel = SimKernel::default();
+        self.start();
+        self.view.wait_ready().await;
+    }
+
     async fn write(&self, change: Change) -> Result<Written, netnsd_api::Problem> {
         self.engine.as_ref().unwrap().0.write(Write::by_admin(change)).await
     }
@@ -180,10 +188,7 @@ async fn macs_last_through_repair_reboot_and_remaking() {
     house.delete(Kind::Bridge, "br0", true).await.unwrap();
     house.network().await;
     assert_eq!(macs(&house.kernel), before);
-    house.stop();
-    house.kernel = SimKernel::default();
-    house.start();
-    house.view.wait_ready().await;
+    house.reboot().await;
     assert_eq!(macs(&house.kernel), before);
 }
 
@@ -209,10 +214,7 @@ async fn what_is_there_before_macs_are_recorded_keeps_them() {
     house.start();
     house.view.wait_ready().await;
     assert_eq!(house.kernel.executed(), []);
-    house.stop();
-    house.kernel = SimKernel::default();
-    house.start();
-    house.view.wait_ready().await;
+    house.reboot().await;
     assert_eq!(macs(&house.kernel), before);
 }
 
@@ -242,10 +244,7 @@ async fn addresses_are_announced_where_links_were_remade_only() {
     assert_eq!(announced(&house), [("eth0".to_owned(), 1)]);
     house.put(Kind::Namespace, json!({"name": "net0", "labels": {"a": "b"}})).await.unwrap();
     assert_eq!(announced(&house), []);
-    house.stop();
-    house.kernel = SimKernel::default();
-    house.start();
-    house.view.wait_ready().await;
+    house.reboot().await;
     assert_eq!(announced(&house), [], "at boot nothing is where it was not");
 }
 

@@ -154,7 +154,7 @@ pub(super) struct HalfClosable<S> {
     ended: Option<(Instant, Pin<Box<Sleep>>)>,
     /// At the last look more of a body was waited for: what had come by then may not have been handed over.
     was_receiving: bool,
-    /// Whether all that was written is on its way.
+    /// True if everything written has been flushed.
     flushed: bool,
 }
 

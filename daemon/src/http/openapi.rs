@@ -722,7 +722,7 @@ fn with_example(schema: &RefOr<Schema>, example: &Value) -> Content {
     content
 }
 
-/// What a write leaves: a resource that was not there, one that was, or either.
+/// Outcome of a successful write: a new resource, one that was there before, or either.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Leaves {
     New,

@@ -74,7 +74,7 @@ impl IntoResponse for Failure {
 pub(super) async fn no_such_path(uri: Uri) -> Failure {
     let path = uri.path();
     let known = super::table();
-    // What many leave out is the version.
+    // Many leave out the version.
     let versioned = format!("/v1{path}");
     let candidates = known.iter().flat_map(|(pattern, _)| [like(pattern, path), like(pattern, &versioned)]);
     let nearest = candidates.min_by_key(|known| distance(known, path));

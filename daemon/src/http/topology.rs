@@ -226,7 +226,7 @@ async fn next_line(following: Option<Following>) -> Option<(Result<Vec<u8>, serd
     };
     let status = written.as_ref().map_or_else(|problem| problem.status, |_| StatusCode::OK.as_u16());
     if let Some(audit) = &following.caller.audit {
-        // What cannot be recorded is told in the log; the write is done, or not, all the same.
+        // A failure is logged by `record`; the write has been decided all the same.
         let _told = guard::record(&following.app, audit, status).await;
     }
     let last = match written {

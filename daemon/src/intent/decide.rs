@@ -158,7 +158,7 @@ impl Intent {
         Ok(Decision { named: vec![(resource.clone(), Did::Deleted)], changes })
     }
 
-    /// What a resource becomes once this is asked of it; no record where it is so already.
+    /// Returns the record that a resource becomes; `None` if its intent is this already.
     pub(super) fn next(
         &self,
         current: Option<&Record>,

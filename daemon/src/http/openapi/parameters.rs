@@ -1,4 +1,4 @@
-//! What parameters may be: one table, by where a parameter is and what it is called.
+//! Schemas of parameters: one table, by location and name.
 
 use serde_json::{Value, json};
 

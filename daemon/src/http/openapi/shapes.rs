@@ -1,4 +1,4 @@
-//! What a kind's schemas are, made of the one of its intent: for each verb another.
+//! Schemas of a kind for each verb, derived from the schema of its intent.
 
 use netnsd_api::{READ_ONLY, Resource, Stored};
 use serde_json::{Map, Value, json};
@@ -8,7 +8,7 @@ use super::written_out;
 
 type Schemas = Map<String, Value>;
 
-/// What a kind's answers have beside what was asked for.
+/// Parts of a kind's schemas beyond the schema of its intent.
 #[derive(Debug)]
 pub(super) struct Shapes {
     name: String,
