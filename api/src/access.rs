@@ -120,8 +120,18 @@ pub struct AuditEntry {
     pub method: String,
     /// The request's path, without its query.
     pub path: String,
+    /// The command and its arguments, cut after 4 KiB (a last `…` stands for the rest); null if it is no command.
+    pub argv: Option<Vec<String>>,
     /// The answer's status.
     pub status: u16,
-    /// The request's id.
+    /// Number of requests that the entry stands for: repeated refusals (401, 403) are recorded together once a minute.
+    #[serde(default = "one")]
+    pub count: u64,
+    /// The request's id; of several, the last one's.
     pub request_id: String,
+}
+
+/// Returns the count of an entry from before it was told.
+fn one() -> u64 {
+    1
 }

@@ -11,7 +11,7 @@ use netnsd_api::{AuditEntry, Code, Kind, NotInSync, Problem, Reconciled, Resourc
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    Keeping, Message, Policy, Request, Spec, View,
+    KEEPINGS, Keeping, Message, Policy, Request, Spec, View,
     drift::Drift,
     journal::Journal,
     settle::Cause,
@@ -65,8 +65,8 @@ pub(super) struct Core<K: Kernel> {
     pub foreign: Option<BTreeSet<String>>,
     /// When the last try to record what is done failed.
     untidy_since: Option<Instant>,
-    /// To be recorded with the next commit, whose fate they share.
-    keeping: Vec<Keeping>,
+    /// The lane of what is to be recorded with the next commit, whatever that is of, and shares its fate.
+    keeping: mpsc::Receiver<Keeping>,
     /// The number of the newest entry of the audit log.
     audited: u64,
     /// Entries of it that are recorded, and of writes that were taken back.
@@ -83,9 +83,11 @@ impl<K: Kernel> Core<K> {
     ///
     /// # Errors
     /// When the store cannot be opened or read.
+    #[expect(clippy::too_many_arguments, reason = "each is something else, and there is one caller")]
     pub async fn open(
         database: &Path,
         kernel: K,
+        keeping: mpsc::Receiver<Keeping>,
         view: Arc<View>,
         shown: watch::Sender<u64>,
         policy: Policy,
@@ -111,7 +113,7 @@ impl<K: Kernel> Core<K> {
             drift: Drift::new(policy),
             foreign: None,
             untidy_since: None,
-            keeping: Vec::new(),
+            keeping,
             audited,
             untrue: Vec::new(),
             unannounced: BTreeSet::new(),
@@ -174,10 +176,8 @@ impl<K: Kernel> Core<K> {
                         self.take(request, &mut waiting).await;
                     }
                     self.carry_out_all(&mut waiting).await;
-                    if !self.keeping.is_empty() {
-                        self.tidy().await;
-                    }
                 }
+                Some(first) = self.keeping.recv() => self.tidy_with(vec![first]).await,
                 notice = self.kernel.notice() => self.notice(notice, &BTreeMap::new()),
                 () = tokio::time::sleep_until(alarm.into()) => self.wake().await,
             }
@@ -200,7 +200,6 @@ impl<K: Kernel> Core<K> {
     async fn take(&mut self, request: Request, waiting: &mut VecDeque<Message>) {
         match request {
             Request::Write(message) => waiting.push_back(*message),
-            Request::Keep(keeping) => self.keeping.push(keeping),
             Request::Reconcile(answer) => {
                 self.carry_out_all(waiting).await;
                 let reconciled = self.reconcile().await;
@@ -353,7 +352,12 @@ impl<K: Kernel> Core<K> {
 
     /// Records what is known to be done, and shows what happened.
     async fn tidy(&mut self) {
-        match self.commit(BTreeMap::new(), Vec::new()).await {
+        self.tidy_with(Vec::new()).await;
+    }
+
+    /// The same, and what was taken off its lane.
+    async fn tidy_with(&mut self, keepings: Vec<Keeping>) {
+        match self.commit_with(BTreeMap::new(), Vec::new(), keepings).await {
             Ok(()) => self.journal.show(),
             Err(error) => {
                 if self.untidy_since.is_none() {
@@ -368,14 +372,26 @@ impl<K: Kernel> Core<K> {
     pub(super) async fn commit(
         &mut self,
         rows: BTreeMap<String, RowChange>,
-        mut kept: Vec<Kept>,
+        kept: Vec<Kept>,
     ) -> Result<(), StoreError> {
+        self.commit_with(rows, kept, Vec::new()).await
+    }
+
+    /// The same, with what was taken off its lane, and what is in it.
+    async fn commit_with(
+        &mut self,
+        rows: BTreeMap<String, RowChange>,
+        mut kept: Vec<Kept>,
+        mut keepings: Vec<Keeping>,
+    ) -> Result<(), StoreError> {
+        // So that they neither wait for writes nor have a commit each. Its bound is that of the text too.
+        keepings.extend(std::iter::from_fn(|| self.keeping.try_recv().ok()).take(KEEPINGS));
         let mut all = self.confirmations.clone();
         all.extend(rows);
         let (events, retracted) = self.journal.news();
         kept.extend(self.untrue.iter().copied().map(Kept::NoAudit));
         let mut askers = Vec::new();
-        for Keeping { what, answer } in std::mem::take(&mut self.keeping) {
+        for Keeping { what, answer } in keepings {
             kept.push(match what {
                 Kept::Audit(entry) => Kept::Audit(self.numbered(entry)),
                 other => other,

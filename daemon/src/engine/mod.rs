@@ -28,6 +28,9 @@ use crate::{
     store::{Kept, StoreError},
 };
 
+/// Size of the lane of tokens and audit entries: who finds it full waits.
+const KEEPINGS: usize = 256;
+
 /// Why the engine could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -45,7 +48,6 @@ enum Request {
     Write(Box<Message>),
     /// One pass over everything.
     Reconcile(oneshot::Sender<Reconciled>),
-    Keep(Keeping),
 }
 
 /// Something to be recorded beside resources, on its way.
@@ -80,6 +82,8 @@ impl Message {
 #[derive(Debug, Clone)]
 pub struct Engine {
     queue: mpsc::Sender<Request>,
+    /// Its own lane, which waiting writes cannot fill.
+    keepings: mpsc::Sender<Keeping>,
 }
 
 impl Engine {
@@ -100,6 +104,7 @@ impl Engine {
         kernel: impl FnOnce() -> std::io::Result<K> + Send + 'static,
     ) -> Result<(Self, JoinHandle<()>), StartError> {
         let (sender, queue) = mpsc::channel(QUEUE);
+        let (keepings, keeping_lane) = mpsc::channel(KEEPINGS);
         let (started, start) = std::sync::mpsc::channel();
         let database = database.to_owned();
         let thread = std::thread::Builder::new().name("netnsd-engine".into()).spawn(move || {
@@ -109,7 +114,7 @@ impl Engine {
             };
             runtime.block_on(async {
                 let core = match kernel() {
-                    Ok(kernel) => Core::open(&database, kernel, view, shown, policy, metrics, &access)
+                    Ok(kernel) => Core::open(&database, kernel, keeping_lane, view, shown, policy, metrics, &access)
                         .await
                         .map_err(StartError::from),
                     Err(error) => Err(error.into()),
@@ -124,7 +129,7 @@ impl Engine {
             });
         })?;
         start.recv().map_err(|_| std::io::Error::other("the engine's thread ended"))??;
-        Ok((Self { queue: sender }, thread))
+        Ok((Self { queue: sender, keepings }, thread))
     }
 
     /// Carries out a write; answers when it is durable and applied.
@@ -147,13 +152,13 @@ impl Engine {
         answered.await.map_err(|_| stopping())
     }
 
-    /// Records something beside resources; answers when it is durable.
+    /// Records something beside resources, in turn and not refused for a full queue; answers when it is durable.
     ///
     /// # Errors
     /// Why it is not recorded.
     pub async fn keep(&self, what: Kept) -> Result<(), Problem> {
         let (answer, answered) = oneshot::channel();
-        self.send(Request::Keep(Keeping { what, answer }))?;
+        self.keepings.send(Keeping { what, answer }).await.map_err(|_| stopping())?;
         answered.await.unwrap_or_else(|_| Err(stopping()))
     }
 

@@ -78,7 +78,9 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
         },
         method: method.to_string(),
         path: path.chars().take(1024).collect(),
+        argv: None,
         status: 0,
+        count: 1,
         request_id: id.clone(),
     };
     let caller = identify(&app, peer.as_ref(), request.headers(), request.uri().host()).map(|mut caller| {

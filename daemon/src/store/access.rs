@@ -3,12 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use netnsd_api::{AuditEntry, Token};
+use serde_json::json;
 use sqlx::{QueryBuilder, Sqlite, SqlitePool};
 
 use super::{StoreError, classify, integer};
 
-/// How many entries of the audit log are kept at the least; the newest.
-pub const AUDIT: u64 = 32_768;
+/// Number of entries of what was done that are kept at the least; the newest.
+const DONE: u32 = 32_768;
+
+/// The same of refusals: they are bounded apart, so that they cannot displace what was done.
+const REFUSED: u32 = 4096;
 
 /// Older ones are deleted whenever the number of an entry is a multiple of this.
 const TRIM: u64 = 1024;
@@ -42,7 +46,11 @@ pub(super) fn write(kept: &[Kept], sql: &mut QueryBuilder<Sqlite>) {
     }
     let is_time = |one: &Kept| matches!(one, Kept::Audit(entry) if entry.id.is_multiple_of(TRIM));
     if kept.iter().any(is_time) {
-        sql.push("DELETE FROM audit WHERE id <= (SELECT max(id) FROM audit) - ").push_bind(integer(AUDIT)).push(";");
+        for (which, most) in [("status NOT IN (401, 403)", DONE), ("status IN (401, 403)", REFUSED)] {
+            sql.push(format_args!(
+                "DELETE FROM audit WHERE {which} AND id <= (SELECT id FROM audit WHERE {which} ORDER BY id DESC LIMIT 1 OFFSET {most});"
+            ));
+        }
     }
 }
 
@@ -62,12 +70,15 @@ impl Kept {
                 sql.push("DELETE FROM tokens WHERE name = ").push_bind(name.clone()).push(";");
             }
             Kept::Audit(entry) => {
-                sql.push("INSERT INTO audit (id, time, caller, role, origin, method, path, status, request_id) ");
+                sql.push("INSERT INTO audit (id, time, caller, role, origin, method, path, argv, status, count, request_id) ");
                 sql.push_values([()], |mut values, ()| {
                     values.push_bind(integer(entry.id)).push_bind(entry.time.clone());
                     values.push_bind(entry.caller.clone()).push_bind(entry.role.map(netnsd_api::Role::as_str));
                     values.push_bind(entry.from.clone()).push_bind(entry.method.clone());
-                    values.push_bind(entry.path.clone()).push_bind(entry.status);
+                    values
+                        .push_bind(entry.path.clone())
+                        .push_bind(entry.argv.as_ref().map(|argv| json!(argv).to_string()));
+                    values.push_bind(entry.status).push_bind(integer(entry.count));
                     values.push_bind(entry.request_id.clone());
                 });
                 sql.push(";");
@@ -154,7 +165,9 @@ struct RawEntry {
     origin: String,
     method: String,
     path: String,
+    argv: Option<String>,
     status: u16,
+    count: i64,
     request_id: String,
 }
 
@@ -168,7 +181,9 @@ impl RawEntry {
             from: self.origin,
             method: self.method,
             path: self.path,
+            argv: self.argv.and_then(|argv| serde_json::from_str(&argv).ok()),
             status: self.status,
+            count: self.count.unsigned_abs(),
             request_id: self.request_id,
         }
     }

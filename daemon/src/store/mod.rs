@@ -527,6 +527,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn refusals_do_not_displace_what_was_done() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("netnsd.db");
+        let mut store = Store::open(&path).await.unwrap();
+        let entry = |id, status| netnsd_api::AuditEntry {
+            id,
+            time: "2026-11-24T20:11:04.512Z".into(),
+            caller: Some("uid 1000".into()),
+            role: None,
+            from: "unix".into(),
+            method: "POST".into(),
+            path: "/v1".into(),
+            argv: Some(vec!["ip".into(), "a b".into()]),
+            status,
+            count: 7,
+            request_id: "-".into(),
+        };
+        store.commit(&Commit { kept: vec![Kept::Audit(entry(1, 200))], ..Commit::default() }).await.unwrap();
+        let flood = "WITH RECURSIVE n(i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < 40959)
+            INSERT INTO audit (id, time, origin, method, path, status, request_id) SELECT i, '', '', '', '', 403, '' FROM n";
+        sqlx::raw_sql(flood).execute(&mut store.connection).await.unwrap();
+        store.commit(&Commit { kept: vec![Kept::Audit(entry(40960, 401))], ..Commit::default() }).await.unwrap();
+        let kept = AuditLog::new(&path).read(Some(0), 50_000).await.unwrap();
+        assert_eq!((&kept[0], kept.last().unwrap(), kept.len()), (&entry(1, 200), &entry(40960, 401), 1 + 4096));
+    }
+
+    #[tokio::test]
     async fn noise_is_told_and_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("netnsd.db");

@@ -97,10 +97,21 @@ pub async fn audit(context: &Context, since: Option<u64>, limit: Option<u32>) ->
         Format::Name => entries.into_iter().try_for_each(|entry| line(entry.id.to_string())),
         Format::Table => {
             let row = |entry: AuditEntry| {
-                let AuditEntry { id, time, caller, from, method, path, status, .. } = entry;
-                vec![id.to_string(), time, or_dash(caller), from, method, path, status.to_string()]
+                let AuditEntry { id, time, caller, from, method, path, argv, status, count, .. } = entry;
+                let argv = or_dash(argv.map(|argv| argv.join(" ")));
+                vec![
+                    id.to_string(),
+                    time,
+                    or_dash(caller),
+                    from,
+                    method,
+                    path,
+                    status.to_string(),
+                    count.to_string(),
+                    argv,
+                ]
             };
-            let header = ["ID", "TIME", "CALLER", "FROM", "METHOD", "PATH", "STATUS"];
+            let header = ["ID", "TIME", "CALLER", "FROM", "METHOD", "PATH", "STATUS", "COUNT", "COMMAND"];
             print(table(&header, entries.into_iter().map(row).collect()))
         }
     }
