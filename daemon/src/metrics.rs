@@ -15,7 +15,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::engine::{QUEUE, View};
+use crate::engine::View;
 
 /// A request, by the pattern of its path.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -152,12 +152,12 @@ impl Metrics {
         self.commit_time.observe(time.as_secs_f64());
     }
 
-    /// Everything as text, with what is known only by looking. `room` is how many more requests the queue takes.
+    /// Returns everything as text, with what is known only by looking; `queued` is the number of writes in the queue.
     ///
     /// # Errors
     /// When the text cannot be written, which memory gives no reason for.
-    pub fn text(&self, view: &View, room: usize) -> Result<String, std::fmt::Error> {
-        self.queued.set(i64::try_from(QUEUE.saturating_sub(room)).unwrap_or(i64::MAX));
+    pub fn text(&self, view: &View, queued: usize) -> Result<String, std::fmt::Error> {
+        self.queued.set(i64::try_from(queued).unwrap_or(i64::MAX));
         for (kind, states) in view.states_by_kind() {
             for state in State::ALL {
                 let label = Standing { kind: kind.to_string(), state: state.as_str().to_owned() };

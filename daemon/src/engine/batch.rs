@@ -1,7 +1,7 @@
 //! Writes: which may be carried out together, and what becomes of each.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     ops::Range,
     sync::Arc,
     time::{Duration, Instant},
@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use super::{
     Change, Did, Message, Spec, Written,
     core::{Core, Gone},
+    queue::Turns,
     settle::{Cause, refusal},
     status::{self, Standing},
     types::did,
@@ -111,10 +112,10 @@ impl Footprint {
 
 impl<K: Kernel> Core<K> {
     /// Takes writes off the queue that may be carried out together, their changes made in the intent.
-    pub(super) fn take_batch(&mut self, waiting: &mut VecDeque<Message>) -> Vec<Accepted> {
+    pub(super) fn take_batch(&mut self, waiting: &mut Turns) -> Vec<Accepted> {
         let mut batch: Vec<Accepted> = Vec::new();
         let mut footprint = Footprint::default();
-        while let Some(message) = waiting.front() {
+        while let Some(message) = waiting.peek() {
             let alone = message.write.dry_run || matches!(message.write.change, Change::Topology(_));
             if alone && !batch.is_empty() {
                 break;
@@ -126,7 +127,7 @@ impl<K: Kernel> Core<K> {
                 // It may have been refused for what another of the batch does: final only when it stands alone.
                 Err(_) if !batch.is_empty() => break,
                 Err(problem) => {
-                    if let Some(mut message) = waiting.pop_front() {
+                    if let Some(mut message) = waiting.pop() {
                         message.refuse(problem);
                     }
                     continue;
@@ -137,7 +138,7 @@ impl<K: Kernel> Core<K> {
                 break;
             }
             footprint.join(print);
-            let Some(message) = waiting.pop_front() else { break };
+            let Some(message) = waiting.pop() else { break };
             batch.push(self.accept(message, decision));
             if alone {
                 break;

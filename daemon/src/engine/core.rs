@@ -1,7 +1,7 @@
 //! The engine's own thread: what it knows, what it is asked and when it wakes by itself, and what it records.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -11,9 +11,10 @@ use netnsd_api::{AuditEntry, Code, Kind, NotInSync, Problem, Reconciled, Resourc
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    KEEPINGS, Keeping, Message, Policy, Request, Spec, View,
+    KEEPINGS, Keeping, Policy, Request, Spec, View,
     drift::Drift,
     journal::Journal,
+    queue::Turns,
     settle::Cause,
     status::{self, Standing},
     work::{Failures, LARGE, Passed, Work, is_not_yet},
@@ -162,20 +163,30 @@ impl<K: Kernel> Core<K> {
     }
 
     /// Boots, then serves the queue until it is closed.
-    pub async fn run(mut self, mut queue: mpsc::Receiver<Request>) {
+    pub async fn run(mut self, mut queue: mpsc::UnboundedReceiver<Request>) {
         self.boot().await;
         self.rest().await;
-        let mut waiting = VecDeque::new();
+        let mut waiting = Turns::default();
         loop {
             let alarm = self.next_alarm();
             tokio::select! {
                 request = queue.recv() => {
                     let Some(request) = request else { break };
                     self.take(request, &mut waiting).await;
-                    while let Ok(request) = queue.try_recv() {
-                        self.take(request, &mut waiting).await;
+                    // What came meanwhile has its turn before the rest of who sent much.
+                    loop {
+                        while let Ok(request) = queue.try_recv() {
+                            self.take(request, &mut waiting).await;
+                        }
+                        if waiting.is_empty() {
+                            break;
+                        }
+                        self.carry_out_batch(&mut waiting).await;
+                        // It rode along with the batch's commit, if there was one.
+                        if let Ok(first) = self.keeping.try_recv() {
+                            self.tidy_with(vec![first]).await;
+                        }
                     }
-                    self.carry_out_all(&mut waiting).await;
                 }
                 Some(first) = self.keeping.recv() => self.tidy_with(vec![first]).await,
                 notice = self.kernel.notice() => self.notice(notice, &BTreeMap::new()),
@@ -197,22 +208,22 @@ impl<K: Kernel> Core<K> {
     }
 
     /// Takes a request off the queue: writes are gathered, the rest is done in its turn.
-    async fn take(&mut self, request: Request, waiting: &mut VecDeque<Message>) {
+    async fn take(&mut self, request: Request, waiting: &mut Turns) {
         match request {
-            Request::Write(message) => waiting.push_back(*message),
+            Request::Write(message) => waiting.push(*message),
             Request::Reconcile(answer) => {
-                self.carry_out_all(waiting).await;
+                while !waiting.is_empty() {
+                    self.carry_out_batch(waiting).await;
+                }
                 let reconciled = self.reconcile().await;
                 let _asker_gone = answer.send(reconciled);
             }
         }
     }
 
-    async fn carry_out_all(&mut self, waiting: &mut VecDeque<Message>) {
-        while !waiting.is_empty() {
-            let batch = self.take_batch(waiting);
-            self.carry_out(batch).await;
-        }
+    async fn carry_out_batch(&mut self, waiting: &mut Turns) {
+        let batch = self.take_batch(waiting);
+        self.carry_out(batch).await;
     }
 
     /// Everything that there is to be brought about.

@@ -7,6 +7,7 @@ mod batch;
 mod core;
 mod drift;
 mod journal;
+mod queue;
 mod settle;
 mod status;
 #[cfg(test)]
@@ -19,7 +20,10 @@ use std::{path::Path, sync::Arc, thread::JoinHandle};
 use netnsd_api::{Code, Problem, Reconciled};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use self::core::Core;
+use self::{
+    core::Core,
+    queue::{Place, Places},
+};
 pub use self::{status::rfc3339, types::*};
 use crate::{
     access::Access,
@@ -61,8 +65,10 @@ struct Keeping {
 #[derive(Debug)]
 struct Message {
     write: Write,
-    /// None once answered.
+    /// `None` after the answer was sent.
     answer: Option<oneshot::Sender<Result<Written, Problem>>>,
+    /// Its place in the queue, which it gives back when it is done.
+    _place: Place,
 }
 
 impl Message {
@@ -73,6 +79,11 @@ impl Message {
         }
     }
 
+    /// Returns true if its client has gone: nobody waits for the answer.
+    fn is_abandoned(&self) -> bool {
+        self.answer.as_ref().is_some_and(oneshot::Sender::is_closed)
+    }
+
     fn refuse(&mut self, problem: Problem) {
         self.answer(Err(problem));
     }
@@ -81,7 +92,9 @@ impl Message {
 /// The way to the engine.
 #[derive(Debug, Clone)]
 pub struct Engine {
-    queue: mpsc::Sender<Request>,
+    /// Bounded by `places`; a pass of everything by the requests that ask for it.
+    queue: mpsc::UnboundedSender<Request>,
+    places: Places,
     /// Its own lane, which waiting writes cannot fill.
     keepings: mpsc::Sender<Keeping>,
 }
@@ -103,7 +116,7 @@ impl Engine {
         access: Arc<Access>,
         kernel: impl FnOnce() -> std::io::Result<K> + Send + 'static,
     ) -> Result<(Self, JoinHandle<()>), StartError> {
-        let (sender, queue) = mpsc::channel(QUEUE);
+        let (sender, queue) = mpsc::unbounded_channel();
         let (keepings, keeping_lane) = mpsc::channel(KEEPINGS);
         let (started, start) = std::sync::mpsc::channel();
         let database = database.to_owned();
@@ -129,16 +142,18 @@ impl Engine {
             });
         })?;
         start.recv().map_err(|_| std::io::Error::other("the engine's thread ended"))??;
-        Ok((Self { queue: sender, keepings }, thread))
+        Ok((Self { queue: sender, places: Places::default(), keepings }, thread))
     }
 
-    /// Carries out a write; answers when it is durable and applied.
+    /// Carries out a write; answers when it is durable and applied. A write that still waits when this future is dropped is not
+    /// carried out.
     ///
     /// # Errors
     /// Why it was refused; then nothing is changed.
     pub async fn write(&self, write: Write) -> Result<Written, Problem> {
+        let place = self.places.take(&write.caller)?;
         let (answer, answered) = oneshot::channel();
-        self.send(Request::Write(Box::new(Message { write, answer: Some(answer) })))?;
+        self.send(Request::Write(Box::new(Message { write, answer: Some(answer), _place: place })))?;
         answered.await.unwrap_or_else(|_| Err(stopping()))
     }
 
@@ -162,18 +177,13 @@ impl Engine {
         answered.await.unwrap_or_else(|_| Err(stopping()))
     }
 
-    /// How many more requests the queue takes.
-    pub fn room(&self) -> usize {
-        self.queue.capacity()
+    /// Returns the number of writes that are waiting or under way.
+    pub fn queued(&self) -> usize {
+        self.places.taken()
     }
 
     fn send(&self, request: Request) -> Result<(), Problem> {
-        self.queue.try_send(request).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => {
-                Problem::new(Code::Overloaded, format!("{QUEUE} writes are waiting already: try again in a moment"))
-            }
-            mpsc::error::TrySendError::Closed(_) => stopping(),
-        })
+        self.queue.send(request).map_err(|_| stopping())
     }
 }
 

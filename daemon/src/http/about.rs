@@ -111,7 +111,7 @@ async fn reconcile(State(app): State<App>, RawQuery(query): RawQuery) -> Answer 
 /// Prometheus text (OpenMetrics 1.0).
 async fn metrics(State(app): State<App>, RawQuery(query): RawQuery) -> Answer {
     query::none(query.as_deref())?;
-    let text = app.metrics.text(&app.view, app.engine.room()).map_err(resource::internal)?;
+    let text = app.metrics.text(&app.view, app.engine.queued()).map_err(resource::internal)?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }

@@ -1,0 +1,192 @@
+//! The queue of writes: bounded, with a share for each caller, served in turns.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use netnsd_api::{Code, Problem, Role};
+
+use super::{Message, QUEUE};
+use crate::access::Caller;
+
+/// Writes of one caller that may wait at once, of the [`QUEUE`] for all; admins may fill it.
+pub(super) const SHARE: usize = QUEUE / 4;
+/// Places beside the queue, which only admins take.
+pub(super) const RESERVE: usize = QUEUE / 8;
+
+/// Numbers of waiting writes, in all and for each caller.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Places {
+    counts: Arc<Mutex<Counts>>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    all: usize,
+    of: HashMap<String, usize>,
+}
+
+/// A place in the queue, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    places: Places,
+    caller: String,
+}
+
+impl Places {
+    /// Takes a place for a write of a caller.
+    ///
+    /// # Errors
+    /// `overloaded`, if the caller has its share already or all places are taken.
+    pub(super) fn take(&self, caller: &Caller) -> Result<Place, Problem> {
+        let is_admin = caller.role == Role::Admin;
+        let (most, share) = if is_admin { (QUEUE + RESERVE, QUEUE + RESERVE) } else { (QUEUE, SHARE) };
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if counts.all >= most {
+            let detail = format!("the queue of writes is full ({} wait): try again in a moment", counts.all);
+            return Err(Problem::new(Code::Overloaded, detail));
+        }
+        let own = counts.of.entry(caller.name.clone()).or_default();
+        if *own >= share {
+            let detail = format!("{own} writes of {} wait already, which is its share: try again later", caller.name);
+            return Err(Problem::new(Code::Overloaded, detail));
+        }
+        *own += 1;
+        counts.all += 1;
+        Ok(Place { places: self.clone(), caller: caller.name.clone() })
+    }
+
+    /// Returns the number of writes that are waiting or under way.
+    pub(super) fn taken(&self) -> usize {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).all
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.places.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.all -= 1;
+        if let Some(own) = counts.of.get_mut(&self.caller) {
+            *own -= 1;
+            if *own == 0 {
+                counts.of.remove(&self.caller);
+            }
+        }
+    }
+}
+
+/// Waiting writes: those of one caller in their order, callers in turns.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    /// The callers that have something waiting, by name; the first is next.
+    callers: VecDeque<(String, VecDeque<Message>)>,
+}
+
+impl Turns {
+    /// Appends a write to those of its caller.
+    pub(super) fn push(&mut self, message: Message) {
+        let name = &message.write.caller.name;
+        match self.callers.iter_mut().find(|(caller, _)| caller == name) {
+            Some((_, messages)) => messages.push_back(message),
+            None => self.callers.push_back((name.clone(), VecDeque::from([message]))),
+        }
+    }
+
+    /// Returns the next write whose client still waits for it. Others are dropped: nothing was promised to them.
+    pub(super) fn peek(&mut self) -> Option<&Message> {
+        while let Some((_, messages)) = self.callers.front_mut() {
+            while messages.front().is_some_and(Message::is_abandoned) {
+                messages.pop_front();
+            }
+            if !messages.is_empty() {
+                break;
+            }
+            self.callers.pop_front();
+        }
+        self.callers.front()?.1.front()
+    }
+
+    /// Takes the next write, after which it is the next caller's turn.
+    pub(super) fn pop(&mut self) -> Option<Message> {
+        self.peek()?;
+        let (caller, mut messages) = self.callers.pop_front()?;
+        let message = messages.pop_front();
+        if !messages.is_empty() {
+            self.callers.push_back((caller, messages));
+        }
+        message
+    }
+
+    /// Returns true if nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.callers.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::engine::{Change, Spec, Write, Written};
+    use netnsd_api::Kind;
+
+    type Answered = oneshot::Receiver<Result<Written, Problem>>;
+
+    fn caller(name: &str, role: Role) -> Caller {
+        let mut caller = Caller::admin(name);
+        caller.role = role;
+        caller
+    }
+
+    fn message(places: &Places, of: &str, name: &str) -> (Message, Answered) {
+        let spec = Spec::from_json(Kind::Namespace, json!({"name": name})).unwrap();
+        let (answer, answered) = oneshot::channel();
+        let write = Write { caller: Arc::new(caller(of, Role::Operator)), ..Write::by_admin(Change::Put(spec)) };
+        let place = places.take(&write.caller).unwrap();
+        (Message { write, answer: Some(answer), _place: place }, answered)
+    }
+
+    fn name(message: &Message) -> String {
+        let Change::Put(spec) = &message.write.change else { unreachable!() };
+        spec.resource().name.to_string()
+    }
+
+    #[test]
+    fn callers_take_turns_and_keep_their_order() {
+        let (places, mut turns, mut answers) = (Places::default(), Turns::default(), Vec::new());
+        for (of, name) in [("red", "r0"), ("red", "r1"), ("red", "r2"), ("blue", "b0")] {
+            let (message, answered) = message(&places, of, name);
+            turns.push(message);
+            answers.push(answered);
+        }
+        // Its client has gone.
+        answers.remove(1);
+        let order: Vec<String> = std::iter::from_fn(|| turns.pop()).map(|message| name(&message)).collect();
+        assert_eq!(order, ["r0", "b0", "r2"]);
+        assert!(turns.is_empty() && places.taken() == 0);
+    }
+
+    #[test]
+    fn full_share_leaves_places_for_others_and_admins() {
+        let places = Places::default();
+        let (red, blue, root) =
+            (caller("red", Role::Operator), caller("blue", Role::Operator), caller("root", Role::Admin));
+        let mut held: Vec<Place> = (0..SHARE).map(|_| places.take(&red).unwrap()).collect();
+        assert_eq!(places.take(&red).unwrap_err().code, Code::Overloaded);
+        held.push(places.take(&blue).unwrap());
+        for i in 0.. {
+            match places.take(&caller(&format!("uid {i}"), Role::Operator)) {
+                Ok(place) => held.push(place),
+                Err(_) => break,
+            }
+        }
+        assert_eq!(places.taken(), QUEUE);
+        held.extend((0..RESERVE).map(|_| places.take(&root).unwrap()));
+        assert!(places.take(&root).is_err());
+        drop(held);
+        assert!(places.taken() == 0 && places.counts.lock().unwrap().of.is_empty());
+    }
+}
