@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use netnsd_api::{
-    Bridge, Cidr, Code, Endpoint, FieldError, Kind, Name, Namespace, Problem, Resource, ResourceRef, SysctlKey,
-    SysctlValue, Veth,
+    Bridge, Cidr, Code, Endpoint, FieldError, Kind, Name, Namespace, NetnsId, Problem, Resource, ResourceRef,
+    SysctlKey, SysctlValue, Veth,
 };
 
 use super::{Intent, ipv6_switches, segment};
@@ -19,6 +19,7 @@ impl Intent {
         match spec {
             Spec::Namespace(spec) => {
                 spec.check()?;
+                self.check_netnsid(resource, spec)?;
                 self.check_ipv6_switches(resource, spec)
             }
             Spec::Bridge(spec) => self.check_bridge(resource, spec),
@@ -69,6 +70,14 @@ impl Intent {
             }
         }
         check_own_addresses(spec)
+    }
+
+    fn check_netnsid(&self, resource: &ResourceRef, spec: &Namespace) -> Result<(), Problem> {
+        let Some(NetnsId::Id(id)) = spec.netnsid else { return Ok(()) };
+        let Some(owner) = self.index.netnsid(id, resource) else { return Ok(()) };
+        let detail = format!("{owner} has the netnsid {id} already: choose another, or \"auto\"");
+        let error = FieldError::new(Code::Duplicate, "/netnsid", detail);
+        Err(Problem { resources: vec![owner.clone()], ..Problem::from(error) })
     }
 
     /// Checks that IPv6 is not switched off where there are IPv6 addresses.

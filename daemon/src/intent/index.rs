@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
 };
 
-use netnsd_api::{Kind, Mac, Name, ResourceRef, is_link_local};
+use netnsd_api::{Kind, Mac, Name, Namespace, NetnsId, ResourceRef, is_link_local};
 
 use super::{
     Record, asked_macs,
@@ -25,6 +25,8 @@ pub(super) struct Index {
     interfaces: Claims<(Ns, String)>,
     addresses: Claims<(Ns, IpAddr)>,
     segments: Claims<(Name, IpAddr)>,
+    /// Explicit ids of namespaces.
+    netnsids: Claims<u32>,
     /// Of the automatic names those that are taken: as devices, and as veth pairs.
     devices: BTreeMap<Ns, Numbers>,
     pairs: Numbers,
@@ -65,6 +67,11 @@ impl Index {
         another(&self.segments, &(bridge.clone(), address), me)
     }
 
+    /// Returns the namespace, other than `me`, that asks for this netnsid.
+    pub(super) fn netnsid(&self, id: u32, me: &ResourceRef) -> Option<&ResourceRef> {
+        another(&self.netnsids, &id, me)
+    }
+
     /// Automatic names that no device of a namespace has, from the first on.
     pub(super) fn free_devices(&self, ns: &Ns) -> impl Iterator<Item = String> {
         self.devices.get(ns).unwrap_or(&automatic::NONE).free().map(automatic::name)
@@ -97,6 +104,9 @@ impl Index {
             }
             claim(&mut self.interfaces, key, resource);
         }
+        if let Some(id) = explicit_netnsid(spec) {
+            claim(&mut self.netnsids, id, resource);
+        }
         for (ns, bridge, address) in addresses(spec) {
             claim(&mut self.addresses, (ns, address), resource);
             if let Some(bridge) = bridge {
@@ -124,6 +134,9 @@ impl Index {
         for key in interfaces(spec) {
             take(&mut self.interfaces, &key, resource);
             self.free_device(&key);
+        }
+        if let Some(id) = explicit_netnsid(spec) {
+            take(&mut self.netnsids, &id, resource);
         }
         for (ns, bridge, address) in addresses(spec) {
             take(&mut self.addresses, &(ns, address), resource);
@@ -170,6 +183,14 @@ fn take<K: Ord>(claims: &mut Claims<K>, key: &K, resource: &ResourceRef) {
 /// MAC addresses that a resource has recorded or asks for.
 fn macs(record: &Record) -> impl Iterator<Item = Mac> {
     record.macs.iter().copied().chain(asked_macs(&record.spec).into_iter().flatten())
+}
+
+/// Returns the netnsid that a namespace asks for by number.
+fn explicit_netnsid(spec: &Spec) -> Option<u32> {
+    match spec {
+        Spec::Namespace(Namespace { netnsid: Some(NetnsId::Id(id)), .. }) => Some(*id),
+        Spec::Namespace(_) | Spec::Bridge(_) | Spec::Veth(_) => None,
+    }
 }
 
 /// Each address of a spec: where it is, and on which bridge's segment. Link-local ones may be on many links.

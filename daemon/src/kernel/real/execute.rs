@@ -28,7 +28,7 @@ use crate::kernel::{
 /// net/core/net_namespace.c); how long that of one that lives, which may be a deleted one too, for who looks into it lets go of
 /// it a moment later; and how often it is tried.
 const DYING: Duration = Duration::from_secs(10);
-const LIVING: Duration = Duration::from_secs(1);
+const LIVING: Duration = Duration::from_millis(200);
 const AGAIN: Duration = Duration::from_millis(5);
 
 /// Does a batch. Namespaces are made by two threads, and one of them goes on with what comes next in those that are there.
