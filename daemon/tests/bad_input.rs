@@ -258,3 +258,27 @@ fn a_client_that_still_sends_sees_the_answer() {
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
     }
 }
+
+#[test]
+fn too_many_conditions_are_refused() {
+    let host = Host::started();
+    let repeat = |condition: &str, count: usize| vec![condition; count].join("&");
+    for path in ["/v1/namespaces", "/v1/bridges", "/v1/topology"] {
+        assert_eq!(host.get(&format!("{path}?{}", repeat("label=z!=", 16))).status, 200);
+        host.get(&format!("{path}?{}", repeat("label=z!=", 17))).refused(400, "invalid_query", None);
+    }
+    for condition in ["kind=veth", "type=created", "name=x"] {
+        host.get(&format!("/v1/events?{}", repeat(condition, 17))).refused(400, "invalid_query", None);
+    }
+}
+
+#[test]
+fn a_recorded_netnsid_is_refused_without_asking_the_kernel() {
+    let host = Host::started();
+    host.put("/v1/namespaces/first", json!({"netnsid": 5})).ok();
+    let second = json!({"netnsid": 5});
+    host.put("/v1/namespaces/second", second.clone()).refused(422, "duplicate", Some("/netnsid"));
+    host.put("/v1/namespaces/second?dry_run=true", second.clone()).refused(422, "duplicate", Some("/netnsid"));
+    host.delete("/v1/namespaces/first").ok();
+    host.put("/v1/namespaces/second", second).ok();
+}

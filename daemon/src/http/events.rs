@@ -46,7 +46,7 @@ async fn events(
     let mut query = Query::read(query.as_deref())?;
     let filter = Filter {
         kinds: query.values("kind")?,
-        names: query.all("name"),
+        names: query.conditions("name")?,
         prefix: caller.prefix.clone(),
         types: query.values("type")?,
     };

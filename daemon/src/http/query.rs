@@ -10,6 +10,9 @@ use super::problem::Failure;
 /// Items on a page, unless asked otherwise, and at the most.
 const PAGE: (u32, u32) = (1000, 10_000);
 
+/// Values of one repeatable condition: each is compared with every resource.
+const CONDITIONS: usize = 16;
+
 /// The parameters of one request; each is taken out by its name, and nothing may be left over.
 #[derive(Debug)]
 pub(super) struct Query {
@@ -37,9 +40,22 @@ impl Query {
         found.into_iter().map(|(_, value)| value).collect()
     }
 
+    /// Returns every value of a condition that may be repeated.
+    ///
+    /// # Errors
+    /// `invalid_query`, if it is given more often than [`CONDITIONS`].
+    pub fn conditions(&mut self, name: &'static str) -> Result<Vec<String>, Failure> {
+        let values = self.all(name);
+        if values.len() > CONDITIONS {
+            let detail = format!("{name} is given {} times: it may be given {CONDITIONS} times", values.len());
+            return Err(Failure::new(Code::InvalidQuery, detail));
+        }
+        Ok(values)
+    }
+
     /// The same, as values of some type.
     pub fn values<T: FromStr<Err: Display>>(&mut self, name: &'static str) -> Result<Vec<T>, Failure> {
-        self.all(name).iter().map(|text| read(name, text)).collect()
+        self.conditions(name)?.iter().map(|text| read(name, text)).collect()
     }
 
     /// The value of a parameter that may be there once.

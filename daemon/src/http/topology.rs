@@ -65,7 +65,7 @@ fn is_meant(caller: &Caller, labels: &[Label], spec: &Spec) -> bool {
 }
 
 fn labels(query: &mut Query) -> Result<Vec<Label>, Failure> {
-    query.all("label").iter().map(|text| Label::read(text)).collect()
+    query.conditions("label")?.iter().map(|text| Label::read(text)).collect()
 }
 
 async fn put(app: State<App>, caller: Extension<Arc<Caller>>, query: RawQuery, request: Request) -> Answer {
