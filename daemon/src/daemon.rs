@@ -48,9 +48,6 @@ use crate::{
     store::{AuditLog, History},
 };
 
-/// How long running requests may go on after the daemon was told to stop.
-const DRAIN: Duration = Duration::from_secs(30);
-
 /// Why the daemon did not start, or stopped, in a sentence.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -272,11 +269,10 @@ impl Signals {
     }
 }
 
-/// Waits for the running requests, but not for ever, and not against a second signal.
+/// Waits for the servers, which give running requests a limited time; a second signal ends the daemon at once.
 async fn drain(servers: &mut JoinSet<()>, signals: &mut Signals) {
     tokio::select! {
         () = async { while servers.join_next().await.is_some() {} } => (),
-        () = tokio::time::sleep(DRAIN) => tracing::warn!("requests still running after {} s are cut off", DRAIN.as_secs()),
         () = signals.next() => {
             tracing::warn!("told to stop twice: ending at once");
             std::process::exit(1);

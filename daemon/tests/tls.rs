@@ -73,6 +73,18 @@ fn certificates_let_in_and_are_read_anew() {
     assert_eq!(curl("ours", &format!("--cert ci.pem --key ci.key {put}")), "201");
     assert_eq!(curl("ours", "--cert nobody.pem --key nobody.key"), "401");
     assert_eq!(curl("ours", "--cert server.pem --key server.key"), "000", "its authority vouches for no clients");
+    // A web page of elsewhere, with whose requests the browser sends the certificate along.
+    let origin =
+        |origin: &str, more: &str| curl("ours", &format!("--cert ci.pem --key ci.key -H 'origin: {origin}' {more}"));
+    let upgrade = "-H 'connection: upgrade' -H 'upgrade: websocket' -H 'sec-websocket-version: 13' \
+                   -H 'sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==' --max-time 20";
+    assert_eq!(origin("https://evil.example", ""), "403");
+    assert_eq!(
+        origin("https://evil.example", &format!("{upgrade} {url}/v1/namespaces/ci-1/exec?argv=true -o out")),
+        "403403"
+    );
+    assert_eq!(origin(&url, ""), "200");
+    assert_eq!(origin(&url, "-H 'origin: https://evil.example'"), "400");
     let audit = host.get("/v1/audit").ok();
     let put = audit["items"].as_array().unwrap().iter().find(|entry| entry["method"] == "PUT").unwrap();
     assert_eq!(put["caller"], "certificate ci.example");

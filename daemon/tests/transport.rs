@@ -3,9 +3,10 @@
 mod common;
 
 use std::{
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::Shutdown,
     os::unix::net::UnixStream,
+    time::{Duration, Instant},
 };
 
 use common::Host;
@@ -100,4 +101,62 @@ fn json_patch_changes_one_thing() {
     assert_eq!(end["mtu"], 1400);
     assert_eq!(host.ip(&["link", "show", "b"])[0]["mtu"], 1400);
     assert_eq!(host.get(path).ok()["generation"], 2);
+}
+
+#[test]
+fn http2_is_not_served() {
+    let host = Host::started();
+    let answer = send(&host, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0", true);
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer:?}");
+    let filter = "label=z!=&".repeat(17);
+    for path in ["namespaces", "bridges", "topology"] {
+        host.get(&format!("/v1/{path}?{filter}")).refused(400, "invalid_query", None);
+    }
+}
+
+/// Waits until the daemon closes a connection; returns the time since `start`.
+fn closed(mut stream: &UnixStream, start: Instant) -> Duration {
+    stream.set_read_timeout(Some(Duration::from_secs(100))).unwrap();
+    // What may come before is an answer, and a reset is an end, too.
+    if let Err(error) = stream.read_to_end(&mut Vec::new()) {
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    }
+    start.elapsed()
+}
+
+#[test]
+fn connection_without_request_is_closed() {
+    let host = Host::started();
+    let start = Instant::now();
+    let open = |text: &str| {
+        let mut stream = UnixStream::connect(host.socket()).unwrap();
+        stream.write_all(text.as_bytes()).unwrap();
+        stream
+    };
+    let answered = "GET /v1 HTTP/1.1\r\nHost: x\r\n\r\n";
+    for stream in [open(""), open("G"), open("PRI * HTTP/2.0\r\n"), open(answered)].iter() {
+        assert!(closed(stream, start) < Duration::from_secs(60));
+    }
+    host.get("/v1").ok();
+}
+
+#[test]
+fn stop_ends_whatever_is_under_way() {
+    let mut host = Host::started();
+    let open = |text: &str| {
+        let mut stream = UnixStream::connect(host.socket()).unwrap();
+        stream.write_all(text.as_bytes()).unwrap();
+        stream
+    };
+    let head = "PUT /v1/namespaces/net0 HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n";
+    let slow = open(&format!("{head}Content-Length: 100\r\n\r\n{{"));
+    let (silent, begun) = (open(""), open("GET /v1 HT"));
+    // Each is accepted by the time that a later one is answered.
+    host.get("/v1").ok();
+    let start = Instant::now();
+    assert!(host.terminate().success());
+    assert!(start.elapsed() < Duration::from_secs(45), "systemd kills by then");
+    for stream in [slow, silent, begun] {
+        closed(&stream, start);
+    }
 }

@@ -150,6 +150,10 @@ fn identify(app: &App, peer: Option<&Peer>, headers: &HeaderMap, host: Option<&s
     if hosts > 1 {
         return Err(Failure::new(Code::InvalidQuery, format!("the request has {hosts} Host headers: send one")));
     }
+    let origins = headers.get_all(header::ORIGIN).iter().count();
+    if origins > 1 {
+        return Err(Failure::new(Code::InvalidQuery, format!("the request has {origins} Origin headers: send one")));
+    }
     match peer {
         Some(Peer::Unix(Some(identity))) => app.access.on_unix(identity).ok_or_else(|| {
             let uid = identity.uid;
@@ -160,6 +164,7 @@ fn identify(app: &App, peer: Option<&Peer>, headers: &HeaderMap, host: Option<&s
                 check_loopback(headers, host)?;
             }
             if let (Some(caller), None) = (app.access.by_certificate(certificate), headers.get(header::AUTHORIZATION)) {
+                check_same_origin(headers)?;
                 return Ok(caller);
             }
             if app.wrong_tokens.must_wait(address.ip()) {
@@ -182,27 +187,50 @@ fn by_token(access: &Access, headers: &HeaderMap) -> Result<Caller, Failure> {
     access.by_secret(secret.ok_or_else(wrong)?.1.trim()).ok_or_else(wrong)
 }
 
-/// That no web page of elsewhere is behind a request to a loopback address.
+/// Refuses a web page of elsewhere behind a request to a loopback address.
 fn check_loopback(headers: &HeaderMap, host: Option<&str>) -> Result<(), Failure> {
-    let text = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("\u{fffd}"));
-    let host = text(header::HOST).or(host).unwrap_or_default();
+    let host = text_of(headers, header::HOST).or(host).unwrap_or_default();
     if !is_loopback(host) {
         let detail = format!("Host {host:?} is not a loopback name: use localhost or 127.0.0.1");
         return Err(Failure::new(Code::Forbidden, detail));
     }
     let elsewhere = |origin: &&str| !origin.split_once("://").is_some_and(|(_, place)| is_loopback(place));
-    match text(header::ORIGIN).filter(elsewhere) {
-        Some(origin) => Err(Failure::new(Code::Forbidden, format!("Origin {origin:?} is from elsewhere"))),
-        None => Ok(()),
-    }
+    text_of(headers, header::ORIGIN).filter(elsewhere).map_or(Ok(()), |origin| Err(foreign_origin(origin)))
+}
+
+/// Refuses a web page of elsewhere that is known by a certificate: a browser sends that along on its own, and opens a
+/// WebSocket to anywhere without asking first (RFC 6455, section 10.2).
+fn check_same_origin(headers: &HeaderMap) -> Result<(), Failure> {
+    let Some(origin) = text_of(headers, header::ORIGIN) else { return Ok(()) };
+    let host = text_of(headers, header::HOST).filter(|host| host_of(host).is_some());
+    let own = host.zip(origin.strip_prefix("https://"));
+    if own.is_some_and(|(host, place)| place.eq_ignore_ascii_case(host)) { Ok(()) } else { Err(foreign_origin(origin)) }
+}
+
+fn foreign_origin(origin: &str) -> Failure {
+    Failure::new(Code::Forbidden, format!("Origin {origin:?} is from elsewhere"))
+}
+
+fn text_of(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    headers.get(name).map(|value| value.to_str().unwrap_or("\u{fffd}"))
+}
+
+/// Returns the host of `host[:port]` (RFC 9110, section 7.2), without the brackets of an IPv6 address; `None` if there is
+/// anything else, as a user's name.
+fn host_of(place: &str) -> Option<&str> {
+    let (host, rest) = match place.strip_prefix('[') {
+        Some(rest) => rest.split_once(']')?,
+        None => place.split_at(place.find(':').unwrap_or(place.len())),
+    };
+    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+    let is_sound = !host.is_empty() && !host.contains(['@', '/', '?', '#', ' ', ',']);
+    (is_sound && (rest.is_empty() || rest.strip_prefix(':').is_some_and(is_port))).then_some(host)
 }
 
 fn is_loopback(place: &str) -> bool {
-    let host = match place.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or_default(),
-        None => place.split(':').next().unwrap_or_default(),
-    };
-    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    host_of(place).is_some_and(|host| {
+        host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    })
 }
 
 /// Whether the route is for the caller.
@@ -260,11 +288,29 @@ mod tests {
         for host in ["localhost:80", "127.0.0.1", "[::1]:99"] {
             assert_eq!(checked(&[("host", host), token]), Ok(()));
         }
-        assert_eq!(checked(&[("host", "evil.example"), token]), Err(Code::Forbidden));
+        for host in ["evil.example", "localhost:80@evil.example", "localhost@evil.example", "[::1]evil", "[::1", ""] {
+            assert_eq!(checked(&[("host", host), token]), Err(Code::Forbidden), "{host}");
+        }
         assert_eq!(checked(&[("host", "localhost"), ("origin", "http://evil.example"), token]), Err(Code::Forbidden));
         assert_eq!(checked(&[("host", "localhost"), ("origin", "http://localhost:3000"), token]), Ok(()));
         assert_eq!(checked(&[("host", "localhost")]), Err(Code::Unauthenticated));
         assert_eq!(checked(&[("host", "localhost"), ("authorization", "Bearer secre")]), Err(Code::Unauthenticated));
+    }
+
+    #[test]
+    fn certificate_needs_same_origin() {
+        let checked = |host: &str, origin: &str| {
+            let (host, origin) = (HeaderValue::from_str(host).unwrap(), HeaderValue::from_str(origin).unwrap());
+            check_same_origin(&HeaderMap::from_iter([(header::HOST, host), (header::ORIGIN, origin)])).is_ok()
+        };
+        assert!(
+            checked("lab.example:8443", "https://lab.example:8443") && checked("Lab.example", "https://lab.example")
+        );
+        for origin in ["https://evil.example", "http://lab.example", "https://lab.example:1", "null", ""] {
+            assert!(!checked("lab.example", origin), "{origin}");
+        }
+        assert!(!checked("a@lab.example", "https://a@lab.example"));
+        assert!(check_same_origin(&HeaderMap::new()).is_ok());
     }
 
     #[test]

@@ -147,6 +147,8 @@ pub(super) fn tcp_client_is_gone<S>(_stream: &S, since: Duration) -> bool {
 
 /// A connection's bytes, whose end is held back while a request is answered.
 pub(super) struct HalfClosable<S> {
+    /// The first byte, which was read already.
+    first: Option<u8>,
     stream: S,
     exchange: Exchange,
     is_gone: IsGone<S>,
@@ -159,14 +161,20 @@ pub(super) struct HalfClosable<S> {
 }
 
 impl<S> HalfClosable<S> {
-    pub fn new(stream: S, exchange: Exchange, is_gone: IsGone<S>) -> Self {
-        Self { stream, exchange, is_gone, ended: None, was_receiving: false, flushed: true }
+    pub fn new(first: u8, stream: S, exchange: Exchange, is_gone: IsGone<S>) -> Self {
+        Self { first: Some(first), stream, exchange, is_gone, ended: None, was_receiving: false, flushed: true }
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for HalfClosable<S> {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if buffer.remaining() > 0
+            && let Some(first) = this.first.take()
+        {
+            buffer.put_slice(&[first]);
+            return Poll::Ready(Ok(()));
+        }
         if this.ended.is_none() {
             let before = buffer.remaining();
             ready!(Pin::new(&mut this.stream).poll_read(context, buffer))?;

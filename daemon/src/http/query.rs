@@ -58,6 +58,11 @@ impl Query {
         self.conditions(name)?.iter().map(|text| read(name, text)).collect()
     }
 
+    /// Takes the conditions on labels.
+    pub fn labels(&mut self) -> Result<Vec<Label>, Failure> {
+        self.conditions("label")?.iter().map(|text| Label::read(text)).collect()
+    }
+
     /// The value of a parameter that may be there once.
     pub fn one(&mut self, name: &'static str) -> Result<Option<String>, Failure> {
         let mut values = self.all(name);
@@ -190,6 +195,10 @@ mod tests {
         }
         let refused = Query::read(Some("since=-1")).unwrap().number("since", 0..=u64::MAX).unwrap_err();
         assert_eq!(refused.0.detail, "since=-1: it is a whole number, 0 or more");
+        let repeated =
+            |count| Query::read(Some(&"label=z!=&".repeat(count))).unwrap().labels().map(|labels| labels.len());
+        assert_eq!(repeated(16).unwrap(), 16);
+        assert_eq!(repeated(17).unwrap_err().0.detail, "label is given 17 times: it may be given 16 times");
         assert!(Query::read(Some("cascade=yes")).unwrap().flag("cascade", false).is_err());
     }
 

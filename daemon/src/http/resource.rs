@@ -23,7 +23,7 @@ use super::{
     headers,
     json::{Json, json},
     problem::Failure,
-    query::{self, Label, Query},
+    query::{self, Query},
 };
 use crate::{
     access::Caller,
@@ -94,7 +94,7 @@ async fn list<R: Served>(
     let mut query = Query::read(query.as_deref())?;
     let limit = query.limit()?;
     let cursor = query.value::<Name>("cursor")?;
-    let labels = query.conditions("label")?.iter().map(|text| Label::read(text)).collect::<Result<Vec<_>, _>>()?;
+    let labels = query.labels()?;
     let state = query.value::<netnsd_api::State>("state")?;
     let namespace = query.value::<Name>("namespace")?;
     let include = if R::KIND == Kind::Namespace { query.one("include")? } else { None };

@@ -2,8 +2,12 @@
 
 use std::{
     collections::HashMap,
-    net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    net::{IpAddr, Ipv4Addr},
+    pin::pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -14,20 +18,18 @@ use axum::{
 };
 use hyper::{
     body::Incoming,
+    server::conn::http1::Builder,
     service::{Service, service_fn},
 };
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{
-        conn::auto::Builder,
-        graceful::{GracefulShutdown, Watcher},
-    },
+    rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::{Semaphore, watch},
+    time::{Instant, sleep_until, timeout_at},
 };
 
 use super::{
@@ -37,19 +39,29 @@ use super::{
 use crate::access::{Peer, peer_of};
 
 /// Connections at once; more wait to be accepted.
-const CONNECTIONS: usize = 12_000;
-/// Of them those of one address, over TCP; one more is closed at once.
+const CONNECTIONS: u32 = 12_000;
+/// Of them those of one user or address; one more is closed at once. Root has no such limit.
 const OF_ONE: usize = 1_000;
-/// How long a client may take to send a request's head.
+/// Of all connections to a socket those that are kept for root.
+const FOR_ROOT: usize = 1_000;
+/// Time from the accept to the end of the first head, the handshake of TLS included; the same for each later head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long running requests may take once the daemon stops.
+/// Time that running requests have once the daemon stops.
 const GRACE: Duration = Duration::from_secs(30);
 
 /// Serves a Unix socket until `stop` turns true, then ends in order: no new requests, the running ones answered.
 pub async fn serve_unix(listener: UnixListener, router: Router, stop: watch::Receiver<bool>) {
-    serve(listener, stop, move |stream: UnixStream, _, watcher| {
-        let peer = peer_of(&stream);
-        carry(stream, unix_client_is_gone, router.clone(), peer, watcher)
+    let shares = Shares::default();
+    serve(listener, stop, move |stream: UnixStream, _, life| {
+        let (peer, router) = (peer_of(&stream), router.clone());
+        let uid = if let Peer::Unix(Some(identity)) = &peer { Some(identity.uid.as_raw()) } else { None };
+        let place = shares.clone().enter(Source::User(uid));
+        async move {
+            match place {
+                None => tracing::debug!(uid, "too many connections"),
+                Some(_place) => carry(stream, unix_client_is_gone, router, peer, life).await,
+            }
+        }
     })
     .await;
 }
@@ -60,62 +72,90 @@ pub async fn serve_tcp(listener: TcpListener, router: Router, tls: Option<Arc<Tl
     let quick = |stream: &mut TcpStream| {
         let _latency_only = stream.set_nodelay(true);
     };
-    let addresses = Addresses::default();
-    serve(listener.tap_io(quick), stop, move |stream, address, watcher| {
+    let shares = Shares::default();
+    serve(listener.tap_io(quick), stop, move |stream, address, mut life| {
         let (router, tls) = (router.clone(), tls.clone());
-        let place = addresses.clone().enter(address.ip());
+        let place = shares.clone().enter(Source::of(address.ip()));
         async move {
             let Some(_place) = place else { return tracing::debug!(%address, "too many connections") };
             let peer = |certificate| Peer::Tcp { address, to_loopback, certificate };
-            match tls {
-                None => carry(stream, tcp_client_is_gone, router, peer(Vec::new()), watcher).await,
-                Some(tls) => match tls.accept(stream).await {
-                    Ok((stream, certificate)) => {
-                        carry(stream, tcp_client_is_gone, router, peer(certificate), watcher).await
-                    }
-                    Err(error) => tracing::debug!(%error, %address, "a handshake failed"),
-                },
+            let Some(tls) = tls else {
+                return carry(stream, tcp_client_is_gone, router, peer(Vec::new()), life).await;
+            };
+            let accepted = tokio::select! {
+                accepted = tls.accept(stream) => accepted,
+                () = stopped(&mut life.stop) => return,
+            };
+            match accepted {
+                Ok((stream, certificate)) => carry(stream, tcp_client_is_gone, router, peer(certificate), life).await,
+                Err(error) => tracing::debug!(%error, %address, "a handshake failed"),
             }
         }
     })
     .await;
 }
 
-/// How many connections each address has.
-#[derive(Debug, Default, Clone)]
-struct Addresses {
-    counts: Arc<Mutex<HashMap<IpAddr, usize>>>,
+/// Whose share of the connections one counts for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Source {
+    /// A user on a Unix socket; `None` if the kernel does not tell.
+    User(Option<u32>),
+    /// An address, or the first of the network that counts as one.
+    Address(IpAddr),
 }
 
-/// A connection's place among those of its address, until it is dropped.
+impl Source {
+    /// Returns the source that an address belongs to. Nobody owns only a part of an IPv6 /64 (RFC 4291, section 2.5.4), and
+    /// every local user has all of 127/8 (RFC 1122, section 3.2.1.3).
+    fn of(address: IpAddr) -> Self {
+        Source::Address(match address.to_canonical() {
+            IpAddr::V6(address) if !address.is_loopback() => {
+                IpAddr::V6((u128::from(address) & !u128::from(u64::MAX)).into())
+            }
+            IpAddr::V4(address) if address.is_loopback() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            address => address,
+        })
+    }
+
+    fn is_root(self) -> bool {
+        self == Source::User(Some(0))
+    }
+}
+
+/// Connections to one socket, by their source. Those of root are not counted.
+#[derive(Debug, Default, Clone)]
+struct Shares {
+    counts: Arc<Mutex<HashMap<Source, usize>>>,
+}
+
+/// A connection's place in the share of its source, until it is dropped.
 #[derive(Debug)]
 struct Place {
-    addresses: Addresses,
-    of: IpAddr,
+    shares: Shares,
+    of: Source,
 }
 
-impl Addresses {
-    /// A place for one more, if there is one. Of IPv6 a whole /64 counts as one: it is nobody's in part (RFC 4291, section 2.5.4).
-    fn enter(self, from: IpAddr) -> Option<Place> {
-        let of = match from.to_canonical() {
-            IpAddr::V6(address) => IpAddr::V6((u128::from(address) & !u128::from(u64::MAX)).into()),
-            v4 => v4,
-        };
-        {
+impl Shares {
+    /// Takes a place for one more connection, if there is one.
+    fn enter(self, of: Source) -> Option<Place> {
+        if !of.is_root() {
             let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-            let count = counts.entry(of).or_default();
-            if *count >= OF_ONE {
+            // At most as many sources as connections, and one look for each accept.
+            let all: usize = counts.values().sum();
+            let count = counts.get(&of).copied().unwrap_or_default();
+            let is_full = matches!(of, Source::User(_)) && all + FOR_ROOT >= CONNECTIONS as usize;
+            if count >= OF_ONE || is_full {
                 return None;
             }
-            *count += 1;
+            counts.insert(of, count + 1);
         }
-        Some(Place { addresses: self, of })
+        Some(Place { shares: self, of })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut counts = self.addresses.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.shares.counts.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = counts.get_mut(&self.of) {
             *count -= 1;
             if *count == 0 {
@@ -125,14 +165,20 @@ impl Drop for Place {
     }
 }
 
+/// How long a connection may live.
+struct Life {
+    stop: watch::Receiver<bool>,
+    /// By then the first head has to be complete.
+    first_head_by: Instant,
+}
+
 /// Accepts; where that fails (out of descriptors, most likely), axum's listeners wait before they try again.
-async fn serve<L, C>(mut listener: L, mut stop: watch::Receiver<bool>, connect: impl Fn(L::Io, L::Addr, Watcher) -> C)
+async fn serve<L, C>(mut listener: L, mut stop: watch::Receiver<bool>, connect: impl Fn(L::Io, L::Addr, Life) -> C)
 where
     L: Listener,
     C: Future<Output = ()> + Send + 'static,
 {
-    let graceful = GracefulShutdown::new();
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let room = Arc::new(Semaphore::new(CONNECTIONS as usize));
     loop {
         let accepted = async {
             let place = room.clone().acquire_owned().await;
@@ -142,16 +188,23 @@ where
             accepted = accepted => accepted,
             () = stopped(&mut stop) => break,
         };
-        let connection = connect(stream, address, graceful.watcher());
+        let life = Life { stop: stop.clone(), first_head_by: Instant::now() + HEADER_TIMEOUT };
+        let connection = connect(stream, address, life);
+        let mut stop = stop.clone();
         tokio::spawn(async move {
-            connection.await;
+            tokio::select! {
+                () = connection => (),
+                // A connection has a clone of the router, and the engine ends with the last of them.
+                () = async { stopped(&mut stop).await; tokio::time::sleep(GRACE).await } => {
+                    tracing::warn!("a request still runs after {} s: it is cut off", GRACE.as_secs());
+                }
+            }
             drop(place);
         });
     }
     drop(listener);
-    if tokio::time::timeout(GRACE, graceful.shutdown()).await.is_err() {
-        tracing::warn!("some requests were still running after {GRACE:?}");
-    }
+    // Each connection ends within the time of grace.
+    let _all = room.acquire_many(CONNECTIONS).await;
 }
 
 async fn stopped(stop: &mut watch::Receiver<bool>) {
@@ -160,26 +213,54 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 }
 
 /// Carries one connection to its end.
-async fn carry<S>(stream: S, is_gone: IsGone<S>, router: Router, peer: Peer, watcher: Watcher)
+async fn carry<S>(mut stream: S, is_gone: IsGone<S>, router: Router, peer: Peer, mut life: Life)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    // Not HTTP/1's own: that one takes 8 KB before a client has said a word.
-    let mut builder = Builder::new(TokioExecutor::new()).http1_only();
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    // hyper's connection takes 8 KB: not before the client has sent something.
+    let mut first = [0];
+    let read = tokio::select! {
+        read = timeout_at(life.first_head_by, stream.read(&mut first)) => read,
+        () = stopped(&mut life.stop) => return,
+    };
+    if !matches!(read, Ok(Ok(1))) {
+        return;
+    }
     let routes = TowerToHyperService::new(router);
-    let exchange = Exchange::default();
-    let stream = HalfClosable::new(stream, exchange.clone(), is_gone);
-    let service = service_fn(move |mut request: http::Request<Incoming>| {
-        request.extensions_mut().insert(peer.clone());
-        if let Some(uri) = without_trailing_slash(request.uri()) {
-            *request.uri_mut() = uri;
+    let (exchange, has_head) = (Exchange::default(), Arc::new(AtomicBool::new(false)));
+    let stream = HalfClosable::new(first[0], stream, exchange.clone(), is_gone);
+    let service = {
+        let has_head = has_head.clone();
+        service_fn(move |mut request: http::Request<Incoming>| {
+            has_head.store(true, Ordering::Release);
+            request.extensions_mut().insert(peer.clone());
+            if let Some(uri) = without_trailing_slash(request.uri()) {
+                *request.uri_mut() = uri;
+            }
+            let (answering, exchange) = (routes.call(exchange.begin(request)), exchange.clone());
+            async move { answering.await.map(|response| exchange.end_with(response)) }
+        })
+    };
+    let mut builder = Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stopped(&mut life.stop) => {
+            if !has_head.load(Ordering::Acquire) {
+                return;
+            }
+            connection.as_mut().graceful_shutdown();
+            connection.await
         }
-        let (answering, exchange) = (routes.call(exchange.begin(request)), exchange.clone());
-        async move { answering.await.map(|response| exchange.end_with(response)) }
-    });
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
-    if let Err(error) = watcher.watch(connection).await {
+        () = async {
+            sleep_until(life.first_head_by).await;
+            if has_head.load(Ordering::Acquire) {
+                std::future::pending().await
+            }
+        } => return tracing::debug!("no head of a request within {HEADER_TIMEOUT:?}"),
+    };
+    if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended");
     }
 }
@@ -207,17 +288,23 @@ mod tests {
     }
 
     #[test]
-    fn an_address_has_so_many_connections_and_no_more() {
-        let addresses = Addresses::default();
-        let enter = |from: &str| addresses.clone().enter(from.parse().unwrap());
-        let mut places: Vec<_> = (0..OF_ONE).map(|_| enter("192.0.2.1").unwrap()).collect();
-        assert!(enter("192.0.2.1").is_none() && enter("::ffff:192.0.2.1").is_none());
-        assert!(enter("192.0.2.2").is_some());
-        places.pop();
-        assert!(enter("192.0.2.1").is_some());
-        places = (0..OF_ONE).map(|i| enter(&format!("2001:db8::{i:x}")).unwrap()).collect();
-        assert!(enter("2001:db8::ffff").is_none() && enter("2001:db8:0:1::1").is_some());
-        drop(places);
-        assert!(addresses.counts.lock().unwrap().is_empty());
+    fn each_source_has_a_share_and_root_a_reserve() {
+        let shares = Shares::default();
+        let from = |from: &str| shares.clone().enter(Source::of(from.parse().unwrap()));
+        for (one, same, other) in [
+            ("192.0.2.1", "::ffff:192.0.2.1", "192.0.2.2"),
+            ("2001:db8::1", "2001:db8::ffff", "2001:db8:0:1::1"),
+            ("127.0.0.1", "127.9.9.9", "::1"),
+        ] {
+            let mut places: Vec<_> = (0..OF_ONE).map(|_| from(one).unwrap()).collect();
+            assert!(from(one).is_none() && from(same).is_none() && from(other).is_some(), "{one}");
+            places.pop();
+            assert!(from(same).is_some(), "{one}");
+        }
+        assert!(shares.counts.lock().unwrap().is_empty());
+        let user = |uid| shares.clone().enter(Source::User(Some(uid)));
+        let users = CONNECTIONS - FOR_ROOT as u32;
+        let _places: Vec<_> = (0..users).map(|i| user(1 + i / OF_ONE as u32).unwrap()).collect();
+        assert!(user(9999).is_none() && user(0).is_some());
     }
 }

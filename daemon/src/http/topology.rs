@@ -42,7 +42,7 @@ async fn show(
     headers: HeaderMap,
 ) -> Answer {
     let mut query = Query::read(query.as_deref())?;
-    let labels = labels(&mut query)?;
+    let labels = query.labels()?;
     query.finish()?;
     let mut document = Map::new();
     for kind in Kind::ALL {
@@ -64,10 +64,6 @@ fn is_meant(caller: &Caller, labels: &[Label], spec: &Spec) -> bool {
     caller.reaches(spec.name().as_str()) && labels.iter().all(|label| label.holds(spec.labels()))
 }
 
-fn labels(query: &mut Query) -> Result<Vec<Label>, Failure> {
-    query.conditions("label")?.iter().map(|text| Label::read(text)).collect()
-}
-
 async fn put(app: State<App>, caller: Extension<Arc<Caller>>, query: RawQuery, request: Request) -> Answer {
     write(app, caller, query, request, true).await
 }
@@ -85,7 +81,7 @@ async fn write(
 ) -> Answer {
     let mut query = Query::read(query.as_deref())?;
     let asked = Asked::take_put(&mut query)?;
-    let labels = labels(&mut query)?;
+    let labels = query.labels()?;
     let cascade = prune && query.flag("cascade", false)?;
     query.finish()?;
     let lines = headers::accepts(request.headers(), &["application/x-ndjson"]);
