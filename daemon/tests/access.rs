@@ -248,7 +248,84 @@ fn a_command_is_on_record_once_it_has_begun() {
     host.until("it is gone", || !runs());
     host.post(path, json!({"argv": ["true"]})).ok();
     host.post(path, json!({"argv": ["/nowhere"]})).refused(422, "invalid_field", Some("/argv/0"));
-    assert_eq!(statuses(), [json!(200), json!(200), json!(422)]);
+    // It was recorded before it was tried.
+    assert_eq!(statuses(), [json!(200), json!(200), json!(200), json!(422)]);
+    // What is refused before is not a command that began.
+    host.post("/v1/namespaces/none/exec", json!({"argv": ["true"]})).refused(404, "not_found", None);
+    assert_eq!(statuses().len(), 4);
+}
+
+#[test]
+fn revoked_token_ends_its_command() {
+    let (host, address) = with_tcp();
+    let secret = token(&host, json!({"name": "runs", "role": "admin"}));
+    host.put("/v1/namespaces/n0", json!({})).ok();
+    let runs = || !host.get("/v1/namespaces/n0/processes").ok()["items"].as_array().unwrap().is_empty();
+    std::thread::scope(|scope| {
+        let exec = json!({"argv": ["sleep", "1000"]});
+        let asked = scope.spawn(|| ask(&host, &address, &secret, "POST", "/v1/namespaces/n0/exec", exec));
+        host.until("it runs", runs);
+        assert_eq!(host.delete("/v1/tokens/runs").status, 204);
+        assert_eq!(asked.join().unwrap().0, 401);
+    });
+    host.until("it is gone", || !runs());
+}
+
+#[test]
+fn operator_is_kept_out_of_a_replaced_namespace() {
+    let Some(mut host) = open_to_users("[[access]]\nuser = '4001'\nrole = 'operator'\n") else { return };
+    let operator = |host: &Host, name: &str, act: &str, body: Value| {
+        let (status, body) = as_user(host, 4001, "", "POST", &format!("/v1/namespaces/{name}/{act}"), &body);
+        (status, body["code"].as_str().unwrap_or_default().to_owned())
+    };
+    let (exec, ping) = (json!({"argv": ["true"]}), json!({"address": "127.0.0.1", "count": 1, "timeout_ms": 10}));
+    let config = host.dir().join("netnsd.toml");
+    host.put("/v1/namespaces/n0", json!({})).ok();
+    assert_eq!(operator(&host, "n0", "exec", exec.clone()).0, 200);
+    assert_eq!(operator(&host, "n0", "ping", ping.clone()).0, 200);
+    host.sh("ip netns add theirs");
+    assert_eq!(operator(&host, "theirs", "ping", ping.clone()), (403, "forbidden".into()));
+    // Somebody else takes the name while nobody looks.
+    host.terminate();
+    host.sh("ip netns del n0; ip netns add n0");
+    host.start_with(|command| {
+        command.arg("--config").arg(&config);
+    });
+    open_to_all(&host.socket(), 0o666);
+    assert_eq!(host.get("/v1/namespaces/n0").ok()["status"]["state"], "conflict");
+    assert_eq!(operator(&host, "n0", "exec", exec.clone()), (409, "conflict".into()));
+    assert_eq!(operator(&host, "n0", "ping", ping), (409, "conflict".into()));
+    // Admins enter any.
+    host.post("/v1/namespaces/n0/exec", exec).ok();
+}
+
+#[test]
+fn unrecorded_command_runs_for_admins_only() {
+    let Some(mut host) = open_to_users("[[access]]\nuser = '4001'\nrole = 'operator'\n") else { return };
+    host.terminate();
+    host.sh("mkdir /run/small && mount -t tmpfs -o size=512k tmpfs /run/small");
+    let mut command = host.netnsd_with("/run/small/state".as_ref(), &host.socket());
+    command.arg("--config").arg(host.dir().join("netnsd.toml"));
+    host.start_as(command);
+    open_to_all(&host.socket(), 0o666);
+    host.put("/v1/namespaces/n0", json!({})).ok();
+    host.sh("dd if=/dev/zero of=/run/small/filler bs=4k 2>/dev/null");
+    let ran = host.dir().join("ran");
+    std::fs::write(&ran, "").unwrap();
+    open_to_all(&ran, 0o666);
+    let path = "/v1/namespaces/n0/exec";
+    let exec = json!({"argv": ["sh", "-c", format!("echo x >>{}", ran.display())]});
+    let mut answered = 0;
+    // Some entries find room in the log's last page.
+    let refused = (0..100).map(|_| as_user(&host, 4001, "", "POST", path, &exec)).find(|(status, _)| {
+        answered += usize::from(*status == 200);
+        *status != 200
+    });
+    let (status, problem) = refused.expect("the disk is full");
+    assert_eq!((status, problem["code"].as_str()), (503, Some("store_unavailable")), "{problem}");
+    assert_eq!(std::fs::read_to_string(&ran).unwrap().lines().count(), answered, "it was not run");
+    host.post(path, exec).ok();
+    assert_eq!(std::fs::read_to_string(&ran).unwrap().lines().count(), answered + 1);
 }
 
 /// What somebody else on this machine asks over the Unix socket: status and body.

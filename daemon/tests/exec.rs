@@ -106,6 +106,26 @@ fn a_client_that_goes_away_ends_what_it_started() {
 }
 
 #[test]
+fn stop_ends_a_command_and_a_ping_under_way() {
+    let mut host = host();
+    let headers = [("content-type", "application/json")];
+    let answer = |mut stream: BufReader<UnixStream>| std::io::read_to_string(&mut stream).unwrap();
+    let command = host.open("POST", PATH, &headers, &json!({"argv": ["sleep", "1000"]}).to_string());
+    let ping = json!({"address": "127.0.0.1", "count": 10, "interval_ms": 50_000}).to_string();
+    let ping = host.open("POST", "/v1/namespaces/net0/ping", &headers, &ping);
+    let processes = || host.get("/v1/namespaces/net0/processes").ok()["items"].as_array().unwrap().clone();
+    host.until("it runs", || !processes().is_empty());
+    let pid = processes()[0]["pid"].as_u64().unwrap() as u32;
+    let start = std::time::Instant::now();
+    assert!(host.terminate().success());
+    assert!(start.elapsed().as_secs() < 20, "it did not wait for them");
+    for answer in [answer(command), answer(ping)] {
+        assert!(answer.contains(" 503 ") && answer.contains("shutting_down"), "{answer}");
+    }
+    host.until("it is gone", || !alive(pid));
+}
+
+#[test]
 fn the_daemon_stops_at_once_and_says_so() {
     let mut host = host();
     let mut stream = lines(&host, &json!({"argv": ["sh", "-c", "echo $$; exec sleep 1000"]}));

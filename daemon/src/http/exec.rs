@@ -17,16 +17,17 @@ use axum::{
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use futures_util::{SinkExt, StreamExt, stream, stream::SplitSink};
-use netnsd_api::{Code, Exec, Kind, Name, Problem};
+use netnsd_api::{Code, Exec, Kind, Name, Namespace, Problem, Role, Stored};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
 
 use super::{App, namespaces::named, problem::Failure, query::Query, resource::Answer, until::Until};
 use crate::{
-    access::Caller,
+    access::{Caller, forbidden},
     engine::Spec,
-    process::{End, Happening, Input, Launch, Session, Size, Stream},
+    process::{End, Happening, Input, Launch, Origin, Session, Size, Stream, not_ours},
+    store::Kept,
 };
 
 /// The first byte of a frame (see API.md): which channel it belongs to.
@@ -50,7 +51,8 @@ const LONGEST_S: f64 = 86_400.0;
 /// Runs a command and answers line by line.
 pub(super) async fn lines(app: App, caller: Arc<Caller>, name: &Name, exec: &Exec) -> Answer {
     let launch = launch(&app, &caller, name, exec)?;
-    let mut session = app.process.session(name, exec, launch, None).await?;
+    let record = record_command(&app, &caller, exec, StatusCode::OK);
+    let mut session = app.process.session(name, exec, launch, None, record).await?;
     session.limit(Duration::from_secs_f64(exec.timeout_s));
     let mut input = session.take_input();
     let text = exec.stdin.clone().unwrap_or_default();
@@ -152,24 +154,79 @@ fn ended(end: &End) -> Value {
     json!({"exit_code": end.exit_code, "signal": end.signal, "timed_out": end.timed_out, "duration_ms": end.duration_ms})
 }
 
-/// Says how the caller's command is to be run.
+/// Returns how the caller's command is to be run.
 pub(super) fn launch(app: &App, caller: &Caller, name: &Name, exec: &Exec) -> Result<Launch, Problem> {
     let entry = app.view.get(Kind::Namespace, name);
     let has_dns =
         entry.as_ref().is_some_and(|entry| matches!(&*entry.spec, Spec::Namespace(spec) if spec.dns.is_some()));
-    Ok(Launch { identity: caller.runs_as(entry.is_some(), exec.user.as_deref())?, has_dns })
+    let identity = caller.runs_as(entry.is_some(), exec.user.as_deref())?;
+    Ok(Launch { identity, has_dns, origin: origin(app, caller, name)? })
+}
+
+/// Returns whose place a command or a ping takes, and which namespace it enters: admins enter any, others only the one that
+/// netnsd made or took over under this name.
+///
+/// # Errors
+/// `forbidden` where nothing is recorded, `conflict` where what is there is not what is recorded.
+pub(super) fn origin(app: &App, caller: &Caller, name: &Name) -> Result<Origin, Problem> {
+    if caller.role == Role::Admin {
+        return Ok(Origin::default());
+    }
+    let Some(entry) = app.view.get(Kind::Namespace, name) else {
+        return Err(forbidden("commands and pings in namespaces that netnsd does not manage are for admins"));
+    };
+    if entry.state == netnsd_api::State::Conflict {
+        return Err(not_ours(name, "its state is conflict"));
+    }
+    let stored: Stored<Namespace> = serde_json::from_slice(&entry.json)
+        .map_err(|error| Problem::new(Code::Internal, format!("namespace {name} cannot be read: {error}")))?;
+    let Some(observed) = stored.status.observed else {
+        return Err(not_ours(name, "it is not there yet"));
+    };
+    Ok(Origin { share: Some(caller.name.clone()), inode: Some(observed.inode) })
+}
+
+/// Records that a command begins, before it does: its caller may not wait for its end. `status` is that of the answer to come;
+/// an answer of another status is an entry in addition.
+///
+/// # Errors
+/// `store_unavailable` where it cannot be recorded, but for admins, who must be able to act then: theirs is recorded with the
+/// answer.
+pub(super) async fn record_command(
+    app: &App,
+    caller: &Caller,
+    _exec: &Exec,
+    status: StatusCode,
+) -> Result<(), Problem> {
+    let Some(audit) = &caller.audit else { return Ok(()) };
+    let entry = audit.answered(status.as_u16());
+    match app.engine.keep(Kept::Audit(entry.clone())).await {
+        Ok(()) => {
+            audit.remember(Some(entry));
+            Ok(())
+        }
+        Err(problem) if problem.code == Code::ShuttingDown => Err(problem),
+        Err(_) if caller.role == Role::Admin => Ok(()),
+        Err(problem) => {
+            let detail = format!(
+                "the command was not run, since the audit log cannot be written ({}): try again",
+                problem.detail
+            );
+            Err(Problem::new(Code::StoreUnavailable, detail))
+        }
+    }
 }
 
 // ---- WebSocket -------------------------------------------------------------------------------------------------
 
 /// What the query of a WebSocket's request asks for.
-pub(super) fn read(query: Option<&str>) -> Result<(Exec, Option<Size>, Option<f64>), Failure> {
+pub(super) fn read(query: Option<&str>) -> Result<(Exec, Option<Size>), Failure> {
     let mut query = Query::read(query)?;
     let mut cells =
         |name, default| Ok::<_, Failure>(query.number(name, 0..=u16::MAX.into())?.map_or(default, |n| n as u16));
     let size = Size { rows: cells("rows", 24)?, cols: cells("cols", 80)? };
     let tty = query.flag("tty", false)?;
-    let timeout_s = query.value::<f64>("timeout_s")?;
+    let timeout_s = query.value("timeout_s")?.unwrap_or(LONGEST_S);
     let mut env = BTreeMap::new();
     for pair in query.all("env") {
         let Some((key, value)) = pair.split_once('=') else {
@@ -177,19 +234,13 @@ pub(super) fn read(query: Option<&str>) -> Result<(Exec, Option<Size>, Option<f6
         };
         env.insert(key.to_owned(), value.to_owned());
     }
-    let exec = Exec {
-        argv: query.all("argv"),
-        env,
-        cwd: query.one("cwd")?,
-        stdin: None,
-        timeout_s: timeout_s.unwrap_or(LONGEST_S),
-        user: query.one("user")?,
-    };
+    let exec =
+        Exec { argv: query.all("argv"), env, cwd: query.one("cwd")?, stdin: None, timeout_s, user: query.one("user")? };
     query.finish()?;
     if exec.argv.is_empty() {
         return Err(Failure::new(Code::InvalidQuery, "argv is missing: give the program and each argument as argv=…"));
     }
-    Ok((exec, tty.then_some(size), timeout_s))
+    Ok((exec, tty.then_some(size)))
 }
 
 /// Runs a command on the other side of a WebSocket.
@@ -201,16 +252,15 @@ pub(super) async fn socket(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Answer {
     let name = named(&name)?;
-    let (exec, terminal, timeout_s) = read(query.as_deref())?;
+    let (exec, terminal) = read(query.as_deref())?;
     let upgrade = upgrade.map_err(|rejection| {
         let detail = format!("this is for WebSockets ({rejection}); without one, POST the command here");
         Failure::new(Code::InvalidQuery, detail)
     })?;
     let launch = launch(&app, &caller, &name, &exec)?;
-    let mut session = app.process.session(&name, &exec, launch, terminal).await?;
-    if let Some(seconds) = timeout_s {
-        session.limit(Duration::from_secs_f64(seconds));
-    }
+    let record = record_command(&app, &caller, &exec, StatusCode::SWITCHING_PROTOCOLS);
+    let mut session = app.process.session(&name, &exec, launch, terminal, record).await?;
+    session.limit(Duration::from_secs_f64(exec.timeout_s));
     let until = Until::new(&app.stopping, caller);
     // A frame is read whole before its message is judged.
     let upgrade = upgrade.max_frame_size(FRAME).max_message_size(FRAME);

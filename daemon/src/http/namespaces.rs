@@ -13,8 +13,10 @@ use axum::{
 use netnsd_api::{Code, Exec, FieldError, Items, Kind, Name, Ping, UnmanagedNamespace, UnmanagedStatus, parse};
 use serde_json::Value;
 
-use super::{App, Routes, body, headers, json::Json, problem::Failure, query, resource, resource::Answer};
-use crate::{access::Caller, kernel::Ns, store::Kept};
+use super::{
+    App, Routes, body, headers, json::Json, problem::Failure, query, resource, resource::Answer, until::Until,
+};
+use crate::{access::Caller, kernel::Ns};
 
 pub(super) fn routes() -> Routes {
     vec![
@@ -89,22 +91,29 @@ async fn exec(
         return super::exec::lines(app, caller, &name, &exec).await;
     }
     let launch = super::exec::launch(&app, &caller, &name, &exec)?;
-    let begun = note_begun(&app, &caller);
-    Ok(Json(app.process.exec(&name, &exec, launch, begun).await?).into_response())
+    let record = super::exec::record_command(&app, &caller, &exec, StatusCode::OK);
+    let result = tokio::select! {
+        result = app.process.exec(&name, &exec, launch, record) => result?,
+        // Dropped, the command is killed.
+        why = Until::new(&app.stopping, caller.clone()).into_passed() => return Err(why.into()),
+    };
+    Ok(Json(result).into_response())
 }
 
-/// Records that a command was begun, whose end its caller may not wait for. What cannot be recorded now is recorded with the answer.
-async fn note_begun(app: &App, caller: &Caller) {
-    let Some(audit) = &caller.audit else { return };
-    let entry = audit.answered(StatusCode::OK.as_u16());
-    if app.engine.keep(Kept::Audit(entry.clone())).await.is_ok() {
-        audit.remember(Some(entry));
-    }
-}
-
-async fn ping(State(app): State<App>, Path(name): Path<String>, RawQuery(query): RawQuery, request: Request) -> Answer {
+async fn ping(
+    State(app): State<App>,
+    Extension(caller): Extension<Arc<Caller>>,
+    Path(name): Path<String>,
+    RawQuery(query): RawQuery,
+    request: Request,
+) -> Answer {
     query::none(query.as_deref())?;
     let name = named(&name)?;
     let ping: Ping = parse(&Value::Object(body::object(request).await?))?;
-    Ok(Json(app.process.ping(&name, &ping).await?).into_response())
+    let origin = super::exec::origin(&app, &caller, &name)?;
+    let result = tokio::select! {
+        result = app.process.ping(&name, &ping, &origin) => result?,
+        why = Until::new(&app.stopping, caller).into_passed() => return Err(why.into()),
+    };
+    Ok(Json(result).into_response())
 }

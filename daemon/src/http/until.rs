@@ -27,4 +27,9 @@ impl Until {
             }
         }
     }
+
+    /// Waits for that, as `passed` does, as a future that owns all it needs.
+    pub async fn into_passed(mut self) -> Problem {
+        self.passed().await
+    }
 }

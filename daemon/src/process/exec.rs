@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     ffi::CString,
+    os::fd::OwnedFd,
     process::{ExitStatus, Stdio},
     time::{Duration, Instant},
 };
@@ -20,9 +21,9 @@ use tokio::{
 };
 
 use super::{
-    blocking,
+    Origin, blocking,
     environment::{Environment, Step},
-    failed, invalid, namespace_file,
+    failed, invalid,
     output::Output,
 };
 use crate::{access::Identity, kernel::real::worker::errno};
@@ -34,6 +35,8 @@ pub struct Launch {
     pub identity: Option<Identity>,
     /// True if the namespace has `dns`: its own `resolv.conf` must be there, and the host's resolvers are out of reach.
     pub has_dns: bool,
+    /// Whose place it takes, and which namespace it enters.
+    pub origin: Origin,
 }
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -78,28 +81,23 @@ fn no_nul(path: &[&str], text: &str) -> Result<(), Problem> {
     if text.contains('\0') { Err(invalid(path, "it contains a NUL byte")) } else { Ok(()) }
 }
 
-/// Runs the command to its end, and `beside`, once it has begun.
+/// Runs the command to its end.
 pub(super) async fn run(
     name: &Name,
+    namespace: OwnedFd,
     request: &Exec,
     launch: Launch,
-    beside: impl Future<Output = ()>,
 ) -> Result<ExecResult, Problem> {
     let started = Instant::now();
     let (owned_name, owned_request) = (name.clone(), request.clone());
     // If this future is dropped while the thread spawns, the thread's result is dropped, which kills the group.
     let pipes = [Stdio::piped(), Stdio::piped(), Stdio::piped()];
-    let mut running = blocking(move || spawn(&owned_name, &owned_request, launch, pipes, false)).await?;
+    let mut running = blocking(move || spawn(&owned_name, namespace, &owned_request, launch, pipes, false)).await?;
     let (mut stdout, mut stderr) = (Output::default(), Output::default());
     let time = Duration::from_secs_f64(request.timeout_s);
     let input = request.stdin.as_deref().unwrap_or_default().as_bytes();
-    let attended = async {
-        let ended = running.attend(input, time, &mut stdout, &mut stderr).await;
-        (ended, started.elapsed())
-    };
-    let ((ended, took), ()) = tokio::join!(attended, beside);
-    let (status, killed) = ended?;
-    Ok(result(status, killed, took, stdout, stderr))
+    let (status, killed) = running.attend(input, time, &mut stdout, &mut stderr).await?;
+    Ok(result(status, killed, started.elapsed(), stdout, stderr))
 }
 
 fn result(status: ExitStatus, killed: bool, took: Duration, stdout: Output, stderr: Output) -> ExecResult {
@@ -198,12 +196,12 @@ async fn feed(stdin: Option<ChildStdin>, input: &[u8]) {
 /// an identity it runs as that user, and never has more privileges.
 pub(super) fn spawn(
     name: &Name,
+    namespace: OwnedFd,
     request: &Exec,
     launch: Launch,
     [stdin, stdout, stderr]: [Stdio; 3],
     terminal: bool,
 ) -> Result<Running, Problem> {
-    let namespace = namespace_file(name)?;
     let confined = launch.identity.is_some();
     let (user, identity) = match launch.identity {
         Some(who) => (User::from_uid(who.uid).ok().flatten(), Some(who)),

@@ -14,6 +14,7 @@ mod environment;
 mod exec;
 mod icmp;
 mod output;
+mod permits;
 mod ping;
 mod session;
 mod sockets;
@@ -21,28 +22,37 @@ mod sockets;
 mod tests;
 mod who;
 
-use std::{io, os::fd::OwnedFd, sync::Arc};
+use std::{io, os::fd::OwnedFd, time::Duration};
 
 use netnsd_api::{Code, Exec, ExecResult, Name, Ping, PingResult, Problem, Process, ProcessNamespace};
-use nix::errno::Errno;
-use tokio::sync::Semaphore;
+use nix::{errno::Errno, sys::stat::fstat};
 
+use self::permits::Permits;
 pub use self::{
     exec::Launch,
     session::{End, Happening, Input, Session, Size, Stream},
 };
 use crate::kernel::real::worker::{self, Pinned};
 
-/// How many commands, how many in streams, and how many pings, run at the same time.
-const AT_ONCE: usize = 256;
+/// Time that a request waits for its place among those that run at the same time.
+const WAIT: Duration = Duration::from_secs(10);
+
+/// The caller of a command or a ping as far as its place and its namespace are concerned.
+#[derive(Debug, Clone, Default)]
+pub struct Origin {
+    /// The name whose share of places it takes; `None` for an admin, who has no share.
+    pub share: Option<String>,
+    /// The inode number that the namespace must have; `None` for an admin, who enters any.
+    pub inode: Option<u64>,
+}
 
 /// Runs commands and pings in namespaces, and tells who lives in them.
 #[derive(Clone)]
 pub struct Processes {
     sockets: sockets::Opener,
-    commands: Arc<Semaphore>,
-    sessions: Arc<Semaphore>,
-    pings: Arc<Semaphore>,
+    commands: Permits,
+    sessions: Permits,
+    pings: Permits,
 }
 
 impl Processes {
@@ -50,48 +60,53 @@ impl Processes {
     pub fn start() -> io::Result<Self> {
         Ok(Self {
             sockets: sockets::Opener::start()?,
-            commands: Arc::new(Semaphore::new(AT_ONCE)),
-            sessions: Arc::new(Semaphore::new(AT_ONCE)),
-            pings: Arc::new(Semaphore::new(AT_ONCE)),
+            commands: Permits::new("commands"),
+            sessions: Permits::new("commands in streams"),
+            pings: Permits::new("pings"),
         })
     }
 
     /// Runs a command in the environment of `ip netns exec`, as the daemon, or as whom it names; dropping the future kills
-    /// its process group. Once it has begun, `beside` goes on beside it, and is awaited too.
+    /// its process group. `record` is awaited right before it starts, and an error of it is the answer instead.
     pub async fn exec(
         &self,
         name: &Name,
         request: &Exec,
         launch: Launch,
-        beside: impl Future<Output = ()>,
+        record: impl Future<Output = Result<(), Problem>>,
     ) -> Result<ExecResult, Problem> {
         exec::check(request)?;
-        let _turn = self.commands.acquire().await.map_err(|_| closing())?;
-        exec::run(name, request, launch, beside).await
+        let _permit = self.commands.acquire(launch.origin.share.as_deref(), WAIT).await?;
+        let namespace = open_namespace(name, launch.origin.inode).await?;
+        record.await?;
+        exec::run(name, namespace, request, launch).await
     }
 
-    /// Starts a command whose output is carried off as it comes; with a size, in a terminal of its own.
+    /// Starts a command whose output is carried off as it comes; with a size, in a terminal of its own. `record` is as for
+    /// `exec`.
     pub async fn session(
         &self,
         name: &Name,
         request: &Exec,
         launch: Launch,
         terminal: Option<Size>,
+        record: impl Future<Output = Result<(), Problem>>,
     ) -> Result<Session, Problem> {
         exec::check(request)?;
         // They may last for days: one more is refused, not made to wait.
-        let turn = self.sessions.clone().try_acquire_owned().map_err(|_| {
-            Problem::new(Code::TooManyRequests, format!("{AT_ONCE} commands run in streams already: end one first"))
-        })?;
+        let permit = self.sessions.try_acquire(launch.origin.share.as_deref())?;
+        let namespace = open_namespace(name, launch.origin.inode).await?;
+        record.await?;
         let (name, request) = (name.clone(), request.clone());
-        blocking(move || Session::start(&name, &request, launch, terminal, turn)).await
+        blocking(move || Session::start(&name, namespace, &request, launch, terminal, permit)).await
     }
 
     /// Sends ICMP echo requests from inside a namespace.
-    pub async fn ping(&self, name: &Name, request: &Ping) -> Result<PingResult, Problem> {
+    pub async fn ping(&self, name: &Name, request: &Ping, origin: &Origin) -> Result<PingResult, Problem> {
         ping::check(request)?;
-        let _turn = self.pings.acquire().await.map_err(|_| closing())?;
-        ping::run(&self.sockets, name, request).await
+        let _permit = self.pings.acquire(origin.share.as_deref(), WAIT).await?;
+        let namespace = open_namespace(name, origin.inode).await?;
+        ping::run(&self.sockets, name, namespace, request).await
     }
 
     /// The processes that live in a namespace, by their ids (`ip netns pids`).
@@ -117,6 +132,28 @@ fn namespace_file(name: &Name) -> Result<OwnedFd, Problem> {
             Err(missing(format!("there is no namespace {name}: {} is {stale}", path.display())))
         }
     }
+}
+
+/// Opens the namespace that `/run/netns/NAME` pins, if it is the one of this inode number. What is opened is what is entered:
+/// the name may be another's later.
+async fn open_namespace(name: &Name, inode: Option<u64>) -> Result<OwnedFd, Problem> {
+    let name = name.clone();
+    blocking(move || {
+        let file = namespace_file(&name)?;
+        let Some(expected) = inode else { return Ok(file) };
+        let found = fstat(&file).map_err(|errno| failed("look at the namespace", errno))?.st_ino;
+        if found == expected { Ok(file) } else { Err(not_ours(&name, "something else has its name in /run/netns")) }
+    })
+    .await
+}
+
+/// Refuses to enter a namespace that is recorded, where what is there is not netnsd's.
+pub fn not_ours(name: &Name, why: &str) -> Problem {
+    let detail = format!(
+        "namespace {name} is recorded, but the one in the kernel is not netnsd's ({why}): only admins run commands and pings \
+         there; GET /v1/namespaces/{name} tells its state"
+    );
+    Problem::new(Code::Conflict, detail)
 }
 
 /// Runs what blocks away from the async threads.

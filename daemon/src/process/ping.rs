@@ -22,9 +22,9 @@ use tokio::{
 };
 
 use super::{
-    blocking, failed,
+    failed,
     icmp::{Answer, Mark},
-    invalid, namespace_file,
+    invalid,
     sockets::{Opener, Target},
 };
 use crate::kernel::real::worker::errno;
@@ -70,9 +70,12 @@ pub(super) fn check(request: &Ping) -> Result<(), Problem> {
 }
 
 /// Sends the requests and waits until each is answered or given up.
-pub(super) async fn run(sockets: &Opener, name: &Name, request: &Ping) -> Result<PingResult, Problem> {
-    let owned_name = name.clone();
-    let namespace = blocking(move || namespace_file(&owned_name)).await?;
+pub(super) async fn run(
+    sockets: &Opener,
+    name: &Name,
+    namespace: OwnedFd,
+    request: &Ping,
+) -> Result<PingResult, Problem> {
     let (socket, scope_id) = sockets.icmp(Target::of(name, request), namespace).await?;
     // SAFETY: an OwnedFd keeps the same descriptor open until it is dropped, and the AsyncFd deregisters it before that.
     let socket = unsafe { AsyncFd::register(socket) };

@@ -22,13 +22,13 @@ use nix::{
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::unix::pipe,
-    sync::OwnedSemaphorePermit,
     time::{Sleep, sleep, timeout},
 };
 
 use super::{
     exec::{GRACE, Launch, Running, signal_name, spawn},
     failed,
+    permits::Permit,
 };
 
 /// How much is read at once; a pipe holds as much.
@@ -118,28 +118,29 @@ pub struct Session {
     timed_out: bool,
     status: Option<ExitStatus>,
     started: Instant,
-    _turn: OwnedSemaphorePermit,
+    _permit: Permit,
 }
 
 impl Session {
     /// Starts a command; with a size, in a terminal of its own. It blocks: not for async threads.
     pub(super) fn start(
         name: &Name,
+        namespace: OwnedFd,
         request: &Exec,
         launch: Launch,
         terminal: Option<Size>,
-        turn: OwnedSemaphorePermit,
+        permit: Permit,
     ) -> Result<Self, Problem> {
         let (mut running, input, outputs) = match terminal {
             None => {
                 let mut running =
-                    spawn(name, request, launch, [Stdio::piped(), Stdio::piped(), Stdio::piped()], false)?;
+                    spawn(name, namespace, request, launch, [Stdio::piped(), Stdio::piped(), Stdio::piped()], false)?;
                 let writer = running.child.stdin.take().map(|pipe| Box::pin(pipe) as Pin<Box<dyn AsyncWrite + Send>>);
                 let out = running.child.stdout.take().map(|pipe| Box::pin(pipe) as Pin<Box<dyn AsyncRead + Send>>);
                 let err = running.child.stderr.take().map(|pipe| Box::pin(pipe) as Pin<Box<dyn AsyncRead + Send>>);
                 (running, Input { writer, terminal: None }, [out, err])
             }
-            Some(size) => in_terminal(name, request, launch, size)?,
+            Some(size) => in_terminal(name, namespace, request, launch, size)?,
         };
         running.child.stdin = None;
         Ok(Self {
@@ -151,7 +152,7 @@ impl Session {
             timed_out: false,
             status: None,
             started: Instant::now(),
-            _turn: turn,
+            _permit: permit,
         })
     }
 
@@ -237,7 +238,7 @@ async fn read(stream: &mut Option<Pin<Box<dyn AsyncRead + Send>>>, buffer: &mut 
 
 type Wired = (Running, Input, [Option<Pin<Box<dyn AsyncRead + Send>>>; 2]);
 
-fn in_terminal(name: &Name, request: &Exec, launch: Launch, size: Size) -> Result<Wired, Problem> {
+fn in_terminal(name: &Name, namespace: OwnedFd, request: &Exec, launch: Launch, size: Size) -> Result<Wired, Problem> {
     let refused = |errno: Errno| failed("open a terminal", errno);
     let io = |error: io::Error| refused(Errno::from_raw(error.raw_os_error().unwrap_or(Errno::EIO as i32)));
     let pair = openpty(&Winsize::from(size), None).map_err(refused)?;
@@ -254,7 +255,7 @@ fn in_terminal(name: &Name, request: &Exec, launch: Launch, size: Size) -> Resul
     }
     fcntl(&pair.master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(refused)?;
     let slave = || pair.slave.try_clone().map(Stdio::from).map_err(io);
-    let running = spawn(name, request, launch, [slave()?, slave()?, slave()?], true)?;
+    let running = spawn(name, namespace, request, launch, [slave()?, slave()?, slave()?], true)?;
     let reader = pipe::Receiver::from_owned_fd_unchecked(pair.master.try_clone().map_err(io)?).map_err(io)?;
     let writer = pipe::Sender::from_owned_fd_unchecked(pair.master.try_clone().map_err(io)?).map_err(io)?;
     let input = Input { writer: Some(Box::pin(writer)), terminal: Some(pair.master) };

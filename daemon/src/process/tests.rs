@@ -10,7 +10,7 @@ use nix::{
     unistd::geteuid,
 };
 
-use super::{Launch, Processes};
+use super::{Launch, Origin, Processes};
 
 /// Runs a test in a sandbox that has the namespace `a` and a stale file `stale`; skips it without privileges.
 fn sandbox<F: Future<Output = ()>>(test: impl FnOnce(Processes) -> F + Send + 'static) {
@@ -67,7 +67,7 @@ fn shell(script: &str) -> Exec {
 }
 
 async fn ok(processes: &Processes, request: &Exec) -> ExecResult {
-    processes.exec(&a(), request, Launch::default(), async {}).await.unwrap()
+    processes.exec(&a(), request, Launch::default(), async { Ok(()) }).await.unwrap()
 }
 
 async fn text(processes: &Processes, request: &Exec) -> String {
@@ -77,7 +77,7 @@ async fn text(processes: &Processes, request: &Exec) -> String {
 }
 
 async fn refused(processes: &Processes, request: &Exec, pointer: &str) -> String {
-    let problem = processes.exec(&a(), request, Launch::default(), async {}).await.unwrap_err();
+    let problem = processes.exec(&a(), request, Launch::default(), async { Ok(()) }).await.unwrap_err();
     assert_eq!((problem.code, problem.pointer.as_deref()), (Code::InvalidField, Some(pointer)), "{problem}");
     problem.detail
 }
@@ -85,7 +85,7 @@ async fn refused(processes: &Processes, request: &Exec, pointer: &str) -> String
 async fn ping(processes: &Processes, address: &str, count: u32) -> netnsd_api::PingResult {
     let address: ZonedAddress = address.parse().unwrap();
     let request = Ping { count, interval_ms: 5, timeout_ms: 300, ..Ping::new(address) };
-    processes.ping(&a(), &request).await.unwrap()
+    processes.ping(&a(), &request, &Origin::default()).await.unwrap()
 }
 
 fn alive(pid: &str) -> bool {
@@ -148,7 +148,7 @@ fn a_dropped_future_kills_the_group() {
         let request = shell("sleep 79 & echo $$ $! > /run/pids; wait");
         let name = a();
         tokio::select! {
-            _ = p.exec(&name, &request, Launch::default(), async {}) => panic!("it ended"),
+            _ = p.exec(&name, &request, Launch::default(), async { Ok(()) }) => panic!("it ended"),
             () = async { while fs::read_to_string("/run/pids").unwrap_or_default().len() < 4 {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             } } => {}
@@ -216,12 +216,12 @@ fn what_cannot_run_is_refused() {
         for name in ["stale", "none"] {
             let name = name.parse().unwrap();
             assert_eq!(
-                p.exec(&name, &command(&["true"]), Launch::default(), async {}).await.unwrap_err().code,
+                p.exec(&name, &command(&["true"]), Launch::default(), async { Ok(()) }).await.unwrap_err().code,
                 Code::NotFound
             );
             assert_eq!(p.processes(&name).await.unwrap_err().code, Code::NotFound);
             let ping = Ping::new("127.0.0.1".parse().unwrap());
-            assert_eq!(p.ping(&name, &ping).await.unwrap_err().code, Code::NotFound);
+            assert_eq!(p.ping(&name, &ping, &Origin::default()).await.unwrap_err().code, Code::NotFound);
         }
     });
 }
@@ -262,7 +262,7 @@ fn pings_are_answered_or_told_why_not() {
         }
         for size in [0, 1, 65_000] {
             let request = Ping { size, ..Ping::new("127.0.0.1".parse().unwrap()) };
-            assert_eq!(p.ping(&a(), &request).await.unwrap().received, 1, "size {size}");
+            assert_eq!(p.ping(&a(), &request, &Origin::default()).await.unwrap().received, 1, "size {size}");
         }
         let result = ping(&p, "10.9.0.77", 2).await;
         assert_eq!((result.received, result.loss, result.rtt_ms), (0, 1.0, None));
@@ -270,7 +270,7 @@ fn pings_are_answered_or_told_why_not() {
         text(&p, &shell("ip route add unreachable 10.8.0.0/24")).await;
         assert_eq!(ping(&p, "10.8.0.1", 1).await.replies[0].error.as_deref(), Some("no route to host"));
         let wrong = Ping { count: 0, ..Ping::new("::1".parse().unwrap()) };
-        assert_eq!(p.ping(&a(), &wrong).await.unwrap_err().pointer.as_deref(), Some("/count"));
+        assert_eq!(p.ping(&a(), &wrong, &Origin::default()).await.unwrap_err().pointer.as_deref(), Some("/count"));
     });
 }
 
@@ -294,7 +294,7 @@ fn processes_are_found_and_identified() {
             p.identify(one.pid).await.unwrap()
         };
         tokio::select! {
-            result = p.exec(&name, &request, Launch::default(), async {}) => panic!("{result:?}"),
+            result = p.exec(&name, &request, Launch::default(), async { Ok(()) }) => panic!("{result:?}"),
             found = identified => assert_eq!(found.namespace.as_deref(), Some("a")),
         }
         assert_eq!(p.identify(std::process::id()).await.unwrap().namespace, None);
