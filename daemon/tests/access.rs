@@ -247,6 +247,7 @@ fn a_command_is_on_record_once_it_has_begun() {
     drop(waiting);
     host.until("it is gone", || !runs());
     host.post(path, json!({"argv": ["true"]})).ok();
+    assert_eq!(host.get("/v1/audit").ok()["items"].as_array().unwrap().last().unwrap()["argv"], json!(["true"]));
     host.post(path, json!({"argv": ["/nowhere"]})).refused(422, "invalid_field", Some("/argv/0"));
     // It was recorded before it was tried.
     assert_eq!(statuses(), [json!(200), json!(200), json!(200), json!(422)]);

@@ -192,13 +192,9 @@ pub(super) fn origin(app: &App, caller: &Caller, name: &Name) -> Result<Origin, 
 /// # Errors
 /// `store_unavailable` where it cannot be recorded, but for admins, who must be able to act then: theirs is recorded with the
 /// answer.
-pub(super) async fn record_command(
-    app: &App,
-    caller: &Caller,
-    _exec: &Exec,
-    status: StatusCode,
-) -> Result<(), Problem> {
+pub(super) async fn record_command(app: &App, caller: &Caller, exec: &Exec, status: StatusCode) -> Result<(), Problem> {
     let Some(audit) = &caller.audit else { return Ok(()) };
+    audit.set_argv(&exec.argv);
     let entry = audit.answered(status.as_u16());
     match app.engine.keep(Kept::Audit(entry.clone())).await {
         Ok(()) => {
