@@ -324,7 +324,9 @@ fn make_old(host: &Host) {
     host.run(&[
         "sqlite3",
         database.to_str().unwrap(),
-        "ALTER TABLE resources DROP COLUMN macs; DROP TABLE machine; DELETE FROM _sqlx_migrations WHERE version >= 5;",
+        "ALTER TABLE resources DROP COLUMN macs; DROP TABLE machine; DROP INDEX audit_done; DROP INDEX audit_refused;
+         ALTER TABLE audit DROP COLUMN argv; ALTER TABLE audit DROP COLUMN count;
+         DELETE FROM _sqlx_migrations WHERE version >= 5;",
     ]);
     let br0 = &host.ip(&["-d", "link", "show", "br0"])[0];
     let names = br0["altnames"].as_array().cloned().unwrap_or_default();
