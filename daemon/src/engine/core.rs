@@ -66,8 +66,10 @@ pub(super) struct Core<K: Kernel> {
     pub foreign: Option<BTreeSet<String>>,
     /// When the last try to record what is done failed.
     untidy_since: Option<Instant>,
-    /// The lane of what is to be recorded with the next commit, whatever that is of, and shares its fate.
-    keeping: mpsc::Receiver<Keeping>,
+    /// Lane of tokens and audit entries.
+    lane: mpsc::Receiver<Keeping>,
+    /// Taken off the lane: recorded with the next commit, whatever that is of, and fails with it.
+    keeping: Vec<Keeping>,
     /// The number of the newest entry of the audit log.
     audited: u64,
     /// Entries of it that are recorded, and of writes that were taken back.
@@ -88,7 +90,7 @@ impl<K: Kernel> Core<K> {
     pub async fn open(
         database: &Path,
         kernel: K,
-        keeping: mpsc::Receiver<Keeping>,
+        lane: mpsc::Receiver<Keeping>,
         view: Arc<View>,
         shown: watch::Sender<u64>,
         policy: Policy,
@@ -114,7 +116,8 @@ impl<K: Kernel> Core<K> {
             drift: Drift::new(policy),
             foreign: None,
             untidy_since: None,
-            keeping,
+            lane,
+            keeping: Vec::new(),
             audited,
             untrue: Vec::new(),
             unannounced: BTreeSet::new(),
@@ -173,7 +176,7 @@ impl<K: Kernel> Core<K> {
                 request = queue.recv() => {
                     let Some(request) = request else { break };
                     self.take(request, &mut waiting).await;
-                    // What came meanwhile has its turn before the rest of who sent much.
+                    // Writes that came meanwhile have their turn before the rest of a caller who sent many.
                     loop {
                         while let Ok(request) = queue.try_recv() {
                             self.take(request, &mut waiting).await;
@@ -182,13 +185,16 @@ impl<K: Kernel> Core<K> {
                             break;
                         }
                         self.carry_out_batch(&mut waiting).await;
-                        // It rode along with the batch's commit, if there was one.
-                        if let Ok(first) = self.keeping.try_recv() {
-                            self.tidy_with(vec![first]).await;
+                        // A batch without a commit left the lane as it was.
+                        if !self.lane.is_empty() {
+                            self.tidy().await;
                         }
                     }
                 }
-                Some(first) = self.keeping.recv() => self.tidy_with(vec![first]).await,
+                Some(first) = self.lane.recv() => {
+                    self.keeping.push(first);
+                    self.tidy().await;
+                }
                 notice = self.kernel.notice() => self.notice(notice, &BTreeMap::new()),
                 () = tokio::time::sleep_until(alarm.into()) => self.wake().await,
             }
@@ -363,12 +369,7 @@ impl<K: Kernel> Core<K> {
 
     /// Records what is known to be done, and shows what happened.
     async fn tidy(&mut self) {
-        self.tidy_with(Vec::new()).await;
-    }
-
-    /// The same, and what was taken off its lane.
-    async fn tidy_with(&mut self, keepings: Vec<Keeping>) {
-        match self.commit_with(BTreeMap::new(), Vec::new(), keepings).await {
+        match self.commit(BTreeMap::new(), Vec::new()).await {
             Ok(()) => self.journal.show(),
             Err(error) => {
                 if self.untidy_since.is_none() {
@@ -379,30 +380,20 @@ impl<K: Kernel> Core<K> {
         }
     }
 
-    /// Commits rows and what the audit log says of them, with what is known to be done and what happened.
+    /// Commits rows and their audit entries, together with confirmations, events, and what is in the lane.
     pub(super) async fn commit(
         &mut self,
         rows: BTreeMap<String, RowChange>,
-        kept: Vec<Kept>,
-    ) -> Result<(), StoreError> {
-        self.commit_with(rows, kept, Vec::new()).await
-    }
-
-    /// The same, with what was taken off its lane, and what is in it.
-    async fn commit_with(
-        &mut self,
-        rows: BTreeMap<String, RowChange>,
         mut kept: Vec<Kept>,
-        mut keepings: Vec<Keeping>,
     ) -> Result<(), StoreError> {
-        // So that they neither wait for writes nor have a commit each. Its bound is that of the text too.
-        keepings.extend(std::iter::from_fn(|| self.keeping.try_recv().ok()).take(KEEPINGS));
+        // In one commit, none waits for writes or needs its own. The bound is also that of the statement's text.
+        self.keeping.extend(std::iter::from_fn(|| self.lane.try_recv().ok()).take(KEEPINGS));
         let mut all = self.confirmations.clone();
         all.extend(rows);
         let (events, retracted) = self.journal.news();
         kept.extend(self.untrue.iter().copied().map(Kept::NoAudit));
         let mut askers = Vec::new();
-        for Keeping { what, answer } in keepings {
+        for Keeping { what, answer } in std::mem::take(&mut self.keeping) {
             kept.push(match what {
                 Kept::Audit(entry) => Kept::Audit(self.numbered(entry)),
                 other => other,
