@@ -18,5 +18,6 @@ pub mod process;
 #[allow(unsafe_code, reason = "what is done between fork and exec, and an ioctl")]
 pub mod sandbox;
 pub mod settings;
+pub mod shares;
 pub mod store;
 pub mod tryout;

@@ -20,19 +20,17 @@ use std::{path::Path, sync::Arc, thread::JoinHandle};
 use netnsd_api::{Code, Problem, Reconciled};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use self::{
-    core::Core,
-    queue::{Place, Places},
-};
+use self::core::Core;
 pub use self::{status::rfc3339, types::*};
 use crate::{
     access::Access,
     kernel::Kernel,
     metrics::Metrics,
+    shares::{Place, Shares},
     store::{Kept, StoreError},
 };
 
-/// Size of the lane of tokens and audit entries: who finds it full waits.
+/// Size of the lane of tokens and audit entries; one more waits until there is room.
 const KEEPINGS: usize = 256;
 
 /// Why the engine could not start.
@@ -68,7 +66,7 @@ struct Message {
     /// `None` after the answer was sent.
     answer: Option<oneshot::Sender<Result<Written, Problem>>>,
     /// Its place in the queue, which it gives back when it is done.
-    _place: Place,
+    _place: Place<String>,
 }
 
 impl Message {
@@ -94,7 +92,8 @@ impl Message {
 pub struct Engine {
     /// Bounded by `places`; a pass of everything by the requests that ask for it.
     queue: mpsc::UnboundedSender<Request>,
-    places: Places,
+    /// Places of waiting writes, by the caller's name.
+    places: Shares<String>,
     /// Its own lane, which waiting writes cannot fill.
     keepings: mpsc::Sender<Keeping>,
 }
@@ -142,7 +141,7 @@ impl Engine {
             });
         })?;
         start.recv().map_err(|_| std::io::Error::other("the engine's thread ended"))??;
-        Ok((Self { queue: sender, places: Places::default(), keepings }, thread))
+        Ok((Self { queue: sender, places: Shares::default(), keepings }, thread))
     }
 
     /// Carries out a write; answers when it is durable and applied. A write that still waits when this future is dropped is not
@@ -151,7 +150,7 @@ impl Engine {
     /// # Errors
     /// Why it was refused; then nothing is changed.
     pub async fn write(&self, write: Write) -> Result<Written, Problem> {
-        let place = self.places.take(&write.caller)?;
+        let place = queue::take_place(&self.places, &write.caller)?;
         let (answer, answered) = oneshot::channel();
         self.send(Request::Write(Box::new(Message { write, answer: Some(answer), _place: place })))?;
         answered.await.unwrap_or_else(|_| Err(stopping()))

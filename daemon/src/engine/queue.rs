@@ -1,79 +1,36 @@
 //! The queue of writes: bounded, with a share for each caller, served in turns.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::collections::VecDeque;
 
 use netnsd_api::{Code, Problem, Role};
 
 use super::{Message, QUEUE};
-use crate::access::Caller;
+use crate::{
+    access::Caller,
+    shares::{Full, Place, Shares},
+};
 
 /// Writes of one caller that may wait at once, of the [`QUEUE`] for all; admins may fill it.
 pub(super) const SHARE: usize = QUEUE / 4;
 /// Places beside the queue, which only admins take.
 pub(super) const RESERVE: usize = QUEUE / 8;
 
-/// Numbers of waiting writes, in all and for each caller.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Places {
-    counts: Arc<Mutex<Counts>>,
-}
-
-#[derive(Debug, Default)]
-struct Counts {
-    all: usize,
-    of: HashMap<String, usize>,
-}
-
-/// A place in the queue, until it is dropped.
-#[derive(Debug)]
-pub(super) struct Place {
-    places: Places,
-    caller: String,
-}
-
-impl Places {
-    /// Takes a place for a write of a caller.
-    ///
-    /// # Errors
-    /// `overloaded`, if the caller has its share already or all places are taken.
-    pub(super) fn take(&self, caller: &Caller) -> Result<Place, Problem> {
-        let is_admin = caller.role == Role::Admin;
-        let (most, share) = if is_admin { (QUEUE + RESERVE, QUEUE + RESERVE) } else { (QUEUE, SHARE) };
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        if counts.all >= most {
-            let detail = format!("the queue of writes is full ({} wait): try again in a moment", counts.all);
-            return Err(Problem::new(Code::Overloaded, detail));
-        }
-        let own = counts.of.entry(caller.name.clone()).or_default();
-        if *own >= share {
-            let detail = format!("{own} writes of {} wait already, which is its share: try again later", caller.name);
-            return Err(Problem::new(Code::Overloaded, detail));
-        }
-        *own += 1;
-        counts.all += 1;
-        Ok(Place { places: self.clone(), caller: caller.name.clone() })
-    }
-
-    /// Returns the number of writes that are waiting or under way.
-    pub(super) fn taken(&self) -> usize {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner).all
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut counts = self.places.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        counts.all -= 1;
-        if let Some(own) = counts.of.get_mut(&self.caller) {
-            *own -= 1;
-            if *own == 0 {
-                counts.of.remove(&self.caller);
+/// Takes a place in the queue for a write of a caller.
+///
+/// # Errors
+/// `overloaded`, if the caller has its share already or all places are taken.
+pub(super) fn take_place(places: &Shares<String>, caller: &Caller) -> Result<Place<String>, Problem> {
+    let is_admin = caller.role == Role::Admin;
+    let (share, most) = if is_admin { (QUEUE + RESERVE, QUEUE + RESERVE) } else { (SHARE, QUEUE) };
+    places.take(caller.name.clone(), share, most).map_err(|full| {
+        let detail = match full {
+            Full::All(count) => format!("the queue of writes is full ({count} wait): try again in a moment"),
+            Full::Share(own) => {
+                format!("{own} writes of {} wait already, which is its share: try again later", caller.name)
             }
-        }
-    }
+        };
+        Problem::new(Code::Overloaded, detail)
+    })
 }
 
 /// Waiting writes: those of one caller in their order, callers in turns.
@@ -126,12 +83,14 @@ impl Turns {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use netnsd_api::Kind;
     use serde_json::json;
     use tokio::sync::oneshot;
 
     use super::*;
     use crate::engine::{Change, Spec, Write, Written};
-    use netnsd_api::Kind;
 
     type Answered = oneshot::Receiver<Result<Written, Problem>>;
 
@@ -141,11 +100,11 @@ mod tests {
         caller
     }
 
-    fn message(places: &Places, of: &str, name: &str) -> (Message, Answered) {
+    fn message(places: &Shares<String>, of: &str, name: &str) -> (Message, Answered) {
         let spec = Spec::from_json(Kind::Namespace, json!({"name": name})).unwrap();
         let (answer, answered) = oneshot::channel();
         let write = Write { caller: Arc::new(caller(of, Role::Operator)), ..Write::by_admin(Change::Put(spec)) };
-        let place = places.take(&write.caller).unwrap();
+        let place = take_place(places, &write.caller).unwrap();
         (Message { write, answer: Some(answer), _place: place }, answered)
     }
 
@@ -156,7 +115,7 @@ mod tests {
 
     #[test]
     fn callers_take_turns_and_keep_their_order() {
-        let (places, mut turns, mut answers) = (Places::default(), Turns::default(), Vec::new());
+        let (places, mut turns, mut answers) = (Shares::default(), Turns::default(), Vec::new());
         for (of, name) in [("red", "r0"), ("red", "r1"), ("red", "r2"), ("blue", "b0")] {
             let (message, answered) = message(&places, of, name);
             turns.push(message);
@@ -171,22 +130,22 @@ mod tests {
 
     #[test]
     fn full_share_leaves_places_for_others_and_admins() {
-        let places = Places::default();
+        let places = Shares::default();
         let (red, blue, root) =
             (caller("red", Role::Operator), caller("blue", Role::Operator), caller("root", Role::Admin));
-        let mut held: Vec<Place> = (0..SHARE).map(|_| places.take(&red).unwrap()).collect();
-        assert_eq!(places.take(&red).unwrap_err().code, Code::Overloaded);
-        held.push(places.take(&blue).unwrap());
+        let mut held: Vec<Place<String>> = (0..SHARE).map(|_| take_place(&places, &red).unwrap()).collect();
+        assert_eq!(take_place(&places, &red).unwrap_err().code, Code::Overloaded);
+        held.push(take_place(&places, &blue).unwrap());
         for i in 0.. {
-            match places.take(&caller(&format!("uid {i}"), Role::Operator)) {
+            match take_place(&places, &caller(&format!("uid {i}"), Role::Operator)) {
                 Ok(place) => held.push(place),
                 Err(_) => break,
             }
         }
         assert_eq!(places.taken(), QUEUE);
-        held.extend((0..RESERVE).map(|_| places.take(&root).unwrap()));
-        assert!(places.take(&root).is_err());
+        held.extend((0..RESERVE).map(|_| take_place(&places, &root).unwrap()));
+        assert!(take_place(&places, &root).is_err());
         drop(held);
-        assert!(places.taken() == 0 && places.counts.lock().unwrap().of.is_empty());
+        assert!(places.is_empty());
     }
 }

@@ -1,11 +1,10 @@
 //! Connections: HTTP/1.1 over a Unix socket or TCP, bounded, and ended in order.
 
 use std::{
-    collections::HashMap,
     net::{IpAddr, Ipv4Addr},
     pin::pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -36,7 +35,10 @@ use super::{
     half_close::{Exchange, HalfClosable, IsGone, tcp_client_is_gone, unix_client_is_gone},
     tls::Tls,
 };
-use crate::access::{Peer, peer_of};
+use crate::{
+    access::{Peer, peer_of},
+    shares::{Full, Place, Shares},
+};
 
 /// Connections at once; more wait to be accepted.
 const CONNECTIONS: u32 = 12_000;
@@ -55,11 +57,11 @@ pub async fn serve_unix(listener: UnixListener, router: Router, stop: watch::Rec
     serve(listener, stop, move |stream: UnixStream, _, life| {
         let (peer, router) = (peer_of(&stream), router.clone());
         let uid = if let Peer::Unix(Some(identity)) = &peer { Some(identity.uid.as_raw()) } else { None };
-        let place = shares.clone().enter(Source::User(uid));
+        let place = take_place(&shares, Source::User(uid));
         async move {
             match place {
-                None => tracing::debug!(uid, "too many connections"),
-                Some(_place) => carry(stream, unix_client_is_gone, router, peer, life).await,
+                Err(full) => tracing::debug!(uid, ?full, "too many connections"),
+                Ok(_place) => carry(stream, unix_client_is_gone, router, peer, life).await,
             }
         }
     })
@@ -75,9 +77,12 @@ pub async fn serve_tcp(listener: TcpListener, router: Router, tls: Option<Arc<Tl
     let shares = Shares::default();
     serve(listener.tap_io(quick), stop, move |stream, address, mut life| {
         let (router, tls) = (router.clone(), tls.clone());
-        let place = shares.clone().enter(Source::of(address.ip()));
+        let place = take_place(&shares, Source::of(address.ip()));
         async move {
-            let Some(_place) = place else { return tracing::debug!(%address, "too many connections") };
+            let _place = match place {
+                Ok(place) => place,
+                Err(full) => return tracing::debug!(%address, ?full, "too many connections"),
+            };
             let peer = |certificate| Peer::Tcp { address, to_loopback, certificate };
             let Some(tls) = tls else {
                 return carry(stream, tcp_client_is_gone, router, peer(Vec::new()), life).await;
@@ -95,7 +100,7 @@ pub async fn serve_tcp(listener: TcpListener, router: Router, tls: Option<Arc<Tl
     .await;
 }
 
-/// Whose share of the connections one counts for.
+/// Holder of a share of the connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Source {
     /// A user on a Unix socket; `None` if the kernel does not tell.
@@ -116,59 +121,22 @@ impl Source {
             address => address,
         })
     }
-
-    fn is_root(self) -> bool {
-        self == Source::User(Some(0))
-    }
 }
 
-/// Connections to one socket, by their source. Those of root are not counted.
-#[derive(Debug, Default, Clone)]
-struct Shares {
-    counts: Arc<Mutex<HashMap<Source, usize>>>,
+/// Takes a place for one more connection to a socket; `None` for root, whose connections are not counted.
+fn take_place(shares: &Shares<Source>, source: Source) -> Result<Option<Place<Source>>, Full> {
+    let most = match source {
+        Source::User(Some(0)) => return Ok(None),
+        Source::User(_) => CONNECTIONS as usize - FOR_ROOT,
+        Source::Address(_) => usize::MAX,
+    };
+    shares.take(source, OF_ONE, most).map(Some)
 }
 
-/// A connection's place in the share of its source, until it is dropped.
-#[derive(Debug)]
-struct Place {
-    shares: Shares,
-    of: Source,
-}
-
-impl Shares {
-    /// Takes a place for one more connection, if there is one.
-    fn enter(self, of: Source) -> Option<Place> {
-        if !of.is_root() {
-            let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-            // At most as many sources as connections, and one look for each accept.
-            let all: usize = counts.values().sum();
-            let count = counts.get(&of).copied().unwrap_or_default();
-            let is_full = matches!(of, Source::User(_)) && all + FOR_ROOT >= CONNECTIONS as usize;
-            if count >= OF_ONE || is_full {
-                return None;
-            }
-            counts.insert(of, count + 1);
-        }
-        Some(Place { shares: self, of })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut counts = self.shares.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.of) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.of);
-            }
-        }
-    }
-}
-
-/// How long a connection may live.
+/// Limits of a connection's life.
 struct Life {
     stop: watch::Receiver<bool>,
-    /// By then the first head has to be complete.
+    /// Deadline of the first complete head.
     first_head_by: Instant,
 }
 
@@ -290,21 +258,21 @@ mod tests {
     #[test]
     fn each_source_has_a_share_and_root_a_reserve() {
         let shares = Shares::default();
-        let from = |from: &str| shares.clone().enter(Source::of(from.parse().unwrap()));
+        let from = |from: &str| take_place(&shares, Source::of(from.parse().unwrap()));
         for (one, same, other) in [
             ("192.0.2.1", "::ffff:192.0.2.1", "192.0.2.2"),
             ("2001:db8::1", "2001:db8::ffff", "2001:db8:0:1::1"),
             ("127.0.0.1", "127.9.9.9", "::1"),
         ] {
             let mut places: Vec<_> = (0..OF_ONE).map(|_| from(one).unwrap()).collect();
-            assert!(from(one).is_none() && from(same).is_none() && from(other).is_some(), "{one}");
+            assert!(from(one).is_err() && from(same).is_err() && from(other).is_ok(), "{one}");
             places.pop();
-            assert!(from(same).is_some(), "{one}");
+            assert!(from(same).is_ok(), "{one}");
         }
-        assert!(shares.counts.lock().unwrap().is_empty());
-        let user = |uid| shares.clone().enter(Source::User(Some(uid)));
+        assert!(shares.is_empty());
+        let user = |uid| take_place(&shares, Source::User(Some(uid)));
         let users = CONNECTIONS - FOR_ROOT as u32;
         let _places: Vec<_> = (0..users).map(|i| user(1 + i / OF_ONE as u32).unwrap()).collect();
-        assert!(user(9999).is_none() && user(0).is_some());
+        assert!(user(9999).is_err() && user(0).is_ok());
     }
 }

@@ -1,0 +1,94 @@
+//! Bounded numbers of places: a share for each holder, and a bound on all together.
+
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// Places that are taken, by their holders.
+#[derive(Debug, Clone)]
+pub struct Shares<K: Hash + Eq> {
+    counts: Arc<Mutex<Counts<K>>>,
+}
+
+#[derive(Debug)]
+struct Counts<K> {
+    all: usize,
+    of: HashMap<K, usize>,
+}
+
+/// A place, until it is dropped.
+#[derive(Debug)]
+pub struct Place<K: Hash + Eq> {
+    shares: Shares<K>,
+    holder: K,
+}
+
+/// The bound that leaves no place, with the number of places taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Full {
+    /// All holders together have as many as there may be.
+    All(usize),
+    /// The holder has its share.
+    Share(usize),
+}
+
+impl<K: Hash + Eq> Default for Shares<K> {
+    fn default() -> Self {
+        Self { counts: Arc::new(Mutex::new(Counts { all: 0, of: HashMap::new() })) }
+    }
+}
+
+impl<K: Hash + Eq + Clone> Shares<K> {
+    /// Takes a place, where the holder has fewer than `share` and all together have fewer than `most`.
+    ///
+    /// # Errors
+    /// The bound that is reached.
+    pub fn take(&self, holder: K, share: usize, most: usize) -> Result<Place<K>, Full> {
+        let mut counts = self.lock();
+        let own = counts.of.get(&holder).copied().unwrap_or_default();
+        if counts.all >= most {
+            return Err(Full::All(counts.all));
+        }
+        if own >= share {
+            return Err(Full::Share(own));
+        }
+        counts.all += 1;
+        counts.of.insert(holder.clone(), own + 1);
+        Ok(Place { shares: self.clone(), holder })
+    }
+}
+
+impl<K: Hash + Eq> Shares<K> {
+    /// Returns the number of places that are taken.
+    pub fn taken(&self) -> usize {
+        self.lock().all
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Counts<K>> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K: Hash + Eq> Drop for Place<K> {
+    fn drop(&mut self) {
+        let mut counts = self.shares.lock();
+        counts.all -= 1;
+        if let Some(own) = counts.of.get_mut(&self.holder) {
+            *own -= 1;
+            if *own == 0 {
+                counts.of.remove(&self.holder);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+impl<K: Hash + Eq> Shares<K> {
+    /// Returns true if nobody has a place and no holder is remembered.
+    pub(crate) fn is_empty(&self) -> bool {
+        let counts = self.lock();
+        counts.all == 0 && counts.of.is_empty()
+    }
+}
