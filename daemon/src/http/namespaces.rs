@@ -92,12 +92,9 @@ async fn exec(
     }
     let launch = super::exec::launch(&app, &caller, &name, &exec)?;
     let record = super::exec::record_command(&app, &caller, &exec, StatusCode::OK);
-    let result = tokio::select! {
-        result = app.process.exec(&name, &exec, launch, record) => result?,
-        // Dropped, the command is killed.
-        why = Until::new(&app.stopping, caller.clone()).into_passed() => return Err(why.into()),
-    };
-    Ok(Json(result).into_response())
+    // Dropped, the command is killed.
+    let until = Until::new(&app.stopping, caller.clone());
+    Ok(Json(until.bound(app.process.exec(&name, &exec, launch, record)).await?).into_response())
 }
 
 async fn ping(
@@ -111,9 +108,6 @@ async fn ping(
     let name = named(&name)?;
     let ping: Ping = parse(&Value::Object(body::object(request).await?))?;
     let origin = super::exec::origin(&app, &caller, &name)?;
-    let result = tokio::select! {
-        result = app.process.ping(&name, &ping, &origin) => result?,
-        why = Until::new(&app.stopping, caller).into_passed() => return Err(why.into()),
-    };
-    Ok(Json(result).into_response())
+    let until = Until::new(&app.stopping, caller);
+    Ok(Json(until.bound(app.process.ping(&name, &ping, &origin)).await?).into_response())
 }

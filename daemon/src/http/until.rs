@@ -1,4 +1,4 @@
-//! How long answers without an end go on.
+//! Lifetime of an answer: the daemon's stop or the caller's revocation ends it.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::access::Caller;
 
-/// Until the daemon stops, or who asked may no longer do anything.
+/// Lifetime of an answer, which ends when the daemon stops or the caller's rights end.
 pub(super) struct Until {
     stopping: watch::Receiver<bool>,
     caller: Arc<Caller>,
@@ -18,7 +18,7 @@ impl Until {
         Self { stopping: stopping.clone(), caller }
     }
 
-    /// Waits for that, and tells why.
+    /// Waits for the end; returns its reason.
     pub async fn passed(&mut self) -> Problem {
         tokio::select! {
             _ = self.stopping.wait_for(|stopping| *stopping) => Problem::new(Code::ShuttingDown, "netnsd is stopping"),
@@ -28,8 +28,14 @@ impl Until {
         }
     }
 
-    /// Waits for that, as `passed` does, as a future that owns all it needs.
-    pub async fn into_passed(mut self) -> Problem {
-        self.passed().await
+    /// Awaits a result, which is dropped where the end comes first.
+    ///
+    /// # Errors
+    /// That of the result, or the reason of the end.
+    pub async fn bound<T>(mut self, result: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
+        tokio::select! {
+            result = result => result,
+            reason = self.passed() => Err(reason),
+        }
     }
 }
