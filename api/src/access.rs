@@ -124,14 +124,14 @@ pub struct AuditEntry {
     pub argv: Option<Vec<String>>,
     /// The answer's status.
     pub status: u16,
-    /// Number of requests that the entry stands for: repeated refusals (401, 403) are recorded together once a minute.
+    /// Number of requests that the entry stands for.
     #[serde(default = "one")]
     pub count: u64,
-    /// The request's id; of several, the last one's.
+    /// The request's id.
     pub request_id: String,
 }
 
-/// Returns the count of an entry from before it was told.
+/// Returns the count of an entry from a daemon that has no such field.
 fn one() -> u64 {
     1
 }

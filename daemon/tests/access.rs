@@ -251,7 +251,7 @@ fn a_command_is_on_record_once_it_has_begun() {
     host.post(path, json!({"argv": ["/nowhere"]})).refused(422, "invalid_field", Some("/argv/0"));
     // It was recorded before it was tried.
     assert_eq!(statuses(), [json!(200), json!(200), json!(200), json!(422)]);
-    // What is refused before is not a command that began.
+    // A command that is refused before it begins has no entry.
     host.post("/v1/namespaces/none/exec", json!({"argv": ["true"]})).refused(404, "not_found", None);
     assert_eq!(statuses().len(), 4);
 }

@@ -117,7 +117,7 @@ fn http2_is_not_served() {
 /// Waits until the daemon closes a connection; returns the time since `start`.
 fn closed(mut stream: &UnixStream, start: Instant) -> Duration {
     stream.set_read_timeout(Some(Duration::from_secs(100))).unwrap();
-    // What may come before is an answer, and a reset is an end, too.
+    // An answer may come first, and a reset is an end too.
     if let Err(error) = stream.read_to_end(&mut Vec::new()) {
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     }

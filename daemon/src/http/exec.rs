@@ -163,7 +163,7 @@ pub(super) fn launch(app: &App, caller: &Caller, name: &Name, exec: &Exec) -> Re
     Ok(Launch { identity, has_dns, origin: origin(app, caller, name)? })
 }
 
-/// Returns whose place a command or a ping takes, and which namespace it enters: admins enter any, others only the one that
+/// Returns the share of places for a caller's command or ping, and the namespace that it may enter: admins enter any, others only the one that
 /// netnsd made or took over under this name.
 ///
 /// # Errors

@@ -35,7 +35,7 @@ pub struct Launch {
     pub identity: Option<Identity>,
     /// True if the namespace has `dns`: its own `resolv.conf` must be there, and the host's resolvers are out of reach.
     pub has_dns: bool,
-    /// Whose place it takes, and which namespace it enters.
+    /// The share of places that it takes one of, and the namespace that it enters.
     pub origin: Origin,
 }
 
