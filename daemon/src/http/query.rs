@@ -10,8 +10,8 @@ use super::problem::Failure;
 /// Items on a page, unless asked otherwise, and at the most.
 const PAGE: (u32, u32) = (1000, 10_000);
 
-/// Values of one repeatable condition: each is compared with every resource.
-const CONDITIONS: usize = 16;
+/// Number of values that one repeatable condition may have: each is compared with every resource.
+pub(super) const CONDITIONS: usize = 16;
 
 /// The parameters of one request; each is taken out by its name, and nothing may be left over.
 #[derive(Debug)]

@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::http::query::CONDITIONS;
+
 /// Conditions on labels, as `query::Label` reads them.
 const LABEL: &str = "^[^=!].*$";
 /// A list of ETags, or `*` (RFC 9110, section 13.1).
@@ -11,15 +13,16 @@ const ETAGS: &str = r#"^(\*|(W/)?"[^"]*"( *, *(W/)?"[^"]*")*)$"#;
 fn schema_of(place: &str, name: &str) -> Option<Value> {
     let number = |least: u64| json!({"type": "integer", "format": "int64", "minimum": least});
     let list = |items: Value| json!({"type": "array", "items": items});
+    let conditions = |items: Value| json!({"type": "array", "items": items, "maxItems": CONDITIONS});
     let reference = |name: &str| json!({"$ref": format!("#/components/schemas/{name}")});
     Some(match (place, name) {
         ("query", "limit") => json!({"type": "integer", "minimum": 1, "maximum": 10000, "default": 1000}),
         ("query", "cursor" | "namespace") => reference("Name"),
-        ("query", "label") => list(json!({"type": "string", "pattern": LABEL})),
+        ("query", "label") => conditions(json!({"type": "string", "pattern": LABEL})),
         ("query", "include") => json!({"type": "string", "enum": ["unmanaged"]}),
-        ("query", "kind") => list(reference("Kind")),
-        ("query", "type") => list(reference("EventType")),
-        ("query", "name") => list(json!({"type": "string"})),
+        ("query", "kind") => conditions(reference("Kind")),
+        ("query", "type") => conditions(reference("EventType")),
+        ("query", "name") => conditions(json!({"type": "string"})),
         ("query", "since") | ("header", "Last-Event-ID") => number(0),
         ("query", "argv") => json!({"type": "array", "minItems": 1, "items": {"type": "string"}}),
         ("query", "env") => list(json!({"type": "string", "pattern": "^[^=]*=.*$"})),
