@@ -179,6 +179,51 @@ fn a_prefix_confines() {
 }
 
 #[test]
+fn prefix_answers_alike_for_present_and_absent_names() {
+    let (host, address) = with_tcp();
+    let secret = token(&host, json!({"name": "red", "role": "operator", "prefix": "red-"}));
+    let ask = |method: &str, path: &str, body: Value| ask(&host, &address, &secret, method, path, body);
+    let veth = |end: Value| json!({"endpoints": [end, {"namespace": "red-a"}]});
+    let red = ask("PUT", "/v1/namespaces/red-a", json!({}));
+    assert_eq!(red.0, 201, "{red:?}");
+    host.put("/v1/namespaces/blue-x", json!({})).ok();
+    host.put("/v1/bridges/blue-x-br", json!({"namespace": "blue-x"})).ok();
+    assert_eq!(ask("PUT", "/v1/bridges/red-br", json!({"namespace": "red-a"})).0, 201);
+
+    let answers = |name: &str| -> Vec<(u16, String)> {
+        let bridge = format!("{name}-br");
+        let asked = [
+            ask("POST", "/v1/namespaces", json!({"name": name})),
+            ask("PUT", &format!("/v1/namespaces/{name}"), json!({})),
+            ask("PUT", "/v1/bridges/red-b2", json!({"namespace": name})),
+            ask("PATCH", "/v1/bridges/red-br", json!({"namespace": name})),
+            ask("PUT", "/v1/veths/red-v", veth(json!({"namespace": name, "interface": "eth0"}))),
+            ask("PUT", "/v1/veths/red-v", veth(json!({"namespace": "red-a", "bridge": bridge}))),
+            ask("PUT", "/v1/topology?dry_run=true", json!({"bridges": [{"name": "red-br", "namespace": name}]})),
+            ask("PATCH", "/v1/topology", json!({"namespaces": [{"name": name}]})),
+        ];
+        let text = |answer: &Value| answer["detail"].as_str().unwrap_or_default().replace(name, "NAME");
+        asked.iter().map(|(status, answer)| (*status, format!("{} {}", answer["code"], text(answer)))).collect()
+    };
+    let (present, absent) = (answers("blue-x"), answers("blue-y"));
+    assert_eq!(present, absent);
+    assert!(present.iter().all(|(status, _)| *status == 403), "{present:?}");
+
+    let if_match = |name: &str| {
+        let request = format!(
+            "PUT /v1/namespaces/{name} HTTP/1.0\r\nhost: localhost\r\nauthorization: Bearer {secret}\r\n\
+             content-type: application/json\r\nif-match: \"7\"\r\ncontent-length: 2\r\n\r\n{{}}"
+        );
+        send(&host, &address, &request).0
+    };
+    assert_eq!((if_match("blue-x"), if_match("blue-y")), (403, 403));
+    let unnamed = || ask("POST", "/v1/veths", veth(json!({"namespace": "red-a"})));
+    let before = unnamed();
+    host.put("/v1/veths/veth0", json!({"endpoints": [{"namespace": "blue-x"}, {"namespace": "blue-x"}]})).ok();
+    assert_eq!((before.0, &before.1["detail"]), (403, &unnamed().1["detail"]), "the first free name is not told");
+}
+
+#[test]
 fn the_audit_log_tells_who_did_what() {
     let (host, address) = with_tcp();
     let secret = token(&host, json!({"name": "works", "role": "operator"}));

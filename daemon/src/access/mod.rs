@@ -22,7 +22,7 @@ pub use self::{
     tokens::{Access, Rule, Subject, issue},
 };
 use crate::{
-    engine::{Did, Spec},
+    engine::{Change, Did, Placed, Spec},
     intent::{self, Decision},
 };
 
@@ -124,6 +124,46 @@ impl Caller {
                 "commands of an operator run as its own user, and {} is none: use the Unix socket, or a token of an admin",
                 self.name
             ))),
+        }
+    }
+
+    /// Checks the names and references of a change as it was sent, against nothing that is recorded.
+    ///
+    /// # Errors
+    /// `forbidden`, the same for what exists and for what does not.
+    pub fn may_name(&self, change: &Change) -> Result<(), Problem> {
+        match change {
+            Change::Create(Spec::Veth(veth)) if self.is_confined() && veth.name.is_unset() => {
+                // The name that would be chosen tells which ones others have.
+                let detail =
+                    format!("{} reaches only what is called {}…: give the pair a name", self.name, self.prefix);
+                Err(forbidden(detail))
+            }
+            Change::Create(spec) | Change::Put(spec) => self.may_refer(spec),
+            Change::Edit(resource, _) | Change::Delete { resource, .. } if !self.reaches(resource.name.as_str()) => {
+                Err(self.outside(resource))
+            }
+            // Edits are checked once they are made: their outcome depends on the caller's own resource only.
+            Change::Edit(..) | Change::Delete { .. } => Ok(()),
+            Change::Topology(document) => {
+                let check = |placed: &Placed| self.may_refer(&placed.spec).map_err(|problem| placed.locate(problem));
+                document.specs.iter().try_for_each(check)
+            }
+        }
+    }
+
+    /// Checks a spec's name and references against the prefix.
+    ///
+    /// # Errors
+    /// `forbidden`, naming the first that is out of reach.
+    pub fn may_refer(&self, spec: &Spec) -> Result<(), Problem> {
+        if !self.is_confined() {
+            return Ok(());
+        }
+        let mut named = std::iter::once(spec.resource()).chain(intent::references(spec));
+        match named.find(|other| !self.reaches(other.name.as_str())) {
+            Some(outside) => Err(self.outside(&outside)),
+            None => Ok(()),
         }
     }
 

@@ -17,6 +17,8 @@ impl Intent {
     /// # Errors
     /// Why it may not: a precondition, a reference, a name that is taken, a field, what its caller may not.
     pub fn decide(&mut self, write: &Write, now: Timestamp, new_uid: &dyn Fn() -> String) -> Result<Decision, Problem> {
+        // Before anything recorded is looked at: the answer must not depend on resources out of the caller's reach.
+        write.caller.may_name(&write.change)?;
         let mut decision = self.weigh(write, now, new_uid)?;
         write.caller.may_change(&decision, write.adopt)?;
         if write.adopt {
@@ -56,7 +58,9 @@ impl Intent {
             Change::Edit(resource, edit) => {
                 let record = self.get(resource).ok_or_else(|| not_found(resource))?;
                 check_preconditions(&write.preconditions, Some(record))?;
-                self.decide_put(edit(&record.spec)?, now, new_uid)
+                let spec = edit(&record.spec)?;
+                write.caller.may_refer(&spec)?;
+                self.decide_put(spec, now, new_uid)
             }
             Change::Delete { resource, cascade } => {
                 let record = self.get(resource).ok_or_else(|| not_found(resource))?;
