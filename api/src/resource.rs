@@ -115,9 +115,11 @@ pub struct Namespace {
     pub loopback: bool,
     /// Routes in it, beside those that the kernel makes itself.
     #[serde(default)]
+    #[schema(max_items = 16384)]
     pub routes: Vec<Route>,
     /// Permanent ARP and NDP entries in it.
     #[serde(default)]
+    #[schema(max_items = 16384)]
     pub neighbours: Vec<Neighbour>,
     /// Sysctls below `net.` in it.
     #[serde(default, deserialize_with = "unique_sysctls")]
@@ -139,7 +141,7 @@ pub struct Attach {
 }
 
 /// A route (`ip-route(8)`).
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
     /// Where it leads to.
@@ -263,7 +265,7 @@ impl Route {
 }
 
 /// A permanent ARP or NDP entry (`ip-neighbour(8)`).
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Neighbour {
     /// The neighbour's IP address.
@@ -301,6 +303,7 @@ pub struct Bridge {
     pub up: bool,
     /// Addresses of the bridge itself.
     #[serde(default)]
+    #[schema(max_items = 1024)]
     pub addresses: Vec<Cidr>,
     /// Whether the spanning tree protocol runs.
     #[serde(default)]
@@ -379,6 +382,7 @@ pub struct Endpoint {
     pub up: bool,
     /// Its addresses.
     #[serde(default)]
+    #[schema(max_items = 1024)]
     pub addresses: Vec<Cidr>,
     /// The bridge that it is a port of, which lives in the same namespace.
     #[serde(default)]
@@ -447,7 +451,7 @@ impl Endpoint {
 }
 
 /// Settings of a bridge port (`bridge-link(8)`); what is left out stays as the kernel chose.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Port {
     /// STP's cost of the path through it, 1 to 65535.
@@ -504,6 +508,18 @@ fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), FieldError> {
     Ok(())
 }
 
+/// The most routes, neighbours or sysctls of a namespace.
+const MOST_INSIDE: usize = 16_384;
+
+/// The most addresses of an interface.
+const MOST_ADDRESSES: usize = 1024;
+
+fn check_count(field: &str, count: usize, most: usize) -> Result<(), FieldError> {
+    let too_many =
+        || FieldError::at(Code::InvalidField, &[field], format!("{count} {field} are too many: at most {most}"));
+    if count > most { Err(too_many()) } else { Ok(()) }
+}
+
 fn check_mtu(mtu: Option<u32>) -> Result<(), FieldError> {
     match mtu {
         Some(mtu) if !(68..=65535).contains(&mtu) => {
@@ -523,6 +539,7 @@ fn check_ipv6_mtu(mtu: Option<u32>, addresses: &[Cidr]) -> Result<(), FieldError
 }
 
 fn check_addresses(addresses: &[Cidr]) -> Result<(), FieldError> {
+    check_count("addresses", addresses.len(), MOST_ADDRESSES)?;
     check_unique("addresses", addresses.iter().map(|address| (*address, address)))?;
     for (i, address) in addresses.iter().enumerate() {
         let ip = address.0.addr();
@@ -569,6 +586,9 @@ impl Resource for Namespace {
 
     fn check(&self) -> Result<(), FieldError> {
         check_labels(&self.labels)?;
+        check_count("routes", self.routes.len(), MOST_INSIDE)?;
+        check_count("neighbours", self.neighbours.len(), MOST_INSIDE)?;
+        check_count("sysctls", self.sysctls.len(), MOST_INSIDE)?;
         for (i, route) in self.routes.iter().enumerate() {
             route.check().map_err(|(field, detail)| {
                 FieldError::at(Code::InvalidField, &["routes", &i.to_string(), field], detail)

@@ -552,7 +552,7 @@ pub(crate) fn unique_sysctls<'de, D: Deserializer<'de>>(
 pub(crate) const GIVEN_TWICE: &str = "given twice";
 
 /// The value of a sysctl: given as a string or an integer, answered as a string.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct SysctlValue(pub String);
 
 impl<'de> Deserialize<'de> for SysctlValue {
@@ -650,7 +650,7 @@ impl PartialSchema for Centiseconds {
 impl ToSchema for Centiseconds {}
 
 /// The netnsid that was asked for, as `ip netns set NAME NETNSID|auto` takes it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum NetnsId {
     /// The kernel's choice.
     Auto,

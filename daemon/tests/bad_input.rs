@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::time::Instant;
+
 use common::{Answer, Host, same};
 use serde_json::{Value, json};
 
@@ -270,6 +272,24 @@ fn too_many_conditions_are_refused() {
     for condition in ["kind=veth", "type=created", "name=x"] {
         host.get(&format!("/v1/events?{}", repeat(condition, 17))).refused(400, "invalid_query", None);
     }
+}
+
+#[test]
+fn long_lists_of_a_resource_are_refused() {
+    let host = Host::started();
+    let addresses = |most: usize| (0..most).map(|i| format!("10.0.{}.{}/32", i / 200, i % 200 + 1)).collect::<Vec<_>>();
+    let bridge = |most| json!({"interface": "many", "addresses": addresses(most)});
+    host.put("/v1/bridges/many", bridge(1025)).refused(422, "invalid_field", Some("/addresses"));
+    host.put("/v1/bridges/many", bridge(1024)).ok();
+    let route = |i: usize| json!({"destination": format!("10.{}.{}.0/24", i / 250, i % 250), "type": "blackhole"});
+    let routes = |most: usize| json!({"routes": (0..most).map(route).collect::<Vec<_>>()});
+    host.put("/v1/namespaces/many", routes(16_385)).refused(422, "invalid_field", Some("/routes"));
+    let put = Instant::now();
+    host.put("/v1/namespaces/many", routes(16_384)).ok();
+    let made = Instant::now();
+    host.patch("/v1/namespaces/many", json!({"labels": {"a": "b"}})).ok();
+    println!("16,384 routes: PUT {:?}, PATCH of a label {:?}", made - put, made.elapsed());
+    assert_eq!(host.ip(&["-n", "many", "route"]).as_array().unwrap().len(), 16_384);
 }
 
 #[test]

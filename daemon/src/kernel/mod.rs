@@ -128,7 +128,7 @@ pub struct Observed {
 }
 
 /// A file of name resolution in `/etc/netns/NAME`, which stands there for the one in `/etc`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum DnsFile {
     /// Name servers, domains to search and options (resolv.conf(5)).
     ResolvConf,
@@ -398,7 +398,7 @@ impl ObservedLink {
 }
 
 /// One address of a link, with all that the kernel keeps of it (`struct ifaddrmsg`, linux/if_addr.h).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ObservedAddress {
     /// The address (`IFA_LOCAL`) with its prefix length.
     pub net: IpNet,
@@ -570,7 +570,7 @@ impl ObservedRoute {
 }
 
 /// Attributes of a route that the API has no fields for. A route that is taken over keeps them.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct RouteExtras {
     /// `RTA_METRICS`: the value of each `RTAX_*` (`linux/rtnetlink.h`) as the kernel writes it.
     pub metrics: Vec<(u16, Vec<u8>)>,
@@ -583,7 +583,7 @@ pub struct RouteExtras {
 }
 
 /// One change. Every operation may be repeated: what is already so is no error (save where another's thing is in the way).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "fields are named as the API's and iproute2's")]
 pub enum Op {
     /// Makes a namespace, tags it, and pins it in `/run/netns`.
@@ -646,7 +646,7 @@ pub enum Op {
 }
 
 /// One end of a veth pair to be made.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "named as the API's fields")]
 pub struct NewEnd {
     pub ns: Ns,
@@ -657,7 +657,7 @@ pub struct NewEnd {
 }
 
 /// A bridge's settings; what is none stays as it is. Times in hundredths of a second.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "named as the API's fields")]
 pub struct BridgeSettings {
     pub stp: Option<bool>,

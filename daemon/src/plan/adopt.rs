@@ -1,6 +1,6 @@
 //! Taking over what others made, in place, and giving it back as it was found when the kernel refuses the rest of a write.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use netnsd_api::{
     Bridge, Centiseconds, Cidr, Endpoint, Kind, Name, Namespace, NetnsId, ResourceRef, Veth, is_link_local,
@@ -8,8 +8,8 @@ use netnsd_api::{
 
 use super::{
     Hands, Phase, Planner, Task,
-    namespace::same_key,
     place::{Place, set_owner},
+    route::{RouteKey, key_of, key_of_known},
     settings::port_settings,
 };
 use crate::{
@@ -229,7 +229,8 @@ fn found_namespace(spec: &Namespace, known: &ObservedNs) -> Namespace {
 
 /// The routes that can be made again as they are: nothing is done to others, and the kernel makes those of addresses again itself.
 fn found_routes<'k>(spec: &'k Namespace, known: &'k ObservedNs) -> impl Iterator<Item = &'k ObservedRoute> {
-    let is_taken = |known: &ObservedRoute| spec.routes.iter().any(|route| same_key(route, known));
+    let taken: HashSet<RouteKey> = spec.routes.iter().map(key_of).collect();
+    let is_taken = move |known: &ObservedRoute| key_of_known(known).is_some_and(|key| taken.contains(&key));
     let is_made = move |known: &&ObservedRoute| known.protocol != ROUTE_PROTOCOL_KERNEL || is_taken(known);
     known.routes.iter().filter(|known| known.is_adoptable()).filter(is_made)
 }

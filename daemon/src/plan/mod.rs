@@ -12,6 +12,7 @@ mod dns;
 mod link;
 mod namespace;
 mod place;
+mod route;
 mod scope;
 mod settings;
 mod sysctl;
@@ -139,7 +140,7 @@ enum Phase {
 }
 
 /// One operation of a plan.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Step {
     /// The operation.
     pub op: Op,

@@ -1,19 +1,16 @@
 //! Namespaces: made, tagged, identified; and what is inside them beside links.
 
-use std::net::IpAddr;
+use std::collections::BTreeSet;
 
-use netnsd_api::{Destination, Namespace, NetnsId, Route, RouteType, is_link_local};
+use netnsd_api::{Namespace, Neighbour, NetnsId, RouteType};
 
 use super::{
-    Hands, Phase, Planner, Task,
+    Phase, Planner, Task,
     place::{Place, set_owner},
 };
 use crate::{
     engine::Spec,
-    kernel::{
-        LOOPBACK, Ns, ObservedLink, ObservedNs, ObservedRoute, Op, RT_TABLE_LOCAL, RT_TABLE_MAIN, StalePin, ownership,
-        protocol,
-    },
+    kernel::{LOOPBACK, Ns, ObservedNs, Op, StalePin, ownership},
 };
 
 impl Planner<'_> {
@@ -123,7 +120,7 @@ impl Planner<'_> {
             None => true,
         };
         if let (Some(id), false) = (spec.netnsid, id_is_right) {
-            self.emit(Phase::Identify, task, Op::NetnsIdSet { name: name.clone(), id });
+            self.emit_waiting(Phase::Identify, task, Op::NetnsIdSet { name: name.clone(), id });
         }
         if loopback != spec.loopback {
             self.emit(Phase::Addresses, task, Op::LoopbackSet { name: name.clone(), up: spec.loopback });
@@ -153,6 +150,8 @@ impl Planner<'_> {
     }
 
     fn neighbours(&mut self, task: &Task<'_>, spec: &Namespace, known: &ObservedNs) {
+        let there: BTreeSet<&Neighbour> = known.neighbours.iter().collect();
+        let wanted: BTreeSet<_> = spec.neighbours.iter().map(|new| (new.address, &new.interface)).collect();
         let gone = task
             .applied
             .iter()
@@ -161,10 +160,7 @@ impl Planner<'_> {
                 _ => None,
             })
             .flatten()
-            .filter(|old| {
-                !spec.neighbours.iter().any(|new| new.address == old.address && new.interface == old.interface)
-            })
-            .filter(|old| known.neighbours.contains(old));
+            .filter(|old| !wanted.contains(&(old.address, &old.interface)) && there.contains(old));
         for neighbour in gone {
             self.emit(
                 Phase::TakeRoutes,
@@ -172,7 +168,7 @@ impl Planner<'_> {
                 Op::NeighbourDelete { name: spec.name.clone(), neighbour: neighbour.clone() },
             );
         }
-        for neighbour in spec.neighbours.iter().filter(|neighbour| !known.neighbours.contains(neighbour)) {
+        for neighbour in spec.neighbours.iter().filter(|neighbour| !there.contains(neighbour)) {
             match known.links.get(neighbour.interface.as_str()) {
                 Some(link) if link.up => {
                     let op = Op::NeighbourAdd { name: spec.name.clone(), neighbour: neighbour.clone() };
@@ -189,52 +185,6 @@ impl Planner<'_> {
                     );
                 }
             }
-        }
-    }
-
-    fn routes(&mut self, task: &Task<'_>, spec: &Namespace, known: &ObservedNs) {
-        for old in known.routes.iter().filter(|old| old.ours) {
-            if !spec.routes.iter().any(|route| same_key(route, old)) {
-                self.emit(Phase::TakeRoutes, task, Op::RouteDelete { name: spec.name.clone(), route: old.as_route() });
-            }
-        }
-        for (i, route) in spec.routes.iter().enumerate() {
-            let same: Vec<&ObservedRoute> = known.routes.iter().filter(|other| same_key(route, other)).collect();
-            let missing = missing(route, known, spec);
-            let right = same.iter().find(|other| fulfils(other, route) && task.keeps_extras(i, other));
-            let (name, protocol) = (spec.name.clone(), task.protocol_of(i));
-            let ours = same.iter().find(|other| other.ours);
-            if let (Some(old), Some(_)) = (ours, &missing) {
-                // What was asked for before; or the kernel keeps it though nothing reaches its gateway any more, and made afresh it
-                // would not take it.
-                self.emit(Phase::TakeRoutes, task, Op::RouteDelete { name: name.clone(), route: old.as_route() });
-            } else if right.is_some_and(|other| task.hands == Hands::Stay || other.protocol == protocol) {
-                continue;
-            }
-            if let Some(other) = in_the_way(task, &same) {
-                if let (Some(old), None) = (ours, &missing) {
-                    // The kernel would take the first of them for the one to be replaced (`fib_table_insert()`, net/ipv4/fib_trie.c).
-                    self.emit(Phase::TakeRoutes, task, Op::RouteDelete { name, route: old.as_route() });
-                }
-                let reason = format!(
-                    "{} is in the way, and netnsd did not make it: delete it, or give this route another metric",
-                    shown(other)
-                );
-                self.conflict_at(task, reason, format!("/routes/{i}"));
-                continue;
-            }
-            if let Some(missing) = missing {
-                self.pending(task, format!("route {} waits: {missing}", route.destination));
-                continue;
-            }
-            // What is taken over keeps what the API has no fields for, and what the body does not say.
-            let (route, extras) = match right {
-                Some(other) if task.hands == Hands::Adopt => (other.as_route(), other.extras.clone()),
-                _ => (route.clone(), task.extras_of(i)),
-            };
-            let phase = if route.via.is_none() { Phase::LinkRoutes } else { Phase::GatewayRoutes };
-            let replace = !same.is_empty();
-            self.emit_waiting(phase, task, Op::RouteAdd { name, route, extras, protocol, replace });
         }
     }
 }
@@ -270,118 +220,3 @@ const FALLBACK: [(&str, &str); 9] = [
     ("ip_vti0", "vti"),
     ("ip6_vti0", "vti6"),
 ];
-
-/// Returns the route, if any, that others made where one of netnsd's is to be. One that is taken over is in the way only if it
-/// cannot be made again as it is, or is not the only one.
-fn in_the_way<'r>(task: &Task<'_>, same: &[&'r ObservedRoute]) -> Option<&'r ObservedRoute> {
-    let may_take = |other: &ObservedRoute| task.hands == Hands::Adopt && same.len() == 1 && other.is_adoptable();
-    same.iter().find(|other| !other.ours && !may_take(other)).copied()
-}
-
-/// A route as ip-route(8) shows it.
-fn shown(known: &ObservedRoute) -> String {
-    let ObservedRoute { route, .. } = known;
-    let kind = known.foreign_kind.as_deref().or((route.kind != RouteType::Unicast).then(|| route.kind.as_str()));
-    let destination = match route.destination {
-        Destination::Net(net) if net.prefix_len() == net.max_prefix_len() => net.addr().to_string(),
-        other => other.to_string(),
-    };
-    let table = match route.table {
-        RT_TABLE_MAIN => None,
-        RT_TABLE_LOCAL => Some("local".to_owned()),
-        other => Some(other.to_string()),
-    };
-    let mut text = kind.map(|kind| format!("{kind} ")).unwrap_or_default() + &destination;
-    let words = [
-        ("via", route.via.map(|via| via.to_string())),
-        ("dev", route.interface.as_ref().map(ToString::to_string)),
-        ("table", table),
-        ("proto", Some(protocol(known.protocol)).filter(|protocol| protocol != "boot")),
-        ("src", route.source.map(|source| source.to_string())),
-        ("metric", route.metric.filter(|metric| *metric != 0).map(|metric| metric.to_string())),
-    ];
-    for (word, value) in words {
-        text += &value.map(|value| format!(" {word} {value}")).unwrap_or_default();
-    }
-    text
-}
-
-/// What the kernel tells routes apart by.
-pub(super) fn same_key(route: &Route, known: &ObservedRoute) -> bool {
-    !known.selective
-        && route.is_ipv6() == known.ipv6
-        && route.destination.net(known.ipv6) == known.route.destination.net(known.ipv6)
-        && route.table == known.route.table
-        && route.effective_metric() == known.route.metric.unwrap_or(0)
-}
-
-fn fulfils(known: &ObservedRoute, route: &Route) -> bool {
-    known.is_adoptable()
-        && known.route.kind == route.kind
-        && known.route.via == route.via
-        && known.route.onlink == route.onlink
-        && (route.interface.is_none() || known.route.interface == route.interface)
-        && (route.source.is_none() || known.route.source == route.source)
-}
-
-/// What a route still waits for; none if the kernel should take it.
-fn missing(route: &Route, known: &ObservedNs, spec: &Namespace) -> Option<String> {
-    if let Some(waits) = missing_here(route, known) {
-        return Some(waits);
-    }
-    let via = route.via?.0;
-    if route.onlink && via.is_ipv4() && !has_ipv4(known) {
-        return Some("no interface has an IPv4 address yet".into());
-    }
-    if route.onlink || (is_link_local(via) && route.interface.is_some()) {
-        return None;
-    }
-    let on_link = known.links.iter().any(|(name, link)| {
-        link.up
-            && route.interface.as_ref().is_none_or(|interface| interface.as_str() == name)
-            && link.addresses.iter().any(|address| address.net.contains(&via) && address.net.addr() != via)
-    });
-    (!on_link && !by_link_route(route, via, known, spec)).then(|| format!("no interface reaches the gateway {via} yet"))
-}
-
-/// Whether there is any IPv4 address. Without one, `lo`'s too, the kernel takes every gateway for a broadcast address: there is no
-/// table `local` yet to tell otherwise (`__inet_dev_addr_type()`, net/ipv4/fib_frontend.c).
-fn has_ipv4(known: &ObservedNs) -> bool {
-    let ipv4 = |link: &ObservedLink| link.addresses.iter().any(|address| address.net.addr().is_ipv4());
-    known.loopback || known.links.values().any(ipv4)
-}
-
-/// What a route waits for beside its gateway.
-fn missing_here(route: &Route, known: &ObservedNs) -> Option<String> {
-    if let Some(interface) = route.interface.as_ref().filter(|_| route.kind == RouteType::Unicast) {
-        match known.links.get(interface.as_str()) {
-            None => return Some(format!("there is no interface {interface} yet")),
-            Some(link) if !link.up => return Some(format!("{interface} is not up")),
-            Some(_) => {}
-        }
-    }
-    // In IPv4 nobody looks at the source of what rejects (`fib_create_info()`, net/ipv4/fib_semantics.c).
-    let source = route.source.filter(|_| route.kind == RouteType::Unicast || route.is_ipv6())?.0;
-    let has = |address: &crate::kernel::ObservedAddress| address.net.addr() == source;
-    let there = known.links.values().any(|link| link.addresses.iter().any(has));
-    (!there).then(|| format!("no interface has the source address {source} yet"))
-}
-
-/// Whether a route without a gateway covers the gateway of this one. It is looked for in its own table and in `main`
-/// (`fib_check_nh_v4_gw()`, net/ipv4/fib_semantics.c).
-fn by_link_route(route: &Route, via: IpAddr, known: &ObservedNs, spec: &Namespace) -> bool {
-    let covers = |other: &Route, ipv6: bool| {
-        ipv6 == via.is_ipv6()
-            && other.kind == RouteType::Unicast
-            && other.via.is_none()
-            && (other.table == RT_TABLE_MAIN || other.table == route.table)
-            && other.destination.net(ipv6).contains(&via)
-            && (route.interface.is_none() || route.interface == other.interface)
-            && other
-                .interface
-                .as_ref()
-                .is_some_and(|interface| known.links.get(interface.as_str()).is_some_and(|link| link.up))
-    };
-    spec.routes.iter().any(|other| covers(other, other.is_ipv6()) && missing_here(other, known).is_none())
-        || known.routes.iter().any(|other| other.foreign_kind.is_none() && covers(&other.route, other.ipv6))
-}
