@@ -682,6 +682,25 @@ async fn events_tell_what_happened_and_not_what_was_refused() {
 }
 
 #[tokio::test]
+async fn id_of_a_dying_namespace_is_waited_for_beside_the_engine() {
+    let house = House::new();
+    // The namespace is made first.
+    house.kernel.fail(1, Errno::EAGAIN);
+    house.put(Kind::Namespace, json!({"name": "net0", "netnsid": 7})).await.unwrap();
+    assert!(house.kernel.failed());
+    assert_eq!(house.state(Kind::Namespace, "net0"), State::Pending);
+    house.kernel.fail(1, Errno::EEXIST);
+    house.put(Kind::Namespace, json!({"name": "net1", "netnsid": 8})).await.unwrap_err();
+    let patience = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while house.state(Kind::Namespace, "net0") != State::InSync {
+        assert!(std::time::Instant::now() < patience);
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    let ns = &house.kernel.everything()[&Ns::Named("net0".parse::<Name>().unwrap())];
+    assert_eq!(ns.netnsid, Some(7));
+}
+
+#[tokio::test]
 async fn a_pass_repairs_and_tells_so() {
     let house = House::new();
     house.network().await;

@@ -1,7 +1,7 @@
 //! A piece of work: what it is about, what is there, what is missing, and bringing that about.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     time::Instant,
 };
 
@@ -299,23 +299,20 @@ impl<K: Kernel> Core<K> {
     /// Executes a plan, and those after it until nothing is left to do.
     pub(super) async fn bring_about(&mut self, work: &mut Work, mut plan: Plan, observed: Observed) -> Passed {
         let mut passed = Passed { observed, ..Passed::default() };
-        let mut waiting: Vec<(Step, String)> = Vec::new();
-        let mut blind: Vec<Step> = Vec::new();
-        let mut refused: Vec<Step> = Vec::new();
+        let mut waiting: BTreeMap<ResourceRef, String> = BTreeMap::new();
+        // Steps that are not done again: blind ones, refused ones, and those that wait.
+        let mut tried: HashSet<Step> = HashSet::new();
         for round in 0..ROUNDS {
             self.note_macs(&plan);
             (passed.verdicts, passed.unseen) = (plan.verdicts, plan.unseen);
-            for (step, reason) in &waiting {
-                passed.verdicts.entry(step.resource.clone()).or_insert_with(|| Verdict::Pending(reason.clone()));
+            for (resource, reason) in &waiting {
+                passed.verdicts.entry(resource.clone()).or_insert_with(|| Verdict::Pending(reason.clone()));
             }
             for (resource, op, error) in plan.refused {
                 passed.failures.entry(resource).or_insert((op, error));
             }
-            let tried = |step: &Step| {
-                blind.contains(step) || refused.contains(step) || waiting.iter().any(|(other, _)| other == step)
-            };
-            let steps: Vec<Step> = plan.steps.into_iter().filter(|step| !tried(step)).collect();
-            blind.extend(steps.iter().filter(|step| step.blind).cloned());
+            let steps: Vec<Step> = plan.steps.into_iter().filter(|step| !tried.contains(step)).collect();
+            tried.extend(steps.iter().filter(|step| step.blind).cloned());
             if steps.is_empty() {
                 break;
             }
@@ -327,7 +324,7 @@ impl<K: Kernel> Core<K> {
                 break;
             }
             passed.remade.append(&mut plan.remade);
-            self.execute(work, steps, &mut passed, &mut waiting, &mut refused).await;
+            self.execute(work, steps, &mut passed, &mut waiting, &mut tried).await;
             // What was heard by now is of this work, and the look that follows finds it; or else it is others' doing.
             for notice in self.kernel.heard() {
                 self.notice(notice, &work.parts);
@@ -370,15 +367,15 @@ impl<K: Kernel> Core<K> {
         grown
     }
 
-    /// Executes steps. Where no write waits for them, one that only sets something and is refused holds up nothing: it is in
-    /// `refused`, and what else its part has to do goes on.
+    /// Executes steps. Where no write waits for them, one that only sets something and is refused holds up nothing: it is
+    /// `tried`, and what else its part has to do goes on.
     async fn execute(
         &mut self,
         work: &Work,
         steps: Vec<Step>,
         passed: &mut Passed,
-        waiting: &mut Vec<(Step, String)>,
-        refused: &mut Vec<Step>,
+        waiting: &mut BTreeMap<ResourceRef, String>,
+        tried: &mut HashSet<Step>,
     ) {
         let batch: Vec<BatchOp> = steps
             .iter()
@@ -414,11 +411,12 @@ impl<K: Kernel> Core<K> {
                 Some(Ok(())) => passed.done.entry(step.resource).or_default().push(step.op.label()),
                 Some(Err(error)) if step.may_wait && may_come(&step.op, error.errno) => {
                     let reason = format!("{} waits: {error}", step.op.label());
-                    waiting.push((step, reason));
+                    waiting.entry(step.resource.clone()).or_insert(reason);
+                    tried.insert(step);
                 }
                 Some(Err(error)) => {
                     if step.op.is_setting() {
-                        refused.push(step.clone());
+                        tried.insert(step.clone());
                         passed.failures.entry(step.resource).or_insert((step.op, error));
                     } else {
                         passed.failures.insert(step.resource, (step.op, error));
@@ -445,6 +443,8 @@ const ROUNDS: usize = 4;
 fn may_come(op: &Op, errno: Errno) -> bool {
     match op {
         Op::SysctlSet { .. } => errno == Errno::ENODEV,
+        // The id of a deleted namespace, which the kernel is clearing away.
+        Op::NetnsIdSet { .. } => errno == Errno::EAGAIN,
         _ => is_not_yet(errno),
     }
 }

@@ -24,10 +24,10 @@ use crate::kernel::{
     OpError, Outcome, ROUTE_PROTOCOL, ROUTE_PROTOCOL_KERNEL, RT_TABLE_MAIN, bridge_mtu, moved, prefix_route,
 };
 
-/// How long a namespace's id may be that of a deleted one, which the kernel clears away in its own time (`cleanup_net()`,
-/// net/core/net_namespace.c); how long that of one that lives, which may be a deleted one too, for who looks into it lets go of
-/// it a moment later; and how often it is tried.
-const DYING: Duration = Duration::from_secs(10);
+/// How long a batch waits, in all, for ids of deleted namespaces, which the kernel clears away in its own time (`cleanup_net()`,
+/// net/core/net_namespace.c); how long for one of a namespace that lives, which may be a deleted one too, for who looks into it
+/// lets go of it a moment later; and how often it is tried.
+pub(super) const ID_WAIT: Duration = Duration::from_secs(1);
 const LIVING: Duration = Duration::from_millis(200);
 const AGAIN: Duration = Duration::from_millis(5);
 
@@ -38,6 +38,7 @@ pub(super) fn execute(
     ops: &[BatchOp],
     done: &dyn Fn(usize),
 ) -> Vec<Option<Outcome>> {
+    local.id_wait = ID_WAIT;
     let mut course = Course { ops, outcomes: vec![None; ops.len()], failed: BTreeSet::new() };
     let mut indices = Indices::default();
     let mut making = Vec::new();
@@ -552,11 +553,18 @@ fn set_netnsid(local: &mut Local, name: &Name, id: NetnsId) -> Outcome {
                 let message = format!("it has the id {now}, which cannot be changed while the namespace lives");
                 return Err(OpError { errno: Errno::EEXIST, message: Some(message) });
             }
-            // A namespace that was just deleted keeps its id until the kernel has cleared it away.
-            None if start.elapsed() < if is_dying(local, wanted)? { DYING } else { LIVING } => {
-                std::thread::sleep(AGAIN)
-            }
-            None => return Err(OpError { message: Some("another namespace has this id".into()), ..error }),
+            None => {}
+        }
+        // A namespace that was just deleted keeps its id until the kernel has cleared it away.
+        let is_dying = is_dying(local, wanted)?;
+        if let Some(left) = local.id_wait.checked_sub(AGAIN).filter(|_| is_dying || start.elapsed() < LIVING) {
+            local.id_wait = left;
+            std::thread::sleep(AGAIN);
+        } else if is_dying {
+            let message = format!("the kernel is still clearing away a deleted namespace that has the id {wanted}");
+            return Err(OpError { errno: Errno::EAGAIN, message: Some(message) });
+        } else {
+            return Err(OpError { message: Some("another namespace has this id".into()), ..error });
         }
     }
 }

@@ -6,6 +6,7 @@ use std::{
     io,
     os::fd::{AsFd, AsRawFd, OwnedFd, RawFd},
     panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
 };
 
 use netnsd_api::{Name, SysctlKey};
@@ -21,6 +22,7 @@ use rtnetlink::packet_route::RouteNetlinkMessage;
 
 use super::{
     channel::Channel,
+    execute::ID_WAIT,
     making::{Making, New},
     worker::{self, Pinned, Worker},
 };
@@ -40,6 +42,8 @@ pub(in crate::kernel) struct Local {
     pub(super) spares: Vec<Open>,
     /// What sysctls were before they were set.
     pub(super) replaced: Vec<(Name, SysctlKey, String)>,
+    /// How long the batch at hand may still wait for ids of deleted namespaces.
+    pub(super) id_wait: Duration,
 }
 
 /// A namespace that is in use.
@@ -78,7 +82,15 @@ impl Local {
     /// When there is no `/proc`.
     pub fn here() -> io::Result<Self> {
         let host = File::open(worker::HERE)?.into();
-        Ok(Self { host, open: BTreeMap::new(), most: most(), making: None, spares: Vec::new(), replaced: Vec::new() })
+        Ok(Self {
+            host,
+            open: BTreeMap::new(),
+            most: most(),
+            making: None,
+            spares: Vec::new(),
+            replaced: Vec::new(),
+            id_wait: ID_WAIT,
+        })
     }
 
     /// Does something, and is at home again also when that panics: whoever asked hears that there is no answer (ESRCH).
