@@ -295,6 +295,8 @@ impl<K: Kernel> Core<K> {
             }
         };
         let (drifted, held) = self.weigh(&plan, spare);
+        // The repair of many takes seconds, in which readers see that they are not there.
+        self.publish(&drifted, &observed);
         if !held.is_empty() {
             for resource in held {
                 work.parts.remove(&resource);

@@ -369,7 +369,7 @@ impl<K: Kernel> Core<K> {
         }
         let (mut drifted, mut held) = (BTreeSet::new(), Vec::new());
         for (resource, operations) in operations {
-            let Some(standing) = self.standings.get(resource) else { continue };
+            let Some(standing) = self.standings.get_mut(resource) else { continue };
             if !matches!(standing.state, State::InSync | State::Drifted) {
                 continue;
             }
@@ -379,6 +379,8 @@ impl<K: Kernel> Core<K> {
                 let detail = json!({"operations": operations});
                 self.journal.add(EventType::Drifted, resource.kind, &resource.name, Some(&record.uid), detail);
             }
+            let reason = Some("changed by others, and being repaired".into());
+            *standing = Standing { state: State::Drifted, reason };
             drifted.insert(resource.clone());
             if !spare {
                 continue;
