@@ -25,7 +25,7 @@ use nix::{
         resource::{Resource, getrlimit, setrlimit},
         socket::{AddressFamily, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt},
     },
-    unistd::{Gid, Group},
+    unistd::{Gid, Group, geteuid},
 };
 use sd_notify::NotifyState;
 use tokio::{
@@ -220,10 +220,11 @@ fn start_rooms(
         RealKernel::start,
     )
     .map_err(|error| Failure::Other(error.to_string()))?;
+    let look = Look::start().map_err(|error| other("looking at the kernel", &error))?;
     let app = Shared {
         engine,
         view: view.clone(),
-        look: Look::start().map_err(|error| other("looking at the kernel", &error))?,
+        look: look.clone(),
         history: History::new(&database, newest),
         metrics,
         audit: AuditLog::new(&database),
@@ -242,9 +243,30 @@ fn start_rooms(
     };
     Ok(Rooms {
         router: http::router(app.into()),
-        ready: Box::pin(async move { view.wait_ready().await }),
+        ready: Box::pin(async move {
+            view.wait_ready().await;
+            tokio::spawn(warn_of_unrecorded(look, view));
+        }),
         stop: Box::pin(stop),
     })
+}
+
+/// Number of resources that a line of the log names.
+const NAMED: usize = 10;
+
+/// Warns of what bears owner tags in the kernel while no record has it, as after the database was lost or cut.
+async fn warn_of_unrecorded(look: Look, view: Arc<View>) {
+    let found = look.unrecorded(move |resource| view.get(resource.kind, &resource.name).is_some()).await;
+    let Ok(found) = found else { return };
+    if !found.is_empty() {
+        let names: Vec<String> = found.iter().take(NAMED).map(ToString::to_string).collect();
+        tracing::warn!(
+            count = found.len(),
+            resources = names.join(", "),
+            "the kernel has things that bear netnsd's owner tags and that the database does not know: they stay as they are \
+             (if the database was lost, see \"The kernel has more than the database\" in docs/operating.md)"
+        );
+    }
 }
 
 // ---- Stopping --------------------------------------------------------------------------------------------------
@@ -334,7 +356,7 @@ fn lock(state_dir: &Path) -> Result<Flock<File>> {
     let failed = |error: io::Error| {
         Failure::Pointed(format!("state_dir is \"{}\", which cannot be used: {error}", state_dir.display()))
     };
-    make_dirs(state_dir, 0o700).map_err(failed)?;
+    make_dirs(state_dir, 0o700).and_then(|()| check_owner(state_dir)).map_err(failed)?;
     let path = state_dir.join("lock");
     let file = OpenOptions::new()
         .read(true)
@@ -373,6 +395,19 @@ fn make_dirs(dir: &Path, mode: u32) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
         other => other,
     }
+}
+
+/// Checks that nobody else can put files of theirs into a directory.
+fn check_owner(dir: &Path) -> io::Result<()> {
+    let metadata = fs::metadata(dir)?;
+    let (mode, owner) = (metadata.permissions().mode() & 0o7777, metadata.uid());
+    if mode & 0o022 == 0 && (owner == 0 || owner == geteuid().as_raw()) {
+        return Ok(());
+    }
+    let text = format!(
+        "others may write it (mode {mode:04o}, owner {owner}): make it yours alone, as by chmod 700, or give netnsd a directory of its own"
+    );
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
 }
 
 fn read_token(path: &Path) -> Result<String> {

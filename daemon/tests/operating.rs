@@ -5,9 +5,12 @@ mod common;
 
 use std::{
     collections::BTreeSet,
-    fs,
+    fs::{self, DirBuilder},
     io::{Read, Write},
-    os::unix::net::UnixStream,
+    os::unix::{
+        fs::{DirBuilderExt, PermissionsExt},
+        net::UnixStream,
+    },
     path::Path,
     process::{Command, Output},
 };
@@ -161,6 +164,10 @@ fn each_sentence_that_it_may_not_start_with_is_explained() {
     explained(host.netnsd().env("NETNSD_LOG", "a=b=c").output().unwrap());
     let at = |state: &Path, socket: &Path| host.netnsd_with(state, socket).output().unwrap();
     explained(at(&host.dir().join("plain/state"), &host.socket()));
+    let shared = host.dir().join("shared");
+    fs::create_dir(&shared).unwrap();
+    fs::set_permissions(&shared, fs::Permissions::from_mode(0o777)).unwrap();
+    explained(at(&shared, &host.socket()));
     explained(at(&host.state_dir(), &running.socket()));
     explained(at(&host.state_dir(), plain.as_ref()));
     explained(at(&host.state_dir(), "/proc/netnsd/netnsd.sock".as_ref()));
@@ -188,7 +195,7 @@ fn each_sentence_that_it_may_not_start_with_is_explained() {
     // Databases that cannot be used.
     let with = |name: &str, make: &dyn Fn(&Path)| {
         let state = host.dir().join(name);
-        fs::create_dir(&state).unwrap();
+        DirBuilder::new().mode(0o700).create(&state).unwrap();
         make(&state.join("netnsd.db"));
         at(&state, &host.socket())
     };

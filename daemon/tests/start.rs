@@ -8,11 +8,13 @@ use std::{
     fs,
     io::{Read, Write},
     os::unix::{fs::PermissionsExt, net::UnixStream, process::CommandExt},
+    path::Path,
     process::{Command, Output, Stdio},
 };
 
 use common::{Host, NETNSD, clean};
 use nix::sys::signal::Signal;
+use serde_json::json;
 
 fn netnsd(arguments: &[&str]) -> Output {
     let mut command = Command::new(NETNSD);
@@ -106,6 +108,91 @@ fn only_its_user_may_open_what_it_makes() {
     let host = Host::started();
     let mode = |path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(host.socket()), mode(host.state_dir())), (0o660, 0o700));
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn database_is_closed_to_others_in_an_open_directory() {
+    let mut host = Host::new();
+    fs::create_dir(host.state_dir()).unwrap();
+    set_mode(&host.state_dir(), 0o755);
+    host.start();
+    let files = ["netnsd.db", "netnsd.db-wal", "netnsd.db-shm"].map(|name| host.state_dir().join(name));
+    let modes = || files.each_ref().map(|file| fs::metadata(file).unwrap().permissions().mode() & 0o777);
+    assert_eq!(modes(), [0o600; 3]);
+    // As an earlier version left them.
+    host.kill9();
+    files.iter().for_each(|file| set_mode(file, 0o644));
+    host.start();
+    assert_eq!(modes(), [0o600; 3]);
+}
+
+#[test]
+fn state_directory_that_others_can_write_is_refused() {
+    let host = Host::new();
+    fs::create_dir(host.state_dir()).unwrap();
+    for mode in [0o777, 0o1777, 0o770] {
+        set_mode(&host.state_dir(), mode);
+        let text = sentence(&host.netnsd().output().unwrap());
+        assert!(text.contains("state_dir") && text.contains(&format!("{mode:04o}")), "{text}");
+        assert_eq!(fs::read_dir(host.state_dir()).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn removed_or_replaced_database_refuses_writes() {
+    let mut host = Host::started();
+    host.put("/v1/namespaces/net0", json!({})).ok();
+    let (database, away) = (host.state_dir().join("netnsd.db"), host.dir().join("away"));
+    let refused = |host: &Host| {
+        host.put("/v1/namespaces/net1", json!({})).refused(503, "store_unavailable", None);
+        assert_eq!(host.sh("ip netns list | wc -l").stdout, b"1\n", "nothing is made");
+        host.get("/v1/audit").refused(503, "store_unavailable", None);
+        let events = host.raw("GET", "/v1/events", &[("accept", "application/json")], Vec::new());
+        assert!(events.json["detail"].as_str().unwrap().contains("removed or replaced"), "{}", events.json);
+        events.refused(503, "store_unavailable", None);
+        host.get("/v1/namespaces/net0").ok();
+    };
+    fs::rename(&database, &away).unwrap();
+    refused(&host);
+    fs::copy(&away, &database).unwrap();
+    refused(&host);
+    // The very file comes back.
+    fs::rename(&away, &database).unwrap();
+    host.put("/v1/namespaces/net1", json!({})).ok();
+    // It is lost for good, and what was asked for is saved as the sentence says.
+    fs::remove_file(&database).unwrap();
+    host.put("/v1/bridges/br0", json!({})).refused(503, "store_unavailable", None);
+    let saved = host.get("/v1/topology").ok();
+    host.restart();
+    host.until("it is told", || host.log().contains("namespace net0, namespace net1"));
+    assert!(host.log().contains("count=2") && host.log().contains("the database does not know"), "{}", host.log());
+    host.put("/v1/topology?adopt=true", saved).ok();
+    host.restart();
+    assert_eq!(host.get("/v1/ready").ok()["states"]["in_sync"], 2);
+}
+
+#[test]
+fn lost_write_ahead_log_is_told_at_the_start() {
+    let mut host = Host::started();
+    let ends = json!([{"namespace": "net0", "interface": "eth0"}, {"interface": "port0", "bridge": "br0"}]);
+    let document = json!({"namespaces": [{"name": "net0"}], "bridges": [{"name": "br0"}],
+        "veths": [{"name": "pair", "endpoints": ends}]});
+    host.put("/v1/topology", document.clone()).ok();
+    host.restart();
+    assert!(!host.log().contains("the database does not know"), "{}", host.log());
+    host.kill9();
+    for name in ["netnsd.db", "netnsd.db-wal", "netnsd.db-shm"] {
+        fs::remove_file(host.state_dir().join(name)).unwrap();
+    }
+    host.sh("ip netns add others");
+    host.start();
+    host.until("it is told", || host.log().contains("namespace net0, bridge br0, veth pair"));
+    assert!(host.log().contains("count=3"), "{}", host.log());
+    host.put("/v1/topology?adopt=true", document).ok();
 }
 
 #[test]

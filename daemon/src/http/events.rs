@@ -15,14 +15,7 @@ use axum::{
 use futures_util::stream;
 use netnsd_api::{Code, Event, Items};
 
-use super::{
-    App, Routes, headers,
-    json::Json,
-    problem::Failure,
-    query::Query,
-    resource::{Answer, internal},
-    until::Until,
-};
+use super::{App, Routes, headers, json::Json, problem::Failure, query::Query, resource::Answer, until::Until};
 use crate::{
     access::Caller,
     store::{Filter, History},
@@ -72,7 +65,7 @@ async fn list(history: &History, since: u64, filter: &Filter) -> Answer {
     let mut items: Vec<Event> = Vec::new();
     let mut at = since;
     loop {
-        let (events, looked) = history.after(at, filter, CHUNK).await.map_err(internal)?;
+        let (events, looked) = history.after(at, filter, CHUNK).await?;
         let more = events.len() == CHUNK as usize;
         items.extend(events);
         at = looked;

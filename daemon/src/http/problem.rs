@@ -11,7 +11,7 @@ use axum::{
 use netnsd_api::{Code, FieldError, Problem};
 use serde_json::Value;
 
-use crate::kernel::look::LookError;
+use crate::{kernel::look::LookError, store::StoreError};
 
 /// A problem on its way out of a route.
 #[derive(Debug, Clone)]
@@ -39,6 +39,12 @@ impl Failure {
 impl From<Problem> for Failure {
     fn from(problem: Problem) -> Self {
         Self(Box::new(problem))
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::new(Code::StoreUnavailable, error.to_string())
     }
 }
 

@@ -106,6 +106,6 @@ async fn audit(State(app): State<App>, RawQuery(query): RawQuery) -> Answer {
     let since = query.number("since", 0..=u64::MAX)?;
     let limit = query.limit()?;
     query.finish()?;
-    let items = app.audit.read(since, limit).await.map_err(internal)?;
+    let items = app.audit.read(since, limit).await?;
     Ok(Json(Items { items }).into_response())
 }

@@ -1,16 +1,20 @@
 //! Live looks at the kernel for the API's looking routes, on a thread of their own: they never wait for writes.
 
-use std::{collections::BTreeMap, fs, io};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+};
 
 use netnsd_api::{
-    BridgePort, Destination, FdbEntry, Features, Link, LinkAddress, LiveNeighbour, LiveRoute, NamespaceObserved, Peer,
+    BridgePort, Destination, FdbEntry, Features, Kind, Link, LinkAddress, LiveNeighbour, LiveRoute, NamespaceObserved,
+    Peer, ResourceRef,
 };
 use nix::errno::Errno;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Ns, NsScope, Observed, ObservedLink, OpError, Scope, ownership, protocol,
-    real::{Local, address_scope, observe},
+    real::{Local, address_scope, listed, observe},
 };
 
 /// Looks that wait; one more waits for room.
@@ -42,7 +46,11 @@ enum Question {
     Fdb(Ns, String, Answer<Vec<FdbEntry>>),
     Namespaces(Answer<Vec<(String, NamespaceObserved)>>),
     Features(Answer<Features>),
+    Unrecorded(Box<IsRecorded>, Answer<Vec<ResourceRef>>),
 }
+
+/// Returns true for a resource that is recorded.
+type IsRecorded = dyn Fn(&ResourceRef) -> bool + Send;
 
 /// The way to the looking thread.
 #[derive(Debug, Clone)]
@@ -75,6 +83,18 @@ impl Look {
     /// When the thread is gone.
     pub async fn features(&self) -> Result<Features, LookError> {
         self.ask(Question::Features).await
+    }
+
+    /// Returns the resources that are not recorded though links of the host, or `lo` of a namespace with a name that is not
+    /// recorded, bear their owner tags.
+    ///
+    /// # Errors
+    /// When the thread is gone.
+    pub async fn unrecorded(
+        &self,
+        is_recorded: impl Fn(&ResourceRef) -> bool + Send + 'static,
+    ) -> Result<Vec<ResourceRef>, LookError> {
+        self.ask(|answer| Question::Unrecorded(Box::new(is_recorded), answer)).await
     }
 
     async fn ask<T>(&self, question: impl FnOnce(Answer<T>) -> Question) -> Result<T, LookError> {
@@ -155,6 +175,7 @@ fn serve(mut local: Local, mut queue: mpsc::Receiver<Question>) {
             Question::Ports(ns, bridge, answer) => drop(answer.send(ports(local, &ns, &bridge))),
             Question::Fdb(ns, bridge, answer) => drop(answer.send(local.fdb(&ns, &bridge))),
             Question::Namespaces(answer) => drop(answer.send(local.namespaces().map_err(LookError::from))),
+            Question::Unrecorded(is_recorded, answer) => drop(answer.send(Ok(unrecorded(local, &*is_recorded)))),
             Question::Features(answer) => {
                 let found = features.get_or_insert_with(|| Features {
                     vlan_filtering: local.vlan_filtering(),
@@ -165,6 +186,19 @@ fn serve(mut local: Local, mut queue: mpsc::Receiver<Question>) {
         }
         local.rest();
     }
+}
+
+fn unrecorded(local: &mut Local, is_recorded: &IsRecorded) -> Vec<ResourceRef> {
+    let named = listed().into_iter().filter_map(|name| Some(ResourceRef::new(Kind::Namespace, name.parse().ok()?)));
+    let unknown = named.filter(|namespace| !is_recorded(namespace)).map(|namespace| Ns::Named(namespace.name));
+    let mut found = BTreeSet::new();
+    for ns in std::iter::once(Ns::Host).chain(unknown) {
+        // What cannot be looked into is not netnsd's.
+        let links = local.every_link(&ns).unwrap_or_default();
+        let tags = links.values().filter_map(|link| link.owner_tag.as_deref());
+        found.extend(tags.filter_map(ownership::parse).map(|(resource, _)| resource));
+    }
+    found.into_iter().filter(|resource| !is_recorded(resource)).collect()
 }
 
 fn links(local: &mut Local, ns: &Ns) -> Result<Vec<Link>, LookError> {

@@ -6,7 +6,7 @@ use netnsd_api::{AuditEntry, Token};
 use serde_json::json;
 use sqlx::{QueryBuilder, Sqlite, SqlitePool};
 
-use super::{StoreError, classify, integer};
+use super::{OpenedFile, StoreError, classify, integer};
 
 /// Number of entries of what was done that are kept at the least; the newest.
 const DONE: u32 = 32_768;
@@ -129,12 +129,13 @@ impl RawToken {
 pub struct AuditLog {
     pool: SqlitePool,
     path: PathBuf,
+    file: OpenedFile,
 }
 
 impl AuditLog {
     /// Over a database that is there.
     pub fn new(database: &Path) -> Self {
-        Self { pool: super::history::reading(database), path: database.to_owned() }
+        Self { pool: super::history::reading(database), path: database.to_owned(), file: OpenedFile::of(database) }
     }
 
     /// The oldest `limit` entries after number `since`, or the newest if it is left out; in their order.
@@ -142,6 +143,7 @@ impl AuditLog {
     /// # Errors
     /// When the database cannot be read.
     pub async fn read(&self, since: Option<u64>, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
+        self.file.check()?;
         let select = match since {
             Some(_) => "SELECT * FROM audit WHERE id > ?1 ORDER BY id LIMIT ?2",
             None => "SELECT * FROM (SELECT * FROM audit WHERE id > ?1 ORDER BY id DESC LIMIT ?2) ORDER BY id",

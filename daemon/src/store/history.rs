@@ -10,13 +10,14 @@ use sqlx::{
 };
 use tokio::sync::watch;
 
-use super::{HISTORY, StoreError, classify, integer};
+use super::{HISTORY, OpenedFile, StoreError, classify, integer};
 
 /// Reads events that happened, from the oldest kept to the newest.
 #[derive(Debug, Clone)]
 pub struct History {
     pool: SqlitePool,
     path: std::path::PathBuf,
+    file: OpenedFile,
     newest: watch::Receiver<u64>,
 }
 
@@ -53,7 +54,7 @@ pub(super) fn add(events: &[Event], sql: &mut QueryBuilder<Sqlite>) {
 impl History {
     /// Over a database that is there; `newest` tells the number of the newest event that may be shown.
     pub fn new(database: &Path, newest: watch::Receiver<u64>) -> Self {
-        Self { pool: reading(database), path: database.to_owned(), newest }
+        Self { pool: reading(database), path: database.to_owned(), file: OpenedFile::of(database), newest }
     }
 
     /// The number of the newest event.
@@ -76,6 +77,7 @@ impl History {
     /// # Errors
     /// When the database cannot be read.
     pub async fn after(&self, after: u64, filter: &Filter, limit: u32) -> Result<(Vec<Event>, u64), StoreError> {
+        self.file.check()?;
         let newest = self.newest();
         let rows: Vec<RawEvent> = sqlx::query_as(SELECT)
             .bind(integer(after))

@@ -1,10 +1,12 @@
 //! SQLite: the durable form of the intent, read at the start only, and the history of events. One connection writes.
 
 mod access;
+mod files;
 mod history;
 
 use std::{
     collections::BTreeMap,
+    fs, io,
     path::{Path, PathBuf},
     str::FromStr,
     sync::Arc,
@@ -21,6 +23,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 
+use self::files::OpenedFile;
 pub use self::{
     access::{AuditLog, Kept, TokenRow},
     history::{Filter, History},
@@ -49,6 +52,14 @@ pub enum StoreError {
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
+    },
+    /// The file is not in its place any more.
+    #[error(
+        "{path} was removed or replaced while netnsd had it open, so that nothing is recorded any more: save what is asked for (GET /v1/topology), stop netnsd, put a backup in its place, and start netnsd"
+    )]
+    Replaced {
+        /// The database, or its write-ahead log.
+        path: PathBuf,
     },
     /// The disk or the file system refuses.
     #[error("cannot {doing} {path}: {source}")]
@@ -83,7 +94,7 @@ pub struct Row {
     pub applied: Vec<Spec>,
     /// Sysctls' values before netnsd set them.
     pub prior: BTreeMap<SysctlKey, String>,
-    /// Whether what others made at its places is still to be taken over.
+    /// Whether what others made at its opened is still to be taken over.
     pub adopt: bool,
     /// The addresses of its devices where it asks for none; empty where they are not recorded yet.
     pub macs: Vec<Mac>,
@@ -129,6 +140,8 @@ pub struct Store {
     /// Whether a commit failed on this connection.
     failed: bool,
     path: PathBuf,
+    /// The files that are written: the database and its write-ahead log.
+    opened: [OpenedFile; 2],
 }
 
 impl Store {
@@ -137,10 +150,16 @@ impl Store {
     /// # Errors
     /// A newer, damaged or unreadable database, which is left as it is.
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
-        let connection = connect(path, true).await.map_err(|source| classify(path, "open", source))?;
-        let mut store = Self { connection, failed: false, path: path.to_owned() };
+        let io = |source: io::Error| classify(path, "open", source.into());
+        files::close_to_others(path).map_err(io)?;
+        // Where it is a link, SQLite puts what is beside it where it leads to.
+        let path = &fs::canonicalize(path).map_err(io)?;
+        let opened = [OpenedFile::of(path), OpenedFile::of(path)];
+        let connection = connect(path).await.map_err(|source| classify(path, "open", source))?;
+        let mut store = Self { connection, failed: false, path: path.to_owned(), opened };
         store.check().await?;
         store.migrate().await?;
+        store.opened[1] = OpenedFile::of(&files::beside(path, "-wal"));
         Ok(store)
     }
 
@@ -178,16 +197,18 @@ impl Store {
     /// Copies the database beside itself, before it is migrated.
     async fn copy(&mut self, version: i64) -> Result<(), StoreError> {
         let copy = self.path.with_extension(format!("v{version}.backup.db"));
-        let target = copy.to_string_lossy().into_owned();
-        // VACUUM INTO refuses to overwrite; a copy from an earlier, failed try is as good.
-        if !copy.exists() {
-            sqlx::query("VACUUM INTO ?")
-                .bind(target)
-                .execute(&mut self.connection)
-                .await
-                .map_err(|source| StoreError::Io { doing: "copy", path: self.path.clone(), source })?;
+        // A copy from an earlier, failed try is as good; half of one is none.
+        if copy.exists() {
+            return Ok(());
         }
-        Ok(())
+        let failed = |source: sqlx::Error| StoreError::Io { doing: "copy", path: self.path.clone(), source };
+        let half = files::beside(&copy, ".half");
+        // VACUUM INTO takes an empty file, and only that.
+        let _none = fs::remove_file(&half);
+        files::make_closed(&half).map_err(|error| failed(error.into()))?;
+        let vacuum = sqlx::query("VACUUM INTO ?").bind(half.to_string_lossy().into_owned());
+        vacuum.execute(&mut self.connection).await.map_err(failed)?;
+        fs::rename(&half, &copy).map_err(|error| failed(error.into()))
     }
 
     /// Everything recorded.
@@ -280,9 +301,12 @@ impl Store {
         if *commit == Commit::default() {
             return Ok(());
         }
+        for file in &self.opened {
+            file.check()?;
+        }
         if self.failed {
             // SQLite may have rolled back by itself what sqlx still counts as open: a commit inside of that would be none.
-            let fresh = connect(&self.path, false).await.map_err(|source| classify(&self.path, "open", source))?;
+            let fresh = connect(&self.path).await.map_err(|source| classify(&self.path, "open", source))?;
             let _beyond_use = std::mem::replace(&mut self.connection, fresh).close().await;
         }
         let result = self.try_commit(commit).await;
@@ -340,10 +364,9 @@ impl Store {
     }
 }
 
-async fn connect(path: &Path, create: bool) -> sqlx::Result<SqliteConnection> {
+async fn connect(path: &Path) -> sqlx::Result<SqliteConnection> {
     let options = SqliteConnectOptions::new()
         .filename(path)
-        .create_if_missing(create)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
@@ -551,6 +574,24 @@ mod tests {
         store.commit(&Commit { kept: vec![Kept::Audit(entry(40960, 401))], ..Commit::default() }).await.unwrap();
         let kept = AuditLog::new(&path).read(Some(0), 50_000).await.unwrap();
         assert_eq!((&kept[0], kept.last().unwrap(), kept.len()), (&entry(1, 200), &entry(40960, 401), 1 + 4096));
+    }
+
+    #[tokio::test]
+    async fn replaced_file_refuses_commits() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("netnsd.db");
+        let mut store = Store::open(&path).await.unwrap();
+        for name in ["netnsd.db", "netnsd.db-wal"] {
+            let (file, away) = (dir.path().join(name), dir.path().join("away"));
+            fs::rename(&file, &away).unwrap();
+            let error = store.commit(&rows([put(row("a", "net0"))])).await.unwrap_err();
+            assert!(matches!(&error, StoreError::Replaced { path } if *path == file), "{error}");
+            fs::copy(&away, &file).unwrap();
+            store.commit(&rows([put(row("a", "net0"))])).await.unwrap_err();
+            // The very file may come back.
+            fs::rename(&away, &file).unwrap();
+            store.commit(&rows([put(row("a", "net0"))])).await.unwrap();
+        }
     }
 
     #[tokio::test]

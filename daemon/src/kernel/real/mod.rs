@@ -32,7 +32,7 @@ use std::{
 use netnsd_api::{Name, SysctlKey};
 
 pub(crate) use self::parse::protocol;
-pub(super) use self::{local::Local, observe::observe, parse::address_scope};
+pub(super) use self::{local::Local, names::listed, observe::observe, parse::address_scope};
 use self::{local::Open, watch::Watch, worker::Worker};
 use super::{Announcement, BatchOp, Kernel, Notice, Ns, Observed, OpError, Outcome, Scope};
 

@@ -16,7 +16,7 @@ use super::worker::RUN;
 use crate::kernel::Notice;
 
 /// The names in `/run/netns`, sorted.
-pub(super) fn listed() -> Vec<String> {
+pub(in crate::kernel) fn listed() -> Vec<String> {
     let entries = fs::read_dir(RUN).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.sort();
