@@ -114,17 +114,18 @@ pub struct AuditEntry {
     pub caller: Option<String>,
     /// The caller's role; null if it has none.
     pub role: Option<Role>,
-    /// From where: `unix` or an address.
+    /// From where: `unix` or an address, with its port where the entry stands for one request.
     pub from: String,
     /// The request's method.
     pub method: String,
-    /// The request's path, without its query.
+    /// The request's path, without its query; `…`, like `method`, where there were too many to be told apart.
     pub path: String,
     /// The command and its arguments, cut after 4 KiB (a last `…` stands for the rest); null if it is no command.
     pub argv: Option<Vec<String>>,
     /// The answer's status.
     pub status: u16,
-    /// Number of requests that the entry stands for.
+    /// Number of requests that the entry stands for: what is answered by 400 or more and repeated within a minute is one entry for the
+    /// first and one for all others, which has the time and the id of the last.
     #[serde(default = "one")]
     pub count: u64,
     /// The request's id.

@@ -273,6 +273,39 @@ fn the_audit_log_tells_who_did_what() {
     host.get("/v1/audit?limit=0").refused(400, "invalid_query", None);
 }
 
+/// Sends requests over one connection, and waits for the answer of the last, which closes it.
+fn send_all(host: &Host, address: &str, requests: &str) {
+    let file = host.dir().join("requests");
+    std::fs::write(&file, requests).unwrap();
+    let place = address.replace(':', "/");
+    let script = format!("exec 3<>/dev/tcp/{place}; cat <&3 >/dev/null & cat '{}' >&3; wait", file.display());
+    assert!(host.sandbox.command("bash").unwrap().args(["-c", &script]).status().unwrap().success());
+}
+
+#[test]
+fn repeated_refusals_leave_few_entries() {
+    let (mut host, address) = with_tcp();
+    host.put("/v1/namespaces/n0", json!({})).ok();
+    host.post("/v1/namespaces/n0/exec", json!({"argv": ["true"]})).ok();
+    let by = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: evil.example\r\n\r\n");
+    let many: String = (0..2000).flat_map(|i| [by("/v1"), by(&format!("/v1/{i}"))]).collect();
+    send_all(&host, &address, &(many + "GET /v1 HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n"));
+    // Who is known and asks for what is not there is counted as well.
+    for _ in 0..50 {
+        host.delete("/v1/namespaces/none").refused(404, "not_found", None);
+    }
+    host.restart();
+    let log = host.get("/v1/audit?limit=10000").ok();
+    let entries = log["items"].as_array().unwrap();
+    let of = |status: u16| -> Vec<&Value> { entries.iter().filter(|entry| entry["status"] == status).collect() };
+    let count = |status| of(status).iter().map(|entry| entry["count"].as_u64().unwrap()).sum::<u64>();
+    assert_eq!((count(403), of(403).len() < 80, count(404), of(404).len() < 5), (4001, true, 50, true), "{log}");
+    let rest = of(403).into_iter().find(|entry| entry["path"] == "/v1" && entry["count"].as_u64() > Some(1)).unwrap();
+    assert_eq!((&rest["from"], &rest["caller"]), (&json!("127.0.0.1"), &Value::Null));
+    let is_exec = |entry: &&Value| entry["path"] == "/v1/namespaces/n0/exec" && entry["argv"] == json!(["true"]);
+    assert_eq!(entries.iter().filter(is_exec).count(), 1);
+}
+
 #[test]
 fn a_command_is_on_record_once_it_has_begun() {
     let host = Host::started();
@@ -370,8 +403,31 @@ fn unrecorded_command_runs_for_admins_only() {
     let (status, problem) = refused.expect("the disk is full");
     assert_eq!((status, problem["code"].as_str()), (503, Some("store_unavailable")), "{problem}");
     assert_eq!(std::fs::read_to_string(&ran).unwrap().lines().count(), answered, "it was not run");
-    host.post(path, exec).ok();
-    assert_eq!(std::fs::read_to_string(&ran).unwrap().lines().count(), answered + 1);
+    let labels: serde_json::Map<String, Value> = (0..60).map(|i| (format!("k{i}"), json!("x".repeat(900)))).collect();
+    let refused = || host.put("/v1/namespaces/n1", json!({"labels": labels})).refused(503, "store_unavailable", None);
+    (0..3).for_each(|_| refused());
+    // An admin goes on, and is on record once there is room.
+    let programs = ["true", "false", "id"];
+    for program in programs {
+        host.post(path, json!({"argv": [program]})).ok();
+    }
+    let audit = || host.get("/v1/audit?limit=10000").ok()["items"].as_array().unwrap().clone();
+    let by_admin = || -> Vec<Value> {
+        let entries = audit().into_iter().filter(|entry| entry["caller"] == "uid 0" && entry["argv"].is_array());
+        entries.map(|entry| entry["argv"][0].clone()).collect()
+    };
+    assert!(by_admin().len() < programs.len());
+    host.sh("rm /run/small/filler");
+    host.until("it is on record", || by_admin() == programs);
+    let times: Vec<String> = audit().iter().map(|entry| entry["time"].as_str().unwrap().to_owned()).collect();
+    assert!(times.is_sorted(), "{times:?}");
+    host.restart_as(|host| host.netnsd_with("/run/small/state".as_ref(), &host.socket()));
+    let count = |method: &str| -> u64 {
+        let log = host.get("/v1/audit?limit=10000").ok()["items"].as_array().unwrap().clone();
+        let failed = log.iter().filter(|entry| entry["status"] == 503 && entry["method"] == method);
+        failed.map(|entry| entry["count"].as_u64().unwrap()).sum()
+    };
+    assert_eq!((count("PUT"), count("POST")), (3, 1), "what was refused meanwhile");
 }
 
 /// What somebody else on this machine asks over the Unix socket: status and body.

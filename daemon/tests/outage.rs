@@ -324,7 +324,7 @@ fn make_old(host: &Host) {
     host.run(&[
         "sqlite3",
         database.to_str().unwrap(),
-        "ALTER TABLE resources DROP COLUMN macs; DROP TABLE machine; DROP INDEX audit_done; DROP INDEX audit_refused;
+        "ALTER TABLE resources DROP COLUMN macs; DROP TABLE machine; DROP INDEX audit_done; DROP INDEX audit_failed;
          ALTER TABLE audit DROP COLUMN argv; ALTER TABLE audit DROP COLUMN count;
          DELETE FROM _sqlx_migrations WHERE version >= 5;",
     ]);

@@ -6,6 +6,7 @@
 mod audit;
 #[allow(unsafe_code, reason = "SO_PEERGROUPS, which no library asks for")]
 mod peer;
+mod refusals;
 pub mod rules;
 mod tokens;
 
@@ -18,7 +19,8 @@ use tokio::sync::watch;
 
 pub use self::{
     audit::Audit,
-    peer::{Peer, peer_of},
+    peer::{Peer, network_of, peer_of},
+    refusals::Refusals,
     tokens::{Access, Rule, Subject, issue},
 };
 use crate::{

@@ -1,6 +1,9 @@
 //! The other side of a connection, as the kernel knows it.
 
-use std::{net::SocketAddr, os::fd::AsRawFd};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    os::fd::AsRawFd,
+};
 
 use nix::{
     libc,
@@ -24,6 +27,18 @@ pub enum Peer {
         /// The names of its certificate, which one of ours vouches for.
         certificate: Vec<String>,
     },
+}
+
+/// Returns the first address of the network that counts as one with an address. Nobody owns only a part of an IPv6 /64 (RFC 4291,
+/// section 2.5.4), and every local user has all of 127/8 (RFC 1122, section 3.2.1.3).
+pub fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) if !address.is_loopback() => {
+            IpAddr::V6((u128::from(address) & !u128::from(u64::MAX)).into())
+        }
+        IpAddr::V4(address) if address.is_loopback() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        address => address,
+    }
 }
 
 /// Who is on the other side of a Unix socket (`SO_PEERCRED`, `SO_PEERGROUPS`, `unix(7)`): as it was when it connected.

@@ -326,6 +326,10 @@ impl<K: Kernel> Core<K> {
 
     /// Records a batch: its changes, its events, and what was known to be done before.
     async fn record(&mut self, batch: &mut [Accepted]) -> Result<(), StoreError> {
+        if self.has_backlog() {
+            // Its entries are older, and so have lower numbers.
+            self.tidy().await;
+        }
         let first = self.journal.next();
         let (mut rows, mut kept, mut audits) = (BTreeMap::new(), Vec::new(), Vec::new());
         for accepted in batch {

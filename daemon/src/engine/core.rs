@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netnsd_api::{AuditEntry, Code, Kind, NotInSync, Problem, Reconciled, ResourceRef, State, SysctlKey};
+use netnsd_api::{AuditEntry, Code, Kind, NotInSync, Problem, Reconciled, ResourceRef, Role, State, SysctlKey};
 use tokio::sync::{mpsc, watch};
 
 use super::{
@@ -20,7 +20,7 @@ use super::{
     work::{Failures, LARGE, Passed, Work, is_not_yet},
 };
 use crate::{
-    access::Access,
+    access::{Access, Refusals},
     intent::{Intent, Record, asked_macs},
     kernel::{Kernel, Notice, Ns, Observed},
     memory,
@@ -30,6 +30,9 @@ use crate::{
 
 /// How long the engine is idle before it writes down what it knows to be done; and how long when that failed.
 const TIDY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+
+/// Entries of admins that wait in memory until they can be recorded, at most.
+pub(super) const BACKLOG: usize = 1024;
 
 /// How often a pass is made afresh when things went away under it.
 const AFRESH: usize = 2;
@@ -70,6 +73,9 @@ pub(super) struct Core<K: Kernel> {
     lane: mpsc::Receiver<Keeping>,
     /// Taken off the lane: recorded with the next commit, whatever that is of, and fails with it.
     keeping: Vec<Keeping>,
+    /// What admins did while it could not be recorded.
+    backlog: Vec<AuditEntry>,
+    refusals: Arc<Refusals>,
     /// The number of the newest entry of the audit log.
     audited: u64,
     /// Entries of it that are recorded, and of writes that were taken back.
@@ -91,6 +97,7 @@ impl<K: Kernel> Core<K> {
         database: &Path,
         kernel: K,
         lane: mpsc::Receiver<Keeping>,
+        refusals: Arc<Refusals>,
         view: Arc<View>,
         shown: watch::Sender<u64>,
         policy: Policy,
@@ -118,6 +125,8 @@ impl<K: Kernel> Core<K> {
             untidy_since: None,
             lane,
             keeping: Vec::new(),
+            backlog: Vec::new(),
+            refusals,
             audited,
             untrue: Vec::new(),
             unannounced: BTreeSet::new(),
@@ -200,7 +209,11 @@ impl<K: Kernel> Core<K> {
             }
             self.rest().await;
         }
+        self.refusals.end_window();
         self.tidy().await;
+        if !self.backlog.is_empty() {
+            tracing::error!(count = self.backlog.len(), "entries of the audit log are lost");
+        }
         self.store.close().await;
     }
 
@@ -346,13 +359,16 @@ impl<K: Kernel> Core<K> {
     }
 
     fn next_alarm(&self) -> Instant {
-        let untidy = !self.confirmations.is_empty() || !self.untrue.is_empty() || self.journal.has_news();
+        let untidy = !self.confirmations.is_empty()
+            || !self.untrue.is_empty()
+            || !self.backlog.is_empty()
+            || self.journal.has_news();
         let tidy = untidy.then(|| match self.untidy_since {
             Some(failed) => failed + TIDY.1,
             None => Instant::now() + TIDY.0,
         });
         let retries = self.retries.values().map(|again| again.at);
-        retries.chain(tidy).fold(self.drift.alarm(), Instant::min)
+        retries.chain(tidy).chain(self.refusals.due_at()).fold(self.drift.alarm(), Instant::min)
     }
 
     /// What is due by itself: retries, what others did, confirmations.
@@ -369,8 +385,13 @@ impl<K: Kernel> Core<K> {
         }
     }
 
+    /// Returns true if entries of the audit log wait in memory.
+    pub(super) fn has_backlog(&self) -> bool {
+        !self.backlog.is_empty()
+    }
+
     /// Records what is known to be done, and shows what happened.
-    async fn tidy(&mut self) {
+    pub(super) async fn tidy(&mut self) {
         match self.commit(BTreeMap::new(), Vec::new()).await {
             Ok(()) => self.journal.show(),
             Err(error) => {
@@ -394,21 +415,31 @@ impl<K: Kernel> Core<K> {
         all.extend(rows);
         let (events, retracted) = self.journal.news();
         kept.extend(self.untrue.iter().copied().map(Kept::NoAudit));
-        let mut askers = Vec::new();
-        for Keeping { what, answer } in std::mem::take(&mut self.keeping) {
+        let refusals = self.refusals.take_due();
+        for entry in self.backlog.clone().into_iter().chain(refusals.iter().cloned()) {
+            kept.push(Kept::Audit(self.numbered(entry)));
+        }
+        let asked = std::mem::take(&mut self.keeping);
+        for Keeping { what, .. } in &asked {
             kept.push(match what {
-                Kept::Audit(entry) => Kept::Audit(self.numbered(entry)),
-                other => other,
+                Kept::Audit(entry) => Kept::Audit(self.numbered(entry.clone())),
+                other => other.clone(),
             });
-            askers.push(answer);
         }
         self.large |= all.len() + events.len() >= LARGE;
         let commit = Commit { rows: all.into_values().collect(), events, retracted, kept };
         let start = Instant::now();
         let result = self.store.commit(&commit).await;
-        for asker in askers {
+        for Keeping { what, answer } in asked {
             let unavailable = |error: &StoreError| Problem::new(Code::StoreUnavailable, error.to_string());
-            let _asker_gone = asker.send(result.as_ref().map(drop).map_err(unavailable));
+            let kept = match &result {
+                Err(_) if self.put_into_backlog(&what) => Ok(()),
+                other => other.as_ref().map(drop).map_err(unavailable),
+            };
+            let _asker_gone = answer.send(kept);
+        }
+        if result.is_err() {
+            self.refusals.put_back(refusals);
         }
         if commit != Commit::default() {
             self.metrics.commit(start.elapsed(), result.is_err());
@@ -416,9 +447,21 @@ impl<K: Kernel> Core<K> {
         result?;
         self.confirmations.clear();
         self.untrue.clear();
+        self.backlog.clear();
         self.journal.recorded();
         self.untidy_since = None;
         Ok(())
+    }
+
+    /// Keeps what could not be recorded in memory, and returns true, if it tells what an admin did and there is room: somebody must
+    /// be able to act then.
+    fn put_into_backlog(&mut self, what: &Kept) -> bool {
+        let Kept::Audit(entry) = what else { return false };
+        let is_kept = entry.role == Some(Role::Admin) && entry.status < 400 && self.backlog.len() < BACKLOG;
+        if is_kept {
+            self.backlog.push(entry.clone());
+        }
+        is_kept
     }
 
     /// An entry of the audit log with its number.

@@ -17,13 +17,13 @@ mod work;
 
 use std::{path::Path, sync::Arc, thread::JoinHandle};
 
-use netnsd_api::{Code, Problem, Reconciled};
+use netnsd_api::{AuditEntry, Code, Problem, Reconciled};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::core::Core;
 pub use self::{status::rfc3339, types::*};
 use crate::{
-    access::Access,
+    access::{Access, Refusals},
     kernel::Kernel,
     metrics::Metrics,
     shares::{Place, Shares},
@@ -96,6 +96,7 @@ pub struct Engine {
     places: Shares<String>,
     /// Its own lane, which waiting writes cannot fill.
     keepings: mpsc::Sender<Keeping>,
+    refusals: Arc<Refusals>,
 }
 
 impl Engine {
@@ -117,6 +118,8 @@ impl Engine {
     ) -> Result<(Self, JoinHandle<()>), StartError> {
         let (sender, queue) = mpsc::unbounded_channel();
         let (keepings, keeping_lane) = mpsc::channel(KEEPINGS);
+        let refusals = Arc::<Refusals>::default();
+        let counted = refusals.clone();
         let (started, start) = std::sync::mpsc::channel();
         let database = database.to_owned();
         let thread = std::thread::Builder::new().name("netnsd-engine".into()).spawn(move || {
@@ -126,9 +129,11 @@ impl Engine {
             };
             runtime.block_on(async {
                 let core = match kernel() {
-                    Ok(kernel) => Core::open(&database, kernel, keeping_lane, view, shown, policy, metrics, &access)
-                        .await
-                        .map_err(StartError::from),
+                    Ok(kernel) => {
+                        Core::open(&database, kernel, keeping_lane, counted, view, shown, policy, metrics, &access)
+                            .await
+                            .map_err(StartError::from)
+                    }
                     Err(error) => Err(error.into()),
                 };
                 match core {
@@ -141,7 +146,7 @@ impl Engine {
             });
         })?;
         start.recv().map_err(|_| std::io::Error::other("the engine's thread ended"))??;
-        Ok((Self { queue: sender, places: Shares::default(), keepings }, thread))
+        Ok((Self { queue: sender, places: Shares::default(), keepings, refusals }, thread))
     }
 
     /// Carries out a write; answers when it is durable and applied. A write that still waits when this future is dropped is not
@@ -166,7 +171,28 @@ impl Engine {
         answered.await.map_err(|_| stopping())
     }
 
-    /// Records something beside resources, in turn and not refused for a full queue; answers when it is durable.
+    /// Records a request that was not carried out. The first of its kind in a minute is durable when this answers, which also goes
+    /// on if this future is dropped; further ones, and one that could not be recorded, are counted and recorded together.
+    ///
+    /// # Errors
+    /// Why it is not recorded by itself.
+    pub async fn keep_refusal(&self, entry: AuditEntry, place: String) -> Result<(), Problem> {
+        if self.refusals.count(&entry, &place) {
+            return Ok(());
+        }
+        let engine = self.clone();
+        let keeping = tokio::spawn(async move {
+            let result = engine.keep(Kept::Audit(entry.clone())).await;
+            if result.is_err() {
+                engine.refusals.add(entry, &place);
+            }
+            result
+        });
+        keeping.await.unwrap_or_else(|_| Err(stopping()))
+    }
+
+    /// Records something beside resources, in turn and not refused for a full queue; answers when it is durable. An admin's
+    /// entry of the audit log that cannot be recorded waits in memory, where there is room: then this is a success too.
     ///
     /// # Errors
     /// Why it is not recorded.

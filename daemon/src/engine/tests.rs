@@ -2,7 +2,7 @@
 
 use std::{net::Ipv4Addr, path::PathBuf, sync::Arc, task::Poll, time::Duration};
 
-use netnsd_api::{AuditEntry, Code, Kind, Name, ResourceRef, State, is_link_local};
+use netnsd_api::{AuditEntry, Code, Kind, Name, ResourceRef, Role, State, is_link_local};
 use nix::errno::Errno;
 use serde_json::{Value, json};
 use sqlx::Connection;
@@ -917,6 +917,42 @@ async fn what_the_audit_log_says_of_a_refused_write_goes_with_the_next_commit_wh
     sqlx::raw_sql("DROP TRIGGER disturb").execute(&mut other).await.unwrap();
     house.put(Kind::Bridge, json!({"name": "br1"})).await.unwrap();
     assert_eq!(log.read(None, 9).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn admins_entries_wait_until_they_can_be_recorded() {
+    let mut house = House::new();
+    let mut other = sqlx::SqliteConnection::connect(&format!("sqlite:{}", house.database().display())).await.unwrap();
+    let disturb = "CREATE TRIGGER disturb BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'disturbed'); END";
+    sqlx::raw_sql(disturb).execute(&mut other).await.unwrap();
+    let engine = house.engine.as_ref().unwrap().0.clone();
+    let entry =
+        |role, status, at: usize| AuditEntry { role: Some(role), status, request_id: at.to_string(), ..audit_draft() };
+    let unavailable = |result: Result<(), Problem>| assert_eq!(result.unwrap_err().code, Code::StoreUnavailable);
+    for at in 0..core::BACKLOG {
+        engine.keep(Kept::Audit(entry(Role::Admin, 200, at))).await.unwrap();
+    }
+    unavailable(engine.keep(Kept::Audit(entry(Role::Admin, 200, 0))).await);
+    unavailable(engine.keep(Kept::Audit(entry(Role::Operator, 200, 0))).await);
+    // A refusal is counted, and a second one of its kind is not even tried.
+    unavailable(engine.keep_refusal(entry(Role::Admin, 503, 0), "unix".into()).await);
+    engine.keep_refusal(entry(Role::Admin, 503, 0), "unix".into()).await.unwrap();
+    sqlx::raw_sql("DROP TRIGGER disturb").execute(&mut other).await.unwrap();
+    // A write comes after them.
+    let mut caller = Caller::admin("a test");
+    caller.audit = Some(Arc::new(Audit::new(audit_draft())));
+    let change = Change::Put(Spec::from_json(Kind::Bridge, json!({"name": "br0"})).unwrap());
+    engine
+        .write(Write { caller: Arc::new(caller), status: Some(|_, _| 201), ..Write::by_admin(change) })
+        .await
+        .unwrap();
+    drop(engine);
+    house.stop();
+    let kept = AuditLog::new(&house.database()).read(Some(0), 5000).await.unwrap();
+    let told: Vec<_> = kept.iter().map(|entry| (entry.status, entry.count, entry.request_id.clone())).collect();
+    let waited = (0..core::BACKLOG).map(|at| (200, 1, at.to_string()));
+    let all: Vec<_> = waited.chain([(201, 1, String::new()), (503, 2, "0".to_owned())]).collect();
+    assert_eq!(told, all);
 }
 
 #[tokio::test]

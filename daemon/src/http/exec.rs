@@ -190,8 +190,7 @@ pub(super) fn origin(app: &App, caller: &Caller, name: &Name) -> Result<Origin, 
 /// an answer of another status is an entry in addition.
 ///
 /// # Errors
-/// `store_unavailable` where it cannot be recorded, but for admins, who must be able to act then: theirs is recorded with the
-/// answer.
+/// `store_unavailable` where it cannot be recorded: an admin's waits in memory then, where there is room.
 pub(super) async fn record_command(app: &App, caller: &Caller, exec: &Exec, status: StatusCode) -> Result<(), Problem> {
     let Some(audit) = &caller.audit else { return Ok(()) };
     audit.set_argv(&exec.argv);
@@ -202,7 +201,6 @@ pub(super) async fn record_command(app: &App, caller: &Caller, exec: &Exec, stat
             Ok(())
         }
         Err(problem) if problem.code == Code::ShuttingDown => Err(problem),
-        Err(_) if caller.role == Role::Admin => Ok(()),
         Err(problem) => {
             let detail = format!(
                 "the command was not run, since the audit log cannot be written ({}): try again",

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -18,7 +18,7 @@ use netnsd_api::{AuditEntry, Code, Kind, Problem};
 
 use super::{App, headers::REQUEST_ID, problem::Failure, resource};
 use crate::{
-    access::{Access, Audit, Caller, Peer, forbidden, rules},
+    access::{Access, Audit, Caller, Peer, forbidden, network_of, rules},
     engine::rfc3339,
     store::Kept,
 };
@@ -129,8 +129,14 @@ pub(super) async fn record(app: &App, audit: &Audit, status: u16) -> Result<(), 
 }
 
 async fn keep(app: &App, entry: AuditEntry) -> Result<(), Problem> {
-    app.engine.keep(Kept::Audit(entry.clone())).await.inspect_err(|problem| {
-        let AuditEntry { method, path, status, .. } = entry;
+    let AuditEntry { method, path, status, from, .. } = entry.clone();
+    let kept = if status < 400 {
+        app.engine.keep(Kept::Audit(entry)).await
+    } else {
+        let place = from.parse().map_or(from, |address: SocketAddr| network_of(address.ip()).to_string());
+        app.engine.keep_refusal(entry, place).await
+    };
+    kept.inspect_err(|problem| {
         tracing::error!(%problem, method, path, status, "the audit log cannot be written");
     })
 }

@@ -1,7 +1,7 @@
 //! Connections: HTTP/1.1 over a Unix socket or TCP, bounded, and ended in order.
 
 use std::{
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     pin::pin,
     sync::{
         Arc,
@@ -36,7 +36,7 @@ use super::{
     tls::Tls,
 };
 use crate::{
-    access::{Peer, peer_of},
+    access::{Peer, network_of, peer_of},
     shares::{Full, Place, Shares},
 };
 
@@ -110,16 +110,9 @@ enum Source {
 }
 
 impl Source {
-    /// Returns the source that an address belongs to. Nobody owns only a part of an IPv6 /64 (RFC 4291, section 2.5.4), and
-    /// every local user has all of 127/8 (RFC 1122, section 3.2.1.3).
+    /// Returns the source that an address belongs to.
     fn of(address: IpAddr) -> Self {
-        Source::Address(match address.to_canonical() {
-            IpAddr::V6(address) if !address.is_loopback() => {
-                IpAddr::V6((u128::from(address) & !u128::from(u64::MAX)).into())
-            }
-            IpAddr::V4(address) if address.is_loopback() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-            address => address,
-        })
+        Source::Address(network_of(address))
     }
 }
 

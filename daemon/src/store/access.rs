@@ -11,8 +11,8 @@ use super::{OpenedFile, StoreError, classify, integer};
 /// Number of entries of what was done that are kept at the least; the newest.
 const DONE: u32 = 32_768;
 
-/// The same of refusals: they are bounded apart, so that they cannot displace what was done.
-const REFUSED: u32 = 4096;
+/// The same of what was not carried out: it is bounded apart, so that it cannot displace what was done.
+const FAILED: u32 = 4096;
 
 /// Older ones are deleted whenever the number of an entry is a multiple of this.
 const TRIM: u64 = 1024;
@@ -46,7 +46,7 @@ pub(super) fn write(kept: &[Kept], sql: &mut QueryBuilder<Sqlite>) {
     }
     let is_time = |one: &Kept| matches!(one, Kept::Audit(entry) if entry.id.is_multiple_of(TRIM));
     if kept.iter().any(is_time) {
-        for (which, most) in [("status NOT IN (401, 403)", DONE), ("status IN (401, 403)", REFUSED)] {
+        for (which, most) in [("status < 400", DONE), ("status >= 400", FAILED)] {
             sql.push(format_args!(
                 "DELETE FROM audit WHERE {which} AND id <= (SELECT id FROM audit WHERE {which} ORDER BY id DESC LIMIT 1 OFFSET {most});"
             ));
