@@ -34,10 +34,15 @@ use tokio::{
     sync::watch,
     task::JoinSet,
 };
-use tracing_subscriber::{Layer, filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    Layer,
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 use crate::{
-    access::{Access, Rule, Subject},
+    access::{Access, Rule, Subject, audit},
     engine::{Engine, View, rfc3339},
     http::{self, Shared, Tls},
     kernel::{look::Look, real::RealKernel},
@@ -118,9 +123,20 @@ pub fn log_to_stderr(format: LogFormat, filter: &Targets) {
         LogFormat::Text => layer.boxed(),
         LogFormat::Json => layer.json().boxed(),
     };
+    let mut filter = filter.clone();
+    // A journal keeps the audit log's entries out of the reach of whoever fills that. Elsewhere they are only noise, unless asked for.
+    if !filter.iter().any(|(target, _)| target == audit::TARGET) && !stderr_is_journal() {
+        filter = filter.with_target(audit::TARGET, LevelFilter::OFF);
+    }
     // A log that is set up already, as when this is called twice, stays.
-    let _ = tracing_subscriber::registry().with(layer.with_filter(filter.clone())).try_init();
+    let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
     std::panic::set_hook(Box::new(|info| tracing::error!(panic = true, "{info}")));
+}
+
+/// Returns true if stderr is connected to the journal: `JOURNAL_STREAM` is its device and inode then (systemd.exec(5)).
+fn stderr_is_journal() -> bool {
+    let Ok(stderr) = nix::sys::stat::fstat(io::stderr()) else { return false };
+    std::env::var("JOURNAL_STREAM").is_ok_and(|stream| stream == format!("{}:{}", stderr.st_dev, stderr.st_ino))
 }
 
 /// Runs the daemon until a signal ends it; `ready` is called once everything recorded has been tried.

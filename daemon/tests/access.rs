@@ -273,6 +273,46 @@ fn the_audit_log_tells_who_did_what() {
     host.get("/v1/audit?limit=0").refused(400, "invalid_query", None);
 }
 
+#[test]
+fn entries_go_to_the_journal_where_stderr_is_one() {
+    use std::os::unix::fs::MetadataExt;
+    let mut host = Host::new();
+    let log = host.dir().join("log");
+    let file = std::fs::File::create(&log).unwrap().metadata().unwrap();
+    let stream = format!("{}:{}", file.dev(), file.ino());
+    let lines = |host: &Host| -> Vec<String> {
+        let log = host.log();
+        log.lines().filter(|line| line.contains(" audit: ")).map(ToOwned::to_owned).collect()
+    };
+    for (stream, count) in [("0:0", 0), (&*stream, 3)] {
+        host.start_with(|command| {
+            command.env("JOURNAL_STREAM", stream);
+        });
+        host.put("/v1/namespaces/n0", json!({})).ok();
+        host.post("/v1/namespaces/n0/exec", json!({"argv": ["true", "a\nb"]})).ok();
+        host.delete("/v1/namespaces/n0").ok();
+        assert_eq!(lines(&host).len(), count, "{}", host.log());
+        host.terminate();
+    }
+    let lines = lines(&host);
+    for part in [
+        "recorded=true",
+        "caller=\"uid 0\"",
+        "path=\"/v1/namespaces/n0/exec\"",
+        r#"argv=["true", "a\nb"]"#,
+        "status=200",
+    ] {
+        assert!(lines[1].contains(part), "{part}: {}", lines[1]);
+    }
+    // What the kernel refuses was recorded before, and is taken back.
+    host.start_with(|command| {
+        command.env("JOURNAL_STREAM", &stream);
+    });
+    let nonsense = json!({"sysctls": {"net.ipv4.ip_forward": "nonsense"}});
+    let refused = host.put("/v1/namespaces/n2", nonsense).status;
+    assert!(host.log().contains(&format!("status={refused}")), "{}", host.log());
+}
+
 /// Sends requests over one connection, and waits for the answer of the last, which closes it.
 fn send_all(host: &Host, address: &str, requests: &str) {
     let file = host.dir().join("requests");

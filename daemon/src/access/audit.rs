@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use netnsd_api::AuditEntry;
+use netnsd_api::{AuditEntry, Role};
 
 /// Bytes of a command that are recorded.
 const ARGV_BYTES: usize = 4096;
@@ -59,6 +59,37 @@ impl Audit {
         let recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
         recorded.as_ref().is_some_and(|entry| entry.status == status)
     }
+}
+
+/// Target of the log's lines that are entries of the audit log.
+pub const TARGET: &str = "audit";
+
+/// Writes an entry to the log, as one line; `recorded` unless the database does not have it. Its texts are quoted: what a client
+/// sent cannot make lines of its own.
+pub fn log_entry(entry: &AuditEntry, recorded: bool) {
+    let AuditEntry { id, time, caller, role, from, method, path, argv, status, count, request_id } = entry;
+    let (caller, role) = (caller.as_deref(), role.map(Role::as_str));
+    tracing::info!(
+        target: TARGET,
+        recorded,
+        id,
+        time,
+        caller,
+        role,
+        from,
+        method = ?method,
+        path = ?path,
+        argv = argv.as_ref().map(tracing::field::debug),
+        status,
+        count,
+        request_id = ?request_id,
+        "audit"
+    );
+}
+
+/// Writes to the log that an entry is not true any more: its write was taken back.
+pub fn log_retraction(id: u64) {
+    tracing::info!(target: TARGET, id, "audit entry retracted");
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! [`Access`] makes a [`Caller`] of what the kernel says of a Unix socket's other side, or of a bearer token;
 //! [`rules::needs`] tells which role a route needs; [`Caller::may_change`] whether a change is within its reach.
 
-mod audit;
+pub mod audit;
 #[allow(unsafe_code, reason = "SO_PEERGROUPS, which no library asks for")]
 mod peer;
 mod refusals;

@@ -20,7 +20,7 @@ use super::{
     work::{Failures, LARGE, Passed, Work, is_not_yet},
 };
 use crate::{
-    access::{Access, Refusals},
+    access::{Access, Refusals, audit},
     intent::{Intent, Record, asked_macs},
     kernel::{Kernel, Notice, Ns, Observed},
     memory,
@@ -430,7 +430,13 @@ impl<K: Kernel> Core<K> {
         let commit = Commit { rows: all.into_values().collect(), events, retracted, kept };
         let start = Instant::now();
         let result = self.store.commit(&commit).await;
+        if result.is_ok() {
+            log_kept(&commit.kept);
+        }
         for Keeping { what, answer } in asked {
+            if let (Kept::Audit(entry), Err(_)) = (&what, &result) {
+                audit::log_entry(entry, false);
+            }
             let unavailable = |error: &StoreError| Problem::new(Code::StoreUnavailable, error.to_string());
             let kept = match &result {
                 Err(_) if self.put_into_backlog(&what) => Ok(()),
@@ -486,6 +492,17 @@ impl<K: Kernel> Core<K> {
     pub(super) fn confirm(&mut self, resource: &ResourceRef) {
         if let Some(record) = self.intent.get(resource) {
             self.confirmations.insert(record.uid.clone(), RowChange::Put(Box::new(record.row())));
+        }
+    }
+}
+
+/// Writes what is durable now and concerns the audit log to the log too.
+fn log_kept(kept: &[Kept]) {
+    for one in kept {
+        match one {
+            Kept::Audit(entry) => audit::log_entry(entry, true),
+            Kept::NoAudit(id) => audit::log_retraction(*id),
+            _ => {}
         }
     }
 }
