@@ -226,6 +226,9 @@ impl<K: Kernel> Core<K> {
                     .collect();
             }
             self.note_macs(&plan);
+            let recorded = batch.iter().flat_map(|accepted| &accepted.before).map(|(resource, _)| resource.clone());
+            // Rows beside them ride along with the same commit.
+            self.note_prior(&plan, &observed, &recorded.collect());
             let is_new = |step: &&Step| matches!(step.op, Op::NamespaceAdd { .. });
             self.kernel.expect(plan.steps.iter().filter(is_new).count());
             let recording = Instant::now();

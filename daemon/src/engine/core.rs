@@ -317,6 +317,9 @@ impl<K: Kernel> Core<K> {
             }
             plan = self.plan(&work, &Failures::new(), &observed);
         }
+        if self.note_prior(&plan, &observed, &BTreeSet::new()) {
+            self.tidy().await;
+        }
         let mut passed = self.bring_about(&mut work, plan, observed).await;
         // Whoever is changing things goes on meanwhile: then it is looked at afresh.
         for _ in 0..AFRESH {
@@ -476,16 +479,16 @@ impl<K: Kernel> Core<K> {
         AuditEntry { id: self.audited, ..entry }
     }
 
-    /// Remembers the value that a sysctl had before netnsd first set it.
-    pub(super) fn keep_prior(&mut self, resource: ResourceRef, key: SysctlKey, value: String) {
-        let Some(left) = self.intent.leftovers_mut(&resource) else { return };
+    /// Remembers the value that a sysctl had before netnsd first set it; returns true if there was none yet, so that the resource's
+    /// row has to be written.
+    pub(super) fn keep_prior(&mut self, resource: &ResourceRef, key: SysctlKey, value: String) -> bool {
+        let Some(left) = self.intent.leftovers_mut(resource) else { return false };
         // An interface begins with what `default` is, which may be netnsd's by now.
         let default = key.at("default").filter(|_| key.interface().is_some());
         let value = default.and_then(|default| left.prior.get(&default).cloned()).unwrap_or(value);
-        if let Entry::Vacant(first) = left.prior.entry(key) {
-            first.insert(value);
-            self.confirm(&resource);
-        }
+        let Entry::Vacant(first) = left.prior.entry(key) else { return false };
+        first.insert(value);
+        true
     }
 
     /// Notes that a resource's row has to be written with a later commit.

@@ -920,6 +920,31 @@ async fn what_the_audit_log_says_of_a_refused_write_goes_with_the_next_commit_wh
 }
 
 #[tokio::test]
+async fn prior_value_of_a_sysctl_is_recorded_before_it_is_replaced() {
+    let mut house = House::new();
+    house.put(Kind::Namespace, json!({"name": "net0"})).await.unwrap();
+    house.put(Kind::Namespace, json!({"name": "net0", "labels": {"a": "b"}})).await.unwrap();
+    let mut other = sqlx::SqliteConnection::connect(&format!("sqlite:{}", house.database().display())).await.unwrap();
+    // The daemon dies before it can record what it has done.
+    let die = "CREATE TRIGGER die BEFORE UPDATE ON resources WHEN NEW.generation = OLD.generation
+        BEGIN SELECT RAISE(ABORT, 'dead'); END";
+    sqlx::raw_sql(die).execute(&mut other).await.unwrap();
+    let set = |house: &House| -> Vec<String> {
+        let net0 = house.kernel.everything().remove(&Ns::Named("net0".parse().unwrap())).unwrap();
+        net0.sysctls.into_values().filter(|value| value == "1").collect()
+    };
+    let sysctls = json!({"net.ipv4.conf.all.rp_filter": 1});
+    house.put(Kind::Namespace, json!({"name": "net0", "sysctls": sysctls})).await.unwrap();
+    assert_eq!(set(&house).len(), 1);
+    house.stop();
+    sqlx::raw_sql("DROP TRIGGER die").execute(&mut other).await.unwrap();
+    house.start();
+    house.view.wait_ready().await;
+    house.put(Kind::Namespace, json!({"name": "net0"})).await.unwrap();
+    assert_eq!(set(&house), Vec::<String>::new(), "it is given back");
+}
+
+#[tokio::test]
 async fn admins_entries_wait_until_they_can_be_recorded() {
     let mut house = House::new();
     let mut other = sqlx::SqliteConnection::connect(&format!("sqlite:{}", house.database().display())).await.unwrap();

@@ -347,6 +347,24 @@ impl<K: Kernel> Core<K> {
         }
     }
 
+    /// Notes the values that sysctls have before a plan sets them, as far as they were seen: recorded before they are replaced, they
+    /// survive a crash in between. Returns true if rows have to be written for that, beside those of `recorded`, which are going
+    /// to be in any case.
+    pub(super) fn note_prior(&mut self, plan: &Plan, observed: &Observed, recorded: &BTreeSet<ResourceRef>) -> bool {
+        let mut is_new = false;
+        for step in &plan.steps {
+            let Op::SysctlSet { name, key, .. } = &step.op else { continue };
+            let seen = observed.namespaces.get(&Ns::Named(name.clone()));
+            let Some(value) = seen.and_then(|seen| seen.sysctls.get(key)) else { continue };
+            let resource = ResourceRef::new(Kind::Namespace, name.clone());
+            if self.keep_prior(&resource, key.clone(), value.clone()) && !recorded.contains(&resource) {
+                self.confirm(&resource);
+                is_new = true;
+            }
+        }
+        is_new
+    }
+
     /// Takes in what lived in namespaces and bridges that are made anew.
     fn widen(&self, work: &mut Work, plan: &Plan) -> bool {
         let anew = |kind: Kind, names: &BTreeSet<netnsd_api::Name>| -> Vec<ResourceRef> {
@@ -425,7 +443,10 @@ impl<K: Kernel> Core<K> {
             }
         }
         for (name, key, value) in self.kernel.replaced_sysctls() {
-            self.keep_prior(ResourceRef::new(Kind::Namespace, name), key, value);
+            let resource = ResourceRef::new(Kind::Namespace, name);
+            if self.keep_prior(&resource, key, value) {
+                self.confirm(&resource);
+            }
         }
     }
 }
