@@ -33,6 +33,52 @@ impl Role {
 
 words!(Role, "a role: it is viewer, operator or admin");
 
+/// What a caller may have on the host itself, outside of every namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum HostAccess {
+    /// Nothing.
+    None,
+    /// Bridges, and ends of veth pairs that are ports of its own ones: without addresses, and under names that begin with
+    /// its prefix.
+    Ports,
+    /// Anything.
+    // A daemon from before there was this rule allowed it.
+    #[default]
+    Any,
+}
+
+impl HostAccess {
+    /// Every rule.
+    pub const ALL: [HostAccess; 3] = [HostAccess::None, HostAccess::Ports, HostAccess::Any];
+
+    /// The rule as JSON names it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            HostAccess::None => "none",
+            HostAccess::Ports => "ports",
+            HostAccess::Any => "any",
+        }
+    }
+
+    /// Returns the rule of a caller: what is given, else none with a prefix, and any without.
+    ///
+    /// # Errors
+    /// If an admin without a prefix is to be kept off the host.
+    pub fn resolve(given: Option<Self>, role: Role, prefix: Option<&str>) -> Result<Self, InvalidValue> {
+        match (given, prefix) {
+            (Some(given @ (HostAccess::None | HostAccess::Ports)), None) if role == Role::Admin => {
+                Err(InvalidValue(format!("\"{given}\" does not bind an admin without a prefix: leave it out")))
+            }
+            (Some(given), _) => Ok(given),
+            (None, Some(_)) => Ok(HostAccess::None),
+            (None, None) => Ok(HostAccess::Any),
+        }
+    }
+}
+
+words!(HostAccess, "what a caller may have on the host: it is none, ports or any");
+
 /// A bearer token to be made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -44,6 +90,9 @@ pub struct NewToken {
     /// It is confined to resources whose names begin with this, references included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefix: Option<String>,
+    /// What it may have on the host itself; if left out, `none` with a prefix, and `any` without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostAccess>,
     /// When it stops being valid (RFC 3339); never, if left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<String>,
@@ -55,12 +104,12 @@ impl NewToken {
     /// # Errors
     /// The field that is wrong.
     pub fn check(&self) -> Result<(), FieldError> {
-        match &self.prefix {
-            Some(prefix) => {
-                check_prefix(prefix).map_err(|error| FieldError::new(Code::InvalidField, "/prefix", error.0))
-            }
-            None => Ok(()),
+        let wrong = |pointer: &str, error: InvalidValue| FieldError::new(Code::InvalidField, pointer, error.0);
+        if let Some(prefix) = &self.prefix {
+            check_prefix(prefix).map_err(|error| wrong("/prefix", error))?;
         }
+        HostAccess::resolve(self.host, self.role, self.prefix.as_deref()).map_err(|error| wrong("/host", error))?;
+        Ok(())
     }
 }
 
@@ -87,6 +136,9 @@ pub struct Token {
     pub role: Role,
     /// Names of resources that it reaches begin with this; null: all.
     pub prefix: Option<String>,
+    /// What it may have on the host itself.
+    #[serde(default)]
+    pub host: HostAccess,
     /// When it stops being valid (RFC 3339, UTC); null: never.
     pub expires_at: Option<String>,
     /// When it was made (RFC 3339, UTC).

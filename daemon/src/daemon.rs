@@ -18,7 +18,7 @@ use std::{
 
 use axum::Router;
 use jiff::Timestamp;
-use netnsd_api::Role;
+use netnsd_api::{HostAccess, Role};
 use nix::{
     fcntl::{Flock, FlockArg},
     sys::{
@@ -186,7 +186,12 @@ pub async fn run(settings: Settings, ready: impl FnOnce(&Serving)) -> Result<()>
 const GROUP: &str = "netnsd";
 
 fn rules(settings: &Settings, group: Option<Gid>) -> Vec<Rule> {
-    let members = group.map(|gid| Rule { subject: Subject::Group(gid), role: Role::Operator, prefix: String::new() });
+    let members = group.map(|gid| Rule {
+        subject: Subject::Group(gid),
+        role: Role::Operator,
+        prefix: String::new(),
+        host: HostAccess::Any,
+    });
     settings.access.iter().cloned().chain(members).collect()
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
-use netnsd_api::{InvalidValue, check_prefix};
+use netnsd_api::{HostAccess, InvalidValue, check_prefix};
 use nix::unistd::{Gid, Group, Uid, User};
 use serde::Deserialize;
 use tracing_subscriber::filter::Targets;
@@ -104,7 +104,7 @@ struct File {
     access: Vec<AccessEntry>,
 }
 
-/// Who may do what: one of the three who, a role, and perhaps a prefix.
+/// Who may do what: one of the three who, a role, and perhaps a prefix and what is allowed on the host.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct AccessEntry {
@@ -113,6 +113,7 @@ struct AccessEntry {
     certificate: Option<String>,
     role: String,
     prefix: Option<String>,
+    host: Option<String>,
 }
 
 /// A number, as the flag and the environment have it: as text.
@@ -400,11 +401,14 @@ fn rule((at, entry): (usize, &AccessEntry)) -> Result<Rule> {
         _ => return Err(wrong("user", "is needed, or group, or certificate: one of them".into())),
     };
     let role = entry.role.parse().map_err(|error: InvalidValue| wrong("role", error.0))?;
-    let prefix = entry.prefix.clone().unwrap_or_default();
-    if !prefix.is_empty() {
-        check_prefix(&prefix).map_err(|error| wrong("prefix", error.0))?;
+    let prefix = entry.prefix.as_deref().filter(|prefix| !prefix.is_empty());
+    if let Some(prefix) = prefix {
+        check_prefix(prefix).map_err(|error| wrong("prefix", error.0))?;
     }
-    Ok(Rule { subject, role, prefix })
+    let given = entry.host.as_deref().map(str::parse).transpose();
+    let host = given.and_then(|given| HostAccess::resolve(given, role, prefix));
+    let host = host.map_err(|error| wrong("host", error.0))?;
+    Ok(Rule { subject, role, prefix: prefix.unwrap_or_default().to_owned(), host })
 }
 
 /// Reads a file's text, and what it comes to, for `crate::fuzz`.
@@ -504,6 +508,8 @@ mod tests {
         let unknown = file("state_dri = '/x'");
         let mistyped = file("log_format = 3");
         let broken = file("listen = [");
+        let [all, unbound] = ["role = 'operator'\nhost = 'all'", "role = 'admin'\nhost = 'none'"]
+            .map(|rule| file(&format!("[[access]]\nuser = '1'\n{rule}")));
         for (arguments, parts) in [
             (vec!["--listen", "127.0.0.1"], vec!["--listen", "\"127.0.0.1\"", "port"]),
             (vec!["--listen", "127.0.0.1:1"], vec!["token_file"]),
@@ -515,6 +521,8 @@ mod tests {
             (vec!["--config", "/nowhere.toml"], vec!["--config", "/nowhere.toml"]),
             (vec!["--config", unknown.path().to_str().unwrap()], vec!["state_dri", "state_dir"]),
             (vec!["--config", mistyped.path().to_str().unwrap()], vec!["log_format", "string"]),
+            (vec!["--config", all.path().to_str().unwrap()], vec!["access[0].host", "all", "none, ports or any"]),
+            (vec!["--config", unbound.path().to_str().unwrap()], vec!["access[0].host", "none", "admin"]),
             (vec!["--config", broken.path().to_str().unwrap()], vec![broken.path().to_str().unwrap()]),
         ] {
             let text = resolve(&arguments, &[]).unwrap_err().to_string();

@@ -572,3 +572,79 @@ fn a_team_has_its_prefix_as_the_document_says() {
     assert_eq!(as_user(&host, 4002, "4101", "GET", "/v1/namespaces/red-lab", &Value::Null).0, 200);
     assert_eq!(as_user(&host, 4003, "", "GET", "/v1/namespaces/red-lab", &Value::Null).0, 403);
 }
+
+#[test]
+fn host_rule_binds_what_is_made_or_changed() {
+    let (host, address) = with_tcp();
+    let secret = |name: &str, rule: Value| {
+        token(&host, json!({"name": name, "role": "operator", "prefix": "red-", "host": rule}))
+    };
+    let (none, ports, any) =
+        (secret("none", Value::Null), secret("ports", json!("ports")), secret("any", json!("any")));
+    assert_eq!(host.get("/v1/tokens/none").ok()["host"], "none");
+    host.post("/v1/tokens", json!({"name": "x", "role": "admin", "host": "none"})).refused(
+        422,
+        "invalid_field",
+        Some("/host"),
+    );
+    host.put("/v1/bridges/blue-br", json!({})).ok();
+    assert_eq!(ask(&host, &address, &none, "PUT", "/v1/namespaces/red-a", json!({})).0, 201);
+    let veth = |end: Value| json!({"endpoints": [{"namespace": "red-a"}, end]});
+    // Each is refused at a field, where it is; the same in a document, and for what is there already.
+    let refused = |secret: &str, path: &str, body: &Value, pointer: &str| {
+        let check = |(status, problem): (u16, Value), pointer: &str| {
+            let told = (status, problem["code"].as_str(), problem["pointer"].as_str());
+            assert_eq!(told, (403, Some("forbidden"), Some(pointer)), "{path} {body}: {problem}");
+            problem["detail"].as_str().unwrap().to_owned()
+        };
+        let (kind, name) = path.split_once('/').unwrap();
+        let mut item = body.clone();
+        item["name"] = json!(name);
+        let document = json!({kind: [item]});
+        check(ask(&host, &address, secret, "PATCH", "/v1/topology", document), &format!("/{kind}/0{pointer}"));
+        check(ask(&host, &address, secret, "PUT", &format!("/v1/{path}"), body.clone()), pointer)
+    };
+    refused(&none, "bridges/red-br", &json!({}), "/namespace");
+    refused(&none, "veths/red-v", &veth(json!({"interface": "red-v0"})), "/endpoints/1/namespace");
+    refused(&ports, "bridges/red-br", &json!({"addresses": ["10.9.0.1/24"]}), "/addresses/0");
+    refused(&ports, "bridges/red-br", &json!({"interface": "docker0"}), "/interface");
+    let in_use = refused(&ports, "bridges/red-br", &json!({"interface": "blue-br"}), "/interface");
+    let free = refused(&ports, "bridges/red-br", &json!({"interface": "blue-xx"}), "/interface");
+    assert_eq!(in_use, free.replace("blue-xx", "blue-br"), "what others have is not told");
+
+    assert_eq!(ask(&host, &address, &ports, "PUT", "/v1/bridges/red-br", json!({})).0, 201);
+    let port = |more: Value| {
+        let mut end = json!({"interface": "red-v0", "bridge": "red-br"});
+        end.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        veth(end)
+    };
+    refused(&ports, "veths/red-v", &port(json!({"bridge": null})), "/endpoints/1/bridge");
+    refused(&ports, "veths/red-v", &port(json!({"addresses": ["169.254.169.253/30"]})), "/endpoints/1/addresses/0");
+    let chosen = refused(&ports, "veths/red-v", &port(json!({"interface": null})), "/endpoints/1/interface");
+    assert!(!chosen.contains("veth0"), "{chosen}");
+    assert_eq!(ask(&host, &address, &ports, "PUT", "/v1/veths/red-v", port(json!({}))).0, 201);
+    let end = "/v1/veths/red-v/endpoints/1";
+    let (status, problem) = ask(&host, &address, &ports, "PATCH", end, json!({"addresses": ["10.9.0.1/24"]}));
+    assert_eq!((status, problem["pointer"].as_str()), (403, Some("/addresses/0")), "{problem}");
+    let named = ask(
+        &host,
+        &address,
+        &any,
+        "PUT",
+        "/v1/bridges/red-own",
+        json!({"interface": "lab0", "addresses": ["10.9.0.1/24"]}),
+    );
+    assert_eq!(named.0, 201, "{named:?}");
+
+    // What is on the host from before: it stands, and may be named, moved off and deleted, and not changed.
+    let patch = |body: Value| ask(&host, &address, &none, "PATCH", "/v1/bridges/red-own", body).0;
+    assert_eq!((patch(json!({})), patch(json!({"labels": {"a": "b"}}))), (200, 403));
+    let document = json!({"bridges": [{"name": "red-br"}], "namespaces": [{"name": "red-b"}]});
+    assert_eq!(ask(&host, &address, &none, "PATCH", "/v1/topology", document).0, 200);
+    let moved = ask(&host, &address, &none, "PATCH", end, json!({"namespace": "red-b", "bridge": null}));
+    assert_eq!(moved.0, 200, "{moved:?}");
+    assert_eq!(ask(&host, &address, &ports, "PATCH", end, json!({"namespace": null, "bridge": "red-br"})).0, 200);
+    assert_eq!(ask(&host, &address, &none, "DELETE", "/v1/bridges/red-br?cascade=true", Value::Null).0, 204);
+    assert_eq!(ask(&host, &address, &none, "PUT", "/v1/topology", json!({})).0, 200);
+    assert_eq!(host.get("/v1/bridges").ok()["items"].as_array().unwrap().len(), 1);
+}

@@ -325,7 +325,7 @@ fn make_old(host: &Host) {
         "sqlite3",
         database.to_str().unwrap(),
         "ALTER TABLE resources DROP COLUMN macs; DROP TABLE machine; DROP INDEX audit_done; DROP INDEX audit_failed;
-         ALTER TABLE audit DROP COLUMN argv; ALTER TABLE audit DROP COLUMN count;
+         ALTER TABLE audit DROP COLUMN argv; ALTER TABLE audit DROP COLUMN count; ALTER TABLE tokens DROP COLUMN host;
          DELETE FROM _sqlx_migrations WHERE version >= 5;",
     ]);
     let br0 = &host.ip(&["-d", "link", "show", "br0"])[0];
@@ -360,6 +360,12 @@ fn upgrade_keeps_addresses_and_pins_the_bridge() {
     make_bridge(&host);
     let names = ["n0", "n1", "n2"];
     (1..).zip(names).for_each(|(number, name)| make_host(&host, name, number));
+    for token in [
+        json!({"name": "all", "role": "operator", "host": "none"}),
+        json!({"name": "lab", "role": "operator", "prefix": "lab-", "host": "any"}),
+    ] {
+        host.post("/v1/tokens", token).ok();
+    }
     assert!(host.terminate().success());
     make_old(&host);
     let old = macs(&host, &names);
@@ -374,6 +380,9 @@ fn upgrade_keeps_addresses_and_pins_the_bridge() {
         assert_eq!(now, old);
     };
     same(&host);
+    // What tokens may have on the host was not recorded.
+    let tokens = host.get("/v1/tokens").ok();
+    assert_eq!((&tokens["items"][0]["host"], &tokens["items"][1]["host"]), (&json!("any"), &json!("none")));
     // A lower one comes, and the one whose address the bridge had goes.
     let script = "ip link add low address 02:00:00:00:00:01 type veth peer name low1 && ip link set low master br0 && ip link set low up";
     assert!(host.sh(script).status.success());

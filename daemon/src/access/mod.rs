@@ -4,6 +4,7 @@
 //! [`rules::needs`] tells which role a route needs; [`Caller::may_change`] whether a change is within its reach.
 
 pub mod audit;
+mod host;
 #[allow(unsafe_code, reason = "SO_PEERGROUPS, which no library asks for")]
 mod peer;
 mod refusals;
@@ -13,7 +14,7 @@ mod tokens;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use netnsd_api::{Code, Problem, ResourceRef, Role};
+use netnsd_api::{Code, HostAccess, Problem, ResourceRef, Role};
 use nix::unistd::{Gid, Uid};
 use tokio::sync::watch;
 
@@ -48,6 +49,8 @@ pub struct Caller {
     pub role: Role,
     /// What the names of resources that it reaches begin with; empty: all.
     pub prefix: String,
+    /// What it may have on the host itself.
+    pub host: HostAccess,
     /// Who it is to the kernel; none where it came over TCP.
     pub identity: Option<Identity>,
     /// Until when it may.
@@ -65,6 +68,7 @@ impl Caller {
             name: name.to_owned(),
             role: Role::Admin,
             prefix: String::new(),
+            host: HostAccess::Any,
             identity: None,
             expires_at: None,
             revoked: None,

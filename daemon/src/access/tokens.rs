@@ -3,7 +3,7 @@
 use std::sync::RwLock;
 
 use jiff::Timestamp;
-use netnsd_api::{NewToken, Role, Token};
+use netnsd_api::{HostAccess, NewToken, Role, Token};
 use nix::unistd::{Gid, Uid};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -32,6 +32,8 @@ pub struct Rule {
     pub role: Role,
     /// The beginning of the names that they reach; empty: all.
     pub prefix: String,
+    /// What they may have on the host itself.
+    pub host: HostAccess,
 }
 
 impl Rule {
@@ -49,6 +51,7 @@ impl Rule {
             name,
             role: self.role,
             prefix: self.prefix.clone(),
+            host: self.host,
             identity,
             expires_at: None,
             revoked: None,
@@ -96,15 +99,22 @@ pub fn issue(new: NewToken, now: Timestamp) -> Result<(TokenRow, String), getran
     let mut bits = [0u8; 32];
     getrandom::fill(&mut bits)?;
     let secret = format!("netnsd_{}", hex(&bits));
-    let NewToken { name, role, prefix, expires_at } = new;
-    let token = Token { name, role, prefix, expires_at, created_at: rfc3339(now) };
+    let NewToken { name, role, prefix, host, expires_at } = new;
+    // What `NewToken::check` would refuse binds nobody.
+    let host = HostAccess::resolve(host, role, prefix.as_deref()).unwrap_or_default();
+    let token = Token { name, role, prefix, host, expires_at, created_at: rfc3339(now) };
     Ok((TokenRow { token, hash: hash(&secret) }, secret))
 }
 
 impl Access {
     /// Over the configured rules, before which root is an admin, and the token of a file.
     pub fn new(rules: Vec<Rule>, file: Option<&str>) -> Self {
-        let root = Rule { subject: Subject::User(Uid::from_raw(0)), role: Role::Admin, prefix: String::new() };
+        let root = Rule {
+            subject: Subject::User(Uid::from_raw(0)),
+            role: Role::Admin,
+            prefix: String::new(),
+            host: HostAccess::Any,
+        };
         Self { rules: std::iter::once(root).chain(rules).collect(), file: file.map(hash), tokens: RwLock::default() }
     }
 
@@ -171,11 +181,12 @@ impl Access {
         if known.expires_at.is_some_and(|at| at <= now) {
             return None;
         }
-        let Token { name, role, prefix, .. } = &known.row.token;
+        let Token { name, role, prefix, host, .. } = &known.row.token;
         Some(Caller {
             name: format!("token {name}"),
             role: *role,
             prefix: prefix.clone().unwrap_or_default(),
+            host: *host,
             identity: None,
             expires_at: known.expires_at,
             revoked: Some(known.revoked.subscribe()),
@@ -203,8 +214,18 @@ mod tests {
 
     #[test]
     fn the_first_rule_about_somebody_holds() {
-        let lab = Rule { subject: Subject::User(Uid::from_raw(7)), role: Role::Viewer, prefix: "lab-".into() };
-        let team = Rule { subject: Subject::Group(Gid::from_raw(99)), role: Role::Operator, prefix: String::new() };
+        let lab = Rule {
+            subject: Subject::User(Uid::from_raw(7)),
+            role: Role::Viewer,
+            prefix: "lab-".into(),
+            host: HostAccess::None,
+        };
+        let team = Rule {
+            subject: Subject::Group(Gid::from_raw(99)),
+            role: Role::Operator,
+            prefix: String::new(),
+            host: HostAccess::Any,
+        };
         let access = Access::new(vec![lab, team], None);
         let role =
             |uid, groups: &[u32]| access.on_unix(&identity(uid, groups)).map(|caller| (caller.role, caller.prefix));
@@ -221,6 +242,7 @@ mod tests {
             name: name.parse().unwrap(),
             role: Role::Operator,
             prefix: Some("ci-".into()),
+            host: None,
             expires_at: expires_at.map(str::to_owned),
         };
         let (row, secret) = issue(new("ci", Some("2999-01-01T00:00:00Z")), Timestamp::now()).unwrap();

@@ -7,6 +7,7 @@ use netnsd_api::{Code, FieldError, InterfaceName, Kind, Name, Problem, ResourceR
 
 use super::{Decision, Intent, Record};
 use crate::{
+    access::Caller,
     engine::{Change, Did, Precondition, Spec, Write},
     kernel::Ns,
 };
@@ -49,25 +50,25 @@ impl Intent {
                     let detail = format!("{resource} exists already: PUT replaces it, PATCH changes it");
                     return Err(Problem { resources: vec![resource], ..Problem::new(Code::AlreadyExists, detail) });
                 }
-                self.decide_put(spec, now, new_uid)
+                self.decide_put(&write.caller, spec, now, new_uid)
             }
             Change::Put(spec) => {
                 check_preconditions(&write.preconditions, self.get(&spec.resource()))?;
-                self.decide_put(spec.clone(), now, new_uid)
+                self.decide_put(&write.caller, spec.clone(), now, new_uid)
             }
             Change::Edit(resource, edit) => {
                 let record = self.get(resource).ok_or_else(|| not_found(resource))?;
                 check_preconditions(&write.preconditions, Some(record))?;
                 let spec = edit(&record.spec)?;
                 write.caller.may_refer(&spec)?;
-                self.decide_put(spec, now, new_uid)
+                self.decide_put(&write.caller, spec, now, new_uid)
             }
             Change::Delete { resource, cascade } => {
                 let record = self.get(resource).ok_or_else(|| not_found(resource))?;
                 check_preconditions(&write.preconditions, Some(record))?;
                 self.decide_delete(resource, *cascade, now)
             }
-            Change::Topology(document) => self.decide_topology(document, now, new_uid),
+            Change::Topology(document) => self.decide_topology(&write.caller, document, now, new_uid),
         }
     }
 
@@ -81,12 +82,20 @@ impl Intent {
         spec
     }
 
-    fn decide_put(&self, mut spec: Spec, now: Timestamp, new_uid: &dyn Fn() -> String) -> Result<Decision, Problem> {
+    fn decide_put(
+        &self,
+        caller: &Caller,
+        mut spec: Spec,
+        now: Timestamp,
+        new_uid: &dyn Fn() -> String,
+    ) -> Result<Decision, Problem> {
         let resource = spec.resource();
         let current = self.get(&resource);
         self.complete(&mut spec, current.map(|record| &*record.spec))?;
         let (did, record) = self.next(current, spec, now, new_uid);
         if let Some(record) = &record {
+            // First: what is taken on the host already is not for all to know.
+            caller.may_place(&record.spec)?;
             self.check(&resource, &record.spec)?;
         }
         let changes = record.map(|record| (resource.clone(), Some(record))).into_iter().collect();

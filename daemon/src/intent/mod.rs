@@ -199,6 +199,11 @@ impl Intent {
     }
 }
 
+/// Returns true if a device or pair has a name of those that netnsd chooses.
+pub fn is_automatic(name: &str) -> bool {
+    automatic::number(name).is_some()
+}
+
 /// The bridge on whose segment an end's addresses are: its own, or the one that its other end is a port of.
 fn segment(veth: &Veth, end: usize) -> Option<&Name> {
     veth.endpoints[end].bridge.as_ref().or(veth.endpoints[1 - end].bridge.as_ref())

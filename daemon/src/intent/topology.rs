@@ -6,13 +6,17 @@ use jiff::Timestamp;
 use netnsd_api::{Code, FieldError, Problem, ResourceRef};
 
 use super::{Decision, Intent, Record, decide::in_use};
-use crate::engine::{Did, Document, Placed, Spec};
+use crate::{
+    access::Caller,
+    engine::{Did, Document, Placed, Spec},
+};
 
 impl Intent {
     /// What a document would change. Its resources are checked as they will be among each other: they are all put in
     /// place, looked at, and taken back.
     pub(super) fn decide_topology(
         &mut self,
+        caller: &Caller,
         document: &Document,
         now: Timestamp,
         new_uid: &dyn Fn() -> String,
@@ -37,7 +41,7 @@ impl Intent {
         let deleted: Vec<ResourceRef> = self.all().filter(unwanted).map(|(resource, _)| resource).collect();
 
         let mut before = Vec::new();
-        let result = self.put_in_place(&specs, &deleted, now, new_uid, &mut before);
+        let result = self.put_in_place(caller, &specs, &deleted, now, new_uid, &mut before);
         for (resource, record) in before.into_iter().rev() {
             self.set(&resource, record);
         }
@@ -46,6 +50,7 @@ impl Intent {
 
     fn put_in_place(
         &mut self,
+        caller: &Caller,
         specs: &[&Placed],
         deleted: &[ResourceRef],
         now: Timestamp,
@@ -69,6 +74,7 @@ impl Intent {
             let (did, record) = self.next(current, spec, now, new_uid);
             decision.named.push((resource.clone(), did));
             if let Some(record) = record {
+                caller.may_place(&record.spec).map_err(|problem| placed.locate(problem))?;
                 before.push((resource.clone(), self.set(&resource, Some(record.clone()))));
                 decision.changes.push((resource, Some(record)));
                 changed.push(placed);

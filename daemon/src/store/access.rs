@@ -58,11 +58,12 @@ impl Kept {
     fn write(&self, sql: &mut QueryBuilder<Sqlite>) {
         match self {
             Kept::Token(TokenRow { token, hash }) => {
-                sql.push("INSERT INTO tokens (name, role, prefix, expires_at, created_at, hash) ");
+                sql.push("INSERT INTO tokens (name, role, prefix, host, expires_at, created_at, hash) ");
                 sql.push_values([()], |mut values, ()| {
                     values.push_bind(token.name.to_string()).push_bind(token.role.as_str());
-                    values.push_bind(token.prefix.clone()).push_bind(token.expires_at.clone());
-                    values.push_bind(token.created_at.clone()).push_bind(hash.clone());
+                    values.push_bind(token.prefix.clone()).push_bind(token.host.as_str());
+                    values.push_bind(token.expires_at.clone()).push_bind(token.created_at.clone());
+                    values.push_bind(hash.clone());
                 });
                 sql.push(";");
             }
@@ -92,7 +93,7 @@ impl Kept {
 
 pub(super) async fn tokens(connection: &mut sqlx::SqliteConnection) -> sqlx::Result<Vec<Result<TokenRow, String>>> {
     let rows: Vec<RawToken> =
-        sqlx::query_as("SELECT name, role, prefix, expires_at, created_at, hash FROM tokens ORDER BY name")
+        sqlx::query_as("SELECT name, role, prefix, host, expires_at, created_at, hash FROM tokens ORDER BY name")
             .fetch_all(connection)
             .await?;
     Ok(rows.into_iter().map(RawToken::read).collect())
@@ -103,6 +104,7 @@ struct RawToken {
     name: String,
     role: String,
     prefix: Option<String>,
+    host: String,
     expires_at: Option<String>,
     created_at: String,
     hash: String,
@@ -116,6 +118,7 @@ impl RawToken {
                 name: self.name.parse().map_err(wrong)?,
                 role: self.role.parse().map_err(wrong)?,
                 prefix: self.prefix,
+                host: self.host.parse().map_err(wrong)?,
                 expires_at: self.expires_at,
                 created_at: self.created_at,
             },

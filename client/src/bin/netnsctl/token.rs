@@ -2,7 +2,7 @@
 
 use clap::Subcommand;
 use http::Method;
-use netnsd_api::{AuditEntry, IssuedToken, Items, Role, Token};
+use netnsd_api::{AuditEntry, HostAccess, IssuedToken, Items, Role, Token};
 use serde_json::json;
 
 use crate::{
@@ -32,6 +32,9 @@ pub enum TokenCommand {
         /// It reaches only resources whose names begin with this
         #[arg(long)]
         prefix: Option<String>,
+        /// What it may have on the host itself: none, ports (without addresses) or any; none with a prefix, else any
+        #[arg(long)]
+        host: Option<HostAccess>,
         /// When it stops being valid (RFC 3339)
         #[arg(long, value_name = "TIME")]
         expires_at: Option<String>,
@@ -49,8 +52,12 @@ pub enum TokenCommand {
 pub async fn run(context: &Context, command: TokenCommand) -> Result<(), Failure> {
     match command {
         TokenCommand::List => list(context).await,
-        TokenCommand::Add { name, role, prefix, expires_at } => {
-            let body = json!({"name": name, "role": role, "prefix": prefix, "expires_at": expires_at});
+        TokenCommand::Add { name, role, prefix, host, expires_at } => {
+            let mut body = json!({"name": name, "role": role, "prefix": prefix, "expires_at": expires_at});
+            // A daemon from before there was this field takes what does not have it.
+            if let Some(host) = host {
+                body["host"] = json!(host);
+            }
             let answer = context.api.send(Method::POST, "/v1/tokens", Some(&Body::Json(&body))).await?;
             match context.format {
                 Format::Json => line(&answer),
@@ -77,10 +84,20 @@ async fn list(context: &Context) -> Result<(), Failure> {
         Format::Name => tokens.into_iter().try_for_each(|token| line(token.name.as_str())),
         Format::Table => {
             let row = |token: Token| {
-                let Token { name, role, prefix, expires_at, created_at } = token;
-                vec![name.to_string(), role.to_string(), or_dash(prefix), or_dash(expires_at), created_at]
+                let Token { name, role, prefix, host, expires_at, created_at } = token;
+                vec![
+                    name.to_string(),
+                    role.to_string(),
+                    or_dash(prefix),
+                    host.to_string(),
+                    or_dash(expires_at),
+                    created_at,
+                ]
             };
-            print(table(&["NAME", "ROLE", "PREFIX", "EXPIRES", "CREATED"], tokens.into_iter().map(row).collect()))
+            print(table(
+                &["NAME", "ROLE", "PREFIX", "HOST", "EXPIRES", "CREATED"],
+                tokens.into_iter().map(row).collect(),
+            ))
         }
     }
 }
