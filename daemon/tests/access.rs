@@ -648,3 +648,63 @@ fn host_rule_binds_what_is_made_or_changed() {
     assert_eq!(ask(&host, &address, &none, "PUT", "/v1/topology", json!({})).0, 200);
     assert_eq!(host.get("/v1/bridges").ok()["items"].as_array().unwrap().len(), 1);
 }
+
+#[test]
+fn operator_gives_the_host_no_address_in_use() {
+    let (host, address) = with_tcp();
+    let operator = token(&host, json!({"name": "works", "role": "operator"}));
+    let run = host.sh(
+        "set -e; ip link set lo up; ip addr add 192.0.2.7/32 dev lo; ip link add up0 type bridge; ip link set up0 up
+         ip addr add 10.1.1.1/24 dev up0; ip addr add fd00:1::1/64 dev up0 nodad
+         ip route add 172.20.0.0/16 via 10.1.1.2; ip route add default via 10.1.1.2; ip route add blackhole 172.30.0.0/24",
+    );
+    assert!(run.status.success(), "{run:?}");
+    host.put("/v1/namespaces/n0", json!({})).ok();
+    let write = |method: &str, path: &str, body: Value| ask(&host, &address, &operator, method, path, body);
+    for taken in [
+        "10.1.1.77/32",
+        "10.1.0.1/16",
+        "10.1.1.1/32",
+        "172.20.3.1/24",
+        "172.30.0.1/30",
+        "192.0.2.6/31",
+        "127.0.0.9/32",
+        "169.254.169.253/30",
+        "128.0.0.1/1",
+        "fd00:1::9/128",
+        "2000::1/3",
+    ] {
+        let veth = json!({"endpoints": [{"namespace": "n0"}, {"addresses": ["198.51.100.1/24", taken]}]});
+        let mut item = veth.clone();
+        item["name"] = json!("v0");
+        let at = "/endpoints/1/addresses/1";
+        for (answer, at) in [
+            (write("PUT", "/v1/veths/v0", veth.clone()), at.to_owned()),
+            (write("PUT", "/v1/veths/v0?dry_run=true", veth.clone()), at.to_owned()),
+            (write("PUT", "/v1/veths/v0?wait=false", veth), at.to_owned()),
+            (write("PUT", "/v1/bridges/b0", json!({"addresses": [taken]})), "/addresses/0".to_owned()),
+            (write("PATCH", "/v1/topology", json!({"veths": [item]})), format!("/veths/0{at}")),
+        ] {
+            let (status, problem) = answer;
+            let told = (status, problem["code"].as_str(), problem["pointer"].as_str());
+            assert_eq!(told, (403, Some("forbidden"), Some(&*at)), "{taken}: {problem}");
+        }
+    }
+    let links = host.run(&["ip", "-br", "link", "show"]);
+    assert_eq!(links.lines().count(), 2, "lo and up0: {links}");
+    // What nobody has; then what its own interface has, also under another name.
+    let free = json!({"addresses": ["10.2.0.1/24", "fd00:2::1/64", "fe80::7/64"]});
+    assert_eq!(write("PUT", "/v1/bridges/b0", free).0, 201);
+    let wider = json!({"interface": "b1", "addresses": ["10.2.0.2/16", "fd00:2::2/48"]});
+    assert_eq!(write("PUT", "/v1/bridges/b0", wider).0, 200);
+    let renamed = json!({"bridges": [{"name": "b2", "addresses": ["10.2.0.1/16"]}], "namespaces": [{"name": "n0"}]});
+    let renamed = write("PUT", "/v1/topology", renamed);
+    assert_eq!(renamed.0, 200, "{renamed:?}");
+    let moved = json!({"endpoints": [{"namespace": "n0", "addresses": ["10.1.1.9/24"]}, {}]});
+    assert_eq!(write("PUT", "/v1/veths/v0", moved).0, 201);
+    let (status, problem) = write("PATCH", "/v1/veths/v0/endpoints/0", json!({"namespace": null, "interface": "v9"}));
+    assert_eq!((status, problem["pointer"].as_str()), (403, Some("/addresses/0")), "{problem}");
+    // An admin may, and what it gave stays an operator's to change otherwise.
+    host.put("/v1/bridges/b3", json!({"addresses": ["10.1.1.3/24", "169.254.0.1/16"]})).ok();
+    assert_eq!(write("PATCH", "/v1/bridges/b3", json!({"labels": {"a": "b"}, "addresses": ["10.1.1.3/24"]})).0, 200);
+}

@@ -8,13 +8,14 @@ use std::{
 };
 
 use jiff::Timestamp;
-use netnsd_api::{AuditEntry, Code, EventType, PlannedOperation, Problem, Progress, ResourceRef, State};
+use netnsd_api::{AuditEntry, Code, EventType, PlannedOperation, Problem, Progress, ResourceRef, Role, State};
 use serde_json::json;
 use tokio::sync::watch;
 
 use super::{
     Change, Did, Message, Spec, Written,
     core::{Core, Gone},
+    host::{self, HostAddress},
     queue::Turns,
     settle::{Cause, refusal},
     status::{self, Standing},
@@ -65,6 +66,31 @@ impl Accepted {
         let placed = document.specs.iter().find(|placed| placed.spec.resource() == *resource);
         problem.pointer = problem.pointer.zip(placed).map(|(pointer, placed)| placed.pointer() + &pointer);
         problem
+    }
+
+    /// The addresses that it adds on the host, by resource; none of an admin's, who may give any.
+    fn host_addresses(&self) -> impl Iterator<Item = (&ResourceRef, Vec<HostAddress>)> {
+        let is_bound = self.message.write.caller.role < Role::Admin;
+        let changes = self.before.iter().zip(&self.decision.changes).filter(move |_| is_bound);
+        changes.filter_map(|((resource, before), (_, after))| {
+            let before = before.as_ref().map(|record| &*record.spec);
+            Some((resource, host::new_addresses(before, &after.as_ref()?.spec)))
+        })
+    }
+
+    fn adds_host_addresses(&self) -> bool {
+        self.host_addresses().any(|(_, new)| !new.is_empty())
+    }
+
+    fn check_host_addresses(&self, observed: &Observed) -> Result<(), Problem> {
+        let write = &self.message.write;
+        let replaced: Vec<&Spec> =
+            self.before.iter().filter_map(|(_, before)| before.as_ref()).map(|record| &*record.spec).collect();
+        for (resource, new) in self.host_addresses() {
+            let checked = host::check(&write.caller, &new, &replaced, observed);
+            checked.map_err(|error| write.change.locate(resource, error.into()))?;
+        }
+        Ok(())
     }
 
     /// The resources that it names or changes.
@@ -187,15 +213,13 @@ impl<K: Kernel> Core<K> {
     pub(super) async fn carry_out(&mut self, batch: Vec<Accepted>) {
         // Also where nothing is to be done: the document that says so was large.
         self.large |= batch.iter().map(|accepted| accepted.decision.named.len()).sum::<usize>() >= LARGE;
-        let mut batch = self.answer_unchanged(batch);
+        let batch = self.answer_unchanged(batch);
+        let Some(mut batch) = self.refuse_host_addresses(batch).await else { return };
         while !batch.is_empty() {
             let mut work = self.work(&batch);
             let (plan, observed) = match self.look_and_plan(&mut work, &Failures::new()).await {
                 Ok(found) => found,
-                Err(error) => {
-                    let problem = Problem::new(Code::KernelUnavailable, format!("the kernel cannot be asked: {error}"));
-                    return self.refuse_all(batch, &problem);
-                }
+                Err(error) => return self.refuse_all(batch, &cannot_ask(&error)),
             };
             // Refusals first, before anything is recorded: the others go on without them.
             let count = batch.len();
@@ -261,6 +285,32 @@ impl<K: Kernel> Core<K> {
             }
         }
         rest
+    }
+
+    /// Refuses writes that give addresses to the host which are for admins; returns the others, or `None` if the kernel cannot
+    /// be asked, and all are refused.
+    async fn refuse_host_addresses(&mut self, batch: Vec<Accepted>) -> Option<Vec<Accepted>> {
+        if !batch.iter().any(|accepted| accepted.adds_host_addresses()) {
+            return Some(batch);
+        }
+        let observed = match self.kernel.observe(&host::scope()).await {
+            Ok(observed) => observed,
+            Err(error) => {
+                self.refuse_all(batch, &cannot_ask(&error));
+                return None;
+            }
+        };
+        let mut rest = Vec::new();
+        for mut accepted in batch {
+            match accepted.check_host_addresses(&observed) {
+                Ok(()) => rest.push(accepted),
+                Err(problem) => {
+                    self.take_back(&accepted, false);
+                    accepted.message.refuse(problem);
+                }
+            }
+        }
+        Some(rest)
     }
 
     /// What a write came to.
@@ -476,11 +526,7 @@ fn conflict_of(accepted: &Accepted, plan: &Plan) -> Option<Problem> {
                 let resources = vec![resource.clone()];
                 let problem =
                     Problem { pointer: pointer.clone(), resources, ..Problem::new(Code::Conflict, reason.clone()) };
-                let placed = match &accepted.message.write.change {
-                    Change::Topology(document) => document.place_of(resource),
-                    _ => None,
-                };
-                Some(placed.map_or(problem.clone(), |placed| placed.locate(problem)))
+                Some(accepted.message.write.change.locate(resource, problem))
             }
             Verdict::Pending(_) => None,
         },
@@ -501,6 +547,10 @@ fn foreign_links_of(accepted: &Accepted, plan: &Plan) -> Option<Problem> {
     let way_out = "move them out, or ?cascade=true deletes the namespace with them";
     let detail = format!("{resource} has interfaces that netnsd did not make: {listed}{more}; {way_out}");
     Some(Problem { resources: vec![resource.clone()], ..Problem::new(Code::InUse, detail) })
+}
+
+fn cannot_ask(error: &OpError) -> Problem {
+    Problem::new(Code::KernelUnavailable, format!("the kernel cannot be asked: {error}"))
 }
 
 /// Number of links that a sentence lists.

@@ -6,6 +6,7 @@
 mod batch;
 mod core;
 mod drift;
+mod host;
 mod journal;
 mod queue;
 mod settle;

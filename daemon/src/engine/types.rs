@@ -343,6 +343,17 @@ pub enum Change {
 }
 
 impl Change {
+    /// Returns a problem of a resource, with its place in the document, if it is one, before its pointer.
+    pub fn locate(&self, resource: &ResourceRef, problem: Problem) -> Problem {
+        match self {
+            Change::Topology(document) => match document.place_of(resource) {
+                Some(placed) => placed.locate(problem),
+                None => problem,
+            },
+            _ => problem,
+        }
+    }
+
     /// Returns true if `?cascade=true` is asked for.
     pub fn cascades(&self) -> bool {
         matches!(self, Change::Delete { cascade: true, .. } | Change::Topology(Document { cascade: true, .. }))

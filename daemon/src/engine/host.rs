@@ -1,0 +1,124 @@
+//! Addresses that writes give to the host itself: some would take its own traffic, and are for admins.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::{IpNet, Ipv4Net};
+use netnsd_api::{Cidr, Code, FieldError, Role, is_link_local};
+
+use super::Spec;
+use crate::{
+    access::Caller,
+    intent,
+    kernel::{Ns, NsScope, Observed, Scope},
+};
+
+/// Networks of which a whole one is more than a resource of netnsd's has: length of the prefix in IPv4, and in IPv6.
+const SHORTEST: (u8, u8) = (8, 16);
+
+/// Link-local addresses (RFC 3927): the metadata service of a cloud is among them.
+const LINK_LOCAL: Ipv4Net = Ipv4Net::new_assert(std::net::Ipv4Addr::new(169, 254, 0, 0), 16);
+
+/// An address that a write gives to an interface of the host.
+#[derive(Debug)]
+pub(super) struct HostAddress {
+    /// JSON pointer into its resource.
+    pointer: String,
+    address: Cidr,
+}
+
+/// Returns the addresses that a resource has on the host, and that it had not before.
+pub(super) fn new_addresses(before: Option<&Spec>, after: &Spec) -> Vec<HostAddress> {
+    let old: BTreeSet<IpNet> =
+        before.map(addresses).unwrap_or_default().into_iter().map(|known| known.address.0).collect();
+    addresses(after).into_iter().filter(|new| !old.contains(&new.address.0)).collect()
+}
+
+fn addresses(spec: &Spec) -> Vec<HostAddress> {
+    let all = |at: &str, addresses: &[Cidr]| -> Vec<HostAddress> {
+        let pointed = |(i, address): (usize, &Cidr)| HostAddress { pointer: format!("{at}/{i}"), address: *address };
+        addresses.iter().enumerate().map(pointed).collect()
+    };
+    match spec {
+        Spec::Bridge(bridge) if bridge.namespace.is_none() => all("/addresses", &bridge.addresses),
+        Spec::Veth(veth) => {
+            let ends = veth.endpoints.iter().enumerate().filter(|(_, end)| end.namespace.is_none());
+            ends.flat_map(|(i, end)| all(&format!("/endpoints/{i}/addresses"), &end.addresses)).collect()
+        }
+        Spec::Namespace(_) | Spec::Bridge(_) => Vec::new(),
+    }
+}
+
+/// Returns what has to be looked at for [`check`].
+pub(super) fn scope() -> Scope {
+    let part = NsScope { all_links: true, routes: true, kernel_routes: true, ..NsScope::default() };
+    Scope { namespaces: BTreeMap::from([(Ns::Host, part)]), ..Scope::default() }
+}
+
+/// Checks addresses of the host that a write of this caller adds; `replaced` are the specs that it changes: what is on their devices
+/// does not count.
+///
+/// # Errors
+/// `forbidden` for the first that is an admin's to give.
+pub(super) fn check(
+    caller: &Caller,
+    new: &[HostAddress],
+    replaced: &[&Spec],
+    observed: &Observed,
+) -> Result<(), FieldError> {
+    let own: BTreeSet<String> = replaced
+        .iter()
+        .flat_map(|spec| intent::interfaces(spec))
+        .filter(|(ns, _)| *ns == Ns::Host)
+        .map(|(_, device)| device)
+        .collect();
+    let host = observed.namespaces.get(&Ns::Host);
+    let on_links = host.into_iter().flat_map(|host| &host.links).filter(|(name, _)| !own.contains(*name));
+    let on_links = on_links.flat_map(|(_, link)| link.addresses.iter().map(|address| address.net));
+    // Also those of table `local`: addresses of `lo` are among them.
+    let routes = host.into_iter().flat_map(|host| &host.routes).map(|known| (known, &known.route));
+    let routes =
+        routes.filter(|(_, route)| route.interface.as_ref().is_none_or(|device| !own.contains(device.as_str())));
+    let routes = routes.map(|(known, route)| route.destination.net(known.ipv6)).filter(|net| net.prefix_len() > 0);
+    let taken: Vec<IpNet> = on_links.chain(routes).collect();
+    for HostAddress { pointer, address } in new.iter().filter(|new| !is_link_local(new.address.0.addr())) {
+        let net = address.0;
+        let least = if net.addr().is_ipv4() { SHORTEST.0 } else { SHORTEST.1 };
+        let what = if net.prefix_len() < least {
+            format!("has a prefix of less than {least} bits")
+        } else if overlaps(net, LINK_LOCAL.into()) {
+            format!("overlaps {LINK_LOCAL}, where a cloud has its metadata service")
+        } else if taken.iter().any(|taken| overlaps(net, *taken)) {
+            "overlaps an address or a route of the host".to_owned()
+        } else {
+            continue;
+        };
+        let (name, role) = (&caller.name, caller.role);
+        let detail = format!(
+            "{address} on the host {what}: that is for the role {}, and {name} is {role}; choose a network that the host does not use",
+            Role::Admin
+        );
+        return Err(FieldError::new(Code::Forbidden, pointer, detail));
+    }
+    Ok(())
+}
+
+/// Returns true if two networks have an address in common.
+fn overlaps(a: IpNet, b: IpNet) -> bool {
+    a.contains(&b) || b.contains(&a) || a.contains(&b.addr()) || b.contains(&a.addr())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_overlap_from_either_side() {
+        let overlap = |a: &str, b: &str| overlaps(a.parse().unwrap(), b.parse().unwrap());
+        for (a, b) in [("10.1.2.3/8", "10.9.0.0/16"), ("10.9.0.1/32", "10.9.0.7/24"), ("fd00::1/64", "fd00::/48")] {
+            assert!(overlap(a, b) && overlap(b, a), "{a} {b}");
+        }
+        for (a, b) in [("10.1.2.3/16", "10.2.0.0/16"), ("10.0.0.1/8", "::/0"), ("169.253.0.1/16", "169.254.0.0/16")] {
+            assert!(!overlap(a, b) && !overlap(b, a), "{a} {b}");
+        }
+    }
+}
