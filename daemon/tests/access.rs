@@ -708,3 +708,110 @@ fn operator_gives_the_host_no_address_in_use() {
     host.put("/v1/bridges/b3", json!({"addresses": ["10.1.1.3/24", "169.254.0.1/16"]})).ok();
     assert_eq!(write("PATCH", "/v1/bridges/b3", json!({"labels": {"a": "b"}, "addresses": ["10.1.1.3/24"]})).0, 200);
 }
+
+#[test]
+fn prefix_hides_what_others_attach() {
+    let (host, address) = with_tcp();
+    let secret = token(&host, json!({"name": "red", "role": "operator", "prefix": "red-"}));
+    let ask = |method: &str, path: &str, body: Value| ask(&host, &address, &secret, method, path, body);
+    host.put("/v1/namespaces/core", json!({})).ok();
+    for (path, body) in [
+        ("/v1/namespaces/red-a", json!({})),
+        ("/v1/namespaces/red-b", json!({})),
+        ("/v1/bridges/red-br", json!({"namespace": "red-a", "addresses": ["10.9.9.1/24"]})),
+        ("/v1/veths/red-v", json!({"endpoints": [{"namespace": "red-a"}, {"namespace": "red-b"}]})),
+    ] {
+        assert_eq!(ask("PUT", path, body).0, 201, "{path}");
+    }
+    let port = json!({"namespace": "red-a", "interface": "port0", "bridge": "red-br"});
+    let up = json!({"namespace": "red-a", "interface": "up0", "addresses": ["10.8.8.8/24", "fd00:8::8/64"]});
+    for (path, body) in [
+        ("/v1/veths/core-port", json!({"endpoints": [port, {"namespace": "core", "addresses": ["10.9.9.9/24"]}]})),
+        ("/v1/veths/core-up", json!({"endpoints": [{"namespace": "core"}, up]})),
+        ("/v1/bridges/red-there", json!({"namespace": "core"})),
+    ] {
+        assert_eq!(host.put(path, body).status, 201, "{path}");
+    }
+    let veth = |end: Value| json!({"endpoints": [{"namespace": "red-b", "interface": "x0"}, end]});
+    let off = json!({"sysctls": {"net.ipv6.conf.up0.disable_ipv6": 1}});
+    let none = Value::Null;
+    for (method, path, body, status) in [
+        ("GET", "/v1/namespaces/red-a/links", none.clone(), 200),
+        ("GET", "/v1/namespaces/red-a/addresses", none.clone(), 200),
+        ("GET", "/v1/namespaces/red-a/routes", none.clone(), 200),
+        ("GET", "/v1/namespaces/red-a/neighbours", none.clone(), 200),
+        ("GET", "/v1/bridges/red-br", none.clone(), 200),
+        ("GET", "/v1/bridges?namespace=red-a", none.clone(), 200),
+        ("GET", "/v1/bridges/red-br/ports", none.clone(), 200),
+        ("GET", "/v1/bridges/red-br/fdb", none.clone(), 200),
+        ("PATCH", "/v1/bridges/red-br", json!({"labels": {"a": "b"}}), 200),
+        ("PATCH", "/v1/bridges/red-br", json!({"namespace": "red-b"}), 422),
+        ("PATCH", "/v1/namespaces/red-a", off, 422),
+        ("PUT", "/v1/veths/red-w", veth(json!({"namespace": "red-a", "interface": "up0"})), 422),
+        ("PUT", "/v1/veths/red-w", veth(json!({"namespace": "red-a", "addresses": ["10.8.8.8/32"]})), 422),
+        (
+            "PUT",
+            "/v1/veths/red-w",
+            veth(json!({"namespace": "red-a", "bridge": "red-br", "addresses": ["10.9.9.9/24"]})),
+            422,
+        ),
+        ("PUT", "/v1/veths/red-w", veth(json!({"namespace": "red-a", "bridge": "red-there"})), 422),
+        ("DELETE", "/v1/namespaces/red-a", none.clone(), 409),
+        ("DELETE", "/v1/namespaces/red-a?cascade=true", none.clone(), 403),
+        ("DELETE", "/v1/bridges/red-br?cascade=true", none.clone(), 403),
+        ("PUT", "/v1/topology", json!({}), 409),
+    ] {
+        let (found, answer) = ask(method, path, body.clone());
+        assert_eq!(found, status, "{method} {path} {body}: {answer}");
+        let text = answer.to_string();
+        assert!(!text.contains("core"), "{method} {path} {body}: {text}");
+        if status >= 400 {
+            assert!(text.contains("something else"), "{method} {path} {body}: {text}");
+        }
+    }
+    // Its own are told.
+    let links = ask("GET", "/v1/namespaces/red-b/links", Value::Null).1;
+    let own = links["items"].as_array().unwrap().iter().find(|link| link["resource"]["name"] == "red-v").unwrap();
+    assert_eq!(own["peer"], json!({"namespace": "red-a", "interface": "veth0"}));
+    let ports = host.get("/v1/bridges/red-br").ok()["status"]["observed"]["ports"].clone();
+    assert_eq!(ports[0]["veth"], "core-port", "admins see it");
+    let count = |ready: Value| ready["states"].as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum::<u64>();
+    assert_eq!((count(ask("GET", "/v1/ready", Value::Null).1), count(host.get("/v1/ready").ok())), (5, 8));
+}
+
+#[test]
+fn processes_elsewhere_are_told_to_admins_only() {
+    let (host, address) = with_tcp();
+    let secret = |name: &str, prefix: Value| token(&host, json!({"name": name, "role": "operator", "prefix": prefix}));
+    let (red, blue, works) =
+        (secret("red", json!("red-")), secret("blue", json!("blue-")), secret("works", Value::Null));
+    host.put("/v1/namespaces/red-a", json!({})).ok();
+    host.sh("ip netns add red-theirs");
+    let path = |pid: u64| format!("/v1/processes/{pid}/namespace");
+    let told = |secret: &str, pid: u64| ask(&host, &address, secret, "GET", &path(pid), Value::Null);
+    let missing = |secret: &str, pid: u64| {
+        let (status, problem) = told(secret, pid);
+        assert_eq!((status, problem["detail"].as_str()), (404, Some(&*format!("there is no process \"{pid}\""))));
+    };
+    let mut children = Vec::new();
+    let mut start = |name: &str| {
+        children.push(host.spawn(&["ip", "netns", "exec", name, "sleep", "1000"]));
+        let listed = || host.get(&format!("/v1/namespaces/{name}/processes")).ok()["items"].as_array().unwrap().clone();
+        host.until("it runs", || listed().iter().any(|process| process["command"] == "sleep"));
+        listed().iter().find(|process| process["command"] == "sleep").unwrap()["pid"].as_u64().unwrap()
+    };
+    let (own, theirs) = (start("red-a"), start("red-theirs"));
+    for secret in [&red, &works] {
+        let (status, found) = told(secret, own);
+        assert_eq!((status, found["namespace"].as_str()), (200, Some("red-a")), "{found}");
+        missing(secret, theirs);
+        missing(secret, 1);
+        missing(secret, 4_000_000);
+    }
+    missing(&blue, own);
+    assert_eq!(host.get(&path(theirs)).ok()["namespace"], "red-theirs");
+    for mut child in children {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}

@@ -10,6 +10,7 @@ mod peer;
 mod refusals;
 pub mod rules;
 mod tokens;
+mod veil;
 
 use std::sync::Arc;
 
@@ -23,6 +24,7 @@ pub use self::{
     peer::{Peer, network_of, peer_of},
     refusals::Refusals,
     tokens::{Access, Rule, Subject, issue},
+    veil::Veil,
 };
 use crate::{
     engine::{Change, Did, Placed, Spec},
@@ -183,7 +185,8 @@ impl Caller {
         let specs = decision.changes.iter().filter_map(|(_, after)| after.as_ref()).map(|record| &*record.spec);
         let referred = specs.clone().flat_map(intent::references);
         if let Some(outside) = named.chain(changed).chain(referred).find(|other| !self.reaches(other.name.as_str())) {
-            return Err(self.outside(&outside));
+            // Something that hangs on what the caller names: nobody asked for it by its name.
+            return Err(Problem { resources: vec![outside.clone()], ..self.outside(&outside) });
         }
         let attaches = |spec: &&Spec| matches!(spec, Spec::Namespace(spec) if spec.attach.is_some());
         let is_new = |spec: &Spec| decision.named.contains(&(spec.resource(), Did::Created));

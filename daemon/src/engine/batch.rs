@@ -8,7 +8,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use netnsd_api::{AuditEntry, Code, EventType, PlannedOperation, Problem, Progress, ResourceRef, Role, State};
+use netnsd_api::{AuditEntry, Code, EventType, Kind, PlannedOperation, Problem, Progress, ResourceRef, Role, State};
 use serde_json::json;
 use tokio::sync::watch;
 
@@ -58,6 +58,16 @@ impl Accepted {
         let audit = write.caller.audit.clone()?;
         let entry = audit.answered(status);
         Some((audit, entry))
+    }
+
+    /// Returns the kernel's refusal as its problem.
+    fn refusal(&self, resource: &ResourceRef, op: &Op, error: &OpError) -> Problem {
+        let mut problem = self.placed(resource, refusal(resource, op, error));
+        if !self.resources().any(|own| own == resource) {
+            let namespace = op.ns().name().map(|name| ResourceRef::new(Kind::Namespace, name.clone()));
+            problem.resources = std::iter::once(resource.clone()).chain(namespace).collect();
+        }
+        problem
     }
 
     /// A problem of one of its resources, with that one's place in the document.
@@ -441,7 +451,7 @@ impl<K: Kernel> Core<K> {
         for (part, accepted) in batch.into_iter().enumerate() {
             match passed.failures.iter().find(|(resource, _)| self.spoils(work, resource) == Some(part)) {
                 Some((resource, (op, error))) => {
-                    let problem = accepted.placed(resource, refusal(resource, op, error));
+                    let problem = accepted.refusal(resource, op, error);
                     refused.push((part, problem, accepted));
                 }
                 None => done.push(accepted),
@@ -515,7 +525,7 @@ impl<K: Kernel> Core<K> {
 fn refusal_of(accepted: &Accepted, plan: &Plan) -> Option<Problem> {
     let is_own = |(resource, ..): &&(ResourceRef, Op, OpError)| accepted.resources().any(|own| own == resource);
     let (resource, op, error) = plan.refused.iter().filter(|_| accepted.waits()).find(is_own)?;
-    Some(accepted.placed(resource, refusal(resource, op, error)))
+    Some(accepted.refusal(resource, op, error))
 }
 
 /// The conflict, if any, of what a write itself names or changes.

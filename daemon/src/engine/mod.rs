@@ -71,8 +71,13 @@ struct Message {
 }
 
 impl Message {
-    /// Answers it, once; a client that has gone away does not hear.
+    /// Answers it, once, without what its caller may not know; a client that has gone away does not hear.
     fn answer(&mut self, result: Result<Written, Problem>) {
+        let caller = &self.write.caller;
+        let result = match result {
+            Ok(written) => Ok(written.veil(caller)),
+            Err(problem) => Err(caller.veil_problem(problem)),
+        };
         if let Some(answer) = self.answer.take() {
             let _gone = answer.send(result);
         }

@@ -121,6 +121,18 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Returns the entry as a caller may see it: ports that others made have no resource's name.
+    pub fn veil(self: Arc<Self>, caller: &Caller) -> Arc<Self> {
+        let is_hidden = |port: &PortObserved| port.veth.as_ref().is_some_and(|veth| !caller.reaches(veth.as_str()));
+        let observed = self.bridge.as_ref().and_then(|stored| stored.status.observed.as_ref());
+        let Some(observed) = observed.filter(|observed| observed.ports.iter().any(is_hidden)) else { return self };
+        let mut ports = observed.ports.clone();
+        for port in ports.iter_mut().filter(|port| is_hidden(port)) {
+            (port.veth, port.endpoint) = (None, None);
+        }
+        self.with_ports(ports)
+    }
+
     /// A bridge with these ports: they are kept apart, so that a thousandth port costs what the first did.
     fn with_ports(&self, ports: Vec<PortObserved>) -> Arc<Entry> {
         let mut stored = self.bridge.clone();
@@ -231,10 +243,12 @@ impl View {
         }
     }
 
-    /// How many resources are in each state.
-    pub fn states(&self) -> BTreeMap<State, usize> {
+    /// Returns how many of the resources that a caller reaches are in each state.
+    pub fn states(&self, caller: &Caller) -> BTreeMap<State, usize> {
         let mut counts = BTreeMap::from(State::ALL.map(|state| (state, 0)));
-        for entry in self.read().kinds.iter().flat_map(BTreeMap::values) {
+        let all = self.read();
+        let within = |entry: &&Arc<Entry>| caller.reaches(entry.spec.name().as_str());
+        for entry in all.kinds.iter().flat_map(BTreeMap::values).filter(within) {
             *counts.entry(entry.state).or_default() += 1;
         }
         counts
@@ -449,6 +463,13 @@ pub struct Written {
 }
 
 impl Written {
+    /// Returns the answer as a caller may see it: what is planned for others' resources is left out.
+    pub(super) fn veil(mut self, caller: &Caller) -> Self {
+        self.entry = self.entry.map(|entry| entry.veil(caller));
+        self.plan.retain(|operation| caller.reaches(operation.resource.name.as_str()));
+        self
+    }
+
     /// What it did to the resource that it names, where it names one.
     pub fn did(&self) -> Did {
         did(&self.named)

@@ -1,8 +1,9 @@
 //! About the daemon: itself, health, readiness, OpenAPI.
 
-use std::fs;
+use std::{fs, sync::Arc};
 
 use axum::{
+    Extension,
     extract::{RawQuery, State},
     http::{StatusCode, header},
     response::IntoResponse,
@@ -18,7 +19,7 @@ use super::{
     query, resource,
     resource::Answer,
 };
-use crate::engine::QUEUE;
+use crate::{access::Caller, engine::QUEUE};
 
 const NAME: &str = "netnsd";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -85,9 +86,10 @@ async fn health(RawQuery(query): RawQuery) -> Answer {
     Ok(Json(Health { status: "ok".into() }).into_response())
 }
 
-async fn ready(State(app): State<App>, RawQuery(query): RawQuery) -> Answer {
+async fn ready(State(app): State<App>, Extension(caller): Extension<Arc<Caller>>, RawQuery(query): RawQuery) -> Answer {
     query::none(query.as_deref())?;
-    let states = app.view.states().into_iter().map(|(state, count)| (state.as_str().to_owned(), count)).collect();
+    let states =
+        app.view.states(&caller).into_iter().map(|(state, count)| (state.as_str().to_owned(), count)).collect();
     let ready = Ready { ready: app.view.ready(), states };
     if ready.ready {
         return Ok(Json(ready).into_response());

@@ -1,6 +1,9 @@
 //! What is of bridges only: ports and forwarding tables, live.
 
+use std::sync::Arc;
+
 use axum::{
+    Extension,
     extract::{Path, RawQuery, State},
     routing::get,
 };
@@ -12,7 +15,7 @@ use super::{
     query,
     resource::{self, Answer, Served},
 };
-use crate::kernel::Ns;
+use crate::{access::Caller, kernel::Ns};
 
 pub(super) fn routes() -> Routes {
     vec![("/v1/bridges/{name}/ports", get(ports)), ("/v1/bridges/{name}/fdb", get(fdb))]
@@ -25,14 +28,24 @@ fn device(app: &App, name: &str) -> Result<(Ns, String), Failure> {
     Ok((Ns::of(bridge.namespace.as_ref()), bridge.device().to_owned()))
 }
 
-async fn ports(State(app): State<App>, Path(name): Path<String>, RawQuery(query): RawQuery) -> Answer {
+async fn ports(
+    State(app): State<App>,
+    Extension(caller): Extension<Arc<Caller>>,
+    Path(name): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Answer {
     query::none(query.as_deref())?;
     let (ns, device) = device(&app, &name)?;
-    resource::live("such bridge in the kernel", app.look.ports(&ns, &device)).await
+    resource::live(&caller, "such bridge in the kernel", app.look.ports(&ns, &device)).await
 }
 
-async fn fdb(State(app): State<App>, Path(name): Path<String>, RawQuery(query): RawQuery) -> Answer {
+async fn fdb(
+    State(app): State<App>,
+    Extension(caller): Extension<Arc<Caller>>,
+    Path(name): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Answer {
     query::none(query.as_deref())?;
     let (ns, device) = device(&app, &name)?;
-    resource::live("such bridge in the kernel", app.look.fdb(&ns, &device)).await
+    resource::live(&caller, "such bridge in the kernel", app.look.fdb(&ns, &device)).await
 }

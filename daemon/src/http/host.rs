@@ -1,6 +1,9 @@
 //! Looking at the host's own namespace.
 
+use std::sync::Arc;
+
 use axum::{
+    Extension,
     extract::{RawQuery, State},
     routing::get,
 };
@@ -9,7 +12,7 @@ use super::{
     App, Routes, query,
     resource::{self, Answer},
 };
-use crate::kernel::Ns;
+use crate::{access::Caller, kernel::Ns};
 
 pub(super) fn routes() -> Routes {
     vec![
@@ -23,15 +26,19 @@ pub(super) fn routes() -> Routes {
 /// One looking route of the host.
 macro_rules! look {
     ($handler:ident, $ask:ident) => {
-        async fn $handler(State(app): State<App>, RawQuery(query): RawQuery) -> Answer {
+        async fn $handler(
+            State(app): State<App>,
+            Extension(caller): Extension<Arc<Caller>>,
+            RawQuery(query): RawQuery,
+        ) -> Answer {
             query::none(query.as_deref())?;
-            resource::live(&Ns::Host, app.look.$ask(&Ns::Host)).await
+            resource::live(&caller, &Ns::Host, app.look.$ask(&Ns::Host)).await
         }
     };
 }
 
-async fn links(State(app): State<App>, RawQuery(query): RawQuery) -> Answer {
-    resource::links(&app, &Ns::Host, query.as_deref()).await
+async fn links(State(app): State<App>, Extension(caller): Extension<Arc<Caller>>, RawQuery(query): RawQuery) -> Answer {
+    resource::links(&app, &caller, &Ns::Host, query.as_deref()).await
 }
 
 look!(addresses, addresses);

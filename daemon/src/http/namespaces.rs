@@ -51,16 +51,26 @@ pub(super) fn named(name: &str) -> Result<Name, Failure> {
 /// One looking route of a namespace.
 macro_rules! look {
     ($handler:ident, $ask:ident) => {
-        async fn $handler(State(app): State<App>, Path(name): Path<String>, RawQuery(query): RawQuery) -> Answer {
+        async fn $handler(
+            State(app): State<App>,
+            Extension(caller): Extension<Arc<Caller>>,
+            Path(name): Path<String>,
+            RawQuery(query): RawQuery,
+        ) -> Answer {
             query::none(query.as_deref())?;
             let ns = Ns::Named(named(&name)?);
-            resource::live(&ns, app.look.$ask(&ns)).await
+            resource::live(&caller, &ns, app.look.$ask(&ns)).await
         }
     };
 }
 
-async fn links(State(app): State<App>, Path(name): Path<String>, RawQuery(query): RawQuery) -> Answer {
-    resource::links(&app, &Ns::Named(named(&name)?), query.as_deref()).await
+async fn links(
+    State(app): State<App>,
+    Extension(caller): Extension<Arc<Caller>>,
+    Path(name): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Answer {
+    resource::links(&app, &caller, &Ns::Named(named(&name)?), query.as_deref()).await
 }
 
 look!(addresses, addresses);

@@ -8,7 +8,7 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
-use netnsd_api::Code;
+use netnsd_api::{Code, ProcessNamespace, Role};
 
 use super::{App, Routes, json::Json, problem::Failure, query, resource::Answer};
 use crate::access::Caller;
@@ -24,10 +24,16 @@ async fn namespace(
     RawQuery(query): RawQuery,
 ) -> Answer {
     query::none(query.as_deref())?;
-    let missing = |_| Failure::new(Code::NotFound, format!("there is no process {pid:?}"));
-    let pid: u32 = pid.parse().map_err(missing)?;
-    let mut found = app.process.identify(pid).await?;
-    // A namespace out of reach has no name here.
-    found.namespace = found.namespace.filter(|name| caller.reaches(name));
-    Ok(Json(found).into_response())
+    let missing = || Failure::new(Code::NotFound, format!("there is no process {pid:?}"));
+    let found = app.process.identify(pid.parse().map_err(|_| missing())?).await;
+    if caller.role == Role::Admin && !caller.is_confined() {
+        return Ok(Json(found?).into_response());
+    }
+    // Others are told of namespaces that they could enter: the rest of the machine's processes are not there.
+    let is_within = |found: &ProcessNamespace| {
+        let name = found.namespace.as_ref().filter(|name| caller.reaches(name)).and_then(|name| name.parse().ok());
+        let origin = name.and_then(|name| super::exec::origin(&app, &caller, &name).ok());
+        origin.is_some_and(|origin| origin.inode.is_none_or(|inode| inode == found.inode))
+    };
+    Ok(Json(found.ok().filter(is_within).ok_or_else(missing)?).into_response())
 }

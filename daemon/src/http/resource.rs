@@ -26,7 +26,7 @@ use super::{
     query::{self, Query},
 };
 use crate::{
-    access::Caller,
+    access::{Caller, Veil},
     engine::{Change, Did, Entry, Precondition, Spec, Write, Written},
     kernel::{Ns, look::LookError},
 };
@@ -111,7 +111,7 @@ async fn list<R: Served>(
     let (page, more) = app.view.list(R::KIND, cursor.as_ref(), limit as usize, passes);
     let next = page.last().filter(|_| more).map(|entry| entry.spec.name().to_string());
     let mut items: Vec<(String, Bytes)> =
-        page.iter().map(|entry| (entry.spec.name().to_string(), entry.json.clone())).collect();
+        page.into_iter().map(|entry| (entry.spec.name().to_string(), entry.veil(&caller).json.clone())).collect();
     // Others' namespaces have no labels and no state: they are shown where nothing is filtered.
     if include.is_some() && labels.is_empty() && state.is_none() && namespace.is_none() {
         let after = |name: &str| cursor.as_ref().is_none_or(|cursor| name > cursor.as_str());
@@ -146,12 +146,13 @@ fn page_of(items: &[(String, Bytes)], next: Option<&str>) -> Vec<u8> {
 
 async fn show<R: Served>(
     State(app): State<App>,
+    Extension(caller): Extension<Arc<Caller>>,
     Path(name): Path<String>,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Answer {
     query::none(query.as_deref())?;
-    let entry = entry(&app, &existing(R::KIND, &name)?)?;
+    let entry = entry(&app, &existing(R::KIND, &name)?)?.veil(&caller);
     let mut known = false;
     for precondition in headers::preconditions(&headers)? {
         match precondition {
@@ -172,17 +173,19 @@ async fn show<R: Served>(
     Ok(response)
 }
 
-/// Answers with what is found live; `what` is what there is none of if it is not there.
-pub(super) async fn live<T: Serialize>(
+/// Answers a caller with what is found live; `what` is what there is none of if it is not there.
+pub(super) async fn live<T: Serialize + Veil>(
+    caller: &Caller,
     what: impl Display,
     found: impl Future<Output = Result<Vec<T>, LookError>>,
 ) -> Answer {
-    let items = found.await.map_err(|error| Failure::look(what, error))?;
+    let mut items = found.await.map_err(|error| Failure::look(what, error))?;
+    items.iter_mut().for_each(|item| item.veil(caller));
     Ok(Json(Items { items }).into_response())
 }
 
 /// Answers with every link of a namespace.
-pub(super) async fn links(app: &App, ns: &Ns, query: Option<&str>) -> Answer {
+pub(super) async fn links(app: &App, caller: &Caller, ns: &Ns, query: Option<&str>) -> Answer {
     let mut query = Query::read(query)?;
     let settings = query.flag("settings", false)?;
     query.finish()?;
@@ -191,7 +194,7 @@ pub(super) async fn links(app: &App, ns: &Ns, query: Option<&str>) -> Answer {
         links.iter_mut().filter(|_| !settings).for_each(|link| link.settings = None);
         Ok(links)
     };
-    live(ns, found).await
+    live(caller, ns, found).await
 }
 
 /// Reads a resource of a JSON object.

@@ -45,7 +45,9 @@ impl Intent {
                     let detail =
                         format!("{port} is a port of it in {}: move that end first", Ns::of(end.namespace.as_ref()));
                     let error = FieldError::new(Code::InvalidField, "/namespace", detail);
-                    return Err(Problem { resources: vec![port], ..Problem::from(error) });
+                    let namespace = end.namespace.clone().map(|name| ResourceRef::new(Kind::Namespace, name));
+                    let resources = std::iter::once(port).chain(namespace).collect();
+                    return Err(Problem { resources, ..Problem::from(error) });
                 }
             }
         }
@@ -137,7 +139,9 @@ impl Intent {
                 Ns::of(found.namespace.as_ref()),
                 Ns::of(end.namespace.as_ref())
             );
-            return Err(FieldError::new(Code::InvalidField, pointer, detail).into());
+            let error = FieldError::new(Code::InvalidField, pointer, detail);
+            let namespace = found.namespace.clone().map(|name| ResourceRef::new(Kind::Namespace, name));
+            return Err(Problem { resources: namespace.into_iter().collect(), ..Problem::from(error) });
         }
         Ok(())
     }
