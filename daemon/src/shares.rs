@@ -23,6 +23,7 @@ struct Counts<K> {
 pub struct Place<K: Hash + Eq> {
     shares: Shares<K>,
     holder: K,
+    size: usize,
 }
 
 /// The bound that leaves no place, with the number of places taken.
@@ -46,6 +47,14 @@ impl<K: Hash + Eq + Clone> Shares<K> {
     /// # Errors
     /// The bound that is reached.
     pub fn take(&self, holder: K, share: usize, most: usize) -> Result<Place<K>, Full> {
+        self.take_sized(holder, 1, share, most)
+    }
+
+    /// Takes a place that counts as `size`. The last one may go past the bounds: none is too large where nothing is taken.
+    ///
+    /// # Errors
+    /// The bound that is reached.
+    pub fn take_sized(&self, holder: K, size: usize, share: usize, most: usize) -> Result<Place<K>, Full> {
         let mut counts = self.lock();
         let own = counts.of.get(&holder).copied().unwrap_or_default();
         if counts.all >= most {
@@ -54,9 +63,9 @@ impl<K: Hash + Eq + Clone> Shares<K> {
         if own >= share {
             return Err(Full::Share(own));
         }
-        counts.all += 1;
-        counts.of.insert(holder.clone(), own + 1);
-        Ok(Place { shares: self.clone(), holder })
+        counts.all += size;
+        counts.of.insert(holder.clone(), own + size);
+        Ok(Place { shares: self.clone(), holder, size })
     }
 }
 
@@ -74,9 +83,9 @@ impl<K: Hash + Eq> Shares<K> {
 impl<K: Hash + Eq> Drop for Place<K> {
     fn drop(&mut self) {
         let mut counts = self.shares.lock();
-        counts.all -= 1;
+        counts.all -= self.size;
         if let Some(own) = counts.of.get_mut(&self.holder) {
-            *own -= 1;
+            *own -= self.size;
             if *own == 0 {
                 counts.of.remove(&self.holder);
             }

@@ -3,13 +3,14 @@
 mod common;
 
 use std::{
-    io::{ErrorKind, Read, Write},
+    io::{BufRead, BufReader, ErrorKind, Read, Write},
     net::Shutdown,
-    os::unix::net::UnixStream,
+    os::{fd::AsFd, unix::net::UnixStream},
     time::{Duration, Instant},
 };
 
 use common::Host;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::{Value, json};
 
 /// Sends bytes, and reads the answer to its end; the client may end its side first.
@@ -138,6 +139,31 @@ fn connection_without_request_is_closed() {
         assert!(closed(stream, start) < Duration::from_secs(60));
     }
     host.get("/v1").ok();
+}
+
+#[test]
+fn stuck_client_is_cut_off_and_quiet_one_is_not() {
+    let host = Host::started();
+    let connect = || {
+        let stream = UnixStream::connect(host.socket()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(100))).unwrap();
+        stream
+    };
+    let mut quiet = BufReader::new(connect());
+    quiet.get_mut().write_all(b"GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let head = "PUT /v1/namespaces/net0 HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n";
+    let mut slow = connect();
+    write!(slow, "{head}Content-Length: 100\r\n\r\n{{").unwrap();
+    let mut stuck = connect();
+    stuck.write_all("GET /openapi.yaml HTTP/1.1\r\nHost: x\r\n\r\n".repeat(64).as_bytes()).unwrap();
+
+    let mut hung_up = [PollFd::new(stuck.as_fd(), PollFlags::empty())];
+    assert_eq!(poll(&mut hung_up, PollTimeout::try_from(100_000).unwrap()), Ok(1), "a stuck client is cut off");
+    let mut answer = String::new();
+    slow.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("within 31 s"), "{answer}");
+    host.put("/v1/namespaces/net0", json!({})).ok();
+    assert!(quiet.lines().any(|line| line.unwrap().starts_with("event: created")));
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Bodies: JSON objects, documents and patches, each mistake told with its place.
 
+use std::time::Duration;
+
 use axum::{
     body::{Bytes, HttpBody},
     extract::{
@@ -20,6 +22,9 @@ const JSON_PATCH: &str = "application/json-patch+json";
 /// Names of YAML's media type: that of RFC 9512, and those from before it.
 pub(super) const YAML: [&str; 3] = ["application/yaml", "application/x-yaml", "text/yaml"];
 
+/// Time in which a body must have come, and what it is longer for each MiB that there may be.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+const TIMEOUT_PER_MIB: Duration = Duration::from_secs(1);
 /// The most operations that one JSON patch has: they are carried out while other writes wait.
 const OPERATIONS: usize = 1000;
 /// The most steps of a path in one, and values that its `copy` and `move` operations take along: each could double the resource, or
@@ -67,7 +72,12 @@ async fn read(request: Request, limit: usize) -> Result<Bytes, Failure> {
     if length.is_some_and(|length: u64| length > limit as u64) {
         return Err(too_large());
     }
-    Bytes::from_request(request, &()).await.map_err(|rejection| match rejection {
+    let within = BODY_TIMEOUT + TIMEOUT_PER_MIB * (limit >> 20) as u32;
+    let read = tokio::time::timeout(within, Bytes::from_request(request, &())).await.map_err(|_| {
+        let detail = format!("the body did not come within {} s: send it faster, or less of it", within.as_secs());
+        Failure::new(Code::MalformedJson, detail)
+    })?;
+    read.map_err(|rejection| match rejection {
         BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => too_large(),
         _ => Failure::new(Code::MalformedJson, "the body cannot be read to its end: the connection ended before it"),
     })

@@ -1,6 +1,7 @@
 //! Routes: extraction, answers, problem+json, OpenAPI. Decides nothing, and touches neither the kernel nor SQL.
 
 mod about;
+mod answers;
 mod body;
 mod bridges;
 mod events;
@@ -27,6 +28,7 @@ mod tokens;
 mod topology;
 mod until;
 mod veths;
+mod write_timeout;
 
 use std::sync::Arc;
 
@@ -120,6 +122,7 @@ pub fn router(app: App) -> Router {
         .fold(Router::new(), add)
         .fallback(any(problem::no_such_path))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(middleware::from_fn_with_state(answers::Unsent::default(), answers::bound_unsent))
         .layer(middleware::from_fn_with_state(app.clone(), guard::guard))
         .layer(middleware::from_fn(rest::taken_in))
         .layer(CatchPanicLayer::custom(problem::panicked))

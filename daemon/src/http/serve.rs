@@ -34,6 +34,7 @@ use tokio::{
 use super::{
     half_close::{Exchange, HalfClosable, IsGone, tcp_client_is_gone, unix_client_is_gone},
     tls::Tls,
+    write_timeout::WriteTimeout,
 };
 use crate::{
     access::{Peer, network_of, peer_of},
@@ -189,7 +190,7 @@ where
     }
     let routes = TowerToHyperService::new(router);
     let (exchange, has_head) = (Exchange::default(), Arc::new(AtomicBool::new(false)));
-    let stream = HalfClosable::new(first[0], stream, exchange.clone(), is_gone);
+    let stream = WriteTimeout::new(HalfClosable::new(first[0], stream, exchange.clone(), is_gone));
     let service = {
         let has_head = has_head.clone();
         service_fn(move |mut request: http::Request<Incoming>| {
