@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -23,37 +23,35 @@ use crate::{
     store::Kept,
 };
 
-/// How many wrong tokens an address may send in a time, before it has to wait until that has passed.
+/// Wrong tokens of one source that are answered as such in a time; further ones are refused without a word about them.
 const WRONG_TOKENS: (u32, Duration) = (20, Duration::from_secs(60));
-/// Addresses whose wrong tokens are counted.
-const ADDRESSES: usize = 1024;
+/// Sources whose wrong tokens are counted by themselves; further ones count as one.
+const SOURCES: usize = 1024;
 
-/// Counts wrong tokens.
+/// Counts wrong tokens, by the networks that they come from. A right one is let in whatever was sent before it: secrets that
+/// netnsd makes have 256 bits, and are not found by trying.
 #[derive(Debug, Default)]
 pub struct WrongTokens {
-    counts: Mutex<HashMap<IpAddr, (Instant, u32)>>,
+    counts: Mutex<HashMap<Option<IpAddr>, (Instant, u32)>>,
 }
 
 impl WrongTokens {
-    /// Whether an address has to wait.
-    fn must_wait(&self, from: IpAddr) -> bool {
-        let counts = self.counts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        counts.get(&from).is_some_and(|(since, count)| *count >= WRONG_TOKENS.0 && since.elapsed() < WRONG_TOKENS.1)
-    }
-
-    fn count(&self, from: IpAddr) {
-        let mut counts = self.counts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if counts.len() >= ADDRESSES {
+    /// Counts one from an address; returns true if there were too many of that source.
+    fn count(&self, from: IpAddr) -> bool {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut source = Some(network_of(from));
+        if !counts.contains_key(&source) && counts.len() >= SOURCES {
             counts.retain(|_, (since, _)| since.elapsed() < WRONG_TOKENS.1);
-        }
-        // With more addresses than that at once, it is no longer by address that anything can be told.
-        if counts.len() < ADDRESSES || counts.contains_key(&from) {
-            let entry = counts.entry(from).or_insert((Instant::now(), 0));
-            if entry.0.elapsed() >= WRONG_TOKENS.1 {
-                *entry = (Instant::now(), 0);
+            if counts.len() >= SOURCES {
+                source = None;
             }
-            entry.1 += 1;
         }
+        let (since, count) = counts.entry(source).or_insert((Instant::now(), 0));
+        if since.elapsed() >= WRONG_TOKENS.1 {
+            (*since, *count) = (Instant::now(), 0);
+        }
+        *count = count.saturating_add(1);
+        *count > WRONG_TOKENS.0
     }
 }
 
@@ -173,11 +171,16 @@ fn identify(app: &App, peer: Option<&Peer>, headers: &HeaderMap, host: Option<&s
                 check_same_origin(headers)?;
                 return Ok(caller);
             }
-            if app.wrong_tokens.must_wait(address.ip()) {
-                let detail = format!("{} sent too many wrong tokens: try again in a minute", address.ip());
-                return Err(Failure::new(Code::TooManyRequests, detail));
-            }
-            by_token(&app.access, headers).inspect_err(|_| app.wrong_tokens.count(address.ip()))
+            by_token(&app.access, headers).map_err(|wrong| {
+                if !app.wrong_tokens.count(address.ip()) {
+                    return wrong;
+                }
+                let detail = format!(
+                    "too many requests without a valid token from {}: send one that is valid, or wait a minute",
+                    network_of(address.ip())
+                );
+                Failure::new(Code::TooManyRequests, detail)
+            })
         }
         Some(Peer::Unix(None)) | None => {
             Err(Failure::new(Code::Unauthenticated, "the kernel does not say who is on the other side of the socket"))
@@ -320,13 +323,22 @@ mod tests {
     }
 
     #[test]
-    fn who_sends_many_wrong_tokens_waits() {
-        let counts = WrongTokens::default();
-        let (bad, good) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
-        for _ in 0..WRONG_TOKENS.0 {
-            assert!(!counts.must_wait(bad));
-            counts.count(bad);
+    fn wrong_tokens_are_counted_by_network_and_bounded() {
+        let refused = |counts: &WrongTokens, from: &str| counts.count(from.parse().unwrap());
+        for (from, same, other) in [
+            ("192.0.2.1", "::ffff:192.0.2.1", "192.0.2.2"),
+            ("2001:db8::1", "2001:db8::ffff", "2001:db8:0:1::1"),
+            ("127.0.0.1", "127.9.9.9", "::1"),
+        ] {
+            let counts = WrongTokens::default();
+            assert!((0..WRONG_TOKENS.0).all(|_| !refused(&counts, from)));
+            assert!(refused(&counts, from) && refused(&counts, same) && !refused(&counts, other), "{from}");
         }
-        assert!(counts.must_wait(bad) && !counts.must_wait(good));
+        let counts = WrongTokens::default();
+        let address = |i: u32| IpAddr::from((0x0a00_0000 + i).to_be_bytes());
+        let most = SOURCES as u32 + WRONG_TOKENS.0;
+        assert!((0..most).all(|i| !counts.count(address(i))));
+        assert!(counts.count(address(most)) && counts.count(address(most + 1)), "those beyond count as one");
+        assert!(!counts.count(address(0)) && counts.counts.lock().unwrap().len() == SOURCES + 1);
     }
 }
