@@ -6,10 +6,13 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use tokio::sync::Notify;
+
 /// Places that are taken, by their holders.
 #[derive(Debug, Clone)]
 pub struct Shares<K: Hash + Eq> {
     counts: Arc<Mutex<Counts<K>>>,
+    freed: Arc<Notify>,
 }
 
 #[derive(Debug)]
@@ -37,7 +40,7 @@ pub enum Full {
 
 impl<K: Hash + Eq> Default for Shares<K> {
     fn default() -> Self {
-        Self { counts: Arc::new(Mutex::new(Counts { all: 0, of: HashMap::new() })) }
+        Self { counts: Arc::new(Mutex::new(Counts { all: 0, of: HashMap::new() })), freed: Arc::default() }
     }
 }
 
@@ -48,6 +51,17 @@ impl<K: Hash + Eq + Clone> Shares<K> {
     /// The bound that is reached.
     pub fn take(&self, holder: K, share: usize, most: usize) -> Result<Place<K>, Full> {
         self.take_sized(holder, 1, share, most)
+    }
+
+    /// Takes a place as soon as the holder has fewer than `share`.
+    pub async fn wait(&self, holder: K, share: usize) -> Place<K> {
+        loop {
+            let freed = self.freed.notified();
+            if let Ok(place) = self.take(holder.clone(), share, usize::MAX) {
+                return place;
+            }
+            freed.await;
+        }
     }
 
     /// Takes a place that counts as `size`. The last one may go past the bounds: none is too large where nothing is taken.
@@ -90,6 +104,8 @@ impl<K: Hash + Eq> Drop for Place<K> {
                 counts.of.remove(&self.holder);
             }
         }
+        drop(counts);
+        self.shares.freed.notify_waiters();
     }
 }
 

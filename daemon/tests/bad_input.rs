@@ -229,6 +229,9 @@ fn what_others_made_is_a_conflict_and_stays() {
     let closed = host.put("/v1/namespaces/hostname?adopt=true", json!({}));
     assert!(closed.json["detail"].as_str().unwrap().contains("cannot be entered"), "{}", closed.json);
     closed.refused(409, "conflict", None);
+    let list = host.get("/v1/namespaces?include=unmanaged").ok();
+    let listed = list["items"].as_array().unwrap().iter().find(|ns| ns["name"] == "hostname").unwrap();
+    assert_eq!((&listed["managed"], &listed["status"]["observed"]["inode"]), (&json!(false), &json!(0)));
     host.sh("umount /run/netns/hostname; rm /run/netns/hostname");
     host.put("/v1/namespaces/hostname", json!({})).ok();
 }

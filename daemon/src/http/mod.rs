@@ -13,6 +13,7 @@ mod half_close;
 mod headers;
 mod host;
 mod json;
+mod looks;
 mod namespaces;
 mod openapi;
 mod problem;
@@ -122,6 +123,7 @@ pub fn router(app: App) -> Router {
         .fold(Router::new(), add)
         .fallback(any(problem::no_such_path))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(middleware::from_fn_with_state(looks::Places::default(), looks::take_turns))
         .layer(middleware::from_fn_with_state(answers::Unsent::default(), answers::bound_unsent))
         .layer(middleware::from_fn_with_state(app.clone(), guard::guard))
         .layer(middleware::from_fn(rest::taken_in))

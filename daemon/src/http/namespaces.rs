@@ -34,7 +34,7 @@ pub(super) fn routes() -> Routes {
 pub(super) async fn unmanaged(app: &App) -> Result<Vec<(String, Bytes)>, Failure> {
     let all = app.look.namespaces().await.map_err(|error| Failure::look("namespace", error))?;
     let mut items = Vec::new();
-    for (name, observed) in all {
+    for (name, observed) in all.iter().cloned() {
         let managed = name.parse().is_ok_and(|name: Name| app.view.get(Kind::Namespace, &name).is_some());
         if !managed {
             let item = UnmanagedNamespace { name: name.clone(), managed: false, status: UnmanagedStatus { observed } };

@@ -1,8 +1,9 @@
 //! Live looks at the kernel for the API's looking routes, on a thread of their own: they never wait for writes.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fs, io,
+    sync::Arc,
 };
 
 use netnsd_api::{
@@ -44,13 +45,29 @@ enum Question {
     Neighbours(Ns, Answer<Vec<LiveNeighbour>>),
     Ports(Ns, String, Answer<Vec<BridgePort>>),
     Fdb(Ns, String, Answer<Vec<FdbEntry>>),
-    Namespaces(Answer<Vec<(String, NamespaceObserved)>>),
+    Namespaces(Answer<Named>),
     Features(Answer<Features>),
     Unrecorded(Box<IsRecorded>, Answer<Vec<ResourceRef>>),
 }
 
 /// Returns true for a resource that is recorded.
 type IsRecorded = dyn Fn(&ResourceRef) -> bool + Send;
+
+impl Question {
+    /// Takes the asker of a scan of all namespaces out of the question; returns any other question.
+    fn join(self, askers: &mut Vec<Answer<Named>>) -> Option<Self> {
+        match self {
+            Question::Namespaces(answer) => {
+                askers.push(answer);
+                None
+            }
+            other => Some(other),
+        }
+    }
+}
+
+/// Namespaces with their names in `/run/netns`.
+type Named = Arc<[(String, NamespaceObserved)]>;
 
 /// The way to the looking thread.
 #[derive(Debug, Clone)]
@@ -156,7 +173,7 @@ impl Look {
     ///
     /// # Errors
     /// The kernel's.
-    pub async fn namespaces(&self) -> Result<Vec<(String, NamespaceObserved)>, LookError> {
+    pub async fn namespaces(&self) -> Result<Named, LookError> {
         self.ask(Question::Namespaces).await
     }
 }
@@ -164,7 +181,13 @@ impl Look {
 fn serve(mut local: Local, mut queue: mpsc::Receiver<Question>) {
     // Tried when first asked for: what that leaves the kernel takes locks to clear away, which a start would wait for.
     let mut features = None;
-    while let Some(question) = queue.blocking_recv() {
+    let mut waiting = VecDeque::new();
+    while let Some(question) = waiting.pop_front().or_else(|| queue.blocking_recv()) {
+        while waiting.len() < QUEUE
+            && let Ok(question) = queue.try_recv()
+        {
+            waiting.push_back(question);
+        }
         let local = &mut local;
         // Who asked may have gone: nobody hears then.
         match question {
@@ -174,8 +197,18 @@ fn serve(mut local: Local, mut queue: mpsc::Receiver<Question>) {
             Question::Neighbours(ns, answer) => drop(answer.send(neighbours(local, &ns))),
             Question::Ports(ns, bridge, answer) => drop(answer.send(ports(local, &ns, &bridge))),
             Question::Fdb(ns, bridge, answer) => drop(answer.send(local.fdb(&ns, &bridge))),
-            Question::Namespaces(answer) => drop(answer.send(local.namespaces().map_err(LookError::from))),
             Question::Unrecorded(is_recorded, answer) => drop(answer.send(Ok(unrecorded(local, &*is_recorded)))),
+            Question::Namespaces(answer) => {
+                // One scan for all who have asked before it begins, and wait for it still.
+                let mut askers = vec![answer];
+                waiting =
+                    std::mem::take(&mut waiting).into_iter().filter_map(|other| other.join(&mut askers)).collect();
+                askers.retain(|answer| !answer.is_closed());
+                if !askers.is_empty() {
+                    let found = local.namespaces().map(Named::from).map_err(LookError::from);
+                    askers.into_iter().for_each(|answer| drop(answer.send(found.clone())));
+                }
+            }
             Question::Features(answer) => {
                 let found = features.get_or_insert_with(|| Features {
                     vlan_filtering: local.vlan_filtering(),
@@ -334,4 +367,39 @@ fn ports(local: &mut Local, ns: &Ns, bridge: &str) -> Result<Vec<BridgePort>, Lo
         })
     };
     Ok(seen.into_iter().filter_map(port).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_scan_answers_all_who_wait() {
+        if !nix::unistd::geteuid().is_root() {
+            return eprintln!("skipped: needs root");
+        }
+        let (questions, queue) = mpsc::channel(QUEUE);
+        let ask = || {
+            let (answer, answered) = oneshot::channel();
+            questions.try_send(Question::Namespaces(answer)).unwrap();
+            answered
+        };
+        let (first, gone) = (ask(), ask());
+        let (answer, _features) = oneshot::channel();
+        questions.try_send(Question::Features(answer)).unwrap();
+        let last = ask();
+        drop((gone, questions));
+        // On a host of its own.
+        std::thread::spawn(move || {
+            use nix::{mount::MsFlags, sched::CloneFlags};
+            let none: Option<&str> = None;
+            nix::sched::unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)?;
+            nix::mount::mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+            nix::mount::mount(none, "/run", Some("tmpfs"), MsFlags::empty(), none)?;
+            serve(Local::here().unwrap(), queue);
+            nix::Result::Ok(())
+        });
+        let [first, last] = [first, last].map(|answered| answered.blocking_recv().unwrap().unwrap());
+        assert!(Arc::ptr_eq(&first, &last));
+    }
 }

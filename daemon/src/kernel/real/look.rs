@@ -7,6 +7,7 @@ use std::{
 };
 
 use netnsd_api::{FdbEntry, LiveNeighbour, NamespaceObserved};
+use nix::errno::Errno;
 use rtnetlink::{
     packet_core::{NLM_F_CREATE, NLM_F_EXCL},
     packet_route::{
@@ -96,19 +97,22 @@ impl Local {
     pub(in crate::kernel) fn namespaces(&mut self) -> Result<Vec<(String, NamespaceObserved)>, OpError> {
         let mut found = Vec::new();
         for name in names::listed() {
-            match worker::pinned(&name) {
-                Ok(Pinned::Namespace(fd)) => {
-                    let open = self.open(fd)?;
-                    let summary = observe::summary(self, &name, open)?;
-                    found.push((name, summary));
-                }
+            let entered = match worker::pinned(&name) {
+                Ok(Pinned::Namespace(fd)) => self.open(fd),
                 // It is in the way of its name all the same.
-                Ok(Pinned::Stale(_)) => {
+                Ok(Pinned::Stale(_)) => Err(Errno::EINVAL),
+                _ => continue,
+            };
+            let seen = match entered {
+                Ok(open) => observe::summary(self, &name, open)?,
+                // Not a network namespace, or one that is closed to us (`setns(2)`).
+                Err(Errno::EINVAL | Errno::EPERM | Errno::EACCES) => {
                     let path = worker::path(&name).display().to_string();
-                    found.push((name, NamespaceObserved { path, inode: 0, netnsid: None, links: 0 }));
+                    NamespaceObserved { path, inode: 0, netnsid: None, links: 0 }
                 }
-                _ => {}
-            }
+                Err(errno) => return Err(errno.into()),
+            };
+            found.push((name, seen));
         }
         Ok(found)
     }
@@ -122,7 +126,8 @@ impl Local {
         let host = File::open(worker::HERE).ok().map(|file| (None, OwnedFd::from(file)));
         let mut found = BTreeMap::new();
         for (name, fd) in named.chain(host) {
-            let Some(id) = self.netnsid(from, fd.as_raw_fd())? else { continue };
+            // One of another kind has no id (`get_net_ns_by_fd()`, net/core/net_namespace.c).
+            let Ok(Some(id)) = self.netnsid(from, fd.as_raw_fd()) else { continue };
             let open = self.open(fd)?;
             let links = observe::all_links(&open.channel, message::get_links_briefly())?;
             found.insert(id, (name, links.into_iter().map(|(name, link)| (link.index, name)).collect()));
