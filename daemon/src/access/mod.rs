@@ -12,7 +12,7 @@ pub mod rules;
 mod tokens;
 mod veil;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use netnsd_api::{Code, HostAccess, Problem, ResourceRef, Role};
@@ -92,10 +92,7 @@ impl Caller {
     pub async fn over(&self) {
         let expired = async {
             match self.expires_at {
-                Some(at) => {
-                    let left = at.duration_since(Timestamp::now());
-                    tokio::time::sleep(left.try_into().unwrap_or_default()).await;
-                }
+                Some(at) => passed(at, Timestamp::now).await,
                 None => std::future::pending().await,
             }
         };
@@ -204,7 +201,40 @@ impl Caller {
     }
 }
 
+/// Time between two looks at the clock: it may be set while the runtime's timers go by one that is not (`CLOCK_MONOTONIC`).
+const CLOCK_CHECK: Duration = Duration::from_secs(5);
+
+/// Waits until the clock has reached a time.
+async fn passed(at: Timestamp, now: impl Fn() -> Timestamp) {
+    loop {
+        let left = at.duration_since(now());
+        if !left.is_positive() {
+            return;
+        }
+        tokio::time::sleep(left.unsigned_abs().min(CLOCK_CHECK)).await;
+    }
+}
+
 /// A problem of what is not allowed.
 pub fn forbidden(detail: impl Into<String>) -> Problem {
     Problem::new(Code::Forbidden, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn expiry_follows_a_clock_that_is_set() {
+        let clock = Arc::new(AtomicI64::new(0));
+        let now = clock.clone();
+        let expiry = Timestamp::from_second(1_000_000).unwrap();
+        let waiting = tokio::spawn(passed(expiry, move || Timestamp::from_second(now.load(Ordering::SeqCst)).unwrap()));
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        clock.store(1_000_001, Ordering::SeqCst);
+        tokio::time::timeout(Duration::from_secs(60), waiting).await.unwrap().unwrap();
+    }
 }

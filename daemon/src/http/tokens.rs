@@ -9,7 +9,7 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
-use jiff::Timestamp;
+use jiff::{Timestamp, fmt::temporal::Pieces};
 use netnsd_api::{Code, FieldError, IssuedToken, Items, Name, NewToken, Token, parse};
 use serde_json::Value;
 
@@ -83,7 +83,13 @@ fn expiry(text: &str, now: Timestamp) -> Result<String, FieldError> {
         let detail = format!("{text:?} {why}: write a time to come as 2027-01-31T12:00:00Z");
         FieldError::new(Code::InvalidField, "/expires_at", detail)
     };
-    let at: Timestamp = text.parse().map_err(|_| wrong("is no time"))?;
+    let at: Timestamp = text.parse().map_err(|_| match Pieces::parse(text) {
+        // Timestamp ends where the last day of the year 9999 begins somewhere.
+        Ok(pieces) if pieces.offset().is_some() && pieces.date().year() > 0 => {
+            wrong(&format!("is after {}, the latest time there is", rfc3339(Timestamp::MAX)))
+        }
+        _ => wrong("is not an RFC 3339 timestamp"),
+    })?;
     if at > now { Ok(rfc3339(at)) } else { Err(wrong("has passed")) }
 }
 
