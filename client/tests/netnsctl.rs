@@ -51,6 +51,16 @@ fn namespaces_are_made_listed_changed_and_deleted() {
 }
 
 #[test]
+fn control_characters_in_names_are_escaped() {
+    let host = host!();
+    host.sh("ip link add \"$(printf 'e\\033[2Jx')\" type bridge");
+    for format in ["table", "name", "json"] {
+        let shown = host.ok(&["link", "-o", format]);
+        assert!(shown.contains("e\\u001b[2Jx") && !shown.contains('\u{1b}'), "{shown:?}");
+    }
+}
+
+#[test]
 fn routes_neighbours_and_resolvers_are_given_in_the_words_of_ip() {
     let host = host!();
     host.joined();

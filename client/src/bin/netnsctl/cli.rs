@@ -15,7 +15,7 @@ use crate::{
     login::Login,
     look::Look,
     netns::NetnsCommand,
-    output::Format,
+    output::{Format, visible},
     status::{Wait, Which},
     token::TokenCommand,
     veth::VethCommand,
@@ -178,9 +178,10 @@ impl Context {
         dry.into_iter().chain((!self.wait).then_some(("wait", "false")))
     }
 
-    /// Text in a colour (ECMA-48), where there are any.
+    /// Returns text in a colour (ECMA-48) where there are any, without other control characters.
     pub fn painted(&self, colour: u8, text: &str) -> String {
-        if self.coloured { format!("\u{1b}[{colour}m{text}\u{1b}[0m") } else { text.to_owned() }
+        let text = visible(text);
+        if self.coloured { format!("\u{1b}[{colour}m{text}\u{1b}[0m") } else { text.into_owned() }
     }
 }
 

@@ -93,7 +93,7 @@ pub fn script(shell: Shell) -> Result<(), Failure> {
     completer
         .write_registration(VARIABLE, "netnsctl", "netnsctl", "netnsctl", &mut text)
         .map_err(|error| Failure::Refused(error.to_string()))?;
-    output::print(text)
+    output::raw(text)
 }
 
 /// Writes a manual page for each command into a directory.

@@ -5,6 +5,8 @@ use std::io;
 use netnsd_api::{Code, Problem};
 use netnsd_client::Error;
 
+use crate::output::visible;
+
 /// Why a command did not succeed.
 #[derive(Debug)]
 pub enum Failure {
@@ -30,7 +32,7 @@ impl Failure {
             Failure::Exit(code) => return *code,
             Failure::Pipe => return 0,
         };
-        eprintln!("netnsctl: {text}");
+        eprintln!("netnsctl: {}", visible(text));
         code
     }
 }

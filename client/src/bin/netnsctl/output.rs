@@ -1,6 +1,9 @@
 //! What is printed: tables without borders, the API's JSON, or names.
 
-use std::io::{self, Write};
+use std::{
+    borrow::Cow,
+    io::{self, Write},
+};
 
 use clap::ValueEnum;
 use comfy_table::{Table, presets};
@@ -21,8 +24,23 @@ pub enum Format {
     Name,
 }
 
-/// Writes to stdout; a reader that went away ends the command in silence.
-pub fn print(bytes: impl AsRef<[u8]>) -> Result<(), Failure> {
+/// Writes text to stdout, with control characters escaped: names may be of others, and a terminal takes orders from them.
+pub fn print(text: impl AsRef<[u8]>) -> Result<(), Failure> {
+    raw(visible(&String::from_utf8_lossy(text.as_ref())).as_bytes())
+}
+
+/// Escapes control characters but newlines and tabs, as JSON does: of JSON it makes the same JSON.
+pub fn visible(text: &str) -> Cow<'_, str> {
+    let is_order = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    if !text.contains(is_order) {
+        return text.into();
+    }
+    let escape = |c: char| if is_order(c) { format!("\\u{:04x}", u32::from(c)) } else { c.into() };
+    text.chars().map(escape).collect::<String>().into()
+}
+
+/// Writes bytes to stdout as they are; a reader that went away ends the command in silence.
+pub fn raw(bytes: impl AsRef<[u8]>) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     out.write_all(bytes.as_ref())?;
     Ok(out.flush()?)

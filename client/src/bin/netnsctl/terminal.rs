@@ -119,7 +119,7 @@ pub async fn run(context: &Context, path: &str, mut query: Vec<(&str, String)>, 
 /// Writes what a frame brings; gives the end if it is that.
 fn take(bytes: &[u8]) -> Result<Option<End>, Failure> {
     match bytes.split_first() {
-        Some((&STDOUT, text)) => crate::output::print(text)?,
+        Some((&STDOUT, text)) => crate::output::raw(text)?,
         Some((&STDERR, text)) => io::stderr().write_all(text)?,
         Some((&CONTROL, text)) => return Ok(Some(serde_json::from_slice(text)?)),
         _ => {}

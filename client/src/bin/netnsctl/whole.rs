@@ -20,7 +20,7 @@ use crate::{
     cli::Context,
     curl::{Body, encoded, with_query},
     fail::Failure,
-    output::{Format, line, print, yaml},
+    output::{Format, line, print, raw, visible, yaml},
     status::Which,
 };
 
@@ -124,7 +124,7 @@ fn summary(context: &Context, answer: &[u8]) -> Result<(), Failure> {
     match context.format {
         Format::Json => line(answer),
         Format::Yaml => print(yaml(answer)?),
-        _ => print(changes(context, &serde_json::from_slice(answer)?)),
+        _ => raw(changes(context, &serde_json::from_slice(answer)?)),
     }
 }
 
@@ -165,7 +165,7 @@ fn show_plan(context: &Context, answer: &[u8]) -> Result<(), Failure> {
         text += &context.painted(GREY, &operation.command);
         text += "\n";
     }
-    print(text)
+    raw(text)
 }
 
 /// Shows how a document differs from what is recorded.
@@ -202,11 +202,11 @@ pub async fn diff(context: &Context, document: &Document) -> Result<(), Failure>
                 ChangeTag::Equal => (" ", None),
             };
             let shown = format!("{sign}{}", change.value().trim_end_matches('\n'));
-            text += &colour.map_or(shown.clone(), |colour| context.painted(colour, &shown));
+            text += &colour.map_or_else(|| visible(&shown).into_owned(), |colour| context.painted(colour, &shown));
             text += "\n";
         }
     }
-    print(&text)?;
+    raw(&text)?;
     // As diff(1): there is a difference.
     if text.is_empty() { Ok(()) } else { Err(Failure::Exit(1)) }
 }
