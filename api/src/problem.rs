@@ -10,6 +10,7 @@ use crate::ResourceRef;
 #[serde(rename_all = "snake_case")]
 #[allow(missing_docs, reason = "the codes are described where the contract lists them")]
 pub enum Code {
+    MalformedRequest,
     MalformedJson,
     InvalidQuery,
     Unauthenticated,
@@ -22,6 +23,7 @@ pub enum Code {
     Conflict,
     PreconditionFailed,
     BodyTooLarge,
+    UriTooLong,
     UnsupportedMediaType,
     InvalidField,
     UnknownField,
@@ -30,6 +32,7 @@ pub enum Code {
     KernelRejected,
     UnsupportedByKernel,
     TooManyRequests,
+    HeadTooLarge,
     StoreUnavailable,
     KernelUnavailable,
     ShuttingDown,
@@ -42,7 +45,7 @@ impl Code {
     /// The HTTP status that the code goes with.
     pub fn status(self) -> u16 {
         match self {
-            Code::MalformedJson | Code::InvalidQuery => 400,
+            Code::MalformedRequest | Code::MalformedJson | Code::InvalidQuery => 400,
             Code::Unauthenticated => 401,
             Code::Forbidden => 403,
             Code::NotFound | Code::NoSuchPath => 404,
@@ -50,6 +53,7 @@ impl Code {
             Code::AlreadyExists | Code::InUse | Code::Conflict => 409,
             Code::PreconditionFailed => 412,
             Code::BodyTooLarge => 413,
+            Code::UriTooLong => 414,
             Code::UnsupportedMediaType => 415,
             Code::InvalidField
             | Code::UnknownField
@@ -58,6 +62,7 @@ impl Code {
             | Code::KernelRejected
             | Code::UnsupportedByKernel => 422,
             Code::TooManyRequests => 429,
+            Code::HeadTooLarge => 431,
             Code::StoreUnavailable
             | Code::KernelUnavailable
             | Code::ShuttingDown
@@ -77,9 +82,11 @@ impl Code {
             409 => "Conflict",
             412 => "Precondition Failed",
             413 => "Content Too Large",
+            414 => "URI Too Long",
             415 => "Unsupported Media Type",
             422 => "Unprocessable Content",
             429 => "Too Many Requests",
+            431 => "Request Header Fields Too Large",
             503 => "Service Unavailable",
             _ => "Internal Server Error",
         }

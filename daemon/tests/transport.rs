@@ -105,6 +105,39 @@ fn json_patch_changes_one_thing() {
 }
 
 #[test]
+fn malformed_head_is_answered_with_a_problem() {
+    let host = Host::started();
+    let good = "GET /v1/health HTTP/1.1\r\nHost: x\r\n";
+    let headers: String = (0..150).map(|i| format!("X-{i}: {i}\r\n")).collect();
+    for (request, status, code) in [
+        ("GET /v1 HTTP/1.1\r\nno header\r\n\r\n".to_owned(), 400, "malformed_request"),
+        (format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "x".repeat(70_000)), 414, "uri_too_long"),
+        (format!("{good}{headers}\r\n"), 431, "head_too_large"),
+    ] {
+        // By itself, and after one that is answered.
+        for before in [String::new(), format!("{good}\r\n")] {
+            let mut stream = UnixStream::connect(host.socket()).unwrap();
+            stream.write_all(before.as_bytes()).unwrap();
+            let mut lines = BufReader::new(stream.try_clone().unwrap());
+            if !before.is_empty() {
+                lines.by_ref().lines().find(|line| line.as_ref().unwrap().starts_with('{')).unwrap().unwrap();
+            }
+            // It may be answered before all of it was taken.
+            let _sent = stream.write_all(request.as_bytes());
+            let mut answer = Vec::new();
+            // A reset is an end, too.
+            let _ended = lines.read_to_end(&mut answer);
+            let answer = String::from_utf8(answer).unwrap();
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+            let body: Value = serde_json::from_str(body).unwrap();
+            assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+            assert!(head.contains("application/problem+json") && head.contains("x-request-id"), "{head}");
+            assert_eq!((&body["status"], &body["code"]), (&json!(status), &json!(code)));
+        }
+    }
+}
+
+#[test]
 fn http2_is_not_served() {
     let host = Host::started();
     let answer = send(&host, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0", true);

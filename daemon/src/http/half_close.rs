@@ -9,7 +9,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -39,12 +39,16 @@ const ANSWERING: u8 = 3;
 
 /// How far a connection's request is.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Exchange(Arc<AtomicU8>);
+pub(super) struct Exchange {
+    state: Arc<AtomicU8>,
+    /// True once the connection is no longer HTTP's.
+    is_upgraded: Arc<AtomicBool>,
+}
 
 impl Exchange {
     /// Begins with a request.
     pub fn begin(&self, request: http::Request<Incoming>) -> http::Request<Received> {
-        self.0.store(UNREAD, Ordering::Release);
+        self.state.store(UNREAD, Ordering::Release);
         let received = request.map(|body| Received { body, exchange: self.clone() });
         received.body().note_end();
         received
@@ -52,7 +56,15 @@ impl Exchange {
 
     /// Ends with the body of its answer.
     pub fn end_with(&self, response: http::Response<Body>) -> http::Response<Answered> {
+        if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
+            self.is_upgraded.store(true, Ordering::Release);
+        }
         response.map(|body| Answered { body, exchange: self.clone() })
+    }
+
+    /// Returns true if no request is at hand, and another may come.
+    pub fn is_idle(&self) -> bool {
+        self.state.load(Ordering::Acquire) == IDLE && !self.is_upgraded.load(Ordering::Acquire)
     }
 }
 
@@ -72,7 +84,7 @@ impl Received {
     /// Goes on to a later state; a request that is answered already stays so.
     fn advance_to(&self, next: u8) {
         let later = |state: u8| (IDLE < state && state < next).then_some(next);
-        let _answered = self.exchange.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, later);
+        let _answered = self.exchange.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, later);
     }
 }
 
@@ -107,7 +119,7 @@ pub(super) struct Answered {
 
 impl Drop for Answered {
     fn drop(&mut self) {
-        self.exchange.0.store(IDLE, Ordering::Release);
+        self.exchange.state.store(IDLE, Ordering::Release);
     }
 }
 
@@ -184,7 +196,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for HalfClosable<S> {
         }
         let (since, alarm) = this.ended.get_or_insert_with(|| (Instant::now(), Box::pin(tokio::time::sleep(TICK))));
         loop {
-            let state = this.exchange.0.load(Ordering::Acquire);
+            let state = this.exchange.state.load(Ordering::Acquire);
             let was_receiving = std::mem::replace(&mut this.was_receiving, state == RECEIVING);
             let is_cut_short = was_receiving && state == RECEIVING;
             let is_answered = state == IDLE && this.flushed;

@@ -10,6 +10,7 @@ mod exec;
 pub(crate) mod fuzz;
 mod guard;
 mod half_close;
+mod head_errors;
 mod headers;
 mod host;
 mod json;

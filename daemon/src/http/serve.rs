@@ -33,6 +33,7 @@ use tokio::{
 
 use super::{
     half_close::{Exchange, HalfClosable, IsGone, tcp_client_is_gone, unix_client_is_gone},
+    head_errors::HeadErrors,
     tls::Tls,
     write_timeout::WriteTimeout,
 };
@@ -190,7 +191,8 @@ where
     }
     let routes = TowerToHyperService::new(router);
     let (exchange, has_head) = (Exchange::default(), Arc::new(AtomicBool::new(false)));
-    let stream = WriteTimeout::new(HalfClosable::new(first[0], stream, exchange.clone(), is_gone));
+    let stream = HalfClosable::new(first[0], stream, exchange.clone(), is_gone);
+    let stream = WriteTimeout::new(HeadErrors::new(stream, exchange.clone()));
     let service = {
         let has_head = has_head.clone();
         service_fn(move |mut request: http::Request<Incoming>| {
