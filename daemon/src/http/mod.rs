@@ -14,7 +14,6 @@ mod head_errors;
 mod headers;
 mod host;
 mod json;
-mod looks;
 mod namespaces;
 mod openapi;
 mod problem;
@@ -28,6 +27,7 @@ mod tests;
 mod tls;
 mod tokens;
 mod topology;
+mod turns;
 mod until;
 mod veths;
 mod write_timeout;
@@ -124,7 +124,7 @@ pub fn router(app: App) -> Router {
         .fold(Router::new(), add)
         .fallback(any(problem::no_such_path))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
-        .layer(middleware::from_fn_with_state(looks::Places::default(), looks::take_turns))
+        .layer(middleware::from_fn_with_state(turns::Places::default(), turns::take_turns))
         .layer(middleware::from_fn_with_state(answers::Unsent::default(), answers::bound_unsent))
         .layer(middleware::from_fn_with_state(app.clone(), guard::guard))
         .layer(middleware::from_fn(rest::taken_in))

@@ -1,0 +1,122 @@
+//! Turns of a caller's requests that cost much: live looks at the kernel, which one thread takes, and large bodies.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension,
+    body::HttpBody,
+    extract::{MatchedPath, Request, State},
+    middleware::Next,
+    response::Response,
+};
+
+use super::BODY_LIMIT;
+use crate::{access::Caller, shares::Shares};
+
+/// Requests of a kind that one caller has under way; further ones of it wait for these, and nobody else does.
+const SHARE: usize = 2;
+
+/// Kind of requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Cost {
+    /// The thread's time.
+    Look,
+    /// Memory, from the body's first byte on.
+    Body,
+}
+
+/// Requests under way, by the names of callers.
+pub(super) type Places = Shares<(String, Cost)>;
+
+/// Holds a request back until its caller has a place.
+pub(super) async fn take_turns(
+    State(places): State<Places>,
+    Extension(caller): Extension<Arc<Caller>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let _place = match cost(&request) {
+        Some(cost) => Some(places.wait((caller.name.clone(), cost), SHARE).await),
+        None => None,
+    };
+    next.run(request).await
+}
+
+fn cost(request: &Request) -> Option<Cost> {
+    let route = request.extensions().get::<MatchedPath>()?.as_str();
+    // One scan for `include=unmanaged` answers all who wait for it, and so needs no turns.
+    let is_look =
+        ["/links", "/addresses", "/routes", "/neighbours", "/ports", "/fdb"].iter().any(|end| route.ends_with(end));
+    let is_large = || request.body().size_hint().upper().is_none_or(|size| size > BODY_LIMIT as u64);
+    match route {
+        _ if is_look => Some(Cost::Look),
+        // Other bodies are not read any further.
+        "/v1/topology" if is_large() => Some(Cost::Body),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        time::Duration,
+    };
+
+    use axum::{
+        Router,
+        body::Body,
+        http::{Method, StatusCode},
+        middleware::from_fn_with_state,
+        routing::{get, put},
+    };
+    use hyper::service::Service;
+    use hyper_util::service::TowerToHyperService;
+    use tokio::{sync::Semaphore, task::JoinSet, time::timeout};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn requests_of_one_caller_do_not_hold_up_others() {
+        let (begun, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
+        let work = {
+            let (begun, gate) = (begun.clone(), gate.clone());
+            move || async move {
+                begun.fetch_add(1, Ordering::SeqCst);
+                let _held = gate.acquire().await;
+            }
+        };
+        let places = Places::default();
+        let router = Router::new()
+            .route("/v1/namespaces/{name}/routes", get(work.clone()))
+            .route("/v1/topology", put(work))
+            .route("/v1/namespaces", get(async || ()))
+            .layer(from_fn_with_state(places.clone(), take_turns));
+        let routes = TowerToHyperService::new(router);
+        let ask = |name: &str, path: &str, length: usize| {
+            let method = if length > 0 { Method::PUT } else { Method::GET };
+            let body = Body::from(vec![b' '; length]);
+            let mut request = http::Request::builder().method(method).uri(path).body(body).unwrap();
+            request.extensions_mut().insert(Arc::new(Caller::admin(name)));
+            routes.call(request)
+        };
+        let mut all = JoinSet::new();
+        for _ in 0..100 {
+            all.spawn(ask("a", "/v1/namespaces/x/routes", 0));
+            all.spawn(ask("a", "/v1/topology", BODY_LIMIT + 1));
+        }
+        all.spawn(ask("b", "/v1/namespaces/x/routes", 0));
+        all.spawn(ask("a", "/v1/topology", 2));
+        let counted = async {
+            while begun.load(Ordering::SeqCst) < 2 * SHARE + 2 {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(60), counted).await.unwrap();
+        let list = ask("a", "/v1/namespaces", 0).await.unwrap();
+        assert_eq!((list.status(), begun.load(Ordering::SeqCst)), (StatusCode::OK, 2 * SHARE + 2));
+        gate.add_permits(1);
+        assert_eq!((timeout(Duration::from_secs(60), all.join_all()).await.unwrap().len(), places.taken()), (202, 0));
+        assert_eq!(begun.load(Ordering::SeqCst), 202);
+    }
+}
