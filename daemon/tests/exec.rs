@@ -125,6 +125,62 @@ fn stop_ends_a_command_and_a_ping_under_way() {
     host.until("it is gone", || !alive(pid));
 }
 
+/// Takes a write lease on a file, so that who executes it waits for the lease's end (fcntl(2)). `None` where the file system has none.
+#[allow(unsafe_code, reason = "nix has no leases")]
+fn take_lease(path: &std::path::Path) -> Option<fs::File> {
+    use std::os::fd::AsRawFd;
+    /// include/uapi/asm-generic/fcntl.h
+    const F_SETSIG: nix::libc::c_int = 10;
+    let file = fs::File::options().read(true).write(true).open(path).unwrap();
+    let (fd, lease) = (file.as_raw_fd(), nix::libc::F_WRLCK);
+    // SAFETY: no pointers. The holder is told by SIGURG, which nobody heeds, and not by SIGIO, which would end it.
+    let taken = unsafe {
+        nix::libc::fcntl(fd, F_SETSIG, nix::libc::SIGURG);
+        nix::libc::fcntl(fd, nix::libc::F_SETLEASE, lease)
+    };
+    (taken == 0).then_some(file)
+}
+
+#[test]
+fn time_limit_and_leaving_end_a_program_that_does_not_start() {
+    let host = host();
+    let program = host.dir().join("leased");
+    fs::copy("/bin/true", &program).unwrap();
+    let Some(_lease) = take_lease(&program) else {
+        eprintln!("SKIPPED: no leases on this file system");
+        return;
+    };
+    let limited = json!({"argv": [program], "timeout_s": 0.5});
+    let patient = json!({"argv": [program], "timeout_s": 1000}).to_string();
+    let processes = || host.get("/v1/namespaces/net0/processes").ok()["items"].as_array().unwrap().clone();
+    let start = std::time::Instant::now();
+    let result = host.post(PATH, limited.clone()).ok();
+    assert_eq!((&result["signal"], &result["timed_out"]), (&json!("SIGKILL"), &json!(true)), "{result}");
+    let end = next(&mut lines(&host, &limited));
+    assert_eq!((&end["signal"], &end["timed_out"]), (&json!("SIGKILL"), &json!(true)), "{end}");
+    let query = format!("argv={}&timeout_s=0.5&tty=true", program.display());
+    assert_eq!(in_socket(&host, &query, async |mut socket| socket.end().await)["timed_out"], true);
+    assert_eq!(processes(), [] as [Value; 0]);
+
+    // Others are served meanwhile, and what waits holds nothing of the daemon's open.
+    let headers = [("content-type", "application/json")];
+    let waiting: Vec<_> = (0..20).map(|_| host.open("POST", PATH, &headers, &patient)).collect();
+    host.until("they wait", || processes().len() == waiting.len());
+    for process in processes() {
+        let files = format!("/proc/{}/fd", process["pid"]);
+        host.until("0 to 2, the report and the namespace", || fs::read_dir(&files).unwrap().count() <= 5);
+    }
+    assert_eq!(host.post(PATH, json!({"argv": ["echo", "on"]})).ok()["stdout"], "on\n");
+    // Clients that leave before their command has started leave an entry, and no command.
+    drop(waiting);
+    host.until("they are gone", || processes().is_empty());
+    let log = host.get("/v1/audit?limit=100").ok();
+    let tried = log["items"].as_array().unwrap().iter().filter(|entry| entry["argv"][0] == json!(program));
+    assert_eq!(tried.count(), 23);
+    // /proc/sys/fs/lease-break-time is 45.
+    assert!(start.elapsed().as_secs() < 40, "the kernel ended the lease");
+}
+
 #[test]
 fn the_daemon_stops_at_once_and_says_so() {
     let mut host = host();

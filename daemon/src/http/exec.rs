@@ -53,7 +53,6 @@ pub(super) async fn lines(app: App, caller: Arc<Caller>, name: &Name, exec: &Exe
     let launch = launch(&app, &caller, name, exec)?;
     let record = record_command(&app, &caller, exec, StatusCode::OK);
     let mut session = app.process.session(name, exec, launch, None, record).await?;
-    session.limit(Duration::from_secs_f64(exec.timeout_s));
     let mut input = session.take_input();
     let text = exec.stdin.clone().unwrap_or_default();
     // The command may write before it has read everything: both go on at the same time.
@@ -253,8 +252,7 @@ pub(super) async fn socket(
     })?;
     let launch = launch(&app, &caller, &name, &exec)?;
     let record = record_command(&app, &caller, &exec, StatusCode::SWITCHING_PROTOCOLS);
-    let mut session = app.process.session(&name, &exec, launch, terminal, record).await?;
-    session.limit(Duration::from_secs_f64(exec.timeout_s));
+    let session = app.process.session(&name, &exec, launch, terminal, record).await?;
     let until = Until::new(&app.stopping, caller);
     // A frame is read whole before its message is judged.
     let upgrade = upgrade.max_frame_size(FRAME).max_message_size(FRAME);

@@ -12,7 +12,7 @@ use std::{
     ffi::{CStr, CString},
     fs, io,
     os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd},
+        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
         unix::ffi::OsStrExt,
     },
     path::{Path, PathBuf},
@@ -163,6 +163,11 @@ impl Environment {
         Ok(Self { namespace, name: source, overlay, binds, hidden, identity, confined, directory, terminal })
     }
 
+    /// The descriptor of the network namespace, which [`Environment::enter`] needs.
+    pub(super) fn namespace(&self) -> RawFd {
+        self.namespace.as_raw_fd()
+    }
+
     /// Enters it: system calls only.
     pub(super) fn enter(&self) -> io::Result<()> {
         reset_signals();
@@ -185,7 +190,6 @@ impl Environment {
         self.become_user().map_err(|errno| Step::User.failed(errno))?;
         // As that user, so that nobody is put where they could not go.
         chdir(self.directory.as_c_str()).map_err(|errno| Step::Directory.failed(errno))?;
-        keep_only_standard_fds();
         lower_files();
         Ok(())
     }
@@ -265,12 +269,6 @@ fn lower_files() {
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let _stays_as_it_is = setrlimit(Resource::RLIMIT_NOFILE, soft.min(FILES), hard);
     }
-}
-
-/// Marks every other descriptor close-on-exec, also those that came from a service manager without the mark.
-fn keep_only_standard_fds() {
-    // SAFETY: changes a flag of descriptors and closes none, so nothing that owns one is betrayed.
-    unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
 }
 
 impl Bind {

@@ -3,28 +3,32 @@
 use std::{
     collections::BTreeMap,
     ffi::CString,
-    os::fd::OwnedFd,
-    process::{ExitStatus, Stdio},
+    io,
+    os::{fd::OwnedFd, unix::process::ExitStatusExt},
+    process::ExitStatus,
     time::{Duration, Instant},
 };
 
 use netnsd_api::{Exec, ExecResult, Name, Problem};
 use nix::{
     errno::Errno,
-    sys::signal::{Signal, killpg},
-    unistd::{Pid, Uid, User, getegid, geteuid, getgrouplist},
+    fcntl::OFlag,
+    sys::signal::Signal,
+    unistd::{Uid, User, getegid, geteuid, getgrouplist, pipe2},
 };
 use tokio::{
     io::AsyncWriteExt,
-    process::{Child, ChildStdin, Command},
+    net::unix::pipe,
     time::{sleep, timeout},
 };
 
 use super::{
-    Origin, blocking,
+    Origin,
+    child::{Child, Image, Process},
     environment::{Environment, Step},
     failed, invalid,
     output::Output,
+    permits::Permit,
 };
 use crate::{access::Identity, kernel::real::worker::errno};
 
@@ -87,21 +91,55 @@ pub(super) async fn run(
     namespace: OwnedFd,
     request: &Exec,
     launch: Launch,
+    permit: Permit,
 ) -> Result<ExecResult, Problem> {
     let started = Instant::now();
-    let (owned_name, owned_request) = (name.clone(), request.clone());
-    // If this future is dropped while the thread spawns, the thread's result is dropped, which kills the group.
-    let pipes = [Stdio::piped(), Stdio::piped(), Stdio::piped()];
-    let mut running = blocking(move || spawn(&owned_name, namespace, &owned_request, launch, pipes, false)).await?;
-    let (mut stdout, mut stderr) = (Output::default(), Output::default());
     let time = Duration::from_secs_f64(request.timeout_s);
+    let (mut stdout, mut stderr) = (Output::default(), Output::default());
+    let (name, owned) = (name.clone(), request.clone());
+    let start = move |process: &Process| {
+        let (pipes, stdio) = Pipes::open()?;
+        spawn(process, &name, namespace, &owned, launch, stdio, false).map(|()| pipes)
+    };
+    let Some((mut child, pipes)) = Child::start(permit, time, start).await? else {
+        return Ok(result(killed(), true, started.elapsed(), stdout, stderr));
+    };
     let input = request.stdin.as_deref().unwrap_or_default().as_bytes();
-    let (status, killed) = running.attend(input, time, &mut stdout, &mut stderr).await?;
+    let time = time.saturating_sub(started.elapsed());
+    let (status, killed) = attend(&mut child, pipes, input, time, &mut stdout, &mut stderr).await?;
     Ok(result(status, killed, started.elapsed(), stdout, stderr))
 }
 
+/// The end of a command that was killed before it had become its program.
+pub(super) fn killed() -> ExitStatus {
+    ExitStatus::from_raw(Signal::SIGKILL as i32)
+}
+
+/// The daemon's ends of a command's standard input, output and error.
+pub(super) struct Pipes {
+    pub(super) stdin: pipe::Sender,
+    pub(super) stdout: pipe::Receiver,
+    pub(super) stderr: pipe::Receiver,
+}
+
+impl Pipes {
+    /// Opens them; returns them and the command's ends. It needs the runtime's context.
+    pub(super) fn open() -> Result<(Self, [OwnedFd; 3]), Problem> {
+        let open = || {
+            let ((input, stdin), (stdout, output), (stderr, error)) =
+                (pipe2(OFlag::O_CLOEXEC)?, pipe2(OFlag::O_CLOEXEC)?, pipe2(OFlag::O_CLOEXEC)?);
+            let ours = Self {
+                stdin: pipe::Sender::from_owned_fd(stdin)?,
+                stdout: pipe::Receiver::from_owned_fd(stdout)?,
+                stderr: pipe::Receiver::from_owned_fd(stderr)?,
+            };
+            Ok::<_, io::Error>((ours, [input, output, error]))
+        };
+        open().map_err(|error| failed("open a pipe", errno(&error)))
+    }
+}
+
 fn result(status: ExitStatus, killed: bool, took: Duration, stdout: Output, stderr: Output) -> ExecResult {
-    use std::os::unix::process::ExitStatusExt;
     let truncated = stdout.truncated || stderr.truncated;
     let (stdout, stdout_base64) = stdout.into_text();
     let (stderr, stderr_base64) = stderr.into_text();
@@ -124,84 +162,52 @@ pub(super) fn signal_name(number: i32) -> String {
     Signal::try_from(number).map_or_else(|_| format!("SIG{number}"), |signal| signal.as_str().to_owned())
 }
 
-/// A command that runs. Dropped before its end, it takes its process group along.
-pub(super) struct Running {
-    pub(super) child: Child,
-    group: Option<Pid>,
-}
-
-impl Running {
-    /// Feeds it, reads it, and kills it when its time is over; tells how it ended and whether it was killed.
-    async fn attend(
-        &mut self,
-        input: &[u8],
-        time: Duration,
-        stdout: &mut Output,
-        stderr: &mut Output,
-    ) -> Result<(ExitStatus, bool), Problem> {
-        let (stdin, out, err) = (self.child.stdin.take(), self.child.stdout.take(), self.child.stderr.take());
-        let pipes = async { tokio::join!(stdout.fill(out), stderr.fill(err), feed(stdin, input)) };
-        tokio::pin!(pipes);
-        let limit = sleep(time);
-        tokio::pin!(limit);
-        let (mut closed, mut killed) = (false, false);
-        let status = loop {
-            tokio::select! {
-                status = self.wait() => break status?,
-                _ = &mut pipes, if !closed => closed = true,
-                () = &mut limit, if !killed => {
-                    self.kill();
-                    killed = true;
-                }
+/// Feeds a command, reads it, and kills it when its time is over; tells how it ended and whether it was killed.
+async fn attend(
+    child: &mut Child,
+    Pipes { stdin, stdout: out, stderr: err }: Pipes,
+    input: &[u8],
+    time: Duration,
+    stdout: &mut Output,
+    stderr: &mut Output,
+) -> Result<(ExitStatus, bool), Problem> {
+    let pipes = async { tokio::join!(stdout.fill(out), stderr.fill(err), feed(stdin, input)) };
+    tokio::pin!(pipes);
+    let limit = sleep(time);
+    tokio::pin!(limit);
+    let (mut closed, mut killed) = (false, false);
+    let status = loop {
+        tokio::select! {
+            status = child.wait() => break status?,
+            _ = &mut pipes, if !closed => closed = true,
+            () = &mut limit, if !killed => {
+                child.kill();
+                killed = true;
             }
-        };
-        if !closed {
-            let _ = timeout(GRACE, pipes).await;
         }
-        Ok((status, killed))
+    };
+    if !closed {
+        let _ = timeout(GRACE, pipes).await;
     }
-
-    /// Waits for its end.
-    pub(super) async fn wait(&mut self) -> Result<ExitStatus, Problem> {
-        let status = self.child.wait().await.map_err(|error| failed("wait for the command", errno(&error)))?;
-        // It is reaped: its number may be another's from now on, and what it left running is left alone.
-        self.group = None;
-        Ok(status)
-    }
-
-    /// Kills its process group.
-    pub(super) fn kill(&self) {
-        if let Some(group) = self.group {
-            // It can only fail because nobody is left.
-            let _ = killpg(group, Signal::SIGKILL);
-        }
-    }
+    Ok((status, killed))
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        // The child itself is reaped by tokio's queue of orphans.
-        self.kill();
-    }
-}
-
-async fn feed(stdin: Option<ChildStdin>, input: &[u8]) {
-    if let Some(mut stdin) = stdin {
-        // A command need not read what it is given: EPIPE is no error. Dropping it then closes it.
-        let _ = stdin.write_all(input).await;
-    }
+async fn feed(mut stdin: pipe::Sender, input: &[u8]) {
+    // A command need not read what it is given: EPIPE is no error. Dropping it then closes it.
+    let _ = stdin.write_all(input).await;
 }
 
 /// Starts a command with these as its standard input, output and error; `terminal`: they are one, and it controls it. With
-/// an identity it runs as that user, and never has more privileges.
+/// an identity it runs as that user, and never has more privileges. It blocks until the command is its program.
 pub(super) fn spawn(
+    process: &Process,
     name: &Name,
     namespace: OwnedFd,
     request: &Exec,
     launch: Launch,
-    [stdin, stdout, stderr]: [Stdio; 3],
+    stdio: [OwnedFd; 3],
     terminal: bool,
-) -> Result<Running, Problem> {
+) -> Result<(), Problem> {
     let confined = launch.identity.is_some();
     let (user, identity) = match launch.identity {
         Some(who) => (User::from_uid(who.uid).ok().flatten(), Some(who)),
@@ -216,15 +222,8 @@ pub(super) fn spawn(
     let directory = CString::new(request.cwd.as_deref().unwrap_or("/")).map_err(|_| invalid(&["cwd"], "a NUL byte"))?;
     let environment = Environment::prepare(name, launch.has_dns, namespace, identity, confined, directory, terminal)?;
 
-    let mut command = Command::new(&request.argv[0]);
-    command.args(&request.argv[1..]).env_clear().envs(&variables);
-    command.stdin(stdin).stdout(stdout).stderr(stderr);
-    // SAFETY: `enter` only makes system calls on what was prepared; it takes no lock and allocates nothing.
-    unsafe { command.pre_exec(move || environment.enter()) };
-    let child = command.spawn().map_err(|error| not_started(&error, request, &variables))?;
-    // It made a session, so its own number is its group's.
-    let group = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
-    Ok(Running { child, group })
+    let image = Image::new(&request.argv, &variables).map_err(|_| invalid(&["argv"], "it contains a NUL byte"))?;
+    process.fork(&image, &environment, stdio).map_err(|error| not_started(&error, request, &variables))
 }
 
 /// The user asked for, or the daemon's own if it has a name.

@@ -1,8 +1,7 @@
 //! Commands inside namespaces: exec, ping, and who lives where. Never changes links.
 //!
 //! Begin at [`Processes`]. `exec` runs commands to their end, `session` carries their output off as it
-//! comes, `environment` is what happens between their fork and exec,
-//! `output` keeps what they print; `ping` sends echoes, `icmp` makes and reads their packets; `who` looks at `/proc`.
+//! comes; `child` forks and reaps them, `environment` is what happens between their fork and exec, `output` keeps what they print; `ping` sends echoes, `icmp` makes and reads their packets; `who` looks at `/proc`.
 //!
 //! No thread that serves requests is ever in another namespace: a command enters its own after the fork, and the
 //! sockets of `ping` are opened by the one thread of `sockets`.
@@ -10,6 +9,7 @@
 #![allow(unsafe_code, reason = "what is done between fork and exec, terminals, and filters of sockets")]
 #![allow(clippy::result_large_err, reason = "a problem is the answer of a request, made once and not in a loop")]
 
+mod child;
 mod environment;
 mod exec;
 mod icmp;
@@ -76,10 +76,10 @@ impl Processes {
         record: impl Future<Output = Result<(), Problem>>,
     ) -> Result<ExecResult, Problem> {
         exec::check(request)?;
-        let _permit = self.commands.acquire(launch.origin.share.as_deref(), WAIT).await?;
+        let permit = self.commands.acquire(launch.origin.share.as_deref(), WAIT).await?;
         let namespace = open_namespace(name, launch.origin.inode).await?;
         record.await?;
-        exec::run(name, namespace, request, launch).await
+        exec::run(name, namespace, request, launch, permit).await
     }
 
     /// Starts a command whose output is carried off as it comes; with a size, in a terminal of its own. `record` is as for
@@ -97,8 +97,7 @@ impl Processes {
         let permit = self.sessions.try_acquire(launch.origin.share.as_deref())?;
         let namespace = open_namespace(name, launch.origin.inode).await?;
         record.await?;
-        let (name, request) = (name.clone(), request.clone());
-        blocking(move || Session::start(&name, namespace, &request, launch, terminal, permit)).await
+        Session::start(name, namespace, request, launch, terminal, permit).await
     }
 
     /// Sends ICMP echo requests from inside a namespace.

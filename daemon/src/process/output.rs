@@ -18,8 +18,7 @@ pub(super) struct Output {
 
 impl Output {
     /// Reads until the end, also what is not kept: a full pipe would stop the command.
-    pub(super) async fn fill(&mut self, stream: Option<impl AsyncRead + Unpin>) {
-        let Some(mut stream) = stream else { return };
+    pub(super) async fn fill(&mut self, mut stream: impl AsyncRead + Unpin) {
         let mut chunk = vec![0; CHUNK];
         // A pipe's read error cannot be repaired, and what was read before it is still worth telling.
         while let Ok(count @ 1..) = stream.read(&mut chunk).await {

@@ -21,9 +21,10 @@ const SHARED: usize = 224;
 /// Places that one caller who is no admin holds.
 const SHARE: usize = 64;
 
-/// A place. Dropped, it is free again.
-pub(super) struct Permit {
-    _places: Vec<OwnedSemaphorePermit>,
+/// A place, which is free again when the last clone of this is dropped.
+#[derive(Clone)]
+pub struct Permit {
+    _places: Arc<[OwnedSemaphorePermit]>,
 }
 
 /// Places of one kind of work.
@@ -55,7 +56,7 @@ impl Permits {
             for pool in pools {
                 places.push(pool.acquire_owned().await.map_err(|_| closing())?);
             }
-            Ok(Permit { _places: places })
+            Ok(Permit { _places: places.into() })
         };
         timeout(wait, all).await.unwrap_or_else(|_| Err(self.refused(share)))
     }

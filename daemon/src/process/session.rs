@@ -3,9 +3,12 @@
 use std::{
     future::pending,
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::process::ExitStatusExt,
+    },
     pin::Pin,
-    process::{ExitStatus, Stdio},
+    process::ExitStatus,
     time::{Duration, Instant},
 };
 
@@ -26,7 +29,8 @@ use tokio::{
 };
 
 use super::{
-    exec::{GRACE, Launch, Running, signal_name, spawn},
+    child::{Child, Process},
+    exec::{GRACE, Launch, Pipes, killed, signal_name, spawn},
     failed,
     permits::Permit,
 };
@@ -110,11 +114,12 @@ impl Input {
 
 /// A command that runs. Dropped before its end, it takes its process group along.
 pub struct Session {
-    running: Running,
+    /// `None` if its time was over before it had become its program.
+    child: Option<Child>,
     input: Option<Input>,
     outputs: [Option<Pin<Box<dyn AsyncRead + Send>>>; 2],
     buffers: [Vec<u8>; 2],
-    limit: Option<Pin<Box<Sleep>>>,
+    limit: Pin<Box<Sleep>>,
     timed_out: bool,
     status: Option<ExitStatus>,
     started: Instant,
@@ -122,8 +127,8 @@ pub struct Session {
 }
 
 impl Session {
-    /// Starts a command; with a size, in a terminal of its own. It blocks: not for async threads.
-    pub(super) fn start(
+    /// Starts a command, which is killed after `timeout_s`; with a size, in a terminal of its own.
+    pub(super) async fn start(
         name: &Name,
         namespace: OwnedFd,
         request: &Exec,
@@ -131,34 +136,28 @@ impl Session {
         terminal: Option<Size>,
         permit: Permit,
     ) -> Result<Self, Problem> {
-        let (mut running, input, outputs) = match terminal {
-            None => {
-                let mut running =
-                    spawn(name, namespace, request, launch, [Stdio::piped(), Stdio::piped(), Stdio::piped()], false)?;
-                let writer = running.child.stdin.take().map(|pipe| Box::pin(pipe) as Pin<Box<dyn AsyncWrite + Send>>);
-                let out = running.child.stdout.take().map(|pipe| Box::pin(pipe) as Pin<Box<dyn AsyncRead + Send>>);
-                let err = running.child.stderr.take().map(|pipe| Box::pin(pipe) as Pin<Box<dyn AsyncRead + Send>>);
-                (running, Input { writer, terminal: None }, [out, err])
-            }
-            Some(size) => in_terminal(name, namespace, request, launch, size)?,
+        let (started, time) = (Instant::now(), Duration::from_secs_f64(request.timeout_s));
+        let limit = Box::pin(sleep(time));
+        let (name, request) = (name.clone(), request.clone());
+        let start = move |process: &Process| match terminal {
+            None => in_pipes(process, &name, namespace, &request, launch),
+            Some(size) => in_terminal(process, &name, namespace, &request, launch, size),
         };
-        running.child.stdin = None;
+        let (child, (input, outputs)) = match Child::start(permit.clone(), time, start).await? {
+            Some((child, wired)) => (Some(child), wired),
+            None => (None, (Input { writer: None, terminal: None }, [None, None])),
+        };
         Ok(Self {
-            running,
+            timed_out: child.is_none(),
+            status: child.is_none().then(killed),
+            child,
             input: Some(input),
             outputs,
             buffers: [const { Vec::new() }; 2],
-            limit: None,
-            timed_out: false,
-            status: None,
-            started: Instant::now(),
+            limit,
+            started,
             _permit: permit,
         })
-    }
-
-    /// Kills the command after this time.
-    pub fn limit(&mut self, time: Duration) {
-        self.limit = Some(Box::pin(sleep(time)));
     }
 
     /// What goes into the command; it can be taken once.
@@ -174,12 +173,7 @@ impl Session {
         while self.status.is_none() {
             let [out, err] = &mut self.outputs;
             let [out_buffer, err_buffer] = &mut self.buffers;
-            let limit = async {
-                match &mut self.limit {
-                    Some(limit) if !self.timed_out => limit.await,
-                    _ => pending().await,
-                }
-            };
+            let Some(child) = &mut self.child else { break };
             tokio::select! {
                 read = read(out, out_buffer) => {
                     if let Some(bytes) = read {
@@ -191,10 +185,10 @@ impl Session {
                         return Ok(Happening::Output(Stream::Stderr, bytes));
                     }
                 }
-                status = self.running.wait() => self.status = Some(status?),
-                () = limit => {
+                status = child.wait() => self.status = Some(status?),
+                () = &mut self.limit, if !self.timed_out => {
                     self.timed_out = true;
-                    self.running.kill();
+                    child.kill();
                 }
             }
         }
@@ -211,7 +205,6 @@ impl Session {
     }
 
     fn end(&self) -> End {
-        use std::os::unix::process::ExitStatusExt;
         let signal = self.status.and_then(|status| status.signal());
         End {
             exit_code: self.status.and_then(|status| status.code()),
@@ -236,9 +229,29 @@ async fn read(stream: &mut Option<Pin<Box<dyn AsyncRead + Send>>>, buffer: &mut 
     }
 }
 
-type Wired = (Running, Input, [Option<Pin<Box<dyn AsyncRead + Send>>>; 2]);
+type Wired = (Input, [Option<Pin<Box<dyn AsyncRead + Send>>>; 2]);
 
-fn in_terminal(name: &Name, namespace: OwnedFd, request: &Exec, launch: Launch, size: Size) -> Result<Wired, Problem> {
+fn in_pipes(
+    process: &Process,
+    name: &Name,
+    namespace: OwnedFd,
+    request: &Exec,
+    launch: Launch,
+) -> Result<Wired, Problem> {
+    let (Pipes { stdin, stdout, stderr }, stdio) = Pipes::open()?;
+    spawn(process, name, namespace, request, launch, stdio, false)?;
+    let input = Input { writer: Some(Box::pin(stdin)), terminal: None };
+    Ok((input, [Some(Box::pin(stdout)), Some(Box::pin(stderr))]))
+}
+
+fn in_terminal(
+    process: &Process,
+    name: &Name,
+    namespace: OwnedFd,
+    request: &Exec,
+    launch: Launch,
+    size: Size,
+) -> Result<Wired, Problem> {
     let refused = |errno: Errno| failed("open a terminal", errno);
     let io = |error: io::Error| refused(Errno::from_raw(error.raw_os_error().unwrap_or(Errno::EIO as i32)));
     let pair = openpty(&Winsize::from(size), None).map_err(refused)?;
@@ -254,12 +267,12 @@ fn in_terminal(name: &Name, namespace: OwnedFd, request: &Exec, launch: Launch, 
         fchown(&pair.slave, owner, None).map_err(refused)?;
     }
     fcntl(&pair.master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(refused)?;
-    let slave = || pair.slave.try_clone().map(Stdio::from).map_err(io);
-    let running = spawn(name, namespace, request, launch, [slave()?, slave()?, slave()?], true)?;
+    let slave = || pair.slave.try_clone().map_err(io);
+    spawn(process, name, namespace, request, launch, [slave()?, slave()?, pair.slave], true)?;
     let reader = pipe::Receiver::from_owned_fd_unchecked(pair.master.try_clone().map_err(io)?).map_err(io)?;
     let writer = pipe::Sender::from_owned_fd_unchecked(pair.master.try_clone().map_err(io)?).map_err(io)?;
     let input = Input { writer: Some(Box::pin(writer)), terminal: Some(pair.master) };
-    Ok((running, input, [Some(Box::pin(reader)), None]))
+    Ok((input, [Some(Box::pin(reader)), None]))
 }
 
 fn set_size(terminal: &OwnedFd, size: Size) -> Result<(), Errno> {
