@@ -211,6 +211,9 @@ fn refused_sysctls_say_what_would_be_right() {
     refused("net.ipv4.conf.eth7.rp_fliter", "no such sysctl");
     refused("net.ipv4.neigh.eth7.gc_stale_tiem", "no such sysctl");
     refused("net.ipv4.route.flush", "cannot be given back");
+    refused("net.netfilter.nf_hooks_lwtunnel", "is one switch of the whole host");
+    refused("net.ipv4.tcp_child_ehash_entries", "kernel memory");
+    refused("net.ipv4.udp_child_hash_entries", "kernel memory");
     refused("net.ipv4.conf.eth0.100.rp_filter", "net.ipv4.conf.eth0/100.rp_filter");
     host.get("/v1/namespaces/b").refused(404, "not_found", None);
     let document = json!({"namespaces": [{"name": "c"}, {"name": "d", "sysctls": {"net.core.rmem_max": 1}}]});

@@ -19,6 +19,7 @@ impl Intent {
         match spec {
             Spec::Namespace(spec) => {
                 spec.check()?;
+                check_sysctls(spec)?;
                 self.check_netnsid(resource, spec)?;
                 self.check_ipv6_switches(resource, spec)
             }
@@ -174,6 +175,28 @@ impl Intent {
             None => Ok(()),
         }
     }
+}
+
+/// Sysctls that reach beyond their namespace, and how.
+const REFUSED_SYSCTLS: [(&str, &str); 3] = [
+    // `nf_hooks_lwtunnel_sysctl_handler()`, net/netfilter/nf_hooks_lwtunnel.c: a static key, which is never disabled.
+    ("net.netfilter.nf_hooks_lwtunnel", "it is one switch of the whole host, which cannot be switched off again"),
+    // `tcp_set_hashinfo()`, net/ipv4/tcp_ipv4.c; `udp_set_table()`, net/ipv4/udp.c.
+    ("net.ipv4.tcp_child_ehash_entries", TABLES),
+    ("net.ipv4.udp_child_hash_entries", TABLES),
+];
+const TABLES: &str = "it takes kernel memory for each network namespace that is made from within this one, and whoever runs there makes them";
+
+/// Checks that no sysctl reaches beyond the namespace. They are refused when they are written, not when they are read: a record of an
+/// older version stays until then.
+fn check_sysctls(spec: &Namespace) -> Result<(), FieldError> {
+    for (key, value) in &spec.sysctls {
+        if let Some((_, reason)) = REFUSED_SYSCTLS.iter().find(|(refused, _)| key.as_str() == *refused) {
+            let detail = format!("{key} = {} is not for netnsd to set: {reason}; leave it out", value.0);
+            return Err(FieldError::at(Code::InvalidField, &["sysctls", key.as_str()], detail));
+        }
+    }
+    Ok(())
 }
 
 /// The sysctl that switches IPv6 off on a device: its own goes before `default`, which netnsd gives to its devices, and that before
