@@ -23,7 +23,7 @@ pub struct Exec {
     /// What it reads on its standard input; null is nothing.
     #[serde(default)]
     pub stdin: Option<String>,
-    /// After how many seconds it is killed.
+    /// Seconds after which it is killed, counted from its start; a program that cannot be opened yet is killed too.
     #[serde(default = "sixty")]
     pub timeout_s: f64,
     /// The user, by name or number, that it runs as; null is root.
@@ -42,16 +42,16 @@ pub struct ExecResult {
     pub exit_code: Option<i32>,
     /// The signal that ended it, such as `SIGKILL`.
     pub signal: Option<String>,
-    /// Its standard output, if it is UTF-8.
+    /// Its standard output, if it is text: UTF-8 without control characters other than tab, newline and carriage return.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stdout: Option<String>,
-    /// Its standard error, if it is UTF-8.
+    /// Its standard error, if it is text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stderr: Option<String>,
-    /// Its standard output in base64, if it is not UTF-8.
+    /// Its standard output in base64, if it is not text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stdout_base64: Option<String>,
-    /// Its standard error in base64, if it is not UTF-8.
+    /// Its standard error in base64, if it is not text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stderr_base64: Option<String>,
     /// Whether output past 4 MiB was cut.

@@ -125,6 +125,21 @@ fn stop_ends_a_command_and_a_ping_under_way() {
     host.until("it is gone", || !alive(pid));
 }
 
+#[test]
+fn unread_answers_hold_their_places() {
+    let host = host();
+    // More than a socket takes in.
+    let body = json!({"argv": ["sh", "-c", "head -c 600000 /dev/zero | tr '\\0' x"]}).to_string();
+    let headers = [("content-type", "application/json")];
+    let mut unread: Vec<_> = (0..256).map(|_| host.open("POST", PATH, &headers, &body)).collect();
+    for answer in &mut unread {
+        assert!(!answer.fill_buf().unwrap().is_empty());
+    }
+    host.post(PATH, json!({"argv": ["true"]})).refused(429, "too_many_requests", None);
+    unread.pop();
+    host.post(PATH, json!({"argv": ["true"]})).ok();
+}
+
 /// Takes a write lease on a file, so that who executes it waits for the lease's end (fcntl(2)). `None` where the file system has none.
 #[allow(unsafe_code, reason = "nix has no leases")]
 fn take_lease(path: &std::path::Path) -> Option<fs::File> {

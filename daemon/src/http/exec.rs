@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
     Extension,
-    body::Body,
+    body::{Body, Bytes},
     extract::{
         Path, RawQuery, State,
         ws::{
@@ -15,7 +15,6 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use base64::{Engine, prelude::BASE64_STANDARD};
 use futures_util::{SinkExt, StreamExt, stream, stream::SplitSink};
 use netnsd_api::{Code, Exec, Kind, Name, Namespace, Problem, Role, Stored};
 use serde::Deserialize;
@@ -26,7 +25,7 @@ use super::{App, namespaces::named, problem::Failure, query::Query, resource::An
 use crate::{
     access::{Caller, forbidden},
     engine::Spec,
-    process::{End, Happening, Input, Launch, Origin, Session, Size, Stream, not_ours},
+    process::{End, Happening, Input, Launch, Origin, Permit, Session, Size, Stream, not_ours, text_or_base64},
     store::Kept,
 };
 
@@ -45,6 +44,36 @@ const REASON: usize = 123;
 const PARTING: Duration = Duration::from_secs(2);
 /// The longest time that a command may run in a WebSocket's session: a day, unless `timeout_s` says less.
 const LONGEST_S: f64 = 86_400.0;
+
+// ---- The whole -------------------------------------------------------------------------------------------------
+
+/// An answer as bytes, with the place of its command.
+struct Held {
+    bytes: Vec<u8>,
+    _permit: Permit,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Runs a command and answers when it has ended. Its place is another's once the answer has been written to the socket: so answers that
+/// nobody reads are no more than there are places.
+pub(super) async fn whole(app: &App, caller: Arc<Caller>, name: &Name, exec: &Exec) -> Answer {
+    let launch = launch(app, &caller, name, exec)?;
+    let record = record_command(app, &caller, exec, StatusCode::OK);
+    // Dropped, the command is killed.
+    let until = Until::new(&app.stopping, caller.clone());
+    let (result, permit) = until.bound(app.process.exec(name, exec, launch, record)).await?;
+    let bytes = serde_json::to_vec(&result)
+        .map_err(|error| Problem::new(Code::Internal, format!("the result cannot be written: {error}")))?;
+    drop(result);
+    let kind = HeaderValue::from_static("application/json");
+    let body = Body::from(Bytes::from_owner(Held { bytes, _permit: permit }));
+    Ok((StatusCode::OK, [(header::CONTENT_TYPE, kind)], body).into_response())
+}
 
 // ---- Lines of JSON ---------------------------------------------------------------------------------------------
 
@@ -143,9 +172,9 @@ fn output(stream: Stream, bytes: Vec<u8>) -> Value {
         Stream::Stdout => "stdout",
         Stream::Stderr => "stderr",
     };
-    match String::from_utf8(bytes) {
+    match text_or_base64(bytes) {
         Ok(text) => json!({"stream": stream, "data": text}),
-        Err(error) => json!({"stream": stream, "data_base64": BASE64_STANDARD.encode(error.as_bytes())}),
+        Err(base64) => json!({"stream": stream, "data_base64": base64}),
     }
 }
 
@@ -395,7 +424,7 @@ async fn send_all(sink: &mut SplitSink<WebSocket, Message>, session: &mut Sessio
                     return true;
                 }
             },
-            _ = heartbeat.tick() => Message::Ping(axum::body::Bytes::new()),
+            _ = heartbeat.tick() => Message::Ping(Bytes::new()),
         };
         if sink.send(message).await.is_err() {
             return false;

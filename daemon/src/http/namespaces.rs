@@ -6,7 +6,6 @@ use axum::{
     Extension,
     body::Bytes,
     extract::{Path, RawQuery, Request, State},
-    http::StatusCode,
     response::IntoResponse,
     routing::{get, post},
 };
@@ -100,11 +99,7 @@ async fn exec(
     if lines {
         return super::exec::lines(app, caller, &name, &exec).await;
     }
-    let launch = super::exec::launch(&app, &caller, &name, &exec)?;
-    let record = super::exec::record_command(&app, &caller, &exec, StatusCode::OK);
-    // Dropped, the command is killed.
-    let until = Until::new(&app.stopping, caller.clone());
-    Ok(Json(until.bound(app.process.exec(&name, &exec, launch, record)).await?).into_response())
+    super::exec::whole(&app, caller, &name, &exec).await
 }
 
 async fn ping(

@@ -190,7 +190,7 @@ impl Environment {
         self.become_user().map_err(|errno| Step::User.failed(errno))?;
         // As that user, so that nobody is put where they could not go.
         chdir(self.directory.as_c_str()).map_err(|errno| Step::Directory.failed(errno))?;
-        lower_files();
+        self.lower_limits();
         Ok(())
     }
 
@@ -237,6 +237,15 @@ impl Environment {
         Ok(())
     }
 
+    /// Sets the limits of the command's own; the others are those of the daemon.
+    fn lower_limits(&self) {
+        lower_limit(Resource::RLIMIT_NOFILE, FILES, None);
+        lower_limit(Resource::RLIMIT_CORE, 0, Some(0));
+        if self.identity.as_ref().is_some_and(|identity| !identity.uid.is_root()) {
+            lower_limit(Resource::RLIMIT_NPROC, PROCESSES, Some(PROCESSES));
+        }
+    }
+
     fn become_user(&self) -> Result<(), Errno> {
         if self.confined {
             set_no_new_privs()?;
@@ -262,12 +271,15 @@ fn reset_signals() {
     let _ = SigSet::empty().thread_set_mask();
 }
 
-/// How many descriptors a command begins with, which is what `select(2)` knows; up to the hard limit it may take more.
+/// Descriptors that a command begins with, which is what `select(2)` knows; up to the hard limit it may take more.
 const FILES: u64 = 1024;
+/// Processes that the user of a command may have on the host, if it is not root, when it starts one more.
+const PROCESSES: u64 = 4096;
 
-fn lower_files() {
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        let _stays_as_it_is = setrlimit(Resource::RLIMIT_NOFILE, soft.min(FILES), hard);
+/// Lowers a limit, the hard one too where one is given: nothing of it needs a privilege (setrlimit(2)).
+fn lower_limit(resource: Resource, soft: u64, hard: Option<u64>) {
+    if let Ok((soft_now, hard_now)) = getrlimit(resource) {
+        let _stays_as_it_is = setrlimit(resource, soft_now.min(soft), hard_now.min(hard.unwrap_or(u64::MAX)));
     }
 }
 

@@ -30,6 +30,8 @@ use nix::{errno::Errno, sys::stat::fstat};
 use self::permits::Permits;
 pub use self::{
     exec::Launch,
+    output::text_or_base64,
+    permits::Permit,
     session::{End, Happening, Input, Session, Size, Stream},
 };
 use crate::kernel::real::worker::{self, Pinned};
@@ -67,19 +69,20 @@ impl Processes {
     }
 
     /// Runs a command in the environment of `ip netns exec`, as the daemon, or as whom it names; dropping the future kills
-    /// its process group. `record` is awaited right before it starts, and an error of it is the answer instead.
+    /// its process group. Its place is held by the permit, for as long as the result is in memory. `record` is awaited right before it starts, and an error of it is the answer instead.
     pub async fn exec(
         &self,
         name: &Name,
         request: &Exec,
         launch: Launch,
         record: impl Future<Output = Result<(), Problem>>,
-    ) -> Result<ExecResult, Problem> {
+    ) -> Result<(ExecResult, Permit), Problem> {
         exec::check(request)?;
         let permit = self.commands.acquire(launch.origin.share.as_deref(), WAIT).await?;
         let namespace = open_namespace(name, launch.origin.inode).await?;
         record.await?;
-        exec::run(name, namespace, request, launch, permit).await
+        let result = exec::run(name, namespace, request, launch, permit.clone()).await?;
+        Ok((result, permit))
     }
 
     /// Starts a command whose output is carried off as it comes; with a size, in a terminal of its own. `record` is as for

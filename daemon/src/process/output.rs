@@ -33,9 +33,9 @@ impl Output {
         if self.truncated {
             self.drop_half_character();
         }
-        match String::from_utf8(self.bytes) {
+        match text_or_base64(self.bytes) {
             Ok(text) => (Some(text), None),
-            Err(error) => (None, Some(BASE64_STANDARD.encode(error.as_bytes()))),
+            Err(base64) => (None, Some(base64)),
         }
     }
 
@@ -47,4 +47,16 @@ impl Output {
             self.bytes.truncate(error.valid_up_to());
         }
     }
+}
+
+/// Returns the bytes as text.
+///
+/// # Errors
+/// The bytes in base64, where they are not UTF-8 or have control characters that JSON writes in six bytes each (RFC 8259, section 7).
+pub fn text_or_base64(bytes: Vec<u8>) -> Result<String, String> {
+    let is_long = |byte: &u8| *byte < b' ' && !matches!(byte, b'\t' | b'\n' | b'\r');
+    if bytes.iter().any(is_long) {
+        return Err(BASE64_STANDARD.encode(bytes));
+    }
+    String::from_utf8(bytes).map_err(|error| BASE64_STANDARD.encode(error.as_bytes()))
 }

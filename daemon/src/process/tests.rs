@@ -67,7 +67,7 @@ fn shell(script: &str) -> Exec {
 }
 
 async fn ok(processes: &Processes, request: &Exec) -> ExecResult {
-    processes.exec(&a(), request, Launch::default(), async { Ok(()) }).await.unwrap()
+    processes.exec(&a(), request, Launch::default(), async { Ok(()) }).await.unwrap().0
 }
 
 async fn text(processes: &Processes, request: &Exec) -> String {
@@ -77,7 +77,7 @@ async fn text(processes: &Processes, request: &Exec) -> String {
 }
 
 async fn refused(processes: &Processes, request: &Exec, pointer: &str) -> String {
-    let problem = processes.exec(&a(), request, Launch::default(), async { Ok(()) }).await.unwrap_err();
+    let problem = processes.exec(&a(), request, Launch::default(), async { Ok(()) }).await.err().unwrap();
     assert_eq!((problem.code, problem.pointer.as_deref()), (Code::InvalidField, Some(pointer)), "{problem}");
     problem.detail
 }
@@ -163,12 +163,16 @@ fn a_dropped_future_kills_the_group() {
 #[test]
 fn output_is_capped_and_need_not_be_text() {
     sandbox(async |p: Processes| {
-        let result = ok(&p, &command(&["head", "-c", "5M", "/dev/zero"])).await;
+        let result = ok(&p, &shell("head -c 5M /dev/zero | tr '\\0' x")).await;
         assert!(result.truncated && result.exit_code == Some(0));
         assert_eq!(result.stdout.unwrap().len(), 4 << 20);
         let result = ok(&p, &shell("printf '\\377\\376'")).await;
         assert_eq!((result.stdout, result.truncated), (None, false));
         assert_eq!(BASE64_STANDARD.decode(result.stdout_base64.unwrap()).unwrap(), [0xff, 0xfe]);
+        for (text, is_text) in [("a\\tb\\r\\n", true), ("a\\000b", false), ("\\033[1mbold", false), ("\\177", true)] {
+            let result = ok(&p, &shell(&format!("printf '{text}'"))).await;
+            assert_eq!((result.stdout.is_some(), result.stdout_base64.is_some()), (is_text, !is_text), "{text}");
+        }
         // 4 MiB end in the middle of a character, which must not make base64 of it.
         let result = ok(&p, &shell("printf x; yes é | tr -d '\\n' | head -c 5000000")).await;
         assert_eq!((result.truncated, result.stdout.unwrap().len()), (true, (4 << 20) - 1));
@@ -197,6 +201,19 @@ fn environment_directory_and_user_are_set() {
         let request = Exec { user: Some("nobody".into()), ..shell("id -un; id -G; grep CapEff /proc/self/status") };
         let printed = text(&p, &request).await;
         assert!(printed.starts_with("nobody\n65534\n") && printed.ends_with("0000000000000000\n"), "{printed}");
+        let limits = |user: Option<&str>| Exec {
+            user: user.map(String::from),
+            ..shell("awk '/core|processes|open files/ {print $(NF-2), $(NF-1)}' /proc/self/limits")
+        };
+        let [files, core] = [1024, 0].map(|soft| format!("{soft} "));
+        for (user, processes) in [(None, None), (Some("nobody"), Some("4096 4096"))] {
+            let printed = text(&p, &limits(user)).await;
+            // In the order of proc_pid_limits(5).
+            let lines: Vec<&str> = printed.lines().collect();
+            assert!(lines[0].starts_with(&core) && lines[0].ends_with("0 0"), "{printed}");
+            assert!(processes.is_none_or(|limit| lines[1].ends_with(limit)), "{printed}");
+            assert!(lines[2].starts_with(&files), "{printed}");
+        }
         refused(&p, &Exec { user: Some("no such".into()), ..request.clone() }, "/user").await;
         refused(&p, &Exec { cwd: Some("/no/such".into()), ..request }, "/cwd").await;
     });
@@ -216,7 +233,7 @@ fn what_cannot_run_is_refused() {
         for name in ["stale", "none"] {
             let name = name.parse().unwrap();
             assert_eq!(
-                p.exec(&name, &command(&["true"]), Launch::default(), async { Ok(()) }).await.unwrap_err().code,
+                p.exec(&name, &command(&["true"]), Launch::default(), async { Ok(()) }).await.err().unwrap().code,
                 Code::NotFound
             );
             assert_eq!(p.processes(&name).await.unwrap_err().code, Code::NotFound);
@@ -294,7 +311,7 @@ fn processes_are_found_and_identified() {
             p.identify(one.pid).await.unwrap()
         };
         tokio::select! {
-            result = p.exec(&name, &request, Launch::default(), async { Ok(()) }) => panic!("{result:?}"),
+            _ = p.exec(&name, &request, Launch::default(), async { Ok(()) }) => panic!("it ended"),
             found = identified => assert_eq!(found.namespace.as_deref(), Some("a")),
         }
         assert_eq!(p.identify(std::process::id()).await.unwrap().namespace, None);
