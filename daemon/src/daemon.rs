@@ -13,7 +13,6 @@ use std::{
     pin::Pin,
     process::ExitCode,
     sync::Arc,
-    time::Duration,
 };
 
 use axum::Router;
@@ -51,6 +50,7 @@ use crate::{
     sandbox,
     settings::{LogFormat, Settings, Wrong},
     store::{AuditLog, History},
+    watchdog::{self, Liveness},
 };
 
 /// Why the daemon did not start, or stopped, in a sentence.
@@ -168,9 +168,10 @@ pub async fn run(settings: Settings, ready: impl FnOnce(&Serving)) -> Result<()>
         tracing::info!("ready");
         tell_manager(&[NotifyState::Ready]);
         ready(&serving);
-        let watchdog = tokio::spawn(feed_watchdog());
+        let watchdog = watchdog::start(&rooms.metrics)
+            .map_err(|error| Failure::Other(format!("the watchdog's thread cannot be started: {error}")))?;
         signals.next().await;
-        watchdog.abort();
+        drop(watchdog);
     }
     reloading.abort();
     tracing::info!("stopping");
@@ -211,6 +212,7 @@ async fn reload(tls: Option<Arc<Tls>>) {
 
 /// What the other rooms give to the daemon.
 struct Rooms {
+    metrics: Arc<Metrics>,
     router: Router,
     /// Ends when everything recorded has been tried.
     ready: Pin<Box<dyn Future<Output = ()> + Send>>,
@@ -230,7 +232,9 @@ fn start_rooms(
     let view = Arc::new(View::default());
     let database = settings.state_dir.join("netnsd.db");
     let (shown, newest) = watch::channel(0);
-    let metrics = Arc::new(Metrics::default());
+    let mut metrics = Metrics::default();
+    metrics.liveness = Liveness::new(sd_notify::watchdog_enabled());
+    let metrics = Arc::new(metrics);
     let (engine, thread) = Engine::start(
         &database,
         view.clone(),
@@ -247,7 +251,7 @@ fn start_rooms(
         view: view.clone(),
         look: look.clone(),
         history: History::new(&database, newest),
-        metrics,
+        metrics: metrics.clone(),
         audit: AuditLog::new(&database),
         access,
         wrong_tokens: Arc::default(),
@@ -263,6 +267,7 @@ fn start_rooms(
         }
     };
     Ok(Rooms {
+        metrics,
         router: http::router(app.into()),
         ready: Box::pin(async move {
             view.wait_ready().await;
@@ -325,19 +330,9 @@ async fn drain(servers: &mut JoinSet<()>, signals: &mut Signals) {
 
 // ---- The service manager ---------------------------------------------------------------------------------------
 
-fn tell_manager(states: &[NotifyState<'_>]) {
+pub(crate) fn tell_manager(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::warn!(%error, "the service manager could not be told {states:?}");
-    }
-}
-
-/// Says that the daemon lives, twice in the time that the service manager gives, if it asks for that.
-async fn feed_watchdog() {
-    let Some(period) = sd_notify::watchdog_enabled() else { return };
-    let mut ticks = tokio::time::interval((period / 2).max(Duration::from_millis(1)));
-    loop {
-        ticks.tick().await;
-        tell_manager(&[NotifyState::Watchdog]);
     }
 }
 

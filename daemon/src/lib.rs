@@ -21,3 +21,4 @@ pub mod settings;
 pub mod shares;
 pub mod store;
 pub mod tryout;
+pub mod watchdog;

@@ -15,7 +15,10 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::engine::View;
+use crate::{
+    engine::View,
+    watchdog::{Liveness, Part},
+};
 
 /// A request, by the pattern of its path.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -63,6 +66,8 @@ pub struct Metrics {
     memory: Gauge,
     cpu: Gauge<f64, std::sync::atomic::AtomicU64>,
     descriptors: Gauge,
+    /// Steps that the watchdog looks for.
+    pub liveness: Liveness,
 }
 
 /// From a tenth of a millisecond to some ten seconds.
@@ -88,6 +93,7 @@ impl Default for Metrics {
             memory: Gauge::default(),
             cpu: Gauge::default(),
             descriptors: Gauge::default(),
+            liveness: Liveness::default(),
         };
         registry.register("build", "The daemon's version", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         registry.register("http_requests", "Requests answered", metrics.requests.clone());
@@ -123,6 +129,7 @@ impl Default for Metrics {
 impl Metrics {
     /// A request was answered. Without a route (no such path) all paths are one.
     pub fn request(&self, method: &str, route: Option<&str>, code: u16, time: Duration) {
+        self.liveness.step(Part::Runtime);
         let (method, route) = (known_method(method), route.unwrap_or("none").to_owned());
         let label = Route { method: method.clone(), route: route.clone() };
         self.request_time.get_or_create(&label).observe(time.as_secs_f64());
@@ -147,6 +154,7 @@ impl Metrics {
 
     /// A commit took so long, and whether it failed.
     pub fn commit(&self, time: Duration, failed: bool) {
+        self.liveness.step(Part::Engine);
         self.commits.inc();
         self.commit_failures.inc_by(u64::from(failed));
         self.commit_time.observe(time.as_secs_f64());

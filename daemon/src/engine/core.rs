@@ -26,6 +26,7 @@ use crate::{
     memory,
     metrics::Metrics,
     store::{Commit, Kept, Row, RowChange, Store, StoreError},
+    watchdog::Part,
 };
 
 /// How long the engine is idle before it writes down what it knows to be done; and how long when that failed.
@@ -180,6 +181,7 @@ impl<K: Kernel> Core<K> {
         self.rest().await;
         let mut waiting = Turns::default();
         loop {
+            self.metrics.liveness.step(Part::Engine);
             let alarm = self.next_alarm();
             tokio::select! {
                 request = queue.recv() => {
@@ -206,6 +208,8 @@ impl<K: Kernel> Core<K> {
                 }
                 notice = self.kernel.notice() => self.notice(notice, &BTreeMap::new()),
                 () = tokio::time::sleep_until(alarm.into()) => self.wake().await,
+                // Only to make a step.
+                () = self.metrics.liveness.wait() => continue,
             }
             self.rest().await;
         }
@@ -241,6 +245,7 @@ impl<K: Kernel> Core<K> {
     }
 
     async fn carry_out_batch(&mut self, waiting: &mut Turns) {
+        self.metrics.liveness.step(Part::Engine);
         let batch = self.take_batch(waiting);
         self.carry_out(batch).await;
     }

@@ -14,6 +14,7 @@ use crate::{
     intent::{self, Record},
     kernel::{BatchOp, Kernel, Ns, Observed, Op, OpError, sysctl},
     plan::{self, Found, Hands, Plan, Step, Task, Verdict},
+    watchdog::Part,
 };
 
 /// What the kernel refused, by the resource that it was for.
@@ -201,6 +202,7 @@ impl<K: Kernel> Core<K> {
     }
 
     pub(super) async fn observe(&mut self, work: &Work) -> Result<Observed, OpError> {
+        self.metrics.liveness.step(Part::Engine);
         self.large |= work.parts.len() + work.looked_at.len() >= LARGE;
         let mut tasks = self.tasks(work.parts.keys().chain(&work.looked_at), work);
         tasks.extend(self.gone_tasks(work));
@@ -405,7 +407,9 @@ impl<K: Kernel> Core<K> {
             .collect();
         let before: usize = passed.done.values().map(Vec::len).sum();
         let (progress, total) = (work.progress.clone(), before + steps.len());
+        let metrics = self.metrics.clone();
         let tell = move |done: usize| {
+            metrics.liveness.step(Part::Engine);
             if let Some(progress) = &progress {
                 progress.send_replace(Progress { done: before + done, total });
             }

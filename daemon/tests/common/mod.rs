@@ -169,6 +169,15 @@ impl Host {
         }
     }
 
+    /// Returns the daemon's next message to its service manager; `None` if there is none within this time.
+    pub fn notification(&self, within: Duration) -> Option<String> {
+        let notify = self.notify.as_ref().expect("the daemon was started");
+        notify.set_read_timeout(Some(within)).unwrap();
+        let mut message = [0; 4096];
+        let length = notify.recv(&mut message).ok()?;
+        Some(String::from_utf8_lossy(&message[..length]).into_owned())
+    }
+
     pub fn pid(&self) -> u32 {
         self.daemon.as_ref().expect("the daemon runs").id()
     }
