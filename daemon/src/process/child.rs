@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use netnsd_api::Problem;
+use netnsd_api::{Code, Problem};
 use nix::{
     errno::Errno,
     fcntl::OFlag,
@@ -31,7 +31,7 @@ use nix::{
 };
 use tokio::{runtime::Handle, sync::oneshot, time::timeout};
 
-use super::{closing, environment::Environment, failed, permits::Permit};
+use super::{environment::Environment, failed, permits::Permit};
 use crate::kernel::real::worker::errno;
 
 /// A program with its arguments and its environment, as execve(2) takes them.
@@ -226,14 +226,14 @@ impl Child {
             .map_err(|error| failed("start a thread", errno(&error)))?;
         match timeout(time, started).await {
             Ok(Ok(result)) => Ok(Some((child, result?))),
-            Ok(Err(_)) => Err(closing()),
+            Ok(Err(_)) => Err(thread_ended()),
             Err(_) => Ok(None),
         }
     }
 
     /// Waits for its end, which is told once.
     pub(super) async fn wait(&mut self) -> Result<ExitStatus, Problem> {
-        let status = (&mut self.ended).await.map_err(|_| closing())?;
+        let status = (&mut self.ended).await.map_err(|_| thread_ended())?;
         status.map_err(|errno| failed("wait for the command", errno))
     }
 
@@ -241,6 +241,10 @@ impl Child {
     pub(super) fn kill(&self) {
         self.process.kill();
     }
+}
+
+fn thread_ended() -> Problem {
+    Problem::new(Code::Internal, "the command's thread ended before the command")
 }
 
 impl Drop for Child {

@@ -1,7 +1,8 @@
 //! Commands inside namespaces: exec, ping, and who lives where. Never changes links.
 //!
-//! Begin at [`Processes`]. `exec` runs commands to their end, `session` carries their output off as it
-//! comes; `child` forks and reaps them, `environment` is what happens between their fork and exec, `output` keeps what they print; `ping` sends echoes, `icmp` makes and reads their packets; `who` looks at `/proc`.
+//! Begin at [`Processes`]. `exec` runs commands to their end, `session` carries their output off as it comes; `child` forks and
+//! reaps them, `environment` is what happens between their fork and exec, `output` keeps what they print; `permits` has their places.
+//! `ping` sends echoes, `icmp` makes and reads their packets; `who` looks at `/proc`.
 //!
 //! No thread that serves requests is ever in another namespace: a command enters its own after the fork, and the
 //! sockets of `ping` are opened by the one thread of `sockets`.
