@@ -33,7 +33,7 @@ impl Role {
 
 words!(Role, "a role: it is viewer, operator or admin");
 
-/// What a caller may have on the host itself, outside of every namespace.
+/// Rights of a caller on the host itself, outside of every namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum HostAccess {
@@ -90,7 +90,7 @@ pub struct NewToken {
     /// It is confined to resources whose names begin with this, references included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefix: Option<String>,
-    /// What it may have on the host itself; if left out, `none` with a prefix, and `any` without.
+    /// Its rights on the host itself; if left out, `none` with a prefix, and `any` without.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<HostAccess>,
     /// When it stops being valid (RFC 3339); never, if left out.
@@ -136,7 +136,7 @@ pub struct Token {
     pub role: Role,
     /// Names of resources that it reaches begin with this; null: all.
     pub prefix: Option<String>,
-    /// What it may have on the host itself.
+    /// Its rights on the host itself.
     #[serde(default)]
     pub host: HostAccess,
     /// When it stops being valid (RFC 3339, UTC); null: never.

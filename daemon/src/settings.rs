@@ -104,7 +104,7 @@ struct File {
     access: Vec<AccessEntry>,
 }
 
-/// Who may do what: one of the three who, a role, and perhaps a prefix and what is allowed on the host.
+/// An access rule: a user, a group or a certificate, a role, and perhaps a prefix and rights on the host.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct AccessEntry {

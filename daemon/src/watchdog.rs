@@ -100,7 +100,7 @@ pub fn start(metrics: &Arc<Metrics>) -> io::Result<Option<Watchdog>> {
     Ok(Some(Watchdog { _stop: stop, clock }))
 }
 
-/// What the thread has seen.
+/// Steps that the thread has seen.
 struct Watch {
     seen: [(u64, Instant); PARTS.len()],
     stands: [bool; PARTS.len()],

@@ -318,7 +318,7 @@ fn entries_go_to_the_journal_where_stderr_is_one() {
     ] {
         assert!(lines[1].contains(part), "{part}: {}", lines[1]);
     }
-    // What the kernel refuses was recorded before, and is taken back.
+    // The entry of a write that the kernel refuses was recorded before, and is taken back.
     host.start_with(|command| {
         command.env("JOURNAL_STREAM", &stream);
     });
@@ -344,7 +344,7 @@ fn repeated_refusals_leave_few_entries() {
     let by = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: evil.example\r\n\r\n");
     let many: String = (0..2000).flat_map(|i| [by("/v1"), by(&format!("/v1/{i}"))]).collect();
     send_all(&host, &address, &(many + "GET /v1 HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n"));
-    // Who is known and asks for what is not there is counted as well.
+    // A known caller that asks for what is not there is counted as well.
     for _ in 0..50 {
         host.delete("/v1/namespaces/none").refused(404, "not_found", None);
     }
@@ -374,7 +374,7 @@ fn a_command_is_on_record_once_it_has_begun() {
     let waiting = host.open("POST", path, &[("content-type", "application/json")], &body);
     host.until("it is recorded, while it runs", || statuses() == [json!(200)]);
     let runs = || !host.get("/v1/namespaces/n0/processes").ok()["items"].as_array().unwrap().is_empty();
-    assert!(runs());
+    host.until("it runs", runs);
     // Who asked for it leaves, and it ends with that.
     drop(waiting);
     host.until("it is gone", || !runs());
@@ -642,7 +642,7 @@ fn host_rule_binds_what_is_made_or_changed() {
     );
     assert_eq!(named.0, 201, "{named:?}");
 
-    // What is on the host from before: it stands, and may be named, moved off and deleted, and not changed.
+    // A thing on the host from before stands, and may be named, moved off and deleted, and not changed.
     let patch = |body: Value| ask(&host, &address, &none, "PATCH", "/v1/bridges/red-own", body).0;
     assert_eq!((patch(json!({})), patch(json!({"labels": {"a": "b"}}))), (200, 403));
     let document = json!({"bridges": [{"name": "red-br"}], "namespaces": [{"name": "red-b"}]});
@@ -698,7 +698,7 @@ fn operator_gives_the_host_no_address_in_use() {
     }
     let links = host.run(&["ip", "-br", "link", "show"]);
     assert_eq!(links.lines().count(), 2, "lo and up0: {links}");
-    // What nobody has; then what its own interface has, also under another name.
+    // An address that nobody has; then one of its own interface, also under another name.
     let free = json!({"addresses": ["10.2.0.1/24", "fd00:2::1/64", "fe80::7/64"]});
     assert_eq!(write("PUT", "/v1/bridges/b0", free).0, 201);
     let wider = json!({"interface": "b1", "addresses": ["10.2.0.2/16", "fd00:2::2/48"]});

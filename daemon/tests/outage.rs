@@ -380,7 +380,7 @@ fn upgrade_keeps_addresses_and_pins_the_bridge() {
         assert_eq!(now, old);
     };
     same(&host);
-    // What tokens may have on the host was not recorded.
+    // Rights of tokens on the host were not recorded.
     let tokens = host.get("/v1/tokens").ok();
     assert_eq!((&tokens["items"][0]["host"], &tokens["items"][1]["host"]), (&json!("any"), &json!("none")));
     // A lower one comes, and the one whose address the bridge had goes.

@@ -1,4 +1,4 @@
-//! What a caller may have on the host itself: in no namespace, beside the machine's own interfaces and addresses.
+//! Rights on the host itself: in no namespace, beside the machine's own interfaces and addresses.
 
 use netnsd_api::{Bridge, Cidr, Code, Endpoint, FieldError, HostAccess, Problem, Veth};
 

@@ -51,7 +51,7 @@ pub struct Caller {
     pub role: Role,
     /// What the names of resources that it reaches begin with; empty: all.
     pub prefix: String,
-    /// What it may have on the host itself.
+    /// Its rights on the host itself.
     pub host: HostAccess,
     /// Who it is to the kernel; none where it came over TCP.
     pub identity: Option<Identity>,

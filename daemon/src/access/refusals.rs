@@ -14,10 +14,10 @@ const WINDOW: Duration = Duration::from_secs(60);
 const SHARE: usize = 32;
 /// The same of all sources together; then sources are not told apart either.
 const KINDS: usize = 1024;
-/// What stands for everything that was not told apart.
+/// Stands for everything that was not told apart.
 const ANYTHING: &str = "…";
 
-/// Who was refused: the caller, if that is known, and the place that the request came from, without a port.
+/// The refused caller, if that is known, and the place that the request came from, without a port.
 type Source = (Option<String>, String);
 
 /// Refusals of one kind; `None` where it is not told apart.
@@ -43,7 +43,7 @@ struct Window {
     kinds: HashMap<Kind, Option<AuditEntry>>,
     /// Number of kinds that each source has.
     sources: HashMap<Source, usize>,
-    /// Whether any has a rest.
+    /// True if any has a rest.
     has_rests: bool,
 }
 
@@ -187,7 +187,7 @@ mod tests {
         let refusals = Refusals::default();
         let (first, rest) = send(&refusals, (0..1000).map(|_| entry("red", "/v1/x")));
         assert_eq!((first, rest.len(), rest[0].count, &*rest[0].from), (1, 1, 999, "192.0.2.1"));
-        // What was not recorded is counted on; so is a first one.
+        // An unrecorded rest is counted on; so is a first one.
         refusals.put_back(rest);
         refusals.add(entry("red", "/v1/x"), "192.0.2.1");
         assert!(refusals.count(&entry("red", "/v1/x"), "192.0.2.1") && refusals.due_at().is_some());

@@ -32,7 +32,7 @@ pub struct Rule {
     pub role: Role,
     /// The beginning of the names that they reach; empty: all.
     pub prefix: String,
-    /// What they may have on the host itself.
+    /// Their rights on the host itself.
     pub host: HostAccess,
 }
 
@@ -100,7 +100,7 @@ pub fn issue(new: NewToken, now: Timestamp) -> Result<(TokenRow, String), getran
     getrandom::fill(&mut bits)?;
     let secret = format!("netnsd_{}", hex(&bits));
     let NewToken { name, role, prefix, host, expires_at } = new;
-    // What `NewToken::check` would refuse binds nobody.
+    // A rule that `NewToken::check` would refuse binds nobody.
     let host = HostAccess::resolve(host, role, prefix.as_deref()).unwrap_or_default();
     let token = Token { name, role, prefix, host, expires_at, created_at: rfc3339(now) };
     Ok((TokenRow { token, hash: hash(&secret) }, secret))

@@ -1,4 +1,4 @@
-//! What a caller who is confined to a prefix is not told: names out of its reach, which stand in the way of, or beside, its own.
+//! Hides names out of the reach of a caller with a prefix, which stand in the way of, or beside, its own.
 
 use std::cmp::Reverse;
 
@@ -6,7 +6,7 @@ use netnsd_api::{BridgePort, FdbEntry, Link, LinkAddress, LiveNeighbour, LiveRou
 
 use super::Caller;
 
-/// What stands for a name out of reach.
+/// Stands for a name out of reach.
 const VEIL: &str = "something else";
 
 impl Caller {

@@ -74,7 +74,7 @@ pub(super) struct Core<K: Kernel> {
     lane: mpsc::Receiver<Keeping>,
     /// Taken off the lane: recorded with the next commit, whatever that is of, and fails with it.
     keeping: Vec<Keeping>,
-    /// What admins did while it could not be recorded.
+    /// Entries of admins that could not be recorded yet.
     backlog: Vec<AuditEntry>,
     refusals: Arc<Refusals>,
     /// The number of the newest entry of the audit log.

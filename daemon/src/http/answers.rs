@@ -46,7 +46,7 @@ pub(super) async fn bound_unsent(
     let Some(size) = body.size_hint().exact().filter(|size| *size > SMALL as u64) else {
         return Response::from_parts(parts, body);
     };
-    // What was done is not refused any more.
+    // A change that was made is not refused any more.
     let (share, all) = if is_read { (share, all) } else { (usize::MAX, usize::MAX) };
     let place = match unsent.take_sized(caller.name.clone(), size as usize, share, all) {
         Ok(place) => place,

@@ -226,7 +226,7 @@ fn unrecorded(local: &mut Local, is_recorded: &IsRecorded) -> Vec<ResourceRef> {
     let unknown = named.filter(|namespace| !is_recorded(namespace)).map(|namespace| Ns::Named(namespace.name));
     let mut found = BTreeSet::new();
     for ns in std::iter::once(Ns::Host).chain(unknown) {
-        // What cannot be looked into is not netnsd's.
+        // A namespace that cannot be looked into is not netnsd's.
         let links = local.every_link(&ns).unwrap_or_default();
         let tags = links.values().filter_map(|link| link.owner_tag.as_deref());
         found.extend(tags.filter_map(ownership::parse).map(|(resource, _)| resource));

@@ -94,7 +94,7 @@ pub struct Row {
     pub applied: Vec<Spec>,
     /// Sysctls' values before netnsd set them.
     pub prior: BTreeMap<SysctlKey, String>,
-    /// Whether what others made at its opened is still to be taken over.
+    /// Whether what others made at its places is still to be taken over.
     pub adopt: bool,
     /// The addresses of its devices where it asks for none; empty where they are not recorded yet.
     pub macs: Vec<Mac>,
@@ -305,13 +305,30 @@ impl Store {
             file.check()?;
         }
         if self.failed {
-            // SQLite may have rolled back by itself what sqlx still counts as open: a commit inside of that would be none.
-            let fresh = connect(&self.path).await.map_err(|source| classify(&self.path, "open", source))?;
-            let _beyond_use = std::mem::replace(&mut self.connection, fresh).close().await;
+            self.renew().await.map_err(|source| classify(&self.path, "open", source))?;
         }
         let result = self.try_commit(commit).await;
-        self.failed = result.is_err();
+        if result.is_err() {
+            self.failed = self.overwrite().await.is_err();
+        }
         result.map_err(|source| classify(&self.path, "write", source))
+    }
+
+    /// Replaces a connection on which a commit failed: SQLite may have rolled back by itself what sqlx still counts as open, and a
+    /// commit inside of that would be none.
+    async fn renew(&mut self) -> sqlx::Result<()> {
+        let fresh = connect(&self.path).await?;
+        let _beyond_use = std::mem::replace(&mut self.connection, fresh).close().await;
+        self.failed = false;
+        Ok(())
+    }
+
+    /// Writes over what a failed commit left in the write-ahead log. If only its fsync(2) failed it is whole there, and would be found
+    /// recorded after a crash that comes before the next commit.
+    async fn overwrite(&mut self) -> sqlx::Result<()> {
+        self.renew().await?;
+        // A commit of one page that changes nothing (https://www.sqlite.org/pragma.html#pragma_user_version).
+        sqlx::query("PRAGMA user_version = 0").execute(&mut self.connection).await.map(drop)
     }
 
     /// The whole transaction in one text: each by itself, its statements would take as many ways to SQLite's thread and back.

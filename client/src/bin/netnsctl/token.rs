@@ -32,7 +32,7 @@ pub enum TokenCommand {
         /// It reaches only resources whose names begin with this
         #[arg(long)]
         prefix: Option<String>,
-        /// What it may have on the host itself: none, ports (without addresses) or any; none with a prefix, else any
+        /// Rights on the host itself: none, ports (without addresses) or any; none with a prefix, else any
         #[arg(long)]
         host: Option<HostAccess>,
         /// When it stops being valid (RFC 3339)
