@@ -64,7 +64,8 @@ impl<K: Hash + Eq + Clone> Shares<K> {
         }
     }
 
-    /// Takes a place that counts as `size`. The last one may go past the bounds: none is too large where nothing is taken.
+    /// Takes a place that counts as `size`. The last one may be larger than what is left: it counts as that, so that a holder takes
+    /// no more than its share from all.
     ///
     /// # Errors
     /// The bound that is reached.
@@ -77,6 +78,7 @@ impl<K: Hash + Eq + Clone> Shares<K> {
         if own >= share {
             return Err(Full::Share(own));
         }
+        let size = size.min(share - own);
         counts.all += size;
         counts.of.insert(holder.clone(), own + size);
         Ok(Place { shares: self.clone(), holder, size })
@@ -115,5 +117,23 @@ impl<K: Hash + Eq> Shares<K> {
     pub(crate) fn is_empty(&self) -> bool {
         let counts = self.lock();
         counts.all == 0 && counts.of.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holder_takes_no_more_than_its_share_from_all() {
+        let shares = Shares::default();
+        let large = shares.take_sized("a", 900, 100, 350).unwrap();
+        assert_eq!(shares.take_sized("a", 1, 100, 350).unwrap_err(), Full::Share(100));
+        let others = ["b", "c"].map(|holder| shares.take_sized(holder, 100, 100, 350).unwrap());
+        assert_eq!(shares.take_sized("d", 60, 100, 350).map(|place| place.size), Ok(60));
+        let last = shares.take_sized("d", 60, 100, 350).unwrap();
+        assert_eq!(shares.take_sized("e", 1, 100, 350).unwrap_err(), Full::All(360));
+        drop((large, others, last));
+        assert!(shares.is_empty());
     }
 }
