@@ -54,8 +54,8 @@ impl Planner<'_> {
             let (name, protocol) = (spec.name.clone(), task.protocol_of(i));
             let ours = same.iter().find(|other| other.ours);
             if let (Some(old), Some(_)) = (ours, &missing) {
-                // What was asked for before; or the kernel keeps it though nothing reaches its gateway any more, and made afresh it
-                // would not take it.
+                // It was asked for before; or the kernel keeps it though nothing reaches its gateway any more, and would not take it
+                // if it was made afresh.
                 self.emit(Phase::TakeRoutes, task, Op::RouteDelete { name: name.clone(), route: old.as_route() });
             } else if right.is_some_and(|other| task.hands == Hands::Stay || other.protocol == protocol) {
                 continue;
@@ -76,7 +76,7 @@ impl Planner<'_> {
                 self.pending(task, format!("route {} waits: {missing}", route.destination));
                 continue;
             }
-            // What is taken over keeps what the API has no fields for, and what the body does not say.
+            // A route that is taken over keeps what the API has no fields for, and what the body does not say.
             let (route, extras) = match right {
                 Some(other) if task.hands == Hands::Adopt => (other.as_route(), other.extras.clone()),
                 _ => (route.clone(), task.extras_of(i)),

@@ -70,7 +70,8 @@ impl Processes {
     }
 
     /// Runs a command in the environment of `ip netns exec`, as the daemon, or as whom it names; dropping the future kills
-    /// its process group. Its place is held by the permit, for as long as the result is in memory. `record` is awaited right before it starts, and an error of it is the answer instead.
+    /// its process group. The permit that is returned holds its place while the result is in memory. `record` is awaited right before
+    /// it starts, and an error of it is the answer instead.
     pub async fn exec(
         &self,
         name: &Name,

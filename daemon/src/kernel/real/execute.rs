@@ -569,7 +569,7 @@ fn set_netnsid(local: &mut Local, name: &Name, id: NetnsId) -> Outcome {
     }
 }
 
-/// Whether no living namespace has this id: of one that is on its way out the kernel knows nothing any more
+/// Returns true if no living namespace has this id: of one that is on its way out the kernel knows nothing any more
 /// (`get_net_ns_by_id()`, net/core/net_namespace.c).
 fn is_dying(local: &mut Local, id: i32) -> Result<bool, OpError> {
     match local.reach(&Ns::Host)?.channel.get(message::get_nsid(NsidAttribute::Id(id))) {
