@@ -6,12 +6,15 @@ use utoipa::ToSchema;
 use crate::{Code, FieldError, InvalidValue, Name, values::words};
 
 /// What a caller may do; each role includes those before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Reads.
     Viewer,
-    /// Also writes namespaces, bridges and veth pairs, and runs commands as its own uid in managed namespaces.
+    /// Also writes namespaces, bridges and veth pairs, and runs commands as its own uid in managed
+    /// namespaces.
     Operator,
     /// Also runs commands as any user, adopts, attaches, reads the audit log and manages tokens.
     Admin,
@@ -34,13 +37,26 @@ impl Role {
 words!(Role, "a role: it is viewer, operator or admin");
 
 /// Rights of a caller on the host itself, outside of every namespace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    Serialize,
+    Deserialize,
+    ToSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum HostAccess {
     /// Nothing.
     None,
-    /// Bridges, and ends of veth pairs that are ports of its own ones: without addresses, and under names that begin with
-    /// its prefix.
+    /// Bridges, and ends of veth pairs that are ports of its own ones: without addresses, and under
+    /// names that begin with its prefix.
     Ports,
     /// Anything.
     // A daemon from before there was this rule allowed it.
@@ -65,10 +81,16 @@ impl HostAccess {
     ///
     /// # Errors
     /// If an admin without a prefix is to be kept off the host.
-    pub fn resolve(given: Option<Self>, role: Role, prefix: Option<&str>) -> Result<Self, InvalidValue> {
+    pub fn resolve(
+        given: Option<Self>,
+        role: Role,
+        prefix: Option<&str>,
+    ) -> Result<Self, InvalidValue> {
         match (given, prefix) {
             (Some(given @ (HostAccess::None | HostAccess::Ports)), None) if role == Role::Admin => {
-                Err(InvalidValue(format!("\"{given}\" does not bind an admin without a prefix: leave it out")))
+                Err(InvalidValue(format!(
+                    "\"{given}\" does not bind an admin without a prefix: leave it out"
+                )))
             }
             (Some(given), _) => Ok(given),
             (None, Some(_)) => Ok(HostAccess::None),
@@ -77,7 +99,10 @@ impl HostAccess {
     }
 }
 
-words!(HostAccess, "what a caller may have on the host: it is none, ports or any");
+words!(
+    HostAccess,
+    "what a caller may have on the host: it is none, ports or any"
+);
 
 /// A bearer token to be made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -104,11 +129,14 @@ impl NewToken {
     /// # Errors
     /// The field that is wrong.
     pub fn check(&self) -> Result<(), FieldError> {
-        let wrong = |pointer: &str, error: InvalidValue| FieldError::new(Code::InvalidField, pointer, error.0);
+        let wrong = |pointer: &str, error: InvalidValue| {
+            FieldError::new(Code::InvalidField, pointer, error.0)
+        };
         if let Some(prefix) = &self.prefix {
             check_prefix(prefix).map_err(|error| wrong("/prefix", error))?;
         }
-        HostAccess::resolve(self.host, self.role, self.prefix.as_deref()).map_err(|error| wrong("/host", error))?;
+        HostAccess::resolve(self.host, self.role, self.prefix.as_deref())
+            .map_err(|error| wrong("/host", error))?;
         Ok(())
     }
 }
@@ -170,14 +198,17 @@ pub struct AuditEntry {
     pub from: String,
     /// The request's method.
     pub method: String,
-    /// The request's path, without its query; `…`, like `method`, where there were too many to be told apart.
+    /// The request's path, without its query; `…`, like `method`, where there were too many to be
+    /// told apart.
     pub path: String,
-    /// The command and its arguments, cut after 4 KiB (a last `…` stands for the rest); null if it is no command.
+    /// The command and its arguments, cut after 4 KiB (a last `…` stands for the rest); null if it
+    /// is no command.
     pub argv: Option<Vec<String>>,
     /// The answer's status.
     pub status: u16,
-    /// Number of requests that the entry stands for: what is answered by 400 or more and repeated within a minute is one entry for the
-    /// first and one for all others, which has the time and the id of the last.
+    /// Number of requests that the entry stands for: what is answered by 400 or more and repeated
+    /// within a minute is one entry for the first and one for all others, which has the time and
+    /// the id of the last.
     #[serde(default = "one")]
     pub count: u64,
     /// The request's id.

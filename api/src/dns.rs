@@ -9,7 +9,8 @@ use crate::{Code, FieldError, ZonedAddress};
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Dns {
-    /// Addresses of name servers, a link-local one with its zone (`fe80::1%eth0`); the resolver uses at most 3.
+    /// Addresses of name servers, a link-local one with its zone (`fe80::1%eth0`); the resolver
+    /// uses at most 3.
     #[serde(default)]
     pub nameservers: Vec<ZonedAddress>,
     /// Domains to search.
@@ -20,7 +21,8 @@ pub struct Dns {
     pub options: Vec<String>,
 }
 
-/// Options that resolv.conf(5) of glibc 2.42 and before has; those that end in a colon are followed by a number.
+/// Options that resolv.conf(5) of glibc 2.42 and before has; those that end in a colon are followed
+/// by a number.
 const OPTIONS: [&str; 19] = [
     "attempts:",
     "debug",
@@ -56,14 +58,24 @@ impl Dns {
         let at = |field: &str, i: usize, detail: String| {
             FieldError::at(Code::InvalidField, &["dns", field, &i.to_string()], detail)
         };
-        let is_word =
-            |word: &String| !word.is_empty() && word.len() <= 253 && word.chars().all(|c| c.is_ascii_graphic());
+        let is_word = |word: &String| {
+            !word.is_empty() && word.len() <= 253 && word.chars().all(|c| c.is_ascii_graphic())
+        };
         for (field, words) in [("search", &self.search), ("options", &self.options)] {
             if let Some(i) = words.iter().position(|word| !is_word(word)) {
-                return Err(at(field, i, format!("{:?} is not one word of resolv.conf(5)", words[i])));
+                return Err(at(
+                    field,
+                    i,
+                    format!("{:?} is not one word of resolv.conf(5)", words[i]),
+                ));
             }
         }
-        match self.options.iter().enumerate().find_map(|(i, option)| Some((i, check_option(option).err()?))) {
+        match self
+            .options
+            .iter()
+            .enumerate()
+            .find_map(|(i, option)| Some((i, check_option(option).err()?)))
+        {
             Some((i, detail)) => Err(at("options", i, detail)),
             None => Ok(()),
         }
@@ -77,21 +89,28 @@ fn check_option(option: &str) -> Result<(), String> {
     };
     if OPTIONS.contains(&name.as_str()) {
         return match number {
-            Some(number) if number.parse::<u32>().is_err() => {
-                Err(format!("{option:?} has no number after its colon: write it like {name}2"))
-            }
+            Some(number) if number.parse::<u32>().is_err() => Err(format!(
+                "{option:?} has no number after its colon: write it like {name}2"
+            )),
             _ => Ok(()),
         };
     }
-    let nearest = OPTIONS.into_iter().min_by_key(|known| distance(&name, known));
+    let nearest = OPTIONS
+        .into_iter()
+        .min_by_key(|known| distance(&name, known));
     let advice = match nearest.filter(|known| distance(&name, known) <= MISSPELT) {
         Some(known) if known.ends_with(':') => {
-            format!("did you mean {known}{}?", number.filter(|number| !number.is_empty()).unwrap_or("2"))
+            format!(
+                "did you mean {known}{}?",
+                number.filter(|number| !number.is_empty()).unwrap_or("2")
+            )
         }
         Some(known) => format!("did you mean {known}?"),
         None => format!("it has {}", OPTIONS.join(", ").replace(':', ":N")),
     };
-    Err(format!("{option:?} is no option of resolv.conf(5): {advice}"))
+    Err(format!(
+        "{option:?} is no option of resolv.conf(5): {advice}"
+    ))
 }
 
 /// Returns how many letters have to be added, removed or replaced (Levenshtein's distance).
@@ -113,16 +132,29 @@ mod tests {
     use super::*;
 
     fn refused(option: &str) -> String {
-        let dns = Dns { options: vec!["rotate".into(), option.into()], ..Dns::default() };
+        let dns = Dns {
+            options: vec!["rotate".into(), option.into()],
+            ..Dns::default()
+        };
         let error = dns.check().expect_err(option);
-        assert_eq!((error.code, error.pointer.as_str()), (Code::InvalidField, "/dns/options/1"));
+        assert_eq!(
+            (error.code, error.pointer.as_str()),
+            (Code::InvalidField, "/dns/options/1")
+        );
         error.detail
     }
 
     #[test]
     fn options_are_those_of_resolv_conf() {
         let known = OPTIONS.map(|option| option.replace(':', ":3"));
-        assert_eq!(Dns { options: known.into(), ..Dns::default() }.check(), Ok(()));
+        assert_eq!(
+            Dns {
+                options: known.into(),
+                ..Dns::default()
+            }
+            .check(),
+            Ok(())
+        );
         for (option, advice) in [
             ("ndot:9", "did you mean ndots:9?"),
             ("ndots", "did you mean ndots:2?"),

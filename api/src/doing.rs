@@ -23,7 +23,8 @@ pub struct Exec {
     /// What it reads on its standard input; null is nothing.
     #[serde(default)]
     pub stdin: Option<String>,
-    /// Seconds after which it is killed, counted from its start; a program that cannot be opened yet is killed too.
+    /// Seconds after which it is killed, counted from its start; a program that cannot be opened
+    /// yet is killed too.
     #[serde(default = "sixty")]
     pub timeout_s: f64,
     /// The user, by name or number, that it runs as; null is root.
@@ -42,7 +43,8 @@ pub struct ExecResult {
     pub exit_code: Option<i32>,
     /// The signal that ended it, such as `SIGKILL`.
     pub signal: Option<String>,
-    /// Its standard output, if it is text: UTF-8 without control characters other than tab, newline and carriage return.
+    /// Its standard output, if it is text: UTF-8 without control characters other than tab, newline
+    /// and carriage return.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stdout: Option<String>,
     /// Its standard error, if it is text.
@@ -67,12 +69,15 @@ pub struct ExecResult {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Ping {
-    /// Address to ping; a link-local one may be followed by its zone, the interface: `fe80::1%eth0`.
+    /// Address to ping; a link-local one may be followed by its zone, the interface:
+    /// `fe80::1%eth0`.
     pub address: ZonedAddress,
-    /// The interface to ping by; null is what the routes say. A link-local address needs one where several are up.
+    /// The interface to ping by; null is what the routes say. A link-local address needs one where
+    /// several are up.
     #[serde(default)]
     pub interface: Option<InterfaceName>,
-    /// How many times, 1 to 1000. `count` × `interval_ms` + `timeout_ms` is at most 600000, ten minutes.
+    /// How many times, 1 to 1000. `count` × `interval_ms` + `timeout_ms` is at most 600000, ten
+    /// minutes.
     #[serde(default = "one")]
     #[schema(minimum = 1, maximum = 1000)]
     pub count: u32,
@@ -106,7 +111,14 @@ fn size() -> u32 {
 impl Ping {
     /// One echo with every default.
     pub fn new(address: ZonedAddress) -> Self {
-        Self { address, interface: None, count: one(), timeout_ms: second(), interval_ms: fifth(), size: size() }
+        Self {
+            address,
+            interface: None,
+            count: one(),
+            timeout_ms: second(),
+            interval_ms: fifth(),
+            size: size(),
+        }
     }
 }
 

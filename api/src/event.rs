@@ -6,7 +6,9 @@ use utoipa::ToSchema;
 use crate::{Kind, values::words};
 
 /// What kind of thing happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum EventType {
     /// A resource was asked for.
@@ -76,7 +78,8 @@ pub struct Event {
     pub kind: EventType,
     /// What it happened to.
     pub resource: EventResource,
-    /// More, depending on the type: `generation` of an update, `reason` of what drifted or failed, `operations` of a repair.
+    /// More, depending on the type: `generation` of an update, `reason` of what drifted or failed,
+    /// `operations` of a repair.
     #[schema(value_type = Object)]
     pub detail: serde_json::Value,
 }

@@ -1,7 +1,9 @@
-//! The wire types of netnsd's HTTP API, version 1, and the checks that one resource alone can answer.
+//! The wire types of netnsd's HTTP API, version 1, and the checks that one resource alone can
+//! answer.
 //!
-//! Requests are read in two steps, so that every mistake is told with a JSON pointer: [`parse`] makes a
-//! value of JSON into a type here, then [`Resource::check`] looks at what one field alone cannot know.
+//! Requests are read in two steps, so that every mistake is told with a JSON pointer: [`parse`]
+//! makes a value of JSON into a type here, then [`Resource::check`] looks at what one field alone
+//! cannot know.
 
 #![forbid(unsafe_code)]
 

@@ -145,8 +145,8 @@ pub struct Link {
     pub settings: Option<LinkSettings>,
 }
 
-/// What a bridge, and what a port of a bridge, is set to, called as the fields of a resource; what is at the kernel's default is
-/// left out.
+/// What a bridge, and what a port of a bridge, is set to, called as the fields of a resource; what
+/// is at the kernel's default is left out.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 #[allow(missing_docs, reason = "named as the fields of a bridge")]
@@ -238,8 +238,8 @@ pub struct LiveRoute {
     pub scope: String,
     /// Whether the gateway is taken as reachable.
     pub onlink: bool,
-    /// True if netnsd can take it over as it is; not one with several next hops, a nexthop object, a gateway of the other family,
-    /// an encapsulation, a TOS or an expiry.
+    /// True if netnsd can take it over as it is; not one with several next hops, a nexthop object,
+    /// a gateway of the other family, an encapsulation, a TOS or an expiry.
     pub adoptable: bool,
 }
 

@@ -13,14 +13,22 @@ use serde_path_to_error::Segment;
 use crate::{Code, FieldError, values::GIVEN_TWICE};
 
 /// The fields that answers carry beside what was asked for; in a request they are ignored.
-pub const READ_ONLY: [&str; 6] = ["uid", "generation", "created_at", "updated_at", "status", "managed"];
+pub const READ_ONLY: [&str; 6] = [
+    "uid",
+    "generation",
+    "created_at",
+    "updated_at",
+    "status",
+    "managed",
+];
 
 /// Reads a request's body. A field that is null is one that is left out.
 ///
 /// # Errors
 /// `unknown_field` or `invalid_field`, with the pointer of the first field that does not fit `T`.
 pub fn parse<T: DeserializeOwned>(value: &Value) -> Result<T, FieldError> {
-    // To keep in mind where one is takes as long as all the rest: it is done once there is a mistake.
+    // To keep in mind where one is takes as long as all the rest: it is done once there is a
+    // mistake.
     T::deserialize(Sent(value)).or_else(|_| parse_mistaken(value))
 }
 
@@ -37,8 +45,10 @@ fn parse_mistaken<T: DeserializeOwned>(value: &Value) -> Result<T, FieldError> {
             })
             .collect();
         let detail = error.inner().to_string();
-        let quoted = |prefix: &str| Some(detail.strip_prefix(prefix)?.split('`').next()?.to_owned());
-        // serde names the field in its message; whether the path ends with it depends on where it was found out.
+        let quoted =
+            |prefix: &str| Some(detail.strip_prefix(prefix)?.split('`').next()?.to_owned());
+        // serde names the field in its message; whether the path ends with it depends on where it
+        // was found out.
         let code = match (quoted("unknown field `"), quoted("missing field `")) {
             (Some(field), _) => {
                 if path.last() != Some(&field) {
@@ -75,19 +85,30 @@ fn in_words_of_json(detail: &str) -> String {
         ("expected string or map", "expected a string"),
         ("expected u8", "expected a whole number from 0 to 255"),
         ("expected u16", "expected a whole number from 0 to 65535"),
-        ("expected u32", "expected a whole number from 0 to 4294967295"),
+        (
+            "expected u32",
+            "expected a whole number from 0 to 4294967295",
+        ),
         ("expected u64", "expected a whole number, 0 or more"),
         ("expected usize", "expected a whole number, 0 or more"),
-        ("expected i32", "expected a whole number from -2147483648 to 2147483647"),
+        (
+            "expected i32",
+            "expected a whole number from -2147483648 to 2147483647",
+        ),
         ("expected i64", "expected a whole number"),
         ("expected f64", "expected a number"),
         ("integer `", "number `"),
         ("floating point `", "number `"),
     ];
-    WORDS.iter().fold(detail.to_owned(), |detail, (theirs, ours)| detail.replace(theirs, ours))
+    WORDS
+        .iter()
+        .fold(detail.to_owned(), |detail, (theirs, ours)| {
+            detail.replace(theirs, ours)
+        })
 }
 
-/// JSON as it was sent: a struct's own fields that are null are left out, so that they get their defaults.
+/// JSON as it was sent: a struct's own fields that are null are left out, so that they get their
+/// defaults.
 ///
 /// In a map null stays what it is, and a field that the struct does not know stays one.
 #[derive(Clone, Copy)]
@@ -111,9 +132,9 @@ impl<'de> Deserializer<'de> for Sent<'de> {
                 items.end()?;
                 Ok(value)
             }
-            Value::Object(map) => {
-                visitor.visit_map(MapDeserializer::new(map.iter().map(|(key, value)| (key.as_str(), Sent(value)))))
-            }
+            Value::Object(map) => visitor.visit_map(MapDeserializer::new(
+                map.iter().map(|(key, value)| (key.as_str(), Sent(value))),
+            )),
             plain => plain.deserialize_any(visitor),
         }
     }
@@ -128,12 +149,20 @@ impl<'de> Deserializer<'de> for Sent<'de> {
         let Value::Object(map) = self.0 else {
             return Err(de::Error::invalid_type(unexpected(self.0), &"an object"));
         };
-        let given = map.iter().filter(|(key, value)| !(value.is_null() && fields.contains(&key.as_str())));
-        visitor.visit_map(MapDeserializer::new(given.map(|(key, value)| (key.as_str(), Sent(value)))))
+        let given = map
+            .iter()
+            .filter(|(key, value)| !(value.is_null() && fields.contains(&key.as_str())));
+        visitor.visit_map(MapDeserializer::new(
+            given.map(|(key, value)| (key.as_str(), Sent(value))),
+        ))
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
-        if self.0.is_null() { visitor.visit_none() } else { visitor.visit_some(self) }
+        if self.0.is_null() {
+            visitor.visit_none()
+        } else {
+            visitor.visit_some(self)
+        }
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
@@ -186,37 +215,68 @@ mod tests {
     fn mistakes_are_told_with_their_pointer() {
         let (code, pointer, detail) =
             refused::<Veth>(json!({"endpoints": [{"addresses": ["10.0.0.1/24", "10.1.1.1"]}, {}]}));
-        assert_eq!((code, pointer.as_str()), (Code::InvalidField, "/endpoints/0/addresses/1"));
-        assert_eq!(detail, "\"10.1.1.1\" has no prefix length: write it as 10.1.1.1/24");
+        assert_eq!(
+            (code, pointer.as_str()),
+            (Code::InvalidField, "/endpoints/0/addresses/1")
+        );
+        assert_eq!(
+            detail,
+            "\"10.1.1.1\" has no prefix length: write it as 10.1.1.1/24"
+        );
 
         let (code, pointer, _) = refused::<Veth>(json!({"endpoints": [{}, {"colour": 1}]}));
-        assert_eq!((code, pointer.as_str()), (Code::UnknownField, "/endpoints/1/colour"));
+        assert_eq!(
+            (code, pointer.as_str()),
+            (Code::UnknownField, "/endpoints/1/colour")
+        );
         let (code, pointer, _) = refused::<Veth>(json!({"endpoints": [{}, {}, {}]}));
         assert_eq!((code, pointer.as_str()), (Code::InvalidField, "/endpoints"));
-        let (code, pointer, _) = refused::<Namespace>(json!({"name": "a", "sysctls": {"kernel.x": 1}}));
-        assert_eq!((code, pointer.as_str()), (Code::InvalidField, "/sysctls/kernel.x"));
-        let twice = json!({"name": "a", "sysctls": {"net.ipv4.ip_forward": 1, "net/ipv4/ip_forward": 1}});
+        let (code, pointer, _) =
+            refused::<Namespace>(json!({"name": "a", "sysctls": {"kernel.x": 1}}));
+        assert_eq!(
+            (code, pointer.as_str()),
+            (Code::InvalidField, "/sysctls/kernel.x")
+        );
+        let twice =
+            json!({"name": "a", "sysctls": {"net.ipv4.ip_forward": 1, "net/ipv4/ip_forward": 1}});
         let (code, pointer, _) = refused::<Namespace>(twice);
-        assert_eq!((code, pointer.as_str()), (Code::Duplicate, "/sysctls/net~1ipv4~1ip_forward"));
+        assert_eq!(
+            (code, pointer.as_str()),
+            (Code::Duplicate, "/sysctls/net~1ipv4~1ip_forward")
+        );
         let (code, pointer, _) = refused::<Namespace>(json!({"name": "a", "routes": [{}]}));
-        assert_eq!((code, pointer.as_str()), (Code::InvalidField, "/routes/0/destination"));
+        assert_eq!(
+            (code, pointer.as_str()),
+            (Code::InvalidField, "/routes/0/destination")
+        );
         let (code, pointer, _) = refused::<Namespace>(json!({"name": "a", "wat": {}}));
         assert_eq!((code, pointer.as_str()), (Code::UnknownField, "/wat"));
     }
     #[test]
     fn null_is_left_out_but_for_maps_and_what_is_unknown() {
         let body = json!({"name": null, "labels": null, "endpoints": [{"up": null, "port": null, "mac": null}, {}]});
-        assert_eq!(parse::<Veth>(&body).unwrap(), parse::<Veth>(&json!({})).unwrap());
+        assert_eq!(
+            parse::<Veth>(&body).unwrap(),
+            parse::<Veth>(&json!({})).unwrap()
+        );
         let route = json!({"destination": "default", "via": "10.0.0.1", "table": null, "type": null, "onlink": null});
-        let namespace: Namespace = parse(&json!({"name": "a", "loopback": null, "routes": [route]})).unwrap();
+        let namespace: Namespace =
+            parse(&json!({"name": "a", "loopback": null, "routes": [route]})).unwrap();
         assert!(namespace.loopback && namespace.routes[0].table == 254);
 
         let (code, pointer, _) = refused::<Namespace>(json!({"name": "a", "wat": null}));
         assert_eq!((code, pointer.as_str()), (Code::UnknownField, "/wat"));
-        let (code, pointer, _) = refused::<Namespace>(json!({"name": "a", "labels": {"team": null}}));
-        assert_eq!((code, pointer.as_str()), (Code::InvalidField, "/labels/team"));
+        let (code, pointer, _) =
+            refused::<Namespace>(json!({"name": "a", "labels": {"team": null}}));
+        assert_eq!(
+            (code, pointer.as_str()),
+            (Code::InvalidField, "/labels/team")
+        );
         let (code, pointer, _) = refused::<Veth>(json!({"endpoints": [null, {}]}));
-        assert_eq!((code, pointer.as_str()), (Code::InvalidField, "/endpoints/0"));
+        assert_eq!(
+            (code, pointer.as_str()),
+            (Code::InvalidField, "/endpoints/0")
+        );
         let (code, pointer, _) = refused::<Namespace>(json!({"name": null}));
         assert_eq!((code, pointer.as_str()), (Code::InvalidField, "/name"));
     }
@@ -236,22 +296,41 @@ mod tests {
             detail(json!({"mtu": "1500"})).replace('\\', ""),
             "invalid type: string \"1500\", expected a whole number from 0 to 4294967295"
         );
-        assert_eq!(detail(json!({"up": []})), "invalid type: array, expected a boolean");
-        assert_eq!(detail(json!({"addresses": {}})), "invalid type: object, expected an array");
-        assert_eq!(detail(json!({"namespace": {}})), "invalid type: object, expected a string such as \"net0\"");
+        assert_eq!(
+            detail(json!({"up": []})),
+            "invalid type: array, expected a boolean"
+        );
+        assert_eq!(
+            detail(json!({"addresses": {}})),
+            "invalid type: object, expected an array"
+        );
+        assert_eq!(
+            detail(json!({"namespace": {}})),
+            "invalid type: object, expected a string such as \"net0\""
+        );
         let route = json!({"destination": "default", "type": "x"});
         let (_, _, detail) = refused::<Namespace>(json!({"name": "a", "routes": [route]}));
-        assert!(detail.starts_with("unknown value `x`, expected one of `unicast`"), "{detail}");
+        assert!(
+            detail.starts_with("unknown value `x`, expected one of `unicast`"),
+            "{detail}"
+        );
     }
 
     #[test]
     fn an_array_is_no_object() {
         let (code, pointer, _) = refused::<Veth>(json!({"endpoints": [[], {}]}));
-        assert_eq!((code, pointer.as_str()), (Code::InvalidField, "/endpoints/0"));
+        assert_eq!(
+            (code, pointer.as_str()),
+            (Code::InvalidField, "/endpoints/0")
+        );
         let (_, pointer, detail) = refused::<Namespace>(json!({"name": "a", "dns": 5}));
-        assert_eq!((pointer.as_str(), detail.as_str()), ("/dns", "invalid type: number, expected an object"));
-        let (_, pointer, _) =
-            refused::<Namespace>(json!({"name": "a", "routes": [{"destination": "default", "type": "x"}]}));
+        assert_eq!(
+            (pointer.as_str(), detail.as_str()),
+            ("/dns", "invalid type: number, expected an object")
+        );
+        let (_, pointer, _) = refused::<Namespace>(
+            json!({"name": "a", "routes": [{"destination": "default", "type": "x"}]}),
+        );
         assert_eq!(pointer, "/routes/0/type");
     }
 }

@@ -6,9 +6,14 @@ use utoipa::ToSchema;
 use crate::ResourceRef;
 
 /// What kind of error it is, for programs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
-#[allow(missing_docs, reason = "the codes are described where the contract lists them")]
+#[allow(
+    missing_docs,
+    reason = "the codes are described where the contract lists them"
+)]
 pub enum Code {
     MalformedRequest,
     MalformedJson,
@@ -168,7 +173,11 @@ pub struct FieldError {
 impl FieldError {
     /// A field by its pointer.
     pub fn new(code: Code, pointer: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self { code, pointer: pointer.into(), detail: detail.into() }
+        Self {
+            code,
+            pointer: pointer.into(),
+            detail: detail.into(),
+        }
     }
 
     /// A field by the keys that lead to it.
@@ -185,10 +194,15 @@ impl FieldError {
 
 impl From<FieldError> for Problem {
     fn from(error: FieldError) -> Self {
-        Problem { pointer: Some(error.pointer), ..Problem::new(error.code, error.detail) }
+        Problem {
+            pointer: Some(error.pointer),
+            ..Problem::new(error.code, error.detail)
+        }
     }
 }
 
 fn pointer(path: &[&str]) -> String {
-    path.iter().map(|part| format!("/{}", part.replace('~', "~0").replace('/', "~1"))).collect()
+    path.iter()
+        .map(|part| format!("/{}", part.replace('~', "~0").replace('/', "~1")))
+        .collect()
 }

@@ -1,4 +1,5 @@
-//! From bytes to a JSON value: a key that is given twice is a mistake, and what is nested without end is refused early.
+//! From bytes to a JSON value: a key that is given twice is a mistake, and what is nested without
+//! end is refused early.
 
 use std::fmt;
 
@@ -9,7 +10,8 @@ use serde::{
 };
 use serde_json::{Map, Number, Value};
 
-/// The most that lists and objects of a YAML document may be nested: as much as `serde_json` takes of JSON.
+/// The most that lists and objects of a YAML document may be nested: as much as `serde_json` takes
+/// of JSON.
 const DEPTH: usize = 127;
 
 /// Reads JSON (RFC 8259).
@@ -17,7 +19,9 @@ const DEPTH: usize = 127;
 /// # Errors
 /// Error with its line and column: also a key that an object has twice.
 pub fn read_json(bytes: &[u8]) -> Result<Value, String> {
-    serde_json::from_slice::<Unique>(bytes).map(|read| read.0).map_err(|error| error.to_string())
+    serde_json::from_slice::<Unique>(bytes)
+        .map(|read| read.0)
+        .map_err(|error| error.to_string())
 }
 
 /// A JSON value whose objects have each key once.
@@ -84,7 +88,8 @@ fn duplicate(key: &str) -> String {
 
 /// Reads one document of YAML 1.2 (core schema), without anchors and aliases; JSON is YAML too.
 ///
-/// Numbers with leading zeros, and those that JSON has no way to write, are strings. Keys are strings, however they are written.
+/// Numbers with leading zeros, and those that JSON has no way to write, are strings. Keys are
+/// strings, however they are written.
 ///
 /// # Errors
 /// Error with its line and column: also a key that a mapping has twice.
@@ -93,7 +98,9 @@ pub fn read_yaml(text: &str) -> Result<Value, String> {
     let mut document = None;
     let mut open: Vec<Open> = Vec::new();
     loop {
-        let Some(next) = parser.next_event() else { return Ok(document.unwrap_or_default()) };
+        let Some(next) = parser.next_event() else {
+            return Ok(document.unwrap_or_default());
+        };
         let (event, span) = next.map_err(|error| at(error.marker(), error.info()))?;
         let wrong = |what: &str| at(&span.start, what);
         let anchor = match &event {
@@ -104,10 +111,14 @@ pub fn read_yaml(text: &str) -> Result<Value, String> {
             _ => 0,
         };
         if anchor != 0 {
-            return Err(wrong("anchors (&) and aliases (*) are not taken: write the value out where it is needed"));
+            return Err(wrong(
+                "anchors (&) and aliases (*) are not taken: write the value out where it is needed",
+            ));
         }
         let value = match event {
-            Event::DocumentStart(_) if document.is_some() => return Err(wrong("a second document begins: send one")),
+            Event::DocumentStart(_) if document.is_some() => {
+                return Err(wrong("a second document begins: send one"));
+            }
             Event::SequenceStart(_, tag) => {
                 check_tag(tag.as_deref(), "seq").map_err(|what| wrong(&what))?;
                 open.push(Open::List(Vec::new()));
@@ -138,7 +149,9 @@ pub fn read_yaml(text: &str) -> Result<Value, String> {
             _ => None,
         };
         if open.len() > DEPTH {
-            return Err(wrong(&format!("lists and mappings are nested more than {DEPTH} deep")));
+            return Err(wrong(&format!(
+                "lists and mappings are nested more than {DEPTH} deep"
+            )));
         }
         let Some(value) = value else { continue };
         match open.last_mut() {
@@ -164,7 +177,9 @@ fn at(place: &Marker, what: &str) -> String {
 
 fn check_tag(tag: Option<&Tag>, expected: &str) -> Result<(), String> {
     match tag {
-        Some(tag) if !(tag.is_yaml_core_schema() && tag.suffix == expected) => Err(unknown_tag(tag)),
+        Some(tag) if !(tag.is_yaml_core_schema() && tag.suffix == expected) => {
+            Err(unknown_tag(tag))
+        }
         _ => Ok(()),
     }
 }
@@ -202,16 +217,25 @@ fn number(text: &str) -> Option<Number> {
         return None;
     }
     for (prefix, radix) in [("0x", 16), ("0o", 8)] {
-        if let Some(digits) = digits.strip_prefix(prefix).filter(|_| digits.len() == text.len()) {
+        if let Some(digits) = digits
+            .strip_prefix(prefix)
+            .filter(|_| digits.len() == text.len())
+        {
             return u64::from_str_radix(digits, radix).ok().map(Number::from);
         }
     }
     // A telephone's or a postman's, not a number's: 007.
-    if digits.len() > 1 && digits.starts_with('0') && digits.bytes().all(|byte| byte.is_ascii_digit()) {
+    if digits.len() > 1
+        && digits.starts_with('0')
+        && digits.bytes().all(|byte| byte.is_ascii_digit())
+    {
         return None;
     }
     let text = text.strip_prefix('+').unwrap_or(text);
-    let whole = text.parse::<u64>().map(Number::from).or_else(|_| text.parse::<i64>().map(Number::from));
+    let whole = text
+        .parse::<u64>()
+        .map(Number::from)
+        .or_else(|_| text.parse::<i64>().map(Number::from));
     whole.ok().or_else(|| Number::from_f64(text.parse().ok()?))
 }
 
@@ -223,12 +247,21 @@ mod tests {
 
     #[test]
     fn duplicate_key_is_refused_by_name() {
-        for text in
-            ["{\"a\": 1, \"b\": {\"c\": 1, \"c\": 2}}", "{\"c\": null, \"c\": null}", "[{\"c\": 1, \"\\u0063\": 1}]"]
-        {
+        for text in [
+            "{\"a\": 1, \"b\": {\"c\": 1, \"c\": 2}}",
+            "{\"c\": null, \"c\": null}",
+            "[{\"c\": 1, \"\\u0063\": 1}]",
+        ] {
             let error = read_json(text.as_bytes()).unwrap_err();
-            assert!(error.starts_with("the key \"c\" is given twice at line 1"), "{error}");
-            assert!(read_yaml(text).unwrap_err().starts_with("the key \"c\" is given twice at line 1"));
+            assert!(
+                error.starts_with("the key \"c\" is given twice at line 1"),
+                "{error}"
+            );
+            assert!(
+                read_yaml(text)
+                    .unwrap_err()
+                    .starts_with("the key \"c\" is given twice at line 1")
+            );
         }
         let error = read_yaml("a:\n  c: 1\nb: 2\na:\n  d: 1\n").unwrap_err();
         assert_eq!(error, "the key \"a\" is given twice at line 4 column 1");
@@ -236,9 +269,12 @@ mod tests {
 
     #[test]
     fn json_is_read_as_serde_json_reads_it() {
-        for text in
-            ["{\"a\": [1, -2, 3.5, 1e3, true, null, \"x\\n\"], \"b\": {}}", "[]", "18446744073709551615", "\"\""]
-        {
+        for text in [
+            "{\"a\": [1, -2, 3.5, 1e3, true, null, \"x\\n\"], \"b\": {}}",
+            "[]",
+            "18446744073709551615",
+            "\"\"",
+        ] {
             let value: Value = serde_json::from_str(text).unwrap();
             assert_eq!(read_json(text.as_bytes()).unwrap(), value);
         }
@@ -292,11 +328,15 @@ literal: |
             ("a: 1\n b: 2\n", ""),
         ] {
             let error = read_yaml(text).expect_err(text);
-            assert!(error.starts_with(why) && error.contains("at line "), "{text}: {error}");
+            assert!(
+                error.starts_with(why) && error.contains("at line "),
+                "{text}: {error}"
+            );
         }
     }
 
-    /// Each of these took the square of its length, or an answer's time, before nesting was bounded.
+    /// Each of these took the square of its length, or an answer's time, before nesting was
+    /// bounded.
     #[test]
     fn deep_nesting_is_refused_where_it_begins() {
         let long = 1 << 20;
@@ -309,10 +349,15 @@ literal: |
             "? ".repeat(long),
         ] {
             let error = read_yaml(&text).unwrap_err();
-            assert!(error.contains("nested more than 127 deep") || error.contains("recursion limit"), "{error}");
+            assert!(
+                error.contains("nested more than 127 deep") || error.contains("recursion limit"),
+                "{error}"
+            );
         }
         let deep = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
         assert!(read_yaml(&deep(DEPTH)).is_ok() && read_json(deep(DEPTH).as_bytes()).is_ok());
-        assert!(read_yaml(&deep(DEPTH + 1)).is_err() && read_json(deep(DEPTH + 1).as_bytes()).is_err());
+        assert!(
+            read_yaml(&deep(DEPTH + 1)).is_err() && read_json(deep(DEPTH + 1).as_bytes()).is_err()
+        );
     }
 }

@@ -11,13 +11,15 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use utoipa::ToSchema;
 
 use crate::{
-    Address, Centiseconds, Cidr, Code, Destination, Dns, FieldError, InterfaceName, LEAST_IPV6_MTU, Mac, Name, NetnsId,
-    SysctlKey, SysctlValue, is_link_local,
+    Address, Centiseconds, Cidr, Code, Destination, Dns, FieldError, InterfaceName, LEAST_IPV6_MTU,
+    Mac, Name, NetnsId, SysctlKey, SysctlValue, is_link_local,
     values::{unique_sysctls, words},
 };
 
 /// The kinds of resources, as JSON names them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// A network namespace.
@@ -82,7 +84,15 @@ pub trait Resource:
     /// The kind.
     const KIND: Kind;
     /// What the kernel said of it.
-    type Observed: Serialize + DeserializeOwned + ToSchema + Clone + PartialEq + fmt::Debug + Send + Sync + 'static;
+    type Observed: Serialize
+        + DeserializeOwned
+        + ToSchema
+        + Clone
+        + PartialEq
+        + fmt::Debug
+        + Send
+        + Sync
+        + 'static;
     /// Its name.
     fn name(&self) -> &Name;
     /// Its labels.
@@ -127,7 +137,8 @@ pub struct Namespace {
     /// Its own name resolution, in `/etc/netns/NAME`; null is the host's.
     #[serde(default)]
     pub dns: Option<Dns>,
-    /// On creation: pins the namespace that this process is in, instead of making one (`ip netns attach`).
+    /// On creation: pins the namespace that this process is in, instead of making one (`ip netns
+    /// attach`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attach: Option<Attach>,
 }
@@ -175,7 +186,20 @@ fn main_table() -> u32 {
 }
 
 /// What becomes of a packet that a route matches (`RTN_…`, `linux/rtnetlink.h`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    Serialize,
+    Deserialize,
+    ToSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum RouteType {
     /// Sent on.
@@ -206,11 +230,15 @@ impl Route {
     pub fn is_ipv6(&self) -> bool {
         match self.destination {
             Destination::Net(net) => net.addr().is_ipv6(),
-            Destination::Default => self.via.or(self.source).is_some_and(|address| address.0.is_ipv6()),
+            Destination::Default => self
+                .via
+                .or(self.source)
+                .is_some_and(|address| address.0.is_ipv6()),
         }
     }
 
-    /// The metric in effect: the kernel's default where none was given (`IP6_RT_PRIO_USER` for IPv6).
+    /// The metric in effect: the kernel's default where none was given (`IP6_RT_PRIO_USER` for
+    /// IPv6).
     pub fn effective_metric(&self) -> u32 {
         match self.metric {
             // The kernel takes an IPv6 metric of 0 for "the default".
@@ -223,17 +251,35 @@ impl Route {
         let family = |ipv6: bool| if ipv6 { "IPv6" } else { "IPv4" };
         let ipv6 = self.is_ipv6();
         if self.table == 0 {
-            return Err(("table", "0 is not a routing table: the main one is 254".into()));
+            return Err((
+                "table",
+                "0 is not a routing table: the main one is 254".into(),
+            ));
         }
         if self.kind != RouteType::Unicast {
             if self.via.is_some() {
-                return Err(("via", format!("a {} route has no gateway: leave via out", self.kind.as_str())));
+                return Err((
+                    "via",
+                    format!(
+                        "a {} route has no gateway: leave via out",
+                        self.kind.as_str()
+                    ),
+                ));
             }
             if self.interface.is_some() {
-                return Err(("interface", format!("a {} route has no interface: leave it out", self.kind.as_str())));
+                return Err((
+                    "interface",
+                    format!(
+                        "a {} route has no interface: leave it out",
+                        self.kind.as_str()
+                    ),
+                ));
             }
         } else if self.via.is_none() && self.interface.is_none() {
-            return Err(("via", "a unicast route needs via (its gateway), interface, or both".into()));
+            return Err((
+                "via",
+                "a unicast route needs via (its gateway), interface, or both".into(),
+            ));
         }
         for (field, address) in [("via", self.via), ("source", self.source)] {
             let Some(address) = address else { continue };
@@ -255,7 +301,10 @@ impl Route {
             && is_link_local(via.0)
             && self.interface.is_none()
         {
-            return Err(("interface", format!("the gateway {via} is link-local: say by which interface")));
+            return Err((
+                "interface",
+                format!("the gateway {via} is link-local: say by which interface"),
+            ));
         }
         if self.onlink && (self.via.is_none() || self.interface.is_none()) {
             return Err(("onlink", "onlink needs both via and interface".into()));
@@ -338,9 +387,12 @@ pub struct Bridge {
 impl Bridge {
     /// The device's name.
     ///
-    /// It falls back to the resource's name, which [`Resource::check`] holds to the rules of an interface name.
+    /// It falls back to the resource's name, which [`Resource::check`] holds to the rules of an
+    /// interface name.
     pub fn device(&self) -> &str {
-        self.interface.as_ref().map_or(self.name.as_str(), InterfaceName::as_str)
+        self.interface
+            .as_ref()
+            .map_or(self.name.as_str(), InterfaceName::as_str)
     }
 }
 
@@ -367,7 +419,8 @@ pub struct Endpoint {
     /// The managed namespace that it lives in; null is the host.
     #[serde(default)]
     pub namespace: Option<Name>,
-    /// The device's name; left out, it keeps the name it has, at first the first free `vethN` there.
+    /// The device's name; left out, it keeps the name it has, at first the first free `vethN`
+    /// there.
     #[serde(default)]
     pub interface: Option<InterfaceName>,
     /// The MAC address; null: one of its own that lasts, shown by `status.observed.mac`.
@@ -494,7 +547,9 @@ fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), FieldError> {
             return Err(FieldError::at(
                 Code::InvalidField,
                 &["labels", key],
-                format!("{key:?} is not a label's key: it has 1 to 128 characters of A-Z a-z 0-9 . _ - /"),
+                format!(
+                    "{key:?} is not a label's key: it has 1 to 128 characters of A-Z a-z 0-9 . _ - /"
+                ),
             ));
         }
         if value.len() > 1024 || value.chars().any(char::is_control) {
@@ -515,32 +570,51 @@ const MOST_INSIDE: usize = 16_384;
 const MOST_ADDRESSES: usize = 1024;
 
 fn check_count(field: &str, count: usize, most: usize) -> Result<(), FieldError> {
-    let too_many =
-        || FieldError::at(Code::InvalidField, &[field], format!("{count} {field} are too many: at most {most}"));
-    if count > most { Err(too_many()) } else { Ok(()) }
+    let too_many = || {
+        FieldError::at(
+            Code::InvalidField,
+            &[field],
+            format!("{count} {field} are too many: at most {most}"),
+        )
+    };
+    if count > most {
+        Err(too_many())
+    } else {
+        Ok(())
+    }
 }
 
 fn check_mtu(mtu: Option<u32>) -> Result<(), FieldError> {
     match mtu {
-        Some(mtu) if !(68..=65535).contains(&mtu) => {
-            Err(FieldError::new(Code::InvalidField, "/mtu", format!("{mtu} is not an MTU: it is 68 to 65535 bytes")))
-        }
+        Some(mtu) if !(68..=65535).contains(&mtu) => Err(FieldError::new(
+            Code::InvalidField,
+            "/mtu",
+            format!("{mtu} is not an MTU: it is 68 to 65535 bytes"),
+        )),
         _ => Ok(()),
     }
 }
 
 /// Checks that an MTU suffices for the IPv6 addresses beside it (RFC 8200, section 5).
 fn check_ipv6_mtu(mtu: Option<u32>, addresses: &[Cidr]) -> Result<(), FieldError> {
-    let Some(mtu) = mtu.filter(|mtu| *mtu < LEAST_IPV6_MTU) else { return Ok(()) };
-    let Some(address) = addresses.iter().find(|address| address.0.addr().is_ipv6()) else { return Ok(()) };
-    let detail =
-        format!("{mtu} is too small: IPv6 needs an MTU of at least {LEAST_IPV6_MTU}: {address} is on this interface");
+    let Some(mtu) = mtu.filter(|mtu| *mtu < LEAST_IPV6_MTU) else {
+        return Ok(());
+    };
+    let Some(address) = addresses.iter().find(|address| address.0.addr().is_ipv6()) else {
+        return Ok(());
+    };
+    let detail = format!(
+        "{mtu} is too small: IPv6 needs an MTU of at least {LEAST_IPV6_MTU}: {address} is on this interface"
+    );
     Err(FieldError::new(Code::InvalidField, "/mtu", detail))
 }
 
 fn check_addresses(addresses: &[Cidr]) -> Result<(), FieldError> {
     check_count("addresses", addresses.len(), MOST_ADDRESSES)?;
-    check_unique("addresses", addresses.iter().map(|address| (*address, address)))?;
+    check_unique(
+        "addresses",
+        addresses.iter().map(|address| (*address, address)),
+    )?;
     for (i, address) in addresses.iter().enumerate() {
         let ip = address.0.addr();
         let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
@@ -591,15 +665,32 @@ impl Resource for Namespace {
         check_count("sysctls", self.sysctls.len(), MOST_INSIDE)?;
         for (i, route) in self.routes.iter().enumerate() {
             route.check().map_err(|(field, detail)| {
-                FieldError::at(Code::InvalidField, &["routes", &i.to_string(), field], detail)
+                FieldError::at(
+                    Code::InvalidField,
+                    &["routes", &i.to_string(), field],
+                    detail,
+                )
             })?;
         }
         // What the kernel tells two routes apart by.
-        let key = |route: &Route| (route.destination.net(route.is_ipv6()), route.table, route.effective_metric());
-        check_unique("routes", self.routes.iter().map(|route| (key(route), route.destination)))?;
+        let key = |route: &Route| {
+            (
+                route.destination.net(route.is_ipv6()),
+                route.table,
+                route.effective_metric(),
+            )
+        };
+        check_unique(
+            "routes",
+            self.routes
+                .iter()
+                .map(|route| (key(route), route.destination)),
+        )?;
         check_unique(
             "neighbours",
-            self.neighbours.iter().map(|entry| ((entry.interface.clone(), entry.address), entry.address)),
+            self.neighbours
+                .iter()
+                .map(|entry| ((entry.interface.clone(), entry.address), entry.address)),
         )?;
         for (i, entry) in self.neighbours.iter().enumerate() {
             if entry.address.0.is_multicast() || entry.address.0.is_unspecified() {
@@ -611,13 +702,25 @@ impl Resource for Namespace {
             }
         }
         // One variable of the kernel under two names (`devinet_sysctl`, net/ipv4/devinet.c).
-        let value = |key: &str| self.sysctls.iter().find(|(known, _)| known.as_str() == key).map(|(_, value)| value);
+        let value = |key: &str| {
+            self.sysctls
+                .iter()
+                .find(|(known, _)| known.as_str() == key)
+                .map(|(_, value)| value)
+        };
         let (key, other) = ("net.ipv4.ip_forward", "net.ipv4.conf.all.forwarding");
         if let (Some(one), Some(two)) = (value(key), value(other))
             && one != two
         {
-            let detail = format!("{key} = {} and {other} = {} are one setting: give one of them", one.0, two.0);
-            return Err(FieldError::at(Code::InvalidField, &["sysctls", other], detail));
+            let detail = format!(
+                "{key} = {} and {other} = {} are one setting: give one of them",
+                one.0, two.0
+            );
+            return Err(FieldError::at(
+                Code::InvalidField,
+                &["sysctls", other],
+                detail,
+            ));
         }
         self.dns.as_ref().map_or(Ok(()), Dns::check)
     }
@@ -638,13 +741,18 @@ impl Resource for Bridge {
     fn check(&self) -> Result<(), FieldError> {
         check_labels(&self.labels)?;
         if self.interface.is_none() {
-            self.name.as_str().parse::<InterfaceName>().map_err(|error| {
-                FieldError::new(
-                    Code::InvalidField,
-                    "/interface",
-                    format!("the bridge's name is not one of a device ({error}): give interface too"),
-                )
-            })?;
+            self.name
+                .as_str()
+                .parse::<InterfaceName>()
+                .map_err(|error| {
+                    FieldError::new(
+                        Code::InvalidField,
+                        "/interface",
+                        format!(
+                            "the bridge's name is not one of a device ({error}): give interface too"
+                        ),
+                    )
+                })?;
         }
         check_mtu(self.mtu)?;
         check_addresses(&self.addresses)?;
@@ -673,7 +781,10 @@ impl Resource for Bridge {
                 return Err(FieldError::at(
                     Code::InvalidField,
                     &[field],
-                    format!("{} is out of range: {field} is {least} to {most} seconds", f64::from(time.0) / 100.0),
+                    format!(
+                        "{} is out of range: {field} is {least} to {most} seconds",
+                        f64::from(time.0) / 100.0
+                    ),
                 ));
             }
         }
@@ -705,14 +816,19 @@ impl Resource for Veth {
     fn check(&self) -> Result<(), FieldError> {
         check_labels(&self.labels)?;
         for (i, endpoint) in self.endpoints.iter().enumerate() {
-            endpoint.check().map_err(|error| error.below(&["endpoints", &i.to_string()]))?;
+            endpoint
+                .check()
+                .map_err(|error| error.below(&["endpoints", &i.to_string()]))?;
         }
         let [a, b] = &self.endpoints;
         if a.namespace == b.namespace && a.interface.is_some() && a.interface == b.interface {
             return Err(FieldError::new(
                 Code::Duplicate,
                 "/endpoints/1/interface",
-                format!("both ends are called {:?} in one namespace: give them different names", b.device()),
+                format!(
+                    "both ends are called {:?} in one namespace: give them different names",
+                    b.device()
+                ),
             ));
         }
         Ok(())
@@ -720,7 +836,9 @@ impl Resource for Veth {
 }
 
 /// The state of a resource.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// The kernel is as it was asked to be.
@@ -737,7 +855,13 @@ pub enum State {
 
 impl State {
     /// Every state.
-    pub const ALL: [State; 5] = [State::InSync, State::Pending, State::Drifted, State::Failed, State::Conflict];
+    pub const ALL: [State; 5] = [
+        State::InSync,
+        State::Pending,
+        State::Drifted,
+        State::Failed,
+        State::Conflict,
+    ];
 
     /// The state as JSON names it.
     pub fn as_str(self) -> &'static str {
@@ -751,7 +875,10 @@ impl State {
     }
 }
 
-words!(State, "a state: it is in_sync, pending, drifted, failed or conflict");
+words!(
+    State,
+    "a state: it is in_sync, pending, drifted, failed or conflict"
+);
 
 /// How a resource stands.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]

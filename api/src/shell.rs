@@ -2,7 +2,10 @@
 
 /// A word as a POSIX shell takes it: quoted where it needs that.
 pub fn shell_word(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/' | ':' | '@' | '%' | '+' | ',');
+    let plain = |c: char| {
+        c.is_ascii_alphanumeric()
+            || matches!(c, '.' | '_' | '-' | '/' | ':' | '@' | '%' | '+' | ',')
+    };
     if !word.is_empty() && word.chars().all(plain) {
         return word.to_owned();
     }
@@ -15,9 +18,20 @@ mod tests {
 
     #[test]
     fn a_shell_reads_quoted_words_as_they_are() {
-        for word in ["plain", "", "it's", "{\"a\": [1, '2']}", "$HOME `x` \\ \"", "two\nlines", "!#&;|<>*?~"] {
+        for word in [
+            "plain",
+            "",
+            "it's",
+            "{\"a\": [1, '2']}",
+            "$HOME `x` \\ \"",
+            "two\nlines",
+            "!#&;|<>*?~",
+        ] {
             let script = format!("printf %s {}", shell_word(word));
-            let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+            let output = std::process::Command::new("sh")
+                .args(["-c", &script])
+                .output()
+                .unwrap();
             assert_eq!(String::from_utf8(output.stdout).unwrap(), word);
         }
     }

@@ -79,7 +79,9 @@ struct Defaults {
 
 static DEFAULTS: LazyLock<Defaults> = LazyLock::new(|| {
     fn of<T: Serialize + for<'de> Deserialize<'de>>(least: Value) -> Value {
-        serde_json::from_value::<T>(least).and_then(serde_json::to_value).unwrap_or_default()
+        serde_json::from_value::<T>(least)
+            .and_then(serde_json::to_value)
+            .unwrap_or_default()
     }
     let name = json!({"name": "x"});
     Defaults {
@@ -92,13 +94,20 @@ static DEFAULTS: LazyLock<Defaults> = LazyLock::new(|| {
     }
 });
 
-/// A resource's intent as a topology document shows it: without the fields that are at their default, and without
-/// `attach`, which is for the creation only.
+/// A resource's intent as a topology document shows it: without the fields that are at their
+/// default, and without `attach`, which is for the creation only.
 pub fn sparse(kind: Kind, intent: Value) -> Value {
     let defaults = &*DEFAULTS;
-    let Value::Object(mut fields) = intent else { return intent };
+    let Value::Object(mut fields) = intent else {
+        return intent;
+    };
     let each = |fields: &mut Map<String, Value>, list: &str, default: &Value| {
-        for item in fields.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+        for item in fields
+            .get_mut(list)
+            .and_then(Value::as_array_mut)
+            .into_iter()
+            .flatten()
+        {
             leave_out(item, default, &["destination"]);
         }
     };
@@ -149,7 +158,8 @@ mod tests {
     #[test]
     fn only_what_is_not_at_its_default_is_shown() {
         there_and_back::<Namespace>(json!({"name": "x"}), json!({"name": "x"}));
-        let route = json!({"destination": "default", "via": "10.0.0.1", "table": 254, "metric": null});
+        let route =
+            json!({"destination": "default", "via": "10.0.0.1", "table": 254, "metric": null});
         there_and_back::<Namespace>(
             json!({"name": "a", "loopback": false, "routes": [route], "dns": {"search": ["a.example"]}}),
             json!({"name": "a", "loopback": false, "routes": [{"destination": "default", "via": "10.0.0.1"}],
@@ -159,10 +169,20 @@ mod tests {
             json!({"name": "br0", "interface": "br1"}),
             json!({"name": "br0", "interface": "br1"}),
         );
-        there_and_back::<Veth>(json!({"name": "v"}), json!({"name": "v", "endpoints": [{}, {}]}));
+        there_and_back::<Veth>(
+            json!({"name": "v"}),
+            json!({"name": "v", "endpoints": [{}, {}]}),
+        );
         let ends = json!([{"namespace": "a", "interface": "eth0"}, {"bridge": "br0", "port": {"hairpin": true}}]);
-        there_and_back::<Veth>(json!({"name": "v", "endpoints": ends}), json!({"name": "v", "endpoints": ends}));
-        let bridge: Bridge = serde_json::from_value(json!({"name": "br0", "interface": "br0"})).unwrap();
-        assert_eq!(sparse(Kind::Bridge, serde_json::to_value(&bridge).unwrap()), json!({"name": "br0"}));
+        there_and_back::<Veth>(
+            json!({"name": "v", "endpoints": ends}),
+            json!({"name": "v", "endpoints": ends}),
+        );
+        let bridge: Bridge =
+            serde_json::from_value(json!({"name": "br0", "interface": "br0"})).unwrap();
+        assert_eq!(
+            sparse(Kind::Bridge, serde_json::to_value(&bridge).unwrap()),
+            json!({"name": "br0"})
+        );
     }
 }

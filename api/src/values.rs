@@ -23,8 +23,9 @@ fn invalid(text: String) -> InvalidValue {
     InvalidValue(text)
 }
 
-/// A type that JSON spells as a string: its serde and OpenAPI sides come from `FromStr` and `Display`.
-/// How a type that is one of a few words (`ALL`, `as_str`) is written and read; `what` is what another word is not.
+/// A type that JSON spells as a string: its serde and OpenAPI sides come from `FromStr` and
+/// `Display`. How a type that is one of a few words (`ALL`, `as_str`) is written and read; `what`
+/// is what another word is not.
 macro_rules! words {
     ($type:ident, $what:literal) => {
         impl ::std::fmt::Display for $type {
@@ -37,7 +38,9 @@ macro_rules! words {
             type Err = $crate::InvalidValue;
             fn from_str(text: &str) -> Result<Self, Self::Err> {
                 let known = $type::ALL.into_iter().find(|known| known.as_str() == text);
-                known.ok_or_else(|| $crate::InvalidValue(format!(concat!("{:?} is not ", $what), text)))
+                known.ok_or_else(|| {
+                    $crate::InvalidValue(format!(concat!("{:?} is not ", $what), text))
+                })
             }
         }
     };
@@ -109,7 +112,11 @@ impl FromStr for Name {
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
         let rule = "a name has 1 to 64 characters of A-Z a-z 0-9 . _ - and starts with none of . -";
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-        if text.is_empty() || text.len() > 64 || text.starts_with(['.', '-']) || !text.chars().all(allowed) {
+        if text.is_empty()
+            || text.len() > 64
+            || text.starts_with(['.', '-'])
+            || !text.chars().all(allowed)
+        {
             return Err(invalid(format!("{text:?} is not a valid name: {rule}")));
         }
         Ok(Self(text.to_owned()))
@@ -131,8 +138,9 @@ string_value!(
 
 /// The name of a network device, as `dev_valid_name()` of the kernel (`net/core/dev.c`) takes it.
 ///
-/// 1 to 15 bytes (`IFNAMSIZ` less the terminator), none of them `/`, `:`, `%` or white space; not `.` or `..`, and
-/// not `lo`, `all` or `default`, which mean something else to the kernel or to its sysctls.
+/// 1 to 15 bytes (`IFNAMSIZ` less the terminator), none of them `/`, `:`, `%` or white space; not
+/// `.` or `..`, and not `lo`, `all` or `default`, which mean something else to the kernel or to its
+/// sysctls.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InterfaceName(String);
 
@@ -147,16 +155,24 @@ impl FromStr for InterfaceName {
     type Err = InvalidValue;
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
         if text.is_empty() || text.len() > 15 {
-            return Err(invalid(format!("{text:?} is {} bytes long: an interface name has 1 to 15", text.len())));
+            return Err(invalid(format!(
+                "{text:?} is {} bytes long: an interface name has 1 to 15",
+                text.len()
+            )));
         }
         // '%' is a template to the kernel (veth%d), so it never names a device.
-        if text.chars().any(|c| c.is_whitespace() || c.is_control() || matches!(c, '/' | ':' | '%')) {
+        if text
+            .chars()
+            .any(|c| c.is_whitespace() || c.is_control() || matches!(c, '/' | ':' | '%'))
+        {
             return Err(invalid(format!(
                 "{text:?} is not a valid interface name: it has a space, a control character or one of / : %"
             )));
         }
         if matches!(text, "lo" | "all" | "default" | "." | "..") {
-            return Err(invalid(format!("{text:?} is reserved: choose another interface name")));
+            return Err(invalid(format!(
+                "{text:?} is reserved: choose another interface name"
+            )));
         }
         Ok(Self(text.to_owned()))
     }
@@ -175,10 +191,14 @@ string_value!(
     "a Linux interface name: 1 to 15 bytes, none of / : % or white space; not lo, all, default, . or .."
 );
 
-/// Parses an address with its prefix length. An octet with a leading zero is octal to some (RFC 6943, section 3.1.1), and refused.
+/// Parses an address with its prefix length. An octet with a leading zero is octal to some (RFC
+/// 6943, section 3.1.1), and refused.
 fn parse_net(text: &str) -> Option<IpNet> {
     let (address, length) = text.split_once('/')?;
-    let length: u8 = length.parse().ok().filter(|_| length.bytes().all(|byte| byte.is_ascii_digit()))?;
+    let length: u8 = length
+        .parse()
+        .ok()
+        .filter(|_| length.bytes().all(|byte| byte.is_ascii_digit()))?;
     IpNet::new(address.parse().ok()?, length).ok()
 }
 
@@ -198,7 +218,9 @@ impl FromStr for Cidr {
                     let usual = if address.is_ipv4() { 24 } else { 64 };
                     format!("{text:?} has no prefix length: write it as {text}/{usual}")
                 }
-                Err(_) => format!("{text:?} is not an address with its prefix length: write it like 10.0.0.1/24"),
+                Err(_) => format!(
+                    "{text:?} is not an address with its prefix length: write it like 10.0.0.1/24"
+                ),
             },
             Some((address, length)) => match address.parse::<IpAddr>() {
                 Ok(address) => {
@@ -217,7 +239,12 @@ impl fmt::Display for Cidr {
     }
 }
 
-string_value!(Cidr, r"^[0-9A-Fa-f.:]+/[0-9]{1,3}$", "10.0.0.1/24", "an IPv4 or IPv6 address with its prefix length");
+string_value!(
+    Cidr,
+    r"^[0-9A-Fa-f.:]+/[0-9]{1,3}$",
+    "10.0.0.1/24",
+    "an IPv4 or IPv6 address with its prefix length"
+);
 
 /// An IPv4 or IPv6 address without a prefix length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -240,9 +267,15 @@ impl fmt::Display for Address {
     }
 }
 
-string_value!(Address, r"^[0-9A-Fa-f.:]+$", "10.0.0.254", "an IPv4 or IPv6 address");
+string_value!(
+    Address,
+    r"^[0-9A-Fa-f.:]+$",
+    "10.0.0.254",
+    "an IPv4 or IPv6 address"
+);
 
-/// An IPv4 or IPv6 address; a link-local one may be followed by its zone, the interface (RFC 4007, section 11): `fe80::1%eth0`.
+/// An IPv4 or IPv6 address; a link-local one may be followed by its zone, the interface (RFC 4007,
+/// section 11): `fe80::1%eth0`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ZonedAddress {
     /// The address.
@@ -252,8 +285,8 @@ pub struct ZonedAddress {
 }
 
 impl ZonedAddress {
-    /// Returns true if the address tells a host only together with its link: IPv6, link-local unicast (RFC 4291) or multicast of
-    /// interface or link scope.
+    /// Returns true if the address tells a host only together with its link: IPv6, link-local
+    /// unicast (RFC 4291) or multicast of interface or link scope.
     pub fn needs_zone(&self) -> bool {
         let multicast = |v6: &Ipv6Addr| v6.is_multicast() && matches!(v6.octets()[1] & 0x0f, 1 | 2);
         is_link_local(self.address) || matches!(&self.address, IpAddr::V6(v6) if multicast(v6))
@@ -267,7 +300,10 @@ impl FromStr for ZonedAddress {
             Some((address, zone)) => (address, Some(zone.parse()?)),
             None => (text, None),
         };
-        let read = Self { address: address.parse::<Address>()?.0, zone };
+        let read = Self {
+            address: address.parse::<Address>()?.0,
+            zone,
+        };
         if read.zone.is_some() && !read.needs_zone() {
             return Err(invalid(format!(
                 "{text:?} has a zone, as only a link-local IPv6 address has: write it as {address}"
@@ -310,13 +346,20 @@ impl FromStr for Destination {
         }
         if let Ok(address) = text.parse::<IpAddr>() {
             let full = if address.is_ipv4() { 32 } else { 128 };
-            return Err(invalid(format!("{text:?} has no prefix length: write it as {text}/{full}, or \"default\"")));
+            return Err(invalid(format!(
+                "{text:?} has no prefix length: write it as {text}/{full}, or \"default\""
+            )));
         }
         let net = text.parse::<Cidr>().map_err(|_| {
-            invalid(format!("{text:?} is not a destination: write \"default\" or a network like 10.2.0.0/16"))
+            invalid(format!(
+                "{text:?} is not a destination: write \"default\" or a network like 10.2.0.0/16"
+            ))
         })?;
         if net.0.trunc() != net.0 {
-            return Err(invalid(format!("{text:?} has host bits set: the network is {}", net.0.trunc())));
+            return Err(invalid(format!(
+                "{text:?} has host bits set: the network is {}",
+                net.0.trunc()
+            )));
         }
         Ok(Self::Net(net.0))
     }
@@ -335,7 +378,11 @@ impl Destination {
 
 impl From<IpNet> for Destination {
     fn from(net: IpNet) -> Self {
-        if net.prefix_len() == 0 { Self::Default } else { Self::Net(net) }
+        if net.prefix_len() == 0 {
+            Self::Default
+        } else {
+            Self::Net(net)
+        }
     }
 }
 
@@ -355,8 +402,8 @@ string_value!(
     "\"default\" or a network in CIDR form"
 );
 
-/// An Ethernet address of one device: six bytes, not multicast, not zero (`is_valid_ether_addr()` of
-/// `linux/etherdevice.h`).
+/// An Ethernet address of one device: six bytes, not multicast, not zero (`is_valid_ether_addr()`
+/// of `linux/etherdevice.h`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mac(pub [u8; 6]);
 
@@ -366,11 +413,21 @@ impl Mac {
         bytes.try_into().ok().map(Self)
     }
 
-    /// The IPv6 link-local address of a device with this one (`IN6_ADDR_GEN_MODE_EUI64`; RFC 4291, appendix A).
+    /// The IPv6 link-local address of a device with this one (`IN6_ADDR_GEN_MODE_EUI64`; RFC 4291,
+    /// appendix A).
     pub fn link_local(self) -> Ipv6Net {
         let [a, b, c, d, e, f] = self.0.map(u16::from);
         let (first, middle) = (a << 8 | b, [c << 8 | 0xff, 0xfe00 | d]);
-        let address = Ipv6Addr::new(0xfe80, 0, 0, 0, first ^ 0x0200, middle[0], middle[1], e << 8 | f);
+        let address = Ipv6Addr::new(
+            0xfe80,
+            0,
+            0,
+            0,
+            first ^ 0x0200,
+            middle[0],
+            middle[1],
+            e << 8 | f,
+        );
         Ipv6Net::new_assert(address, 64)
     }
 }
@@ -378,11 +435,18 @@ impl Mac {
 impl FromStr for Mac {
     type Err = InvalidValue;
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
-        let wrong = || invalid(format!("{text:?} is not a MAC address: write six bytes like 02:00:00:00:00:01"));
+        let wrong = || {
+            invalid(format!(
+                "{text:?} is not a MAC address: write six bytes like 02:00:00:00:00:01"
+            ))
+        };
         let mut bytes = [0; 6];
         let mut parts = text.split(':');
         for byte in &mut bytes {
-            let part = parts.next().filter(|part| part.len() == 2 && !part.starts_with('+')).ok_or_else(wrong)?;
+            let part = parts
+                .next()
+                .filter(|part| part.len() == 2 && !part.starts_with('+'))
+                .ok_or_else(wrong)?;
             *byte = u8::from_str_radix(part, 16).map_err(|_| wrong())?;
         }
         if parts.next().is_some() {
@@ -394,7 +458,9 @@ impl FromStr for Mac {
             )));
         }
         if bytes == [0; 6] {
-            return Err(invalid(format!("{text:?} is no device's address: leave mac out for an automatic one")));
+            return Err(invalid(format!(
+                "{text:?} is no device's address: leave mac out for an automatic one"
+            )));
         }
         Ok(Self(bytes))
     }
@@ -407,17 +473,24 @@ impl fmt::Display for Mac {
     }
 }
 
-string_value!(Mac, "^([0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}$", "02:00:00:00:00:01", "a unicast MAC address");
+string_value!(
+    Mac,
+    "^([0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}$",
+    "02:00:00:00:00:01",
+    "a unicast MAC address"
+);
 
 /// A key of sysctl(8) below `net.`, such as `net.ipv4.ip_forward`.
 ///
-/// As in sysctl(8), dots separate the parts, and a `/` stands for a dot inside one (`net.ipv4.conf.eth0/1.forwarding`); where the
-/// first separator is a `/`, the two change places (`net/ipv4/conf/eth0.1/forwarding`). It is kept and answered with dots.
+/// As in sysctl(8), dots separate the parts, and a `/` stands for a dot inside one
+/// (`net.ipv4.conf.eth0/1.forwarding`); where the first separator is a `/`, the two change places
+/// (`net/ipv4/conf/eth0.1/forwarding`). It is kept and answered with dots.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SysctlKey(String);
 
-/// Actions rather than settings: what is written there is not kept, or cannot be taken back (`ipv4_sysctl_rtcache_flush()`,
-/// net/ipv4/route.c; `addrconf_sysctl_stable_secret()`, net/ipv6/addrconf.c).
+/// Actions rather than settings: what is written there is not kept, or cannot be taken back
+/// (`ipv4_sysctl_rtcache_flush()`, net/ipv4/route.c; `addrconf_sysctl_stable_secret()`,
+/// net/ipv6/addrconf.c).
 const NOT_RESTORABLE: [&str; 2] = ["flush", "stable_secret"];
 
 impl SysctlKey {
@@ -431,16 +504,21 @@ impl SysctlKey {
         self.0.split('.').map(|part| part.replace('/', "."))
     }
 
-    /// The interface that the key is of: `net.{ipv4,ipv6}.{conf,neigh}.IFACE.…` and `net.mpls.conf.IFACE.…`.
+    /// The interface that the key is of: `net.{ipv4,ipv6}.{conf,neigh}.IFACE.…` and
+    /// `net.mpls.conf.IFACE.…`.
     pub fn interface(&self) -> Option<String> {
-        self.place().filter(|place| !matches!(place.as_str(), "all" | "default" | "lo"))
+        self.place()
+            .filter(|place| !matches!(place.as_str(), "all" | "default" | "lo"))
     }
 
     /// The part after `conf` or `neigh`: an interface, `all` or `default`.
     fn place(&self) -> Option<String> {
         let mut parts = self.0.split('.').skip(2);
         let is_by_interface = matches!(parts.next(), Some("conf" | "neigh"));
-        parts.next().filter(|_| is_by_interface).map(|part| part.replace('/', "."))
+        parts
+            .next()
+            .filter(|_| is_by_interface)
+            .map(|part| part.replace('/', "."))
     }
 
     /// Returns true if the key is of this interface, of `all` or of `default`.
@@ -458,19 +536,29 @@ impl SysctlKey {
         self.0.starts_with("net.ipv6.")
     }
 
-    /// The same setting of another interface, of `all` or of `default`; `None` for a key that is not by interface.
+    /// The same setting of another interface, of `all` or of `default`; `None` for a key that is
+    /// not by interface.
     pub fn at(&self, place: &str) -> Option<Self> {
         self.place()?;
         let parts: Vec<&str> = self.0.split('.').collect();
-        let [net, family, kind, _, setting] = parts[..] else { return None };
-        Some(Self(format!("{net}.{family}.{kind}.{}.{setting}", place.replace('.', "/"))))
+        let [net, family, kind, _, setting] = parts[..] else {
+            return None;
+        };
+        Some(Self(format!(
+            "{net}.{family}.{kind}.{}.{setting}",
+            place.replace('.', "/")
+        )))
     }
 }
 
 impl FromStr for SysctlKey {
     type Err = InvalidValue;
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
-        let wrong = |why: &str| Err(invalid(format!("{text:?} is not a sysctl of a namespace: {why}")));
+        let wrong = |why: &str| {
+            Err(invalid(format!(
+                "{text:?} is not a sysctl of a namespace: {why}"
+            )))
+        };
         let swap = |c: char| match c {
             '.' => '/',
             '/' => '.',
@@ -488,20 +576,36 @@ impl FromStr for SysctlKey {
             return wrong("a key has at most 255 characters of A-Z a-z 0-9 . _ - / @");
         }
         let key = Self(key);
-        if key.parts().any(|part| part.is_empty() || part == "." || part == "..") || key.parts().count() < 2 {
+        if key
+            .parts()
+            .any(|part| part.is_empty() || part == "." || part == "..")
+            || key.parts().count() < 2
+        {
             return wrong("none of its parts is empty or ..");
         }
         if NOT_RESTORABLE.contains(&key.setting()) {
-            return wrong("what is written there cannot be given back: write it by sysctl(8), inside the namespace");
+            return wrong(
+                "what is written there cannot be given back: write it by sysctl(8), inside the namespace",
+            );
         }
         let parts: Vec<&str> = key.0.split('.').collect();
         match parts[..] {
-            [net, family, kind @ ("conf" | "neigh"), ref interface @ .., setting] if interface.len() != 1 => {
+            [
+                net,
+                family,
+                kind @ ("conf" | "neigh"),
+                ref interface @ ..,
+                setting,
+            ] if interface.len() != 1 => {
                 if interface.is_empty() {
-                    return wrong(&format!("it ends with a setting, as in net.{family}.{kind}.{setting}.KEY"));
+                    return wrong(&format!(
+                        "it ends with a setting, as in net.{family}.{kind}.{setting}.KEY"
+                    ));
                 }
                 let right = format!("{net}.{family}.{kind}.{}.{setting}", interface.join("/"));
-                wrong(&format!("a dot inside an interface's name is written as /: {right}"))
+                wrong(&format!(
+                    "a dot inside an interface's name is written as /: {right}"
+                ))
             }
             _ => Ok(key),
         }
@@ -514,7 +618,12 @@ impl fmt::Display for SysctlKey {
     }
 }
 
-string_value!(SysctlKey, r"^net[./][A-Za-z0-9._/@-]+$", "net.ipv4.ip_forward", "a sysctl key below net.");
+string_value!(
+    SysctlKey,
+    r"^net[./][A-Za-z0-9._/@-]+$",
+    "net.ipv4.ip_forward",
+    "a sysctl key below net."
+);
 
 /// Reads the sysctls of a namespace; two spellings of one key are one too many.
 pub(crate) fn unique_sysctls<'de, D: Deserializer<'de>>(
@@ -526,7 +635,9 @@ pub(crate) fn unique_sysctls<'de, D: Deserializer<'de>>(
         fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<SysctlKey, D::Error> {
             let key = SysctlKey::deserialize(deserializer)?;
             match self.0.contains_key(&key) {
-                true => Err(de::Error::custom(format!("{GIVEN_TWICE}: the sysctl {key}, in two spellings"))),
+                true => Err(de::Error::custom(format!(
+                    "{GIVEN_TWICE}: the sysctl {key}, in two spellings"
+                ))),
                 false => Ok(key),
             }
         }
@@ -564,7 +675,8 @@ impl<'de> Deserialize<'de> for SysctlValue {
                 f.write_str("a string or an integer")
             }
             fn visit_str<E: de::Error>(self, text: &str) -> Result<SysctlValue, E> {
-                // The kernel separates the numbers of one value by tabs: white space has one spelling here.
+                // The kernel separates the numbers of one value by tabs: white space has one
+                // spelling here.
                 let words: Vec<&str> = text.split_whitespace().collect();
                 let value = words.join(" ");
                 if value.is_empty() || value.len() > 1024 || value.chars().any(char::is_control) {
@@ -588,16 +700,21 @@ impl<'de> Deserialize<'de> for SysctlValue {
 impl PartialSchema for SysctlValue {
     fn schema() -> RefOr<Schema> {
         ObjectBuilder::new()
-            .schema_type(utoipa::openapi::schema::SchemaType::from_iter([Type::String, Type::Integer]))
-            .description(Some("a sysctl's value: a string or an integer; answers give a string"))
+            .schema_type(utoipa::openapi::schema::SchemaType::from_iter([
+                Type::String,
+                Type::Integer,
+            ]))
+            .description(Some(
+                "a sysctl's value: a string or an integer; answers give a string",
+            ))
             .examples([serde_json::json!("1")])
             .into()
     }
 }
 impl ToSchema for SysctlValue {}
 
-/// A time in seconds as bridges take it: fractions down to the hundredth, the unit that the kernel counts in
-/// (`USER_HZ`, `linux/if_link.h`).
+/// A time in seconds as bridges take it: fractions down to the hundredth, the unit that the kernel
+/// counts in (`USER_HZ`, `linux/if_link.h`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Centiseconds(pub u32);
 
@@ -621,8 +738,12 @@ impl<'de> Deserialize<'de> for Centiseconds {
             }
             fn visit_f64<E: de::Error>(self, seconds: f64) -> Result<Centiseconds, E> {
                 let hundredths = (seconds * 100.0).round();
-                if !(0.0..=f64::from(i32::MAX)).contains(&hundredths) || (hundredths - seconds * 100.0).abs() > 1e-6 {
-                    return Err(E::custom(format!("{seconds} is not a time in seconds of at most two decimals")));
+                if !(0.0..=f64::from(i32::MAX)).contains(&hundredths)
+                    || (hundredths - seconds * 100.0).abs() > 1e-6
+                {
+                    return Err(E::custom(format!(
+                        "{seconds} is not a time in seconds of at most two decimals"
+                    )));
                 }
                 Ok(Centiseconds(hundredths as u32))
             }
@@ -684,11 +805,16 @@ impl<'de> Deserialize<'de> for NetnsId {
             fn visit_u64<E: de::Error>(self, id: u64) -> Result<NetnsId, E> {
                 match u32::try_from(id) {
                     Ok(id) if id <= i32::MAX as u32 => Ok(NetnsId::Id(id)),
-                    _ => Err(E::custom(format!("{id} is too large for a netnsid: the largest is {}", i32::MAX))),
+                    _ => Err(E::custom(format!(
+                        "{id} is too large for a netnsid: the largest is {}",
+                        i32::MAX
+                    ))),
                 }
             }
             fn visit_i64<E: de::Error>(self, id: i64) -> Result<NetnsId, E> {
-                Err(E::custom(format!("{id} is not a netnsid: it is an integer from 0, \"auto\" or null")))
+                Err(E::custom(format!(
+                    "{id} is not a netnsid: it is an integer from 0, \"auto\" or null"
+                )))
             }
         }
         deserializer.deserialize_any(Visitor)
@@ -699,8 +825,17 @@ impl PartialSchema for NetnsId {
     fn schema() -> RefOr<Schema> {
         use utoipa::openapi::schema::OneOfBuilder;
         OneOfBuilder::new()
-            .item(ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0)).maximum(Some(i32::MAX)))
-            .item(ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["auto"])))
+            .item(
+                ObjectBuilder::new()
+                    .schema_type(Type::Integer)
+                    .minimum(Some(0))
+                    .maximum(Some(i32::MAX)),
+            )
+            .item(
+                ObjectBuilder::new()
+                    .schema_type(Type::String)
+                    .enum_values(Some(["auto"])),
+            )
             .description(Some("a netnsid, or \"auto\" for the kernel's choice"))
             .into()
     }
@@ -724,7 +859,13 @@ mod tests {
 
     #[test]
     fn zones_belong_to_link_local_addresses() {
-        for text in ["10.0.0.1", "2001:db8::1", "fe80::1", "fe80::1%eth0", "ff02::1%a.b"] {
+        for text in [
+            "10.0.0.1",
+            "2001:db8::1",
+            "fe80::1",
+            "fe80::1%eth0",
+            "ff02::1%a.b",
+        ] {
             assert_eq!(text.parse::<ZonedAddress>().unwrap().to_string(), text);
         }
         for (text, words) in [
@@ -750,7 +891,18 @@ mod tests {
         for good in ["a", "net0", "A.b_c-d", "0", &"x".repeat(64)] {
             assert_eq!(good.parse::<Name>().unwrap().as_str(), good);
         }
-        for bad in ["", ".", "..", ".a", "-a", "../x", "a/b", "a b", "ü", &"x".repeat(65)] {
+        for bad in [
+            "",
+            ".",
+            "..",
+            ".a",
+            "-a",
+            "../x",
+            "a/b",
+            "a b",
+            "ü",
+            &"x".repeat(65),
+        ] {
             refused::<Name>(bad);
         }
     }
@@ -760,17 +912,36 @@ mod tests {
         for good in ["e", "veth0", "eth0.100", "überzwölf", "123456789012345"] {
             good.parse::<InterfaceName>().unwrap();
         }
-        for bad in ["", "1234567890123456", "a b", "a/b", "a:b", "veth%d", "lo", "all", "default", ".", "..", "a\tb"] {
+        for bad in [
+            "",
+            "1234567890123456",
+            "a b",
+            "a/b",
+            "a:b",
+            "veth%d",
+            "lo",
+            "all",
+            "default",
+            ".",
+            "..",
+            "a\tb",
+        ] {
             refused::<InterfaceName>(bad);
         }
     }
 
     #[test]
     fn an_address_without_prefix_is_told_how_to_be_written() {
-        assert_eq!(refused::<Cidr>("10.1.1.1"), "\"10.1.1.1\" has no prefix length: write it as 10.1.1.1/24");
+        assert_eq!(
+            refused::<Cidr>("10.1.1.1"),
+            "\"10.1.1.1\" has no prefix length: write it as 10.1.1.1/24"
+        );
         assert!(refused::<Cidr>("10.0.0.1/33").contains("0 to 32"));
         assert!(refused::<Cidr>("10.0.0/24").contains("not an IP address"));
-        assert_eq!("10.0.0.1/24".parse::<Cidr>().unwrap().to_string(), "10.0.0.1/24");
+        assert_eq!(
+            "10.0.0.1/24".parse::<Cidr>().unwrap().to_string(),
+            "10.0.0.1/24"
+        );
     }
 
     #[test]
@@ -781,7 +952,10 @@ mod tests {
 
     #[test]
     fn macs_are_unicast() {
-        assert_eq!("02:0A:00:00:00:01".parse::<Mac>().unwrap().to_string(), "02:0a:00:00:00:01");
+        assert_eq!(
+            "02:0A:00:00:00:01".parse::<Mac>().unwrap().to_string(),
+            "02:0a:00:00:00:01"
+        );
         for bad in [
             "01:00:5e:00:00:01",
             "00:00:00:00:00:00",
@@ -796,26 +970,52 @@ mod tests {
 
     #[test]
     fn sysctls_stay_below_net() {
-        for bad in ["kernel.hostname", "net.", "net", "net..ipv4", "net.ipv4.../x", "net.//.x", "net.ipv4.ip forward"] {
+        for bad in [
+            "kernel.hostname",
+            "net.",
+            "net",
+            "net..ipv4",
+            "net.ipv4.../x",
+            "net.//.x",
+            "net.ipv4.ip forward",
+        ] {
             refused::<SysctlKey>(bad);
         }
         let key: SysctlKey = "net.ipv4.conf.eth0/1.forwarding".parse().unwrap();
         assert_eq!(key.interface().as_deref(), Some("eth0.1"));
-        assert_eq!("net.ipv4.conf.all.forwarding".parse::<SysctlKey>().unwrap().interface(), None);
-        assert_eq!(key.at("default").unwrap().as_str(), "net.ipv4.conf.default.forwarding");
+        assert_eq!(
+            "net.ipv4.conf.all.forwarding"
+                .parse::<SysctlKey>()
+                .unwrap()
+                .interface(),
+            None
+        );
+        assert_eq!(
+            key.at("default").unwrap().as_str(),
+            "net.ipv4.conf.default.forwarding"
+        );
         assert_eq!(key.at("default").unwrap().at("eth0.1").as_ref(), Some(&key));
     }
 
     #[test]
     fn sysctl_separators_are_those_of_sysctl() {
         let key = |text: &str| text.parse::<SysctlKey>().unwrap();
-        assert_eq!(key("net/ipv4/conf/eth0.100/rp_filter"), key("net.ipv4.conf.eth0/100.rp_filter"));
+        assert_eq!(
+            key("net/ipv4/conf/eth0.100/rp_filter"),
+            key("net.ipv4.conf.eth0/100.rp_filter")
+        );
         assert_eq!(key("net/ipv4/ip_forward").as_str(), "net.ipv4.ip_forward");
         let mistake = refused::<SysctlKey>("net.ipv4.conf.eth0.100.rp_filter");
-        assert!(mistake.ends_with("is written as /: net.ipv4.conf.eth0/100.rp_filter"), "{mistake}");
-        for bad in
-            ["net.ipv4.conf.eth0", "net.ipv4.route.flush", "net.ipv6.conf.eth0.stable_secret", "/net/ipv4/ip_forward"]
-        {
+        assert!(
+            mistake.ends_with("is written as /: net.ipv4.conf.eth0/100.rp_filter"),
+            "{mistake}"
+        );
+        for bad in [
+            "net.ipv4.conf.eth0",
+            "net.ipv4.route.flush",
+            "net.ipv6.conf.eth0.stable_secret",
+            "/net/ipv4/ip_forward",
+        ] {
             refused::<SysctlKey>(bad);
         }
     }

@@ -1,4 +1,5 @@
-//! How the planner grows with the network: W(N) planned from nothing, and over what is as it should be.
+//! How the planner grows with the network: W(N) planned from nothing, and over what is as it should
+//! be.
 //!
 //! `cargo bench -p netnsd-bench`
 
@@ -18,16 +19,28 @@ fn network(n: usize) -> Vec<Spec> {
     let spec = |kind, json| Spec::from_json(kind, json).expect("it is well-formed");
     let namespace = |i| {
         let routes = json!([{"destination": "default", "via": "10.255.255.254"}]);
-        spec(Kind::Namespace, json!({"name": format!("n{i}"), "routes": routes}))
+        spec(
+            Kind::Namespace,
+            json!({"name": format!("n{i}"), "routes": routes}),
+        )
     };
     let veth = |i| {
         let address = format!("10.{}.{}.{}/8", i / 62_500, i / 250 % 250, i % 250 + 1);
         let ends = json!([{"namespace": format!("n{i}"), "interface": "eth0", "addresses": [address]},
             {"interface": format!("p{i}"), "bridge": "br0"}]);
-        spec(Kind::Veth, json!({"name": format!("v{i}"), "endpoints": ends}))
+        spec(
+            Kind::Veth,
+            json!({"name": format!("v{i}"), "endpoints": ends}),
+        )
     };
-    let bridge = spec(Kind::Bridge, json!({"name": "br0", "interface": "br0", "addresses": ["10.255.255.254/8"]}));
-    std::iter::once(bridge).chain((0..n).map(namespace)).chain((0..n).map(veth)).collect()
+    let bridge = spec(
+        Kind::Bridge,
+        json!({"name": "br0", "interface": "br0", "addresses": ["10.255.255.254/8"]}),
+    );
+    std::iter::once(bridge)
+        .chain((0..n).map(namespace))
+        .chain((0..n).map(veth))
+        .collect()
 }
 
 fn planning(criterion: &mut Criterion) {
@@ -55,10 +68,15 @@ fn planning(criterion: &mut Criterion) {
             let kernel = SimKernel::default();
             if !new {
                 for step in plan(&tasks, &bridge, &Observed::default()).steps {
-                    kernel.apply(&step.op).expect("the simulated kernel does as it is told");
+                    kernel
+                        .apply(&step.op)
+                        .expect("the simulated kernel does as it is told");
                 }
             }
-            let observed = Observed { namespaces: kernel.everything(), ..Observed::default() };
+            let observed = Observed {
+                namespaces: kernel.everything(),
+                ..Observed::default()
+            };
             let steps = plan(&tasks, &bridge, &observed).steps.len();
             assert_eq!(steps == 0, !new, "{case}: {steps} operations");
             group.throughput(Throughput::Elements(specs.len() as u64));

@@ -1,7 +1,8 @@
 //! What netnsd costs beside the kernel's own price, and beside what people use today: `bench/run`.
 //!
-//! The workload is W(N): one bridge for each thousand, N namespaces, in each `lo` up and an `eth0` with an address and a default route, its
-//! other veth end a port of the bridge. Contestants take turns; each round is a process in a sandbox of its own.
+//! The workload is W(N): one bridge for each thousand, N namespaces, in each `lo` up and an `eth0`
+//! with an address and a default route, its other veth end a port of the bridge. Contestants take
+//! turns; each round is a process in a sandbox of its own.
 
 #![forbid(unsafe_code)]
 
@@ -55,7 +56,11 @@ struct Arguments {
 enum Part {
     /// One round of one contestant, in a sandbox of its own; prints what it measured as JSON.
     #[command(hide = true)]
-    Round { name: String, n: u32, dir: Option<PathBuf> },
+    Round {
+        name: String,
+        n: u32,
+        dir: Option<PathBuf>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -73,13 +78,17 @@ fn main() -> ExitCode {
     }
 }
 
-/// How many ports a bridge has at the most; beyond that there are several (the kernel's limit is 1023, `BR_MAX_PORTS`).
+/// How many ports a bridge has at the most; beyond that there are several (the kernel's limit is
+/// 1023, `BR_MAX_PORTS`).
 const PORTS: u32 = 1000;
 
 /// On which bridge a namespace is, and with which address there.
 pub fn place(i: u32) -> (u32, [u8; 4]) {
     let (bridge, port) = (i / PORTS, i % PORTS);
-    (bridge, [10, bridge as u8, (port / 250) as u8, (port % 250) as u8 + 1])
+    (
+        bridge,
+        [10, bridge as u8, (port / 250) as u8, (port % 250) as u8 + 1],
+    )
 }
 
 /// A bridge's own address.
@@ -92,11 +101,13 @@ pub fn ms(start: Instant) -> f64 {
     start.elapsed().as_secs_f64() * 1e3
 }
 
-/// Waits until the kernel has done what it does by itself after links came or went: what IPv6 says of itself goes to every port of
-/// a bridge, for some ten seconds where there are a thousand, and fifty carriers are told of in each second; whatever is measured
-/// meanwhile pays for it. Not for ever: the machine may have other work.
+/// Waits until the kernel has done what it does by itself after links came or went: what IPv6 says
+/// of itself goes to every port of a bridge, for some ten seconds where there are a thousand, and
+/// fifty carriers are told of in each second; whatever is measured meanwhile pays for it. Not for
+/// ever: the machine may have other work.
 pub fn quiet() {
-    /// How long the processors are watched, how much of it they may be busy, and how often that is tried.
+    /// How long the processors are watched, how much of it they may be busy, and how often that is
+    /// tried.
     const WATCHED: Duration = Duration::from_secs(1);
     const BUSY: f64 = 0.01;
     const TRIES: u32 = 40;
@@ -110,35 +121,51 @@ pub fn quiet() {
     }
 }
 
-/// For how long all processors were busy, and for how long they were there (`proc(5)`, the first line of `stat`), in ticks.
+/// For how long all processors were busy, and for how long they were there (`proc(5)`, the first
+/// line of `stat`), in ticks.
 fn ticks() -> (f64, f64) {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
-    let ticks: Vec<f64> = stat.split_whitespace().skip(1).take(8).filter_map(|ticks| ticks.parse().ok()).collect();
+    let ticks: Vec<f64> = stat
+        .split_whitespace()
+        .skip(1)
+        .take(8)
+        .filter_map(|ticks| ticks.parse().ok())
+        .collect();
     let idle = |ticks: &[f64]| ticks.iter().skip(3).take(2).sum::<f64>();
     (ticks.iter().sum::<f64>() - idle(&ticks), ticks.iter().sum())
 }
 
 /// The contestants for this N that can be had here.
 fn contestants(n: u32) -> Vec<&'static str> {
-    let others = OTHERS.iter().filter(|other| n <= other.most).filter(|other| {
-        let there = other.is_there();
-        if !there {
-            eprintln!("{}: not installed, left out", other.name);
-        }
-        there
-    });
+    let others = OTHERS
+        .iter()
+        .filter(|other| n <= other.most)
+        .filter(|other| {
+            let there = other.is_there();
+            if !there {
+                eprintln!("{}: not installed, left out", other.name);
+            }
+            there
+        });
     let ours = ["raw", "raw-singly", "netnsd", "netnsd-singly", "netnsd-16"];
-    ours.into_iter().chain(others.map(|other| other.name)).collect()
+    ours.into_iter()
+        .chain(others.map(|other| other.name))
+        .collect()
 }
 
 fn compare(arguments: &Arguments) -> io::Result<()> {
     let mut results = Results::new();
     for n in &arguments.n {
         let mut names = contestants(*n);
-        names.retain(|name| arguments.only.is_empty() || arguments.only.iter().any(|only| only == name));
+        names.retain(|name| {
+            arguments.only.is_empty() || arguments.only.iter().any(|only| only == name)
+        });
         for round in 1..=arguments.rounds {
             for name in &names {
-                eprint!("W({n}), round {round} of {}: {name:<14}\r", arguments.rounds);
+                eprint!(
+                    "W({n}), round {round} of {}: {name:<14}\r",
+                    arguments.rounds
+                );
                 let found = round_apart(name, *n)?;
                 let kept = results.entry(((*name).to_owned(), *n)).or_default();
                 for (what, value) in found {
@@ -153,10 +180,12 @@ fn compare(arguments: &Arguments) -> io::Result<()> {
     report::write(&results, &arguments.out)
 }
 
-/// A round in a process of its own, and then some time in which the kernel clears away what it left: otherwise the next
-/// one pays for that.
+/// A round in a process of its own, and then some time in which the kernel clears away what it
+/// left: otherwise the next one pays for that.
 fn round_apart(name: &str, n: u32) -> io::Result<BTreeMap<String, f64>> {
-    let output = Command::new(std::env::current_exe()?).args(["round", name, &n.to_string()]).output()?;
+    let output = Command::new(std::env::current_exe()?)
+        .args(["round", name, &n.to_string()])
+        .output()?;
     let said = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
         return Err(io::Error::other(format!("{name} at W({n}): {said}")));
@@ -170,7 +199,9 @@ fn round(name: &str, n: u32, dir: Option<&Path>) -> io::Result<()> {
     // Before the sandbox: on a disk, where a commit costs what it costs.
     let own = tempfile::tempdir()?;
     sandbox::enter()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let start = Instant::now();
     let measured = match name {
         "raw" => {
@@ -200,7 +231,8 @@ fn round(name: &str, n: u32, dir: Option<&Path>) -> io::Result<()> {
         "netnsd-boot" => runtime.block_on(ours::boot(dir.unwrap_or(own.path())))?,
         _ => {
             let other = OTHERS.iter().find(|other| other.name == name);
-            let other = other.ok_or_else(|| io::Error::other(format!("{name} is no contestant")))?;
+            let other =
+                other.ok_or_else(|| io::Error::other(format!("{name} is no contestant")))?;
             other.make(n)?;
             let mut measured = Measured::from([("make", ms(start))]);
             if other.declares {
@@ -230,14 +262,24 @@ impl<'r> Durable<'r> {
             .synchronous(SqliteSynchronous::Full);
         let connection = runtime.block_on(async {
             let mut connection = options.connect().await?;
-            sqlx::raw_sql("CREATE TABLE made (i INTEGER PRIMARY KEY)").execute(&mut connection).await?;
+            sqlx::raw_sql("CREATE TABLE made (i INTEGER PRIMARY KEY)")
+                .execute(&mut connection)
+                .await?;
             Ok(connection)
         });
-        Ok(Self { runtime, connection: connection.map_err(|error: sqlx::Error| io::Error::other(error))? })
+        Ok(Self {
+            runtime,
+            connection: connection.map_err(|error: sqlx::Error| io::Error::other(error))?,
+        })
     }
 
     fn commit(&mut self, i: u32) -> io::Result<()> {
-        let made = sqlx::query("INSERT INTO made VALUES (?)").bind(i).execute(&mut self.connection);
-        self.runtime.block_on(made).map(drop).map_err(io::Error::other)
+        let made = sqlx::query("INSERT INTO made VALUES (?)")
+            .bind(i)
+            .execute(&mut self.connection);
+        self.runtime
+            .block_on(made)
+            .map(drop)
+            .map_err(io::Error::other)
     }
 }

@@ -23,12 +23,48 @@ pub struct Other {
 }
 
 pub const OTHERS: [Other; 6] = [
-    Other { name: "ip-script", most: 100, needs: "ip", make: script, declares: false },
-    Other { name: "ip-batch", most: 1_000, needs: "ip", make: batch, declares: false },
-    Other { name: "cni-bridge", most: 500, needs: "/usr/lib/cni/bridge", make: cni, declares: false },
-    Other { name: "netavark", most: 500, needs: "/usr/lib/podman/netavark", make: netavark, declares: false },
-    Other { name: "pyroute2", most: 500, needs: "python3", make: pyroute2, declares: false },
-    Other { name: "ifstate", most: 100, needs: "ifstatecli", make: ifstate, declares: true },
+    Other {
+        name: "ip-script",
+        most: 100,
+        needs: "ip",
+        make: script,
+        declares: false,
+    },
+    Other {
+        name: "ip-batch",
+        most: 1_000,
+        needs: "ip",
+        make: batch,
+        declares: false,
+    },
+    Other {
+        name: "cni-bridge",
+        most: 500,
+        needs: "/usr/lib/cni/bridge",
+        make: cni,
+        declares: false,
+    },
+    Other {
+        name: "netavark",
+        most: 500,
+        needs: "/usr/lib/podman/netavark",
+        make: netavark,
+        declares: false,
+    },
+    Other {
+        name: "pyroute2",
+        most: 500,
+        needs: "python3",
+        make: pyroute2,
+        declares: false,
+    },
+    Other {
+        name: "ifstate",
+        most: 100,
+        needs: "ifstatecli",
+        make: ifstate,
+        declares: true,
+    },
 ];
 
 impl Other {
@@ -65,14 +101,24 @@ pub fn address(i: u32) -> String {
 
 /// Runs a program with this on its standard input.
 fn run(command: &mut Command, input: &str) -> io::Result<()> {
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-    child.stdin.take().map_or(Ok(()), |mut stdin| stdin.write_all(input.as_bytes()))?;
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    child
+        .stdin
+        .take()
+        .map_or(Ok(()), |mut stdin| stdin.write_all(input.as_bytes()))?;
     let output = child.wait_with_output()?;
     if output.status.success() {
         return Ok(());
     }
     let said = [output.stdout, output.stderr].concat();
-    Err(io::Error::other(format!("{command:?}: {}", String::from_utf8_lossy(&said))))
+    Err(io::Error::other(format!(
+        "{command:?}: {}",
+        String::from_utf8_lossy(&said)
+    )))
 }
 
 /// A tutorial's shell script.
@@ -99,7 +145,10 @@ fn batch(n: u32) -> io::Result<()> {
     let bridge = "link add br0 type bridge\naddr add 10.0.0.254/16 dev br0\nlink set br0 up\n";
     let namespaces = lines(&|i| format!("netns add n{i}\n"));
     let pairs = lines(&|i| format!("link add p{i} type veth peer name eth0 netns n{i}\n"));
-    run(ip().args(["-batch", "-"]), &format!("{bridge}{namespaces}{pairs}"))?;
+    run(
+        ip().args(["-batch", "-"]),
+        &format!("{bridge}{namespaces}{pairs}"),
+    )?;
     for i in 0..n {
         let address = address(i);
         let inside = format!(
@@ -121,10 +170,17 @@ fn cni(n: u32) -> io::Result<()> {
     for i in 0..n {
         let name = format!("n{i}");
         run(Command::new("ip").args(["netns", "add", &name]), "")?;
-        for (plugin, config, interface) in [("loopback", loopback, "lo"), ("bridge", network, "eth0")] {
+        for (plugin, config, interface) in
+            [("loopback", loopback, "lo"), ("bridge", network, "eth0")]
+        {
             let mut command = Command::new(format!("/usr/lib/cni/{plugin}"));
-            command.env("CNI_COMMAND", "ADD").env("CNI_CONTAINERID", &name).env("CNI_IFNAME", interface);
-            command.env("CNI_NETNS", format!("/run/netns/{name}")).env("CNI_PATH", "/usr/lib/cni");
+            command
+                .env("CNI_COMMAND", "ADD")
+                .env("CNI_CONTAINERID", &name)
+                .env("CNI_IFNAME", interface);
+            command
+                .env("CNI_NETNS", format!("/run/netns/{name}"))
+                .env("CNI_PATH", "/usr/lib/cni");
             run(&mut command, config)?;
         }
     }
@@ -146,7 +202,10 @@ fn netavark(n: u32) -> io::Result<()> {
         });
         let mut command = Command::new("/usr/lib/podman/netavark");
         command.arg("--config").arg(config.path());
-        run(command.args(["setup", &format!("/run/netns/{name}")]), &options.to_string())?;
+        run(
+            command.args(["setup", &format!("/run/netns/{name}")]),
+            &options.to_string(),
+        )?;
     }
     Ok(())
 }
@@ -192,7 +251,17 @@ fn ifstate(n: u32) -> io::Result<()> {
     }
     let config = tempfile::NamedTempFile::new()?;
     // Its YAML takes JSON.
-    fs::write(&config, serde_json::json!({"interfaces": interfaces, "namespaces": namespaces}).to_string())?;
+    fs::write(
+        &config,
+        serde_json::json!({"interfaces": interfaces, "namespaces": namespaces}).to_string(),
+    )?;
     let mut command = Command::new("ifstatecli");
-    run(command.arg("--quiet").arg("-c").arg(config.path()).arg("apply"), "")
+    run(
+        command
+            .arg("--quiet")
+            .arg("-c")
+            .arg(config.path())
+            .arg("apply"),
+        "",
+    )
 }

@@ -1,7 +1,7 @@
 //! A typed client of netnsd's HTTP API, over its Unix socket.
 //!
-//! One client holds one connection, opened when it is first needed, and again after the daemon was away or
-//! nothing was asked for some seconds.
+//! One client holds one connection, opened when it is first needed, and again after the daemon was
+//! away or nothing was asked for some seconds.
 
 #![forbid(unsafe_code)]
 
@@ -22,8 +22,8 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 pub use netnsd_api::shell_word;
 use netnsd_api::{
-    About, Exec, ExecResult, Items, Link, LinkAddress, LiveNeighbour, LiveRoute, Name, Page, Ping, PingResult, Problem,
-    Process, Ready, Resource, Stored,
+    About, Exec, ExecResult, Items, Link, LinkAddress, LiveNeighbour, LiveRoute, Name, Page, Ping,
+    PingResult, Problem, Process, Ready, Resource, Stored,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -84,7 +84,8 @@ impl Answer {
     }
 }
 
-/// How long a connection is kept unused. The daemon closes it after 30 seconds; what is sent at that very moment is lost.
+/// How long a connection is kept unused. The daemon closes it after 30 seconds; what is sent at
+/// that very moment is lost.
 const KEPT: Duration = Duration::from_secs(10);
 
 /// Where a daemon serves.
@@ -107,8 +108,14 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Place::Unix(path) => write!(f, "{}", path.display()),
-            Place::Tcp { address, tls: None, .. } => write!(f, "http://{address}"),
-            Place::Tcp { address, tls: Some(_), .. } => write!(f, "https://{address}"),
+            Place::Tcp {
+                address, tls: None, ..
+            } => write!(f, "http://{address}"),
+            Place::Tcp {
+                address,
+                tls: Some(_),
+                ..
+            } => write!(f, "https://{address}"),
         }
     }
 }
@@ -135,7 +142,9 @@ struct Kept {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("place", &self.place.to_string()).finish_non_exhaustive()
+        f.debug_struct("Client")
+            .field("place", &self.place.to_string())
+            .finish_non_exhaustive()
     }
 }
 
@@ -147,16 +156,25 @@ impl Client {
 
     /// A client of the daemon that serves there.
     pub fn at(place: Place) -> Self {
-        Self { place, connection: Arc::default() }
+        Self {
+            place,
+            connection: Arc::default(),
+        }
     }
 
     fn unreachable(&self, reason: impl fmt::Display) -> Error {
-        Error::Unreachable { place: self.place.to_string(), reason: reason.to_string(), kind: None }
+        Error::Unreachable {
+            place: self.place.to_string(),
+            reason: reason.to_string(),
+            kind: None,
+        }
     }
 
     async fn open(&self) -> Result<Stream, Error> {
         let opened: std::io::Result<Stream> = match &self.place {
-            Place::Unix(path) => UnixStream::connect(path).await.map(|stream| Box::new(stream) as Stream),
+            Place::Unix(path) => UnixStream::connect(path)
+                .await
+                .map(|stream| Box::new(stream) as Stream),
             Place::Tcp { address, tls, .. } => match (TcpStream::connect(address).await, tls) {
                 (Err(error), _) => Err(error),
                 (Ok(stream), tls) => {
@@ -180,8 +198,12 @@ impl Client {
         match &self.place {
             Place::Unix(_) => vec![(header::HOST, "netnsd".into())],
             Place::Tcp { address, token, .. } => {
-                let token = token.iter().map(|token| (header::AUTHORIZATION, format!("Bearer {token}")));
-                std::iter::once((header::HOST, address.clone())).chain(token).collect()
+                let token = token
+                    .iter()
+                    .map(|token| (header::AUTHORIZATION, format!("Bearer {token}")));
+                std::iter::once((header::HOST, address.clone()))
+                    .chain(token)
+                    .collect()
             }
         }
     }
@@ -198,16 +220,22 @@ impl Client {
             request = request.header(name, value);
         }
         for (name, value) in headers {
-            if let (Ok(name), Ok(value)) = (HeaderName::try_from(*name), HeaderValue::try_from(*value)) {
+            if let (Ok(name), Ok(value)) =
+                (HeaderName::try_from(*name), HeaderValue::try_from(*value))
+            {
                 request = request.header(name, value);
             }
         }
-        request.body(Full::new(body)).map_err(|error| self.unreachable(error))
+        request
+            .body(Full::new(body))
+            .map_err(|error| self.unreachable(error))
     }
 
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, Error> {
         let stream = self.open().await?;
-        let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|error| self.unreachable(error))?;
+        let (sender, connection) = handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| self.unreachable(error))?;
         // It ends with its sender, or with the daemon; requests then say so.
         tokio::spawn(async move { drop(connection.await) });
         Ok(sender)
@@ -227,7 +255,9 @@ impl Client {
         let body = body.into();
         let mut slot = self.connection.lock().await;
         let kept = match slot.take() {
-            Some(mut kept) if kept.used.elapsed() < KEPT => kept.sender.ready().await.is_ok().then_some(kept.sender),
+            Some(mut kept) if kept.used.elapsed() < KEPT => {
+                kept.sender.ready().await.is_ok().then_some(kept.sender)
+            }
             _ => None,
         };
         let was_kept = kept.is_some();
@@ -239,23 +269,38 @@ impl Client {
         let response = match sender.try_send_request(build()?).await {
             Ok(response) => response,
             Err(mut error) => {
-                // A kept connection may have died meanwhile. What was not sent, or does no harm twice, is sent again.
+                // A kept connection may have died meanwhile. What was not sent, or does no harm
+                // twice, is sent again.
                 let unsent = error.take_message().is_some();
                 if !was_kept || !(unsent || method.is_idempotent()) {
                     return Err(self.unreachable(error.into_error()));
                 }
                 sender = self.connect().await?;
-                sender.send_request(build()?).await.map_err(|error| self.unreachable(error))?
+                sender
+                    .send_request(build()?)
+                    .await
+                    .map_err(|error| self.unreachable(error))?
             }
         };
         let (parts, body) = response.into_parts();
-        let body = body.collect().await.map_err(|error| self.unreachable(error))?.to_bytes();
-        *slot = Some(Kept { sender, used: Instant::now() });
-        Ok(Answer { status: parts.status, headers: parts.headers, body })
+        let body = body
+            .collect()
+            .await
+            .map_err(|error| self.unreachable(error))?
+            .to_bytes();
+        *slot = Some(Kept {
+            sender,
+            used: Instant::now(),
+        });
+        Ok(Answer {
+            status: parts.status,
+            headers: parts.headers,
+            body,
+        })
     }
 
-    /// Sends a request, on a connection of its own, and gives each line of the answer as it comes, until `line` says that it
-    /// has enough. The answer has no body then, unless it is an error.
+    /// Sends a request, on a connection of its own, and gives each line of the answer as it comes,
+    /// until `line` says that it has enough. The answer has no body then, unless it is an error.
     ///
     /// # Errors
     /// When the daemon cannot be reached, or breaks off.
@@ -269,30 +314,48 @@ impl Client {
     ) -> Result<Answer, Error> {
         let mut sender = self.connect().await?;
         let request = self.build(method, path, headers, body.into())?;
-        let response = sender.send_request(request).await.map_err(|error| self.unreachable(error))?;
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|error| self.unreachable(error))?;
         let (parts, mut body) = response.into_parts();
         let mut rest = Vec::new();
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| self.unreachable(error))?;
             rest.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
-            while let Some(end) = rest.iter().position(|byte| *byte == b'\n').filter(|_| parts.status.is_success()) {
+            while let Some(end) = rest
+                .iter()
+                .position(|byte| *byte == b'\n')
+                .filter(|_| parts.status.is_success())
+            {
                 let whole: Vec<u8> = rest.drain(..=end).collect();
                 if !line(String::from_utf8_lossy(&whole).trim_end_matches(['\r', '\n'])) {
-                    return Ok(Answer { status: parts.status, headers: parts.headers, body: Bytes::new() });
+                    return Ok(Answer {
+                        status: parts.status,
+                        headers: parts.headers,
+                        body: Bytes::new(),
+                    });
                 }
             }
         }
-        Ok(Answer { status: parts.status, headers: parts.headers, body: rest.into() })
+        Ok(Answer {
+            status: parts.status,
+            headers: parts.headers,
+            body: rest.into(),
+        })
     }
 
-    /// Opens a WebSocket, on a connection of its own; such as `/v1/namespaces/net0/exec?argv=sh&tty=true`.
+    /// Opens a WebSocket, on a connection of its own; such as
+    /// `/v1/namespaces/net0/exec?argv=sh&tty=true`.
     ///
     /// # Errors
     /// When the daemon cannot be reached, or refuses.
     pub async fn websocket(&self, path: &str) -> Result<WebSocketStream<Stream>, Error> {
         let stream = self.open().await?;
         let url = format!("ws://netnsd{path}");
-        let mut request = url.into_client_request().map_err(|error| self.unreachable(error))?;
+        let mut request = url
+            .into_client_request()
+            .map_err(|error| self.unreachable(error))?;
         for (name, value) in self.own_headers() {
             let value = HeaderValue::try_from(value).map_err(|error| self.unreachable(error))?;
             request.headers_mut().insert(name, value);
@@ -303,7 +366,10 @@ impl Client {
                 let body = response.body().as_deref().unwrap_or_default();
                 Err(match serde_json::from_slice(body) {
                     Ok(problem) => Error::Problem(problem),
-                    Err(error) => Error::Unexpected { status: response.status(), reason: error.to_string() },
+                    Err(error) => Error::Unexpected {
+                        status: response.status(),
+                        reason: error.to_string(),
+                    },
                 })
             }
             Err(error) => Err(self.unreachable(error)),
@@ -316,19 +382,29 @@ impl Client {
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<T, Error> {
-        let unexpected = |status, error: serde_json::Error| Error::Unexpected { status, reason: error.to_string() };
+        let unexpected = |status, error: serde_json::Error| Error::Unexpected {
+            status,
+            reason: error.to_string(),
+        };
         let answer = match body {
             Some(body) => {
-                let body = serde_json::to_vec(body).map_err(|error| unexpected(StatusCode::OK, error))?;
-                self.request(method, path, &[("content-type", "application/json")], body).await?
+                let body =
+                    serde_json::to_vec(body).map_err(|error| unexpected(StatusCode::OK, error))?;
+                self.request(method, path, &[("content-type", "application/json")], body)
+                    .await?
             }
             None => self.request(method, path, &[], Bytes::new()).await?,
         };
         if !answer.status.is_success() {
-            let problem = serde_json::from_slice(&answer.body).map_err(|error| unexpected(answer.status, error))?;
+            let problem = serde_json::from_slice(&answer.body)
+                .map_err(|error| unexpected(answer.status, error))?;
             return Err(Error::Problem(problem));
         }
-        let body: &[u8] = if answer.body.is_empty() { b"null" } else { &answer.body };
+        let body: &[u8] = if answer.body.is_empty() {
+            b"null"
+        } else {
+            &answer.body
+        };
         serde_json::from_slice(body).map_err(|error| unexpected(answer.status, error))
     }
 
@@ -349,9 +425,13 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn ready(&self) -> Result<Ready, Error> {
-        let answer = self.request(Method::GET, "/v1/ready", &[], Bytes::new()).await?;
-        serde_json::from_slice(&answer.body)
-            .map_err(|error| Error::Unexpected { status: answer.status, reason: error.to_string() })
+        let answer = self
+            .request(Method::GET, "/v1/ready", &[], Bytes::new())
+            .await?;
+        serde_json::from_slice(&answer.body).map_err(|error| Error::Unexpected {
+            status: answer.status,
+            reason: error.to_string(),
+        })
     }
 
     /// One page of a list; `query` is what follows the `?`.
@@ -359,7 +439,8 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn list<R: Resource>(&self, query: &str) -> Result<Page<Stored<R>>, Error> {
-        self.read(&format!("/v1/{}?{query}", R::KIND.plural())).await
+        self.read(&format!("/v1/{}?{query}", R::KIND.plural()))
+            .await
     }
 
     /// One resource.
@@ -375,7 +456,12 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn create<R: Resource>(&self, resource: &R) -> Result<Stored<R>, Error> {
-        self.call(Method::POST, &format!("/v1/{}", R::KIND.plural()), Some(resource)).await
+        self.call(
+            Method::POST,
+            &format!("/v1/{}", R::KIND.plural()),
+            Some(resource),
+        )
+        .await
     }
 
     /// Creates or replaces a resource.
@@ -383,7 +469,12 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn put<R: Resource>(&self, resource: &R) -> Result<Stored<R>, Error> {
-        self.call(Method::PUT, &format!("/v1/{}/{}", R::KIND.plural(), resource.name()), Some(resource)).await
+        self.call(
+            Method::PUT,
+            &format!("/v1/{}/{}", R::KIND.plural(), resource.name()),
+            Some(resource),
+        )
+        .await
     }
 
     /// Merges a patch into a resource (RFC 7396).
@@ -391,7 +482,12 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn patch<R: Resource>(&self, name: &Name, patch: &Value) -> Result<Stored<R>, Error> {
-        self.call(Method::PATCH, &format!("/v1/{}/{name}", R::KIND.plural()), Some(patch)).await
+        self.call(
+            Method::PATCH,
+            &format!("/v1/{}/{name}", R::KIND.plural()),
+            Some(patch),
+        )
+        .await
     }
 
     /// Deletes a resource; with `cascade` also what depends on it (a bridge lets its ports go).
@@ -399,11 +495,20 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn delete<R: Resource>(&self, name: &Name, cascade: bool) -> Result<(), Error> {
-        self.call(Method::DELETE, &format!("/v1/{}/{name}?cascade={cascade}", R::KIND.plural()), None::<&()>).await
+        self.call(
+            Method::DELETE,
+            &format!("/v1/{}/{name}?cascade={cascade}", R::KIND.plural()),
+            None::<&()>,
+        )
+        .await
     }
 
     /// Looks at something live; `path` is what follows `/v1/`, such as `namespaces/net0/links`.
-    async fn look<T: DeserializeOwned>(&self, namespace: Option<&Name>, what: &str) -> Result<Vec<T>, Error> {
+    async fn look<T: DeserializeOwned>(
+        &self,
+        namespace: Option<&Name>,
+        what: &str,
+    ) -> Result<Vec<T>, Error> {
         let path = match namespace {
             Some(name) => format!("/v1/namespaces/{name}/{what}"),
             None => format!("/v1/host/{what}"),
@@ -456,7 +561,12 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn exec(&self, namespace: &Name, exec: &Exec) -> Result<ExecResult, Error> {
-        self.call(Method::POST, &format!("/v1/namespaces/{namespace}/exec"), Some(exec)).await
+        self.call(
+            Method::POST,
+            &format!("/v1/namespaces/{namespace}/exec"),
+            Some(exec),
+        )
+        .await
     }
 
     /// Pings from a namespace.
@@ -464,7 +574,12 @@ impl Client {
     /// # Errors
     /// See [`Error`].
     pub async fn ping(&self, namespace: &Name, ping: &Ping) -> Result<PingResult, Error> {
-        self.call(Method::POST, &format!("/v1/namespaces/{namespace}/ping"), Some(ping)).await
+        self.call(
+            Method::POST,
+            &format!("/v1/namespaces/{namespace}/ping"),
+            Some(ping),
+        )
+        .await
     }
 }
 
@@ -485,14 +600,21 @@ mod tests {
                 tokio::spawn(async move {
                     let mut head = [0; 1024];
                     while stream.read(&mut head).await.is_ok_and(|size| size > 0) {
-                        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{number}");
+                        let answer =
+                            format!("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{number}");
                         stream.write_all(answer.as_bytes()).await.unwrap();
                     }
                 });
             }
         });
         let client = Client::unix(&socket);
-        let ask = async || client.request(Method::GET, "/", &[], Bytes::new()).await.unwrap().body;
+        let ask = async || {
+            client
+                .request(Method::GET, "/", &[], Bytes::new())
+                .await
+                .unwrap()
+                .body
+        };
         assert_eq!((ask().await, ask().await), ("1".into(), "1".into()));
         client.connection.lock().await.as_mut().unwrap().used -= KEPT;
         assert_eq!(ask().await, "2");

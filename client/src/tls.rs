@@ -42,19 +42,21 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// The certificates of `ca` (PEM), or the system's, vouch for the daemon; `own` are the files of a certificate and its key (PEM)
-    /// to show.
+    /// The certificates of `ca` (PEM), or the system's, vouch for the daemon; `own` are the files
+    /// of a certificate and its key (PEM) to show.
     ///
     /// # Errors
     /// A file that cannot be read, or is none of that.
     pub fn new(ca: Option<&Path>, own: Option<(&Path, &Path)>) -> io::Result<Self> {
-        let wrong =
-            |path: &Path, error: &dyn std::fmt::Display| io::Error::other(format!("{}: {error}", path.display()));
+        let wrong = |path: &Path, error: &dyn std::fmt::Display| {
+            io::Error::other(format!("{}: {error}", path.display()))
+        };
         let roots = match ca {
             Some(path) => authorities(path).map_err(|error| wrong(path, &error))?,
             None => {
                 let mut roots = RootCertStore::empty();
-                let _unusable = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+                let _unusable =
+                    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
                 roots
             }
         };
@@ -65,18 +67,29 @@ impl Tls {
         let config = match own {
             None => builder.with_no_client_auth(),
             Some((certificate, key)) => {
-                let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(key, &error))?;
-                let chain = certificates(certificate).map_err(|error| wrong(certificate, &error))?;
-                builder.with_client_auth_cert(chain, secret).map_err(|error| wrong(certificate, &error))?
+                let secret =
+                    PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(key, &error))?;
+                let chain =
+                    certificates(certificate).map_err(|error| wrong(certificate, &error))?;
+                builder
+                    .with_client_auth_cert(chain, secret)
+                    .map_err(|error| wrong(certificate, &error))?
             }
         };
-        Ok(Self { config: Arc::new(config) })
+        Ok(Self {
+            config: Arc::new(config),
+        })
     }
 
     pub(crate) async fn connect(&self, address: &str, stream: TcpStream) -> io::Result<Stream> {
-        let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
+        let host = address
+            .rsplit_once(':')
+            .map_or(address, |(host, _)| host)
+            .trim_matches(['[', ']']);
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-        let stream = TlsConnector::from(self.config.clone()).connect(name, stream).await?;
+        let stream = TlsConnector::from(self.config.clone())
+            .connect(name, stream)
+            .await?;
         Ok(Box::new(stream))
     }
 }

@@ -1,5 +1,5 @@
-//! `docs/from-ip.md` is true: the columns of its tables are run on a host each, and after each row the three hosts are
-//! the same to `ip` and `bridge`. And so are the tours of the README.
+//! `docs/from-ip.md` is true: the columns of its tables are run on a host each, and after each row
+//! the three hosts are the same to `ip` and `bridge`. And so are the tours of the README.
 
 use std::{
     fs,
@@ -29,7 +29,8 @@ enum Column {
 const COLUMNS: [Column; 3] = [Column::ByHand, Column::Netnsctl, Column::Curl];
 
 /// brctl finds some settings in the host's own `/sys`, which a sandbox does not have.
-const BRCTL: &str = r#"brctl() { unshare -m sh -c 'mount -t sysfs sysfs /sys && exec brctl "$@"' brctl "$@"; }"#;
+const BRCTL: &str =
+    r#"brctl() { unshare -m sh -c 'mount -t sysfs sysfs /sys && exec brctl "$@"' brctl "$@"; }"#;
 
 /// A host for one column; with netnsd on it, where the column needs it.
 struct Host {
@@ -44,7 +45,10 @@ struct Host {
 
 impl Host {
     fn new(column: Column, functions: &str) -> Self {
-        let dir = tempfile::Builder::new().prefix("netnsctl-from-ip-").tempdir_in("/tmp").unwrap();
+        let dir = tempfile::Builder::new()
+            .prefix("netnsctl-from-ip-")
+            .tempdir_in("/tmp")
+            .unwrap();
         let sandbox = Sandbox::new().unwrap();
         let daemon = (column != Column::ByHand).then(|| start(&sandbox, dir.path()));
         let mut nameless = sandbox
@@ -56,8 +60,19 @@ impl Host {
             .spawn()
             .unwrap();
         let mut there = [0; 5];
-        nameless.stdout.as_mut().unwrap().read_exact(&mut there).unwrap();
-        Self { sandbox, _dir: dir, nameless, daemon, functions: functions.into() }
+        nameless
+            .stdout
+            .as_mut()
+            .unwrap()
+            .read_exact(&mut there)
+            .unwrap();
+        Self {
+            sandbox,
+            _dir: dir,
+            nameless,
+            daemon,
+            functions: functions.into(),
+        }
     }
 
     fn sh(&self, script: &str) -> Output {
@@ -65,7 +80,10 @@ impl Host {
         let mut command = self.sandbox.command("sh").unwrap();
         command
             .args(["-e", "-c", &format!("{}\n{script}", self.functions)])
-            .env("PATH", format!("{bin}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"))
+            .env(
+                "PATH",
+                format!("{bin}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+            )
             .env("PID", self.nameless.id().to_string())
             .current_dir(root())
             .stdin(Stdio::null())
@@ -86,30 +104,66 @@ impl Host {
         let names = self.json("ip -j netns list");
         let mut spaces: Vec<(String, Value)> = names
             .iter()
-            .map(|space| (space["name"].as_str().unwrap().to_owned(), space["id"].clone()))
+            .map(|space| {
+                (
+                    space["name"].as_str().unwrap().to_owned(),
+                    space["id"].clone(),
+                )
+            })
             // The kernel gives small ones by itself.
-            .map(|(name, id)| (name, if id.as_u64() >= Some(100) { id } else { Value::Null }))
+            .map(|(name, id)| {
+                (
+                    name,
+                    if id.as_u64() >= Some(100) {
+                        id
+                    } else {
+                        Value::Null
+                    },
+                )
+            })
             .collect();
         spaces.push((String::new(), Value::Null));
         spaces.sort_by(|a, b| a.0.cmp(&b.0));
-        spaces.into_iter().map(|(name, id)| self.inside(&name, &id)).collect()
+        spaces
+            .into_iter()
+            .map(|(name, id)| self.inside(&name, &id))
+            .collect()
     }
 
     fn inside(&self, name: &str, id: &Value) -> Value {
         let (ip, bridge, exec) = match name {
             "" => ("ip -j".to_owned(), "bridge -j".to_owned(), String::new()),
-            _ => (format!("ip -j -n {name}"), format!("bridge -j -n {name}"), format!("ip netns exec {name}")),
+            _ => (
+                format!("ip -j -n {name}"),
+                format!("bridge -j -n {name}"),
+                format!("ip netns exec {name}"),
+            ),
         };
-        let pick = |item: &Value, keys: &[&str]| -> Value { keys.iter().map(|key| item[key].clone()).collect() };
+        let pick = |item: &Value, keys: &[&str]| -> Value {
+            keys.iter().map(|key| item[key].clone()).collect()
+        };
         let mut links = self.json(&format!("{ip} -d addr"));
         // The order in which they were made says nothing.
         links.sort_by_key(|link| link["ifname"].to_string());
         let links = links.iter().map(|link| {
-            let up = link["flags"].as_array().into_iter().flatten().any(|flag| flag == "UP");
-            let mac = link["address"].as_str().filter(|mac| mac.starts_with("02:00:"));
+            let up = link["flags"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .any(|flag| flag == "UP");
+            let mac = link["address"]
+                .as_str()
+                .filter(|mac| mac.starts_with("02:00:"));
             let data = &link["linkinfo"]["info_data"];
-            let times =
-                ["stp_state", "priority", "ageing_time", "forward_delay", "hello_time", "max_age", "mcast_snooping"];
+            let times = [
+                "stp_state",
+                "priority",
+                "ageing_time",
+                "forward_delay",
+                "hello_time",
+                "max_age",
+                "mcast_snooping",
+            ];
             let addresses: Vec<Value> = link["addr_info"]
                 .as_array()
                 .into_iter()
@@ -117,11 +171,20 @@ impl Host {
                 .filter(|address| !address["local"].to_string().contains("fe80::"))
                 .map(|address| pick(address, &["local", "prefixlen"]))
                 .collect();
-            json!([pick(link, &["ifname", "mtu", "master"]), up, mac, pick(data, &times), addresses])
+            json!([
+                pick(link, &["ifname", "mtu", "master"]),
+                up,
+                mac,
+                pick(data, &times),
+                addresses
+            ])
         });
         let links: Vec<Value> = links.collect();
         let of = |script: String, keys: &[&str]| -> Vec<Value> {
-            self.json(&script).iter().map(|item| pick(item, keys)).collect()
+            self.json(&script)
+                .iter()
+                .map(|item| pick(item, keys))
+                .collect()
         };
         json!({
             "name": name,
@@ -138,14 +201,18 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        for child in [Some(&mut self.nameless), self.daemon.as_mut()].into_iter().flatten() {
+        for child in [Some(&mut self.nameless), self.daemon.as_mut()]
+            .into_iter()
+            .flatten()
+        {
             let _gone = child.kill();
             let _reaped = child.wait();
         }
     }
 }
 
-/// Starts netnsd, and waits until it is ready; its socket is where it always is, below the sandbox's own `/run`.
+/// Starts netnsd, and waits until it is ready; its socket is where it always is, below the
+/// sandbox's own `/run`.
 fn start(sandbox: &Sandbox, dir: &Path) -> Child {
     let path = dir.join("notify");
     let notify = UnixDatagram::bind(&path).unwrap();
@@ -161,8 +228,12 @@ fn start(sandbox: &Sandbox, dir: &Path) -> Child {
         .spawn()
         .unwrap();
     let mut text = [0; 256];
-    let mut told =
-        || notify.recv(&mut text).map(|size| text[..size].starts_with(b"READY=1")).expect("netnsd gets ready");
+    let mut told = || {
+        notify
+            .recv(&mut text)
+            .map(|size| text[..size].starts_with(b"READY=1"))
+            .expect("netnsd gets ready")
+    };
     while !told() {}
     daemon
 }
@@ -174,7 +245,12 @@ fn netnsd() -> PathBuf {
 
 /// Whether a program is there; says so where it is not.
 fn has(program: &str) -> bool {
-    let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output().unwrap().status.success();
+    let found = Command::new("sh")
+        .args(["-c", &format!("command -v {program}")])
+        .output()
+        .unwrap()
+        .status
+        .success();
     if !found {
         eprintln!("skipped: {program} is not there");
     }
@@ -198,7 +274,10 @@ fn code(text: &str) -> Vec<&str> {
 fn rows(document: &str, heading: &str) -> Vec<[Vec<String>; 3]> {
     let (_, section) = document.split_once(&format!("\n## {heading}\n")).unwrap();
     let section = section.split("\n## ").next().unwrap();
-    let table = section.lines().filter(|line| line.starts_with("| ")).skip(1);
+    let table = section
+        .lines()
+        .filter(|line| line.starts_with("| "))
+        .skip(1);
     let rows = table.map(|line| {
         let cells: Vec<&str> = line.trim_matches('|').split(" | ").collect();
         let lines = |cell: &str| code(cell).into_iter().map(str::to_owned).collect();
@@ -210,10 +289,16 @@ fn rows(document: &str, heading: &str) -> Vec<[Vec<String>; 3]> {
 /// Whether all that a test needs is there.
 fn can_run(needs: &[&str]) -> bool {
     if !netnsd().exists() {
-        eprintln!("skipped: {} is not built (cargo build -p netnsd)", netnsd().display());
+        eprintln!(
+            "skipped: {} is not built (cargo build -p netnsd)",
+            netnsd().display()
+        );
         return false;
     }
-    needs.iter().chain(&["curl", "unshare"]).all(|program| has(program))
+    needs
+        .iter()
+        .chain(&["curl", "unshare"])
+        .all(|program| has(program))
 }
 
 /// Runs a table.
@@ -222,22 +307,36 @@ fn holds(heading: &str, needs: &[&str]) {
         return;
     }
     let document = document();
-    let api =
-        code(&document).into_iter().find(|code| code.starts_with("api() {")).expect("the document says what api is");
-    let hosts = COLUMNS.map(|column| Host::new(column, if column == Column::ByHand { BRCTL } else { api }));
+    let api = code(&document)
+        .into_iter()
+        .find(|code| code.starts_with("api() {"))
+        .expect("the document says what api is");
+    let hosts =
+        COLUMNS.map(|column| Host::new(column, if column == Column::ByHand { BRCTL } else { api }));
     let rows = rows(&document, heading);
     assert!(rows.len() > 5, "{heading} has a table");
     for row in &rows {
         for (host, lines) in hosts.iter().zip(row) {
             let script = lines.join("\n");
             let output = host.sh(&script);
-            let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "{script}\n{}: {said}", output.status);
+            let said =
+                String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+            assert!(
+                output.status.success(),
+                "{script}\n{}: {said}",
+                output.status
+            );
         }
         let [by_hand, netnsctl, curl] = hosts.each_ref().map(Host::network);
         for (column, network) in [(1, netnsctl), (2, curl)] {
             let text = |network: &Value| serde_json::to_string_pretty(network).unwrap();
-            assert_eq!(text(&network), text(&by_hand), "{:#?} is not what {:#?} is", row[column], row[0]);
+            assert_eq!(
+                text(&network),
+                text(&by_hand),
+                "{:#?} is not what {:#?} is",
+                row[column],
+                row[0]
+            );
         }
     }
 }
@@ -262,7 +361,8 @@ fn bridges_from_brctl() {
     holds("Bridges, from brctl", &["ip", "bridge", "brctl"]);
 }
 
-/// The tours say that they do the same: so they do, step by step up to the last, which takes it all away.
+/// The tours say that they do the same: so they do, step by step up to the last, which takes it all
+/// away.
 #[test]
 fn the_tours_of_the_readme() {
     if !can_run(&["ip"]) {
@@ -271,7 +371,14 @@ fn the_tours_of_the_readme() {
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
     let tour = |heading: &str| {
         let (_, section) = readme.split_once(&format!("\n## {heading}\n")).unwrap();
-        section.split("```sh\n").nth(1).unwrap().split("```").next().unwrap().to_owned()
+        section
+            .split("```sh\n")
+            .nth(1)
+            .unwrap()
+            .split("```")
+            .next()
+            .unwrap()
+            .to_owned()
     };
     let curl = tour("Five minutes with curl");
     let (curl, document) = curl.split_once("# Everything in one document").unwrap();
@@ -280,15 +387,26 @@ fn the_tours_of_the_readme() {
     let hosts = [Column::Curl, Column::Netnsctl].map(|column| Host::new(column, ""));
     for (host, script) in hosts.iter().zip([curl, netnsctl]) {
         let output = host.sh(script);
-        assert!(output.status.success(), "{script}\n{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{script}\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     assert_eq!(hosts[0].network(), hosts[1].network());
     let nothing = Host::new(Column::ByHand, "").network();
     let functions = curl.lines().find(|line| line.starts_with("api()")).unwrap();
-    let ends = [format!("{functions}\n# {document}"), format!("netnsctl status\n{end}")];
+    let ends = [
+        format!("{functions}\n# {document}"),
+        format!("netnsctl status\n{end}"),
+    ];
     for (host, script) in hosts.iter().zip(ends) {
         let output = host.sh(&script);
-        assert!(output.status.success(), "{script}\n{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{script}\n{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         assert_eq!(host.network(), nothing);
     }
 }

@@ -15,37 +15,94 @@ use serde_json::{Value, json};
 
 /// A table's lines as words.
 fn words(table: &str) -> Vec<String> {
-    table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+    table
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+        .collect()
 }
 
 #[test]
 fn namespaces_are_made_listed_changed_and_deleted() {
     let host = host!();
     assert_eq!(host.ok(&["netns", "list"]), "");
-    assert_eq!(host.ok(&["netns", "add", "net0", "net1", "--label", "team=lab"]), "", "as ip, it says nothing");
+    assert_eq!(
+        host.ok(&["netns", "add", "net0", "net1", "--label", "team=lab"]),
+        "",
+        "as ip, it says nothing"
+    );
     assert_eq!(host.namespaces(), ["net0", "net1"]);
-    assert_eq!(host.ok(&["n", "l", "-o", "name"]), "net0\nnet1\n", "unique prefixes, as with ip");
+    assert_eq!(
+        host.ok(&["n", "l", "-o", "name"]),
+        "net0\nnet1\n",
+        "unique prefixes, as with ip"
+    );
     let table = host.ok(&["netns", "list", "--label", "team=lab"]);
-    assert_eq!(words(&table)[..2], ["NAME NETNSID LINKS STATE LABELS", "net0 - 1 in_sync team=lab"]);
+    assert_eq!(
+        words(&table)[..2],
+        [
+            "NAME NETNSID LINKS STATE LABELS",
+            "net0 - 1 in_sync team=lab"
+        ]
+    );
     assert_eq!(host.ok(&["netns", "list", "--label", "team=other"]), "");
 
-    host.ok(&["netns", "set", "net0", "100", "--sysctl", "net.ipv4.ip_forward=1", "--loopback", "off"]);
+    host.ok(&[
+        "netns",
+        "set",
+        "net0",
+        "100",
+        "--sysctl",
+        "net.ipv4.ip_forward=1",
+        "--loopback",
+        "off",
+    ]);
     let list = host.ip(&["netns", "list"]);
-    let net0 = list.as_array().unwrap().iter().find(|ns| ns["name"] == "net0").unwrap();
+    let net0 = list
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|ns| ns["name"] == "net0")
+        .unwrap();
     assert_eq!(net0["id"], 100);
-    assert_eq!(host.ok(&["netns", "list-id"]), "nsid 100 (iproute2 netns name: net0)\n");
-    assert_eq!(host.sh("ip netns exec net0 cat /proc/sys/net/ipv4/ip_forward").out, "1\n");
+    assert_eq!(
+        host.ok(&["netns", "list-id"]),
+        "nsid 100 (iproute2 netns name: net0)\n"
+    );
+    assert_eq!(
+        host.sh("ip netns exec net0 cat /proc/sys/net/ipv4/ip_forward")
+            .out,
+        "1\n"
+    );
     assert_eq!(host.ip(&["-n", "net0", "link"])[0]["operstate"], "DOWN");
     let shown = host.ok(&["netns", "show", "net0"]);
-    for text in ["net.ipv4.ip_forward=1", "team=lab", "/run/netns/net0", "in_sync"] {
+    for text in [
+        "net.ipv4.ip_forward=1",
+        "team=lab",
+        "/run/netns/net0",
+        "in_sync",
+    ] {
         assert!(shown.contains(text), "{text}: {shown}");
     }
-    host.ok(&["netns", "set", "net0", "--netnsid", "none", "--no-label", "team"]);
+    host.ok(&[
+        "netns",
+        "set",
+        "net0",
+        "--netnsid",
+        "none",
+        "--no-label",
+        "team",
+    ]);
     let now = host.json(&["netns", "show", "net0"]);
-    assert_eq!((&now["netnsid"], &now["labels"]), (&Value::Null, &json!({})));
+    assert_eq!(
+        (&now["netnsid"], &now["labels"]),
+        (&Value::Null, &json!({}))
+    );
 
     host.sh("ip netns add other");
-    assert_eq!(host.ok(&["netns", "list", "--unmanaged", "-o", "name"]), "net0\nnet1\nother\n");
+    assert_eq!(
+        host.ok(&["netns", "list", "--unmanaged", "-o", "name"]),
+        "net0\nnet1\nother\n"
+    );
     host.ok(&["netns", "delete", "net1"]);
     assert_eq!(host.namespaces(), ["net0", "other"]);
 }
@@ -56,7 +113,10 @@ fn control_characters_in_names_are_escaped() {
     host.sh("ip link add \"$(printf 'e\\033[2Jx')\" type bridge");
     for format in ["table", "name", "json"] {
         let shown = host.ok(&["link", "-o", format]);
-        assert!(shown.contains("e\\u001b[2Jx") && !shown.contains('\u{1b}'), "{shown:?}");
+        assert!(
+            shown.contains("e\\u001b[2Jx") && !shown.contains('\u{1b}'),
+            "{shown:?}"
+        );
     }
 }
 
@@ -66,106 +126,261 @@ fn routes_neighbours_and_resolvers_are_given_in_the_words_of_ip() {
     host.joined();
     let mac = "02:00:00:00:00:09";
     let neighbour = format!("10.1.1.9 lladdr {mac} dev eth0");
-    let line = ["netns", "set", "net0", "--route", "default via 10.1.1.2", "--route", "blackhole 10.9.0.0/16"];
-    let more = ["--route", "192.0.2.7 via 10.1.1.2 dev eth0 metric 5", "--neighbour", &neighbour];
+    let line = [
+        "netns",
+        "set",
+        "net0",
+        "--route",
+        "default via 10.1.1.2",
+        "--route",
+        "blackhole 10.9.0.0/16",
+    ];
+    let more = [
+        "--route",
+        "192.0.2.7 via 10.1.1.2 dev eth0 metric 5",
+        "--neighbour",
+        &neighbour,
+    ];
     let table = ["--route", "192.0.2.8 via 10.1.1.2 table 100"];
     let dns = ["--dns-server", "10.1.1.53", "--dns-search", "lab.example"];
     host.ok(&[&line[..], &more, &table, &dns].concat());
     let routes = host.ip(&["-n", "net0", "route"]);
-    let find = |to: &str| routes.as_array().unwrap().iter().find(|route| route["dst"] == to).unwrap().clone();
+    let find = |to: &str| {
+        routes
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|route| route["dst"] == to)
+            .unwrap()
+            .clone()
+    };
     assert_eq!(find("default")["gateway"], "10.1.1.2");
     assert_eq!(find("10.9.0.0/16")["type"], "blackhole");
     assert_eq!(find("192.0.2.7")["metric"], 5);
-    assert_eq!(host.ip(&["-n", "net0", "neigh", "show", "nud", "permanent"])[0]["lladdr"], mac);
+    assert_eq!(
+        host.ip(&["-n", "net0", "neigh", "show", "nud", "permanent"])[0]["lladdr"],
+        mac
+    );
     let resolv = host.sh("cat /etc/netns/net0/resolv.conf").out;
-    assert!(resolv.contains("nameserver 10.1.1.53") && resolv.contains("search lab.example"), "{resolv}");
+    assert!(
+        resolv.contains("nameserver 10.1.1.53") && resolv.contains("search lab.example"),
+        "{resolv}"
+    );
 
     let printed = host.ok(&["route", "net0"]);
-    assert!(printed.contains("default via 10.1.1.2 dev eth0"), "{printed}");
-    assert!(printed.contains("10.1.1.0/24 dev eth0 proto kernel scope link src 10.1.1.1"), "{printed}");
+    assert!(
+        printed.contains("default via 10.1.1.2 dev eth0"),
+        "{printed}"
+    );
+    assert!(
+        printed.contains("10.1.1.0/24 dev eth0 proto kernel scope link src 10.1.1.1"),
+        "{printed}"
+    );
     assert!(printed.contains("blackhole 10.9.0.0/16"), "{printed}");
-    assert!(printed.contains("192.0.2.7 via 10.1.1.2 dev eth0 proto netnsd metric 5\n"), "{printed}");
-    assert!(!printed.contains("192.0.2.8"), "only the main table: {printed}");
+    assert!(
+        printed.contains("192.0.2.7 via 10.1.1.2 dev eth0 proto netnsd metric 5\n"),
+        "{printed}"
+    );
+    assert!(
+        !printed.contains("192.0.2.8"),
+        "only the main table: {printed}"
+    );
     for table in ["all", "100"] {
         let printed = host.ok(&["route", "net0", "--table", table]);
-        assert!(printed.contains("192.0.2.8 via 10.1.1.2 dev eth0 table 100"), "{printed}");
+        assert!(
+            printed.contains("192.0.2.8 via 10.1.1.2 dev eth0 table 100"),
+            "{printed}"
+        );
     }
     let neighbours = host.ok(&["neigh", "net0"]);
-    assert!(neighbours.contains(&format!("10.1.1.9 dev eth0 lladdr {mac} PERMANENT")), "{neighbours}");
+    assert!(
+        neighbours.contains(&format!("10.1.1.9 dev eth0 lladdr {mac} PERMANENT")),
+        "{neighbours}"
+    );
     let shown = host.ok(&["netns", "show", "net0"]);
-    assert!(shown.contains("192.0.2.7/32 via 10.1.1.2 dev eth0 metric 5") && shown.contains(&neighbour), "{shown}");
+    assert!(
+        shown.contains("192.0.2.7/32 via 10.1.1.2 dev eth0 metric 5") && shown.contains(&neighbour),
+        "{shown}"
+    );
 
     host.ok(&["netns", "set", "net0", "--route", "none", "--no-dns"]);
     let left = host.ip(&["-n", "net0", "route"]);
-    assert_eq!(left.as_array().unwrap().len(), 1, "the kernel's own is left: {left}");
-    host.run(&["netns", "set", "net0"]).failed(2, &["nothing to set"]);
-    assert_eq!(host.run(&["netns", "set", "net0", "--route", "default gw 10.1.1.2"]).code, Some(2));
+    assert_eq!(
+        left.as_array().unwrap().len(),
+        1,
+        "the kernel's own is left: {left}"
+    );
+    host.run(&["netns", "set", "net0"])
+        .failed(2, &["nothing to set"]);
+    assert_eq!(
+        host.run(&["netns", "set", "net0", "--route", "default gw 10.1.1.2"])
+            .code,
+        Some(2)
+    );
 }
 
 #[test]
 fn a_bridge_gets_ports_and_learns() {
     let host = host!();
     host.ok(&["netns", "add", "net0", "net1"]);
-    host.ok(&["bridge", "add", "br0", "--address", "10.1.2.254/24", "--ageing-time", "60", "--priority", "4096"]);
+    host.ok(&[
+        "bridge",
+        "add",
+        "br0",
+        "--address",
+        "10.1.2.254/24",
+        "--ageing-time",
+        "60",
+        "--priority",
+        "4096",
+    ]);
     for i in ["0", "1"] {
         let inside = format!("net{i}:eth0,addr=10.1.2.1{i}/24");
         let port = format!("port{i},bridge=br0,hairpin");
         host.ok(&["veth", "add", &format!("lan{i}"), &inside, &port]);
     }
     let info = host.ip(&["-d", "link", "show", "br0"])[0]["linkinfo"]["info_data"].clone();
-    assert_eq!((&info["ageing_time"], &info["priority"]), (&json!(6000), &json!(4096)));
-    host.ok(&["wait", "veth/lan0", "veth/lan1", "bridge/br0", "--for", "ready", "--timeout", "20"]);
+    assert_eq!(
+        (&info["ageing_time"], &info["priority"]),
+        (&json!(6000), &json!(4096))
+    );
+    host.ok(&[
+        "wait",
+        "veth/lan0",
+        "veth/lan1",
+        "bridge/br0",
+        "--for",
+        "ready",
+        "--timeout",
+        "20",
+    ]);
     let pinged = host.ok(&["netns", "ping", "net0", "10.1.2.11", "-c", "2"]);
-    assert!(pinged.contains("from 10.1.2.11: icmp_seq=1") && pinged.contains("2 received, 0% loss"), "{pinged}");
+    assert!(
+        pinged.contains("from 10.1.2.11: icmp_seq=1") && pinged.contains("2 received, 0% loss"),
+        "{pinged}"
+    );
     let silence = host.run(&["netns", "ping", "net0", "10.1.2.99", "-W", "0.1"]);
     assert_eq!(silence.code, Some(1));
     assert!(silence.out.contains("100% loss"), "{silence:?}");
 
     let ports = words(&host.ok(&["bridge", "link", "br0"]));
-    assert!(ports[1].starts_with("port0 lan0/1 forwarding") && ports[1].ends_with("hairpin"), "{ports:?}");
-    let mac = host.ip(&["-n", "net1", "link", "show", "eth0"])[0]["address"].as_str().unwrap().to_owned();
+    assert!(
+        ports[1].starts_with("port0 lan0/1 forwarding") && ports[1].ends_with("hairpin"),
+        "{ports:?}"
+    );
+    let mac = host.ip(&["-n", "net1", "link", "show", "eth0"])[0]["address"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let fdb = words(&host.ok(&["bridge", "fdb", "br0"]));
-    assert!(fdb.iter().any(|line| line.starts_with(&format!("{mac} port1 no "))), "{mac}: {fdb:?}");
-    host.ok(&["bridge", "set", "br0", "--ageing-time", "none", "--address", "none"]);
+    assert!(
+        fdb.iter()
+            .any(|line| line.starts_with(&format!("{mac} port1 no "))),
+        "{mac}: {fdb:?}"
+    );
+    host.ok(&[
+        "bridge",
+        "set",
+        "br0",
+        "--ageing-time",
+        "none",
+        "--address",
+        "none",
+    ]);
     assert_eq!(host.ip(&["-4", "addr", "show", "br0"]), json!([]));
     let listed = words(&host.ok(&["bridge", "list"]));
     assert_eq!(listed[1], "br0 - yes off - 2 in_sync");
-    assert!(host.ok(&["bridge", "show", "br0"]).contains("port0 forwarding"));
+    assert!(
+        host.ok(&["bridge", "show", "br0"])
+            .contains("port0 forwarding")
+    );
 
-    host.run(&["bridge", "delete", "br0"]).failed(1, &["veth lan0", "--cascade"]);
+    host.run(&["bridge", "delete", "br0"])
+        .failed(1, &["veth lan0", "--cascade"]);
     host.ok(&["bridge", "delete", "br0", "--cascade"]);
-    assert_eq!(host.ip(&["link", "show", "port0"])[0]["master"], Value::Null, "its ports live on");
+    assert_eq!(
+        host.ip(&["link", "show", "port0"])[0]["master"],
+        Value::Null,
+        "its ports live on"
+    );
 }
 
 #[test]
 fn pairs_are_made_moved_and_shown_in_the_same_words() {
     let host = host!();
-    assert_eq!(host.ok(&["veth", "add"]), "veth0\n", "a chosen name is told");
+    assert_eq!(
+        host.ok(&["veth", "add"]),
+        "veth0\n",
+        "a chosen name is told"
+    );
     assert_eq!(host.ip(&["link", "show", "veth1"])[0]["ifname"], "veth1");
     host.joined();
     host.ok(&["wait", "veth/lan0", "--for", "ready"]);
     let listed = words(&host.ok(&["veth", "list"]));
-    assert_eq!(listed[1], "lan0 net0:eth0,addr=10.1.1.1/24 net1:eth0,addr=10.1.1.2/24 yes in_sync");
-    host.ok(&["veth", "set", "lan0/1", "--host", "--interface", "port0", "--mtu", "1400", "--address", "10.1.1.3/24"]);
+    assert_eq!(
+        listed[1],
+        "lan0 net0:eth0,addr=10.1.1.1/24 net1:eth0,addr=10.1.1.2/24 yes in_sync"
+    );
+    host.ok(&[
+        "veth",
+        "set",
+        "lan0/1",
+        "--host",
+        "--interface",
+        "port0",
+        "--mtu",
+        "1400",
+        "--address",
+        "10.1.1.3/24",
+    ]);
     let port = host.ip(&["-4", "addr", "show", "port0"])[0].clone();
-    assert_eq!((&port["mtu"], &port["addr_info"][0]["local"]), (&json!(1400), &json!("10.1.1.3")));
+    assert_eq!(
+        (&port["mtu"], &port["addr_info"][0]["local"]),
+        (&json!(1400), &json!("10.1.1.3"))
+    );
     host.ok(&["veth", "set", "lan0/0", "--down"]);
-    assert_eq!(host.ip(&["-n", "net0", "link", "show", "eth0"])[0]["operstate"], "DOWN");
-    host.run(&["wait", "veth/lan0", "--for", "ready", "--timeout", "0.1"]).failed(1, &["veth lan0", "not ready"]);
+    assert_eq!(
+        host.ip(&["-n", "net0", "link", "show", "eth0"])[0]["operstate"],
+        "DOWN"
+    );
+    host.run(&["wait", "veth/lan0", "--for", "ready", "--timeout", "0.1"])
+        .failed(1, &["veth lan0", "not ready"]);
     host.ok(&["veth", "set", "lan0/0", "--up"]);
     host.ok(&["wait", "veth/lan0", "--for", "ready", "--timeout", "20"]);
 
     host.ok(&["bridge", "add", "br0"]);
-    host.ok(&["veth", "set", "lan0/1", "--bridge", "br0", "--isolated", "on", "--address", "none"]);
+    host.ok(&[
+        "veth",
+        "set",
+        "lan0/1",
+        "--bridge",
+        "br0",
+        "--isolated",
+        "on",
+        "--address",
+        "none",
+    ]);
     assert_eq!(host.ip(&["link", "show", "port0"])[0]["master"], "br0");
     host.ok(&["veth", "set", "lan0/1", "--no-bridge"]);
-    assert_eq!(host.ip(&["link", "show", "port0"])[0]["master"], Value::Null);
+    assert_eq!(
+        host.ip(&["link", "show", "port0"])[0]["master"],
+        Value::Null
+    );
     host.ok(&["veth", "set", "lan0", "--label", "team=lab"]);
-    assert_eq!(host.ok(&["veth", "list", "--label", "team", "-o", "name"]), "lan0\n");
-    assert!(host.ok(&["veth", "show", "lan0"]).contains("net0:eth0,addr=10.1.1.1/24"));
-    host.run(&["veth", "set", "lan0", "--down"]).failed(2, &["lan0/0"]);
-    host.run(&["veth", "set", "lan0/2", "--down"]).failed(2, &["lan0/1"]);
-    host.run(&["veth", "add", "x,colour=red", "z"]).failed(2, &["colour", "bridge="]);
+    assert_eq!(
+        host.ok(&["veth", "list", "--label", "team", "-o", "name"]),
+        "lan0\n"
+    );
+    assert!(
+        host.ok(&["veth", "show", "lan0"])
+            .contains("net0:eth0,addr=10.1.1.1/24")
+    );
+    host.run(&["veth", "set", "lan0", "--down"])
+        .failed(2, &["lan0/0"]);
+    host.run(&["veth", "set", "lan0/2", "--down"])
+        .failed(2, &["lan0/1"]);
+    host.run(&["veth", "add", "x,colour=red", "z"])
+        .failed(2, &["colour", "bridge="]);
     host.ok(&["veth", "delete", "lan0", "veth0"]);
     assert_eq!(host.ok(&["link", "-o", "name"]), "lo\nbr0\n");
     host.ok(&["wait", "veth/lan0", "--for", "deleted"]);
@@ -177,13 +392,31 @@ fn what_the_kernel_says_is_printed_as_ip_does() {
     host.joined();
     let addresses = host.ok(&["addr", "net0", "--dev", "eth0", "-4"]);
     let index = host.ip(&["-n", "net0", "link", "show", "eth0"])[0]["ifindex"].clone();
-    assert!(addresses.starts_with(&format!("{index}: eth0@net1:eth0: <UP,LOWER_UP> mtu 1500")), "{addresses}");
-    assert!(addresses.contains("    inet 10.1.1.1/24 scope global eth0\n"), "{addresses}");
+    assert!(
+        addresses.starts_with(&format!("{index}: eth0@net1:eth0: <UP,LOWER_UP> mtu 1500")),
+        "{addresses}"
+    );
+    assert!(
+        addresses.contains("    inet 10.1.1.1/24 scope global eth0\n"),
+        "{addresses}"
+    );
     let links = host.ok(&["link"]);
-    assert!(links.starts_with("1: lo: <LOOPBACK,UP,LOWER_UP> mtu 65536"), "{links}");
-    assert!(links.contains("    link/loopback 00:00:00:00:00:00\n"), "{links}");
+    assert!(
+        links.starts_with("1: lo: <LOOPBACK,UP,LOWER_UP> mtu 65536"),
+        "{links}"
+    );
+    assert!(
+        links.contains("    link/loopback 00:00:00:00:00:00\n"),
+        "{links}"
+    );
     let live = host.json(&["addr", "net0"]);
-    assert!(live["items"].as_array().unwrap().iter().any(|item| item["address"] == "10.1.1.1/24"));
+    assert!(
+        live["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|item| item["address"] == "10.1.1.1/24")
+    );
     host.run(&["addr", "nowhere"]).failed(1, &["nowhere"]);
 }
 
@@ -193,19 +426,59 @@ fn commands_run_with_their_output_and_exit_code() {
     host.ok(&["netns", "add", "net0", "net1"]);
     let exec = |line: &[&str]| host.run(&[&["netns", "exec"], line].concat());
     let ran = exec(&["net0", "--", "sh", "-c", "echo out; echo err >&2; exit 7"]);
-    assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (Some(7), "out\n", "err\n"));
-    assert_eq!(exec(&["net0", "ip", "netns", "identify"]).out, "net0\n", "-- may be left out, as with ip");
-    assert_eq!(exec(&["--env", "A=b", "--cwd", "/tmp", "net0", "sh", "-c", "echo $A; pwd"]).out, "b\n/tmp\n");
-    assert_eq!(exec(&["net0", "echo", "-v", "--", "-o"]).out, "-v -- -o\n", "options after it are the command's");
-    assert_eq!(exec(&["net0", "sh", "-c", "kill -TERM $$"]).code, Some(128 + 15));
+    assert_eq!(
+        (ran.code, ran.out.as_str(), ran.err.as_str()),
+        (Some(7), "out\n", "err\n")
+    );
+    assert_eq!(
+        exec(&["net0", "ip", "netns", "identify"]).out,
+        "net0\n",
+        "-- may be left out, as with ip"
+    );
+    assert_eq!(
+        exec(&[
+            "--env",
+            "A=b",
+            "--cwd",
+            "/tmp",
+            "net0",
+            "sh",
+            "-c",
+            "echo $A; pwd"
+        ])
+        .out,
+        "b\n/tmp\n"
+    );
+    assert_eq!(
+        exec(&["net0", "echo", "-v", "--", "-o"]).out,
+        "-v -- -o\n",
+        "options after it are the command's"
+    );
+    assert_eq!(
+        exec(&["net0", "sh", "-c", "kill -TERM $$"]).code,
+        Some(128 + 15)
+    );
     exec(&["--timeout", "0.1", "net0", "sleep", "1000"]).failed(128 + 9, &["--timeout"]);
     let bytes = host.sh("netnsctl netns exec net0 -- printf '\\377\\000x' | od -An -tx1");
     assert_eq!(bytes.out.trim(), "ff 00 78");
-    assert_eq!(host.sh("echo hello | netnsctl netns exec net0 cat").out, "hello\n");
+    assert_eq!(
+        host.sh("echo hello | netnsctl netns exec net0 cat").out,
+        "hello\n"
+    );
 
-    let all = exec(&["--all", "--", "sh", "-c", "ip netns identify; test $(ip netns identify) = net1"]);
+    let all = exec(&[
+        "--all",
+        "--",
+        "sh",
+        "-c",
+        "ip netns identify; test $(ip netns identify) = net1",
+    ]);
     let printed = "\nnetns: net0\nnet0\n\nnetns: net1\nnet1\n";
-    assert_eq!((all.code, all.out.as_str()), (Some(1), printed), "goes on past a failure");
+    assert_eq!(
+        (all.code, all.out.as_str()),
+        (Some(1), printed),
+        "goes on past a failure"
+    );
     exec(&["net0", "no-such-program"]).failed(1, &["no-such-program", "/argv/0"]);
     exec(&["net0"]).failed(2, &["no command"]);
 }
@@ -214,39 +487,56 @@ fn commands_run_with_their_output_and_exit_code() {
 fn processes_are_found() {
     let host = host!();
     host.ok(&["netns", "add", "net0"]);
-    let mut sleeper = host.command("ip").args(["netns", "exec", "net0", "sleep", "1000"]).spawn().unwrap();
+    let mut sleeper = host
+        .command("ip")
+        .args(["netns", "exec", "net0", "sleep", "1000"])
+        .spawn()
+        .unwrap();
     let pid = sleeper.id().to_string();
-    host.until("sleep runs", || host.ok(&["netns", "pids", "net0", "--long"]).contains("sleep"));
+    host.until("sleep runs", || {
+        host.ok(&["netns", "pids", "net0", "--long"])
+            .contains("sleep")
+    });
     assert_eq!(host.ok(&["netns", "pids", "net0"]), format!("{pid}\n"));
     assert_eq!(host.ok(&["netns", "identify", &pid]), "net0\n");
     assert_eq!(host.ok(&["netns", "identify"]), "", "the host has no name");
     sleeper.kill().unwrap();
     sleeper.wait().unwrap();
-    host.run(&["netns", "identify", "4000000"]).failed(1, &["4000000"]);
+    host.run(&["netns", "identify", "4000000"])
+        .failed(1, &["4000000"]);
 }
 
 #[test]
 fn a_dry_run_changes_nothing_and_lists_what_it_would() {
     let host = host!();
     let plan = words(&host.ok(&["netns", "add", "net0", "--dry-run"]));
-    assert!(plan[0].starts_with("(ip netns add net0 && ip -n net0 link property add dev lo altname "), "{plan:?}");
+    assert!(
+        plan[0].starts_with("(ip netns add net0 && ip -n net0 link property add dev lo altname "),
+        "{plan:?}"
+    );
     assert_eq!(host.namespaces(), Vec::<String>::new());
     host.joined();
     let plan = host.json(&["netns", "delete", "net0", "--cascade", "--dry-run"]);
-    assert!(plan["plan"].as_array().is_some_and(|plan| !plan.is_empty()) && plan["result"].is_null(), "{plan}");
+    assert!(
+        plan["plan"].as_array().is_some_and(|plan| !plan.is_empty()) && plan["result"].is_null(),
+        "{plan}"
+    );
     host.ok(&["netns", "delete", "--all", "--dry-run"]);
     host.ok(&["veth", "set", "lan0/0", "--down", "--dry-run"]);
     assert_eq!(host.namespaces(), ["net0", "net1"]);
     assert_eq!(host.json(&["veth", "show", "lan0"])["generation"], 1);
-    host.run(&["netns", "list", "--dry-run"]).failed(2, &["--dry-run"]);
+    host.run(&["netns", "list", "--dry-run"])
+        .failed(2, &["--dry-run"]);
 }
 
 #[test]
 fn all_namespaces_go_with_what_lies_in_them() {
     let host = host!();
     host.joined();
-    host.run(&["netns", "delete", "net0"]).failed(1, &["veth lan0", "--cascade"]);
-    host.run(&["netns", "delete", "nowhere", "net0", "--cascade"]).failed(1, &["nowhere"]);
+    host.run(&["netns", "delete", "net0"])
+        .failed(1, &["veth lan0", "--cascade"]);
+    host.run(&["netns", "delete", "nowhere", "net0", "--cascade"])
+        .failed(1, &["nowhere"]);
     assert_eq!(host.namespaces(), ["net1"], "goes on past a failure");
     host.ok(&["netns", "add", "net0"]);
     host.ok(&["netns", "delete", "--all"]);
@@ -264,15 +554,31 @@ fn json_is_exactly_what_the_api_answers_and_curl_lines_do_the_same() {
         return;
     }
     let read = host.run(&["-v", "netns", "list", "-o", "json"]);
-    assert!(read.err.starts_with("curl ") && read.err.lines().count() == 1, "{read:?}");
+    assert!(
+        read.err.starts_with("curl ") && read.err.lines().count() == 1,
+        "{read:?}"
+    );
     assert_eq!(host.sh(read.err.trim_end()).out, read.out);
-    let write = host.run(&["-v", "netns", "set", "net0", "--label", "a=it's", "--dry-run", "-o", "json"]);
+    let write = host.run(&[
+        "-v",
+        "netns",
+        "set",
+        "net0",
+        "--label",
+        "a=it's",
+        "--dry-run",
+        "-o",
+        "json",
+    ]);
     let plan = |text: &str| serde_json::from_str::<Value>(text).unwrap()["plan"].clone();
     assert_eq!(plan(&host.sh(write.err.trim_end()).out), plan(&write.out));
     let delete = host.run(&["-v", "veth", "delete", "lan0", "--dry-run", "-o", "json"]);
     assert_eq!(host.sh(delete.err.trim_end()).out, delete.out);
     let create = host.run(&["-v", "netns", "add", "net2", "--dry-run"]);
-    assert_eq!(host.sh(&create.err.replace("?dry_run=true", "")).code, Some(0));
+    assert_eq!(
+        host.sh(&create.err.replace("?dry_run=true", "")).code,
+        Some(0)
+    );
     assert_eq!(host.namespaces(), ["net0", "net1", "net2"]);
 }
 
@@ -280,35 +586,56 @@ fn json_is_exactly_what_the_api_answers_and_curl_lines_do_the_same() {
 fn a_list_of_several_pages_is_one() {
     let host = host!();
     let names: Vec<String> = (0..1003).map(|i| format!("net{i:04}")).collect();
-    let line: Vec<&str> = ["netns", "add"].into_iter().chain(names.iter().map(String::as_str)).collect();
+    let line: Vec<&str> = ["netns", "add"]
+        .into_iter()
+        .chain(names.iter().map(String::as_str))
+        .collect();
     host.ok(&line);
     let listed = host.run(&["-v", "netns", "list", "-o", "name"]);
     assert_eq!(listed.out.lines().collect::<Vec<_>>(), names);
     assert_eq!(listed.err.lines().count(), 2, "two pages");
     let all = host.json(&["netns", "list"]);
-    assert_eq!((all["items"].as_array().unwrap().len(), &all["next"]), (1003, &Value::Null));
+    assert_eq!(
+        (all["items"].as_array().unwrap().len(), &all["next"]),
+        (1003, &Value::Null)
+    );
 }
 
 #[test]
 fn refusals_say_what_where_and_what_to_do() {
     let host = host!();
     host.ok(&["netns", "add", "net0"]);
-    host.run(&["netns", "add", "net0"]).failed(1, &["net0", "set"]);
-    host.run(&["netns", "show", "nowhere"]).failed(1, &["nowhere"]);
+    host.run(&["netns", "add", "net0"])
+        .failed(1, &["net0", "set"]);
+    host.run(&["netns", "show", "nowhere"])
+        .failed(1, &["nowhere"]);
     host.run(&["netns", "show", "../x"]).failed(1, &["../x"]);
-    host.run(&["veth", "add", "net0:e0,addr=10.1.1.1", "e1"]).failed(1, &["/endpoints/0/addresses/0", "10.1.1.1/24"]);
-    host.run(&["veth", "add", "nowhere:e0", "e1"]).failed(1, &["/endpoints/0/namespace", "nowhere"]);
-    for usage in
-        [&["netns", "add", "-x"][..], &["netns", "set", "net0", "x"], &["wait", "net0"], &["netns", "delete"], &[]]
-    {
+    host.run(&["veth", "add", "net0:e0,addr=10.1.1.1", "e1"])
+        .failed(1, &["/endpoints/0/addresses/0", "10.1.1.1/24"]);
+    host.run(&["veth", "add", "nowhere:e0", "e1"])
+        .failed(1, &["/endpoints/0/namespace", "nowhere"]);
+    for usage in [
+        &["netns", "add", "-x"][..],
+        &["netns", "set", "net0", "x"],
+        &["wait", "net0"],
+        &["netns", "delete"],
+        &[],
+    ] {
         assert_eq!(host.run(usage).code, Some(2), "{usage:?}");
     }
     let pending = host.run(&["netns", "set", "net0", "--route", "default via 10.1.1.254"]);
     assert_eq!(pending.code, Some(0));
-    assert!(pending.err.contains("namespace net0 is pending"), "{pending:?}");
+    assert!(
+        pending.err.contains("namespace net0 is pending"),
+        "{pending:?}"
+    );
     let status = host.ok(&["status"]);
-    assert!(status.contains("1 pending") && status.contains("namespace/net0"), "{status}");
-    host.run(&["wait", "netns/net0", "--timeout", "0.1"]).failed(1, &["namespace net0 is pending"]);
+    assert!(
+        status.contains("1 pending") && status.contains("namespace/net0"),
+        "{status}"
+    );
+    host.run(&["wait", "netns/net0", "--timeout", "0.1"])
+        .failed(1, &["namespace net0 is pending"]);
 }
 
 #[test]
@@ -325,7 +652,8 @@ fn a_daemon_out_of_reach_is_told_with_what_to_do() {
         )
     };
     let nowhere = dir.path().join("nowhere.sock");
-    run(&nowhere, &["netns", "list"]).failed(3, &["nowhere.sock", "is netnsd running?", "NETNSCTL_URL"]);
+    run(&nowhere, &["netns", "list"])
+        .failed(3, &["nowhere.sock", "is netnsd running?", "NETNSCTL_URL"]);
     run(&nowhere, &["netns", "delete", "a", "b"]).failed(3, &["is netnsd running?"]);
     run(&nowhere, &["wait", "netns/a", "--timeout", "0.1"]).failed(3, &["is netnsd running?"]);
     let left_over = dir.path().join("left.sock");
@@ -340,30 +668,49 @@ fn a_daemon_out_of_reach_is_told_with_what_to_do() {
 fn a_reader_that_goes_away_is_no_error() {
     let host = host!();
     host.ok(&["netns", "add", "net0"]);
-    let script = "netnsctl netns exec net0 -- seq 200000 | head -n 1; netnsctl completion bash | head -n 0";
+    let script =
+        "netnsctl netns exec net0 -- seq 200000 | head -n 1; netnsctl completion bash | head -n 0";
     let ran = host.sh(script);
     assert_eq!((ran.out.as_str(), ran.err.as_str()), ("1\n", ""));
 }
 
 /// The help of a command.
 fn help(line: &[String]) -> String {
-    let output = Command::new(NETNSCTL).args(line).arg("--help").output().unwrap();
+    let output = Command::new(NETNSCTL)
+        .args(line)
+        .arg("--help")
+        .output()
+        .unwrap();
     String::from_utf8(output.stdout).unwrap()
 }
 
 /// The commands that netnsctl's help names below a command.
 fn subcommands(line: &[String]) -> Vec<String> {
     let text = help(line);
-    let lines = text.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let lines = text
+        .lines()
+        .skip_while(|line| *line != "Commands:")
+        .skip(1)
+        .take_while(|line| !line.is_empty());
     let names = lines.filter(|line| line.starts_with("  ") && !line.starts_with("   "));
-    names.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help").map(str::to_owned).collect()
+    names
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help")
+        .map(str::to_owned)
+        .collect()
 }
 
 /// The examples in a command's help.
 fn examples(line: &[String]) -> Vec<String> {
     let text = help(line);
-    let after = text.lines().skip_while(|line| !matches!(*line, "Example:" | "Examples:")).skip(1);
-    after.filter(|line| line.starts_with("  netnsctl ")).map(|line| line.trim().to_owned()).collect()
+    let after = text
+        .lines()
+        .skip_while(|line| !matches!(*line, "Example:" | "Examples:"))
+        .skip(1);
+    after
+        .filter(|line| line.starts_with("  netnsctl "))
+        .map(|line| line.trim().to_owned())
+        .collect()
 }
 
 #[test]
@@ -383,7 +730,8 @@ fn every_command_has_an_example_that_runs() {
     for line in &lines {
         let found = examples(line);
         assert!(!found.is_empty(), "{line:?} has no example");
-        // What makes something runs first, what deletes something last, and in an order that leaves it something.
+        // What makes something runs first, what deletes something last, and in an order that leaves
+        // it something.
         let words: Vec<&str> = line.iter().map(String::as_str).collect();
         let rank = match words[..] {
             ["adopt"] => 0,
@@ -397,16 +745,29 @@ fn every_command_has_an_example_that_runs() {
         all.extend(found.into_iter().map(|example| (rank, example)));
     }
     all.sort_by_key(|(rank, _)| *rank);
-    let mut other = host.command("unshare").args(["-n", "sleep", "1000"]).spawn().unwrap();
+    let mut other = host
+        .command("unshare")
+        .args(["-n", "sleep", "1000"])
+        .spawn()
+        .unwrap();
     let file = format!("/proc/{}/comm", other.id());
-    host.until("sleep runs", || fs::read_to_string(&file).is_ok_and(|name| name == "sleep\n"));
+    host.until("sleep runs", || {
+        fs::read_to_string(&file).is_ok_and(|name| name == "sleep\n")
+    });
     // What others made, to be taken over.
     host.sh("ip netns add byhand && ip link add lan type bridge");
     for (_, example) in all {
         // Some go on until they are stopped.
         let endless = example.ends_with("events -f") || example.ends_with("monitor");
-        let (before, expected) = if endless { ("timeout 0.5 ", 124) } else { ("", 0) };
-        let ran = host.sh(&format!("export EDITOR=true; PID={}; {before}{example}", other.id()));
+        let (before, expected) = if endless {
+            ("timeout 0.5 ", 124)
+        } else {
+            ("", 0)
+        };
+        let ran = host.sh(&format!(
+            "export EDITOR=true; PID={}; {before}{example}",
+            other.id()
+        ));
         assert_eq!(ran.code, Some(expected), "{example}: {ran:?}");
     }
     other.kill().unwrap();
@@ -421,9 +782,22 @@ fn a_login_is_remembered_until_the_logout() {
     fs::create_dir(&home).unwrap();
     let run = |line: &[&str], typed: &str| {
         let mut command = host.command(NETNSCTL);
-        command.env_remove("NETNSCTL_URL").env("HOME", &home).args(line);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        child.stdin.take().unwrap().write_all(typed.as_bytes()).unwrap();
+        command
+            .env_remove("NETNSCTL_URL")
+            .env("HOME", &home)
+            .args(line);
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(typed.as_bytes())
+            .unwrap();
         Ran::of(child.wait_with_output().unwrap())
     };
     let (url, list) = ("http://127.0.0.1:8080", ["netns", "list", "-o", "name"]);
@@ -436,14 +810,25 @@ fn a_login_is_remembered_until_the_logout() {
     let ran = run(&["login", url], &format!("{TOKEN}\n"));
     assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
     let file = home.join(".config/netnsctl/login.json");
-    assert!(ran.out.contains(url) && ran.out.contains(&file.display().to_string()) && !ran.out.contains(TOKEN));
+    assert!(
+        ran.out.contains(url)
+            && ran.out.contains(&file.display().to_string())
+            && !ran.out.contains(TOKEN)
+    );
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(&file), mode(file.parent().unwrap())), (0o600, 0o700));
     assert_eq!(run(&list, "").out, "net0\n");
     // The token is for that netnsd alone.
-    run(&[&["--url", "http://localhost:8080"][..], &list].concat(), "").failed(1, &["token"]);
+    run(
+        &[&["--url", "http://localhost:8080"][..], &list].concat(),
+        "",
+    )
+    .failed(1, &["token"]);
     let token = host.dir.path().join("token");
-    assert_eq!(run(&["login", url, "--token-file", token.to_str().unwrap()], "").code, Some(0));
+    assert_eq!(
+        run(&["login", url, "--token-file", token.to_str().unwrap()], "").code,
+        Some(0)
+    );
     assert_eq!(run(&list, "").out, "net0\n");
 
     fs::write(&file, "noise").unwrap();

@@ -34,17 +34,31 @@ fn a_document_is_planned_applied_compared_and_exported() {
     let host = host!();
     write(&host, LAB);
     let plan = host.ok(&["plan", "-f", "lab.yaml"]);
-    assert!(plan.starts_with("+ namespace/left\n+ namespace/right\n+ veth/lan\n3 created, 0 updated"), "{plan}");
+    assert!(
+        plan.starts_with("+ namespace/left\n+ namespace/right\n+ veth/lan\n3 created, 0 updated"),
+        "{plan}"
+    );
     assert!(plan.contains("\n(ip netns add left && "), "{plan}");
     let dry = host.ok(&["apply", "-f", "lab.yaml", "--dry-run"]);
-    assert_eq!(dry.lines().count(), plan.lines().count(), "it is the same but for the uids: {dry}");
+    assert_eq!(
+        dry.lines().count(),
+        plan.lines().count(),
+        "it is the same but for the uids: {dry}"
+    );
     assert_eq!(host.namespaces(), Vec::<String>::new());
     let diff = host.run(&["diff", "-f", "lab.yaml"]);
     assert_eq!(diff.code, Some(1));
-    assert!(diff.out.contains("+namespace/left:\n") && !diff.out.contains("\n-"), "{}", diff.out);
+    assert!(
+        diff.out.contains("+namespace/left:\n") && !diff.out.contains("\n-"),
+        "{}",
+        diff.out
+    );
 
     let applied = host.ok(&["apply", "-f", "lab.yaml"]);
-    assert!(applied.ends_with("3 created, 0 updated, 0 deleted, 0 unchanged\n"), "{applied}");
+    assert!(
+        applied.ends_with("3 created, 0 updated, 0 deleted, 0 unchanged\n"),
+        "{applied}"
+    );
     assert_eq!(host.namespaces(), ["left", "right"]);
     host.ok(&["netns", "ping", "left", "10.1.0.2", "-W", "20"]);
     assert_eq!(host.ok(&["diff", "-f", "lab.yaml"]), "");
@@ -53,16 +67,30 @@ fn a_document_is_planned_applied_compared_and_exported() {
         host.sh("netnsctl export | netnsctl apply -f - --prune").out,
         "0 created, 0 updated, 0 deleted, 3 unchanged\n"
     );
-    assert!(exported.contains("addresses:\n    - 10.1.0.1/24\n") && !exported.contains("uid"), "{exported}");
+    assert!(
+        exported.contains("addresses:\n    - 10.1.0.1/24\n") && !exported.contains("uid"),
+        "{exported}"
+    );
     assert_eq!(host.json(&["export"])["veths"][0]["name"], "lan");
 
     write(&host, &LAB.replace("10.1.0.2/24", "10.1.0.3/24"));
-    let coloured = host.run(&["diff", "-f", "lab.yaml", "--color", "always"]).out;
-    assert!(coloured.contains("\u{1b}[31m-") && coloured.contains("10.1.0.3/24"), "{coloured}");
-    assert!(host.ok(&["apply", "-f", "lab.yaml"]).starts_with("~ veth/lan\n"));
+    let coloured = host
+        .run(&["diff", "-f", "lab.yaml", "--color", "always"])
+        .out;
+    assert!(
+        coloured.contains("\u{1b}[31m-") && coloured.contains("10.1.0.3/24"),
+        "{coloured}"
+    );
+    assert!(
+        host.ok(&["apply", "-f", "lab.yaml"])
+            .starts_with("~ veth/lan\n")
+    );
     write(&host, "namespaces: [{name: left, labels: {lab: one}}]");
     let pruned = host.ok(&["apply", "-f", "lab.yaml", "--prune", "--label", "lab=one"]);
-    assert!(pruned.contains("- veth/lan\n") && pruned.contains("2 deleted, 1 unchanged"), "{pruned}");
+    assert!(
+        pruned.contains("- veth/lan\n") && pruned.contains("2 deleted, 1 unchanged"),
+        "{pruned}"
+    );
     assert_eq!(host.namespaces(), ["left"]);
 }
 
@@ -70,10 +98,16 @@ fn a_document_is_planned_applied_compared_and_exported() {
 fn a_wrong_document_is_told_with_its_place_and_changes_nothing() {
     let host = host!();
     write(&host, "namespaces: [{name: a}, {name: b, colour: red}]");
-    host.run(&["apply", "-f", "lab.yaml"]).failed(1, &["/namespaces/1/colour"]);
-    write(&host, "namespaces: [{name: a, sysctls: {net.ipv4.ip_default_ttl: 100000}}, {name: b}]");
-    host.run(&["apply", "-f", "lab.yaml"]).failed(1, &["ip_default_ttl", "EINVAL"]);
-    host.run(&["apply", "-f", "nowhere.yaml"]).failed(2, &["nowhere.yaml"]);
+    host.run(&["apply", "-f", "lab.yaml"])
+        .failed(1, &["/namespaces/1/colour"]);
+    write(
+        &host,
+        "namespaces: [{name: a, sysctls: {net.ipv4.ip_default_ttl: 100000}}, {name: b}]",
+    );
+    host.run(&["apply", "-f", "lab.yaml"])
+        .failed(1, &["ip_default_ttl", "EINVAL"]);
+    host.run(&["apply", "-f", "nowhere.yaml"])
+        .failed(2, &["nowhere.yaml"]);
     assert_eq!(host.namespaces(), Vec::<String>::new());
 }
 
@@ -83,11 +117,18 @@ fn writes_that_do_not_wait_return_at_once() {
     host.ok(&["netns", "add", "net0", "--wait=false"]);
     host.ok(&["wait", "netns/net0"]);
     write(&host, LAB);
-    assert!(host.ok(&["apply", "-f", "lab.yaml", "--wait=false"]).contains("3 created"));
+    assert!(
+        host.ok(&["apply", "-f", "lab.yaml", "--wait=false"])
+            .contains("3 created")
+    );
     host.ok(&["wait", "veth/lan", "--for", "ready"]);
-    host.run(&["netns", "list", "--wait=false"]).failed(2, &["--wait=false"]);
+    host.run(&["netns", "list", "--wait=false"])
+        .failed(2, &["--wait=false"]);
     let yaml = host.ok(&["netns", "show", "net0", "-o", "yaml"]);
-    assert!(yaml.contains("\nstatus:\n") && yaml.contains("state: in_sync"), "{yaml}");
+    assert!(
+        yaml.contains("\nstatus:\n") && yaml.contains("state: in_sync"),
+        "{yaml}"
+    );
 }
 
 /// What a script made: a bridge, two namespaces, a pair between them, and what netnsd leaves out.
@@ -123,9 +164,16 @@ fn what_others_made_is_taken_over_whole() {
     let made = host.sh(BY_HAND);
     assert_eq!(made.code, Some(0), "{}", made.err);
     assert_eq!(host.run(&["adopt"]).code, Some(2));
-    host.run(&["adopt", "bridge/none"]).failed(2, &["bridge/none", "--dry-run"]);
+    host.run(&["adopt", "bridge/none"])
+        .failed(2, &["bridge/none", "--dry-run"]);
     let plan = host.run(&["adopt", "--all", "--dry-run"]);
-    for said in ["+ namespace/net0\n", "+ bridge/lan\n", "+ veth/port1\n", "+ veth/net0-x\n", "\n6 created"] {
+    for said in [
+        "+ namespace/net0\n",
+        "+ bridge/lan\n",
+        "+ veth/port1\n",
+        "+ veth/net0-x\n",
+        "\n6 created",
+    ] {
         assert!(plan.out.contains(said), "{said:?} in {}", plan.out);
     }
     for said in [
@@ -136,14 +184,29 @@ fn what_others_made_is_taken_over_whole() {
         assert!(plan.err.contains(said), "{said:?} in {}", plan.err);
     }
     host.ok(&["adopt", "bridge/lan"]);
-    assert_eq!(host.ip(&["-d", "link", "show", "lan"])[0]["linkinfo"]["info_data"]["stp_state"], 1);
+    assert_eq!(
+        host.ip(&["-d", "link", "show", "lan"])[0]["linkinfo"]["info_data"]["stp_state"],
+        1
+    );
     let all = host.run(&["adopt", "--all"]);
-    assert!(all.out.contains("+ veth/port0\n") && !all.out.contains("lan\n"), "{all:?}");
+    assert!(
+        all.out.contains("+ veth/port0\n") && !all.out.contains("lan\n"),
+        "{all:?}"
+    );
     let again = host.run(&["adopt", "--all"]);
-    assert!(again.out.starts_with("0 created"), "nothing is left: {again:?}");
+    assert!(
+        again.out.starts_with("0 created"),
+        "nothing is left: {again:?}"
+    );
     let json = host.json(&["export"]);
     let of = |kind: &str, name: &str| -> Value {
-        json[kind].as_array().unwrap().iter().find(|item| item["name"] == name).cloned().unwrap()
+        json[kind]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|item| item["name"] == name)
+            .cloned()
+            .unwrap()
     };
     assert_eq!(
         of("bridges", "lan"),
@@ -158,9 +221,19 @@ fn what_others_made_is_taken_over_whole() {
         json!([{"destination": "default", "via": "10.1.0.254", "interface": "eth0"},
             {"destination": "10.9.0.0/16", "metric": 7, "type": "blackhole"}])
     );
-    assert_eq!(of("namespaces", "net1")["neighbours"][0]["mac"], "02:00:00:00:00:07");
-    assert!(host.ok(&["status"]).contains("in_sync"), "{}", host.ok(&["status"]));
-    assert_eq!(host.ok(&["netns", "delete", "net0", "net1", "--cascade"]), "");
+    assert_eq!(
+        of("namespaces", "net1")["neighbours"][0]["mac"],
+        "02:00:00:00:00:07"
+    );
+    assert!(
+        host.ok(&["status"]).contains("in_sync"),
+        "{}",
+        host.ok(&["status"])
+    );
+    assert_eq!(
+        host.ok(&["netns", "delete", "net0", "net1", "--cascade"]),
+        ""
+    );
     assert_eq!(host.namespaces(), Vec::<String>::new());
 }
 
@@ -168,12 +241,23 @@ fn what_others_made_is_taken_over_whole() {
 fn a_resource_is_edited() {
     let host = host!();
     host.ok(&["bridge", "add", "br0", "--address", "10.0.0.1/24"]);
-    let edit = |editor: &str| host.sh(&format!("export EDITOR=\"{editor}\"; netnsctl edit bridge/br0"));
+    let edit = |editor: &str| {
+        host.sh(&format!(
+            "export EDITOR=\"{editor}\"; netnsctl edit bridge/br0"
+        ))
+    };
     assert_eq!(edit("sed -i s/10.0.0.1/10.0.0.2/").code, Some(0));
-    assert!(host.ip(&["addr", "show", "dev", "br0"]).to_string().contains("10.0.0.2"));
+    assert!(
+        host.ip(&["addr", "show", "dev", "br0"])
+            .to_string()
+            .contains("10.0.0.2")
+    );
     assert!(edit("true").err.contains("nothing was changed"));
     let refused = edit("sed -i s/10.0.0.2/10.0.0.2x/");
-    assert!(refused.code == Some(1) && refused.err.contains("/addresses/0"), "{refused:?}");
+    assert!(
+        refused.code == Some(1) && refused.err.contains("/addresses/0"),
+        "{refused:?}"
+    );
     let kept = refused.err.split("is kept in ").nth(1).unwrap().trim();
     assert!(fs::read_to_string(kept).unwrap().contains("10.0.0.2x"));
     fs::remove_file(kept).unwrap();
@@ -192,7 +276,12 @@ struct Lines(Child, BufReader<std::process::ChildStdout>);
 
 impl Lines {
     fn of(host: &Host, line: &[&str]) -> Self {
-        let mut child = host.command(NETNSCTL).args(line).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = host
+            .command(NETNSCTL)
+            .args(line)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         let out = BufReader::new(child.stdout.take().unwrap());
         Self(child, out)
     }
@@ -217,10 +306,19 @@ fn events_are_told_and_followed() {
     host.ok(&["netns", "add", "net0"]);
     host.until("it is told", || host.ok(&["events"]).lines().count() == 2);
     let all = host.ok(&["events", "--kind", "namespace", "--name", "net0"]);
-    assert!(all.contains("Z created namespace/net0\n") && all.contains("Z applied namespace/net0\n"), "{all}");
+    assert!(
+        all.contains("Z created namespace/net0\n") && all.contains("Z applied namespace/net0\n"),
+        "{all}"
+    );
     let wrong = host.run(&["events", "--type", "made"]);
-    assert!(wrong.code == Some(2) && wrong.err.contains("created, updated"), "{wrong:?}");
-    let mut lines = Lines::of(&host, &["events", "-f", "--since", "0", "--type", "created"]);
+    assert!(
+        wrong.code == Some(2) && wrong.err.contains("created, updated"),
+        "{wrong:?}"
+    );
+    let mut lines = Lines::of(
+        &host,
+        &["events", "-f", "--since", "0", "--type", "created"],
+    );
     assert!(lines.next().ends_with("created namespace/net0\n"));
     host.ok(&["netns", "add", "net1"]);
     assert!(lines.next().ends_with("created namespace/net1\n"));
@@ -230,13 +328,18 @@ fn events_are_told_and_followed() {
     let first = std::thread::scope(|scope| {
         let line = scope.spawn(|| monitor.next());
         host.until("it has begun", || {
-            host.sh(&format!("ip netns add theirs{made}; ip netns delete theirs{made}"));
+            host.sh(&format!(
+                "ip netns add theirs{made}; ip netns delete theirs{made}"
+            ));
             made += 1;
             line.is_finished()
         });
         line.join().unwrap()
     });
-    assert!(first.starts_with("add theirs") || first.starts_with("delete theirs"), "{first}");
+    assert!(
+        first.starts_with("add theirs") || first.starts_with("delete theirs"),
+        "{first}"
+    );
 }
 
 #[test]
@@ -253,19 +356,32 @@ fn it_works_over_tcp_with_a_token() {
          echo $?; netnsctl --url $url netns list; echo $?; kill %1; wait",
         token.display()
     );
-    let output = host.command("bash").args(["-c", &format!("ip link set lo up; set -m; {script}")]).output();
-    let Ok(output) = output else { return eprintln!("skipped: bash is not installed") };
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let output = host
+        .command("bash")
+        .args(["-c", &format!("ip link set lo up; set -m; {script}")])
+        .output();
+    let Ok(output) = output else {
+        return eprintln!("skipped: bash is not installed");
+    };
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
     assert_eq!(out, "9\n1\n", "{err}");
     assert!(err.contains("--token-file FILE"), "{err}");
-    host.run(&["--url", "ftp://x", "netns", "list"]).failed(2, &["unix:///PATH"]);
+    host.run(&["--url", "ftp://x", "netns", "list"])
+        .failed(2, &["unix:///PATH"]);
 }
 
 /// A certificate that vouches for itself, as `NAME.pem` and `NAME.key`.
 fn certificate(dir: &Path, name: &str) {
     let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
     fs::write(dir.join(format!("{name}.pem")), made.cert.pem()).unwrap();
-    fs::write(dir.join(format!("{name}.key")), made.signing_key.serialize_pem()).unwrap();
+    fs::write(
+        dir.join(format!("{name}.key")),
+        made.signing_key.serialize_pem(),
+    )
+    .unwrap();
 }
 
 #[test]
@@ -286,14 +402,31 @@ fn it_works_over_https_with_a_certificate() {
          netnsctl --ca-file localhost.pem netns list; echo $?; netnsctl $own netns list; echo $?; \
          netnsctl --ca-file localhost.pem $own -o name netns list; \
          netnsctl --ca-file localhost.pem $own netns exec net7 true; echo $?; kill %1; wait";
-    let output = host.command("bash").args(["-c", script]).current_dir(dir).output();
-    let Ok(output) = output else { return eprintln!("skipped: bash is not installed") };
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let output = host
+        .command("bash")
+        .args(["-c", script])
+        .current_dir(dir)
+        .output();
+    let Ok(output) = output else {
+        return eprintln!("skipped: bash is not installed");
+    };
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
     assert_eq!(out, "0\n1\n3\nnet7\n1\n", "{err}");
     for part in ["Bearer", "UnknownIssuer", "run as its own user"] {
         assert!(err.contains(part), "{err} lacks {part}");
     }
-    host.run(&["--url", "https://localhost", "--ca-file", "/nowhere", "netns", "list"]).failed(2, &["/nowhere"]);
+    host.run(&[
+        "--url",
+        "https://localhost",
+        "--ca-file",
+        "/nowhere",
+        "netns",
+        "list",
+    ])
+    .failed(2, &["/nowhere"]);
 }
 
 #[test]
@@ -305,9 +438,20 @@ fn completions_know_the_names() {
     let complete = |words: &[&str]| -> Vec<String> {
         let index = (words.len()).to_string();
         let mut command = host.command(NETNSCTL);
-        command.env("COMPLETE", "bash").env("_CLAP_IFS", "\n").env("_CLAP_COMPLETE_INDEX", index);
-        let output = command.args(["--", "netnsctl"]).args(words).output().unwrap();
-        String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+        command
+            .env("COMPLETE", "bash")
+            .env("_CLAP_IFS", "\n")
+            .env("_CLAP_COMPLETE_INDEX", index);
+        let output = command
+            .args(["--", "netnsctl"])
+            .args(words)
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout)
+            .unwrap()
+            .lines()
+            .map(str::to_owned)
+            .collect()
     };
     assert_eq!(complete(&["netns", "delete", "ne"]), ["net0", "net1"]);
     assert_eq!(complete(&["bridge", "show", "ne"]), ["net-br"]);
@@ -318,10 +462,18 @@ fn completions_know_the_names() {
     assert!(script.contains("COMPLETE=\"bash\""), "{script}");
     // Without netnsd there are none, and no complaint.
     let mut command = host.command(NETNSCTL);
-    command.env("COMPLETE", "bash").env("_CLAP_IFS", "\n").env("_CLAP_COMPLETE_INDEX", "3");
-    command.env("NETNSCTL_URL", "unix:///nowhere.sock").args(["--", "netnsctl", "netns", "show", "ne"]);
+    command
+        .env("COMPLETE", "bash")
+        .env("_CLAP_IFS", "\n")
+        .env("_CLAP_COMPLETE_INDEX", "3");
+    command
+        .env("NETNSCTL_URL", "unix:///nowhere.sock")
+        .args(["--", "netnsctl", "netns", "show", "ne"]);
     let output = command.output().unwrap();
-    assert_eq!((output.stdout.trim_ascii(), &output.stderr[..]), (&b""[..], &b""[..]));
+    assert_eq!(
+        (output.stdout.trim_ascii(), &output.stderr[..]),
+        (&b""[..], &b""[..])
+    );
 }
 
 #[test]
@@ -329,7 +481,13 @@ fn each_command_has_a_manual_page() {
     let host = host!();
     let dir = host.dir.path().join("man1");
     host.ok(&["man", dir.to_str().unwrap()]);
-    for page in ["netnsctl", "netnsctl-netns-add", "netnsctl-veth-set", "netnsctl-token-delete", "netnsctl-apply"] {
+    for page in [
+        "netnsctl",
+        "netnsctl-netns-add",
+        "netnsctl-veth-set",
+        "netnsctl-token-delete",
+        "netnsctl-apply",
+    ] {
         let text = fs::read_to_string(dir.join(format!("{page}.1"))).unwrap();
         for part in [".SH NAME", ".SH SYNOPSIS", "Example"] {
             assert!(text.contains(part), "{page} lacks {part}");
@@ -355,14 +513,33 @@ struct Terminal {
 
 impl Terminal {
     fn of(host: &Host, line: &[&str]) -> Self {
-        let size = Winsize { ws_row: 33, ws_col: 99, ws_xpixel: 0, ws_ypixel: 0 };
+        let size = Winsize {
+            ws_row: 33,
+            ws_col: 99,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
         let pair = openpty(&size, None).unwrap();
         let side = || Stdio::from(pair.slave.try_clone().unwrap());
         let mut command = host.command("setsid");
-        command.arg("-c").arg(NETNSCTL).args(line).env("SHELL", "/bin/sh").env("TERM", "dumb");
-        let child = command.stdin(side()).stdout(side()).stderr(side()).spawn().unwrap();
+        command
+            .arg("-c")
+            .arg(NETNSCTL)
+            .args(line)
+            .env("SHELL", "/bin/sh")
+            .env("TERM", "dumb");
+        let child = command
+            .stdin(side())
+            .stdout(side())
+            .stderr(side())
+            .spawn()
+            .unwrap();
         drop(pair.slave);
-        Self { child, master: fs::File::from(pair.master), seen: String::new() }
+        Self {
+            child,
+            master: fs::File::from(pair.master),
+            seen: String::new(),
+        }
     }
 
     fn types(&mut self, text: &str) {
@@ -379,7 +556,11 @@ impl Terminal {
             self.seen += &String::from_utf8_lossy(&buffer[..count]);
         }
         // What came along with it may be awaited next.
-        self.seen = self.seen.split_once(text).map(|(_, rest)| rest.to_owned()).unwrap_or_default();
+        self.seen = self
+            .seen
+            .split_once(text)
+            .map(|(_, rest)| rest.to_owned())
+            .unwrap_or_default();
     }
 }
 
@@ -423,6 +604,9 @@ fn adopt_leaves_out_second_names_and_what_is_no_namespace() {
     assert_eq!(host.ok(&["bridge", "list", "-o", "name"]), "lan\n");
     // And where they are netnsd's already.
     let again = host.run(&["adopt", "--all"]);
-    assert!(again.code == Some(0) && again.err.contains("zagain is left out"), "{again:?}");
+    assert!(
+        again.code == Some(0) && again.err.contains("zagain is left out"),
+        "{again:?}"
+    );
     assert_eq!(host.ok(&["netns", "list", "-o", "name"]), "byhand\n");
 }

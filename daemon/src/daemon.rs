@@ -22,7 +22,10 @@ use nix::{
     fcntl::{Flock, FlockArg},
     sys::{
         resource::{Resource, getrlimit, setrlimit},
-        socket::{AddressFamily, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt, sockopt},
+        socket::{
+            AddressFamily, SockType, SockaddrLike, SockaddrStorage, getsockname, getsockopt,
+            sockopt,
+        },
     },
     unistd::{Gid, Group, geteuid},
 };
@@ -93,9 +96,17 @@ pub struct Serving {
 impl Serving {
     /// Where it serves, as URLs.
     pub fn urls(&self) -> Vec<String> {
-        let unix = self.socket.iter().map(|path| format!("unix://{}", path.display()));
+        let unix = self
+            .socket
+            .iter()
+            .map(|path| format!("unix://{}", path.display()));
         let scheme = if self.tls { "https" } else { "http" };
-        unix.chain(self.tcp.iter().map(|address| format!("{scheme}://{address}"))).collect()
+        unix.chain(
+            self.tcp
+                .iter()
+                .map(|address| format!("{scheme}://{address}")),
+        )
+        .collect()
     }
 }
 
@@ -124,22 +135,30 @@ pub fn log_to_stderr(format: LogFormat, filter: &Targets) {
         LogFormat::Json => layer.json().boxed(),
     };
     let mut filter = filter.clone();
-    // A journal keeps the audit log's entries out of the reach of whoever fills that. Elsewhere they are only noise, unless asked for.
+    // A journal keeps the audit log's entries out of the reach of whoever fills that. Elsewhere
+    // they are only noise, unless asked for.
     if !filter.iter().any(|(target, _)| target == audit::TARGET) && !stderr_is_journal() {
         filter = filter.with_target(audit::TARGET, LevelFilter::OFF);
     }
     // A log that is set up already, as when this is called twice, stays.
-    let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
+    let _ = tracing_subscriber::registry()
+        .with(layer.with_filter(filter))
+        .try_init();
     std::panic::set_hook(Box::new(|info| tracing::error!(panic = true, "{info}")));
 }
 
-/// Returns true if stderr is connected to the journal: `JOURNAL_STREAM` is its device and inode then (systemd.exec(5)).
+/// Returns true if stderr is connected to the journal: `JOURNAL_STREAM` is its device and inode
+/// then (systemd.exec(5)).
 fn stderr_is_journal() -> bool {
-    let Ok(stderr) = nix::sys::stat::fstat(io::stderr()) else { return false };
-    std::env::var("JOURNAL_STREAM").is_ok_and(|stream| stream == format!("{}:{}", stderr.st_dev, stderr.st_ino))
+    let Ok(stderr) = nix::sys::stat::fstat(io::stderr()) else {
+        return false;
+    };
+    std::env::var("JOURNAL_STREAM")
+        .is_ok_and(|stream| stream == format!("{}:{}", stderr.st_dev, stderr.st_ino))
 }
 
-/// Runs the daemon until a signal ends it; `ready` is called once everything recorded has been tried.
+/// Runs the daemon until a signal ends it; `ready` is called once everything recorded has been
+/// tried.
 ///
 /// # Errors
 /// What keeps it from starting.
@@ -148,8 +167,17 @@ pub async fn run(settings: Settings, ready: impl FnOnce(&Serving)) -> Result<()>
     raise_files();
     check_capabilities(sandbox::effective_capabilities())?;
     let token = settings.token_file.as_deref().map(read_token).transpose()?;
-    let tls = settings.tls.clone().map(Tls::new).transpose().map_err(Failure::Pointed)?.map(Arc::new);
-    let group = Group::from_name(GROUP).ok().flatten().map(|group| group.gid);
+    let tls = settings
+        .tls
+        .clone()
+        .map(Tls::new)
+        .transpose()
+        .map_err(Failure::Pointed)?
+        .map(Arc::new);
+    let group = Group::from_name(GROUP)
+        .ok()
+        .flatten()
+        .map(|group| group.gid);
     let access = Arc::new(Access::new(rules(&settings, group), token.as_deref()));
     let _lock = lock(&settings.state_dir)?;
     let listeners = Listeners::open(&settings, group).await?;
@@ -168,8 +196,9 @@ pub async fn run(settings: Settings, ready: impl FnOnce(&Serving)) -> Result<()>
         tracing::info!("ready");
         tell_manager(&[NotifyState::Ready]);
         ready(&serving);
-        let watchdog = watchdog::start(&rooms.metrics)
-            .map_err(|error| Failure::Other(format!("the watchdog's thread cannot be started: {error}")))?;
+        let watchdog = watchdog::start(&rooms.metrics).map_err(|error| {
+            Failure::Other(format!("the watchdog's thread cannot be started: {error}"))
+        })?;
         signals.next().await;
         drop(watchdog);
     }
@@ -198,7 +227,9 @@ fn rules(settings: &Settings, group: Option<Gid>) -> Vec<Rule> {
 
 /// Reads the files of TLS anew on each SIGHUP.
 async fn reload(tls: Option<Arc<Tls>>) {
-    let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
+    let Ok(mut hangups) = signal(SignalKind::hangup()) else {
+        return;
+    };
     while hangups.recv().await.is_some() {
         match tls.as_ref().map(|tls| tls.reload()) {
             None => tracing::info!("nothing is read anew without TLS"),
@@ -208,7 +239,8 @@ async fn reload(tls: Option<Arc<Tls>>) {
     }
 }
 
-// ---- The rooms -------------------------------------------------------------------------------------------------
+// ---- The rooms
+// -------------------------------------------------------------------------------------------------
 
 /// What the other rooms give to the daemon.
 struct Rooms {
@@ -227,8 +259,9 @@ fn start_rooms(
     serving: &Serving,
     stopping: &watch::Receiver<bool>,
 ) -> Result<Rooms> {
-    let other =
-        |what: &str, error: &dyn std::fmt::Display| Failure::Other(format!("{what} cannot be started: {error}"));
+    let other = |what: &str, error: &dyn std::fmt::Display| {
+        Failure::Other(format!("{what} cannot be started: {error}"))
+    };
     let view = Arc::new(View::default());
     let database = settings.state_dir.join("netnsd.db");
     let (shown, newest) = watch::channel(0);
@@ -262,7 +295,10 @@ fn start_rooms(
     };
     let stop = async move {
         // The thread ends when the last way to the engine is gone, which the router was.
-        if tokio::task::spawn_blocking(move || thread.join()).await.is_err() {
+        if tokio::task::spawn_blocking(move || thread.join())
+            .await
+            .is_err()
+        {
             tracing::error!("the engine ended badly");
         }
     };
@@ -280,9 +316,12 @@ fn start_rooms(
 /// Number of resources that a line of the log names.
 const NAMED: usize = 10;
 
-/// Warns of what bears owner tags in the kernel while no record has it, as after the database was lost or cut.
+/// Warns of what bears owner tags in the kernel while no record has it, as after the database was
+/// lost or cut.
 async fn warn_of_unrecorded(look: Look, view: Arc<View>) {
-    let found = look.unrecorded(move |resource| view.get(resource.kind, &resource.name).is_some()).await;
+    let found = look
+        .unrecorded(move |resource| view.get(resource.kind, &resource.name).is_some())
+        .await;
     let Ok(found) = found else { return };
     if !found.is_empty() {
         let names: Vec<String> = found.iter().take(NAMED).map(ToString::to_string).collect();
@@ -295,7 +334,8 @@ async fn warn_of_unrecorded(look: Look, view: Arc<View>) {
     }
 }
 
-// ---- Stopping --------------------------------------------------------------------------------------------------
+// ---- Stopping
+// --------------------------------------------------------------------------------------------------
 
 struct Signals {
     term: Signal,
@@ -304,9 +344,14 @@ struct Signals {
 
 impl Signals {
     fn new() -> Result<Self> {
-        let listen =
-            |kind| signal(kind).map_err(|error| Failure::Other(format!("signals cannot be received: {error}")));
-        Ok(Self { term: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+        let listen = |kind| {
+            signal(kind)
+                .map_err(|error| Failure::Other(format!("signals cannot be received: {error}")))
+        };
+        Ok(Self {
+            term: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
     }
 
     async fn next(&mut self) {
@@ -317,7 +362,8 @@ impl Signals {
     }
 }
 
-/// Waits for the servers, which give running requests a limited time; a second signal ends the daemon at once.
+/// Waits for the servers, which give running requests a limited time; a second signal ends the
+/// daemon at once.
 async fn drain(servers: &mut JoinSet<()>, signals: &mut Signals) {
     tokio::select! {
         () = async { while servers.join_next().await.is_some() {} } => (),
@@ -328,7 +374,8 @@ async fn drain(servers: &mut JoinSet<()>, signals: &mut Signals) {
     }
 }
 
-// ---- The service manager ---------------------------------------------------------------------------------------
+// ---- The service manager
+// ---------------------------------------------------------------------------------------
 
 pub(crate) fn tell_manager(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
@@ -336,7 +383,8 @@ pub(crate) fn tell_manager(states: &[NotifyState<'_>]) {
     }
 }
 
-// ---- What it needs ---------------------------------------------------------------------------------------------
+// ---- What it needs
+// ---------------------------------------------------------------------------------------------
 
 /// The capabilities that the daemon cannot do without, by their numbers.
 const NEEDED: [(&str, u32); 5] = [
@@ -347,17 +395,25 @@ const NEEDED: [(&str, u32); 5] = [
     ("CAP_SYS_ADMIN", 21),
 ];
 
-/// Takes as many descriptors as are allowed: each connection is one, and each into a namespace that work is done in two.
+/// Takes as many descriptors as are allowed: each connection is one, and each into a namespace that
+/// work is done in two.
 fn raise_files() {
-    let raised =
-        getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(errno) = raised {
-        tracing::warn!(error = errno.desc(), "the limit of descriptors stays as it is");
+        tracing::warn!(
+            error = errno.desc(),
+            "the limit of descriptors stays as it is"
+        );
     }
 }
 
 fn check_capabilities(effective: u64) -> Result<()> {
-    let missing: Vec<_> = NEEDED.iter().filter(|(_, bit)| effective & (1 << bit) == 0).map(|(name, _)| *name).collect();
+    let missing: Vec<_> = NEEDED
+        .iter()
+        .filter(|(_, bit)| effective & (1 << bit) == 0)
+        .map(|(name, _)| *name)
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -370,9 +426,14 @@ fn check_capabilities(effective: u64) -> Result<()> {
 /// One daemon at a time: the lock lasts as long as what is returned.
 fn lock(state_dir: &Path) -> Result<Flock<File>> {
     let failed = |error: io::Error| {
-        Failure::Pointed(format!("state_dir is \"{}\", which cannot be used: {error}", state_dir.display()))
+        Failure::Pointed(format!(
+            "state_dir is \"{}\", which cannot be used: {error}",
+            state_dir.display()
+        ))
     };
-    make_dirs(state_dir, 0o700).and_then(|()| check_owner(state_dir)).map_err(failed)?;
+    make_dirs(state_dir, 0o700)
+        .and_then(|()| check_owner(state_dir))
+        .map_err(failed)?;
     let path = state_dir.join("lock");
     let file = OpenOptions::new()
         .read(true)
@@ -398,14 +459,20 @@ fn lock(state_dir: &Path) -> Result<Flock<File>> {
         ))
     })?;
     let pid = format!("{}\n", std::process::id());
-    file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(pid.as_bytes())).map_err(failed)?;
+    file.set_len(0)
+        .and_then(|()| file.rewind())
+        .and_then(|()| file.write_all(pid.as_bytes()))
+        .map_err(failed)?;
     Ok(file)
 }
 
 /// Makes a directory of this mode; its parents, where missing, are open to be passed through.
 fn make_dirs(dir: &Path, mode: u32) -> io::Result<()> {
     if let Some(parent) = dir.parent() {
-        DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(parent)?;
     }
     match DirBuilder::new().mode(mode).create(dir) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
@@ -427,22 +494,31 @@ fn check_owner(dir: &Path) -> io::Result<()> {
 }
 
 fn read_token(path: &Path) -> Result<String> {
-    let wrong = |right: String| Failure::Pointed(format!("token_file is \"{}\": {right}", path.display()));
-    let mut file = File::open(path).map_err(|error| wrong(format!("it cannot be read ({error})")))?;
+    let wrong =
+        |right: String| Failure::Pointed(format!("token_file is \"{}\": {right}", path.display()));
+    let mut file =
+        File::open(path).map_err(|error| wrong(format!("it cannot be read ({error})")))?;
     let mut text = String::new();
-    let mode = file.metadata().map(|metadata| metadata.permissions().mode()).unwrap_or(0);
-    file.read_to_string(&mut text).map_err(|error| wrong(format!("it cannot be read ({error})")))?;
+    let mode = file
+        .metadata()
+        .map(|metadata| metadata.permissions().mode())
+        .unwrap_or(0);
+    file.read_to_string(&mut text)
+        .map_err(|error| wrong(format!("it cannot be read ({error})")))?;
     if mode & 0o077 != 0 {
         tracing::warn!("{} can be read by others: chmod 600 it", path.display());
     }
     let token = text.trim();
     if token.is_empty() || token.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        return Err(wrong("it must hold one token, on one line, without spaces".into()));
+        return Err(wrong(
+            "it must hold one token, on one line, without spaces".into(),
+        ));
     }
     Ok(token.to_owned())
 }
 
-// ---- Sockets ---------------------------------------------------------------------------------------------------
+// ---- Sockets
+// ---------------------------------------------------------------------------------------------------
 
 /// Everything that is served.
 #[derive(Default)]
@@ -468,7 +544,9 @@ impl Listeners {
         }
         for address in &settings.listen {
             let listener = TcpListener::bind(address).await.map_err(|error| {
-                Failure::Pointed(format!("listen is \"{address}\", which cannot be served: {error}"))
+                Failure::Pointed(format!(
+                    "listen is \"{address}\", which cannot be served: {error}"
+                ))
             })?;
             listeners.tcp.push(listener);
         }
@@ -477,17 +555,31 @@ impl Listeners {
 
     /// What the service manager opened for us.
     fn handed_over(settings: &Settings) -> Result<Self> {
-        let wrong = |text: String| Failure::Other(format!("a socket handed over by the service manager {text}"));
+        let wrong = |text: String| {
+            Failure::Other(format!(
+                "a socket handed over by the service manager {text}"
+            ))
+        };
         let mut listeners = Self::default();
-        let fds = sd_notify::listen_fds().map_err(|error| wrong(format!("cannot be taken: {error}")))?;
+        let fds =
+            sd_notify::listen_fds().map_err(|error| wrong(format!("cannot be taken: {error}")))?;
         for fd in fds {
-            match take_over(fd).map_err(|error| wrong(format!("(descriptor {fd}) cannot be served: {error}")))? {
+            match take_over(fd)
+                .map_err(|error| wrong(format!("(descriptor {fd}) cannot be served: {error}")))?
+            {
                 HandedOver::Unix(listener) => listeners.unix.push(listener),
                 HandedOver::Tcp(listener) => {
-                    let address = listener.local_addr().map_err(|error| wrong(error.to_string()))?;
-                    let by_certificate = settings.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+                    let address = listener
+                        .local_addr()
+                        .map_err(|error| wrong(error.to_string()))?;
+                    let by_certificate = settings
+                        .tls
+                        .as_ref()
+                        .is_some_and(|tls| tls.client_ca.is_some());
                     if settings.token_file.is_none() && !by_certificate {
-                        return Err(wrong(format!("is TCP ({address}), which needs token_file to be set")));
+                        return Err(wrong(format!(
+                            "is TCP ({address}), which needs token_file to be set"
+                        )));
                     }
                     if !address.ip().is_loopback() && settings.tls.is_none() {
                         return Err(wrong(format!(
@@ -504,18 +596,32 @@ impl Listeners {
     fn serving(&self, tls: bool) -> Serving {
         Serving {
             socket: self.socket_file.as_ref().map(|file| file.path.clone()),
-            tcp: self.tcp.iter().filter_map(|listener| listener.local_addr().ok()).collect(),
+            tcp: self
+                .tcp
+                .iter()
+                .filter_map(|listener| listener.local_addr().ok())
+                .collect(),
             tls,
         }
     }
 
-    fn serve(self, router: Router, tls: Option<&Arc<Tls>>, stopping: &watch::Receiver<bool>) -> JoinSet<()> {
+    fn serve(
+        self,
+        router: Router,
+        tls: Option<&Arc<Tls>>,
+        stopping: &watch::Receiver<bool>,
+    ) -> JoinSet<()> {
         let mut servers = JoinSet::new();
         for listener in self.unix {
             servers.spawn(http::serve_unix(listener, router.clone(), stopping.clone()));
         }
         for listener in self.tcp {
-            servers.spawn(http::serve_tcp(listener, router.clone(), tls.cloned(), stopping.clone()));
+            servers.spawn(http::serve_tcp(
+                listener,
+                router.clone(),
+                tls.cloned(),
+                stopping.clone(),
+            ));
         }
         servers
     }
@@ -527,11 +633,15 @@ enum HandedOver {
 }
 
 fn take_over(fd: RawFd) -> io::Result<HandedOver> {
-    // SAFETY: the service manager gave us this descriptor, for us alone; EBADF is found by the calls below.
+    // SAFETY: the service manager gave us this descriptor, for us alone; EBADF is found by the
+    // calls below.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
     let listens = getsockopt(&borrowed, sockopt::AcceptConn)?;
     if !listens || getsockopt(&borrowed, sockopt::SockType)? != SockType::Stream {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a listening stream socket"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is not a listening stream socket",
+        ));
     }
     let family = getsockname::<SockaddrStorage>(fd)?.family();
     // SAFETY: it is open, as the calls above have shown, and nobody else owns it.
@@ -547,7 +657,10 @@ fn take_over(fd: RawFd) -> io::Result<HandedOver> {
             listener.set_nonblocking(true)?;
             TcpListener::from_std(listener).map(HandedOver::Tcp)
         }
-        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is neither a Unix nor a TCP socket")),
+        _ => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is neither a Unix nor a TCP socket",
+        )),
     }
 }
 
@@ -566,7 +679,8 @@ impl Drop for SocketFile {
     }
 }
 
-/// Binds the socket so that at no moment others can open it: inside a closed directory, then moved into place.
+/// Binds the socket so that at no moment others can open it: inside a closed directory, then moved
+/// into place.
 fn bind_unix(path: &Path, group: Option<Gid>) -> io::Result<(UnixListener, SocketFile)> {
     let parent = path.parent().unwrap_or(Path::new("/"));
     make_dirs(parent, 0o755)?;
@@ -586,19 +700,34 @@ fn bind_unix(path: &Path, group: Option<Gid>) -> io::Result<(UnixListener, Socke
     let inode = fs::symlink_metadata(&bound)?.ino();
     fs::rename(&bound, path)?;
     listener.set_nonblocking(true)?;
-    Ok((UnixListener::from_std(listener)?, SocketFile { path: path.to_owned(), inode }))
+    Ok((
+        UnixListener::from_std(listener)?,
+        SocketFile {
+            path: path.to_owned(),
+            inode,
+        },
+    ))
 }
 
-/// A socket left behind by a crash may be replaced; one that somebody serves, or another file, may not.
+/// A socket left behind by a crash may be replaced; one that somebody serves, or another file, may
+/// not.
 fn refuse_taken(path: &Path) -> io::Result<()> {
-    let Ok(file) = fs::symlink_metadata(path) else { return Ok(()) };
+    let Ok(file) = fs::symlink_metadata(path) else {
+        return Ok(());
+    };
     if !file.file_type().is_socket() {
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is not a socket is there"));
+        return Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "a file that is not a socket is there",
+        ));
     }
     match std::os::unix::net::UnixStream::connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
         Err(error) => Err(error),
-        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process serves it")),
+        Ok(_) => Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            "another process serves it",
+        )),
     }
 }
 
@@ -610,7 +739,12 @@ mod tests {
     fn the_missing_capabilities_are_named() {
         assert!(check_capabilities(u64::MAX).is_ok());
         let text = check_capabilities(1 << 12).unwrap_err().to_string();
-        assert!(text.contains("CAP_SYS_ADMIN") && text.contains("root") && !text.contains("CAP_NET_ADMIN"), "{text}");
+        assert!(
+            text.contains("CAP_SYS_ADMIN")
+                && text.contains("root")
+                && !text.contains("CAP_NET_ADMIN"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -618,9 +752,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("a/b");
         let held = lock(&state).unwrap();
-        assert_eq!(fs::metadata(&state).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(
+            fs::metadata(&state).unwrap().permissions().mode() & 0o777,
+            0o700
+        );
         let text = lock(&state).unwrap_err().to_string();
-        assert!(text.contains(&std::process::id().to_string()) && text.contains("a/b"), "{text}");
+        assert!(
+            text.contains(&std::process::id().to_string()) && text.contains("a/b"),
+            "{text}"
+        );
         drop(held);
         lock(&state).unwrap();
     }
@@ -630,23 +770,41 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("sub/socket");
         let (listener, file) = bind_unix(&path, None).unwrap();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
-        assert_eq!(bind_unix(&path, None).err().unwrap().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o660
+        );
+        assert_eq!(
+            bind_unix(&path, None).err().unwrap().kind(),
+            io::ErrorKind::AddrInUse
+        );
         drop(listener);
         let second = bind_unix(&path, None).unwrap();
         drop(file);
-        assert!(path.exists(), "the first one's end must not remove the second one's file");
+        assert!(
+            path.exists(),
+            "the first one's end must not remove the second one's file"
+        );
         drop(second);
         assert!(!path.exists());
         fs::write(&path, "precious").unwrap();
-        assert_eq!(bind_unix(&path, None).err().unwrap().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(
+            bind_unix(&path, None).err().unwrap().kind(),
+            io::ErrorKind::AlreadyExists
+        );
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
     }
 
     #[test]
     fn a_token_is_one_word() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        for (text, good) in [("secret\n", true), ("", false), ("\n", false), ("two words", false), ("a\nb\n", false)] {
+        for (text, good) in [
+            ("secret\n", true),
+            ("", false),
+            ("\n", false),
+            ("two words", false),
+            ("a\nb\n", false),
+        ] {
             fs::write(file.path(), text).unwrap();
             assert_eq!(read_token(file.path()).is_ok(), good, "{text:?}");
         }

@@ -1,4 +1,5 @@
-//! What meets the outside, given noise: the targets of `fuzz/`, and what they once found, as a test.
+//! What meets the outside, given noise: the targets of `fuzz/`, and what they once found, as a
+//! test.
 
 use netnsd_api::{Exec, Kind, NewToken, Ping, parse};
 
@@ -7,14 +8,23 @@ use crate::{engine::Spec, http, kernel::real, settings};
 /// Bodies of requests, and their queries and frames.
 pub fn request(data: &[u8]) {
     http::fuzz::frame(data);
-    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
     http::fuzz::query(text);
-    let Ok(value) = serde_json::from_str::<serde_json::Value>(text) else { return };
-    let _refused = (parse::<Exec>(&value), parse::<Ping>(&value), parse::<NewToken>(&value));
+    let Ok(value) = serde_json::from_str::<serde_json::Value>(text) else {
+        return;
+    };
+    let _refused = (
+        parse::<Exec>(&value),
+        parse::<Ping>(&value),
+        parse::<NewToken>(&value),
+    );
     for kind in Kind::ALL {
         // What is taken can be written down and read again, and is the same.
         if let Some(spec) = http::fuzz::body(kind, &value).filter(|spec| !spec.name().is_unset()) {
-            let again = Spec::from_json(kind, spec.to_json().expect("a spec is JSON")).expect("it was read before");
+            let again = Spec::from_json(kind, spec.to_json().expect("a spec is JSON"))
+                .expect("it was read before");
             assert_eq!(again, spec);
         }
     }
@@ -53,7 +63,9 @@ mod tests {
             ("configuration", super::configuration),
         ];
         for (name, target) in targets {
-            let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds").join(name);
+            let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("../fuzz/seeds")
+                .join(name);
             let mut count = 0;
             for entry in fs::read_dir(&dir).unwrap() {
                 target(&fs::read(entry.unwrap().path()).unwrap());

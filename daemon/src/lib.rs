@@ -3,7 +3,10 @@
 //! `docs/architecture.md` is the map of this house.
 
 pub mod access;
-#[allow(unsafe_code, reason = "descriptors that the service manager hands over")]
+#[allow(
+    unsafe_code,
+    reason = "descriptors that the service manager hands over"
+)]
 pub mod daemon;
 pub mod engine;
 #[cfg(any(test, fuzzing))]
@@ -15,7 +18,10 @@ pub mod memory;
 pub mod metrics;
 pub mod plan;
 pub mod process;
-#[allow(unsafe_code, reason = "what is done between fork and exec, and an ioctl")]
+#[allow(
+    unsafe_code,
+    reason = "what is done between fork and exec, and an ioctl"
+)]
 pub mod sandbox;
 pub mod settings;
 pub mod shares;

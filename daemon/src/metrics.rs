@@ -95,32 +95,79 @@ impl Default for Metrics {
             descriptors: Gauge::default(),
             liveness: Liveness::default(),
         };
-        registry.register("build", "The daemon's version", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
-        registry.register("http_requests", "Requests answered", metrics.requests.clone());
+        registry.register(
+            "build",
+            "The daemon's version",
+            Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+        );
+        registry.register(
+            "http_requests",
+            "Requests answered",
+            metrics.requests.clone(),
+        );
         let time = "Time from a request's head to its answer's";
-        registry.register_with_unit("http_request_duration", time, Unit::Seconds, metrics.request_time.clone());
-        registry.register("kernel_operations", "Operations that the kernel did or refused", metrics.operations.clone());
+        registry.register_with_unit(
+            "http_request_duration",
+            time,
+            Unit::Seconds,
+            metrics.request_time.clone(),
+        );
+        registry.register(
+            "kernel_operations",
+            "Operations that the kernel did or refused",
+            metrics.operations.clone(),
+        );
         let time = "Time of a batch of operations, from the first sent to the last answered";
-        registry.register_with_unit("kernel_batch_duration", time, Unit::Seconds, metrics.batch_time.clone());
-        registry.register("repairs", "Resources put right after others changed them", metrics.repairs.clone());
-        registry.register("store_commits", "Commits of the database", metrics.commits.clone());
-        registry.register("store_commit_failures", "Commits that failed", metrics.commit_failures.clone());
+        registry.register_with_unit(
+            "kernel_batch_duration",
+            time,
+            Unit::Seconds,
+            metrics.batch_time.clone(),
+        );
+        registry.register(
+            "repairs",
+            "Resources put right after others changed them",
+            metrics.repairs.clone(),
+        );
+        registry.register(
+            "store_commits",
+            "Commits of the database",
+            metrics.commits.clone(),
+        );
+        registry.register(
+            "store_commit_failures",
+            "Commits that failed",
+            metrics.commit_failures.clone(),
+        );
         registry.register_with_unit(
             "store_commit_duration",
             "Time of a commit, its fsync included",
             Unit::Seconds,
             metrics.commit_time.clone(),
         );
-        registry.register("queue_depth", "Requests that wait for the engine", metrics.queued.clone());
+        registry.register(
+            "queue_depth",
+            "Requests that wait for the engine",
+            metrics.queued.clone(),
+        );
         registry.register("resources", "Resources recorded", metrics.resources.clone());
-        registry.register_with_unit("process_resident_memory", "Memory in use", Unit::Bytes, metrics.memory.clone());
+        registry.register_with_unit(
+            "process_resident_memory",
+            "Memory in use",
+            Unit::Bytes,
+            metrics.memory.clone(),
+        );
         registry.register_with_unit(
             "process_cpu",
             "Processor time used since the start",
             Unit::Seconds,
             metrics.cpu.clone(),
         );
-        registry.register("process_open_fds", "Open file descriptors", metrics.descriptors.clone());
+        registry.register(
+            "process_open_fds",
+            "Open file descriptors",
+            metrics.descriptors.clone(),
+        );
         metrics.registry = registry;
         metrics
     }
@@ -131,15 +178,31 @@ impl Metrics {
     pub fn request(&self, method: &str, route: Option<&str>, code: u16, time: Duration) {
         self.liveness.step(Part::Runtime);
         let (method, route) = (known_method(method), route.unwrap_or("none").to_owned());
-        let label = Route { method: method.clone(), route: route.clone() };
-        self.request_time.get_or_create(&label).observe(time.as_secs_f64());
-        self.requests.get_or_create(&Request { method, route, code }).inc();
+        let label = Route {
+            method: method.clone(),
+            route: route.clone(),
+        };
+        self.request_time
+            .get_or_create(&label)
+            .observe(time.as_secs_f64());
+        self.requests
+            .get_or_create(&Request {
+                method,
+                route,
+                code,
+            })
+            .inc();
     }
 
     /// An operation was done, or refused with this error.
     pub fn operation(&self, op: &str, error: Option<nix::errno::Errno>) {
         let result = error.map_or_else(|| "ok".to_owned(), |errno| format!("{errno:?}"));
-        self.operations.get_or_create(&Operation { op: op.to_owned(), result }).inc();
+        self.operations
+            .get_or_create(&Operation {
+                op: op.to_owned(),
+                result,
+            })
+            .inc();
     }
 
     /// A batch of operations took so long.
@@ -160,7 +223,8 @@ impl Metrics {
         self.commit_time.observe(time.as_secs_f64());
     }
 
-    /// Returns everything as text, with what is known only by looking; `queued` is the number of writes in the queue.
+    /// Returns everything as text, with what is known only by looking; `queued` is the number of
+    /// writes in the queue.
     ///
     /// # Errors
     /// When the text cannot be written, which memory gives no reason for.
@@ -168,9 +232,14 @@ impl Metrics {
         self.queued.set(i64::try_from(queued).unwrap_or(i64::MAX));
         for (kind, states) in view.states_by_kind() {
             for state in State::ALL {
-                let label = Standing { kind: kind.to_string(), state: state.as_str().to_owned() };
+                let label = Standing {
+                    kind: kind.to_string(),
+                    state: state.as_str().to_owned(),
+                };
                 let count = states.get(&state).copied().unwrap_or(0);
-                self.resources.get_or_create(&label).set(i64::try_from(count).unwrap_or(i64::MAX));
+                self.resources
+                    .get_or_create(&label)
+                    .set(i64::try_from(count).unwrap_or(i64::MAX));
             }
         }
         self.look_at_process();
@@ -181,14 +250,18 @@ impl Metrics {
 
     /// `proc_pid_stat(5)`; where `/proc` does not tell, the last values stay.
     fn look_at_process(&self) {
-        let Ok(process) = procfs::process::Process::myself() else { return };
+        let Ok(process) = procfs::process::Process::myself() else {
+            return;
+        };
         if let Ok(stat) = process.stat() {
             let ticks = procfs::ticks_per_second() as f64;
-            self.memory.set(i64::try_from(stat.rss * procfs::page_size()).unwrap_or(i64::MAX));
+            self.memory
+                .set(i64::try_from(stat.rss * procfs::page_size()).unwrap_or(i64::MAX));
             self.cpu.set((stat.utime + stat.stime) as f64 / ticks);
         }
         if let Ok(count) = process.fd_count() {
-            self.descriptors.set(i64::try_from(count).unwrap_or(i64::MAX));
+            self.descriptors
+                .set(i64::try_from(count).unwrap_or(i64::MAX));
         }
     }
 }

@@ -1,7 +1,8 @@
 //! A host of one's own: the sandbox that the demo, the tests and the benches share.
 //!
-//! User (when not privileged), network and mount namespaces of its own, a tmpfs on `/run`, an `/etc` whose `netns` is
-//! its own. Nothing done inside changes the machine; `/tmp` and everything else are the machine's.
+//! User (when not privileged), network and mount namespaces of its own, a tmpfs on `/run`, an
+//! `/etc` whose `netns` is its own. Nothing done inside changes the machine; `/tmp` and everything
+//! else are the machine's.
 
 use std::{
     collections::HashSet,
@@ -35,7 +36,9 @@ use nix::{
 pub fn enter() -> io::Result<()> {
     let setup = Setup::prepare()?;
     let cwd = std::env::current_dir().ok();
-    setup.execute().map_err(|errno| explain(errno, setup.maps.is_some()))?;
+    setup
+        .execute()
+        .map_err(|errno| explain(errno, setup.maps.is_some()))?;
     // The old working directory may lie under what is covered now.
     if let Some(cwd) = cwd {
         let _ = std::env::set_current_dir(cwd);
@@ -65,17 +68,27 @@ struct Kept {
 
 impl Setup {
     fn prepare() -> io::Result<Self> {
-        let maps =
-            (!is_privileged()).then(|| Maps { uid: format!("0 {} 1", geteuid()), gid: format!("0 {} 1", getegid()) });
-        let wanted = [std::env::temp_dir()].into_iter().chain(std::env::current_dir());
-        let exe = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned));
+        let maps = (!is_privileged()).then(|| Maps {
+            uid: format!("0 {} 1", geteuid()),
+            gid: format!("0 {} 1", getegid()),
+        });
+        let wanted = [std::env::temp_dir()]
+            .into_iter()
+            .chain(std::env::current_dir());
+        let exe = std::env::current_exe()
+            .ok()
+            .and_then(|exe| exe.parent().map(Path::to_owned));
         let kept = wanted
             .chain(exe)
             .filter_map(|dir| fs::canonicalize(dir).ok())
             .filter(|dir| dir.starts_with("/run") && dir != Path::new("/run"))
             .map(|dir| Kept::new(&dir))
             .collect::<io::Result<_>>()?;
-        Ok(Self { maps, etc: etc_links()?, kept })
+        Ok(Self {
+            maps,
+            etc: etc_links()?,
+            kept,
+        })
     }
 
     /// Only system calls from here on.
@@ -90,19 +103,28 @@ impl Setup {
             put(c"/proc/self/uid_map", maps.uid.as_bytes())?;
             put(c"/proc/self/gid_map", maps.gid.as_bytes())?;
         }
-        mount(None::<&CStr>, c"/", None::<&CStr>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&CStr>)?;
+        mount(
+            None::<&CStr>,
+            c"/",
+            None::<&CStr>,
+            MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+            None::<&CStr>,
+        )?;
         self.cover_run()?;
         self.cover_etc()?;
         loopback_up()
     }
 
     fn cover_run(&self) -> nix::Result<()> {
-        // An opened directory is still there once a mount has covered the path to it. Few are kept: a fixed array
-        // does, where a vector would allocate after the fork.
+        // An opened directory is still there once a mount has covered the path to it. Few are kept:
+        // a fixed array does, where a vector would allocate after the fork.
         let mut opened = [const { None::<OwnedFd> }; 3];
         for (slot, kept) in opened.iter_mut().zip(&self.kept) {
-            *slot =
-                Some(open(kept.path.as_c_str(), OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?);
+            *slot = Some(open(
+                kept.path.as_c_str(),
+                OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+                Mode::empty(),
+            )?);
         }
         tmpfs(c"/run")?;
         for (slot, kept) in opened.iter().zip(&self.kept) {
@@ -128,11 +150,16 @@ impl Setup {
 
 impl Kept {
     fn new(path: &Path) -> io::Result<Self> {
-        let mut parents: Vec<_> =
-            path.ancestors().filter(|dir| *dir != Path::new("/") && *dir != Path::new("/run")).collect();
+        let mut parents: Vec<_> = path
+            .ancestors()
+            .filter(|dir| *dir != Path::new("/") && *dir != Path::new("/run"))
+            .collect();
         parents.reverse();
         let parents = parents.into_iter().map(c_path).collect::<io::Result<_>>()?;
-        Ok(Self { parents, path: c_path(path)? })
+        Ok(Self {
+            parents,
+            path: c_path(path)?,
+        })
     }
 }
 
@@ -158,22 +185,31 @@ fn etc_links() -> io::Result<Vec<(CString, CString)>> {
 fn is_privileged() -> bool {
     const NET_ADMIN: u64 = 1 << 12;
     const SYS_ADMIN: u64 = 1 << 21;
-    geteuid().is_root() && effective_capabilities() & (NET_ADMIN | SYS_ADMIN) == NET_ADMIN | SYS_ADMIN
+    geteuid().is_root()
+        && effective_capabilities() & (NET_ADMIN | SYS_ADMIN) == NET_ADMIN | SYS_ADMIN
 }
 
 /// The effective capabilities of this process as a bit set.
 pub(crate) fn effective_capabilities() -> u64 {
     let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0)
+    line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .unwrap_or(0)
 }
 
 /// A sentence for a refusal of the set-up.
 fn explain(errno: Errno, with_user_namespace: bool) -> io::Error {
-    if !matches!(errno, Errno::EPERM | Errno::EACCES | Errno::ENOSPC | Errno::EUSERS | Errno::EINVAL) {
+    if !matches!(
+        errno,
+        Errno::EPERM | Errno::EACCES | Errno::ENOSPC | Errno::EUSERS | Errno::EINVAL
+    ) {
         return errno.into();
     }
-    let setting = |path: &str| fs::read_to_string(path).map(|value| value.trim().to_owned()).ok();
+    let setting = |path: &str| {
+        fs::read_to_string(path)
+            .map(|value| value.trim().to_owned())
+            .ok()
+    };
     let advice = if !with_user_namespace {
         "this process lacks CAP_SYS_ADMIN or the container it runs in forbids mounts: run it on a host or in a \
          privileged container"
@@ -181,13 +217,22 @@ fn explain(errno: Errno, with_user_namespace: bool) -> io::Error {
         "allow them by `sysctl -w user.max_user_namespaces=10000`, or run this as root with sudo"
     } else if setting("/proc/sys/kernel/unprivileged_userns_clone").as_deref() == Some("0") {
         "allow them by `sysctl -w kernel.unprivileged_userns_clone=1`, or run this as root with sudo"
-    } else if setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").as_deref() == Some("1") {
+    } else if setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").as_deref()
+        == Some("1")
+    {
         "allow them by `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`, or run this as root with sudo"
     } else {
         "the limits or the security policy of this system or container forbid it: run this as root with sudo"
     };
-    let what = if with_user_namespace { "an unprivileged user namespace" } else { "network and mount namespaces" };
-    let text = format!("{what} for the sandbox could not be set up ({}): {advice}", errno.desc());
+    let what = if with_user_namespace {
+        "an unprivileged user namespace"
+    } else {
+        "network and mount namespaces"
+    };
+    let text = format!(
+        "{what} for the sandbox could not be set up ({}): {advice}",
+        errno.desc()
+    );
     io::Error::new(io::ErrorKind::PermissionDenied, text)
 }
 
@@ -208,12 +253,24 @@ fn make_dir(path: &CStr) -> nix::Result<()> {
 }
 
 fn tmpfs(on: &CStr) -> nix::Result<()> {
-    mount(Some(c"tmpfs"), on, Some(c"tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some(c"mode=0755"))
+    mount(
+        Some(c"tmpfs"),
+        on,
+        Some(c"tmpfs"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+        Some(c"mode=0755"),
+    )
 }
 
 /// Recursively: a part of a mount that others locked cannot be bound without what covers it.
 fn bind(from: &CStr, to: &CStr) -> nix::Result<()> {
-    mount(Some(from), to, None::<&CStr>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&CStr>)
+    mount(
+        Some(from),
+        to,
+        None::<&CStr>,
+        MsFlags::MS_BIND | MsFlags::MS_REC,
+        None::<&CStr>,
+    )
 }
 
 /// `/proc/self/fd/FD`, written without allocating.
@@ -226,13 +283,22 @@ fn fd_path(fd: i32, buffer: &mut [u8; 32]) -> &CStr {
 fn loopback_up() -> nix::Result<()> {
     // SAFETY: plain system calls on a socket that is ours; `ifreq` is valid when all zero.
     unsafe {
-        let fd = Errno::result(libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0))?;
+        let fd = Errno::result(libc::socket(
+            libc::AF_INET,
+            libc::SOCK_DGRAM | libc::SOCK_CLOEXEC,
+            0,
+        ))?;
         let socket = OwnedFd::from_raw_fd(fd);
         let mut request: libc::ifreq = std::mem::zeroed();
         request.ifr_name[0] = b'l' as libc::c_char;
         request.ifr_name[1] = b'o' as libc::c_char;
         request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
-        Errno::result(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &request)).map(drop)
+        Errno::result(libc::ioctl(
+            socket.as_raw_fd(),
+            libc::SIOCSIFFLAGS as _,
+            &request,
+        ))
+        .map(drop)
     }
 }
 
@@ -255,15 +321,26 @@ impl Sandbox {
         let with_user = setup.maps.is_some();
         // cat ends when the pipe does, which is when this process ends, however that comes about.
         let mut command = Command::new("/bin/cat");
-        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/");
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .current_dir("/");
         // SAFETY: between fork and exec only system calls are made, on strings that exist already.
         unsafe { command.pre_exec(move || setup.execute().map_err(io::Error::from)) };
-        let mut holder = command.spawn().map_err(|error| match error.raw_os_error() {
-            Some(code) => explain(Errno::from_raw(code), with_user),
-            None => error,
-        })?;
+        let mut holder = command
+            .spawn()
+            .map_err(|error| match error.raw_os_error() {
+                Some(code) => explain(Errno::from_raw(code), with_user),
+                None => error,
+            })?;
         match open_namespaces(holder.id(), with_user) {
-            Ok((user, mnt, net)) => Ok(Self { holder, user, mnt, net }),
+            Ok((user, mnt, net)) => Ok(Self {
+                holder,
+                user,
+                mnt,
+                net,
+            }),
             Err(error) => {
                 let _ = holder.kill();
                 let _ = holder.wait();
@@ -281,7 +358,9 @@ impl Sandbox {
         let (mnt, net) = (self.mnt.try_clone()?, self.net.try_clone()?);
         let mut command = Command::new(program);
         // SAFETY: only system calls, on file descriptors opened before.
-        unsafe { command.pre_exec(move || join(user.as_ref(), &mnt, &net).map_err(io::Error::from)) };
+        unsafe {
+            command.pre_exec(move || join(user.as_ref(), &mnt, &net).map_err(io::Error::from))
+        };
         Ok(command)
     }
 
@@ -290,9 +369,13 @@ impl Sandbox {
     /// # Errors
     /// When it cannot be started.
     pub fn run<S: AsRef<OsStr>>(&self, argv: &[S]) -> io::Result<Output> {
-        let (program, arguments) =
-            argv.split_first().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no program given"))?;
-        self.command(program)?.args(arguments).stdin(Stdio::null()).output()
+        let (program, arguments) = argv
+            .split_first()
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no program given"))?;
+        self.command(program)?
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
     }
 
     /// The process to give to `nsenter --target`.
@@ -308,7 +391,9 @@ impl Sandbox {
     /// Kills all who live in the sandbox or in a namespace named there; true when nobody is left.
     fn kill_inhabitants(&self, namespaces: &HashSet<u64>) -> bool {
         let mut nobody = true;
-        for pid in processes().filter(|pid| *pid != getpid().as_raw() && *pid as u32 != self.holder.id()) {
+        for pid in
+            processes().filter(|pid| *pid != getpid().as_raw() && *pid as u32 != self.holder.id())
+        {
             let lives_here = ["user", "mnt", "net"]
                 .iter()
                 .filter_map(|kind| fs::metadata(format!("/proc/{pid}/ns/{kind}")).ok())
@@ -323,13 +408,32 @@ impl Sandbox {
 
     /// The inodes of the sandbox's namespaces and of those named in its `/run/netns`.
     fn namespaces(&self) -> HashSet<u64> {
-        let own = |kind: &str| fs::metadata(format!("/proc/self/ns/{kind}")).map(|namespace| namespace.ino()).ok();
-        let held = |fd: &OwnedFd| nix::sys::stat::fstat(fd).map(|namespace| namespace.st_ino).ok();
-        let named = fs::read_dir(self.root().join("run/netns")).into_iter().flatten().flatten();
-        let mut found: HashSet<u64> =
-            named.filter_map(|entry| entry.metadata().ok()).map(|entry| entry.ino()).collect();
-        found.extend([self.user.as_ref(), Some(&self.mnt), Some(&self.net)].into_iter().flatten().filter_map(held));
-        // Someone may have attached a namespace of the machine itself: its processes are not ours to kill.
+        let own = |kind: &str| {
+            fs::metadata(format!("/proc/self/ns/{kind}"))
+                .map(|namespace| namespace.ino())
+                .ok()
+        };
+        let held = |fd: &OwnedFd| {
+            nix::sys::stat::fstat(fd)
+                .map(|namespace| namespace.st_ino)
+                .ok()
+        };
+        let named = fs::read_dir(self.root().join("run/netns"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        let mut found: HashSet<u64> = named
+            .filter_map(|entry| entry.metadata().ok())
+            .map(|entry| entry.ino())
+            .collect();
+        found.extend(
+            [self.user.as_ref(), Some(&self.mnt), Some(&self.net)]
+                .into_iter()
+                .flatten()
+                .filter_map(held),
+        );
+        // Someone may have attached a namespace of the machine itself: its processes are not ours
+        // to kill.
         for machine in ["user", "mnt", "net"].into_iter().filter_map(own) {
             found.remove(&machine);
         }
@@ -360,7 +464,8 @@ fn processes() -> impl Iterator<Item = i32> {
 type Namespaces = (Option<OwnedFd>, OwnedFd, OwnedFd);
 
 fn open_namespaces(pid: u32, with_user: bool) -> io::Result<Namespaces> {
-    let namespace = |kind: &str| fs::File::open(format!("/proc/{pid}/ns/{kind}")).map(OwnedFd::from);
+    let namespace =
+        |kind: &str| fs::File::open(format!("/proc/{pid}/ns/{kind}")).map(OwnedFd::from);
     let user = with_user.then(|| namespace("user")).transpose()?;
     Ok((user, namespace("mnt")?, namespace("net")?))
 }
@@ -390,7 +495,11 @@ mod tests {
 
     fn stdout(sandbox: &Sandbox, script: &str) -> String {
         let output = sandbox.run(&["/bin/sh", "-c", script]).unwrap();
-        assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{script}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         String::from_utf8(output.stdout).unwrap()
     }
 
@@ -408,7 +517,10 @@ mod tests {
     #[test]
     fn namespaces_can_be_made_and_used_inside_and_are_not_seen_outside() {
         let sandbox = Sandbox::new().unwrap();
-        stdout(&sandbox, "ip netns add sandboxed && ip netns exec sandboxed true && mkdir /etc/netns/sandboxed");
+        stdout(
+            &sandbox,
+            "ip netns add sandboxed && ip netns exec sandboxed true && mkdir /etc/netns/sandboxed",
+        );
         assert!(!Path::new("/run/netns/sandboxed").exists());
         assert!(!Path::new("/etc/netns/sandboxed").exists());
         assert!(sandbox.root().join("run/netns/sandboxed").exists());
@@ -424,7 +536,12 @@ mod tests {
     #[test]
     fn the_working_directory_is_kept() {
         let sandbox = Sandbox::new().unwrap();
-        let output = sandbox.command("pwd").unwrap().current_dir("/usr/bin").output().unwrap();
+        let output = sandbox
+            .command("pwd")
+            .unwrap()
+            .current_dir("/usr/bin")
+            .output()
+            .unwrap();
         assert_eq!(String::from_utf8_lossy(&output.stdout), "/usr/bin\n");
     }
 
@@ -432,11 +549,19 @@ mod tests {
     fn dropping_it_ends_all_who_live_there() {
         let sandbox = Sandbox::new().unwrap();
         stdout(&sandbox, "ip netns add inner");
-        let mut direct = sandbox.command("sleep").unwrap().arg("1000").spawn().unwrap();
+        let mut direct = sandbox
+            .command("sleep")
+            .unwrap()
+            .arg("1000")
+            .spawn()
+            .unwrap();
         let script = "echo; exec sleep 1000";
         let mut nested = sandbox.command("ip").unwrap();
-        let mut nested =
-            nested.args(["netns", "exec", "inner", "sh", "-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut nested = nested
+            .args(["netns", "exec", "inner", "sh", "-c", script])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         // Its line tells that it is in the namespace by now.
         io::Read::read_exact(nested.stdout.as_mut().unwrap(), &mut [0]).unwrap();
         drop(sandbox);

@@ -25,7 +25,12 @@ const SOCKET_PATH_MAX: usize = 107;
 
 /// The command line.
 #[derive(Debug, Parser)]
-#[command(name = "netnsd", version, about, args_conflicts_with_subcommands = true)]
+#[command(
+    name = "netnsd",
+    version,
+    about,
+    args_conflicts_with_subcommands = true
+)]
 pub struct Cli {
     /// What to do, if not to be the daemon.
     #[command(subcommand)]
@@ -38,7 +43,8 @@ pub struct Cli {
 /// What else the program does.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Try it: a daemon with a small network in a sandbox of its own; changes nothing on this machine, needs no root
+    /// Try it: a daemon with a small network in a sandbox of its own; changes nothing on this
+    /// machine, needs no root
     Try {
         /// End after the pings: with 0 only if all were answered
         #[arg(long)]
@@ -49,7 +55,8 @@ pub enum Verb {
 /// Each flag as it was written; [`Settings::resolve`] judges it.
 #[derive(Debug, Default, Parser)]
 pub struct Flags {
-    /// TOML file with these settings [env: NETNSD_CONFIG] [default: /etc/netnsd/netnsd.toml if it exists]
+    /// TOML file with these settings [env: NETNSD_CONFIG] [default: /etc/netnsd/netnsd.toml if it
+    /// exists]
     #[arg(long, value_name = "FILE")]
     pub config: Option<String>,
     /// Where everything recorded is kept [env: NETNSD_STATE_DIR] [default: /var/lib/netnsd]
@@ -58,26 +65,31 @@ pub struct Flags {
     /// The Unix socket to serve [env: NETNSD_SOCKET] [default: /run/netnsd/netnsd.sock]
     #[arg(long, value_name = "PATH")]
     pub socket: Option<String>,
-    /// A TCP address to serve as well, repeatable; needs --token-file [env: NETNSD_LISTEN, separated by commas]
+    /// A TCP address to serve as well, repeatable; needs --token-file [env: NETNSD_LISTEN,
+    /// separated by commas]
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Vec<String>,
     /// File with the bearer token that TCP asks for [env: NETNSD_TOKEN_FILE]
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<String>,
-    /// File with the certificate (PEM, with those that vouch for it) that TCP is served with by TLS [env: NETNSD_TLS_CERT]
+    /// File with the certificate (PEM, with those that vouch for it) that TCP is served with by TLS
+    /// [env: NETNSD_TLS_CERT]
     #[arg(long, value_name = "FILE")]
     pub tls_cert: Option<String>,
     /// File with its private key (PEM) [env: NETNSD_TLS_KEY]
     #[arg(long, value_name = "FILE")]
     pub tls_key: Option<String>,
-    /// File with the certificates (PEM) that vouch for those of clients, who then need no token [env: NETNSD_TLS_CLIENT_CA]
+    /// File with the certificates (PEM) that vouch for those of clients, who then need no token
+    /// [env: NETNSD_TLS_CLIENT_CA]
     #[arg(long, value_name = "FILE")]
     pub tls_client_ca: Option<String>,
-    /// What is done about changes by others: auto repairs them, report only tells of them [env: NETNSD_REPAIR] [default: auto]
+    /// What is done about changes by others: auto repairs them, report only tells of them [env:
+    /// NETNSD_REPAIR] [default: auto]
     #[arg(long, value_name = "HOW")]
     pub repair: Option<String>,
-    /// In how many seconds everything is compared with the kernel once, besides what is heard of changes; where that takes long,
-    /// and nothing is said, up to 600 [env: NETNSD_RECONCILE_INTERVAL_S] [default: 60]
+    /// In how many seconds everything is compared with the kernel once, besides what is heard of
+    /// changes; where that takes long, and nothing is said, up to 600 [env:
+    /// NETNSD_RECONCILE_INTERVAL_S] [default: 60]
     #[arg(long, value_name = "SECONDS")]
     pub reconcile_interval_s: Option<String>,
     /// How the log on stderr is written: text or json [env: NETNSD_LOG_FORMAT] [default: text]
@@ -104,7 +116,8 @@ struct File {
     access: Vec<AccessEntry>,
 }
 
-/// An access rule: a user, a group or a certificate, a role, and perhaps a prefix and rights on the host.
+/// An access rule: a user, a group or a certificate, a role, and perhaps a prefix and rights on the
+/// host.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct AccessEntry {
@@ -117,7 +130,9 @@ struct AccessEntry {
 }
 
 /// A number, as the flag and the environment have it: as text.
-fn number<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Option<String>, D::Error> {
+fn number<'de, D: serde::Deserializer<'de>>(
+    from: D,
+) -> std::result::Result<Option<String>, D::Error> {
     u64::deserialize(from).map(|number| Some(number.to_string()))
 }
 
@@ -195,9 +210,16 @@ pub fn command_line() -> Result<Cli> {
             error.exit();
         }
         let text = error.to_string();
-        let first: Vec<_> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+        let first: Vec<_> = text
+            .lines()
+            .take_while(|line| !line.is_empty())
+            .map(str::trim)
+            .collect();
         let first = first.join(" ");
-        Wrong(format!("{}; see netnsd --help", first.strip_prefix("error: ").unwrap_or(&first)))
+        Wrong(format!(
+            "{}; see netnsd --help",
+            first.strip_prefix("error: ").unwrap_or(&first)
+        ))
     })
 }
 
@@ -207,12 +229,20 @@ impl Settings {
     /// # Errors
     /// The first setting that is wrong.
     pub fn resolve(flags: &Flags, env: impl Fn(&str) -> Option<String>) -> Result<Self> {
-        Self::of(Sources { flags, env: &env, file: read_file(flags.config.as_deref(), &env)? })
+        Self::of(Sources {
+            flags,
+            env: &env,
+            file: read_file(flags.config.as_deref(), &env)?,
+        })
     }
 
     fn of(sources: Sources<'_>) -> Result<Self> {
         let listen = sources.listen()?;
-        let token_file = sources.one("token_file", |flags| &flags.token_file, |file| &file.token_file);
+        let token_file = sources.one(
+            "token_file",
+            |flags| &flags.token_file,
+            |file| &file.token_file,
+        );
         let tls = sources.tls()?;
         let by_certificate = tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
         if let (Some(first), None, false) = (listen.first(), &token_file, by_certificate) {
@@ -221,7 +251,10 @@ impl Settings {
                  file that holds it by --token-file FILE"
             )));
         }
-        if let (Some(open), None) = (listen.iter().find(|address| !address.ip().is_loopback()), &tls) {
+        if let (Some(open), None) = (
+            listen.iter().find(|address| !address.ip().is_loopback()),
+            &tls,
+        ) {
             return Err(Wrong(format!(
                 "listen is \"{open}\": beyond loopback TCP needs TLS, so name its files by --tls-cert FILE and --tls-key FILE, \
                  or use a loopback address such as 127.0.0.1:8080"
@@ -238,8 +271,17 @@ impl Settings {
             listen,
             token_file: token_file.map(|given| path(&given.as_str())).transpose()?,
             tls,
-            access: sources.file.access.iter().enumerate().map(rule).collect::<Result<_>>()?,
-            policy: Policy { repair: sources.repair()?, interval: sources.interval()? },
+            access: sources
+                .file
+                .access
+                .iter()
+                .enumerate()
+                .map(rule)
+                .collect::<Result<_>>()?,
+            policy: Policy {
+                repair: sources.repair()?,
+                interval: sources.interval()?,
+            },
             log_format: sources.log_format()?,
             log: log_filter(sources.env, "info")?,
         })
@@ -254,7 +296,10 @@ struct Sources<'a> {
 
 impl Given<String> {
     fn as_str(&self) -> Given<&str> {
-        Given { from: self.from.clone(), value: &self.value }
+        Given {
+            from: self.from.clone(),
+            value: &self.value,
+        }
     }
 }
 
@@ -278,13 +323,18 @@ impl Sources<'_> {
         flag: impl Fn(&Flags) -> &Option<String>,
         file: impl Fn(&File) -> &Option<String>,
     ) -> Result<PathBuf> {
-        self.one(key, flag, file).map_or_else(|| Ok(default.into()), |given| path(&given.as_str()))
+        self.one(key, flag, file)
+            .map_or_else(|| Ok(default.into()), |given| path(&given.as_str()))
     }
 
     fn tls(&self) -> Result<Option<TlsFiles>> {
         let cert = self.one("tls_cert", |flags| &flags.tls_cert, |file| &file.tls_cert);
         let key = self.one("tls_key", |flags| &flags.tls_key, |file| &file.tls_key);
-        let client_ca = self.one("tls_client_ca", |flags| &flags.tls_client_ca, |file| &file.tls_client_ca);
+        let client_ca = self.one(
+            "tls_client_ca",
+            |flags| &flags.tls_client_ca,
+            |file| &file.tls_client_ca,
+        );
         match (cert, key) {
             (Some(cert), Some(key)) => Ok(Some(TlsFiles {
                 cert: path(&cert.as_str())?,
@@ -293,14 +343,22 @@ impl Sources<'_> {
             })),
             (None, None) if client_ca.is_none() => Ok(None),
             (given, other) => {
-                let given = given.or(other).or(client_ca).map(|given| given.from).unwrap_or_default();
-                Err(Wrong(format!("{given} is set, but TLS needs both --tls-cert FILE and --tls-key FILE")))
+                let given = given
+                    .or(other)
+                    .or(client_ca)
+                    .map(|given| given.from)
+                    .unwrap_or_default();
+                Err(Wrong(format!(
+                    "{given} is set, but TLS needs both --tls-cert FILE and --tls-key FILE"
+                )))
             }
         }
     }
 
     fn repair(&self) -> Result<bool> {
-        let Some(given) = self.one("repair", |flags| &flags.repair, |file| &file.repair) else { return Ok(true) };
+        let Some(given) = self.one("repair", |flags| &flags.repair, |file| &file.repair) else {
+            return Ok(true);
+        };
         match given.value.as_str() {
             "auto" => Ok(true),
             "report" => Ok(false),
@@ -310,16 +368,31 @@ impl Sources<'_> {
 
     fn interval(&self) -> Result<Interval> {
         let key = "reconcile_interval_s";
-        let given = self.one(key, |flags| &flags.reconcile_interval_s, |file| &file.reconcile_interval_s);
-        let Some(given) = given else { return Ok(Policy::default().interval) };
-        let seconds = given.value.parse().ok().filter(|seconds| (1..=86_400).contains(seconds));
+        let given = self.one(
+            key,
+            |flags| &flags.reconcile_interval_s,
+            |file| &file.reconcile_interval_s,
+        );
+        let Some(given) = given else {
+            return Ok(Policy::default().interval);
+        };
+        let seconds = given
+            .value
+            .parse()
+            .ok()
+            .filter(|seconds| (1..=86_400).contains(seconds));
         seconds
             .map(|seconds| Interval::Every(Duration::from_secs(seconds)))
             .ok_or_else(|| given.as_str().wrong("it must be 1 to 86400 seconds"))
     }
 
     fn socket(&self) -> Result<PathBuf> {
-        let socket = self.path("socket", "/run/netnsd/netnsd.sock", |flags| &flags.socket, |file| &file.socket)?;
+        let socket = self.path(
+            "socket",
+            "/run/netnsd/netnsd.sock",
+            |flags| &flags.socket,
+            |file| &file.socket,
+        )?;
         let length = socket.as_os_str().len();
         if length > SOCKET_PATH_MAX || socket.file_name().is_none() {
             let text = format!(
@@ -337,16 +410,34 @@ impl Sources<'_> {
         } else if let Some(list) = (self.env)(&env_name("listen")) {
             (
                 env_name("listen"),
-                list.split(',').map(|one| one.trim().to_owned()).filter(|one| !one.is_empty()).collect(),
+                list.split(',')
+                    .map(|one| one.trim().to_owned())
+                    .filter(|one| !one.is_empty())
+                    .collect(),
             )
         } else {
-            ("listen in the configuration file".into(), self.file.listen.clone().unwrap_or_default())
+            (
+                "listen in the configuration file".into(),
+                self.file.listen.clone().unwrap_or_default(),
+            )
         };
-        values.iter().map(|value| address(&Given { from: from.clone(), value })).collect()
+        values
+            .iter()
+            .map(|value| {
+                address(&Given {
+                    from: from.clone(),
+                    value,
+                })
+            })
+            .collect()
     }
 
     fn log_format(&self) -> Result<LogFormat> {
-        let Some(given) = self.one("log_format", |flags| &flags.log_format, |file| &file.log_format) else {
+        let Some(given) = self.one(
+            "log_format",
+            |flags| &flags.log_format,
+            |file| &file.log_format,
+        ) else {
             return Ok(LogFormat::default());
         };
         match given.value.as_str() {
@@ -370,22 +461,31 @@ fn path(given: &Given<&str>) -> Result<PathBuf> {
         return Err(given.wrong("it must be a path"));
     }
     // The daemon never changes its directory, yet what it prints should be good from anywhere.
-    std::path::absolute(given.value).map_err(|error| given.wrong(&format!("it must be a path ({error})")))
+    std::path::absolute(given.value)
+        .map_err(|error| given.wrong(&format!("it must be a path ({error})")))
 }
 
 fn address(given: &Given<&String>) -> Result<SocketAddr> {
-    let given = Given { from: given.from.clone(), value: given.value.as_str() };
-    let address: SocketAddr = given
-        .value
-        .parse()
-        .map_err(|_| given.wrong("it must be an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080"))?;
+    let given = Given {
+        from: given.from.clone(),
+        value: given.value.as_str(),
+    };
+    let address: SocketAddr = given.value.parse().map_err(|_| {
+        given.wrong("it must be an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080")
+    })?;
     Ok(address)
 }
 
 /// A rule of the configuration file. Names are looked up now, and never while somebody waits.
 fn rule((at, entry): (usize, &AccessEntry)) -> Result<Rule> {
-    let wrong = |key: &str, text: String| Wrong(format!("access[{at}].{key} in the configuration file {text}"));
-    let unknown = |key: &str, name: &str, what: &str| wrong(key, format!("is \"{name}\": there is no such {what}"));
+    let wrong = |key: &str, text: String| {
+        Wrong(format!(
+            "access[{at}].{key} in the configuration file {text}"
+        ))
+    };
+    let unknown = |key: &str, name: &str, what: &str| {
+        wrong(key, format!("is \"{name}\": there is no such {what}"))
+    };
     let subject = match (&entry.user, &entry.group, &entry.certificate) {
         (Some(name), None, None) => {
             let by_name = || User::from_name(name).ok().flatten().map(|user| user.uid);
@@ -398,9 +498,17 @@ fn rule((at, entry): (usize, &AccessEntry)) -> Result<Rule> {
             Subject::Group(gid.ok_or_else(|| unknown("group", name, "group"))?)
         }
         (None, None, Some(name)) => Subject::Certificate(name.clone()),
-        _ => return Err(wrong("user", "is needed, or group, or certificate: one of them".into())),
+        _ => {
+            return Err(wrong(
+                "user",
+                "is needed, or group, or certificate: one of them".into(),
+            ));
+        }
     };
-    let role = entry.role.parse().map_err(|error: InvalidValue| wrong("role", error.0))?;
+    let role = entry
+        .role
+        .parse()
+        .map_err(|error: InvalidValue| wrong("role", error.0))?;
     let prefix = entry.prefix.as_deref().filter(|prefix| !prefix.is_empty());
     if let Some(prefix) = prefix {
         check_prefix(prefix).map_err(|error| wrong("prefix", error.0))?;
@@ -408,14 +516,24 @@ fn rule((at, entry): (usize, &AccessEntry)) -> Result<Rule> {
     let given = entry.host.as_deref().map(str::parse).transpose();
     let host = given.and_then(|given| HostAccess::resolve(given, role, prefix));
     let host = host.map_err(|error| wrong("host", error.0))?;
-    Ok(Rule { subject, role, prefix: prefix.unwrap_or_default().to_owned(), host })
+    Ok(Rule {
+        subject,
+        role,
+        prefix: prefix.unwrap_or_default().to_owned(),
+        host,
+    })
 }
 
 /// Reads a file's text, and what it comes to, for `crate::fuzz`.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn fuzz(text: &str) {
-    let _refused = parse_file(Path::new("fuzz.toml"), text)
-        .and_then(|file| Settings::of(Sources { flags: &Flags::default(), env: &|_| None, file }));
+    let _refused = parse_file(Path::new("fuzz.toml"), text).and_then(|file| {
+        Settings::of(Sources {
+            flags: &Flags::default(),
+            env: &|_| None,
+            file,
+        })
+    });
 }
 
 /// What the log lets through, or this if it is not said.
@@ -435,23 +553,37 @@ fn read_file(flag: Option<&str>, env: &dyn Fn(&str) -> Option<String>) -> Result
         Some(file) => Some(("--config", file.to_owned())),
         None => env("NETNSD_CONFIG").map(|file| ("NETNSD_CONFIG", file)),
     };
-    let (from, name) = named.clone().unwrap_or(("the configuration file", CONFIG.into()));
+    let (from, name) = named
+        .clone()
+        .unwrap_or(("the configuration file", CONFIG.into()));
     match fs::read_to_string(&name) {
         Ok(text) => parse_file(Path::new(&name), &text),
-        Err(error) if named.is_none() && error.kind() == io::ErrorKind::NotFound => Ok(File::default()),
-        Err(error) => Err(Given { from: from.into(), value: name.as_str() }
-            .wrong(&format!("it must be a TOML file that can be read ({error})"))),
+        Err(error) if named.is_none() && error.kind() == io::ErrorKind::NotFound => {
+            Ok(File::default())
+        }
+        Err(error) => Err(Given {
+            from: from.into(),
+            value: name.as_str(),
+        }
+        .wrong(&format!(
+            "it must be a TOML file that can be read ({error})"
+        ))),
     }
 }
 
 fn parse_file(name: &Path, text: &str) -> Result<File> {
     let wrong = |text: String| Wrong(format!("{}: {}", name.display(), text.replace('\n', " ")));
-    let document = toml::Deserializer::parse(text).map_err(|error| wrong(error.message().to_owned()))?;
+    let document =
+        toml::Deserializer::parse(text).map_err(|error| wrong(error.message().to_owned()))?;
     serde_path_to_error::deserialize(document).map_err(|error| {
         let key = error.path().to_string();
         let message = error.into_inner().message().to_owned();
         // The message of an unknown key names it already.
-        if key == "." || message.contains(&key) { wrong(message) } else { wrong(format!("{key}: {message}")) }
+        if key == "." || message.contains(&key) {
+            wrong(message)
+        } else {
+            wrong(format!("{key}: {message}"))
+        }
     })
 }
 
@@ -460,12 +592,16 @@ mod tests {
     use super::*;
 
     fn flags(arguments: &[&str]) -> Flags {
-        Cli::try_parse_from([&["netnsd"], arguments].concat()).unwrap().flags
+        Cli::try_parse_from([&["netnsd"], arguments].concat())
+            .unwrap()
+            .flags
     }
 
     fn resolve(arguments: &[&str], env: &[(&str, &str)]) -> Result<Settings> {
         Settings::resolve(&flags(arguments), |key| {
-            env.iter().find(|(name, _)| *name == key).map(|(_, value)| (*value).to_owned())
+            env.iter()
+                .find(|(name, _)| *name == key)
+                .map(|(_, value)| (*value).to_owned())
         })
     }
 
@@ -481,7 +617,10 @@ mod tests {
         assert_eq!(settings.state_dir, Path::new("/var/lib/netnsd"));
         assert_eq!(settings.socket, Path::new("/run/netnsd/netnsd.sock"));
         assert_eq!((settings.listen.len(), settings.token_file), (0, None));
-        assert_eq!((settings.log_format, settings.log), (LogFormat::Text, "info".parse().unwrap()));
+        assert_eq!(
+            (settings.log_format, settings.log),
+            (LogFormat::Text, "info".parse().unwrap())
+        );
         assert_eq!(settings.policy, Policy::default());
     }
 
@@ -491,16 +630,32 @@ mod tests {
             "state_dir = '/file'\nsocket = '/file.sock'\nlog_format = 'json'\nrepair = 'report'\nreconcile_interval_s = 7\nlisten = ['127.0.0.1:1']\ntoken_file = '/t'",
         );
         let config = file.path().to_str().unwrap();
-        let env = [("NETNSD_CONFIG", config), ("NETNSD_SOCKET", "/env.sock"), ("NETNSD_STATE_DIR", "/env")];
+        let env = [
+            ("NETNSD_CONFIG", config),
+            ("NETNSD_SOCKET", "/env.sock"),
+            ("NETNSD_STATE_DIR", "/env"),
+        ];
         let settings = resolve(&["--state-dir", "/flag"], &env).unwrap();
         assert_eq!(settings.state_dir, Path::new("/flag"));
         assert_eq!(settings.socket, Path::new("/env.sock"));
         assert_eq!(settings.log_format, LogFormat::Json);
-        assert_eq!(settings.policy, Policy { repair: false, interval: Interval::Every(Duration::from_secs(7)) });
+        assert_eq!(
+            settings.policy,
+            Policy {
+                repair: false,
+                interval: Interval::Every(Duration::from_secs(7))
+            }
+        );
         assert_eq!(settings.listen, ["127.0.0.1:1".parse().unwrap()]);
-        let env = [("NETNSD_CONFIG", config), ("NETNSD_LISTEN", "127.0.0.1:2, [::1]:3")];
+        let env = [
+            ("NETNSD_CONFIG", config),
+            ("NETNSD_LISTEN", "127.0.0.1:2, [::1]:3"),
+        ];
         assert_eq!(resolve(&[], &env).unwrap().listen.len(), 2);
-        assert_eq!(resolve(&["--listen", "127.0.0.1:0"], &env).unwrap().listen, ["127.0.0.1:0".parse().unwrap()]);
+        assert_eq!(
+            resolve(&["--listen", "127.0.0.1:0"], &env).unwrap().listen,
+            ["127.0.0.1:0".parse().unwrap()]
+        );
     }
 
     #[test]
@@ -508,22 +663,58 @@ mod tests {
         let unknown = file("state_dri = '/x'");
         let mistyped = file("log_format = 3");
         let broken = file("listen = [");
-        let [all, unbound] = ["role = 'operator'\nhost = 'all'", "role = 'admin'\nhost = 'none'"]
-            .map(|rule| file(&format!("[[access]]\nuser = '1'\n{rule}")));
+        let [all, unbound] = [
+            "role = 'operator'\nhost = 'all'",
+            "role = 'admin'\nhost = 'none'",
+        ]
+        .map(|rule| file(&format!("[[access]]\nuser = '1'\n{rule}")));
         for (arguments, parts) in [
-            (vec!["--listen", "127.0.0.1"], vec!["--listen", "\"127.0.0.1\"", "port"]),
+            (
+                vec!["--listen", "127.0.0.1"],
+                vec!["--listen", "\"127.0.0.1\"", "port"],
+            ),
             (vec!["--listen", "127.0.0.1:1"], vec!["token_file"]),
-            (vec!["--listen", "10.0.0.1:80", "--token-file", "/t"], vec!["10.0.0.1:80", "TLS"]),
-            (vec!["--repair", "never"], vec!["--repair", "never", "auto or report"]),
-            (vec!["--reconcile-interval-s", "0"], vec!["--reconcile-interval-s", "\"0\"", "86400"]),
-            (vec!["--log-format", "xml"], vec!["--log-format", "xml", "text or json"]),
+            (
+                vec!["--listen", "10.0.0.1:80", "--token-file", "/t"],
+                vec!["10.0.0.1:80", "TLS"],
+            ),
+            (
+                vec!["--repair", "never"],
+                vec!["--repair", "never", "auto or report"],
+            ),
+            (
+                vec!["--reconcile-interval-s", "0"],
+                vec!["--reconcile-interval-s", "\"0\"", "86400"],
+            ),
+            (
+                vec!["--log-format", "xml"],
+                vec!["--log-format", "xml", "text or json"],
+            ),
             (vec!["--state-dir", ""], vec!["--state-dir"]),
-            (vec!["--config", "/nowhere.toml"], vec!["--config", "/nowhere.toml"]),
-            (vec!["--config", unknown.path().to_str().unwrap()], vec!["state_dri", "state_dir"]),
-            (vec!["--config", mistyped.path().to_str().unwrap()], vec!["log_format", "string"]),
-            (vec!["--config", all.path().to_str().unwrap()], vec!["access[0].host", "all", "none, ports or any"]),
-            (vec!["--config", unbound.path().to_str().unwrap()], vec!["access[0].host", "none", "admin"]),
-            (vec!["--config", broken.path().to_str().unwrap()], vec![broken.path().to_str().unwrap()]),
+            (
+                vec!["--config", "/nowhere.toml"],
+                vec!["--config", "/nowhere.toml"],
+            ),
+            (
+                vec!["--config", unknown.path().to_str().unwrap()],
+                vec!["state_dri", "state_dir"],
+            ),
+            (
+                vec!["--config", mistyped.path().to_str().unwrap()],
+                vec!["log_format", "string"],
+            ),
+            (
+                vec!["--config", all.path().to_str().unwrap()],
+                vec!["access[0].host", "all", "none, ports or any"],
+            ),
+            (
+                vec!["--config", unbound.path().to_str().unwrap()],
+                vec!["access[0].host", "none", "admin"],
+            ),
+            (
+                vec!["--config", broken.path().to_str().unwrap()],
+                vec![broken.path().to_str().unwrap()],
+            ),
         ] {
             let text = resolve(&arguments, &[]).unwrap_err().to_string();
             assert_eq!(text.lines().count(), 1, "{text}");
@@ -532,8 +723,18 @@ mod tests {
             }
         }
         let long = format!("/{}", "x".repeat(108));
-        assert!(resolve(&["--socket", &long], &[]).unwrap_err().to_string().contains("107"));
-        let text = resolve(&[], &[("NETNSD_LOG", "a=b=c")]).unwrap_err().to_string();
-        assert!(text.contains("NETNSD_LOG") && text.contains("warn"), "{text}");
+        assert!(
+            resolve(&["--socket", &long], &[])
+                .unwrap_err()
+                .to_string()
+                .contains("107")
+        );
+        let text = resolve(&[], &[("NETNSD_LOG", "a=b=c")])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            text.contains("NETNSD_LOG") && text.contains("warn"),
+            "{text}"
+        );
     }
 }

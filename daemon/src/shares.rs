@@ -40,12 +40,19 @@ pub enum Full {
 
 impl<K: Hash + Eq> Default for Shares<K> {
     fn default() -> Self {
-        Self { counts: Arc::new(Mutex::new(Counts { all: 0, of: HashMap::new() })), freed: Arc::default() }
+        Self {
+            counts: Arc::new(Mutex::new(Counts {
+                all: 0,
+                of: HashMap::new(),
+            })),
+            freed: Arc::default(),
+        }
     }
 }
 
 impl<K: Hash + Eq + Clone> Shares<K> {
-    /// Takes a place, where the holder has fewer than `share` and all together have fewer than `most`.
+    /// Takes a place, where the holder has fewer than `share` and all together have fewer than
+    /// `most`.
     ///
     /// # Errors
     /// The bound that is reached.
@@ -64,12 +71,18 @@ impl<K: Hash + Eq + Clone> Shares<K> {
         }
     }
 
-    /// Takes a place that counts as `size`. The last one may be larger than what is left: it counts as that, so that a holder takes
-    /// no more than its share from all.
+    /// Takes a place that counts as `size`. The last one may be larger than what is left: it counts
+    /// as that, so that a holder takes no more than its share from all.
     ///
     /// # Errors
     /// The bound that is reached.
-    pub fn take_sized(&self, holder: K, size: usize, share: usize, most: usize) -> Result<Place<K>, Full> {
+    pub fn take_sized(
+        &self,
+        holder: K,
+        size: usize,
+        share: usize,
+        most: usize,
+    ) -> Result<Place<K>, Full> {
         let mut counts = self.lock();
         let own = counts.of.get(&holder).copied().unwrap_or_default();
         if counts.all >= most {
@@ -81,7 +94,11 @@ impl<K: Hash + Eq + Clone> Shares<K> {
         let size = size.min(share - own);
         counts.all += size;
         counts.of.insert(holder.clone(), own + size);
-        Ok(Place { shares: self.clone(), holder, size })
+        Ok(Place {
+            shares: self.clone(),
+            holder,
+            size,
+        })
     }
 }
 
@@ -128,11 +145,20 @@ mod tests {
     fn holder_takes_no_more_than_its_share_from_all() {
         let shares = Shares::default();
         let large = shares.take_sized("a", 900, 100, 350).unwrap();
-        assert_eq!(shares.take_sized("a", 1, 100, 350).unwrap_err(), Full::Share(100));
+        assert_eq!(
+            shares.take_sized("a", 1, 100, 350).unwrap_err(),
+            Full::Share(100)
+        );
         let others = ["b", "c"].map(|holder| shares.take_sized(holder, 100, 100, 350).unwrap());
-        assert_eq!(shares.take_sized("d", 60, 100, 350).map(|place| place.size), Ok(60));
+        assert_eq!(
+            shares.take_sized("d", 60, 100, 350).map(|place| place.size),
+            Ok(60)
+        );
         let last = shares.take_sized("d", 60, 100, 350).unwrap();
-        assert_eq!(shares.take_sized("e", 1, 100, 350).unwrap_err(), Full::All(360));
+        assert_eq!(
+            shares.take_sized("e", 1, 100, 350).unwrap_err(),
+            Full::All(360)
+        );
         drop((large, others, last));
         assert!(shares.is_empty());
     }

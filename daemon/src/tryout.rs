@@ -1,4 +1,5 @@
-//! `netnsd try`: a daemon and a small network in a sandbox, shown as the curl lines that do the same.
+//! `netnsd try`: a daemon and a small network in a sandbox, shown as the curl lines that do the
+//! same.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -39,7 +40,9 @@ pub fn run(exit: bool, log: Targets) -> Result<ExitCode> {
     let dir = tempfile::Builder::new()
         .prefix("netnsd-try-")
         .tempdir_in(reachable_temp_dir())
-        .map_err(|error| Failure::Other(format!("no temporary directory could be made: {error}")))?;
+        .map_err(|error| {
+            Failure::Other(format!("no temporary directory could be made: {error}"))
+        })?;
     let settings = Settings {
         state_dir: dir.path().join("state"),
         socket: dir.path().join("netnsd.sock"),
@@ -53,14 +56,23 @@ pub fn run(exit: bool, log: Targets) -> Result<ExitCode> {
     };
     daemon::log_to_stderr(settings.log_format, &settings.log);
     let socket = settings.socket.clone();
-    let tour = Tour { client: Client::unix(&socket), socket, colours: has_colours(), as_root };
+    let tour = Tour {
+        client: Client::unix(&socket),
+        socket,
+        colours: has_colours(),
+        as_root,
+    };
     daemon::runtime()?.block_on(guide(settings, tour, exit))
 }
 
 /// Where another terminal finds the socket: not below what the sandbox covers.
 fn reachable_temp_dir() -> PathBuf {
     let dir = std::env::temp_dir();
-    if dir.starts_with("/run") || dir.starts_with("/etc") { "/tmp".into() } else { dir }
+    if dir.starts_with("/run") || dir.starts_with("/etc") {
+        "/tmp".into()
+    } else {
+        dir
+    }
 }
 
 fn has_colours() -> bool {
@@ -90,10 +102,15 @@ async fn guide(settings: Settings, tour: Tour, exit: bool) -> Result<ExitCode> {
         return daemon.await.map(|()| ExitCode::SUCCESS);
     }
     // The orderly way out is the same as at a signal.
-    nix::sys::signal::kill(Pid::this(), nix::sys::signal::Signal::SIGTERM)
-        .map_err(|error| Failure::Other(format!("the daemon could not be told to stop: {error}")))?;
+    nix::sys::signal::kill(Pid::this(), nix::sys::signal::Signal::SIGTERM).map_err(|error| {
+        Failure::Other(format!("the daemon could not be told to stop: {error}"))
+    })?;
     daemon.await?;
-    Ok(if all_answered { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if all_answered {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 struct Tour {
@@ -107,12 +124,19 @@ impl Tour {
     async fn walk(&self) -> Result<bool> {
         let network: Vec<(String, Value)> = bundled(NETWORK)?;
         let pings: Vec<(String, String, String)> = bundled(PINGS)?;
-        self.say(&format!("A daemon in a sandbox of its own serves {}. It makes a network:", self.socket.display()));
+        self.say(&format!(
+            "A daemon in a sandbox of its own serves {}. It makes a network:",
+            self.socket.display()
+        ));
         for (path, body) in &network {
             self.say(&self.curl("PUT", path, Some(body)));
             let answer = self.send(Method::PUT, path, body).await?;
             if !answer.status.is_success() {
-                return Err(Failure::Other(format!("PUT {path} was answered {}: {}", answer.status, answer.json())));
+                return Err(Failure::Other(format!(
+                    "PUT {path} was answered {}: {}",
+                    answer.status,
+                    answer.json()
+                )));
             }
         }
         self.say("\nNow through all of it:");
@@ -129,11 +153,19 @@ impl Tour {
         let body = serde_json::json!({"address": address, "count": 3});
         self.say(&self.curl("POST", &path, Some(&body)));
         let answer = self.send(Method::POST, &path, &body).await?;
-        let result = serde_json::from_slice::<PingResult>(&answer.body).ok().filter(|_| answer.status.is_success());
+        let result = serde_json::from_slice::<PingResult>(&answer.body)
+            .ok()
+            .filter(|_| answer.status.is_success());
         let ok = result.as_ref().is_some_and(|result| result.received > 0);
-        let word = if ok { self.paint("32", "ok") } else { self.paint("31", "FAIL") };
+        let word = if ok {
+            self.paint("32", "ok")
+        } else {
+            self.paint("31", "FAIL")
+        };
         let found = match result {
-            Some(PingResult { rtt_ms: Some(rtt), .. }) => format!("{:.3} ms", rtt.min),
+            Some(PingResult {
+                rtt_ms: Some(rtt), ..
+            }) => format!("{:.3} ms", rtt.min),
             Some(_) => "no answer".to_owned(),
             None => format!("{}: {}", answer.status, answer.json()),
         };
@@ -142,8 +174,14 @@ impl Tour {
     }
 
     async fn send(&self, method: Method, path: &str, body: &Value) -> Result<Answer> {
-        let sent = self.client.request(method, path, &[("content-type", "application/json")], body.to_string());
-        sent.await.map_err(|error| Failure::Other(format!("{path} could not be asked for: {error}")))
+        let sent = self.client.request(
+            method,
+            path,
+            &[("content-type", "application/json")],
+            body.to_string(),
+        );
+        sent.await
+            .map_err(|error| Failure::Other(format!("{path} could not be asked for: {error}")))
     }
 
     fn show_how_to_go_on(&self) {
@@ -166,7 +204,11 @@ impl Tour {
     /// The line that does the same, for a shell.
     fn curl(&self, method: &str, path: &str, body: Option<&Value>) -> String {
         let socket = shell_word(&self.socket.to_string_lossy());
-        let verb = if method == "GET" { String::new() } else { format!(" -X {method}") };
+        let verb = if method == "GET" {
+            String::new()
+        } else {
+            format!(" -X {method}")
+        };
         let url = shell_word(&format!("http://netnsd{path}"));
         match body {
             Some(body) => format!(
@@ -178,7 +220,11 @@ impl Tour {
     }
 
     fn paint(&self, colour: &str, text: &str) -> String {
-        if self.colours { format!("\x1b[{colour}m{text}\x1b[0m") } else { text.to_owned() }
+        if self.colours {
+            format!("\x1b[{colour}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
     }
 
     fn say(&self, line: &str) {
@@ -188,7 +234,8 @@ impl Tour {
 }
 
 fn bundled<T: serde::de::DeserializeOwned>(text: &str) -> Result<T> {
-    serde_json::from_str(text).map_err(|error| Failure::Other(format!("the bundled network is malformed: {error}")))
+    serde_json::from_str(text)
+        .map_err(|error| Failure::Other(format!("the bundled network is malformed: {error}")))
 }
 
 #[cfg(test)]
@@ -198,6 +245,11 @@ mod tests {
     #[test]
     fn what_is_bundled_can_be_read() {
         assert_eq!(bundled::<Vec<(String, Value)>>(NETWORK).unwrap().len(), 13);
-        assert_eq!(bundled::<Vec<(String, String, String)>>(PINGS).unwrap().len(), 6);
+        assert_eq!(
+            bundled::<Vec<(String, String, String)>>(PINGS)
+                .unwrap()
+                .len(),
+            6
+        );
     }
 }

@@ -1,7 +1,8 @@
-//! The watchdog of the service manager (sd_watchdog_enabled(3)): a thread that reports the daemon alive while its parts make progress.
+//! The watchdog of the service manager (sd_watchdog_enabled(3)): a thread that reports the daemon
+//! alive while its parts make progress.
 //!
-//! It is a thread of its own, so that a busy runtime or a long batch does not keep the report back, and so that a report means more than
-//! that the reporter runs.
+//! It is a thread of its own, so that a busy runtime or a long batch does not keep the report back,
+//! and so that a report means more than that the reporter runs.
 
 use std::{
     io,
@@ -21,9 +22,11 @@ use crate::{daemon::tell_manager, metrics::Metrics};
 /// A part of the daemon that has to make progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
-    /// Threads that serve requests: an answer is a step, or one by the clock where there are no requests.
+    /// Threads that serve requests: an answer is a step, or one by the clock where there are no
+    /// requests.
     Runtime,
-    /// The engine's thread: an operation of the kernel, a commit or a request done is a step, or one by the clock where it is idle.
+    /// The engine's thread: an operation of the kernel, a commit or a request done is a step, or
+    /// one by the clock where it is idle.
     Engine,
 }
 
@@ -41,7 +44,10 @@ impl Liveness {
     /// Makes one for a watchdog of this period.
     pub fn new(period: Option<Duration>) -> Self {
         let interval = period.map(|period| (period / 4).max(Duration::from_millis(1)));
-        Self { steps: Default::default(), interval }
+        Self {
+            steps: Default::default(),
+            interval,
+        }
     }
 
     /// Counts a step of a part.
@@ -79,17 +85,21 @@ impl Drop for Watchdog {
 /// # Errors
 /// When there is no thread.
 pub fn start(metrics: &Arc<Metrics>) -> io::Result<Option<Watchdog>> {
-    let Some(interval) = metrics.liveness.interval else { return Ok(None) };
+    let Some(interval) = metrics.liveness.interval else {
+        return Ok(None);
+    };
     let (stop, stopped) = mpsc::channel();
     let watched = metrics.clone();
-    thread::Builder::new().name("netnsd-watchdog".into()).spawn(move || {
-        let mut watch = Watch::new(Instant::now(), interval * 2);
-        while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(interval) {
-            if watch.all_progress(Instant::now(), |part| watched.liveness.steps(part)) {
-                tell_manager(&[NotifyState::Watchdog]);
+    thread::Builder::new()
+        .name("netnsd-watchdog".into())
+        .spawn(move || {
+            let mut watch = Watch::new(Instant::now(), interval * 2);
+            while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(interval) {
+                if watch.all_progress(Instant::now(), |part| watched.liveness.steps(part)) {
+                    tell_manager(&[NotifyState::Watchdog]);
+                }
             }
-        }
-    })?;
+        })?;
     let watched = metrics.clone();
     let clock = tokio::spawn(async move {
         loop {
@@ -109,20 +119,29 @@ struct Watch {
 
 impl Watch {
     fn new(now: Instant, patience: Duration) -> Self {
-        Self { seen: [(0, now); PARTS.len()], stands: [false; PARTS.len()], patience }
+        Self {
+            seen: [(0, now); PARTS.len()],
+            stands: [false; PARTS.len()],
+            patience,
+        }
     }
 
     /// Returns true if every part has made a step within the patience.
     fn all_progress(&mut self, now: Instant, steps: impl Fn(Part) -> u64) -> bool {
         for part in PARTS {
-            let (seen, stands) = (&mut self.seen[part as usize], &mut self.stands[part as usize]);
+            let (seen, stands) = (
+                &mut self.seen[part as usize],
+                &mut self.stands[part as usize],
+            );
             let steps = steps(part);
             if seen.0 != steps {
                 *seen = (steps, now);
             }
             let stood = std::mem::replace(stands, now.duration_since(seen.1) > self.patience);
             match (stood, *stands) {
-                (false, true) => tracing::error!(?part, "makes no progress: the watchdog is not fed"),
+                (false, true) => {
+                    tracing::error!(?part, "makes no progress: the watchdog is not fed")
+                }
                 (true, false) => tracing::info!(?part, "makes progress again"),
                 _ => {}
             }
@@ -140,7 +159,13 @@ mod tests {
         let start = Instant::now();
         let mut watch = Watch::new(start, Duration::from_secs(15));
         let mut at = |seconds, runtime, engine| {
-            let steps = |part| if part == Part::Runtime { runtime } else { engine };
+            let steps = |part| {
+                if part == Part::Runtime {
+                    runtime
+                } else {
+                    engine
+                }
+            };
             watch.all_progress(start + Duration::from_secs(seconds), steps)
         };
         assert!(at(10, 1, 1));

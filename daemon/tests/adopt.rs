@@ -5,8 +5,8 @@ mod common;
 use common::{Host, shape::sorted};
 use serde_json::{Value, json};
 
-/// Two namespaces on a bridge, as a script makes them: addresses, routes, STP, a second pair between the namespaces, a bridge
-/// inside one of them.
+/// Two namespaces on a bridge, as a script makes them: addresses, routes, STP, a second pair
+/// between the namespaces, a bridge inside one of them.
 const BY_HAND: &str = "
 set -e
 ip link add lan type bridge stp_state 1 forward_delay 200
@@ -39,10 +39,14 @@ fn documents() -> [(&'static str, Value); 6] {
         json!({"namespace": format!("n{i}"), "interface": "eth0",
             "addresses": [format!("10.1.0.{i}/24"), format!("fd00:1::{i}/64")]})
     };
-    let port = |i: u8| json!({"interface": format!("port{i}"), "bridge": "br", "port": {"hairpin": true}});
+    let port =
+        |i: u8| json!({"interface": format!("port{i}"), "bridge": "br", "port": {"hairpin": true}});
     let routes = json!([{"destination": "default", "via": "10.1.0.254"}]);
     [
-        ("/v1/namespaces/n1", json!({"routes": routes, "sysctls": {"net.ipv4.ip_forward": 1}})),
+        (
+            "/v1/namespaces/n1",
+            json!({"routes": routes, "sysctls": {"net.ipv4.ip_forward": 1}}),
+        ),
         ("/v1/namespaces/n2", json!({"routes": routes})),
         (
             "/v1/bridges/br",
@@ -60,10 +64,18 @@ fn documents() -> [(&'static str, Value); 6] {
 /// Makes it, and waits until its bridge forwards.
 fn make(host: &Host) {
     let output = host.sh(BY_HAND);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let forwards = || {
         let ports = host.bridge(&["link", "show"]);
-        ports.as_array().unwrap().iter().all(|port| port["state"] == "forwarding")
+        ports
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|port| port["state"] == "forwarding")
     };
     host.until("the ports forward", forwards);
     host.settled();
@@ -75,7 +87,8 @@ fn untagged(host: &Host) -> Vec<String> {
         match value {
             Value::Object(map) => {
                 map.retain(|key, _| {
-                    !["altnames", "protocol", "inet6_addr_gen_mode"].contains(&key.as_str()) && !key.contains("timer")
+                    !["altnames", "protocol", "inet6_addr_gen_mode"].contains(&key.as_str())
+                        && !key.contains("timer")
                 });
                 map.values_mut().for_each(strip);
             }
@@ -99,12 +112,27 @@ fn a_network_made_by_hand_is_taken_over_under_traffic() {
         host.put(path, body.clone()).refused(409, "conflict", None);
         let path = format!("{path}?adopt=true");
         let plan = host.put(&format!("{path}&dry_run=true"), body.clone()).ok();
-        assert!(plan["plan"].as_array().is_some_and(|plan| plan[0]["op"] == "link_owner"), "{plan}");
+        assert!(
+            plan["plan"]
+                .as_array()
+                .is_some_and(|plan| plan[0]["op"] == "link_owner"),
+            "{plan}"
+        );
         let made = host.put(&path, body.clone());
-        assert_eq!((made.status, &made.json["status"]["state"]), (201, &"in_sync".into()), "{}", made.json);
+        assert_eq!(
+            (made.status, &made.json["status"]["state"]),
+            (201, &"in_sync".into()),
+            "{}",
+            made.json
+        );
         // The same again changes nothing.
         let again = host.put(&path, body);
-        assert_eq!((again.status, again.etag.as_deref()), (200, Some("\"1\"")), "{}", again.json);
+        assert_eq!(
+            (again.status, again.etag.as_deref()),
+            (200, Some("\"1\"")),
+            "{}",
+            again.json
+        );
     }
     host.until("pings go on", || pings.received() > 100);
     let (sent, received) = pings.stop();
@@ -116,14 +144,30 @@ fn a_network_made_by_hand_is_taken_over_under_traffic() {
     assert_eq!(routes[0]["protocol"], "110");
     host.restart();
     common::same(&before, &untagged(&host));
-    assert!(host.sh("ip -n n1 addr del 10.1.0.1/24 dev eth0").status.success());
+    assert!(
+        host.sh("ip -n n1 addr del 10.1.0.1/24 dev eth0")
+            .status
+            .success()
+    );
     host.settled();
-    host.until("the address is back", || host.run(&["ip", "-n", "n1", "addr"]).contains("10.1.0.1/24"));
-    host.patch("/v1/bridges/br", json!({"addresses": ["10.1.0.254/24"]})).ok();
-    assert!(!host.run(&["ip", "addr", "show", "lan"]).contains("10.1.9.254"));
+    host.until("the address is back", || {
+        host.run(&["ip", "-n", "n1", "addr"])
+            .contains("10.1.0.1/24")
+    });
+    host.patch("/v1/bridges/br", json!({"addresses": ["10.1.0.254/24"]}))
+        .ok();
+    assert!(
+        !host
+            .run(&["ip", "addr", "show", "lan"])
+            .contains("10.1.9.254")
+    );
     host.reboot();
     assert_eq!(host.ip(&["link", "show", "port1"])[0]["master"], "lan");
-    for path in ["/v1/namespaces/n1?cascade=true", "/v1/bridges/br", "/v1/namespaces/n2"] {
+    for path in [
+        "/v1/namespaces/n1?cascade=true",
+        "/v1/bridges/br",
+        "/v1/namespaces/n2",
+    ] {
         assert_eq!(host.delete(path).status, 204, "{path}");
     }
     assert_eq!(host.run(&["ip", "netns", "list"]), "");
@@ -134,22 +178,45 @@ fn a_network_made_by_hand_is_taken_over_under_traffic() {
 fn what_is_not_what_was_asked_for_is_not_taken_over() {
     let host = Host::started();
     make(&host);
-    host.run(&["sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/port1/disable_ipv6"]);
-    let end = |namespace: Value, interface: &str| json!({"namespace": namespace, "interface": interface});
+    host.run(&[
+        "sh",
+        "-c",
+        "echo 1 >/proc/sys/net/ipv6/conf/port1/disable_ipv6",
+    ]);
+    let end =
+        |namespace: Value, interface: &str| json!({"namespace": namespace, "interface": interface});
     for ns in ["n1", "n2"] {
-        host.put(&format!("/v1/namespaces/{ns}?adopt=true"), json!({})).ok();
+        host.put(&format!("/v1/namespaces/{ns}?adopt=true"), json!({}))
+            .ok();
     }
     let marked = host.kernel();
     for (path, body) in [
         ("/v1/bridges/port1", json!({})),
         // A pair that is none, though the index of each is what the other says of its peer.
-        ("/v1/veths/a", json!({"endpoints": [end("n1".into(), "eth0"), end("n2".into(), "x")]})),
-        ("/v1/veths/b", json!({"endpoints": [end("n1".into(), "eth0"), end(Value::Null, "port2")]})),
-        ("/v1/veths/c", json!({"endpoints": [end("n1".into(), "eth0"), end(Value::Null, "elsewhere")]})),
-        ("/v1/veths/d", json!({"endpoints": [end(Value::Null, "lan"), end(Value::Null, "port1")]})),
+        (
+            "/v1/veths/a",
+            json!({"endpoints": [end("n1".into(), "eth0"), end("n2".into(), "x")]}),
+        ),
+        (
+            "/v1/veths/b",
+            json!({"endpoints": [end("n1".into(), "eth0"), end(Value::Null, "port2")]}),
+        ),
+        (
+            "/v1/veths/c",
+            json!({"endpoints": [end("n1".into(), "eth0"), end(Value::Null, "elsewhere")]}),
+        ),
+        (
+            "/v1/veths/d",
+            json!({"endpoints": [end(Value::Null, "lan"), end(Value::Null, "port1")]}),
+        ),
     ] {
         let answer = host.put(&format!("{path}?adopt=true"), body);
-        assert_eq!((answer.status, &answer.json["code"]), (409, &"conflict".into()), "{path}: {}", answer.json);
+        assert_eq!(
+            (answer.status, &answer.json["code"]),
+            (409, &"conflict".into()),
+            "{path}: {}",
+            answer.json
+        );
         common::same(&marked, &host.kernel());
     }
     // One that the kernel refuses half-way: everything is as it was.
@@ -158,7 +225,12 @@ fn what_is_not_what_was_asked_for_is_not_taken_over() {
         json!({"endpoints": [{"namespace": "n1", "interface": "eth0", "addresses": ["10.1.0.77/24"]},
             {"interface": "port1", "mtu": 1400, "addresses": ["fd00:9::1/64"]}]}),
     );
-    assert_eq!((refused.status, &refused.json["errno"]), (422, &"EACCES".into()), "{}", refused.json);
+    assert_eq!(
+        (refused.status, &refused.json["errno"]),
+        (422, &"EACCES".into()),
+        "{}",
+        refused.json
+    );
     common::same(&marked, &host.kernel());
 }
 
@@ -167,10 +239,19 @@ fn a_crash_while_taking_over_is_made_good_at_the_next_start() {
     let mut host = Host::started();
     make(&host);
     let before = untagged(&host);
-    host.put("/v1/namespaces/n1?adopt=true&wait=false", json!({})).ok();
+    host.put("/v1/namespaces/n1?adopt=true&wait=false", json!({}))
+        .ok();
     host.put("/v1/namespaces/n2?adopt=true", json!({})).ok();
-    host.put("/v1/bridges/br?adopt=true&wait=false", documents()[2].1.clone()).ok();
-    host.put("/v1/veths/p1?adopt=true&wait=false", documents()[4].1.clone()).ok();
+    host.put(
+        "/v1/bridges/br?adopt=true&wait=false",
+        documents()[2].1.clone(),
+    )
+    .ok();
+    host.put(
+        "/v1/veths/p1?adopt=true&wait=false",
+        documents()[4].1.clone(),
+    )
+    .ok();
     host.kill9();
     host.start();
     host.settled();
@@ -180,7 +261,8 @@ fn a_crash_while_taking_over_is_made_good_at_the_next_start() {
     }
 }
 
-/// Routes with more than the API can say, as others make them, each with the same as it is asked for.
+/// Routes with more than the API can say, as others make them, each with the same as it is asked
+/// for.
 const ROUTES: [&str; 8] = [
     "10.7.0.0/16 via 10.1.0.9 mtu 1300 advmss 1200 initcwnd 20 quickack 1",
     "10.8.0.0/16 via 10.1.0.9 src 10.1.0.1 window 4096 rtt 80 rto_min 40 hoplimit 9",
@@ -192,7 +274,8 @@ const ROUTES: [&str; 8] = [
     "fd09::/16 via fd00:1::9 table 255 mtu 1400",
 ];
 
-/// The kernel as `ip -d` tells it, every route with its details; without marks and protocols where they are to differ.
+/// The kernel as `ip -d` tells it, every route with its details; without marks and protocols where
+/// they are to differ.
 fn details(host: &Host, marked: bool) -> Vec<String> {
     let look = "for ns in '' '-n n1' '-n n2'; do for f in -4 -6; do ip $ns $f -d route show table all; done; ip $ns -d link; \
         bridge $ns -d link; done";
@@ -200,22 +283,36 @@ fn details(host: &Host, marked: bool) -> Vec<String> {
     let keep = |line: &str| {
         let line = match marked {
             true => line.to_owned(),
-            false => line.replace(" proto boot", "").replace(" proto 110", "").replace(" proto static", ""),
+            false => line
+                .replace(" proto boot", "")
+                .replace(" proto 110", "")
+                .replace(" proto static", ""),
         };
         let words: Vec<&str> = line.split_whitespace().collect();
         let timer = words.iter().position(|word| word.ends_with("_timer"));
         timer.map_or_else(
             || words.join(" "),
-            |_| words.iter().filter(|word| !word.contains('.')).copied().collect::<Vec<_>>().join(" "),
+            |_| {
+                words
+                    .iter()
+                    .filter(|word| !word.contains('.'))
+                    .copied()
+                    .collect::<Vec<_>>()
+                    .join(" ")
+            },
         )
     };
     let mut lines: Vec<String> = text
         .lines()
         .map(keep)
-        .filter(|line| marked || !(line.starts_with("alias ") || line.starts_with("altname netnsd:")))
+        .filter(|line| {
+            marked || !(line.starts_with("alias ") || line.starts_with("altname netnsd:"))
+        })
         .collect();
     if !marked {
-        lines.iter_mut().for_each(|line| *line = line.replace("addrgenmode none", "addrgenmode eui64"));
+        lines
+            .iter_mut()
+            .for_each(|line| *line = line.replace("addrgenmode none", "addrgenmode eui64"));
     }
     lines.sort();
     lines
@@ -245,13 +342,25 @@ fn routes_keep_what_the_api_cannot_say() {
     host.settled();
     let (before, exact) = (details(&host, false), details(&host, true));
     let steady = |lines: Vec<String>| -> Vec<String> {
-        lines.into_iter().map(|line| line.split(" expires").next().unwrap().to_owned()).collect()
+        lines
+            .into_iter()
+            .map(|line| line.split(" expires").next().unwrap().to_owned())
+            .collect()
     };
     let (before, exact) = (steady(before), steady(exact));
     let route = |text: &str| {
         let words: Vec<&str> = text.split(' ').collect();
-        let after = |word: &str| words.iter().position(|other| *other == word).map(|at| words[at + 1]);
-        let kind = if words[0] == "blackhole" { "blackhole" } else { "unicast" };
+        let after = |word: &str| {
+            words
+                .iter()
+                .position(|other| *other == word)
+                .map(|at| words[at + 1])
+        };
+        let kind = if words[0] == "blackhole" {
+            "blackhole"
+        } else {
+            "unicast"
+        };
         let number = |word: &str| after(word).and_then(|value| value.parse::<u32>().ok());
         json!({"destination": words[usize::from(kind == "blackhole")], "type": kind, "via": after("via"), "interface": after("dev"),
             "metric": number("metric"), "table": number("table").unwrap_or(254)})
@@ -274,7 +383,8 @@ fn routes_keep_what_the_api_cannot_say() {
             continue;
         }
         let body = json!({"routes": [{"destination": destination, "via": via}]});
-        host.put("/v1/namespaces/n1?adopt=true", body).refused(409, "conflict", Some("/routes/0"));
+        host.put("/v1/namespaces/n1?adopt=true", body)
+            .refused(409, "conflict", Some("/routes/0"));
         assert_eq!(exact, steady(details(&host, true)));
     }
 
@@ -289,23 +399,51 @@ fn routes_keep_what_the_api_cannot_say() {
         {"interface": "port1", "bridge": "br", "port": {"hairpin": false, "path_cost": 9, "isolated": true}}]});
     let document = json!({"namespaces": [{"name": "n1", "routes": routes}], "bridges": [bridge], "veths": [pair]});
     let refused = host.patch("/v1/topology?adopt=true", document);
-    assert_eq!((refused.status, &refused.json["code"]), (422, &"kernel_rejected".into()), "{}", refused.json);
+    assert_eq!(
+        (refused.status, &refused.json["code"]),
+        (422, &"kernel_rejected".into()),
+        "{}",
+        refused.json
+    );
     common::same(&exact, &steady(details(&host, true)));
 
-    let plan = host.patch("/v1/topology?adopt=true&dry_run=true", json!({"namespaces": [spec]})).ok();
-    let lines: Vec<String> =
-        plan["plan"].as_array().unwrap().iter().map(|step| step["command"].as_str().unwrap().to_owned()).collect();
-    host.patch("/v1/topology?adopt=true", json!({"namespaces": [spec]})).ok();
+    let plan = host
+        .patch(
+            "/v1/topology?adopt=true&dry_run=true",
+            json!({"namespaces": [spec]}),
+        )
+        .ok();
+    let lines: Vec<String> = plan["plan"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|step| step["command"].as_str().unwrap().to_owned())
+        .collect();
+    host.patch("/v1/topology?adopt=true", json!({"namespaces": [spec]}))
+        .ok();
     common::same(&before, &steady(details(&host, false)));
     let ours = details(&host, true);
-    assert_eq!(ours.iter().filter(|line| line.contains("proto 110")).count(), ROUTES.len(), "{ours:#?}");
-    assert_eq!(host.post("/v1/reconcile", json!({})).ok()["repaired"], json!([]));
+    assert_eq!(
+        ours.iter()
+            .filter(|line| line.contains("proto 110"))
+            .count(),
+        ROUTES.len(),
+        "{ours:#?}"
+    );
+    assert_eq!(
+        host.post("/v1/reconcile", json!({})).ok()["repaired"],
+        json!([])
+    );
     common::same(&before, &steady(details(&host, false)));
 
     // The lines of the dry run do the same; the mark is that of a namespace that was never made.
     for line in lines.iter().filter(|line| !line.contains("netnsd:")) {
         let output = host.sh(line);
-        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{line}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     common::same(&before, &steady(details(&host, false)));
 }
@@ -327,10 +465,16 @@ ip route add 10.44.0.0/16 via 10.0.0.77 src 10.0.0.9
 
 /// What `ip` says of the addresses, the mark of who made them left out if asked; lifetimes go by.
 fn addresses(host: &Host, marks: bool) -> Vec<Value> {
-    let mut all = host.ip(&["addr", "show", "dev", "v0"])[0]["addr_info"].as_array().unwrap().clone();
+    let mut all = host.ip(&["addr", "show", "dev", "v0"])[0]["addr_info"]
+        .as_array()
+        .unwrap()
+        .clone();
     for address in all.iter_mut().filter_map(Value::as_object_mut) {
         address.retain(|key, _| marks || key != "protocol");
-        for (_, life) in address.iter_mut().filter(|(key, _)| key.ends_with("_life_time")) {
+        for (_, life) in address
+            .iter_mut()
+            .filter(|(key, _)| key.ends_with("_life_time"))
+        {
             *life = json!(life.as_u64().unwrap().div_ceil(1000));
         }
     }
@@ -343,9 +487,14 @@ fn addresses_are_taken_over_byte_for_byte() {
     assert!(host.sh(ADDRESSES).status.success());
     host.settled();
     let before = addresses(&host, false);
-    let ends =
-        |addresses: Value| json!({"endpoints": [{"interface": "v0", "addresses": addresses}, {"interface": "v1"}]});
-    let all = json!(["10.0.0.1/24", "10.0.0.9/24", "10.3.0.1/24", "fd00::9/64", "fd00::1/64"]);
+    let ends = |addresses: Value| json!({"endpoints": [{"interface": "v0", "addresses": addresses}, {"interface": "v1"}]});
+    let all = json!([
+        "10.0.0.1/24",
+        "10.0.0.9/24",
+        "10.3.0.1/24",
+        "fd00::9/64",
+        "fd00::1/64"
+    ]);
     let taken = host.put("/v1/veths/v0?adopt=true", ends(all)).ok();
     assert_eq!(taken["status"]["state"], "in_sync", "{taken}");
     assert_eq!(
@@ -353,30 +502,83 @@ fn addresses_are_taken_over_byte_for_byte() {
         json!(["192.0.2.1 peer 192.0.2.100/32"])
     );
     assert_eq!(addresses(&host, false), before);
-    assert_eq!(host.post("/v1/reconcile", json!({})).ok()["repaired"], json!([]));
-    // They are netnsd's: in another order they are what they were, and so is the route that prefers one.
-    let other = json!(["10.0.0.9/24", "10.3.0.1/24", "10.0.0.1/24", "fd00::1/64", "fd00::9/64"]);
+    assert_eq!(
+        host.post("/v1/reconcile", json!({})).ok()["repaired"],
+        json!([])
+    );
+    // They are netnsd's: in another order they are what they were, and so is the route that prefers
+    // one.
+    let other = json!([
+        "10.0.0.9/24",
+        "10.3.0.1/24",
+        "10.0.0.1/24",
+        "fd00::1/64",
+        "fd00::9/64"
+    ]);
     host.patch("/v1/veths/v0", ends(other)).ok();
-    let one = |all: &[Value], local: &str| all.iter().find(|one| one["local"] == local).cloned().unwrap();
+    let one = |all: &[Value], local: &str| {
+        all.iter()
+            .find(|one| one["local"] == local)
+            .cloned()
+            .unwrap()
+    };
     let now = addresses(&host, false);
     for local in ["10.3.0.1", "192.0.2.1", "fd00::9"] {
         assert_eq!(one(&now, local), one(&before, local));
     }
-    assert_eq!((&one(&now, "10.0.0.1")["secondary"], &one(&now, "fd00::1")["nodad"]), (&json!(true), &json!(true)));
     assert_eq!(
-        (&one(&now, "10.0.0.1")["label"], &one(&now, "10.0.0.1")["broadcast"]),
+        (
+            &one(&now, "10.0.0.1")["secondary"],
+            &one(&now, "fd00::1")["nodad"]
+        ),
+        (&json!(true), &json!(true))
+    );
+    assert_eq!(
+        (
+            &one(&now, "10.0.0.1")["label"],
+            &one(&now, "10.0.0.1")["broadcast"]
+        ),
         (&json!("v0:a"), &json!("10.0.0.255"))
     );
-    assert_eq!(host.ip(&["route", "show", "10.44.0.0/16"])[0]["prefsrc"], "10.0.0.9");
+    assert_eq!(
+        host.ip(&["route", "show", "10.44.0.0/16"])[0]["prefsrc"],
+        "10.0.0.9"
+    );
     // What is beside an address with another end, and what cannot be.
-    host.patch("/v1/veths/v0/endpoints/0", json!({"addresses": ["192.0.2.1/32"]})).ok();
-    assert!(host.run(&["ip", "addr", "show", "dev", "v0"]).contains("inet 192.0.2.1/32"));
-    host.run(&["ip", "addr", "add", "10.5.0.1", "peer", "10.5.0.2/24", "dev", "v0"]);
+    host.patch(
+        "/v1/veths/v0/endpoints/0",
+        json!({"addresses": ["192.0.2.1/32"]}),
+    )
+    .ok();
+    assert!(
+        host.run(&["ip", "addr", "show", "dev", "v0"])
+            .contains("inet 192.0.2.1/32")
+    );
+    host.run(&[
+        "ip",
+        "addr",
+        "add",
+        "10.5.0.1",
+        "peer",
+        "10.5.0.2/24",
+        "dev",
+        "v0",
+    ]);
     host.run(&["ip", "addr", "add", "fd05::1/128", "dev", "v0"]);
     let before = host.kernel();
-    for (asked, other) in [("10.5.0.1/24", "10.5.0.1 peer 10.5.0.2/24"), ("fd05::1/64", "fd05::1/128")] {
-        let refused = host.patch("/v1/veths/v0/endpoints/0", json!({"addresses": ["192.0.2.1/32", asked]}));
-        assert!(refused.json["detail"].as_str().unwrap().contains(other), "{}", refused.json);
+    for (asked, other) in [
+        ("10.5.0.1/24", "10.5.0.1 peer 10.5.0.2/24"),
+        ("fd05::1/64", "fd05::1/128"),
+    ] {
+        let refused = host.patch(
+            "/v1/veths/v0/endpoints/0",
+            json!({"addresses": ["192.0.2.1/32", asked]}),
+        );
+        assert!(
+            refused.json["detail"].as_str().unwrap().contains(other),
+            "{}",
+            refused.json
+        );
         refused.refused(409, "conflict", None);
         common::same(&before, &host.kernel());
     }
@@ -387,13 +589,21 @@ fn addresses_are_given_back_byte_for_byte() {
     let host = Host::started();
     assert!(host.sh(ADDRESSES).status.success());
     host.settled();
-    host.run(&["sh", "-c", "echo 1 >/proc/sys/net/ipv6/conf/v1/disable_ipv6"]);
+    host.run(&[
+        "sh",
+        "-c",
+        "echo 1 >/proc/sys/net/ipv6/conf/v1/disable_ipv6",
+    ]);
     let before = addresses(&host, true);
     let ends = json!({"endpoints": [
         {"interface": "v0", "addresses": ["10.0.0.9/24", "10.7.0.1/24", "10.0.0.1/24", "fd00::1/64", "fd00::9/64"]},
         {"interface": "v1", "addresses": ["fd00:9::1/64"]}]});
-    host.put("/v1/veths/v0?adopt=true", ends).refused(422, "kernel_rejected", None);
+    host.put("/v1/veths/v0?adopt=true", ends)
+        .refused(422, "kernel_rejected", None);
     host.settled();
     assert_eq!(addresses(&host, true), before);
-    assert_eq!(host.ip(&["route", "show", "10.44.0.0/16"])[0]["prefsrc"], "10.0.0.9");
+    assert_eq!(
+        host.ip(&["route", "show", "10.44.0.0/16"])[0]["prefsrc"],
+        "10.0.0.9"
+    );
 }

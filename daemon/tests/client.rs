@@ -55,12 +55,19 @@ fn pages_follow_one_another() {
     let host = Host::started();
     host.typed(async |client| {
         for i in 0..5 {
-            client.put::<Namespace>(&of(json!({"name": format!("n{i}")}))).await.unwrap();
+            client
+                .put::<Namespace>(&of(json!({"name": format!("n{i}")})))
+                .await
+                .unwrap();
         }
         let (mut seen, mut query) = (Vec::new(), "limit=2".to_owned());
         loop {
             let page = client.list::<Namespace>(&query).await.unwrap();
-            seen.extend(page.items.into_iter().map(|item| item.spec.name.to_string()));
+            seen.extend(
+                page.items
+                    .into_iter()
+                    .map(|item| item.spec.name.to_string()),
+            );
             let Some(next) = page.next else { break };
             query = format!("limit=2&cursor={next}");
         }
@@ -75,7 +82,9 @@ fn over_tcp_the_token_is_asked_for() {
     let token = host.dir().join("token");
     std::fs::write(&token, "secret\n").unwrap();
     host.start_with(|command| {
-        command.args(["--listen", "127.0.0.1:0", "--token-file"]).arg(&token);
+        command
+            .args(["--listen", "127.0.0.1:0", "--token-file"])
+            .arg(&token);
     });
     let about = host.get("/v1").ok();
     let url = about["listen"]
@@ -100,7 +109,11 @@ fn over_tcp_the_token_is_asked_for() {
     assert!(ask("").contains("401"), "{}", ask(""));
     assert!(ask("Authorization: Bearer secret\\r\\n").contains("200"));
     let mut stream = std::os::unix::net::UnixStream::connect(host.socket()).unwrap();
-    write!(stream, "GET /v1/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    write!(
+        stream,
+        "GET /v1/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     assert!(answer.contains(" 200 "), "the Unix socket asks for none");

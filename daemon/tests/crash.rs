@@ -1,6 +1,7 @@
-//! `kill -9` at each step, and each system call failing in its turn: strace kills the daemon as it enters its Nth call of a kind
-//! (netlink and socket messages, database writes and their syncs, mounts, …), or has that call fail, for every N, in a start after
-//! a reboot and in the midst of writes. Afterwards what was answered is there, what was not answered is there wholly or not at
+//! `kill -9` at each step, and each system call failing in its turn: strace kills the daemon as it
+//! enters its Nth call of a kind (netlink and socket messages, database writes and their syncs,
+//! mounts, …), or has that call fail, for every N, in a start after a reboot and in the midst of
+//! writes. Afterwards what was answered is there, what was not answered is there wholly or not at
 //! all, what was refused has left nothing, and nothing is left over.
 
 mod common;
@@ -21,7 +22,8 @@ use serde_json::{Value, json};
 /// What the daemon is killed at.
 const KILLS: [&str; 6] = ["sendto", "pwrite64", "fsync", "mount", "umount2", "setns"];
 
-/// What fails, how, and up to which call: a dying and a full disk, no memory for netlink, no file descriptors, a kernel that refuses.
+/// What fails, how, and up to which call: a dying and a full disk, no memory for netlink, no file
+/// descriptors, a kernel that refuses.
 const FAULTS: [(&str, &str, usize); 8] = [
     ("sendto", "ENOBUFS", 170),
     ("pwrite64", "EIO", 40),
@@ -35,7 +37,8 @@ const FAULTS: [(&str, &str, usize); 8] = [
 
 /// Writes, one after the other, that make, change and delete a little of everything.
 fn writes() -> Vec<(&'static str, &'static str, Value)> {
-    let end = |address: &str| json!({"namespace": "a", "interface": "eth0", "addresses": [address]});
+    let end =
+        |address: &str| json!({"namespace": "a", "interface": "eth0", "addresses": [address]});
     vec![
         (
             "PUT",
@@ -43,21 +46,37 @@ fn writes() -> Vec<(&'static str, &'static str, Value)> {
             json!({"routes": [{"destination": "default", "via": "10.0.0.254"}], "netnsid": 7,
             "sysctls": {"net.ipv4.ip_forward": 1}, "dns": {"nameservers": ["192.0.2.53"]}}),
         ),
-        ("PUT", "/v1/bridges/br0", json!({"addresses": ["10.0.0.254/24"], "stp": true})),
+        (
+            "PUT",
+            "/v1/bridges/br0",
+            json!({"addresses": ["10.0.0.254/24"], "stp": true}),
+        ),
         (
             "PUT",
             "/v1/veths/v",
             json!({"endpoints": [end("10.0.0.1/24"), {"interface": "port", "bridge": "br0", "port": {"hairpin": true}}]}),
         ),
-        ("PATCH", "/v1/veths/v/endpoints/0", json!({"addresses": ["10.0.0.2/24", "fd00::2/64"], "mtu": 1400})),
+        (
+            "PATCH",
+            "/v1/veths/v/endpoints/0",
+            json!({"addresses": ["10.0.0.2/24", "fd00::2/64"], "mtu": 1400}),
+        ),
         (
             "PATCH",
             "/v1/topology",
             json!({"namespaces": [{"name": "b"}], "veths": [{"name": "w", "endpoints": [
             {"namespace": "b", "interface": "eth0"}, {"namespace": "a", "interface": "eth1"}]}]}),
         ),
-        ("PATCH", "/v1/veths/w/endpoints/1", json!({"namespace": "b", "interface": "eth2"})),
-        ("PUT", "/v1/bridges/found?adopt=true", json!({"stp": true, "addresses": ["10.7.0.1/24"]})),
+        (
+            "PATCH",
+            "/v1/veths/w/endpoints/1",
+            json!({"namespace": "b", "interface": "eth2"}),
+        ),
+        (
+            "PUT",
+            "/v1/bridges/found?adopt=true",
+            json!({"stp": true, "addresses": ["10.7.0.1/24"]}),
+        ),
         ("DELETE", "/v1/namespaces/b?cascade=true", Value::Null),
         ("DELETE", "/v1/bridges/br0?cascade=true", Value::Null),
         ("DELETE", "/v1/namespaces/a?cascade=true", Value::Null),
@@ -71,7 +90,10 @@ fn documents() -> &'static [Value] {
         let host = Host::started();
         let mut all = vec![host.get("/v1/topology").ok()];
         for (method, path, body) in writes() {
-            assert!(host.raw(method, path, &JSON, text(&body)).status < 300, "{method} {path}");
+            assert!(
+                host.raw(method, path, &JSON, text(&body)).status < 300,
+                "{method} {path}"
+            );
             all.push(host.get("/v1/topology").ok());
         }
         all
@@ -81,7 +103,11 @@ fn documents() -> &'static [Value] {
 const JSON: [(&str, &str); 1] = [("content-type", "application/json")];
 
 fn text(body: &Value) -> Vec<u8> {
-    if body.is_null() { Vec::new() } else { body.to_string().into_bytes() }
+    if body.is_null() {
+        Vec::new()
+    } else {
+        body.to_string().into_bytes()
+    }
 }
 
 /// What the kernel shows of a document on a host where nothing else ever was.
@@ -93,26 +119,49 @@ fn shape_of(document: &Value) -> Vec<String> {
     let host = Host::started();
     others(&host);
     // What was taken over is there already.
-    host.raw("PUT", "/v1/topology?adopt=true", &JSON, text(document)).ok();
+    host.raw("PUT", "/v1/topology?adopt=true", &JSON, text(document))
+        .ok();
     let shape = look(&host);
-    KNOWN.lock().unwrap().insert(document.to_string(), shape.clone());
+    KNOWN
+        .lock()
+        .unwrap()
+        .insert(document.to_string(), shape.clone());
     shape
 }
 
 /// Something of others, which is taken over in the end.
 fn others(host: &Host) {
-    host.run(&["ip", "link", "add", "found", "type", "bridge", "stp_state", "1"]);
+    host.run(&[
+        "ip",
+        "link",
+        "add",
+        "found",
+        "type",
+        "bridge",
+        "stp_state",
+        "1",
+    ]);
     host.run(&["ip", "link", "set", "found", "up"]);
 }
 
-/// A daemon whose Nth call of a kind, on each of its threads, is not like the others; whether it lived to be ready.
+/// A daemon whose Nth call of a kind, on each of its threads, is not like the others; whether it
+/// lived to be ready.
 fn start(host: &mut Host, call: &str, what: &str, n: usize) -> bool {
     let mut command = host.sandbox.command("strace").unwrap();
     clean(&mut command);
     // The tracer is a grandchild, so that what is started is the daemon itself.
-    command.args(["-D", "-f", "-qq", "-o", "/dev/null", "-e"]).arg(format!("trace={call}"));
-    command.arg("-e").arg(format!("inject={call}:{what}:when={n}"));
-    command.arg(common::NETNSD).arg("--state-dir").arg(host.state_dir()).arg("--socket").arg(host.socket());
+    command
+        .args(["-D", "-f", "-qq", "-o", "/dev/null", "-e"])
+        .arg(format!("trace={call}"));
+    command
+        .arg("-e")
+        .arg(format!("inject={call}:{what}:when={n}"));
+    command
+        .arg(common::NETNSD)
+        .arg("--state-dir")
+        .arg(host.state_dir())
+        .arg("--socket")
+        .arg(host.socket());
     host.try_start_as(command)
 }
 
@@ -150,8 +199,9 @@ fn write_until_killed(host: &Host) -> usize {
     all.len()
 }
 
-/// Sends the writes, each again when it is refused, until one is again and again; how many were done, and how often one was
-/// refused. A thread of the database that failed is replaced by another, which fails at the same place.
+/// Sends the writes, each again when it is refused, until one is again and again; how many were
+/// done, and how often one was refused. A thread of the database that failed is replaced by
+/// another, which fails at the same place.
 fn write_in_spite_of(host: &Host, what: &str) -> (usize, usize) {
     let mut refused = 0;
     let all = documents();
@@ -179,7 +229,8 @@ fn write_in_spite_of(host: &Host, what: &str) -> (usize, usize) {
     (writes().len(), refused)
 }
 
-/// Starts again: what is recorded is one of these documents, the kernel shows it, and nothing else is left.
+/// Starts again: what is recorded is one of these documents, the kernel shows it, and nothing else
+/// is left.
 fn recovers(host: &mut Host, may_be: &[Value], what: &str) {
     host.start();
     let recorded = host.get("/v1/topology").ok();
@@ -189,29 +240,66 @@ fn recovers(host: &mut Host, may_be: &[Value], what: &str) {
     assert_eq!(pass["failed"], json!([]), "{what}");
     // Empty directories may be there or not.
     let things = |lines: Vec<String>| -> Vec<String> {
-        lines.into_iter().filter(|line| !line.starts_with("names: \"/") && line != "names: \"\"").collect()
+        lines
+            .into_iter()
+            .filter(|line| !line.starts_with("names: \"/") && line != "names: \"\"")
+            .collect()
     };
     let (now, wanted) = (things(look(host)), things(shape_of(&recorded)));
     let only = |these: &[String], those: &[String]| -> Vec<String> {
-        these.iter().filter(|line| !those.contains(line)).cloned().collect()
+        these
+            .iter()
+            .filter(|line| !those.contains(line))
+            .cloned()
+            .collect()
     };
-    assert!(now == wanted, "{what}: only here {:#?}, only there {:#?}", only(&now, &wanted), only(&wanted, &now));
+    assert!(
+        now == wanted,
+        "{what}: only here {:#?}, only there {:#?}",
+        only(&now, &wanted),
+        only(&wanted, &now)
+    );
     host.put("/v1/topology", json!({})).ok();
     let left: Value = host.ip(&["link"]);
-    let left: Vec<&str> = left.as_array().unwrap().iter().filter_map(|link| link["ifname"].as_str()).collect();
-    let adopted = recorded["bridges"].as_array().unwrap().iter().any(|bridge| bridge["name"] == "found");
-    assert_eq!(left.len(), if adopted { 1 } else { 2 }, "{what}: {left:?} is left");
+    let left: Vec<&str> = left
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|link| link["ifname"].as_str())
+        .collect();
+    let adopted = recorded["bridges"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .any(|bridge| bridge["name"] == "found");
+    assert_eq!(
+        left.len(),
+        if adopted { 1 } else { 2 },
+        "{what}: {left:?} is left"
+    );
     assert_eq!(host.run(&["ip", "netns", "list"]), "", "{what}");
 }
 
 /// Each by root; an ordinary user tries fewer.
 fn stride() -> usize {
-    if nix::unistd::getuid().is_root() { 1 } else { 9 }
+    if nix::unistd::getuid().is_root() {
+        1
+    } else {
+        9
+    }
 }
 
 /// Gives a host a state directory that was another's.
 fn copy(state: &Path, host: &Host) {
-    assert!(Command::new("cp").arg("-r").arg(state).arg(host.state_dir()).status().unwrap().success());
+    assert!(
+        Command::new("cp")
+            .arg("-r")
+            .arg(state)
+            .arg(host.state_dir())
+            .status()
+            .unwrap()
+            .success()
+    );
 }
 
 /// Killed at every call of one kind; how often.
@@ -227,7 +315,11 @@ fn killed_in_the_midst_of_writes(call: &str) -> usize {
         }
         let all = documents();
         let next = (answered + 1).min(all.len() - 1);
-        recovers(&mut host, &all[answered..=next], &format!("killed at {call} {n}, after {answered} answers"));
+        recovers(
+            &mut host,
+            &all[answered..=next],
+            &format!("killed at {call} {n}, after {answered} answers"),
+        );
     }
     unreachable!()
 }
@@ -241,12 +333,17 @@ fn killed_in_a_start(call: &str, state: &Path) -> usize {
         if start(&mut host, call, "signal=KILL", n) && host.terminate().success() {
             return n / stride();
         }
-        recovers(&mut host, &documents()[4..=4], &format!("killed at {call} {n} in a start"));
+        recovers(
+            &mut host,
+            &documents()[4..=4],
+            &format!("killed at {call} {n} in a start"),
+        );
     }
     unreachable!()
 }
 
-/// Every call of one kind fails in its turn, up to so many; how many did, and how many writes were refused for it.
+/// Every call of one kind fails in its turn, up to so many; how many did, and how many writes were
+/// refused for it.
 fn failing(call: &str, errno: &str, most: usize, state: &Path) -> (usize, usize) {
     let (mut faults, mut refused) = (0, 0);
     for n in (1..=most).step_by(stride()) {
@@ -274,9 +371,12 @@ fn failing(call: &str, errno: &str, most: usize, state: &Path) -> (usize, usize)
 fn together<T: Sync, R: Send>(all: &[T], run: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let next = Mutex::new(all.iter());
     std::thread::scope(|scope| {
-        let work = || std::iter::from_fn(|| { next.lock().unwrap().next() }.map(&run)).collect::<Vec<R>>();
+        let work =
+            || std::iter::from_fn(|| { next.lock().unwrap().next() }.map(&run)).collect::<Vec<R>>();
         let runs: Vec<_> = (0..4).map(|_| scope.spawn(work)).collect();
-        runs.into_iter().flat_map(|run| run.join().unwrap()).collect()
+        runs.into_iter()
+            .flat_map(|run| run.join().unwrap())
+            .collect()
     })
 }
 
@@ -295,10 +395,24 @@ fn it_is_killed_at_each_step() {
     }
     before.terminate();
     let state = before.state_dir();
-    let all: Vec<(&str, bool)> = KILLS.iter().flat_map(|call| [(*call, true), (*call, false)]).collect();
+    let all: Vec<(&str, bool)> = KILLS
+        .iter()
+        .flat_map(|call| [(*call, true), (*call, false)])
+        .collect();
     let kills = together(&all, |(call, writing)| {
-        let count = if *writing { killed_in_the_midst_of_writes(call) } else { killed_in_a_start(call, &state) };
-        println!("killed {count} times at {call}, {}", if *writing { "in the midst of writes" } else { "in a start" });
+        let count = if *writing {
+            killed_in_the_midst_of_writes(call)
+        } else {
+            killed_in_a_start(call, &state)
+        };
+        println!(
+            "killed {count} times at {call}, {}",
+            if *writing {
+                "in the midst of writes"
+            } else {
+                "in a start"
+            }
+        );
         count
     });
     println!(
@@ -321,5 +435,8 @@ fn each_call_fails_in_its_turn() {
         println!("{call} failed {faults} times with {errno}: {refused} writes were refused");
         faults
     });
-    println!("{} faults: what was refused left nothing, what was answered was there", counts.iter().sum::<usize>());
+    println!(
+        "{} faults: what was refused left nothing, what was answered was there",
+        counts.iter().sum::<usize>()
+    );
 }

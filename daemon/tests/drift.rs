@@ -28,7 +28,8 @@ fn lab(host: &Host) {
     host.settled();
 }
 
-/// The kernel without what changes when a thing is made anew, what STP makes of it, and what the kernel itself adds.
+/// The kernel without what changes when a thing is made anew, what STP makes of it, and what the
+/// kernel itself adds.
 fn shape(host: &Host) -> Vec<String> {
     sorted(host, steady)
 }
@@ -116,14 +117,22 @@ fn every_kind_of_damage_is_repaired() {
     ] {
         let start = Instant::now();
         let output = host.sh(damage);
-        assert!(output.status.success(), "{damage}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{damage}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         let changed = start.elapsed();
         let patience = Instant::now() + std::time::Duration::from_secs(30);
         if damage.contains("elsewhere") {
-            host.until("it is back", || host.sh("ip link show port0").status.success());
+            host.until("it is back", || {
+                host.sh("ip link show port0").status.success()
+            });
             host.run(&["ip", "netns", "del", "elsewhere"]);
         }
-        host.until("it can be looked into", || host.sh("ip -n net0 link show eth0").status.success());
+        host.until("it can be looked into", || {
+            host.sh("ip -n net0 link show eth0").status.success()
+        });
         loop {
             let now = shape(&host);
             if now == whole {
@@ -136,39 +145,60 @@ fn every_kind_of_damage_is_repaired() {
         }
         times.push((start.elapsed() - changed, damage));
         host.until("it says so", || {
-            let all = ["/v1/namespaces/net0", "/v1/bridges/br0", "/v1/veths/lan0"].map(|path| host.get(path).ok());
+            let all = ["/v1/namespaces/net0", "/v1/bridges/br0", "/v1/veths/lan0"]
+                .map(|path| host.get(path).ok());
             all.iter().all(|one| one["status"]["state"] == "in_sync")
         });
         host.settled();
     }
     times.sort();
-    eprintln!("repaired and seen by ip: median {:?}, worst {:?}", times[times.len() / 2], times.last().unwrap());
+    eprintln!(
+        "repaired and seen by ip: median {:?}, worst {:?}",
+        times[times.len() / 2],
+        times.last().unwrap()
+    );
 }
 
 fn events(host: &Host, kind: &str) -> Vec<Value> {
     let path = format!("/v1/events?type={kind}");
-    host.raw("GET", &path, &[("accept", "application/json")], Vec::new()).ok()["items"].as_array().unwrap().clone()
+    host.raw("GET", &path, &[("accept", "application/json")], Vec::new())
+        .ok()["items"]
+        .as_array()
+        .unwrap()
+        .clone()
 }
 
 fn state(host: &Host, path: &str) -> String {
-    host.get(path).ok()["status"]["state"].as_str().unwrap().to_owned()
+    host.get(path).ok()["status"]["state"]
+        .as_str()
+        .unwrap()
+        .to_owned()
 }
 
 #[test]
 fn the_same_damage_over_and_over_is_no_fight() {
     let host = Host::started();
-    host.put("/v1/bridges/br0", json!({"addresses": ["10.1.0.254/24"]})).ok();
-    let damage = || host.sh("ip addr del 10.1.0.254/24 dev br0").status.success();
+    host.put("/v1/bridges/br0", json!({"addresses": ["10.1.0.254/24"]}))
+        .ok();
+    let damage = || {
+        host.sh("ip addr del 10.1.0.254/24 dev br0")
+            .status
+            .success()
+    };
     // Repaired at once a few times, then less and less often; meanwhile it says so.
     host.until("it gives way", || {
         damage();
         let status = &host.get("/v1/bridges/br0").ok()["status"];
         status["state"] == "drifted" && status["reason"].as_str().unwrap().contains("again")
     });
-    host.until("it comes back all the same", || state(&host, "/v1/bridges/br0") == "in_sync");
+    host.until("it comes back all the same", || {
+        state(&host, "/v1/bridges/br0") == "in_sync"
+    });
     for _ in 0..2 {
         host.until("it is damaged again", damage);
-        host.until("it comes back all the same", || state(&host, "/v1/bridges/br0") == "in_sync");
+        host.until("it comes back all the same", || {
+            state(&host, "/v1/bridges/br0") == "in_sync"
+        });
     }
     host.until("it is told", || events(&host, "repaired").len() >= 5);
     let said = host.log().matches("again and again").count();
@@ -182,20 +212,33 @@ fn changes_are_only_reported_where_that_is_asked_for() {
     host.start_with(|command| {
         command.args(["--repair", "report"]);
     });
-    host.put("/v1/bridges/br0", json!({"addresses": ["10.1.0.254/24"]})).ok();
+    host.put("/v1/bridges/br0", json!({"addresses": ["10.1.0.254/24"]}))
+        .ok();
     host.run(&["ip", "addr", "del", "10.1.0.254/24", "dev", "br0"]);
-    host.until("it is told", || state(&host, "/v1/bridges/br0") == "drifted");
+    host.until("it is told", || {
+        state(&host, "/v1/bridges/br0") == "drifted"
+    });
     host.until("it is told", || !events(&host, "drifted").is_empty());
-    let has_address = || host.run(&["ip", "addr", "show", "dev", "br0"]).contains("10.1.0.254");
+    let has_address = || {
+        host.run(&["ip", "addr", "show", "dev", "br0"])
+            .contains("10.1.0.254")
+    };
     assert!(!has_address());
     // A pass that is asked for repairs.
-    assert_eq!(host.post("/v1/reconcile", json!({})).ok()["repaired"], json!([{"kind": "bridge", "name": "br0"}]));
+    assert_eq!(
+        host.post("/v1/reconcile", json!({})).ok()["repaired"],
+        json!([{"kind": "bridge", "name": "br0"}])
+    );
     assert!(has_address());
     // So does whoever damaged it.
     host.run(&["ip", "link", "set", "br0", "down"]);
-    host.until("it is told", || state(&host, "/v1/bridges/br0") == "drifted");
+    host.until("it is told", || {
+        state(&host, "/v1/bridges/br0") == "drifted"
+    });
     host.run(&["ip", "link", "set", "br0", "up"]);
-    host.until("it is told", || state(&host, "/v1/bridges/br0") == "in_sync");
+    host.until("it is told", || {
+        state(&host, "/v1/bridges/br0") == "in_sync"
+    });
 }
 
 #[test]
@@ -215,7 +258,8 @@ fn what_others_add_is_shown_and_stays() {
         assert!(host.sh(theirs).status.success(), "{theirs}");
     }
     let foreign = |host: &Host| {
-        host.get("/v1/veths/lan0").ok()["status"]["observed"]["endpoints"][0]["foreign_addresses"].clone()
+        host.get("/v1/veths/lan0").ok()["status"]["observed"]["endpoints"][0]["foreign_addresses"]
+            .clone()
     };
     host.until("it is shown", || foreign(&host) == json!(["192.0.2.1/24"]));
     let before = host.kernel();
@@ -224,17 +268,44 @@ fn what_others_add_is_shown_and_stays() {
     common::same(&before, &host.kernel());
     // A change of ours and damage to ours leave theirs alone.
     host.patch("/v1/bridges/br0", json!({"priority": 5})).ok();
-    host.run(&["ip", "-n", "net0", "addr", "del", "10.1.0.1/24", "dev", "eth0"]);
+    host.run(&[
+        "ip",
+        "-n",
+        "net0",
+        "addr",
+        "del",
+        "10.1.0.1/24",
+        "dev",
+        "eth0",
+    ]);
     host.until("it is repaired", || {
         state(&host, "/v1/veths/lan0") == "in_sync" && !events(&host, "repaired").is_empty()
     });
     let text = host.run(&["ip", "-n", "net0", "addr"])
         + &host.run(&["ip", "-n", "net0", "neigh"])
         + &host.run(&["ip", "addr"]);
-    for theirs in ["192.0.2.1/24", "10.1.0.88", "theirs", "203.0.113.1/24", "other", "10.1.0.1/24"] {
+    for theirs in [
+        "192.0.2.1/24",
+        "10.1.0.88",
+        "theirs",
+        "203.0.113.1/24",
+        "other",
+        "10.1.0.1/24",
+    ] {
         assert!(text.contains(theirs), "{theirs}: {text}");
     }
-    assert_eq!(host.run(&["ip", "netns", "exec", "net0", "cat", "/proc/sys/net/ipv4/ip_default_ttl"]).trim(), "77");
+    assert_eq!(
+        host.run(&[
+            "ip",
+            "netns",
+            "exec",
+            "net0",
+            "cat",
+            "/proc/sys/net/ipv4/ip_default_ttl"
+        ])
+        .trim(),
+        "77"
+    );
 }
 
 #[test]
@@ -243,10 +314,31 @@ fn what_is_not_heard_is_found_in_the_round() {
     host.start_with(|command| {
         command.args(["--reconcile-interval-s", "1"]);
     });
-    host.put("/v1/namespaces/net0", json!({"sysctls": {"net.ipv4.ip_default_ttl": 99}})).ok();
+    host.put(
+        "/v1/namespaces/net0",
+        json!({"sysctls": {"net.ipv4.ip_default_ttl": 99}}),
+    )
+    .ok();
     // No notification tells of it.
-    host.run(&["ip", "netns", "exec", "net0", "sh", "-c", "echo 5 >/proc/sys/net/ipv4/ip_default_ttl"]);
-    let read = || host.run(&["ip", "netns", "exec", "net0", "cat", "/proc/sys/net/ipv4/ip_default_ttl"]);
+    host.run(&[
+        "ip",
+        "netns",
+        "exec",
+        "net0",
+        "sh",
+        "-c",
+        "echo 5 >/proc/sys/net/ipv4/ip_default_ttl",
+    ]);
+    let read = || {
+        host.run(&[
+            "ip",
+            "netns",
+            "exec",
+            "net0",
+            "cat",
+            "/proc/sys/net/ipv4/ip_default_ttl",
+        ])
+    };
     host.until("it is repaired", || read().trim() == "99");
 }
 
@@ -266,7 +358,10 @@ fn networks_that_get_no_route_miss_none() {
     host.put("/v1/veths/v", json!({"endpoints": ends})).ok();
     host.settled();
     let routes = host.run(&["ip", "route"]);
-    assert_eq!(host.post("/v1/reconcile", json!({})).ok(), json!({"repaired": [], "failed": []}));
+    assert_eq!(
+        host.post("/v1/reconcile", json!({})).ok(),
+        json!({"repaired": [], "failed": []})
+    );
     assert_eq!(host.run(&["ip", "route"]), routes);
 }
 
@@ -277,7 +372,8 @@ fn a_storm_of_changes_is_looked_at_afresh() {
     // Far more notifications than a socket holds, and damage among them.
     host.sh("ip netns exec net0 sh -c 'i=0; while [ $i -lt 300 ]; do ip link add d$i type veth peer name e$i; i=$((i+1)); done; \
         ip addr del 10.1.0.1/24 dev eth0; while [ $i -gt 0 ]; do i=$((i-1)); ip link del d$i; done'");
-    let address = || host.ip(&["-n", "net0", "addr", "show", "dev", "eth0"])[0]["addr_info"].to_string();
+    let address =
+        || host.ip(&["-n", "net0", "addr", "show", "dev", "eth0"])[0]["addr_info"].to_string();
     host.until("it is repaired", || address().contains("10.1.0.1"));
     assert_eq!(host.get("/v1/health").status, 200);
 }
@@ -286,7 +382,11 @@ fn a_storm_of_changes_is_looked_at_afresh() {
 fn ready_tells_of_damage_until_it_is_repaired() {
     let host = Host::started();
     let names = |i| json!({"name": format!("n{i}")});
-    host.put("/v1/topology", json!({"namespaces": (0..200).map(names).collect::<Vec<_>>()})).ok();
+    host.put(
+        "/v1/topology",
+        json!({"namespaces": (0..200).map(names).collect::<Vec<_>>()}),
+    )
+    .ok();
     host.settled();
     let states = || host.get("/v1/ready").json["states"].clone();
     host.until("it is told", || {
@@ -299,7 +399,8 @@ fn ready_tells_of_damage_until_it_is_repaired() {
     host.until("it is repaired", || states()["in_sync"] == 200);
 }
 
-/// Routes of every kind that can be asked for are made, put back, and taken away; or refused, and then nothing is left of them.
+/// Routes of every kind that can be asked for are made, put back, and taken away; or refused, and
+/// then nothing is left of them.
 #[test]
 fn routes_of_every_kind_are_made_or_refused() {
     let host = Host::started();
@@ -310,7 +411,11 @@ fn routes_of_every_kind_are_made_or_refused() {
     host.settled();
     let all = |host: &Host| {
         let show = "for f in -4 -6; do ip -n a $f route show table all; done";
-        String::from_utf8(host.sh(show).stdout).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()
+        String::from_utf8(host.sh(show).stdout)
+            .unwrap()
+            .lines()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
     };
     let before = all(&host);
     let refused = json!({"destination": "198.51.100.0/24", "via": "10.0.0.255"});
@@ -354,15 +459,36 @@ fn routes_of_every_kind_are_made_or_refused() {
     ] {
         let answer = host.patch("/v1/namespaces/a", json!({"routes": [route]}));
         if answer.status != 200 {
-            assert!(matches!(answer.status, 409 | 422), "{route}: {}", answer.json);
-            assert!(answer.json["pointer"].as_str().is_some_and(|at| at.starts_with("/routes/0")), "{}", answer.json);
+            assert!(
+                matches!(answer.status, 409 | 422),
+                "{route}: {}",
+                answer.json
+            );
+            assert!(
+                answer.json["pointer"]
+                    .as_str()
+                    .is_some_and(|at| at.starts_with("/routes/0")),
+                "{}",
+                answer.json
+            );
             common::same(&before, &all(&host));
-            left.push(format!("{route}: {} {}", answer.status, answer.json["detail"]));
+            left.push(format!(
+                "{route}: {} {}",
+                answer.status, answer.json["detail"]
+            ));
             continue;
         }
-        assert_eq!(answer.json["status"]["state"], "in_sync", "{route}: {}", answer.json);
+        assert_eq!(
+            answer.json["status"]["state"], "in_sync",
+            "{route}: {}",
+            answer.json
+        );
         let there = all(&host);
-        assert_eq!(host.post("/v1/reconcile", json!({})).ok()["repaired"], json!([]), "{route}");
+        assert_eq!(
+            host.post("/v1/reconcile", json!({})).ok()["repaired"],
+            json!([]),
+            "{route}"
+        );
         if there != before {
             let flush = "for f in -4 -6; do ip -n a $f route flush table all proto 110; done";
             host.sh(flush);
@@ -371,25 +497,57 @@ fn routes_of_every_kind_are_made_or_refused() {
             made += 1;
         }
         // What the kernel refuses beside it leaves it as it was.
-        host.patch("/v1/namespaces/a", json!({"routes": [refused]})).refused(422, "kernel_rejected", None);
+        host.patch("/v1/namespaces/a", json!({"routes": [refused]}))
+            .refused(422, "kernel_rejected", None);
         common::same(&there, &all(&host));
         host.patch("/v1/namespaces/a", json!({"routes": []})).ok();
         common::same(&before, &all(&host));
     }
     println!("{made} are made; refused are\n{}", left.join("\n"));
-    // What the other way round was refused is undone too; and what an earlier version left is found by reconciling.
+    // What the other way round was refused is undone too; and what an earlier version left is found
+    // by reconciling.
     let route = json!({"destination": "10.9.0.0/16", "via": "10.0.0.2", "table": 255});
-    host.patch("/v1/namespaces/a", json!({"routes": [route, refused]})).refused(422, "kernel_rejected", None);
+    host.patch("/v1/namespaces/a", json!({"routes": [route, refused]}))
+        .refused(422, "kernel_rejected", None);
     common::same(&before, &all(&host));
     host.patch("/v1/namespaces/a", json!({"routes": []})).ok();
-    host.run(&["ip", "-n", "a", "route", "add", "10.9.0.0/16", "via", "10.0.0.2", "table", "255", "proto", "110"]);
-    host.run(&["ip", "-n", "a", "route", "add", "fd09::/16", "via", "fd00::2", "table", "255", "proto", "110"]);
-    assert_eq!(host.post("/v1/reconcile", json!({})).ok()["repaired"], json!([{"kind": "namespace", "name": "a"}]));
+    host.run(&[
+        "ip",
+        "-n",
+        "a",
+        "route",
+        "add",
+        "10.9.0.0/16",
+        "via",
+        "10.0.0.2",
+        "table",
+        "255",
+        "proto",
+        "110",
+    ]);
+    host.run(&[
+        "ip",
+        "-n",
+        "a",
+        "route",
+        "add",
+        "fd09::/16",
+        "via",
+        "fd00::2",
+        "table",
+        "255",
+        "proto",
+        "110",
+    ]);
+    assert_eq!(
+        host.post("/v1/reconcile", json!({})).ok()["repaired"],
+        json!([{"kind": "namespace", "name": "a"}])
+    );
     common::same(&before, &all(&host));
 }
 
-/// STP and its times are set from any state to any other: by the daemon, by its dry run's lines, back after a refusal, and after
-/// damage.
+/// STP and its times are set from any state to any other: by the daemon, by its dry run's lines,
+/// back after a refusal, and after damage.
 #[test]
 fn bridge_times_are_set_from_any_state_to_any_other() {
     let (host, by_hand) = (Host::started(), Host::new());
@@ -408,24 +566,47 @@ fn bridge_times_are_set_from_any_state_to_any_other() {
     ];
     let shown = |host: &Host| {
         let data = host.ip(&["-d", "link", "show", "br0"])[0]["linkinfo"]["info_data"].clone();
-        ["stp_state", "forward_delay", "hello_time", "max_age"].map(|key| data[key].as_u64().unwrap())
+        ["stp_state", "forward_delay", "hello_time", "max_age"]
+            .map(|key| data[key].as_u64().unwrap())
     };
     let wanted = |state: &Value| {
-        let time = |key: &str, default: u64| state[key].as_u64().map_or(default, |seconds| seconds * 100);
+        let time =
+            |key: &str, default: u64| state[key].as_u64().map_or(default, |seconds| seconds * 100);
         let stp = u64::from(state["stp"] == true);
-        [stp, time("forward_delay_s", 1500), time("hello_time_s", 200), time("max_age_s", 2000)]
+        [
+            stp,
+            time("forward_delay_s", 1500),
+            time("hello_time_s", 200),
+            time("max_age_s", 2000),
+        ]
     };
     // The kernel counts in ticks of its own.
-    let is = |seen: [u64; 4], wanted: [u64; 4]| seen.iter().zip(wanted).all(|(seen, wanted)| seen.abs_diff(wanted) < 2);
+    let is = |seen: [u64; 4], wanted: [u64; 4]| {
+        seen.iter()
+            .zip(wanted)
+            .all(|(seen, wanted)| seen.abs_diff(wanted) < 2)
+    };
     let put = |state: &Value| {
         let plan = host.put("/v1/bridges/br0?dry_run=true", state.clone()).ok();
-        let lines: Vec<&str> =
-            plan["plan"].as_array().unwrap().iter().map(|step| step["command"].as_str().unwrap()).collect();
+        let lines: Vec<&str> = plan["plan"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|step| step["command"].as_str().unwrap())
+            .collect();
         let output = by_hand.sh(&format!("set -e\n{}", lines.join("\n")));
-        assert!(output.status.success(), "{state} by {lines:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{state} by {lines:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         host.put("/v1/bridges/br0", state.clone()).ok();
         for host in [&host, &by_hand] {
-            assert!(is(shown(host), wanted(state)), "{state} by {lines:?}: {:?}", shown(host));
+            assert!(
+                is(shown(host), wanted(state)),
+                "{state} by {lines:?}: {:?}",
+                shown(host)
+            );
         }
     };
     let refused = json!([{"destination": "198.51.100.0/24", "via": "10.0.0.255"}]);
@@ -438,20 +619,35 @@ fn bridge_times_are_set_from_any_state_to_any_other() {
             // Not one that is new, either.
             let mut bridge = from.clone();
             bridge["name"] = json!("br0");
-            let document = json!({"bridges": [bridge], "namespaces": [{"name": "a", "routes": refused}]});
-            host.patch("/v1/topology", document).refused(422, "kernel_rejected", None);
-            assert!(is(shown(&host), wanted(to)), "{to} again: {:?}", shown(&host));
+            let document =
+                json!({"bridges": [bridge], "namespaces": [{"name": "a", "routes": refused}]});
+            host.patch("/v1/topology", document)
+                .refused(422, "kernel_rejected", None);
+            assert!(
+                is(shown(&host), wanted(to)),
+                "{to} again: {:?}",
+                shown(&host)
+            );
             let stp = u8::from(to["stp"] != true);
-            host.run(&["sh", "-c", &format!("ip link set br0 type bridge stp_state {stp}")]);
+            host.run(&[
+                "sh",
+                "-c",
+                &format!("ip link set br0 type bridge stp_state {stp}"),
+            ]);
             host.post("/v1/reconcile", json!({})).ok();
-            assert!(is(shown(&host), wanted(to)), "{to} repaired: {:?}", shown(&host));
+            assert!(
+                is(shown(&host), wanted(to)),
+                "{to} repaired: {:?}",
+                shown(&host)
+            );
         }
         host.delete("/v1/bridges/br0");
         by_hand.sh("ip link del br0");
     }
 }
 
-/// What the kernel goes on to do by itself with many addresses interrupts the look at them, and is waited for.
+/// What the kernel goes on to do by itself with many addresses interrupts the look at them, and is
+/// waited for.
 #[test]
 fn many_addresses_are_taken_away_at_once() {
     let host = Host::started();
@@ -459,13 +655,17 @@ fn many_addresses_are_taken_away_at_once() {
     for round in 0..15 {
         let ends = json!([{"interface": "v0", "addresses": all}, {"interface": "v1"}]);
         host.put("/v1/veths/v0", json!({"endpoints": ends})).ok();
-        let answer = host.patch("/v1/veths/v0/endpoints/0", json!({"addresses": ["fd00::1/64"]}));
+        let answer = host.patch(
+            "/v1/veths/v0/endpoints/0",
+            json!({"addresses": ["fd00::1/64"]}),
+        );
         assert_eq!(answer.status, 200, "round {round}: {}", answer.json);
         assert_eq!(host.delete("/v1/veths/v0").status, 204);
     }
 }
 
-/// A bridge whose MTU was asked for once goes by its ports again, those of others too, also after a restart; an unequal pair is told.
+/// A bridge whose MTU was asked for once goes by its ports again, those of others too, also after a
+/// restart; an unequal pair is told.
 #[test]
 fn bridge_follows_its_ports_after_its_mtu() {
     let mut host = Host::started();
@@ -481,12 +681,23 @@ fn bridge_follows_its_ports_after_its_mtu() {
     host.put("/v1/veths/v0", end(json!(2000))).ok();
     assert_eq!(mtu(&host), 2000);
     host.restart();
-    assert_eq!(host.post("/v1/reconcile", json!({})).ok()["repaired"], json!([]));
-    assert!(host.sh("ip link add x type veth peer name y && ip link set x mtu 1300 master br0").status.success());
+    assert_eq!(
+        host.post("/v1/reconcile", json!({})).ok()["repaired"],
+        json!([])
+    );
+    assert!(
+        host.sh("ip link add x type veth peer name y && ip link set x mtu 1300 master br0")
+            .status
+            .success()
+    );
     host.until("a port of others counts", || mtu(&host) == 1300);
     assert!(host.sh("ip link set x mtu 1700").status.success());
     host.until("as it changes", || mtu(&host) == 1700);
-    host.put("/v1/bridges/br0", json!({"labels": {"a": "b"}, "ageing_time_s": 60})).ok();
+    host.put(
+        "/v1/bridges/br0",
+        json!({"labels": {"a": "b"}, "ageing_time_s": 60}),
+    )
+    .ok();
     assert!(host.sh("ip link del x").status.success());
     host.until("and as it goes", || mtu(&host) == 2000);
     assert_eq!(host.delete("/v1/veths/v0").status, 204);
@@ -496,18 +707,27 @@ fn bridge_follows_its_ports_after_its_mtu() {
     host.reboot();
     host.settled();
     assert_eq!(mtu(&host), 2000);
-    assert_eq!(host.post("/v1/reconcile", json!({})).ok()["repaired"], json!([]));
+    assert_eq!(
+        host.post("/v1/reconcile", json!({})).ok()["repaired"],
+        json!([])
+    );
     let ends = json!([{"interface": "e2", "mtu": 9000}, {"interface": "e3"}]);
     host.put("/v1/veths/v1", json!({"endpoints": ends})).ok();
-    host.until("the pair is ready", || host.get("/v1/veths/v1").ok()["status"]["observed"]["ready"] == true);
+    host.until("the pair is ready", || {
+        host.get("/v1/veths/v1").ok()["status"]["observed"]["ready"] == true
+    });
     let status = host.get("/v1/veths/v1").ok()["status"].clone();
     assert_eq!(
         (&status["state"], &status["reason"]),
-        (&json!("in_sync"), &json!("e2 has MTU 9000, its peer 1500: larger packets are dropped"))
+        (
+            &json!("in_sync"),
+            &json!("e2 has MTU 9000, its peer 1500: larger packets are dropped")
+        )
     );
 }
 
-/// Source addresses: the first of the list is the one that packets leave with, whatever happened to it.
+/// Source addresses: the first of the list is the one that packets leave with, whatever happened to
+/// it.
 #[test]
 fn the_first_address_is_the_source_after_everything() {
     let mut host = Host::started();
@@ -516,26 +736,59 @@ fn the_first_address_is_the_source_after_everything() {
         json!({"endpoints": [{"namespace": "net0", "interface": "eth0", "addresses": list},
             {"interface": "port0", "addresses": ["10.1.0.254/24", "fd00:1::fe/64"]}]})
     };
-    let list = ["10.1.0.2/24", "10.1.0.1/24", "10.1.0.3/24", "fd00:1::2/64", "fd00:1::1/64", "fd00:1::3/64"];
+    let list = [
+        "10.1.0.2/24",
+        "10.1.0.1/24",
+        "10.1.0.3/24",
+        "fd00:1::2/64",
+        "fd00:1::1/64",
+        "fd00:1::3/64",
+    ];
     let order = |host: &Host| -> Vec<String> {
         let shown = host.ip(&["-n", "net0", "address", "show", "dev", "eth0"]);
-        let all = shown[0]["addr_info"].as_array().unwrap().iter().filter(|one| one["scope"] == "global");
-        all.map(|one| format!("{}/{}", one["local"].as_str().unwrap(), one["prefixlen"])).collect()
+        let all = shown[0]["addr_info"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|one| one["scope"] == "global");
+        all.map(|one| format!("{}/{}", one["local"].as_str().unwrap(), one["prefixlen"]))
+            .collect()
     };
     let check = |host: &Host, list: &[&str], when: &str| {
         host.until(when, || order(host) == list);
         for (to, net) in [("10.1.0.254", "10."), ("fd00:1::fe", "fd")] {
-            let first = list.iter().find(|one| one.starts_with(net)).unwrap().split('/').next().unwrap();
+            let first = list
+                .iter()
+                .find(|one| one.starts_with(net))
+                .unwrap()
+                .split('/')
+                .next()
+                .unwrap();
             let got = host.ip(&["-n", "net0", "route", "get", to]);
             assert_eq!(got[0]["prefsrc"], first, "{when}");
             // Who asks for a neighbour does so with the packet's source, and is known by it there.
-            host.run(&["sh", "-c", "ip neigh flush dev port0; ip -n net0 neigh flush dev eth0"]);
-            host.run(&["ip", "netns", "exec", "net0", "ping", "-n", "-c", "1", "-W", "10", to]);
+            host.run(&[
+                "sh",
+                "-c",
+                "ip neigh flush dev port0; ip -n net0 neigh flush dev eth0",
+            ]);
+            host.run(&[
+                "ip", "netns", "exec", "net0", "ping", "-n", "-c", "1", "-W", "10", to,
+            ]);
             let known = host.run(&["ip", "neigh", "show", "dev", "port0"]);
-            assert!(known.lines().any(|line| line.split(' ').next() == Some(first)), "{when}: {known}");
+            assert!(
+                known
+                    .lines()
+                    .any(|line| line.split(' ').next() == Some(first)),
+                "{when}: {known}"
+            );
         }
         host.until("it says so", || state(host, "/v1/veths/lan0") == "in_sync");
-        assert_eq!(host.post("/v1/reconcile", json!({})).ok()["repaired"], json!([]), "{when}");
+        assert_eq!(
+            host.post("/v1/reconcile", json!({})).ok()["repaired"],
+            json!([]),
+            "{when}"
+        );
     };
     host.put("/v1/veths/lan0", ends(&list)).ok();
     check(&host, &list, "made");
@@ -553,18 +806,27 @@ fn the_first_address_is_the_source_after_everything() {
             "ip -n net0 link del eth0",
         ] {
             host.sh(damage);
-            host.until("the link is there", || host.sh("ip -n net0 link show eth0").status.success());
+            host.until("the link is there", || {
+                host.sh("ip -n net0 link show eth0").status.success()
+            });
             check(&host, &list, damage);
         }
     }
-    let other = ["10.1.0.3/24", "10.1.0.9/24", "10.1.0.2/24", "fd00:1::9/64", "fd00:1::3/64"];
+    let other = [
+        "10.1.0.3/24",
+        "10.1.0.9/24",
+        "10.1.0.2/24",
+        "fd00:1::9/64",
+        "fd00:1::3/64",
+    ];
     host.put("/v1/veths/lan0", ends(&other)).ok();
     check(&host, &other, "changed");
     host.reboot();
     check(&host, &other, "after a reboot");
 }
 
-/// An MTU that somebody made too small for IPv6 is told in words, and the addresses are back when it is large enough.
+/// An MTU that somebody made too small for IPv6 is told in words, and the addresses are back when
+/// it is large enough.
 #[test]
 fn an_mtu_too_small_for_ipv6_is_the_reason() {
     let host = Host::started();
@@ -572,15 +834,25 @@ fn an_mtu_too_small_for_ipv6_is_the_reason() {
     host.put("/v1/veths/v", json!({"endpoints": ends})).ok();
     host.run(&["ip", "link", "set", "dev", "va", "mtu", "1000"]);
     host.until("it is told", || state(&host, "/v1/veths/v") == "pending");
-    let reason = host.get("/v1/veths/v").ok()["status"]["reason"].as_str().unwrap().to_owned();
+    let reason = host.get("/v1/veths/v").ok()["status"]["reason"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     for word in ["1280", "1000", "fd00::1/64", "MTU"] {
         assert!(reason.contains(word), "{reason}");
     }
     host.run(&["ip", "link", "set", "dev", "va", "mtu", "1500"]);
     host.until("it is back", || state(&host, "/v1/veths/v") == "in_sync");
-    assert!(host.run(&["ip", "addr", "show", "va"]).contains("fd00::1/64"));
+    assert!(
+        host.run(&["ip", "addr", "show", "va"])
+            .contains("fd00::1/64")
+    );
     // Without IPv6 addresses a small one is as asked for.
     let ends = json!([{"interface": "va", "addresses": ["10.0.0.1/24"], "mtu": 1000}, {"interface": "vb"}]);
     host.put("/v1/veths/v", json!({"endpoints": ends})).ok();
-    assert!(!host.run(&["ip", "addr", "show", "va"]).contains("fd00::1/64"));
+    assert!(
+        !host
+            .run(&["ip", "addr", "show", "va"])
+            .contains("fd00::1/64")
+    );
 }

@@ -13,12 +13,18 @@ use serde_json::{Value, json};
 const LIST: [(&str, &str); 1] = [("accept", "application/json")];
 
 fn list(host: &Host, query: &str) -> Vec<Value> {
-    let answer = host.raw("GET", &format!("/v1/events{query}"), &LIST, Vec::new()).ok();
+    let answer = host
+        .raw("GET", &format!("/v1/events{query}"), &LIST, Vec::new())
+        .ok();
     answer["items"].as_array().unwrap().clone()
 }
 
 fn told(event: &Value) -> String {
-    format!("{} {}", event["type"].as_str().unwrap(), event["resource"]["name"].as_str().unwrap())
+    format!(
+        "{} {}",
+        event["type"].as_str().unwrap(),
+        event["resource"]["name"].as_str().unwrap()
+    )
 }
 
 /// A stream whose head is read.
@@ -27,7 +33,10 @@ fn follow(host: &Host, query: &str, headers: &[(&str, &str)]) -> BufReader<UnixS
     let mut line = String::new();
     while line != "\r\n" {
         line.clear();
-        assert!(stream.read_line(&mut line).unwrap() > 0, "the head ended early");
+        assert!(
+            stream.read_line(&mut line).unwrap() > 0,
+            "the head ended early"
+        );
     }
     stream
 }
@@ -56,16 +65,23 @@ fn a_stream_tells_what_happens_and_goes_on_where_it_was_cut() {
     let mut stream = follow(&host, "", &[]);
     host.put("/v1/namespaces/net0", json!({})).ok();
     let (id, kind, data) = next(&mut stream).unwrap();
-    assert_eq!((kind.as_str(), told(&data).as_str()), ("created", "created net0"));
+    assert_eq!(
+        (kind.as_str(), told(&data).as_str()),
+        ("created", "created net0")
+    );
     assert_eq!(data["id"], id);
     assert_eq!(
         data["resource"],
         json!({"kind": "namespace", "name": "net0", "uid": host.get("/v1/namespaces/net0").ok()["uid"]})
     );
     assert_eq!(next(&mut stream).unwrap().1, "applied");
-    host.put("/v1/namespaces/net0", json!({"labels": {"a": "b"}})).ok();
+    host.put("/v1/namespaces/net0", json!({"labels": {"a": "b"}}))
+        .ok();
     let (updated, kind, data) = next(&mut stream).unwrap();
-    assert_eq!((kind.as_str(), &data["detail"]), ("updated", &json!({"generation": 2})));
+    assert_eq!(
+        (kind.as_str(), &data["detail"]),
+        ("updated", &json!({"generation": 2}))
+    );
     next(&mut stream).unwrap();
     // The daemon's end is the stream's; the history goes on afterwards.
     host.restart();
@@ -74,8 +90,15 @@ fn a_stream_tells_what_happens_and_goes_on_where_it_was_cut() {
     let mut stream = follow(&host, "", &[("last-event-id", &updated.to_string())]);
     let after = [next(&mut stream).unwrap(), next(&mut stream).unwrap()];
     assert_eq!(after.map(|(_, kind, _)| kind), ["applied", "deleted"]);
-    let mut stream = follow(&host, &format!("?since={id}&type=updated&type=deleted"), &[]);
-    assert_eq!([next(&mut stream).unwrap().1, next(&mut stream).unwrap().1], ["updated", "deleted"]);
+    let mut stream = follow(
+        &host,
+        &format!("?since={id}&type=updated&type=deleted"),
+        &[],
+    );
+    assert_eq!(
+        [next(&mut stream).unwrap().1, next(&mut stream).unwrap().1],
+        ["updated", "deleted"]
+    );
 }
 
 #[test]
@@ -83,7 +106,8 @@ fn a_list_is_filtered() {
     let host = Host::started();
     host.put("/v1/namespaces/net0", json!({})).ok();
     host.put("/v1/bridges/br0", json!({})).ok();
-    host.put("/v1/bridges/br0", json!({"namespace": "nowhere"})).refused(422, "unknown_reference", None);
+    host.put("/v1/bridges/br0", json!({"namespace": "nowhere"}))
+        .refused(422, "unknown_reference", None);
     host.until("everything is told", || list(&host, "").len() == 4);
     let all = list(&host, "");
     assert_eq!(
@@ -94,7 +118,8 @@ fn a_list_is_filtered() {
     assert_eq!(list(&host, "?name=net0&type=created").len(), 1);
     assert_eq!(list(&host, &format!("?since={}", all[1]["id"])).len(), 2);
     for wrong in ["?kind=bridges", "?type=made", "?since=-1", "?colour=red"] {
-        host.raw("GET", &format!("/v1/events{wrong}"), &LIST, Vec::new()).refused(400, "invalid_query", None);
+        host.raw("GET", &format!("/v1/events{wrong}"), &LIST, Vec::new())
+            .refused(400, "invalid_query", None);
     }
 }
 
@@ -110,9 +135,17 @@ fn namespaces_of_others_appear_and_disappear() {
     host.run(&["ip", "netns", "delete", "early"]);
     host.delete("/v1/namespaces/ours");
     host.run(&["ip", "netns", "delete", "theirs"]);
-    let seen: Vec<String> = (0..3).map(|_| told(&next(&mut stream).unwrap().2)).collect();
-    assert_eq!(seen, ["appeared theirs", "disappeared early", "disappeared theirs"]);
-    assert_eq!(list(&host, "?type=appeared")[0]["resource"]["uid"], Value::Null);
+    let seen: Vec<String> = (0..3)
+        .map(|_| told(&next(&mut stream).unwrap().2))
+        .collect();
+    assert_eq!(
+        seen,
+        ["appeared theirs", "disappeared early", "disappeared theirs"]
+    );
+    assert_eq!(
+        list(&host, "?type=appeared")[0]["resource"]["uid"],
+        Value::Null
+    );
 }
 
 #[test]
@@ -140,7 +173,9 @@ fn a_reader_that_does_not_read_holds_up_nobody() {
             made += 400;
         }
     }
-    let newest = list(&host, "?kind=bridge").last().unwrap()["id"].as_u64().unwrap();
+    let newest = list(&host, "?kind=bridge").last().unwrap()["id"]
+        .as_u64()
+        .unwrap();
     let mut last = 0;
     while let Some((id, ..)) = next(&mut stream) {
         assert!(id > last);
@@ -158,11 +193,18 @@ fn a_pass_is_asked_for() {
     host.start_with(|command| {
         command.args(["--repair", "report"]);
     });
-    host.put("/v1/bridges/br0", json!({"addresses": ["10.0.0.1/24"]})).ok();
-    assert_eq!(host.post("/v1/reconcile", json!({})).ok(), json!({"repaired": [], "failed": []}));
+    host.put("/v1/bridges/br0", json!({"addresses": ["10.0.0.1/24"]}))
+        .ok();
+    assert_eq!(
+        host.post("/v1/reconcile", json!({})).ok(),
+        json!({"repaired": [], "failed": []})
+    );
     host.run(&["ip", "address", "del", "10.0.0.1/24", "dev", "br0"]);
     let answer = host.post("/v1/reconcile", json!({})).ok();
-    assert_eq!(answer, json!({"repaired": [{"kind": "bridge", "name": "br0"}], "failed": []}));
+    assert_eq!(
+        answer,
+        json!({"repaired": [{"kind": "bridge", "name": "br0"}], "failed": []})
+    );
     let link = host.ip(&["address", "show", "dev", "br0"]);
     assert_eq!(link[0]["addr_info"][0]["local"], "10.0.0.1");
 }
@@ -171,11 +213,19 @@ fn a_pass_is_asked_for() {
 fn a_write_that_does_not_wait_is_answered_at_once_and_done_all_the_same() {
     let host = Host::started();
     let answer = host.put("/v1/namespaces/net0?wait=false", json!({}));
-    assert_eq!((answer.status, answer.location.as_deref()), (202, Some("/v1/namespaces/net0")));
+    assert_eq!(
+        (answer.status, answer.location.as_deref()),
+        (202, Some("/v1/namespaces/net0"))
+    );
     assert_eq!(answer.json["name"], "net0");
-    host.until("it is there", || host.get("/v1/namespaces/net0").ok()["status"]["state"] == "in_sync");
+    host.until("it is there", || {
+        host.get("/v1/namespaces/net0").ok()["status"]["state"] == "in_sync"
+    });
     assert_eq!(host.ip(&["netns", "list"])[0]["name"], "net0");
     let topology = host.put("/v1/topology?wait=false", json!({}));
-    assert_eq!((topology.status, &topology.json["deleted"]), (202, &json!([{"kind": "namespace", "name": "net0"}])));
+    assert_eq!(
+        (topology.status, &topology.json["deleted"]),
+        (202, &json!([{"kind": "namespace", "name": "net0"}]))
+    );
     host.until("it is gone", || host.ip(&["netns", "list"]) == json!([]));
 }

@@ -9,29 +9,51 @@ use serde_json::json;
 fn a_full_disk_refuses_writes_and_loses_nothing() {
     let mut host = Host::new();
     let full = host.sh("mkdir /run/small && mount -t tmpfs -o size=512k tmpfs /run/small");
-    assert!(full.status.success(), "{}", String::from_utf8_lossy(&full.stderr));
+    assert!(
+        full.status.success(),
+        "{}",
+        String::from_utf8_lossy(&full.stderr)
+    );
     let mut command = host.netnsd_with("/run/small/state".as_ref(), &host.socket());
     command.env("NETNSD_LOG", "info");
     host.start_as(command);
     host.put("/v1/namespaces/net0", json!({})).ok();
     host.settled();
     let before = host.kernel();
-    let count_held = || host.sh(&format!("ls -l /proc/{}/fd | grep -c net:", host.pid())).stdout;
+    let count_held = || {
+        host.sh(&format!("ls -l /proc/{}/fd | grep -c net:", host.pid()))
+            .stdout
+    };
     let held = count_held();
     host.sh("dd if=/dev/zero of=/run/small/filler bs=4k 2>/dev/null");
-    let labels: serde_json::Map<String, serde_json::Value> =
-        (0..60).map(|i| (format!("key{i}"), json!("x".repeat(900)))).collect();
-    host.put("/v1/namespaces/net1", json!({"labels": labels})).refused(503, "store_unavailable", None);
-    host.delete("/v1/namespaces/none").refused(404, "not_found", None);
-    host.get("/v1/namespaces/net1").refused(404, "not_found", None);
+    let labels: serde_json::Map<String, serde_json::Value> = (0..60)
+        .map(|i| (format!("key{i}"), json!("x".repeat(900))))
+        .collect();
+    host.put("/v1/namespaces/net1", json!({"labels": labels}))
+        .refused(503, "store_unavailable", None);
+    host.delete("/v1/namespaces/none")
+        .refused(404, "not_found", None);
+    host.get("/v1/namespaces/net1")
+        .refused(404, "not_found", None);
     same(&before, &host.kernel());
-    host.until("the namespace that was made while it could not be recorded is gone", || count_held() == held);
+    host.until(
+        "the namespace that was made while it could not be recorded is gone",
+        || count_held() == held,
+    );
     // Not only the first time.
-    host.put("/v1/namespaces/net1", json!({"labels": labels})).refused(503, "store_unavailable", None);
+    host.put("/v1/namespaces/net1", json!({"labels": labels}))
+        .refused(503, "store_unavailable", None);
     host.sh("rm /run/small/filler");
-    host.put("/v1/namespaces/net1", json!({"labels": labels})).ok();
+    host.put("/v1/namespaces/net1", json!({"labels": labels}))
+        .ok();
     host.restart_as(|host| host.netnsd_with("/run/small/state".as_ref(), &host.socket()));
-    assert_eq!(host.get("/v1/namespaces").ok()["items"].as_array().unwrap().len(), 2);
+    assert_eq!(
+        host.get("/v1/namespaces").ok()["items"]
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
 }
 
 #[test]
@@ -51,8 +73,12 @@ fn a_place_for_names_that_is_none_is_told_and_used_once_it_is_mended() {
     let refused = host.put("/v1/namespaces/net0", json!({}));
     assert!((400..600).contains(&refused.status), "{}", refused.json);
     let said = refused.json["detail"].as_str().unwrap();
-    assert!(said.contains("/run/netns is no directory: remove it"), "{said}");
-    host.get("/v1/namespaces/net0").refused(404, "not_found", None);
+    assert!(
+        said.contains("/run/netns is no directory: remove it"),
+        "{said}"
+    );
+    host.get("/v1/namespaces/net0")
+        .refused(404, "not_found", None);
     // What has nothing to do with it goes on.
     host.put("/v1/bridges/br0", json!({"stp": true})).ok();
     host.sh("rm /run/netns");
@@ -66,18 +92,38 @@ fn many_namespaces_take_few_descriptors() {
     host.start();
     let limits = || std::fs::read_to_string(format!("/proc/{}/limits", host.pid())).unwrap();
     let files = |limits: String| -> Vec<String> {
-        let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap().to_owned();
-        line.split_whitespace().skip(3).take(2).map(ToOwned::to_owned).collect()
+        let line = limits
+            .lines()
+            .find(|line| line.starts_with("Max open files"))
+            .unwrap()
+            .to_owned();
+        line.split_whitespace()
+            .skip(3)
+            .take(2)
+            .map(ToOwned::to_owned)
+            .collect()
     };
     let own = files(limits());
     assert_eq!(own[0], own[1], "it takes what it is allowed");
     host.put("/v1/namespaces/net0", json!({})).ok();
-    let soft = host.post("/v1/namespaces/net0/exec", json!({"argv": ["sh", "-c", "ulimit -Sn"]})).ok();
-    assert_eq!(soft["stdout"], "1024\n", "and a command what select(2) knows");
+    let soft = host
+        .post(
+            "/v1/namespaces/net0/exec",
+            json!({"argv": ["sh", "-c", "ulimit -Sn"]}),
+        )
+        .ok();
+    assert_eq!(
+        soft["stdout"], "1024\n",
+        "and a command what select(2) knows"
+    );
 
     // Each of these is held open while the whole is made, if there is room for that.
     let limited = host.sh(&format!("prlimit --pid {} --nofile=400:400", host.pid()));
-    assert!(limited.status.success(), "{}", String::from_utf8_lossy(&limited.stderr));
+    assert!(
+        limited.status.success(),
+        "{}",
+        String::from_utf8_lossy(&limited.stderr)
+    );
     host.delete("/v1/namespaces/net0");
     let namespace = |i| json!({"name": format!("n{i}")});
     let veth = |i| {
@@ -87,7 +133,13 @@ fn many_namespaces_take_few_descriptors() {
     let document = json!({"bridges": [{"name": "br0"}], "namespaces": (0..200).map(namespace).collect::<Vec<_>>(),
         "veths": (0..200).map(veth).collect::<Vec<_>>()});
     host.put("/v1/topology", document).ok();
-    assert_eq!(host.ip(&["link", "show", "master", "br0"]).as_array().unwrap().len(), 200);
+    assert_eq!(
+        host.ip(&["link", "show", "master", "br0"])
+            .as_array()
+            .unwrap()
+            .len(),
+        200
+    );
     host.put("/v1/topology", json!({})).ok();
     assert_eq!(host.sh("ls /run/netns").stdout, b"");
 }

@@ -1,5 +1,6 @@
-//! What others add stays: a thousand changes by others, in among our own writes, repairs and restarts, are all found again,
-//! byte for byte in `ip -j`; and what they made before the first start too.
+//! What others add stays: a thousand changes by others, in among our own writes, repairs and
+//! restarts, are all found again, byte for byte in `ip -j`; and what they made before the first
+//! start too.
 
 mod common;
 
@@ -25,19 +26,33 @@ fn look(host: &Host, ask: &[String], key: &str, value: &Value) -> String {
     let said = host.run(&ask);
     if ask.contains(&"-j") {
         let said: Value = serde_json::from_str(&said).unwrap_or_default();
-        let lists = |item: &Value| item["addr_info"].as_array().cloned().unwrap_or_else(|| vec![item.clone()]);
-        let all: Vec<Value> = said.as_array().into_iter().flatten().flat_map(lists).collect();
+        let lists = |item: &Value| {
+            item["addr_info"]
+                .as_array()
+                .cloned()
+                .unwrap_or_else(|| vec![item.clone()])
+        };
+        let all: Vec<Value> = said
+            .as_array()
+            .into_iter()
+            .flatten()
+            .flat_map(lists)
+            .collect();
         if key == "ifalias" {
             return all[0][key].to_string();
         }
-        all.iter().find(|item| item[key] == *value).map(Value::to_string).unwrap_or_default()
+        all.iter()
+            .find(|item| item[key] == *value)
+            .map(Value::to_string)
+            .unwrap_or_default()
     } else {
         said
     }
 }
 
 fn lab(host: &Host) {
-    host.put("/v1/bridges/br0", json!({"addresses": ["10.1.0.254/24"]})).ok();
+    host.put("/v1/bridges/br0", json!({"addresses": ["10.1.0.254/24"]}))
+        .ok();
     for (i, name) in NAMESPACES.iter().enumerate() {
         host.put(
             &format!("/v1/namespaces/{name}"),
@@ -47,7 +62,8 @@ fn lab(host: &Host) {
         .ok();
         let ends = json!([{"namespace": name, "interface": "eth0", "addresses": [format!("10.1.0.{}/24", i + 1)]},
             {"interface": format!("port{i}"), "bridge": "br0"}]);
-        host.put(&format!("/v1/veths/lan{i}"), json!({"endpoints": ends})).ok();
+        host.put(&format!("/v1/veths/lan{i}"), json!({"endpoints": ends}))
+            .ok();
     }
     host.settled();
 }
@@ -57,17 +73,28 @@ fn change(host: &Host, random: &mut Random, number: u64) -> Foreign {
     let (high, low) = (number / 250, number % 250 + 1);
     let i = random.below(NAMESPACES.len() as u64) as usize;
     let name = NAMESPACES[i];
-    let words = |line: String| -> Vec<String> { line.split_whitespace().map(str::to_owned).collect() };
+    let words =
+        |line: String| -> Vec<String> { line.split_whitespace().map(str::to_owned).collect() };
     let (line, ask, key, value) = match random.below(9) {
         0 => {
             let address = format!("172.{}.{low}.1", 16 + high);
             let line = format!("ip -n {name} address add {address}/24 dev eth0");
-            (line, format!("ip -n {name} -j address show dev eth0"), "local", json!(address))
+            (
+                line,
+                format!("ip -n {name} -j address show dev eth0"),
+                "local",
+                json!(address),
+            )
         }
         1 => {
             let address = format!("fd99:{high}:{low}::1");
             let line = format!("ip -n {name} address add {address}/64 dev eth0 nodad");
-            (line, format!("ip -n {name} -j address show dev eth0"), "local", json!(address))
+            (
+                line,
+                format!("ip -n {name} -j address show dev eth0"),
+                "local",
+                json!(address),
+            )
         }
         2 => {
             let address = format!("192.168.{high}.{low}");
@@ -82,20 +109,39 @@ fn change(host: &Host, random: &mut Random, number: u64) -> Foreign {
         3 => {
             let to = format!("100.{}.{low}.0/24", 64 + high);
             let kind = random.of(&["blackhole", "unreachable", "prohibit"]);
-            let line = format!("ip -n {name} route add {kind} {to} proto static metric {}", 1 + low);
-            (line, format!("ip -n {name} -j route show type {kind}"), "dst", json!(to))
+            let line = format!(
+                "ip -n {name} route add {kind} {to} proto static metric {}",
+                1 + low
+            );
+            (
+                line,
+                format!("ip -n {name} -j route show type {kind}"),
+                "dst",
+                json!(to),
+            )
         }
         4 => {
             let to = format!("100.{}.{low}.0/24", 96 + high);
             let table = random.of(&["main", "77"]);
             let line = format!("ip -n {name} route add {to} via 10.1.0.254 table {table}");
-            (line, format!("ip -n {name} -j route show table {table}"), "dst", json!(to))
+            (
+                line,
+                format!("ip -n {name} -j route show table {table}"),
+                "dst",
+                json!(to),
+            )
         }
         5 => {
             let address = format!("10.1.0.{}", 100 + number % 150);
             let mac = format!("02:00:00:01:{high:02x}:{low:02x}");
-            let line = format!("ip -n {name} neigh replace {address} lladdr {mac} dev eth0 nud permanent");
-            (line, format!("ip -n {name} -j neigh show dev eth0 nud permanent"), "dst", json!(address))
+            let line =
+                format!("ip -n {name} neigh replace {address} lladdr {mac} dev eth0 nud permanent");
+            (
+                line,
+                format!("ip -n {name} -j neigh show dev eth0 nud permanent"),
+                "dst",
+                json!(address),
+            )
         }
         6 => {
             let link = format!("x{number}");
@@ -108,12 +154,24 @@ fn change(host: &Host, random: &mut Random, number: u64) -> Foreign {
             )
         }
         7 => {
-            let place = random.of(&["dev br0".to_owned(), format!("dev port{i}"), "dev lo".to_owned()]);
+            let place = random.of(&[
+                "dev br0".to_owned(),
+                format!("dev port{i}"),
+                "dev lo".to_owned(),
+            ]);
             let inside = random.of(&["dev eth0", "dev lo"]);
-            let (ns, place) =
-                if random.one_in(2) { (String::new(), place) } else { (format!("-n {name}"), inside.into()) };
+            let (ns, place) = if random.one_in(2) {
+                (String::new(), place)
+            } else {
+                (format!("-n {name}"), inside.into())
+            };
             let line = format!("ip {ns} link set {place} alias 'customer {number}'");
-            (line, format!("ip {ns} -j link show {place}"), "ifalias", Value::Null)
+            (
+                line,
+                format!("ip {ns} -j link show {place}"),
+                "ifalias",
+                Value::Null,
+            )
         }
         _ => {
             let file = random.of(&[
@@ -121,16 +179,33 @@ fn change(host: &Host, random: &mut Random, number: u64) -> Foreign {
                 "net/ipv4/tcp_retries2",
                 "net/ipv6/conf/eth0/hop_limit",
             ]);
-            let line = format!("ip netns exec {name} sh -c 'echo {} >/proc/sys/{file}'", 1 + number % 200);
-            (line, format!("ip netns exec {name} cat /proc/sys/{file}"), "", Value::Null)
+            let line = format!(
+                "ip netns exec {name} sh -c 'echo {} >/proc/sys/{file}'",
+                1 + number % 200
+            );
+            (
+                line,
+                format!("ip netns exec {name} cat /proc/sys/{file}"),
+                "",
+                Value::Null,
+            )
         }
     };
     let output = host.sh(&line);
-    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{line}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let ask = words(ask);
     let seen = look(host, &ask, key, &value);
     assert!(!seen.is_empty(), "{line}");
-    Foreign { ask, key, value, seen }
+    Foreign {
+        ask,
+        key,
+        value,
+        seen,
+    }
 }
 
 /// One of our own doings: a write, damage that is repaired, a pass, a restart.
@@ -169,7 +244,8 @@ fn all_there(host: &Host, all: &[Foreign]) {
         .iter()
         .filter_map(|one| {
             let now = look(host, &one.ask, one.key, &one.value);
-            (now != one.seen).then(|| format!("{:?} {}: {} was {}", one.ask, one.value, now, one.seen))
+            (now != one.seen)
+                .then(|| format!("{:?} {}: {} was {}", one.ask, one.value, now, one.seen))
         })
         .collect();
     assert!(gone.is_empty(), "{gone:#?}");
@@ -199,9 +275,17 @@ fn a_thousand_changes_by_others_are_all_found_again() {
     host.post("/v1/reconcile", json!({})).ok();
     host.settled();
     all_there(&host, &all);
-    let shown = host.get("/v1/veths/lan0").ok()["status"]["observed"]["endpoints"][0]["foreign_addresses"].clone();
-    assert!(shown.as_array().is_some_and(|shown| shown.len() > 5), "{shown}");
-    println!("{changes} changes by others, of which {} last: all are there", all.len());
+    let shown =
+        host.get("/v1/veths/lan0").ok()["status"]["observed"]["endpoints"][0]["foreign_addresses"]
+            .clone();
+    assert!(
+        shown.as_array().is_some_and(|shown| shown.len() > 5),
+        "{shown}"
+    );
+    println!(
+        "{changes} changes by others, of which {} last: all are there",
+        all.len()
+    );
 }
 
 #[test]
@@ -232,27 +316,31 @@ fn what_was_there_before_the_boot_pass_stays() {
             let said = host.run(&ask.split(' ').collect::<Vec<_>>());
             let mut said: Value = serde_json::from_str(&said).unwrap();
             // The bridge of ours brings a route of the kernel's.
-            said.as_array_mut().unwrap().retain(|item| item["dev"] != "br0");
+            said.as_array_mut()
+                .unwrap()
+                .retain(|item| item["dev"] != "br0");
             said.to_string()
         })
         .into()
     };
     let tentative = |host: &Host| theirs(host).concat().contains("tentative");
-    host.until("it is up", || host.ip(&["link", "show", "dev", "uplink"])[0]["operstate"] == "UP" && !tentative(&host));
+    host.until("it is up", || {
+        host.ip(&["link", "show", "dev", "uplink"])[0]["operstate"] == "UP" && !tentative(&host)
+    });
     let before = theirs(&host);
     host.start();
     host.settled();
     assert_eq!(theirs(&host), before);
 }
 
-/// What the kernel takes along with an address of ours, or lets rise in its place, is there afterwards in any case.
+/// What the kernel takes along with an address of ours, or lets rise in its place, is there
+/// afterwards in any case.
 #[test]
 fn an_address_in_the_same_network_outlives_ours() {
     for promote in ["0", "1"] {
         let host = Host::started();
         let put = |address: &str| {
-            let ends =
-                json!([{"namespace": "net0", "interface": "eth0", "addresses": [address]}, {"interface": "port0"}]);
+            let ends = json!([{"namespace": "net0", "interface": "eth0", "addresses": [address]}, {"interface": "port0"}]);
             host.put("/v1/veths/lan0", json!({"endpoints": ends})).ok();
         };
         host.put("/v1/namespaces/net0", json!({})).ok();
@@ -261,20 +349,34 @@ fn an_address_in_the_same_network_outlives_ours() {
             "for of in all eth0; do echo {promote} > /proc/sys/net/ipv4/conf/$of/promote_secondaries; done; \
              ip address add 10.1.0.9/24 dev eth0 && ip address add 10.1.0.10/24 dev eth0"
         );
-        assert!(host.sh(&format!("ip netns exec net0 sh -ec '{set}'")).status.success());
+        assert!(
+            host.sh(&format!("ip netns exec net0 sh -ec '{set}'"))
+                .status
+                .success()
+        );
         for ours in ["10.1.0.2", "10.1.0.3"] {
             put(&format!("{ours}/24"));
             let shown = host.ip(&["-n", "net0", "-4", "address", "show", "dev", "eth0"]);
             let all = shown[0]["addr_info"].as_array().unwrap().iter();
-            let mut all: Vec<&str> = all.map(|address| address["local"].as_str().unwrap()).collect();
+            let mut all: Vec<&str> = all
+                .map(|address| address["local"].as_str().unwrap())
+                .collect();
             all.sort_unstable();
-            assert_eq!(all, ["10.1.0.10", ours, "10.1.0.9"], "promote_secondaries={promote}");
+            assert_eq!(
+                all,
+                ["10.1.0.10", ours, "10.1.0.9"],
+                "promote_secondaries={promote}"
+            );
         }
-        assert_eq!(host.post("/v1/reconcile", json!({})).ok()["repaired"], json!([]));
+        assert_eq!(
+            host.post("/v1/reconcile", json!({})).ok()["repaired"],
+            json!([])
+        );
     }
 }
 
-/// A route of others where one of netnsd's should be is named, and left; the rest is kept right meanwhile.
+/// A route of others where one of netnsd's should be is named, and left; the rest is kept right
+/// meanwhile.
 #[test]
 fn route_in_the_way_is_a_conflict() {
     let mut host = Host::started();
@@ -288,43 +390,74 @@ fn route_in_the_way_is_a_conflict() {
     assert_eq!(status(&host)["state"], "in_sync", "{}", status(&host));
     for (family, theirs, i) in [
         ("-4", "default via 10.1.0.99 dev eth0 proto static", 0),
-        ("-6", "default via fd00:1::99 dev eth0 proto static metric 1024", 2),
+        (
+            "-6",
+            "default via fd00:1::99 dev eth0 proto static metric 1024",
+            2,
+        ),
     ] {
         let line = format!("ip -n a {family} route replace {theirs}");
         assert!(host.sh(&line).status.success(), "{line}");
-        let reason =
-            format!("{theirs} is in the way, and netnsd did not make it: delete it, or give this route another metric");
+        let reason = format!(
+            "{theirs} is in the way, and netnsd did not make it: delete it, or give this route another metric"
+        );
         let told = |host: &Host| {
             host.until("it is told", || status(host)["state"] == "conflict");
             assert_eq!(status(host)["reason"], json!(reason));
         };
         told(&host);
         let pointer = format!("/routes/{i}");
-        host.put("/v1/namespaces/a", wanted.clone()).refused(409, "conflict", Some(&pointer));
+        host.put("/v1/namespaces/a", wanted.clone())
+            .refused(409, "conflict", Some(&pointer));
         let mut named = wanted.clone();
         named["name"] = json!("a");
         let document = json!({"namespaces": [{"name": "b"}, named]});
         let pointer = format!("/namespaces/1{pointer}");
-        host.patch("/v1/topology", document).refused(409, "conflict", Some(&pointer));
+        host.patch("/v1/topology", document)
+            .refused(409, "conflict", Some(&pointer));
         // A veth there is no concern of that route.
-        host.patch("/v1/veths/lan0/endpoints/0", json!({"mtu": 1400})).ok();
-        host.patch("/v1/veths/lan0/endpoints/0", json!({"mtu": null})).ok();
+        host.patch("/v1/veths/lan0/endpoints/0", json!({"mtu": 1400}))
+            .ok();
+        host.patch("/v1/veths/lan0/endpoints/0", json!({"mtu": null}))
+            .ok();
         host.restart();
         told(&host);
         let whole = || {
             let routes = host.run(&["ip", "-n", "a", "route"]);
-            let forward = host.run(&["ip", "netns", "exec", "a", "cat", "/proc/sys/net/ipv4/ip_forward"]);
+            let forward = host.run(&[
+                "ip",
+                "netns",
+                "exec",
+                "a",
+                "cat",
+                "/proc/sys/net/ipv4/ip_forward",
+            ]);
             routes.contains("10.8.0.0/16 via 10.1.0.254") && forward == "1\n"
         };
         assert!(whole());
         assert!(
-            host.sh("ip -n a route del 10.8.0.0/16; ip netns exec a sysctl -qw net.ipv4.ip_forward=0").status.success()
+            host.sh(
+                "ip -n a route del 10.8.0.0/16; ip netns exec a sysctl -qw net.ipv4.ip_forward=0"
+            )
+            .status
+            .success()
         );
         host.until("the rest is repaired", whole);
-        assert!(host.run(&["ip", "-n", "a", family, "route"]).contains(theirs.split(" proto").next().unwrap()));
-        assert!(host.sh(&format!("ip -n a {family} route del {theirs}")).status.success());
+        assert!(
+            host.run(&["ip", "-n", "a", family, "route"])
+                .contains(theirs.split(" proto").next().unwrap())
+        );
+        assert!(
+            host.sh(&format!("ip -n a {family} route del {theirs}"))
+                .status
+                .success()
+        );
         host.until("netnsd's is there", || status(&host)["state"] == "in_sync");
-        assert!(!host.run(&["ip", "-n", "a", family, "route"]).contains("static"));
+        assert!(
+            !host
+                .run(&["ip", "-n", "a", family, "route"])
+                .contains("static")
+        );
     }
 }
 
@@ -342,40 +475,68 @@ impl Link {
     }
 
     fn addresses(&self, host: &Host) -> Vec<Value> {
-        self.ip(host, &["address", "show", "dev", self.device])[0]["addr_info"].as_array().unwrap().clone()
+        self.ip(host, &["address", "show", "dev", self.device])[0]["addr_info"]
+            .as_array()
+            .unwrap()
+            .clone()
     }
 
     /// The addresses of these, in the kernel's order.
     fn order(&self, host: &Host, ours: &[&str]) -> Vec<String> {
-        let text = |address: &Value| format!("{}/{}", address["local"].as_str().unwrap(), address["prefixlen"]);
-        self.addresses(host).iter().map(text).filter(|text| ours.contains(&text.as_str())).collect()
+        let text = |address: &Value| {
+            format!(
+                "{}/{}",
+                address["local"].as_str().unwrap(),
+                address["prefixlen"]
+            )
+        };
+        self.addresses(host)
+            .iter()
+            .map(text)
+            .filter(|text| ours.contains(&text.as_str()))
+            .collect()
     }
 
     fn change(&self, host: &Host, addresses: &[&str]) {
         let answer = host.patch(self.path, json!({"addresses": addresses})).ok();
         let seen = &answer["status"]["observed"];
-        let seen = if seen["endpoints"].is_array() { &seen["endpoints"][0] } else { seen };
+        let seen = if seen["endpoints"].is_array() {
+            &seen["endpoints"][0]
+        } else {
+            seen
+        };
         assert_eq!(seen["addresses"], json!(addresses));
     }
 
     /// The source that a packet to this address leaves with.
     fn source(&self, host: &Host, to: &str) -> String {
-        self.ip(host, &["route", "get", to])[0]["prefsrc"].as_str().unwrap().to_owned()
+        self.ip(host, &["route", "get", to])[0]["prefsrc"]
+            .as_str()
+            .unwrap()
+            .to_owned()
     }
 
     /// Routes that the kernel did not make.
     fn routes(&self, host: &Host) -> Vec<String> {
-        let all = [&["route", "show", "table", "all"][..], &["-6", "route", "show", "table", "all"]];
+        let all = [
+            &["route", "show", "table", "all"][..],
+            &["-6", "route", "show", "table", "all"],
+        ];
         let all = all.map(|args| self.ip(host, args).as_array().unwrap().clone());
-        let mut all: Vec<String> =
-            all.concat().iter().filter(|route| route["protocol"] != "kernel").map(Value::to_string).collect();
+        let mut all: Vec<String> = all
+            .concat()
+            .iter()
+            .filter(|route| route["protocol"] != "kernel")
+            .map(Value::to_string)
+            .collect();
         all.sort();
         all
     }
 }
 
-/// Routes by an interface, also those of the table local and those that prefer one of its addresses, outlive every change of its
-/// addresses, in a namespace and on the host, whatever `promote_secondaries` is.
+/// Routes by an interface, also those of the table local and those that prefer one of its
+/// addresses, outlive every change of its addresses, in a namespace and on the host, whatever
+/// `promote_secondaries` is.
 #[test]
 fn routes_of_others_outlive_changes_of_addresses() {
     for promote in ["0", "1"] {
@@ -384,42 +545,82 @@ fn routes_of_others_outlive_changes_of_addresses() {
         let ends = json!([{"namespace": "net0", "interface": "eth0"}, {"interface": "port0"}]);
         host.put("/v1/veths/lan0", json!({"endpoints": ends})).ok();
         host.put("/v1/bridges/br0", json!({})).ok();
-        host.put("/v1/veths/port", json!({"endpoints": [{"interface": "port", "bridge": "br0"}, {}]})).ok();
+        host.put(
+            "/v1/veths/port",
+            json!({"endpoints": [{"interface": "port", "bridge": "br0"}, {}]}),
+        )
+        .ok();
         host.settled();
         for link in [
-            Link { ns: &["-n", "net0"], device: "eth0", path: "/v1/veths/lan0/endpoints/0" },
-            Link { ns: &[], device: "br0", path: "/v1/bridges/br0" },
+            Link {
+                ns: &["-n", "net0"],
+                device: "eth0",
+                path: "/v1/veths/lan0/endpoints/0",
+            },
+            Link {
+                ns: &[],
+                device: "br0",
+                path: "/v1/bridges/br0",
+            },
         ] {
             let device = link.device;
             let ip = format!("ip {}", link.ns.join(" "));
-            let exec = link.ns.last().map(|ns| format!("ip netns exec {ns} ")).unwrap_or_default();
-            link.change(&host, &["10.1.0.1/24", "10.1.0.2/24", "fd00:1::1/64", "fd00:1::2/64"]);
+            let exec = link
+                .ns
+                .last()
+                .map(|ns| format!("ip netns exec {ns} "))
+                .unwrap_or_default();
+            link.change(
+                &host,
+                &["10.1.0.1/24", "10.1.0.2/24", "fd00:1::1/64", "fd00:1::2/64"],
+            );
             for line in [
-                format!("{exec}sh -c 'echo {promote} >/proc/sys/net/ipv4/conf/{device}/promote_secondaries'"),
+                format!(
+                    "{exec}sh -c 'echo {promote} >/proc/sys/net/ipv4/conf/{device}/promote_secondaries'"
+                ),
                 format!("{ip} address add 172.16.0.77/16 dev {device}"),
                 format!("{ip} address add 10.1.0.77/24 brd + label {device}:v dev {device}"),
                 format!("{ip} route add 10.44.0.0/16 via 10.1.0.9"),
                 format!("{ip} route add 10.45.0.0/16 dev {device} table 77"),
                 format!("{ip} route add local 10.46.0.1 dev {device} table local"),
-                format!("{ip} route add 10.47.0.0/16 via 10.1.0.9 src 10.1.0.1 metric 5 mtu 1400 advmss 1000"),
+                format!(
+                    "{ip} route add 10.47.0.0/16 via 10.1.0.9 src 10.1.0.1 metric 5 mtu 1400 advmss 1000"
+                ),
                 format!("{ip} route add 10.48.0.0/16 via 10.1.0.9 src 10.1.0.77"),
                 format!("{ip} route add 10.49.0.0/16 via 10.1.0.9 src 10.1.0.1 table 77"),
                 format!("{ip} -6 route add fd44::/64 via fd00:1::9"),
                 format!("{ip} -6 route add fd46::1 dev {device} table local"),
-                format!("{ip} -6 route add fd47::/64 via fd00:1::9 src fd00:1::1 metric 5 mtu 1400"),
+                format!(
+                    "{ip} -6 route add fd47::/64 via fd00:1::9 src fd00:1::1 metric 5 mtu 1400"
+                ),
             ] {
                 let output = host.sh(&line);
-                assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+                assert!(
+                    output.status.success(),
+                    "{line}: {}",
+                    String::from_utf8_lossy(&output.stderr)
+                );
             }
             let theirs = |host: &Host| {
                 let mut all = link.addresses(host);
-                all.retain(|one| one["local"].as_str().is_some_and(|local| local.ends_with(".77")));
+                all.retain(|one| {
+                    one["local"]
+                        .as_str()
+                        .is_some_and(|local| local.ends_with(".77"))
+                });
                 all
             };
             let (routes, addresses) = (link.routes(&host), theirs(&host));
             for list in [
                 &["10.1.0.2/24", "10.1.0.1/24", "fd00:1::2/64", "fd00:1::1/64"][..],
-                &["10.1.0.3/24", "10.1.0.2/24", "10.1.0.1/24", "fd00:1::2/64", "fd00:1::1/64", "fd00:1::3/64"],
+                &[
+                    "10.1.0.3/24",
+                    "10.1.0.2/24",
+                    "10.1.0.1/24",
+                    "fd00:1::2/64",
+                    "fd00:1::1/64",
+                    "fd00:1::3/64",
+                ],
                 &["10.2.0.1/24", "10.1.0.1/24", "10.1.0.3/24", "fd00:1::1/64"],
                 &["10.1.0.1/24", "fd00:2::1/64", "fd00:1::1/64"],
                 &["10.1.0.1/24", "fd00:1::1/64"],
@@ -431,21 +632,35 @@ fn routes_of_others_outlive_changes_of_addresses() {
                     list.iter().find(|other| net(other) == net(one)) == Some(one)
                 };
                 let (mut order, rest): (Vec<&str>, Vec<&str>) = v4.partition(heads);
-                order.extend(rest.into_iter().chain(list.iter().copied().filter(|one| one.contains(':'))));
+                order.extend(
+                    rest.into_iter()
+                        .chain(list.iter().copied().filter(|one| one.contains(':'))),
+                );
                 assert_eq!(link.order(&host, list), order, "{promote}");
                 common::same(&routes, &link.routes(&host));
                 assert_eq!(theirs(&host), addresses, "{list:?} {promote}");
-                let first =
-                    |net: &str| list.iter().find(|one| one.starts_with(net)).unwrap().split('/').next().unwrap();
+                let first = |net: &str| {
+                    list.iter()
+                        .find(|one| one.starts_with(net))
+                        .unwrap()
+                        .split('/')
+                        .next()
+                        .unwrap()
+                };
                 assert_eq!(link.source(&host, "10.1.0.200"), first("10.1.0."));
                 assert_eq!(link.source(&host, "fd00:1::200"), first("fd00:1:"));
-                assert_eq!(host.post("/v1/reconcile", json!({})).ok()["repaired"], json!([]));
+                assert_eq!(
+                    host.post("/v1/reconcile", json!({})).ok()["repaired"],
+                    json!([])
+                );
             }
             // What prefers an address goes with that; the rest stays with theirs.
             link.change(&host, &["10.1.0.5/24"]);
             link.change(&host, &[]);
             let left = link.routes(&host).concat();
-            for to in ["10.44.", "10.45.", "10.46.", "10.48.", "fd44:", "fd46:", "fd47:"] {
+            for to in [
+                "10.44.", "10.45.", "10.46.", "10.48.", "fd44:", "fd46:", "fd47:",
+            ] {
                 assert!(left.contains(to), "{to} of {left}");
             }
             let asked = format!("{exec}cat /proc/sys/net/ipv4/conf/{device}/promote_secondaries");

@@ -1,8 +1,9 @@
-//! `docs/api.md` is true: its requests are sent, in their order, to a daemon on a host of its own, and the answers are
-//! those that the guide shows. `NETNSD_WRITE_GUIDE=1 cargo test -p netnsd --test guide` writes the answers anew.
+//! `docs/api.md` is true: its requests are sent, in their order, to a daemon on a host of its own,
+//! and the answers are those that the guide shows. `NETNSD_WRITE_GUIDE=1 cargo test -p netnsd
+//! --test guide` writes the answers anew.
 //!
-//! What differs from one run to the next (identities, times, MAC addresses, …) is not compared, and what has not changed
-//! otherwise is not written again.
+//! What differs from one run to the next (identities, times, MAC addresses, …) is not compared, and
+//! what has not changed otherwise is not written again.
 
 mod common;
 
@@ -80,7 +81,10 @@ enum Part {
     /// Lines as they are.
     Text(String),
     /// A block to run, and the answer that is said to come.
-    Run { script: String, answer: Option<String> },
+    Run {
+        script: String,
+        answer: Option<String>,
+    },
 }
 
 /// Takes a document apart: `sh` blocks, each with the `http` block that follows it directly.
@@ -105,13 +109,21 @@ fn parts(document: &str) -> Vec<Part> {
 
 /// The rest of a block.
 fn block<'a>(lines: &mut impl Iterator<Item = &'a str>) -> String {
-    lines.take_while(|line| *line != "```").fold(String::new(), |text, line| text + line + "\n")
+    lines
+        .take_while(|line| *line != "```")
+        .fold(String::new(), |text, line| text + line + "\n")
 }
 
-/// A shell on the host, in the project's directory, where netnsd's socket is where the documents say.
+/// A shell on the host, in the project's directory, where netnsd's socket is where the documents
+/// say.
 fn shell(host: &Host, script: &str) -> Child {
     let mut command = host.sandbox.command("sh").unwrap();
-    command.args(["-e", "-c", script]).current_dir(root()).stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
+    command
+        .args(["-e", "-c", script])
+        .current_dir(root())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .process_group(0);
     command.spawn().unwrap()
 }
 
@@ -152,8 +164,12 @@ fn shorten(printed: &str) -> String {
         text.push('\n');
     }
     match kind {
-        "application/json" | "application/problem+json" => writeln!(text, "{}", pretty(body)).unwrap(),
-        "application/x-ndjson" => body.lines().for_each(|line| writeln!(text, "{}", flat(&parse(line))).unwrap()),
+        "application/json" | "application/problem+json" => {
+            writeln!(text, "{}", pretty(body)).unwrap()
+        }
+        "application/x-ndjson" => body
+            .lines()
+            .for_each(|line| writeln!(text, "{}", flat(&parse(line))).unwrap()),
         _ => text += body,
     }
     text
@@ -177,7 +193,9 @@ fn flat(json: &Json) -> String {
     let list = |items: Vec<String>| items.join(", ");
     match json {
         Json::Object(members) => {
-            let members = members.iter().map(|(key, value)| format!("\"{key}\": {}", flat(value)));
+            let members = members
+                .iter()
+                .map(|(key, value)| format!("\"{key}\": {}", flat(value)));
             format!("{{{}}}", list(members.collect()))
         }
         Json::Array(items) => format!("[{}]", list(items.iter().map(flat).collect())),
@@ -195,10 +213,19 @@ fn pretty(text: &str) -> String {
 fn spread(json: &Json, indent: usize, out: &mut String) {
     let (open, close, members): (_, _, Vec<(String, &Json)>) = match json {
         _ if room(out) > flat(json).chars().count() => return *out += &flat(json),
-        Json::Object(members) => {
-            ('{', '}', members.iter().map(|(key, value)| (format!("\"{key}\": "), value)).collect())
-        }
-        Json::Array(items) => ('[', ']', items.iter().map(|item| (String::new(), item)).collect()),
+        Json::Object(members) => (
+            '{',
+            '}',
+            members
+                .iter()
+                .map(|(key, value)| (format!("\"{key}\": "), value))
+                .collect(),
+        ),
+        Json::Array(items) => (
+            '[',
+            ']',
+            items.iter().map(|item| (String::new(), item)).collect(),
+        ),
         Json::Other(_) => return *out += &flat(json),
     };
     out.push(open);
@@ -270,14 +297,26 @@ fn mask(value: &mut Value) {
     }
 }
 
-/// A text without the identities in it, as an owner tag has one, and without MAC addresses, which are this machine's.
+/// A text without the identities in it, as an owner tag has one, and without MAC addresses, which
+/// are this machine's.
 fn without_identities(text: &str) -> String {
     let is_identity = |part: &str| part.len() == 36 && uuid::Uuid::try_parse(part).is_ok();
     let is_mac = |word: &str| word.parse::<netnsd_api::Mac>().is_ok();
-    let words: Vec<&str> = text.split(' ').map(|word| if is_mac(word) { "…" } else { word }).collect();
+    let words: Vec<&str> = text
+        .split(' ')
+        .map(|word| if is_mac(word) { "…" } else { word })
+        .collect();
     let text = words.join(" ");
     let parts = text.split_inclusive([':', ' ', ')']);
-    parts.map(|part| if is_identity(part.trim_end_matches([':', ' ', ')'])) { "…" } else { part }).collect()
+    parts
+        .map(|part| {
+            if is_identity(part.trim_end_matches([':', ' ', ')'])) {
+                "…"
+            } else {
+                part
+            }
+        })
+        .collect()
 }
 
 #[test]
@@ -305,7 +344,8 @@ fn the_guide_shows_what_the_daemon_answers() {
                 continue;
             }
             let printed = run(&host, &functions, &script, 0);
-            let good = |line: &&str| line.starts_with("HTTP/1.1 ") && !line.starts_with("HTTP/1.1 2");
+            let good =
+                |line: &&str| line.starts_with("HTTP/1.1 ") && !line.starts_with("HTTP/1.1 2");
             assert_eq!(printed.lines().find(good), None, "{script}{printed}");
             continue;
         };
@@ -321,7 +361,10 @@ fn the_guide_shows_what_the_daemon_answers() {
         fs::write(&path, text).unwrap();
         return;
     }
-    assert!(wrong.is_empty(), "docs/api.md is stale (NETNSD_WRITE_GUIDE=1 cargo test -p netnsd --test guide)\n{wrong}");
+    assert!(
+        wrong.is_empty(),
+        "docs/api.md is stale (NETNSD_WRITE_GUIDE=1 cargo test -p netnsd --test guide)\n{wrong}"
+    );
 }
 
 /// A host where netnsd's socket is where the documents say.

@@ -1,5 +1,5 @@
-//! Many clients at once: no update is lost, every answered write is true, nobody is forgotten; idle, slow and deaf clients are in
-//! nobody's way.
+//! Many clients at once: no update is lost, every answered write is true, nobody is forgotten;
+//! idle, slow and deaf clients are in nobody's way.
 //!
 //! `NETNSD_LOAD_S` makes the time longer that clients write.
 
@@ -44,26 +44,41 @@ struct Answer {
 impl Client {
     fn new(host: &std::path::Path) -> Self {
         let stream = UnixStream::connect(host).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        Self { stream, rest: Vec::new() }
+        stream
+            .set_read_timeout(Some(Duration::from_secs(60)))
+            .unwrap();
+        Self {
+            stream,
+            rest: Vec::new(),
+        }
     }
 
     fn ask(&mut self, method: &str, path: &str, headers: &str, body: &Value) -> Answer {
-        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let body = if body.is_null() {
+            String::new()
+        } else {
+            body.to_string()
+        };
         let head = format!(
             "{method} {path} HTTP/1.1\r\nhost: netnsd\r\ncontent-type: application/json\r\n{headers}content-length: {}\r\n\r\n",
             body.len()
         );
         self.stream.write_all((head + &body).as_bytes()).unwrap();
         let end = loop {
-            if let Some(end) = self.rest.windows(4).position(|window| window == b"\r\n\r\n") {
+            if let Some(end) = self
+                .rest
+                .windows(4)
+                .position(|window| window == b"\r\n\r\n")
+            {
                 break end;
             }
             self.more();
         };
         let head = String::from_utf8(self.rest.drain(..end + 4).collect()).unwrap();
         let value = |name: &str| {
-            let line = head.lines().find(|line| line.to_lowercase().starts_with(&format!("{name}:")))?;
+            let line = head
+                .lines()
+                .find(|line| line.to_lowercase().starts_with(&format!("{name}:")))?;
             Some(line.split_once(':')?.1.trim().to_owned())
         };
         let length: usize = value("content-length").map_or(0, |length| length.parse().unwrap());
@@ -90,11 +105,15 @@ impl Client {
 /// Resident memory of a process, in KiB (`VmRSS`, proc(5)).
 fn memory(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS"))
+        .unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// One client's writes until the time is over: how often it counted up each shared namespace, and how long each write took.
+/// One client's writes until the time is over: how often it counted up each shared namespace, and
+/// how long each write took.
 fn write(
     socket: &std::path::Path,
     seed: u64,
@@ -119,9 +138,18 @@ fn write(
             }
         } else {
             let now = client.ask("GET", &path, "", &Value::Null);
-            let count: u64 = now.json["labels"]["count"].as_str().unwrap().parse().unwrap();
+            let count: u64 = now.json["labels"]["count"]
+                .as_str()
+                .unwrap()
+                .parse()
+                .unwrap();
             let next = json!({"labels": {"count": (count + 1).to_string()}});
-            let answer = client.ask("PATCH", &path, &format!("if-match: {}\r\n", now.etag), &next);
+            let answer = client.ask(
+                "PATCH",
+                &path,
+                &format!("if-match: {}\r\n", now.etag),
+                &next,
+            );
             if answer.status == 200 {
                 *counted.entry(path).or_default() += 1;
             }
@@ -144,10 +172,18 @@ fn write(
 fn no_update_is_lost() {
     let host = Host::started();
     for i in 0..SHARED {
-        host.put(&format!("/v1/namespaces/s{i}"), json!({"labels": {"count": "0"}})).ok();
+        host.put(
+            &format!("/v1/namespaces/s{i}"),
+            json!({"labels": {"count": "0"}}),
+        )
+        .ok();
     }
     let seconds = common::random::number("NETNSD_LOAD_S").unwrap_or(SECONDS);
-    let (socket, until, busy) = (host.socket(), Instant::now() + Duration::from_secs(seconds), AtomicU64::new(0));
+    let (socket, until, busy) = (
+        host.socket(),
+        Instant::now() + Duration::from_secs(seconds),
+        AtomicU64::new(0),
+    );
     let (mut counted, mut times): (BTreeMap<String, u64>, Vec<Duration>) = Default::default();
     std::thread::scope(|scope| {
         let runs: Vec<_> = (0..CLIENTS)
@@ -160,13 +196,18 @@ fn no_update_is_lost() {
             .collect();
         for run in runs {
             let (own, took) = run.join().unwrap();
-            own.into_iter().for_each(|(path, count)| *counted.entry(path).or_default() += count);
+            own.into_iter()
+                .for_each(|(path, count)| *counted.entry(path).or_default() += count);
             times.extend(took);
         }
     });
     times.sort();
     for (path, count) in &counted {
-        assert_eq!(host.get(path).ok()["labels"]["count"], count.to_string(), "{path}");
+        assert_eq!(
+            host.get(path).ok()["labels"]["count"],
+            count.to_string(),
+            "{path}"
+        );
     }
     assert_eq!(
         host.post("/v1/reconcile", json!({})).ok(),
@@ -197,13 +238,16 @@ fn idle_slow_and_deaf_clients_are_in_nobodys_way() {
     let host = Host::started();
     host.put("/v1/namespaces/net0", json!({})).ok();
     let before = memory(host.pid());
-    let idle: Vec<UnixStream> = (0..IDLE).map(|_| UnixStream::connect(host.socket()).unwrap()).collect();
+    let idle: Vec<UnixStream> = (0..IDLE)
+        .map(|_| UnixStream::connect(host.socket()).unwrap())
+        .collect();
     host.get("/v1/namespaces/net0").ok();
     let with_idle = memory(host.pid());
 
     // One that sends a byte now and then, and readers of events that never read.
     let mut slow = UnixStream::connect(host.socket()).unwrap();
-    slow.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    slow.set_read_timeout(Some(Duration::from_secs(60)))
+        .unwrap();
     let slow = std::thread::spawn(move || {
         for byte in b"GET /v1/namespaces/net0 HTTP/1.0\r\n\r\n" {
             slow.write_all(&[*byte]).unwrap();
@@ -217,7 +261,9 @@ fn idle_slow_and_deaf_clients_are_in_nobodys_way() {
     let deaf: Vec<UnixStream> = (0..50)
         .map(|_| {
             let mut stream = UnixStream::connect(host.socket()).unwrap();
-            stream.write_all(b"GET /v1/events?since=0 HTTP/1.1\r\nhost: netnsd\r\n\r\n").unwrap();
+            stream
+                .write_all(b"GET /v1/events?since=0 HTTP/1.1\r\nhost: netnsd\r\n\r\n")
+                .unwrap();
             stream
         })
         .collect();
@@ -225,7 +271,12 @@ fn idle_slow_and_deaf_clients_are_in_nobodys_way() {
     let start = Instant::now();
     for i in 0..WRITES {
         let labels = json!({"labels": {"count": i.to_string()}});
-        assert_eq!(client.ask("PATCH", "/v1/namespaces/net0", "", &labels).status, 200);
+        assert_eq!(
+            client
+                .ask("PATCH", "/v1/namespaces/net0", "", &labels)
+                .status,
+            200
+        );
     }
     let took = start.elapsed();
     let with_deaf = memory(host.pid());
@@ -233,7 +284,10 @@ fn idle_slow_and_deaf_clients_are_in_nobodys_way() {
         "{before} KiB; with {IDLE} idle connections {with_idle} KiB; after {WRITES} writes with {} deaf readers {with_deaf} KiB, in {took:?}",
         deaf.len()
     );
-    assert!(with_deaf < with_idle + 32 * 1024, "what is not read is not kept: {with_idle} KiB, {with_deaf} KiB");
+    assert!(
+        with_deaf < with_idle + 32 * 1024,
+        "what is not read is not kept: {with_idle} KiB, {with_deaf} KiB"
+    );
     drop((idle, deaf));
     let answer = slow.join().unwrap();
     assert!(answer.starts_with("HTTP/1.0 200 OK"), "{answer}");

@@ -1,6 +1,7 @@
-//! Model test: random clients, damage and additions by others, crashes, restarts and reboots, checked against an oracle.
-//! After each sequence the kernel must show what is recorded, judged by `ip -j` and `/proc/sys` with rules of this file's
-//! own, and `sqlite3` must read the same from the database.
+//! Model test: random clients, damage and additions by others, crashes, restarts and reboots,
+//! checked against an oracle. After each sequence the kernel must show what is recorded, judged by
+//! `ip -j` and `/proc/sys` with rules of this file's own, and `sqlite3` must read the same from the
+//! database.
 //!
 //! `NETNSD_SEED` and `NETNSD_SEQUENCES` choose another run and a longer one.
 
@@ -23,7 +24,11 @@ const RUNS: u64 = 4;
 /// Sequences that follow each other on one host.
 const CHAIN: u64 = 100;
 
-const KINDS: [(&str, Kind); 3] = [("namespaces", Kind::Namespace), ("bridges", Kind::Bridge), ("veths", Kind::Veth)];
+const KINDS: [(&str, Kind); 3] = [
+    ("namespaces", Kind::Namespace),
+    ("bridges", Kind::Bridge),
+    ("veths", Kind::Veth),
+];
 
 /// Where a link is: its namespace, none for the host's, and its name.
 type Place = (Option<String>, String);
@@ -47,7 +52,8 @@ enum Added {
     Namespace(String),
 }
 
-/// Which namespace it is: its inode number, which is given again when it is gone, and when it was made.
+/// Which namespace it is: its inode number, which is given again when it is gone, and when it was
+/// made.
 type Identity = String;
 
 struct World {
@@ -127,15 +133,34 @@ impl World {
             let (name, identity) = title.split_once(' ').unwrap();
             let (body, sysctls) = body.split_once("-- sysctls\n").unwrap();
             let sysctls = sysctls.lines().filter_map(|line| line.split_once(':'));
-            let sysctls = sysctls.map(|(file, value)| (format!("net.{}", file.replace('/', ".")), value.to_owned()));
+            let sysctls = sysctls
+                .map(|(file, value)| (format!("net.{}", file.replace('/', ".")), value.to_owned()));
             let sysctls = sysctls.collect();
-            let mut lists = serde_json::Deserializer::from_str(body).into_iter::<Value>().map(Result::unwrap);
+            let mut lists = serde_json::Deserializer::from_str(body)
+                .into_iter::<Value>()
+                .map(Result::unwrap);
             let links = lists.next().unwrap();
-            let links = links.as_array().unwrap().iter().filter(|link| link["ifname"].is_string());
-            let links = links.map(|link| (link["ifname"].as_str().unwrap().to_owned(), link.clone())).collect();
-            let routes = lists.flat_map(|list| list.as_array().cloned().unwrap_or_default()).collect();
+            let links = links
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter(|link| link["ifname"].is_string());
+            let links = links
+                .map(|link| (link["ifname"].as_str().unwrap().to_owned(), link.clone()))
+                .collect();
+            let routes = lists
+                .flat_map(|list| list.as_array().cloned().unwrap_or_default())
+                .collect();
             let name = Some(name.to_owned()).filter(|name| name != "host");
-            seen.insert(name, Seen { identity: identity.to_owned(), links, routes, sysctls });
+            seen.insert(
+                name,
+                Seen {
+                    identity: identity.to_owned(),
+                    links,
+                    routes,
+                    sysctls,
+                },
+            );
         }
         seen
     }
@@ -152,8 +177,12 @@ impl World {
 
     /// A namespace, mostly one that is there.
     fn place(&mut self, recorded: &Value) -> Value {
-        let there: Vec<Value> =
-            recorded["namespaces"].as_array().unwrap().iter().map(|item| item["name"].clone()).collect();
+        let there: Vec<Value> = recorded["namespaces"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|item| item["name"].clone())
+            .collect();
         match self.random.below(10) {
             0 => json!("nowhere"),
             1..=5 if !there.is_empty() => self.random.of(&there),
@@ -164,17 +193,31 @@ impl World {
     fn spec(&mut self, kind: &str, recorded: &Value) -> Value {
         let random = &mut self.random;
         let mut spec = json!({});
-        random.maybe(&mut spec, 4, "labels", |random| json!({"colour": random.of(&["red", "blue"])}));
+        random.maybe(
+            &mut spec,
+            4,
+            "labels",
+            |random| json!({"colour": random.of(&["red", "blue"])}),
+        );
         match kind {
             "namespaces" => {
                 random.maybe(&mut spec, 6, "loopback", |_| json!(false));
                 if random.one_in(3) {
                     spec["sysctls"] = json!({});
                     for key in SYSCTLS {
-                        random.maybe(&mut spec["sysctls"], 3, key, |random| json!(random.below(2)));
+                        random.maybe(&mut spec["sysctls"], 3, key, |random| {
+                            json!(random.below(2))
+                        });
                     }
-                    random.maybe(&mut spec["sysctls"], 6, "net.ipv6.conf.eth0.mtu", |_| json!(1290));
-                    random.maybe(&mut spec["sysctls"], 6, "net.ipv6.conf.all.disable_ipv6", |_| json!(1));
+                    random.maybe(&mut spec["sysctls"], 6, "net.ipv6.conf.eth0.mtu", |_| {
+                        json!(1290)
+                    });
+                    random.maybe(
+                        &mut spec["sysctls"],
+                        6,
+                        "net.ipv6.conf.all.disable_ipv6",
+                        |_| json!(1),
+                    );
                 }
                 let routes = [
                     json!({"destination": "192.0.2.0/28", "type": "blackhole"}),
@@ -185,15 +228,27 @@ impl World {
                     json!({"destination": "203.0.113.0/28", "type": "blackhole", "table": 255}),
                     json!({"destination": "2001:db8:1::/64", "type": "unreachable", "table": 255}),
                 ];
-                spec["routes"] = routes.iter().filter(|_| random.one_in(3)).cloned().collect();
+                spec["routes"] = routes
+                    .iter()
+                    .filter(|_| random.one_in(3))
+                    .cloned()
+                    .collect();
             }
             "bridges" => {
-                random.maybe(&mut spec, 3, "mtu", |random| json!(1300 + 100 * random.below(2)));
+                random.maybe(&mut spec, 3, "mtu", |random| {
+                    json!(1300 + 100 * random.below(2))
+                });
                 random.maybe(&mut spec, 5, "up", |_| json!(false));
                 random.maybe(&mut spec, 3, "stp", |_| json!(true));
-                random.maybe(&mut spec, 3, "forward_delay_s", |random| json!(random.of(&[0, 4, 20])));
-                random.maybe(&mut spec, 2, "addresses", |random| json!([format!("10.50.{}.1/24", random.below(2))]));
-                random.maybe(&mut spec, 5, "interface", |random| json!(random.of(&["eth0", "eth1", "br"])));
+                random.maybe(&mut spec, 3, "forward_delay_s", |random| {
+                    json!(random.of(&[0, 4, 20]))
+                });
+                random.maybe(&mut spec, 2, "addresses", |random| {
+                    json!([format!("10.50.{}.1/24", random.below(2))])
+                });
+                random.maybe(&mut spec, 5, "interface", |random| {
+                    json!(random.of(&["eth0", "eth1", "br"]))
+                });
                 if self.random.one_in(3) {
                     spec["namespace"] = self.place(recorded);
                 }
@@ -207,9 +262,15 @@ impl World {
         let namespace = self.place(recorded);
         let random = &mut self.random;
         let mut spec = json!({"namespace": namespace});
-        random.maybe(&mut spec, 2, "interface", |random| json!(random.of(&["eth0", "eth1", "lan"])));
-        random.maybe(&mut spec, 4, "mac", |random| json!(format!("02:00:5e:00:00:{:02x}", end * 16 + random.below(4))));
-        random.maybe(&mut spec, 4, "mtu", |random| json!(1300 + 100 * random.below(2)));
+        random.maybe(&mut spec, 2, "interface", |random| {
+            json!(random.of(&["eth0", "eth1", "lan"]))
+        });
+        random.maybe(&mut spec, 4, "mac", |random| {
+            json!(format!("02:00:5e:00:00:{:02x}", end * 16 + random.below(4)))
+        });
+        random.maybe(&mut spec, 4, "mtu", |random| {
+            json!(1300 + 100 * random.below(2))
+        });
         random.maybe(&mut spec, 5, "up", |_| json!(false));
         let fitting: Vec<Value> = recorded["bridges"]
             .as_array()
@@ -218,12 +279,25 @@ impl World {
             .filter(|bridge| bridge["namespace"] == namespace)
             .map(|bridge| bridge["name"].clone())
             .collect();
-        // Ports on one side of a pair only: two would close loops, and their storms take all of the processors.
+        // Ports on one side of a pair only: two would close loops, and their storms take all of the
+        // processors.
         if end == 1 && !fitting.is_empty() && random.one_in(2) {
             spec["bridge"] = random.of(&fitting);
-            random.maybe(&mut spec, 3, "port", |random| json!({"hairpin": random.one_in(2)}));
+            random.maybe(
+                &mut spec,
+                3,
+                "port",
+                |random| json!({"hairpin": random.one_in(2)}),
+            );
         } else {
-            let pool = ["10.0.0.1/24", "10.0.0.2/24", "10.1.0.1/24", "fd00::1/64", "10.0.0.3/24", "fd00::2/64"];
+            let pool = [
+                "10.0.0.1/24",
+                "10.0.0.2/24",
+                "10.1.0.1/24",
+                "fd00::1/64",
+                "10.0.0.3/24",
+                "fd00::2/64",
+            ];
             let mut addresses: Vec<&str> = pool.into_iter().filter(|_| random.one_in(4)).collect();
             for i in (1..addresses.len()).rev() {
                 addresses.swap(i, random.below(i as u64 + 1) as usize);
@@ -261,7 +335,12 @@ impl World {
         match self.random.below(6) {
             0 => {
                 let cascade = self.random.one_in(2);
-                self.send("DELETE", &format!("{path}?cascade={cascade}"), &Value::Null, recorded);
+                self.send(
+                    "DELETE",
+                    &format!("{path}?cascade={cascade}"),
+                    &Value::Null,
+                    recorded,
+                );
             }
             1 => {
                 let spec = self.spec(kind, recorded);
@@ -300,26 +379,44 @@ impl World {
         self.send(method, "/v1/topology", &document, recorded);
     }
 
-    /// A write that succeeds is recorded as it was sent, one that is refused changes nothing, and only `cascade` destroys
-    /// devices of others.
+    /// A write that succeeds is recorded as it was sent, one that is refused changes nothing, and
+    /// only `cascade` destroys devices of others.
     fn send(&mut self, method: &str, path: &str, body: &Value, before: &Value) {
         let json = [("content-type", "application/json")];
-        let foreign = if path.contains("cascade=true") { BTreeSet::new() } else { self.foreign_links() };
-        let text = if body.is_null() { String::new() } else { body.to_string() };
+        let foreign = if path.contains("cascade=true") {
+            BTreeSet::new()
+        } else {
+            self.foreign_links()
+        };
+        let text = if body.is_null() {
+            String::new()
+        } else {
+            body.to_string()
+        };
         let answer = self.host.raw(method, path, &json, text.into_bytes());
-        self.story.push(format!("{method} {path} {body}: {}", answer.status));
+        self.story
+            .push(format!("{method} {path} {body}: {}", answer.status));
         let after = self.recorded();
         match answer.status {
             200..300 => {
                 let path = path.split('?').next().unwrap();
-                let found = if path == "/v1/topology" { after } else { self.host.get(path).json };
+                let found = if path == "/v1/topology" {
+                    after
+                } else {
+                    self.host.get(path).json
+                };
                 match method {
                     "DELETE" => assert_eq!(found["code"], "not_found", "{:#?}", self.story),
                     _ => assert!(includes(&found, body), "{found}\n{:#?}", self.story),
                 }
                 if !foreign.is_empty() {
-                    let destroyed: Vec<_> = foreign.difference(&self.foreign_links()).cloned().collect();
-                    assert!(destroyed.is_empty(), "{destroyed:?} went along\n{:#?}", self.story);
+                    let destroyed: Vec<_> =
+                        foreign.difference(&self.foreign_links()).cloned().collect();
+                    assert!(
+                        destroyed.is_empty(),
+                        "{destroyed:?} went along\n{:#?}",
+                        self.story
+                    );
                 }
             }
             404 | 409 | 422 => assert_eq!(before, &after, "{}\n{:#?}", answer.json, self.story),
@@ -329,13 +426,20 @@ impl World {
 
     /// Returns the links that others added and that are there now.
     fn foreign_links(&self) -> BTreeSet<Added> {
-        let links: BTreeSet<Added> =
-            self.added.iter().filter(|added| matches!(added, Added::Link(Some(_), ..))).cloned().collect();
+        let links: BTreeSet<Added> = self
+            .added
+            .iter()
+            .filter(|added| matches!(added, Added::Link(Some(_), ..)))
+            .cloned()
+            .collect();
         if links.is_empty() {
             return links;
         }
         let seen = self.look();
-        links.into_iter().filter(|added| is_there(added, &seen)).collect()
+        links
+            .into_iter()
+            .filter(|added| is_there(added, &seen))
+            .collect()
     }
 
     /// Others break something that is netnsd's.
@@ -343,7 +447,10 @@ impl World {
         let links: Vec<(Place, Value)> = links_of(recorded);
         let namespaces: Vec<Value> = recorded["namespaces"].as_array().unwrap().clone();
         let line = if self.random.one_in(6) && !namespaces.is_empty() {
-            format!("ip netns delete {}", self.random.of(&namespaces)["name"].as_str().unwrap())
+            format!(
+                "ip netns delete {}",
+                self.random.of(&namespaces)["name"].as_str().unwrap()
+            )
         } else if links.is_empty() {
             return;
         } else {
@@ -353,23 +460,36 @@ impl World {
             match self.random.below(10) {
                 0 => format!("{ip} link delete {name}"),
                 1 => format!("{ip} link set {name} down"),
-                // An MTU that nobody asked netnsd for is others' to choose, and a bridge then keeps it.
-                2 if spec["name"].is_null() || spec.get("mtu").is_some() => format!("{ip} link set {name} mtu 1280"),
+                // An MTU that nobody asked netnsd for is others' to choose, and a bridge then keeps
+                // it.
+                2 if spec["name"].is_null() || spec.get("mtu").is_some() => {
+                    format!("{ip} link set {name} mtu 1280")
+                }
                 3 if !addresses.is_empty() => {
-                    format!("{ip} address delete {} dev {name}", self.random.of(&addresses).as_str().unwrap())
+                    format!(
+                        "{ip} address delete {} dev {name}",
+                        self.random.of(&addresses).as_str().unwrap()
+                    )
                 }
                 4 => format!("{ip} link set {name} nomaster"),
                 5 => format!("{ip} route flush proto 110"),
                 6 => format!("{ip} link set {name} address 0a:00:00:00:00:99"),
-                // One that others added by hand would be theirs from then on: both are only taken away.
+                // One that others added by hand would be theirs from then on: both are only taken
+                // away.
                 7 if addresses.len() > 1 => {
-                    let delete =
-                        |i: usize| format!("{ip} address delete {} dev {name}", addresses[i].as_str().unwrap());
+                    let delete = |i: usize| {
+                        format!(
+                            "{ip} address delete {} dev {name}",
+                            addresses[i].as_str().unwrap()
+                        )
+                    };
                     format!("{}; {}", delete(0), delete(1))
                 }
                 8 => {
                     let key = "net.ipv4.conf.all.rp_filter";
-                    let item = namespaces.iter().find(|item| Some(item["name"].as_str().unwrap()) == ns.as_deref());
+                    let item = namespaces
+                        .iter()
+                        .find(|item| Some(item["name"].as_str().unwrap()) == ns.as_deref());
                     if item.is_none_or(|item| item["sysctls"].get(key).is_none()) {
                         return;
                     }
@@ -393,18 +513,28 @@ impl World {
             kind @ (0 | 4 | 5) if !links.is_empty() => {
                 let ((ns, name), _) = self.random.of(&links);
                 let seen = self.look();
-                let Some(link) = seen.get(&ns).and_then(|seen| seen.links.get(&name)) else { return };
+                let Some(link) = seen.get(&ns).and_then(|seen| seen.links.get(&name)) else {
+                    return;
+                };
                 let ip = ns.as_ref().map_or("ip".into(), |ns| format!("ip -n {ns}"));
                 let index = link["ifindex"].as_u64().unwrap();
                 match kind {
                     0 => {
                         let address = format!("192.168.{number}.1/32");
-                        (format!("{ip} address add {address} dev {name}"), Added::Address((ns, name), index, address))
+                        (
+                            format!("{ip} address add {address} dev {name}"),
+                            Added::Address((ns, name), index, address),
+                        )
                     }
                     4 => {
                         let alias = format!("customer-{number}");
-                        self.added.retain(|added| !matches!(added, Added::Alias(_, other, _) if *other == index));
-                        (format!("{ip} link set {name} alias {alias}"), Added::Alias((ns, name), index, alias))
+                        self.added.retain(
+                            |added| !matches!(added, Added::Alias(_, other, _) if *other == index),
+                        );
+                        (
+                            format!("{ip} link set {name} alias {alias}"),
+                            Added::Alias((ns, name), index, alias),
+                        )
                     }
                     _ => {
                         let to = format!("172.31.{number}.0/24");
@@ -418,14 +548,26 @@ impl World {
                 if namespaces.is_empty() {
                     return;
                 }
-                let ns = self.random.of(&namespaces)["name"].as_str().unwrap().to_owned();
-                let Some(identity) = self.look().get(&Some(ns.clone())).map(|seen| seen.identity.clone()) else {
+                let ns = self.random.of(&namespaces)["name"]
+                    .as_str()
+                    .unwrap()
+                    .to_owned();
+                let Some(identity) = self
+                    .look()
+                    .get(&Some(ns.clone()))
+                    .map(|seen| seen.identity.clone())
+                else {
                     return;
                 };
                 if self.random.one_in(3) {
                     let alias = format!("lo-{number}");
-                    self.added.retain(|added| !matches!(added, Added::LoopbackAlias(other, ..) if *other == ns));
-                    (format!("ip -n {ns} link set lo alias {alias}"), Added::LoopbackAlias(ns, identity, alias))
+                    self.added.retain(
+                        |added| !matches!(added, Added::LoopbackAlias(other, ..) if *other == ns),
+                    );
+                    (
+                        format!("ip -n {ns} link set lo alias {alias}"),
+                        Added::LoopbackAlias(ns, identity, alias),
+                    )
                 } else {
                     let to = format!("192.168.{number}.0/24");
                     let line = format!("ip -n {ns} route add blackhole {to} proto static metric 9");
@@ -436,11 +578,20 @@ impl World {
                 let seen = self.look();
                 let all: Vec<Option<String>> = seen.keys().cloned().collect();
                 let ns = self.random.of(&all);
-                let (name, ip) = (format!("f{number}"), ns.as_ref().map_or("ip".into(), |ns| format!("ip -n {ns}")));
+                let (name, ip) = (
+                    format!("f{number}"),
+                    ns.as_ref().map_or("ip".into(), |ns| format!("ip -n {ns}")),
+                );
                 let identity = seen[&ns].identity.clone();
-                (format!("{ip} link add {name} type bridge"), Added::Link(ns, identity, name))
+                (
+                    format!("{ip} link add {name} type bridge"),
+                    Added::Link(ns, identity, name),
+                )
             }
-            _ => (format!("ip netns add f{number}"), Added::Namespace(format!("f{number}"))),
+            _ => (
+                format!("ip netns add f{number}"),
+                Added::Namespace(format!("f{number}")),
+            ),
         };
         if self.host.sh(&line).status.success() {
             self.story.push(line);
@@ -452,7 +603,8 @@ impl World {
     fn crash(&mut self, recorded: &Value) {
         let (kind, _) = self.random.of(&KINDS);
         let (name, mut spec) = (self.name(kind), self.spec(kind, recorded));
-        // The values that sysctls had before are recorded after they are written: a crash in between loses them.
+        // The values that sysctls had before are recorded after they are written: a crash in
+        // between loses them.
         spec.as_object_mut().unwrap().remove("sysctls");
         let _answer = self.host.open(
             "PUT",
@@ -463,7 +615,8 @@ impl World {
         for _ in 0..self.random.below(2_000) {
             std::hint::spin_loop();
         }
-        self.story.push(format!("kill -9 during PUT /v1/{kind}/{name} {spec}"));
+        self.story
+            .push(format!("kill -9 during PUT /v1/{kind}/{name} {spec}"));
         self.host.kill9();
         self.host.start();
         self.lose();
@@ -483,13 +636,24 @@ impl World {
         assert_eq!(answer.status, 200, "{}", answer.json);
         let failed = answer.json["failed"].as_array().unwrap();
         let conflict = |item: &Value| item["state"] == "conflict";
-        assert!(failed.iter().all(conflict), "{}\n{:#?}", answer.json, self.story);
+        assert!(
+            failed.iter().all(conflict),
+            "{}\n{:#?}",
+            answer.json,
+            self.story
+        );
         let recorded = self.recorded();
         let seen = self.look();
         let mut wrong = Vec::new();
         let excused: BTreeSet<String> = failed
             .iter()
-            .map(|item| format!("{}/{}", item["kind"].as_str().unwrap(), item["name"].as_str().unwrap()))
+            .map(|item| {
+                format!(
+                    "{}/{}",
+                    item["kind"].as_str().unwrap(),
+                    item["name"].as_str().unwrap()
+                )
+            })
             .collect();
         self.oracle(&recorded, &seen, &excused, &mut wrong);
         let survives = |added: &Added| match added {
@@ -498,29 +662,47 @@ impl World {
             | Added::Alias((ns, name), index, _)
             | Added::LinkRoute((ns, name), index, _) => {
                 let same = |seen: &Views| {
-                    seen.get(ns).and_then(|seen| seen.links.get(name)).is_some_and(|link| link["ifindex"] == *index)
+                    seen.get(ns)
+                        .and_then(|seen| seen.links.get(name))
+                        .is_some_and(|link| link["ifindex"] == *index)
                 };
                 let identity = |seen: &Views| seen.get(ns).map(|seen| seen.identity.clone());
                 same(before) && same(&seen) && identity(before) == identity(&seen)
             }
-            Added::Route(ns, identity, _) | Added::LoopbackAlias(ns, identity, _) => {
-                seen.get(&Some(ns.clone())).is_some_and(|seen| seen.identity == *identity)
+            Added::Route(ns, identity, _) | Added::LoopbackAlias(ns, identity, _) => seen
+                .get(&Some(ns.clone()))
+                .is_some_and(|seen| seen.identity == *identity),
+            Added::Link(ns, identity, _) => {
+                seen.get(ns).is_some_and(|seen| seen.identity == *identity)
             }
-            Added::Link(ns, identity, _) => seen.get(ns).is_some_and(|seen| seen.identity == *identity),
             Added::Namespace(_) => true,
         };
-        for added in self.added.iter().filter(|added| survives(added) && !is_there(added, &seen)) {
+        for added in self
+            .added
+            .iter()
+            .filter(|added| survives(added) && !is_there(added, &seen))
+        {
             wrong.push(format!("others' {added:?} is gone"));
         }
         self.added.retain(|added| is_there(added, &seen));
         self.database(&recorded, &mut wrong);
-        assert!(wrong.is_empty(), "{wrong:#?}\nafter {:#?}\nrecorded {recorded:#}", self.story);
+        assert!(
+            wrong.is_empty(),
+            "{wrong:#?}\nafter {:#?}\nrecorded {recorded:#}",
+            self.story
+        );
         self.story.clear();
         seen
     }
 
     /// What must be there, by rules that know nothing of how netnsd works.
-    fn oracle(&mut self, recorded: &Value, seen: &Views, excused: &BTreeSet<String>, wrong: &mut Vec<String>) {
+    fn oracle(
+        &mut self,
+        recorded: &Value,
+        seen: &Views,
+        excused: &BTreeSet<String>,
+        wrong: &mut Vec<String>,
+    ) {
         let items = |kind: &str| recorded[kind].as_array().unwrap().clone();
         let name_of = |item: &Value| item["name"].as_str().unwrap().to_owned();
         let managed: BTreeSet<String> = items("namespaces").iter().map(name_of).collect();
@@ -531,8 +713,12 @@ impl World {
             }
         }
         let device = |bridge: &Value| {
-            let found = items("bridges").into_iter().find(|item| item["name"] == *bridge);
-            found.map(|item| item.get("interface").unwrap_or(&item["name"]).clone()).unwrap_or_default()
+            let found = items("bridges")
+                .into_iter()
+                .find(|item| item["name"] == *bridge);
+            found
+                .map(|item| item.get("interface").unwrap_or(&item["name"]).clone())
+                .unwrap_or_default()
         };
         let mut expected: BTreeSet<Place> = BTreeSet::new();
         let mut macs = std::mem::take(&mut self.macs);
@@ -550,9 +736,18 @@ impl World {
                     wrong.push(format!("{path} {place:?}: {what} is {now}, not {wanted}"));
                 }
             };
-            let flags: Vec<&str> = link["flags"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+            let flags: Vec<&str> = link["flags"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter_map(Value::as_str)
+                .collect();
             compare("kind", link["linkinfo"]["info_kind"].clone(), json!(kind));
-            compare("up", flags.contains(&"UP").into(), spec.get("up").cloned().unwrap_or(json!(true)));
+            compare(
+                "up",
+                flags.contains(&"UP").into(),
+                spec.get("up").cloned().unwrap_or(json!(true)),
+            );
             if let Some(mtu) = spec.get("mtu") {
                 compare("mtu", link["mtu"].clone(), mtu.clone());
             }
@@ -560,7 +755,9 @@ impl World {
                 Some(mac) => compare("mac", link["address"].clone(), mac.clone()),
                 // Recorded once, and the same whenever a resource of this name is made again.
                 None => {
-                    let first = macs.entry(format!("{path}/{end}")).or_insert_with(|| link["address"].clone());
+                    let first = macs
+                        .entry(format!("{path}/{end}"))
+                        .or_insert_with(|| link["address"].clone());
                     compare("lasting mac", link["address"].clone(), first.clone());
                 }
             }
@@ -573,18 +770,36 @@ impl World {
                 compare("stp", data["stp_state"].clone(), json!(stp));
                 // With STP the times are those of the root.
                 if stp == 0 {
-                    let delay = spec.get("forward_delay_s").and_then(Value::as_f64).unwrap_or(15.0) * 100.0;
+                    let delay = spec
+                        .get("forward_delay_s")
+                        .and_then(Value::as_f64)
+                        .unwrap_or(15.0)
+                        * 100.0;
                     let now = data["forward_delay"].as_f64().unwrap_or_default();
-                    compare("forward delay", ((now - delay).abs() <= 1.0).into(), json!(true));
+                    compare(
+                        "forward delay",
+                        ((now - delay).abs() <= 1.0).into(),
+                        json!(true),
+                    );
                 }
                 if spec.get("mtu").is_none() {
-                    let ports = seen[&place.0].links.values().filter(|port| port["master"] == link["ifname"]);
-                    let lowest = ports.map(|port| port["mtu"].as_u64().unwrap()).min().unwrap_or(1500);
+                    let ports = seen[&place.0]
+                        .links
+                        .values()
+                        .filter(|port| port["master"] == link["ifname"]);
+                    let lowest = ports
+                        .map(|port| port["mtu"].as_u64().unwrap())
+                        .min()
+                        .unwrap_or(1500);
                     compare("mtu by its ports", link["mtu"].clone(), json!(lowest));
                 }
             }
             if let Some(hairpin) = spec["port"].get("hairpin") {
-                compare("hairpin", link["linkinfo"]["info_slave_data"]["hairpin"].clone(), hairpin.clone());
+                compare(
+                    "hairpin",
+                    link["linkinfo"]["info_slave_data"]["hairpin"].clone(),
+                    hairpin.clone(),
+                );
             }
             let order = in_order(link, &spec["addresses"]);
             compare("order of addresses", json!(order.0), json!(order.1));
@@ -593,17 +808,26 @@ impl World {
             for address in wanted.difference(&now) {
                 compare("address", Value::Null, json!(address));
             }
-            for address in now.difference(&wanted).filter(|address| !address.starts_with("192.168.")) {
+            for address in now
+                .difference(&wanted)
+                .filter(|address| !address.starts_with("192.168."))
+            {
                 compare("address", json!(address), Value::Null);
             }
             let tag = owner_tag(link).unwrap_or_default();
-            compare("owner tag", tag.starts_with(&format!("netnsd:{}", path.replace('/', ":"))).into(), json!(true));
+            compare(
+                "owner tag",
+                tag.starts_with(&format!("netnsd:{}", path.replace('/', ":")))
+                    .into(),
+                json!(true),
+            );
         }
         self.macs = macs;
         for (ns, there) in seen {
             for (name, link) in &there.links {
                 let ours = owner_tag(link).filter(|_| name != "lo");
-                if let Some(tag) = ours.filter(|_| !expected.contains(&(ns.clone(), name.clone()))) {
+                if let Some(tag) = ours.filter(|_| !expected.contains(&(ns.clone(), name.clone())))
+                {
                     wrong.push(format!("{name} in {ns:?} is left: {tag}"));
                 }
             }
@@ -613,27 +837,43 @@ impl World {
             if !excused.contains(&format!("namespace/{name}")) {
                 inside(&item, seen.get(&Some(name.clone())), wrong);
                 if let Some(seen) = seen.get(&Some(name.clone())) {
-                    let here = resources(recorded).into_iter().map(|(.., (place, _))| place);
-                    let links = here.filter(|place| place.0.as_deref() == Some(&name)).map(|place| place.1);
+                    let here = resources(recorded)
+                        .into_iter()
+                        .map(|(.., (place, _))| place);
+                    let links = here
+                        .filter(|place| place.0.as_deref() == Some(&name))
+                        .map(|place| place.1);
                     self.sysctls(&item, seen, links.collect(), wrong);
                 }
             }
         }
     }
 
-    /// Sysctls have the values that are asked for, and what is not asked for any more its first value; those of `default`
-    /// are also the interfaces'.
+    /// Sysctls have the values that are asked for, and what is not asked for any more its first
+    /// value; those of `default` are also the interfaces'.
     fn sysctls(&self, item: &Value, seen: &Seen, links: BTreeSet<String>, wrong: &mut Vec<String>) {
         let name = &item["name"];
-        let asked = |key: &str| item["sysctls"].get(key).and_then(Value::as_str).map(str::to_owned);
+        let asked = |key: &str| {
+            item["sysctls"]
+                .get(key)
+                .and_then(Value::as_str)
+                .map(str::to_owned)
+        };
         for key in SYSCTLS {
-            // Switching `ip_forward` switches `accept_redirects` (`inet_forward_change()`, net/ipv4/devinet.c).
-            if asked(key).is_none() && key.contains("redirects") && asked("net.ipv4.ip_forward").is_some() {
+            // Switching `ip_forward` switches `accept_redirects` (`inet_forward_change()`,
+            // net/ipv4/devinet.c).
+            if asked(key).is_none()
+                && key.contains("redirects")
+                && asked("net.ipv4.ip_forward").is_some()
+            {
                 continue;
             }
             let wanted = asked(key).or_else(|| self.untouched.get(key).cloned());
             if seen.sysctls.get(key) != wanted.as_ref() {
-                wrong.push(format!("{key} of {name} is {:?}, not {wanted:?}", seen.sysctls.get(key)));
+                wrong.push(format!(
+                    "{key} of {name} is {:?}, not {wanted:?}",
+                    seen.sysctls.get(key)
+                ));
             }
         }
         let default = "net.ipv6.conf.default.accept_ra";
@@ -641,13 +881,17 @@ impl World {
         for link in &links {
             let now = seen.sysctls.get(&format!("net.ipv6.conf.{link}.accept_ra"));
             if now.is_some() && now != wanted.as_ref() {
-                wrong.push(format!("accept_ra of {link} in {name} is {now:?}, not {wanted:?}"));
+                wrong.push(format!(
+                    "accept_ra of {link} in {name} is {now:?}, not {wanted:?}"
+                ));
             }
         }
         if let Some(mtu) = asked("net.ipv6.conf.eth0.mtu").filter(|_| links.contains("eth0")) {
             let now = seen.sysctls.get("net.ipv6.conf.eth0.mtu");
             if now.is_some_and(|now| *now != mtu) {
-                wrong.push(format!("net.ipv6.conf.eth0.mtu of {name} is {now:?}, not {mtu}"));
+                wrong.push(format!(
+                    "net.ipv6.conf.eth0.mtu of {name} is {now:?}, not {mtu}"
+                ));
             }
         }
     }
@@ -664,22 +908,29 @@ impl World {
                 .output()
                 .unwrap();
             let rows: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap_or_default();
-            let mut found: BTreeMap<String, Vec<Value>> = KINDS.map(|(kind, _)| (kind.to_owned(), Vec::new())).into();
+            let mut found: BTreeMap<String, Vec<Value>> =
+                KINDS.map(|(kind, _)| (kind.to_owned(), Vec::new())).into();
             let mut clean = true;
             for row in rows {
                 let kind: Kind = row["kind"].as_str().unwrap().parse().unwrap();
-                // A bridge whose MTU was set and is not any more remembers that until the device is made anew.
-                let mtu_was_set = kind == Kind::Bridge && row["applied"].as_str().unwrap().contains("\"mtu\":1");
+                // A bridge whose MTU was set and is not any more remembers that until the device is
+                // made anew.
+                let mtu_was_set =
+                    kind == Kind::Bridge && row["applied"].as_str().unwrap().contains("\"mtu\":1");
                 clean &= row["desired"].is_string() && (row["applied"] == "[]" || mtu_was_set);
                 if let Some(desired) = row["desired"].as_str() {
-                    found.get_mut(kind.plural()).unwrap().push(sparse(kind, serde_json::from_str(desired).unwrap()));
+                    found
+                        .get_mut(kind.plural())
+                        .unwrap()
+                        .push(sparse(kind, serde_json::from_str(desired).unwrap()));
                 }
             }
             (found, clean)
         };
         // What is done is noted a moment later.
         let excused = self.host.get("/v1/ready").json["states"]["conflict"] != 0;
-        self.host.until("what is done is noted", || read().1 || excused);
+        self.host
+            .until("what is done is noted", || read().1 || excused);
         let found = serde_json::to_value(read().0).unwrap();
         if found != *recorded {
             wrong.push(format!("the database says {found}"));
@@ -690,8 +941,16 @@ impl World {
 /// Routes and settings of one namespace.
 fn inside(item: &Value, seen: Option<&Seen>, wrong: &mut Vec<String>) {
     let name = &item["name"];
-    let Some(seen) = seen else { return wrong.push(format!("namespace {name} is not there")) };
-    let up = |link: &Value| link["flags"].as_array().unwrap().iter().any(|flag| flag == "UP");
+    let Some(seen) = seen else {
+        return wrong.push(format!("namespace {name} is not there"));
+    };
+    let up = |link: &Value| {
+        link["flags"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|flag| flag == "UP")
+    };
     if up(&seen.links["lo"]) != item.get("loopback").is_none() {
         wrong.push(format!("lo of {name} is up: {}", up(&seen.links["lo"])));
     }
@@ -703,8 +962,14 @@ fn inside(item: &Value, seen: Option<&Seen>, wrong: &mut Vec<String>) {
         };
         up(link) && addresses_of(link).iter().any(of)
     };
-    let ipv6_is_off = item["sysctls"].get("net.ipv6.conf.all.disable_ipv6").is_some();
-    let ours: Vec<&Value> = seen.routes.iter().filter(|route| route["protocol"] == "110").collect();
+    let ipv6_is_off = item["sysctls"]
+        .get("net.ipv6.conf.all.disable_ipv6")
+        .is_some();
+    let ours: Vec<&Value> = seen
+        .routes
+        .iter()
+        .filter(|route| route["protocol"] == "110")
+        .collect();
     let mut wanted = BTreeSet::new();
     for route in item["routes"].as_array().into_iter().flatten() {
         let ipv6 = route["destination"].as_str().unwrap().contains(':');
@@ -718,23 +983,34 @@ fn inside(item: &Value, seen: Option<&Seen>, wrong: &mut Vec<String>) {
         wanted.insert(route["destination"].as_str().unwrap().to_owned());
         match (possible, ours.iter().find(is)) {
             (true, None) => wrong.push(format!("a route of {name} is not there: {route}")),
-            (false, Some(there)) => wrong.push(format!("a route of {name} cannot be there: {there}")),
+            (false, Some(there)) => {
+                wrong.push(format!("a route of {name} cannot be there: {there}"))
+            }
             _ => {}
         }
     }
-    for route in ours.iter().filter(|route| !wanted.contains(route["dst"].as_str().unwrap())) {
+    for route in ours
+        .iter()
+        .filter(|route| !wanted.contains(route["dst"].as_str().unwrap()))
+    {
         wrong.push(format!("a route of {name} is left: {route}"));
     }
 }
 
-/// Returns every link that is asked for: its kind, its resource, which end it is, where and what it should be.
+/// Returns every link that is asked for: its kind, its resource, which end it is, where and what it
+/// should be.
 fn resources(recorded: &Value) -> Vec<(&'static str, String, usize, (Place, Value))> {
     let mut all = Vec::new();
     let ns = |spec: &Value| spec["namespace"].as_str().map(str::to_owned);
     for item in recorded["bridges"].as_array().unwrap() {
         let name = item["name"].as_str().unwrap();
         let device = item["interface"].as_str().unwrap_or(name).to_owned();
-        all.push(("bridge", format!("bridge/{name}"), 0, ((ns(item), device), item.clone())));
+        all.push((
+            "bridge",
+            format!("bridge/{name}"),
+            0,
+            ((ns(item), device), item.clone()),
+        ));
     }
     for item in recorded["veths"].as_array().unwrap() {
         let name = item["name"].as_str().unwrap();
@@ -747,29 +1023,48 @@ fn resources(recorded: &Value) -> Vec<(&'static str, String, usize, (Place, Valu
 }
 
 fn links_of(recorded: &Value) -> Vec<(Place, Value)> {
-    resources(recorded).into_iter().map(|(.., link)| link).collect()
+    resources(recorded)
+        .into_iter()
+        .map(|(.., link)| link)
+        .collect()
 }
 
 fn texts(list: &Value) -> BTreeSet<String> {
-    list.as_array().into_iter().flatten().map(|text| text.as_str().unwrap().to_owned()).collect()
+    list.as_array()
+        .into_iter()
+        .flatten()
+        .map(|text| text.as_str().unwrap().to_owned())
+        .collect()
 }
 
 /// Returns the ownership tag of netnsd's among a link's alternative names.
 fn owner_tag(link: &Value) -> Option<&str> {
-    let names = link["altnames"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let names = link["altnames"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str);
     names.into_iter().find(|name| name.starts_with("netnsd:"))
 }
 
-/// Returns the addresses of a list that a link has, by network: in the link's order, and in the list's.
+/// Returns the addresses of a list that a link has, by network: in the link's order, and in the
+/// list's.
 fn in_order(link: &Value, list: &Value) -> (Vec<Vec<String>>, Vec<Vec<String>>) {
     let now = addresses_of(link);
-    let wanted: Vec<String> =
-        list.as_array().into_iter().flatten().map(|address| address.as_str().unwrap().to_owned()).collect();
+    let wanted: Vec<String> = list
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|address| address.as_str().unwrap().to_owned())
+        .collect();
     let network = |address: &String| address.parse::<ipnet::IpNet>().unwrap().trunc();
     let networks: BTreeSet<ipnet::IpNet> = wanted.iter().map(network).collect();
     let of = |all: &[String], other: &[String]| -> Vec<Vec<String>> {
         let of_network = |net: &ipnet::IpNet| {
-            all.iter().filter(|address| network(address) == *net && other.contains(address)).cloned().collect()
+            all.iter()
+                .filter(|address| network(address) == *net && other.contains(address))
+                .cloned()
+                .collect()
         };
         networks.iter().map(of_network).collect()
     };
@@ -778,7 +1073,11 @@ fn in_order(link: &Value, list: &Value) -> (Vec<Vec<String>>, Vec<Vec<String>>) 
 
 /// Returns the addresses of a link in the kernel's order, but for those that the kernel makes.
 fn addresses_of(link: &Value) -> Vec<String> {
-    let all = link["addr_info"].as_array().into_iter().flatten().filter(|info| info["local"].is_string());
+    let all = link["addr_info"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|info| info["local"].is_string());
     all.filter(|info| info["scope"] == "global")
         .map(|info| format!("{}/{}", info["local"].as_str().unwrap(), info["prefixlen"]))
         .collect()
@@ -794,18 +1093,23 @@ fn is_there(added: &Added, seen: &Views) -> bool {
             .get(ns)
             .and_then(|seen| seen.links.get(name))
             .is_some_and(|link| link["ifindex"] == *index && link["ifalias"] == *alias),
-        Added::LoopbackAlias(ns, _, alias) => {
-            seen.get(&Some(ns.clone())).is_some_and(|seen| seen.links["lo"]["ifalias"] == *alias)
-        }
+        Added::LoopbackAlias(ns, _, alias) => seen
+            .get(&Some(ns.clone()))
+            .is_some_and(|seen| seen.links["lo"]["ifalias"] == *alias),
         Added::LinkRoute((ns, name), _, to) => {
-            let is = |route: &Value| route["dst"] == to.as_str() && route["dev"] == *name && route["metric"] == 77;
+            let is = |route: &Value| {
+                route["dst"] == to.as_str() && route["dev"] == *name && route["metric"] == 77
+            };
             seen.get(ns).is_some_and(|seen| seen.routes.iter().any(is))
         }
         Added::Route(ns, _, to) => {
             let is = |route: &Value| route["dst"] == to.as_str() && route["protocol"] == "static";
-            seen.get(&Some(ns.clone())).is_some_and(|seen| seen.routes.iter().any(is))
+            seen.get(&Some(ns.clone()))
+                .is_some_and(|seen| seen.routes.iter().any(is))
         }
-        Added::Link(ns, _, name) => seen.get(ns).is_some_and(|seen| seen.links.contains_key(name)),
+        Added::Link(ns, _, name) => seen
+            .get(ns)
+            .is_some_and(|seen| seen.links.contains_key(name)),
         Added::Namespace(name) => seen.contains_key(&Some(name.clone())),
     }
 }
@@ -815,18 +1119,27 @@ fn includes(found: &Value, sent: &Value) -> bool {
     match (found, sent) {
         (Value::Object(found), Value::Object(sent)) => sent.iter().all(|(key, sent)| {
             let found = found.get(key).unwrap_or(&Value::Null);
-            let default =
-                found.is_null() && (sent.is_null() || *sent == json!([]) || *sent == json!({}) || key == "interface");
+            let default = found.is_null()
+                && (sent.is_null()
+                    || *sent == json!([])
+                    || *sent == json!({})
+                    || key == "interface");
             default || includes(found, sent)
         }),
-        (Value::Array(found), Value::Array(sent)) if sent.iter().all(|item| item["name"].is_string()) => {
+        (Value::Array(found), Value::Array(sent))
+            if sent.iter().all(|item| item["name"].is_string()) =>
+        {
             sent.iter().all(|sent| {
                 let same = found.iter().find(|found| found["name"] == sent["name"]);
                 same.is_some_and(|found| includes(found, sent))
             })
         }
         (Value::Array(found), Value::Array(sent)) => {
-            found.len() == sent.len() && found.iter().zip(sent).all(|(found, sent)| includes(found, sent))
+            found.len() == sent.len()
+                && found
+                    .iter()
+                    .zip(sent)
+                    .all(|(found, sent)| includes(found, sent))
         }
         // Numbers and their texts are the same to a sysctl; what is at its default may be left out.
         (Value::String(found), Value::Number(sent)) => *found == sent.to_string(),
@@ -849,19 +1162,34 @@ fn play(seed: u64, sequences: u64) -> u64 {
             world.step();
             // What was added to a link that was made anew is gone with it.
             let hangs = |added: &Added| {
-                matches!(added, Added::Address(..) | Added::Alias(..) | Added::LinkRoute(..) | Added::LoopbackAlias(..))
+                matches!(
+                    added,
+                    Added::Address(..)
+                        | Added::Alias(..)
+                        | Added::LinkRoute(..)
+                        | Added::LoopbackAlias(..)
+                )
             };
             if world.added.iter().any(hangs) {
                 let now = world.look();
                 let link = |seen: &Views, (ns, name): &Place| {
-                    seen.get(ns).and_then(|seen| seen.links.get(name)).map(|link| link["ifindex"].clone())
+                    seen.get(ns)
+                        .and_then(|seen| seen.links.get(name))
+                        .map(|link| link["ifindex"].clone())
                 };
-                // A route through a link goes with the link's last IPv4 address, and when it is down.
+                // A route through a link goes with the link's last IPv4 address, and when it is
+                // down.
                 let carries = |(ns, name): &Place| {
                     let link = now.get(ns).and_then(|seen| seen.links.get(name));
                     link.is_some_and(|link| {
-                        let up = link["flags"].as_array().unwrap().iter().any(|flag| flag == "UP");
-                        up && addresses_of(link).iter().any(|address| address.contains('.'))
+                        let up = link["flags"]
+                            .as_array()
+                            .unwrap()
+                            .iter()
+                            .any(|flag| flag == "UP");
+                        up && addresses_of(link)
+                            .iter()
+                            .any(|address| address.contains('.'))
                     })
                 };
                 world.added.retain(|added| match added {
@@ -869,12 +1197,13 @@ fn play(seed: u64, sequences: u64) -> u64 {
                         link(&before, place).is_none() || link(&before, place) == link(&now, place)
                     }
                     Added::LinkRoute(place, ..) => {
-                        let same = link(&before, place).is_none() || link(&before, place) == link(&now, place);
+                        let same = link(&before, place).is_none()
+                            || link(&before, place) == link(&now, place);
                         same && carries(place)
                     }
-                    Added::LoopbackAlias(ns, identity, _) => {
-                        now.get(&Some(ns.clone())).is_some_and(|seen| seen.identity == *identity)
-                    }
+                    Added::LoopbackAlias(ns, identity, _) => now
+                        .get(&Some(ns.clone()))
+                        .is_some_and(|seen| seen.identity == *identity),
                     _ => true,
                 });
                 before = now;
@@ -893,9 +1222,12 @@ fn the_kernel_shows_what_is_recorded_whatever_happens() {
     }
     let user = nix::unistd::getuid();
     let seed = number("NETNSD_SEED").unwrap_or(7_000 + u64::from(user.as_raw()));
-    let sequences = number("NETNSD_SEQUENCES").unwrap_or(if user.is_root() { SEQUENCES } else { BY_USERS });
+    let sequences =
+        number("NETNSD_SEQUENCES").unwrap_or(if user.is_root() { SEQUENCES } else { BY_USERS });
     let steps: u64 = std::thread::scope(|scope| {
-        let runs: Vec<_> = (0..RUNS).map(|i| scope.spawn(move || play(seed + 10_000 * i, sequences / RUNS))).collect();
+        let runs: Vec<_> = (0..RUNS)
+            .map(|i| scope.spawn(move || play(seed + 10_000 * i, sequences / RUNS)))
+            .collect();
         runs.into_iter().map(|run| run.join().unwrap()).sum()
     });
     println!("{sequences} sequences of {steps} steps, seeds {seed} and on");

@@ -1,5 +1,5 @@
-//! `docs/operating.md` is true: its settings are all there are, each sentence that the daemon may refuse to start with is
-//! explained, and a backup is restored as it says.
+//! `docs/operating.md` is true: its settings are all there are, each sentence that the daemon may
+//! refuse to start with is explained, and a backup is restored as it says.
 
 mod common;
 
@@ -27,7 +27,8 @@ fn table<'a>(document: &'a str, heading: &str) -> Vec<Vec<&'a str>> {
     let (_, section) = document.split_once(&format!("# {heading}\n")).unwrap();
     let section = section.split("\n#").next().unwrap();
     let rows = section.lines().filter(|line| line.starts_with('|')).skip(2);
-    rows.map(|line| line.trim_matches('|').split('|').map(str::trim).collect()).collect()
+    rows.map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+        .collect()
 }
 
 /// The pieces of text that are code.
@@ -42,33 +43,69 @@ fn the_table_of_settings_is_complete() {
     let mut command = Command::new(NETNSD);
     clean(&mut command);
     let help = String::from_utf8(command.arg("--help").output().unwrap().stdout).unwrap();
-    let flags: Vec<&str> = help.lines().filter(|line| line.contains("[env: ")).collect();
-    assert_eq!(flags.len() + 1, rows.len(), "each flag has a row, and NETNSD_LOG has one");
+    let flags: Vec<&str> = help
+        .lines()
+        .filter(|line| line.contains("[env: "))
+        .collect();
+    assert_eq!(
+        flags.len() + 1,
+        rows.len(),
+        "each flag has a row, and NETNSD_LOG has one"
+    );
     for (line, row) in flags.iter().zip(&rows) {
         let words: Vec<&str> = line.split_whitespace().collect();
         let flag = format!("{} {}", words[0], words[1].trim_matches(['<', '>']));
-        let after = |what: &str| line.split_once(what).map(|(_, rest)| rest.split([',', ']']).next().unwrap());
+        let after = |what: &str| {
+            line.split_once(what)
+                .map(|(_, rest)| rest.split([',', ']']).next().unwrap())
+        };
         assert_eq!(code(row[0]), [flag], "{line}");
         assert_eq!(code(row[1]), [after("[env: ").unwrap()], "{line}");
         let key = words[0].trim_start_matches("--").replace('-', "_");
-        assert_eq!(code(row[2]), if key == "config" { vec![] } else { vec![key.as_str()] }, "{line}");
-        assert_eq!(row[3].replace('`', ""), after("[default: ").unwrap_or("none"), "{line}");
+        assert_eq!(
+            code(row[2]),
+            if key == "config" {
+                vec![]
+            } else {
+                vec![key.as_str()]
+            },
+            "{line}"
+        );
+        assert_eq!(
+            row[3].replace('`', ""),
+            after("[default: ").unwrap_or("none"),
+            "{line}"
+        );
     }
 }
 
 #[test]
 fn the_example_of_a_configuration_can_be_read() {
     let document = document();
-    let toml = document.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    let toml = document
+        .split("```toml\n")
+        .nth(1)
+        .unwrap()
+        .split("```")
+        .next()
+        .unwrap();
     let mut host = Host::new();
     let (config, token) = (host.dir().join("netnsd.toml"), host.dir().join("token"));
     fs::write(&token, "secret\n").unwrap();
-    fs::write(&config, toml.replace("/etc/netnsd/token", token.to_str().unwrap()).replace(":8080", ":0")).unwrap();
+    fs::write(
+        &config,
+        toml.replace("/etc/netnsd/token", token.to_str().unwrap())
+            .replace(":8080", ":0"),
+    )
+    .unwrap();
     host.start_with(|command| {
         command.arg("--config").arg(config);
     });
     let listen = host.get("/v1").ok()["listen"].clone();
-    assert!(listen[1].as_str().unwrap().starts_with("http://127.0.0.1:"), "{listen}");
+    assert!(
+        listen[1].as_str().unwrap().starts_with("http://127.0.0.1:"),
+        "{listen}"
+    );
     assert!(host.log().starts_with('{'), "{}", host.log());
 }
 
@@ -78,10 +115,15 @@ fn each_metric_is_explained() {
     // What never happened is not told.
     host.put("/v1/namespaces/net0", json!({})).ok();
     let mut stream = UnixStream::connect(host.socket()).unwrap();
-    write!(stream, "GET /metrics HTTP/1.1\r\nHost: netnsd\r\nConnection: close\r\n\r\n").unwrap();
+    write!(
+        stream,
+        "GET /metrics HTTP/1.1\r\nHost: netnsd\r\nConnection: close\r\n\r\n"
+    )
+    .unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
-    // The names that queries use: a counter's and an info's samples have suffixes (OpenMetrics 1.0, "Metric Types").
+    // The names that queries use: a counter's and an info's samples have suffixes (OpenMetrics 1.0,
+    // "Metric Types").
     let sample = |line: &str| {
         let (family, kind) = line.strip_prefix("# TYPE ")?.split_once(' ')?;
         Some(match kind {
@@ -94,15 +136,22 @@ fn each_metric_is_explained() {
     let document = document();
     let rows = table(&document, "Metrics");
     let explained = rows.iter().flat_map(|row| code(row[0]));
-    assert_eq!(metrics.collect::<BTreeSet<_>>(), explained.map(str::to_owned).collect());
+    assert_eq!(
+        metrics.collect::<BTreeSet<_>>(),
+        explained.map(str::to_owned).collect()
+    );
 }
 
 /// Whether a text is what a pattern says, whose `…` stand for anything.
 fn is(text: &str, pattern: &str) -> bool {
     let (first, rest) = pattern.split_once('…').unwrap_or((pattern, ""));
-    let Some(mut text) = text.strip_prefix(first) else { return false };
+    let Some(mut text) = text.strip_prefix(first) else {
+        return false;
+    };
     for part in rest.split('…') {
-        let Some((_, after)) = text.split_once(part) else { return false };
+        let Some((_, after)) = text.split_once(part) else {
+            return false;
+        };
         text = after;
     }
     pattern.contains('…') || text.is_empty()
@@ -111,18 +160,29 @@ fn is(text: &str, pattern: &str) -> bool {
 #[test]
 fn each_sentence_that_it_may_not_start_with_is_explained() {
     let document = document();
-    let patterns: Vec<&str> = table(&document, "It does not start").iter().map(|row| code(row[0])[0]).collect();
+    let patterns: Vec<&str> = table(&document, "It does not start")
+        .iter()
+        .map(|row| code(row[0])[0])
+        .collect();
     // Only a service manager that is set up otherwise brings this about.
-    let mut unseen: Vec<&str> = patterns.iter().copied().filter(|text| !text.contains("service manager")).collect();
+    let mut unseen: Vec<&str> = patterns
+        .iter()
+        .copied()
+        .filter(|text| !text.contains("service manager"))
+        .collect();
     let mut explained = |output: Output| {
         let text = String::from_utf8(output.stderr).unwrap();
         assert!(!output.status.success(), "{text}");
         // A warning may come before it.
-        let text = text.lines().last().and_then(|line| line.strip_prefix("netnsd: "));
+        let text = text
+            .lines()
+            .last()
+            .and_then(|line| line.strip_prefix("netnsd: "));
         let text = text.expect("its last line is a sentence of netnsd");
         // The first that fits, as a reader finds it.
         let pattern = patterns.iter().find(|pattern| is(text, pattern));
-        let pattern = pattern.unwrap_or_else(|| panic!("docs/operating.md does not explain: {text}"));
+        let pattern =
+            pattern.unwrap_or_else(|| panic!("docs/operating.md does not explain: {text}"));
         unseen.retain(|unseen| unseen != pattern);
     };
 
@@ -133,7 +193,11 @@ fn each_sentence_that_it_may_not_start_with_is_explained() {
         host.dir().join(name).to_str().unwrap().to_owned()
     };
     let token = file("token", "secret\n");
-    let (two, bad_toml, plain) = (file("two", "two words"), file("bad.toml", "state_dri = '/x'"), file("plain", ""));
+    let (two, bad_toml, plain) = (
+        file("two", "two words"),
+        file("bad.toml", "state_dri = '/x'"),
+        file("plain", ""),
+    );
     let bad_rule = file("rule.toml", "[[access]]\nuser = '0'\nrole = 'king'");
     let long = format!("/{}", "x".repeat(200));
     for arguments in [
@@ -180,16 +244,30 @@ fn each_sentence_that_it_may_not_start_with_is_explained() {
         command.args(["--bounding-set=-all", NETNSD]);
     }
     clean(&mut command);
-    explained(command.arg("--state-dir").arg(host.dir().join("powerless")).output().unwrap());
+    explained(
+        command
+            .arg("--state-dir")
+            .arg(host.dir().join("powerless"))
+            .output()
+            .unwrap(),
+    );
 
     // A port that is taken, on the host that it is taken on.
     let mut taken = Host::new();
     taken.start_with(|command| {
         command.args(["--listen", "127.0.0.1:0", "--token-file", &token]);
     });
-    let url = taken.get("/v1").ok()["listen"][1].as_str().unwrap().to_owned();
+    let url = taken.get("/v1").ok()["listen"][1]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let mut command = taken.netnsd_with(&host.state_dir(), &host.socket());
-    command.args(["--listen", url.trim_start_matches("http://"), "--token-file", &token]);
+    command.args([
+        "--listen",
+        url.trim_start_matches("http://"),
+        "--token-file",
+        &token,
+    ]);
     explained(command.output().unwrap());
 
     // Databases that cannot be used.
@@ -199,8 +277,12 @@ fn each_sentence_that_it_may_not_start_with_is_explained() {
         make(&state.join("netnsd.db"));
         at(&state, &host.socket())
     };
-    explained(with("damaged", &|database| fs::write(database, [0x55; 8192]).unwrap()));
-    explained(with("directory", &|database| fs::create_dir(database).unwrap()));
+    explained(with("damaged", &|database| {
+        fs::write(database, [0x55; 8192]).unwrap()
+    }));
+    explained(with("directory", &|database| {
+        fs::create_dir(database).unwrap()
+    }));
     if has("sqlite3") {
         let newer = "UPDATE _sqlx_migrations SET version = 999999 WHERE version = 1";
         explained(with("newer", &|database| {
@@ -218,25 +300,46 @@ fn each_sentence_that_it_may_not_start_with_is_explained() {
 
 /// A network, and a change of it.
 fn network(host: &Host) -> Vec<String> {
-    host.put("/v1/namespaces/net0", json!({"sysctls": {"net.ipv4.ip_forward": 1}})).ok();
-    host.put("/v1/veths/pair", json!({"endpoints": [{"namespace": "net0", "addresses": ["10.0.0.1/24"]}, {}]})).ok();
+    host.put(
+        "/v1/namespaces/net0",
+        json!({"sysctls": {"net.ipv4.ip_forward": 1}}),
+    )
+    .ok();
+    host.put(
+        "/v1/veths/pair",
+        json!({"endpoints": [{"namespace": "net0", "addresses": ["10.0.0.1/24"]}, {}]}),
+    )
+    .ok();
     links(host)
 }
 
 fn change(host: &Host) {
     host.put("/v1/namespaces/net1", json!({})).ok();
-    host.patch("/v1/veths/pair/endpoints/0", json!({"namespace": "net1", "addresses": ["10.9.0.1/24"]})).ok();
-    host.patch("/v1/namespaces/net0", json!({"sysctls": null})).ok();
+    host.patch(
+        "/v1/veths/pair/endpoints/0",
+        json!({"namespace": "net1", "addresses": ["10.9.0.1/24"]}),
+    )
+    .ok();
+    host.patch("/v1/namespaces/net0", json!({"sysctls": null}))
+        .ok();
 }
 
 /// What a network is made of, as `ip` sees it.
 fn links(host: &Host) -> Vec<String> {
     let names = host.run(&["ip", "netns", "list"]);
-    let names: Vec<&str> = names.lines().filter_map(|line| line.split_whitespace().next()).collect();
-    // The other end's index, after an @, is a new one each time, and the state in the second column comes by itself.
+    let names: Vec<&str> = names
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    // The other end's index, after an @, is a new one each time, and the state in the second column
+    // comes by itself.
     let script = "ip -br -4 addr | sed 's/@[^ ]*//' | awk '{$2 = \"\"; print}'; cat /proc/sys/net/ipv4/ip_forward";
-    let inside = names.iter().map(|name| host.run(&["ip", "netns", "exec", name, "sh", "-c", script]));
-    inside.chain([names.join(" "), host.run(&["sh", "-c", script])]).collect()
+    let inside = names
+        .iter()
+        .map(|name| host.run(&["ip", "netns", "exec", name, "sh", "-c", script]));
+    inside
+        .chain([names.join(" "), host.run(&["sh", "-c", script])])
+        .collect()
 }
 
 #[test]
@@ -256,20 +359,41 @@ fn the_intent_is_restored_while_it_runs() {
     }
     change(&host);
     assert_ne!(before, links(&host));
-    let result = host.raw("PUT", "/v1/topology", &[("content-type", "application/yaml")], yaml.into_bytes()).ok();
-    assert_eq!(result["deleted"], json!([{"kind": "namespace", "name": "net1"}]), "{result}");
+    let result = host
+        .raw(
+            "PUT",
+            "/v1/topology",
+            &[("content-type", "application/yaml")],
+            yaml.into_bytes(),
+        )
+        .ok();
+    assert_eq!(
+        result["deleted"],
+        json!([{"kind": "namespace", "name": "net1"}]),
+        "{result}"
+    );
     assert_eq!(before, links(&host));
 }
 
 /// The commands of the document that restore a database, for this host.
 fn restore(host: &Host, backup: &Path) {
     let document = document();
-    let block = document.split("```sh\n").find(|block| block.starts_with("systemctl stop")).unwrap();
+    let block = document
+        .split("```sh\n")
+        .find(|block| block.starts_with("systemctl stop"))
+        .unwrap();
     let lines: Vec<&str> = block.split("```").next().unwrap().lines().collect();
-    let [_stop, files @ .., _start] = &lines[..] else { panic!("{lines:?}") };
-    let script = files.join("\n").replace("/var/lib/netnsd", host.state_dir().to_str().unwrap());
+    let [_stop, files @ .., _start] = &lines[..] else {
+        panic!("{lines:?}")
+    };
+    let script = files
+        .join("\n")
+        .replace("/var/lib/netnsd", host.state_dir().to_str().unwrap());
     let script = script.replace("/backup/netnsd.db", backup.to_str().unwrap());
-    assert!(host.sh(&format!("set -e; {script}")).status.success(), "{script}");
+    assert!(
+        host.sh(&format!("set -e; {script}")).status.success(),
+        "{script}"
+    );
 }
 
 #[test]
@@ -280,12 +404,19 @@ fn the_database_is_restored() {
     let with_sqlite3 = has("sqlite3");
     if with_sqlite3 {
         let database = host.state_dir().join("netnsd.db");
-        host.run(&["sqlite3", database.to_str().unwrap(), &format!(".backup {}", live.display())]);
+        host.run(&[
+            "sqlite3",
+            database.to_str().unwrap(),
+            &format!(".backup {}", live.display()),
+        ]);
     }
     host.terminate();
     let cold = host.dir().join("cold.db");
     fs::copy(host.state_dir().join("netnsd.db"), &cold).unwrap();
-    for backup in [with_sqlite3.then_some(live), Some(cold)].into_iter().flatten() {
+    for backup in [with_sqlite3.then_some(live), Some(cold)]
+        .into_iter()
+        .flatten()
+    {
         host.power_cycle();
         host.start();
         change(&host);

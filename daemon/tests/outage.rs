@@ -1,4 +1,5 @@
-//! What a repair is for those who use the network: packets come through again at once, because MAC addresses last.
+//! What a repair is for those who use the network: packets come through again at once, because MAC
+//! addresses last.
 
 mod common;
 
@@ -40,20 +41,31 @@ impl Pinger {
             .sandbox
             .command("ip")
             .unwrap()
-            .args(["netns", "exec", namespace, "ping", "-n", "-D", "-i", "0.01", address])
+            .args([
+                "netns", "exec", namespace, "ping", "-n", "-D", "-i", "0.01", address,
+            ])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
         let replies = Arc::new(Mutex::new(Vec::new()));
-        let (kept, lines) = (replies.clone(), BufReader::new(child.stdout.take().unwrap()));
+        let (kept, lines) = (
+            replies.clone(),
+            BufReader::new(child.stdout.take().unwrap()),
+        );
         let reader = std::thread::spawn(move || {
             for line in lines.lines().map_while(Result::ok) {
                 kept.lock().unwrap().extend(read_reply(&line));
             }
         });
-        Self { child, replies, reader, what: format!("{address} from {namespace}"), dropped: backlog_drops() }
+        Self {
+            child,
+            replies,
+            reader,
+            what: format!("{address} from {namespace}"),
+            dropped: backlog_drops(),
+        }
     }
 
     fn count(&self) -> usize {
@@ -63,7 +75,9 @@ impl Pinger {
     /// The longest time without a reply since this many had come, less the time between two.
     fn outage(&self, since: usize) -> Duration {
         let replies = self.replies.lock().unwrap();
-        let times = replies[since.saturating_sub(1)..].windows(2).map(|pair| pair[1].1 - pair[0].1);
+        let times = replies[since.saturating_sub(1)..]
+            .windows(2)
+            .map(|pair| pair[1].1 - pair[0].1);
         let longest = times.fold(0.0, f64::max);
         Duration::from_secs_f64(longest).saturating_sub(EVERY)
     }
@@ -75,24 +89,34 @@ impl Pinger {
         self.reader.join().unwrap();
         let replies = self.replies.lock().unwrap();
         let last = replies.iter().map(|(number, _)| *number).max().unwrap_or(0);
-        (1..=last).filter(|number| !replies.iter().any(|(other, _)| other == number)).collect()
+        (1..=last)
+            .filter(|number| !replies.iter().any(|(other, _)| other == number))
+            .collect()
     }
 
-    /// Ends it; none may be lost, but for some that a busy machine drops before any bridge sees them.
+    /// Ends it; none may be lost, but for some that a busy machine drops before any bridge sees
+    /// them.
     #[track_caller]
     fn stop_without_loss(self) {
         let (what, count, before) = (self.what.clone(), self.count(), self.dropped);
         let lost = self.stop();
         let excused = (backlog_drops() - before).min(20);
-        assert!(lost.len() as u64 <= excused, "{what}: {} lost, {count} came back: {lost:?}", lost.len());
+        assert!(
+            lost.len() as u64 <= excused,
+            "{what}: {} lost, {count} came back: {lost:?}",
+            lost.len()
+        );
     }
 }
 
-/// Packets that all namespaces together lost, as a processor's queue was full (`net.core.netdev_max_backlog`): the second number of
-/// each line (`softnet_seq_show()`, net/core/net-procfs.c).
+/// Packets that all namespaces together lost, as a processor's queue was full
+/// (`net.core.netdev_max_backlog`): the second number of each line (`softnet_seq_show()`,
+/// net/core/net-procfs.c).
 fn backlog_drops() -> u64 {
     let text = std::fs::read_to_string("/proc/net/softnet_stat").unwrap_or_default();
-    let dropped = text.lines().filter_map(|line| u64::from_str_radix(line.split_whitespace().nth(1)?, 16).ok());
+    let dropped = text
+        .lines()
+        .filter_map(|line| u64::from_str_radix(line.split_whitespace().nth(1)?, 16).ok());
     dropped.sum()
 }
 
@@ -107,16 +131,30 @@ fn read_reply(line: &str) -> Option<Reply> {
 #[track_caller]
 fn replies<'p>(host: &Host, pingers: impl Iterator<Item = &'p Pinger> + Clone, more: usize) {
     let before: Vec<usize> = pingers.clone().map(Pinger::count).collect();
-    host.until("replies come", || pingers.clone().zip(&before).all(|(pinger, before)| pinger.count() >= before + more));
+    host.until("replies come", || {
+        pingers
+            .clone()
+            .zip(&before)
+            .all(|(pinger, before)| pinger.count() >= before + more)
+    });
 }
 
 /// MAC addresses of the links of the host (an empty name) and of these namespaces.
 fn macs(host: &Host, namespaces: &[&str]) -> BTreeMap<(String, String), String> {
     let mut all = BTreeMap::new();
     for ns in std::iter::once(&"").chain(namespaces) {
-        let args: &[&str] = if ns.is_empty() { &["link"] } else { &["-n", ns, "link"] };
+        let args: &[&str] = if ns.is_empty() {
+            &["link"]
+        } else {
+            &["-n", ns, "link"]
+        };
         let links = host.ip(args);
-        for link in links.as_array().unwrap().iter().filter(|link| link["link_type"] == "ether") {
+        for link in links
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|link| link["link_type"] == "ether")
+        {
             let text = |key: &str| link[key].as_str().unwrap().to_owned();
             all.insert(((*ns).to_owned(), text("ifname")), text("address"));
         }
@@ -125,25 +163,37 @@ fn macs(host: &Host, namespaces: &[&str]) -> BTreeMap<(String, String), String> 
 }
 
 fn bridge_mac(host: &Host) -> String {
-    host.ip(&["link", "show", "br0"])[0]["address"].as_str().unwrap().to_owned()
+    host.ip(&["link", "show", "br0"])[0]["address"]
+        .as_str()
+        .unwrap()
+        .to_owned()
 }
 
 fn make_bridge(host: &Host) {
-    host.put("/v1/bridges/br0", json!({"addresses": ["10.1.0.254/24", "fd00:1::fe/64"]})).ok();
+    host.put(
+        "/v1/bridges/br0",
+        json!({"addresses": ["10.1.0.254/24", "fd00:1::fe/64"]}),
+    )
+    .ok();
 }
 
 /// A namespace with an address of each family, behind a port of br0.
 fn make_host(host: &Host, name: &str, number: u32) {
     let routes = json!([{"destination": "default", "via": "10.1.0.254"}]);
-    host.put(&format!("/v1/namespaces/{name}"), json!({"routes": routes})).ok();
+    host.put(&format!("/v1/namespaces/{name}"), json!({"routes": routes}))
+        .ok();
     make_pair(host, name, number);
 }
 
 fn make_pair(host: &Host, name: &str, number: u32) {
-    let addresses = json!([format!("10.1.0.{number}/24"), format!("fd00:1::{number}/64")]);
+    let addresses = json!([
+        format!("10.1.0.{number}/24"),
+        format!("fd00:1::{number}/64")
+    ]);
     let ends = json!([{"namespace": name, "interface": "eth0", "addresses": addresses},
         {"interface": format!("p-{name}"), "bridge": "br0"}]);
-    host.put(&format!("/v1/veths/{name}"), json!({"endpoints": ends})).ok();
+    host.put(&format!("/v1/veths/{name}"), json!({"endpoints": ends}))
+        .ok();
 }
 
 #[test]
@@ -156,12 +206,18 @@ fn ports_that_come_and_go_cost_others_no_packet() {
         make_host(&host, &names[i], u32::try_from(i).unwrap() + 1);
         ["10.1.0.254", "fd00:1::fe"].map(|address| Pinger::start(&host, &names[i], address))
     };
-    let mut pingers: BTreeMap<usize, [Pinger; 2]> = (0..names.len()).map(|i| (i, start(i))).collect();
+    let mut pingers: BTreeMap<usize, [Pinger; 2]> =
+        (0..names.len()).map(|i| (i, start(i))).collect();
     replies(&host, pingers.values().flatten(), 5);
     for (i, name) in names.iter().enumerate() {
-        pingers.remove(&i).into_iter().flatten().for_each(Pinger::stop_without_loss);
+        pingers
+            .remove(&i)
+            .into_iter()
+            .flatten()
+            .for_each(Pinger::stop_without_loss);
         if i % 2 == 0 {
-            host.delete(&format!("/v1/namespaces/{name}?cascade=true")).ok();
+            host.delete(&format!("/v1/namespaces/{name}?cascade=true"))
+                .ok();
         } else {
             host.delete(&format!("/v1/veths/{name}")).ok();
         }
@@ -178,13 +234,16 @@ fn ports_that_come_and_go_cost_others_no_packet() {
     assert_eq!(bridge_mac(&host), mac);
     host.delete("/v1/veths/low").ok();
     replies(&host, pingers.values().flatten(), 5);
-    pingers.into_values().flatten().for_each(Pinger::stop_without_loss);
+    pingers
+        .into_values()
+        .flatten()
+        .for_each(Pinger::stop_without_loss);
 }
 
 #[test]
 fn repaired_network_carries_packets_at_once() {
-    // How long it may take on a machine that is busy with other things. Neighbour caches are warm: a wrong entry would last for
-    // 20 s and more.
+    // How long it may take on a machine that is busy with other things. Neighbour caches are warm:
+    // a wrong entry would last for 20 s and more.
     const BOUND: Duration = Duration::from_secs(15);
     let mut host = Host::started();
     make_bridge(&host);
@@ -223,16 +282,32 @@ fn repaired_network_carries_packets_at_once() {
     ] {
         let since = pingers.each_ref().map(Pinger::count);
         let output = host.sh(damage);
-        assert!(output.status.success(), "{damage}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{damage}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         let done = Instant::now();
         replies(&host, pingers.iter(), 20);
         let took = done.elapsed();
-        let all = ["/v1/namespaces/net0", "/v1/bridges/br0", "/v1/veths/net0", "/v1/veths/far"];
-        host.until("it says so", || all.iter().all(|path| host.get(path).ok()["status"]["state"] == "in_sync"));
+        let all = [
+            "/v1/namespaces/net0",
+            "/v1/bridges/br0",
+            "/v1/veths/net0",
+            "/v1/veths/far",
+        ];
+        host.until("it says so", || {
+            all.iter()
+                .all(|path| host.get(path).ok()["status"]["state"] == "in_sync")
+        });
         assert_eq!(macs(&host, &["net0", "far"]), whole, "after {damage}");
         for (i, pinger) in pingers.iter().enumerate() {
             let outage = pinger.outage(since[i]);
-            assert!(outage < BOUND, "{damage}: {} for {outage:?} of {took:?}", pinger.what);
+            assert!(
+                outage < BOUND,
+                "{damage}: {} for {outage:?} of {took:?}",
+                pinger.what
+            );
             // Nothing was amiss where no request was without its reply.
             if outage > EVERY / 2 {
                 outages[i % 2].push((outage, damage));
@@ -245,7 +320,13 @@ fn repaired_network_carries_packets_at_once() {
     for (family, outages) in ["IPv4", "IPv6"].into_iter().zip(&mut outages) {
         outages.sort();
         let at = |percent: usize| outages[(outages.len() - 1) * percent / 100];
-        eprintln!("{family}: {} outages: min {:?}, median {:?}, p95 {:?}", outages.len(), at(0).0, at(50).0, at(95));
+        eprintln!(
+            "{family}: {} outages: min {:?}, median {:?}, p95 {:?}",
+            outages.len(),
+            at(0).0,
+            at(50).0,
+            at(95)
+        );
     }
 }
 
@@ -258,9 +339,11 @@ fn remade_link_announces_its_addresses() {
     make_host(&host, "far", 9);
     host.settled();
     let right = host.ip(&["-n", "net0", "link", "show", "eth0"])[0]["address"].clone();
-    for damage in
-        ["ip link del p-net0", "ip link set p-net0 nomaster", "ip -n net0 link set eth0 address 02:00:00:00:00:bd"]
-    {
+    for damage in [
+        "ip link del p-net0",
+        "ip link set p-net0 nomaster",
+        "ip -n net0 link set eth0 address 02:00:00:00:00:bd",
+    ] {
         for address in ["10.1.0.1", "fd00:1::1"] {
             host.run(&[
                 "ip",
@@ -295,8 +378,15 @@ fn mac_set_and_taken_back_is_the_one_before() {
     let other = json!({"mac": "02:00:00:00:00:aa"});
     host.patch("/v1/veths/net0/endpoints/0", other.clone()).ok();
     host.patch("/v1/bridges/br0", other).ok();
-    assert!(macs(&host, &["net0"]).values().filter(|mac| *mac == "02:00:00:00:00:aa").count() == 2);
-    host.patch("/v1/veths/net0/endpoints/0", json!({"mac": null})).ok();
+    assert!(
+        macs(&host, &["net0"])
+            .values()
+            .filter(|mac| *mac == "02:00:00:00:00:aa")
+            .count()
+            == 2
+    );
+    host.patch("/v1/veths/net0/endpoints/0", json!({"mac": null}))
+        .ok();
     let answer = host.patch("/v1/bridges/br0", json!({"mac": null})).ok();
     assert_eq!(macs(&host, &["net0"]), whole);
     // The intent still asks for none.
@@ -308,7 +398,11 @@ fn mac_set_and_taken_back_is_the_one_before() {
     let eth0 = |ns: &str, name: &str| macs(&host, &[ns])[&(ns.to_owned(), name.to_owned())].clone();
     let before = eth0("net0", "eth0");
     host.put("/v1/namespaces/net1", json!({})).ok();
-    host.patch("/v1/veths/net0/endpoints/0", json!({"namespace": "net1", "interface": "moved"})).ok();
+    host.patch(
+        "/v1/veths/net0/endpoints/0",
+        json!({"namespace": "net1", "interface": "moved"}),
+    )
+    .ok();
     assert_eq!(eth0("net1", "moved"), before);
     host.delete("/v1/veths/net0").ok();
     make_pair(&host, "net0", 1);
@@ -317,8 +411,8 @@ fn mac_set_and_taken_back_is_the_one_before() {
     assert_eq!(macs(&host, &["net0"]), whole);
 }
 
-/// What a netnsd from before addresses were recorded left: its database, links with addresses of the kernel's choice, and a
-/// bridge that has the lowest of its ports.
+/// What a netnsd from before addresses were recorded left: its database, links with addresses of
+/// the kernel's choice, and a bridge that has the lowest of its ports.
 fn make_old(host: &Host) {
     let database = host.state_dir().join("netnsd.db");
     host.run(&[
@@ -330,8 +424,15 @@ fn make_old(host: &Host) {
     ]);
     let br0 = &host.ip(&["-d", "link", "show", "br0"])[0];
     let names = br0["altnames"].as_array().cloned().unwrap_or_default();
-    let names = names.iter().map(|name| format!("ip link property add dev br0 altname '{}'\n", name.as_str().unwrap()));
-    let alias = br0["ifalias"].as_str().map(|alias| format!("ip link set br0 alias '{alias}'\n"));
+    let names = names.iter().map(|name| {
+        format!(
+            "ip link property add dev br0 altname '{}'\n",
+            name.as_str().unwrap()
+        )
+    });
+    let alias = br0["ifalias"]
+        .as_str()
+        .map(|alias| format!("ip link set br0 alias '{alias}'\n"));
     let marks: String = names.chain(alias).collect();
     let script = format!(
         "set -e
@@ -348,7 +449,11 @@ fn make_old(host: &Host) {
         done"
     );
     let output = host.sh(&script);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 #[test]
@@ -359,7 +464,9 @@ fn upgrade_keeps_addresses_and_pins_the_bridge() {
     let mut host = Host::started();
     make_bridge(&host);
     let names = ["n0", "n1", "n2"];
-    (1..).zip(names).for_each(|(number, name)| make_host(&host, name, number));
+    (1..)
+        .zip(names)
+        .for_each(|(number, name)| make_host(&host, name, number));
     for token in [
         json!({"name": "all", "role": "operator", "host": "none"}),
         json!({"name": "lab", "role": "operator", "prefix": "lab-", "host": "any"}),
@@ -370,8 +477,9 @@ fn upgrade_keeps_addresses_and_pins_the_bridge() {
     make_old(&host);
     let old = macs(&host, &names);
     assert_eq!(bridge_mac(&host), "0a:00:00:00:00:00");
-    let pingers: Vec<Pinger> =
-        ["10.1.0.254", "fd00:1::fe", "10.1.0.2", "fd00:1::2"].map(|address| Pinger::start(&host, "n2", address)).into();
+    let pingers: Vec<Pinger> = ["10.1.0.254", "fd00:1::fe", "10.1.0.2", "fd00:1::2"]
+        .map(|address| Pinger::start(&host, "n2", address))
+        .into();
     replies(&host, pingers.iter(), 20);
     host.start();
     let same = |host: &Host| {
@@ -382,7 +490,10 @@ fn upgrade_keeps_addresses_and_pins_the_bridge() {
     same(&host);
     // Rights of tokens on the host were not recorded.
     let tokens = host.get("/v1/tokens").ok();
-    assert_eq!((&tokens["items"][0]["host"], &tokens["items"][1]["host"]), (&json!("any"), &json!("none")));
+    assert_eq!(
+        (&tokens["items"][0]["host"], &tokens["items"][1]["host"]),
+        (&json!("any"), &json!("none"))
+    );
     // A lower one comes, and the one whose address the bridge had goes.
     let script = "ip link add low address 02:00:00:00:00:01 type veth peer name low1 && ip link set low master br0 && ip link set low up";
     assert!(host.sh(script).status.success());
@@ -423,7 +534,10 @@ fn adopted_bridge_keeps_its_address() {
     let ends = json!([{"namespace": "n0", "interface": "eth0", "addresses": ["10.1.0.1/24"]},
         {"interface": "p0", "bridge": "br0"}]);
     // One that is refused leaves it as it was: nothing of it is netnsd's.
-    host.put("/v1/bridges/br0?adopt=true", json!({"addresses": ["10.1.0.254/24"], "max_age_s": 0.01}));
+    host.put(
+        "/v1/bridges/br0?adopt=true",
+        json!({"addresses": ["10.1.0.254/24"], "max_age_s": 0.01}),
+    );
     for (path, body) in [
         ("/v1/bridges/br0", json!({"addresses": ["10.1.0.254/24"]})),
         ("/v1/namespaces/n0", json!({})),
@@ -438,8 +552,11 @@ fn adopted_bridge_keeps_its_address() {
     pinger.stop_without_loss();
     host.delete("/v1/veths/low").ok();
     host.delete("/v1/veths/v0").ok();
-    host.put("/v1/veths/v0", json!({"endpoints": [{"namespace": "n0", "interface": "eth0"}, {"interface": "p0"}]}))
-        .ok();
+    host.put(
+        "/v1/veths/v0",
+        json!({"endpoints": [{"namespace": "n0", "interface": "eth0"}, {"interface": "p0"}]}),
+    )
+    .ok();
     assert_eq!(bridge_mac(&host), whole[&(String::new(), "br0".into())]);
     host.reboot();
     assert_eq!(bridge_mac(&host), whole[&(String::new(), "br0".into())]);

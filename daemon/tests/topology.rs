@@ -6,7 +6,10 @@ use common::{Host, has, same};
 use serde_json::{Value, json};
 
 const PATH: &str = "/v1/topology";
-const YAML: [(&str, &str); 2] = [("content-type", "application/yaml"), ("accept", "application/yaml")];
+const YAML: [(&str, &str); 2] = [
+    ("content-type", "application/yaml"),
+    ("accept", "application/yaml"),
+];
 
 /// A router between two networks, one of them behind a bridge.
 const LAB: &str = "
@@ -37,7 +40,12 @@ veths:
 
 fn counts(result: &Value) -> [usize; 4] {
     let of = |what: &str| result[what].as_array().map_or(0, Vec::len);
-    [of("created"), of("updated"), of("deleted"), result["unchanged"].as_u64().unwrap() as usize]
+    [
+        of("created"),
+        of("updated"),
+        of("deleted"),
+        result["unchanged"].as_u64().unwrap() as usize,
+    ]
 }
 
 fn apply(host: &Host, yaml: &str) -> Value {
@@ -48,11 +56,19 @@ fn apply(host: &Host, yaml: &str) -> Value {
 fn a_document_makes_a_network_that_talks_and_comes_back_from_get() {
     let host = Host::started();
     assert_eq!(counts(&apply(&host, LAB)), [6, 0, 0, 0]);
-    let reply = host.post("/v1/namespaces/left/ping", json!({"address": "10.2.0.2", "timeout_ms": 20000})).ok();
+    let reply = host
+        .post(
+            "/v1/namespaces/left/ping",
+            json!({"address": "10.2.0.2", "timeout_ms": 20000}),
+        )
+        .ok();
     assert_eq!(reply["received"], 1, "{reply}");
     // What GET gives, in both forms, changes nothing.
     let exported = host.get(PATH).ok();
-    assert_eq!(exported["bridges"], json!([{"name": "br0", "namespace": "router", "addresses": ["10.1.0.1/24"]}]));
+    assert_eq!(
+        exported["bridges"],
+        json!([{"name": "br0", "namespace": "router", "addresses": ["10.1.0.1/24"]}])
+    );
     assert_eq!(
         exported["namespaces"][0],
         json!({"name": "left", "labels": {"lab": "one"},
@@ -74,7 +90,11 @@ fn put_deletes_what_it_does_not_name_and_patch_does_not() {
     let one = json!({"namespaces": [{"name": "left"}, {"name": "new"}]});
     assert_eq!(counts(&host.patch(PATH, one.clone()).ok()), [1, 1, 0, 0]);
     let refused = host.put(PATH, json!({"namespaces": [{"name": "left"}], "veths": [{"name": "left", "endpoints": [{"namespace": "router"}, {}]}]}));
-    refused.refused(422, "unknown_reference", Some("/veths/0/endpoints/0/namespace"));
+    refused.refused(
+        422,
+        "unknown_reference",
+        Some("/veths/0/endpoints/0/namespace"),
+    );
     assert_eq!(counts(&host.put(PATH, one).ok()), [0, 0, 5, 2]);
     let names = host.ip(&["netns", "list"]);
     assert_eq!(names.as_array().unwrap().len(), 2, "{names}");
@@ -87,17 +107,33 @@ fn labels_narrow_what_is_meant() {
     let host = Host::started();
     apply(&host, LAB);
     let one = host.get("/v1/topology?label=lab=one").ok();
-    assert_eq!((one["namespaces"].as_array().unwrap().len(), &one["veths"]), (2, &json!([])));
-    // The namespace of lab two goes, unless something holds it; those of lab one are none of its business.
+    assert_eq!(
+        (one["namespaces"].as_array().unwrap().len(), &one["veths"]),
+        (2, &json!([]))
+    );
+    // The namespace of lab two goes, unless something holds it; those of lab one are none of its
+    // business.
     let nothing = json!({});
-    host.put("/v1/topology?label=lab=two", nothing.clone()).refused(409, "in_use", None);
+    host.put("/v1/topology?label=lab=two", nothing.clone())
+        .refused(409, "in_use", None);
     host.delete("/v1/veths/right");
-    assert_eq!(counts(&host.put("/v1/topology?label=lab=two", nothing).ok()), [0, 0, 1, 0]);
-    assert_eq!(host.get("/v1/namespaces").ok()["items"].as_array().unwrap().len(), 2);
+    assert_eq!(
+        counts(&host.put("/v1/topology?label=lab=two", nothing).ok()),
+        [0, 0, 1, 0]
+    );
+    assert_eq!(
+        host.get("/v1/namespaces").ok()["items"]
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
     // A resource that loses its label is still named by the document.
-    let unlabelled =
-        json!({"namespaces": [{"name": "left"}, {"name": "router", "labels": {"lab": "one"}}, {"name": "other"}]});
-    assert_eq!(counts(&host.put("/v1/topology?label=lab=one", unlabelled).ok()), [0, 2, 0, 0]);
+    let unlabelled = json!({"namespaces": [{"name": "left"}, {"name": "router", "labels": {"lab": "one"}}, {"name": "other"}]});
+    assert_eq!(
+        counts(&host.put("/v1/topology?label=lab=one", unlabelled).ok()),
+        [0, 2, 0, 0]
+    );
 }
 
 #[test]
@@ -107,16 +143,30 @@ fn what_the_kernel_refuses_half_way_leaves_everything_as_it_was() {
     host.settled();
     let (kernel, recorded) = (host.kernel(), host.get(PATH).ok());
     // Everything is made anew elsewhere, then the kernel refuses a value.
-    let bad = LAB.replace("net.ipv4.ip_forward: 1", "net.ipv4.ip_default_ttl: 100000").replace("10.2", "10.3");
-    host.raw("PUT", PATH, &YAML, bad.clone().into_bytes()).refused(422, "kernel_rejected", None);
+    let bad = LAB
+        .replace("net.ipv4.ip_forward: 1", "net.ipv4.ip_default_ttl: 100000")
+        .replace("10.2", "10.3");
+    host.raw("PUT", PATH, &YAML, bad.clone().into_bytes())
+        .refused(422, "kernel_rejected", None);
     host.settled();
     same(&kernel, &host.kernel());
     assert_eq!(host.get(PATH).ok(), recorded);
     // The same followed line by line: the problem is the last one.
-    let (head, body) =
-        host.whole("PUT", PATH, &[("content-type", "application/yaml"), ("accept", "application/x-ndjson")], &bad);
+    let (head, body) = host.whole(
+        "PUT",
+        PATH,
+        &[
+            ("content-type", "application/yaml"),
+            ("accept", "application/x-ndjson"),
+        ],
+        &bad,
+    );
     let last: Value = serde_json::from_str(body.lines().last().unwrap()).unwrap();
-    assert_eq!((last["code"].as_str(), head.contains("200")), (Some("kernel_rejected"), true), "{body}");
+    assert_eq!(
+        (last["code"].as_str(), head.contains("200")),
+        (Some("kernel_rejected"), true),
+        "{body}"
+    );
     host.settled();
     same(&kernel, &host.kernel());
 }
@@ -125,9 +175,14 @@ fn what_the_kernel_refuses_half_way_leaves_everything_as_it_was() {
 fn progress_is_told_while_the_engine_works() {
     use std::io::{BufRead, Read};
     let host = Host::started();
-    let namespaces: Vec<Value> = (0..500).map(|i| json!({"name": format!("n{i:03}")})).collect();
+    let namespaces: Vec<Value> = (0..500)
+        .map(|i| json!({"name": format!("n{i:03}")}))
+        .collect();
     let document = json!({"namespaces": namespaces}).to_string();
-    let headers = [("content-type", "application/json"), ("accept", "application/x-ndjson")];
+    let headers = [
+        ("content-type", "application/json"),
+        ("accept", "application/x-ndjson"),
+    ];
     let mut answer = host.open("PUT", PATH, &headers, &document);
     let mut line = String::new();
     while !line.starts_with('{') {
@@ -135,60 +190,118 @@ fn progress_is_told_while_the_engine_works() {
         assert!(answer.read_line(&mut line).unwrap() > 0);
     }
     // It is read before anything is shown: the engine shows what it has done.
-    assert_eq!(host.get("/v1/namespaces?limit=1").ok()["items"], json!([]), "{line}");
+    assert_eq!(
+        host.get("/v1/namespaces?limit=1").ok()["items"],
+        json!([]),
+        "{line}"
+    );
     answer.read_to_string(&mut line).unwrap();
-    let lines: Vec<Value> = line.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let lines: Vec<Value> = line
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
     let (last, progress) = lines.split_last().unwrap();
     assert_eq!(counts(last), [500, 0, 0, 0]);
-    assert!(progress.len() > 1 && progress.is_sorted_by_key(|line| line["done"].as_u64()), "{progress:?}");
+    assert!(
+        progress.len() > 1 && progress.is_sorted_by_key(|line| line["done"].as_u64()),
+        "{progress:?}"
+    );
     // One entry tells how it ended, and nobody waited for it.
     let log = host.get("/v1/audit").ok();
-    let entries: Vec<_> = log["items"].as_array().unwrap().iter().filter(|entry| entry["path"] == PATH).collect();
-    assert_eq!((entries.len(), &entries[0]["status"]), (1, &json!(200)), "{log}");
+    let entries: Vec<_> = log["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|entry| entry["path"] == PATH)
+        .collect();
+    assert_eq!(
+        (entries.len(), &entries[0]["status"]),
+        (1, &json!(200)),
+        "{log}"
+    );
 }
 
 #[test]
 fn a_document_is_followed_line_by_line() {
     let host = Host::started();
     let follow = |yaml: &str| {
-        let headers = [("content-type", "application/yaml"), ("accept", "application/x-ndjson")];
+        let headers = [
+            ("content-type", "application/yaml"),
+            ("accept", "application/x-ndjson"),
+        ];
         let (head, body) = host.whole("PUT", PATH, &headers, yaml);
-        (head, body.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<Value>>())
+        (
+            head,
+            body.lines()
+                .map(|line| serde_json::from_str(line).unwrap())
+                .collect::<Vec<Value>>(),
+        )
     };
     let (head, lines) = follow(LAB);
-    assert!(head.contains("content-type: application/x-ndjson"), "{head}");
+    assert!(
+        head.contains("content-type: application/x-ndjson"),
+        "{head}"
+    );
     let (last, progress) = lines.split_last().unwrap();
     assert_eq!(counts(last), [6, 0, 0, 0]);
-    assert!(progress.iter().all(|line| line["done"].as_u64() <= line["total"].as_u64()), "{progress:?}");
-    assert!(progress.is_sorted_by_key(|line| line["done"].as_u64()) && !progress.is_empty(), "{progress:?}");
+    assert!(
+        progress
+            .iter()
+            .all(|line| line["done"].as_u64() <= line["total"].as_u64()),
+        "{progress:?}"
+    );
+    assert!(
+        progress.is_sorted_by_key(|line| line["done"].as_u64()) && !progress.is_empty(),
+        "{progress:?}"
+    );
     let (_, lines) = follow(LAB);
     assert_eq!((lines.len(), counts(&lines[0])), (1, [0, 0, 0, 6]));
     // What is refused before anything is done is an answer like any other.
     let (head, _) = follow("bridges: [{name: br9, namespace: nowhere}]");
-    assert!(head.starts_with("HTTP/1.0 422") && head.contains("application/problem+json"), "{head}");
+    assert!(
+        head.starts_with("HTTP/1.0 422") && head.contains("application/problem+json"),
+        "{head}"
+    );
 }
 
 #[test]
 fn a_dry_run_changes_nothing() {
     let host = Host::started();
     let before = host.kernel();
-    let answer = host.raw("PUT", "/v1/topology?dry_run=true", &YAML, LAB.into()).ok();
+    let answer = host
+        .raw("PUT", "/v1/topology?dry_run=true", &YAML, LAB.into())
+        .ok();
     assert_eq!(counts(&answer["result"]), [6, 0, 0, 0]);
     assert!(answer["plan"].as_array().unwrap().len() > 10, "{answer}");
     same(&before, &host.kernel());
-    assert_eq!(host.get(PATH).ok(), json!({"namespaces": [], "bridges": [], "veths": []}));
+    assert_eq!(
+        host.get(PATH).ok(),
+        json!({"namespaces": [], "bridges": [], "veths": []})
+    );
 }
 
 #[test]
 fn mistakes_are_told_with_their_place() {
     let host = Host::started();
     for (document, code, pointer) in [
-        (json!({"namespaces": [{"name": "a"}, {"name": "a"}]}), "duplicate", "/namespaces/1/name"),
+        (
+            json!({"namespaces": [{"name": "a"}, {"name": "a"}]}),
+            "duplicate",
+            "/namespaces/1/name",
+        ),
         (json!({"veths": [{}]}), "invalid_field", "/veths/0/name"),
-        (json!({"bridges": {"name": "br0"}}), "invalid_field", "/bridges"),
+        (
+            json!({"bridges": {"name": "br0"}}),
+            "invalid_field",
+            "/bridges",
+        ),
         (json!({"bridges": ["br0"]}), "invalid_field", "/bridges/0"),
         (json!({"links": []}), "unknown_field", "/links"),
-        (json!({"bridges": [{"name": "br0"}, {"name": "br1", "colour": 1}]}), "unknown_field", "/bridges/1/colour"),
+        (
+            json!({"bridges": [{"name": "br0"}, {"name": "br1", "colour": 1}]}),
+            "unknown_field",
+            "/bridges/1/colour",
+        ),
         (
             json!({"bridges": [{"name": "br0", "addresses": ["10.0.0.1/24"]}, {"name": "br1", "addresses": ["10.0.0.1/24"]}]}),
             "duplicate",
@@ -197,26 +310,48 @@ fn mistakes_are_told_with_their_place() {
     ] {
         host.put(PATH, document).refused(422, code, Some(pointer));
     }
-    host.put(PATH, json!([])).refused(422, "invalid_field", None);
-    host.raw("PUT", PATH, &YAML, b"a: [b".to_vec()).refused(400, "malformed_json", None);
-    host.raw("PUT", PATH, &YAML, Vec::new()).refused(422, "invalid_field", None);
+    host.put(PATH, json!([]))
+        .refused(422, "invalid_field", None);
+    host.raw("PUT", PATH, &YAML, b"a: [b".to_vec())
+        .refused(400, "malformed_json", None);
+    host.raw("PUT", PATH, &YAML, Vec::new())
+        .refused(422, "invalid_field", None);
     for (yaml, why) in [
-        ("namespaces: [{name: a}]\nnamespaces: [{name: b}]\n", "the key \"namespaces\" is given twice at line 2"),
-        ("namespaces: [{name: a, sysctls: {net.a: 1, net.a: 1}}]\n", "the key \"net.a\" is given twice"),
-        ("namespaces:\n- &a {name: a}\n- *a\n", "anchors (&) and aliases (*) are not taken"),
+        (
+            "namespaces: [{name: a}]\nnamespaces: [{name: b}]\n",
+            "the key \"namespaces\" is given twice at line 2",
+        ),
+        (
+            "namespaces: [{name: a, sysctls: {net.a: 1, net.a: 1}}]\n",
+            "the key \"net.a\" is given twice",
+        ),
+        (
+            "namespaces:\n- &a {name: a}\n- *a\n",
+            "anchors (&) and aliases (*) are not taken",
+        ),
         (&format!("a: {}", "[".repeat(40_000)), "recursion limit"),
     ] {
         let answer = host.raw("PUT", PATH, &YAML, yaml.into());
-        assert!(answer.json["detail"].as_str().unwrap().contains(why), "{}", answer.json);
+        assert!(
+            answer.json["detail"].as_str().unwrap().contains(why),
+            "{}",
+            answer.json
+        );
         answer.refused(400, "malformed_json", None);
     }
-    host.raw("PUT", PATH, &[("content-type", "text/plain")], b"{}".to_vec()).refused(
-        415,
-        "unsupported_media_type",
-        None,
+    host.raw(
+        "PUT",
+        PATH,
+        &[("content-type", "text/plain")],
+        b"{}".to_vec(),
+    )
+    .refused(415, "unsupported_media_type", None);
+    host.raw("PUT", "/v1/topology?prune=true", &YAML, b"{}".to_vec())
+        .refused(400, "invalid_query", None);
+    assert_eq!(
+        host.get(PATH).ok(),
+        json!({"namespaces": [], "bridges": [], "veths": []})
     );
-    host.raw("PUT", "/v1/topology?prune=true", &YAML, b"{}".to_vec()).refused(400, "invalid_query", None);
-    assert_eq!(host.get(PATH).ok(), json!({"namespaces": [], "bridges": [], "veths": []}));
 }
 
 #[test]
@@ -224,15 +359,25 @@ fn a_document_larger_than_other_bodies_passes() {
     let host = Host::started();
     // 1,200 resources in some 1.6 MiB, most of it labels.
     let label = "x".repeat(1000);
-    let namespaces: Vec<Value> =
-        (0..400).map(|i| json!({"name": format!("n{i}"), "labels": {"a": label, "b": label, "c": label}})).collect();
+    let namespaces: Vec<Value> = (0..400)
+        .map(|i| json!({"name": format!("n{i}"), "labels": {"a": label, "b": label, "c": label}}))
+        .collect();
     let veths: Vec<Value> = (0..400)
         .map(|i| json!({"name": format!("v{i}"), "endpoints": [{"namespace": format!("n{i}"), "interface": "eth0"}, {"bridge": "br0", "interface": format!("p{i}")}]}))
         .collect();
     let document = json!({"namespaces": namespaces, "bridges": [{"name": "br0"}], "veths": veths});
     assert!(document.to_string().len() > 1 << 20);
-    assert_eq!(counts(&host.put(PATH, document.clone()).ok()), [801, 0, 0, 0]);
-    assert_eq!(host.ip(&["link", "show", "master", "br0"]).as_array().unwrap().len(), 400);
+    assert_eq!(
+        counts(&host.put(PATH, document.clone()).ok()),
+        [801, 0, 0, 0]
+    );
+    assert_eq!(
+        host.ip(&["link", "show", "master", "br0"])
+            .as_array()
+            .unwrap()
+            .len(),
+        400
+    );
     assert_eq!(counts(&host.put(PATH, document).ok()), [0, 0, 0, 801]);
     assert_eq!(counts(&host.put(PATH, json!({})).ok()), [0, 0, 801, 0]);
 }
@@ -244,12 +389,18 @@ fn a_topology_survives_a_reboot() {
     let before = host.get(PATH).ok();
     host.reboot();
     assert_eq!(host.get(PATH).ok(), before);
-    let reply = host.post("/v1/namespaces/left/ping", json!({"address": "10.2.0.2", "timeout_ms": 20000})).ok();
+    let reply = host
+        .post(
+            "/v1/namespaces/left/ping",
+            json!({"address": "10.2.0.2", "timeout_ms": 20000}),
+        )
+        .ok();
     assert_eq!(reply["received"], 1, "{reply}");
 }
 
-/// The first packet through a router that has only just been made is not lost: a router asks for neighbours by its link-local
-/// address, which the kernel keeps back for a second or two while it looks for duplicates.
+/// The first packet through a router that has only just been made is not lost: a router asks for
+/// neighbours by its link-local address, which the kernel keeps back for a second or two while it
+/// looks for duplicates.
 #[test]
 fn the_first_ipv6_packet_through_a_router_arrives() {
     if !has("ping") {

@@ -30,13 +30,25 @@ fn client_that_ends_its_side_is_answered() {
     let host = Host::started();
     host.put("/v1/namespaces/net0", json!({})).ok();
     for _ in 0..50 {
-        let answer = send(&host, "GET /v1/host/links HTTP/1.1\r\nHost: x\r\n\r\n", true);
-        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("}\n"), "{answer}");
+        let answer = send(
+            &host,
+            "GET /v1/host/links HTTP/1.1\r\nHost: x\r\n\r\n",
+            true,
+        );
+        assert!(
+            answer.starts_with("HTTP/1.1 200") && answer.ends_with("}\n"),
+            "{answer}"
+        );
     }
     // Also where that takes longer, and one that sends all of it in the end.
     let body = json!({"argv": ["sh", "-c", "sleep 0.5; echo done"]}).to_string();
-    let head = "POST /v1/namespaces/net0/exec HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n";
-    let answer = send(&host, &format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()), true);
+    let head =
+        "POST /v1/namespaces/net0/exec HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n";
+    let answer = send(
+        &host,
+        &format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()),
+        true,
+    );
     assert!(answer.contains("\"stdout\":\"done\\n\""), "{answer}");
     // One that does not send all of its request waits for nothing.
     let cut = send(&host, &format!("{head}Content-Length: 100\r\n\r\n{{"), true);
@@ -46,27 +58,56 @@ fn client_that_ends_its_side_is_answered() {
 #[test]
 fn request_is_answered_as_a_shell_wants_it() {
     let host = Host::started();
-    let plain =
-        |request: &str| send(&host, &format!("{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"), false);
+    let plain = |request: &str| {
+        send(
+            &host,
+            &format!("{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"),
+            false,
+        )
+    };
     // No body is an empty one, a trailing slash none.
     assert!(plain("PUT /v1/namespaces/net0/").starts_with("HTTP/1.1 201"));
     assert!(plain("PATCH /v1/namespaces/net0").starts_with("HTTP/1.1 200"));
-    assert_eq!(host.get("/v1/namespaces/?limit=1").ok()["items"][0]["name"], "net0");
-    for path in ["/", "/v1", "/v1/namespaces", "/v1/namespaces/net0", "/v1/topology", "/v1/nothing", "/openapi.json"] {
+    assert_eq!(
+        host.get("/v1/namespaces/?limit=1").ok()["items"][0]["name"],
+        "net0"
+    );
+    for path in [
+        "/",
+        "/v1",
+        "/v1/namespaces",
+        "/v1/namespaces/net0",
+        "/v1/topology",
+        "/v1/nothing",
+        "/openapi.json",
+    ] {
         assert!(plain(&format!("GET {path}")).ends_with("}\n"), "{path}");
     }
     let index = host.get("/").ok();
-    assert_eq!((&index["name"], &index["links"]["namespaces"]), (&json!("netnsd"), &json!("/v1/namespaces")));
+    assert_eq!(
+        (&index["name"], &index["links"]["namespaces"]),
+        (&json!("netnsd"), &json!("/v1/namespaces"))
+    );
     for path in index["links"].as_object().unwrap().values() {
         let answer = plain(&format!("HEAD {}", path.as_str().unwrap()));
         assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
     }
-    let twice = send(&host, "GET /v1 HTTP/1.1\r\nHost: x\r\nHost: y\r\nConnection: close\r\n\r\n", false);
-    assert!(twice.starts_with("HTTP/1.1 400") && twice.contains("2 Host headers"), "{twice}");
+    let twice = send(
+        &host,
+        "GET /v1 HTTP/1.1\r\nHost: x\r\nHost: y\r\nConnection: close\r\n\r\n",
+        false,
+    );
+    assert!(
+        twice.starts_with("HTTP/1.1 400") && twice.contains("2 Host headers"),
+        "{twice}"
+    );
     // A client that asks first is spared the body that is too large.
-    let head =
-        "PUT /v1/namespaces/net1 HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nExpect: 100-continue\r\n";
-    let large = send(&host, &format!("{head}Content-Length: 99999999\r\n\r\n"), false);
+    let head = "PUT /v1/namespaces/net1 HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nExpect: 100-continue\r\n";
+    let large = send(
+        &host,
+        &format!("{head}Content-Length: 99999999\r\n\r\n"),
+        false,
+    );
     assert!(large.starts_with("HTTP/1.1 413"), "{large}");
 }
 
@@ -81,24 +122,56 @@ fn json_patch_changes_one_thing() {
     };
     let add = json!([{"op": "test", "path": "/mtu", "value": null}, {"op": "add", "path": "/addresses/-", "value": "10.0.0.2/24"}]);
     let patched = patch(path, add);
-    assert_eq!((patched.status, patched.etag.as_deref()), (200, Some("\"2\"")), "{}", patched.json);
-    assert_eq!(patched.json["addresses"], json!(["10.0.0.1/24", "10.0.0.2/24"]));
+    assert_eq!(
+        (patched.status, patched.etag.as_deref()),
+        (200, Some("\"2\"")),
+        "{}",
+        patched.json
+    );
+    assert_eq!(
+        patched.json["addresses"],
+        json!(["10.0.0.1/24", "10.0.0.2/24"])
+    );
     let found = host.ip(&["addr", "show", "br0"]);
-    let found: Vec<&Value> =
-        found[0]["addr_info"].as_array().unwrap().iter().map(|address| &address["local"]).collect();
+    let found: Vec<&Value> = found[0]["addr_info"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|address| &address["local"])
+        .collect();
     assert!(found.contains(&&json!("10.0.0.2")), "{found:?}");
-    patch(path, json!([{"op": "test", "path": "/mtu", "value": 1400}])).refused(409, "conflict", Some("/0/value"));
-    patch(path, json!([{"op": "remove", "path": "/addresses/7"}])).refused(422, "invalid_field", Some("/0/path"));
-    patch(path, json!([{"op": "replace", "path": "/name", "value": "br1"}])).refused(
+    patch(path, json!([{"op": "test", "path": "/mtu", "value": 1400}])).refused(
+        409,
+        "conflict",
+        Some("/0/value"),
+    );
+    patch(path, json!([{"op": "remove", "path": "/addresses/7"}])).refused(
         422,
         "invalid_field",
-        Some("/name"),
+        Some("/0/path"),
     );
-    patch(path, json!([{"op": "replace", "path": "/mtu", "value": 1}])).refused(422, "invalid_field", Some("/mtu"));
+    patch(
+        path,
+        json!([{"op": "replace", "path": "/name", "value": "br1"}]),
+    )
+    .refused(422, "invalid_field", Some("/name"));
+    patch(path, json!([{"op": "replace", "path": "/mtu", "value": 1}])).refused(
+        422,
+        "invalid_field",
+        Some("/mtu"),
+    );
     patch(path, json!({"mtu": 1400})).refused(422, "invalid_field", Some(""));
     patch("/v1/bridges/none", json!([])).refused(404, "not_found", None);
-    host.put("/v1/veths/v", json!({"endpoints": [{"interface": "a"}, {"interface": "b"}]})).ok();
-    let end = patch("/v1/veths/v/endpoints/1", json!([{"op": "replace", "path": "/mtu", "value": 1400}])).ok();
+    host.put(
+        "/v1/veths/v",
+        json!({"endpoints": [{"interface": "a"}, {"interface": "b"}]}),
+    )
+    .ok();
+    let end = patch(
+        "/v1/veths/v/endpoints/1",
+        json!([{"op": "replace", "path": "/mtu", "value": 1400}]),
+    )
+    .ok();
     assert_eq!(end["mtu"], 1400);
     assert_eq!(host.ip(&["link", "show", "b"])[0]["mtu"], 1400);
     assert_eq!(host.get(path).ok()["generation"], 2);
@@ -110,8 +183,16 @@ fn malformed_head_is_answered_with_a_problem() {
     let good = "GET /v1/health HTTP/1.1\r\nHost: x\r\n";
     let headers: String = (0..150).map(|i| format!("X-{i}: {i}\r\n")).collect();
     for (request, status, code) in [
-        ("GET /v1 HTTP/1.1\r\nno header\r\n\r\n".to_owned(), 400, "malformed_request"),
-        (format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "x".repeat(70_000)), 414, "uri_too_long"),
+        (
+            "GET /v1 HTTP/1.1\r\nno header\r\n\r\n".to_owned(),
+            400,
+            "malformed_request",
+        ),
+        (
+            format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "x".repeat(70_000)),
+            414,
+            "uri_too_long",
+        ),
         (format!("{good}{headers}\r\n"), 431, "head_too_large"),
     ] {
         // By itself, and after one that is answered.
@@ -120,7 +201,12 @@ fn malformed_head_is_answered_with_a_problem() {
             stream.write_all(before.as_bytes()).unwrap();
             let mut lines = BufReader::new(stream.try_clone().unwrap());
             if !before.is_empty() {
-                lines.by_ref().lines().find(|line| line.as_ref().unwrap().starts_with('{')).unwrap().unwrap();
+                lines
+                    .by_ref()
+                    .lines()
+                    .find(|line| line.as_ref().unwrap().starts_with('{'))
+                    .unwrap()
+                    .unwrap();
             }
             // It may be answered before all of it was taken.
             let _sent = stream.write_all(request.as_bytes());
@@ -131,8 +217,14 @@ fn malformed_head_is_answered_with_a_problem() {
             let (head, body) = answer.split_once("\r\n\r\n").unwrap();
             let body: Value = serde_json::from_str(body).unwrap();
             assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
-            assert!(head.contains("application/problem+json") && head.contains("x-request-id"), "{head}");
-            assert_eq!((&body["status"], &body["code"]), (&json!(status), &json!(code)));
+            assert!(
+                head.contains("application/problem+json") && head.contains("x-request-id"),
+                "{head}"
+            );
+            assert_eq!(
+                (&body["status"], &body["code"]),
+                (&json!(status), &json!(code))
+            );
         }
     }
 }
@@ -140,17 +232,27 @@ fn malformed_head_is_answered_with_a_problem() {
 #[test]
 fn http2_is_not_served() {
     let host = Host::started();
-    let answer = send(&host, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0", true);
-    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer:?}");
+    let answer = send(
+        &host,
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+        true,
+    );
+    assert!(
+        answer.is_empty() || answer.starts_with("HTTP/1.1 4"),
+        "{answer:?}"
+    );
     let filter = "label=z!=&".repeat(17);
     for path in ["namespaces", "bridges", "topology"] {
-        host.get(&format!("/v1/{path}?{filter}")).refused(400, "invalid_query", None);
+        host.get(&format!("/v1/{path}?{filter}"))
+            .refused(400, "invalid_query", None);
     }
 }
 
 /// Waits until the daemon closes a connection; returns the time since `start`.
 fn closed(mut stream: &UnixStream, start: Instant) -> Duration {
-    stream.set_read_timeout(Some(Duration::from_secs(100))).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(100)))
+        .unwrap();
     // An answer may come first, and a reset is an end too.
     if let Err(error) = stream.read_to_end(&mut Vec::new()) {
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
@@ -168,7 +270,14 @@ fn connection_without_request_is_closed() {
         stream
     };
     let answered = "GET /v1 HTTP/1.1\r\nHost: x\r\n\r\n";
-    for stream in [open(""), open("G"), open("PRI * HTTP/2.0\r\n"), open(answered)].iter() {
+    for stream in [
+        open(""),
+        open("G"),
+        open("PRI * HTTP/2.0\r\n"),
+        open(answered),
+    ]
+    .iter()
+    {
         assert!(closed(stream, start) < Duration::from_secs(60));
     }
     host.get("/v1").ok();
@@ -179,24 +288,46 @@ fn stuck_client_is_cut_off_and_quiet_one_is_not() {
     let host = Host::started();
     let connect = || {
         let stream = UnixStream::connect(host.socket()).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(100))).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(100)))
+            .unwrap();
         stream
     };
     let mut quiet = BufReader::new(connect());
-    quiet.get_mut().write_all(b"GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    quiet
+        .get_mut()
+        .write_all(b"GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n")
+        .unwrap();
     let head = "PUT /v1/namespaces/net0 HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n";
     let mut slow = connect();
     write!(slow, "{head}Content-Length: 100\r\n\r\n{{").unwrap();
     let mut stuck = connect();
-    stuck.write_all("GET /openapi.yaml HTTP/1.1\r\nHost: x\r\n\r\n".repeat(64).as_bytes()).unwrap();
+    stuck
+        .write_all(
+            "GET /openapi.yaml HTTP/1.1\r\nHost: x\r\n\r\n"
+                .repeat(64)
+                .as_bytes(),
+        )
+        .unwrap();
 
     let mut hung_up = [PollFd::new(stuck.as_fd(), PollFlags::empty())];
-    assert_eq!(poll(&mut hung_up, PollTimeout::try_from(100_000).unwrap()), Ok(1), "a stuck client is cut off");
+    assert_eq!(
+        poll(&mut hung_up, PollTimeout::try_from(100_000).unwrap()),
+        Ok(1),
+        "a stuck client is cut off"
+    );
     let mut answer = String::new();
     slow.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("within 31 s"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 400") && answer.contains("within 31 s"),
+        "{answer}"
+    );
     host.put("/v1/namespaces/net0", json!({})).ok();
-    assert!(quiet.lines().any(|line| line.unwrap().starts_with("event: created")));
+    assert!(
+        quiet
+            .lines()
+            .any(|line| line.unwrap().starts_with("event: created"))
+    );
 }
 
 #[test]
@@ -214,7 +345,10 @@ fn stop_ends_whatever_is_under_way() {
     host.get("/v1").ok();
     let start = Instant::now();
     assert!(host.terminate().success());
-    assert!(start.elapsed() < Duration::from_secs(45), "systemd kills by then");
+    assert!(
+        start.elapsed() < Duration::from_secs(45),
+        "systemd kills by then"
+    );
     for stream in [slow, silent, begun] {
         closed(&stream, start);
     }

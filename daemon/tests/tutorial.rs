@@ -1,4 +1,5 @@
-//! What a namespace tutorial shows, by HTTP alone; judged by `ip -j`, `bridge -j`, `/proc` and real pings.
+//! What a namespace tutorial shows, by HTTP alone; judged by `ip -j`, `bridge -j`, `/proc` and real
+//! pings.
 
 mod common;
 
@@ -15,50 +16,95 @@ fn joined(host: &Host) {
 }
 
 fn pings(host: &Host, namespace: &str, address: &str) -> bool {
-    let answer = host.post(&format!("/v1/namespaces/{namespace}/ping"), json!({"address": address, "count": 2})).ok();
+    let answer = host
+        .post(
+            &format!("/v1/namespaces/{namespace}/ping"),
+            json!({"address": address, "count": 2}),
+        )
+        .ok();
     answer["received"] == 2
 }
 
 /// Names of a list.
 fn names(list: &Value, key: &str) -> Vec<String> {
-    list.as_array().into_iter().flatten().filter_map(|item| item[key].as_str().map(str::to_owned)).collect()
+    list.as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|item| item[key].as_str().map(str::to_owned))
+        .collect()
 }
 
 #[test]
 fn a_namespace_is_made_listed_and_entered() {
     let host = Host::started();
-    host.put("/v1/namespaces/net0", json!({"labels": {"team": "lab"}})).ok();
-    assert_eq!(names(&host.get("/v1/namespaces").ok()["items"], "name"), ["net0"]);
+    host.put("/v1/namespaces/net0", json!({"labels": {"team": "lab"}}))
+        .ok();
+    assert_eq!(
+        names(&host.get("/v1/namespaces").ok()["items"], "name"),
+        ["net0"]
+    );
     assert_eq!(names(&host.ip(&["netns", "list"]), "name"), ["net0"]);
-    assert!(host.sh("test -e /run/netns/net0 && ip netns exec net0 true").status.success());
+    assert!(
+        host.sh("test -e /run/netns/net0 && ip netns exec net0 true")
+            .status
+            .success()
+    );
     let again = host.put("/v1/namespaces/net0", json!({"labels": {"team": "lab"}}));
-    assert_eq!((again.status, again.etag.as_deref()), (200, Some("\"1\"")), "the same body changes nothing");
+    assert_eq!(
+        (again.status, again.etag.as_deref()),
+        (200, Some("\"1\"")),
+        "the same body changes nothing"
+    );
 }
 
 #[test]
 fn a_netnsid_is_set() {
     let host = Host::started();
-    host.put("/v1/namespaces/net0", json!({"netnsid": 100})).ok();
-    host.put("/v1/namespaces/net1", json!({"netnsid": "auto"})).ok();
+    host.put("/v1/namespaces/net0", json!({"netnsid": 100}))
+        .ok();
+    host.put("/v1/namespaces/net1", json!({"netnsid": "auto"}))
+        .ok();
     let list = host.ip(&["netns", "list"]);
-    let id = |name: &str| list.as_array().unwrap().iter().find(|ns| ns["name"] == name).unwrap()["id"].clone();
+    let id = |name: &str| {
+        list.as_array()
+            .unwrap()
+            .iter()
+            .find(|ns| ns["name"] == name)
+            .unwrap()["id"]
+            .clone()
+    };
     assert_eq!(id("net0"), 100);
     assert!(id("net1").is_u64());
-    assert_eq!(host.get("/v1/namespaces/net0").ok()["status"]["observed"]["netnsid"], 100);
+    assert_eq!(
+        host.get("/v1/namespaces/net0").ok()["status"]["observed"]["netnsid"],
+        100
+    );
     // Somebody else's id is refused; that of one that was deleted is free, if not at once.
     host.run(&["ip", "netns", "add", "theirs"]);
     host.run(&["ip", "netns", "set", "theirs", "200"]);
     let refused = host.put("/v1/namespaces/net2", json!({"netnsid": 200}));
-    assert_eq!((refused.status, host.get("/v1/namespaces/net2").status), (409, 404), "{refused:?}");
-    assert!(refused.json["detail"].to_string().contains("another namespace has this id"), "{refused:?}");
+    assert_eq!(
+        (refused.status, host.get("/v1/namespaces/net2").status),
+        (409, 404),
+        "{refused:?}"
+    );
+    assert!(
+        refused.json["detail"]
+            .to_string()
+            .contains("another namespace has this id"),
+        "{refused:?}"
+    );
     host.delete("/v1/namespaces/net0").ok();
-    host.put("/v1/namespaces/net2", json!({"netnsid": 100})).ok();
-    let has_id =
-        |name: &str, id: u32| host.get(&format!("/v1/namespaces/{name}")).ok()["status"]["observed"]["netnsid"] == id;
+    host.put("/v1/namespaces/net2", json!({"netnsid": 100}))
+        .ok();
+    let has_id = |name: &str, id: u32| {
+        host.get(&format!("/v1/namespaces/{name}")).ok()["status"]["observed"]["netnsid"] == id
+    };
     host.until("net2 has the id of net0", || has_id("net2", 100));
     // It changes hands in one document, however many others are looked at.
     let document = |owner: &str| {
-        let others = (0..20).map(|i| json!({"name": format!("other{i}"), "labels": {"with": owner}}));
+        let others =
+            (0..20).map(|i| json!({"name": format!("other{i}"), "labels": {"with": owner}}));
         json!({"namespaces": others.chain([json!({"name": owner, "netnsid": 300})]).collect::<Vec<_>>()})
     };
     for owner in ["first", "next", "last"] {
@@ -80,11 +126,14 @@ fn processes_are_identified_and_listed() {
             .iter()
             .any(|process| process["pid"] == sleeper.id() && process["command"] == "sleep")
     });
-    let answer = host.get(&format!("/v1/processes/{}/namespace", sleeper.id())).ok();
+    let answer = host
+        .get(&format!("/v1/processes/{}/namespace", sleeper.id()))
+        .ok();
     assert_eq!(answer["namespace"], "net0");
     sleeper.kill().unwrap();
     sleeper.wait().unwrap();
-    host.get("/v1/processes/4000000/namespace").refused(404, "not_found", None);
+    host.get("/v1/processes/4000000/namespace")
+        .refused(404, "not_found", None);
 }
 
 #[test]
@@ -95,28 +144,40 @@ fn commands_run_in_one_namespace_and_in_all() {
     }
     let items = host.get("/v1/namespaces").ok()["items"].clone();
     for name in names(&items, "name") {
-        let answer =
-            host.post(&format!("/v1/namespaces/{name}/exec"), json!({"argv": ["ip", "netns", "identify"]})).ok();
-        assert_eq!((answer["exit_code"].clone(), answer["stdout"].clone()), (json!(0), json!(format!("{name}\n"))));
+        let answer = host
+            .post(
+                &format!("/v1/namespaces/{name}/exec"),
+                json!({"argv": ["ip", "netns", "identify"]}),
+            )
+            .ok();
+        assert_eq!(
+            (answer["exit_code"].clone(), answer["stdout"].clone()),
+            (json!(0), json!(format!("{name}\n")))
+        );
     }
-    let answer =
-        host.post("/v1/namespaces/net0/exec", json!({"argv": ["sh", "-c", "echo out; echo err >&2; exit 3"]})).ok();
+    let answer = host
+        .post(
+            "/v1/namespaces/net0/exec",
+            json!({"argv": ["sh", "-c", "echo out; echo err >&2; exit 3"]}),
+        )
+        .ok();
     assert_eq!(
         (&answer["exit_code"], &answer["stdout"], &answer["stderr"]),
         (&json!(3), &json!("out\n"), &json!("err\n"))
     );
-    host.post("/v1/namespaces/net0/exec", json!({"argv": ["no-such-program"]})).refused(
-        422,
-        "invalid_field",
-        Some("/argv/0"),
-    );
+    host.post(
+        "/v1/namespaces/net0/exec",
+        json!({"argv": ["no-such-program"]}),
+    )
+    .refused(422, "invalid_field", Some("/argv/0"));
 }
 
 #[test]
 fn loopback_is_up_unless_it_is_not_wanted() {
     let host = Host::started();
     host.put("/v1/namespaces/net0", json!({})).ok();
-    host.put("/v1/namespaces/net1", json!({"loopback": false})).ok();
+    host.put("/v1/namespaces/net1", json!({"loopback": false}))
+        .ok();
     assert!(pings(&host, "net0", "127.0.0.1"));
     assert!(pings(&host, "net0", "::1"));
     assert!(!pings(&host, "net1", "127.0.0.1"));
@@ -136,19 +197,45 @@ fn a_new_namespace_reaches_nobody() {
 fn pairs_are_named_or_name_themselves() {
     let host = Host::started();
     let automatic = host.post("/v1/veths", json!({}));
-    assert_eq!((automatic.status, automatic.location.as_deref()), (201, Some("/v1/veths/veth0")));
+    assert_eq!(
+        (automatic.status, automatic.location.as_deref()),
+        (201, Some("/v1/veths/veth0"))
+    );
     let ends = automatic.json["endpoints"].clone();
     assert_eq!(names(&ends, "interface"), ["veth0", "veth1"]);
-    host.put("/v1/veths/named", json!({"endpoints": [{"interface": "left"}, {"interface": "right"}]})).ok();
+    host.put(
+        "/v1/veths/named",
+        json!({"endpoints": [{"interface": "left"}, {"interface": "right"}]}),
+    )
+    .ok();
     let links = host.ip(&["-d", "link"]);
     for (name, peer) in [("veth0", "veth1"), ("left", "right")] {
-        let link = links.as_array().unwrap().iter().find(|link| link["ifname"] == name).unwrap();
-        assert_eq!((&link["linkinfo"]["info_kind"], &link["link"]), (&json!("veth"), &json!(peer)));
+        let link = links
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|link| link["ifname"] == name)
+            .unwrap();
+        assert_eq!(
+            (&link["linkinfo"]["info_kind"], &link["link"]),
+            (&json!("veth"), &json!(peer))
+        );
     }
-    assert_eq!(names(&host.get("/v1/veths").ok()["items"], "name"), ["named", "veth0"]);
+    assert_eq!(
+        names(&host.get("/v1/veths").ok()["items"], "name"),
+        ["named", "veth0"]
+    );
     let live = host.get("/v1/host/links").ok();
-    let left = live["items"].as_array().unwrap().iter().find(|link| link["name"] == "left").unwrap();
-    assert_eq!(left["peer"], json!({"namespace": null, "interface": "right"}));
+    let left = live["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|link| link["name"] == "left")
+        .unwrap();
+    assert_eq!(
+        left["peer"],
+        json!({"namespace": null, "interface": "right"})
+    );
     assert_eq!(left["resource"], json!({"kind": "veth", "name": "named"}));
 }
 
@@ -158,16 +245,22 @@ fn an_end_is_moved_while_it_exists() {
     host.put("/v1/namespaces/netns0", json!({})).ok();
     let ends = json!([{"interface": "veth0", "addresses": ["10.1.1.1/24"]}, {"interface": "veth1", "addresses": ["10.1.1.2/24"]}]);
     host.put("/v1/veths/pair", json!({"endpoints": ends})).ok();
-    let before = host.get("/v1/veths/pair").ok()["status"]["observed"]["endpoints"][0]["mac"].clone();
-    host.patch("/v1/veths/pair/endpoints/0", json!({"namespace": "netns0"})).ok();
+    let before =
+        host.get("/v1/veths/pair").ok()["status"]["observed"]["endpoints"][0]["mac"].clone();
+    host.patch("/v1/veths/pair/endpoints/0", json!({"namespace": "netns0"}))
+        .ok();
     let link = &host.ip(&["-n", "netns0", "addr", "show", "veth0"])[0];
     assert_eq!(link["address"], before, "it is the same device");
     assert_eq!(link["addr_info"][0]["local"], "10.1.1.1");
     assert_eq!(host.ip(&["addr", "show", "veth1"])[0]["operstate"], "UP");
     assert!(pings(&host, "netns0", "10.1.1.2"));
     // And back.
-    host.patch("/v1/veths/pair/endpoints/0", json!({"namespace": null})).ok();
-    assert_eq!(host.ip(&["addr", "show", "veth0"])[0]["addr_info"][0]["local"], "10.1.1.1");
+    host.patch("/v1/veths/pair/endpoints/0", json!({"namespace": null}))
+        .ok();
+    assert_eq!(
+        host.ip(&["addr", "show", "veth0"])[0]["addr_info"][0]["local"],
+        "10.1.1.1"
+    );
 }
 
 #[test]
@@ -176,7 +269,10 @@ fn a_pair_carries_packets_of_both_families() {
     joined(&host);
     assert!(pings(&host, "net0", "10.1.1.2") && pings(&host, "net1", "fd00:1::1"));
     let route = host.ip(&["-n", "net0", "route", "get", "10.1.1.2"]);
-    assert_eq!((&route[0]["dev"], &route[0]["prefsrc"]), (&json!("veth0"), &json!("10.1.1.1")));
+    assert_eq!(
+        (&route[0]["dev"], &route[0]["prefsrc"]),
+        (&json!("veth0"), &json!("10.1.1.1"))
+    );
     let routes = host.get("/v1/namespaces/net0/routes").ok();
     assert!(names(&routes["items"], "destination").contains(&"10.1.1.0/24".to_owned()));
     let neighbours = host.get("/v1/namespaces/net0/neighbours").ok();
@@ -191,7 +287,8 @@ fn deleting_a_pair_deletes_both_ends() {
     for ns in ["net0", "net1"] {
         assert_eq!(names(&host.ip(&["-n", ns, "link"]), "ifname"), ["lo"]);
     }
-    host.delete("/v1/veths/pair").refused(404, "not_found", None);
+    host.delete("/v1/veths/pair")
+        .refused(404, "not_found", None);
 }
 
 #[test]
@@ -200,17 +297,36 @@ fn one_end_up_alone_is_not_ready() {
     let ends = json!([{"interface": "veth0"}, {"interface": "veth1", "up": false}]);
     let made = host.put("/v1/veths/pair", json!({"endpoints": ends})).ok();
     assert_eq!(made["status"]["observed"]["ready"], false);
-    assert!(made["status"]["reason"].as_str().unwrap().contains("veth1"), "{}", made["status"]["reason"]);
+    assert!(
+        made["status"]["reason"].as_str().unwrap().contains("veth1"),
+        "{}",
+        made["status"]["reason"]
+    );
     let up = &host.ip(&["link", "show", "veth0"])[0];
     assert_eq!(up["operstate"], "LOWERLAYERDOWN");
-    assert!(up["flags"].as_array().unwrap().contains(&json!("NO-CARRIER")));
+    assert!(
+        up["flags"]
+            .as_array()
+            .unwrap()
+            .contains(&json!("NO-CARRIER"))
+    );
     let ready = host.patch("/v1/veths/pair/endpoints/1", json!({"up": true}));
     assert_eq!(ready.status, 200);
     let pair = host.get("/v1/veths/pair").ok();
-    assert_eq!((&pair["status"]["observed"]["ready"], &pair["status"]["reason"]), (&json!(true), &Value::Null));
+    assert_eq!(
+        (
+            &pair["status"]["observed"]["ready"],
+            &pair["status"]["reason"]
+        ),
+        (&json!(true), &Value::Null)
+    );
     host.until("both ends say up", || {
         let pair = host.get("/v1/veths/pair").ok();
-        pair["status"]["observed"]["endpoints"].as_array().unwrap().iter().all(|end| end["operstate"] == "up")
+        pair["status"]["observed"]["endpoints"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|end| end["operstate"] == "up")
     });
 }
 
@@ -225,7 +341,11 @@ fn a_bridge_has_every_setting_that_brctl_knows() {
     .ok();
     let port = json!({"path_cost": 7, "priority": 5, "hairpin": true, "isolated": true, "learning": false, "bpdu_guard": true,
         "root_block": true, "mcast_fast_leave": true});
-    host.put("/v1/veths/lan0", json!({"endpoints": [{}, {"interface": "port0", "bridge": "br0", "port": port}]})).ok();
+    host.put(
+        "/v1/veths/lan0",
+        json!({"endpoints": [{}, {"interface": "port0", "bridge": "br0", "port": port}]}),
+    )
+    .ok();
     let bridge = &host.ip(&["-d", "addr", "show", "br0"])[0];
     let data = &bridge["linkinfo"]["info_data"];
     for (key, value) in [
@@ -240,8 +360,16 @@ fn a_bridge_has_every_setting_that_brctl_knows() {
         assert_eq!(data[key], value, "{key}");
     }
     assert_eq!(
-        (&bridge["mtu"], &bridge["address"], &bridge["addr_info"][0]["local"]),
-        (&json!(1400), &json!("02:00:00:00:00:01"), &json!("10.2.0.254"))
+        (
+            &bridge["mtu"],
+            &bridge["address"],
+            &bridge["addr_info"][0]["local"]
+        ),
+        (
+            &json!(1400),
+            &json!("02:00:00:00:00:01"),
+            &json!("10.2.0.254")
+        )
     );
     let link = host.bridge(&["-d", "link", "show", "dev", "port0"])[0].clone();
     for (key, value) in [
@@ -259,44 +387,91 @@ fn a_bridge_has_every_setting_that_brctl_knows() {
     let ports = host.get("/v1/bridges/br0/ports").ok();
     let shown = &ports["items"][0];
     assert_eq!(
-        (&shown["interface"], &shown["veth"], &shown["endpoint"], &shown["hairpin"], &shown["path_cost"]),
-        (&json!("port0"), &json!("lan0"), &json!(1), &json!(true), &json!(7))
+        (
+            &shown["interface"],
+            &shown["veth"],
+            &shown["endpoint"],
+            &shown["hairpin"],
+            &shown["path_cost"]
+        ),
+        (
+            &json!("port0"),
+            &json!("lan0"),
+            &json!(1),
+            &json!(true),
+            &json!(7)
+        )
     );
-    assert_eq!(host.get("/v1/bridges/br0").ok()["status"]["observed"]["ports"][0]["interface"], "port0");
+    assert_eq!(
+        host.get("/v1/bridges/br0").ok()["status"]["observed"]["ports"][0]["interface"],
+        "port0"
+    );
     // What is no longer asked for goes back to the kernel's default.
     host.put("/v1/bridges/br0", json!({"stp": true})).ok();
     let data = host.ip(&["-d", "link", "show", "br0"])[0]["linkinfo"]["info_data"].clone();
     assert_eq!(
-        (&data["priority"], &data["ageing_time"], &data["forward_delay"]),
+        (
+            &data["priority"],
+            &data["ageing_time"],
+            &data["forward_delay"]
+        ),
         (&json!(32768), &json!(30000), &json!(1500))
     );
     // A bridge's port makes itself no IPv6 address.
-    assert_eq!(names(&host.ip(&["addr", "show", "port0"])[0]["addr_info"], "local"), Vec::<String>::new());
+    assert_eq!(
+        names(
+            &host.ip(&["addr", "show", "port0"])[0]["addr_info"],
+            "local"
+        ),
+        Vec::<String>::new()
+    );
 }
 
 #[test]
 fn three_namespaces_on_a_bridge_talk_and_it_learns_them() {
     let host = Host::started();
-    host.put("/v1/bridges/br0", json!({"addresses": ["10.2.0.254/24", "fd00:2::fe/64"]})).ok();
+    host.put(
+        "/v1/bridges/br0",
+        json!({"addresses": ["10.2.0.254/24", "fd00:2::fe/64"]}),
+    )
+    .ok();
     for i in 1..=3 {
-        host.put(&format!("/v1/namespaces/n{i}"), json!({"routes": [{"destination": "default", "via": "10.2.0.254"}]}))
-            .ok();
+        host.put(
+            &format!("/v1/namespaces/n{i}"),
+            json!({"routes": [{"destination": "default", "via": "10.2.0.254"}]}),
+        )
+        .ok();
         let addresses = json!([format!("10.2.0.{i}/24"), format!("fd00:2::{i}/64")]);
-        let ends =
-            json!([{"namespace": format!("n{i}"), "interface": "eth0", "addresses": addresses}, {"bridge": "br0"}]);
-        host.put(&format!("/v1/veths/lan{i}"), json!({"endpoints": ends})).ok();
+        let ends = json!([{"namespace": format!("n{i}"), "interface": "eth0", "addresses": addresses}, {"bridge": "br0"}]);
+        host.put(&format!("/v1/veths/lan{i}"), json!({"endpoints": ends}))
+            .ok();
     }
     for i in 1..=3 {
         for j in [1, 2, 3, 254] {
-            assert!(pings(&host, &format!("n{i}"), &format!("10.2.0.{j}")), "n{i} to {j}");
+            assert!(
+                pings(&host, &format!("n{i}"), &format!("10.2.0.{j}")),
+                "n{i} to {j}"
+            );
         }
         assert!(pings(&host, &format!("n{i}"), "fd00:2::fe"));
     }
     let mac = host.ip(&["-n", "n1", "link", "show", "eth0"])[0]["address"].clone();
     let fdb = host.get("/v1/bridges/br0/fdb").ok();
-    assert!(fdb["items"].as_array().unwrap().iter().any(|entry| entry["mac"] == mac && entry["local"] == false));
+    assert!(
+        fdb["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|entry| entry["mac"] == mac && entry["local"] == false)
+    );
     let bridge = host.get("/v1/bridges/br0").ok();
-    assert_eq!(bridge["status"]["observed"]["ports"].as_array().unwrap().len(), 3);
+    assert_eq!(
+        bridge["status"]["observed"]["ports"]
+            .as_array()
+            .unwrap()
+            .len(),
+        3
+    );
     assert_eq!(bridge["status"]["state"], "in_sync");
 }
 
@@ -304,22 +479,33 @@ fn three_namespaces_on_a_bridge_talk_and_it_learns_them() {
 fn a_router_namespace_forwards_between_two_subnets() {
     let host = Host::started();
     let forward = json!({"net.ipv4.ip_forward": 1, "net.ipv6.conf.all.forwarding": "1"});
-    host.put("/v1/namespaces/router", json!({"sysctls": forward})).ok();
+    host.put("/v1/namespaces/router", json!({"sysctls": forward}))
+        .ok();
     for (name, net) in [("west", 1), ("east", 2)] {
         let routes = json!([{"destination": "default", "via": format!("10.3.{net}.254")}, {"destination": "default", "via": format!("fd00:3:{net}::fe")}]);
-        let waiting = host.put(&format!("/v1/namespaces/{name}"), json!({"routes": routes})).ok();
+        let waiting = host
+            .put(&format!("/v1/namespaces/{name}"), json!({"routes": routes}))
+            .ok();
         assert_eq!(waiting["status"]["state"], "pending");
         let ends = json!([
             {"namespace": name, "interface": "eth0", "addresses": [format!("10.3.{net}.1/24"), format!("fd00:3:{net}::1/64")]},
             {"namespace": "router", "interface": name, "addresses": [format!("10.3.{net}.254/24"), format!("fd00:3:{net}::fe/64")]}]);
-        host.put(&format!("/v1/veths/{name}"), json!({"endpoints": ends})).ok();
-        assert_eq!(host.get(&format!("/v1/namespaces/{name}")).ok()["status"]["state"], "in_sync");
+        host.put(&format!("/v1/veths/{name}"), json!({"endpoints": ends}))
+            .ok();
+        assert_eq!(
+            host.get(&format!("/v1/namespaces/{name}")).ok()["status"]["state"],
+            "in_sync"
+        );
     }
     assert!(pings(&host, "west", "10.3.2.1"));
-    // The router looks for neighbours from its link-local addresses, which take a second to be usable.
+    // The router looks for neighbours from its link-local addresses, which take a second to be
+    // usable.
     host.until("IPv6 is forwarded", || pings(&host, "east", "fd00:3:1::1"));
     host.put("/v1/namespaces/router", json!({})).ok();
-    assert!(!pings(&host, "west", "10.3.2.1"), "what is no longer asked for is as before");
+    assert!(
+        !pings(&host, "west", "10.3.2.1"),
+        "what is no longer asked for is as before"
+    );
 }
 
 #[test]
@@ -338,23 +524,47 @@ fn routes_and_neighbours_of_every_sort() {
         {"destination": "fd00:8::/64", "type": "blackhole"}]);
     let neighbours = json!([{"address": "10.1.1.77", "mac": "02:00:00:00:00:77", "interface": "veth0"},
         {"address": "fd00:1::77", "mac": "02:00:00:00:00:77", "interface": "veth0"}]);
-    let made = host.put("/v1/namespaces/net0", json!({"routes": routes, "neighbours": neighbours})).ok();
-    assert_eq!(made["status"]["state"], "in_sync", "{}", made["status"]["reason"]);
+    let made = host
+        .put(
+            "/v1/namespaces/net0",
+            json!({"routes": routes, "neighbours": neighbours}),
+        )
+        .ok();
+    assert_eq!(
+        made["status"]["state"], "in_sync",
+        "{}",
+        made["status"]["reason"]
+    );
     let main = host.ip(&["-n", "net0", "-d", "route"]);
     let find = |list: &Value, dst: &str| {
-        list.as_array().unwrap().iter().find(|route| route["dst"] == dst).cloned().unwrap_or(Value::Null)
+        list.as_array()
+            .unwrap()
+            .iter()
+            .find(|route| route["dst"] == dst)
+            .cloned()
+            .unwrap_or(Value::Null)
     };
     assert_eq!(
-        (&find(&main, "default")["gateway"], &find(&main, "default")["metric"]),
+        (
+            &find(&main, "default")["gateway"],
+            &find(&main, "default")["metric"]
+        ),
         (&json!("10.1.1.2"), &json!(10))
     );
-    for (dst, kind) in [("10.8.0.0/16", "blackhole"), ("10.9.0.0/16", "unreachable"), ("10.10.0.0/16", "prohibit")] {
+    for (dst, kind) in [
+        ("10.8.0.0/16", "blackhole"),
+        ("10.9.0.0/16", "unreachable"),
+        ("10.10.0.0/16", "prohibit"),
+    ] {
         assert_eq!(find(&main, dst)["type"], kind);
     }
     assert_eq!(find(&main, "10.11.0.0/16")["scope"], "link");
     assert_eq!(find(&main, "10.12.0.0/16")["flags"], json!(["onlink"]));
     let other = host.ip(&["-n", "net0", "route", "show", "table", "100"]);
-    assert_eq!((&other[0]["dst"], &other[0]["prefsrc"]), (&json!("10.7.0.0/16"), &json!("10.1.1.1")));
+    assert_eq!(
+        (&other[0]["dst"], &other[0]["prefsrc"]),
+        (&json!("10.7.0.0/16"), &json!("10.1.1.1"))
+    );
     let six = host.ip(&["-6", "-n", "net0", "-d", "route"]);
     assert_eq!(find(&six, "fd00:9::/64")["gateway"], "fd00:1::2");
     assert_eq!(find(&six, "fd00:8::/64")["type"], "blackhole");
@@ -372,7 +582,10 @@ fn routes_and_neighbours_of_every_sort() {
     let main = host.ip(&["-n", "net0", "route"]);
     assert_eq!(find(&main, "default")["gateway"], "10.1.1.3");
     assert_eq!(main.as_array().unwrap().len(), 2);
-    assert_eq!(host.ip(&["-n", "net0", "neigh", "show", "nud", "permanent"]), json!([]));
+    assert_eq!(
+        host.ip(&["-n", "net0", "neigh", "show", "nud", "permanent"]),
+        json!([])
+    );
 }
 
 #[test]
@@ -381,8 +594,16 @@ fn a_command_sees_its_namespaces_resolv_conf() {
     let dns = json!({"nameservers": ["10.1.1.53", "fd00::53"], "search": ["lab.example"], "options": ["ndots:2"]});
     host.put("/v1/namespaces/net0", json!({"dns": dns})).ok();
     let wanted = "nameserver 10.1.1.53\nnameserver fd00::53\nsearch lab.example\noptions ndots:2\n";
-    let answer = host.post("/v1/namespaces/net0/exec", json!({"argv": ["cat", "/etc/resolv.conf"]})).ok();
-    assert!(answer["stdout"].as_str().unwrap().ends_with(wanted), "{answer}");
+    let answer = host
+        .post(
+            "/v1/namespaces/net0/exec",
+            json!({"argv": ["cat", "/etc/resolv.conf"]}),
+        )
+        .ok();
+    assert!(
+        answer["stdout"].as_str().unwrap().ends_with(wanted),
+        "{answer}"
+    );
     let by_ip = host.sh("ip netns exec net0 cat /etc/resolv.conf");
     assert!(String::from_utf8_lossy(&by_ip.stdout).ends_with(wanted));
     host.put("/v1/namespaces/net0", json!({})).ok();
@@ -394,14 +615,28 @@ fn a_process_namespace_is_attached() {
     let host = Host::started();
     let mut holder = host.spawn(&["unshare", "--net", "sleep", "1000"]);
     host.until("it has a namespace of its own", || {
-        host.sh(&format!("test $(readlink /proc/{}/ns/net) != $(readlink /proc/self/ns/net)", holder.id()))
-            .status
-            .success()
+        host.sh(&format!(
+            "test $(readlink /proc/{}/ns/net) != $(readlink /proc/self/ns/net)",
+            holder.id()
+        ))
+        .status
+        .success()
     });
-    let made = host.put("/v1/namespaces/caught", json!({"attach": {"pid": holder.id()}}));
+    let made = host.put(
+        "/v1/namespaces/caught",
+        json!({"attach": {"pid": holder.id()}}),
+    );
     assert_eq!(made.status, 201, "{}", made.json);
-    assert_eq!(host.get(&format!("/v1/processes/{}/namespace", holder.id())).ok()["namespace"], "caught");
-    host.put("/v1/namespaces/nobody", json!({"attach": {"pid": 4_000_000}})).refused(422, "kernel_rejected", None);
+    assert_eq!(
+        host.get(&format!("/v1/processes/{}/namespace", holder.id()))
+            .ok()["namespace"],
+        "caught"
+    );
+    host.put(
+        "/v1/namespaces/nobody",
+        json!({"attach": {"pid": 4_000_000}}),
+    )
+    .refused(422, "kernel_rejected", None);
     assert!(!host.sh("test -e /run/netns/nobody").status.success());
     holder.kill().unwrap();
     holder.wait().unwrap();
@@ -410,7 +645,11 @@ fn a_process_namespace_is_attached() {
 #[test]
 fn deleting_leaves_nothing() {
     let host = Host::started();
-    host.put("/v1/namespaces/net0", json!({"dns": {"nameservers": ["10.0.0.1"]}})).ok();
+    host.put(
+        "/v1/namespaces/net0",
+        json!({"dns": {"nameservers": ["10.0.0.1"]}}),
+    )
+    .ok();
     host.put("/v1/bridges/br0", json!({})).ok();
     host.put(
         "/v1/veths/lan0",
@@ -418,13 +657,24 @@ fn deleting_leaves_nothing() {
     )
     .ok();
     let refused = host.delete("/v1/namespaces/net0");
-    assert_eq!((refused.status, &refused.json["resources"]), (409, &json!([{"kind": "veth", "name": "lan0"}])));
+    assert_eq!(
+        (refused.status, &refused.json["resources"]),
+        (409, &json!([{"kind": "veth", "name": "lan0"}]))
+    );
     host.delete("/v1/bridges/br0").refused(409, "in_use", None);
     assert_eq!(host.delete("/v1/bridges/br0?cascade=true").status, 204);
-    assert!(host.ip(&["link", "show", "port0"])[0].get("master").is_none());
+    assert!(
+        host.ip(&["link", "show", "port0"])[0]
+            .get("master")
+            .is_none()
+    );
     assert_eq!(host.delete("/v1/namespaces/net0?cascade=true").status, 204);
     assert_eq!(names(&host.ip(&["link"]), "ifname"), ["lo"]);
-    assert!(host.sh("test -z \"$(ls /run/netns)\" && test ! -e /etc/netns/net0").status.success());
+    assert!(
+        host.sh("test -z \"$(ls /run/netns)\" && test ! -e /etc/netns/net0")
+            .status
+            .success()
+    );
     for kind in ["namespaces", "bridges", "veths"] {
         assert_eq!(host.get(&format!("/v1/{kind}")).ok()["items"], json!([]));
     }
@@ -433,7 +683,11 @@ fn deleting_leaves_nothing() {
 /// A network with a bit of everything, and pings that must pass.
 fn everything(host: &Host) {
     joined(host);
-    host.put("/v1/bridges/br0", json!({"addresses": ["10.2.0.254/24"], "stp": false, "priority": 7})).ok();
+    host.put(
+        "/v1/bridges/br0",
+        json!({"addresses": ["10.2.0.254/24"], "stp": false, "priority": 7}),
+    )
+    .ok();
     host.put(
         "/v1/namespaces/lab",
         json!({"netnsid": 42, "routes": [{"destination": "default", "via": "10.2.0.254"}],
@@ -447,11 +701,25 @@ fn everything(host: &Host) {
 }
 
 fn everything_works(host: &Host) {
-    assert!(pings(host, "net0", "10.1.1.2") && pings(host, "net1", "fd00:1::1") && pings(host, "lab", "10.2.0.254"));
-    assert_eq!(host.ip(&["-n", "lab", "link", "show", "eth0"])[0]["mtu"], 1400);
-    assert_eq!(host.bridge(&["-d", "link", "show", "dev", "port0"])[0]["hairpin"], true);
+    assert!(
+        pings(host, "net0", "10.1.1.2")
+            && pings(host, "net1", "fd00:1::1")
+            && pings(host, "lab", "10.2.0.254")
+    );
+    assert_eq!(
+        host.ip(&["-n", "lab", "link", "show", "eth0"])[0]["mtu"],
+        1400
+    );
+    assert_eq!(
+        host.bridge(&["-d", "link", "show", "dev", "port0"])[0]["hairpin"],
+        true
+    );
     let ready = host.get("/v1/ready").ok();
-    assert_eq!((&ready["ready"], &ready["states"]["in_sync"]), (&json!(true), &json!(6)), "{ready}");
+    assert_eq!(
+        (&ready["ready"], &ready["states"]["in_sync"]),
+        (&json!(true), &json!(6)),
+        "{ready}"
+    );
 }
 
 #[test]

@@ -14,12 +14,18 @@ const PERIOD: Duration = Duration::from_secs(2);
 struct Stopped(Vec<i32>);
 
 impl Stopped {
-    /// Stops the daemon's threads of this name. `None` where that is not allowed (`/proc/sys/kernel/yama/ptrace_scope`).
+    /// Stops the daemon's threads of this name. `None` where that is not allowed
+    /// (`/proc/sys/kernel/yama/ptrace_scope`).
     fn new(host: &Host, name: &str) -> Option<Self> {
         let tasks = format!("/proc/{}/task", host.pid());
-        let threads = fs::read_dir(tasks).unwrap().map(|entry| entry.unwrap().path());
-        let named = threads.filter(|path| fs::read_to_string(path.join("comm")).unwrap().trim() == name);
-        let ids: Vec<i32> = named.map(|path| path.file_name().unwrap().to_str().unwrap().parse().unwrap()).collect();
+        let threads = fs::read_dir(tasks)
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        let named =
+            threads.filter(|path| fs::read_to_string(path.join("comm")).unwrap().trim() == name);
+        let ids: Vec<i32> = named
+            .map(|path| path.file_name().unwrap().to_str().unwrap().parse().unwrap())
+            .collect();
         assert!(!ids.is_empty(), "no thread {name}");
         let mut stopped = Self(Vec::new());
         for id in ids {
@@ -63,21 +69,31 @@ fn host() -> Host {
 #[track_caller]
 fn fed(host: &Host) {
     let message = host.notification(Duration::from_secs(60));
-    assert_eq!(message.as_deref().map(str::trim_end), Some("WATCHDOG=1"), "{}", host.log());
+    assert_eq!(
+        message.as_deref().map(str::trim_end),
+        Some("WATCHDOG=1"),
+        "{}",
+        host.log()
+    );
 }
 
 /// Waits until it was not fed for as long as a service manager would wait.
 fn starves(host: &Host) {
     let start = Instant::now();
     while host.notification(PERIOD).is_some() {
-        assert!(start.elapsed() < Duration::from_secs(60), "it is fed by a daemon that does nothing");
+        assert!(
+            start.elapsed() < Duration::from_secs(60),
+            "it is fed by a daemon that does nothing"
+        );
     }
 }
 
 fn starves_without(thread: &str, part: &str) {
     let host = host();
     fed(&host);
-    let Some(stopped) = Stopped::new(&host, thread) else { return };
+    let Some(stopped) = Stopped::new(&host, thread) else {
+        return;
+    };
     starves(&host);
     assert!(host.log().contains(part), "{}", host.log());
     drop(stopped);

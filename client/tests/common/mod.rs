@@ -32,7 +32,10 @@ pub struct Host {
 fn netnsd() -> Option<PathBuf> {
     let path = Path::new(NETNSCTL).with_file_name("netnsd");
     if !path.exists() {
-        eprintln!("skipped: {} is not built (cargo build -p netnsd)", path.display());
+        eprintln!(
+            "skipped: {} is not built (cargo build -p netnsd)",
+            path.display()
+        );
         return None;
     }
     Some(path)
@@ -42,7 +45,10 @@ impl Host {
     /// A fresh host with the daemon ready on it; none if the daemon is not built.
     pub fn start() -> Option<Self> {
         let program = netnsd()?;
-        let dir = tempfile::Builder::new().prefix("netnsctl-test-").tempdir_in("/tmp").unwrap();
+        let dir = tempfile::Builder::new()
+            .prefix("netnsctl-test-")
+            .tempdir_in("/tmp")
+            .unwrap();
         let sandbox = Sandbox::new().unwrap();
         let path = dir.path().join("notify");
         let notify = UnixDatagram::bind(&path).unwrap();
@@ -62,10 +68,16 @@ impl Host {
             .stderr(log)
             .spawn()
             .unwrap();
-        let host = Self { daemon, sandbox, dir };
+        let host = Self {
+            daemon,
+            sandbox,
+            dir,
+        };
         let mut text = [0; 256];
         loop {
-            let size = notify.recv(&mut text).unwrap_or_else(|error| panic!("not ready: {error}\n{}", host.log()));
+            let size = notify
+                .recv(&mut text)
+                .unwrap_or_else(|error| panic!("not ready: {error}\n{}", host.log()));
             if text[..size].starts_with(b"READY=1") {
                 return Some(host);
             }
@@ -81,10 +93,16 @@ impl Host {
         let mut command = self.sandbox.command(program).unwrap();
         let bin = Path::new(NETNSCTL).parent().unwrap().display();
         command
-            .env("PATH", format!("{bin}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"))
+            .env(
+                "PATH",
+                format!("{bin}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+            )
             .env("HOME", self.dir.path())
             .env_remove("XDG_CONFIG_HOME")
-            .env("NETNSCTL_URL", format!("unix://{}", self.dir.path().join("netnsd.sock").display()))
+            .env(
+                "NETNSCTL_URL",
+                format!("unix://{}", self.dir.path().join("netnsd.sock").display()),
+            )
             .current_dir(self.dir.path())
             .stdin(Stdio::null());
         command
@@ -99,7 +117,11 @@ impl Host {
     #[track_caller]
     pub fn ok(&self, line: &[&str]) -> String {
         let ran = self.run(line);
-        assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "netnsctl {line:?}");
+        assert_eq!(
+            (ran.code, ran.err.as_str()),
+            (Some(0), ""),
+            "netnsctl {line:?}"
+        );
         ran.out
     }
 
@@ -117,10 +139,17 @@ impl Host {
     #[track_caller]
     pub fn ip(&self, args: &[&str]) -> Value {
         let output = self.command("ip").arg("-j").args(args).output().unwrap();
-        assert!(output.status.success(), "ip {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "ip {args:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         match serde_json::from_slice(&output.stdout) {
             // iproute2 has two ways to say nothing, and pads some lists with empty objects.
-            Ok(Value::Array(items)) => items.into_iter().filter(|item| *item != json!({})).collect(),
+            Ok(Value::Array(items)) => items
+                .into_iter()
+                .filter(|item| *item != json!({}))
+                .collect(),
             _ => json!([]),
         }
     }
@@ -128,8 +157,12 @@ impl Host {
     /// The names of the namespaces, as `ip netns` lists them.
     pub fn namespaces(&self) -> Vec<String> {
         let list = self.ip(&["netns", "list"]);
-        let mut names: Vec<String> =
-            list.as_array().unwrap().iter().map(|ns| ns["name"].as_str().unwrap().to_owned()).collect();
+        let mut names: Vec<String> = list
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|ns| ns["name"].as_str().unwrap().to_owned())
+            .collect();
         names.sort();
         names
     }
@@ -138,7 +171,13 @@ impl Host {
     #[track_caller]
     pub fn joined(&self) {
         self.ok(&["netns", "add", "net0", "net1"]);
-        self.ok(&["veth", "add", "lan0", "net0:eth0,addr=10.1.1.1/24", "net1:eth0,addr=10.1.1.2/24"]);
+        self.ok(&[
+            "veth",
+            "add",
+            "lan0",
+            "net0:eth0,addr=10.1.1.1/24",
+            "net1:eth0,addr=10.1.1.2/24",
+        ]);
     }
 
     /// Waits for something that happens by itself.
@@ -185,7 +224,10 @@ impl Ran {
         for text in said {
             assert!(self.err.contains(text), "{text:?} is not in {self:?}");
         }
-        assert!(self.err.starts_with("netnsctl: ") && self.err.lines().count() <= 2, "{self:?}");
+        assert!(
+            self.err.starts_with("netnsctl: ") && self.err.lines().count() <= 2,
+            "{self:?}"
+        );
     }
 }
 

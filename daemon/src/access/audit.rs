@@ -13,7 +13,9 @@ fn cut_argv(argv: &[String]) -> Vec<String> {
     for argument in argv {
         // Empty arguments count too: there may be many.
         let Some(rest) = left.checked_sub(argument.len() + 1) else {
-            let fits = argument.char_indices().take_while(|(at, one)| at + one.len_utf8() <= left);
+            let fits = argument
+                .char_indices()
+                .take_while(|(at, one)| at + one.len_utf8() <= left);
             cut.push(fits.map(|(_, one)| one).chain(['…']).collect());
             break;
         };
@@ -23,8 +25,9 @@ fn cut_argv(argv: &[String]) -> Vec<String> {
     cut
 }
 
-/// The entry of one request. A write's is recorded in one commit with what it changes, a command's once it has begun: both say
-/// what the answer will be. What is left unrecorded, or is answered otherwise, is recorded before it is answered.
+/// The entry of one request. A write's is recorded in one commit with what it changes, a command's
+/// once it has begun: both say what the answer will be. What is left unrecorded, or is answered
+/// otherwise, is recorded before it is answered.
 #[derive(Debug)]
 pub struct Audit {
     /// Without its number and its status.
@@ -36,12 +39,20 @@ pub struct Audit {
 impl Audit {
     /// Of a request that has no answer yet.
     pub fn new(draft: AuditEntry) -> Self {
-        Self { draft, argv: OnceLock::new(), recorded: Mutex::default() }
+        Self {
+            draft,
+            argv: OnceLock::new(),
+            recorded: Mutex::default(),
+        }
     }
 
     /// The entry, once it is answered by this HTTP status.
     pub fn answered(&self, status: u16) -> AuditEntry {
-        AuditEntry { status, argv: self.argv.get().cloned(), ..self.draft.clone() }
+        AuditEntry {
+            status,
+            argv: self.argv.get().cloned(),
+            ..self.draft.clone()
+        }
     }
 
     /// Adds the command that is asked for, cut after [`ARGV_BYTES`]; the first one stays.
@@ -51,23 +62,40 @@ impl Audit {
 
     /// Remembers the entry that is durable, if one is; what was remembered before.
     pub fn remember(&self, entry: Option<AuditEntry>) -> Option<AuditEntry> {
-        std::mem::replace(&mut *self.recorded.lock().unwrap_or_else(PoisonError::into_inner), entry)
+        std::mem::replace(
+            &mut *self.recorded.lock().unwrap_or_else(PoisonError::into_inner),
+            entry,
+        )
     }
 
     /// Whether it is durable that the answer was of this status.
     pub fn says(&self, status: u16) -> bool {
         let recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
-        recorded.as_ref().is_some_and(|entry| entry.status == status)
+        recorded
+            .as_ref()
+            .is_some_and(|entry| entry.status == status)
     }
 }
 
 /// Target of the log's lines that are entries of the audit log.
 pub const TARGET: &str = "audit";
 
-/// Writes an entry to the log, as one line; `recorded` unless the database does not have it. Its texts are quoted: what a client
-/// sent cannot make lines of its own.
+/// Writes an entry to the log, as one line; `recorded` unless the database does not have it. Its
+/// texts are quoted: what a client sent cannot make lines of its own.
 pub fn log_entry(entry: &AuditEntry, recorded: bool) {
-    let AuditEntry { id, time, caller, role, from, method, path, argv, status, count, request_id } = entry;
+    let AuditEntry {
+        id,
+        time,
+        caller,
+        role,
+        from,
+        method,
+        path,
+        argv,
+        status,
+        count,
+        request_id,
+    } = entry;
     let (caller, role) = (caller.as_deref(), role.map(Role::as_str));
     tracing::info!(
         target: TARGET,
@@ -102,6 +130,9 @@ mod tests {
         assert_eq!(cut_argv(&short), short);
         let long = cut_argv(&["sh".to_owned(), "ä".repeat(ARGV_BYTES), "more".to_owned()]);
         assert!(long.len() == 2 && long[1].len() <= ARGV_BYTES && long[1].ends_with("ä…"));
-        assert_eq!(cut_argv(&vec![String::new(); 9 * ARGV_BYTES]).len(), ARGV_BYTES + 1);
+        assert_eq!(
+            cut_argv(&vec![String::new(); 9 * ARGV_BYTES]).len(),
+            ARGV_BYTES + 1
+        );
     }
 }

@@ -30,7 +30,8 @@ impl Caller {
 
     fn may_place_ends(&self, veth: &Veth) -> Result<(), FieldError> {
         let ends = (0..).zip(&veth.endpoints);
-        ends.filter(|(_, end)| end.namespace.is_none()).try_for_each(|(i, end)| self.may_place_end(i, end))
+        ends.filter(|(_, end)| end.namespace.is_none())
+            .try_for_each(|(i, end)| self.may_place_end(i, end))
     }
 
     fn may_place_end(&self, i: usize, end: &Endpoint) -> Result<(), FieldError> {
@@ -60,8 +61,14 @@ impl Caller {
         Err(forbidden_field(at("namespace"), detail))
     }
 
-    fn check_host_addresses(&self, addresses: &[Cidr], at: &impl Fn(&str) -> String) -> Result<(), FieldError> {
-        let Some(first) = addresses.first() else { return Ok(()) };
+    fn check_host_addresses(
+        &self,
+        addresses: &[Cidr],
+        at: &impl Fn(&str) -> String,
+    ) -> Result<(), FieldError> {
+        let Some(first) = addresses.first() else {
+            return Ok(());
+        };
         let detail = format!(
             "{first} is for the host, and {} may have interfaces without addresses there: leave addresses out, {}",
             self.name,
@@ -70,12 +77,20 @@ impl Caller {
         Err(forbidden_field(at("addresses/0"), detail))
     }
 
-    fn check_host_device(&self, device: &str, at: &impl Fn(&str) -> String) -> Result<(), FieldError> {
+    fn check_host_device(
+        &self,
+        device: &str,
+        at: &impl Fn(&str) -> String,
+    ) -> Result<(), FieldError> {
         if device.starts_with(&self.prefix) {
             return Ok(());
         }
         // The name that netnsd chose tells how many others have such ones.
-        let device = if intent::is_automatic(device) { "a name chosen by netnsd" } else { &format!("{device:?}") };
+        let device = if intent::is_automatic(device) {
+            "a name chosen by netnsd"
+        } else {
+            &format!("{device:?}")
+        };
         let detail = format!(
             "the interface has {device} on the host, where {} has only what is called {}…: write such a name, {}",
             self.name,

@@ -1,7 +1,8 @@
 //! Who calls, and what they may do: one place decides, for every route and every change.
 //!
-//! [`Access`] makes a [`Caller`] of what the kernel says of a Unix socket's other side, or of a bearer token;
-//! [`rules::needs`] tells which role a route needs; [`Caller::may_change`] whether a change is within its reach.
+//! [`Access`] makes a [`Caller`] of what the kernel says of a Unix socket's other side, or of a
+//! bearer token; [`rules::needs`] tells which role a route needs; [`Caller::may_change`] whether a
+//! change is within its reach.
 
 pub mod audit;
 mod host;
@@ -109,7 +110,8 @@ impl Caller {
         }
     }
 
-    /// As whom its commands run in a namespace: none for admins, who run them as the daemon or whom they name.
+    /// As whom its commands run in a namespace: none for admins, who run them as the daemon or whom
+    /// they name.
     ///
     /// # Errors
     /// That it may not run this at all.
@@ -118,10 +120,15 @@ impl Caller {
             return Ok(None);
         }
         if user.is_some() {
-            return Err(forbidden(format!("user is for admins, and {} is {}", self.name, self.role)));
+            return Err(forbidden(format!(
+                "user is for admins, and {} is {}",
+                self.name, self.role
+            )));
         }
         if !managed {
-            return Err(forbidden("commands in namespaces that netnsd does not manage are for admins"));
+            return Err(forbidden(
+                "commands in namespaces that netnsd does not manage are for admins",
+            ));
         }
         match &self.identity {
             Some(identity) => Ok(Some(identity.clone())),
@@ -132,7 +139,8 @@ impl Caller {
         }
     }
 
-    /// Checks the names and references of a change as it was sent, against nothing that is recorded.
+    /// Checks the names and references of a change as it was sent, against nothing that is
+    /// recorded.
     ///
     /// # Errors
     /// `forbidden`, the same for what exists and for what does not.
@@ -140,18 +148,26 @@ impl Caller {
         match change {
             Change::Create(Spec::Veth(veth)) if self.is_confined() && veth.name.is_unset() => {
                 // The name that would be chosen tells which ones others have.
-                let detail =
-                    format!("{} reaches only what is called {}…: give the pair a name", self.name, self.prefix);
+                let detail = format!(
+                    "{} reaches only what is called {}…: give the pair a name",
+                    self.name, self.prefix
+                );
                 Err(forbidden(detail))
             }
             Change::Create(spec) | Change::Put(spec) => self.may_refer(spec),
-            Change::Edit(resource, _) | Change::Delete { resource, .. } if !self.reaches(resource.name.as_str()) => {
+            Change::Edit(resource, _) | Change::Delete { resource, .. }
+                if !self.reaches(resource.name.as_str()) =>
+            {
                 Err(self.outside(resource))
             }
-            // Edits are checked once they are made: their outcome depends on the caller's own resource only.
+            // Edits are checked once they are made: their outcome depends on the caller's own
+            // resource only.
             Change::Edit(..) | Change::Delete { .. } => Ok(()),
             Change::Topology(document) => {
-                let check = |placed: &Placed| self.may_refer(&placed.spec).map_err(|problem| placed.locate(problem));
+                let check = |placed: &Placed| {
+                    self.may_refer(&placed.spec)
+                        .map_err(|problem| placed.locate(problem))
+                };
                 document.specs.iter().try_for_each(check)
             }
         }
@@ -178,30 +194,57 @@ impl Caller {
     /// What it may not.
     pub fn may_change(&self, decision: &Decision, adopt: bool) -> Result<(), Problem> {
         let named = decision.named.iter().map(|(resource, _)| resource.clone());
-        let changed = decision.changes.iter().map(|(resource, _)| resource.clone());
-        let specs = decision.changes.iter().filter_map(|(_, after)| after.as_ref()).map(|record| &*record.spec);
+        let changed = decision
+            .changes
+            .iter()
+            .map(|(resource, _)| resource.clone());
+        let specs = decision
+            .changes
+            .iter()
+            .filter_map(|(_, after)| after.as_ref())
+            .map(|record| &*record.spec);
         let referred = specs.clone().flat_map(intent::references);
-        if let Some(outside) = named.chain(changed).chain(referred).find(|other| !self.reaches(other.name.as_str())) {
+        if let Some(outside) = named
+            .chain(changed)
+            .chain(referred)
+            .find(|other| !self.reaches(other.name.as_str()))
+        {
             // Something that hangs on what the caller names: nobody asked for it by its name.
-            return Err(Problem { resources: vec![outside.clone()], ..self.outside(&outside) });
+            return Err(Problem {
+                resources: vec![outside.clone()],
+                ..self.outside(&outside)
+            });
         }
-        let attaches = |spec: &&Spec| matches!(spec, Spec::Namespace(spec) if spec.attach.is_some());
+        let attaches =
+            |spec: &&Spec| matches!(spec, Spec::Namespace(spec) if spec.attach.is_some());
         let is_new = |spec: &Spec| decision.named.contains(&(spec.resource(), Did::Created));
-        let attach = specs.filter(attaches).any(is_new).then_some("attach is for admins, who may reach every process");
-        let what = adopt.then_some("adopt is for admins, who may change what others made").or(attach);
+        let attach = specs
+            .filter(attaches)
+            .any(is_new)
+            .then_some("attach is for admins, who may reach every process");
+        let what = adopt
+            .then_some("adopt is for admins, who may change what others made")
+            .or(attach);
         match what.filter(|_| self.role < Role::Admin) {
-            Some(what) => Err(forbidden(format!("{what}, and {} is {}", self.name, self.role))),
+            Some(what) => Err(forbidden(format!(
+                "{what}, and {} is {}",
+                self.name, self.role
+            ))),
             None => Ok(()),
         }
     }
 
     /// That a resource is out of its reach.
     pub fn outside(&self, resource: &ResourceRef) -> Problem {
-        forbidden(format!("{} reaches only what is called {}…, and not {resource}", self.name, self.prefix))
+        forbidden(format!(
+            "{} reaches only what is called {}…, and not {resource}",
+            self.name, self.prefix
+        ))
     }
 }
 
-/// Time between two looks at the clock: it may be set while the runtime's timers go by one that is not (`CLOCK_MONOTONIC`).
+/// Time between two looks at the clock: it may be set while the runtime's timers go by one that is
+/// not (`CLOCK_MONOTONIC`).
 const CLOCK_CHECK: Duration = Duration::from_secs(5);
 
 /// Waits until the clock has reached a time.
@@ -231,10 +274,15 @@ mod tests {
         let clock = Arc::new(AtomicI64::new(0));
         let now = clock.clone();
         let expiry = Timestamp::from_second(1_000_000).unwrap();
-        let waiting = tokio::spawn(passed(expiry, move || Timestamp::from_second(now.load(Ordering::SeqCst)).unwrap()));
+        let waiting = tokio::spawn(passed(expiry, move || {
+            Timestamp::from_second(now.load(Ordering::SeqCst)).unwrap()
+        }));
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
         clock.store(1_000_001, Ordering::SeqCst);
-        tokio::time::timeout(Duration::from_secs(60), waiting).await.unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(60), waiting)
+            .await
+            .unwrap()
+            .unwrap();
     }
 }

@@ -29,8 +29,9 @@ pub enum Peer {
     },
 }
 
-/// Returns the first address of the network that counts as one with an address. Nobody owns only a part of an IPv6 /64 (RFC 4291,
-/// section 2.5.4), and every local user has all of 127/8 (RFC 1122, section 3.2.1.3).
+/// Returns the first address of the network that counts as one with an address. Nobody owns only a
+/// part of an IPv6 /64 (RFC 4291, section 2.5.4), and every local user has all of 127/8 (RFC 1122,
+/// section 3.2.1.3).
 pub fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) if !address.is_loopback() => {
@@ -41,7 +42,8 @@ pub fn network_of(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Who is on the other side of a Unix socket (`SO_PEERCRED`, `SO_PEERGROUPS`, `unix(7)`): as it was when it connected.
+/// Who is on the other side of a Unix socket (`SO_PEERCRED`, `SO_PEERGROUPS`, `unix(7)`): as it was
+/// when it connected.
 pub fn peer_of(stream: &UnixStream) -> Peer {
     let identity = stream.peer_cred().ok().map(|cred| Identity {
         uid: Uid::from_raw(cred.uid()),
@@ -51,13 +53,16 @@ pub fn peer_of(stream: &UnixStream) -> Peer {
     Peer::Unix(identity)
 }
 
-/// The other side's supplementary groups. A kernel that does not tell them leaves it with its own group only.
+/// The other side's supplementary groups. A kernel that does not tell them leaves it with its own
+/// group only.
 fn groups_of(stream: &UnixStream) -> Vec<Gid> {
-    // NGROUPS_MAX is 65536 (`linux/limits.h`); who is in more groups than fit here is asked about again.
+    // NGROUPS_MAX is 65536 (`linux/limits.h`); who is in more groups than fit here is asked about
+    // again.
     for room in [64usize, 65536] {
         let mut groups: Vec<libc::gid_t> = vec![0; room];
         let mut length = libc::socklen_t::try_from(size_of_val(&groups[..])).unwrap_or(0);
-        // SAFETY: the kernel writes at most `length` bytes, which is how much room there is, and sets it to what it wrote.
+        // SAFETY: the kernel writes at most `length` bytes, which is how much room there is, and
+        // sets it to what it wrote.
         let result = unsafe {
             libc::getsockopt(
                 stream.as_raw_fd(),

@@ -1,4 +1,5 @@
-//! Requests that were not carried out, counted: the audit log has them, and whoever repeats them does not fill it.
+//! Requests that were not carried out, counted: the audit log has them, and whoever repeats them
+//! does not fill it.
 
 use std::{
     collections::HashMap,
@@ -10,7 +11,8 @@ use netnsd_api::AuditEntry;
 
 /// Time in which refusals that are alike become two entries: the first one's, and one for the rest.
 const WINDOW: Duration = Duration::from_secs(60);
-/// Kinds of refusals that one source may have in a window; further ones are told apart by their status only.
+/// Kinds of refusals that one source may have in a window; further ones are told apart by their
+/// status only.
 const SHARE: usize = 32;
 /// The same of all sources together; then sources are not told apart either.
 const KINDS: usize = 1024;
@@ -48,13 +50,16 @@ struct Window {
 }
 
 impl Refusals {
-    /// Counts a refusal that came from this place, and returns true; or false for the first of its kind, which is to be
-    /// recorded by itself.
+    /// Counts a refusal that came from this place, and returns true; or false for the first of its
+    /// kind, which is to be recorded by itself.
     pub fn count(&self, entry: &AuditEntry, place: &str) -> bool {
         let mut window = self.lock();
         let now = Instant::now();
         if window.end.is_none_or(|end| end <= now) && !window.has_rests {
-            *window = Window { end: Some(now + WINDOW), ..Window::default() };
+            *window = Window {
+                end: Some(now + WINDOW),
+                ..Window::default()
+            };
         }
         let kind = window.kind_of(entry, place);
         if window.kinds.contains_key(&kind) {
@@ -84,7 +89,11 @@ impl Refusals {
         if !window.has_rests || window.end.is_some_and(|end| end > Instant::now()) {
             return Vec::new();
         }
-        let mut due: Vec<AuditEntry> = std::mem::take(&mut *window).kinds.into_values().flatten().collect();
+        let mut due: Vec<AuditEntry> = std::mem::take(&mut *window)
+            .kinds
+            .into_values()
+            .flatten()
+            .collect();
         due.sort_by(|one, other| one.time.cmp(&other.time));
         due
     }
@@ -111,17 +120,28 @@ impl Window {
     /// Returns the kind that a refusal is of, or the wider one where there are too many.
     fn kind_of(&self, entry: &AuditEntry, place: &str) -> Kind {
         let source = (entry.caller.clone(), place.to_owned());
-        let has_room = self.sources.get(&source).is_none_or(|kinds| *kinds < SHARE) && self.kinds.len() < KINDS;
+        let has_room = self.sources.get(&source).is_none_or(|kinds| *kinds < SHARE)
+            && self.kinds.len() < KINDS;
         let target = Some((entry.method.clone(), entry.path.clone()));
-        let exact = Kind { source: Some(source), target, status: entry.status };
+        let exact = Kind {
+            source: Some(source),
+            target,
+            status: entry.status,
+        };
         if has_room || self.kinds.contains_key(&exact) {
             return exact;
         }
-        let of_source = Kind { target: None, ..exact };
+        let of_source = Kind {
+            target: None,
+            ..exact
+        };
         if self.kinds.len() < KINDS || self.kinds.contains_key(&of_source) {
             return of_source;
         }
-        Kind { source: None, ..of_source }
+        Kind {
+            source: None,
+            ..of_source
+        }
     }
 
     fn begin(&mut self, kind: Kind) {
@@ -149,7 +169,16 @@ impl Window {
         };
         if let Some(rest) = self.kinds.get_mut(&kind) {
             let count = entry.count + rest.as_ref().map_or(0, |rest| rest.count);
-            *rest = Some(AuditEntry { caller, role, from, method, path, count, argv: None, ..entry });
+            *rest = Some(AuditEntry {
+                caller,
+                role,
+                from,
+                method,
+                path,
+                count,
+                argv: None,
+                ..entry
+            });
         }
     }
 }
@@ -174,9 +203,15 @@ mod tests {
         }
     }
 
-    /// Sends refusals, and returns how many were recorded by themselves and the entries of the rest.
-    fn send(refusals: &Refusals, entries: impl Iterator<Item = AuditEntry>) -> (u64, Vec<AuditEntry>) {
-        let first = entries.filter(|entry| !refusals.count(entry, "192.0.2.1")).count() as u64;
+    /// Sends refusals, and returns how many were recorded by themselves and the entries of the
+    /// rest.
+    fn send(
+        refusals: &Refusals,
+        entries: impl Iterator<Item = AuditEntry>,
+    ) -> (u64, Vec<AuditEntry>) {
+        let first = entries
+            .filter(|entry| !refusals.count(entry, "192.0.2.1"))
+            .count() as u64;
         assert!(refusals.take_due().is_empty(), "the window is open");
         refusals.end_window();
         (first, refusals.take_due())
@@ -186,24 +221,44 @@ mod tests {
     fn repeated_refusals_become_two_entries() {
         let refusals = Refusals::default();
         let (first, rest) = send(&refusals, (0..1000).map(|_| entry("red", "/v1/x")));
-        assert_eq!((first, rest.len(), rest[0].count, &*rest[0].from), (1, 1, 999, "192.0.2.1"));
+        assert_eq!(
+            (first, rest.len(), rest[0].count, &*rest[0].from),
+            (1, 1, 999, "192.0.2.1")
+        );
         // An unrecorded rest is counted on; so is a first one.
         refusals.put_back(rest);
         refusals.add(entry("red", "/v1/x"), "192.0.2.1");
         assert!(refusals.count(&entry("red", "/v1/x"), "192.0.2.1") && refusals.due_at().is_some());
         refusals.end_window();
         assert_eq!(refusals.take_due()[0].count, 1001);
-        assert!(refusals.due_at().is_none() && !refusals.count(&entry("red", "/v1/x"), "192.0.2.1"));
+        assert!(
+            refusals.due_at().is_none() && !refusals.count(&entry("red", "/v1/x"), "192.0.2.1")
+        );
     }
 
     #[test]
     fn source_has_a_share_and_all_have_a_bound() {
         let refusals = Refusals::default();
-        let (first, rest) = send(&refusals, (0..1000).map(|i| entry("red", &format!("/v1/{i}"))));
-        assert_eq!((first, rest.len(), rest[0].count), (SHARE as u64 + 1, 1, 999 - SHARE as u64));
-        assert_eq!((rest[0].caller.as_deref(), &*rest[0].path, &*rest[0].method), (Some("red"), "…", "…"));
-        let (first, rest) = send(&refusals, (0..5000).map(|i| entry(&format!("uid {i}"), "/v1/x")));
-        assert_eq!((first, rest.len(), rest[0].count), (KINDS as u64 + 1, 1, 5000 - 1 - KINDS as u64));
+        let (first, rest) = send(
+            &refusals,
+            (0..1000).map(|i| entry("red", &format!("/v1/{i}"))),
+        );
+        assert_eq!(
+            (first, rest.len(), rest[0].count),
+            (SHARE as u64 + 1, 1, 999 - SHARE as u64)
+        );
+        assert_eq!(
+            (rest[0].caller.as_deref(), &*rest[0].path, &*rest[0].method),
+            (Some("red"), "…", "…")
+        );
+        let (first, rest) = send(
+            &refusals,
+            (0..5000).map(|i| entry(&format!("uid {i}"), "/v1/x")),
+        );
+        assert_eq!(
+            (first, rest.len(), rest[0].count),
+            (KINDS as u64 + 1, 1, 5000 - 1 - KINDS as u64)
+        );
         assert_eq!((&rest[0].caller, &*rest[0].from), (&None, "…"));
     }
 }

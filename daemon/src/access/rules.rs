@@ -3,13 +3,21 @@
 use axum::http::Method;
 use netnsd_api::Role;
 
-/// Paths whose GET is not for every viewer, or whose writes are not for every operator: all of them are admins'.
+/// Paths whose GET is not for every viewer, or whose writes are not for every operator: all of them
+/// are admins'.
 const ADMINS: [&str; 3] = ["/v1/tokens", "/v1/tokens/{name}", "/v1/audit"];
 /// Paths whose GET does something.
 const DOING: [&str; 1] = ["/v1/namespaces/{name}/exec"];
-/// Paths that tell of, or touch, what bears no resource's name: not for who is confined to a prefix.
-const WHOLE: [&str; 6] =
-    ["/v1/host/links", "/v1/host/addresses", "/v1/host/routes", "/v1/host/neighbours", "/v1/reconcile", "/metrics"];
+/// Paths that tell of, or touch, what bears no resource's name: not for who is confined to a
+/// prefix.
+const WHOLE: [&str; 6] = [
+    "/v1/host/links",
+    "/v1/host/addresses",
+    "/v1/host/routes",
+    "/v1/host/neighbours",
+    "/v1/reconcile",
+    "/metrics",
+];
 
 /// Whether a request only looks; its path as the route is written.
 fn looks(method: &Method, route: &str) -> bool {
@@ -42,8 +50,13 @@ mod tests {
     #[test]
     fn who_only_looks_is_not_on_record() {
         for method in [Method::GET, Method::HEAD, Method::OPTIONS] {
-            assert!(!is_audited(&method, "/v1/audit") && !is_audited(&method, "/v1/veths"), "{method}");
+            assert!(
+                !is_audited(&method, "/v1/audit") && !is_audited(&method, "/v1/veths"),
+                "{method}"
+            );
         }
-        assert!(is_audited(&Method::GET, DOING[0]) && is_audited(&Method::DELETE, "/v1/veths/{name}"));
+        assert!(
+            is_audited(&Method::GET, DOING[0]) && is_audited(&Method::DELETE, "/v1/veths/{name}")
+        );
     }
 }

@@ -99,11 +99,30 @@ pub fn issue(new: NewToken, now: Timestamp) -> Result<(TokenRow, String), getran
     let mut bits = [0u8; 32];
     getrandom::fill(&mut bits)?;
     let secret = format!("netnsd_{}", hex(&bits));
-    let NewToken { name, role, prefix, host, expires_at } = new;
+    let NewToken {
+        name,
+        role,
+        prefix,
+        host,
+        expires_at,
+    } = new;
     // A rule that `NewToken::check` would refuse binds nobody.
     let host = HostAccess::resolve(host, role, prefix.as_deref()).unwrap_or_default();
-    let token = Token { name, role, prefix, host, expires_at, created_at: rfc3339(now) };
-    Ok((TokenRow { token, hash: hash(&secret) }, secret))
+    let token = Token {
+        name,
+        role,
+        prefix,
+        host,
+        expires_at,
+        created_at: rfc3339(now),
+    };
+    Ok((
+        TokenRow {
+            token,
+            hash: hash(&secret),
+        },
+        secret,
+    ))
 }
 
 impl Access {
@@ -115,7 +134,11 @@ impl Access {
             prefix: String::new(),
             host: HostAccess::Any,
         };
-        Self { rules: std::iter::once(root).chain(rules).collect(), file: file.map(hash), tokens: RwLock::default() }
+        Self {
+            rules: std::iter::once(root).chain(rules).collect(),
+            file: file.map(hash),
+            tokens: RwLock::default(),
+        }
     }
 
     /// Takes the tokens that are recorded.
@@ -128,10 +151,20 @@ impl Access {
     /// From now on this token is valid; false if there is one of its name.
     pub fn add(&self, row: TokenRow) -> bool {
         let mut tokens = self.write();
-        let free = tokens.iter().all(|known| known.row.token.name != row.token.name);
+        let free = tokens
+            .iter()
+            .all(|known| known.row.token.name != row.token.name);
         if free {
-            let expires_at = row.token.expires_at.as_deref().and_then(|text| text.parse().ok());
-            tokens.push(Known { row, expires_at, revoked: watch::Sender::new(false) });
+            let expires_at = row
+                .token
+                .expires_at
+                .as_deref()
+                .and_then(|text| text.parse().ok());
+            tokens.push(Known {
+                row,
+                expires_at,
+                revoked: watch::Sender::new(false),
+            });
         }
         free
     }
@@ -149,7 +182,11 @@ impl Access {
 
     /// Every recorded token, by name.
     pub fn tokens(&self) -> Vec<Token> {
-        let mut all: Vec<Token> = self.read().iter().map(|known| known.row.token.clone()).collect();
+        let mut all: Vec<Token> = self
+            .read()
+            .iter()
+            .map(|known| known.row.token.clone())
+            .collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
     }
@@ -181,7 +218,13 @@ impl Access {
         if known.expires_at.is_some_and(|at| at <= now) {
             return None;
         }
-        let Token { name, role, prefix, host, .. } = &known.row.token;
+        let Token {
+            name,
+            role,
+            prefix,
+            host,
+            ..
+        } = &known.row.token;
         Some(Caller {
             name: format!("token {name}"),
             role: *role,
@@ -195,11 +238,15 @@ impl Access {
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, Vec<Known>> {
-        self.tokens.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.tokens
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn write(&self) -> std::sync::RwLockWriteGuard<'_, Vec<Known>> {
-        self.tokens.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.tokens
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -209,7 +256,11 @@ mod tests {
 
     fn identity(uid: u32, groups: &[u32]) -> Identity {
         let groups = groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
-        Identity { uid: Uid::from_raw(uid), gid: Gid::from_raw(uid), groups }
+        Identity {
+            uid: Uid::from_raw(uid),
+            gid: Gid::from_raw(uid),
+            groups,
+        }
     }
 
     #[test]
@@ -227,8 +278,11 @@ mod tests {
             host: HostAccess::Any,
         };
         let access = Access::new(vec![lab, team], None);
-        let role =
-            |uid, groups: &[u32]| access.on_unix(&identity(uid, groups)).map(|caller| (caller.role, caller.prefix));
+        let role = |uid, groups: &[u32]| {
+            access
+                .on_unix(&identity(uid, groups))
+                .map(|caller| (caller.role, caller.prefix))
+        };
         assert_eq!(role(0, &[]), Some((Role::Admin, String::new())));
         assert_eq!(role(7, &[99]), Some((Role::Viewer, "lab-".into())));
         assert_eq!(role(8, &[1, 99]), Some((Role::Operator, String::new())));
@@ -245,18 +299,29 @@ mod tests {
             host: None,
             expires_at: expires_at.map(str::to_owned),
         };
-        let (row, secret) = issue(new("ci", Some("2999-01-01T00:00:00Z")), Timestamp::now()).unwrap();
-        assert!(!format!("{row:?}").contains(&secret[7..]), "the secret is not kept");
+        let (row, secret) =
+            issue(new("ci", Some("2999-01-01T00:00:00Z")), Timestamp::now()).unwrap();
+        assert!(
+            !format!("{row:?}").contains(&secret[7..]),
+            "the secret is not kept"
+        );
         access.add(row);
-        let (old, old_secret) = issue(new("old", Some("2001-01-01T00:00:00Z")), Timestamp::now()).unwrap();
+        let (old, old_secret) =
+            issue(new("old", Some("2001-01-01T00:00:00Z")), Timestamp::now()).unwrap();
         access.add(old);
         assert_eq!(access.by_secret("file").unwrap().role, Role::Admin);
         let caller = access.by_secret(&secret).unwrap();
-        assert_eq!((caller.name.as_str(), caller.role, caller.prefix.as_str()), ("token ci", Role::Operator, "ci-"));
+        assert_eq!(
+            (caller.name.as_str(), caller.role, caller.prefix.as_str()),
+            ("token ci", Role::Operator, "ci-")
+        );
         assert!(access.by_secret(&old_secret).is_none() && access.by_secret("").is_none());
         access.remove("ci");
         assert!(access.by_secret(&secret).is_none());
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(caller.over());
     }
 }

@@ -1,4 +1,5 @@
-//! The engine's own thread: what it knows, what it is asked and when it wakes by itself, and what it records.
+//! The engine's own thread: what it knows, what it is asked and when it wakes by itself, and what
+//! it records.
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
@@ -7,7 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netnsd_api::{AuditEntry, Code, Kind, NotInSync, Problem, Reconciled, ResourceRef, Role, State, SysctlKey};
+use netnsd_api::{
+    AuditEntry, Code, Kind, NotInSync, Problem, Reconciled, ResourceRef, Role, State, SysctlKey,
+};
 use tokio::sync::{mpsc, watch};
 
 use super::{
@@ -29,7 +32,8 @@ use crate::{
     watchdog::Part,
 };
 
-/// How long the engine is idle before it writes down what it knows to be done; and how long when that failed.
+/// How long the engine is idle before it writes down what it knows to be done; and how long when
+/// that failed.
 const TIDY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
 /// Entries of admins that wait in memory until they can be recorded, at most.
@@ -89,11 +93,15 @@ pub(super) struct Core<K: Kernel> {
 }
 
 impl<K: Kernel> Core<K> {
-    /// Opens the store and reads everything recorded; `shown` is told the number of the newest event.
+    /// Opens the store and reads everything recorded; `shown` is told the number of the newest
+    /// event.
     ///
     /// # Errors
     /// When the store cannot be opened or read.
-    #[expect(clippy::too_many_arguments, reason = "each is something else, and there is one caller")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is something else, and there is one caller"
+    )]
     pub async fn open(
         database: &Path,
         kernel: K,
@@ -140,20 +148,48 @@ impl<K: Kernel> Core<K> {
         core.complete_macs();
         // Who asks before everything was tried sees what is recorded.
         let reason = Some("recorded, and not compared with the kernel yet".to_owned());
-        let standing = Standing { state: State::Pending, reason };
-        let entry = |(_, record): (ResourceRef, &Record)| status::entry(record, &standing, &Observed::default());
-        core.view.publish(core.intent.all().map(entry).collect(), &[]);
+        let standing = Standing {
+            state: State::Pending,
+            reason,
+        };
+        let entry = |(_, record): (ResourceRef, &Record)| {
+            status::entry(record, &standing, &Observed::default())
+        };
+        core.view
+            .publish(core.intent.all().map(entry).collect(), &[]);
         Ok(core)
     }
 
     fn remember(&mut self, row: Row) {
-        let Row { uid, kind, name, generation, created_at, updated_at, desired, applied, prior, adopt, macs } = row;
+        let Row {
+            uid,
+            kind,
+            name,
+            generation,
+            created_at,
+            updated_at,
+            desired,
+            applied,
+            prior,
+            adopt,
+            macs,
+        } = row;
         let resource = ResourceRef::new(kind, name);
         match desired {
             Some(spec) => {
                 let keep_macs = macs.len() != asked_macs(&spec).len();
-                let record =
-                    Record { uid, generation, created_at, updated_at, spec, applied, prior, adopt, macs, keep_macs };
+                let record = Record {
+                    uid,
+                    generation,
+                    created_at,
+                    updated_at,
+                    spec,
+                    applied,
+                    prior,
+                    adopt,
+                    macs,
+                    keep_macs,
+                };
                 self.intent.set(&resource, Some(record));
             }
             None => {
@@ -162,11 +198,15 @@ impl<K: Kernel> Core<K> {
         }
     }
 
-    /// Derives addresses for what was recorded before they were, once all that are recorded are known. What is in the kernel
-    /// keeps those that it has.
+    /// Derives addresses for what was recorded before they were, once all that are recorded are
+    /// known. What is in the kernel keeps those that it has.
     fn complete_macs(&mut self) {
-        let without: Vec<ResourceRef> =
-            self.intent.all().filter(|(_, record)| record.keep_macs).map(|(resource, _)| resource).collect();
+        let without: Vec<ResourceRef> = self
+            .intent
+            .all()
+            .filter(|(_, record)| record.keep_macs)
+            .map(|(resource, _)| resource)
+            .collect();
         for resource in without {
             if let Some(spec) = self.intent.spec(&resource) {
                 let macs = self.intent.derive_macs(spec);
@@ -187,7 +227,8 @@ impl<K: Kernel> Core<K> {
                 request = queue.recv() => {
                     let Some(request) = request else { break };
                     self.take(request, &mut waiting).await;
-                    // Writes that came meanwhile have their turn before the rest of a caller who sent many.
+                    // Writes that came meanwhile have their turn before the rest of a caller who
+                    // sent many.
                     loop {
                         while let Ok(request) = queue.try_recv() {
                             self.take(request, &mut waiting).await;
@@ -216,7 +257,10 @@ impl<K: Kernel> Core<K> {
         self.refusals.end_window();
         self.tidy().await;
         if !self.backlog.is_empty() {
-            tracing::error!(count = self.backlog.len(), "entries of the audit log are lost");
+            tracing::error!(
+                count = self.backlog.len(),
+                "entries of the audit log are lost"
+            );
         }
         self.store.close().await;
     }
@@ -253,7 +297,9 @@ impl<K: Kernel> Core<K> {
     /// Everything that there is to be brought about.
     fn everything(&self) -> BTreeSet<ResourceRef> {
         let recorded = self.intent.all().map(|(resource, _)| resource);
-        recorded.chain(self.gone.keys().map(|(resource, _)| resource.clone())).collect()
+        recorded
+            .chain(self.gone.keys().map(|(resource, _)| resource.clone()))
+            .collect()
     }
 
     /// Everything recorded, compared with the kernel in one pass.
@@ -267,12 +313,20 @@ impl<K: Kernel> Core<K> {
         self.view.set_ready();
         let ms = start.elapsed().as_secs_f64() * 1000.0;
         let operations: usize = passed.done.values().map(Vec::len).sum();
-        tracing::info!(resources = count, operations, ms, "everything recorded has been tried");
+        tracing::info!(
+            resources = count,
+            operations,
+            ms,
+            "everything recorded has been tried"
+        );
     }
 
     /// One pass over everything, because somebody asks for it.
     async fn reconcile(&mut self) -> Reconciled {
-        let work = Work { leftovers: true, ..Work::each(self.everything()) };
+        let work = Work {
+            leftovers: true,
+            ..Work::each(self.everything())
+        };
         let passed = self.pass_over(work, false).await;
         let not_in_sync = |(resource, standing): (&ResourceRef, &Standing)| NotInSync {
             kind: resource.kind,
@@ -281,17 +335,25 @@ impl<K: Kernel> Core<K> {
             reason: standing.reason.clone(),
         };
         let stands = |standing: &Standing| matches!(standing.state, State::InSync | State::Pending);
-        let failed = self.standings.iter().filter(|(_, standing)| !stands(standing)).map(not_in_sync);
+        let failed = self
+            .standings
+            .iter()
+            .filter(|(_, standing)| !stands(standing))
+            .map(not_in_sync);
         let reconciled = Reconciled {
-            repaired: passed.done.into_keys().filter(|resource| self.stands(resource)).collect(),
+            repaired: passed
+                .done
+                .into_keys()
+                .filter(|resource| self.stands(resource))
+                .collect(),
             failed: failed.collect(),
         };
         self.tidy().await;
         reconciled
     }
 
-    /// One pass over resources, each on its own. With `spare`, what others change again and again, or what is only to be
-    /// reported, is not repaired.
+    /// One pass over resources, each on its own. With `spare`, what others change again and again,
+    /// or what is only to be reported, is not repaired.
     pub(super) async fn pass(&mut self, resources: BTreeSet<ResourceRef>, spare: bool) -> Passed {
         self.pass_over(Work::each(resources), spare).await
     }
@@ -302,13 +364,18 @@ impl<K: Kernel> Core<K> {
         let (mut plan, observed) = match self.look_and_plan(&mut work, &Failures::new()).await {
             Ok(found) => found,
             Err(error) => {
-                let standing =
-                    Standing { state: State::Failed, reason: Some(format!("the kernel cannot be asked: {error}")) };
+                let standing = Standing {
+                    state: State::Failed,
+                    reason: Some(format!("the kernel cannot be asked: {error}")),
+                };
                 for resource in work.parts.keys() {
                     self.standings.insert(resource.clone(), standing.clone());
                     self.retry_later(resource);
                 }
-                self.publish(work.parts.keys().chain(&work.looked_at), &Observed::default());
+                self.publish(
+                    work.parts.keys().chain(&work.looked_at),
+                    &Observed::default(),
+                );
                 return Passed::default();
             }
         };
@@ -328,11 +395,17 @@ impl<K: Kernel> Core<K> {
         let mut passed = self.bring_about(&mut work, plan, observed).await;
         // Whoever is changing things goes on meanwhile: then it is looked at afresh.
         for _ in 0..AFRESH {
-            if !passed.failures.values().any(|(_, error)| is_not_yet(error.errno)) {
+            if !passed
+                .failures
+                .values()
+                .any(|(_, error)| is_not_yet(error.errno))
+            {
                 break;
             }
             self.take_in_bridges(&mut work, &passed.failures);
-            let Ok((plan, observed)) = self.look_and_plan(&mut work, &Failures::new()).await else { break };
+            let Ok((plan, observed)) = self.look_and_plan(&mut work, &Failures::new()).await else {
+                break;
+            };
             let (done, remade) = (passed.done, passed.remade);
             passed = self.bring_about(&mut work, plan, observed).await;
             passed.remade.extend(remade);
@@ -376,7 +449,10 @@ impl<K: Kernel> Core<K> {
             None => Instant::now() + TIDY.0,
         });
         let retries = self.retries.values().map(|again| again.at);
-        retries.chain(tidy).chain(self.refusals.due_at()).fold(self.drift.alarm(), Instant::min)
+        retries
+            .chain(tidy)
+            .chain(self.refusals.due_at())
+            .fold(self.drift.alarm(), Instant::min)
     }
 
     /// What is due by itself: retries, what others did, confirmations.
@@ -411,20 +487,28 @@ impl<K: Kernel> Core<K> {
         }
     }
 
-    /// Commits rows and their audit entries, together with confirmations, events, and what is in the lane.
+    /// Commits rows and their audit entries, together with confirmations, events, and what is in
+    /// the lane.
     pub(super) async fn commit(
         &mut self,
         rows: BTreeMap<String, RowChange>,
         mut kept: Vec<Kept>,
     ) -> Result<(), StoreError> {
-        // In one commit, none waits for writes or needs its own. The bound is also that of the statement's text.
-        self.keeping.extend(std::iter::from_fn(|| self.lane.try_recv().ok()).take(KEEPINGS));
+        // In one commit, none waits for writes or needs its own. The bound is also that of the
+        // statement's text.
+        self.keeping
+            .extend(std::iter::from_fn(|| self.lane.try_recv().ok()).take(KEEPINGS));
         let mut all = self.confirmations.clone();
         all.extend(rows);
         let (events, retracted) = self.journal.news();
         kept.extend(self.untrue.iter().copied().map(Kept::NoAudit));
         let refusals = self.refusals.take_due();
-        for entry in self.backlog.clone().into_iter().chain(refusals.iter().cloned()) {
+        for entry in self
+            .backlog
+            .clone()
+            .into_iter()
+            .chain(refusals.iter().cloned())
+        {
             kept.push(Kept::Audit(self.numbered(entry)));
         }
         let asked = std::mem::take(&mut self.keeping);
@@ -435,7 +519,12 @@ impl<K: Kernel> Core<K> {
             });
         }
         self.large |= all.len() + events.len() >= LARGE;
-        let commit = Commit { rows: all.into_values().collect(), events, retracted, kept };
+        let commit = Commit {
+            rows: all.into_values().collect(),
+            events,
+            retracted,
+            kept,
+        };
         let start = Instant::now();
         let result = self.store.commit(&commit).await;
         if result.is_ok() {
@@ -445,7 +534,8 @@ impl<K: Kernel> Core<K> {
             if let (Kept::Audit(entry), Err(_)) = (&what, &result) {
                 audit::log_entry(entry, false);
             }
-            let unavailable = |error: &StoreError| Problem::new(Code::StoreUnavailable, error.to_string());
+            let unavailable =
+                |error: &StoreError| Problem::new(Code::StoreUnavailable, error.to_string());
             let kept = match &result {
                 Err(_) if self.put_into_backlog(&what) => Ok(()),
                 other => other.as_ref().map(drop).map_err(unavailable),
@@ -467,11 +557,14 @@ impl<K: Kernel> Core<K> {
         Ok(())
     }
 
-    /// Keeps what could not be recorded in memory, and returns true, if it tells what an admin did and there is room: somebody must
-    /// be able to act then.
+    /// Keeps what could not be recorded in memory, and returns true, if it tells what an admin did
+    /// and there is room: somebody must be able to act then.
     fn put_into_backlog(&mut self, what: &Kept) -> bool {
-        let Kept::Audit(entry) = what else { return false };
-        let is_kept = entry.role == Some(Role::Admin) && entry.status < 400 && self.backlog.len() < BACKLOG;
+        let Kept::Audit(entry) = what else {
+            return false;
+        };
+        let is_kept =
+            entry.role == Some(Role::Admin) && entry.status < 400 && self.backlog.len() < BACKLOG;
         if is_kept {
             self.backlog.push(entry.clone());
         }
@@ -481,17 +574,31 @@ impl<K: Kernel> Core<K> {
     /// An entry of the audit log with its number.
     pub(super) fn numbered(&mut self, entry: AuditEntry) -> AuditEntry {
         self.audited += 1;
-        AuditEntry { id: self.audited, ..entry }
+        AuditEntry {
+            id: self.audited,
+            ..entry
+        }
     }
 
-    /// Remembers the value that a sysctl had before netnsd first set it; returns true if there was none yet, so that the resource's
-    /// row has to be written.
-    pub(super) fn keep_prior(&mut self, resource: &ResourceRef, key: SysctlKey, value: String) -> bool {
-        let Some(left) = self.intent.leftovers_mut(resource) else { return false };
+    /// Remembers the value that a sysctl had before netnsd first set it; returns true if there was
+    /// none yet, so that the resource's row has to be written.
+    pub(super) fn keep_prior(
+        &mut self,
+        resource: &ResourceRef,
+        key: SysctlKey,
+        value: String,
+    ) -> bool {
+        let Some(left) = self.intent.leftovers_mut(resource) else {
+            return false;
+        };
         // An interface begins with what `default` is, which may be netnsd's by now.
         let default = key.at("default").filter(|_| key.interface().is_some());
-        let value = default.and_then(|default| left.prior.get(&default).cloned()).unwrap_or(value);
-        let Entry::Vacant(first) = left.prior.entry(key) else { return false };
+        let value = default
+            .and_then(|default| left.prior.get(&default).cloned())
+            .unwrap_or(value);
+        let Entry::Vacant(first) = left.prior.entry(key) else {
+            return false;
+        };
         first.insert(value);
         true
     }
@@ -499,7 +606,8 @@ impl<K: Kernel> Core<K> {
     /// Notes that a resource's row has to be written with a later commit.
     pub(super) fn confirm(&mut self, resource: &ResourceRef) {
         if let Some(record) = self.intent.get(resource) {
-            self.confirmations.insert(record.uid.clone(), RowChange::Put(Box::new(record.row())));
+            self.confirmations
+                .insert(record.uid.clone(), RowChange::Put(Box::new(record.row())));
         }
     }
 }

@@ -21,7 +21,8 @@ use crate::{
 
 /// How long after the first notice a look is taken: one change has several.
 const GATHER: Duration = Duration::from_millis(2);
-/// How long apart looks are, at the least: whoever changes things without pause takes no more than a part of the time.
+/// How long apart looks are, at the least: whoever changes things without pause takes no more than
+/// a part of the time.
 const PAUSE: Duration = Duration::from_millis(20);
 /// So many repairs in a row are made at once; later ones wait ever longer.
 const PATIENCE: u32 = 3;
@@ -31,7 +32,8 @@ const WAIT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_s
 const CALM: Duration = Duration::from_secs(10);
 /// How many resources are compared at once because of notices.
 const ROUND: usize = 64;
-/// How many namespaces, with what lives in them, are compared at once in the rounds that are made without.
+/// How many namespaces, with what lives in them, are compared at once in the rounds that are made
+/// without.
 const TURN: usize = 32;
 
 /// What is to be looked at because of others.
@@ -42,7 +44,8 @@ pub(super) struct Drift {
     /// When the dirty ones are looked at, and when that was last done.
     due: Option<Instant>,
     looked: Option<Instant>,
-    /// Of each resource by what had to be done: the same again and again is a fight, one thing after the other is not.
+    /// Of each resource by what had to be done: the same again and again is a fight, one thing
+    /// after the other is not.
     repairs: BTreeMap<ResourceRef, BTreeMap<Operations, Repairs>>,
     /// How far the round without a notice is, and when it goes on.
     rounded: Option<ResourceRef>,
@@ -95,9 +98,16 @@ impl Devices {
             let inside = observed.namespaces.get(&ns)?;
             let (index, owner_tag) = match name.as_str() {
                 "lo" => (LOOPBACK, &inside.owner_tag),
-                name => inside.links.get(name).map(|link| (link.index, &link.owner_tag))?,
+                name => inside
+                    .links
+                    .get(name)
+                    .map(|link| (link.index, &link.owner_tag))?,
             };
-            let device = Device { cookie: inside.cookie, ns, index };
+            let device = Device {
+                cookie: inside.cookie,
+                ns,
+                index,
+            };
             let is_own = match owner_tag.as_deref() {
                 Some(tag) => ownership::parse(tag).is_some_and(|(owner, _)| owner == *resource),
                 None => before.is_some_and(|before| before.contains(&device)),
@@ -115,7 +125,8 @@ impl Devices {
             return;
         }
         self.forget(resource);
-        self.by_index.extend(devices.iter().map(|device| (key(device), resource.clone())));
+        self.by_index
+            .extend(devices.iter().map(|device| (key(device), resource.clone())));
         self.of.insert(resource.clone(), devices);
     }
 }
@@ -137,7 +148,8 @@ impl Drift {
 
     /// When something is to be done next.
     pub fn alarm(&self) -> Instant {
-        self.due.map_or(self.next_round, |due| due.min(self.next_round))
+        self.due
+            .map_or(self.next_round, |due| due.min(self.next_round))
     }
 
     /// Has a resource looked at soon.
@@ -157,7 +169,9 @@ impl Drift {
         }
         // What is asked for meanwhile does not wait for all of them.
         let later = self.dirty.iter().nth(ROUND).cloned();
-        let later = later.map(|first| self.dirty.split_off(&first)).unwrap_or_default();
+        let later = later
+            .map(|first| self.dirty.split_off(&first))
+            .unwrap_or_default();
         self.due = (!later.is_empty()).then_some(now);
         std::mem::replace(&mut self.dirty, later)
     }
@@ -181,7 +195,9 @@ impl Drift {
 
     /// Remembers a bridge whose MTU goes by its ports through netnsd; none: no longer, or never.
     pub fn follow_ports(&mut self, resource: &ResourceRef, spec: Option<&Spec>) {
-        let ns = spec.and_then(|spec| intent::interfaces(spec).into_iter().next()).map(|(ns, _)| ns);
+        let ns = spec
+            .and_then(|spec| intent::interfaces(spec).into_iter().next())
+            .map(|(ns, _)| ns);
         match ns {
             Some(ns) => self.followers.insert(resource.clone(), ns),
             None => self.followers.remove(resource),
@@ -194,15 +210,27 @@ impl Drift {
     }
 
     /// Why a resource is not repaired now, and when it is, if at all.
-    fn held(&self, resource: &ResourceRef, operations: &Operations) -> Option<(String, Option<Instant>)> {
+    fn held(
+        &self,
+        resource: &ResourceRef,
+        operations: &Operations,
+    ) -> Option<(String, Option<Instant>)> {
         if !self.policy.repair {
-            return Some(("changed by others, and left so: repair is \"report\"".into(), None));
+            return Some((
+                "changed by others, and left so: repair is \"report\"".into(),
+                None,
+            ));
         }
         let repairs = self.repairs.get(resource)?.get(operations)?;
         let due = repairs.last + repairs.delay();
         (due > Instant::now()).then(|| {
             let (count, seconds) = (repairs.count, repairs.delay().as_secs_f64());
-            (format!("changed by others again after {count} repairs: the next one waits {seconds} s"), Some(due))
+            (
+                format!(
+                    "changed by others again after {count} repairs: the next one waits {seconds} s"
+                ),
+                Some(due),
+            )
         })
     }
 
@@ -211,8 +239,14 @@ impl Drift {
         let now = Instant::now();
         let all = self.repairs.entry(resource.clone()).or_default();
         all.retain(|_, repairs| now <= repairs.last + CALM.max(repairs.delay() * 4));
-        let repairs = all.entry(operations.clone()).or_insert(Repairs { count: 0, last: now });
-        *repairs = Repairs { count: repairs.count + 1, last: now };
+        let repairs = all.entry(operations.clone()).or_insert(Repairs {
+            count: 0,
+            last: now,
+        });
+        *repairs = Repairs {
+            count: repairs.count + 1,
+            last: now,
+        };
         let operations = operations.join(" ");
         match repairs.count {
             1 => tracing::warn!(%resource, operations, "changed by others, and repaired"),
@@ -224,15 +258,21 @@ impl Drift {
     }
 }
 
-/// Whether a change may touch what a namespace itself is asked for: `lo`, and routes, neighbours and sysctls, which hang on links.
+/// Whether a change may touch what a namespace itself is asked for: `lo`, and routes, neighbours
+/// and sysctls, which hang on links.
 fn touches(spec: &Namespace, what: &What) -> bool {
     let inside = !(spec.routes.is_empty() && spec.neighbours.is_empty() && spec.sysctls.is_empty());
     match what {
-        What::Link { index: LOOPBACK, .. } | What::Address(LOOPBACK) | What::Everything => true,
+        What::Link {
+            index: LOOPBACK, ..
+        }
+        | What::Address(LOOPBACK)
+        | What::Everything => true,
         What::Link { set, name, .. } => {
-            // The kernel sets some back when a carrier comes or the MTU changes, and forgets all of them with an MTU that IPv6 cannot
-            // do with (`addrconf_notify()`, net/ipv6/addrconf.c).
-            let is_reset = |key: &SysctlKey| key.is_ipv6() && key.interface().as_ref() == Some(name);
+            // The kernel sets some back when a carrier comes or the MTU changes, and forgets all of
+            // them with an MTU that IPv6 cannot do with (`addrconf_notify()`, net/ipv6/addrconf.c).
+            let is_reset =
+                |key: &SysctlKey| key.is_ipv6() && key.interface().as_ref() == Some(name);
             *set && inside || spec.sysctls.keys().any(is_reset)
         }
         What::Address(_) => inside,
@@ -243,25 +283,37 @@ fn touches(spec: &Namespace, what: &What) -> bool {
 }
 
 impl<K: Kernel> Core<K> {
-    /// Something happened in the kernel that others did. What `besides` holds is being looked at anyhow.
+    /// Something happened in the kernel that others did. What `besides` holds is being looked at
+    /// anyhow.
     pub(super) fn notice(&mut self, notice: Notice, besides: &BTreeMap<ResourceRef, usize>) {
         let concerned = match notice {
             Notice::Appeared(name) => {
-                if !self.manages(&name) && self.foreign.get_or_insert_default().insert(name.clone()) {
-                    self.journal.add(EventType::Appeared, Kind::Namespace, &name, None, json!({}));
+                if !self.manages(&name) && self.foreign.get_or_insert_default().insert(name.clone())
+                {
+                    self.journal
+                        .add(EventType::Appeared, Kind::Namespace, &name, None, json!({}));
                 }
                 self.named(&name)
             }
             Notice::Disappeared(name) => {
                 if self.foreign.get_or_insert_default().remove(&name) && !self.manages(&name) {
-                    self.journal.add(EventType::Disappeared, Kind::Namespace, &name, None, json!({}));
+                    self.journal.add(
+                        EventType::Disappeared,
+                        Kind::Namespace,
+                        &name,
+                        None,
+                        json!({}),
+                    );
                 }
                 self.named(&name)
             }
             Notice::NamesLost => self.compare_names(),
             Notice::Changed(ns, what) => self.concerned(&ns, &what),
         };
-        for resource in concerned.into_iter().filter(|resource| !besides.contains_key(resource)) {
+        for resource in concerned
+            .into_iter()
+            .filter(|resource| !besides.contains_key(resource))
+        {
             self.drift.mark(resource);
         }
     }
@@ -271,28 +323,48 @@ impl<K: Kernel> Core<K> {
         if !self.manages(name) {
             return Vec::new();
         }
-        let Ok(name) = name.parse() else { return Vec::new() };
+        let Ok(name) = name.parse() else {
+            return Vec::new();
+        };
         let resource = ResourceRef::new(Kind::Namespace, name);
         let inside = self.intent.dependents(&resource);
         std::iter::once(resource).chain(inside).collect()
     }
 
-    /// Finds out which namespaces came and went: others' are told, what is there at first excepted, and of those asked for
-    /// the ones that are missing are concerned.
+    /// Finds out which namespaces came and went: others' are told, what is there at first excepted,
+    /// and of those asked for the ones that are missing are concerned.
     fn compare_names(&mut self) -> Vec<ResourceRef> {
         let names: BTreeSet<String> = self.kernel.names().into_iter().collect();
         let missing = |(resource, _): &(ResourceRef, &intent::Record)| {
             resource.kind == Kind::Namespace && !names.contains(resource.name.as_str())
         };
-        let missing: Vec<ResourceRef> = self.intent.all().filter(missing).map(|(resource, _)| resource).collect();
-        let foreign: BTreeSet<String> = names.into_iter().filter(|name| !self.manages(name)).collect();
+        let missing: Vec<ResourceRef> = self
+            .intent
+            .all()
+            .filter(missing)
+            .map(|(resource, _)| resource)
+            .collect();
+        let foreign: BTreeSet<String> = names
+            .into_iter()
+            .filter(|name| !self.manages(name))
+            .collect();
         if let Some(before) = self.foreign.replace(foreign.clone()) {
             for name in foreign.difference(&before) {
-                self.journal.add(EventType::Appeared, Kind::Namespace, name, None, json!({}));
+                self.journal
+                    .add(EventType::Appeared, Kind::Namespace, name, None, json!({}));
             }
-            let gone: Vec<&String> = before.difference(&foreign).filter(|name| !self.manages(name)).collect();
+            let gone: Vec<&String> = before
+                .difference(&foreign)
+                .filter(|name| !self.manages(name))
+                .collect();
             for name in gone {
-                self.journal.add(EventType::Disappeared, Kind::Namespace, name, None, json!({}));
+                self.journal.add(
+                    EventType::Disappeared,
+                    Kind::Namespace,
+                    name,
+                    None,
+                    json!({}),
+                );
             }
         }
         missing
@@ -300,13 +372,24 @@ impl<K: Kernel> Core<K> {
 
     /// Whom a change concerns.
     fn concerned(&self, ns: &Ns, what: &What) -> Vec<ResourceRef> {
-        let by_index = |index: u32| self.drift.devices.by_index.get(&(ns.clone(), index)).cloned();
+        let by_index = |index: u32| {
+            self.drift
+                .devices
+                .by_index
+                .get(&(ns.clone(), index))
+                .cloned()
+        };
         let mut found: Vec<ResourceRef> = match what {
-            What::Link { index, name, .. } => by_index(*index).into_iter().chain(self.intent.owner(ns, name)).collect(),
+            What::Link { index, name, .. } => by_index(*index)
+                .into_iter()
+                .chain(self.intent.owner(ns, name))
+                .collect(),
             What::Address(index) => by_index(*index).into_iter().collect(),
             What::Routes | What::Neighbours | What::Sysctls => Vec::new(),
             What::Everything => match ns.name() {
-                Some(name) => self.intent.dependents(&ResourceRef::new(Kind::Namespace, name.clone())),
+                Some(name) => self
+                    .intent
+                    .dependents(&ResourceRef::new(Kind::Namespace, name.clone())),
                 None => self.intent.all().map(|(resource, _)| resource).collect(),
             },
         };
@@ -324,7 +407,8 @@ impl<K: Kernel> Core<K> {
         found
     }
 
-    /// Looks at what others touched, and goes on with the round without a notice. Whether there was anything to do.
+    /// Looks at what others touched, and goes on with the round without a notice. Whether there was
+    /// anything to do.
     pub(super) async fn look_after_others(&mut self) -> bool {
         let now = Instant::now();
         let dirty = self.drift.take(now);
@@ -342,16 +426,24 @@ impl<K: Kernel> Core<K> {
             self.pass(next, true).await;
         }
         let turns = u32::try_from(turns).unwrap_or(u32::MAX).max(1);
-        self.drift.next_round = Instant::now() + self.drift.policy.interval.pause(turns, turn.elapsed());
+        self.drift.next_round =
+            Instant::now() + self.drift.policy.interval.pause(turns, turn.elapsed());
         true
     }
 
-    /// How many turns a round has, and the resources whose turn it is: what lives in a namespace is looked at with it.
+    /// How many turns a round has, and the resources whose turn it is: what lives in a namespace is
+    /// looked at with it.
     fn next_of_round(&mut self) -> (usize, BTreeSet<ResourceRef>) {
         let after = self.drift.rounded.take();
-        let rest = |leading: &(Kind, &Name)| after.as_ref().is_none_or(|after| *leading > (after.kind, &after.name));
+        let rest = |leading: &(Kind, &Name)| {
+            after
+                .as_ref()
+                .is_none_or(|after| *leading > (after.kind, &after.name))
+        };
         let turn = self.intent.leading().filter(rest).take(TURN);
-        let turn: Vec<ResourceRef> = turn.map(|(kind, name)| ResourceRef::new(kind, name.clone())).collect();
+        let turn: Vec<ResourceRef> = turn
+            .map(|(kind, name)| ResourceRef::new(kind, name.clone()))
+            .collect();
         let following = turn.iter().flat_map(|resource| match resource.kind {
             Kind::Namespace => self.intent.dependents(resource),
             _ => Vec::new(),
@@ -361,15 +453,25 @@ impl<K: Kernel> Core<K> {
         (self.intent.leading().count().div_ceil(TURN), next)
     }
 
-    /// Of what a plan is for: what was in sync before, and what of that is not to be repaired now. Tells of the drift.
-    pub(super) fn weigh(&mut self, plan: &Plan, spare: bool) -> (BTreeSet<ResourceRef>, Vec<ResourceRef>) {
+    /// Of what a plan is for: what was in sync before, and what of that is not to be repaired now.
+    /// Tells of the drift.
+    pub(super) fn weigh(
+        &mut self,
+        plan: &Plan,
+        spare: bool,
+    ) -> (BTreeSet<ResourceRef>, Vec<ResourceRef>) {
         let mut operations: BTreeMap<&ResourceRef, Operations> = BTreeMap::new();
         for step in &plan.steps {
-            operations.entry(&step.resource).or_default().push(step.op.label());
+            operations
+                .entry(&step.resource)
+                .or_default()
+                .push(step.op.label());
         }
         let (mut drifted, mut held) = (BTreeSet::new(), Vec::new());
         for (resource, operations) in operations {
-            let Some(standing) = self.standings.get_mut(resource) else { continue };
+            let Some(standing) = self.standings.get_mut(resource) else {
+                continue;
+            };
             if !matches!(standing.state, State::InSync | State::Drifted) {
                 continue;
             }
@@ -377,18 +479,34 @@ impl<K: Kernel> Core<K> {
                 && let Some(record) = self.intent.get(resource)
             {
                 let detail = json!({"operations": operations});
-                self.journal.add(EventType::Drifted, resource.kind, &resource.name, Some(&record.uid), detail);
+                self.journal.add(
+                    EventType::Drifted,
+                    resource.kind,
+                    &resource.name,
+                    Some(&record.uid),
+                    detail,
+                );
             }
             let reason = Some("changed by others, and being repaired".into());
-            *standing = Standing { state: State::Drifted, reason };
+            *standing = Standing {
+                state: State::Drifted,
+                reason,
+            };
             drifted.insert(resource.clone());
             if !spare {
                 continue;
             }
             if let Some((reason, until)) = self.drift.held(resource, &operations) {
-                self.standings.insert(resource.clone(), Standing { state: State::Drifted, reason: Some(reason) });
+                self.standings.insert(
+                    resource.clone(),
+                    Standing {
+                        state: State::Drifted,
+                        reason: Some(reason),
+                    },
+                );
                 if let Some(at) = until {
-                    self.retries.insert(resource.clone(), Again { at, tries: 0 });
+                    self.retries
+                        .insert(resource.clone(), Again { at, tries: 0 });
                 }
                 held.push(resource.clone());
             }
@@ -397,7 +515,11 @@ impl<K: Kernel> Core<K> {
     }
 
     /// Notes what was repaired of what had drifted.
-    pub(super) fn note_repairs(&mut self, drifted: &BTreeSet<ResourceRef>, done: &BTreeMap<ResourceRef, Operations>) {
+    pub(super) fn note_repairs(
+        &mut self,
+        drifted: &BTreeSet<ResourceRef>,
+        done: &BTreeMap<ResourceRef, Operations>,
+    ) {
         for (resource, operations) in done {
             if drifted.contains(resource) && self.stands(resource) {
                 self.drift.repaired(resource, operations);

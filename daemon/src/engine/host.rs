@@ -1,4 +1,5 @@
-//! Addresses that writes give to the host itself: some would take its own traffic, and are for admins.
+//! Addresses that writes give to the host itself: some would take its own traffic, and are for
+//! admins.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +13,8 @@ use crate::{
     kernel::{Ns, NsScope, Observed, Scope},
 };
 
-/// Networks of which a whole one is more than a resource of netnsd's has: length of the prefix in IPv4, and in IPv6.
+/// Networks of which a whole one is more than a resource of netnsd's has: length of the prefix in
+/// IPv4, and in IPv6.
 const SHORTEST: (u8, u8) = (8, 16);
 
 /// Link-local addresses (RFC 3927): the metadata service of a cloud is among them.
@@ -28,21 +30,36 @@ pub(super) struct HostAddress {
 
 /// Returns the addresses that a resource has on the host, and that it had not before.
 pub(super) fn new_addresses(before: Option<&Spec>, after: &Spec) -> Vec<HostAddress> {
-    let old: BTreeSet<IpNet> =
-        before.map(addresses).unwrap_or_default().into_iter().map(|known| known.address.0).collect();
-    addresses(after).into_iter().filter(|new| !old.contains(&new.address.0)).collect()
+    let old: BTreeSet<IpNet> = before
+        .map(addresses)
+        .unwrap_or_default()
+        .into_iter()
+        .map(|known| known.address.0)
+        .collect();
+    addresses(after)
+        .into_iter()
+        .filter(|new| !old.contains(&new.address.0))
+        .collect()
 }
 
 fn addresses(spec: &Spec) -> Vec<HostAddress> {
     let all = |at: &str, addresses: &[Cidr]| -> Vec<HostAddress> {
-        let pointed = |(i, address): (usize, &Cidr)| HostAddress { pointer: format!("{at}/{i}"), address: *address };
+        let pointed = |(i, address): (usize, &Cidr)| HostAddress {
+            pointer: format!("{at}/{i}"),
+            address: *address,
+        };
         addresses.iter().enumerate().map(pointed).collect()
     };
     match spec {
         Spec::Bridge(bridge) if bridge.namespace.is_none() => all("/addresses", &bridge.addresses),
         Spec::Veth(veth) => {
-            let ends = veth.endpoints.iter().enumerate().filter(|(_, end)| end.namespace.is_none());
-            ends.flat_map(|(i, end)| all(&format!("/endpoints/{i}/addresses"), &end.addresses)).collect()
+            let ends = veth
+                .endpoints
+                .iter()
+                .enumerate()
+                .filter(|(_, end)| end.namespace.is_none());
+            ends.flat_map(|(i, end)| all(&format!("/endpoints/{i}/addresses"), &end.addresses))
+                .collect()
         }
         Spec::Namespace(_) | Spec::Bridge(_) => Vec::new(),
     }
@@ -50,12 +67,20 @@ fn addresses(spec: &Spec) -> Vec<HostAddress> {
 
 /// Returns what has to be looked at for [`check`].
 pub(super) fn scope() -> Scope {
-    let part = NsScope { all_links: true, routes: true, kernel_routes: true, ..NsScope::default() };
-    Scope { namespaces: BTreeMap::from([(Ns::Host, part)]), ..Scope::default() }
+    let part = NsScope {
+        all_links: true,
+        routes: true,
+        kernel_routes: true,
+        ..NsScope::default()
+    };
+    Scope {
+        namespaces: BTreeMap::from([(Ns::Host, part)]),
+        ..Scope::default()
+    }
 }
 
-/// Checks addresses of the host that a write of this caller adds; `replaced` are the specs that it changes: what is on their devices
-/// does not count.
+/// Checks addresses of the host that a write of this caller adds; `replaced` are the specs that it
+/// changes: what is on their devices does not count.
 ///
 /// # Errors
 /// `forbidden` for the first that is an admin's to give.
@@ -72,17 +97,36 @@ pub(super) fn check(
         .map(|(_, device)| device)
         .collect();
     let host = observed.namespaces.get(&Ns::Host);
-    let on_links = host.into_iter().flat_map(|host| &host.links).filter(|(name, _)| !own.contains(*name));
+    let on_links = host
+        .into_iter()
+        .flat_map(|host| &host.links)
+        .filter(|(name, _)| !own.contains(*name));
     let on_links = on_links.flat_map(|(_, link)| link.addresses.iter().map(|address| address.net));
     // Also those of table `local`: addresses of `lo` are among them.
-    let routes = host.into_iter().flat_map(|host| &host.routes).map(|known| (known, &known.route));
-    let routes =
-        routes.filter(|(_, route)| route.interface.as_ref().is_none_or(|device| !own.contains(device.as_str())));
-    let routes = routes.map(|(known, route)| route.destination.net(known.ipv6)).filter(|net| net.prefix_len() > 0);
+    let routes = host
+        .into_iter()
+        .flat_map(|host| &host.routes)
+        .map(|known| (known, &known.route));
+    let routes = routes.filter(|(_, route)| {
+        route
+            .interface
+            .as_ref()
+            .is_none_or(|device| !own.contains(device.as_str()))
+    });
+    let routes = routes
+        .map(|(known, route)| route.destination.net(known.ipv6))
+        .filter(|net| net.prefix_len() > 0);
     let taken: Vec<IpNet> = on_links.chain(routes).collect();
-    for HostAddress { pointer, address } in new.iter().filter(|new| !is_link_local(new.address.0.addr())) {
+    for HostAddress { pointer, address } in new
+        .iter()
+        .filter(|new| !is_link_local(new.address.0.addr()))
+    {
         let net = address.0;
-        let least = if net.addr().is_ipv4() { SHORTEST.0 } else { SHORTEST.1 };
+        let least = if net.addr().is_ipv4() {
+            SHORTEST.0
+        } else {
+            SHORTEST.1
+        };
         let what = if net.prefix_len() < least {
             format!("has a prefix of less than {least} bits")
         } else if overlaps(net, LINK_LOCAL.into()) {
@@ -114,10 +158,18 @@ mod tests {
     #[test]
     fn networks_overlap_from_either_side() {
         let overlap = |a: &str, b: &str| overlaps(a.parse().unwrap(), b.parse().unwrap());
-        for (a, b) in [("10.1.2.3/8", "10.9.0.0/16"), ("10.9.0.1/32", "10.9.0.7/24"), ("fd00::1/64", "fd00::/48")] {
+        for (a, b) in [
+            ("10.1.2.3/8", "10.9.0.0/16"),
+            ("10.9.0.1/32", "10.9.0.7/24"),
+            ("fd00::1/64", "fd00::/48"),
+        ] {
             assert!(overlap(a, b) && overlap(b, a), "{a} {b}");
         }
-        for (a, b) in [("10.1.2.3/16", "10.2.0.0/16"), ("10.0.0.1/8", "::/0"), ("169.253.0.1/16", "169.254.0.0/16")] {
+        for (a, b) in [
+            ("10.1.2.3/16", "10.2.0.0/16"),
+            ("10.0.0.1/8", "::/0"),
+            ("169.253.0.1/16", "169.254.0.0/16"),
+        ] {
             assert!(!overlap(a, b) && !overlap(b, a), "{a} {b}");
         }
     }

@@ -1,4 +1,5 @@
-//! Events between their happening and their being shown: they are recorded with the next commit, and shown once durable.
+//! Events between their happening and their being shown: they are recorded with the next commit,
+//! and shown once durable.
 
 use jiff::Timestamp;
 use netnsd_api::{Event, EventResource, EventType, Kind};
@@ -28,7 +29,13 @@ impl Journal {
     /// After the newest event of the record.
     pub fn new(newest: u64, shown: watch::Sender<u64>) -> Self {
         shown.send_replace(newest);
-        Self { next: newest + 1, waiting: Vec::new(), retracted: Vec::new(), recorded: newest, shown }
+        Self {
+            next: newest + 1,
+            waiting: Vec::new(),
+            retracted: Vec::new(),
+            recorded: newest,
+            shown,
+        }
     }
 
     /// The number of the next event.
@@ -37,12 +44,29 @@ impl Journal {
     }
 
     /// Notes that something happened.
-    pub fn add(&mut self, what: EventType, kind: Kind, name: impl ToString, uid: Option<&str>, detail: Value) {
-        let resource = EventResource { kind, name: name.to_string(), uid: uid.map(ToOwned::to_owned) };
+    pub fn add(
+        &mut self,
+        what: EventType,
+        kind: Kind,
+        name: impl ToString,
+        uid: Option<&str>,
+        detail: Value,
+    ) {
+        let resource = EventResource {
+            kind,
+            name: name.to_string(),
+            uid: uid.map(ToOwned::to_owned),
+        };
         if self.waiting.len() >= WAITING {
             self.waiting.drain(..WAITING / 10);
         }
-        self.waiting.push(Event { id: self.next, time: rfc3339(Timestamp::now()), kind: what, resource, detail });
+        self.waiting.push(Event {
+            id: self.next,
+            time: rfc3339(Timestamp::now()),
+            kind: what,
+            resource,
+            detail,
+        });
         self.next += 1;
     }
 

@@ -1,7 +1,8 @@
 //! The single writer: one queue, group commit, status, retries.
 //!
-//! [`Engine`] is the handle that the HTTP room holds; [`Core`] runs on a thread of its own, which is also the kernel's.
-//! A batch is every waiting write that is independent of the others of it: one transaction, one netlink batch.
+//! [`Engine`] is the handle that the HTTP room holds; [`Core`] runs on a thread of its own, which
+//! is also the kernel's. A batch is every waiting write that is independent of the others of it:
+//! one transaction, one netlink batch.
 
 mod batch;
 mod core;
@@ -71,7 +72,8 @@ struct Message {
 }
 
 impl Message {
-    /// Answers it, once, without what its caller may not know; a client that has gone away does not hear.
+    /// Answers it, once, without what its caller may not know; a client that has gone away does not
+    /// hear.
     fn answer(&mut self, result: Result<Written, Problem>) {
         let caller = &self.write.caller;
         let result = match result {
@@ -106,8 +108,9 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts the engine on a thread of its own, over a database and a kernel that is made there; `shown` is told the
-    /// number of the newest event that may be shown, and `access` the recorded tokens.
+    /// Starts the engine on a thread of its own, over a database and a kernel that is made there;
+    /// `shown` is told the number of the newest event that may be shown, and `access` the recorded
+    /// tokens.
     ///
     /// The thread ends once every clone of the engine is dropped.
     ///
@@ -128,42 +131,69 @@ impl Engine {
         let counted = refusals.clone();
         let (started, start) = std::sync::mpsc::channel();
         let database = database.to_owned();
-        let thread = std::thread::Builder::new().name("netnsd-engine".into()).spawn(move || {
-            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-                Ok(runtime) => runtime,
-                Err(error) => return report(&started, Err(error.into())),
-            };
-            runtime.block_on(async {
-                let core = match kernel() {
-                    Ok(kernel) => {
-                        Core::open(&database, kernel, keeping_lane, counted, view, shown, policy, metrics, &access)
-                            .await
-                            .map_err(StartError::from)
-                    }
-                    Err(error) => Err(error.into()),
+        let thread = std::thread::Builder::new()
+            .name("netnsd-engine".into())
+            .spawn(move || {
+                let runtime = match tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()
+                {
+                    Ok(runtime) => runtime,
+                    Err(error) => return report(&started, Err(error.into())),
                 };
-                match core {
-                    Ok(core) => {
-                        report(&started, Ok(()));
-                        core.run(queue).await;
+                runtime.block_on(async {
+                    let core = match kernel() {
+                        Ok(kernel) => Core::open(
+                            &database,
+                            kernel,
+                            keeping_lane,
+                            counted,
+                            view,
+                            shown,
+                            policy,
+                            metrics,
+                            &access,
+                        )
+                        .await
+                        .map_err(StartError::from),
+                        Err(error) => Err(error.into()),
+                    };
+                    match core {
+                        Ok(core) => {
+                            report(&started, Ok(()));
+                            core.run(queue).await;
+                        }
+                        Err(error) => report(&started, Err(error)),
                     }
-                    Err(error) => report(&started, Err(error)),
-                }
-            });
-        })?;
-        start.recv().map_err(|_| std::io::Error::other("the engine's thread ended"))??;
-        Ok((Self { queue: sender, places: Shares::default(), keepings, refusals }, thread))
+                });
+            })?;
+        start
+            .recv()
+            .map_err(|_| std::io::Error::other("the engine's thread ended"))??;
+        Ok((
+            Self {
+                queue: sender,
+                places: Shares::default(),
+                keepings,
+                refusals,
+            },
+            thread,
+        ))
     }
 
-    /// Carries out a write; answers when it is durable and applied. A write that still waits when this future is dropped is not
-    /// carried out.
+    /// Carries out a write; answers when it is durable and applied. A write that still waits when
+    /// this future is dropped is not carried out.
     ///
     /// # Errors
     /// Why it was refused; then nothing is changed.
     pub async fn write(&self, write: Write) -> Result<Written, Problem> {
         let place = queue::take_place(&self.places, &write.caller)?;
         let (answer, answered) = oneshot::channel();
-        self.send(Request::Write(Box::new(Message { write, answer: Some(answer), _place: place })))?;
+        self.send(Request::Write(Box::new(Message {
+            write,
+            answer: Some(answer),
+            _place: place,
+        })))?;
         answered.await.unwrap_or_else(|_| Err(stopping()))
     }
 
@@ -177,8 +207,9 @@ impl Engine {
         answered.await.map_err(|_| stopping())
     }
 
-    /// Records a request that was not carried out. The first of its kind in a minute is durable when this answers, which also goes
-    /// on if this future is dropped; further ones, and one that could not be recorded, are counted and recorded together.
+    /// Records a request that was not carried out. The first of its kind in a minute is durable
+    /// when this answers, which also goes on if this future is dropped; further ones, and one that
+    /// could not be recorded, are counted and recorded together.
     ///
     /// # Errors
     /// Why it is not recorded by itself.
@@ -197,14 +228,18 @@ impl Engine {
         keeping.await.unwrap_or_else(|_| Err(stopping()))
     }
 
-    /// Records something beside resources, in turn and not refused for a full queue; answers when it is durable. An admin's
-    /// entry of the audit log that cannot be recorded waits in memory, where there is room: then this is a success too.
+    /// Records something beside resources, in turn and not refused for a full queue; answers when
+    /// it is durable. An admin's entry of the audit log that cannot be recorded waits in memory,
+    /// where there is room: then this is a success too.
     ///
     /// # Errors
     /// Why it is not recorded.
     pub async fn keep(&self, what: Kept) -> Result<(), Problem> {
         let (answer, answered) = oneshot::channel();
-        self.keepings.send(Keeping { what, answer }).await.map_err(|_| stopping())?;
+        self.keepings
+            .send(Keeping { what, answer })
+            .await
+            .map_err(|_| stopping())?;
         answered.await.unwrap_or_else(|_| Err(stopping()))
     }
 

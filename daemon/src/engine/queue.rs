@@ -19,18 +19,32 @@ pub(super) const RESERVE: usize = QUEUE / 8;
 ///
 /// # Errors
 /// `overloaded`, if the caller has its share already or all places are taken.
-pub(super) fn take_place(places: &Shares<String>, caller: &Caller) -> Result<Place<String>, Problem> {
+pub(super) fn take_place(
+    places: &Shares<String>,
+    caller: &Caller,
+) -> Result<Place<String>, Problem> {
     let is_admin = caller.role == Role::Admin;
-    let (share, most) = if is_admin { (QUEUE + RESERVE, QUEUE + RESERVE) } else { (SHARE, QUEUE) };
-    places.take(caller.name.clone(), share, most).map_err(|full| {
-        let detail = match full {
-            Full::All(count) => format!("the queue of writes is full ({count} wait): try again in a moment"),
-            Full::Share(own) => {
-                format!("{own} writes of {} wait already, which is its share: try again later", caller.name)
-            }
-        };
-        Problem::new(Code::Overloaded, detail)
-    })
+    let (share, most) = if is_admin {
+        (QUEUE + RESERVE, QUEUE + RESERVE)
+    } else {
+        (SHARE, QUEUE)
+    };
+    places
+        .take(caller.name.clone(), share, most)
+        .map_err(|full| {
+            let detail = match full {
+                Full::All(count) => {
+                    format!("the queue of writes is full ({count} wait): try again in a moment")
+                }
+                Full::Share(own) => {
+                    format!(
+                        "{own} writes of {} wait already, which is its share: try again later",
+                        caller.name
+                    )
+                }
+            };
+            Problem::new(Code::Overloaded, detail)
+        })
 }
 
 /// Waiting writes: those of one caller in their order, callers in turns.
@@ -46,11 +60,14 @@ impl Turns {
         let name = &message.write.caller.name;
         match self.callers.iter_mut().find(|(caller, _)| caller == name) {
             Some((_, messages)) => messages.push_back(message),
-            None => self.callers.push_back((name.clone(), VecDeque::from([message]))),
+            None => self
+                .callers
+                .push_back((name.clone(), VecDeque::from([message]))),
         }
     }
 
-    /// Returns the next write whose client still waits for it. Others are dropped: nothing was promised to them.
+    /// Returns the next write whose client still waits for it. Others are dropped: nothing was
+    /// promised to them.
     pub(super) fn peek(&mut self) -> Option<&Message> {
         while let Some((_, messages)) = self.callers.front_mut() {
             while messages.front().is_some_and(Message::is_abandoned) {
@@ -103,13 +120,25 @@ mod tests {
     fn message(places: &Shares<String>, of: &str, name: &str) -> (Message, Answered) {
         let spec = Spec::from_json(Kind::Namespace, json!({"name": name})).unwrap();
         let (answer, answered) = oneshot::channel();
-        let write = Write { caller: Arc::new(caller(of, Role::Operator)), ..Write::by_admin(Change::Put(spec)) };
+        let write = Write {
+            caller: Arc::new(caller(of, Role::Operator)),
+            ..Write::by_admin(Change::Put(spec))
+        };
         let place = take_place(places, &write.caller).unwrap();
-        (Message { write, answer: Some(answer), _place: place }, answered)
+        (
+            Message {
+                write,
+                answer: Some(answer),
+                _place: place,
+            },
+            answered,
+        )
     }
 
     fn name(message: &Message) -> String {
-        let Change::Put(spec) = &message.write.change else { unreachable!() };
+        let Change::Put(spec) = &message.write.change else {
+            unreachable!()
+        };
         spec.resource().name.to_string()
     }
 
@@ -123,7 +152,9 @@ mod tests {
         }
         // Its client has gone.
         answers.remove(1);
-        let order: Vec<String> = std::iter::from_fn(|| turns.pop()).map(|message| name(&message)).collect();
+        let order: Vec<String> = std::iter::from_fn(|| turns.pop())
+            .map(|message| name(&message))
+            .collect();
         assert_eq!(order, ["r0", "b0", "r2"]);
         assert!(turns.is_empty() && places.taken() == 0);
     }
@@ -131,10 +162,18 @@ mod tests {
     #[test]
     fn full_share_leaves_places_for_others_and_admins() {
         let places = Shares::default();
-        let (red, blue, root) =
-            (caller("red", Role::Operator), caller("blue", Role::Operator), caller("root", Role::Admin));
-        let mut held: Vec<Place<String>> = (0..SHARE).map(|_| take_place(&places, &red).unwrap()).collect();
-        assert_eq!(take_place(&places, &red).unwrap_err().code, Code::Overloaded);
+        let (red, blue, root) = (
+            caller("red", Role::Operator),
+            caller("blue", Role::Operator),
+            caller("root", Role::Admin),
+        );
+        let mut held: Vec<Place<String>> = (0..SHARE)
+            .map(|_| take_place(&places, &red).unwrap())
+            .collect();
+        assert_eq!(
+            take_place(&places, &red).unwrap_err().code,
+            Code::Overloaded
+        );
         held.push(take_place(&places, &blue).unwrap());
         for i in 0.. {
             match take_place(&places, &caller(&format!("uid {i}"), Role::Operator)) {

@@ -2,8 +2,8 @@
 
 use jiff::Timestamp;
 use netnsd_api::{
-    Bridge, BridgeObserved, Cidr, EndpointObserved, NamespaceObserved, PortObserved, Resource, State, Status, Stored,
-    Veth, VethObserved, is_link_local,
+    Bridge, BridgeObserved, Cidr, EndpointObserved, NamespaceObserved, PortObserved, Resource,
+    State, Status, Stored, Veth, VethObserved, is_link_local,
 };
 
 use super::{Entry, Spec};
@@ -21,7 +21,10 @@ pub(super) struct Standing {
 
 impl Standing {
     pub fn in_sync() -> Self {
-        Self { state: State::InSync, reason: None }
+        Self {
+            state: State::InSync,
+            reason: None,
+        }
     }
 }
 
@@ -34,7 +37,10 @@ pub fn rfc3339(time: Timestamp) -> String {
 pub(super) fn entry(record: &Record, standing: &Standing, observed: &Observed) -> Entry {
     match &*record.spec {
         Spec::Namespace(spec) => {
-            let known = observed.namespaces.get(&Ns::Named(spec.name.clone())).filter(|known| known.inode != 0);
+            let known = observed
+                .namespaces
+                .get(&Ns::Named(spec.name.clone()))
+                .filter(|known| known.inode != 0);
             let seen = known.map(|known| NamespaceObserved {
                 path: format!("/run/netns/{}", spec.name),
                 inode: known.inode,
@@ -44,21 +50,32 @@ pub(super) fn entry(record: &Record, standing: &Standing, observed: &Observed) -
             finish(record, &stored(spec, Some(true), record, standing, seen))
         }
         Spec::Bridge(spec) => {
-            let seen =
-                observed.link(&Ns::of(spec.namespace.as_ref()), spec.device()).and_then(|link| bridge(spec, link));
+            let seen = observed
+                .link(&Ns::of(spec.namespace.as_ref()), spec.device())
+                .and_then(|link| bridge(spec, link));
             let stored = stored(spec, None, record, standing, seen);
-            Entry { bridge: Some(Box::new(stored.clone())), ..finish(record, &stored) }
+            Entry {
+                bridge: Some(Box::new(stored.clone())),
+                ..finish(record, &stored)
+            }
         }
         Spec::Veth(spec) => {
             let links = [0, 1].map(|i: usize| end_link(spec, i, observed));
             let seen = veth(spec, links);
             let mut standing = standing.clone();
             if standing.state == State::InSync && standing.reason.is_none() {
-                standing.reason = if seen.ready { unequal_mtus(spec, &seen) } else { Some(not_ready(spec, &seen)) };
+                standing.reason = if seen.ready {
+                    unequal_mtus(spec, &seen)
+                } else {
+                    Some(not_ready(spec, &seen))
+                };
             }
             let mut ports: Vec<_> = (0..2).filter_map(|i| port(spec, i, links[i]?)).collect();
             ports.shrink_to_fit();
-            Entry { ports, ..finish(record, &stored(spec, None, record, &standing, Some(seen))) }
+            Entry {
+                ports,
+                ..finish(record, &stored(spec, None, record, &standing, Some(seen)))
+            }
         }
     }
 }
@@ -77,7 +94,11 @@ fn stored<R: Resource>(
         managed,
         created_at: rfc3339(record.created_at),
         updated_at: rfc3339(record.updated_at),
-        status: Status { state: standing.state, reason: standing.reason.clone(), observed },
+        status: Status {
+            state: standing.state,
+            reason: standing.reason.clone(),
+            observed,
+        },
     }
 }
 
@@ -139,7 +160,9 @@ fn veth(spec: &Veth, links: [Option<&ObservedLink>; 2]) -> VethObserved {
         })
     };
     VethObserved {
-        ready: links.iter().all(|link| link.is_some_and(|link| link.up && link.carrier)),
+        ready: links
+            .iter()
+            .all(|link| link.is_some_and(|link| link.up && link.carrier)),
         endpoints: [seen(0), seen(1)],
     }
 }
@@ -148,7 +171,11 @@ fn not_ready(spec: &Veth, seen: &VethObserved) -> String {
     let missing: Vec<String> = (0..2)
         .filter_map(|i| {
             let end = &spec.endpoints[i];
-            let place = format!("end {i} ({} in {})", end.device(), Ns::of(end.namespace.as_ref()));
+            let place = format!(
+                "end {i} ({} in {})",
+                end.device(),
+                Ns::of(end.namespace.as_ref())
+            );
             match &seen.endpoints[i] {
                 None => Some(format!("{place} is not there")),
                 Some(link) if !link.up => Some(format!("{place} is down")),
@@ -162,12 +189,14 @@ fn not_ready(spec: &Veth, seen: &VethObserved) -> String {
     }
 }
 
-/// Returns what a pair does whose ends have different MTUs (`veth_forward_skb()`, drivers/net/veth.c).
+/// Returns what a pair does whose ends have different MTUs (`veth_forward_skb()`,
+/// drivers/net/veth.c).
 fn unequal_mtus(spec: &Veth, seen: &VethObserved) -> Option<String> {
     let [a, b] = [0, 1].map(|i: usize| seen.endpoints[i].as_ref().map_or(0, |end| end.mtu));
     let (larger, most, least) = if a > b { (0, a, b) } else { (1, b, a) };
     let name = spec.endpoints[larger].device();
-    (most != least).then(|| format!("{name} has MTU {most}, its peer {least}: larger packets are dropped"))
+    (most != least)
+        .then(|| format!("{name} has MTU {most}, its peer {least}: larger packets are dropped"))
 }
 
 fn port(spec: &Veth, i: usize, link: &ObservedLink) -> Option<(netnsd_api::Name, PortObserved)> {
@@ -189,14 +218,19 @@ fn mac(link: &ObservedLink) -> String {
     link.mac.map(|mac| mac.to_string()).unwrap_or_default()
 }
 
-/// The addresses that were asked for and are there, in the order in which they were, and those of others; link-local ones that
-/// the kernel makes itself are neither.
+/// The addresses that were asked for and are there, in the order in which they were, and those of
+/// others; link-local ones that the kernel makes itself are neither.
 fn split(wanted: &[Cidr], link: &ObservedLink) -> (Vec<String>, Vec<String>) {
-    let is_asked = |known: &ObservedAddress, asked: &Cidr| known.peer.is_none() && known.net == asked.0;
-    let there = wanted.iter().filter(|asked| link.addresses.iter().any(|known| is_asked(known, asked)));
-    let others = link
-        .addresses
+    let is_asked =
+        |known: &ObservedAddress, asked: &Cidr| known.peer.is_none() && known.net == asked.0;
+    let there = wanted
         .iter()
-        .filter(|known| !is_link_local(known.net.addr()) && !wanted.iter().any(|asked| is_asked(known, asked)));
-    (there.map(ToString::to_string).collect(), others.map(ToString::to_string).collect())
+        .filter(|asked| link.addresses.iter().any(|known| is_asked(known, asked)));
+    let others = link.addresses.iter().filter(|known| {
+        !is_link_local(known.net.addr()) && !wanted.iter().any(|asked| is_asked(known, asked))
+    });
+    (
+        there.map(ToString::to_string).collect(),
+        others.map(ToString::to_string).collect(),
+    )
 }

@@ -10,7 +10,9 @@ use sqlx::Connection;
 use super::*;
 use crate::{
     access::{Audit, Caller},
-    kernel::{BridgeSettings, DnsFile, NewEnd, Ns, ObservedAddress, Op, RouteExtras, sim::SimKernel},
+    kernel::{
+        BridgeSettings, DnsFile, NewEnd, Ns, ObservedAddress, Op, RouteExtras, sim::SimKernel,
+    },
     store::{AuditLog, Filter, History, Kept},
 };
 
@@ -73,15 +75,30 @@ impl House {
     }
 
     async fn write(&self, change: Change) -> Result<Written, netnsd_api::Problem> {
-        self.engine.as_ref().unwrap().0.write(Write::by_admin(change)).await
+        self.engine
+            .as_ref()
+            .unwrap()
+            .0
+            .write(Write::by_admin(change))
+            .await
     }
 
     async fn put(&self, kind: Kind, body: Value) -> Result<Written, netnsd_api::Problem> {
-        self.write(Change::Put(Spec::from_json(kind, body).unwrap())).await
+        self.write(Change::Put(Spec::from_json(kind, body).unwrap()))
+            .await
     }
 
-    async fn delete(&self, kind: Kind, name: &str, cascade: bool) -> Result<Written, netnsd_api::Problem> {
-        self.write(Change::Delete { resource: ResourceRef::new(kind, name.parse().unwrap()), cascade }).await
+    async fn delete(
+        &self,
+        kind: Kind,
+        name: &str,
+        cascade: bool,
+    ) -> Result<Written, netnsd_api::Problem> {
+        self.write(Change::Delete {
+            resource: ResourceRef::new(kind, name.parse().unwrap()),
+            cascade,
+        })
+        .await
     }
 
     /// A bridge, a namespace on it, a router with routes, a second pair.
@@ -93,7 +110,12 @@ impl House {
         )
         .await
         .unwrap();
-        self.put(Kind::Bridge, json!({"name": "br0", "addresses": ["10.0.0.254/24"], "stp": true})).await.unwrap();
+        self.put(
+            Kind::Bridge,
+            json!({"name": "br0", "addresses": ["10.0.0.254/24"], "stp": true}),
+        )
+        .await
+        .unwrap();
         self.put(
             Kind::Veth,
             json!({"name": "lan0", "endpoints": [
@@ -113,7 +135,11 @@ impl House {
 async fn what_is_asked_for_is_made_and_a_restart_does_nothing() {
     let mut house = House::new();
     house.network().await;
-    for (kind, name) in [(Kind::Namespace, "net0"), (Kind::Bridge, "br0"), (Kind::Veth, "lan0")] {
+    for (kind, name) in [
+        (Kind::Namespace, "net0"),
+        (Kind::Bridge, "br0"),
+        (Kind::Veth, "lan0"),
+    ] {
         assert_eq!(house.state(kind, name), State::InSync, "{kind} {name}");
     }
     assert!(!house.kernel.executed().is_empty());
@@ -146,14 +172,25 @@ async fn a_reboot_brings_everything_back() {
 fn macs(kernel: &SimKernel) -> Vec<(Ns, String, Option<netnsd_api::Mac>)> {
     let all = kernel.everything();
     let of = |(ns, known): (&Ns, &crate::kernel::ObservedNs)| {
-        known.links.iter().map(|(name, link)| (ns.clone(), name.clone(), link.mac)).collect::<Vec<_>>()
+        known
+            .links
+            .iter()
+            .map(|(name, link)| (ns.clone(), name.clone(), link.mac))
+            .collect::<Vec<_>>()
     };
     all.iter().flat_map(of).collect()
 }
 
 impl House {
     async fn reconcile(&self) -> Vec<ResourceRef> {
-        self.engine.as_ref().unwrap().0.reconcile().await.unwrap().repaired
+        self.engine
+            .as_ref()
+            .unwrap()
+            .0
+            .reconcile()
+            .await
+            .unwrap()
+            .repaired
     }
 
     /// Stops, and makes the database one from before addresses were recorded.
@@ -161,7 +198,10 @@ impl House {
         self.stop();
         let url = format!("sqlite://{}", self.database().display());
         let mut database = sqlx::SqliteConnection::connect(&url).await.unwrap();
-        sqlx::query("UPDATE resources SET macs = '[]'").execute(&mut database).await.unwrap();
+        sqlx::query("UPDATE resources SET macs = '[]'")
+            .execute(&mut database)
+            .await
+            .unwrap();
         database.close().await.unwrap();
     }
 }
@@ -171,16 +211,38 @@ async fn macs_last_through_repair_reboot_and_remaking() {
     let mut house = House::new();
     house.network().await;
     let before = macs(&house.kernel);
-    house.kernel.apply(&Op::LinkDelete { ns: Ns::Host, name: "port0".into() }).unwrap();
-    house.kernel.apply(&Op::LinkDelete { ns: Ns::Host, name: "br0".into() }).unwrap();
+    house
+        .kernel
+        .apply(&Op::LinkDelete {
+            ns: Ns::Host,
+            name: "port0".into(),
+        })
+        .unwrap();
+    house
+        .kernel
+        .apply(&Op::LinkDelete {
+            ns: Ns::Host,
+            name: "br0".into(),
+        })
+        .unwrap();
     assert_eq!(house.reconcile().await.len(), 3);
     assert_eq!(macs(&house.kernel), before);
     // Another device is set right; one that is set and taken back is the one before.
     let other = "02:00:00:00:00:aa".parse().unwrap();
-    house.kernel.apply(&Op::LinkMac { ns: Ns::Host, name: "br0".into(), mac: other }).unwrap();
+    house
+        .kernel
+        .apply(&Op::LinkMac {
+            ns: Ns::Host,
+            name: "br0".into(),
+            mac: other,
+        })
+        .unwrap();
     house.reconcile().await;
     assert_eq!(macs(&house.kernel), before);
-    house.put(Kind::Bridge, json!({"name": "br0", "mac": other})).await.unwrap();
+    house
+        .put(Kind::Bridge, json!({"name": "br0", "mac": other}))
+        .await
+        .unwrap();
     assert_ne!(macs(&house.kernel), before);
     house.network().await;
     assert_eq!(macs(&house.kernel), before);
@@ -197,16 +259,31 @@ async fn what_is_there_before_macs_are_recorded_keeps_them() {
     let mut house = House::new();
     house.network().await;
     house.forget_macs().await;
-    let places = [(Ns::Host, "br0"), (Ns::Host, "port0"), (Ns::Named("net0".parse().unwrap()), "eth0")];
+    let places = [
+        (Ns::Host, "br0"),
+        (Ns::Host, "port0"),
+        (Ns::Named("net0".parse().unwrap()), "eth0"),
+    ];
     for (i, (ns, name)) in places.into_iter().enumerate() {
         let mac = netnsd_api::Mac([2, 0, 0, 0, 1, u8::try_from(i).unwrap()]);
-        house.kernel.apply(&Op::LinkMac { ns, name: name.into(), mac }).unwrap();
+        house
+            .kernel
+            .apply(&Op::LinkMac {
+                ns,
+                name: name.into(),
+                mac,
+            })
+            .unwrap();
     }
     let before = macs(&house.kernel);
     house.kernel.executed();
     house.start();
     house.view.wait_ready().await;
-    let pin = Op::LinkMac { ns: Ns::Host, name: "br0".into(), mac: netnsd_api::Mac([2, 0, 0, 0, 1, 0]) };
+    let pin = Op::LinkMac {
+        ns: Ns::Host,
+        name: "br0".into(),
+        mac: netnsd_api::Mac([2, 0, 0, 0, 1, 0]),
+    };
     assert_eq!(house.kernel.executed(), [pin]);
     assert_eq!(macs(&house.kernel), before);
     // They are recorded by now: neither the next start nor a reboot changes them.
@@ -222,17 +299,40 @@ async fn what_is_there_before_macs_are_recorded_keeps_them() {
 async fn addresses_are_announced_where_links_were_remade_only() {
     let mut house = House::new();
     house.network().await;
-    house.put(Kind::Bridge, json!({"name": "br1"})).await.unwrap();
+    house
+        .put(Kind::Bridge, json!({"name": "br1"}))
+        .await
+        .unwrap();
     assert_eq!(house.kernel.announced(), [], "nobody knew another one");
     let announced = |house: &House| -> Vec<(String, usize)> {
-        house.kernel.announced().into_iter().map(|link| (link.name, link.addresses.len())).collect()
+        house
+            .kernel
+            .announced()
+            .into_iter()
+            .map(|link| (link.name, link.addresses.len()))
+            .collect()
     };
-    house.kernel.apply(&Op::LinkDelete { ns: Ns::Host, name: "port0".into() }).unwrap();
+    house
+        .kernel
+        .apply(&Op::LinkDelete {
+            ns: Ns::Host,
+            name: "port0".into(),
+        })
+        .unwrap();
     house.reconcile().await;
     assert_eq!(announced(&house), [("eth0".to_owned(), 3)]);
-    house.kernel.apply(&Op::LinkDelete { ns: Ns::Host, name: "br0".into() }).unwrap();
+    house
+        .kernel
+        .apply(&Op::LinkDelete {
+            ns: Ns::Host,
+            name: "br0".into(),
+        })
+        .unwrap();
     house.reconcile().await;
-    assert_eq!(announced(&house), [("br0".to_owned(), 1), ("eth0".to_owned(), 3)]);
+    assert_eq!(
+        announced(&house),
+        [("br0".to_owned(), 1), ("eth0".to_owned(), 3)]
+    );
     // To another bridge; and one without carrier once it has one.
     let ends = |bridge: &str, up: bool| {
         json!({"name": "lan0", "endpoints": [{"namespace": "net0", "interface": "eth0", "addresses": ["10.0.0.1/24"]},
@@ -242,7 +342,13 @@ async fn addresses_are_announced_where_links_were_remade_only() {
     assert_eq!(announced(&house), []);
     house.put(Kind::Veth, ends("br1", true)).await.unwrap();
     assert_eq!(announced(&house), [("eth0".to_owned(), 1)]);
-    house.put(Kind::Namespace, json!({"name": "net0", "labels": {"a": "b"}})).await.unwrap();
+    house
+        .put(
+            Kind::Namespace,
+            json!({"name": "net0", "labels": {"a": "b"}}),
+        )
+        .await
+        .unwrap();
     assert_eq!(announced(&house), []);
     house.reboot().await;
     assert_eq!(announced(&house), [], "at boot nothing is where it was not");
@@ -268,9 +374,19 @@ async fn refused_setting_at_boot_stops_nothing_else() {
             all = done;
         } else if all[count - 1].is_setting() {
             let left: Vec<&Op> = all.iter().filter(|op| !done.contains(op)).collect();
-            assert!(left.is_empty(), "{:?} failed, and with it {left:?}", all[count - 1]);
-            let states = [(Kind::Namespace, "net0"), (Kind::Bridge, "br0"), (Kind::Veth, "lan0")];
-            let failed = states.iter().filter(|(kind, name)| house.state(*kind, name) == State::Failed);
+            assert!(
+                left.is_empty(),
+                "{:?} failed, and with it {left:?}",
+                all[count - 1]
+            );
+            let states = [
+                (Kind::Namespace, "net0"),
+                (Kind::Bridge, "br0"),
+                (Kind::Veth, "lan0"),
+            ];
+            let failed = states
+                .iter()
+                .filter(|(kind, name)| house.state(*kind, name) == State::Failed);
             assert_eq!(failed.count(), 1, "{:?}", all[count - 1]);
         }
         count += 1;
@@ -281,7 +397,8 @@ async fn refused_setting_at_boot_stops_nothing_else() {
     assert!(count > 15, "{all:#?}");
 }
 
-/// What the kernel may say to any operation (`netlink(7)`, `mount(2)`, `setns(2)`), and some that mean "not yet".
+/// What the kernel may say to any operation (`netlink(7)`, `mount(2)`, `setns(2)`), and some that
+/// mean "not yet".
 const ERRNOS: [Errno; 10] = [
     Errno::EPERM,
     Errno::ENOMEM,
@@ -298,8 +415,10 @@ const ERRNOS: [Errno; 10] = [
 /// Changes of the network, of every kind.
 fn changes() -> Vec<Change> {
     let put = |kind, body| Change::Put(Spec::from_json(kind, body).unwrap());
-    let delete =
-        |kind, name: &str| Change::Delete { resource: ResourceRef::new(kind, name.parse().unwrap()), cascade: true };
+    let delete = |kind, name: &str| Change::Delete {
+        resource: ResourceRef::new(kind, name.parse().unwrap()),
+        cascade: true,
+    };
     let ends = json!([{"namespace": "net0", "interface": "eth1", "addresses": ["10.0.0.3/24"], "mtu": 1400},
         {"interface": "port0", "bridge": "br0", "up": false, "port": {"path_cost": 7}}]);
     let moved = json!([{"interface": "eth0", "addresses": ["10.0.0.1/24"]},
@@ -312,7 +431,10 @@ fn changes() -> Vec<Change> {
             json!({"name": "other", "endpoints": [{"namespace": "net1", "interface": "eth0", "bridge": "br0"}, {}]}),
         ),
     ];
-    let specs = whole.map(|(kind, body)| Placed { spec: Spec::from_json(kind, body).unwrap(), at: 0 });
+    let specs = whole.map(|(kind, body)| Placed {
+        spec: Spec::from_json(kind, body).unwrap(),
+        at: 0,
+    });
     vec![
         put(Kind::Veth, json!({"name": "lan0", "endpoints": ends})),
         put(Kind::Veth, json!({"name": "lan0", "endpoints": moved})),
@@ -320,7 +442,10 @@ fn changes() -> Vec<Change> {
             Kind::Veth,
             json!({"name": "two", "endpoints": [{"namespace": "net0"}, {"bridge": "br0", "addresses": ["fd01::1/64"]}]}),
         ),
-        put(Kind::Bridge, json!({"name": "br0", "interface": "br1", "priority": 5})),
+        put(
+            Kind::Bridge,
+            json!({"name": "br0", "interface": "br1", "priority": 5}),
+        ),
         put(
             Kind::Namespace,
             json!({"name": "net0", "sysctls": {"net.ipv4.ip_forward": 0}, "loopback": false,
@@ -330,7 +455,12 @@ fn changes() -> Vec<Change> {
         delete(Kind::Bridge, "br0"),
         delete(Kind::Veth, "lan0"),
         delete(Kind::Namespace, "net0"),
-        Change::Topology(Document { specs: specs.into(), prune: true, cascade: false, selects: Arc::new(|_| true) }),
+        Change::Topology(Document {
+            specs: specs.into(),
+            prune: true,
+            cascade: false,
+            selects: Arc::new(|_| true),
+        }),
     ]
 }
 
@@ -350,7 +480,11 @@ async fn every_refusal_of_the_kernel_leaves_everything_as_it_was() {
                 match house.write(change.clone()).await {
                     Err(problem) => {
                         faults += 1;
-                        assert_eq!(problem.errno, Some(format!("{errno:?}")), "{what}: {problem:?}");
+                        assert_eq!(
+                            problem.errno,
+                            Some(format!("{errno:?}")),
+                            "{what}: {problem:?}"
+                        );
                         assert_eq!(house.kernel.shape(), kernel, "{what}");
                         assert_eq!(all_json(&house.view), json, "{what}");
                     }
@@ -377,7 +511,9 @@ fn all_json(view: &View) -> Vec<Value> {
         for entry in view.list(kind, None, 100, |_| true).0 {
             let mut value: Value = serde_json::from_slice(&entry.json).unwrap();
             // What is made again has another number.
-            ["index", "inode"].iter().for_each(|key| strip(&mut value, key));
+            ["index", "inode"]
+                .iter()
+                .for_each(|key| strip(&mut value, key));
             all.push(value);
         }
     }
@@ -399,17 +535,31 @@ fn strip(value: &mut Value, key: &str) {
 async fn removing_a_setting_gives_the_earlier_one_back() {
     let house = House::new();
     house.network().await;
-    house.put(Kind::Namespace, json!({"name": "net0", "netnsid": 7})).await.unwrap();
+    house
+        .put(Kind::Namespace, json!({"name": "net0", "netnsid": 7}))
+        .await
+        .unwrap();
     let ns = &house.kernel.everything()[&Ns::Named("net0".parse::<Name>().unwrap())];
-    assert!(!ns.sysctls.is_empty() && ns.sysctls.values().all(|value| value == "0"), "{ns:?}");
+    assert!(
+        !ns.sysctls.is_empty() && ns.sysctls.values().all(|value| value == "0"),
+        "{ns:?}"
+    );
     assert_eq!((ns.dns.len(), ns.routes.len()), (0, 0));
 }
 
 #[tokio::test]
 async fn nsswitch_follows_the_hosts() {
     let house = House::new();
-    house.kernel.set_nsswitch(Some("hosts: mymachines resolve [!UNAVAIL=return] files dns\n"));
-    house.put(Kind::Namespace, json!({"name": "net0", "dns": {"nameservers": ["10.0.0.254"]}})).await.unwrap();
+    house.kernel.set_nsswitch(Some(
+        "hosts: mymachines resolve [!UNAVAIL=return] files dns\n",
+    ));
+    house
+        .put(
+            Kind::Namespace,
+            json!({"name": "net0", "dns": {"nameservers": ["10.0.0.254"]}}),
+        )
+        .await
+        .unwrap();
     let hosts = || {
         let ns = &house.kernel.everything()[&Ns::Named("net0".parse::<Name>().unwrap())];
         ns.dns[&DnsFile::Nsswitch].lines().nth(1).map(str::to_owned)
@@ -435,7 +585,10 @@ async fn a_namespace_takes_its_links_along_and_a_bridge_lets_its_ports_go() {
     let refused = house.delete(Kind::Bridge, "br0", false).await.unwrap_err();
     assert_eq!((refused.code, refused.resources.len()), (Code::InUse, 1));
     house.delete(Kind::Bridge, "br0", true).await.unwrap();
-    assert_eq!(house.kernel.everything()[&Ns::Host].links["port0"].master, None);
+    assert_eq!(
+        house.kernel.everything()[&Ns::Host].links["port0"].master,
+        None
+    );
     house.delete(Kind::Namespace, "net0", true).await.unwrap();
     let left = house.kernel.everything();
     assert_eq!((left.len(), left[&Ns::Host].links.len()), (1, 0));
@@ -454,10 +607,18 @@ async fn what_others_made_is_a_conflict_and_stays() {
     };
     house.kernel.apply(&theirs).unwrap();
     let before = house.kernel.everything();
-    let refused = house.put(Kind::Bridge, json!({"name": "br0"})).await.unwrap_err();
+    let refused = house
+        .put(Kind::Bridge, json!({"name": "br0"}))
+        .await
+        .unwrap_err();
     assert_eq!(refused.code, Code::Conflict);
     assert_eq!(house.kernel.everything(), before);
-    assert!(house.view.get(Kind::Bridge, &"br0".parse().unwrap()).is_none());
+    assert!(
+        house
+            .view
+            .get(Kind::Bridge, &"br0".parse().unwrap())
+            .is_none()
+    );
 }
 
 #[tokio::test]
@@ -489,7 +650,10 @@ async fn routes_wait_for_what_they_need() {
 #[tokio::test]
 async fn writes_that_wait_together_are_answered_together_and_truly() {
     let house = House::new();
-    house.put(Kind::Bridge, json!({"name": "br0"})).await.unwrap();
+    house
+        .put(Kind::Bridge, json!({"name": "br0"}))
+        .await
+        .unwrap();
     let engine = house.engine.as_ref().unwrap().0.clone();
     let mut all = Vec::new();
     for i in 0..50 {
@@ -509,9 +673,18 @@ async fn writes_that_wait_together_are_answered_together_and_truly() {
         one.await.unwrap();
     }
     assert_eq!(house.kernel.everything()[&Ns::Host].links.len(), 51);
-    let bridge = house.view.get(Kind::Bridge, &"br0".parse().unwrap()).unwrap();
+    let bridge = house
+        .view
+        .get(Kind::Bridge, &"br0".parse().unwrap())
+        .unwrap();
     let bridge: Value = serde_json::from_slice(&bridge.json).unwrap();
-    assert_eq!(bridge["status"]["observed"]["ports"].as_array().unwrap().len(), 50);
+    assert_eq!(
+        bridge["status"]["observed"]["ports"]
+            .as_array()
+            .unwrap()
+            .len(),
+        50
+    );
 }
 
 #[tokio::test]
@@ -534,16 +707,38 @@ async fn one_that_cannot_be_applied_holds_up_nobody_and_is_tried_again() {
     house.view.wait_ready().await;
     assert_eq!(house.state(Kind::Bridge, "br0"), State::Conflict);
     assert_eq!(house.kernel.everything().len(), 2, "the namespace is there");
-    assert!(house.kernel.everything()[&Ns::Named("net0".parse().unwrap())].links.contains_key("eth0"));
-    assert_eq!(house.kernel.everything()[&Ns::Host].links["br0"].owner_tag.as_deref(), Some("theirs"));
+    assert!(
+        house.kernel.everything()[&Ns::Named("net0".parse().unwrap())]
+            .links
+            .contains_key("eth0")
+    );
+    assert_eq!(
+        house.kernel.everything()[&Ns::Host].links["br0"]
+            .owner_tag
+            .as_deref(),
+        Some("theirs")
+    );
     // Once the name is free it is made by itself.
-    house.kernel.apply(&Op::LinkDelete { ns: Ns::Host, name: "br0".into() }).unwrap();
+    house
+        .kernel
+        .apply(&Op::LinkDelete {
+            ns: Ns::Host,
+            name: "br0".into(),
+        })
+        .unwrap();
     let patience = std::time::Instant::now() + std::time::Duration::from_secs(20);
-    while house.state(Kind::Bridge, "br0") != State::InSync || house.state(Kind::Veth, "lan0") != State::InSync {
+    while house.state(Kind::Bridge, "br0") != State::InSync
+        || house.state(Kind::Veth, "lan0") != State::InSync
+    {
         assert!(std::time::Instant::now() < patience);
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
-    assert_eq!(house.kernel.everything()[&Ns::Host].links["port0"].master.as_deref(), Some("br0"));
+    assert_eq!(
+        house.kernel.everything()[&Ns::Host].links["port0"]
+            .master
+            .as_deref(),
+        Some("br0")
+    );
 }
 
 #[tokio::test]
@@ -573,7 +768,12 @@ async fn legacy_tags_are_replaced_in_place() {
     assert_eq!(house.kernel.everything(), before);
     let executed = house.kernel.executed();
     assert!(!executed.is_empty());
-    assert!(executed.iter().all(|op| matches!(op, Op::LinkSetOwner { .. })), "{executed:#?}");
+    assert!(
+        executed
+            .iter()
+            .all(|op| matches!(op, Op::LinkSetOwner { .. })),
+        "{executed:#?}"
+    );
 }
 
 #[tokio::test]
@@ -591,17 +791,35 @@ async fn tags_taken_off_are_put_back_in_place() {
     assert_eq!(house.kernel.everything(), before);
     let executed = house.kernel.executed();
     assert!(!executed.is_empty());
-    assert!(executed.iter().all(|op| matches!(op, Op::LinkSetOwner { .. })), "{executed:#?}");
+    assert!(
+        executed
+            .iter()
+            .all(|op| matches!(op, Op::LinkSetOwner { .. })),
+        "{executed:#?}"
+    );
 }
 
 fn topology(prune: bool, document: Value) -> Change {
     let mut specs = Vec::new();
     for kind in Kind::ALL {
-        for (at, item) in document[kind.plural()].as_array().into_iter().flatten().enumerate() {
-            specs.push(Placed { spec: Spec::from_json(kind, item.clone()).unwrap(), at });
+        for (at, item) in document[kind.plural()]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .enumerate()
+        {
+            specs.push(Placed {
+                spec: Spec::from_json(kind, item.clone()).unwrap(),
+                at,
+            });
         }
     }
-    Change::Topology(Document { specs, prune, cascade: false, selects: Arc::new(|_| true) })
+    Change::Topology(Document {
+        specs,
+        prune,
+        cascade: false,
+        selects: Arc::new(|_| true),
+    })
 }
 
 /// What `network` makes, changed in every kind of way.
@@ -646,7 +864,10 @@ async fn a_topology_again_changes_nothing() {
     house.write(topology(true, another())).await.unwrap();
     house.kernel.executed();
     let again = house.write(topology(true, another())).await.unwrap();
-    assert!(again.named.iter().all(|(_, did)| *did == Did::Unchanged), "{again:?}");
+    assert!(
+        again.named.iter().all(|(_, did)| *did == Did::Unchanged),
+        "{again:?}"
+    );
     assert_eq!(house.kernel.executed(), []);
 }
 
@@ -656,13 +877,25 @@ async fn events_tell_what_happened_and_not_what_was_refused() {
     house.network().await;
     house.kernel.fail(3, Errno::EPERM);
     house.write(topology(true, another())).await.unwrap_err();
-    house.put(Kind::Namespace, json!({"name": "net0", "netnsid": 7})).await.unwrap();
+    house
+        .put(Kind::Namespace, json!({"name": "net0", "netnsid": 7}))
+        .await
+        .unwrap();
     house.delete(Kind::Namespace, "net0", true).await.unwrap();
     house.stop();
     house.start();
     house.view.wait_ready().await;
-    let (events, _) = house.history.as_ref().unwrap().after(0, &Filter::default(), 1000).await.unwrap();
-    let told: Vec<String> = events.iter().map(|event| format!("{} {}", event.kind, event.resource.name)).collect();
+    let (events, _) = house
+        .history
+        .as_ref()
+        .unwrap()
+        .after(0, &Filter::default(), 1000)
+        .await
+        .unwrap();
+    let told: Vec<String> = events
+        .iter()
+        .map(|event| format!("{} {}", event.kind, event.resource.name))
+        .collect();
     let expected = [
         "created net0",
         "applied net0",
@@ -686,11 +919,17 @@ async fn id_of_a_dying_namespace_is_waited_for_beside_the_engine() {
     let house = House::new();
     // The namespace is made first.
     house.kernel.fail(1, Errno::EAGAIN);
-    house.put(Kind::Namespace, json!({"name": "net0", "netnsid": 7})).await.unwrap();
+    house
+        .put(Kind::Namespace, json!({"name": "net0", "netnsid": 7}))
+        .await
+        .unwrap();
     assert!(house.kernel.failed());
     assert_eq!(house.state(Kind::Namespace, "net0"), State::Pending);
     house.kernel.fail(1, Errno::EEXIST);
-    house.put(Kind::Namespace, json!({"name": "net1", "netnsid": 8})).await.unwrap_err();
+    house
+        .put(Kind::Namespace, json!({"name": "net1", "netnsid": 8}))
+        .await
+        .unwrap_err();
     let patience = std::time::Instant::now() + std::time::Duration::from_secs(20);
     while house.state(Kind::Namespace, "net0") != State::InSync {
         assert!(std::time::Instant::now() < patience);
@@ -705,14 +944,41 @@ async fn a_pass_repairs_and_tells_so() {
     let house = House::new();
     house.network().await;
     let engine = &house.engine.as_ref().unwrap().0;
-    assert_eq!(engine.reconcile().await.unwrap(), netnsd_api::Reconciled::default());
-    house.kernel.apply(&Op::LinkDelete { ns: Ns::Host, name: "port0".into() }).unwrap();
+    assert_eq!(
+        engine.reconcile().await.unwrap(),
+        netnsd_api::Reconciled::default()
+    );
+    house
+        .kernel
+        .apply(&Op::LinkDelete {
+            ns: Ns::Host,
+            name: "port0".into(),
+        })
+        .unwrap();
     let reconciled = engine.reconcile().await.unwrap();
     assert!(reconciled.failed.is_empty(), "{reconciled:?}");
-    assert!(reconciled.repaired.contains(&ResourceRef::new(Kind::Veth, "lan0".parse().unwrap())), "{reconciled:?}");
-    let types = vec![netnsd_api::EventType::Drifted, netnsd_api::EventType::Repaired];
-    let filter = Filter { types, names: vec!["lan0".into()], ..Filter::default() };
-    let (events, _) = house.history.as_ref().unwrap().after(0, &filter, 1000).await.unwrap();
+    assert!(
+        reconciled
+            .repaired
+            .contains(&ResourceRef::new(Kind::Veth, "lan0".parse().unwrap())),
+        "{reconciled:?}"
+    );
+    let types = vec![
+        netnsd_api::EventType::Drifted,
+        netnsd_api::EventType::Repaired,
+    ];
+    let filter = Filter {
+        types,
+        names: vec!["lan0".into()],
+        ..Filter::default()
+    };
+    let (events, _) = house
+        .history
+        .as_ref()
+        .unwrap()
+        .after(0, &filter, 1000)
+        .await
+        .unwrap();
     assert_eq!(events.len(), 2, "{events:?}");
 }
 
@@ -722,9 +988,21 @@ async fn a_write_that_does_not_wait_is_durable_and_its_failure_shows_in_its_stat
     house.network().await;
     house.kernel.fail(0, Errno::EPERM);
     let bridge = Change::Put(Spec::from_json(Kind::Bridge, json!({"name": "br7"})).unwrap());
-    let written =
-        house.engine.as_ref().unwrap().0.write(Write { wait: false, ..Write::by_admin(bridge) }).await.unwrap();
-    assert!(!written.applied && written.did() == Did::Created, "{written:?}");
+    let written = house
+        .engine
+        .as_ref()
+        .unwrap()
+        .0
+        .write(Write {
+            wait: false,
+            ..Write::by_admin(bridge)
+        })
+        .await
+        .unwrap();
+    assert!(
+        !written.applied && written.did() == Did::Created,
+        "{written:?}"
+    );
     let patience = std::time::Instant::now() + std::time::Duration::from_secs(20);
     while house.state(Kind::Bridge, "br7") != State::InSync {
         assert!(std::time::Instant::now() < patience);
@@ -734,11 +1012,22 @@ async fn a_write_that_does_not_wait_is_durable_and_its_failure_shows_in_its_stat
         .history
         .as_ref()
         .unwrap()
-        .after(0, &Filter { names: vec!["br7".into()], ..Filter::default() }, 9)
+        .after(
+            0,
+            &Filter {
+                names: vec!["br7".into()],
+                ..Filter::default()
+            },
+            9,
+        )
         .await
         .unwrap();
     let told: Vec<&str> = events.iter().map(|event| event.kind.as_str()).collect();
-    assert_eq!(told[..2], ["created", "failed"], "and `applied`, once it is recorded");
+    assert_eq!(
+        told[..2],
+        ["created", "failed"],
+        "and `applied`, once it is recorded"
+    );
 }
 
 /// What others made by hand: a namespace with a pair to a bridge, addresses, a route.
@@ -746,11 +1035,17 @@ fn by_hand(kernel: &SimKernel) {
     let (net0, eth0, port0, br0) = (Ns::Named("net0".parse().unwrap()), "eth0", "port0", "br0");
     let own = |name: &str| name.to_owned();
     let mac = "02:00:00:00:00:fe".parse().ok();
-    let end =
-        |ns: &Ns, name: &str| NewEnd { ns: ns.clone(), name: own(name), owner_tag: own("by hand"), mac, mtu: None };
+    let end = |ns: &Ns, name: &str| NewEnd {
+        ns: ns.clone(),
+        name: own(name),
+        owner_tag: own("by hand"),
+        mac,
+        mtu: None,
+    };
     let address = |ns: &Ns, name: &str, address: &str| {
-        let (address, peer) =
-            address.split_once(" peer ").map_or((address, None), |(one, two)| (one, two.parse().ok()));
+        let (address, peer) = address
+            .split_once(" peer ")
+            .map_or((address, None), |(one, two)| (one, two.parse().ok()));
         let address = ObservedAddress {
             peer,
             protocol: 7,
@@ -760,20 +1055,50 @@ fn by_hand(kernel: &SimKernel) {
             lifetimes: Some((300, 600)),
             ..ObservedAddress::new(address.parse().unwrap())
         };
-        Op::AddressAdd { ns: ns.clone(), name: own(name), address, replace: false }
+        Op::AddressAdd {
+            ns: ns.clone(),
+            name: own(name),
+            address,
+            replace: false,
+        }
     };
-    let up = |ns: &Ns, name: &str| Op::LinkUp { ns: ns.clone(), name: own(name), up: true };
-    let set = BridgeSettings { stp: Some(true), hello_time: Some(300), ..BridgeSettings::default() };
-    let route = serde_json::from_value(json!({"destination": "default", "via": "10.0.0.254"})).unwrap();
+    let up = |ns: &Ns, name: &str| Op::LinkUp {
+        ns: ns.clone(),
+        name: own(name),
+        up: true,
+    };
+    let set = BridgeSettings {
+        stp: Some(true),
+        hello_time: Some(300),
+        ..BridgeSettings::default()
+    };
+    let route =
+        serde_json::from_value(json!({"destination": "default", "via": "10.0.0.254"})).unwrap();
     for op in [
-        Op::NamespaceAdd { name: "net0".parse().unwrap(), owner_tag: own("by hand") },
-        Op::BridgeAdd { ns: Ns::Host, name: own(br0), owner_tag: own("by hand"), mac, mtu: None, set },
-        Op::VethAdd { ends: [end(&net0, eth0), end(&Ns::Host, port0)] },
+        Op::NamespaceAdd {
+            name: "net0".parse().unwrap(),
+            owner_tag: own("by hand"),
+        },
+        Op::BridgeAdd {
+            ns: Ns::Host,
+            name: own(br0),
+            owner_tag: own("by hand"),
+            mac,
+            mtu: None,
+            set,
+        },
+        Op::VethAdd {
+            ends: [end(&net0, eth0), end(&Ns::Host, port0)],
+        },
         address(&net0, eth0, "10.0.0.2/24"),
         address(&net0, eth0, "10.0.0.1/24"),
         address(&net0, eth0, "192.0.2.1/32 peer 192.0.2.100"),
         address(&Ns::Host, br0, "10.0.0.254/24"),
-        Op::LinkMaster { ns: Ns::Host, name: own(port0), master: Some(own(br0)) },
+        Op::LinkMaster {
+            ns: Ns::Host,
+            name: own(port0),
+            master: Some(own(br0)),
+        },
         up(&Ns::Host, br0),
         up(&Ns::Host, port0),
         up(&net0, eth0),
@@ -787,7 +1112,12 @@ fn by_hand(kernel: &SimKernel) {
     ] {
         kernel.apply(&op).unwrap();
     }
-    for (ns, name) in [(&net0, "lo"), (&net0, eth0), (&Ns::Host, port0), (&Ns::Host, br0)] {
+    for (ns, name) in [
+        (&net0, "lo"),
+        (&net0, eth0),
+        (&Ns::Host, port0),
+        (&Ns::Host, br0),
+    ] {
         kernel.untag(ns, name);
     }
 }
@@ -811,10 +1141,21 @@ fn taken_over() -> Change {
             {"namespace": "net0", "interface": "eth0", "addresses": ["10.0.0.1/24", "fd00::1/64", "10.0.0.2/24"], "mac": "02:00:00:00:00:01"},
             {"interface": "port0", "bridge": "lan", "port": {"hairpin": true}}]}),
         ),
-        (Kind::Veth, json!({"name": "new", "endpoints": [{"interface": "one"}, {"interface": "two"}]})),
+        (
+            Kind::Veth,
+            json!({"name": "new", "endpoints": [{"interface": "one"}, {"interface": "two"}]}),
+        ),
     ];
-    let specs = specs.into_iter().map(|(kind, body)| Placed { spec: Spec::from_json(kind, body).unwrap(), at: 0 });
-    Change::Topology(Document { specs: specs.collect(), prune: false, cascade: false, selects: Arc::new(|_| true) })
+    let specs = specs.into_iter().map(|(kind, body)| Placed {
+        spec: Spec::from_json(kind, body).unwrap(),
+        at: 0,
+    });
+    Change::Topology(Document {
+        specs: specs.collect(),
+        prune: false,
+        cascade: false,
+        selects: Arc::new(|_| true),
+    })
 }
 
 #[tokio::test]
@@ -823,9 +1164,21 @@ async fn what_is_taken_over_is_kept_in_place_or_given_back_as_it_was() {
         let house = House::new();
         by_hand(&house.kernel);
         let before = house.kernel.shape();
-        let write = Write { adopt: true, ..Write::by_admin(taken_over()) };
-        let refused =
-            house.engine.as_ref().unwrap().0.write(Write { adopt: false, ..write.clone() }).await.unwrap_err();
+        let write = Write {
+            adopt: true,
+            ..Write::by_admin(taken_over())
+        };
+        let refused = house
+            .engine
+            .as_ref()
+            .unwrap()
+            .0
+            .write(Write {
+                adopt: false,
+                ..write.clone()
+            })
+            .await
+            .unwrap_err();
         assert_eq!(refused.code, Code::Conflict);
         house.kernel.executed();
         house.kernel.fail(after, Errno::EPERM);
@@ -838,17 +1191,36 @@ async fn what_is_taken_over_is_kept_in_place_or_given_back_as_it_was() {
             Ok(_) => {
                 let done = house.kernel.executed();
                 let apart = |op: &Op| {
-                    matches!(op, Op::LinkDelete { .. } | Op::LinkUp { up: false, .. } | Op::NamespaceAdd { .. })
+                    matches!(
+                        op,
+                        Op::LinkDelete { .. }
+                            | Op::LinkUp { up: false, .. }
+                            | Op::NamespaceAdd { .. }
+                    )
                 };
                 assert!(after > 10 && !done.iter().any(apart), "{after}: {done:#?}");
-                let net0 = house.kernel.everything().remove(&Ns::Named("net0".parse().unwrap())).unwrap();
+                let net0 = house
+                    .kernel
+                    .everything()
+                    .remove(&Ns::Named("net0".parse().unwrap()))
+                    .unwrap();
                 assert!(net0.routes.iter().all(|route| route.ours), "{net0:#?}");
-                let theirs = |address: &&ObservedAddress| !address.is_ours() && !is_link_local(address.net.addr());
-                let theirs: Vec<_> =
-                    net0.links["eth0"].addresses.iter().filter(theirs).map(ToString::to_string).collect();
+                let theirs = |address: &&ObservedAddress| {
+                    !address.is_ours() && !is_link_local(address.net.addr())
+                };
+                let theirs: Vec<_> = net0.links["eth0"]
+                    .addresses
+                    .iter()
+                    .filter(theirs)
+                    .map(ToString::to_string)
+                    .collect();
                 assert_eq!(theirs, ["192.0.2.1 peer 192.0.2.100/32"], "{net0:#?}");
                 let taken = |address: &&ObservedAddress| address.is_ours() && address.metric == 9;
-                assert_eq!(net0.links["eth0"].addresses.iter().filter(taken).count(), 2, "{net0:#?}");
+                assert_eq!(
+                    net0.links["eth0"].addresses.iter().filter(taken).count(),
+                    2,
+                    "{net0:#?}"
+                );
                 house.kernel.fail(usize::MAX, Errno::EPERM);
                 // They are netnsd's: what is no longer asked for goes.
                 house.delete(Kind::Namespace, "net0", true).await.unwrap();
@@ -864,7 +1236,13 @@ async fn what_is_taken_over_is_kept_in_place_or_given_back_as_it_was() {
 #[tokio::test]
 async fn a_recorded_resource_in_conflict_takes_over_what_is_in_its_way() {
     let mut house = House::new();
-    house.put(Kind::Bridge, json!({"name": "br0", "addresses": ["10.0.0.254/24"]})).await.unwrap();
+    house
+        .put(
+            Kind::Bridge,
+            json!({"name": "br0", "addresses": ["10.0.0.254/24"]}),
+        )
+        .await
+        .unwrap();
     house.stop();
     house.kernel = SimKernel::default();
     by_hand(&house.kernel);
@@ -874,14 +1252,36 @@ async fn a_recorded_resource_in_conflict_takes_over_what_is_in_its_way() {
     let before = house.kernel.shape();
     let body = json!({"name": "br0", "addresses": ["10.0.0.254/24"]});
     let change = Change::Put(Spec::from_json(Kind::Bridge, body).unwrap());
-    let write = Write { adopt: true, ..Write::by_admin(change) };
+    let write = Write {
+        adopt: true,
+        ..Write::by_admin(change)
+    };
     house.kernel.fail(1, Errno::EPERM);
-    house.engine.as_ref().unwrap().0.write(write.clone()).await.unwrap_err();
-    assert_eq!((house.kernel.shape(), house.state(Kind::Bridge, "br0")), (before, State::Conflict));
+    house
+        .engine
+        .as_ref()
+        .unwrap()
+        .0
+        .write(write.clone())
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (house.kernel.shape(), house.state(Kind::Bridge, "br0")),
+        (before, State::Conflict)
+    );
     let written = house.engine.as_ref().unwrap().0.write(write).await.unwrap();
-    assert_eq!((written.did(), written.entry.unwrap().generation), (Did::Unchanged, 1));
+    assert_eq!(
+        (written.did(), written.entry.unwrap().generation),
+        (Did::Unchanged, 1)
+    );
     assert_eq!(house.state(Kind::Bridge, "br0"), State::InSync);
-    assert!(!house.kernel.everything()[&Ns::Host].links["br0"].bridge.as_ref().unwrap().stp);
+    assert!(
+        !house.kernel.everything()[&Ns::Host].links["br0"]
+            .bridge
+            .as_ref()
+            .unwrap()
+            .stp
+    );
 }
 
 fn audit_draft() -> AuditEntry {
@@ -901,82 +1301,170 @@ fn audit_draft() -> AuditEntry {
 }
 
 #[tokio::test]
-async fn what_the_audit_log_says_of_a_refused_write_goes_with_the_next_commit_where_the_first_fails() {
+async fn what_the_audit_log_says_of_a_refused_write_goes_with_the_next_commit_where_the_first_fails()
+ {
     let house = House::new();
-    let mut other = sqlx::SqliteConnection::connect(&format!("sqlite:{}", house.database().display())).await.unwrap();
-    let disturb = "CREATE TRIGGER disturb BEFORE DELETE ON audit BEGIN SELECT RAISE(ABORT, 'disturbed'); END";
+    let mut other =
+        sqlx::SqliteConnection::connect(&format!("sqlite:{}", house.database().display()))
+            .await
+            .unwrap();
+    let disturb =
+        "CREATE TRIGGER disturb BEFORE DELETE ON audit BEGIN SELECT RAISE(ABORT, 'disturbed'); END";
     sqlx::raw_sql(disturb).execute(&mut other).await.unwrap();
     let mut caller = Caller::admin("a test");
     caller.audit = Some(Arc::new(Audit::new(audit_draft())));
     let change = Change::Put(Spec::from_json(Kind::Bridge, json!({"name": "br0"})).unwrap());
     house.kernel.fail(0, Errno::EPERM);
-    let write = Write { caller: Arc::new(caller), status: Some(|_, _| 201), ..Write::by_admin(change) };
-    house.engine.as_ref().unwrap().0.write(write).await.unwrap_err();
+    let write = Write {
+        caller: Arc::new(caller),
+        status: Some(|_, _| 201),
+        ..Write::by_admin(change)
+    };
+    house
+        .engine
+        .as_ref()
+        .unwrap()
+        .0
+        .write(write)
+        .await
+        .unwrap_err();
     let log = AuditLog::new(&house.database());
     assert_eq!(log.read(None, 9).await.unwrap().len(), 1);
-    sqlx::raw_sql("DROP TRIGGER disturb").execute(&mut other).await.unwrap();
-    house.put(Kind::Bridge, json!({"name": "br1"})).await.unwrap();
+    sqlx::raw_sql("DROP TRIGGER disturb")
+        .execute(&mut other)
+        .await
+        .unwrap();
+    house
+        .put(Kind::Bridge, json!({"name": "br1"}))
+        .await
+        .unwrap();
     assert_eq!(log.read(None, 9).await.unwrap(), []);
 }
 
 #[tokio::test]
 async fn prior_value_of_a_sysctl_is_recorded_before_it_is_replaced() {
     let mut house = House::new();
-    house.put(Kind::Namespace, json!({"name": "net0"})).await.unwrap();
-    house.put(Kind::Namespace, json!({"name": "net0", "labels": {"a": "b"}})).await.unwrap();
-    let mut other = sqlx::SqliteConnection::connect(&format!("sqlite:{}", house.database().display())).await.unwrap();
+    house
+        .put(Kind::Namespace, json!({"name": "net0"}))
+        .await
+        .unwrap();
+    house
+        .put(
+            Kind::Namespace,
+            json!({"name": "net0", "labels": {"a": "b"}}),
+        )
+        .await
+        .unwrap();
+    let mut other =
+        sqlx::SqliteConnection::connect(&format!("sqlite:{}", house.database().display()))
+            .await
+            .unwrap();
     // The daemon dies before it can record what it has done.
     let die = "CREATE TRIGGER die BEFORE UPDATE ON resources WHEN NEW.generation = OLD.generation
         BEGIN SELECT RAISE(ABORT, 'dead'); END";
     sqlx::raw_sql(die).execute(&mut other).await.unwrap();
     let set = |house: &House| -> Vec<String> {
-        let net0 = house.kernel.everything().remove(&Ns::Named("net0".parse().unwrap())).unwrap();
-        net0.sysctls.into_values().filter(|value| value == "1").collect()
+        let net0 = house
+            .kernel
+            .everything()
+            .remove(&Ns::Named("net0".parse().unwrap()))
+            .unwrap();
+        net0.sysctls
+            .into_values()
+            .filter(|value| value == "1")
+            .collect()
     };
     let sysctls = json!({"net.ipv4.conf.all.rp_filter": 1});
-    house.put(Kind::Namespace, json!({"name": "net0", "sysctls": sysctls})).await.unwrap();
+    house
+        .put(Kind::Namespace, json!({"name": "net0", "sysctls": sysctls}))
+        .await
+        .unwrap();
     assert_eq!(set(&house).len(), 1);
     house.stop();
-    sqlx::raw_sql("DROP TRIGGER die").execute(&mut other).await.unwrap();
+    sqlx::raw_sql("DROP TRIGGER die")
+        .execute(&mut other)
+        .await
+        .unwrap();
     house.start();
     house.view.wait_ready().await;
-    house.put(Kind::Namespace, json!({"name": "net0"})).await.unwrap();
+    house
+        .put(Kind::Namespace, json!({"name": "net0"}))
+        .await
+        .unwrap();
     assert_eq!(set(&house), Vec::<String>::new(), "it is given back");
 }
 
 #[tokio::test]
 async fn admins_entries_wait_until_they_can_be_recorded() {
     let mut house = House::new();
-    let mut other = sqlx::SqliteConnection::connect(&format!("sqlite:{}", house.database().display())).await.unwrap();
-    let disturb = "CREATE TRIGGER disturb BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'disturbed'); END";
+    let mut other =
+        sqlx::SqliteConnection::connect(&format!("sqlite:{}", house.database().display()))
+            .await
+            .unwrap();
+    let disturb =
+        "CREATE TRIGGER disturb BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'disturbed'); END";
     sqlx::raw_sql(disturb).execute(&mut other).await.unwrap();
     let engine = house.engine.as_ref().unwrap().0.clone();
-    let entry =
-        |role, status, at: usize| AuditEntry { role: Some(role), status, request_id: at.to_string(), ..audit_draft() };
-    let unavailable = |result: Result<(), Problem>| assert_eq!(result.unwrap_err().code, Code::StoreUnavailable);
+    let entry = |role, status, at: usize| AuditEntry {
+        role: Some(role),
+        status,
+        request_id: at.to_string(),
+        ..audit_draft()
+    };
+    let unavailable =
+        |result: Result<(), Problem>| assert_eq!(result.unwrap_err().code, Code::StoreUnavailable);
     for at in 0..core::BACKLOG {
-        engine.keep(Kept::Audit(entry(Role::Admin, 200, at))).await.unwrap();
+        engine
+            .keep(Kept::Audit(entry(Role::Admin, 200, at)))
+            .await
+            .unwrap();
     }
     unavailable(engine.keep(Kept::Audit(entry(Role::Admin, 200, 0))).await);
-    unavailable(engine.keep(Kept::Audit(entry(Role::Operator, 200, 0))).await);
+    unavailable(
+        engine
+            .keep(Kept::Audit(entry(Role::Operator, 200, 0)))
+            .await,
+    );
     // A refusal is counted, and a second one of its kind is not even tried.
-    unavailable(engine.keep_refusal(entry(Role::Admin, 503, 0), "unix".into()).await);
-    engine.keep_refusal(entry(Role::Admin, 503, 0), "unix".into()).await.unwrap();
-    sqlx::raw_sql("DROP TRIGGER disturb").execute(&mut other).await.unwrap();
+    unavailable(
+        engine
+            .keep_refusal(entry(Role::Admin, 503, 0), "unix".into())
+            .await,
+    );
+    engine
+        .keep_refusal(entry(Role::Admin, 503, 0), "unix".into())
+        .await
+        .unwrap();
+    sqlx::raw_sql("DROP TRIGGER disturb")
+        .execute(&mut other)
+        .await
+        .unwrap();
     // A write comes after them.
     let mut caller = Caller::admin("a test");
     caller.audit = Some(Arc::new(Audit::new(audit_draft())));
     let change = Change::Put(Spec::from_json(Kind::Bridge, json!({"name": "br0"})).unwrap());
     engine
-        .write(Write { caller: Arc::new(caller), status: Some(|_, _| 201), ..Write::by_admin(change) })
+        .write(Write {
+            caller: Arc::new(caller),
+            status: Some(|_, _| 201),
+            ..Write::by_admin(change)
+        })
         .await
         .unwrap();
     drop(engine);
     house.stop();
-    let kept = AuditLog::new(&house.database()).read(Some(0), 5000).await.unwrap();
-    let told: Vec<_> = kept.iter().map(|entry| (entry.status, entry.count, entry.request_id.clone())).collect();
+    let kept = AuditLog::new(&house.database())
+        .read(Some(0), 5000)
+        .await
+        .unwrap();
+    let told: Vec<_> = kept
+        .iter()
+        .map(|entry| (entry.status, entry.count, entry.request_id.clone()))
+        .collect();
     let waited = (0..core::BACKLOG).map(|at| (200, 1, at.to_string()));
-    let all: Vec<_> = waited.chain([(201, 1, String::new()), (503, 2, "0".to_owned())]).collect();
+    let all: Vec<_> = waited
+        .chain([(201, 1, String::new()), (503, 2, "0".to_owned())])
+        .collect();
     assert_eq!(told, all);
 }
 
@@ -986,9 +1474,18 @@ async fn what_is_deleted_while_nobody_can_look_is_gone_once_somebody_can() {
     let empty = house.kernel.shape();
     let net0 = Ns::Named("net0".parse().unwrap());
     for restart in [false, true] {
-        house.put(Kind::Namespace, json!({"name": "net0", "dns": {"nameservers": ["10.0.0.254"]}})).await.unwrap();
+        house
+            .put(
+                Kind::Namespace,
+                json!({"name": "net0", "dns": {"nameservers": ["10.0.0.254"]}}),
+            )
+            .await
+            .unwrap();
         let ends = json!([{"namespace": "net0", "interface": "a"}, {"namespace": "net0", "interface": "b"}]);
-        house.put(Kind::Veth, json!({"name": "inside", "endpoints": ends})).await.unwrap();
+        house
+            .put(Kind::Veth, json!({"name": "inside", "endpoints": ends}))
+            .await
+            .unwrap();
         house.kernel.close(&net0, true);
         house.delete(Kind::Veth, "inside", false).await.unwrap();
         house.delete(Kind::Namespace, "net0", false).await.unwrap();
@@ -1014,8 +1511,14 @@ async fn a_full_queue_refuses_and_what_it_took_is_done() {
         Box::pin(async move { engine.write(Write::by_admin(Change::Put(spec))).await })
     };
     // Somebody else holds the database: what is taken waits.
-    let mut other = sqlx::SqliteConnection::connect(&format!("sqlite:{}", house.database().display())).await.unwrap();
-    sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
+    let mut other =
+        sqlx::SqliteConnection::connect(&format!("sqlite:{}", house.database().display()))
+            .await
+            .unwrap();
+    sqlx::raw_sql("BEGIN IMMEDIATE")
+        .execute(&mut other)
+        .await
+        .unwrap();
     let mut writes = Vec::new();
     let refused = loop {
         let mut next = write(writes.len());
@@ -1025,16 +1528,30 @@ async fn a_full_queue_refuses_and_what_it_took_is_done() {
         }
     };
     let count = writes.len();
-    assert!(count >= QUEUE && refused.code == Code::Overloaded, "{count}: {refused:?}");
+    assert!(
+        count >= QUEUE && refused.code == Code::Overloaded,
+        "{count}: {refused:?}"
+    );
     // The audit log has a lane of its own.
     let mut entry = Box::pin(engine.keep(Kept::Audit(audit_draft())));
-    assert!(std::future::poll_fn(|context| Poll::Ready(entry.as_mut().poll(context))).await.is_pending());
+    assert!(
+        std::future::poll_fn(|context| Poll::Ready(entry.as_mut().poll(context)))
+            .await
+            .is_pending()
+    );
     sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
     for write in writes {
         write.await.unwrap();
     }
     entry.await.unwrap();
-    assert_eq!(AuditLog::new(&house.database()).read(None, 9).await.unwrap().len(), 1);
+    assert_eq!(
+        AuditLog::new(&house.database())
+            .read(None, 9)
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
     assert_eq!(house.kernel.everything().len(), 1 + count);
 }
 

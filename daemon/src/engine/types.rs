@@ -10,8 +10,8 @@ use std::{
 
 use bytes::Bytes;
 use netnsd_api::{
-    Bridge, Kind, Name, Namespace, PlannedOperation, PortObserved, Problem, Progress, Resource, ResourceRef, State,
-    Stored, Veth,
+    Bridge, Kind, Name, Namespace, PlannedOperation, PortObserved, Problem, Progress, Resource,
+    ResourceRef, State, Stored, Veth,
 };
 use serde::{Deserialize, Deserializer};
 use tokio::sync::watch;
@@ -68,7 +68,10 @@ impl Spec {
         match self {
             Spec::Namespace(inner) => inner.name == *namespace,
             Spec::Bridge(inner) => inner.namespace.as_ref() == Some(namespace),
-            Spec::Veth(inner) => inner.endpoints.iter().any(|end| end.namespace.as_ref() == Some(namespace)),
+            Spec::Veth(inner) => inner
+                .endpoints
+                .iter()
+                .any(|end| end.namespace.as_ref() == Some(namespace)),
         }
     }
 
@@ -123,9 +126,19 @@ pub struct Entry {
 impl Entry {
     /// Returns the entry as a caller may see it: ports that others made have no resource's name.
     pub fn veil(self: Arc<Self>, caller: &Caller) -> Arc<Self> {
-        let is_hidden = |port: &PortObserved| port.veth.as_ref().is_some_and(|veth| !caller.reaches(veth.as_str()));
-        let observed = self.bridge.as_ref().and_then(|stored| stored.status.observed.as_ref());
-        let Some(observed) = observed.filter(|observed| observed.ports.iter().any(is_hidden)) else { return self };
+        let is_hidden = |port: &PortObserved| {
+            port.veth
+                .as_ref()
+                .is_some_and(|veth| !caller.reaches(veth.as_str()))
+        };
+        let observed = self
+            .bridge
+            .as_ref()
+            .and_then(|stored| stored.status.observed.as_ref());
+        let Some(observed) = observed.filter(|observed| observed.ports.iter().any(is_hidden))
+        else {
+            return self;
+        };
         let mut ports = observed.ports.clone();
         for port in ports.iter_mut().filter(|port| is_hidden(port)) {
             (port.veth, port.endpoint) = (None, None);
@@ -133,13 +146,19 @@ impl Entry {
         self.with_ports(ports)
     }
 
-    /// A bridge with these ports: they are kept apart, so that a thousandth port costs what the first did.
+    /// A bridge with these ports: they are kept apart, so that a thousandth port costs what the
+    /// first did.
     fn with_ports(&self, ports: Vec<PortObserved>) -> Arc<Entry> {
         let mut stored = self.bridge.clone();
-        if let Some(observed) = stored.as_mut().and_then(|stored| stored.status.observed.as_mut()) {
+        if let Some(observed) = stored
+            .as_mut()
+            .and_then(|stored| stored.status.observed.as_mut())
+        {
             observed.ports = ports;
         }
-        let json = stored.as_ref().and_then(|stored| serde_json::to_vec(stored).ok());
+        let json = stored
+            .as_ref()
+            .and_then(|stored| serde_json::to_vec(stored).ok());
         Arc::new(Entry {
             spec: self.spec.clone(),
             uid: self.uid.clone(),
@@ -175,7 +194,9 @@ impl ViewInner {
     }
 
     fn remove(&mut self, resource: &ResourceRef) {
-        let Some(old) = self.kinds[resource.kind as usize].remove(&resource.name) else { return };
+        let Some(old) = self.kinds[resource.kind as usize].remove(&resource.name) else {
+            return;
+        };
         for (bridge, port) in &old.ports {
             if let Some(ports) = self.ports.get_mut(bridge) {
                 ports.remove(&(resource.name.clone(), port.endpoint));
@@ -195,7 +216,10 @@ impl ViewInner {
         }
         self.remove(&resource);
         for (bridge, port) in &entry.ports {
-            self.ports.entry(bridge.clone()).or_default().insert((resource.name.clone(), port.endpoint), port.clone());
+            self.ports
+                .entry(bridge.clone())
+                .or_default()
+                .insert((resource.name.clone(), port.endpoint), port.clone());
         }
         self.kinds[resource.kind as usize].insert(resource.name, Arc::new(entry));
     }
@@ -205,11 +229,13 @@ impl View {
     /// One resource.
     pub fn get(&self, kind: Kind, name: &Name) -> Option<Arc<Entry>> {
         let inner = self.read();
-        inner.kinds[kind as usize].get(name).map(|entry| inner.complete(entry))
+        inner.kinds[kind as usize]
+            .get(name)
+            .map(|entry| inner.complete(entry))
     }
 
-    /// At most `limit` resources of a kind that pass the filter, sorted by name, from after `after` on; and whether
-    /// there are more.
+    /// At most `limit` resources of a kind that pass the filter, sorted by name, from after `after`
+    /// on; and whether there are more.
     pub fn list(
         &self,
         kind: Kind,
@@ -223,7 +249,11 @@ impl View {
             .range((from, Bound::Unbounded))
             .map(|(_, entry)| entry)
             .filter(|entry| filter(entry));
-        let page: Vec<_> = found.by_ref().take(limit).map(|entry| inner.complete(entry)).collect();
+        let page: Vec<_> = found
+            .by_ref()
+            .take(limit)
+            .map(|entry| inner.complete(entry))
+            .collect();
         (page, found.next().is_some())
     }
 
@@ -269,7 +299,10 @@ impl View {
 
     /// Puts entries in and takes others out.
     pub(super) fn publish(&self, entries: Vec<Entry>, gone: &[ResourceRef]) {
-        let mut inner = self.inner.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut inner = self
+            .inner
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         for resource in gone {
             inner.remove(resource);
         }
@@ -279,16 +312,22 @@ impl View {
     }
 
     pub(super) fn set_ready(&self) {
-        self.inner.write().unwrap_or_else(std::sync::PoisonError::into_inner).ready = true;
+        self.inner
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .ready = true;
         self.became_ready.notify_waiters();
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, ViewInner> {
-        self.inner.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.inner
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
-/// Makes the new intent of a resource of the one recorded; called by the engine, perhaps more than once.
+/// Makes the new intent of a resource of the one recorded; called by the engine, perhaps more than
+/// once.
 pub type Edit = Arc<dyn Fn(&Spec) -> Result<Spec, Problem> + Send + Sync>;
 
 /// Whether a resource of this intent is meant.
@@ -310,7 +349,9 @@ pub struct Document {
 impl Document {
     /// Returns the place of a resource in it.
     pub fn place_of(&self, resource: &ResourceRef) -> Option<&Placed> {
-        self.specs.iter().find(|placed| placed.spec.resource() == *resource)
+        self.specs
+            .iter()
+            .find(|placed| placed.spec.resource() == *resource)
     }
 }
 
@@ -339,7 +380,8 @@ impl Placed {
 /// What a write changes.
 #[derive(Clone)]
 pub enum Change {
-    /// POST: the resource must not exist. A veth's name may be unset: the first free `vethN` is taken.
+    /// POST: the resource must not exist. A veth's name may be unset: the first free `vethN` is
+    /// taken.
     Create(Spec),
     /// PUT: create or replace.
     Put(Spec),
@@ -357,7 +399,8 @@ pub enum Change {
 }
 
 impl Change {
-    /// Returns a problem of a resource, with its place in the document, if it is one, before its pointer.
+    /// Returns a problem of a resource, with its place in the document, if it is one, before its
+    /// pointer.
     pub fn locate(&self, resource: &ResourceRef, problem: Problem) -> Problem {
         match self {
             Change::Topology(document) => match document.place_of(resource) {
@@ -370,7 +413,10 @@ impl Change {
 
     /// Returns true if `?cascade=true` is asked for.
     pub fn cascades(&self) -> bool {
-        matches!(self, Change::Delete { cascade: true, .. } | Change::Topology(Document { cascade: true, .. }))
+        matches!(
+            self,
+            Change::Delete { cascade: true, .. } | Change::Topology(Document { cascade: true, .. })
+        )
     }
 }
 
@@ -380,8 +426,12 @@ impl fmt::Debug for Change {
             Change::Create(spec) => write!(f, "create {}", spec.resource()),
             Change::Put(spec) => write!(f, "put {}", spec.resource()),
             Change::Edit(resource, _) => write!(f, "edit {resource}"),
-            Change::Delete { resource, cascade } => write!(f, "delete {resource}, cascade {cascade}"),
-            Change::Topology(document) => write!(f, "topology of {} resources", document.specs.len()),
+            Change::Delete { resource, cascade } => {
+                write!(f, "delete {resource}, cascade {cascade}")
+            }
+            Change::Topology(document) => {
+                write!(f, "topology of {} resources", document.specs.len())
+            }
         }
     }
 }
@@ -391,7 +441,8 @@ impl fmt::Debug for Change {
 pub enum Precondition {
     /// `If-Match: *`: it exists. `If-Match: "3"`: and is of one of these generations.
     Match(Option<Vec<u64>>),
-    /// `If-None-Match: *`: it does not exist. `If-None-Match: "3"`: or is of none of these generations.
+    /// `If-None-Match: *`: it does not exist. `If-None-Match: "3"`: or is of none of these
+    /// generations.
     NoneMatch(Option<Vec<u64>>),
 }
 
@@ -412,8 +463,8 @@ pub struct Write {
     pub progress: Option<watch::Sender<Progress>>,
     /// Who asks for it.
     pub caller: Arc<Caller>,
-    /// The HTTP status of its answer once it has done this, and is applied or not: the audit log has it with the change. None
-    /// where whoever asks records it.
+    /// The HTTP status of its answer once it has done this, and is applied or not: the audit log
+    /// has it with the change. None where whoever asks records it.
     pub status: Option<fn(Did, bool) -> u16>,
 }
 
@@ -463,10 +514,12 @@ pub struct Written {
 }
 
 impl Written {
-    /// Returns the answer as a caller may see it: what is planned for others' resources is left out.
+    /// Returns the answer as a caller may see it: what is planned for others' resources is left
+    /// out.
     pub(super) fn veil(mut self, caller: &Caller) -> Self {
         self.entry = self.entry.map(|entry| entry.veil(caller));
-        self.plan.retain(|operation| caller.reaches(operation.resource.name.as_str()));
+        self.plan
+            .retain(|operation| caller.reaches(operation.resource.name.as_str()));
         self
     }
 
@@ -495,17 +548,20 @@ pub struct Policy {
 pub enum Interval {
     /// Once in this time.
     Every(Duration),
-    /// Once a minute; more rarely where that would take more than a thousandth of a processor, but once in ten minutes.
+    /// Once a minute; more rarely where that would take more than a thousandth of a processor, but
+    /// once in ten minutes.
     Paced,
 }
 
 impl Interval {
-    /// How many times as long as a comparison takes the pause after it is, at the least: two threads look.
+    /// How many times as long as a comparison takes the pause after it is, at the least: two
+    /// threads look.
     const PART: u32 = 2000;
     /// How often everything is compared at the most, and at the least.
     const PACED: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(600));
 
-    /// How long after one turn the next one begins, where a round has so many and this one took that long.
+    /// How long after one turn the next one begins, where a round has so many and this one took
+    /// that long.
     pub(super) fn pause(self, turns: u32, took: Duration) -> Duration {
         match self {
             Self::Every(interval) => interval / turns,
@@ -516,7 +572,10 @@ impl Interval {
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { repair: true, interval: Interval::Paced }
+        Self {
+            repair: true,
+            interval: Interval::Paced,
+        }
     }
 }
 

@@ -26,13 +26,15 @@ pub(super) struct Work {
     pub parts: BTreeMap<ResourceRef, usize>,
     /// Resources that this very batch creates.
     pub created: BTreeSet<ResourceRef>,
-    /// Those parts whose writes are refused, and undone, when something of them fails: the resources that are their own.
+    /// Those parts whose writes are refused, and undone, when something of them fails: the
+    /// resources that are their own.
     pub waiting: BTreeMap<usize, BTreeSet<ResourceRef>>,
     /// Resources that are only looked at.
     pub looked_at: BTreeSet<ResourceRef>,
     /// Whether the routes that come with addresses are looked at too: only others take them away.
     pub thorough: bool,
-    /// True if routes of netnsd's are also looked for where none are asked for: what an earlier version may have left.
+    /// True if routes of netnsd's are also looked for where none are asked for: what an earlier
+    /// version may have left.
     pub leftovers: bool,
     /// Who wants to know how far it is.
     pub progress: Option<watch::Sender<Progress>>,
@@ -41,8 +43,16 @@ pub(super) struct Work {
 impl Work {
     /// Resources that are compared, each on its own: what cannot be done for one holds up no other.
     pub fn each(resources: BTreeSet<ResourceRef>) -> Self {
-        let parts = resources.into_iter().enumerate().map(|(part, resource)| (resource, part)).collect();
-        Self { parts, thorough: true, ..Self::default() }
+        let parts = resources
+            .into_iter()
+            .enumerate()
+            .map(|(part, resource)| (resource, part))
+            .collect();
+        Self {
+            parts,
+            thorough: true,
+            ..Self::default()
+        }
     }
 }
 
@@ -61,7 +71,8 @@ pub(super) struct Passed {
 }
 
 impl<K: Kernel> Core<K> {
-    /// What a batch is about: what it changes, what it names that is not as it should be, and what hangs on that.
+    /// What a batch is about: what it changes, what it names that is not as it should be, and what
+    /// hangs on that.
     pub(super) fn work(&self, batch: &[Accepted]) -> Work {
         let mut work = Work::default();
         for (part, accepted) in batch.iter().enumerate() {
@@ -77,7 +88,8 @@ impl<K: Kernel> Core<K> {
                 }
             }
             if accepted.waits() {
-                work.waiting.insert(part, accepted.resources().cloned().collect());
+                work.waiting
+                    .insert(part, accepted.resources().cloned().collect());
             }
             if let Some(progress) = accepted.progress() {
                 work.progress = Some(progress.clone());
@@ -87,10 +99,20 @@ impl<K: Kernel> Core<K> {
     }
 
     /// Takes a resource that was `before` into a piece of work, with what hangs on its change.
-    pub(super) fn take_in(&self, work: &mut Work, part: usize, resource: &ResourceRef, before: Option<&Record>) {
+    pub(super) fn take_in(
+        &self,
+        work: &mut Work,
+        part: usize,
+        resource: &ResourceRef,
+        before: Option<&Record>,
+    ) {
         let before = before.map(|record| &*record.spec);
         let after = self.intent.spec(resource);
-        for other in self.affected(before, after).into_iter().chain([resource.clone()]) {
+        for other in self
+            .affected(before, after)
+            .into_iter()
+            .chain([resource.clone()])
+        {
             work.parts.entry(other).or_insert(part);
         }
     }
@@ -111,13 +133,20 @@ impl<K: Kernel> Core<K> {
         if let (Some(Spec::Bridge(old)), Some(Spec::Bridge(new))) = (before, after)
             && (old.device(), &old.namespace) != (new.device(), &new.namespace)
         {
-            found.extend(self.intent.dependents(&ResourceRef::new(Kind::Bridge, new.name.clone())));
+            found.extend(
+                self.intent
+                    .dependents(&ResourceRef::new(Kind::Bridge, new.name.clone())),
+            );
         }
-        // Where IPv6 is switched off, and be it for a moment, addresses go (`addrconf_disable_ipv6()`, net/ipv6/addrconf.c).
+        // Where IPv6 is switched off, and be it for a moment, addresses go
+        // (`addrconf_disable_ipv6()`, net/ipv6/addrconf.c).
         if let (Some(Spec::Namespace(old)), Some(Spec::Namespace(new))) = (before, after)
             && !intent::ipv6_switches(old).eq(intent::ipv6_switches(new))
         {
-            found.extend(self.intent.dependents(&ResourceRef::new(Kind::Namespace, new.name.clone())));
+            found.extend(
+                self.intent
+                    .dependents(&ResourceRef::new(Kind::Namespace, new.name.clone())),
+            );
         }
         found
     }
@@ -136,10 +165,12 @@ impl<K: Kernel> Core<K> {
         work
     }
 
-    /// Takes the bridges of ports that failed into a piece of work: one that is being deleted lets its ports go first, and is looked
-    /// at for their sake only.
+    /// Takes the bridges of ports that failed into a piece of work: one that is being deleted lets
+    /// its ports go first, and is looked at for their sake only.
     pub(super) fn take_in_bridges(&self, work: &mut Work, failures: &Failures) {
-        let specs = failures.keys().filter_map(|resource| self.intent.spec(resource));
+        let specs = failures
+            .keys()
+            .filter_map(|resource| self.intent.spec(resource));
         for name in specs.flat_map(intent::bridges_of) {
             let bridge = ResourceRef::new(Kind::Bridge, name.clone());
             let part = work.parts.len();
@@ -148,7 +179,11 @@ impl<K: Kernel> Core<K> {
         }
     }
 
-    fn tasks<'a>(&'a self, resources: impl Iterator<Item = &'a ResourceRef>, work: &'a Work) -> Vec<Task<'a>> {
+    fn tasks<'a>(
+        &'a self,
+        resources: impl Iterator<Item = &'a ResourceRef>,
+        work: &'a Work,
+    ) -> Vec<Task<'a>> {
         let mut tasks = Vec::new();
         for resource in resources {
             if let Some(record) = self.intent.get(resource) {
@@ -163,7 +198,11 @@ impl<K: Kernel> Core<K> {
                     new: work.created.contains(resource),
                     macs: &record.macs,
                     keep_macs: record.keep_macs,
-                    hands: if record.adopt { Hands::Adopt } else { Hands::Stay },
+                    hands: if record.adopt {
+                        Hands::Adopt
+                    } else {
+                        Hands::Stay
+                    },
                 });
             }
         }
@@ -217,29 +256,45 @@ impl<K: Kernel> Core<K> {
         self.kernel.observe(&scope).await
     }
 
-    /// Plans a piece of work, without what has failed already: the rest is planned around what is really there.
+    /// Plans a piece of work, without what has failed already: the rest is planned around what is
+    /// really there.
     pub(super) fn plan(&self, work: &Work, failures: &Failures, observed: &Observed) -> Plan {
         let mut tasks = self.tasks(work.parts.keys(), work);
         tasks.extend(self.gone_tasks(work));
         // What is going to be undone goes no further.
-        let over: BTreeSet<usize> = failures.keys().filter_map(|failed| self.spoils(work, failed)).collect();
+        let over: BTreeSet<usize> = failures
+            .keys()
+            .filter_map(|failed| self.spoils(work, failed))
+            .collect();
         let goes_on = |resource: &ResourceRef| {
             failures.get(resource).is_none_or(|(op, _)| op.is_setting())
-                && work.parts.get(resource).is_none_or(|part| !over.contains(part))
+                && work
+                    .parts
+                    .get(resource)
+                    .is_none_or(|part| !over.contains(part))
         };
         tasks.retain(|task| goes_on(&task.resource));
-        plan::plan(&tasks, &|bridge| self.intent.bridge_device(bridge), observed)
+        plan::plan(
+            &tasks,
+            &|bridge| self.intent.bridge_device(bridge),
+            observed,
+        )
     }
 
-    /// The part whose write is refused when this resource fails. What hangs on a change and was failing before is no reason.
+    /// The part whose write is refused when this resource fails. What hangs on a change and was
+    /// failing before is no reason.
     pub(super) fn spoils(&self, work: &Work, failed: &ResourceRef) -> Option<usize> {
         let part = *work.parts.get(failed)?;
         let own = work.waiting.get(&part)?;
-        let before = self.standings.get(failed).is_some_and(|standing| standing.state == State::Failed);
+        let before = self
+            .standings
+            .get(failed)
+            .is_some_and(|standing| standing.state == State::Failed);
         (own.contains(failed) || !before).then_some(part)
     }
 
-    /// Looks, and plans. What lived in namespaces and bridges that have to be made anew is taken into the work.
+    /// Looks, and plans. What lived in namespaces and bridges that have to be made anew is taken
+    /// into the work.
     ///
     /// # Errors
     /// When the kernel cannot be asked.
@@ -262,7 +317,9 @@ impl<K: Kernel> Core<K> {
         let records: BTreeMap<&ResourceRef, (&Found, Record)> = refused
             .iter()
             .flat_map(|accepted| &accepted.found)
-            .filter_map(|(resource, found)| Some((resource, (found, self.intent.get(resource)?.clone()))))
+            .filter_map(|(resource, found)| {
+                Some((resource, (found, self.intent.get(resource)?.clone())))
+            })
             .collect();
         let mut tasks = Vec::new();
         for (resource, (found, record)) in &records {
@@ -285,13 +342,25 @@ impl<K: Kernel> Core<K> {
         }
         let observed = match self.kernel.observe(&plan::scope(&tasks)).await {
             Ok(observed) => observed,
-            Err(error) => return tracing::error!(%error, "what was taken over cannot be given back"),
+            Err(error) => {
+                return tracing::error!(%error, "what was taken over cannot be given back");
+            }
         };
         let plan = plan::plan(&tasks, &|bridge| Some(bridge.to_string()), &observed);
         // Each by itself: what cannot be as it was is left, and the rest goes on.
-        let ops: Vec<BatchOp> =
-            (0..).zip(&plan.steps).map(|(part, step)| BatchOp { op: step.op.clone(), part, optional: true }).collect();
-        for (step, outcome) in plan.steps.iter().zip(self.kernel.execute(&ops, Box::new(|_| ())).await) {
+        let ops: Vec<BatchOp> = (0..)
+            .zip(&plan.steps)
+            .map(|(part, step)| BatchOp {
+                op: step.op.clone(),
+                part,
+                optional: true,
+            })
+            .collect();
+        for (step, outcome) in plan
+            .steps
+            .iter()
+            .zip(self.kernel.execute(&ops, Box::new(|_| ())).await)
+        {
             if let Some(Err(error)) = outcome {
                 tracing::error!(resource = %step.resource, op = step.op.label(), %error, "cannot be given back as it was");
             }
@@ -299,8 +368,16 @@ impl<K: Kernel> Core<K> {
     }
 
     /// Executes a plan, and those after it until nothing is left to do.
-    pub(super) async fn bring_about(&mut self, work: &mut Work, mut plan: Plan, observed: Observed) -> Passed {
-        let mut passed = Passed { observed, ..Passed::default() };
+    pub(super) async fn bring_about(
+        &mut self,
+        work: &mut Work,
+        mut plan: Plan,
+        observed: Observed,
+    ) -> Passed {
+        let mut passed = Passed {
+            observed,
+            ..Passed::default()
+        };
         let mut waiting: BTreeMap<ResourceRef, String> = BTreeMap::new();
         // Steps that are not done again: blind ones, refused ones, and those that wait.
         let mut tried: HashSet<Step> = HashSet::new();
@@ -308,26 +385,41 @@ impl<K: Kernel> Core<K> {
             self.note_macs(&plan);
             (passed.verdicts, passed.unseen) = (plan.verdicts, plan.unseen);
             for (resource, reason) in &waiting {
-                passed.verdicts.entry(resource.clone()).or_insert_with(|| Verdict::Pending(reason.clone()));
+                passed
+                    .verdicts
+                    .entry(resource.clone())
+                    .or_insert_with(|| Verdict::Pending(reason.clone()));
             }
             for (resource, op, error) in plan.refused {
                 passed.failures.entry(resource).or_insert((op, error));
             }
-            let steps: Vec<Step> = plan.steps.into_iter().filter(|step| !tried.contains(step)).collect();
+            let steps: Vec<Step> = plan
+                .steps
+                .into_iter()
+                .filter(|step| !tried.contains(step))
+                .collect();
             tried.extend(steps.iter().filter(|step| step.blind).cloned());
             if steps.is_empty() {
                 break;
             }
             if round == ROUNDS - 1 {
                 for step in steps {
-                    let error = OpError { errno: Errno::UnknownErrno, message: None };
-                    passed.failures.entry(step.resource).or_insert((step.op, error));
+                    let error = OpError {
+                        errno: Errno::UnknownErrno,
+                        message: None,
+                    };
+                    passed
+                        .failures
+                        .entry(step.resource)
+                        .or_insert((step.op, error));
                 }
                 break;
             }
             passed.remade.append(&mut plan.remade);
-            self.execute(work, steps, &mut passed, &mut waiting, &mut tried).await;
-            // What was heard by now is of this work, and the look that follows finds it; or else it is others' doing.
+            self.execute(work, steps, &mut passed, &mut waiting, &mut tried)
+                .await;
+            // What was heard by now is of this work, and the look that follows finds it; or else it
+            // is others' doing.
             for notice in self.kernel.heard() {
                 self.notice(notice, &work.parts);
             }
@@ -349,17 +441,28 @@ impl<K: Kernel> Core<K> {
         }
     }
 
-    /// Notes the values that sysctls have before a plan sets them, as far as they were seen: recorded before they are replaced, they
-    /// survive a crash in between. Returns true if rows have to be written for that, beside those of `recorded`, which are going
-    /// to be in any case.
-    pub(super) fn note_prior(&mut self, plan: &Plan, observed: &Observed, recorded: &BTreeSet<ResourceRef>) -> bool {
+    /// Notes the values that sysctls have before a plan sets them, as far as they were seen:
+    /// recorded before they are replaced, they survive a crash in between. Returns true if rows
+    /// have to be written for that, beside those of `recorded`, which are going to be in any case.
+    pub(super) fn note_prior(
+        &mut self,
+        plan: &Plan,
+        observed: &Observed,
+        recorded: &BTreeSet<ResourceRef>,
+    ) -> bool {
         let mut is_new = false;
         for step in &plan.steps {
-            let Op::SysctlSet { name, key, .. } = &step.op else { continue };
+            let Op::SysctlSet { name, key, .. } = &step.op else {
+                continue;
+            };
             let seen = observed.namespaces.get(&Ns::Named(name.clone()));
-            let Some(value) = seen.and_then(|seen| seen.sysctls.get(key)) else { continue };
+            let Some(value) = seen.and_then(|seen| seen.sysctls.get(key)) else {
+                continue;
+            };
             let resource = ResourceRef::new(Kind::Namespace, name.clone());
-            if self.keep_prior(&resource, key.clone(), value.clone()) && !recorded.contains(&resource) {
+            if self.keep_prior(&resource, key.clone(), value.clone())
+                && !recorded.contains(&resource)
+            {
                 self.confirm(&resource);
                 is_new = true;
             }
@@ -370,11 +473,17 @@ impl<K: Kernel> Core<K> {
     /// Takes in what lived in namespaces and bridges that are made anew.
     fn widen(&self, work: &mut Work, plan: &Plan) -> bool {
         let anew = |kind: Kind, names: &BTreeSet<netnsd_api::Name>| -> Vec<ResourceRef> {
-            names.iter().map(|name| ResourceRef::new(kind, name.clone())).collect()
+            names
+                .iter()
+                .map(|name| ResourceRef::new(kind, name.clone()))
+                .collect()
         };
         let mut grown = false;
         let bridges = anew(Kind::Bridge, &plan.new_bridges);
-        for resource in anew(Kind::Namespace, &plan.new_namespaces).into_iter().chain(bridges) {
+        for resource in anew(Kind::Namespace, &plan.new_namespaces)
+            .into_iter()
+            .chain(bridges)
+        {
             let part = work.parts.get(&resource).copied().unwrap_or_default();
             for dependent in self.intent.dependents(&resource) {
                 let inside = self.affected(None, self.intent.spec(&dependent));
@@ -387,8 +496,8 @@ impl<K: Kernel> Core<K> {
         grown
     }
 
-    /// Executes steps. Where no write waits for them, one that only sets something and is refused holds up nothing: it is
-    /// `tried`, and what else its part has to do goes on.
+    /// Executes steps. Where no write waits for them, one that only sets something and is refused
+    /// holds up nothing: it is `tried`, and what else its part has to do goes on.
     async fn execute(
         &mut self,
         work: &Work,
@@ -402,7 +511,8 @@ impl<K: Kernel> Core<K> {
             .map(|step| BatchOp {
                 op: step.op.clone(),
                 part: work.parts.get(&step.resource).copied().unwrap_or_default(),
-                optional: step.may_wait || step.op.is_setting() && self.spoils(work, &step.resource).is_none(),
+                optional: step.may_wait
+                    || step.op.is_setting() && self.spoils(work, &step.resource).is_none(),
             })
             .collect();
         let before: usize = passed.done.values().map(Vec::len).sum();
@@ -411,7 +521,10 @@ impl<K: Kernel> Core<K> {
         let tell = move |done: usize| {
             metrics.liveness.step(Part::Engine);
             if let Some(progress) = &progress {
-                progress.send_replace(Progress { done: before + done, total });
+                progress.send_replace(Progress {
+                    done: before + done,
+                    total,
+                });
             }
         };
         tell(0);
@@ -426,11 +539,18 @@ impl<K: Kernel> Core<K> {
         self.metrics.batch(start.elapsed());
         for (step, outcome) in steps.into_iter().zip(outcomes) {
             if let Some(outcome) = &outcome {
-                self.metrics.operation(step.op.label(), outcome.as_ref().err().map(|error| error.errno));
+                self.metrics.operation(
+                    step.op.label(),
+                    outcome.as_ref().err().map(|error| error.errno),
+                );
             }
             match outcome {
                 None => {}
-                Some(Ok(())) => passed.done.entry(step.resource).or_default().push(step.op.label()),
+                Some(Ok(())) => passed
+                    .done
+                    .entry(step.resource)
+                    .or_default()
+                    .push(step.op.label()),
                 Some(Err(error)) if step.may_wait && may_come(&step.op, error.errno) => {
                     let reason = format!("{} waits: {error}", step.op.label());
                     waiting.entry(step.resource.clone()).or_insert(reason);
@@ -439,7 +559,10 @@ impl<K: Kernel> Core<K> {
                 Some(Err(error)) => {
                     if step.op.is_setting() {
                         tried.insert(step.clone());
-                        passed.failures.entry(step.resource).or_insert((step.op, error));
+                        passed
+                            .failures
+                            .entry(step.resource)
+                            .or_insert((step.op, error));
                     } else {
                         passed.failures.insert(step.resource, (step.op, error));
                     }
@@ -464,7 +587,8 @@ pub(super) const LARGE: usize = 512;
 /// How often a plan is made and executed until it must be empty.
 const ROUNDS: usize = 4;
 
-/// Returns true if what an operation needs may come yet. A sysctl that is not there where its interface is will not.
+/// Returns true if what an operation needs may come yet. A sysctl that is not there where its
+/// interface is will not.
 fn may_come(op: &Op, errno: Errno) -> bool {
     match op {
         Op::SysctlSet { .. } => errno == Errno::ENODEV,
@@ -476,5 +600,8 @@ fn may_come(op: &Op, errno: Errno) -> bool {
 
 /// Errors that mean that what an operation needs is not there (yet).
 pub(super) fn is_not_yet(errno: Errno) -> bool {
-    matches!(errno, Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::ENETDOWN | Errno::ENODEV | Errno::ENOENT)
+    matches!(
+        errno,
+        Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::ENETDOWN | Errno::ENODEV | Errno::ENOENT
+    )
 }

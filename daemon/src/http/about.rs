@@ -56,12 +56,23 @@ const LINKS: [(&str, &str); 13] = [
 
 async fn index(RawQuery(query): RawQuery) -> Answer {
     query::none(query.as_deref())?;
-    let links = LINKS.into_iter().map(|(name, path)| (name.to_owned(), path.to_owned())).collect();
-    Ok(Json(Index { name: NAME.into(), version: VERSION.into(), links }).into_response())
+    let links = LINKS
+        .into_iter()
+        .map(|(name, path)| (name.to_owned(), path.to_owned()))
+        .collect();
+    Ok(Json(Index {
+        name: NAME.into(),
+        version: VERSION.into(),
+        links,
+    })
+    .into_response())
 }
 
 fn line(path: &str) -> String {
-    fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+    fs::read_to_string(path)
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
 }
 
 async fn about(State(app): State<App>, RawQuery(query): RawQuery) -> Answer {
@@ -75,34 +86,68 @@ async fn about(State(app): State<App>, RawQuery(query): RawQuery) -> Answer {
         boot_id: line("/proc/sys/kernel/random/boot_id"),
         started_at: app.started_at.clone(),
         listen: app.listen.to_vec(),
-        features: app.look.features().await.map_err(|error| Failure::look("the kernel", error))?,
-        limits: Limits { body_bytes: BODY_LIMIT as u64, page_items: 10_000, labels: 64, queued_writes: QUEUE as u32 },
+        features: app
+            .look
+            .features()
+            .await
+            .map_err(|error| Failure::look("the kernel", error))?,
+        limits: Limits {
+            body_bytes: BODY_LIMIT as u64,
+            page_items: 10_000,
+            labels: 64,
+            queued_writes: QUEUE as u32,
+        },
     };
     Ok(Json(about).into_response())
 }
 
 async fn health(RawQuery(query): RawQuery) -> Answer {
     query::none(query.as_deref())?;
-    Ok(Json(Health { status: "ok".into() }).into_response())
+    Ok(Json(Health {
+        status: "ok".into(),
+    })
+    .into_response())
 }
 
-async fn ready(State(app): State<App>, Extension(caller): Extension<Arc<Caller>>, RawQuery(query): RawQuery) -> Answer {
+async fn ready(
+    State(app): State<App>,
+    Extension(caller): Extension<Arc<Caller>>,
+    RawQuery(query): RawQuery,
+) -> Answer {
     query::none(query.as_deref())?;
-    let states =
-        app.view.states(&caller).into_iter().map(|(state, count)| (state.as_str().to_owned(), count)).collect();
-    let ready = Ready { ready: app.view.ready(), states };
+    let states = app
+        .view
+        .states(&caller)
+        .into_iter()
+        .map(|(state, count)| (state.as_str().to_owned(), count))
+        .collect();
+    let ready = Ready {
+        ready: app.view.ready(),
+        states,
+    };
     if ready.ready {
         return Ok(Json(ready).into_response());
     }
     // A problem, with what a good answer says beside it.
-    let problem = Problem::new(Code::Starting, "not everything recorded has been tried yet: ask again in a moment");
+    let problem = Problem::new(
+        Code::Starting,
+        "not everything recorded has been tried yet: ask again in a moment",
+    );
     let mut body = serde_json::to_value(problem).map_err(resource::internal)?;
     let states = serde_json::to_value(ready).map_err(resource::internal)?;
     if let (Value::Object(body), Value::Object(states)) = (&mut body, states) {
         body.extend(states);
     }
-    let headers = [(header::CONTENT_TYPE, "application/problem+json"), (header::RETRY_AFTER, "1")];
-    Ok((StatusCode::SERVICE_UNAVAILABLE, headers, body.to_string() + "\n").into_response())
+    let headers = [
+        (header::CONTENT_TYPE, "application/problem+json"),
+        (header::RETRY_AFTER, "1"),
+    ];
+    Ok((
+        StatusCode::SERVICE_UNAVAILABLE,
+        headers,
+        body.to_string() + "\n",
+    )
+        .into_response())
 }
 
 async fn reconcile(State(app): State<App>, RawQuery(query): RawQuery) -> Answer {
@@ -113,7 +158,10 @@ async fn reconcile(State(app): State<App>, RawQuery(query): RawQuery) -> Answer 
 /// Prometheus text (OpenMetrics 1.0).
 async fn metrics(State(app): State<App>, RawQuery(query): RawQuery) -> Answer {
     query::none(query.as_deref())?;
-    let text = app.metrics.text(&app.view, app.engine.queued()).map_err(resource::internal)?;
+    let text = app
+        .metrics
+        .text(&app.view, app.engine.queued())
+        .map_err(resource::internal)?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }

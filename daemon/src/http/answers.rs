@@ -29,7 +29,8 @@ const RESERVE: usize = 64 << 20;
 /// Bytes of answers that were not sent yet, by the names of callers.
 pub(super) type Unsent = Shares<String>;
 
-/// Refuses a caller that leaves too much unread; counts each large answer until its last byte has been written.
+/// Refuses a caller that leaves too much unread; counts each large answer until its last byte has
+/// been written.
 pub(super) async fn bound_unsent(
     State(unsent): State<Unsent>,
     Extension(caller): Extension<Arc<Caller>>,
@@ -37,8 +38,13 @@ pub(super) async fn bound_unsent(
     next: Next,
 ) -> Response {
     let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
-    let (share, all) = if caller.role == Role::Admin { (ALL + RESERVE, ALL + RESERVE) } else { (SHARE, ALL) };
-    // Before anything is done for it. Those who leave nothing unread get small answers, and change things, however much others do.
+    let (share, all) = if caller.role == Role::Admin {
+        (ALL + RESERVE, ALL + RESERVE)
+    } else {
+        (SHARE, ALL)
+    };
+    // Before anything is done for it. Those who leave nothing unread get small answers, and change
+    // things, however much others do.
     if let Err(full) = unsent.take_sized(caller.name.clone(), 0, share, usize::MAX) {
         return refuse(&caller, full);
     }
@@ -54,7 +60,10 @@ pub(super) async fn bound_unsent(
     // Of one piece already: nothing is waited for, nor copied.
     match body.collect().await {
         Ok(bytes) => {
-            let counted = Counted { bytes: bytes.to_bytes(), _place: place };
+            let counted = Counted {
+                bytes: bytes.to_bytes(),
+                _place: place,
+            };
             Response::from_parts(parts, Body::from(Bytes::from_owner(counted)))
         }
         Err(error) => Failure::from(internal(error)).into_response(),
@@ -76,9 +85,14 @@ impl AsRef<[u8]> for Counted {
 fn refuse(caller: &Caller, full: Full) -> Response {
     let detail = match full {
         Full::Share(bytes) => {
-            format!("{bytes} bytes of answers to {} are unread: read them, or close their connections", caller.name)
+            format!(
+                "{bytes} bytes of answers to {} are unread: read them, or close their connections",
+                caller.name
+            )
         }
-        Full::All(bytes) => format!("{bytes} bytes of answers to all are unread: try again in a moment"),
+        Full::All(bytes) => {
+            format!("{bytes} bytes of answers to all are unread: try again in a moment")
+        }
     };
     Failure::new(Code::TooManyRequests, detail).into_response()
 }
@@ -103,24 +117,39 @@ mod tests {
         let ask = async |name: &str, role: Role, method: Method, path: &str| {
             let mut caller = Caller::admin(name);
             caller.role = role;
-            let mut request = http::Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
+            let mut request = http::Request::builder()
+                .method(method)
+                .uri(path)
+                .body(Body::empty())
+                .unwrap();
             request.extensions_mut().insert(Arc::new(caller));
             routes.call(request).await.unwrap()
         };
         let of = async |name: &str| ask(name, Role::Viewer, Method::GET, "/large").await;
-        let status =
-            async |name: &str, method: Method, path: &str| ask(name, Role::Viewer, method, path).await.status();
+        let status = async |name: &str, method: Method, path: &str| {
+            ask(name, Role::Viewer, method, path).await.status()
+        };
 
         let (first, second) = (of("a").await, of("a").await);
-        for (method, path) in [(Method::GET, "/large"), (Method::POST, "/large"), (Method::GET, "/small")] {
-            assert_eq!(status("a", method, path).await, StatusCode::TOO_MANY_REQUESTS);
+        for (method, path) in [
+            (Method::GET, "/large"),
+            (Method::POST, "/large"),
+            (Method::GET, "/small"),
+        ] {
+            assert_eq!(
+                status("a", method, path).await,
+                StatusCode::TOO_MANY_REQUESTS
+            );
         }
         assert_eq!(status("b", Method::GET, "/large").await, StatusCode::OK);
         drop(first);
         // Taken over by hyper, and not written yet.
         let bytes = second.into_body().collect().await.unwrap().to_bytes();
         let again = of("a").await;
-        assert_eq!((again.status(), of("a").await.status()), (StatusCode::OK, StatusCode::TOO_MANY_REQUESTS));
+        assert_eq!(
+            (again.status(), of("a").await.status()),
+            (StatusCode::OK, StatusCode::TOO_MANY_REQUESTS)
+        );
         drop(bytes);
         // A change is made and answered even if its answer is more than the share.
         let changed = ask("a", Role::Viewer, Method::POST, "/large").await;
@@ -131,11 +160,19 @@ mod tests {
         for caller in 0..ALL / SHARE {
             held.extend([of(&caller.to_string()).await, of(&caller.to_string()).await]);
         }
-        assert_eq!(status("late", Method::GET, "/large").await, StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(
+            status("late", Method::GET, "/large").await,
+            StatusCode::TOO_MANY_REQUESTS
+        );
         for (method, path) in [(Method::GET, "/small"), (Method::POST, "/large")] {
             assert_eq!(status("late", method, path).await, StatusCode::OK);
         }
-        assert_eq!(ask("root", Role::Admin, Method::GET, "/large").await.status(), StatusCode::OK);
+        assert_eq!(
+            ask("root", Role::Admin, Method::GET, "/large")
+                .await
+                .status(),
+            StatusCode::OK
+        );
         drop(held);
         assert!(unsent.is_empty());
     }

@@ -27,8 +27,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 const TIMEOUT_PER_MIB: Duration = Duration::from_secs(1);
 /// The most operations that one JSON patch has: they are carried out while other writes wait.
 const OPERATIONS: usize = 1000;
-/// The most steps of a path in one, and values that its `copy` and `move` operations take along: each could double the resource, or
-/// how deep it is, and what is very deep cannot be dropped.
+/// The most steps of a path in one, and values that its `copy` and `move` operations take along:
+/// each could double the resource, or how deep it is, and what is very deep cannot be dropped.
 const STEPS: usize = 64;
 const TAKEN: usize = 10_000;
 
@@ -40,46 +40,78 @@ pub(super) async fn object(request: Request) -> Result<Map<String, Value>, Failu
     }
 }
 
-/// Reads a document of at most `limit` bytes, JSON or YAML, and what `make` makes of it. It may be large: no thread that serves
-/// others waits for that.
+/// Reads a document of at most `limit` bytes, JSON or YAML, and what `make` makes of it. It may be
+/// large: no thread that serves others waits for that.
 pub(super) async fn document<T: Send + 'static>(
     request: Request,
     limit: usize,
     make: fn(Map<String, Value>) -> Result<T, FieldError>,
 ) -> Result<T, Failure> {
-    let Some(kind) = content_type(&request, &[JSON, YAML[0], YAML[1], YAML[2]])? else { return Ok(make(Map::new())?) };
+    let Some(kind) = content_type(&request, &[JSON, YAML[0], YAML[1], YAML[2]])? else {
+        return Ok(make(Map::new())?);
+    };
     let bytes = read(request, limit).await?;
     let parse = move || {
-        let value = if kind == JSON { json(&bytes) } else { yaml(&bytes) };
+        let value = if kind == JSON {
+            json(&bytes)
+        } else {
+            yaml(&bytes)
+        };
         Ok(make(whole(value?)?)?)
     };
     tokio::task::spawn_blocking(parse).await.map_err(internal)?
 }
 
 fn json(bytes: &[u8]) -> Result<Value, Failure> {
-    read_json(bytes).map_err(|error| Failure::new(Code::MalformedJson, format!("the body is not JSON: {error}")))
+    read_json(bytes).map_err(|error| {
+        Failure::new(
+            Code::MalformedJson,
+            format!("the body is not JSON: {error}"),
+        )
+    })
 }
 
 fn yaml(bytes: &[u8]) -> Result<Value, Failure> {
-    let wrong = |error: String| Failure::new(Code::MalformedJson, format!("the body is not YAML: {error}"));
+    let wrong = |error: String| {
+        Failure::new(
+            Code::MalformedJson,
+            format!("the body is not YAML: {error}"),
+        )
+    };
     read_yaml(std::str::from_utf8(bytes).map_err(|error| wrong(error.to_string()))?).map_err(wrong)
 }
 
 async fn read(request: Request, limit: usize) -> Result<Bytes, Failure> {
-    let too_large = || Failure::new(Code::BodyTooLarge, format!("the body is larger than {limit} bytes"));
+    let too_large = || {
+        Failure::new(
+            Code::BodyTooLarge,
+            format!("the body is larger than {limit} bytes"),
+        )
+    };
     // Before anything is read: a client that asks first (`Expect: 100-continue`) need not send it.
-    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let length = request
+        .headers()
+        .get(header::CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse().ok());
     if length.is_some_and(|length: u64| length > limit as u64) {
         return Err(too_large());
     }
     let within = BODY_TIMEOUT + TIMEOUT_PER_MIB * (limit >> 20) as u32;
-    let read = tokio::time::timeout(within, Bytes::from_request(request, &())).await.map_err(|_| {
-        let detail = format!("the body did not come within {} s: send it faster, or less of it", within.as_secs());
-        Failure::new(Code::MalformedJson, detail)
-    })?;
+    let read = tokio::time::timeout(within, Bytes::from_request(request, &()))
+        .await
+        .map_err(|_| {
+            let detail = format!(
+                "the body did not come within {} s: send it faster, or less of it",
+                within.as_secs()
+            );
+            Failure::new(Code::MalformedJson, detail)
+        })?;
     read.map_err(|rejection| match rejection {
         BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => too_large(),
-        _ => Failure::new(Code::MalformedJson, "the body cannot be read to its end: the connection ended before it"),
+        _ => Failure::new(
+            Code::MalformedJson,
+            "the body cannot be read to its end: the connection ended before it",
+        ),
     })
 }
 
@@ -90,8 +122,12 @@ fn whole(value: Value) -> Result<Map<String, Value>, Failure> {
     }
 }
 
-/// Returns the content type, which must be one of these, or `None` for a request without a body, which is the same as `{}`.
-fn content_type(request: &Request, accepted: &[&'static str]) -> Result<Option<&'static str>, Failure> {
+/// Returns the content type, which must be one of these, or `None` for a request without a body,
+/// which is the same as `{}`.
+fn content_type(
+    request: &Request,
+    accepted: &[&'static str],
+) -> Result<Option<&'static str>, Failure> {
     let headers = request.headers();
     check_encoding(headers)?;
     let Some(given) = headers.get(header::CONTENT_TYPE) else {
@@ -102,25 +138,39 @@ fn content_type(request: &Request, accepted: &[&'static str]) -> Result<Option<&
         };
     };
     let given = String::from_utf8_lossy(given.as_bytes());
-    let essence = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let essence = given
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
     let found = accepted.iter().find(|kind| **kind == essence);
     let wrong = || unsupported(&format!("the content type is {given:?}"), accepted);
     found.copied().map(Some).ok_or_else(wrong)
 }
 
 fn unsupported(what: &str, accepted: &[&str]) -> Failure {
-    let (kinds, first) = (accepted.join(" or "), accepted.first().copied().unwrap_or_default());
+    let (kinds, first) = (
+        accepted.join(" or "),
+        accepted.first().copied().unwrap_or_default(),
+    );
     let detail = format!("{what}: send {kinds} (with curl: -H 'Content-Type: {first}')");
     Failure::new(Code::UnsupportedMediaType, detail)
 }
 
 /// Refuses bodies that are compressed.
 fn check_encoding(headers: &HeaderMap) -> Result<(), Failure> {
-    let values =
-        headers.get_all(header::CONTENT_ENCODING).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
-    match values.into_iter().find(|value| !value.trim().eq_ignore_ascii_case("identity")) {
+    let values = headers
+        .get_all(header::CONTENT_ENCODING)
+        .iter()
+        .map(|value| String::from_utf8_lossy(value.as_bytes()));
+    match values
+        .into_iter()
+        .find(|value| !value.trim().eq_ignore_ascii_case("identity"))
+    {
         Some(other) => {
-            let detail = format!("Content-Encoding is {other:?}: send the body as it is, not compressed");
+            let detail =
+                format!("Content-Encoding is {other:?}: send the body as it is, not compressed");
             Err(Failure::new(Code::UnsupportedMediaType, detail))
         }
         None => Ok(()),
@@ -141,8 +191,12 @@ impl Patch {
     pub async fn read(request: Request) -> Result<Self, Failure> {
         match content_type(&request, &[MERGE_PATCH, JSON, JSON_PATCH])? {
             None => Ok(Self::Merge(Value::Object(Map::new()))),
-            Some(JSON_PATCH) => Ok(Self::Operations(operations(json(&read(request, BODY_LIMIT).await?)?)?)),
-            Some(_) => Ok(Self::Merge(Value::Object(whole(json(&read(request, BODY_LIMIT).await?)?)?))),
+            Some(JSON_PATCH) => Ok(Self::Operations(operations(json(
+                &read(request, BODY_LIMIT).await?,
+            )?)?)),
+            Some(_) => Ok(Self::Merge(Value::Object(whole(json(
+                &read(request, BODY_LIMIT).await?,
+            )?)?))),
         }
     }
 
@@ -166,16 +220,22 @@ fn operations(value: Value) -> Result<Vec<PatchOperation>, FieldError> {
         return Err(FieldError::new(Code::InvalidField, "", detail));
     };
     if items.len() > OPERATIONS {
-        let detail = format!("a JSON patch has at most {OPERATIONS} operations, and this one has {}", items.len());
+        let detail = format!(
+            "a JSON patch has at most {OPERATIONS} operations, and this one has {}",
+            items.len()
+        );
         return Err(FieldError::new(Code::InvalidField, "", detail));
     }
     let operation = |(at, item): (usize, Value)| {
         let wrong = |detail| FieldError::at(Code::InvalidField, &[&at.to_string()], detail);
         let read = serde_json::from_value::<PatchOperation>(item);
-        let read = read.map_err(|error| wrong(format!("operation {at} is none of RFC 6902: {error}")))?;
+        let read =
+            read.map_err(|error| wrong(format!("operation {at} is none of RFC 6902: {error}")))?;
         match read.path().count() {
             0..=STEPS => Ok(read),
-            steps => Err(wrong(format!("operation {at}: its path has {steps} steps, and {STEPS} are the most"))),
+            steps => Err(wrong(format!(
+                "operation {at}: its path has {steps} steps, and {STEPS} are the most"
+            ))),
         }
     };
     items.into_iter().enumerate().map(operation).collect()
@@ -185,9 +245,12 @@ fn operations(value: Value) -> Result<Vec<PatchOperation>, FieldError> {
 fn carry_out(operations: &[PatchOperation], target: &mut Value) -> Result<(), Problem> {
     let mut taken = 0;
     for (at, operation) in operations.iter().enumerate() {
-        taken += from(operation).and_then(|from| target.pointer(from)).map_or(0, count);
+        taken += from(operation)
+            .and_then(|from| target.pointer(from))
+            .map_or(0, count);
         if taken > TAKEN {
-            let detail = format!("operation {at} copies too much: {TAKEN} values are the most of one patch");
+            let detail =
+                format!("operation {at} copies too much: {TAKEN} values are the most of one patch");
             return Err(FieldError::at(Code::InvalidField, &[&at.to_string()], detail).into());
         }
         json_patch::patch_unsafe(target, std::slice::from_ref(operation))
@@ -215,7 +278,12 @@ fn count(value: &Value) -> usize {
 }
 
 /// Returns the problem of an operation that cannot be carried out.
-fn refused(at: usize, operation: &PatchOperation, kind: &PatchErrorKind, target: &Value) -> Problem {
+fn refused(
+    at: usize,
+    operation: &PatchOperation,
+    kind: &PatchErrorKind,
+    target: &Value,
+) -> Problem {
     let verb = match operation {
         PatchOperation::Add(_) => "add",
         PatchOperation::Remove(_) => "remove",
@@ -232,16 +300,26 @@ fn refused(at: usize, operation: &PatchOperation, kind: &PatchErrorKind, target:
     let (code, (pointer, detail)) = match (kind, operation) {
         (PatchErrorKind::TestFailed, PatchOperation::Test(test)) => {
             let found = target.pointer(path).unwrap_or(&Value::Null);
-            (Code::Conflict, told("value", format!("it is {found}, not {}", test.value)))
+            (
+                Code::Conflict,
+                told("value", format!("it is {found}, not {}", test.value)),
+            )
         }
         (PatchErrorKind::InvalidFromPointer, _) => {
             let from = from(operation).unwrap_or_default();
-            (Code::InvalidField, told("from", format!("the resource has no {from:?}")))
+            (
+                Code::InvalidField,
+                told("from", format!("the resource has no {from:?}")),
+            )
         }
-        (PatchErrorKind::CannotMoveInsideItself, _) => {
-            (Code::InvalidField, told("path", "a value cannot be moved into itself".into()))
-        }
-        _ => (Code::InvalidField, told("path", "the resource has no such place".into())),
+        (PatchErrorKind::CannotMoveInsideItself, _) => (
+            Code::InvalidField,
+            told("path", "a value cannot be moved into itself".into()),
+        ),
+        _ => (
+            Code::InvalidField,
+            told("path", "the resource has no such place".into()),
+        ),
     };
     FieldError::new(code, pointer, detail).into()
 }
@@ -263,7 +341,9 @@ fn merge(target: &mut Value, patch: &Value) {
     if !target.is_object() {
         *target = Value::Object(Map::new());
     }
-    let Value::Object(target) = target else { return };
+    let Value::Object(target) = target else {
+        return;
+    };
     for (key, value) in patch {
         if value.is_null() {
             target.remove(key);
@@ -284,12 +364,28 @@ mod tests {
         // Of the examples in RFC 7396, appendix A.
         for (mut target, patch, result) in [
             (json!({"a": "b"}), json!({"a": "c"}), json!({"a": "c"})),
-            (json!({"a": "b"}), json!({"b": "c"}), json!({"a": "b", "b": "c"})),
-            (json!({"a": "b", "b": "c"}), json!({"a": null}), json!({"b": "c"})),
+            (
+                json!({"a": "b"}),
+                json!({"b": "c"}),
+                json!({"a": "b", "b": "c"}),
+            ),
+            (
+                json!({"a": "b", "b": "c"}),
+                json!({"a": null}),
+                json!({"b": "c"}),
+            ),
             (json!({"a": ["b"]}), json!({"a": "c"}), json!({"a": "c"})),
-            (json!({"a": {"b": "c"}}), json!({"a": {"b": "d", "c": null}}), json!({"a": {"b": "d"}})),
+            (
+                json!({"a": {"b": "c"}}),
+                json!({"a": {"b": "d", "c": null}}),
+                json!({"a": {"b": "d"}}),
+            ),
             (json!({"a": [1, 2]}), json!({"a": [3]}), json!({"a": [3]})),
-            (json!({}), json!({"a": {"bb": {"ccc": null}}}), json!({"a": {"bb": {}}})),
+            (
+                json!({}),
+                json!({"a": {"bb": {"ccc": null}}}),
+                json!({"a": {"bb": {}}}),
+            ),
         ] {
             merge(&mut target, &patch);
             assert_eq!(target, result);
@@ -313,7 +409,8 @@ mod tests {
             {"op": "replace", "path": "/mtu", "value": null},
             {"op": "add", "path": "/status", "value": "of no account"},
         ]);
-        let result = json!({"addresses": ["10.0.0.2/24"], "labels": {"c": "1", "d": "1"}, "mtu": null});
+        let result =
+            json!({"addresses": ["10.0.0.2/24"], "labels": {"c": "1", "d": "1"}, "mtu": null});
         assert_eq!(patched(operations).unwrap(), result);
     }
 
@@ -321,15 +418,30 @@ mod tests {
     fn operations_that_are_wrong_are_named() {
         let double = json!({"op": "copy", "from": "/labels", "path": "/labels/x"});
         for (operations, code, pointer, detail) in [
-            (json!({}), Code::InvalidField, "", "a JSON patch is a list of operations"),
+            (
+                json!({}),
+                Code::InvalidField,
+                "",
+                "a JSON patch is a list of operations",
+            ),
             (
                 json!([{"op": "add", "path": "/x", "value": 1}, {"op": "put", "path": "/x"}]),
                 Code::InvalidField,
                 "/1",
                 "operation 1",
             ),
-            (json!([{"op": "add", "path": "/x"}]), Code::InvalidField, "/0", "operation 0"),
-            (json!([{"op": "remove", "path": "mtu"}]), Code::InvalidField, "/0", "operation 0"),
+            (
+                json!([{"op": "add", "path": "/x"}]),
+                Code::InvalidField,
+                "/0",
+                "operation 0",
+            ),
+            (
+                json!([{"op": "remove", "path": "mtu"}]),
+                Code::InvalidField,
+                "/0",
+                "operation 0",
+            ),
             (
                 json!([{"op": "remove", "path": "/x"}]),
                 Code::InvalidField,
@@ -360,7 +472,12 @@ mod tests {
                 "/1/value",
                 "operation 1 (test \"/mtu\"): it is 1500, not 1400",
             ),
-            (vec![double; 100].into(), Code::InvalidField, "/99", "operation 99 copies too much"),
+            (
+                vec![double; 100].into(),
+                Code::InvalidField,
+                "/99",
+                "operation 99 copies too much",
+            ),
             (
                 json!([{"op": "remove", "path": "/x".repeat(65)}]),
                 Code::InvalidField,
@@ -373,10 +490,19 @@ mod tests {
                 "",
                 "a JSON patch has at most 1000",
             ),
-            (json!([{"op": "replace", "path": "", "value": []}]), Code::InvalidField, "", "a resource is an object"),
+            (
+                json!([{"op": "replace", "path": "", "value": []}]),
+                Code::InvalidField,
+                "",
+                "a resource is an object",
+            ),
         ] {
             let problem = patched(operations).unwrap_err();
-            assert_eq!((problem.code, problem.pointer.as_deref()), (code, Some(pointer)), "{problem}");
+            assert_eq!(
+                (problem.code, problem.pointer.as_deref()),
+                (code, Some(pointer)),
+                "{problem}"
+            );
             assert!(problem.detail.starts_with(detail), "{problem}");
         }
     }

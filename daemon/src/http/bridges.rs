@@ -18,14 +18,21 @@ use super::{
 use crate::{access::Caller, kernel::Ns};
 
 pub(super) fn routes() -> Routes {
-    vec![("/v1/bridges/{name}/ports", get(ports)), ("/v1/bridges/{name}/fdb", get(fdb))]
+    vec![
+        ("/v1/bridges/{name}/ports", get(ports)),
+        ("/v1/bridges/{name}/fdb", get(fdb)),
+    ]
 }
 
 /// Where a bridge's device is.
 fn device(app: &App, name: &str) -> Result<(Ns, String), Failure> {
     let entry = resource::entry(app, &resource::existing(Kind::Bridge, name)?)?;
-    let bridge = Bridge::of(&entry.spec).ok_or_else(|| Failure::from(resource::internal("a bridge is a bridge")))?;
-    Ok((Ns::of(bridge.namespace.as_ref()), bridge.device().to_owned()))
+    let bridge = Bridge::of(&entry.spec)
+        .ok_or_else(|| Failure::from(resource::internal("a bridge is a bridge")))?;
+    Ok((
+        Ns::of(bridge.namespace.as_ref()),
+        bridge.device().to_owned(),
+    ))
 }
 
 async fn ports(
@@ -36,7 +43,12 @@ async fn ports(
 ) -> Answer {
     query::none(query.as_deref())?;
     let (ns, device) = device(&app, &name)?;
-    resource::live(&caller, "such bridge in the kernel", app.look.ports(&ns, &device)).await
+    resource::live(
+        &caller,
+        "such bridge in the kernel",
+        app.look.ports(&ns, &device),
+    )
+    .await
 }
 
 async fn fdb(
@@ -47,5 +59,10 @@ async fn fdb(
 ) -> Answer {
     query::none(query.as_deref())?;
     let (ns, device) = device(&app, &name)?;
-    resource::live(&caller, "such bridge in the kernel", app.look.fdb(&ns, &device)).await
+    resource::live(
+        &caller,
+        "such bridge in the kernel",
+        app.look.fdb(&ns, &device),
+    )
+    .await
 }

@@ -15,7 +15,10 @@ use axum::{
 use futures_util::stream;
 use netnsd_api::{Code, Event, Items};
 
-use super::{App, Routes, headers, json::Json, problem::Failure, query::Query, resource::Answer, until::Until};
+use super::{
+    App, Routes, headers, json::Json, problem::Failure, query::Query, resource::Answer,
+    until::Until,
+};
 use crate::{
     access::Caller,
     store::{Filter, History},
@@ -53,12 +56,20 @@ async fn events(
     let newest = history.newest();
     // What is no longer kept cannot be told, and a number yet to come is none of this history.
     let at = since.map_or(newest, |since| since.clamp(history.floor(), newest));
-    let reader = Reader { history, filter, at, read: Vec::new(), until: Until::new(&app.stopping, caller) };
+    let reader = Reader {
+        history,
+        filter,
+        at,
+        read: Vec::new(),
+        until: Until::new(&app.stopping, caller),
+    };
     let events = stream::unfold(reader, |mut reader| async move {
         let event = reader.next().await?;
         Some((Ok::<_, Infallible>(event), reader))
     });
-    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT)).into_response())
+    Ok(Sse::new(events)
+        .keep_alive(KeepAlive::new().interval(HEARTBEAT))
+        .into_response())
 }
 
 async fn list(history: &History, since: u64, filter: &Filter) -> Answer {
@@ -77,13 +88,24 @@ async fn list(history: &History, since: u64, filter: &Filter) -> Answer {
 
 /// Where a reader that was cut off goes on (`Last-Event-ID`).
 fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Failure> {
-    let Some(value) = headers.get("last-event-id") else { return Ok(None) };
-    let id = value.to_str().ok().and_then(|text| text.trim().parse().ok());
-    let wrong = || Failure::new(Code::InvalidQuery, format!("Last-Event-ID: {value:?} is not the number of an event"));
+    let Some(value) = headers.get("last-event-id") else {
+        return Ok(None);
+    };
+    let id = value
+        .to_str()
+        .ok()
+        .and_then(|text| text.trim().parse().ok());
+    let wrong = || {
+        Failure::new(
+            Code::InvalidQuery,
+            format!("Last-Event-ID: {value:?} is not the number of an event"),
+        )
+    };
     id.map(Some).ok_or_else(wrong)
 }
 
-/// One reader: it holds its place in the history and nothing else, so that a slow one costs nothing and holds up nobody.
+/// One reader: it holds its place in the history and nothing else, so that a slow one costs nothing
+/// and holds up nobody.
 struct Reader {
     history: History,
     filter: Filter,
@@ -95,15 +117,24 @@ struct Reader {
 }
 
 impl Reader {
-    /// The next event; none once the daemon stops or the reader may no longer read, or when the reader was too slow for what is kept.
+    /// The next event; none once the daemon stops or the reader may no longer read, or when the
+    /// reader was too slow for what is kept.
     async fn next(&mut self) -> Option<sse::Event> {
         loop {
             if let Some(event) = self.read.pop() {
                 let data = serde_json::to_string(&event).ok()?;
-                return Some(sse::Event::default().id(event.id.to_string()).event(event.kind.as_str()).data(data));
+                return Some(
+                    sse::Event::default()
+                        .id(event.id.to_string())
+                        .event(event.kind.as_str())
+                        .data(data),
+                );
             }
             if self.at < self.history.floor() {
-                tracing::info!(at = self.at, "a reader of events was too slow and is cut off");
+                tracing::info!(
+                    at = self.at,
+                    "a reader of events was too slow and is cut off"
+                );
                 return None;
             }
             if self.history.newest() == self.at {

@@ -1,4 +1,5 @@
-//! Commands whose output is carried off as it comes: as lines of JSON, or over a WebSocket, with or without a terminal.
+//! Commands whose output is carried off as it comes: as lines of JSON, or over a WebSocket, with or
+//! without a terminal.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -21,11 +22,16 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
 
-use super::{App, namespaces::named, problem::Failure, query::Query, resource::Answer, until::Until};
+use super::{
+    App, namespaces::named, problem::Failure, query::Query, resource::Answer, until::Until,
+};
 use crate::{
     access::{Caller, forbidden},
     engine::Spec,
-    process::{End, Happening, Input, Launch, Origin, Permit, Session, Size, Stream, not_ours, text_or_base64},
+    process::{
+        End, Happening, Input, Launch, Origin, Permit, Session, Size, Stream, not_ours,
+        text_or_base64,
+    },
     store::Kept,
 };
 
@@ -42,10 +48,12 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 const REASON: usize = 123;
 /// How long a client may take to close its side.
 const PARTING: Duration = Duration::from_secs(2);
-/// The longest time that a command may run in a WebSocket's session: a day, unless `timeout_s` says less.
+/// The longest time that a command may run in a WebSocket's session: a day, unless `timeout_s` says
+/// less.
 const LONGEST_S: f64 = 86_400.0;
 
-// ---- The whole -------------------------------------------------------------------------------------------------
+// ---- The whole
+// -------------------------------------------------------------------------------------------------
 
 /// An answer as bytes, with the place of its command.
 struct Held {
@@ -59,29 +67,42 @@ impl AsRef<[u8]> for Held {
     }
 }
 
-/// Runs a command and answers when it has ended. Its place is another's once the answer has been written to the socket: so answers that
-/// nobody reads are no more than there are places.
+/// Runs a command and answers when it has ended. Its place is another's once the answer has been
+/// written to the socket: so answers that nobody reads are no more than there are places.
 pub(super) async fn whole(app: &App, caller: Arc<Caller>, name: &Name, exec: &Exec) -> Answer {
     let launch = launch(app, &caller, name, exec)?;
     let record = record_command(app, &caller, exec, StatusCode::OK);
     // Dropped, the command is killed.
     let until = Until::new(&app.stopping, caller.clone());
-    let (result, permit) = until.bound(app.process.exec(name, exec, launch, record)).await?;
-    let bytes = serde_json::to_vec(&result)
-        .map_err(|error| Problem::new(Code::Internal, format!("the result cannot be written: {error}")))?;
+    let (result, permit) = until
+        .bound(app.process.exec(name, exec, launch, record))
+        .await?;
+    let bytes = serde_json::to_vec(&result).map_err(|error| {
+        Problem::new(
+            Code::Internal,
+            format!("the result cannot be written: {error}"),
+        )
+    })?;
     drop(result);
     let kind = HeaderValue::from_static("application/json");
-    let body = Body::from(Bytes::from_owner(Held { bytes, _permit: permit }));
+    let body = Body::from(Bytes::from_owner(Held {
+        bytes,
+        _permit: permit,
+    }));
     Ok((StatusCode::OK, [(header::CONTENT_TYPE, kind)], body).into_response())
 }
 
-// ---- Lines of JSON ---------------------------------------------------------------------------------------------
+// ---- Lines of JSON
+// ---------------------------------------------------------------------------------------------
 
 /// Runs a command and answers line by line.
 pub(super) async fn lines(app: App, caller: Arc<Caller>, name: &Name, exec: &Exec) -> Answer {
     let launch = launch(&app, &caller, name, exec)?;
     let record = record_command(&app, &caller, exec, StatusCode::OK);
-    let mut session = app.process.session(name, exec, launch, None, record).await?;
+    let mut session = app
+        .process
+        .session(name, exec, launch, None, record)
+        .await?;
     let mut input = session.take_input();
     let text = exec.stdin.clone().unwrap_or_default();
     // The command may write before it has read everything: both go on at the same time.
@@ -91,13 +112,23 @@ pub(super) async fn lines(app: App, caller: Arc<Caller>, name: &Name, exec: &Exe
         }
     });
     let until = Until::new(&app.stopping, caller);
-    let state = Lines { session: Some(session), halves: [const { Vec::new() }; 2], until, feed };
+    let state = Lines {
+        session: Some(session),
+        halves: [const { Vec::new() }; 2],
+        until,
+        feed,
+    };
     let lines = stream::unfold(state, |mut lines| async move {
         let line = lines.next().await?;
         Some((Ok::<_, std::convert::Infallible>(line), lines))
     });
     let kind = HeaderValue::from_static("application/x-ndjson");
-    Ok((StatusCode::OK, [(header::CONTENT_TYPE, kind)], Body::from_stream(lines)).into_response())
+    Ok((
+        StatusCode::OK,
+        [(header::CONTENT_TYPE, kind)],
+        Body::from_stream(lines),
+    )
+        .into_response())
 }
 
 struct Lines {
@@ -183,16 +214,26 @@ fn ended(end: &End) -> Value {
 }
 
 /// Returns how the caller's command is to be run.
-pub(super) fn launch(app: &App, caller: &Caller, name: &Name, exec: &Exec) -> Result<Launch, Problem> {
+pub(super) fn launch(
+    app: &App,
+    caller: &Caller,
+    name: &Name,
+    exec: &Exec,
+) -> Result<Launch, Problem> {
     let entry = app.view.get(Kind::Namespace, name);
-    let has_dns =
-        entry.as_ref().is_some_and(|entry| matches!(&*entry.spec, Spec::Namespace(spec) if spec.dns.is_some()));
+    let has_dns = entry
+        .as_ref()
+        .is_some_and(|entry| matches!(&*entry.spec, Spec::Namespace(spec) if spec.dns.is_some()));
     let identity = caller.runs_as(entry.is_some(), exec.user.as_deref())?;
-    Ok(Launch { identity, has_dns, origin: origin(app, caller, name)? })
+    Ok(Launch {
+        identity,
+        has_dns,
+        origin: origin(app, caller, name)?,
+    })
 }
 
-/// Returns the share of places for a caller's command or ping, and the namespace that it may enter: admins enter any, others only the one that
-/// netnsd made or took over under this name.
+/// Returns the share of places for a caller's command or ping, and the namespace that it may enter:
+/// admins enter any, others only the one that netnsd made or took over under this name.
 ///
 /// # Errors
 /// `forbidden` where nothing is recorded, `conflict` where what is there is not what is recorded.
@@ -201,26 +242,43 @@ pub(super) fn origin(app: &App, caller: &Caller, name: &Name) -> Result<Origin, 
         return Ok(Origin::default());
     }
     let Some(entry) = app.view.get(Kind::Namespace, name) else {
-        return Err(forbidden("commands and pings in namespaces that netnsd does not manage are for admins"));
+        return Err(forbidden(
+            "commands and pings in namespaces that netnsd does not manage are for admins",
+        ));
     };
     if entry.state == netnsd_api::State::Conflict {
         return Err(not_ours(name, "its state is conflict"));
     }
-    let stored: Stored<Namespace> = serde_json::from_slice(&entry.json)
-        .map_err(|error| Problem::new(Code::Internal, format!("namespace {name} cannot be read: {error}")))?;
+    let stored: Stored<Namespace> = serde_json::from_slice(&entry.json).map_err(|error| {
+        Problem::new(
+            Code::Internal,
+            format!("namespace {name} cannot be read: {error}"),
+        )
+    })?;
     let Some(observed) = stored.status.observed else {
         return Err(not_ours(name, "it is not there yet"));
     };
-    Ok(Origin { share: Some(caller.name.clone()), inode: Some(observed.inode) })
+    Ok(Origin {
+        share: Some(caller.name.clone()),
+        inode: Some(observed.inode),
+    })
 }
 
-/// Records that a command begins, before it does: its caller may not wait for its end. `status` is that of the answer to come;
-/// an answer of another status is an entry in addition.
+/// Records that a command begins, before it does: its caller may not wait for its end. `status` is
+/// that of the answer to come; an answer of another status is an entry in addition.
 ///
 /// # Errors
-/// `store_unavailable` where it cannot be recorded: an admin's waits in memory then, where there is room.
-pub(super) async fn record_command(app: &App, caller: &Caller, exec: &Exec, status: StatusCode) -> Result<(), Problem> {
-    let Some(audit) = &caller.audit else { return Ok(()) };
+/// `store_unavailable` where it cannot be recorded: an admin's waits in memory then, where there is
+/// room.
+pub(super) async fn record_command(
+    app: &App,
+    caller: &Caller,
+    exec: &Exec,
+    status: StatusCode,
+) -> Result<(), Problem> {
+    let Some(audit) = &caller.audit else {
+        return Ok(());
+    };
     audit.set_argv(&exec.argv);
     let entry = audit.answered(status.as_u16());
     match app.engine.keep(Kept::Audit(entry.clone())).await {
@@ -239,28 +297,49 @@ pub(super) async fn record_command(app: &App, caller: &Caller, exec: &Exec, stat
     }
 }
 
-// ---- WebSocket -------------------------------------------------------------------------------------------------
+// ---- WebSocket
+// -------------------------------------------------------------------------------------------------
 
 /// What the query of a WebSocket's request asks for.
 pub(super) fn read(query: Option<&str>) -> Result<(Exec, Option<Size>), Failure> {
     let mut query = Query::read(query)?;
-    let mut cells =
-        |name, default| Ok::<_, Failure>(query.number(name, 0..=u16::MAX.into())?.map_or(default, |n| n as u16));
-    let size = Size { rows: cells("rows", 24)?, cols: cells("cols", 80)? };
+    let mut cells = |name, default| {
+        Ok::<_, Failure>(
+            query
+                .number(name, 0..=u16::MAX.into())?
+                .map_or(default, |n| n as u16),
+        )
+    };
+    let size = Size {
+        rows: cells("rows", 24)?,
+        cols: cells("cols", 80)?,
+    };
     let tty = query.flag("tty", false)?;
     let timeout_s = query.value("timeout_s")?.unwrap_or(LONGEST_S);
     let mut env = BTreeMap::new();
     for pair in query.all("env") {
         let Some((key, value)) = pair.split_once('=') else {
-            return Err(Failure::new(Code::InvalidQuery, format!("env={pair}: write KEY=VALUE")));
+            return Err(Failure::new(
+                Code::InvalidQuery,
+                format!("env={pair}: write KEY=VALUE"),
+            ));
         };
         env.insert(key.to_owned(), value.to_owned());
     }
-    let exec =
-        Exec { argv: query.all("argv"), env, cwd: query.one("cwd")?, stdin: None, timeout_s, user: query.one("user")? };
+    let exec = Exec {
+        argv: query.all("argv"),
+        env,
+        cwd: query.one("cwd")?,
+        stdin: None,
+        timeout_s,
+        user: query.one("user")?,
+    };
     query.finish()?;
     if exec.argv.is_empty() {
-        return Err(Failure::new(Code::InvalidQuery, "argv is missing: give the program and each argument as argv=…"));
+        return Err(Failure::new(
+            Code::InvalidQuery,
+            "argv is missing: give the program and each argument as argv=…",
+        ));
     }
     Ok((exec, tty.then_some(size)))
 }
@@ -276,12 +355,16 @@ pub(super) async fn socket(
     let name = named(&name)?;
     let (exec, terminal) = read(query.as_deref())?;
     let upgrade = upgrade.map_err(|rejection| {
-        let detail = format!("this is for WebSockets ({rejection}); without one, POST the command here");
+        let detail =
+            format!("this is for WebSockets ({rejection}); without one, POST the command here");
         Failure::new(Code::InvalidQuery, detail)
     })?;
     let launch = launch(&app, &caller, &name, &exec)?;
     let record = record_command(&app, &caller, &exec, StatusCode::SWITCHING_PROTOCOLS);
-    let session = app.process.session(&name, &exec, launch, terminal, record).await?;
+    let session = app
+        .process
+        .session(&name, &exec, launch, terminal, record)
+        .await?;
     let until = Until::new(&app.stopping, caller);
     // A frame is read whole before its message is judged.
     let upgrade = upgrade.max_frame_size(FRAME).max_message_size(FRAME);
@@ -289,10 +372,13 @@ pub(super) async fn socket(
     Ok(response)
 }
 
-/// Carries both ways until the command has ended, the client is gone, or the daemon stops. Whatever ends it, the session is
-/// dropped with this, and with it the command; then the socket is closed as RFC 6455, section 7.1.2, asks for.
+/// Carries both ways until the command has ended, the client is gone, or the daemon stops. Whatever
+/// ends it, the session is dropped with this, and with it the command; then the socket is closed as
+/// RFC 6455, section 7.1.2, asks for.
 async fn carry(socket: WebSocket, mut session: Session, mut until: Until) {
-    let Some(mut input) = session.take_input() else { return };
+    let Some(mut input) = session.take_input() else {
+        return;
+    };
     let (mut sink, mut frames) = socket.split();
     let incoming = async {
         loop {
@@ -302,7 +388,8 @@ async fn carry(socket: WebSocket, mut session: Session, mut until: Until) {
                     Err(close) => return Some(close),
                 },
                 Some(Ok(Message::Text(_))) => {
-                    let reason = "a text frame: send binary ones, whose first byte is the channel (0 or 3)";
+                    let reason =
+                        "a text frame: send binary ones, whose first byte is the channel (0 or 3)";
                     return Some((close_code::UNSUPPORTED, reason.to_owned()));
                 }
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
@@ -324,7 +411,12 @@ async fn carry(socket: WebSocket, mut session: Session, mut until: Until) {
         unread = matches!(code, close_code::SIZE | close_code::PROTOCOL);
         let cut = (0..=REASON).rev().find(|at| reason.is_char_boundary(*at));
         reason.truncate(cut.unwrap_or_default());
-        let _gone = sink.send(Message::Close(Some(CloseFrame { code, reason: reason.into() }))).await;
+        let _gone = sink
+            .send(Message::Close(Some(CloseFrame {
+                code,
+                reason: reason.into(),
+            })))
+            .await;
     }
     let parting = async {
         while let Some(Ok(_)) = frames.next().await {}
@@ -333,7 +425,8 @@ async fn carry(socket: WebSocket, mut session: Session, mut until: Until) {
             std::future::pending::<()>().await;
         }
     };
-    // A connection that is closed with something unread in it takes what was sent along (RFC 1122, 4.2.2.13).
+    // A connection that is closed with something unread in it takes what was sent along (RFC 1122,
+    // 4.2.2.13).
     let _patience = tokio::time::timeout(PARTING, parting).await;
 }
 
@@ -343,9 +436,10 @@ fn unreadable(error: axum::Error) -> Option<(CloseCode, String)> {
     match error.downcast_ref::<tungstenite::Error>()? {
         // It went without a Close frame.
         tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => None,
-        tungstenite::Error::Capacity(_) => {
-            Some((close_code::SIZE, format!("a message of more than {FRAME} bytes: send it in smaller ones")))
-        }
+        tungstenite::Error::Capacity(_) => Some((
+            close_code::SIZE,
+            format!("a message of more than {FRAME} bytes: send it in smaller ones"),
+        )),
         error @ (tungstenite::Error::Protocol(_) | tungstenite::Error::Utf8(_)) => {
             Some((close_code::PROTOCOL, error.to_string()))
         }
@@ -386,16 +480,24 @@ pub(super) fn said(frame: &[u8]) -> Result<Said<'_>, (CloseCode, String)> {
         Some((&STDIN, [])) => Ok(Said::End),
         Some((&STDIN, bytes)) => Ok(Said::Input(bytes)),
         Some((&CONTROL, text)) => match serde_json::from_slice(text) {
-            Ok(Control { resize: Resize { rows, cols } }) => Ok(Said::Resize(Size { rows, cols })),
+            Ok(Control {
+                resize: Resize { rows, cols },
+            }) => Ok(Said::Resize(Size { rows, cols })),
             Err(error) => {
-                let reason = format!("on channel 3 send {{\"resize\": {{\"rows\": 24, \"cols\": 80}}}}: {error}");
+                let reason = format!(
+                    "on channel 3 send {{\"resize\": {{\"rows\": 24, \"cols\": 80}}}}: {error}"
+                );
                 Err((close_code::INVALID, reason))
             }
         },
-        Some((channel, _)) => {
-            Err((close_code::POLICY, format!("channel {channel}: send on 0 (standard input) or 3 (control)")))
-        }
-        None => Err((close_code::POLICY, "an empty frame: its first byte is the channel (0 or 3)".to_owned())),
+        Some((channel, _)) => Err((
+            close_code::POLICY,
+            format!("channel {channel}: send on 0 (standard input) or 3 (control)"),
+        )),
+        None => Err((
+            close_code::POLICY,
+            "an empty frame: its first byte is the channel (0 or 3)".to_owned(),
+        )),
     }
 }
 

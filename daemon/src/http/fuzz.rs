@@ -23,7 +23,11 @@ pub(crate) fn body(kind: Kind, value: &Value) -> Option<Spec> {
 }
 
 pub(crate) fn query(text: &str) {
-    let _refused = (Asked::read(Some(text)).map(drop), Label::read(text).map(drop), exec::read(Some(text)).map(drop));
+    let _refused = (
+        Asked::read(Some(text)).map(drop),
+        Label::read(text).map(drop),
+        exec::read(Some(text)).map(drop),
+    );
     let _refused = Query::read(Some(text)).and_then(|mut query| query.limit());
 }
 
@@ -33,7 +37,9 @@ pub(crate) fn frame(data: &[u8]) {
 
 pub(crate) fn document(data: &[u8]) {
     let json = read_json(data).ok();
-    let yaml = std::str::from_utf8(data).ok().and_then(|text| read_yaml(text).ok());
+    let yaml = std::str::from_utf8(data)
+        .ok()
+        .and_then(|text| read_yaml(text).ok());
     for value in json.into_iter().chain(yaml) {
         if let Value::Object(map) = value {
             let _refused = topology::read(map);

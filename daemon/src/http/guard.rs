@@ -23,13 +23,14 @@ use crate::{
     store::Kept,
 };
 
-/// Wrong tokens of one source that are answered as such in a time; further ones are refused without a word about them.
+/// Wrong tokens of one source that are answered as such in a time; further ones are refused without
+/// a word about them.
 const WRONG_TOKENS: (u32, Duration) = (20, Duration::from_secs(60));
 /// Sources whose wrong tokens are counted by themselves; further ones count as one.
 const SOURCES: usize = 1024;
 
-/// Counts wrong tokens, by the networks that they come from. A right one is let in whatever was sent before it: secrets that
-/// netnsd makes have 256 bits, and are not found by trying.
+/// Counts wrong tokens, by the networks that they come from. A right one is let in whatever was
+/// sent before it: secrets that netnsd makes have 256 bits, and are not found by trying.
 #[derive(Debug, Default)]
 pub struct WrongTokens {
     counts: Mutex<HashMap<Option<IpAddr>, (Instant, u32)>>,
@@ -61,9 +62,17 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
     let route = matched.as_ref().map_or("", MatchedPath::as_str);
     let peer = request.extensions().get::<Peer>().cloned();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let id = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or("-").to_owned();
+    let id = request
+        .headers()
+        .get(REQUEST_ID)
+        .and_then(|id| id.to_str().ok())
+        .unwrap_or("-")
+        .to_owned();
     // A dry run changes nothing.
-    let dry_run = request.uri().query().is_some_and(|query| query.split('&').any(|pair| pair == "dry_run=true"));
+    let dry_run = request
+        .uri()
+        .query()
+        .is_some_and(|query| query.split('&').any(|pair| pair == "dry_run=true"));
     let is_audited = rules::is_audited(&method, route) && !dry_run;
     let entry = |caller: Option<&Caller>| AuditEntry {
         id: 0,
@@ -81,10 +90,11 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
         count: 1,
         request_id: id.clone(),
     };
-    let caller = identify(&app, peer.as_ref(), request.headers(), request.uri().host()).map(|mut caller| {
-        caller.audit = is_audited.then(|| Arc::new(Audit::new(entry(Some(&caller)))));
-        Arc::new(caller)
-    });
+    let caller =
+        identify(&app, peer.as_ref(), request.headers(), request.uri().host()).map(|mut caller| {
+            caller.audit = is_audited.then(|| Arc::new(Audit::new(entry(Some(&caller)))));
+            Arc::new(caller)
+        });
     let mut response = match &caller {
         Err(failure) => refuse(failure.clone()),
         Ok(caller) => match admit(caller, &method, route, &path) {
@@ -101,7 +111,16 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
     let recorded = match caller.and_then(|caller| caller.audit.as_deref()) {
         Some(_) if response.extensions().get::<Unfinished>().is_some() => Ok(()),
         Some(audit) => record(&app, audit, status.as_u16()).await,
-        None if refused || is_audited => keep(&app, AuditEntry { status: status.as_u16(), ..entry(caller) }).await,
+        None if refused || is_audited => {
+            keep(
+                &app,
+                AuditEntry {
+                    status: status.as_u16(),
+                    ..entry(caller)
+                },
+            )
+            .await
+        }
         None => Ok(()),
     };
     if let Err(problem) = recorded
@@ -110,11 +129,15 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
     {
         response = Failure::from(problem).into_response();
     }
-    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response.headers_mut().insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
     response
 }
 
-/// Marks an answer whose head goes out before its request is carried out: whoever writes its end records it.
+/// Marks an answer whose head goes out before its request is carried out: whoever writes its end
+/// records it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Unfinished;
 
@@ -123,15 +146,27 @@ pub(super) struct Unfinished;
 /// # Errors
 /// Why it is not recorded; the log has that too.
 pub(super) async fn record(app: &App, audit: &Audit, status: u16) -> Result<(), Problem> {
-    if audit.says(status) { Ok(()) } else { keep(app, audit.answered(status)).await }
+    if audit.says(status) {
+        Ok(())
+    } else {
+        keep(app, audit.answered(status)).await
+    }
 }
 
 async fn keep(app: &App, entry: AuditEntry) -> Result<(), Problem> {
-    let AuditEntry { method, path, status, from, .. } = entry.clone();
+    let AuditEntry {
+        method,
+        path,
+        status,
+        from,
+        ..
+    } = entry.clone();
     let kept = if status < 400 {
         app.engine.keep(Kept::Audit(entry)).await
     } else {
-        let place = from.parse().map_or(from, |address: SocketAddr| network_of(address.ip()).to_string());
+        let place = from.parse().map_or(from, |address: SocketAddr| {
+            network_of(address.ip()).to_string()
+        });
         app.engine.keep_refusal(entry, place).await
     };
     kept.inspect_err(|problem| {
@@ -143,20 +178,33 @@ fn refuse(failure: Failure) -> Response {
     let unauthenticated = failure.0.code == Code::Unauthenticated;
     let mut response = failure.into_response();
     if unauthenticated {
-        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        response
+            .headers_mut()
+            .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     response
 }
 
 /// Who calls.
-fn identify(app: &App, peer: Option<&Peer>, headers: &HeaderMap, host: Option<&str>) -> Result<Caller, Failure> {
+fn identify(
+    app: &App,
+    peer: Option<&Peer>,
+    headers: &HeaderMap,
+    host: Option<&str>,
+) -> Result<Caller, Failure> {
     let hosts = headers.get_all(header::HOST).iter().count();
     if hosts > 1 {
-        return Err(Failure::new(Code::InvalidQuery, format!("the request has {hosts} Host headers: send one")));
+        return Err(Failure::new(
+            Code::InvalidQuery,
+            format!("the request has {hosts} Host headers: send one"),
+        ));
     }
     let origins = headers.get_all(header::ORIGIN).iter().count();
     if origins > 1 {
-        return Err(Failure::new(Code::InvalidQuery, format!("the request has {origins} Origin headers: send one")));
+        return Err(Failure::new(
+            Code::InvalidQuery,
+            format!("the request has {origins} Origin headers: send one"),
+        ));
     }
     match peer {
         Some(Peer::Unix(Some(identity))) => app.access.on_unix(identity).ok_or_else(|| {
@@ -189,11 +237,21 @@ fn identify(app: &App, peer: Option<&Peer>, headers: &HeaderMap, host: Option<&s
 }
 
 fn by_token(access: &Access, headers: &HeaderMap) -> Result<Caller, Failure> {
-    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let secret =
-        given.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-    let wrong = || Failure::new(Code::Unauthenticated, "send a token that is valid: Authorization: Bearer TOKEN");
-    access.by_secret(secret.ok_or_else(wrong)?.1.trim()).ok_or_else(wrong)
+    let given = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok());
+    let secret = given
+        .and_then(|value| value.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    let wrong = || {
+        Failure::new(
+            Code::Unauthenticated,
+            "send a token that is valid: Authorization: Bearer TOKEN",
+        )
+    };
+    access
+        .by_secret(secret.ok_or_else(wrong)?.1.trim())
+        .ok_or_else(wrong)
 }
 
 /// Refuses a web page of elsewhere behind a request to a loopback address.
@@ -203,29 +261,46 @@ fn check_loopback(headers: &HeaderMap, host: Option<&str>) -> Result<(), Failure
         let detail = format!("Host {host:?} is not a loopback name: use localhost or 127.0.0.1");
         return Err(Failure::new(Code::Forbidden, detail));
     }
-    let elsewhere = |origin: &&str| !origin.split_once("://").is_some_and(|(_, place)| is_loopback(place));
-    text_of(headers, header::ORIGIN).filter(elsewhere).map_or(Ok(()), |origin| Err(foreign_origin(origin)))
+    let elsewhere = |origin: &&str| {
+        !origin
+            .split_once("://")
+            .is_some_and(|(_, place)| is_loopback(place))
+    };
+    text_of(headers, header::ORIGIN)
+        .filter(elsewhere)
+        .map_or(Ok(()), |origin| Err(foreign_origin(origin)))
 }
 
-/// Refuses a web page of elsewhere that is known by a certificate: a browser sends that along on its own, and opens a
-/// WebSocket to anywhere without asking first (RFC 6455, section 10.2).
+/// Refuses a web page of elsewhere that is known by a certificate: a browser sends that along on
+/// its own, and opens a WebSocket to anywhere without asking first (RFC 6455, section 10.2).
 fn check_same_origin(headers: &HeaderMap) -> Result<(), Failure> {
-    let Some(origin) = text_of(headers, header::ORIGIN) else { return Ok(()) };
+    let Some(origin) = text_of(headers, header::ORIGIN) else {
+        return Ok(());
+    };
     let host = text_of(headers, header::HOST).filter(|host| host_of(host).is_some());
     let own = host.zip(origin.strip_prefix("https://"));
-    if own.is_some_and(|(host, place)| place.eq_ignore_ascii_case(host)) { Ok(()) } else { Err(foreign_origin(origin)) }
+    if own.is_some_and(|(host, place)| place.eq_ignore_ascii_case(host)) {
+        Ok(())
+    } else {
+        Err(foreign_origin(origin))
+    }
 }
 
 fn foreign_origin(origin: &str) -> Failure {
-    Failure::new(Code::Forbidden, format!("Origin {origin:?} is from elsewhere"))
+    Failure::new(
+        Code::Forbidden,
+        format!("Origin {origin:?} is from elsewhere"),
+    )
 }
 
 fn text_of(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
-    headers.get(name).map(|value| value.to_str().unwrap_or("\u{fffd}"))
+    headers
+        .get(name)
+        .map(|value| value.to_str().unwrap_or("\u{fffd}"))
 }
 
-/// Returns the host of `host[:port]` (RFC 9110, section 7.2), without the brackets of an IPv6 address; `None` if there is
-/// anything else, as a user's name.
+/// Returns the host of `host[:port]` (RFC 9110, section 7.2), without the brackets of an IPv6
+/// address; `None` if there is anything else, as a user's name.
 fn host_of(place: &str) -> Option<&str> {
     let (host, rest) = match place.strip_prefix('[') {
         Some(rest) => rest.split_once(']')?,
@@ -238,7 +313,10 @@ fn host_of(place: &str) -> Option<&str> {
 
 fn is_loopback(place: &str) -> bool {
     host_of(place).is_some_and(|host| {
-        host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+        host.eq_ignore_ascii_case("localhost")
+            || host
+                .parse::<IpAddr>()
+                .is_ok_and(|address| address.is_loopback())
     })
 }
 
@@ -264,7 +342,9 @@ fn admit(caller: &Caller, method: &Method, route: &str, path: &str) -> Result<()
     }
     // What is out of reach is not there; only what is to be made there is refused.
     let mut parts = path.split('/').skip(2);
-    let kind = parts.next().and_then(|plural| Kind::ALL.into_iter().find(|kind| kind.plural() == plural));
+    let kind = parts
+        .next()
+        .and_then(|plural| Kind::ALL.into_iter().find(|kind| kind.plural() == plural));
     if let (Some(kind), Some(name)) = (kind, parts.next().filter(|name| !name.is_empty()))
         && !caller.reaches(name)
     {
@@ -282,7 +362,10 @@ mod tests {
 
     fn checked(headers: &[(&str, &str)]) -> Result<(), Code> {
         let headers = headers.iter().map(|(name, value)| {
-            (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap())
+            (
+                HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                HeaderValue::from_str(value).unwrap(),
+            )
         });
         let headers = HeaderMap::from_iter(headers);
         let access = Access::new(Vec::new(), Some("secret"));
@@ -297,25 +380,70 @@ mod tests {
         for host in ["localhost:80", "127.0.0.1", "[::1]:99"] {
             assert_eq!(checked(&[("host", host), token]), Ok(()));
         }
-        for host in ["evil.example", "localhost:80@evil.example", "localhost@evil.example", "[::1]evil", "[::1", ""] {
-            assert_eq!(checked(&[("host", host), token]), Err(Code::Forbidden), "{host}");
+        for host in [
+            "evil.example",
+            "localhost:80@evil.example",
+            "localhost@evil.example",
+            "[::1]evil",
+            "[::1",
+            "",
+        ] {
+            assert_eq!(
+                checked(&[("host", host), token]),
+                Err(Code::Forbidden),
+                "{host}"
+            );
         }
-        assert_eq!(checked(&[("host", "localhost"), ("origin", "http://evil.example"), token]), Err(Code::Forbidden));
-        assert_eq!(checked(&[("host", "localhost"), ("origin", "http://localhost:3000"), token]), Ok(()));
-        assert_eq!(checked(&[("host", "localhost")]), Err(Code::Unauthenticated));
-        assert_eq!(checked(&[("host", "localhost"), ("authorization", "Bearer secre")]), Err(Code::Unauthenticated));
+        assert_eq!(
+            checked(&[
+                ("host", "localhost"),
+                ("origin", "http://evil.example"),
+                token
+            ]),
+            Err(Code::Forbidden)
+        );
+        assert_eq!(
+            checked(&[
+                ("host", "localhost"),
+                ("origin", "http://localhost:3000"),
+                token
+            ]),
+            Ok(())
+        );
+        assert_eq!(
+            checked(&[("host", "localhost")]),
+            Err(Code::Unauthenticated)
+        );
+        assert_eq!(
+            checked(&[("host", "localhost"), ("authorization", "Bearer secre")]),
+            Err(Code::Unauthenticated)
+        );
     }
 
     #[test]
     fn certificate_needs_same_origin() {
         let checked = |host: &str, origin: &str| {
-            let (host, origin) = (HeaderValue::from_str(host).unwrap(), HeaderValue::from_str(origin).unwrap());
-            check_same_origin(&HeaderMap::from_iter([(header::HOST, host), (header::ORIGIN, origin)])).is_ok()
+            let (host, origin) = (
+                HeaderValue::from_str(host).unwrap(),
+                HeaderValue::from_str(origin).unwrap(),
+            );
+            check_same_origin(&HeaderMap::from_iter([
+                (header::HOST, host),
+                (header::ORIGIN, origin),
+            ]))
+            .is_ok()
         };
         assert!(
-            checked("lab.example:8443", "https://lab.example:8443") && checked("Lab.example", "https://lab.example")
+            checked("lab.example:8443", "https://lab.example:8443")
+                && checked("Lab.example", "https://lab.example")
         );
-        for origin in ["https://evil.example", "http://lab.example", "https://lab.example:1", "null", ""] {
+        for origin in [
+            "https://evil.example",
+            "http://lab.example",
+            "https://lab.example:1",
+            "null",
+            "",
+        ] {
             assert!(!checked("lab.example", origin), "{origin}");
         }
         assert!(!checked("a@lab.example", "https://a@lab.example"));
@@ -332,13 +460,19 @@ mod tests {
         ] {
             let counts = WrongTokens::default();
             assert!((0..WRONG_TOKENS.0).all(|_| !refused(&counts, from)));
-            assert!(refused(&counts, from) && refused(&counts, same) && !refused(&counts, other), "{from}");
+            assert!(
+                refused(&counts, from) && refused(&counts, same) && !refused(&counts, other),
+                "{from}"
+            );
         }
         let counts = WrongTokens::default();
         let address = |i: u32| IpAddr::from((0x0a00_0000 + i).to_be_bytes());
         let most = SOURCES as u32 + WRONG_TOKENS.0;
         assert!((0..most).all(|i| !counts.count(address(i))));
-        assert!(counts.count(address(most)) && counts.count(address(most + 1)), "those beyond count as one");
+        assert!(
+            counts.count(address(most)) && counts.count(address(most + 1)),
+            "those beyond count as one"
+        );
         assert!(!counts.count(address(0)) && counts.counts.lock().unwrap().len() == SOURCES + 1);
     }
 }

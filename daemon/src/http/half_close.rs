@@ -1,7 +1,9 @@
-//! Clients that end their side of a connection and still wait for the answer, as `printf … | socat - UNIX:SOCKET` does.
+//! Clients that end their side of a connection and still wait for the answer, as `printf … | socat
+//! - UNIX:SOCKET` does.
 //!
-//! hyper takes the end of what a client sends for the end of the client, and drops the request that it works on: so a command
-//! ends with its client. Here the end is held back while a complete request is answered, until the client is really gone.
+//! hyper takes the end of what a client sends for the end of the client, and drops the request that
+//! it works on: so a command ends with its client. Here the end is held back while a complete
+//! request is answered, until the client is really gone.
 
 use std::{
     io,
@@ -23,7 +25,8 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-/// How long a client over TCP is waited for that ended its side: nothing tells whether it has closed the other one too.
+/// How long a client over TCP is waited for that ended its side: nothing tells whether it has
+/// closed the other one too.
 const GRACE: Duration = Duration::from_secs(2);
 /// Time between two looks at whether a client is gone, or answered.
 const TICK: Duration = Duration::from_millis(50);
@@ -49,7 +52,10 @@ impl Exchange {
     /// Begins with a request.
     pub fn begin(&self, request: http::Request<Incoming>) -> http::Request<Received> {
         self.state.store(UNREAD, Ordering::Release);
-        let received = request.map(|body| Received { body, exchange: self.clone() });
+        let received = request.map(|body| Received {
+            body,
+            exchange: self.clone(),
+        });
         received.body().note_end();
         received
     }
@@ -59,7 +65,10 @@ impl Exchange {
         if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
             self.is_upgraded.store(true, Ordering::Release);
         }
-        response.map(|body| Answered { body, exchange: self.clone() })
+        response.map(|body| Answered {
+            body,
+            exchange: self.clone(),
+        })
     }
 
     /// Returns true if no request is at hand, and another may come.
@@ -84,7 +93,10 @@ impl Received {
     /// Goes on to a later state; a request that is answered already stays so.
     fn advance_to(&self, next: u8) {
         let later = |state: u8| (IDLE < state && state < next).then_some(next);
-        let _answered = self.exchange.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, later);
+        let _answered =
+            self.exchange
+                .state
+                .fetch_update(Ordering::AcqRel, Ordering::Acquire, later);
     }
 }
 
@@ -149,7 +161,10 @@ pub(super) fn unix_client_is_gone(stream: &impl AsFd, _since: Duration) -> bool 
     let fd: BorrowedFd<'_> = stream.as_fd();
     let mut asked = [PollFd::new(fd, PollFlags::empty())];
     let found = poll(&mut asked, PollTimeout::ZERO);
-    found.is_err() || asked[0].revents().is_none_or(|events| events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))
+    found.is_err()
+        || asked[0]
+            .revents()
+            .is_none_or(|events| events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))
 }
 
 /// Nothing does so of TCP: it is a matter of time.
@@ -166,7 +181,8 @@ pub(super) struct HalfClosable<S> {
     is_gone: IsGone<S>,
     /// Since when the client sends nothing more, and when it is looked at again.
     ended: Option<(Instant, Pin<Box<Sleep>>)>,
-    /// At the last look more of a body was waited for: what had come by then may not have been handed over.
+    /// At the last look more of a body was waited for: what had come by then may not have been
+    /// handed over.
     was_receiving: bool,
     /// True if everything written has been flushed.
     flushed: bool,
@@ -174,12 +190,24 @@ pub(super) struct HalfClosable<S> {
 
 impl<S> HalfClosable<S> {
     pub fn new(first: u8, stream: S, exchange: Exchange, is_gone: IsGone<S>) -> Self {
-        Self { first: Some(first), stream, exchange, is_gone, ended: None, was_receiving: false, flushed: true }
+        Self {
+            first: Some(first),
+            stream,
+            exchange,
+            is_gone,
+            ended: None,
+            was_receiving: false,
+            flushed: true,
+        }
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for HalfClosable<S> {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if buffer.remaining() > 0
             && let Some(first) = this.first.take()
@@ -194,7 +222,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for HalfClosable<S> {
                 return Poll::Ready(Ok(()));
             }
         }
-        let (since, alarm) = this.ended.get_or_insert_with(|| (Instant::now(), Box::pin(tokio::time::sleep(TICK))));
+        let (since, alarm) = this
+            .ended
+            .get_or_insert_with(|| (Instant::now(), Box::pin(tokio::time::sleep(TICK))));
         loop {
             let state = this.exchange.state.load(Ordering::Acquire);
             let was_receiving = std::mem::replace(&mut this.was_receiving, state == RECEIVING);
@@ -210,7 +240,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for HalfClosable<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for HalfClosable<S> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.flushed = false;
         Pin::new(&mut self.stream).poll_write(context, data)
     }

@@ -1,4 +1,5 @@
-//! Problems for heads that hyper refuses: it answers those itself, without a body, and has no hook for that.
+//! Problems for heads that hyper refuses: it answers those itself, without a body, and has no hook
+//! for that.
 
 use std::{
     io,
@@ -11,8 +12,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{half_close::Exchange, headers::REQUEST_ID};
 
-/// A connection on which hyper's answer to a malformed head (`Server::on_error()` in its `proto/h1/role.rs`) is replaced by a
-/// problem.
+/// A connection on which hyper's answer to a malformed head (`Server::on_error()` in its
+/// `proto/h1/role.rs`) is replaced by a problem.
 pub(super) struct HeadErrors<S> {
     stream: S,
     exchange: Exchange,
@@ -22,13 +23,21 @@ pub(super) struct HeadErrors<S> {
 
 impl<S> HeadErrors<S> {
     pub fn new(stream: S, exchange: Exchange) -> Self {
-        Self { stream, exchange, answer: None }
+        Self {
+            stream,
+            exchange,
+            answer: None,
+        }
     }
 }
 
 impl<S: AsyncWrite + Unpin> HeadErrors<S> {
     /// Writes the answer that replaces `data`; none if it is to be written as it is.
-    fn replace(&mut self, context: &mut Context<'_>, data: &[u8]) -> Option<Poll<io::Result<usize>>> {
+    fn replace(
+        &mut self,
+        context: &mut Context<'_>,
+        data: &[u8],
+    ) -> Option<Poll<io::Result<usize>>> {
         if self.answer.is_none() && self.exchange.is_idle() {
             self.answer = refusal(data).map(|code| (problem(code), 0));
         }
@@ -36,7 +45,9 @@ impl<S: AsyncWrite + Unpin> HeadErrors<S> {
         // hyper offers the same bytes until they are taken.
         while let Some(rest) = answer.get(*written..).filter(|rest| !rest.is_empty()) {
             match Pin::new(&mut self.stream).poll_write(context, rest) {
-                Poll::Ready(Ok(0)) => return Some(Poll::Ready(Err(io::ErrorKind::WriteZero.into()))),
+                Poll::Ready(Ok(0)) => {
+                    return Some(Poll::Ready(Err(io::ErrorKind::WriteZero.into())));
+                }
                 Poll::Ready(Ok(count)) => *written += count,
                 other => return Some(other),
             }
@@ -66,12 +77,19 @@ fn refusal(data: &[u8]) -> Option<Code> {
 fn problem(code: Code) -> Vec<u8> {
     let detail = match code {
         Code::UriTooLong => "the URI is longer than 65,534 bytes: ask for less at once",
-        Code::HeadTooLarge => "the head of the request has more than 100 headers, or is too large: send fewer",
+        Code::HeadTooLarge => {
+            "the head of the request has more than 100 headers, or is too large: send fewer"
+        }
         _ => "the head of the request is not HTTP/1.1: its first line or a header is malformed",
     };
     let problem = Problem::new(code, detail);
     let body = serde_json::to_string(&problem).unwrap_or_default() + "\n";
-    let (status, title, length, id) = (problem.status, &problem.title, body.len(), uuid::Uuid::now_v7());
+    let (status, title, length, id) = (
+        problem.status,
+        &problem.title,
+        body.len(),
+        uuid::Uuid::now_v7(),
+    );
     format!(
         "HTTP/1.1 {status} {title}\r\ncontent-type: application/problem+json\r\ncontent-length: {length}\r\n\
          x-content-type-options: nosniff\r\n{REQUEST_ID}: {id}\r\nconnection: close\r\n\r\n{body}"
@@ -80,13 +98,21 @@ fn problem(code: Code) -> Vec<u8> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for HeadErrors<S> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, data: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        data: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(context, data)
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for HeadErrors<S> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
         match self.replace(context, data) {
             Some(written) => written,
             None => Pin::new(&mut self.stream).poll_write(context, data),

@@ -22,8 +22,13 @@ use crate::{
 
 pub(super) const REQUEST_ID: &str = "x-request-id";
 
-/// Gives each request an id (its own, if it has a sane one), on the answer and in the log, and counts it, by the pattern of its path.
-pub(super) async fn attended(State(metrics): State<Arc<Metrics>>, mut request: Request, next: Next) -> Response {
+/// Gives each request an id (its own, if it has a sane one), on the answer and in the log, and
+/// counts it, by the pattern of its path.
+pub(super) async fn attended(
+    State(metrics): State<Arc<Metrics>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let start = Instant::now();
     let sane = |value: &&HeaderValue| {
         !value.is_empty() && value.len() <= 128 && value.as_bytes().iter().all(u8::is_ascii_graphic)
@@ -45,27 +50,46 @@ pub(super) async fn attended(State(metrics): State<Arc<Metrics>>, mut request: R
             tracing::info!(%method, path, status, ms, "answered");
         }
     });
-    metrics.request(method.as_str(), route.as_ref().map(MatchedPath::as_str), status, took);
+    metrics.request(
+        method.as_str(),
+        route.as_ref().map(MatchedPath::as_str),
+        status,
+        took,
+    );
     response.headers_mut().insert(REQUEST_ID, id);
     response
 }
 
 /// The ETag of a generation.
 pub(super) fn etag(generation: u64) -> HeaderValue {
-    HeaderValue::from_str(&format!("\"{generation}\"")).unwrap_or_else(|_| HeaderValue::from_static("\"0\""))
+    HeaderValue::from_str(&format!("\"{generation}\""))
+        .unwrap_or_else(|_| HeaderValue::from_static("\"0\""))
 }
 
 /// Whether an answer of one of these media types is asked for by name (`Accept`).
 pub(super) fn accepts(headers: &HeaderMap, kinds: &[&str]) -> bool {
-    let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let mut asked = values.flat_map(|value| value.split(',')).map(|item| item.split(';').next().unwrap_or_default());
-    asked.any(|item| kinds.iter().any(|kind| kind.eq_ignore_ascii_case(item.trim())))
+    let values = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    let mut asked = values
+        .flat_map(|value| value.split(','))
+        .map(|item| item.split(';').next().unwrap_or_default());
+    asked.any(|item| {
+        kinds
+            .iter()
+            .any(|kind| kind.eq_ignore_ascii_case(item.trim()))
+    })
 }
 
 /// `Server-Timing` of a write, in milliseconds.
 pub(super) fn server_timing(written: &Written) -> HeaderValue {
     let ms = |time: Duration| time.as_secs_f64() * 1000.0;
-    let text = format!("store;dur={:.3}, kernel;dur={:.3}", ms(written.store), ms(written.kernel));
+    let text = format!(
+        "store;dur={:.3}, kernel;dur={:.3}",
+        ms(written.store),
+        ms(written.kernel)
+    );
     HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("store"))
 }
 
@@ -76,8 +100,13 @@ pub(super) fn preconditions(headers: &HeaderMap) -> Result<Vec<Precondition>, Fa
     Ok(exact.into_iter().chain(none).collect())
 }
 
-/// The generations that a header names; `*` is an inner none. Weak tags count for `If-None-Match` only.
-fn tags(headers: &HeaderMap, name: &HeaderName, weak_counts: bool) -> Result<Option<Option<Vec<u64>>>, Failure> {
+/// The generations that a header names; `*` is an inner none. Weak tags count for `If-None-Match`
+/// only.
+fn tags(
+    headers: &HeaderMap,
+    name: &HeaderName,
+    weak_counts: bool,
+) -> Result<Option<Option<Vec<u64>>>, Failure> {
     let mut all = Vec::new();
     let mut any = false;
     for value in headers.get_all(name) {
@@ -94,10 +123,18 @@ fn tags(headers: &HeaderMap, name: &HeaderName, weak_counts: bool) -> Result<Opt
             return Ok(Some(None));
         }
         for tag in text.split(',').map(str::trim) {
-            let (weak, tag) = tag.strip_prefix("W/").map_or((false, tag), |tag| (true, tag));
-            let inner = tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')).ok_or_else(wrong)?;
+            let (weak, tag) = tag
+                .strip_prefix("W/")
+                .map_or((false, tag), |tag| (true, tag));
+            let inner = tag
+                .strip_prefix('"')
+                .and_then(|tag| tag.strip_suffix('"'))
+                .ok_or_else(wrong)?;
             // A tag that is none of ours matches nothing.
-            let generation = inner.parse().ok().filter(|generation: &u64| generation.to_string() == inner);
+            let generation = inner
+                .parse()
+                .ok()
+                .filter(|generation: &u64| generation.to_string() == inner);
             all.extend(generation.filter(|_| !weak || weak_counts));
         }
     }
@@ -109,15 +146,27 @@ mod tests {
     use super::*;
 
     fn read(name: &'static str, value: &'static str) -> Result<Vec<Precondition>, Failure> {
-        preconditions(&HeaderMap::from_iter([(HeaderName::from_static(name), HeaderValue::from_static(value))]))
+        preconditions(&HeaderMap::from_iter([(
+            HeaderName::from_static(name),
+            HeaderValue::from_static(value),
+        )]))
     }
 
     #[test]
     fn etags_are_read_as_the_rfc_says() {
-        assert_eq!(read("if-match", "\"3\", \"4\"").unwrap(), [Precondition::Match(Some(vec![3, 4]))]);
-        assert_eq!(read("if-match", "W/\"3\"").unwrap(), [Precondition::Match(Some(vec![]))]);
+        assert_eq!(
+            read("if-match", "\"3\", \"4\"").unwrap(),
+            [Precondition::Match(Some(vec![3, 4]))]
+        );
+        assert_eq!(
+            read("if-match", "W/\"3\"").unwrap(),
+            [Precondition::Match(Some(vec![]))]
+        );
         assert_eq!(read("if-match", "*").unwrap(), [Precondition::Match(None)]);
-        assert_eq!(read("if-none-match", "W/\"3\", \"x\"").unwrap(), [Precondition::NoneMatch(Some(vec![3]))]);
+        assert_eq!(
+            read("if-none-match", "W/\"3\", \"x\"").unwrap(),
+            [Precondition::NoneMatch(Some(vec![3]))]
+        );
         assert!(read("if-match", "3").is_err());
     }
 }

@@ -37,7 +37,11 @@ macro_rules! look {
     };
 }
 
-async fn links(State(app): State<App>, Extension(caller): Extension<Arc<Caller>>, RawQuery(query): RawQuery) -> Answer {
+async fn links(
+    State(app): State<App>,
+    Extension(caller): Extension<Arc<Caller>>,
+    RawQuery(query): RawQuery,
+) -> Answer {
     resource::links(&app, &caller, &Ns::Host, query.as_deref()).await
 }
 

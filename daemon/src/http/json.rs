@@ -24,5 +24,13 @@ impl<T: Serialize> IntoResponse for Json<T> {
 pub(super) fn json(status: StatusCode, text: impl Into<Vec<u8>>) -> Response {
     let mut body = text.into();
     body.push(b'\n');
-    (status, [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response()
+    (
+        status,
+        [(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        )],
+        body,
+    )
+        .into_response()
 }

@@ -1,4 +1,5 @@
-//! Routes: extraction, answers, problem+json, OpenAPI. Decides nothing, and touches neither the kernel nor SQL.
+//! Routes: extraction, answers, problem+json, OpenAPI. Decides nothing, and touches neither the
+//! kernel nor SQL.
 
 mod about;
 mod answers;
@@ -124,12 +125,21 @@ pub fn router(app: App) -> Router {
         .fold(Router::new(), add)
         .fallback(any(problem::no_such_path))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
-        .layer(middleware::from_fn_with_state(turns::Places::default(), turns::take_turns))
-        .layer(middleware::from_fn_with_state(answers::Unsent::default(), answers::bound_unsent))
+        .layer(middleware::from_fn_with_state(
+            turns::Places::default(),
+            turns::take_turns,
+        ))
+        .layer(middleware::from_fn_with_state(
+            answers::Unsent::default(),
+            answers::bound_unsent,
+        ))
         .layer(middleware::from_fn_with_state(app.clone(), guard::guard))
         .layer(middleware::from_fn(rest::taken_in))
         .layer(CatchPanicLayer::custom(problem::panicked))
         .layer(middleware::from_fn(problem::only_problems))
-        .layer(middleware::from_fn_with_state(app.metrics.clone(), headers::attended))
+        .layer(middleware::from_fn_with_state(
+            app.metrics.clone(),
+            headers::attended,
+        ))
         .with_state(app)
 }

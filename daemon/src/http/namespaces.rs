@@ -9,11 +9,14 @@ use axum::{
     response::IntoResponse,
     routing::{get, post},
 };
-use netnsd_api::{Code, Exec, FieldError, Items, Kind, Name, Ping, UnmanagedNamespace, UnmanagedStatus, parse};
+use netnsd_api::{
+    Code, Exec, FieldError, Items, Kind, Name, Ping, UnmanagedNamespace, UnmanagedStatus, parse,
+};
 use serde_json::Value;
 
 use super::{
-    App, Routes, body, headers, json::Json, problem::Failure, query, resource, resource::Answer, until::Until,
+    App, Routes, body, headers, json::Json, problem::Failure, query, resource, resource::Answer,
+    until::Until,
 };
 use crate::{access::Caller, kernel::Ns};
 
@@ -24,20 +27,38 @@ pub(super) fn routes() -> Routes {
         ("/v1/namespaces/{name}/routes", get(live_routes)),
         ("/v1/namespaces/{name}/neighbours", get(neighbours)),
         ("/v1/namespaces/{name}/processes", get(processes)),
-        ("/v1/namespaces/{name}/exec", post(exec).get(super::exec::socket)),
+        (
+            "/v1/namespaces/{name}/exec",
+            post(exec).get(super::exec::socket),
+        ),
         ("/v1/namespaces/{name}/ping", post(ping)),
     ]
 }
 
 /// The namespaces in `/run/netns` that others made, as items of a list.
 pub(super) async fn unmanaged(app: &App) -> Result<Vec<(String, Bytes)>, Failure> {
-    let all = app.look.namespaces().await.map_err(|error| Failure::look("namespace", error))?;
+    let all = app
+        .look
+        .namespaces()
+        .await
+        .map_err(|error| Failure::look("namespace", error))?;
     let mut items = Vec::new();
     for (name, observed) in all.iter().cloned() {
-        let managed = name.parse().is_ok_and(|name: Name| app.view.get(Kind::Namespace, &name).is_some());
+        let managed = name
+            .parse()
+            .is_ok_and(|name: Name| app.view.get(Kind::Namespace, &name).is_some());
         if !managed {
-            let item = UnmanagedNamespace { name: name.clone(), managed: false, status: UnmanagedStatus { observed } };
-            items.push((name, serde_json::to_vec(&item).map_err(resource::internal)?.into()));
+            let item = UnmanagedNamespace {
+                name: name.clone(),
+                managed: false,
+                status: UnmanagedStatus { observed },
+            };
+            items.push((
+                name,
+                serde_json::to_vec(&item)
+                    .map_err(resource::internal)?
+                    .into(),
+            ));
         }
     }
     Ok(items)
@@ -76,7 +97,11 @@ look!(addresses, addresses);
 look!(live_routes, routes);
 look!(neighbours, neighbours);
 
-async fn processes(State(app): State<App>, Path(name): Path<String>, RawQuery(query): RawQuery) -> Answer {
+async fn processes(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Answer {
     query::none(query.as_deref())?;
     let items = app.process.processes(&named(&name)?).await?;
     Ok(Json(Items { items }).into_response())
@@ -94,7 +119,12 @@ async fn exec(
     let lines = headers::accepts(request.headers(), &["application/x-ndjson"]);
     let exec: Exec = parse(&Value::Object(body::object(request).await?))?;
     if exec.argv.is_empty() {
-        return Err(FieldError::new(Code::InvalidField, "/argv", "argv is empty: its first item is the program").into());
+        return Err(FieldError::new(
+            Code::InvalidField,
+            "/argv",
+            "argv is empty: its first item is the program",
+        )
+        .into());
     }
     if lines {
         return super::exec::lines(app, caller, &name, &exec).await;

@@ -30,7 +30,10 @@ impl Failure {
             LookError::Kernel(error) => Self(Box::new(Problem {
                 errno: Some(format!("{:?}", error.errno)),
                 kernel_message: error.message.clone(),
-                ..Problem::new(Code::KernelUnavailable, format!("the kernel cannot be asked: {error}"))
+                ..Problem::new(
+                    Code::KernelUnavailable,
+                    format!("the kernel cannot be asked: {error}"),
+                )
             })),
         }
     }
@@ -64,13 +67,22 @@ impl IntoResponse for Failure {
             tracing::error!(detail = self.0.detail, "internal");
             *self.0 = Problem::new(Code::Internal, INTERNAL);
         }
-        let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status =
+            StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut body = serde_json::to_vec(&*self.0).unwrap_or_default();
         body.push(b'\n');
         let mut response = (status, body).into_response();
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        response.headers_mut().insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+        if matches!(
+            status,
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+        ) {
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         response
     }
@@ -82,10 +94,17 @@ pub(super) async fn no_such_path(uri: Uri) -> Failure {
     let known = super::table();
     // Many leave out the version.
     let versioned = format!("/v1{path}");
-    let candidates = known.iter().flat_map(|(pattern, _)| [like(pattern, path), like(pattern, &versioned)]);
+    let candidates = known
+        .iter()
+        .flat_map(|(pattern, _)| [like(pattern, path), like(pattern, &versioned)]);
     let nearest = candidates.min_by_key(|known| distance(known, path));
-    let hint = nearest.map_or_else(String::new, |nearest| format!("; the nearest path is {nearest}"));
-    Failure::new(Code::NoSuchPath, format!("there is no {path}{hint}: GET /openapi.yaml lists every path"))
+    let hint = nearest.map_or_else(String::new, |nearest| {
+        format!("; the nearest path is {nearest}")
+    });
+    Failure::new(
+        Code::NoSuchPath,
+        format!("there is no {path}{hint}: GET /openapi.yaml lists every path"),
+    )
 }
 
 /// Fills a path's pattern with the names that another path has in these places.
@@ -102,7 +121,8 @@ fn part_is_variable(part: &str) -> bool {
     part.starts_with('{')
 }
 
-/// Counts the changes that make one path of the other; of a very long one only the beginning counts.
+/// Counts the changes that make one path of the other; of a very long one only the beginning
+/// counts.
 fn distance(known: &str, path: &str) -> usize {
     let begin = |text: &str| text.chars().take(128).collect::<String>();
     strsim::levenshtein(&begin(known), &begin(path))
@@ -111,17 +131,32 @@ fn distance(known: &str, path: &str) -> usize {
 /// Methods of each path, as the description has them.
 static METHODS: LazyLock<BTreeMap<String, String>> = LazyLock::new(|| {
     let methods = |operations: &Value| {
-        let names = operations.as_object().into_iter().flatten().map(|(method, _)| method.to_uppercase());
+        let names = operations
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(method, _)| method.to_uppercase());
         names.collect::<Vec<_>>().join(", ")
     };
-    super::openapi().paths.iter().map(|(path, operations)| (path.clone(), methods(operations))).collect()
+    super::openapi()
+        .paths
+        .iter()
+        .map(|(path, operations)| (path.clone(), methods(operations)))
+        .collect()
 });
 
 /// Answers a method that a path does not have; axum adds `Allow`.
 pub(super) async fn method_not_allowed(request: Request) -> Failure {
-    let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or("", MatchedPath::as_str);
     let methods = METHODS.get(route).map_or("other methods", String::as_str);
-    let detail = format!("{} does not take {}: it takes {methods}", request.uri().path(), request.method());
+    let detail = format!(
+        "{} does not take {}: it takes {methods}",
+        request.uri().path(),
+        request.method()
+    );
     Failure::new(Code::MethodNotAllowed, detail)
 }
 
@@ -134,15 +169,20 @@ pub(super) fn panicked(_said: Box<dyn Any + Send>) -> Response {
 pub(super) async fn only_problems(request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
     let response = next.run(request).await;
-    let plain =
-        response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/plain"));
+    let plain = response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"text/plain"));
     match response.status() {
         // A path that is not UTF-8 once decoded.
-        StatusCode::BAD_REQUEST if plain => {
-            Failure::new(Code::NotFound, format!("{path} is not UTF-8 once it is decoded: nothing has such a name"))
-                .into_response()
+        StatusCode::BAD_REQUEST if plain => Failure::new(
+            Code::NotFound,
+            format!("{path} is not UTF-8 once it is decoded: nothing has such a name"),
+        )
+        .into_response(),
+        status if status.is_server_error() && plain => {
+            Failure::new(Code::Internal, status.to_string()).into_response()
         }
-        status if status.is_server_error() && plain => Failure::new(Code::Internal, status.to_string()).into_response(),
         _ => response,
     }
 }

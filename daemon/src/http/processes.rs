@@ -25,13 +25,21 @@ async fn namespace(
 ) -> Answer {
     query::none(query.as_deref())?;
     let missing = || Failure::new(Code::NotFound, format!("there is no process {pid:?}"));
-    let found = app.process.identify(pid.parse().map_err(|_| missing())?).await;
+    let found = app
+        .process
+        .identify(pid.parse().map_err(|_| missing())?)
+        .await;
     if caller.role == Role::Admin && !caller.is_confined() {
         return Ok(Json(found?).into_response());
     }
-    // Others are told of namespaces that they could enter: the rest of the machine's processes are not there.
+    // Others are told of namespaces that they could enter: the rest of the machine's processes are
+    // not there.
     let is_within = |found: &ProcessNamespace| {
-        let name = found.namespace.as_ref().filter(|name| caller.reaches(name)).and_then(|name| name.parse().ok());
+        let name = found
+            .namespace
+            .as_ref()
+            .filter(|name| caller.reaches(name))
+            .and_then(|name| name.parse().ok());
         let origin = name.and_then(|name| super::exec::origin(&app, &caller, &name).ok());
         origin.is_some_and(|origin| origin.inode.is_none_or(|inode| inode == found.inode))
     };

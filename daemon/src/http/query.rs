@@ -23,19 +23,26 @@ pub(super) struct Query {
 impl Query {
     /// Reads the query of a URI (`application/x-www-form-urlencoded`).
     pub fn read(query: Option<&str>) -> Result<Self, Failure> {
-        let parts = query.unwrap_or_default().split('&').filter(|part| !part.is_empty());
+        let parts = query
+            .unwrap_or_default()
+            .split('&')
+            .filter(|part| !part.is_empty());
         let pair = |part: &str| {
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
             Ok((decode(name)?, decode(value)?))
         };
-        Ok(Self { pairs: parts.map(pair).collect::<Result<_, Failure>>()?, known: Vec::new() })
+        Ok(Self {
+            pairs: parts.map(pair).collect::<Result<_, Failure>>()?,
+            known: Vec::new(),
+        })
     }
 
     /// Every value of a parameter that may be repeated.
     pub fn all(&mut self, name: &'static str) -> Vec<String> {
         self.known.push(name);
-        let (found, rest): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.pairs).into_iter().partition(|(key, _)| key == name);
+        let (found, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.pairs)
+            .into_iter()
+            .partition(|(key, _)| key == name);
         self.pairs = rest;
         found.into_iter().map(|(_, value)| value).collect()
     }
@@ -47,20 +54,32 @@ impl Query {
     pub fn conditions(&mut self, name: &'static str) -> Result<Vec<String>, Failure> {
         let values = self.all(name);
         if values.len() > CONDITIONS {
-            let detail = format!("{name} is given {} times: it may be given {CONDITIONS} times", values.len());
+            let detail = format!(
+                "{name} is given {} times: it may be given {CONDITIONS} times",
+                values.len()
+            );
             return Err(Failure::new(Code::InvalidQuery, detail));
         }
         Ok(values)
     }
 
     /// The same, as values of some type.
-    pub fn values<T: FromStr<Err: Display>>(&mut self, name: &'static str) -> Result<Vec<T>, Failure> {
-        self.conditions(name)?.iter().map(|text| read(name, text)).collect()
+    pub fn values<T: FromStr<Err: Display>>(
+        &mut self,
+        name: &'static str,
+    ) -> Result<Vec<T>, Failure> {
+        self.conditions(name)?
+            .iter()
+            .map(|text| read(name, text))
+            .collect()
     }
 
     /// Takes the conditions on labels.
     pub fn labels(&mut self) -> Result<Vec<Label>, Failure> {
-        self.conditions("label")?.iter().map(|text| Label::read(text)).collect()
+        self.conditions("label")?
+            .iter()
+            .map(|text| Label::read(text))
+            .collect()
     }
 
     /// The value of a parameter that may be there once.
@@ -69,24 +88,46 @@ impl Query {
         if values.len() > 1 {
             return Err(Failure::new(
                 Code::InvalidQuery,
-                format!("{name} is given {} times: it may be given once", values.len()),
+                format!(
+                    "{name} is given {} times: it may be given once",
+                    values.len()
+                ),
             ));
         }
         Ok(values.pop())
     }
 
     /// The same, as a value of some type.
-    pub fn value<T: FromStr<Err: Display>>(&mut self, name: &'static str) -> Result<Option<T>, Failure> {
+    pub fn value<T: FromStr<Err: Display>>(
+        &mut self,
+        name: &'static str,
+    ) -> Result<Option<T>, Failure> {
         self.one(name)?.map(|text| read(name, &text)).transpose()
     }
 
     /// The same, as a whole number of some range.
-    pub fn number(&mut self, name: &'static str, range: RangeInclusive<u64>) -> Result<Option<u64>, Failure> {
-        let Some(text) = self.one(name)? else { return Ok(None) };
+    pub fn number(
+        &mut self,
+        name: &'static str,
+        range: RangeInclusive<u64>,
+    ) -> Result<Option<u64>, Failure> {
+        let Some(text) = self.one(name)? else {
+            return Ok(None);
+        };
         let number = text.parse().ok().filter(|number| range.contains(number));
         number.map(Some).ok_or_else(|| {
-            let most = if *range.end() == u64::MAX { " or more".to_owned() } else { format!(" to {}", range.end()) };
-            Failure::new(Code::InvalidQuery, format!("{name}={text}: it is a whole number, {}{most}", range.start()))
+            let most = if *range.end() == u64::MAX {
+                " or more".to_owned()
+            } else {
+                format!(" to {}", range.end())
+            };
+            Failure::new(
+                Code::InvalidQuery,
+                format!(
+                    "{name}={text}: it is a whole number, {}{most}",
+                    range.start()
+                ),
+            )
         })
     }
 
@@ -96,24 +137,34 @@ impl Query {
             None => Ok(default),
             Some("false") => Ok(false),
             Some("true") => Ok(true),
-            Some(other) => Err(Failure::new(Code::InvalidQuery, format!("{name}={other}: it must be true or false"))),
+            Some(other) => Err(Failure::new(
+                Code::InvalidQuery,
+                format!("{name}={other}: it must be true or false"),
+            )),
         }
     }
 
     /// How many items are asked for at the most (`limit`).
     pub fn limit(&mut self) -> Result<u32, Failure> {
         let limit = self.number("limit", 1..=PAGE.1.into())?;
-        Ok(limit.and_then(|limit| limit.try_into().ok()).unwrap_or(PAGE.0))
+        Ok(limit
+            .and_then(|limit| limit.try_into().ok())
+            .unwrap_or(PAGE.0))
     }
 
     /// Refuses whatever nobody took.
     pub fn finish(self) -> Result<(), Failure> {
-        let Some((name, value)) = self.pairs.first() else { return Ok(()) };
+        let Some((name, value)) = self.pairs.first() else {
+            return Ok(());
+        };
         let known = match &self.known[..] {
             [] => "there are none".to_owned(),
             known => format!("there are {}", known.join(", ")),
         };
-        let detail = format!("{:?} is not a parameter of this request: {known}", format!("{name}={value}"));
+        let detail = format!(
+            "{:?} is not a parameter of this request: {known}",
+            format!("{name}={value}")
+        );
         Err(Failure::new(Code::InvalidQuery, detail))
     }
 }
@@ -121,13 +172,20 @@ impl Query {
 /// Decodes a name or a value (`application/x-www-form-urlencoded`).
 fn decode(text: &str) -> Result<String, Failure> {
     let spaced = text.replace('+', " ");
-    let decoded = percent_decode_str(&spaced).decode_utf8().map(Cow::into_owned);
-    decoded
-        .map_err(|_| Failure::new(Code::InvalidQuery, format!("{text:?} in the query is not UTF-8 once it is decoded")))
+    let decoded = percent_decode_str(&spaced)
+        .decode_utf8()
+        .map(Cow::into_owned);
+    decoded.map_err(|_| {
+        Failure::new(
+            Code::InvalidQuery,
+            format!("{text:?} in the query is not UTF-8 once it is decoded"),
+        )
+    })
 }
 
 fn read<T: FromStr<Err: Display>>(name: &str, text: &str) -> Result<T, Failure> {
-    text.parse().map_err(|error| Failure::new(Code::InvalidQuery, format!("{name}={text}: {error}")))
+    text.parse()
+        .map_err(|error| Failure::new(Code::InvalidQuery, format!("{name}={text}: {error}")))
 }
 
 /// Refuses every parameter.
@@ -155,7 +213,10 @@ impl Label {
         };
         let (Label::Is(key, _) | Label::IsNot(key, _) | Label::Has(key)) = &label;
         if key.is_empty() {
-            return Err(Failure::new(Code::InvalidQuery, format!("label={text}: write key=value, key or key!=value")));
+            return Err(Failure::new(
+                Code::InvalidQuery,
+                format!("label={text}: write key=value, key or key!=value"),
+            ));
         }
         Ok(label)
     }
@@ -188,18 +249,50 @@ mod tests {
         for (text, detail) in [
             ("limit=x", "limit=x: it is a whole number, 1 to 10000"),
             ("limit=", "limit=: it is a whole number, 1 to 10000"),
-            ("limit=10001", "limit=10001: it is a whole number, 1 to 10000"),
-            ("limit=1&limit=2", "limit is given 2 times: it may be given once"),
+            (
+                "limit=10001",
+                "limit=10001: it is a whole number, 1 to 10000",
+            ),
+            (
+                "limit=1&limit=2",
+                "limit is given 2 times: it may be given once",
+            ),
         ] {
-            assert_eq!(Query::read(Some(text)).unwrap().limit().unwrap_err().0.detail, detail);
+            assert_eq!(
+                Query::read(Some(text))
+                    .unwrap()
+                    .limit()
+                    .unwrap_err()
+                    .0
+                    .detail,
+                detail
+            );
         }
-        let refused = Query::read(Some("since=-1")).unwrap().number("since", 0..=u64::MAX).unwrap_err();
-        assert_eq!(refused.0.detail, "since=-1: it is a whole number, 0 or more");
-        let repeated =
-            |count| Query::read(Some(&"label=z!=&".repeat(count))).unwrap().labels().map(|labels| labels.len());
+        let refused = Query::read(Some("since=-1"))
+            .unwrap()
+            .number("since", 0..=u64::MAX)
+            .unwrap_err();
+        assert_eq!(
+            refused.0.detail,
+            "since=-1: it is a whole number, 0 or more"
+        );
+        let repeated = |count| {
+            Query::read(Some(&"label=z!=&".repeat(count)))
+                .unwrap()
+                .labels()
+                .map(|labels| labels.len())
+        };
         assert_eq!(repeated(16).unwrap(), 16);
-        assert_eq!(repeated(17).unwrap_err().0.detail, "label is given 17 times: it may be given 16 times");
-        assert!(Query::read(Some("cascade=yes")).unwrap().flag("cascade", false).is_err());
+        assert_eq!(
+            repeated(17).unwrap_err().0.detail,
+            "label is given 17 times: it may be given 16 times"
+        );
+        assert!(
+            Query::read(Some("cascade=yes"))
+                .unwrap()
+                .flag("cascade", false)
+                .is_err()
+        );
     }
 
     #[test]
@@ -207,7 +300,10 @@ mod tests {
         let mut query = Query::read(Some("label=a+b%20%C3%A9&&label=100%&label")).unwrap();
         assert_eq!(query.all("label"), ["a b \u{e9}", "100%", ""]);
         let refused = Query::read(Some("label=%ff")).unwrap_err();
-        assert_eq!((refused.0.code, refused.0.detail.contains("\"%ff\"")), (Code::InvalidQuery, true));
+        assert_eq!(
+            (refused.0.code, refused.0.detail.contains("\"%ff\"")),
+            (Code::InvalidQuery, true)
+        );
     }
 
     #[test]
@@ -217,6 +313,9 @@ mod tests {
         assert!(holds("a=1") && holds("a") && holds("a!=2") && holds("b!=1"));
         assert!(!holds("a=2") && !holds("b") && !holds("a!=1"));
         assert!(Label::read("=x").is_err() && Label::read("!=x").is_err());
-        assert_eq!(Label::read("a=b!=c").unwrap(), Label::Is("a".into(), "b!=c".into()));
+        assert_eq!(
+            Label::read("a=b!=c").unwrap(),
+            Label::Is("a".into(), "b!=c".into())
+        );
     }
 }

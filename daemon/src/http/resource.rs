@@ -11,8 +11,8 @@ use axum::{
     routing::get,
 };
 use netnsd_api::{
-    Bridge, Code, DryRun, FieldError, InvalidValue, Items, Kind, Name, Namespace, Problem, Resource, ResourceRef,
-    SysctlKey, Veth, parse,
+    Bridge, Code, DryRun, FieldError, InvalidValue, Items, Kind, Name, Namespace, Problem,
+    Resource, ResourceRef, SysctlKey, Veth, parse,
 };
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -67,13 +67,22 @@ served!(Veth, "/v1/veths", "/v1/veths/{name}");
 pub(super) fn routes<R: Served>() -> Routes {
     vec![
         (R::PATHS[0], get(list::<R>).post(create::<R>)),
-        (R::PATHS[1], get(show::<R>).put(put::<R>).patch(patch::<R>).delete(delete::<R>)),
+        (
+            R::PATHS[1],
+            get(show::<R>)
+                .put(put::<R>)
+                .patch(patch::<R>)
+                .delete(delete::<R>),
+        ),
     ]
 }
 
 /// A resource that a path names: what can be no name is simply not there.
 pub(super) fn existing(kind: Kind, name: &str) -> Result<ResourceRef, Failure> {
-    Ok(ResourceRef::new(kind, name.parse().map_err(|_| missing(kind, name))?))
+    Ok(ResourceRef::new(
+        kind,
+        name.parse().map_err(|_| missing(kind, name))?,
+    ))
 }
 
 /// That a resource that a path names is not there.
@@ -83,7 +92,9 @@ pub(super) fn missing(kind: Kind, name: &str) -> Failure {
 
 pub(super) fn entry(app: &App, resource: &ResourceRef) -> Result<Arc<Entry>, Failure> {
     let missing = || Failure::new(Code::NotFound, format!("there is no {resource}"));
-    app.view.get(resource.kind, &resource.name).ok_or_else(missing)
+    app.view
+        .get(resource.kind, &resource.name)
+        .ok_or_else(missing)
 }
 
 async fn list<R: Served>(
@@ -97,33 +108,62 @@ async fn list<R: Served>(
     let labels = query.labels()?;
     let state = query.value::<netnsd_api::State>("state")?;
     let namespace = query.value::<Name>("namespace")?;
-    let include = if R::KIND == Kind::Namespace { query.one("include")? } else { None };
+    let include = if R::KIND == Kind::Namespace {
+        query.one("include")?
+    } else {
+        None
+    };
     if let Some(other) = include.as_deref().filter(|include| *include != "unmanaged") {
-        return Err(Failure::new(Code::InvalidQuery, format!("include={other}: the only value is \"unmanaged\"")));
+        return Err(Failure::new(
+            Code::InvalidQuery,
+            format!("include={other}: the only value is \"unmanaged\""),
+        ));
     }
     query.finish()?;
     let passes = |entry: &Entry| {
         caller.reaches(entry.spec.name().as_str())
             && labels.iter().all(|label| label.holds(entry.spec.labels()))
             && state.is_none_or(|state| entry.state == state)
-            && namespace.as_ref().is_none_or(|namespace| entry.spec.is_in(namespace))
+            && namespace
+                .as_ref()
+                .is_none_or(|namespace| entry.spec.is_in(namespace))
     };
-    let (page, more) = app.view.list(R::KIND, cursor.as_ref(), limit as usize, passes);
-    let next = page.last().filter(|_| more).map(|entry| entry.spec.name().to_string());
-    let mut items: Vec<(String, Bytes)> =
-        page.into_iter().map(|entry| (entry.spec.name().to_string(), entry.veil(&caller).json.clone())).collect();
+    let (page, more) = app
+        .view
+        .list(R::KIND, cursor.as_ref(), limit as usize, passes);
+    let next = page
+        .last()
+        .filter(|_| more)
+        .map(|entry| entry.spec.name().to_string());
+    let mut items: Vec<(String, Bytes)> = page
+        .into_iter()
+        .map(|entry| {
+            (
+                entry.spec.name().to_string(),
+                entry.veil(&caller).json.clone(),
+            )
+        })
+        .collect();
     // Others' namespaces have no labels and no state: they are shown where nothing is filtered.
     if include.is_some() && labels.is_empty() && state.is_none() && namespace.is_none() {
         let after = |name: &str| cursor.as_ref().is_none_or(|cursor| name > cursor.as_str());
         let before = |name: &str| next.as_deref().is_none_or(|next| name <= next);
         let others = super::namespaces::unmanaged(&app).await?;
-        items.extend(others.into_iter().filter(|(name, _)| caller.reaches(name) && after(name) && before(name)));
+        items.extend(
+            others
+                .into_iter()
+                .filter(|(name, _)| caller.reaches(name) && after(name) && before(name)),
+        );
         items.sort();
     }
     // With others' among them there may be more than fit.
     let cut = items.len() > limit as usize;
     items.truncate(limit as usize);
-    let next = if cut { items.last().map(|(name, _)| name.clone()) } else { next };
+    let next = if cut {
+        items.last().map(|(name, _)| name.clone())
+    } else {
+        next
+    };
     Ok(json(StatusCode::OK, page_of(&items, next.as_deref())))
 }
 
@@ -160,16 +200,23 @@ async fn show<R: Served>(
                 known = generations.is_none_or(|list| list.contains(&entry.generation))
             }
             Precondition::Match(Some(generations)) if !generations.contains(&entry.generation) => {
-                let detail =
-                    format!("the resource is not as the request expects: its ETag is \"{}\"", entry.generation);
+                let detail = format!(
+                    "the resource is not as the request expects: its ETag is \"{}\"",
+                    entry.generation
+                );
                 return Err(Failure::new(Code::PreconditionFailed, detail));
             }
             Precondition::Match(_) => {}
         }
     }
-    let mut response =
-        if known { StatusCode::NOT_MODIFIED.into_response() } else { json(StatusCode::OK, entry.json.clone()) };
-    response.headers_mut().insert(header::ETAG, headers::etag(entry.generation));
+    let mut response = if known {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        json(StatusCode::OK, entry.json.clone())
+    };
+    response
+        .headers_mut()
+        .insert(header::ETAG, headers::etag(entry.generation));
     Ok(response)
 }
 
@@ -191,7 +238,10 @@ pub(super) async fn links(app: &App, caller: &Caller, ns: &Ns, query: Option<&st
     query.finish()?;
     let found = async {
         let mut links = app.look.links(ns).await?;
-        links.iter_mut().filter(|_| !settings).for_each(|link| link.settings = None);
+        links
+            .iter_mut()
+            .filter(|_| !settings)
+            .for_each(|link| link.settings = None);
         Ok(links)
     };
     live(caller, ns, found).await
@@ -218,13 +268,20 @@ pub(super) struct Asked {
 impl Asked {
     /// Takes its parameters out of a query that may have others.
     pub fn take(query: &mut Query) -> Result<Self, Failure> {
-        Ok(Self { dry_run: query.flag("dry_run", false)?, wait: query.flag("wait", true)?, adopt: false })
+        Ok(Self {
+            dry_run: query.flag("dry_run", false)?,
+            wait: query.flag("wait", true)?,
+            adopt: false,
+        })
     }
 
     /// The same, with that of writes which may take over what is there.
     pub fn take_put(query: &mut Query) -> Result<Self, Failure> {
         let asked = Self::take(query)?;
-        Ok(Self { adopt: query.flag("adopt", false)?, ..asked })
+        Ok(Self {
+            adopt: query.flag("adopt", false)?,
+            ..asked
+        })
     }
 
     /// Reads a query that has no others.
@@ -236,8 +293,17 @@ impl Asked {
     }
 
     /// The write.
-    pub fn write(self, caller: Arc<Caller>, change: Change, preconditions: Vec<Precondition>) -> Write {
-        let Self { dry_run, wait, adopt } = self;
+    pub fn write(
+        self,
+        caller: Arc<Caller>,
+        change: Change,
+        preconditions: Vec<Precondition>,
+    ) -> Write {
+        let Self {
+            dry_run,
+            wait,
+            adopt,
+        } = self;
         Write {
             change,
             preconditions,
@@ -261,7 +327,12 @@ async fn create<R: Served>(
     let preconditions = headers::preconditions(request.headers())?;
     let map = body::without_read_only(body::object(request).await?);
     let change = Change::Create(read::<R>(map)?.spec());
-    answer(&app.engine.write(asked.write(caller, change, preconditions)).await?, asked.dry_run)
+    answer(
+        &app.engine
+            .write(asked.write(caller, change, preconditions))
+            .await?,
+        asked.dry_run,
+    )
 }
 
 async fn put<R: Served>(
@@ -279,7 +350,12 @@ async fn put<R: Served>(
     let preconditions = headers::preconditions(request.headers())?;
     let map = named(body::without_read_only(body::object(request).await?), &name)?;
     let change = Change::Put(read::<R>(map)?.spec());
-    answer(&app.engine.write(asked.write(caller, change, preconditions)).await?, asked.dry_run)
+    answer(
+        &app.engine
+            .write(asked.write(caller, change, preconditions))
+            .await?,
+        asked.dry_run,
+    )
 }
 
 /// Returns the fields with the path's name, which they may leave out and must not contradict.
@@ -287,7 +363,10 @@ fn named(mut map: Map<String, Value>, name: &Name) -> Result<Map<String, Value>,
     match map.get("name").filter(|name| !name.is_null()) {
         Some(Value::String(given)) if given == name.as_str() => Ok(map),
         Some(other) => {
-            let detail = format!("{other} is not the path's name: leave it out, or write {:?}", name.as_str());
+            let detail = format!(
+                "{other} is not the path's name: leave it out, or write {:?}",
+                name.as_str()
+            );
             Err(FieldError::new(Code::InvalidField, "/name", detail))
         }
         None => {
@@ -299,11 +378,19 @@ fn named(mut map: Map<String, Value>, name: &Name) -> Result<Map<String, Value>,
 
 /// Spells the sysctls of a patch as they are recorded, so that it meets them.
 fn spell_sysctls(patch: &mut Map<String, Value>) {
-    let Some(Value::Object(sysctls)) = patch.get_mut("sysctls") else { return };
+    let Some(Value::Object(sysctls)) = patch.get_mut("sysctls") else {
+        return;
+    };
     for (given, value) in std::mem::take(sysctls) {
-        let recorded = given.parse::<SysctlKey>().map_or_else(|_| given.clone(), |key| key.to_string());
+        let recorded = given
+            .parse::<SysctlKey>()
+            .map_or_else(|_| given.clone(), |key| key.to_string());
         // A mistake, or the same key twice, is told of the spelling that was sent.
-        let key = if sysctls.contains_key(&recorded) { given } else { recorded };
+        let key = if sysctls.contains_key(&recorded) {
+            given
+        } else {
+            recorded
+        };
         sysctls.insert(key, value);
     }
 }
@@ -327,7 +414,12 @@ async fn patch<R: Served>(
         Ok(read::<R>(named(patched, &name)?)?.spec())
     };
     let change = Change::Edit(resource, Arc::new(edit));
-    answer(&app.engine.write(asked.write(caller, change, preconditions)).await?, asked.dry_run)
+    answer(
+        &app.engine
+            .write(asked.write(caller, change, preconditions))
+            .await?,
+        asked.dry_run,
+    )
 }
 
 /// What has no reason to happen: on its way out it goes to the log.
@@ -348,14 +440,25 @@ async fn delete<R: Served>(
     query.finish()?;
     let preconditions = headers::preconditions(&headers)?;
     let change = Change::Delete { resource, cascade };
-    answer(&app.engine.write(asked.write(caller, change, preconditions)).await?, asked.dry_run)
+    answer(
+        &app.engine
+            .write(asked.write(caller, change, preconditions))
+            .await?,
+        asked.dry_run,
+    )
 }
 
 /// The answer to a dry run.
 pub(super) fn dry(written: &Written, result: Value) -> Answer {
-    let body = serde_json::to_vec(&DryRun { plan: written.plan.clone(), result }).map_err(internal)?;
+    let body = serde_json::to_vec(&DryRun {
+        plan: written.plan.clone(),
+        result,
+    })
+    .map_err(internal)?;
     let mut response = json(StatusCode::OK, body);
-    response.headers_mut().insert("server-timing", headers::server_timing(written));
+    response
+        .headers_mut()
+        .insert("server-timing", headers::server_timing(written));
     Ok(response)
 }
 
@@ -374,7 +477,10 @@ fn answer(written: &Written, dry_run: bool) -> Answer {
     let did = written.did();
     let entry = written.entry.as_ref().filter(|_| did != Did::Deleted);
     if dry_run {
-        let result = entry.map(|entry| serde_json::from_slice(&entry.json)).transpose().map_err(internal)?;
+        let result = entry
+            .map(|entry| serde_json::from_slice(&entry.json))
+            .transpose()
+            .map_err(internal)?;
         return dry(written, result.unwrap_or(Value::Null));
     }
     let status = status_of(did, written.applied);
@@ -382,7 +488,9 @@ fn answer(written: &Written, dry_run: bool) -> Answer {
         None => status.into_response(),
         Some(entry) => {
             let mut response = json(status, entry.json.clone());
-            response.headers_mut().insert(header::ETAG, headers::etag(entry.generation));
+            response
+                .headers_mut()
+                .insert(header::ETAG, headers::etag(entry.generation));
             let path = format!("/v1/{}/{}", entry.spec.kind().plural(), entry.spec.name());
             if let (Did::Created, Ok(path)) = (did, HeaderValue::from_str(&path)) {
                 response.headers_mut().insert(header::LOCATION, path);
@@ -390,6 +498,8 @@ fn answer(written: &Written, dry_run: bool) -> Answer {
             response
         }
     };
-    response.headers_mut().insert("server-timing", headers::server_timing(written));
+    response
+        .headers_mut()
+        .insert("server-timing", headers::server_timing(written));
     Ok(response)
 }

@@ -48,17 +48,23 @@ const CONNECTIONS: u32 = 12_000;
 const OF_ONE: usize = 1_000;
 /// Of all connections to a socket those that are kept for root.
 const FOR_ROOT: usize = 1_000;
-/// Time from the accept to the end of the first head, the handshake of TLS included; the same for each later head.
+/// Time from the accept to the end of the first head, the handshake of TLS included; the same for
+/// each later head.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time that running requests have once the daemon stops.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// Serves a Unix socket until `stop` turns true, then ends in order: no new requests, the running ones answered.
+/// Serves a Unix socket until `stop` turns true, then ends in order: no new requests, the running
+/// ones answered.
 pub async fn serve_unix(listener: UnixListener, router: Router, stop: watch::Receiver<bool>) {
     let shares = Shares::default();
     serve(listener, stop, move |stream: UnixStream, _, life| {
         let (peer, router) = (peer_of(&stream), router.clone());
-        let uid = if let Peer::Unix(Some(identity)) = &peer { Some(identity.uid.as_raw()) } else { None };
+        let uid = if let Peer::Unix(Some(identity)) = &peer {
+            Some(identity.uid.as_raw())
+        } else {
+            None
+        };
         let place = take_place(&shares, Source::User(uid));
         async move {
             match place {
@@ -71,34 +77,51 @@ pub async fn serve_unix(listener: UnixListener, router: Router, stop: watch::Rec
 }
 
 /// Serves a TCP address in the same way, with TLS if that is given.
-pub async fn serve_tcp(listener: TcpListener, router: Router, tls: Option<Arc<Tls>>, stop: watch::Receiver<bool>) {
-    let to_loopback = listener.local_addr().is_ok_and(|address| address.ip().is_loopback());
+pub async fn serve_tcp(
+    listener: TcpListener,
+    router: Router,
+    tls: Option<Arc<Tls>>,
+    stop: watch::Receiver<bool>,
+) {
+    let to_loopback = listener
+        .local_addr()
+        .is_ok_and(|address| address.ip().is_loopback());
     let quick = |stream: &mut TcpStream| {
         let _latency_only = stream.set_nodelay(true);
     };
     let shares = Shares::default();
-    serve(listener.tap_io(quick), stop, move |stream, address, mut life| {
-        let (router, tls) = (router.clone(), tls.clone());
-        let place = take_place(&shares, Source::of(address.ip()));
-        async move {
-            let _place = match place {
-                Ok(place) => place,
-                Err(full) => return tracing::debug!(%address, ?full, "too many connections"),
-            };
-            let peer = |certificate| Peer::Tcp { address, to_loopback, certificate };
-            let Some(tls) = tls else {
-                return carry(stream, tcp_client_is_gone, router, peer(Vec::new()), life).await;
-            };
-            let accepted = tokio::select! {
-                accepted = tls.accept(stream) => accepted,
-                () = stopped(&mut life.stop) => return,
-            };
-            match accepted {
-                Ok((stream, certificate)) => carry(stream, tcp_client_is_gone, router, peer(certificate), life).await,
-                Err(error) => tracing::debug!(%error, %address, "a handshake failed"),
+    serve(
+        listener.tap_io(quick),
+        stop,
+        move |stream, address, mut life| {
+            let (router, tls) = (router.clone(), tls.clone());
+            let place = take_place(&shares, Source::of(address.ip()));
+            async move {
+                let _place = match place {
+                    Ok(place) => place,
+                    Err(full) => return tracing::debug!(%address, ?full, "too many connections"),
+                };
+                let peer = |certificate| Peer::Tcp {
+                    address,
+                    to_loopback,
+                    certificate,
+                };
+                let Some(tls) = tls else {
+                    return carry(stream, tcp_client_is_gone, router, peer(Vec::new()), life).await;
+                };
+                let accepted = tokio::select! {
+                    accepted = tls.accept(stream) => accepted,
+                    () = stopped(&mut life.stop) => return,
+                };
+                match accepted {
+                    Ok((stream, certificate)) => {
+                        carry(stream, tcp_client_is_gone, router, peer(certificate), life).await
+                    }
+                    Err(error) => tracing::debug!(%error, %address, "a handshake failed"),
+                }
             }
-        }
-    })
+        },
+    )
     .await;
 }
 
@@ -118,7 +141,8 @@ impl Source {
     }
 }
 
-/// Takes a place for one more connection to a socket; `None` for root, whose connections are not counted.
+/// Takes a place for one more connection to a socket; `None` for root, whose connections are not
+/// counted.
 fn take_place(shares: &Shares<Source>, source: Source) -> Result<Option<Place<Source>>, Full> {
     let most = match source {
         Source::User(Some(0)) => return Ok(None),
@@ -135,9 +159,13 @@ struct Life {
     first_head_by: Instant,
 }
 
-/// Accepts; where that fails (out of descriptors, most likely), axum's listeners wait before they try again.
-async fn serve<L, C>(mut listener: L, mut stop: watch::Receiver<bool>, connect: impl Fn(L::Io, L::Addr, Life) -> C)
-where
+/// Accepts; where that fails (out of descriptors, most likely), axum's listeners wait before they
+/// try again.
+async fn serve<L, C>(
+    mut listener: L,
+    mut stop: watch::Receiver<bool>,
+    connect: impl Fn(L::Io, L::Addr, Life) -> C,
+) where
     L: Listener,
     C: Future<Output = ()> + Send + 'static,
 {
@@ -151,13 +179,17 @@ where
             accepted = accepted => accepted,
             () = stopped(&mut stop) => break,
         };
-        let life = Life { stop: stop.clone(), first_head_by: Instant::now() + HEADER_TIMEOUT };
+        let life = Life {
+            stop: stop.clone(),
+            first_head_by: Instant::now() + HEADER_TIMEOUT,
+        };
         let connection = connect(stream, address, life);
         let mut stop = stop.clone();
         tokio::spawn(async move {
             tokio::select! {
                 () = connection => (),
-                // A connection has a clone of the router, and the engine ends with the last of them.
+                // A connection has a clone of the router, and the engine ends with the last of
+                // them.
                 () = async { stopped(&mut stop).await; tokio::time::sleep(GRACE).await } => {
                     tracing::warn!("a request still runs after {} s: it is cut off", GRACE.as_secs());
                 }
@@ -206,8 +238,14 @@ where
         })
     };
     let mut builder = Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT);
+    let mut connection = pin!(
+        builder
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades()
+    );
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = stopped(&mut life.stop) => {
@@ -231,8 +269,13 @@ where
 
 /// Returns the URI without the slash at its path's end, if it has one.
 fn without_trailing_slash(uri: &Uri) -> Option<Uri> {
-    let path = uri.path().strip_suffix('/').filter(|path| !path.is_empty())?;
-    let query = uri.query().map_or_else(String::new, |query| format!("?{query}"));
+    let path = uri
+        .path()
+        .strip_suffix('/')
+        .filter(|path| !path.is_empty())?;
+    let query = uri
+        .query()
+        .map_or_else(String::new, |query| format!("?{query}"));
     let mut parts = uri.clone().into_parts();
     parts.path_and_query = Some(format!("{path}{query}").parse().ok()?);
     Uri::from_parts(parts).ok()
@@ -244,11 +287,21 @@ mod tests {
 
     #[test]
     fn trailing_slash_is_ignored() {
-        let short = |uri: &str| without_trailing_slash(&uri.parse().unwrap()).map(|uri| uri.to_string());
+        let short =
+            |uri: &str| without_trailing_slash(&uri.parse().unwrap()).map(|uri| uri.to_string());
         assert_eq!(short("/v1/namespaces/").as_deref(), Some("/v1/namespaces"));
-        assert_eq!(short("/v1/namespaces/?limit=1").as_deref(), Some("/v1/namespaces?limit=1"));
-        assert_eq!(short("http://netnsd/v1/").as_deref(), Some("http://netnsd/v1"));
-        assert_eq!((short("/"), short("/v1"), short("/v1?a=/")), (None, None, None));
+        assert_eq!(
+            short("/v1/namespaces/?limit=1").as_deref(),
+            Some("/v1/namespaces?limit=1")
+        );
+        assert_eq!(
+            short("http://netnsd/v1/").as_deref(),
+            Some("http://netnsd/v1")
+        );
+        assert_eq!(
+            (short("/"), short("/v1"), short("/v1?a=/")),
+            (None, None, None)
+        );
     }
 
     #[test]
@@ -261,14 +314,19 @@ mod tests {
             ("127.0.0.1", "127.9.9.9", "::1"),
         ] {
             let mut places: Vec<_> = (0..OF_ONE).map(|_| from(one).unwrap()).collect();
-            assert!(from(one).is_err() && from(same).is_err() && from(other).is_ok(), "{one}");
+            assert!(
+                from(one).is_err() && from(same).is_err() && from(other).is_ok(),
+                "{one}"
+            );
             places.pop();
             assert!(from(same).is_ok(), "{one}");
         }
         assert!(shares.is_empty());
         let user = |uid| take_place(&shares, Source::User(Some(uid)));
         let users = CONNECTIONS - FOR_ROOT as u32;
-        let _places: Vec<_> = (0..users).map(|i| user(1 + i / OF_ONE as u32).unwrap()).collect();
+        let _places: Vec<_> = (0..users)
+            .map(|i| user(1 + i / OF_ONE as u32).unwrap())
+            .collect();
         assert!(user(9999).is_err() && user(0).is_ok());
     }
 }

@@ -7,7 +7,10 @@ use crate::access::rules;
 
 #[test]
 fn every_path_is_described_and_none_else() {
-    let served: BTreeSet<String> = table().into_iter().map(|(path, _)| path.to_owned()).collect();
+    let served: BTreeSet<String> = table()
+        .into_iter()
+        .map(|(path, _)| path.to_owned())
+        .collect();
     let described: BTreeSet<String> = openapi().paths.into_iter().map(|(path, _)| path).collect();
     assert_eq!(served, described);
 }
@@ -73,7 +76,12 @@ fn every_route_has_its_role() {
     let description = serde_json::to_value(openapi()).unwrap();
     let mut needed = BTreeSet::new();
     for (path, operations) in description["paths"].as_object().unwrap() {
-        for method in operations.as_object().unwrap().keys().map(|method| method.to_uppercase()) {
+        for method in operations
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(|method| method.to_uppercase())
+        {
             let role = rules::needs(&method.parse().unwrap(), path);
             needed.insert(format!("{role} {method} {path}"));
         }

@@ -35,7 +35,10 @@ impl Tls {
     /// Which file is wrong, and how.
     pub fn new(files: TlsFiles) -> Result<Self, String> {
         let config = read(&files)?;
-        Ok(Self { files, config: RwLock::new(config) })
+        Ok(Self {
+            files,
+            config: RwLock::new(config),
+        })
     }
 
     /// Reads the files anew, for connections to come.
@@ -44,15 +47,30 @@ impl Tls {
     /// Which file is wrong, and how; then those read before stay in use.
     pub fn reload(&self) -> Result<(), String> {
         let config = read(&self.files)?;
-        *self.config.write().unwrap_or_else(std::sync::PoisonError::into_inner) = config;
+        *self
+            .config
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = config;
         Ok(())
     }
 
     /// Shakes hands; the names of the client's certificate, if it has one.
-    pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<(TlsStream<TcpStream>, Vec<String>)> {
-        let config = self.config.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        let stream = tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream)).await??;
-        let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    pub(super) async fn accept(
+        &self,
+        stream: TcpStream,
+    ) -> io::Result<(TlsStream<TcpStream>, Vec<String>)> {
+        let config = self
+            .config
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clone();
+        let stream =
+            tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream)).await??;
+        let certificate = stream
+            .get_ref()
+            .1
+            .peer_certificates()
+            .and_then(<[_]>::first);
         let names = certificate
             .and_then(|der| webpki::EndEntityCert::try_from(der).ok())
             .map(|certificate| certificate.valid_dns_names().map(str::to_owned).collect());
@@ -61,10 +79,13 @@ impl Tls {
 }
 
 fn read(files: &TlsFiles) -> Result<Arc<ServerConfig>, String> {
-    let wrong =
-        |key: &str, path: &Path, error: &dyn std::fmt::Display| format!("{key} is \"{}\": {error}", path.display());
-    let chain = certificates(&files.cert).map_err(|error| wrong("tls_cert", &files.cert, &error))?;
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| wrong("tls_key", &files.key, &error))?;
+    let wrong = |key: &str, path: &Path, error: &dyn std::fmt::Display| {
+        format!("{key} is \"{}\": {error}", path.display())
+    };
+    let chain =
+        certificates(&files.cert).map_err(|error| wrong("tls_cert", &files.cert, &error))?;
+    let key = PrivateKeyDer::from_pem_file(&files.key)
+        .map_err(|error| wrong("tls_key", &files.key, &error))?;
     let provider = Arc::new(ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
@@ -81,7 +102,9 @@ fn read(files: &TlsFiles) -> Result<Arc<ServerConfig>, String> {
             builder.with_client_cert_verifier(verifier)
         }
     };
-    let mut config = builder.with_single_cert(chain, key).map_err(|error| wrong("tls_key", &files.key, &error))?;
+    let mut config = builder
+        .with_single_cert(chain, key)
+        .map_err(|error| wrong("tls_key", &files.key, &error))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }

@@ -36,15 +36,26 @@ pub(super) fn routes() -> Routes {
 
 async fn list(State(app): State<App>, RawQuery(query): RawQuery) -> Answer {
     query::none(query.as_deref())?;
-    Ok(Json(Items { items: app.access.tokens() }).into_response())
+    Ok(Json(Items {
+        items: app.access.tokens(),
+    })
+    .into_response())
 }
 
 fn token(app: &App, name: &str) -> Result<Token, Failure> {
-    let found = app.access.tokens().into_iter().find(|token| token.name.as_str() == name);
+    let found = app
+        .access
+        .tokens()
+        .into_iter()
+        .find(|token| token.name.as_str() == name);
     found.ok_or_else(|| Failure::new(Code::NotFound, format!("there is no token {name:?}")))
 }
 
-async fn show(State(app): State<App>, Path(name): Path<String>, RawQuery(query): RawQuery) -> Answer {
+async fn show(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Answer {
     query::none(query.as_deref())?;
     Ok(Json(token(&app, &name)?).into_response())
 }
@@ -62,9 +73,15 @@ async fn create(
     new.expires_at = new.expires_at.map(|text| expiry(&text, now)).transpose()?;
     let name: Name = new.name.clone();
     let (row, secret) = access::issue(new, now).map_err(internal)?;
-    let issued = IssuedToken { token: row.token.clone(), secret };
+    let issued = IssuedToken {
+        token: row.token.clone(),
+        secret,
+    };
     if !app.access.add(row.clone()) {
-        return Err(Failure::new(Code::AlreadyExists, format!("token {name} exists already: delete it first")));
+        return Err(Failure::new(
+            Code::AlreadyExists,
+            format!("token {name} exists already: delete it first"),
+        ));
     }
     if let Err(problem) = app.engine.keep(Kept::Token(row)).await {
         app.access.remove(name.as_str());
@@ -85,12 +102,17 @@ fn expiry(text: &str, now: Timestamp) -> Result<String, FieldError> {
     };
     let at: Timestamp = text.parse().map_err(|_| match Pieces::parse(text) {
         // Timestamp ends where the last day of the year 9999 begins somewhere.
-        Ok(pieces) if pieces.offset().is_some() && pieces.date().year() > 0 => {
-            wrong(&format!("is after {}, the latest time there is", rfc3339(Timestamp::MAX)))
-        }
+        Ok(pieces) if pieces.offset().is_some() && pieces.date().year() > 0 => wrong(&format!(
+            "is after {}, the latest time there is",
+            rfc3339(Timestamp::MAX)
+        )),
         _ => wrong("is not an RFC 3339 timestamp"),
     })?;
-    if at > now { Ok(rfc3339(at)) } else { Err(wrong("has passed")) }
+    if at > now {
+        Ok(rfc3339(at))
+    } else {
+        Err(wrong("has passed"))
+    }
 }
 
 async fn delete(

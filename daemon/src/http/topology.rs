@@ -11,7 +11,8 @@ use axum::{
     routing::get,
 };
 use netnsd_api::{
-    Bridge, Code, FieldError, Kind, Namespace, Problem, Progress, ResourceRef, TopologyResult, Veth, sparse,
+    Bridge, Code, FieldError, Kind, Namespace, Problem, Progress, ResourceRef, TopologyResult,
+    Veth, sparse,
 };
 use serde_json::{Map, Value};
 use tokio::{sync::watch, time::Instant};
@@ -32,7 +33,13 @@ use crate::{
 pub(super) const LIMIT: usize = 64 << 20;
 
 pub(super) fn routes() -> Routes {
-    vec![("/v1/topology", get(show).put(put).patch(patch).layer(DefaultBodyLimit::max(LIMIT)))]
+    vec![(
+        "/v1/topology",
+        get(show)
+            .put(put)
+            .patch(patch)
+            .layer(DefaultBodyLimit::max(LIMIT)),
+    )]
 }
 
 async fn show(
@@ -48,9 +55,16 @@ async fn show(
     for kind in Kind::ALL {
         let selected = |entry: &crate::engine::Entry| is_meant(&caller, &labels, &entry.spec);
         let (entries, _) = app.view.list(kind, None, usize::MAX, selected);
-        let intents: Result<Vec<Value>, _> =
-            entries.iter().map(|entry| Ok(sparse(kind, entry.spec.to_json()?))).collect();
-        document.insert(kind.plural().into(), intents.map_err(|error: serde_json::Error| internal(error))?.into());
+        let intents: Result<Vec<Value>, _> = entries
+            .iter()
+            .map(|entry| Ok(sparse(kind, entry.spec.to_json()?)))
+            .collect();
+        document.insert(
+            kind.plural().into(),
+            intents
+                .map_err(|error: serde_json::Error| internal(error))?
+                .into(),
+        );
     }
     if headers::accepts(&headers, &body::YAML) {
         let text = yaml_serde::to_string(&document).map_err(internal)?;
@@ -64,11 +78,21 @@ fn is_meant(caller: &Caller, labels: &[Label], spec: &Spec) -> bool {
     caller.reaches(spec.name().as_str()) && labels.iter().all(|label| label.holds(spec.labels()))
 }
 
-async fn put(app: State<App>, caller: Extension<Arc<Caller>>, query: RawQuery, request: Request) -> Answer {
+async fn put(
+    app: State<App>,
+    caller: Extension<Arc<Caller>>,
+    query: RawQuery,
+    request: Request,
+) -> Answer {
     write(app, caller, query, request, true).await
 }
 
-async fn patch(app: State<App>, caller: Extension<Arc<Caller>>, query: RawQuery, request: Request) -> Answer {
+async fn patch(
+    app: State<App>,
+    caller: Extension<Arc<Caller>>,
+    query: RawQuery,
+    request: Request,
+) -> Answer {
     write(app, caller, query, request, false).await
 }
 
@@ -86,13 +110,29 @@ async fn write(
     query.finish()?;
     let lines = headers::accepts(request.headers(), &["application/x-ndjson"]);
     let specs = body::document(request, LIMIT, read).await?;
-    if let Some(outside) = specs.iter().find(|placed| !caller.reaches(placed.spec.name().as_str())) {
-        return Err(Problem { pointer: Some(outside.pointer()), ..caller.outside(&outside.spec.resource()) }.into());
+    if let Some(outside) = specs
+        .iter()
+        .find(|placed| !caller.reaches(placed.spec.name().as_str()))
+    {
+        return Err(Problem {
+            pointer: Some(outside.pointer()),
+            ..caller.outside(&outside.spec.resource())
+        }
+        .into());
     }
     let who = caller.clone();
     let selects = Arc::new(move |spec: &Spec| is_meant(&who, &labels, spec));
     let dry_run = asked.dry_run;
-    let mut write = asked.write(caller, Change::Topology(Document { specs, prune, cascade, selects }), Vec::new());
+    let mut write = asked.write(
+        caller,
+        Change::Topology(Document {
+            specs,
+            prune,
+            cascade,
+            selects,
+        }),
+        Vec::new(),
+    );
     if lines && !dry_run {
         return follow(app, write).await;
     }
@@ -109,26 +149,42 @@ pub(super) fn read(mut document: Map<String, Value>) -> Result<Vec<Placed>, Fiel
     match document.keys().next() {
         None => Ok(specs),
         Some(other) => {
-            let detail = format!("unknown field `{other}`, expected `namespaces`, `bridges` or `veths`");
+            let detail =
+                format!("unknown field `{other}`, expected `namespaces`, `bridges` or `veths`");
             Err(FieldError::at(Code::UnknownField, &[other], detail))
         }
     }
 }
 
-fn collect<R: Served>(document: &mut Map<String, Value>, specs: &mut Vec<Placed>) -> Result<(), FieldError> {
+fn collect<R: Served>(
+    document: &mut Map<String, Value>,
+    specs: &mut Vec<Placed>,
+) -> Result<(), FieldError> {
     let list = R::KIND.plural();
     let items = match document.remove(list) {
         None | Some(Value::Null) => return Ok(()),
         Some(Value::Array(items)) => items,
-        Some(_) => return Err(FieldError::at(Code::InvalidField, &[list], format!("{list} is a list of resources"))),
+        Some(_) => {
+            return Err(FieldError::at(
+                Code::InvalidField,
+                &[list],
+                format!("{list} is a list of resources"),
+            ));
+        }
     };
     for (at, item) in items.into_iter().enumerate() {
         let place = at.to_string();
         let below = |error: FieldError| error.below(&[list, &place]);
         let Value::Object(map) = item else {
-            return Err(below(FieldError::new(Code::InvalidField, "", "a resource is an object")));
+            return Err(below(FieldError::new(
+                Code::InvalidField,
+                "",
+                "a resource is an object",
+            )));
         };
-        let spec = resource::read::<R>(body::without_read_only(map)).map_err(below)?.spec();
+        let spec = resource::read::<R>(body::without_read_only(map))
+            .map_err(below)?
+            .spec();
         if spec.name().is_unset() {
             let detail = format!("a {} in a document needs its name", R::KIND);
             return Err(below(FieldError::new(Code::InvalidField, "/name", detail)));
@@ -140,7 +196,12 @@ fn collect<R: Served>(document: &mut Map<String, Value>, specs: &mut Vec<Placed>
 
 fn result(written: &Written) -> TopologyResult {
     let of = |what: Did| -> Vec<ResourceRef> {
-        written.named.iter().filter(|(_, did)| *did == what).map(|(resource, _)| resource.clone()).collect()
+        written
+            .named
+            .iter()
+            .filter(|(_, did)| *did == what)
+            .map(|(resource, _)| resource.clone())
+            .collect()
     };
     TopologyResult {
         created: of(Did::Created),
@@ -151,7 +212,11 @@ fn result(written: &Written) -> TopologyResult {
 }
 
 fn status(applied: bool) -> StatusCode {
-    if applied { StatusCode::OK } else { StatusCode::ACCEPTED }
+    if applied {
+        StatusCode::OK
+    } else {
+        StatusCode::ACCEPTED
+    }
 }
 
 fn answer(written: &Written, dry_run: bool) -> Answer {
@@ -160,7 +225,9 @@ fn answer(written: &Written, dry_run: bool) -> Answer {
         return resource::dry(written, result);
     }
     let mut response = json(status(written.applied), result.to_string());
-    response.headers_mut().insert("server-timing", headers::server_timing(written));
+    response
+        .headers_mut()
+        .insert("server-timing", headers::server_timing(written));
     Ok(response)
 }
 
@@ -168,11 +235,13 @@ type Writing = Pin<Box<dyn Future<Output = Result<Written, Problem>> + Send>>;
 
 /// Time until the head of the answer goes out, whatever the engine is at.
 const FIRST: Duration = Duration::from_millis(100);
-/// Time between two lines: a client that draws them sees them move, and is not told of each operation.
+/// Time between two lines: a client that draws them sees them move, and is not told of each
+/// operation.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Carries a write out, and tells how far it is: one JSON object a line, the result last. What is refused before anything
-/// was done, and before the head went out, is an answer of its own; afterwards the problem is the last line.
+/// Carries a write out, and tells how far it is: one JSON object a line, the result last. What is
+/// refused before anything was done, and before the head went out, is an answer of its own;
+/// afterwards the problem is the last line.
 async fn follow(app: App, mut write: Write) -> Answer {
     let (sender, mut progress) = watch::channel(Progress::default());
     write.progress = Some(sender);
@@ -185,7 +254,10 @@ async fn follow(app: App, mut write: Write) -> Answer {
         Ok(()) = progress.changed() => None,
         () = tokio::time::sleep(FIRST) => None,
     };
-    let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"))];
+    let kind = [(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/x-ndjson"),
+    )];
     if let Some(written) = done {
         let has_begun = progress.borrow().total > 0;
         match written {
@@ -193,7 +265,13 @@ async fn follow(app: App, mut write: Write) -> Answer {
             written => return Ok((StatusCode::OK, kind, line(&result(&written?))?).into_response()),
         }
     }
-    let following = Following { app, caller, writing, progress, next: None };
+    let following = Following {
+        app,
+        caller,
+        writing,
+        progress,
+        next: None,
+    };
     let lines = Body::from_stream(futures_util::stream::unfold(Some(following), next_line));
     // How it ends is known, and recorded, at its end: the engine has no time for that now.
     Ok((StatusCode::OK, kind, Extension(guard::Unfinished), lines).into_response())
@@ -209,18 +287,24 @@ struct Following {
     next: Option<Instant>,
 }
 
-async fn next_line(following: Option<Following>) -> Option<(Result<Vec<u8>, serde_json::Error>, Option<Following>)> {
+async fn next_line(
+    following: Option<Following>,
+) -> Option<(Result<Vec<u8>, serde_json::Error>, Option<Following>)> {
     let mut following = following?;
     let written = match following.next {
         None => None,
-        Some(next) => tokio::time::timeout_at(next, &mut following.writing).await.ok(),
+        Some(next) => tokio::time::timeout_at(next, &mut following.writing)
+            .await
+            .ok(),
     };
     let Some(written) = written else {
         following.next = Some(Instant::now() + TICK);
         let now = *following.progress.borrow();
         return Some((line(&now), Some(following)));
     };
-    let status = written.as_ref().map_or_else(|problem| problem.status, |_| StatusCode::OK.as_u16());
+    let status = written
+        .as_ref()
+        .map_or_else(|problem| problem.status, |_| StatusCode::OK.as_u16());
     if let Some(audit) = &following.caller.audit {
         // A failure is logged by `record`; the write has been decided all the same.
         let _told = guard::record(&following.app, audit, status).await;

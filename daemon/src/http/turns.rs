@@ -1,4 +1,5 @@
-//! Turns of a caller's requests that cost much: live looks at the kernel, which one thread takes, and large bodies.
+//! Turns of a caller's requests that cost much: live looks at the kernel, which one thread takes,
+//! and large bodies.
 
 use std::sync::Arc;
 
@@ -13,7 +14,8 @@ use axum::{
 use super::BODY_LIMIT;
 use crate::{access::Caller, shares::Shares};
 
-/// Requests of a kind that one caller has under way; further ones of it wait for these, and nobody else does.
+/// Requests of a kind that one caller has under way; further ones of it wait for these, and nobody
+/// else does.
 const SHARE: usize = 2;
 
 /// Kind of requests.
@@ -45,9 +47,23 @@ pub(super) async fn take_turns(
 fn cost(request: &Request) -> Option<Cost> {
     let route = request.extensions().get::<MatchedPath>()?.as_str();
     // One scan for `include=unmanaged` answers all who wait for it, and so needs no turns.
-    let is_look =
-        ["/links", "/addresses", "/routes", "/neighbours", "/ports", "/fdb"].iter().any(|end| route.ends_with(end));
-    let is_large = || request.body().size_hint().upper().is_none_or(|size| size > BODY_LIMIT as u64);
+    let is_look = [
+        "/links",
+        "/addresses",
+        "/routes",
+        "/neighbours",
+        "/ports",
+        "/fdb",
+    ]
+    .iter()
+    .any(|end| route.ends_with(end));
+    let is_large = || {
+        request
+            .body()
+            .size_hint()
+            .upper()
+            .is_none_or(|size| size > BODY_LIMIT as u64)
+    };
     match route {
         _ if is_look => Some(Cost::Look),
         // Other bodies are not read any further.
@@ -96,8 +112,14 @@ mod tests {
         let ask = |name: &str, path: &str, length: usize| {
             let method = if length > 0 { Method::PUT } else { Method::GET };
             let body = Body::from(vec![b' '; length]);
-            let mut request = http::Request::builder().method(method).uri(path).body(body).unwrap();
-            request.extensions_mut().insert(Arc::new(Caller::admin(name)));
+            let mut request = http::Request::builder()
+                .method(method)
+                .uri(path)
+                .body(body)
+                .unwrap();
+            request
+                .extensions_mut()
+                .insert(Arc::new(Caller::admin(name)));
             routes.call(request)
         };
         let mut all = JoinSet::new();
@@ -114,9 +136,21 @@ mod tests {
         };
         timeout(Duration::from_secs(60), counted).await.unwrap();
         let list = ask("a", "/v1/namespaces", 0).await.unwrap();
-        assert_eq!((list.status(), begun.load(Ordering::SeqCst)), (StatusCode::OK, 2 * SHARE + 2));
+        assert_eq!(
+            (list.status(), begun.load(Ordering::SeqCst)),
+            (StatusCode::OK, 2 * SHARE + 2)
+        );
         gate.add_permits(1);
-        assert_eq!((timeout(Duration::from_secs(60), all.join_all()).await.unwrap().len(), places.taken()), (202, 0));
+        assert_eq!(
+            (
+                timeout(Duration::from_secs(60), all.join_all())
+                    .await
+                    .unwrap()
+                    .len(),
+                places.taken()
+            ),
+            (202, 0)
+        );
         assert_eq!(begun.load(Ordering::SeqCst), 202);
     }
 }

@@ -15,7 +15,10 @@ pub(super) struct Until {
 
 impl Until {
     pub fn new(stopping: &watch::Receiver<bool>, caller: Arc<Caller>) -> Self {
-        Self { stopping: stopping.clone(), caller }
+        Self {
+            stopping: stopping.clone(),
+            caller,
+        }
     }
 
     /// Waits for the end; returns its reason.
@@ -32,7 +35,10 @@ impl Until {
     ///
     /// # Errors
     /// That of the result, or the reason of the end.
-    pub async fn bound<T>(mut self, result: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
+    pub async fn bound<T>(
+        mut self,
+        result: impl Future<Output = Result<T, Problem>>,
+    ) -> Result<T, Problem> {
         tokio::select! {
             result = result => result,
             reason = self.passed() => Err(reason),

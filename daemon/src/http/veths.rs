@@ -33,7 +33,10 @@ fn index(end: &str) -> Result<usize, Failure> {
     match end {
         "0" => Ok(0),
         "1" => Ok(1),
-        _ => Err(Failure::new(Code::NotFound, format!("a veth pair has the endpoints 0 and 1, not {end:?}"))),
+        _ => Err(Failure::new(
+            Code::NotFound,
+            format!("a veth pair has the endpoints 0 and 1, not {end:?}"),
+        )),
     }
 }
 
@@ -42,18 +45,23 @@ fn of_pair(entry: &Entry, end: usize) -> Result<Value, Failure> {
     let mut pair: Value = serde_json::from_slice(&entry.json).map_err(resource::internal)?;
     let observed = pair["status"]["observed"]["endpoints"][end].take();
     let mut one = pair["endpoints"][end].take();
-    one["status"] =
-        serde_json::json!({"state": pair["status"]["state"], "reason": pair["status"]["reason"], "observed": observed});
+    one["status"] = serde_json::json!({"state": pair["status"]["state"], "reason": pair["status"]["reason"], "observed": observed});
     Ok(one)
 }
 
 fn answer(entry: &Entry, end: usize) -> Answer {
     let mut response = json(StatusCode::OK, of_pair(entry, end)?.to_string());
-    response.headers_mut().insert(header::ETAG, headers::etag(entry.generation));
+    response
+        .headers_mut()
+        .insert(header::ETAG, headers::etag(entry.generation));
     Ok(response)
 }
 
-async fn show(State(app): State<App>, Path((name, end)): Path<(String, String)>, RawQuery(query): RawQuery) -> Answer {
+async fn show(
+    State(app): State<App>,
+    Path((name, end)): Path<(String, String)>,
+    RawQuery(query): RawQuery,
+) -> Answer {
     query::none(query.as_deref())?;
     let entry = resource::entry(&app, &resource::existing(Kind::Veth, &name)?)?;
     answer(&entry, index(&end)?)
@@ -73,22 +81,37 @@ async fn patch(
     let preconditions = headers::preconditions(&headers)?;
     let patch = Patch::read(request).await?;
     let edit = move |spec: &Spec| {
-        let mut pair = Veth::of(spec).cloned().ok_or_else(|| resource::internal("a veth is a veth"))?;
-        let patched =
-            Value::Object(patch.apply(serde_json::to_value(&pair.endpoints[end]).map_err(resource::internal)?)?);
-        let endpoint: Endpoint = parse(&patched).map_err(|error| error.below(&["endpoints", &end.to_string()]))?;
+        let mut pair = Veth::of(spec)
+            .cloned()
+            .ok_or_else(|| resource::internal("a veth is a veth"))?;
+        let patched = Value::Object(
+            patch.apply(serde_json::to_value(&pair.endpoints[end]).map_err(resource::internal)?)?,
+        );
+        let endpoint: Endpoint =
+            parse(&patched).map_err(|error| error.below(&["endpoints", &end.to_string()]))?;
         pair.endpoints[end] = endpoint;
         pair.check()?;
         Ok(Spec::Veth(pair))
     };
-    let write = asked.write(caller, Change::Edit(resource, Arc::new(edit)), preconditions);
+    let write = asked.write(
+        caller,
+        Change::Edit(resource, Arc::new(edit)),
+        preconditions,
+    );
     let written = app.engine.write(write).await.map_err(|mut problem| {
         // The pointer is into this body, which is one end only.
         let inside = format!("/endpoints/{end}");
-        problem.pointer = problem.pointer.map(|at| at.strip_prefix(&inside).map(ToOwned::to_owned).unwrap_or(at));
+        problem.pointer = problem.pointer.map(|at| {
+            at.strip_prefix(&inside)
+                .map(ToOwned::to_owned)
+                .unwrap_or(at)
+        });
         problem
     })?;
-    let entry = written.entry.as_ref().ok_or_else(|| Failure::from(resource::internal("a patched pair is there")))?;
+    let entry = written
+        .entry
+        .as_ref()
+        .ok_or_else(|| Failure::from(resource::internal("a patched pair is there")))?;
     if asked.dry_run {
         return resource::dry(&written, of_pair(entry, end)?);
     }
@@ -96,6 +119,8 @@ async fn patch(
     if !written.applied {
         *response.status_mut() = StatusCode::ACCEPTED;
     }
-    response.headers_mut().insert("server-timing", headers::server_timing(&written));
+    response
+        .headers_mut()
+        .insert("server-timing", headers::server_timing(&written));
     Ok(response)
 }

@@ -15,7 +15,8 @@ use tokio::{
 /// Time in which a client must make room for more in a full send buffer.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A connection whose writes fail once one of them has waited for too long. One with nothing to write has no limit.
+/// A connection whose writes fail once one of them has waited for too long. One with nothing to
+/// write has no limit.
 pub(super) struct WriteTimeout<S> {
     stream: S,
     /// Runs while a write waits.
@@ -24,7 +25,10 @@ pub(super) struct WriteTimeout<S> {
 
 impl<S> WriteTimeout<S> {
     pub fn new(stream: S) -> Self {
-        Self { stream, timer: None }
+        Self {
+            stream,
+            timer: None,
+        }
     }
 }
 
@@ -41,21 +45,31 @@ impl<S: Unpin> WriteTimeout<S> {
             return written;
         }
         let timer = this.timer.get_or_insert_with(|| Box::pin(sleep(TIMEOUT)));
-        timer
-            .as_mut()
-            .poll(context)
-            .map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, format!("the client took nothing for {TIMEOUT:?}"))))
+        timer.as_mut().poll(context).map(|()| {
+            Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("the client took nothing for {TIMEOUT:?}"),
+            ))
+        })
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for WriteTimeout<S> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, data: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        data: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(context, data)
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.limit(context, |stream, context| stream.poll_write(context, data))
     }
     fn poll_write_vectored(
@@ -63,7 +77,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
         context: &mut Context<'_>,
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.limit(context, |stream, context| stream.poll_write_vectored(context, data))
+        self.limit(context, |stream, context| {
+            stream.poll_write_vectored(context, data)
+        })
     }
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()

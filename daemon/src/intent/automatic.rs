@@ -1,4 +1,5 @@
-//! The names that netnsd chooses: `veth0`, `veth1`, … as the kernel's own of a veth without one (`dev_alloc_name()`).
+//! The names that netnsd chooses: `veth0`, `veth1`, … as the kernel's own of a veth without one
+//! (`dev_alloc_name()`).
 
 use std::collections::BTreeMap;
 
@@ -13,14 +14,17 @@ pub(super) fn number(text: &str) -> Option<u32> {
     (name(number) == text).then_some(number)
 }
 
-/// Numbers that are taken, as runs (from, to): the first that is free is found without a walk over them.
+/// Numbers that are taken, as runs (from, to): the first that is free is found without a walk over
+/// them.
 #[derive(Debug, Default)]
 pub(super) struct Numbers {
     runs: BTreeMap<u32, u32>,
 }
 
 /// None of them is taken.
-pub(super) static NONE: Numbers = Numbers { runs: BTreeMap::new() };
+pub(super) static NONE: Numbers = Numbers {
+    runs: BTreeMap::new(),
+};
 
 impl Numbers {
     fn run_of(&self, number: u32) -> Option<(u32, u32)> {
@@ -33,12 +37,19 @@ impl Numbers {
             return;
         }
         let before = number.checked_sub(1).and_then(|before| self.run_of(before));
-        let after = number.checked_add(1).and_then(|after| self.runs.remove(&after));
-        self.runs.insert(before.map_or(number, |(from, _)| from), after.unwrap_or(number));
+        let after = number
+            .checked_add(1)
+            .and_then(|after| self.runs.remove(&after));
+        self.runs.insert(
+            before.map_or(number, |(from, _)| from),
+            after.unwrap_or(number),
+        );
     }
 
     pub fn remove(&mut self, number: u32) {
-        let Some((from, to)) = self.run_of(number) else { return };
+        let Some((from, to)) = self.run_of(number) else {
+            return;
+        };
         self.runs.remove(&from);
         if from < number {
             self.runs.insert(from, number - 1);
@@ -54,7 +65,10 @@ impl Numbers {
 
     /// Those that are free, from the smallest on.
     pub fn free(&self) -> impl Iterator<Item = u32> {
-        let beyond = |number: u32| self.run_of(number).map_or(Some(number), |(_, to)| to.checked_add(1));
+        let beyond = |number: u32| {
+            self.run_of(number)
+                .map_or(Some(number), |(_, to)| to.checked_add(1))
+        };
         std::iter::successors(beyond(0), move |number| beyond(number.checked_add(1)?))
     }
 }
@@ -71,7 +85,14 @@ mod tests {
     fn only_names_that_could_have_been_chosen_have_a_number() {
         assert_eq!(number("veth0"), Some(0));
         assert_eq!(number("veth4294967295"), Some(u32::MAX));
-        for other in ["veth", "veth01", "veth+1", "veth4294967296", "eth0", "vethx"] {
+        for other in [
+            "veth",
+            "veth01",
+            "veth+1",
+            "veth4294967296",
+            "eth0",
+            "vethx",
+        ] {
             assert_eq!(number(other), None, "{other}");
         }
     }

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use netnsd_api::{
-    Bridge, Cidr, Code, Endpoint, FieldError, Kind, Name, Namespace, NetnsId, Problem, Resource, ResourceRef,
-    SysctlKey, SysctlValue, Veth,
+    Bridge, Cidr, Code, Endpoint, FieldError, Kind, Name, Namespace, NetnsId, Problem, Resource,
+    ResourceRef, SysctlKey, SysctlValue, Veth,
 };
 
 use super::{Intent, ipv6_switches, segment};
@@ -40,15 +40,29 @@ impl Intent {
         }
         // Ports stay in the bridge's namespace: they are moved first.
         for port in self.dependents(resource) {
-            let Some(Spec::Veth(veth)) = self.spec(&port) else { continue };
-            for end in veth.endpoints.iter().filter(|end| end.bridge.as_ref() == Some(&spec.name)) {
+            let Some(Spec::Veth(veth)) = self.spec(&port) else {
+                continue;
+            };
+            for end in veth
+                .endpoints
+                .iter()
+                .filter(|end| end.bridge.as_ref() == Some(&spec.name))
+            {
                 if end.namespace != spec.namespace {
-                    let detail =
-                        format!("{port} is a port of it in {}: move that end first", Ns::of(end.namespace.as_ref()));
+                    let detail = format!(
+                        "{port} is a port of it in {}: move that end first",
+                        Ns::of(end.namespace.as_ref())
+                    );
                     let error = FieldError::new(Code::InvalidField, "/namespace", detail);
-                    let namespace = end.namespace.clone().map(|name| ResourceRef::new(Kind::Namespace, name));
+                    let namespace = end
+                        .namespace
+                        .clone()
+                        .map(|name| ResourceRef::new(Kind::Namespace, name));
                     let resources = std::iter::once(port).chain(namespace).collect();
-                    return Err(Problem { resources, ..Problem::from(error) });
+                    return Err(Problem {
+                        resources,
+                        ..Problem::from(error)
+                    });
                 }
             }
         }
@@ -76,11 +90,18 @@ impl Intent {
     }
 
     fn check_netnsid(&self, resource: &ResourceRef, spec: &Namespace) -> Result<(), Problem> {
-        let Some(NetnsId::Id(id)) = spec.netnsid else { return Ok(()) };
-        let Some(owner) = self.index.netnsid(id, resource) else { return Ok(()) };
+        let Some(NetnsId::Id(id)) = spec.netnsid else {
+            return Ok(());
+        };
+        let Some(owner) = self.index.netnsid(id, resource) else {
+            return Ok(());
+        };
         let detail = format!("{owner} has the netnsid {id} already: choose another, or \"auto\"");
         let error = FieldError::new(Code::Duplicate, "/netnsid", detail);
-        Err(Problem { resources: vec![owner.clone()], ..Problem::from(error) })
+        Err(Problem {
+            resources: vec![owner.clone()],
+            ..Problem::from(error)
+        })
     }
 
     /// Checks that IPv6 is not switched off where there are IPv6 addresses.
@@ -89,33 +110,55 @@ impl Intent {
             return Ok(());
         }
         for other in self.dependents(resource) {
-            let Some(found) = self.spec(&other) else { continue };
+            let Some(found) = self.spec(&other) else {
+                continue;
+            };
             for (device, address) in ipv6_addresses(found, &spec.name) {
-                let Some((key, value)) = ipv6_switched_off(spec, device) else { continue };
+                let Some((key, value)) = ipv6_switched_off(spec, device) else {
+                    continue;
+                };
                 let (value, on) = (&value.0, key.at(device).unwrap_or_else(|| key.clone()));
                 let detail = format!(
                     "{key} = {value} switches IPv6 off on {device}, where {other} has the address {address}: \
                      take that away first, or set {on} to 0"
                 );
                 let error = FieldError::at(Code::InvalidField, &["sysctls", key.as_str()], detail);
-                return Err(Problem { resources: vec![other], ..Problem::from(error) });
+                return Err(Problem {
+                    resources: vec![other],
+                    ..Problem::from(error)
+                });
             }
         }
         Ok(())
     }
 
-    fn check_ipv6(&self, ns: Option<&Name>, device: &str, address: &Cidr, pointer: &str) -> Result<(), Problem> {
-        let Some(name) = ns.filter(|_| address.0.addr().is_ipv6()) else { return Ok(()) };
+    fn check_ipv6(
+        &self,
+        ns: Option<&Name>,
+        device: &str,
+        address: &Cidr,
+        pointer: &str,
+    ) -> Result<(), Problem> {
+        let Some(name) = ns.filter(|_| address.0.addr().is_ipv6()) else {
+            return Ok(());
+        };
         let resource = ResourceRef::new(Kind::Namespace, name.clone());
-        let Some(Spec::Namespace(spec)) = self.spec(&resource) else { return Ok(()) };
-        let Some((key, value)) = ipv6_switched_off(spec, device) else { return Ok(()) };
+        let Some(Spec::Namespace(spec)) = self.spec(&resource) else {
+            return Ok(());
+        };
+        let Some((key, value)) = ipv6_switched_off(spec, device) else {
+            return Ok(());
+        };
         let (value, on) = (&value.0, key.at(device).unwrap_or_else(|| key.clone()));
         let detail = format!(
             "{address} is an IPv6 address, and {key} = {value} of {resource} switches IPv6 off on {device}: \
              leave it out, or set {on} to 0 there first"
         );
         let error = FieldError::new(Code::InvalidField, pointer, detail);
-        Err(Problem { resources: vec![resource], ..Problem::from(error) })
+        Err(Problem {
+            resources: vec![resource],
+            ..Problem::from(error)
+        })
     }
 
     fn check_namespace(&self, namespace: Option<&Name>, pointer: &str) -> Result<(), Problem> {
@@ -129,7 +172,9 @@ impl Intent {
     }
 
     fn check_bridge_of(&self, end: &Endpoint, bridge: &Name, pointer: &str) -> Result<(), Problem> {
-        let Some(Spec::Bridge(found)) = self.records[Kind::Bridge as usize].get(bridge).map(|record| &*record.spec)
+        let Some(Spec::Bridge(found)) = self.records[Kind::Bridge as usize]
+            .get(bridge)
+            .map(|record| &*record.spec)
         else {
             let detail = format!("there is no bridge {bridge}: create it first");
             return Err(FieldError::new(Code::UnknownReference, pointer, detail).into());
@@ -141,17 +186,34 @@ impl Intent {
                 Ns::of(end.namespace.as_ref())
             );
             let error = FieldError::new(Code::InvalidField, pointer, detail);
-            let namespace = found.namespace.clone().map(|name| ResourceRef::new(Kind::Namespace, name));
-            return Err(Problem { resources: namespace.into_iter().collect(), ..Problem::from(error) });
+            let namespace = found
+                .namespace
+                .clone()
+                .map(|name| ResourceRef::new(Kind::Namespace, name));
+            return Err(Problem {
+                resources: namespace.into_iter().collect(),
+                ..Problem::from(error)
+            });
         }
         Ok(())
     }
 
-    fn check_interface(&self, resource: &ResourceRef, ns: &Ns, device: &str, pointer: &str) -> Result<(), Problem> {
-        let Some(owner) = self.index.interface(ns, device, resource) else { return Ok(()) };
+    fn check_interface(
+        &self,
+        resource: &ResourceRef,
+        ns: &Ns,
+        device: &str,
+        pointer: &str,
+    ) -> Result<(), Problem> {
+        let Some(owner) = self.index.interface(ns, device, resource) else {
+            return Ok(());
+        };
         let detail = format!("{ns} has an interface {device:?} already, of {owner}");
         let error = FieldError::new(Code::Duplicate, pointer, detail);
-        Err(Problem { resources: vec![owner.clone()], ..Problem::from(error) })
+        Err(Problem {
+            resources: vec![owner.clone()],
+            ..Problem::from(error)
+        })
     }
 
     fn check_address(
@@ -162,15 +224,24 @@ impl Intent {
         address: IpAddr,
         pointer: &str,
     ) -> Result<(), Problem> {
-        let in_ns = self.index.address(ns, address, resource).map(|owner| (owner, ns.to_string()));
+        let in_ns = self
+            .index
+            .address(ns, address, resource)
+            .map(|owner| (owner, ns.to_string()));
         let on_bridge = segment.and_then(|bridge| {
-            Some((self.index.segment_address(bridge, address, resource)?, format!("bridge {bridge}")))
+            Some((
+                self.index.segment_address(bridge, address, resource)?,
+                format!("bridge {bridge}"),
+            ))
         });
         match in_ns.or(on_bridge) {
             Some((owner, place)) => {
                 let detail = format!("{address} is given twice in {place}: {owner} has it already");
                 let error = FieldError::new(Code::Duplicate, pointer, detail);
-                Err(Problem { resources: vec![owner.clone()], ..Problem::from(error) })
+                Err(Problem {
+                    resources: vec![owner.clone()],
+                    ..Problem::from(error)
+                })
             }
             None => Ok(()),
         }
@@ -179,31 +250,50 @@ impl Intent {
 
 /// Sysctls that reach beyond their namespace, and how.
 const REFUSED_SYSCTLS: [(&str, &str); 3] = [
-    // `nf_hooks_lwtunnel_sysctl_handler()`, net/netfilter/nf_hooks_lwtunnel.c: a static key, which is never disabled.
-    ("net.netfilter.nf_hooks_lwtunnel", "it is one switch of the whole host, which cannot be switched off again"),
+    // `nf_hooks_lwtunnel_sysctl_handler()`, net/netfilter/nf_hooks_lwtunnel.c: a static key, which
+    // is never disabled.
+    (
+        "net.netfilter.nf_hooks_lwtunnel",
+        "it is one switch of the whole host, which cannot be switched off again",
+    ),
     // `tcp_set_hashinfo()`, net/ipv4/tcp_ipv4.c; `udp_set_table()`, net/ipv4/udp.c.
     ("net.ipv4.tcp_child_ehash_entries", TABLES),
     ("net.ipv4.udp_child_hash_entries", TABLES),
 ];
 const TABLES: &str = "it takes kernel memory for each network namespace that is made from within this one, and whoever runs there makes them";
 
-/// Checks that no sysctl reaches beyond the namespace. They are refused when they are written, not when they are read: a record of an
-/// older version stays until then.
+/// Checks that no sysctl reaches beyond the namespace. They are refused when they are written, not
+/// when they are read: a record of an older version stays until then.
 fn check_sysctls(spec: &Namespace) -> Result<(), FieldError> {
     for (key, value) in &spec.sysctls {
-        if let Some((_, reason)) = REFUSED_SYSCTLS.iter().find(|(refused, _)| key.as_str() == *refused) {
-            let detail = format!("{key} = {} is not for netnsd to set: {reason}; leave it out", value.0);
-            return Err(FieldError::at(Code::InvalidField, &["sysctls", key.as_str()], detail));
+        if let Some((_, reason)) = REFUSED_SYSCTLS
+            .iter()
+            .find(|(refused, _)| key.as_str() == *refused)
+        {
+            let detail = format!(
+                "{key} = {} is not for netnsd to set: {reason}; leave it out",
+                value.0
+            );
+            return Err(FieldError::at(
+                Code::InvalidField,
+                &["sysctls", key.as_str()],
+                detail,
+            ));
         }
     }
     Ok(())
 }
 
-/// The sysctl that switches IPv6 off on a device: its own goes before `default`, which netnsd gives to its devices, and that before
-/// `all`.
-fn ipv6_switched_off<'s>(spec: &'s Namespace, device: &str) -> Option<(&'s SysctlKey, &'s SysctlValue)> {
+/// The sysctl that switches IPv6 off on a device: its own goes before `default`, which netnsd gives
+/// to its devices, and that before `all`.
+fn ipv6_switched_off<'s>(
+    spec: &'s Namespace,
+    device: &str,
+) -> Option<(&'s SysctlKey, &'s SysctlValue)> {
     let switch = |place: &str| ipv6_switches(spec).find(|(key, _)| key.is_of(place));
-    let effective = switch(device).or_else(|| switch("default")).or_else(|| switch("all"));
+    let effective = switch(device)
+        .or_else(|| switch("default"))
+        .or_else(|| switch("all"));
     effective.filter(|(_, value)| is_on(&value.0))
 }
 
@@ -211,14 +301,22 @@ fn ipv6_switched_off<'s>(spec: &'s Namespace, device: &str) -> Option<(&'s Sysct
 fn ipv6_addresses<'s>(spec: &'s Spec, ns: &Name) -> Vec<(&'s str, &'s Cidr)> {
     let places: Vec<(Option<&Name>, &str, &[Cidr])> = match spec {
         Spec::Namespace(_) => Vec::new(),
-        Spec::Bridge(bridge) => vec![(bridge.namespace.as_ref(), bridge.device(), &bridge.addresses[..])],
-        Spec::Veth(veth) => {
-            veth.endpoints.iter().map(|end| (end.namespace.as_ref(), end.device(), &*end.addresses)).collect()
-        }
+        Spec::Bridge(bridge) => vec![(
+            bridge.namespace.as_ref(),
+            bridge.device(),
+            &bridge.addresses[..],
+        )],
+        Spec::Veth(veth) => veth
+            .endpoints
+            .iter()
+            .map(|end| (end.namespace.as_ref(), end.device(), &*end.addresses))
+            .collect(),
     };
     let here = places.into_iter().filter(|(place, ..)| *place == Some(ns));
-    let all = here.flat_map(|(_, device, addresses)| addresses.iter().map(move |address| (device, address)));
-    all.filter(|(_, address)| address.0.addr().is_ipv6()).collect()
+    let all = here
+        .flat_map(|(_, device, addresses)| addresses.iter().map(move |address| (device, address)));
+    all.filter(|(_, address)| address.0.addr().is_ipv6())
+        .collect()
 }
 
 fn check_own_addresses(veth: &Veth) -> Result<(), Problem> {
@@ -226,9 +324,16 @@ fn check_own_addresses(veth: &Veth) -> Result<(), Problem> {
     let one_place = a.namespace == b.namespace || segment(veth, 0).is_some();
     for (i, address) in b.addresses.iter().enumerate().filter(|_| one_place) {
         let same = |other: &&netnsd_api::Cidr| other.0.addr() == address.0.addr();
-        if a.addresses.iter().any(|other| same(&other)) && !netnsd_api::is_link_local(address.0.addr()) {
+        if a.addresses.iter().any(|other| same(&other))
+            && !netnsd_api::is_link_local(address.0.addr())
+        {
             let detail = format!("both ends have the address {}", address.0.addr());
-            return Err(FieldError::new(Code::Duplicate, format!("/endpoints/1/addresses/{i}"), detail).into());
+            return Err(FieldError::new(
+                Code::Duplicate,
+                format!("/endpoints/1/addresses/{i}"),
+                detail,
+            )
+            .into());
         }
     }
     Ok(())

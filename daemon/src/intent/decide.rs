@@ -16,9 +16,16 @@ impl Intent {
     /// What a write would change.
     ///
     /// # Errors
-    /// Why it may not: a precondition, a reference, a name that is taken, a field, what its caller may not.
-    pub fn decide(&mut self, write: &Write, now: Timestamp, new_uid: &dyn Fn() -> String) -> Result<Decision, Problem> {
-        // Before anything recorded is looked at: the answer must not depend on resources out of the caller's reach.
+    /// Why it may not: a precondition, a reference, a name that is taken, a field, what its caller
+    /// may not.
+    pub fn decide(
+        &mut self,
+        write: &Write,
+        now: Timestamp,
+        new_uid: &dyn Fn() -> String,
+    ) -> Result<Decision, Problem> {
+        // Before anything recorded is looked at: the answer must not depend on resources out of the
+        // caller's reach.
         write.caller.may_name(&write.change)?;
         let mut decision = self.weigh(write, now, new_uid)?;
         write.caller.may_change(&decision, write.adopt)?;
@@ -32,23 +39,38 @@ impl Intent {
     fn adopt(&self, decision: &mut Decision) {
         for (resource, did) in &decision.named {
             if let (Did::Unchanged, Some(record)) = (did, self.get(resource)) {
-                decision.changes.push((resource.clone(), Some(record.clone())));
+                decision
+                    .changes
+                    .push((resource.clone(), Some(record.clone())));
             }
         }
-        for record in decision.changes.iter_mut().filter_map(|(_, record)| record.as_mut()) {
+        for record in decision
+            .changes
+            .iter_mut()
+            .filter_map(|(_, record)| record.as_mut())
+        {
             record.adopt = true;
         }
     }
 
-    fn weigh(&mut self, write: &Write, now: Timestamp, new_uid: &dyn Fn() -> String) -> Result<Decision, Problem> {
+    fn weigh(
+        &mut self,
+        write: &Write,
+        now: Timestamp,
+        new_uid: &dyn Fn() -> String,
+    ) -> Result<Decision, Problem> {
         match &write.change {
             Change::Create(spec) => {
                 let spec = self.named(spec.clone());
                 let resource = spec.resource();
                 check_preconditions(&write.preconditions, self.get(&resource))?;
                 if self.get(&resource).is_some() {
-                    let detail = format!("{resource} exists already: PUT replaces it, PATCH changes it");
-                    return Err(Problem { resources: vec![resource], ..Problem::new(Code::AlreadyExists, detail) });
+                    let detail =
+                        format!("{resource} exists already: PUT replaces it, PATCH changes it");
+                    return Err(Problem {
+                        resources: vec![resource],
+                        ..Problem::new(Code::AlreadyExists, detail)
+                    });
                 }
                 self.decide_put(&write.caller, spec, now, new_uid)
             }
@@ -68,7 +90,9 @@ impl Intent {
                 check_preconditions(&write.preconditions, Some(record))?;
                 self.decide_delete(resource, *cascade, now)
             }
-            Change::Topology(document) => self.decide_topology(&write.caller, document, now, new_uid),
+            Change::Topology(document) => {
+                self.decide_topology(&write.caller, document, now, new_uid)
+            }
         }
     }
 
@@ -77,7 +101,11 @@ impl Intent {
         if let Spec::Veth(veth) = &mut spec
             && veth.name.is_unset()
         {
-            veth.name = self.index.free_pairs().find_map(|name| name.parse().ok()).unwrap_or_else(Name::unset);
+            veth.name = self
+                .index
+                .free_pairs()
+                .find_map(|name| name.parse().ok())
+                .unwrap_or_else(Name::unset);
         }
         spec
     }
@@ -98,8 +126,14 @@ impl Intent {
             caller.may_place(&record.spec)?;
             self.check(&resource, &record.spec)?;
         }
-        let changes = record.map(|record| (resource.clone(), Some(record))).into_iter().collect();
-        Ok(Decision { named: vec![(resource, did)], changes })
+        let changes = record
+            .map(|record| (resource.clone(), Some(record)))
+            .into_iter()
+            .collect();
+        Ok(Decision {
+            named: vec![(resource, did)],
+            changes,
+        })
     }
 
     /// Fills in what the daemon chooses: device names; and keeps what is of creation only.
@@ -107,12 +141,17 @@ impl Intent {
         match (spec, current) {
             (Spec::Namespace(spec), Some(Spec::Namespace(current))) => {
                 if spec.attach.is_some() && spec.attach != current.attach {
-                    let detail = format!("namespace {} exists already: attach is for its creation only", spec.name);
+                    let detail = format!(
+                        "namespace {} exists already: attach is for its creation only",
+                        spec.name
+                    );
                     return Err(FieldError::new(Code::InvalidField, "/attach", detail).into());
                 }
                 spec.attach.clone_from(&current.attach);
             }
-            (Spec::Bridge(spec), _) if spec.interface.is_none() => spec.interface = spec.name.as_str().parse().ok(),
+            (Spec::Bridge(spec), _) if spec.interface.is_none() => {
+                spec.interface = spec.name.as_str().parse().ok()
+            }
             (Spec::Veth(spec), current) => {
                 let current = match current {
                     Some(Spec::Veth(current)) => Some(current),
@@ -134,18 +173,32 @@ impl Intent {
             let ns = Ns::of(spec.endpoints[end].namespace.as_ref());
             let kept = current.and_then(|current| current.endpoints[end].interface.clone());
             let other = &spec.endpoints[1 - end];
-            let taken_by_other =
-                |name: &InterfaceName| Ns::of(other.namespace.as_ref()) == ns && other.interface.as_ref() == Some(name);
-            let free = |name: &InterfaceName| {
-                !taken_by_other(name) && self.index.interface(&ns, name.as_str(), &resource).is_none()
+            let taken_by_other = |name: &InterfaceName| {
+                Ns::of(other.namespace.as_ref()) == ns && other.interface.as_ref() == Some(name)
             };
-            let unclaimed = || self.index.free_devices(&ns).filter_map(|name| name.parse().ok());
+            let free = |name: &InterfaceName| {
+                !taken_by_other(name)
+                    && self
+                        .index
+                        .interface(&ns, name.as_str(), &resource)
+                        .is_none()
+            };
+            let unclaimed = || {
+                self.index
+                    .free_devices(&ns)
+                    .filter_map(|name| name.parse().ok())
+            };
             let automatic = || unclaimed().find(|name| !taken_by_other(name));
             spec.endpoints[end].interface = kept.filter(free).or_else(automatic);
         }
     }
 
-    fn decide_delete(&self, resource: &ResourceRef, cascade: bool, now: Timestamp) -> Result<Decision, Problem> {
+    fn decide_delete(
+        &self,
+        resource: &ResourceRef,
+        cascade: bool,
+        now: Timestamp,
+    ) -> Result<Decision, Problem> {
         let dependents = self.dependents(resource);
         if !dependents.is_empty() && !cascade {
             let way_out = match resource.kind {
@@ -168,7 +221,10 @@ impl Intent {
             Kind::Veth => {}
         }
         changes.push((resource.clone(), None));
-        Ok(Decision { named: vec![(resource.clone(), Did::Deleted)], changes })
+        Ok(Decision {
+            named: vec![(resource.clone(), Did::Deleted)],
+            changes,
+        })
     }
 
     /// Returns the record that a resource becomes; `None` if its intent is this already.
@@ -205,21 +261,38 @@ impl Intent {
 fn updated(old: &Record, spec: Spec, now: Timestamp) -> Record {
     let mut applied = old.applied.clone();
     applied.push(Spec::clone(&old.spec));
-    Record { spec: Arc::new(spec), generation: old.generation + 1, updated_at: now, applied, ..old.clone() }
+    Record {
+        spec: Arc::new(spec),
+        generation: old.generation + 1,
+        updated_at: now,
+        applied,
+        ..old.clone()
+    }
 }
 
 /// That something cannot go because of what uses it.
-pub(super) fn in_use(resource: &ResourceRef, dependents: Vec<ResourceRef>, way_out: &str) -> Problem {
+pub(super) fn in_use(
+    resource: &ResourceRef,
+    dependents: Vec<ResourceRef>,
+    way_out: &str,
+) -> Problem {
     let names: Vec<String> = dependents.iter().map(ToString::to_string).collect();
     let detail = format!("{resource} is used by {}; {way_out}", names.join(", "));
-    Problem { resources: dependents, ..Problem::new(Code::InUse, detail) }
+    Problem {
+        resources: dependents,
+        ..Problem::new(Code::InUse, detail)
+    }
 }
 
 /// The veth without its ends' being ports of this bridge.
 fn release(old: &Record, bridge: &Name, now: Timestamp) -> Record {
     let mut spec = Spec::clone(&old.spec);
     if let Spec::Veth(veth) = &mut spec {
-        for end in veth.endpoints.iter_mut().filter(|end| end.bridge.as_ref() == Some(bridge)) {
+        for end in veth
+            .endpoints
+            .iter_mut()
+            .filter(|end| end.bridge.as_ref() == Some(bridge))
+        {
             end.bridge = None;
             end.port = netnsd_api::Port::default();
         }
@@ -231,7 +304,10 @@ fn not_found(resource: &ResourceRef) -> Problem {
     Problem::new(Code::NotFound, format!("there is no {resource}"))
 }
 
-fn check_preconditions(preconditions: &[Precondition], current: Option<&Record>) -> Result<(), Problem> {
+fn check_preconditions(
+    preconditions: &[Precondition],
+    current: Option<&Record>,
+) -> Result<(), Problem> {
     for precondition in preconditions {
         let holds = match (precondition, current) {
             (Precondition::Match(None), current) => current.is_some(),
@@ -244,8 +320,9 @@ fn check_preconditions(preconditions: &[Precondition], current: Option<&Record>)
             }
         };
         if !holds {
-            let now = current
-                .map_or("it does not exist".to_owned(), |record| format!("its ETag is \"{}\"", record.generation));
+            let now = current.map_or("it does not exist".to_owned(), |record| {
+                format!("its ETag is \"{}\"", record.generation)
+            });
             return Err(Problem::new(
                 Code::PreconditionFailed,
                 format!("the resource is not as the request expects: {now}"),

@@ -14,7 +14,8 @@ use super::{
 };
 use crate::{engine::Spec, kernel::Ns};
 
-/// Who claims what. While a change of many resources is being weighed two may claim the same; else it is one.
+/// Who claims what. While a change of many resources is being weighed two may claim the same; else
+/// it is one.
 type Claims<K> = BTreeMap<K, Vec<ResourceRef>>;
 
 /// The indices over everything recorded, so that a check never walks the world.
@@ -38,32 +39,54 @@ impl Index {
     pub(super) fn dependents(&self, resource: &ResourceRef) -> Vec<ResourceRef> {
         let first = ResourceRef::new(Kind::ALL[0], Name::unset());
         let from_first = self.dependents.range((resource.clone(), first)..);
-        from_first.take_while(|(target, _)| target == resource).map(|(_, dependent)| dependent.clone()).collect()
+        from_first
+            .take_while(|(target, _)| target == resource)
+            .map(|(_, dependent)| dependent.clone())
+            .collect()
     }
 
     /// Who has a device of this name.
     pub(super) fn owner(&self, ns: &Ns, device: &str) -> Option<&ResourceRef> {
-        self.interfaces.get(&(ns.clone(), device.to_owned()))?.first()
+        self.interfaces
+            .get(&(ns.clone(), device.to_owned()))?
+            .first()
     }
 
     /// The devices in a namespace.
     pub(super) fn devices_in(&self, ns: &Ns) -> impl Iterator<Item = &str> {
         let from_first = self.interfaces.range((ns.clone(), String::new())..);
-        from_first.take_while(move |((of, _), _)| of == ns).map(|((_, device), _)| device.as_str())
+        from_first
+            .take_while(move |((of, _), _)| of == ns)
+            .map(|((_, device), _)| device.as_str())
     }
 
     /// Who, but for `me`, has a device of this name.
-    pub(super) fn interface(&self, ns: &Ns, device: &str, me: &ResourceRef) -> Option<&ResourceRef> {
+    pub(super) fn interface(
+        &self,
+        ns: &Ns,
+        device: &str,
+        me: &ResourceRef,
+    ) -> Option<&ResourceRef> {
         another(&self.interfaces, &(ns.clone(), device.to_owned()), me)
     }
 
     /// Who, but for `me`, has this address in a namespace.
-    pub(super) fn address(&self, ns: &Ns, address: IpAddr, me: &ResourceRef) -> Option<&ResourceRef> {
+    pub(super) fn address(
+        &self,
+        ns: &Ns,
+        address: IpAddr,
+        me: &ResourceRef,
+    ) -> Option<&ResourceRef> {
         another(&self.addresses, &(ns.clone(), address), me)
     }
 
     /// Who, but for `me`, has this address on a bridge.
-    pub(super) fn segment_address(&self, bridge: &Name, address: IpAddr, me: &ResourceRef) -> Option<&ResourceRef> {
+    pub(super) fn segment_address(
+        &self,
+        bridge: &Name,
+        address: IpAddr,
+        me: &ResourceRef,
+    ) -> Option<&ResourceRef> {
         another(&self.segments, &(bridge.clone(), address), me)
     }
 
@@ -74,7 +97,11 @@ impl Index {
 
     /// Automatic names that no device of a namespace has, from the first on.
     pub(super) fn free_devices(&self, ns: &Ns) -> impl Iterator<Item = String> {
-        self.devices.get(ns).unwrap_or(&automatic::NONE).free().map(automatic::name)
+        self.devices
+            .get(ns)
+            .unwrap_or(&automatic::NONE)
+            .free()
+            .map(automatic::name)
     }
 
     /// Automatic names that no veth pair has, from the first on.
@@ -92,7 +119,9 @@ impl Index {
         for mac in macs(record) {
             *self.macs.entry(mac).or_default() += 1;
         }
-        if let (Kind::Veth, Some(number)) = (resource.kind, automatic::number(resource.name.as_str())) {
+        if let (Kind::Veth, Some(number)) =
+            (resource.kind, automatic::number(resource.name.as_str()))
+        {
             self.pairs.insert(number);
         }
         for target in references(spec) {
@@ -100,7 +129,10 @@ impl Index {
         }
         for key in interfaces(spec) {
             if let Some(number) = automatic::number(&key.1) {
-                self.devices.entry(key.0.clone()).or_default().insert(number);
+                self.devices
+                    .entry(key.0.clone())
+                    .or_default()
+                    .insert(number);
             }
             claim(&mut self.interfaces, key, resource);
         }
@@ -125,7 +157,9 @@ impl Index {
                 }
             }
         }
-        if let (Kind::Veth, Some(number)) = (resource.kind, automatic::number(resource.name.as_str())) {
+        if let (Kind::Veth, Some(number)) =
+            (resource.kind, automatic::number(resource.name.as_str()))
+        {
             self.pairs.remove(number);
         }
         for target in references(spec) {
@@ -148,7 +182,10 @@ impl Index {
 
     /// Notes that a device's name is free, once nobody claims it.
     fn free_device(&mut self, key: &(Ns, String)) {
-        let Some(number) = automatic::number(&key.1).filter(|_| !self.interfaces.contains_key(key)) else { return };
+        let Some(number) = automatic::number(&key.1).filter(|_| !self.interfaces.contains_key(key))
+        else {
+            return;
+        };
         if let Some(numbers) = self.devices.get_mut(&key.0) {
             numbers.remove(number);
             if numbers.is_empty() {
@@ -158,7 +195,11 @@ impl Index {
     }
 }
 
-fn another<'c, K: Ord>(claims: &'c Claims<K>, key: &K, me: &ResourceRef) -> Option<&'c ResourceRef> {
+fn another<'c, K: Ord>(
+    claims: &'c Claims<K>,
+    key: &K,
+    me: &ResourceRef,
+) -> Option<&'c ResourceRef> {
     claims.get(key)?.iter().find(|owner| *owner != me)
 }
 
@@ -182,33 +223,49 @@ fn take<K: Ord>(claims: &mut Claims<K>, key: &K, resource: &ResourceRef) {
 
 /// MAC addresses that a resource has recorded or asks for.
 fn macs(record: &Record) -> impl Iterator<Item = Mac> {
-    record.macs.iter().copied().chain(asked_macs(&record.spec).into_iter().flatten())
+    record
+        .macs
+        .iter()
+        .copied()
+        .chain(asked_macs(&record.spec).into_iter().flatten())
 }
 
 /// Returns the netnsid that a namespace asks for by number.
 fn explicit_netnsid(spec: &Spec) -> Option<u32> {
     match spec {
-        Spec::Namespace(Namespace { netnsid: Some(NetnsId::Id(id)), .. }) => Some(*id),
+        Spec::Namespace(Namespace {
+            netnsid: Some(NetnsId::Id(id)),
+            ..
+        }) => Some(*id),
         Spec::Namespace(_) | Spec::Bridge(_) | Spec::Veth(_) => None,
     }
 }
 
-/// Each address of a spec: where it is, and on which bridge's segment. Link-local ones may be on many links.
+/// Each address of a spec: where it is, and on which bridge's segment. Link-local ones may be on
+/// many links.
 fn addresses(spec: &Spec) -> Vec<(Ns, Option<Name>, IpAddr)> {
     let all: Vec<(Ns, Option<Name>, IpAddr)> = match spec {
         Spec::Namespace(_) => Vec::new(),
         Spec::Bridge(bridge) => {
             let place = (Ns::of(bridge.namespace.as_ref()), Some(bridge.name.clone()));
-            bridge.addresses.iter().map(|address| (place.0.clone(), place.1.clone(), address.0.addr())).collect()
+            bridge
+                .addresses
+                .iter()
+                .map(|address| (place.0.clone(), place.1.clone(), address.0.addr()))
+                .collect()
         }
         Spec::Veth(veth) => {
             let of_end = |i: usize| {
                 let end = &veth.endpoints[i];
                 let (ns, segment) = (Ns::of(end.namespace.as_ref()), segment(veth, i).cloned());
-                end.addresses.iter().map(move |address| (ns.clone(), segment.clone(), address.0.addr()))
+                end.addresses
+                    .iter()
+                    .map(move |address| (ns.clone(), segment.clone(), address.0.addr()))
             };
             of_end(0).chain(of_end(1)).collect()
         }
     };
-    all.into_iter().filter(|(_, _, address)| !is_link_local(*address)).collect()
+    all.into_iter()
+        .filter(|(_, _, address)| !is_link_local(*address))
+        .collect()
 }

@@ -1,4 +1,5 @@
-//! MAC addresses that last: derived from the machine's key and the resource's name, so that what is made again has the same.
+//! MAC addresses that last: derived from the machine's key and the resource's name, so that what is
+//! made again has the same.
 
 use netnsd_api::{Mac, ResourceRef};
 use sha2::{Digest, Sha256};
@@ -8,14 +9,17 @@ use crate::engine::Spec;
 /// Key of the machine: two machines with resources of the same names have different addresses.
 pub type MachineKey = [u8; 32];
 
-/// Addresses of a resource's devices, one for each end. One that is taken, or asked for by the resource itself, is passed over.
+/// Addresses of a resource's devices, one for each end. One that is taken, or asked for by the
+/// resource itself, is passed over.
 pub(super) fn derive_macs(key: &MachineKey, spec: &Spec, taken: impl Fn(Mac) -> bool) -> Vec<Mac> {
     let resource = spec.resource();
     let asked: Vec<Mac> = asked_macs(spec).into_iter().flatten().collect();
     let mut macs: Vec<Mac> = Vec::new();
     for end in 0..asked_macs(spec).len() {
         let is_free = |mac: &Mac| !taken(*mac) && !asked.contains(mac) && !macs.contains(mac);
-        let mac = (0..=u32::MAX).map(|counter| derive_mac(key, &resource, end, counter)).find(is_free);
+        let mac = (0..=u32::MAX)
+            .map(|counter| derive_mac(key, &resource, end, counter))
+            .find(is_free);
         macs.extend(mac);
     }
     macs
@@ -24,7 +28,10 @@ pub(super) fn derive_macs(key: &MachineKey, spec: &Spec, taken: impl Fn(Mac) -> 
 /// First six bytes of SHA-256, made locally administered and unicast (IEEE 802, clause 8.2).
 fn derive_mac(key: &MachineKey, resource: &ResourceRef, end: usize, counter: u32) -> Mac {
     let text = format!("{}/{}/{end}/{counter}", resource.kind, resource.name);
-    let hash = Sha256::new().chain_update(key).chain_update(text).finalize();
+    let hash = Sha256::new()
+        .chain_update(key)
+        .chain_update(text)
+        .finalize();
     let mut bytes = [0; 6];
     bytes.copy_from_slice(&hash[..6]);
     bytes[0] = bytes[0] & !1 | 2;
@@ -52,7 +59,10 @@ mod tests {
     }
 
     fn pair(name: &str) -> Spec {
-        spec(Kind::Veth, json!({"name": name, "endpoints": [{"interface": "a"}, {"interface": "b"}]}))
+        spec(
+            Kind::Veth,
+            json!({"name": name, "endpoints": [{"interface": "a"}, {"interface": "b"}]}),
+        )
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The network as it should be, in memory: references, uniqueness, what depends on what. Pure.
 //!
-//! [`Intent::decide`] tells what a write would change, or why it may not; [`Intent::set`] makes one change and keeps the
-//! indices, also to take a change back.
+//! [`Intent::decide`] tells what a write would change, or why it may not; [`Intent::set`] makes one
+//! change and keeps the indices, also to take a change back.
 
 mod automatic;
 mod check;
@@ -46,7 +46,8 @@ pub struct Record {
     pub adopt: bool,
     /// The addresses of its devices where it asks for none, one for each end.
     pub macs: Vec<Mac>,
-    /// True until the addresses that its devices have in the kernel are recorded, of a resource from before they were.
+    /// True until the addresses that its devices have in the kernel are recorded, of a resource
+    /// from before they were.
     pub keep_macs: bool,
 }
 
@@ -64,7 +65,11 @@ impl Record {
             applied: self.applied.clone(),
             prior: self.prior.clone(),
             adopt: self.adopt,
-            macs: if self.keep_macs { Vec::new() } else { self.macs.clone() },
+            macs: if self.keep_macs {
+                Vec::new()
+            } else {
+                self.macs.clone()
+            },
         }
     }
 }
@@ -99,7 +104,10 @@ pub struct Intent {
 impl Intent {
     /// Nothing recorded, on the machine with this key.
     pub fn new(key: MachineKey) -> Self {
-        Self { key, ..Self::default() }
+        Self {
+            key,
+            ..Self::default()
+        }
     }
 
     /// One resource.
@@ -112,17 +120,38 @@ impl Intent {
         self.get(resource).map(|record| &*record.spec)
     }
 
-    /// One resource, to note what is left of earlier intents; its intent itself is changed by [`Intent::set`] only.
+    /// One resource, to note what is left of earlier intents; its intent itself is changed by
+    /// [`Intent::set`] only.
     pub fn leftovers_mut(&mut self, resource: &ResourceRef) -> Option<Leftovers<'_>> {
-        let Record { applied, prior, adopt, keep_macs, .. } =
-            self.records[resource.kind as usize].get_mut(&resource.name)?;
-        Some(Leftovers { applied, prior, adopt, keep_macs })
+        let Record {
+            applied,
+            prior,
+            adopt,
+            keep_macs,
+            ..
+        } = self.records[resource.kind as usize].get_mut(&resource.name)?;
+        Some(Leftovers {
+            applied,
+            prior,
+            adopt,
+            keep_macs,
+        })
     }
 
     /// Notes the addresses that a resource's devices have where it asks for none.
     pub fn set_macs(&mut self, resource: &ResourceRef, macs: &[Mac]) {
-        if let Some(record) = self.get(resource).filter(|record| record.macs != macs).cloned() {
-            self.set(resource, Some(Record { macs: macs.to_vec(), ..record }));
+        if let Some(record) = self
+            .get(resource)
+            .filter(|record| record.macs != macs)
+            .cloned()
+        {
+            self.set(
+                resource,
+                Some(Record {
+                    macs: macs.to_vec(),
+                    ..record
+                }),
+            );
         }
     }
 
@@ -134,16 +163,23 @@ impl Intent {
     /// Every resource, in the order of [`Kind`] and name.
     pub fn all(&self) -> impl Iterator<Item = (ResourceRef, &Record)> {
         Kind::ALL.into_iter().flat_map(|kind| {
-            self.records[kind as usize].iter().map(move |(name, record)| (ResourceRef::new(kind, name.clone()), record))
+            self.records[kind as usize]
+                .iter()
+                .map(move |(name, record)| (ResourceRef::new(kind, name.clone()), record))
         })
     }
 
-    /// Namespaces, and what lives in none: with the dependents of the namespaces it is everything. In order.
+    /// Namespaces, and what lives in none: with the dependents of the namespaces it is everything.
+    /// In order.
     pub fn leading(&self) -> impl Iterator<Item = (Kind, &Name)> {
-        let leads = |kind, record: &Record| kind == Kind::Namespace || namespaces_of(&record.spec).is_empty();
+        let leads = |kind, record: &Record| {
+            kind == Kind::Namespace || namespaces_of(&record.spec).is_empty()
+        };
         Kind::ALL.into_iter().flat_map(move |kind| {
             let records = self.records[kind as usize].iter();
-            records.filter(move |(_, record)| leads(kind, record)).map(move |(name, _)| (kind, name))
+            records
+                .filter(move |(_, record)| leads(kind, record))
+                .map(move |(name, _)| (kind, name))
         })
     }
 
@@ -152,7 +188,8 @@ impl Intent {
         self.records.iter().map(BTreeMap::len).sum()
     }
 
-    /// Puts a record in the place of what was there (none takes it away), and gives back what was there.
+    /// Puts a record in the place of what was there (none takes it away), and gives back what was
+    /// there.
     pub fn set(&mut self, resource: &ResourceRef, record: Option<Record>) -> Option<Record> {
         let records = &mut self.records[resource.kind as usize];
         let before = match record {
@@ -204,9 +241,13 @@ pub fn is_automatic(name: &str) -> bool {
     automatic::number(name).is_some()
 }
 
-/// The bridge on whose segment an end's addresses are: its own, or the one that its other end is a port of.
+/// The bridge on whose segment an end's addresses are: its own, or the one that its other end is a
+/// port of.
 fn segment(veth: &Veth, end: usize) -> Option<&Name> {
-    veth.endpoints[end].bridge.as_ref().or(veth.endpoints[1 - end].bridge.as_ref())
+    veth.endpoints[end]
+        .bridge
+        .as_ref()
+        .or(veth.endpoints[1 - end].bridge.as_ref())
 }
 
 /// The namespaces that a spec lives in.
@@ -214,19 +255,29 @@ pub fn namespaces_of(spec: &Spec) -> Vec<&Name> {
     match spec {
         Spec::Namespace(Namespace { name, .. }) => vec![name],
         Spec::Bridge(bridge) => bridge.namespace.iter().collect(),
-        Spec::Veth(veth) => veth.endpoints.iter().filter_map(|end| end.namespace.as_ref()).collect(),
+        Spec::Veth(veth) => veth
+            .endpoints
+            .iter()
+            .filter_map(|end| end.namespace.as_ref())
+            .collect(),
     }
 }
 
 /// The sysctls that switch IPv6 on or off.
 pub fn ipv6_switches(spec: &Namespace) -> impl Iterator<Item = (&SysctlKey, &SysctlValue)> {
-    spec.sysctls.iter().filter(|(key, _)| key.is_ipv6() && key.setting() == "disable_ipv6")
+    spec.sysctls
+        .iter()
+        .filter(|(key, _)| key.is_ipv6() && key.setting() == "disable_ipv6")
 }
 
 /// The bridges that a spec's ends are ports of.
 pub fn bridges_of(spec: &Spec) -> Vec<&Name> {
     match spec {
-        Spec::Veth(veth) => veth.endpoints.iter().filter_map(|end| end.bridge.as_ref()).collect(),
+        Spec::Veth(veth) => veth
+            .endpoints
+            .iter()
+            .filter_map(|end| end.bridge.as_ref())
+            .collect(),
         _ => Vec::new(),
     }
 }
@@ -240,7 +291,11 @@ pub fn references(spec: &Spec) -> Vec<ResourceRef> {
     let mut found: Vec<ResourceRef> = namespaces
         .into_iter()
         .map(|name| ResourceRef::new(Kind::Namespace, name.clone()))
-        .chain(bridges_of(spec).into_iter().map(|name| ResourceRef::new(Kind::Bridge, name.clone())))
+        .chain(
+            bridges_of(spec)
+                .into_iter()
+                .map(|name| ResourceRef::new(Kind::Bridge, name.clone())),
+        )
         .collect();
     found.sort();
     found.dedup();
@@ -251,9 +306,14 @@ pub fn references(spec: &Spec) -> Vec<ResourceRef> {
 pub fn interfaces(spec: &Spec) -> Vec<(Ns, String)> {
     match spec {
         Spec::Namespace(_) => Vec::new(),
-        Spec::Bridge(bridge) => vec![(Ns::of(bridge.namespace.as_ref()), bridge.device().to_owned())],
-        Spec::Veth(veth) => {
-            veth.endpoints.iter().map(|end| (Ns::of(end.namespace.as_ref()), end.device().to_owned())).collect()
-        }
+        Spec::Bridge(bridge) => vec![(
+            Ns::of(bridge.namespace.as_ref()),
+            bridge.device().to_owned(),
+        )],
+        Spec::Veth(veth) => veth
+            .endpoints
+            .iter()
+            .map(|end| (Ns::of(end.namespace.as_ref()), end.device().to_owned()))
+            .collect(),
     }
 }

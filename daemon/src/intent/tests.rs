@@ -11,11 +11,24 @@ use crate::engine::{Change, Document, Placed, Write};
 fn write(prune: bool, document: &Value) -> Write {
     let mut specs = Vec::new();
     for kind in Kind::ALL {
-        for (at, item) in document[kind.plural()].as_array().into_iter().flatten().enumerate() {
-            specs.push(Placed { spec: Spec::from_json(kind, item.clone()).unwrap(), at });
+        for (at, item) in document[kind.plural()]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .enumerate()
+        {
+            specs.push(Placed {
+                spec: Spec::from_json(kind, item.clone()).unwrap(),
+                at,
+            });
         }
     }
-    let change = Change::Topology(Document { specs, prune, cascade: false, selects: Arc::new(|_| true) });
+    let change = Change::Topology(Document {
+        specs,
+        prune,
+        cascade: false,
+        selects: Arc::new(|_| true),
+    });
     Write::by_admin(change)
 }
 
@@ -36,13 +49,19 @@ fn pair(name: &str, a: &str, b: &str) -> Value {
 #[test]
 fn a_document_is_weighed_as_it_will_be() {
     let mut intent = Intent::default();
-    put(&mut intent, &json!({"veths": [pair("v", "a0", "a1"), pair("w", "b0", "b1")]})).unwrap();
+    put(
+        &mut intent,
+        &json!({"veths": [pair("v", "a0", "a1"), pair("w", "b0", "b1")]}),
+    )
+    .unwrap();
     // Names change hands, and one is left to choose.
     let swapped = json!({"veths": [pair("v", "b0", "a1"), pair("w", "a0", "b1"),
         {"name": "x", "endpoints": [{}, {"interface": "veth0"}]}]});
     let decision = put(&mut intent, &swapped).unwrap();
     assert_eq!(decision.changes.len(), 3);
-    let Some(Spec::Veth(chosen)) = intent.get(&ResourceRef::new(Kind::Veth, "x".parse().unwrap())).map(|of| &*of.spec)
+    let Some(Spec::Veth(chosen)) = intent
+        .get(&ResourceRef::new(Kind::Veth, "x".parse().unwrap()))
+        .map(|of| &*of.spec)
     else {
         panic!("x is a veth")
     };
@@ -61,7 +80,11 @@ fn a_refused_document_leaves_no_trace_in_the_intent() {
             Code::Duplicate,
             "/veths/1/endpoints/0/interface",
         ),
-        (json!({"veths": [pair("v", "c0", "c1"), pair("v", "d0", "d1")]}), Code::Duplicate, "/veths/1/name"),
+        (
+            json!({"veths": [pair("v", "c0", "c1"), pair("v", "d0", "d1")]}),
+            Code::Duplicate,
+            "/veths/1/name",
+        ),
         (
             json!({"veths": [{"name": "w", "endpoints": [{"namespace": "n"}, {}]}]}),
             Code::UnknownReference,
@@ -81,7 +104,8 @@ fn a_refused_document_leaves_no_trace_in_the_intent() {
 #[test]
 fn what_leads_and_what_lives_in_it_is_everything() {
     let mut intent = Intent::default();
-    let end = |namespace: &str, interface: &str| json!({"namespace": namespace, "interface": interface});
+    let end =
+        |namespace: &str, interface: &str| json!({"namespace": namespace, "interface": interface});
     let veth = |name: &str, ends: [Value; 2]| json!({"name": name, "endpoints": ends});
     put(
         &mut intent,
@@ -96,14 +120,26 @@ fn what_leads_and_what_lives_in_it_is_everything() {
         }),
     )
     .unwrap();
-    let leading: Vec<ResourceRef> = intent.leading().map(|(kind, name)| ResourceRef::new(kind, name.clone())).collect();
-    let names: Vec<&str> = leading.iter().map(|resource| resource.name.as_str()).collect();
+    let leading: Vec<ResourceRef> = intent
+        .leading()
+        .map(|(kind, name)| ResourceRef::new(kind, name.clone()))
+        .collect();
+    let names: Vec<&str> = leading
+        .iter()
+        .map(|resource| resource.name.as_str())
+        .collect();
     assert_eq!(names, ["a", "b", "br0", "host"]);
     assert!(leading.is_sorted());
-    let namespaces = leading.iter().filter(|resource| resource.kind == Kind::Namespace);
+    let namespaces = leading
+        .iter()
+        .filter(|resource| resource.kind == Kind::Namespace);
     let inside = namespaces.flat_map(|resource| intent.dependents(resource));
     let mut everything: Vec<ResourceRef> = leading.iter().cloned().chain(inside).collect();
     everything.sort();
     everything.dedup();
-    assert!(everything.into_iter().eq(intent.all().map(|(resource, _)| resource)));
+    assert!(
+        everything
+            .into_iter()
+            .eq(intent.all().map(|(resource, _)| resource))
+    );
 }

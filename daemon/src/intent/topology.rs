@@ -12,8 +12,8 @@ use crate::{
 };
 
 impl Intent {
-    /// What a document would change. Its resources are checked as they will be among each other: they are all put in
-    /// place, looked at, and taken back.
+    /// What a document would change. Its resources are checked as they will be among each other:
+    /// they are all put in place, looked at, and taken back.
     pub(super) fn decide_topology(
         &mut self,
         caller: &Caller,
@@ -38,7 +38,11 @@ impl Intent {
         let unwanted = |(resource, record): &(ResourceRef, &Record)| {
             document.prune && !named.contains(resource) && (document.selects)(&record.spec)
         };
-        let deleted: Vec<ResourceRef> = self.all().filter(unwanted).map(|(resource, _)| resource).collect();
+        let deleted: Vec<ResourceRef> = self
+            .all()
+            .filter(unwanted)
+            .map(|(resource, _)| resource)
+            .collect();
 
         let mut before = Vec::new();
         let result = self.put_in_place(caller, &specs, &deleted, now, new_uid, &mut before);
@@ -57,24 +61,31 @@ impl Intent {
         new_uid: &dyn Fn() -> String,
         before: &mut Vec<(ResourceRef, Option<Record>)>,
     ) -> Result<Decision, Problem> {
-        let mut decision = Decision { named: Vec::new(), changes: Vec::new() };
+        let mut decision = Decision {
+            named: Vec::new(),
+            changes: Vec::new(),
+        };
         for resource in deleted {
             before.push((resource.clone(), self.set(resource, None)));
             decision.named.push((resource.clone(), Did::Deleted));
             decision.changes.push((resource.clone(), None));
         }
         // Names are chosen last, beside those that were asked for.
-        let (unnamed, whole): (Vec<&Placed>, Vec<&Placed>) = specs.iter().partition(|placed| has_unnamed_end(placed));
+        let (unnamed, whole): (Vec<&Placed>, Vec<&Placed>) =
+            specs.iter().partition(|placed| has_unnamed_end(placed));
         let mut changed = Vec::new();
         for placed in whole.into_iter().chain(unnamed) {
             let resource = placed.spec.resource();
             let mut spec = placed.spec.clone();
             let current = self.get(&resource);
-            self.complete(&mut spec, current.map(|record| &*record.spec)).map_err(|problem| placed.locate(problem))?;
+            self.complete(&mut spec, current.map(|record| &*record.spec))
+                .map_err(|problem| placed.locate(problem))?;
             let (did, record) = self.next(current, spec, now, new_uid);
             decision.named.push((resource.clone(), did));
             if let Some(record) = record {
-                caller.may_place(&record.spec).map_err(|problem| placed.locate(problem))?;
+                caller
+                    .may_place(&record.spec)
+                    .map_err(|problem| placed.locate(problem))?;
                 before.push((resource.clone(), self.set(&resource, Some(record.clone()))));
                 decision.changes.push((resource, Some(record)));
                 changed.push(placed);
@@ -83,17 +94,26 @@ impl Intent {
         for placed in changed {
             let resource = placed.spec.resource();
             if let Some(record) = self.get(&resource) {
-                self.check(&resource, &record.spec).map_err(|problem| placed.locate(problem))?;
+                self.check(&resource, &record.spec)
+                    .map_err(|problem| placed.locate(problem))?;
             }
         }
         for resource in deleted {
             let dependents = self.dependents(resource);
             // Where the document itself says so, the mistake is there.
-            for placed in specs.iter().filter(|placed| dependents.contains(&placed.spec.resource())) {
-                self.check(&placed.spec.resource(), &placed.spec).map_err(|problem| placed.locate(problem))?;
+            for placed in specs
+                .iter()
+                .filter(|placed| dependents.contains(&placed.spec.resource()))
+            {
+                self.check(&placed.spec.resource(), &placed.spec)
+                    .map_err(|problem| placed.locate(problem))?;
             }
             if !dependents.is_empty() {
-                return Err(in_use(resource, dependents, "the document must name it, or not leave those behind"));
+                return Err(in_use(
+                    resource,
+                    dependents,
+                    "the document must name it, or not leave those behind",
+                ));
             }
         }
         decision.named.sort();

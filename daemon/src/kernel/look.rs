@@ -1,4 +1,5 @@
-//! Live looks at the kernel for the API's looking routes, on a thread of their own: they never wait for writes.
+//! Live looks at the kernel for the API's looking routes, on a thread of their own: they never wait
+//! for writes.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -7,8 +8,8 @@ use std::{
 };
 
 use netnsd_api::{
-    BridgePort, Destination, FdbEntry, Features, Kind, Link, LinkAddress, LiveNeighbour, LiveRoute, NamespaceObserved,
-    Peer, ResourceRef,
+    BridgePort, Destination, FdbEntry, Features, Kind, Link, LinkAddress, LiveNeighbour, LiveRoute,
+    NamespaceObserved, Peer, ResourceRef,
 };
 use nix::errno::Errno;
 use tokio::sync::{mpsc, oneshot};
@@ -83,14 +84,18 @@ impl Look {
     pub fn start() -> io::Result<Self> {
         let (questions, queue) = mpsc::channel(QUEUE);
         let (started, start) = std::sync::mpsc::channel();
-        std::thread::Builder::new().name("netnsd-look".into()).spawn(move || match Local::here() {
-            Ok(local) => {
-                drop(started.send(Ok(())));
-                serve(local, queue);
-            }
-            Err(error) => drop(started.send(Err(error))),
-        })?;
-        start.recv().map_err(|_| io::Error::other("the looking thread ended"))??;
+        std::thread::Builder::new()
+            .name("netnsd-look".into())
+            .spawn(move || match Local::here() {
+                Ok(local) => {
+                    drop(started.send(Ok(())));
+                    serve(local, queue);
+                }
+                Err(error) => drop(started.send(Err(error))),
+            })?;
+        start
+            .recv()
+            .map_err(|_| io::Error::other("the looking thread ended"))??;
         Ok(Self { questions })
     }
 
@@ -102,8 +107,8 @@ impl Look {
         self.ask(Question::Features).await
     }
 
-    /// Returns the resources that are not recorded though links of the host, or `lo` of a namespace with a name that is not
-    /// recorded, bear their owner tags.
+    /// Returns the resources that are not recorded though links of the host, or `lo` of a namespace
+    /// with a name that is not recorded, bear their owner tags.
     ///
     /// # Errors
     /// When the thread is gone.
@@ -111,13 +116,17 @@ impl Look {
         &self,
         is_recorded: impl Fn(&ResourceRef) -> bool + Send + 'static,
     ) -> Result<Vec<ResourceRef>, LookError> {
-        self.ask(|answer| Question::Unrecorded(Box::new(is_recorded), answer)).await
+        self.ask(|answer| Question::Unrecorded(Box::new(is_recorded), answer))
+            .await
     }
 
     async fn ask<T>(&self, question: impl FnOnce(Answer<T>) -> Question) -> Result<T, LookError> {
         let (answer, answered) = oneshot::channel();
         let gone = |_| LookError::Kernel(Errno::ESHUTDOWN.into());
-        self.questions.send(question(answer)).await.map_err(|_| gone(()))?;
+        self.questions
+            .send(question(answer))
+            .await
+            .map_err(|_| gone(()))?;
         answered.await.map_err(|_| gone(()))?
     }
 
@@ -134,15 +143,18 @@ impl Look {
     /// # Errors
     /// No such namespace, or the kernel's.
     pub async fn addresses(&self, ns: &Ns) -> Result<Vec<LinkAddress>, LookError> {
-        self.ask(|answer| Question::Addresses(ns.clone(), answer)).await
+        self.ask(|answer| Question::Addresses(ns.clone(), answer))
+            .await
     }
 
-    /// Every route of a namespace, without the kernel's own of table `local` and of IPv6 link-local and multicast networks.
+    /// Every route of a namespace, without the kernel's own of table `local` and of IPv6 link-local
+    /// and multicast networks.
     ///
     /// # Errors
     /// No such namespace, or the kernel's.
     pub async fn routes(&self, ns: &Ns) -> Result<Vec<LiveRoute>, LookError> {
-        self.ask(|answer| Question::Routes(ns.clone(), answer)).await
+        self.ask(|answer| Question::Routes(ns.clone(), answer))
+            .await
     }
 
     /// Every ARP and NDP entry of a namespace.
@@ -150,7 +162,8 @@ impl Look {
     /// # Errors
     /// No such namespace, or the kernel's.
     pub async fn neighbours(&self, ns: &Ns) -> Result<Vec<LiveNeighbour>, LookError> {
-        self.ask(|answer| Question::Neighbours(ns.clone(), answer)).await
+        self.ask(|answer| Question::Neighbours(ns.clone(), answer))
+            .await
     }
 
     /// The ports of a bridge.
@@ -158,7 +171,8 @@ impl Look {
     /// # Errors
     /// No such namespace, or the kernel's.
     pub async fn ports(&self, ns: &Ns, bridge: &str) -> Result<Vec<BridgePort>, LookError> {
-        self.ask(|answer| Question::Ports(ns.clone(), bridge.to_owned(), answer)).await
+        self.ask(|answer| Question::Ports(ns.clone(), bridge.to_owned(), answer))
+            .await
     }
 
     /// The forwarding table of a bridge.
@@ -166,7 +180,8 @@ impl Look {
     /// # Errors
     /// No such namespace or device, or the kernel's.
     pub async fn fdb(&self, ns: &Ns, bridge: &str) -> Result<Vec<FdbEntry>, LookError> {
-        self.ask(|answer| Question::Fdb(ns.clone(), bridge.to_owned(), answer)).await
+        self.ask(|answer| Question::Fdb(ns.clone(), bridge.to_owned(), answer))
+            .await
     }
 
     /// Every namespace that has a name in `/run/netns`.
@@ -179,7 +194,8 @@ impl Look {
 }
 
 fn serve(mut local: Local, mut queue: mpsc::Receiver<Question>) {
-    // Tried when first asked for: what that leaves the kernel takes locks to clear away, which a start would wait for.
+    // Tried when first asked for: what that leaves the kernel takes locks to clear away, which a
+    // start would wait for.
     let mut features = None;
     let mut waiting = VecDeque::new();
     while let Some(question) = waiting.pop_front().or_else(|| queue.blocking_recv()) {
@@ -197,16 +213,22 @@ fn serve(mut local: Local, mut queue: mpsc::Receiver<Question>) {
             Question::Neighbours(ns, answer) => drop(answer.send(neighbours(local, &ns))),
             Question::Ports(ns, bridge, answer) => drop(answer.send(ports(local, &ns, &bridge))),
             Question::Fdb(ns, bridge, answer) => drop(answer.send(local.fdb(&ns, &bridge))),
-            Question::Unrecorded(is_recorded, answer) => drop(answer.send(Ok(unrecorded(local, &*is_recorded)))),
+            Question::Unrecorded(is_recorded, answer) => {
+                drop(answer.send(Ok(unrecorded(local, &*is_recorded))))
+            }
             Question::Namespaces(answer) => {
                 // One scan for all who have asked before it begins, and wait for it still.
                 let mut askers = vec![answer];
-                waiting =
-                    std::mem::take(&mut waiting).into_iter().filter_map(|other| other.join(&mut askers)).collect();
+                waiting = std::mem::take(&mut waiting)
+                    .into_iter()
+                    .filter_map(|other| other.join(&mut askers))
+                    .collect();
                 askers.retain(|answer| !answer.is_closed());
                 if !askers.is_empty() {
                     let found = local.namespaces().map(Named::from).map_err(LookError::from);
-                    askers.into_iter().for_each(|answer| drop(answer.send(found.clone())));
+                    askers
+                        .into_iter()
+                        .for_each(|answer| drop(answer.send(found.clone())));
                 }
             }
             Question::Features(answer) => {
@@ -222,29 +244,47 @@ fn serve(mut local: Local, mut queue: mpsc::Receiver<Question>) {
 }
 
 fn unrecorded(local: &mut Local, is_recorded: &IsRecorded) -> Vec<ResourceRef> {
-    let named = listed().into_iter().filter_map(|name| Some(ResourceRef::new(Kind::Namespace, name.parse().ok()?)));
-    let unknown = named.filter(|namespace| !is_recorded(namespace)).map(|namespace| Ns::Named(namespace.name));
+    let named = listed()
+        .into_iter()
+        .filter_map(|name| Some(ResourceRef::new(Kind::Namespace, name.parse().ok()?)));
+    let unknown = named
+        .filter(|namespace| !is_recorded(namespace))
+        .map(|namespace| Ns::Named(namespace.name));
     let mut found = BTreeSet::new();
     for ns in std::iter::once(Ns::Host).chain(unknown) {
         // A namespace that cannot be looked into is not netnsd's.
         let links = local.every_link(&ns).unwrap_or_default();
         let tags = links.values().filter_map(|link| link.owner_tag.as_deref());
-        found.extend(tags.filter_map(ownership::parse).map(|(resource, _)| resource));
+        found.extend(
+            tags.filter_map(ownership::parse)
+                .map(|(resource, _)| resource),
+        );
     }
-    found.into_iter().filter(|resource| !is_recorded(resource)).collect()
+    found
+        .into_iter()
+        .filter(|resource| !is_recorded(resource))
+        .collect()
 }
 
 fn links(local: &mut Local, ns: &Ns) -> Result<Vec<Link>, LookError> {
     let seen = local.every_link(ns)?;
     let mut peers = Peers::default();
-    let names: BTreeMap<u32, String> = seen.iter().map(|(name, link)| (link.index, name.clone())).collect();
+    let names: BTreeMap<u32, String> = seen
+        .iter()
+        .map(|(name, link)| (link.index, name.clone()))
+        .collect();
     let mut links = Vec::new();
     for (name, link) in seen {
         let peer = match (&link.kind, link.peer_index, link.peer_netnsid) {
-            (Some(kind), Some(index), None) if kind == "veth" => names
-                .get(&index)
-                .map(|name| Peer { namespace: ns.name().map(ToString::to_string), interface: name.clone() }),
-            (Some(kind), Some(index), Some(netnsid)) if kind == "veth" => peers.find(local, ns, netnsid, index),
+            (Some(kind), Some(index), None) if kind == "veth" => {
+                names.get(&index).map(|name| Peer {
+                    namespace: ns.name().map(ToString::to_string),
+                    interface: name.clone(),
+                })
+            }
+            (Some(kind), Some(index), Some(netnsid)) if kind == "veth" => {
+                peers.find(local, ns, netnsid, index)
+            }
             _ => None,
         };
         links.push(live(name, link, peer));
@@ -275,7 +315,8 @@ fn live(name: String, link: ObservedLink, peer: Option<Peer>) -> Link {
     }
 }
 
-/// Namespaces by the netnsid that one of them has for the others: the name (none: the host), and the links by index.
+/// Namespaces by the netnsid that one of them has for the others: the name (none: the host), and
+/// the links by index.
 pub(super) type Neighbourhood = BTreeMap<u32, (Option<String>, BTreeMap<u32, String>)>;
 
 /// Names of the other ends of pairs, namespace by namespace.
@@ -290,7 +331,10 @@ impl Peers {
             self.known = Some(local.neighbourhood(from).unwrap_or_default());
         }
         let (namespace, links) = self.known.as_ref()?.get(&u32::try_from(netnsid).ok()?)?;
-        Some(Peer { namespace: namespace.clone(), interface: links.get(&index)?.clone() })
+        Some(Peer {
+            namespace: namespace.clone(),
+            interface: links.get(&index)?.clone(),
+        })
     }
 }
 
@@ -299,24 +343,42 @@ fn addresses(local: &mut Local, ns: &Ns) -> Result<Vec<LinkAddress>, LookError> 
     links.sort_by_key(|(_, link)| link.index);
     let mut found = Vec::new();
     for (name, link) in links {
-        let resource = link.owner_tag.as_deref().and_then(ownership::parse).map(|(resource, _)| resource);
-        found.extend(link.addresses.into_iter().map(|address| LinkAddress {
-            address: address.net.to_string(),
-            peer: address.peer.map(|peer| format!("{peer}/{}", address.net.prefix_len())),
-            interface: name.clone(),
-            scope: address_scope(address.scope),
-            permanent: address.permanent,
-            resource: resource.clone().filter(|_| address.is_ours()),
+        let resource = link
+            .owner_tag
+            .as_deref()
+            .and_then(ownership::parse)
+            .map(|(resource, _)| resource);
+        found.extend(link.addresses.into_iter().map(|address| {
+            LinkAddress {
+                address: address.net.to_string(),
+                peer: address
+                    .peer
+                    .map(|peer| format!("{peer}/{}", address.net.prefix_len())),
+                interface: name.clone(),
+                scope: address_scope(address.scope),
+                permanent: address.permanent,
+                resource: resource.clone().filter(|_| address.is_ours()),
+            }
         }));
     }
     Ok(found)
 }
 
 fn routes(local: &mut Local, ns: &Ns) -> Result<Vec<LiveRoute>, LookError> {
-    let part = NsScope { all_links: true, routes: true, ..NsScope::default() };
-    let scope = Scope { namespaces: BTreeMap::from([(ns.clone(), part)]), ..Scope::default() };
+    let part = NsScope {
+        all_links: true,
+        routes: true,
+        ..NsScope::default()
+    };
+    let scope = Scope {
+        namespaces: BTreeMap::from([(ns.clone(), part)]),
+        ..Scope::default()
+    };
     let Observed { mut namespaces, .. } = observe(local, &scope)?;
-    let seen = namespaces.remove(ns).filter(|seen| seen.inode != 0).ok_or(LookError::NoSuchNamespace)?;
+    let seen = namespaces
+        .remove(ns)
+        .filter(|seen| seen.inode != 0)
+        .ok_or(LookError::NoSuchNamespace)?;
     let live = |known: super::ObservedRoute| {
         let adoptable = known.is_adoptable();
         LiveRoute {
@@ -329,7 +391,9 @@ fn routes(local: &mut Local, ns: &Ns) -> Result<Vec<LiveRoute>, LookError> {
             source: known.route.source.map(|source| source.to_string()),
             metric: known.route.metric.unwrap_or(0),
             table: known.route.table,
-            kind: known.foreign_kind.unwrap_or_else(|| known.route.kind.as_str().into()),
+            kind: known
+                .foreign_kind
+                .unwrap_or_else(|| known.route.kind.as_str().into()),
             protocol: protocol(known.protocol),
             scope: known.scope,
             onlink: known.route.onlink,
@@ -346,7 +410,9 @@ fn neighbours(local: &mut Local, ns: &Ns) -> Result<Vec<LiveNeighbour>, LookErro
 fn ports(local: &mut Local, ns: &Ns, bridge: &str) -> Result<Vec<BridgePort>, LookError> {
     let seen = local.every_link(ns)?;
     let port = |(name, link): (String, ObservedLink)| {
-        let settings = link.port.filter(|_| link.master.as_deref() == Some(bridge))?;
+        let settings = link
+            .port
+            .filter(|_| link.master.as_deref() == Some(bridge))?;
         let (veth, endpoint) = match link.owner_tag.as_deref().and_then(ownership::parse) {
             Some((resource, Some(end))) => (Some(resource.name), u8::try_from(end).ok()),
             _ => (None, None),
@@ -399,7 +465,8 @@ mod tests {
             serve(Local::here().unwrap(), queue);
             nix::Result::Ok(())
         });
-        let [first, last] = [first, last].map(|answered| answered.blocking_recv().unwrap().unwrap());
+        let [first, last] =
+            [first, last].map(|answered| answered.blocking_recv().unwrap().unwrap());
         assert!(Arc::ptr_eq(&first, &last));
     }
 }

@@ -1,8 +1,8 @@
 //! The only room that talks to the kernel: netlink, `setns`, mounts, `/proc/sys`.
 //!
-//! What the rest of the house sees of it are the types here: a [`Scope`] says what to look at, [`Observed`] is what
-//! was there, an [`Op`] is one change. Two kernels understand them: the real one ([`real::RealKernel`]) and a simulated
-//! one ([`sim::SimKernel`]), which fails on demand.
+//! What the rest of the house sees of it are the types here: a [`Scope`] says what to look at,
+//! [`Observed`] is what was there, an [`Op`] is one change. Two kernels understand them: the real
+//! one ([`real::RealKernel`]) and a simulated one ([`sim::SimKernel`]), which fails on demand.
 
 pub mod look;
 pub mod ownership;
@@ -18,12 +18,15 @@ use std::{
 
 use ipnet::IpNet;
 pub use netnsd_api::DEFAULT_MTU;
-use netnsd_api::{Address, Destination, Mac, Name, Neighbour, NetnsId, Route, RouteType, Statistics};
+use netnsd_api::{
+    Address, Destination, Mac, Name, Neighbour, NetnsId, Route, RouteType, Statistics,
+};
 use nix::errno::Errno;
 
 pub(crate) use self::real::protocol;
 
-/// Routes that netnsd makes carry this protocol number (`rtm_protocol`, `linux/rtnetlink.h`; none of the registered ones).
+/// Routes that netnsd makes carry this protocol number (`rtm_protocol`, `linux/rtnetlink.h`; none
+/// of the registered ones).
 pub const ROUTE_PROTOCOL: u8 = 110;
 /// Routes that the kernel itself made (`RTPROT_KERNEL`).
 pub const ROUTE_PROTOCOL_KERNEL: u8 = 2;
@@ -31,9 +34,11 @@ pub const ROUTE_PROTOCOL_KERNEL: u8 = 2;
 pub const RT_TABLE_MAIN: u32 = 254;
 /// The table that the kernel looks at first, and keeps its own routes to local addresses in.
 pub const RT_TABLE_LOCAL: u32 = 255;
-/// Addresses that netnsd makes carry this protocol number (`IFA_PROTO`, `linux/if_addr.h`, since Linux 5.18).
+/// Addresses that netnsd makes carry this protocol number (`IFA_PROTO`, `linux/if_addr.h`, since
+/// Linux 5.18).
 pub const ADDRESS_PROTOCOL: u8 = 110;
-/// Addresses that the kernel made itself of a link's MAC carry this one (`IFAPROT_KERNEL_LL`, linux/if_addr.h).
+/// Addresses that the kernel made itself of a link's MAC carry this one (`IFAPROT_KERNEL_LL`,
+/// linux/if_addr.h).
 pub const ADDRESS_PROTOCOL_KERNEL_LL: u8 = 3;
 /// Flags of addresses (`linux/if_addr.h`).
 pub const IFA_F_NODAD: u32 = 0x02;
@@ -42,7 +47,8 @@ pub const IFA_F_NOPREFIXROUTE: u32 = 0x200;
 /// The index of `lo` in every namespace (`LOOPBACK_IFINDEX`, `net/flow.h`).
 pub const LOOPBACK: u32 = 1;
 
-/// A network namespace as the kernel room knows it: the host's (where the daemon runs), or one in `/run/netns`.
+/// A network namespace as the kernel room knows it: the host's (where the daemon runs), or one in
+/// `/run/netns`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Ns {
     /// The daemon's own.
@@ -96,7 +102,8 @@ impl Scope {
 pub struct NsScope {
     /// These links, with their addresses.
     pub links: BTreeSet<String>,
-    /// And those that bear these owner tags, under whatever name, where some link is not under its own.
+    /// And those that bear these owner tags, under whatever name, where some link is not under its
+    /// own.
     pub owner_tags: BTreeSet<String>,
     /// Those are most of what is there: one answer with everything takes less than one for each.
     pub most: bool,
@@ -106,7 +113,8 @@ pub struct NsScope {
     pub summary: bool,
     /// Routes.
     pub routes: bool,
-    /// Of the kernel's own routes also those of table `local` and of IPv6 link-local and multicast networks.
+    /// Of the kernel's own routes also those of table `local` and of IPv6 link-local and multicast
+    /// networks.
     pub kernel_routes: bool,
     /// Routes of netnsd's, where no others are looked at: what an earlier version may have left.
     pub leftover_routes: bool,
@@ -167,14 +175,16 @@ impl Observed {
 pub struct ObservedNs {
     /// Its inode number; 0 where it is not there, and only what else bears its name is.
     pub inode: u64,
-    /// Its cookie (`SO_NETNS_COOKIE`, since Linux 5.14), which no other namespace gets until the next boot; 0 if it is not known.
-    /// Inode numbers are given again at once.
+    /// Its cookie (`SO_NETNS_COOKIE`, since Linux 5.14), which no other namespace gets until the
+    /// next boot; 0 if it is not known. Inode numbers are given again at once.
     pub cookie: u64,
     /// What `/run/netns/NAME` is where it pins no namespace.
     pub stale: Option<StalePin>,
-    /// The name that it has before this one: it is the host's own namespace, or netnsd pins it under another name.
+    /// The name that it has before this one: it is the host's own namespace, or netnsd pins it
+    /// under another name.
     pub alias_of: Option<Ns>,
-    /// Whether it cannot be entered, so that nobody knows whose it is: no network namespace, or one of another user namespace.
+    /// Whether it cannot be entered, so that nobody knows whose it is: no network namespace, or one
+    /// of another user namespace.
     pub closed: bool,
     /// The owner tag on its `lo`.
     pub owner_tag: Option<String>,
@@ -190,7 +200,8 @@ pub struct ObservedNs {
     pub strayed: BTreeSet<String>,
     /// Routes of every table, as far as they were looked at.
     pub routes: Vec<ObservedRoute>,
-    /// The links and networks of those that the kernel made with an address; none where nobody looked.
+    /// The links and networks of those that the kernel made with an address; none where nobody
+    /// looked.
     pub prefix_routes: Option<BTreeSet<(String, IpNet)>>,
     /// Permanent neighbours.
     pub neighbours: Vec<Neighbour>,
@@ -201,31 +212,46 @@ pub struct ObservedNs {
 }
 
 impl ObservedNs {
-    /// Gives a link an address where the kernel puts it. IPv4 (`__inet_insert_ifa()`, net/ipv4/devinet.c): the first of a
-    /// network is primary and comes after the other primary ones, the rest are secondary and come last. IPv6
-    /// (`ipv6_link_dev_addr()`, net/ipv6/addrconf.c): the newest comes first among those of its scope.
+    /// Gives a link an address where the kernel puts it. IPv4 (`__inet_insert_ifa()`,
+    /// net/ipv4/devinet.c): the first of a network is primary and comes after the other primary
+    /// ones, the rest are secondary and come last. IPv6 (`ipv6_link_dev_addr()`,
+    /// net/ipv6/addrconf.c): the newest comes first among those of its scope.
     pub fn add_address(&mut self, interface: &str, mut new: ObservedAddress) {
-        let Some(link) = self.links.get_mut(interface) else { return };
+        let Some(link) = self.links.get_mut(interface) else {
+            return;
+        };
         let all = &mut link.addresses;
         if new.is_ipv6() {
-            let first = all.iter().position(|known| known.is_ipv6() && known.scope_rank() <= new.scope_rank());
+            let first = all
+                .iter()
+                .position(|known| known.is_ipv6() && known.scope_rank() <= new.scope_rank());
             all.insert(first.unwrap_or(all.len()), new);
             return;
         }
         let network = new.network();
         new.secondary = all.iter().any(|known| known.network() == network);
-        let place = if new.secondary { end_of_ipv4(all) } else { end_of_primaries(all, new.scope) };
+        let place = if new.secondary {
+            end_of_ipv4(all)
+        } else {
+            end_of_primaries(all, new.scope)
+        };
         all.insert(place, new);
     }
 
-    /// Takes an address away, with what the kernel takes along (`__inet_del_ifa()`, net/ipv4/devinet.c). In IPv4 the secondary
-    /// ones of its network go with a primary one, or with `promote` the first of them takes its place; routes of the main
-    /// table go that prefer what is gone as source (`fib_sync_down_addr()`, net/ipv4/fib_semantics.c), and with the last
-    /// address every route by the link (`fib_disable_ip()`, net/ipv4/fib_frontend.c). IPv6 routes stay, and forget it as source
-    /// (`rt6_remove_prefsrc()`, net/ipv6/route.c), but for that to its own network.
+    /// Takes an address away, with what the kernel takes along (`__inet_del_ifa()`,
+    /// net/ipv4/devinet.c). In IPv4 the secondary ones of its network go with a primary one, or
+    /// with `promote` the first of them takes its place; routes of the main table go that prefer
+    /// what is gone as source (`fib_sync_down_addr()`, net/ipv4/fib_semantics.c), and with the last
+    /// address every route by the link (`fib_disable_ip()`, net/ipv4/fib_frontend.c). IPv6 routes
+    /// stay, and forget it as source (`rt6_remove_prefsrc()`, net/ipv6/route.c), but for that to
+    /// its own network.
     pub fn lose_address(&mut self, interface: &str, gone: &ObservedAddress, promote: bool) {
-        let Some(link) = self.links.get_mut(interface) else { return };
-        let Some(at) = link.addresses.iter().position(|known| known.is_same(gone)) else { return };
+        let Some(link) = self.links.get_mut(interface) else {
+            return;
+        };
+        let Some(at) = link.addresses.iter().position(|known| known.is_same(gone)) else {
+            return;
+        };
         let gone = link.addresses.remove(at);
         let (v4, network) = (!gone.is_ipv6(), gone.network());
         let mut lost = vec![gone.net.addr()];
@@ -234,30 +260,53 @@ impl ObservedNs {
             let below = |known: &ObservedAddress| known.secondary && known.network() == network;
             if promote || link.promote_secondaries {
                 if let Some(next) = link.addresses.iter().position(below) {
-                    let next = ObservedAddress { secondary: false, ..link.addresses.remove(next) };
+                    let next = ObservedAddress {
+                        secondary: false,
+                        ..link.addresses.remove(next)
+                    };
                     promoted = Some(next.net.addr());
                     let place = end_of_primaries(&link.addresses, next.scope);
                     link.addresses.insert(place, next);
                 }
             } else {
-                lost.extend(link.addresses.iter().filter(|known| below(known)).map(|known| known.net.addr()));
+                lost.extend(
+                    link.addresses
+                        .iter()
+                        .filter(|known| below(known))
+                        .map(|known| known.net.addr()),
+                );
                 link.addresses.retain(|known| !below(known));
             }
         }
         let last = v4 && !link.addresses.iter().any(|known| !known.is_ipv6());
-        let unconnected = !v4 && !link.addresses.iter().any(|known| known.network() == network);
+        let unconnected = !v4
+            && !link
+                .addresses
+                .iter()
+                .any(|known| known.network() == network);
         let has = |address: &IpAddr| {
-            self.links.values().flat_map(|link| &link.addresses).any(|known| known.net.addr() == *address)
+            self.links
+                .values()
+                .flat_map(|link| &link.addresses)
+                .any(|known| known.net.addr() == *address)
         };
         let lost: Vec<IpAddr> = lost.into_iter().filter(|address| !has(address)).collect();
         self.routes.retain_mut(|known| {
             if known.ipv6 == v4 {
                 return true;
             }
-            let prefers = known.route.source.is_some_and(|source| lost.contains(&source.0));
-            let by = known.route.interface.as_ref().is_some_and(|name| name.as_str() == interface);
-            let connected =
-                by && known.protocol == ROUTE_PROTOCOL_KERNEL && known.route.destination.net(!v4) == network;
+            let prefers = known
+                .route
+                .source
+                .is_some_and(|source| lost.contains(&source.0));
+            let by = known
+                .route
+                .interface
+                .as_ref()
+                .is_some_and(|name| name.as_str() == interface);
+            let connected = by
+                && known.protocol == ROUTE_PROTOCOL_KERNEL
+                && known.route.destination.net(!v4) == network;
             if v4 {
                 if let (true, true, Some(address)) = (prefers, connected, promoted) {
                     known.route.source = Some(Address(address));
@@ -272,18 +321,40 @@ impl ObservedNs {
         });
     }
 
-    /// Takes addresses away and makes some, and puts back the routes that prefer one of those that come again.
-    pub fn reorder_addresses(&mut self, interface: &str, delete: &[ObservedAddress], add: &[ObservedAddress]) {
+    /// Takes addresses away and makes some, and puts back the routes that prefer one of those that
+    /// come again.
+    pub fn reorder_addresses(
+        &mut self,
+        interface: &str,
+        delete: &[ObservedAddress],
+        add: &[ObservedAddress],
+    ) {
         let moved: Vec<IpAddr> = moved(delete, add).collect();
         let prefers = |known: &&ObservedRoute| {
             known.protocol != ROUTE_PROTOCOL_KERNEL
-                && known.route.source.is_some_and(|source| moved.contains(&source.0))
+                && known
+                    .route
+                    .source
+                    .is_some_and(|source| moved.contains(&source.0))
         };
         let before: Vec<ObservedRoute> = self.routes.iter().filter(prefers).cloned().collect();
-        delete.iter().for_each(|gone| self.lose_address(interface, gone, true));
-        add.iter().for_each(|new| self.add_address(interface, new.clone()));
-        for known in before.into_iter().filter(|known| !self.routes.contains(known)).collect::<Vec<_>>() {
-            let bare = ObservedRoute { route: Route { source: None, ..known.route.clone() }, ..known.clone() };
+        delete
+            .iter()
+            .for_each(|gone| self.lose_address(interface, gone, true));
+        add.iter()
+            .for_each(|new| self.add_address(interface, new.clone()));
+        for known in before
+            .into_iter()
+            .filter(|known| !self.routes.contains(known))
+            .collect::<Vec<_>>()
+        {
+            let bare = ObservedRoute {
+                route: Route {
+                    source: None,
+                    ..known.route.clone()
+                },
+                ..known.clone()
+            };
             match self.routes.iter_mut().find(|other| **other == bare) {
                 Some(other) => *other = known,
                 None => self.routes.push(known),
@@ -293,25 +364,35 @@ impl ObservedNs {
 }
 
 /// The addresses that are deleted and added again.
-pub fn moved<'a>(delete: &'a [ObservedAddress], add: &'a [ObservedAddress]) -> impl Iterator<Item = IpAddr> + 'a {
-    delete.iter().filter(|gone| add.iter().any(|new| new.is_same(gone))).map(|gone| gone.net.addr())
+pub fn moved<'a>(
+    delete: &'a [ObservedAddress],
+    add: &'a [ObservedAddress],
+) -> impl Iterator<Item = IpAddr> + 'a {
+    delete
+        .iter()
+        .filter(|gone| add.iter().any(|new| new.is_same(gone)))
+        .map(|gone| gone.net.addr())
 }
 
 /// The place after the last IPv4 address.
 fn end_of_ipv4(all: &[ObservedAddress]) -> usize {
-    all.iter().rposition(|known| !known.is_ipv6()).map_or(0, |last| last + 1)
+    all.iter()
+        .rposition(|known| !known.is_ipv6())
+        .map_or(0, |last| last + 1)
 }
 
 /// The place after the last primary IPv4 address whose scope is no wider than this one.
 fn end_of_primaries(all: &[ObservedAddress], scope: u8) -> usize {
-    let before = |known: &ObservedAddress| !known.is_ipv6() && !known.secondary && known.scope >= scope;
+    let before =
+        |known: &ObservedAddress| !known.is_ipv6() && !known.secondary && known.scope >= scope;
     all.iter().rposition(before).map_or(0, |last| last + 1)
 }
 
 /// Something in `/run/netns` that pins no namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StalePin {
-    /// An empty file without permission bits, which `ip netns add` and netnsd leave when its mount is lost.
+    /// An empty file without permission bits, which `ip netns add` and netnsd leave when its mount
+    /// is lost.
     Lost,
     /// Another regular file.
     File,
@@ -326,9 +407,18 @@ impl fmt::Display for StalePin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StalePin::Lost | StalePin::File => f.write_str("a file that is no network namespace"),
-            StalePin::Link { target, dangling: true } => write!(f, "a dangling symbolic link to {target}"),
-            StalePin::Link { target, dangling: false } => {
-                write!(f, "a symbolic link to {target}, which is no network namespace")
+            StalePin::Link {
+                target,
+                dangling: true,
+            } => write!(f, "a dangling symbolic link to {target}"),
+            StalePin::Link {
+                target,
+                dangling: false,
+            } => {
+                write!(
+                    f,
+                    "a symbolic link to {target}, which is no network namespace"
+                )
             }
             StalePin::Other(what) => f.write_str(what),
         }
@@ -362,8 +452,9 @@ pub struct ObservedLink {
     pub peer_netnsid: Option<i32>,
     /// Whether it makes itself no IPv6 link-local address (`IN6_ADDR_GEN_MODE_NONE`).
     pub addr_gen_none: bool,
-    /// True if a secondary IPv4 address takes the place of a primary one that is deleted (`promote_secondaries`,
-    /// ip-sysctl.rst); that of all interfaces does the same and is not seen here.
+    /// True if a secondary IPv4 address takes the place of a primary one that is deleted
+    /// (`promote_secondaries`, ip-sysctl.rst); that of all interfaces does the same and is not seen
+    /// here.
     pub promote_secondaries: bool,
     /// Its addresses, in the kernel's order: IPv4 before IPv6.
     pub addresses: Vec<ObservedAddress>,
@@ -375,8 +466,8 @@ pub struct ObservedLink {
     pub statistics: Statistics,
 }
 
-/// A link as the kernel tells it from all others: a namespace gives no index twice (`dev_index_reserve()`, net/core/dev.c), unless
-/// it is asked for it.
+/// A link as the kernel tells it from all others: a namespace gives no index twice
+/// (`dev_index_reserve()`, net/core/dev.c), unless it is asked for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
     /// Where it is.
@@ -397,12 +488,14 @@ impl ObservedLink {
     }
 }
 
-/// One address of a link, with all that the kernel keeps of it (`struct ifaddrmsg`, linux/if_addr.h).
+/// One address of a link, with all that the kernel keeps of it (`struct ifaddrmsg`,
+/// linux/if_addr.h).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ObservedAddress {
     /// The address (`IFA_LOCAL`) with its prefix length.
     pub net: IpNet,
-    /// The other end's address (`IFA_ADDRESS`), where that is another; the prefix length is its then.
+    /// The other end's address (`IFA_ADDRESS`), where that is another; the prefix length is its
+    /// then.
     pub peer: Option<IpAddr>,
     /// Number of whoever made it (`IFA_PROTO`); 0 if unknown.
     pub protocol: u8,
@@ -463,15 +556,19 @@ impl ObservedAddress {
         (self.net, self.peer) == (other.net, other.peer)
     }
 
-    /// Returns true if a link that has this one is refused the other: in IPv4 (`find_matching_ifa()`, net/ipv4/devinet.c) where
-    /// both are of one network, in IPv6 (`ipv6_chk_same_addr()`, net/ipv6/addrconf.c) whatever their prefix lengths are.
+    /// Returns true if a link that has this one is refused the other: in IPv4
+    /// (`find_matching_ifa()`, net/ipv4/devinet.c) where both are of one network, in IPv6
+    /// (`ipv6_chk_same_addr()`, net/ipv6/addrconf.c) whatever their prefix lengths are.
     pub fn excludes(&self, other: &Self) -> bool {
         self.net.addr() == other.net.addr() && (self.is_ipv6() || self.network() == other.network())
     }
 
     /// The network that it belongs to: that of the other end, if there is one.
     pub fn network(&self) -> IpNet {
-        self.peer.and_then(|peer| IpNet::new(peer, self.net.prefix_len()).ok()).unwrap_or(self.net).trunc()
+        self.peer
+            .and_then(|peer| IpNet::new(peer, self.net.prefix_len()).ok())
+            .unwrap_or(self.net)
+            .trunc()
     }
 
     /// Returns true if no route to its network comes with it (`IFA_F_NOPREFIXROUTE`).
@@ -479,7 +576,8 @@ impl ObservedAddress {
         self.flags & IFA_F_NOPREFIXROUTE != 0
     }
 
-    /// The scope of an IPv6 address, which the kernel sorts them by: the widest first (`ipv6_addr_src_scope()`, net/ipv6.h).
+    /// The scope of an IPv6 address, which the kernel sorts them by: the widest first
+    /// (`ipv6_addr_src_scope()`, net/ipv6.h).
     pub fn scope_rank(&self) -> u8 {
         match self.net.addr() {
             IpAddr::V6(v6) if v6.is_unicast_link_local() || v6.is_loopback() => 0x02,
@@ -493,7 +591,12 @@ impl fmt::Display for ObservedAddress {
     /// Writes it as `ip address` shows it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.peer {
-            Some(peer) => write!(f, "{} peer {peer}/{}", self.net.addr(), self.net.prefix_len()),
+            Some(peer) => write!(
+                f,
+                "{} peer {peer}/{}",
+                self.net.addr(),
+                self.net.prefix_len()
+            ),
             None => self.net.fmt(f),
         }
     }
@@ -535,8 +638,8 @@ pub struct ObservedPort {
 /// One route.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObservedRoute {
-    /// The route; `metric` and `interface` are always what the kernel says. Of a type that the API does not know,
-    /// `kind` is unicast and `foreign_kind` has the kernel's name for it.
+    /// The route; `metric` and `interface` are always what the kernel says. Of a type that the API
+    /// does not know, `kind` is unicast and `foreign_kind` has the kernel's name for it.
     pub route: Route,
     /// Whether it is of IPv6 (a default route does not say so itself).
     pub ipv6: bool,
@@ -550,10 +653,11 @@ pub struct ObservedRoute {
     pub foreign_kind: Option<String>,
     /// What it has besides.
     pub extras: RouteExtras,
-    /// True if it cannot be made again as it is from what is read here: it has several next hops, a nexthop object, a gateway of
-    /// the other family, an encapsulation or an expiry.
+    /// True if it cannot be made again as it is from what is read here: it has several next hops, a
+    /// nexthop object, a gateway of the other family, an encapsulation or an expiry.
     pub unsupported: bool,
-    /// True if the kernel tells it apart by more than destination, table and metric: by a TOS, or in IPv6 by a source network.
+    /// True if the kernel tells it apart by more than destination, table and metric: by a TOS, or
+    /// in IPv6 by a source network.
     pub selective: bool,
 }
 
@@ -565,7 +669,10 @@ impl ObservedRoute {
 
     /// Returns the route with its family told by the destination.
     pub fn as_route(&self) -> Route {
-        Route { destination: Destination::Net(self.route.destination.net(self.ipv6)), ..self.route.clone() }
+        Route {
+            destination: Destination::Net(self.route.destination.net(self.ipv6)),
+            ..self.route.clone()
+        }
     }
 }
 
@@ -582,14 +689,19 @@ pub struct RouteExtras {
     pub scope: Option<u8>,
 }
 
-/// One change. Every operation may be repeated: what is already so is no error (save where another's thing is in the way).
+/// One change. Every operation may be repeated: what is already so is no error (save where
+/// another's thing is in the way).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "fields are named as the API's and iproute2's")]
 pub enum Op {
     /// Makes a namespace, tags it, and pins it in `/run/netns`.
     NamespaceAdd { name: Name, owner_tag: String },
     /// Pins the namespace of a process.
-    NamespaceAttach { name: Name, pid: u32, owner_tag: String },
+    NamespaceAttach {
+        name: Name,
+        pid: u32,
+        owner_tag: String,
+    },
     /// Unpins a namespace, also a file that pins nothing any more.
     NamespaceDelete { name: Name },
     /// Gives a namespace its id as seen from the host.
@@ -597,15 +709,31 @@ pub enum Op {
     /// Sets `lo` up or down.
     LoopbackSet { name: Name, up: bool },
     /// Makes a bridge.
-    BridgeAdd { ns: Ns, name: String, owner_tag: String, mac: Option<Mac>, mtu: Option<u32>, set: BridgeSettings },
+    BridgeAdd {
+        ns: Ns,
+        name: String,
+        owner_tag: String,
+        mac: Option<Mac>,
+        mtu: Option<u32>,
+        set: BridgeSettings,
+    },
     /// Makes a veth pair, each end at once where it belongs.
     VethAdd { ends: [NewEnd; 2] },
     /// Deletes a link (and a veth's peer with it).
     LinkDelete { ns: Ns, name: String },
     /// Moves a link to another namespace under a new name (the same, if it keeps it).
-    LinkMove { ns: Ns, name: String, to: Ns, to_name: String },
+    LinkMove {
+        ns: Ns,
+        name: String,
+        to: Ns,
+        to_name: String,
+    },
     /// Renames a link, which must be down.
-    LinkRename { ns: Ns, name: String, to_name: String },
+    LinkRename {
+        ns: Ns,
+        name: String,
+        to_name: String,
+    },
     /// Sets a link up or down.
     LinkUp { ns: Ns, name: String, up: bool },
     /// Sets a link's MAC address.
@@ -615,24 +743,73 @@ pub enum Op {
     /// Whether a link makes itself no IPv6 link-local address (`addrgenmode none` or `eui64`).
     LinkAddrGen { ns: Ns, name: String, none: bool },
     /// Makes a link a port of a bridge, or of none.
-    LinkMaster { ns: Ns, name: String, master: Option<String> },
+    LinkMaster {
+        ns: Ns,
+        name: String,
+        master: Option<String>,
+    },
     /// Changes a bridge's settings.
-    BridgeSet { ns: Ns, name: String, set: BridgeSettings },
+    BridgeSet {
+        ns: Ns,
+        name: String,
+        set: BridgeSettings,
+    },
     /// Changes a bridge port's settings.
-    PortSet { ns: Ns, name: String, set: netnsd_api::Port },
-    /// Changes the owner tag of a link (on `lo`: of its namespace) from the one that was found to another one, or none; with `peer`
-    /// only if that is the other end of its pair.
-    LinkSetOwner { ns: Ns, name: String, was: Option<String>, owner_tag: Option<String>, peer: Option<(Ns, String)> },
-    /// Gives a link an address, which must not be there yet; `replace`: or becomes of this protocol, these flags and lifetimes.
-    AddressAdd { ns: Ns, name: String, address: ObservedAddress, replace: bool },
-    /// Takes an address away; with `promote` the others of its network stay whatever `promote_secondaries` says.
-    AddressDelete { ns: Ns, name: String, address: ObservedAddress, promote: bool },
-    /// Takes addresses away and makes some at once, and puts back the routes that prefer one of those that come again.
-    AddressReorder { ns: Ns, name: String, delete: Vec<ObservedAddress>, add: Vec<ObservedAddress>, promote: bool },
-    /// Gives an address the route to its network that the kernel made with it, and somebody took away.
-    PrefixRouteAdd { ns: Ns, name: String, address: IpNet },
-    /// Makes a route, which must not be there yet; `replace`: or takes the place of the one of the same key.
-    RouteAdd { name: Name, route: Route, extras: RouteExtras, protocol: u8, replace: bool },
+    PortSet {
+        ns: Ns,
+        name: String,
+        set: netnsd_api::Port,
+    },
+    /// Changes the owner tag of a link (on `lo`: of its namespace) from the one that was found to
+    /// another one, or none; with `peer` only if that is the other end of its pair.
+    LinkSetOwner {
+        ns: Ns,
+        name: String,
+        was: Option<String>,
+        owner_tag: Option<String>,
+        peer: Option<(Ns, String)>,
+    },
+    /// Gives a link an address, which must not be there yet; `replace`: or becomes of this
+    /// protocol, these flags and lifetimes.
+    AddressAdd {
+        ns: Ns,
+        name: String,
+        address: ObservedAddress,
+        replace: bool,
+    },
+    /// Takes an address away; with `promote` the others of its network stay whatever
+    /// `promote_secondaries` says.
+    AddressDelete {
+        ns: Ns,
+        name: String,
+        address: ObservedAddress,
+        promote: bool,
+    },
+    /// Takes addresses away and makes some at once, and puts back the routes that prefer one of
+    /// those that come again.
+    AddressReorder {
+        ns: Ns,
+        name: String,
+        delete: Vec<ObservedAddress>,
+        add: Vec<ObservedAddress>,
+        promote: bool,
+    },
+    /// Gives an address the route to its network that the kernel made with it, and somebody took
+    /// away.
+    PrefixRouteAdd {
+        ns: Ns,
+        name: String,
+        address: IpNet,
+    },
+    /// Makes a route, which must not be there yet; `replace`: or takes the place of the one of the
+    /// same key.
+    RouteAdd {
+        name: Name,
+        route: Route,
+        extras: RouteExtras,
+        protocol: u8,
+        replace: bool,
+    },
     /// Takes a route away.
     RouteDelete { name: Name, route: Route },
     /// Makes or replaces a permanent neighbour.
@@ -640,9 +817,18 @@ pub enum Op {
     /// Takes a permanent neighbour away.
     NeighbourDelete { name: Name, neighbour: Neighbour },
     /// Writes a sysctl in a namespace.
-    SysctlSet { name: Name, key: netnsd_api::SysctlKey, value: String },
-    /// Writes a file in `/etc/netns/NAME`; none removes it, and its directory if that is empty then.
-    DnsSet { name: Name, file: DnsFile, content: Option<String> },
+    SysctlSet {
+        name: Name,
+        key: netnsd_api::SysctlKey,
+        value: String,
+    },
+    /// Writes a file in `/etc/netns/NAME`; none removes it, and its directory if that is empty
+    /// then.
+    DnsSet {
+        name: Name,
+        file: DnsFile,
+        content: Option<String>,
+    },
 }
 
 /// One end of a veth pair to be made.
@@ -671,15 +857,24 @@ pub struct BridgeSettings {
     pub vlan_default_pvid: Option<u16>,
 }
 
-/// The values that a bridge's MTU is set to, one after the other: the kernel takes an MTU for asked for, and no longer that of
-/// the ports, only when it changes (`br_change_mtu()`, net/bridge/br_device.c).
+/// The values that a bridge's MTU is set to, one after the other: the kernel takes an MTU for asked
+/// for, and no longer that of the ports, only when it changes (`br_change_mtu()`,
+/// net/bridge/br_device.c).
 pub fn bridge_mtu(now: u32, wanted: u32) -> Vec<u32> {
-    let other = if wanted == u32::from(u16::MAX) { wanted - 1 } else { wanted + 1 };
-    if wanted == now { vec![other, wanted] } else { vec![wanted] }
+    let other = if wanted == u32::from(u16::MAX) {
+        wanted - 1
+    } else {
+        wanted + 1
+    };
+    if wanted == now {
+        vec![other, wanted]
+    } else {
+        vec![wanted]
+    }
 }
 
-/// The route to an address's network as the kernel makes it (`fib_add_ifaddr()`, net/ipv4/fib_frontend.c;
-/// `addrconf_prefix_route()`, net/ipv6/addrconf.c).
+/// The route to an address's network as the kernel makes it (`fib_add_ifaddr()`,
+/// net/ipv4/fib_frontend.c; `addrconf_prefix_route()`, net/ipv6/addrconf.c).
 pub fn prefix_route(interface: &str, address: IpNet) -> Route {
     let ipv6 = address.addr().is_ipv6();
     Route {
@@ -730,8 +925,9 @@ impl Op {
         }
     }
 
-    /// Returns true if it only sets something of what is there: what follows may go on without it. What makes, moves, renames or
-    /// marks may not fail, or what follows could meet a device of others.
+    /// Returns true if it only sets something of what is there: what follows may go on without it.
+    /// What makes, moves, renames or marks may not fail, or what follows could meet a device of
+    /// others.
     pub fn is_setting(&self) -> bool {
         !matches!(
             self,
@@ -802,7 +998,10 @@ impl fmt::Display for OpError {
 
 impl From<Errno> for OpError {
     fn from(errno: Errno) -> Self {
-        Self { errno, message: None }
+        Self {
+            errno,
+            message: None,
+        }
     }
 }
 
@@ -811,7 +1010,8 @@ impl From<Errno> for OpError {
 pub struct BatchOp {
     /// What to do.
     pub op: Op,
-    /// The part: when an operation fails, the later ones of its part are skipped, those of others go on.
+    /// The part: when an operation fails, the later ones of its part are skipped, those of others
+    /// go on.
     pub part: usize,
     /// Whether a failure is passed over: the part goes on (used for what may be pending).
     pub optional: bool,
@@ -844,8 +1044,8 @@ pub enum Notice {
 /// What changed in a namespace.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum What {
-    /// The link of this index, whose name is, or was, this one; `set`: it came or went, or went up or down, and with it
-    /// what hangs on it.
+    /// The link of this index, whose name is, or was, this one; `set`: it came or went, or went up
+    /// or down, and with it what hangs on it.
     #[allow(missing_docs, reason = "named as the kernel's fields")]
     Link { index: u32, name: String, set: bool },
     /// An address of the link of this index.
@@ -863,7 +1063,10 @@ pub enum What {
 impl What {
     /// Whether it is a link's: nothing else is asked for on the host.
     pub fn is_of_links(&self) -> bool {
-        matches!(self, What::Link { .. } | What::Address(_) | What::Everything)
+        matches!(
+            self,
+            What::Link { .. } | What::Address(_) | What::Everything
+        )
     }
 }
 
@@ -873,7 +1076,10 @@ pub type Outcome = Result<(), OpError>;
 /// A kernel: the real one or a simulated one.
 ///
 /// Its futures are not `Send`: a kernel lives on the engine's own thread.
-#[allow(async_fn_in_trait, reason = "used only as a type parameter of the engine, on one thread")]
+#[allow(
+    async_fn_in_trait,
+    reason = "used only as a type parameter of the engine, on one thread"
+)]
 pub trait Kernel {
     /// Looks.
     ///
@@ -881,28 +1087,37 @@ pub trait Kernel {
     /// When the kernel cannot be asked at all; what is not there is no error.
     async fn observe(&mut self, scope: &Scope) -> Result<Observed, OpError>;
 
-    /// So many namespaces are going to be made by the next operations: begins with what nobody sees of that.
+    /// So many namespaces are going to be made by the next operations: begins with what nobody sees
+    /// of that.
     fn expect(&mut self, namespaces: usize);
 
-    /// Does operations in order, and tells `done` how many are behind it. The answer has one outcome for each; none for
-    /// those that were skipped because an earlier one of the same part failed.
-    async fn execute(&mut self, ops: &[BatchOp], done: Box<dyn Fn(usize) + Send>) -> Vec<Option<Outcome>>;
+    /// Does operations in order, and tells `done` how many are behind it. The answer has one
+    /// outcome for each; none for those that were skipped because an earlier one of the same part
+    /// failed.
+    async fn execute(
+        &mut self,
+        ops: &[BatchOp],
+        done: Box<dyn Fn(usize) + Send>,
+    ) -> Vec<Option<Outcome>>;
 
-    /// Waits for what others do. It may be dropped while it waits, and asked again: nothing is lost.
+    /// Waits for what others do. It may be dropped while it waits, and asked again: nothing is
+    /// lost.
     async fn notice(&mut self) -> Notice;
 
-    /// What others did up to now, without waiting. Between changes of one's own and the look after them it tells what that
-    /// look would not find.
+    /// What others did up to now, without waiting. Between changes of one's own and the look after
+    /// them it tells what that look would not find.
     fn heard(&mut self) -> Vec<Notice>;
 
-    /// In which namespaces changes are to be told, with the inode of each as far as it was seen (else 0), and in which no more.
+    /// In which namespaces changes are to be told, with the inode of each as far as it was seen
+    /// (else 0), and in which no more.
     fn watch(&mut self, namespaces: Vec<(Ns, Option<u64>)>);
 
     /// What is in `/run/netns`.
     fn names(&mut self) -> Vec<String>;
 
-    /// Tells a link's neighbours which MAC address its addresses have: one gratuitous ARP request, or one unsolicited neighbour
-    /// advertisement, for each. Neighbours that do not hear it find out later: a failure is only logged.
+    /// Tells a link's neighbours which MAC address its addresses have: one gratuitous ARP request,
+    /// or one unsolicited neighbour advertisement, for each. Neighbours that do not hear it find
+    /// out later: a failure is only logged.
     fn announce(&mut self, links: &[Announcement]);
 
     /// The values that `SysctlSet` replaced since this was last asked.

@@ -1,11 +1,13 @@
-//! Owner tags: the alternative name (`IFLA_ALT_IFNAME`; ip-link(8), `property add altname`) that netnsd leaves on what it makes,
-//! for a namespace on its `lo`.
+//! Owner tags: the alternative name (`IFLA_ALT_IFNAME`; ip-link(8), `property add altname`) that
+//! netnsd leaves on what it makes, for a namespace on its `lo`.
 //!
-//! `netnsd:namespace:net0:UID`, `netnsd:bridge:br0:UID`, `netnsd:veth:lan0:1:UID` (1: which end). `ip link` shows whose a link
-//! is, and the daemon knows its own after a crash, a rename, or with a new database. The kernel takes 127 bytes (`ALTIFNAMSIZ`,
-//! linux/if.h): a name has at most 64, a UID 36.
+//! `netnsd:namespace:net0:UID`, `netnsd:bridge:br0:UID`, `netnsd:veth:lan0:1:UID` (1: which end).
+//! `ip link` shows whose a link is, and the daemon knows its own after a crash, a rename, or with a
+//! new database. The kernel takes 127 bytes (`ALTIFNAMSIZ`, linux/if.h): a name has at most 64, a
+//! UID 36.
 //!
-//! Older versions used the link's alias, `netnsd:veth/lan0/1:UID`: a legacy tag here, which the next look replaces.
+//! Older versions used the link's alias, `netnsd:veth/lan0/1:UID`: a legacy tag here, which the
+//! next look replaces.
 
 use std::borrow::Cow;
 
@@ -31,7 +33,8 @@ pub fn parse(tag: &str) -> Option<(ResourceRef, Option<usize>)> {
         Some(end) => Some(end.parse().ok().filter(|end| *end < 2)?),
         None => None,
     };
-    (parts.next().is_none() && end.is_some() == (kind == Kind::Veth)).then(|| (ResourceRef::new(kind, name), end))
+    (parts.next().is_none() && end.is_some() == (kind == Kind::Veth))
+        .then(|| (ResourceRef::new(kind, name), end))
 }
 
 /// Returns true for a tag that is an alias.
@@ -41,7 +44,11 @@ pub fn is_legacy(tag: &str) -> bool {
 
 /// Returns the tag as it is written today: neither names nor UIDs have a `/`.
 pub fn current(tag: &str) -> Cow<'_, str> {
-    if is_legacy(tag) { tag.replace('/', ":").into() } else { tag.into() }
+    if is_legacy(tag) {
+        tag.replace('/', ":").into()
+    } else {
+        tag.into()
+    }
 }
 
 #[cfg(test)]
@@ -51,14 +58,30 @@ mod tests {
     #[test]
     fn owner_tag_is_read_as_written() {
         let veth = ResourceRef::new(Kind::Veth, "lan0".parse().unwrap());
-        assert_eq!(parse(&owner_tag(&veth, Some(1), "u-1")), Some((veth, Some(1))));
+        assert_eq!(
+            parse(&owner_tag(&veth, Some(1), "u-1")),
+            Some((veth, Some(1)))
+        );
         let bridge = ResourceRef::new(Kind::Bridge, "br0".parse().unwrap());
-        assert_eq!(parse(&owner_tag(&bridge, None, "u")), Some((bridge.clone(), None)));
-        for other in ["", "uplink", "netnsd:veth:a:u", "netnsd:veth:a:2:u", "netnsd:bridge:br0:1:u", "netnsd:x:a:u"] {
+        assert_eq!(
+            parse(&owner_tag(&bridge, None, "u")),
+            Some((bridge.clone(), None))
+        );
+        for other in [
+            "",
+            "uplink",
+            "netnsd:veth:a:u",
+            "netnsd:veth:a:2:u",
+            "netnsd:bridge:br0:1:u",
+            "netnsd:x:a:u",
+        ] {
             assert_eq!(parse(other), None, "{other}");
         }
         let legacy = "netnsd:bridge/br0:u";
-        assert_eq!((parse(legacy), is_legacy(legacy)), (Some((bridge.clone(), None)), true));
+        assert_eq!(
+            (parse(legacy), is_legacy(legacy)),
+            (Some((bridge.clone(), None)), true)
+        );
         assert_eq!(current(legacy), owner_tag(&bridge, None, "u"));
     }
 
@@ -66,7 +89,11 @@ mod tests {
     fn longest_owner_tag_fits_in_an_altname() {
         let name = "n".repeat(64).parse().unwrap();
         let uid = uuid::Uuid::nil().to_string();
-        for (kind, end) in [(Kind::Namespace, None), (Kind::Bridge, None), (Kind::Veth, Some(1))] {
+        for (kind, end) in [
+            (Kind::Namespace, None),
+            (Kind::Bridge, None),
+            (Kind::Veth, Some(1)),
+        ] {
             assert!(owner_tag(&ResourceRef::new(kind, Name::clone(&name)), end, &uid).len() < 128);
         }
     }

@@ -1,8 +1,9 @@
-//! A simulated kernel: for faults that the real one does not produce on demand, and for properties over many networks.
+//! A simulated kernel: for faults that the real one does not produce on demand, and for properties
+//! over many networks.
 //!
-//! It keeps to what the real one does as far as the planner counts on it: a veth's ends live and die together, going
-//! down takes IPv6 addresses and routes along, moving takes everything, a deleted primary address its secondaries; the
-//! order of addresses is the kernel's.
+//! It keeps to what the real one does as far as the planner counts on it: a veth's ends live and
+//! die together, going down takes IPv6 addresses and routes along, moving takes everything, a
+//! deleted primary address its secondaries; the order of addresses is the kernel's.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,14 +11,15 @@ use std::{
 };
 
 use netnsd_api::{
-    Destination, InterfaceName, LEAST_IPV6_MTU, Mac, Name, NetnsId, Port, Route, SysctlKey, is_link_local,
+    Destination, InterfaceName, LEAST_IPV6_MTU, Mac, Name, NetnsId, Port, Route, SysctlKey,
+    is_link_local,
 };
 use nix::errno::Errno;
 
 use super::{
-    ADDRESS_PROTOCOL_KERNEL_LL, Announcement, BatchOp, BridgeSettings, Kernel, NewEnd, Notice, Ns, Observed,
-    ObservedAddress, ObservedBridge, ObservedLink, ObservedNs, ObservedPort, ObservedRoute, Op, OpError, Outcome,
-    ROUTE_PROTOCOL, RouteExtras, Scope, sysctl,
+    ADDRESS_PROTOCOL_KERNEL_LL, Announcement, BatchOp, BridgeSettings, Kernel, NewEnd, Notice, Ns,
+    Observed, ObservedAddress, ObservedBridge, ObservedLink, ObservedNs, ObservedPort,
+    ObservedRoute, Op, OpError, Outcome, ROUTE_PROTOCOL, RouteExtras, Scope, sysctl,
 };
 
 /// First bytes of the MAC addresses that this kernel chooses itself.
@@ -48,8 +50,15 @@ struct State {
 
 impl Default for SimKernel {
     fn default() -> Self {
-        let namespaces =
-            BTreeMap::from([(Ns::Host, ObservedNs { inode: 1, cookie: 1, link_count: 1, ..ObservedNs::default() })]);
+        let namespaces = BTreeMap::from([(
+            Ns::Host,
+            ObservedNs {
+                inode: 1,
+                cookie: 1,
+                link_count: 1,
+                ..ObservedNs::default()
+            },
+        )]);
         let state = State {
             namespaces,
             peers: BTreeMap::new(),
@@ -61,7 +70,9 @@ impl Default for SimKernel {
             replaced: Vec::new(),
             next: 2,
         };
-        Self { state: Arc::new(Mutex::new(state)) }
+        Self {
+            state: Arc::new(Mutex::new(state)),
+        }
     }
 }
 
@@ -117,7 +128,8 @@ impl SimKernel {
                 link.index = 0;
                 link.mac = link.mac.filter(|mac| !mac.0.starts_with(&CHOSEN));
                 // The kernel makes those itself.
-                link.addresses.retain(|address| !is_link_local(address.net.addr()));
+                link.addresses
+                    .retain(|address| !is_link_local(address.net.addr()));
             }
         }
         format!("{all:#?}")
@@ -140,13 +152,19 @@ impl SimKernel {
     /// Writes every owner tag as older versions did.
     pub fn make_tags_legacy(&self) {
         let legacy = |tag: &mut String| {
-            if let Some((path, uid)) = tag.strip_prefix("netnsd:").and_then(|rest| rest.rsplit_once(':')) {
+            if let Some((path, uid)) = tag
+                .strip_prefix("netnsd:")
+                .and_then(|rest| rest.rsplit_once(':'))
+            {
                 *tag = format!("netnsd:{}:{uid}", path.replace(':', "/"));
             }
         };
         for known in self.state().namespaces.values_mut() {
             let links = known.links.values_mut().map(|link| &mut link.owner_tag);
-            links.chain([&mut known.owner_tag]).flatten().for_each(legacy);
+            links
+                .chain([&mut known.owner_tag])
+                .flatten()
+                .for_each(legacy);
         }
     }
 
@@ -172,42 +190,71 @@ impl Kernel for SimKernel {
     async fn observe(&mut self, scope: &Scope) -> Result<Observed, OpError> {
         let state = self.state();
         let nsswitch = state.nsswitch.clone().filter(|_| scope.nsswitch);
-        let mut observed = Observed { nsswitch, ..Observed::default() };
+        let mut observed = Observed {
+            nsswitch,
+            ..Observed::default()
+        };
         for (ns, part) in &scope.namespaces {
-            let Some(known) = state.namespaces.get(ns) else { continue };
+            let Some(known) = state.namespaces.get(ns) else {
+                continue;
+            };
             if state.closed.contains(ns) {
-                let seen = ObservedNs { closed: true, dns: known.dns.clone(), ..ObservedNs::default() };
+                let seen = ObservedNs {
+                    closed: true,
+                    dns: known.dns.clone(),
+                    ..ObservedNs::default()
+                };
                 observed.namespaces.insert(ns.clone(), seen);
                 continue;
             }
             let mut seen = known.clone();
-            let tagged = |link: &ObservedLink| link.owner_tag.as_ref().is_some_and(|tag| part.owner_tags.contains(tag));
-            let strayed = known.links.iter().filter(|(name, link)| !part.links.contains(*name) && tagged(link));
+            let tagged = |link: &ObservedLink| {
+                link.owner_tag
+                    .as_ref()
+                    .is_some_and(|tag| part.owner_tags.contains(tag))
+            };
+            let strayed = known
+                .links
+                .iter()
+                .filter(|(name, link)| !part.links.contains(*name) && tagged(link));
             seen.strayed = strayed.map(|(name, _)| name.clone()).collect();
-            seen.links.retain(|name, _| part.all_links || part.links.contains(name) || seen.strayed.contains(name));
+            seen.links.retain(|name, _| {
+                part.all_links || part.links.contains(name) || seen.strayed.contains(name)
+            });
             seen.link_count = known.links.len() + 1;
             for (name, link) in &mut seen.links {
                 let other = state.peers.get(&(ns.clone(), name.clone()));
-                let peer_up =
-                    other.and_then(|(ns, name)| state.namespaces.get(ns)?.links.get(name)).is_none_or(|peer| peer.up);
-                let peer_index = other.and_then(|(ns, name)| Some(state.namespaces.get(ns)?.links.get(name)?.index));
+                let peer_up = other
+                    .and_then(|(ns, name)| state.namespaces.get(ns)?.links.get(name))
+                    .is_none_or(|peer| peer.up);
+                let peer_index = other
+                    .and_then(|(ns, name)| Some(state.namespaces.get(ns)?.links.get(name)?.index));
                 link.peer_index = peer_index;
                 link.carrier = link.up && peer_up;
                 link.operstate = if link.carrier { "up" } else { "down" }.into();
             }
             if !part.routes {
-                seen.routes.retain(|route| route.ours && part.leftover_routes);
+                seen.routes
+                    .retain(|route| route.ours && part.leftover_routes);
             }
             if !part.neighbours {
                 seen.neighbours.clear();
             }
-            seen.sysctls = part.sysctls.iter().filter_map(|key| Some((key.clone(), known.sysctl(key)?))).collect();
+            seen.sysctls = part
+                .sysctls
+                .iter()
+                .filter_map(|key| Some((key.clone(), known.sysctl(key)?)))
+                .collect();
             observed.namespaces.insert(ns.clone(), seen);
         }
         Ok(observed)
     }
 
-    async fn execute(&mut self, ops: &[BatchOp], done: Box<dyn Fn(usize) + Send>) -> Vec<Option<Outcome>> {
+    async fn execute(
+        &mut self,
+        ops: &[BatchOp],
+        done: Box<dyn Fn(usize) + Send>,
+    ) -> Vec<Option<Outcome>> {
         let mut state = self.state();
         let mut failed = BTreeSet::new();
         ops.iter()
@@ -249,7 +296,11 @@ impl Kernel for SimKernel {
     fn watch(&mut self, _namespaces: Vec<(Ns, Option<u64>)>) {}
 
     fn names(&mut self) -> Vec<String> {
-        self.state().namespaces.keys().filter_map(|ns| ns.name().map(ToString::to_string)).collect()
+        self.state()
+            .namespaces
+            .keys()
+            .filter_map(|ns| ns.name().map(ToString::to_string))
+            .collect()
     }
 
     fn announce(&mut self, links: &[Announcement]) {
@@ -264,7 +315,8 @@ impl Kernel for SimKernel {
 }
 
 impl ObservedNs {
-    /// A sysctl's value: those never written are 0, those of interfaces that are not there do not exist.
+    /// A sysctl's value: those never written are 0, those of interfaces that are not there do not
+    /// exist.
     fn sysctl(&self, key: &SysctlKey) -> Option<String> {
         match key.interface() {
             Some(interface) if !self.links.contains_key(&interface) => None,
@@ -298,13 +350,18 @@ impl State {
 
     fn apply(&mut self, op: &Op) -> Done {
         match op {
-            Op::NamespaceAdd { name, owner_tag } | Op::NamespaceAttach { name, owner_tag, .. } => {
-                self.add_namespace(name, owner_tag)
-            }
+            Op::NamespaceAdd { name, owner_tag }
+            | Op::NamespaceAttach {
+                name, owner_tag, ..
+            } => self.add_namespace(name, owner_tag),
             Op::NamespaceDelete { name } => {
                 let ns = Ns::Named(name.clone());
-                let links: Vec<String> =
-                    self.namespaces.get(&ns).into_iter().flat_map(|known| known.links.keys().cloned()).collect();
+                let links: Vec<String> = self
+                    .namespaces
+                    .get(&ns)
+                    .into_iter()
+                    .flat_map(|known| known.links.keys().cloned())
+                    .collect();
                 for link in links {
                     self.delete_link(&ns, &link);
                 }
@@ -330,7 +387,14 @@ impl State {
                 self.named(name)?.loopback = *up;
                 Ok(())
             }
-            Op::BridgeAdd { ns, name, owner_tag, mac, mtu, set } => {
+            Op::BridgeAdd {
+                ns,
+                name,
+                owner_tag,
+                mac,
+                mtu,
+                set,
+            } => {
                 let made = ObservedLink {
                     kind: Some("bridge".into()),
                     owner_tag: Some(owner_tag.clone()),
@@ -347,7 +411,12 @@ impl State {
                 self.delete_link(ns, name);
                 Ok(())
             }
-            Op::LinkMove { ns, name, to, to_name } => self.move_link(ns, name, to, to_name),
+            Op::LinkMove {
+                ns,
+                name,
+                to,
+                to_name,
+            } => self.move_link(ns, name, to, to_name),
             Op::LinkRename { ns, name, to_name } => {
                 if self.link(ns, name)?.up {
                     return Err(Errno::EBUSY);
@@ -357,7 +426,9 @@ impl State {
             Op::LinkUp { ns, name, up } => self.set_up(ns, name, *up),
             Op::LinkMac { ns, name, mac } => {
                 self.link(ns, name)?.mac = Some(*mac);
-                self.ns(ns)?.neighbours.retain(|other| other.interface.as_str() != name);
+                self.ns(ns)?
+                    .neighbours
+                    .retain(|other| other.interface.as_str() != name);
                 Ok(())
             }
             Op::LinkMtu { ns, name, mtu } => {
@@ -371,7 +442,10 @@ impl State {
             }
             Op::LinkMaster { ns, name, master } => {
                 if let Some(master) = master {
-                    self.link(ns, master)?.bridge.as_ref().ok_or(Errno::EOPNOTSUPP)?;
+                    self.link(ns, master)?
+                        .bridge
+                        .as_ref()
+                        .ok_or(Errno::EOPNOTSUPP)?;
                 }
                 let link = self.link(ns, name)?;
                 link.master.clone_from(master);
@@ -384,65 +458,120 @@ impl State {
                 set_port(port, set);
                 Ok(())
             }
-            Op::LinkSetOwner { ns: Ns::Named(ns), name, owner_tag, .. } if name == "lo" => {
+            Op::LinkSetOwner {
+                ns: Ns::Named(ns),
+                name,
+                owner_tag,
+                ..
+            } if name == "lo" => {
                 self.named(ns)?.owner_tag.clone_from(owner_tag);
                 Ok(())
             }
-            Op::LinkSetOwner { ns, name, owner_tag, .. } => {
-                let borne = |link: &ObservedLink| owner_tag.is_some() && link.owner_tag == *owner_tag;
-                if self.ns(ns)?.links.iter().any(|(other, link)| other != name && borne(link)) {
+            Op::LinkSetOwner {
+                ns,
+                name,
+                owner_tag,
+                ..
+            } => {
+                let borne =
+                    |link: &ObservedLink| owner_tag.is_some() && link.owner_tag == *owner_tag;
+                if self
+                    .ns(ns)?
+                    .links
+                    .iter()
+                    .any(|(other, link)| other != name && borne(link))
+                {
                     return Err(Errno::EEXIST);
                 }
                 self.link(ns, name)?.owner_tag.clone_from(owner_tag);
                 Ok(())
             }
-            Op::AddressAdd { ns, name, address, replace } => self.add_address(ns, name, address, *replace),
-            Op::AddressDelete { ns, name, address, promote } => {
+            Op::AddressAdd {
+                ns,
+                name,
+                address,
+                replace,
+            } => self.add_address(ns, name, address, *replace),
+            Op::AddressDelete {
+                ns,
+                name,
+                address,
+                promote,
+            } => {
                 self.link(ns, name)?;
                 self.ns(ns)?.lose_address(name, address, *promote);
                 Ok(())
             }
-            Op::AddressReorder { ns, name, delete, add, .. } => {
+            Op::AddressReorder {
+                ns,
+                name,
+                delete,
+                add,
+                ..
+            } => {
                 self.link(ns, name)?;
                 self.ns(ns)?.reorder_addresses(name, delete, add);
                 Ok(())
             }
             // Here they are not looked at.
             Op::PrefixRouteAdd { .. } => Ok(()),
-            Op::RouteAdd { name, route, extras, protocol, replace } => {
-                self.add_route(name, route, extras, *protocol, *replace)
-            }
+            Op::RouteAdd {
+                name,
+                route,
+                extras,
+                protocol,
+                replace,
+            } => self.add_route(name, route, extras, *protocol, *replace),
             Op::RouteDelete { name, route } => {
-                self.named(name)?.routes.retain(|known| !(known.ours && same_route(known, route)));
+                self.named(name)?
+                    .routes
+                    .retain(|known| !(known.ours && same_route(known, route)));
                 Ok(())
             }
             Op::NeighbourAdd { name, neighbour } => {
                 let known = self.named(name)?;
-                if !known.links.get(neighbour.interface.as_str()).ok_or(Errno::ENODEV)?.up {
+                if !known
+                    .links
+                    .get(neighbour.interface.as_str())
+                    .ok_or(Errno::ENODEV)?
+                    .up
+                {
                     return Err(Errno::ENETDOWN);
                 }
-                known
-                    .neighbours
-                    .retain(|other| (other.address, &other.interface) != (neighbour.address, &neighbour.interface));
+                known.neighbours.retain(|other| {
+                    (other.address, &other.interface) != (neighbour.address, &neighbour.interface)
+                });
                 known.neighbours.push(neighbour.clone());
                 Ok(())
             }
             Op::NeighbourDelete { name, neighbour } => {
-                self.named(name)?.neighbours.retain(|other| other != neighbour);
+                self.named(name)?
+                    .neighbours
+                    .retain(|other| other != neighbour);
                 Ok(())
             }
             Op::SysctlSet { name, key, value } => {
                 let known = self.named(name)?;
                 let before = known.sysctl(key).ok_or(Errno::ENODEV)?;
                 let along = sysctl::changed_along(key).into_iter();
-                let along: Vec<_> = along.filter_map(|along| Some((along.clone(), known.sysctl(&along)?))).collect();
-                known.sysctls.entry(key.clone()).or_insert_with(|| before.clone());
+                let along: Vec<_> = along
+                    .filter_map(|along| Some((along.clone(), known.sysctl(&along)?)))
+                    .collect();
+                known
+                    .sysctls
+                    .entry(key.clone())
+                    .or_insert_with(|| before.clone());
                 known.write_sysctl(key, value);
                 let replaced = along.into_iter().chain([(key.clone(), before)]);
-                self.replaced.extend(replaced.map(|(key, before)| (name.clone(), key, before)));
+                self.replaced
+                    .extend(replaced.map(|(key, before)| (name.clone(), key, before)));
                 Ok(())
             }
-            Op::DnsSet { name, file, content } => {
+            Op::DnsSet {
+                name,
+                file,
+                content,
+            } => {
                 if let Ok(known) = self.named(name) {
                     match content {
                         Some(content) => known.dns.insert(*file, content.clone()),
@@ -462,7 +591,13 @@ impl State {
             _ => {
                 let inode = self.number();
                 let owner_tag = Some(owner_tag.to_owned());
-                let made = ObservedNs { inode, cookie: inode, owner_tag, link_count: 1, ..ObservedNs::default() };
+                let made = ObservedNs {
+                    inode,
+                    cookie: inode,
+                    owner_tag,
+                    link_count: 1,
+                    ..ObservedNs::default()
+                };
                 self.namespaces.insert(ns, made);
                 Ok(())
             }
@@ -488,7 +623,11 @@ impl State {
     fn add_veth(&mut self, ends: &[NewEnd; 2]) -> Done {
         for end in ends {
             let known = self.ns(&end.ns)?;
-            if known.links.get(&end.name).is_some_and(|other| other.owner_tag.as_ref() != Some(&end.owner_tag)) {
+            if known
+                .links
+                .get(&end.name)
+                .is_some_and(|other| other.owner_tag.as_ref() != Some(&end.owner_tag))
+            {
                 return Err(Errno::EEXIST);
             }
         }
@@ -509,15 +648,24 @@ impl State {
     }
 
     fn delete_link(&mut self, ns: &Ns, name: &str) {
-        for (ns, name) in
-            self.peers.remove(&(ns.clone(), name.to_owned())).into_iter().chain([(ns.clone(), name.to_owned())])
+        for (ns, name) in self
+            .peers
+            .remove(&(ns.clone(), name.to_owned()))
+            .into_iter()
+            .chain([(ns.clone(), name.to_owned())])
         {
             self.peers.remove(&(ns.clone(), name.clone()));
             if let Some(known) = self.namespaces.get_mut(&ns) {
                 known.links.remove(&name);
                 forget(known, &name);
-                known.sysctls.retain(|key, _| key.interface().as_deref() != Some(&*name));
-                for port in known.links.values_mut().filter(|port| port.master.as_ref() == Some(&name)) {
+                known
+                    .sysctls
+                    .retain(|key, _| key.interface().as_deref() != Some(&*name));
+                for port in known
+                    .links
+                    .values_mut()
+                    .filter(|port| port.master.as_ref() == Some(&name))
+                {
                     port.master = None;
                     port.port = None;
                 }
@@ -535,12 +683,22 @@ impl State {
             .into_iter()
             .partition(|(key, _)| key.interface().as_deref() == Some(name));
         known.sysctls = others;
-        known.sysctls.extend(own.into_iter().filter_map(|(key, value)| Some((key.at(to_name)?, value))));
-        for port in known.links.values_mut().filter(|port| port.master.as_deref() == Some(name)) {
+        known.sysctls.extend(
+            own.into_iter()
+                .filter_map(|(key, value)| Some((key.at(to_name)?, value))),
+        );
+        for port in known
+            .links
+            .values_mut()
+            .filter(|port| port.master.as_deref() == Some(name))
+        {
             port.master = Some(to_name.to_owned());
         }
         self.ns(to)?.links.insert(to_name.to_owned(), link);
-        let (from, to) = ((ns.clone(), name.to_owned()), (to.clone(), to_name.to_owned()));
+        let (from, to) = (
+            (ns.clone(), name.to_owned()),
+            (to.clone(), to_name.to_owned()),
+        );
         if let Some(peer) = self.peers.remove(&from) {
             self.peers.insert(peer.clone(), to.clone());
             self.peers.insert(to, peer);
@@ -562,7 +720,9 @@ impl State {
         link.port = None;
         link.addr_gen_none = false;
         forget(self.ns(ns)?, name);
-        self.ns(ns)?.sysctls.retain(|key, _| key.interface().as_deref() != Some(name));
+        self.ns(ns)?
+            .sysctls
+            .retain(|key, _| key.interface().as_deref() != Some(name));
         self.rename(ns, name, to, to_name)?;
         self.ns(to)?.inherit_sysctls(to_name);
         Ok(())
@@ -575,16 +735,30 @@ impl State {
             self.ns(ns)?.reset_ipv6_mtu(name);
         } else {
             let link = self.link(ns, name)?;
-            link.addresses.retain(|address| address.net.addr().is_ipv4());
+            link.addresses
+                .retain(|address| address.net.addr().is_ipv4());
             forget(self.ns(ns)?, name);
         }
         Ok(())
     }
 
     fn set_bridge(&mut self, ns: &Ns, name: &str, set: &BridgeSettings) -> Done {
-        let bridge = self.link(ns, name)?.bridge.as_mut().ok_or(Errno::EOPNOTSUPP)?;
-        let BridgeSettings { stp, priority, ageing_time, forward_delay, hello_time, max_age, .. } = *set;
-        // The times are taken first (`br_changelink()`, net/bridge/br_netlink.c), and bounded while STP is on.
+        let bridge = self
+            .link(ns, name)?
+            .bridge
+            .as_mut()
+            .ok_or(Errno::EOPNOTSUPP)?;
+        let BridgeSettings {
+            stp,
+            priority,
+            ageing_time,
+            forward_delay,
+            hello_time,
+            max_age,
+            ..
+        } = *set;
+        // The times are taken first (`br_changelink()`, net/bridge/br_netlink.c), and bounded while
+        // STP is on.
         let bounds = 200..=3000;
         if bridge.stp && forward_delay.is_some_and(|delay| !bounds.contains(&delay)) {
             return Err(Errno::ERANGE);
@@ -607,12 +781,25 @@ impl State {
 
     fn add_address(&mut self, ns: &Ns, name: &str, new: &ObservedAddress, replace: bool) -> Done {
         let disabled = |key: &SysctlKey, value: &str| {
-            key.is_ipv6() && key.setting() == "disable_ipv6" && key.is_of(name) && sysctl::is_on(value)
+            key.is_ipv6()
+                && key.setting() == "disable_ipv6"
+                && key.is_of(name)
+                && sysctl::is_on(value)
         };
-        if new.is_ipv6() && self.ns(ns)?.sysctls.iter().any(|(key, value)| disabled(key, value)) {
+        if new.is_ipv6()
+            && self
+                .ns(ns)?
+                .sysctls
+                .iter()
+                .any(|(key, value)| disabled(key, value))
+        {
             // A link without IPv6 has no link-local address.
             let is_link_local = new.protocol == ADDRESS_PROTOCOL_KERNEL_LL;
-            return if is_link_local { Ok(()) } else { Err(Errno::EACCES) };
+            return if is_link_local {
+                Ok(())
+            } else {
+                Err(Errno::EACCES)
+            };
         }
         let link = self.link(ns, name)?;
         if new.is_ipv6() && link.mtu < LEAST_IPV6_MTU {
@@ -621,8 +808,13 @@ impl State {
         match link.addresses.iter_mut().find(|known| known.excludes(new)) {
             Some(known) if known.is_same(new) => {
                 if replace {
-                    // What a primary one is, and a label, stay (`inet_rtm_newaddr()`, net/ipv4/devinet.c).
-                    *known = ObservedAddress { secondary: known.secondary, label: known.label.clone(), ..new.clone() };
+                    // What a primary one is, and a label, stay (`inet_rtm_newaddr()`,
+                    // net/ipv4/devinet.c).
+                    *known = ObservedAddress {
+                        secondary: known.secondary,
+                        label: known.label.clone(),
+                        ..new.clone()
+                    };
                 }
                 Ok(())
             }
@@ -634,19 +826,32 @@ impl State {
         }
     }
 
-    fn add_route(&mut self, name: &Name, route: &Route, extras: &RouteExtras, protocol: u8, replace: bool) -> Done {
+    fn add_route(
+        &mut self,
+        name: &Name,
+        route: &Route,
+        extras: &RouteExtras,
+        protocol: u8,
+        replace: bool,
+    ) -> Done {
         let known = self.named(name)?;
         let mut route = route.clone();
         if let (Some(via), false) = (route.via, route.onlink) {
             let reach = known.links.iter().find(|(device, link)| {
                 link.up
-                    && route.interface.as_ref().is_none_or(|wanted| wanted.as_str() == *device)
-                    && link.addresses.iter().any(|address| address.net.contains(&via.0))
+                    && route
+                        .interface
+                        .as_ref()
+                        .is_none_or(|wanted| wanted.as_str() == *device)
+                    && link
+                        .addresses
+                        .iter()
+                        .any(|address| address.net.contains(&via.0))
             });
-            let by_route = known
-                .routes
-                .iter()
-                .find(|other| other.route.via.is_none() && other.route.destination.net(other.ipv6).contains(&via.0));
+            let by_route = known.routes.iter().find(|other| {
+                other.route.via.is_none()
+                    && other.route.destination.net(other.ipv6).contains(&via.0)
+            });
             let device = reach
                 .map(|(device, _)| device.clone())
                 .or_else(|| by_route?.route.interface.as_ref().map(ToString::to_string));
@@ -658,7 +863,10 @@ impl State {
         {
             return Err(Errno::ENETDOWN);
         }
-        let same = known.routes.iter().position(|other| same_route(other, &route));
+        let same = known
+            .routes
+            .iter()
+            .position(|other| same_route(other, &route));
         route.metric = Some(route.effective_metric());
         let ipv6 = route.is_ipv6();
         if route.destination.net(ipv6).prefix_len() == 0 {
@@ -687,8 +895,12 @@ impl State {
 
 /// What a link that goes down or away takes along.
 fn forget(known: &mut ObservedNs, name: &str) {
-    known.routes.retain(|other| other.route.interface.as_ref().map(InterfaceName::as_str) != Some(name));
-    known.neighbours.retain(|other| other.interface.as_str() != name);
+    known
+        .routes
+        .retain(|other| other.route.interface.as_ref().map(InterfaceName::as_str) != Some(name));
+    known
+        .neighbours
+        .retain(|other| other.interface.as_str() != name);
 }
 
 fn same_route(known: &ObservedRoute, route: &Route) -> bool {
@@ -700,7 +912,10 @@ fn same_route(known: &ObservedRoute, route: &Route) -> bool {
         && known.route.destination.net(ipv6) == route.destination.net(ipv6)
         && known.route.table == route.table
         && known.route.metric.unwrap_or(0)
-            == route.metric.filter(|metric| *metric != 0).unwrap_or(if ipv6 { 1024 } else { 0 })
+            == route
+                .metric
+                .filter(|metric| *metric != 0)
+                .unwrap_or(if ipv6 { 1024 } else { 0 })
 }
 
 fn set_port(port: &mut ObservedPort, set: &Port) {

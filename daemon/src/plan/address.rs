@@ -1,8 +1,9 @@
 //! Addresses of a link: which go, which come, and in which order the kernel has them.
 //!
-//! The first of a network is the one that packets leave with, in both families, and the order of the list is that of the kernel.
-//! What is added comes last in IPv4 (of the primary or of the secondary ones) and first in IPv6, so those that stay are the
-//! longest run that need not move; the others of netnsd's are added again behind them. Addresses of others stay where they are.
+//! The first of a network is the one that packets leave with, in both families, and the order of
+//! the list is that of the kernel. What is added comes last in IPv4 (of the primary or of the
+//! secondary ones) and first in IPv6, so those that stay are the longest run that need not move;
+//! the others of netnsd's are added again behind them. Addresses of others stay where they are.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -14,13 +15,23 @@ use crate::kernel::{ADDRESS_PROTOCOL_KERNEL_LL, IFA_F_NODAD, ObservedAddress, Ob
 
 impl Planner<'_> {
     /// Plans the addresses of a link that has this MTU.
-    pub(super) fn plan_addresses(&mut self, task: &Task<'_>, place: &Place, wanted: &[ObservedAddress], mtu: u32) {
-        // Only what is netnsd's is moved: it is so until everything is where it was, or from the first.
+    pub(super) fn plan_addresses(
+        &mut self,
+        task: &Task<'_>,
+        place: &Place,
+        wanted: &[ObservedAddress],
+        mtu: u32,
+    ) {
+        // Only what is netnsd's is moved: it is so until everything is where it was, or from the
+        // first.
         if task.hands == Hands::Adopt {
             self.take_addresses(task, place, wanted);
         }
         for ipv6 in [false, true] {
-            let mut order: Vec<&ObservedAddress> = wanted.iter().filter(|address| address.is_ipv6() == ipv6).collect();
+            let mut order: Vec<&ObservedAddress> = wanted
+                .iter()
+                .filter(|address| address.is_ipv6() == ipv6)
+                .collect();
             if let (true, Some(first)) = (ipv6 && mtu < LEAST_IPV6_MTU, order.first()) {
                 // The kernel ends IPv6 on the link (`addrconf_notify()`, net/ipv6/addrconf.c).
                 let Place { ns, name } = place;
@@ -41,86 +52,171 @@ impl Planner<'_> {
         }
     }
 
-    /// Puts the mark on addresses of others that are taken over, or takes it off again; the rest of them is as it was.
+    /// Puts the mark on addresses of others that are taken over, or takes it off again; the rest of
+    /// them is as it was.
     fn take_addresses(&mut self, task: &Task<'_>, place: &Place, wanted: &[ObservedAddress]) {
-        let Some(link) = self.ns_mut(&place.ns).links.get_mut(&place.name) else { return };
+        let Some(link) = self.ns_mut(&place.ns).links.get_mut(&place.name) else {
+            return;
+        };
         let mut taken = Vec::new();
         for known in &mut link.addresses {
-            let Some(wanted) = wanted.iter().find(|wanted| wanted.is_same(known)) else { continue };
+            let Some(wanted) = wanted.iter().find(|wanted| wanted.is_same(known)) else {
+                continue;
+            };
             if wanted.protocol != known.protocol {
                 known.protocol = wanted.protocol;
-                taken.push(if task.gives_back() { wanted.clone() } else { known.clone() });
+                taken.push(if task.gives_back() {
+                    wanted.clone()
+                } else {
+                    known.clone()
+                });
             }
         }
         for address in taken {
             let (ns, name) = (place.ns.clone(), place.name.clone());
-            self.emit(Phase::Addresses, task, Op::AddressAdd { ns, name, address, replace: true });
+            self.emit(
+                Phase::Addresses,
+                task,
+                Op::AddressAdd {
+                    ns,
+                    name,
+                    address,
+                    replace: true,
+                },
+            );
         }
     }
 
     /// Takes out what the kernel would refuse because of an address of others.
-    fn refuse_excluded(&mut self, task: &Task<'_>, place: &Place, order: &mut Vec<&ObservedAddress>) {
-        let Some(link) = self.now.link(&place.ns, &place.name) else { return };
+    fn refuse_excluded(
+        &mut self,
+        task: &Task<'_>,
+        place: &Place,
+        order: &mut Vec<&ObservedAddress>,
+    ) {
+        let Some(link) = self.now.link(&place.ns, &place.name) else {
+            return;
+        };
         let mut refused = Vec::new();
         order.retain(|wanted| {
             let excludes = |known: &&ObservedAddress| !known.is_ours() && known.excludes(wanted);
             let mut others = link.addresses.iter().filter(excludes);
-            let Some(other) = others.find(|known| !known.is_same(wanted)) else { return true };
+            let Some(other) = others.find(|known| !known.is_same(wanted)) else {
+                return true;
+            };
             refused.push((wanted.net, other.to_string()));
             false
         });
         for (wanted, other) in refused {
             let Place { ns, name } = place;
-            let way_out = "an interface has an address once: ask for another one, or remove that first";
-            self.conflict(task, format!("{wanted} for {name} in {ns}: others gave it {other}, and {way_out}"));
+            let way_out =
+                "an interface has an address once: ask for another one, or remove that first";
+            self.conflict(
+                task,
+                format!("{wanted} for {name} in {ns}: others gave it {other}, and {way_out}"),
+            );
         }
     }
 
-    /// Brings the addresses of a family to what is asked for, given in the order in which they are added.
-    fn order_addresses(&mut self, task: &Task<'_>, place: &Place, order: &[&ObservedAddress], ipv6: bool) {
+    /// Brings the addresses of a family to what is asked for, given in the order in which they are
+    /// added.
+    fn order_addresses(
+        &mut self,
+        task: &Task<'_>,
+        place: &Place,
+        order: &[&ObservedAddress],
+        ipv6: bool,
+    ) {
         let Place { ns, name } = place;
-        let Some(link) = self.now.link(ns, name) else { return };
+        let Some(link) = self.now.link(ns, name) else {
+            return;
+        };
         let promotes = link.promote_secondaries;
-        let mut trial = ObservedNs { links: BTreeMap::from([(name.clone(), link.clone())]), ..ObservedNs::default() };
+        let mut trial = ObservedNs {
+            links: BTreeMap::from([(name.clone(), link.clone())]),
+            ..ObservedNs::default()
+        };
         let all = task.gives_back();
         let mut leaving = leaving(known(&trial, name), order, ipv6, all);
-        // Without any IPv4 address the kernel takes the routes by the link away: the first that comes does so before others go.
-        let is_new = |wanted: &&ObservedAddress| !known(&trial, name).iter().any(|known| known.excludes(wanted));
-        let lead = order.first().copied().filter(|first| !leaving.is_empty() && is_new(first));
+        // Without any IPv4 address the kernel takes the routes by the link away: the first that
+        // comes does so before others go.
+        let is_new = |wanted: &&ObservedAddress| {
+            !known(&trial, name)
+                .iter()
+                .any(|known| known.excludes(wanted))
+        };
+        let lead = order
+            .first()
+            .copied()
+            .filter(|first| !leaving.is_empty() && is_new(first));
         if let Some(lead) = lead {
             self.add_address(task, place, lead.clone());
             trial.add_address(name, lead.clone());
         }
         let mut delete: Vec<ObservedAddress> = Vec::new();
         while !leaving.is_empty() {
-            leaving.iter().for_each(|gone| trial.lose_address(name, gone, true));
+            leaving
+                .iter()
+                .for_each(|gone| trial.lose_address(name, gone, true));
             delete.append(&mut leaving);
             leaving = self::leaving(known(&trial, name), order, ipv6, all);
         }
         let as_it_was = |wanted: &ObservedAddress| {
-            let gone = delete.iter().find(|gone| gone.is_same(wanted) && !task.gives_back());
+            let gone = delete
+                .iter()
+                .find(|gone| gone.is_same(wanted) && !task.gives_back());
             // Nobody else had it until now.
             let nodad = if ipv6 { IFA_F_NODAD } else { 0 };
-            gone.map_or_else(|| wanted.clone(), |gone| ObservedAddress { flags: gone.flags | nodad, ..gone.clone() })
+            gone.map_or_else(
+                || wanted.clone(),
+                |gone| ObservedAddress {
+                    flags: gone.flags | nodad,
+                    ..gone.clone()
+                },
+            )
         };
-        let is_absent = |wanted: &&&ObservedAddress| !known(&trial, name).iter().any(|known| known.is_same(wanted));
-        let mut add: Vec<ObservedAddress> = order.iter().filter(is_absent).map(|wanted| as_it_was(wanted)).collect();
+        let is_absent = |wanted: &&&ObservedAddress| {
+            !known(&trial, name)
+                .iter()
+                .any(|known| known.is_same(wanted))
+        };
+        let mut add: Vec<ObservedAddress> = order
+            .iter()
+            .filter(is_absent)
+            .map(|wanted| as_it_was(wanted))
+            .collect();
         let comes = |gone: &&ObservedAddress| add.iter().any(|new| new.is_same(gone));
-        let carried: Vec<_> = delete.iter().filter(|gone| !gone.is_ours() && !comes(gone)).cloned().collect();
+        let carried: Vec<_> = delete
+            .iter()
+            .filter(|gone| !gone.is_ours() && !comes(gone))
+            .cloned()
+            .collect();
         add.extend(carried);
-        if delete.iter().any(|gone| add.iter().any(|new| new.is_same(gone))) {
+        if delete
+            .iter()
+            .any(|gone| add.iter().any(|new| new.is_same(gone)))
+        {
             let promote = !ipv6 && !promotes && delete.iter().any(|gone| !gone.secondary);
             self.ns_mut(ns).reorder_addresses(name, &delete, &add);
-            let op = Op::AddressReorder { ns: ns.clone(), name: name.clone(), delete, add, promote };
+            let op = Op::AddressReorder {
+                ns: ns.clone(),
+                name: name.clone(),
+                delete,
+                add,
+                promote,
+            };
             return self.emit(Phase::Addresses, task, op);
         }
         // The route to a network stays where the next address of it comes before the last one goes.
         let is_followed = |gone: &ObservedAddress| {
             let is_of_it = |other: &ObservedAddress| other.network() == gone.network();
-            !known(&trial, name).iter().any(is_of_it) && add.iter().any(|new| is_of_it(new) && !new.excludes(gone))
+            !known(&trial, name).iter().any(is_of_it)
+                && add.iter().any(|new| is_of_it(new) && !new.excludes(gone))
         };
         let (mut followed, at_once): (Vec<_>, Vec<_>) = delete.into_iter().partition(is_followed);
-        at_once.into_iter().for_each(|gone| self.delete_address(task, place, gone));
+        at_once
+            .into_iter()
+            .for_each(|gone| self.delete_address(task, place, gone));
         for new in add {
             let network = new.network();
             self.add_address(task, place, new);
@@ -133,30 +229,66 @@ impl Planner<'_> {
     fn add_address(&mut self, task: &Task<'_>, place: &Place, address: ObservedAddress) {
         let (ns, name) = (place.ns.clone(), place.name.clone());
         self.ns_mut(&ns).add_address(&name, address.clone());
-        self.emit(Phase::Addresses, task, Op::AddressAdd { ns, name, address, replace: false });
+        self.emit(
+            Phase::Addresses,
+            task,
+            Op::AddressAdd {
+                ns,
+                name,
+                address,
+                replace: false,
+            },
+        );
     }
 
     fn delete_address(&mut self, task: &Task<'_>, place: &Place, address: ObservedAddress) {
         let (ns, name) = (place.ns.clone(), place.name.clone());
-        let Some(link) = self.ns_mut(&ns).links.get(&name) else { return };
-        let below = |known: &ObservedAddress| known.secondary && known.network() == address.network();
-        let is_primary = link.addresses.iter().any(|known| known.is_same(&address) && !known.secondary);
-        let promote = !address.is_ipv6() && is_primary && !link.promote_secondaries && link.addresses.iter().any(below);
+        let Some(link) = self.ns_mut(&ns).links.get(&name) else {
+            return;
+        };
+        let below =
+            |known: &ObservedAddress| known.secondary && known.network() == address.network();
+        let is_primary = link
+            .addresses
+            .iter()
+            .any(|known| known.is_same(&address) && !known.secondary);
+        let promote = !address.is_ipv6()
+            && is_primary
+            && !link.promote_secondaries
+            && link.addresses.iter().any(below);
         self.ns_mut(&ns).lose_address(&name, &address, promote);
-        self.emit(Phase::Addresses, task, Op::AddressDelete { ns, name, address, promote });
+        self.emit(
+            Phase::Addresses,
+            task,
+            Op::AddressDelete {
+                ns,
+                name,
+                address,
+                promote,
+            },
+        );
     }
 
-    /// Gives a link that is about to be up its link-local address, where IPv6 packets go by it. The kernel makes the same one, and
-    /// looks for duplicates first; until then the link asks for no neighbour (`ndisc_send_ns()`, net/ipv6/ndisc.c), and what a
-    /// router should forward there is lost.
+    /// Gives a link that is about to be up its link-local address, where IPv6 packets go by it. The
+    /// kernel makes the same one, and looks for duplicates first; until then the link asks for no
+    /// neighbour (`ndisc_send_ns()`, net/ipv6/ndisc.c), and what a router should forward there is
+    /// lost.
     pub(super) fn add_link_local(&mut self, task: &Task<'_>, place: &Place) {
-        let Some(link) = self.now.link(&place.ns, &place.name) else { return };
-        let Some(mac) = link.mac.filter(|_| !link.addr_gen_none && link.mtu >= LEAST_IPV6_MTU && !task.gives_back())
+        let Some(link) = self.now.link(&place.ns, &place.name) else {
+            return;
+        };
+        let Some(mac) = link
+            .mac
+            .filter(|_| !link.addr_gen_none && link.mtu >= LEAST_IPV6_MTU && !task.gives_back())
         else {
             return;
         };
-        let is_global = |known: &ObservedAddress| known.is_ipv6() && !is_link_local(known.net.addr());
-        let routed = || self.link_local_gateways.contains(&(place.ns.clone(), place.name.clone()));
+        let is_global =
+            |known: &ObservedAddress| known.is_ipv6() && !is_link_local(known.net.addr());
+        let routed = || {
+            self.link_local_gateways
+                .contains(&(place.ns.clone(), place.name.clone()))
+        };
         let address = ObservedAddress {
             protocol: ADDRESS_PROTOCOL_KERNEL_LL,
             ..ObservedAddress::new(IpNet::from(mac.link_local()))
@@ -172,15 +304,27 @@ fn known<'n>(inside: &'n ObservedNs, name: &str) -> &'n [ObservedAddress] {
     inside.links.get(name).map_or(&[], |link| &link.addresses)
 }
 
-/// Tells which addresses of netnsd's go: those that are not asked for, and those that are not where the order has them. Of others
-/// those go, and come again, that would rise above netnsd's first of their network, and with `all` those that are in the order.
-/// Secondary ones come first.
-fn leaving(addresses: &[ObservedAddress], order: &[&ObservedAddress], ipv6: bool, all: bool) -> Vec<ObservedAddress> {
-    let mut known: Vec<&ObservedAddress> = addresses.iter().filter(|known| known.is_ipv6() == ipv6).collect();
+/// Tells which addresses of netnsd's go: those that are not asked for, and those that are not where
+/// the order has them. Of others those go, and come again, that would rise above netnsd's first of
+/// their network, and with `all` those that are in the order. Secondary ones come first.
+fn leaving(
+    addresses: &[ObservedAddress],
+    order: &[&ObservedAddress],
+    ipv6: bool,
+    all: bool,
+) -> Vec<ObservedAddress> {
+    let mut known: Vec<&ObservedAddress> = addresses
+        .iter()
+        .filter(|known| known.is_ipv6() == ipv6)
+        .collect();
     if ipv6 {
         known.reverse();
     }
-    let places: HashMap<_, usize> = known.iter().enumerate().map(|(i, known)| ((known.net, known.peer), i)).collect();
+    let places: HashMap<_, usize> = known
+        .iter()
+        .enumerate()
+        .map(|(i, known)| ((known.net, known.peer), i))
+        .collect();
     let primaries: HashMap<IpNet, usize> = known
         .iter()
         .enumerate()
@@ -194,30 +338,50 @@ fn leaving(addresses: &[ObservedAddress], order: &[&ObservedAddress], ipv6: bool
             is_fixed[*place] = false;
         }
     }
-    // The first place that the next one may have, of the primary ones of a scope and of the secondary ones, or of a scope's.
+    // The first place that the next one may have, of the primary ones of a scope and of the
+    // secondary ones, or of a scope's.
     let mut from: BTreeMap<(u8, u8), usize> = BTreeMap::new();
-    // Networks that are asked for, and the place before which others of theirs would become primary instead of the first.
+    // Networks that are asked for, and the place before which others of theirs would become primary
+    // instead of the first.
     let mut heads: HashMap<IpNet, usize> = HashMap::new();
     for wanted in order {
         let network = wanted.network();
-        let by_others = primaries.get(&network).is_some_and(|primary| is_fixed[*primary]);
+        let by_others = primaries
+            .get(&network)
+            .is_some_and(|primary| is_fixed[*primary]);
         let is_head = !ipv6 && !by_others && !heads.contains_key(&network);
         let place = places.get(&(wanted.net, wanted.peer)).copied();
         let scope = place.map_or(wanted.scope, |place| known[place].scope);
-        let class = if ipv6 { (0, wanted.scope_rank()) } else { (u8::from(!is_head), if is_head { scope } else { 0 }) };
+        let class = if ipv6 {
+            (0, wanted.scope_rank())
+        } else {
+            (u8::from(!is_head), if is_head { scope } else { 0 })
+        };
         let from = from.entry(class).or_default();
         let rises = is_head && place.is_some_and(|place| known[place].secondary);
         let stays = place.filter(|place| {
             let fits = ipv6 || is_head || known[*place].secondary;
             let is_below = is_head || heads.get(&network).is_none_or(|head| place >= head);
-            fits && is_below && if rises { *from != usize::MAX } else { place >= from }
+            fits && is_below
+                && if rises {
+                    *from != usize::MAX
+                } else {
+                    place >= from
+                }
         });
         let is_fixed = place.is_some_and(|place| is_fixed[place]);
         if let Some(place) = place {
             leaves[place] = stays.is_none() && !is_fixed;
         }
         if is_head {
-            heads.insert(network, if rises || stays.is_none() { stays.unwrap_or(usize::MAX) } else { 0 });
+            heads.insert(
+                network,
+                if rises || stays.is_none() {
+                    stays.unwrap_or(usize::MAX)
+                } else {
+                    0
+                },
+            );
         }
         match stays {
             // It comes to the end of the primary ones.
@@ -227,13 +391,24 @@ fn leaving(addresses: &[ObservedAddress], order: &[&ObservedAddress], ipv6: bool
             None => *from = usize::MAX,
         }
     }
-    for (i, other) in known.iter().enumerate().filter(|(i, known)| known.secondary && is_fixed[*i]) {
-        let primary_goes = || primaries.get(&other.network()).is_some_and(|primary| leaves[*primary]);
+    for (i, other) in known
+        .iter()
+        .enumerate()
+        .filter(|(i, known)| known.secondary && is_fixed[*i])
+    {
+        let primary_goes = || {
+            primaries
+                .get(&other.network())
+                .is_some_and(|primary| leaves[*primary])
+        };
         leaves[i] = heads.get(&other.network()).is_some_and(|head| i < *head) && primary_goes();
     }
     let those = |secondary: bool| {
         let goes = |i: &usize| leaves[*i] && known[*i].secondary == secondary;
-        (0..known.len()).filter(goes).map(|i| known[i].clone()).collect::<Vec<_>>()
+        (0..known.len())
+            .filter(goes)
+            .map(|i| known[i].clone())
+            .collect::<Vec<_>>()
     };
     let (mut gone, primary) = (those(true), those(false));
     gone.extend(primary);

@@ -1,9 +1,11 @@
-//! Taking over what others made, in place, and giving it back as it was found when the kernel refuses the rest of a write.
+//! Taking over what others made, in place, and giving it back as it was found when the kernel
+//! refuses the rest of a write.
 
 use std::collections::{BTreeMap, HashSet};
 
 use netnsd_api::{
-    Bridge, Centiseconds, Cidr, Endpoint, Kind, Name, Namespace, NetnsId, ResourceRef, Veth, is_link_local,
+    Bridge, Centiseconds, Cidr, Endpoint, Kind, Name, Namespace, NetnsId, ResourceRef, Veth,
+    is_link_local,
 };
 
 use super::{
@@ -15,8 +17,8 @@ use super::{
 use crate::{
     engine::Spec,
     kernel::{
-        Ns, ObservedAddress, ObservedBridge, ObservedLink, ObservedNs, ObservedRoute, Op, ROUTE_PROTOCOL,
-        ROUTE_PROTOCOL_KERNEL, RouteExtras, ownership,
+        Ns, ObservedAddress, ObservedBridge, ObservedLink, ObservedNs, ObservedRoute, Op,
+        ROUTE_PROTOCOL, ROUTE_PROTOCOL_KERNEL, RouteExtras, ownership,
     },
 };
 
@@ -25,11 +27,13 @@ use crate::{
 pub struct Found {
     /// What it was, every setting said. Bridges are called as their devices.
     pub spec: Spec,
-    /// The owner tags that it had, of a record that is no more; the second is that of a pair's second end.
+    /// The owner tags that it had, of a record that is no more; the second is that of a pair's
+    /// second end.
     owner_tags: [Option<String>; 2],
     /// Of each route of `spec` who made it, and what the API has no fields for.
     routes: Vec<(u8, RouteExtras)>,
-    /// The addresses of each end of a pair, or of a bridge, but for those that the kernel makes itself.
+    /// The addresses of each end of a pair, or of a bridge, but for those that the kernel makes
+    /// itself.
     addresses: [Vec<ObservedAddress>; 2],
     /// Which ends of a pair made themselves no IPv6 link-local address.
     addr_gen_none: [bool; 2],
@@ -43,7 +47,11 @@ impl Task<'_> {
     /// The protocol of the route at this place of what is desired.
     pub(super) fn protocol_of(&self, route: usize) -> u8 {
         match self.hands {
-            Hands::GiveBack(found) => found.routes.get(route).map(|(protocol, _)| *protocol).unwrap_or_default(),
+            Hands::GiveBack(found) => found
+                .routes
+                .get(route)
+                .map(|(protocol, _)| *protocol)
+                .unwrap_or_default(),
             _ => ROUTE_PROTOCOL,
         }
     }
@@ -51,15 +59,23 @@ impl Task<'_> {
     /// What the route at this place is made with besides.
     pub(super) fn extras_of(&self, route: usize) -> RouteExtras {
         match self.hands {
-            Hands::GiveBack(found) => found.routes.get(route).map(|(_, extras)| extras.clone()).unwrap_or_default(),
+            Hands::GiveBack(found) => found
+                .routes
+                .get(route)
+                .map(|(_, extras)| extras.clone())
+                .unwrap_or_default(),
             _ => RouteExtras::default(),
         }
     }
 
-    /// Returns true if a route has besides what it should have: what is given back is what it was to the letter.
+    /// Returns true if a route has besides what it should have: what is given back is what it was
+    /// to the letter.
     pub(super) fn keeps_extras(&self, route: usize, known: &ObservedRoute) -> bool {
         match self.hands {
-            Hands::GiveBack(found) => found.routes.get(route).is_none_or(|(_, extras)| *extras == known.extras),
+            Hands::GiveBack(found) => found
+                .routes
+                .get(route)
+                .is_none_or(|(_, extras)| *extras == known.extras),
             _ => true,
         }
     }
@@ -68,12 +84,15 @@ impl Task<'_> {
     pub(super) fn addresses_of(&self, asked: &[Cidr], end: usize) -> Vec<ObservedAddress> {
         match self.hands {
             Hands::GiveBack(found) => found.addresses[end].clone(),
-            _ => asked.iter().map(|address| ObservedAddress::new(address.0)).collect(),
+            _ => asked
+                .iter()
+                .map(|address| ObservedAddress::new(address.0))
+                .collect(),
         }
     }
 
-    /// Whether an end makes itself no IPv6 link-local address; a bridge's port needs none: its announcements would be flooded
-    /// to all ports.
+    /// Whether an end makes itself no IPv6 link-local address; a bridge's port needs none: its
+    /// announcements would be flooded to all ports.
     pub(super) fn addr_gen_none(&self, spec: &Endpoint, end: usize) -> bool {
         match self.hands {
             Hands::GiveBack(found) => found.addr_gen_none[end],
@@ -81,9 +100,11 @@ impl Task<'_> {
         }
     }
 
-    /// Returns true if something with this tag may be taken over: what has no owner, or one that went away with its record.
+    /// Returns true if something with this tag may be taken over: what has no owner, or one that
+    /// went away with its record.
     fn may_take(&self, found: Option<&str>, end: Option<usize>) -> bool {
-        // Namespaces that netnsd pins under another name are told by `alias_of`: any other tag is of a record that is no more.
+        // Namespaces that netnsd pins under another name are told by `alias_of`: any other tag is
+        // of a record that is no more.
         let may = |owner: (ResourceRef, Option<usize>)| {
             self.resource.kind == Kind::Namespace || owner == (self.resource.clone(), end)
         };
@@ -93,8 +114,14 @@ impl Task<'_> {
 
 impl Planner<'_> {
     pub(super) fn adopt_namespace(&mut self, task: &Task<'_>, ns: &Ns) {
-        let known = self.now.namespaces.get(ns).filter(|known| known.inode != 0 && known.alias_of.is_none());
-        let (Some(Spec::Namespace(spec)), Some(known)) = (task.desired, known) else { return };
+        let known = self
+            .now
+            .namespaces
+            .get(ns)
+            .filter(|known| known.inode != 0 && known.alias_of.is_none());
+        let (Some(Spec::Namespace(spec)), Some(known)) = (task.desired, known) else {
+            return;
+        };
         let was = known.owner_tag.clone();
         if task.hands != Hands::Adopt
             || was.as_deref().is_some_and(|tag| task.owns(tag, None))
@@ -105,23 +132,42 @@ impl Planner<'_> {
         let found = Found {
             spec: Spec::Namespace(found_namespace(spec, known)),
             owner_tags: [current(&known.owner_tag), None],
-            routes: found_routes(spec, known).map(|known| (known.protocol, known.extras.clone())).collect(),
+            routes: found_routes(spec, known)
+                .map(|known| (known.protocol, known.extras.clone()))
+                .collect(),
             addresses: [Vec::new(), Vec::new()],
             addr_gen_none: [false; 2],
         };
         let owner_tag = Some(task.owner_tag(None));
         self.ns_mut(ns).owner_tag.clone_from(&owner_tag);
-        self.take(task, found, vec![set_owner(Place { ns: ns.clone(), name: "lo".into() }, was, owner_tag, None)]);
+        self.take(
+            task,
+            found,
+            vec![set_owner(
+                Place {
+                    ns: ns.clone(),
+                    name: "lo".into(),
+                },
+                was,
+                owner_tag,
+                None,
+            )],
+        );
     }
 
     pub(super) fn adopt_bridge(&mut self, task: &Task<'_>, place: &Place) {
         if task.hands != Hands::Adopt || self.is_there(place, task, None) {
             return;
         }
-        let (Some(Spec::Bridge(spec)), Some(known)) = (task.desired, self.now.link(&place.ns, &place.name)) else {
+        let (Some(Spec::Bridge(spec)), Some(known)) =
+            (task.desired, self.now.link(&place.ns, &place.name))
+        else {
             return;
         };
-        if let (Some(settings), true) = (&known.bridge, task.may_take(known.owner_tag.as_deref(), None)) {
+        if let (Some(settings), true) = (
+            &known.bridge,
+            task.may_take(known.owner_tag.as_deref(), None),
+        ) {
             let found = Found {
                 spec: Spec::Bridge(found_bridge(spec, known, settings)),
                 owner_tags: [current(&known.owner_tag), None],
@@ -139,13 +185,19 @@ impl Planner<'_> {
     /// Takes a pair over when both its ends are at their places, and each is the other's.
     pub(super) fn adopt_pair(&mut self, task: &Task<'_>, places: &[Place; 2]) {
         let here = [0, 1].map(|end| self.is_there(&places[end], task, Some(end)));
-        let Some(Spec::Veth(spec)) = task.desired else { return };
+        let Some(Spec::Veth(spec)) = task.desired else {
+            return;
+        };
         if task.hands != Hands::Adopt || here == [true, true] {
             return;
         }
         let links = [0, 1].map(|end: usize| self.now.link(&places[end].ns, &places[end].name));
-        let [Some(one), Some(two)] = links else { return };
-        let free = |end: usize, link: &ObservedLink| here[end] || task.may_take(link.owner_tag.as_deref(), Some(end));
+        let [Some(one), Some(two)] = links else {
+            return;
+        };
+        let free = |end: usize, link: &ObservedLink| {
+            here[end] || task.may_take(link.owner_tag.as_deref(), Some(end))
+        };
         let is_veth = |link: &ObservedLink| link.kind.as_deref() == Some(Kind::Veth.as_str());
         let mates = one.peer_index == Some(two.index) && two.peer_index == Some(one.index);
         if !(free(0, one) && free(1, two) && is_veth(one) && is_veth(two) && mates) {
@@ -153,7 +205,10 @@ impl Planner<'_> {
         }
         let found = Found {
             spec: Spec::Veth(Veth {
-                endpoints: [found_end(&spec.endpoints[0], one), found_end(&spec.endpoints[1], two)],
+                endpoints: [
+                    found_end(&spec.endpoints[0], one),
+                    found_end(&spec.endpoints[1], two),
+                ],
                 ..spec.clone()
             }),
             owner_tags: [current(&one.owner_tag), current(&two.owner_tag)],
@@ -162,8 +217,18 @@ impl Planner<'_> {
             addr_gen_none: [one.addr_gen_none, two.addr_gen_none],
         };
         let macs = [one.mac, two.mac].into_iter().flatten().collect();
-        let take = |end: usize| self.take_link(places[end].clone(), task.owner_tag(Some(end)), Some(&places[1 - end]));
-        let ops = [0, 1].into_iter().filter(|end| !here[*end]).map(take).collect();
+        let take = |end: usize| {
+            self.take_link(
+                places[end].clone(),
+                task.owner_tag(Some(end)),
+                Some(&places[1 - end]),
+            )
+        };
+        let ops = [0, 1]
+            .into_iter()
+            .filter(|end| !here[*end])
+            .map(take)
+            .collect();
         self.take(task, found, ops);
         self.plan.macs.insert(task.resource.clone(), macs);
     }
@@ -183,23 +248,41 @@ impl Planner<'_> {
 
     /// Takes the owner tags off what is given back.
     pub(super) fn give_back(&mut self, task: &Task<'_>) {
-        let Hands::GiveBack(found) = task.hands else { return };
+        let Hands::GiveBack(found) = task.hands else {
+            return;
+        };
         let places: Vec<(Place, Option<usize>)> = match &found.spec {
             Spec::Namespace(spec) => {
                 let ns = Ns::Named(spec.name.clone());
-                let tag = self.now.namespaces.get(&ns).and_then(|known| known.owner_tag.clone());
+                let tag = self
+                    .now
+                    .namespaces
+                    .get(&ns)
+                    .and_then(|known| known.owner_tag.clone());
                 if tag.as_deref().is_some_and(|tag| task.owns(tag, None)) {
-                    let lo = Place { ns, name: "lo".into() };
-                    self.emit(Phase::GiveBack, task, set_owner(lo, tag, found.owner_tags[0].clone(), None));
+                    let lo = Place {
+                        ns,
+                        name: "lo".into(),
+                    };
+                    self.emit(
+                        Phase::GiveBack,
+                        task,
+                        set_owner(lo, tag, found.owner_tags[0].clone(), None),
+                    );
                 }
                 return;
             }
             Spec::Bridge(spec) => vec![(Place::of_bridge(spec), None)],
-            Spec::Veth(spec) => (0..2).map(|end| (Place::of_end(&spec.endpoints[end]), Some(end))).collect(),
+            Spec::Veth(spec) => (0..2)
+                .map(|end| (Place::of_end(&spec.endpoints[end]), Some(end)))
+                .collect(),
         };
         for (place, end) in places {
             if self.is_there(&place, task, end) {
-                let tag = self.now.link(&place.ns, &place.name).and_then(|link| link.owner_tag.clone());
+                let tag = self
+                    .now
+                    .link(&place.ns, &place.name)
+                    .and_then(|link| link.owner_tag.clone());
                 let before = found.owner_tags[end.unwrap_or_default()].clone();
                 if tag != before {
                     self.emit(Phase::GiveBack, task, set_owner(place, tag, before, None));
@@ -210,14 +293,17 @@ impl Planner<'_> {
 }
 
 fn current(tag: &Option<String>) -> Option<String> {
-    tag.as_deref().map(|tag| ownership::current(tag).into_owned())
+    tag.as_deref()
+        .map(|tag| ownership::current(tag).into_owned())
 }
 
 fn found_namespace(spec: &Namespace, known: &ObservedNs) -> Namespace {
     Namespace {
         netnsid: known.netnsid.map(NetnsId::Id),
         loopback: known.loopback,
-        routes: found_routes(spec, known).map(ObservedRoute::as_route).collect(),
+        routes: found_routes(spec, known)
+            .map(ObservedRoute::as_route)
+            .collect(),
         neighbours: known.neighbours.clone(),
         // They go back to what they were before they were set.
         sysctls: BTreeMap::new(),
@@ -227,17 +313,32 @@ fn found_namespace(spec: &Namespace, known: &ObservedNs) -> Namespace {
     }
 }
 
-/// The routes that can be made again as they are: nothing is done to others, and the kernel makes those of addresses again itself.
-fn found_routes<'k>(spec: &'k Namespace, known: &'k ObservedNs) -> impl Iterator<Item = &'k ObservedRoute> {
+/// The routes that can be made again as they are: nothing is done to others, and the kernel makes
+/// those of addresses again itself.
+fn found_routes<'k>(
+    spec: &'k Namespace,
+    known: &'k ObservedNs,
+) -> impl Iterator<Item = &'k ObservedRoute> {
     let taken: HashSet<RouteKey> = spec.routes.iter().map(key_of).collect();
-    let is_taken = move |known: &ObservedRoute| key_of_known(known).is_some_and(|key| taken.contains(&key));
-    let is_made = move |known: &&ObservedRoute| known.protocol != ROUTE_PROTOCOL_KERNEL || is_taken(known);
-    known.routes.iter().filter(|known| known.is_adoptable()).filter(is_made)
+    let is_taken =
+        move |known: &ObservedRoute| key_of_known(known).is_some_and(|key| taken.contains(&key));
+    let is_made =
+        move |known: &&ObservedRoute| known.protocol != ROUTE_PROTOCOL_KERNEL || is_taken(known);
+    known
+        .routes
+        .iter()
+        .filter(|known| known.is_adoptable())
+        .filter(is_made)
 }
 
 /// Addresses but for those that the kernel makes itself.
 fn found_addresses(known: &ObservedLink) -> Vec<ObservedAddress> {
-    known.addresses.iter().filter(|address| !is_link_local(address.net.addr())).cloned().collect()
+    known
+        .addresses
+        .iter()
+        .filter(|address| !is_link_local(address.net.addr()))
+        .cloned()
+        .collect()
 }
 
 fn found_bridge(spec: &Bridge, known: &ObservedLink, settings: &ObservedBridge) -> Bridge {
@@ -270,7 +371,10 @@ fn found_end(spec: &Endpoint, known: &ObservedLink) -> Endpoint {
         // See `Found::addresses`.
         addresses: Vec::new(),
         // One of a name that no resource can have is left.
-        bridge: known.master.as_deref().and_then(|master| master.parse::<Name>().ok()),
+        bridge: known
+            .master
+            .as_deref()
+            .and_then(|master| master.parse::<Name>().ok()),
         port: known.port.as_ref().map(port_settings).unwrap_or_default(),
         ..spec.clone()
     }

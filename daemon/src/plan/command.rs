@@ -1,29 +1,44 @@
-//! Operations as the lines that do the same by hand: `ip(8)` of iproute2 6.1 or later, `sysctl(8)`, `sh(1)`.
+//! Operations as the lines that do the same by hand: `ip(8)` of iproute2 6.1 or later, `sysctl(8)`,
+//! `sh(1)`.
 //!
-//! Each line stands alone, and fails where the kernel refuses. Owner tags are set too, but for the protocol
-//! number of addresses, which that `ip` cannot set yet.
+//! Each line stands alone, and fails where the kernel refuses. Owner tags are set too, but for the
+//! protocol number of addresses, which that `ip` cannot set yet.
 
 use netnsd_api::{Mac, Name, Neighbour, NetnsId, Port, Route, RouteType, shell_word};
 
 use crate::kernel::{
-    BridgeSettings, DEFAULT_MTU, IFA_F_NODAD, IFA_F_NOPREFIXROUTE, NewEnd, Ns, ObservedAddress, Op, ROUTE_PROTOCOL,
-    RouteExtras, bridge_mtu, moved, ownership, prefix_route,
+    BridgeSettings, DEFAULT_MTU, IFA_F_NODAD, IFA_F_NOPREFIXROUTE, NewEnd, Ns, ObservedAddress, Op,
+    ROUTE_PROTOCOL, RouteExtras, bridge_mtu, moved, ownership, prefix_route,
 };
 
 /// The line that does the same as an operation.
 pub fn command(op: &Op) -> String {
     let line = line(op);
     // `sh -e` takes no notice of what fails before `&&`, unless it is in a subshell.
-    if line.contains(" && ") { format!("({line})") } else { line }
+    if line.contains(" && ") {
+        format!("({line})")
+    } else {
+        line
+    }
 }
 
 fn line(op: &Op) -> String {
     match op {
         Op::NamespaceAdd { name, owner_tag } => {
-            format!("ip netns add {name} && {}", altname(&named(name), "lo", "add", owner_tag))
+            format!(
+                "ip netns add {name} && {}",
+                altname(&named(name), "lo", "add", owner_tag)
+            )
         }
-        Op::NamespaceAttach { name, pid, owner_tag } => {
-            format!("ip netns attach {name} {pid} && {}", altname(&named(name), "lo", "add", owner_tag))
+        Op::NamespaceAttach {
+            name,
+            pid,
+            owner_tag,
+        } => {
+            format!(
+                "ip netns attach {name} {pid} && {}",
+                altname(&named(name), "lo", "add", owner_tag)
+            )
         }
         Op::NamespaceDelete { name } => format!("ip netns delete {name}"),
         Op::NetnsIdSet { name, id } => match id {
@@ -31,40 +46,75 @@ fn line(op: &Op) -> String {
             NetnsId::Id(id) => format!("ip netns set {name} {id}"),
         },
         Op::LoopbackSet { name, up } => link_set(&named(name), "lo", up_or_down(*up)),
-        Op::BridgeAdd { ns, name, owner_tag, mac, mtu, set } => {
+        Op::BridgeAdd {
+            ns,
+            name,
+            owner_tag,
+            mac,
+            mtu,
+            set,
+        } => {
             let mut line = format!("{} link add name {}", ip(ns), shell_word(name));
             line += &address(*mac);
             line += " type bridge";
             line += &bridge_settings(set);
             line += &format!(" && {}", altname(ns, name, "add", owner_tag));
-            for mtu in mtu.map(|mtu| bridge_mtu(DEFAULT_MTU, mtu)).unwrap_or_default() {
+            for mtu in mtu
+                .map(|mtu| bridge_mtu(DEFAULT_MTU, mtu))
+                .unwrap_or_default()
+            {
                 line += &format!(" && {}", link_set(ns, name, &format!("mtu {mtu}")));
             }
             line
         }
         Op::VethAdd { ends } => veth(ends),
         Op::LinkDelete { ns, name } => format!("{} link delete dev {}", ip(ns), shell_word(name)),
-        Op::LinkMove { ns, name, to, to_name } => {
+        Op::LinkMove {
+            ns,
+            name,
+            to,
+            to_name,
+        } => {
             let mut what = format!("netns {}", place(to));
             if to_name != name {
                 what += &format!(" name {}", shell_word(to_name));
             }
             link_set(ns, name, &what)
         }
-        Op::LinkRename { ns, name, to_name } => link_set(ns, name, &format!("name {}", shell_word(to_name))),
+        Op::LinkRename { ns, name, to_name } => {
+            link_set(ns, name, &format!("name {}", shell_word(to_name)))
+        }
         Op::LinkUp { ns, name, up } => link_set(ns, name, up_or_down(*up)),
         Op::LinkMac { ns, name, mac } => link_set(ns, name, &format!("address {mac}")),
         Op::LinkMtu { ns, name, mtu } => link_set(ns, name, &format!("mtu {mtu}")),
-        Op::LinkAddrGen { ns, name, none } => {
-            link_set(ns, name, if *none { "addrgenmode none" } else { "addrgenmode eui64" })
-        }
+        Op::LinkAddrGen { ns, name, none } => link_set(
+            ns,
+            name,
+            if *none {
+                "addrgenmode none"
+            } else {
+                "addrgenmode eui64"
+            },
+        ),
         Op::LinkMaster { ns, name, master } => match master {
             Some(master) => link_set(ns, name, &format!("master {}", shell_word(master))),
             None => link_set(ns, name, "nomaster"),
         },
-        Op::BridgeSet { ns, name, set } => link_set(ns, name, &format!("type bridge{}", bridge_settings(set))),
-        Op::PortSet { ns, name, set } => link_set(ns, name, &format!("type bridge_slave{}", port_settings(set))),
-        Op::LinkSetOwner { ns, name, was, owner_tag, .. } => {
+        Op::BridgeSet { ns, name, set } => {
+            link_set(ns, name, &format!("type bridge{}", bridge_settings(set)))
+        }
+        Op::PortSet { ns, name, set } => link_set(
+            ns,
+            name,
+            &format!("type bridge_slave{}", port_settings(set)),
+        ),
+        Op::LinkSetOwner {
+            ns,
+            name,
+            was,
+            owner_tag,
+            ..
+        } => {
             let added = owner_tag.iter().map(|tag| altname(ns, name, "add", tag));
             let removed = was.iter().map(|tag| match ownership::is_legacy(tag) {
                 true => link_set(ns, name, "alias ''"),
@@ -72,33 +122,94 @@ fn line(op: &Op) -> String {
             });
             added.chain(removed).collect::<Vec<_>>().join(" && ")
         }
-        Op::AddressAdd { ns, name, address, replace } => address_add(ns, name, address, add_or_replace(*replace)),
-        Op::AddressDelete { ns, name, address, promote } => {
-            promoting(ns, name, *promote, vec![address_delete(ns, name, address)])
+        Op::AddressAdd {
+            ns,
+            name,
+            address,
+            replace,
+        } => address_add(ns, name, address, add_or_replace(*replace)),
+        Op::AddressDelete {
+            ns,
+            name,
+            address,
+            promote,
+        } => promoting(ns, name, *promote, vec![address_delete(ns, name, address)]),
+        Op::AddressReorder {
+            ns,
+            name,
+            delete,
+            add,
+            promote,
+        } => reorder(ns, name, (delete, add), *promote),
+        Op::PrefixRouteAdd { ns, name, address } => {
+            route(ns, "append", &prefix_route(name, *address), "kernel", "")
         }
-        Op::AddressReorder { ns, name, delete, add, promote } => reorder(ns, name, (delete, add), *promote),
-        Op::PrefixRouteAdd { ns, name, address } => route(ns, "append", &prefix_route(name, *address), "kernel", ""),
-        Op::RouteAdd { name, route: what, extras, replace, .. } => {
+        Op::RouteAdd {
+            name,
+            route: what,
+            extras,
+            replace,
+            ..
+        } => {
             let verb = add_or_replace(*replace);
-            route(&named(name), verb, what, &ROUTE_PROTOCOL.to_string(), &route_extras(extras))
+            route(
+                &named(name),
+                verb,
+                what,
+                &ROUTE_PROTOCOL.to_string(),
+                &route_extras(extras),
+            )
         }
-        Op::RouteDelete { name, route: what } => route(&named(name), "delete", what, &ROUTE_PROTOCOL.to_string(), ""),
-        Op::NeighbourAdd { name, neighbour: Neighbour { address, mac, interface } } => format!(
+        Op::RouteDelete { name, route: what } => route(
+            &named(name),
+            "delete",
+            what,
+            &ROUTE_PROTOCOL.to_string(),
+            "",
+        ),
+        Op::NeighbourAdd {
+            name,
+            neighbour:
+                Neighbour {
+                    address,
+                    mac,
+                    interface,
+                },
+        } => format!(
             "{} neighbour replace {address} lladdr {mac} dev {} nud permanent",
             ip(&named(name)),
             shell_word(interface.as_str())
         ),
-        Op::NeighbourDelete { name, neighbour: Neighbour { address, interface, .. } } => {
-            format!("{} neighbour delete {address} dev {}", ip(&named(name)), shell_word(interface.as_str()))
+        Op::NeighbourDelete {
+            name,
+            neighbour: Neighbour {
+                address, interface, ..
+            },
+        } => {
+            format!(
+                "{} neighbour delete {address} dev {}",
+                ip(&named(name)),
+                shell_word(interface.as_str())
+            )
         }
         Op::SysctlSet { name, key, value } => {
-            format!("ip netns exec {name} sysctl -qw {}", shell_word(&format!("{key}={value}")))
+            format!(
+                "ip netns exec {name} sysctl -qw {}",
+                shell_word(&format!("{key}={value}"))
+            )
         }
-        Op::DnsSet { name, file, content } => {
+        Op::DnsSet {
+            name,
+            file,
+            content,
+        } => {
             let dir = format!("/etc/netns/{name}");
             match content {
                 Some(content) => {
-                    format!("mkdir -p {dir} && printf %s {} >{dir}/{file}", shell_word(content))
+                    format!(
+                        "mkdir -p {dir} && printf %s {} >{dir}/{file}",
+                        shell_word(content)
+                    )
                 }
                 None => format!("rm -f {dir}/{file} && {{ rmdir {dir} 2>/dev/null || true; }}"),
             }
@@ -132,7 +243,12 @@ fn link_set(ns: &Ns, name: &str, what: &str) -> String {
 
 /// Adds an alternative name to a link, or deletes it.
 fn altname(ns: &Ns, name: &str, verb: &str, altname: &str) -> String {
-    format!("{} link property {verb} dev {} altname {}", ip(ns), shell_word(name), shell_word(altname))
+    format!(
+        "{} link property {verb} dev {} altname {}",
+        ip(ns),
+        shell_word(name),
+        shell_word(altname)
+    )
 }
 
 fn add_or_replace(replace: bool) -> &'static str {
@@ -144,49 +260,116 @@ fn up_or_down(up: bool) -> &'static str {
 }
 
 fn address_add(ns: &Ns, name: &str, address: &ObservedAddress, verb: &str) -> String {
-    let flag = |flag: u32, word: &str| Some(word).filter(|_| address.flags & flag != 0).map(ToOwned::to_owned);
+    let flag = |flag: u32, word: &str| {
+        Some(word)
+            .filter(|_| address.flags & flag != 0)
+            .map(ToOwned::to_owned)
+    };
     // The scope that `ip` would choose for 127.0.0.0/8 is another.
     let scope = (address.scope != 0 || address.net.addr().is_loopback()) && !address.is_ipv6();
-    let lifetime = |seconds: u32| if seconds == u32::MAX { "forever".into() } else { seconds.to_string() };
+    let lifetime = |seconds: u32| {
+        if seconds == u32::MAX {
+            "forever".into()
+        } else {
+            seconds.to_string()
+        }
+    };
     let details = options([
-        ("broadcast", address.broadcast.map(|broadcast| broadcast.to_string())),
+        (
+            "broadcast",
+            address.broadcast.map(|broadcast| broadcast.to_string()),
+        ),
         ("label", address.label.as_deref().map(shell_word)),
-        ("scope", scope.then(|| if address.scope == 0 { "global".into() } else { address.scope.to_string() })),
-        ("metric", Some(address.metric).filter(|metric| *metric != 0).map(|metric| metric.to_string())),
-        ("valid_lft", address.lifetimes.map(|(_, valid)| lifetime(valid))),
-        ("preferred_lft", address.lifetimes.map(|(preferred, _)| lifetime(preferred))),
+        (
+            "scope",
+            scope.then(|| {
+                if address.scope == 0 {
+                    "global".into()
+                } else {
+                    address.scope.to_string()
+                }
+            }),
+        ),
+        (
+            "metric",
+            Some(address.metric)
+                .filter(|metric| *metric != 0)
+                .map(|metric| metric.to_string()),
+        ),
+        (
+            "valid_lft",
+            address.lifetimes.map(|(_, valid)| lifetime(valid)),
+        ),
+        (
+            "preferred_lft",
+            address.lifetimes.map(|(preferred, _)| lifetime(preferred)),
+        ),
     ]);
-    let flags = [flag(IFA_F_NODAD, " nodad"), flag(IFA_F_NOPREFIXROUTE, " noprefixroute")];
+    let flags = [
+        flag(IFA_F_NODAD, " nodad"),
+        flag(IFA_F_NOPREFIXROUTE, " noprefixroute"),
+    ];
     let flags: String = flags.into_iter().flatten().collect();
-    format!("{} address {verb} {address} dev {}{details}{flags}", ip(ns), shell_word(name))
+    format!(
+        "{} address {verb} {address} dev {}{details}{flags}",
+        ip(ns),
+        shell_word(name)
+    )
 }
 
 fn address_delete(ns: &Ns, name: &str, address: &ObservedAddress) -> String {
-    format!("{} address delete {address} dev {}", ip(ns), shell_word(name))
+    format!(
+        "{} address delete {address} dev {}",
+        ip(ns),
+        shell_word(name)
+    )
 }
 
 /// Lines with `promote_secondaries` on, if that is needed.
 fn promoting(ns: &Ns, name: &str, promote: bool, lines: Vec<String>) -> String {
-    let inside = ns.name().map(|ns| format!("ip netns exec {ns} ")).unwrap_or_default();
+    let inside = ns
+        .name()
+        .map(|ns| format!("ip netns exec {ns} "))
+        .unwrap_or_default();
     let key = |value| shell_word(&format!("net/ipv4/conf/{name}/promote_secondaries={value}"));
     let set = |value| promote.then(|| format!("{inside}sysctl -qw {}", key(value)));
-    set(1).into_iter().chain(lines).chain(set(0)).collect::<Vec<_>>().join(" && ")
+    set(1)
+        .into_iter()
+        .chain(lines)
+        .chain(set(0))
+        .collect::<Vec<_>>()
+        .join(" && ")
 }
 
-fn reorder(ns: &Ns, name: &str, (delete, add): (&[ObservedAddress], &[ObservedAddress]), promote: bool) -> String {
-    let moved: Vec<String> = moved(delete, add).map(|address| address.to_string()).collect();
+fn reorder(
+    ns: &Ns,
+    name: &str,
+    (delete, add): (&[ObservedAddress], &[ObservedAddress]),
+    promote: bool,
+) -> String {
+    let moved: Vec<String> = moved(delete, add)
+        .map(|address| address.to_string())
+        .collect();
     let ipv6 = add.iter().any(ObservedAddress::is_ipv6);
     // Of other tables IPv4 routes stay.
-    let (ip, verb, table) =
-        if ipv6 { (format!("{} -6", ip(ns)), "replace", " table all") } else { (ip(ns), "append", "") };
+    let (ip, verb, table) = if ipv6 {
+        (format!("{} -6", ip(ns)), "replace", " table all")
+    } else {
+        (ip(ns), "append", "")
+    };
     let deletions = delete.iter().map(|gone| address_delete(ns, name, gone));
     let additions = add.iter().map(|new| address_add(ns, name, new, "add"));
     let save = format!(
         "routes=$(for of in {}; do {ip} -o route show{table} src $of; done | sed '/proto kernel/d; s/ linkdown//g')",
         moved.join(" ")
     );
-    let restore = format!("printf '%s' \"$routes\" | while read -r one; do {ip} route {verb} $one; done");
-    let lines = std::iter::once(save).chain(deletions).chain(additions).chain([restore]).collect();
+    let restore =
+        format!("printf '%s' \"$routes\" | while read -r one; do {ip} route {verb} $one; done");
+    let lines = std::iter::once(save)
+        .chain(deletions)
+        .chain(additions)
+        .chain([restore])
+        .collect();
     promoting(ns, name, promote, lines)
 }
 
@@ -199,9 +382,18 @@ fn veth(ends: &[NewEnd; 2]) -> String {
         let mtu = end.mtu.map(|mtu| format!(" mtu {mtu}")).unwrap_or_default();
         format!("name {}{}{mtu}", shell_word(&end.name), address(end.mac))
     };
-    // The option `netns` of the peer knows namespaces by their names: the host's end is the one that is not the peer.
-    let (a, b) = if ends[1].ns == Ns::Host { (&ends[1], &ends[0]) } else { (&ends[0], &ends[1]) };
-    let elsewhere = if a.ns == b.ns { String::new() } else { format!(" netns {}", place(&b.ns)) };
+    // The option `netns` of the peer knows namespaces by their names: the host's end is the one
+    // that is not the peer.
+    let (a, b) = if ends[1].ns == Ns::Host {
+        (&ends[1], &ends[0])
+    } else {
+        (&ends[0], &ends[1])
+    };
+    let elsewhere = if a.ns == b.ns {
+        String::new()
+    } else {
+        format!(" netns {}", place(&b.ns))
+    };
     format!(
         "{} link add {} type veth peer {}{elsewhere} && {} && {}",
         ip(&a.ns),
@@ -214,7 +406,9 @@ fn veth(ends: &[NewEnd; 2]) -> String {
 
 /// Options with the values that are given.
 fn options<const N: usize>(all: [(&str, Option<String>); N]) -> String {
-    all.into_iter().filter_map(|(name, value)| Some(format!(" {name} {}", value?))).collect()
+    all.into_iter()
+        .filter_map(|(name, value)| Some(format!(" {name} {}", value?)))
+        .collect()
 }
 
 /// Times are in hundredths of a second there too.
@@ -230,7 +424,10 @@ fn bridge_settings(set: &BridgeSettings) -> String {
         ("max_age", number(set.max_age)),
         ("mcast_snooping", flag(set.multicast_snooping)),
         ("vlan_filtering", flag(set.vlan_filtering)),
-        ("vlan_default_pvid", number(set.vlan_default_pvid.map(u32::from))),
+        (
+            "vlan_default_pvid",
+            number(set.vlan_default_pvid.map(u32::from)),
+        ),
     ])
 }
 
@@ -256,14 +453,33 @@ fn route(ns: &Ns, verb: &str, route: &Route, protocol: &str, extras: &str) -> St
     };
     let details = options([
         ("via", route.via.map(|via| via.to_string())),
-        ("dev", route.interface.as_ref().map(|interface| shell_word(interface.as_str()))),
-        ("metric", route.metric.filter(|metric| *metric != 0).map(|metric| metric.to_string())),
-        ("table", Some(route.table.to_string()).filter(|_| route.table != 254)),
+        (
+            "dev",
+            route
+                .interface
+                .as_ref()
+                .map(|interface| shell_word(interface.as_str())),
+        ),
+        (
+            "metric",
+            route
+                .metric
+                .filter(|metric| *metric != 0)
+                .map(|metric| metric.to_string()),
+        ),
+        (
+            "table",
+            Some(route.table.to_string()).filter(|_| route.table != 254),
+        ),
         ("src", route.source.map(|source| source.to_string())),
         ("proto", Some(protocol.to_owned())),
     ]);
     let onlink = if route.onlink { " onlink" } else { "" };
-    format!("{}{family} route {verb} {kind}{}{details}{extras}{onlink}", ip(ns), route.destination)
+    format!(
+        "{}{family} route {verb} {kind}{}{details}{extras}{onlink}",
+        ip(ns),
+        route.destination
+    )
 }
 
 /// The metrics of a route by their numbers (`RTAX_*`, linux/rtnetlink.h), from 2 on.
@@ -288,19 +504,35 @@ const METRICS: [&str; 16] = [
 
 fn route_extras(extras: &RouteExtras) -> String {
     let number = |value: &[u8]| value.try_into().map(u32::from_ne_bytes).unwrap_or_default();
-    let locks = extras.metrics.iter().find(|(kind, _)| *kind == 1).map_or(0, |(_, value)| number(value));
+    let locks = extras
+        .metrics
+        .iter()
+        .find(|(kind, _)| *kind == 1)
+        .map_or(0, |(_, value)| number(value));
     let mut text = String::new();
     for (kind, value) in &extras.metrics {
-        let Some(name) = usize::from(*kind).checked_sub(2).and_then(|i| METRICS.get(i)) else { continue };
+        let Some(name) = usize::from(*kind)
+            .checked_sub(2)
+            .and_then(|i| METRICS.get(i))
+        else {
+            continue;
+        };
         let value = match *name {
-            "congctl" => String::from_utf8_lossy(value).trim_end_matches('\0').to_owned(),
+            "congctl" => String::from_utf8_lossy(value)
+                .trim_end_matches('\0')
+                .to_owned(),
             // `RTAX_FEATURE_ECN`, the only one that ip-route(8) knows.
             "features" => "ecn".to_owned(),
             _ => number(value).to_string(),
         };
-        // `rto_min` is locked by itself, and the others know no lock (`iproute_modify()`, ip/iproute.c).
+        // `rto_min` is locked by itself, and the others know no lock (`iproute_modify()`,
+        // ip/iproute.c).
         let has_lock = !["rto_min", "features", "quickack", "fastopen_no_cookie"].contains(name);
-        let lock = if has_lock && locks & 1 << kind != 0 { " lock" } else { "" };
+        let lock = if has_lock && locks & 1 << kind != 0 {
+            " lock"
+        } else {
+            ""
+        };
         text += &format!(" {name}{lock} {value}");
     }
     let preference = extras.preference.and_then(|preference| match preference {
@@ -309,7 +541,12 @@ fn route_extras(extras: &RouteExtras) -> String {
         _ => None,
     });
     text += &options([
-        ("realms", extras.realms.map(|realms| format!("{}/{}", realms >> 16, realms & 0xffff))),
+        (
+            "realms",
+            extras
+                .realms
+                .map(|realms| format!("{}/{}", realms >> 16, realms & 0xffff)),
+        ),
         ("pref", preference.map(str::to_owned)),
         ("scope", extras.scope.map(|scope| scope.to_string())),
     ]);

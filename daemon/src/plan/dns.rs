@@ -10,8 +10,8 @@ use crate::kernel::{DnsFile, Op};
 /// First line of a file that netnsd wrote: a file without it is somebody else's.
 const MARK: &str = "# written by netnsd";
 
-/// Services of nsswitch.conf(5) that ask over a Unix socket or D-Bus, which no network namespace separates: nss-resolve(8),
-/// nss-mymachines(8), nss-mdns.
+/// Services of nsswitch.conf(5) that ask over a Unix socket or D-Bus, which no network namespace
+/// separates: nss-resolve(8), nss-mymachines(8), nss-mdns.
 fn leaves_the_namespace(service: &str) -> bool {
     matches!(service, "resolve" | "mymachines") || service.starts_with("mdns")
 }
@@ -30,10 +30,14 @@ fn resolv_conf(dns: &Dns) -> String {
     text
 }
 
-/// Returns the content of `/etc/netns/NAME/nsswitch.conf`: the host's, in which `hosts` asks nobody outside the namespace.
+/// Returns the content of `/etc/netns/NAME/nsswitch.conf`: the host's, in which `hosts` asks nobody
+/// outside the namespace.
 fn nsswitch_conf(host: Option<&str>) -> String {
-    let Some(host) = host else { return format!("{MARK}\nhosts: files dns\n") };
-    let mut text = format!("{MARK}: /etc/nsswitch.conf, in which hosts asks nobody outside the namespace\n");
+    let Some(host) = host else {
+        return format!("{MARK}\nhosts: files dns\n");
+    };
+    let mut text =
+        format!("{MARK}: /etc/nsswitch.conf, in which hosts asks nobody outside the namespace\n");
     for line in host.lines() {
         match hosts_services(line) {
             Some(services) => text += &format!("hosts: {}\n", keep_inside(services)),
@@ -43,12 +47,17 @@ fn nsswitch_conf(host: Option<&str>) -> String {
     text
 }
 
-/// Returns the services of a line about `hosts`, as `process_line()` of glibc's nss/nss_database.c takes it apart.
+/// Returns the services of a line about `hosts`, as `process_line()` of glibc's nss/nss_database.c
+/// takes it apart.
 fn hosts_services(line: &str) -> Option<&str> {
     let line = line.split('#').next()?.trim_start();
     let services = line.strip_prefix("hosts")?;
     let separated = services.starts_with(|c: char| c == ':' || c.is_ascii_whitespace());
-    separated.then(|| services.trim_start_matches(|c: char| c == ':' || c.is_ascii_whitespace()).trim_end())
+    separated.then(|| {
+        services
+            .trim_start_matches(|c: char| c == ':' || c.is_ascii_whitespace())
+            .trim_end()
+    })
 }
 
 /// Removes the services that leave the namespace, each with its `[STATUS=ACTION]`.
@@ -59,7 +68,9 @@ fn keep_inside(services: &str) -> String {
     while let Some(first) = rest.chars().next() {
         let end = match first {
             '[' => rest.find(']').map_or(rest.len(), |at| at + 1),
-            _ => rest.find(|c: char| c == '[' || c.is_ascii_whitespace()).unwrap_or(rest.len()),
+            _ => rest
+                .find(|c: char| c == '[' || c.is_ascii_whitespace())
+                .unwrap_or(rest.len()),
         };
         let (word, after) = rest.split_at(end);
         if first != '[' {
@@ -95,11 +106,20 @@ impl Planner<'_> {
                 Some(now) if !now.starts_with(MARK) => {
                     if content.is_some() {
                         let path = format!("/etc/netns/{name}/{file}");
-                        let reason = format!("{path} exists, and netnsd did not write it: remove it first");
+                        let reason =
+                            format!("{path} exists, and netnsd did not write it: remove it first");
                         self.conflict_at(task, reason, "/dns".into());
                     }
                 }
-                _ => self.emit(Phase::Dns, task, Op::DnsSet { name: name.clone(), file, content }),
+                _ => self.emit(
+                    Phase::Dns,
+                    task,
+                    Op::DnsSet {
+                        name: name.clone(),
+                        file,
+                        content,
+                    },
+                ),
             }
         }
     }
@@ -123,11 +143,26 @@ mod tests {
                 "hosts:      files myhostname mdns4_minimal [NOTFOUND=return] resolve [!UNAVAIL=return] dns",
                 "files myhostname dns",
             ),
-            ("hosts: mymachines resolve [!UNAVAIL=return] files myhostname dns", "files myhostname dns"),
-            ("hosts:          files mdns4_minimal [NOTFOUND=return] dns mymachines", "files dns"),
-            ("hosts: files resolve [ !UNAVAIL = return ] dns # comment resolve", "files dns"),
-            ("hosts: mymachines mdns [NOTFOUND=return] files [SUCCESS=merge] dns", "files [SUCCESS=merge] dns"),
-            (" hosts : files[NOTFOUND=continue]mdns6[NOTFOUND=return]dns", "files [NOTFOUND=continue] dns"),
+            (
+                "hosts: mymachines resolve [!UNAVAIL=return] files myhostname dns",
+                "files myhostname dns",
+            ),
+            (
+                "hosts:          files mdns4_minimal [NOTFOUND=return] dns mymachines",
+                "files dns",
+            ),
+            (
+                "hosts: files resolve [ !UNAVAIL = return ] dns # comment resolve",
+                "files dns",
+            ),
+            (
+                "hosts: mymachines mdns [NOTFOUND=return] files [SUCCESS=merge] dns",
+                "files [SUCCESS=merge] dns",
+            ),
+            (
+                " hosts : files[NOTFOUND=continue]mdns6[NOTFOUND=return]dns",
+                "files [NOTFOUND=continue] dns",
+            ),
             ("hosts files resolve", "files dns"),
             ("hosts: resolve [!UNAVAIL=return", "dns"),
             ("hosts: files", "files"),
@@ -139,9 +174,18 @@ mod tests {
 
     #[test]
     fn other_lines_are_the_hosts() {
-        for line in ["passwd: files systemd", "# hosts: resolve", "networks: files", "hostsfile: resolve", ""] {
+        for line in [
+            "passwd: files systemd",
+            "# hosts: resolve",
+            "networks: files",
+            "hostsfile: resolve",
+            "",
+        ] {
             assert_eq!(hosts(&format!("{line}\nhosts: dns")), line);
         }
-        assert_eq!(nsswitch_conf(None), "# written by netnsd\nhosts: files dns\n");
+        assert_eq!(
+            nsswitch_conf(None),
+            "# written by netnsd\nhosts: files dns\n"
+        );
     }
 }

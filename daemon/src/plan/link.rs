@@ -1,4 +1,5 @@
-//! Links that are at their places: MAC addresses, MTUs, addresses, bridges and their ports, up and down.
+//! Links that are at their places: MAC addresses, MTUs, addresses, bridges and their ports, up and
+//! down.
 
 use ipnet::IpNet;
 use netnsd_api::{Bridge, Endpoint, Mac, Port, Veth, is_link_local};
@@ -10,14 +11,17 @@ use super::{
 };
 use crate::{
     engine::Spec,
-    kernel::{BridgeSettings, DEFAULT_MTU, ObservedAddress, ObservedLink, ObservedPort, Op, bridge_mtu},
+    kernel::{
+        BridgeSettings, DEFAULT_MTU, ObservedAddress, ObservedLink, ObservedPort, Op, bridge_mtu,
+    },
 };
 
 /// A link's settings that bridges and veth ends share.
 struct Common {
     mac: Option<Mac>,
     mtu: Option<u32>,
-    /// What the MTU was asked to be before. What it is otherwise by now is the kernel's choice, such as a bridge's by its ports.
+    /// What the MTU was asked to be before. What it is otherwise by now is the kernel's choice,
+    /// such as a bridge's by its ports.
     old_mtus: Vec<u32>,
     addresses: Vec<ObservedAddress>,
 }
@@ -29,35 +33,54 @@ impl Planner<'_> {
             return;
         }
         self.lower_unless(task, &place, spec.up);
-        let Some(known) = self.now.link(&place.ns, &place.name).cloned() else { return };
+        let Some(known) = self.now.link(&place.ns, &place.name).cloned() else {
+            return;
+        };
         // One that was in another namespace was made anew here.
-        let anew = |old: &&Bridge| self.plan.new_bridges.contains(&spec.name) || old.namespace != spec.namespace;
+        let anew = |old: &&Bridge| {
+            self.plan.new_bridges.contains(&spec.name) || old.namespace != spec.namespace
+        };
         let old = previous_bridge(task).filter(|old| !anew(old));
         self.set_bridge(task, spec, &place, &known, old);
         if let (Some(mtu), Some(old), false) = (spec.mtu, old, task.gives_back())
             && old.mtu != spec.mtu
         {
-            // It may have this one by its ports, now or once some of them have left, and would lose it with the others.
+            // It may have this one by its ports, now or once some of them have left, and would lose
+            // it with the others.
             let mut steps = bridge_mtu(mtu, mtu);
             if known.mtu != mtu {
                 // The last one is set below, where its effect is seen.
                 steps.pop();
             }
             for mtu in steps {
-                let op = Op::LinkMtu { ns: place.ns.clone(), name: place.name.clone(), mtu };
+                let op = Op::LinkMtu {
+                    ns: place.ns.clone(),
+                    name: place.name.clone(),
+                    mtu,
+                };
                 self.emit_blind(Phase::Mtus, task, op);
             }
         }
         let old_mtus = Vec::new();
         let mac = self.mac_of(task, spec.mac, None);
         let addresses = task.addresses_of(&spec.addresses, 0);
-        self.common(task, &place, &Common { mac, mtu: spec.mtu, old_mtus, addresses });
+        self.common(
+            task,
+            &place,
+            &Common {
+                mac,
+                mtu: spec.mtu,
+                old_mtus,
+                addresses,
+            },
+        );
         self.pin(task, spec, &place, mac);
         self.raise_if(task, &place, spec.up, Phase::RaiseBridges);
     }
 
-    /// Gives a bridge that keeps its address the very same once more: one whose address was set does not take the lowest of its
-    /// ports any more (`br_stp_recalculate_bridge_id()`, net/bridge/br_stp_if.c). Nothing tells that it is so already.
+    /// Gives a bridge that keeps its address the very same once more: one whose address was set
+    /// does not take the lowest of its ports any more (`br_stp_recalculate_bridge_id()`,
+    /// net/bridge/br_stp_if.c). Nothing tells that it is so already.
     fn pin(&mut self, task: &Task<'_>, spec: &Bridge, place: &Place, mac: Option<Mac>) {
         let is_kept = spec.mac.is_none() && self.plan.macs.contains_key(&task.resource);
         let is_there = !self.plan.new_bridges.contains(&spec.name);
@@ -68,20 +91,36 @@ impl Planner<'_> {
         }
     }
 
-    /// Gives a bridge whose MTU was once asked for the lowest of its ports: the kernel does so only for others
-    /// (`br_mtu_auto_adjust()`, net/bridge/br_if.c).
+    /// Gives a bridge whose MTU was once asked for the lowest of its ports: the kernel does so only
+    /// for others (`br_mtu_auto_adjust()`, net/bridge/br_if.c).
     pub(super) fn follow_ports(&mut self, task: &Task<'_>, spec: &Bridge) {
         let place = Place::of_bridge(spec);
         let was_made = self.plan.new_bridges.contains(&spec.name);
-        if was_made || left_mtu(spec, task.applied).is_none() || !self.is_there(&place, task, None) {
+        if was_made || left_mtu(spec, task.applied).is_none() || !self.is_there(&place, task, None)
+        {
             return;
         }
-        let Some(inside) = self.now.namespaces.get(&place.ns) else { return };
-        let Some(known) = inside.links.get(&place.name) else { return };
-        let ports = inside.links.values().filter(|link| link.master.as_ref() == Some(&place.name));
+        let Some(inside) = self.now.namespaces.get(&place.ns) else {
+            return;
+        };
+        let Some(known) = inside.links.get(&place.name) else {
+            return;
+        };
+        let ports = inside
+            .links
+            .values()
+            .filter(|link| link.master.as_ref() == Some(&place.name));
         let mtu = ports.map(|port| port.mtu).min().unwrap_or(DEFAULT_MTU);
         if known.mtu != mtu {
-            self.emit(Phase::SetPorts, task, Op::LinkMtu { ns: place.ns, name: place.name, mtu });
+            self.emit(
+                Phase::SetPorts,
+                task,
+                Op::LinkMtu {
+                    ns: place.ns,
+                    name: place.name,
+                    mtu,
+                },
+            );
         }
     }
 
@@ -95,22 +134,37 @@ impl Planner<'_> {
     ) {
         let Some(known) = &known.bridge else { return };
         let mut set = bridge_changes(spec, old, known);
-        let bridge_set = |set| Op::BridgeSet { ns: place.ns.clone(), name: place.name.clone(), set };
+        let bridge_set = |set| Op::BridgeSet {
+            ns: place.ns.clone(),
+            name: place.name.clone(),
+            set,
+        };
         if set.stp == Some(false) && set.forward_delay.is_some() {
-            // In one message the kernel takes the times first, and bounds the delay while STP is on (`br_changelink()`,
-            // net/bridge/br_netlink.c; `br_set_forward_delay()`, net/bridge/br_stp.c).
+            // In one message the kernel takes the times first, and bounds the delay while STP is on
+            // (`br_changelink()`, net/bridge/br_netlink.c; `br_set_forward_delay()`,
+            // net/bridge/br_stp.c).
             let stp = set.stp.take();
-            self.emit(Phase::MakeBridges, task, bridge_set(BridgeSettings { stp, ..BridgeSettings::default() }));
+            self.emit(
+                Phase::MakeBridges,
+                task,
+                bridge_set(BridgeSettings {
+                    stp,
+                    ..BridgeSettings::default()
+                }),
+            );
         }
         if known.root_id != known.bridge_id {
-            // It shows, and goes by, the times of the root; its own are set when they are asked for, and not seen.
+            // It shows, and goes by, the times of the root; its own are set when they are asked
+            // for, and not seen.
             let times = BridgeSettings {
                 forward_delay: set.forward_delay.take(),
                 hello_time: set.hello_time.take(),
                 max_age: set.max_age.take(),
                 ..BridgeSettings::default()
             };
-            if old.is_some_and(|old| times_of(old) != times_of(spec)) && times != BridgeSettings::default() {
+            if old.is_some_and(|old| times_of(old) != times_of(spec))
+                && times != BridgeSettings::default()
+            {
                 self.emit_blind(Phase::MakeBridges, task, bridge_set(times));
             }
         }
@@ -141,7 +195,11 @@ impl Planner<'_> {
                 addresses: task.addresses_of(&spec.addresses, index),
             },
         );
-        let known = self.now.link(&place.ns, &place.name).cloned().unwrap_or_default();
+        let known = self
+            .now
+            .link(&place.ns, &place.name)
+            .cloned()
+            .unwrap_or_default();
         self.addr_gen(task, task.addr_gen_none(spec, index), place, &known, &old);
         match &spec.bridge {
             None => {
@@ -159,23 +217,48 @@ impl Planner<'_> {
     }
 
     /// The mode of one that was no port is others' to choose.
-    fn addr_gen(&mut self, task: &Task<'_>, none: bool, place: &Place, known: &ObservedLink, old: &[&Endpoint]) {
+    fn addr_gen(
+        &mut self,
+        task: &Task<'_>,
+        none: bool,
+        place: &Place,
+        known: &ObservedLink,
+        old: &[&Endpoint],
+    ) {
         let was_port = old.iter().any(|old| old.bridge.is_some());
         if known.addr_gen_none != none && (none || was_port) {
-            self.emit(Phase::Mtus, task, Op::LinkAddrGen { ns: place.ns.clone(), name: place.name.clone(), none });
+            self.emit(
+                Phase::Mtus,
+                task,
+                Op::LinkAddrGen {
+                    ns: place.ns.clone(),
+                    name: place.name.clone(),
+                    none,
+                },
+            );
             if let Some(link) = self.ns_mut(&place.ns).links.get_mut(&place.name) {
                 link.addr_gen_none = none;
             }
         }
     }
 
-    fn leave_bridge(&mut self, task: &Task<'_>, place: &Place, known: &ObservedLink, old: &[&Endpoint]) {
+    fn leave_bridge(
+        &mut self,
+        task: &Task<'_>,
+        place: &Place,
+        known: &ObservedLink,
+        old: &[&Endpoint],
+    ) {
         // A bridge that others made it a port of is theirs to decide.
         if known.master.is_some() && old.iter().any(|old| old.bridge.is_some()) {
             self.emit(
                 Phase::Release,
                 task,
-                Op::LinkMaster { ns: place.ns.clone(), name: place.name.clone(), master: None },
+                Op::LinkMaster {
+                    ns: place.ns.clone(),
+                    name: place.name.clone(),
+                    master: None,
+                },
             );
             let inside = self.ns_mut(&place.ns);
             if let Some(link) = inside.links.get_mut(&place.name) {
@@ -199,61 +282,121 @@ impl Planner<'_> {
         let fresh = known.master.as_deref() != Some(device);
         if fresh {
             self.note_remade(task);
-            let op = Op::LinkMaster { ns: place.ns.clone(), name: place.name.clone(), master: Some(device.to_owned()) };
+            let op = Op::LinkMaster {
+                ns: place.ns.clone(),
+                name: place.name.clone(),
+                master: Some(device.to_owned()),
+            };
             self.emit(Phase::Enslave, task, op);
             let inside = self.ns_mut(&place.ns);
-            known.master.as_deref().into_iter().chain([device]).for_each(|bridge| inside.forget_neighbours(bridge));
+            known
+                .master
+                .as_deref()
+                .into_iter()
+                .chain([device])
+                .for_each(|bridge| inside.forget_neighbours(bridge));
             if let Some(link) = inside.links.get_mut(&place.name) {
                 link.master = Some(device.to_owned());
             }
         }
         // A port that is new has every default.
-        let now =
-            if fresh { ObservedPort::defaults() } else { known.port.clone().unwrap_or_else(ObservedPort::defaults) };
+        let now = if fresh {
+            ObservedPort::defaults()
+        } else {
+            known.port.clone().unwrap_or_else(ObservedPort::defaults)
+        };
         let set = port_changes(&spec.port, old.iter().map(|old| &old.port), &now);
         if set != Port::default() {
-            self.emit(Phase::SetPorts, task, Op::PortSet { ns: place.ns.clone(), name: place.name.clone(), set });
+            self.emit(
+                Phase::SetPorts,
+                task,
+                Op::PortSet {
+                    ns: place.ns.clone(),
+                    name: place.name.clone(),
+                    set,
+                },
+            );
         }
     }
 
     /// MAC, MTU and addresses.
     fn common(&mut self, task: &Task<'_>, place: &Place, spec: &Common) {
-        let Some(known) = self.now.link(&place.ns, &place.name).cloned() else { return };
+        let Some(known) = self.now.link(&place.ns, &place.name).cloned() else {
+            return;
+        };
         let Place { ns, name } = place;
         if let Some(mac) = spec.mac
             && known.mac != Some(mac)
         {
             self.note_remade(task);
-            self.emit(Phase::Addresses, task, Op::LinkMac { ns: ns.clone(), name: name.clone(), mac });
+            self.emit(
+                Phase::Addresses,
+                task,
+                Op::LinkMac {
+                    ns: ns.clone(),
+                    name: name.clone(),
+                    mac,
+                },
+            );
             let inside = self.ns_mut(ns);
             inside.forget_neighbours(name);
             if let Some(link) = inside.links.get_mut(name) {
                 link.mac = Some(mac);
             }
         }
-        let mtu = spec.mtu.or(spec.old_mtus.contains(&known.mtu).then_some(DEFAULT_MTU));
+        let mtu = spec
+            .mtu
+            .or(spec.old_mtus.contains(&known.mtu).then_some(DEFAULT_MTU));
         if let Some(mtu) = mtu
             && known.mtu != mtu
         {
-            self.emit(Phase::Mtus, task, Op::LinkMtu { ns: ns.clone(), name: name.clone(), mtu });
+            self.emit(
+                Phase::Mtus,
+                task,
+                Op::LinkMtu {
+                    ns: ns.clone(),
+                    name: name.clone(),
+                    mtu,
+                },
+            );
             self.set_mtu(place, mtu);
         }
         self.plan_addresses(task, place, &spec.addresses, mtu.unwrap_or(known.mtu));
         self.add_prefix_routes(task, place);
     }
 
-    /// Gives addresses the routes to their networks that somebody took away: the kernel makes them with the address, and when
-    /// the link comes up, and never again.
+    /// Gives addresses the routes to their networks that somebody took away: the kernel makes them
+    /// with the address, and when the link comes up, and never again.
     fn add_prefix_routes(&mut self, task: &Task<'_>, Place { ns, name }: &Place) {
-        let Some(there) = self.seen.namespaces.get(ns).and_then(|seen| seen.prefix_routes.as_ref()) else { return };
-        let (Some(seen), Some(now)) = (self.seen.link(ns, name), self.now.link(ns, name)) else { return };
+        let Some(there) = self
+            .seen
+            .namespaces
+            .get(ns)
+            .and_then(|seen| seen.prefix_routes.as_ref())
+        else {
+            return;
+        };
+        let (Some(seen), Some(now)) = (self.seen.link(ns, name), self.now.link(ns, name)) else {
+            return;
+        };
         let lacks = |address: &&ObservedAddress| {
             let stays = now.up && now.addresses.iter().any(|other| other.net == address.net);
-            stays && has_prefix_route(seen, address) && !there.contains(&(name.clone(), address.net.trunc()))
+            stays
+                && has_prefix_route(seen, address)
+                && !there.contains(&(name.clone(), address.net.trunc()))
         };
-        let lacking: Vec<IpNet> = seen.addresses.iter().filter(lacks).map(|address| address.net).collect();
+        let lacking: Vec<IpNet> = seen
+            .addresses
+            .iter()
+            .filter(lacks)
+            .map(|address| address.net)
+            .collect();
         for address in lacking {
-            let op = Op::PrefixRouteAdd { ns: ns.clone(), name: name.clone(), address };
+            let op = Op::PrefixRouteAdd {
+                ns: ns.clone(),
+                name: name.clone(),
+                address,
+            };
             self.emit_waiting(Phase::LinkRoutes, task, op);
         }
     }
@@ -266,14 +409,26 @@ impl Planner<'_> {
         inside.reset_ipv6_mtu(name);
     }
 
-    /// Takes a link down, with what the kernel then takes away: its IPv6 addresses, its routes and neighbours.
+    /// Takes a link down, with what the kernel then takes away: its IPv6 addresses, its routes and
+    /// neighbours.
     pub(super) fn lower(&mut self, task: &Task<'_>, place: &Place, phase: Phase) {
         let inside = self.ns_mut(&place.ns);
-        let Some(link) = inside.links.get_mut(&place.name).filter(|link| link.up) else { return };
+        let Some(link) = inside.links.get_mut(&place.name).filter(|link| link.up) else {
+            return;
+        };
         link.up = false;
-        link.addresses.retain(|address| address.net.addr().is_ipv4());
+        link.addresses
+            .retain(|address| address.net.addr().is_ipv4());
         inside.forget_hanging(&place.name);
-        self.emit(phase, task, Op::LinkUp { ns: place.ns.clone(), name: place.name.clone(), up: false });
+        self.emit(
+            phase,
+            task,
+            Op::LinkUp {
+                ns: place.ns.clone(),
+                name: place.name.clone(),
+                up: false,
+            },
+        );
     }
 
     /// One that has to be down is so first: what is then given to it stays.
@@ -284,7 +439,12 @@ impl Planner<'_> {
     }
 
     fn raise_if(&mut self, task: &Task<'_>, place: &Place, up: bool, phase: Phase) {
-        if !up || self.now.link(&place.ns, &place.name).is_none_or(|link| link.up) {
+        if !up
+            || self
+                .now
+                .link(&place.ns, &place.name)
+                .is_none_or(|link| link.up)
+        {
             return;
         }
         self.add_link_local(task, place);
@@ -292,11 +452,20 @@ impl Planner<'_> {
             link.up = true;
         }
         self.ns_mut(&place.ns).reset_ipv6_mtu(&place.name);
-        self.emit(phase, task, Op::LinkUp { ns: place.ns.clone(), name: place.name.clone(), up });
+        self.emit(
+            phase,
+            task,
+            Op::LinkUp {
+                ns: place.ns.clone(),
+                name: place.name.clone(),
+                up,
+            },
+        );
     }
 }
 
-/// Whether the kernel has made a route to the network of an address of netnsd's: in IPv6 it does once there is a carrier.
+/// Whether the kernel has made a route to the network of an address of netnsd's: in IPv6 it does
+/// once there is a carrier.
 fn has_prefix_route(link: &ObservedLink, address: &ObservedAddress) -> bool {
     let net = address.net;
     let is_ready = match net {
@@ -304,19 +473,28 @@ fn has_prefix_route(link: &ObservedLink, address: &ObservedAddress) -> bool {
         IpNet::V4(net) => link.up && net.network().octets()[0] != 0,
         IpNet::V6(_) => link.operstate == "up" && !is_link_local(net.addr()),
     };
-    let is_made = !address.is_without_route() && !address.secondary && net.prefix_len() < net.max_prefix_len();
+    let is_made = !address.is_without_route()
+        && !address.secondary
+        && net.prefix_len() < net.max_prefix_len();
     is_ready && is_made && address.is_ours()
 }
 
-/// Returns what is left in the kernel of an MTU that was asked of a bridge and no longer is: that it was. The device keeps this
-/// until it is made anew (`BROPT_MTU_SET_BY_USER`, net/bridge/br_private.h); nobody can look at it.
+/// Returns what is left in the kernel of an MTU that was asked of a bridge and no longer is: that
+/// it was. The device keeps this until it is made anew (`BROPT_MTU_SET_BY_USER`,
+/// net/bridge/br_private.h); nobody can look at it.
 pub(super) fn left_mtu(spec: &Bridge, applied: &[Spec]) -> Option<Bridge> {
     let mtu_of = |old: &Spec| match old {
         Spec::Bridge(old) if old.namespace == spec.namespace => old.mtu,
         _ => None,
     };
-    let mtu = applied.iter().find_map(mtu_of).filter(|_| spec.mtu.is_none())?;
-    Some(Bridge { mtu: Some(mtu), ..spec.clone() })
+    let mtu = applied
+        .iter()
+        .find_map(mtu_of)
+        .filter(|_| spec.mtu.is_none())?;
+    Some(Bridge {
+        mtu: Some(mtu),
+        ..spec.clone()
+    })
 }
 
 fn previous_bridge<'a>(task: &Task<'a>) -> Option<&'a Bridge> {

@@ -1,9 +1,9 @@
 //! desired × applied × observed → ordered operations. Pure: no I/O, no clock.
 //!
-//! A plan is made by walking the tasks while keeping a model of what the kernel will be like after the operations
-//! emitted so far (`Planner::now`): taking a link down loses its IPv6 addresses, moving it loses them all, and what was
-//! lost and is still asked for is emitted again. Operations are collected by [`Phase`], so that their order does not
-//! depend on that of the tasks.
+//! A plan is made by walking the tasks while keeping a model of what the kernel will be like after
+//! the operations emitted so far (`Planner::now`): taking a link down loses its IPv6 addresses,
+//! moving it loses them all, and what was lost and is still asked for is emitted again. Operations
+//! are collected by [`Phase`], so that their order does not depend on that of the tasks.
 
 mod address;
 mod adopt;
@@ -45,9 +45,11 @@ pub struct Task<'a> {
     pub prior: &'a BTreeMap<SysctlKey, String>,
     /// Where its links were last seen: one without a tag is still its own.
     pub devices: &'a [Device],
-    /// netnsd's own interfaces in the namespace that it is about, where sysctls of `default` are theirs too.
+    /// netnsd's own interfaces in the namespace that it is about, where sysctls of `default` are
+    /// theirs too.
     pub interfaces: Vec<String>,
-    /// Whether this very write creates it: a namespace may be attached, and nothing of it is anywhere yet.
+    /// Whether this very write creates it: a namespace may be attached, and nothing of it is
+    /// anywhere yet.
     pub new: bool,
     /// The addresses of its devices where none is asked for, one for each end.
     pub macs: &'a [Mac],
@@ -84,9 +86,11 @@ impl Task<'_> {
         ownership::current(tag) == self.owner_tag(end)
     }
 
-    /// Returns true if one of its links was last seen here. Of a namespace whose cookie is not known, nothing is sure.
+    /// Returns true if one of its links was last seen here. Of a namespace whose cookie is not
+    /// known, nothing is sure.
     fn remembers(&self, ns: &Ns, cookie: u64, index: u32) -> bool {
-        let here = |device: &Device| device.ns == *ns && device.cookie == cookie && device.index == index;
+        let here =
+            |device: &Device| device.ns == *ns && device.cookie == cookie && device.index == index;
         cookie != 0 && self.devices.iter().any(here)
     }
 }
@@ -98,8 +102,8 @@ enum Phase {
     Adopt,
     /// Neighbours and routes go before what they hang on.
     TakeRoutes,
-    /// Bridges that go are down before: with each port that leaves one that is up it tries all the others anew
-    /// (`br_port_state_selection()`, net/bridge/br_stp.c).
+    /// Bridges that go are down before: with each port that leaves one that is up it tries all the
+    /// others anew (`br_port_state_selection()`, net/bridge/br_stp.c).
     LowerBridges,
     /// Links go before their namespace: the kernel would clear them later only.
     TakeLinks,
@@ -117,14 +121,16 @@ enum Phase {
     Release,
     MakeBridges,
     MakeVeths,
-    /// Sysctls of links come after what resets them, and before addresses, which IPv6 refuses where it is switched off.
+    /// Sysctls of links come after what resets them, and before addresses, which IPv6 refuses where
+    /// it is switched off.
     Mtus,
     LinkSysctls,
     /// The inside of namespaces is finished before ports go up: the bridge forwards at once.
     Addresses,
     RaiseBridges,
     RaiseEnds,
-    /// A bridge's address is pinned before ports come that could change it. As late as that: it cannot be undone.
+    /// A bridge's address is pinned before ports come that could change it. As late as that: it
+    /// cannot be undone.
     Pin,
     Enslave,
     SetPorts,
@@ -146,7 +152,8 @@ pub struct Step {
     pub op: Op,
     /// The resource that it is for.
     pub resource: ResourceRef,
-    /// Whether the kernel's refusal may mean "not yet" (a route, a neighbour, an interface's sysctl).
+    /// Whether the kernel's refusal may mean "not yet" (a route, a neighbour, an interface's
+    /// sysctl).
     pub may_wait: bool,
     /// Whether its effect cannot be seen: it is planned again, and not done again.
     pub blind: bool,
@@ -177,23 +184,26 @@ pub struct Plan {
     pub refused: Vec<(ResourceRef, Op, OpError)>,
     /// Bridges that are made anew: their ports have to be enslaved again.
     pub new_bridges: BTreeSet<Name>,
-    /// Resources whose links are made again, moved, or get another MAC address: their neighbours are told of it.
+    /// Resources whose links are made again, moved, or get another MAC address: their neighbours
+    /// are told of it.
     pub remade: BTreeSet<ResourceRef>,
     /// What is taken over, as it is before.
     pub found: BTreeMap<ResourceRef, Found>,
-    /// The addresses that devices keep which were not made by a record with addresses; one for each end.
+    /// The addresses that devices keep which were not made by a record with addresses; one for each
+    /// end.
     pub macs: BTreeMap<ResourceRef, Vec<Mac>>,
-    /// Links that netnsd did not make, with their kinds, in namespaces that are deleted. Attached ones are left out: their processes
-    /// keep them.
+    /// Links that netnsd did not make, with their kinds, in namespaces that are deleted. Attached
+    /// ones are left out: their processes keep them.
     pub foreign_links: BTreeMap<ResourceRef, Vec<String>>,
     /// Namespaces that are made anew: whatever lived in them has to be made again.
     pub new_namespaces: BTreeSet<Name>,
-    /// Resources of which something may be in a namespace that cannot be entered: what they leave may still be there.
+    /// Resources of which something may be in a namespace that cannot be entered: what they leave
+    /// may still be there.
     pub unseen: BTreeSet<ResourceRef>,
 }
 
-/// Returns the part of earlier intents that stays in the kernel though it is no longer asked for, and has to be kept in mind: that
-/// a bridge's MTU was set.
+/// Returns the part of earlier intents that stays in the kernel though it is no longer asked for,
+/// and has to be kept in mind: that a bridge's MTU was set.
 pub fn lasting(spec: &Spec, applied: &[Spec]) -> Option<Spec> {
     match spec {
         Spec::Bridge(spec) => link::left_mtu(spec, applied).map(Spec::Bridge),
@@ -202,7 +212,11 @@ pub fn lasting(spec: &Spec, applied: &[Spec]) -> Option<Spec> {
 }
 
 /// Plans the tasks. `bridge` tells a bridge resource's device name.
-pub fn plan<'a>(tasks: &[Task<'a>], bridge: &dyn Fn(&Name) -> Option<String>, observed: &Observed) -> Plan {
+pub fn plan<'a>(
+    tasks: &[Task<'a>],
+    bridge: &dyn Fn(&Name) -> Option<String>,
+    observed: &Observed,
+) -> Plan {
     let mut planner = Planner {
         seen: observed,
         now: observed.clone(),
@@ -225,8 +239,10 @@ pub fn plan<'a>(tasks: &[Task<'a>], bridge: &dyn Fn(&Name) -> Option<String>, ob
             planner.namespace(task, spec);
         }
     }
-    let (given_back, ours): (Vec<_>, Vec<_>) =
-        tasks.iter().copied().partition(|task| matches!(task.hands, Hands::GiveBack(_)));
+    let (given_back, ours): (Vec<_>, Vec<_>) = tasks
+        .iter()
+        .copied()
+        .partition(|task| matches!(task.hands, Hands::GiveBack(_)));
     for task in &ours {
         planner.keep_macs(task);
     }
@@ -252,24 +268,51 @@ pub fn plan<'a>(tasks: &[Task<'a>], bridge: &dyn Fn(&Name) -> Option<String>, ob
     for task in given_back {
         planner.give_back(task);
     }
-    let Planner { phases, mut plan, .. } = planner;
-    let closed = observed.namespaces.iter().filter(|(_, inside)| inside.closed);
+    let Planner {
+        phases, mut plan, ..
+    } = planner;
+    let closed = observed
+        .namespaces
+        .iter()
+        .filter(|(_, inside)| inside.closed);
     let closed: BTreeSet<&Name> = closed.filter_map(|(ns, _)| ns.name()).collect();
     if !closed.is_empty() {
-        let lives_there = |task: &&&Task<'_>| task.specs().flat_map(namespaces_of).any(|name| closed.contains(name));
-        plan.unseen = tasks.iter().filter(lives_there).map(|task| task.resource.clone()).collect();
+        let lives_there = |task: &&&Task<'_>| {
+            task.specs()
+                .flat_map(namespaces_of)
+                .any(|name| closed.contains(name))
+        };
+        plan.unseen = tasks
+            .iter()
+            .filter(lives_there)
+            .map(|task| task.resource.clone())
+            .collect();
     }
     plan.steps = phases.into_values().flatten().collect();
     plan
 }
 
 fn link_local_gateways(tasks: &[Task<'_>]) -> BTreeSet<(Ns, String)> {
-    let routes = tasks.iter().filter_map(|task| task.desired).flat_map(|spec| match spec {
-        Spec::Namespace(spec) => spec.routes.iter().map(|route| (&spec.name, route)).collect(),
-        _ => Vec::new(),
-    });
+    let routes = tasks
+        .iter()
+        .filter_map(|task| task.desired)
+        .flat_map(|spec| match spec {
+            Spec::Namespace(spec) => spec
+                .routes
+                .iter()
+                .map(|route| (&spec.name, route))
+                .collect(),
+            _ => Vec::new(),
+        });
     let routes = routes.filter(|(_, route)| route.via.is_some_and(|via| is_link_local(via.0)));
-    routes.filter_map(|(name, route)| Some((Ns::Named(name.clone()), route.interface.as_ref()?.to_string()))).collect()
+    routes
+        .filter_map(|(name, route)| {
+            Some((
+                Ns::Named(name.clone()),
+                route.interface.as_ref()?.to_string(),
+            ))
+        })
+        .collect()
 }
 
 struct Planner<'p> {
@@ -298,7 +341,12 @@ impl Planner<'_> {
     }
 
     fn push(&mut self, phase: Phase, task: &Task<'_>, op: Op, (may_wait, blind): (bool, bool)) {
-        self.phases.entry(phase).or_default().push(Step { op, resource: task.resource.clone(), may_wait, blind });
+        self.phases.entry(phase).or_default().push(Step {
+            op,
+            resource: task.resource.clone(),
+            may_wait,
+            blind,
+        });
     }
 
     /// Notes that links of a task are not where, or what, their neighbours knew.
@@ -309,28 +357,49 @@ impl Planner<'_> {
     }
 
     fn pending(&mut self, task: &Task<'_>, reason: String) {
-        self.plan.verdicts.entry(task.resource.clone()).or_insert(Verdict::Pending(reason));
+        self.plan
+            .verdicts
+            .entry(task.resource.clone())
+            .or_insert(Verdict::Pending(reason));
     }
 
     fn conflict(&mut self, task: &Task<'_>, reason: String) {
-        self.set_conflict(task, Verdict::Conflict { reason, pointer: None });
+        self.set_conflict(
+            task,
+            Verdict::Conflict {
+                reason,
+                pointer: None,
+            },
+        );
     }
 
     /// Notes that others' doing is in the way of one field; the rest of the resource goes on.
     fn conflict_at(&mut self, task: &Task<'_>, reason: String, pointer: String) {
-        self.set_conflict(task, Verdict::Conflict { reason, pointer: Some(pointer) });
+        self.set_conflict(
+            task,
+            Verdict::Conflict {
+                reason,
+                pointer: Some(pointer),
+            },
+        );
     }
 
     /// Notes a conflict, unless there is one already.
     fn set_conflict(&mut self, task: &Task<'_>, verdict: Verdict) {
-        if !matches!(self.plan.verdicts.get(&task.resource), Some(Verdict::Conflict { .. })) {
+        if !matches!(
+            self.plan.verdicts.get(&task.resource),
+            Some(Verdict::Conflict { .. })
+        ) {
             self.plan.verdicts.insert(task.resource.clone(), verdict);
         }
     }
 
     /// Returns true if all of a resource is in conflict, not only one of its fields.
     fn in_conflict(&self, task: &Task<'_>) -> bool {
-        matches!(self.plan.verdicts.get(&task.resource), Some(Verdict::Conflict { pointer: None, .. }))
+        matches!(
+            self.plan.verdicts.get(&task.resource),
+            Some(Verdict::Conflict { pointer: None, .. })
+        )
     }
 
     fn ns_mut(&mut self, ns: &Ns) -> &mut ObservedNs {
@@ -339,23 +408,28 @@ impl Planner<'_> {
 }
 
 impl ObservedNs {
-    /// Takes the neighbours of a link out of the model: with its MAC address the kernel forgets them, permanent ones too
+    /// Takes the neighbours of a link out of the model: with its MAC address the kernel forgets
+    /// them, permanent ones too
     ///
-    /// (`neigh_changeaddr()`, net/core/neighbour.c). That of a bridge which is to be pinned may change with its ports.
+    /// (`neigh_changeaddr()`, net/core/neighbour.c). That of a bridge which is to be pinned may
+    /// change with its ports.
     fn forget_neighbours(&mut self, interface: &str) {
-        self.neighbours.retain(|neighbour| neighbour.interface.as_str() != interface);
+        self.neighbours
+            .retain(|neighbour| neighbour.interface.as_str() != interface);
     }
 
     /// Takes what hangs on a link that is up out of the model: routes by it, and its neighbours.
     fn forget_hanging(&mut self, interface: &str) {
-        let by =
-            |name: &Option<netnsd_api::InterfaceName>| name.as_ref().is_some_and(|name| name.as_str() == interface);
+        let by = |name: &Option<netnsd_api::InterfaceName>| {
+            name.as_ref().is_some_and(|name| name.as_str() == interface)
+        };
         self.routes.retain(|known| !by(&known.route.interface));
         self.forget_neighbours(interface);
     }
 
     /// Takes the sysctls of a link out of the model.
     fn forget_sysctls(&mut self, interface: &str) {
-        self.sysctls.retain(|key, _| key.interface().as_deref() != Some(interface));
+        self.sysctls
+            .retain(|key, _| key.interface().as_deref() != Some(interface));
     }
 }

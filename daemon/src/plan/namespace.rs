@@ -16,16 +16,28 @@ use crate::{
 impl Planner<'_> {
     pub(super) fn take_namespace(&mut self, task: &Task<'_>) {
         let ns = Ns::Named(task.resource.name.clone());
-        let Some(known) = self.now.namespaces.get(&ns) else { return };
+        let Some(known) = self.now.namespaces.get(&ns) else {
+            return;
+        };
         if known.closed || known.inode != 0 && !self.is_own_namespace(task, &ns) {
             return;
         }
         let name = task.resource.name.clone();
-        let is_there = known.inode != 0 || known.stale.as_ref().is_some_and(|stale| is_lost_pin(task, stale));
-        if task.applied.iter().all(|spec| !matches!(spec, Spec::Namespace(spec) if spec.attach.is_some())) {
+        let is_there = known.inode != 0
+            || known
+                .stale
+                .as_ref()
+                .is_some_and(|stale| is_lost_pin(task, stale));
+        if task
+            .applied
+            .iter()
+            .all(|spec| !matches!(spec, Spec::Namespace(spec) if spec.attach.is_some()))
+        {
             let foreign: Vec<String> = foreign_links(known).collect();
             if !foreign.is_empty() {
-                self.plan.foreign_links.insert(task.resource.clone(), foreign);
+                self.plan
+                    .foreign_links
+                    .insert(task.resource.clone(), foreign);
             }
         }
         let dns = known.dns.clone();
@@ -36,10 +48,14 @@ impl Planner<'_> {
         self.now.namespaces.remove(&ns);
     }
 
-    /// Returns true if the namespace of this name is the task's own: by its tag, or, where somebody took that off, by what is
-    /// remembered of it.
+    /// Returns true if the namespace of this name is the task's own: by its tag, or, where somebody
+    /// took that off, by what is remembered of it.
     fn is_own_namespace(&self, task: &Task<'_>, ns: &Ns) -> bool {
-        let known = self.now.namespaces.get(ns).filter(|known| known.alias_of.is_none());
+        let known = self
+            .now
+            .namespaces
+            .get(ns)
+            .filter(|known| known.alias_of.is_none());
         known.is_some_and(|known| match &known.owner_tag {
             Some(tag) => task.owns(tag, None),
             None => task.remembers(ns, known.cookie, LOOPBACK),
@@ -54,8 +70,15 @@ impl Planner<'_> {
         }
         let was = self.ns_mut(ns).owner_tag.replace(owner_tag.clone());
         if was.as_ref() != Some(&owner_tag) {
-            let lo = Place { ns: ns.clone(), name: "lo".into() };
-            self.emit(Phase::Adopt, task, set_owner(lo, was, Some(owner_tag), None));
+            let lo = Place {
+                ns: ns.clone(),
+                name: "lo".into(),
+            };
+            self.emit(
+                Phase::Adopt,
+                task,
+                set_owner(lo, was, Some(owner_tag), None),
+            );
         }
     }
 
@@ -67,20 +90,32 @@ impl Planner<'_> {
         self.tag_namespace(task, &ns);
         match self.now.namespaces.get(&ns) {
             Some(known) if known.closed => {
-                let reason =
-                    "cannot be entered: it is no network namespace, or not netnsd's: choose another name, or delete it";
+                let reason = "cannot be entered: it is no network namespace, or not netnsd's: choose another name, or delete it";
                 return self.conflict(task, format!("/run/netns/{name} {reason}"));
             }
-            Some(ObservedNs { alias_of: Some(alias), .. }) => {
+            Some(ObservedNs {
+                alias_of: Some(alias),
+                ..
+            }) => {
                 let reason = match alias {
-                    Ns::Host => "the host's own network namespace, whose interfaces belong to no namespace".to_owned(),
+                    Ns::Host => {
+                        "the host's own network namespace, whose interfaces belong to no namespace"
+                            .to_owned()
+                    }
                     other => format!("{other} already, and one namespace has one name"),
                 };
-                return self
-                    .conflict(task, format!("/run/netns/{name} is {reason}: choose another name, or remove that one"));
+                return self.conflict(
+                    task,
+                    format!(
+                        "/run/netns/{name} is {reason}: choose another name, or remove that one"
+                    ),
+                );
             }
-            Some(ObservedNs { stale: Some(stale), .. }) if !is_lost_pin(task, stale) => {
-                let reason = format!("/run/netns/{name} is {stale}: remove it, or choose another name");
+            Some(ObservedNs {
+                stale: Some(stale), ..
+            }) if !is_lost_pin(task, stale) => {
+                let reason =
+                    format!("/run/netns/{name} is {stale}: remove it, or choose another name");
                 return self.conflict(task, reason);
             }
             Some(known) if known.inode != 0 && known.owner_tag.as_ref() != Some(&owner_tag) => {
@@ -96,18 +131,33 @@ impl Planner<'_> {
             known => {
                 let dns = known.map(|known| known.dns.clone()).unwrap_or_default();
                 if known.is_some_and(|known| known.stale.is_some()) {
-                    self.emit(Phase::TakeNamespaces, task, Op::NamespaceDelete { name: name.clone() });
+                    self.emit(
+                        Phase::TakeNamespaces,
+                        task,
+                        Op::NamespaceDelete { name: name.clone() },
+                    );
                 }
                 let op = match &spec.attach {
-                    Some(attach) if task.new => {
-                        Op::NamespaceAttach { name: name.clone(), pid: attach.pid, owner_tag: owner_tag.clone() }
-                    }
-                    _ => Op::NamespaceAdd { name: name.clone(), owner_tag: owner_tag.clone() },
+                    Some(attach) if task.new => Op::NamespaceAttach {
+                        name: name.clone(),
+                        pid: attach.pid,
+                        owner_tag: owner_tag.clone(),
+                    },
+                    _ => Op::NamespaceAdd {
+                        name: name.clone(),
+                        owner_tag: owner_tag.clone(),
+                    },
                 };
                 self.emit(Phase::MakeNamespaces, task, op);
                 self.now.namespaces.insert(
                     ns.clone(),
-                    ObservedNs { owner_tag: Some(owner_tag), inode: 1, link_count: 1, dns, ..ObservedNs::default() },
+                    ObservedNs {
+                        owner_tag: Some(owner_tag),
+                        inode: 1,
+                        link_count: 1,
+                        dns,
+                        ..ObservedNs::default()
+                    },
                 );
                 self.plan.new_namespaces.insert(name.clone());
             }
@@ -120,15 +170,31 @@ impl Planner<'_> {
             None => true,
         };
         if let (Some(id), false) = (spec.netnsid, id_is_right) {
-            self.emit_waiting(Phase::Identify, task, Op::NetnsIdSet { name: name.clone(), id });
+            self.emit_waiting(
+                Phase::Identify,
+                task,
+                Op::NetnsIdSet {
+                    name: name.clone(),
+                    id,
+                },
+            );
         }
         if loopback != spec.loopback {
-            self.emit(Phase::Addresses, task, Op::LoopbackSet { name: name.clone(), up: spec.loopback });
+            self.emit(
+                Phase::Addresses,
+                task,
+                Op::LoopbackSet {
+                    name: name.clone(),
+                    up: spec.loopback,
+                },
+            );
             let inside = self.ns_mut(&ns);
             inside.loopback = spec.loopback;
             if !spec.loopback {
                 // In IPv6 what rejects hangs on `lo` (`ip6_route_info_create()`, net/ipv6/route.c).
-                inside.routes.retain(|known| !known.ipv6 || known.route.kind == RouteType::Unicast);
+                inside
+                    .routes
+                    .retain(|known| !known.ipv6 || known.route.kind == RouteType::Unicast);
             }
         }
         self.plan_dns(task, &name, spec.dns.as_ref(), &dns);
@@ -151,7 +217,11 @@ impl Planner<'_> {
 
     fn neighbours(&mut self, task: &Task<'_>, spec: &Namespace, known: &ObservedNs) {
         let there: BTreeSet<&Neighbour> = known.neighbours.iter().collect();
-        let wanted: BTreeSet<_> = spec.neighbours.iter().map(|new| (new.address, &new.interface)).collect();
+        let wanted: BTreeSet<_> = spec
+            .neighbours
+            .iter()
+            .map(|new| (new.address, &new.interface))
+            .collect();
         let gone = task
             .applied
             .iter()
@@ -165,23 +235,39 @@ impl Planner<'_> {
             self.emit(
                 Phase::TakeRoutes,
                 task,
-                Op::NeighbourDelete { name: spec.name.clone(), neighbour: neighbour.clone() },
+                Op::NeighbourDelete {
+                    name: spec.name.clone(),
+                    neighbour: neighbour.clone(),
+                },
             );
         }
-        for neighbour in spec.neighbours.iter().filter(|neighbour| !there.contains(neighbour)) {
+        for neighbour in spec
+            .neighbours
+            .iter()
+            .filter(|neighbour| !there.contains(neighbour))
+        {
             match known.links.get(neighbour.interface.as_str()) {
                 Some(link) if link.up => {
-                    let op = Op::NeighbourAdd { name: spec.name.clone(), neighbour: neighbour.clone() };
+                    let op = Op::NeighbourAdd {
+                        name: spec.name.clone(),
+                        neighbour: neighbour.clone(),
+                    };
                     self.emit_waiting(Phase::Neighbours, task, op);
                 }
                 Some(_) => self.pending(
                     task,
-                    format!("neighbour {} waits for {} to be up", neighbour.address, neighbour.interface),
+                    format!(
+                        "neighbour {} waits for {} to be up",
+                        neighbour.address, neighbour.interface
+                    ),
                 ),
                 None => {
                     self.pending(
                         task,
-                        format!("neighbour {} waits for the interface {}", neighbour.address, neighbour.interface),
+                        format!(
+                            "neighbour {} waits for the interface {}",
+                            neighbour.address, neighbour.interface
+                        ),
                     );
                 }
             }
@@ -189,8 +275,8 @@ impl Planner<'_> {
     }
 }
 
-/// Returns true for what is left of a namespace whose mount was lost. Under a name that is recorded, any file is, and a link that
-/// leads to a process which ended: it was adopted so.
+/// Returns true for what is left of a namespace whose mount was lost. Under a name that is
+/// recorded, any file is, and a link that leads to a process which ended: it was adopted so.
 fn is_lost_pin(task: &Task<'_>, stale: &StalePin) -> bool {
     match stale {
         StalePin::Lost => true,
@@ -199,16 +285,21 @@ fn is_lost_pin(task: &Task<'_>, stale: &StalePin) -> bool {
     }
 }
 
-/// Lists the links that are neither netnsd's nor what the kernel makes in each namespace (`FALLBACK`), with their kinds.
+/// Lists the links that are neither netnsd's nor what the kernel makes in each namespace
+/// (`FALLBACK`), with their kinds.
 fn foreign_links(known: &ObservedNs) -> impl Iterator<Item = String> {
     known.links.iter().filter_map(|(name, link)| {
         let kind = link.kind.as_deref().unwrap_or("physical");
-        let is_own = link.owner_tag.as_deref().is_some_and(|tag| ownership::parse(tag).is_some());
+        let is_own = link
+            .owner_tag
+            .as_deref()
+            .is_some_and(|tag| ownership::parse(tag).is_some());
         (!is_own && !FALLBACK.contains(&(name.as_str(), kind))).then(|| format!("{name} ({kind})"))
     })
 }
 
-/// The fallback devices of tunnels, by name and kind, which come with each namespace (`net.core.fb_tunnels_only_for_init_net`).
+/// The fallback devices of tunnels, by name and kind, which come with each namespace
+/// (`net.core.fb_tunnels_only_for_init_net`).
 const FALLBACK: [(&str, &str); 9] = [
     ("tunl0", "ipip"),
     ("sit0", "sit"),

@@ -18,11 +18,17 @@ pub(super) struct Place {
 
 impl Place {
     pub fn of_bridge(spec: &Bridge) -> Self {
-        Self { ns: Ns::of(spec.namespace.as_ref()), name: spec.device().to_owned() }
+        Self {
+            ns: Ns::of(spec.namespace.as_ref()),
+            name: spec.device().to_owned(),
+        }
     }
 
     pub fn of_end(end: &Endpoint) -> Self {
-        Self { ns: Ns::of(end.namespace.as_ref()), name: end.device().to_owned() }
+        Self {
+            ns: Ns::of(end.namespace.as_ref()),
+            name: end.device().to_owned(),
+        }
     }
 }
 
@@ -48,8 +54,9 @@ enum Holder {
 }
 
 impl Planner<'_> {
-    /// Takes away a pair that goes and has one end only. It would not end with a namespace that goes too: what is left of it
-    /// is to be gone now, for names are asked for again before the kernel clears a namespace.
+    /// Takes away a pair that goes and has one end only. It would not end with a namespace that
+    /// goes too: what is left of it is to be gone now, for names are asked for again before the
+    /// kernel clears a namespace.
     pub(super) fn take_half(&mut self, task: &Task<'_>) {
         let is_half = || self.find_end(task, 0).is_some() != self.find_end(task, 1).is_some();
         if task.desired.is_none() && task.resource.kind == Kind::Veth && is_half() {
@@ -70,15 +77,17 @@ impl Planner<'_> {
         }
     }
 
-    /// Brings every link to its place. Names change hands in turn: who finds its place held by another link of ours waits
-    /// until that has left; of those that wait for each other one is deleted, and made anew once it can be.
+    /// Brings every link to its place. Names change hands in turn: who finds its place held by
+    /// another link of ours waits until that has left; of those that wait for each other one is
+    /// deleted, and made anew once it can be.
     pub(super) fn arrange(&mut self, tasks: &[&Task<'_>]) {
         let mut waiting: Vec<&Task<'_>> = tasks.to_vec();
         while !waiting.is_empty() {
             let before = waiting.len();
             waiting.retain(|task| !self.arrive(task));
             if waiting.len() == before && !waiting.iter().any(|task| self.delete(task)) {
-                // What holds their places is not where it was left: it goes with the rest of its own, or the kernel refuses.
+                // What holds their places is not where it was left: it goes with the rest of its
+                // own, or the kernel refuses.
                 for task in waiting {
                     self.make(task);
                 }
@@ -93,11 +102,15 @@ impl Planner<'_> {
     }
 
     fn holder(&self, place: &Place, task: &Task<'_>, end: Option<usize>) -> Holder {
-        let Some(link) = self.now.link(&place.ns, &place.name) else { return Holder::Nobody };
+        let Some(link) = self.now.link(&place.ns, &place.name) else {
+            return Holder::Nobody;
+        };
         match link.owner_tag.as_deref() {
             Some(tag) if task.owns(tag, end) => Holder::Itself,
             Some(tag) if ownership::parse(tag).is_some() => Holder::Ours,
-            None if link.kind.as_deref() == Some(task.resource.kind.as_str()) && self.remembers(task, place, link) => {
+            None if link.kind.as_deref() == Some(task.resource.kind.as_str())
+                && self.remembers(task, place, link) =>
+            {
                 Holder::Itself
             }
             _ => Holder::Others,
@@ -106,17 +119,28 @@ impl Planner<'_> {
 
     /// Returns true if a link without a tag was last seen as the task's own at this place.
     fn remembers(&self, task: &Task<'_>, place: &Place, link: &ObservedLink) -> bool {
-        let cookie = self.now.namespaces.get(&place.ns).map_or(0, |known| known.cookie);
+        let cookie = self
+            .now
+            .namespaces
+            .get(&place.ns)
+            .map_or(0, |known| known.cookie);
         task.remembers(&place.ns, cookie, link.index)
     }
 
-    /// Tags a link of the task's own where its tag is missing, or is a legacy one; with `peer` only if that is its other end.
+    /// Tags a link of the task's own where its tag is missing, or is a legacy one; with `peer` only
+    /// if that is its other end.
     fn tag(&mut self, task: &Task<'_>, end: Option<usize>, place: Place, peer: Option<&Place>) {
         let owner_tag = task.owner_tag(end);
-        let Some(link) = self.ns_mut(&place.ns).links.get_mut(&place.name) else { return };
+        let Some(link) = self.ns_mut(&place.ns).links.get_mut(&place.name) else {
+            return;
+        };
         let was = link.owner_tag.replace(owner_tag.clone());
         if was.as_ref() != Some(&owner_tag) {
-            self.emit(Phase::Adopt, task, set_owner(place, was, Some(owner_tag), peer));
+            self.emit(
+                Phase::Adopt,
+                task,
+                set_owner(place, was, Some(owner_tag), peer),
+            );
         }
     }
 
@@ -130,21 +154,43 @@ impl Planner<'_> {
     /// A link of a task that somebody renamed.
     fn strayed(&self, task: &Task<'_>, end: Option<usize>) -> Option<Place> {
         let found_in = |place: Place| {
-            let names = self.now.namespaces.get(&place.ns).into_iter().flat_map(|known| &known.strayed);
-            names.map(move |name| Place { ns: place.ns.clone(), name: name.clone() })
+            let names = self
+                .now
+                .namespaces
+                .get(&place.ns)
+                .into_iter()
+                .flat_map(|known| &known.strayed);
+            names.map(move |name| Place {
+                ns: place.ns.clone(),
+                name: name.clone(),
+            })
         };
-        places(task, end).flat_map(found_in).find(|place| self.is_there(place, task, end))
+        places(task, end)
+            .flat_map(found_in)
+            .find(|place| self.is_there(place, task, end))
     }
 
     /// The address that a device has: the one that is asked for, or the one that it keeps.
-    pub(super) fn mac_of(&self, task: &Task<'_>, asked: Option<Mac>, end: Option<usize>) -> Option<Mac> {
-        let kept = self.plan.macs.get(&task.resource).map_or(task.macs, Vec::as_slice);
+    pub(super) fn mac_of(
+        &self,
+        task: &Task<'_>,
+        asked: Option<Mac>,
+        end: Option<usize>,
+    ) -> Option<Mac> {
+        let kept = self
+            .plan
+            .macs
+            .get(&task.resource)
+            .map_or(task.macs, Vec::as_slice);
         asked.or_else(|| kept.get(end.unwrap_or_default()).copied())
     }
 
-    /// Finds out which addresses devices have that keep them. One that is asked for is no device's own.
+    /// Finds out which addresses devices have that keep them. One that is asked for is no device's
+    /// own.
     pub(super) fn keep_macs(&mut self, task: &Task<'_>) {
-        let Some(desired) = task.desired.filter(|_| task.keep_macs) else { return };
+        let Some(desired) = task.desired.filter(|_| task.keep_macs) else {
+            return;
+        };
         let mut macs = task.macs.to_vec();
         for (end, (mac, asked)) in macs.iter_mut().zip(asked_macs(desired)).enumerate() {
             let place = match desired {
@@ -190,10 +236,19 @@ impl Planner<'_> {
                     true
                 }
                 [Some(a), Some(b)] => {
-                    // The kernel takes the other end along. Links of one namespace are deleted together, so by the end that has
-                    // more company.
-                    let company = |place: &Place| self.now.namespaces.get(&place.ns).map_or(0, |ns| ns.links.len());
-                    let (by, other) = if company(&b) > company(&a) { (b, a) } else { (a, b) };
+                    // The kernel takes the other end along. Links of one namespace are deleted
+                    // together, so by the end that has more company.
+                    let company = |place: &Place| {
+                        self.now
+                            .namespaces
+                            .get(&place.ns)
+                            .map_or(0, |ns| ns.links.len())
+                    };
+                    let (by, other) = if company(&b) > company(&a) {
+                        (b, a)
+                    } else {
+                        (a, b)
+                    };
                     self.delete_link(task, &by);
                     self.forget_link(&other.ns, &other.name);
                     true
@@ -203,11 +258,19 @@ impl Planner<'_> {
     }
 
     fn delete_link(&mut self, task: &Task<'_>, place: &Place) {
-        self.emit(Phase::TakeLinks, task, Op::LinkDelete { ns: place.ns.clone(), name: place.name.clone() });
+        self.emit(
+            Phase::TakeLinks,
+            task,
+            Op::LinkDelete {
+                ns: place.ns.clone(),
+                name: place.name.clone(),
+            },
+        );
         self.forget_link(&place.ns, &place.name);
     }
 
-    /// Brings a task's links to their places. Whether that is settled: false while another link of ours is in the way.
+    /// Brings a task's links to their places. Whether that is settled: false while another link of
+    /// ours is in the way.
     fn arrive(&mut self, task: &Task<'_>) -> bool {
         match task.desired {
             Some(Spec::Bridge(spec)) => self.arrive_bridge(task, spec),
@@ -234,10 +297,15 @@ impl Planner<'_> {
             }
             Holder::Nobody => {}
         }
-        match self.find_bridges(task).into_iter().find(|old| old.ns == place.ns) {
+        match self
+            .find_bridges(task)
+            .into_iter()
+            .find(|old| old.ns == place.ns)
+        {
             Some(old) => self.rename(task, &old, &place),
             None => {
-                // A bridge cannot change its namespace (NETIF_F_NETNS_LOCAL, net/bridge/br_device.c).
+                // A bridge cannot change its namespace (NETIF_F_NETNS_LOCAL,
+                // net/bridge/br_device.c).
                 self.delete(task);
                 self.make(task);
             }
@@ -293,7 +361,9 @@ impl Planner<'_> {
     fn name_conflict(&mut self, task: &Task<'_>, place: &Place) {
         let Place { ns, name } = place;
         let (link, resource) = (self.now.link(ns, name), &task.resource);
-        let kind = link.and_then(|link| link.kind.clone()).unwrap_or_else(|| "physical".into());
+        let kind = link
+            .and_then(|link| link.kind.clone())
+            .unwrap_or_else(|| "physical".into());
         let way_out = match task.hands {
             Hands::Stay if kind == resource.kind.as_str() => {
                 "choose another name, delete it first, or take it over by PUT with ?adopt=true"
@@ -302,14 +372,17 @@ impl Planner<'_> {
             _ if resource.kind == Kind::Bridge => "only a bridge is taken over",
             _ => "a pair is taken over when both its ends are where they are asked for",
         };
-        let reason = format!("{ns} has an interface {name} ({kind}) that is not of {resource}: {way_out}");
+        let reason =
+            format!("{ns} has an interface {name} ({kind}) that is not of {resource}: {way_out}");
         self.conflict(task, reason);
     }
 
     /// Whether the namespace of a place is there (or made by this plan).
     fn ns_is_there(&mut self, task: &Task<'_>, ns: &Ns) -> bool {
         let known = self.now.namespaces.get(ns);
-        if *ns == Ns::Host || known.is_some_and(|known| known.inode != 0 && known.alias_of.is_none()) {
+        if *ns == Ns::Host
+            || known.is_some_and(|known| known.inode != 0 && known.alias_of.is_none())
+        {
             return true;
         }
         let why = match known {
@@ -363,7 +436,13 @@ impl Planner<'_> {
         let ends = [0, 1].map(|end| {
             let (spec, owner_tag) = (&spec.endpoints[end], task.owner_tag(Some(end)));
             let Place { ns, name } = Place::of_end(spec);
-            NewEnd { ns, name, owner_tag, mac: self.mac_of(task, spec.mac, Some(end)), mtu: spec.mtu }
+            NewEnd {
+                ns,
+                name,
+                owner_tag,
+                mac: self.mac_of(task, spec.mac, Some(end)),
+                mtu: spec.mtu,
+            }
         });
         for end in &ends {
             let made = ObservedLink {
@@ -387,14 +466,22 @@ impl Planner<'_> {
         self.emit(
             Phase::Move,
             task,
-            Op::LinkRename { ns: from.ns.clone(), name: from.name.clone(), to_name: to.name.clone() },
+            Op::LinkRename {
+                ns: from.ns.clone(),
+                name: from.name.clone(),
+                to_name: to.name.clone(),
+            },
         );
         let inside = self.ns_mut(&from.ns);
         inside.forget_sysctls(&from.name);
         if let Some(link) = inside.links.remove(&from.name) {
             inside.links.insert(to.name.clone(), link);
         }
-        for port in inside.links.values_mut().filter(|port| port.master.as_deref() == Some(&from.name)) {
+        for port in inside
+            .links
+            .values_mut()
+            .filter(|port| port.master.as_deref() == Some(&from.name))
+        {
             port.master = Some(to.name.clone());
         }
     }
@@ -404,11 +491,21 @@ impl Planner<'_> {
         self.emit(
             Phase::Move,
             task,
-            Op::LinkMove { ns: from.ns.clone(), name: from.name.clone(), to: to.ns.clone(), to_name: to.name.clone() },
+            Op::LinkMove {
+                ns: from.ns.clone(),
+                name: from.name.clone(),
+                to: to.ns.clone(),
+                to_name: to.name.clone(),
+            },
         );
-        let link = self.now.link(&from.ns, &from.name).cloned().unwrap_or_default();
+        let link = self
+            .now
+            .link(&from.ns, &from.name)
+            .cloned()
+            .unwrap_or_default();
         self.forget_link(&from.ns, &from.name);
-        // A move takes it down and away from its bridge, and clears its addresses and its addrgenmode.
+        // A move takes it down and away from its bridge, and clears its addresses and its
+        // addrgenmode.
         let moved = ObservedLink {
             up: false,
             carrier: false,
@@ -423,8 +520,9 @@ impl Planner<'_> {
         inside.links.insert(to.name.clone(), moved);
     }
 
-    /// Tags the ends of a pair where they need it. An end without a tag is known by the other one: a crash between making a pair
-    /// and tagging its second end leaves one, or somebody took the tag off.
+    /// Tags the ends of a pair where they need it. An end without a tag is known by the other one:
+    /// a crash between making a pair and tagging its second end leaves one, or somebody took the
+    /// tag off.
     fn tag_pair(&mut self, task: &Task<'_>) {
         let found = [0, 1].map(|end| self.find_end(task, end));
         for end in 0..2 {
@@ -440,36 +538,52 @@ impl Planner<'_> {
         }
     }
 
-    /// Finds the other end of the pair that this one belongs to, where it is asked to be and bears no tag.
+    /// Finds the other end of the pair that this one belongs to, where it is asked to be and bears
+    /// no tag.
     fn find_untagged_peer(&self, task: &Task<'_>, end: usize, of: &Place) -> Option<Place> {
         let one = self.now.link(&of.ns, &of.name)?;
         let is_peer = |place: &Place| {
-            let link = self.now.link(&place.ns, &place.name).filter(|link| link.owner_tag.is_none());
+            let link = self
+                .now
+                .link(&place.ns, &place.name)
+                .filter(|link| link.owner_tag.is_none());
             link.is_some_and(|link| {
                 link.kind.as_deref() == Some(Kind::Veth.as_str())
                     && one.peer_index == Some(link.index)
                     && link.peer_index == Some(one.index)
             })
         };
-        places(task, Some(end)).filter(|place| place != of).find(is_peer)
+        places(task, Some(end))
+            .filter(|place| place != of)
+            .find(is_peer)
     }
 
-    /// Takes the other end of a pair, which goes with this one, out of the model where it bears no tag.
+    /// Takes the other end of a pair, which goes with this one, out of the model where it bears no
+    /// tag.
     fn forget_untagged_peer(&mut self, task: &Task<'_>, left: &Place) {
-        for place in (0..2).filter_map(|end| self.find_untagged_peer(task, end, left)).collect::<Vec<_>>() {
+        for place in (0..2)
+            .filter_map(|end| self.find_untagged_peer(task, end, left))
+            .collect::<Vec<_>>()
+        {
             self.forget_link(&place.ns, &place.name);
         }
     }
 
     /// Takes a link out of the model, with its routes, neighbours and sysctls.
     fn forget_link(&mut self, ns: &Ns, name: &str) {
-        let Some(inside) = self.now.namespaces.get_mut(ns) else { return };
+        let Some(inside) = self.now.namespaces.get_mut(ns) else {
+            return;
+        };
         if let Some(bridge) = inside.links.remove(name).and_then(|link| link.master) {
             inside.forget_neighbours(&bridge);
         }
         inside.forget_hanging(name);
         inside.forget_sysctls(name);
-        for link in inside.links.values_mut().filter(|link| link.master.as_deref() == Some(name)) {
+        for link in inside
+            .links
+            .values_mut()
+            .filter(|link| link.master.as_deref() == Some(name))
+        {
             link.master = None;
             link.port = None;
         }
@@ -477,7 +591,18 @@ impl Planner<'_> {
 }
 
 /// Changes the owner tag of the link at a place.
-pub(super) fn set_owner(place: Place, was: Option<String>, owner_tag: Option<String>, peer: Option<&Place>) -> Op {
+pub(super) fn set_owner(
+    place: Place,
+    was: Option<String>,
+    owner_tag: Option<String>,
+    peer: Option<&Place>,
+) -> Op {
     let peer = peer.map(|peer| (peer.ns.clone(), peer.name.clone()));
-    Op::LinkSetOwner { ns: place.ns, name: place.name, was, owner_tag, peer }
+    Op::LinkSetOwner {
+        ns: place.ns,
+        name: place.name,
+        was,
+        owner_tag,
+        peer,
+    }
 }

@@ -13,19 +13,34 @@ use netnsd_api::{Destination, Namespace, Route, RouteType, is_link_local};
 use super::{Hands, Phase, Planner, Task};
 use crate::kernel::{ObservedNs, ObservedRoute, Op, RT_TABLE_LOCAL, RT_TABLE_MAIN, protocol};
 
-/// Tells routes apart as the kernel does (`fib_table_insert()`, net/ipv4/fib_trie.c; `fib6_add_rt2node()`, net/ipv6/ip6_fib.c):
-/// destination with its family, table, metric.
+/// Tells routes apart as the kernel does (`fib_table_insert()`, net/ipv4/fib_trie.c;
+/// `fib6_add_rt2node()`, net/ipv6/ip6_fib.c): destination with its family, table, metric.
 pub(super) type RouteKey = (IpNet, u32, u32);
 
 /// Returns the key of a route that is asked for.
 pub(super) fn key_of(route: &Route) -> RouteKey {
-    (route.destination.net(route.is_ipv6()), route.table, route.effective_metric())
+    (
+        route.destination.net(route.is_ipv6()),
+        route.table,
+        route.effective_metric(),
+    )
 }
 
 /// Returns the key of a route that is there; `None` if the kernel tells it apart by more.
 pub(super) fn key_of_known(known: &ObservedRoute) -> Option<RouteKey> {
-    let ObservedRoute { route, ipv6, selective, .. } = known;
-    (!selective).then(|| (route.destination.net(*ipv6), route.table, route.metric.unwrap_or(0)))
+    let ObservedRoute {
+        route,
+        ipv6,
+        selective,
+        ..
+    } = known;
+    (!selective).then(|| {
+        (
+            route.destination.net(*ipv6),
+            route.table,
+            route.metric.unwrap_or(0),
+        )
+    })
 }
 
 impl Planner<'_> {
@@ -34,7 +49,14 @@ impl Planner<'_> {
         let wanted: HashSet<RouteKey> = spec.routes.iter().map(key_of).collect();
         for old in known.routes.iter().filter(|old| old.ours) {
             if key_of_known(old).is_none_or(|key| !wanted.contains(&key)) {
-                self.emit(Phase::TakeRoutes, task, Op::RouteDelete { name: spec.name.clone(), route: old.as_route() });
+                self.emit(
+                    Phase::TakeRoutes,
+                    task,
+                    Op::RouteDelete {
+                        name: spec.name.clone(),
+                        route: old.as_route(),
+                    },
+                );
             }
         }
         if spec.routes.is_empty() {
@@ -50,20 +72,39 @@ impl Planner<'_> {
         for (i, route) in spec.routes.iter().enumerate() {
             let same = there.get(&key_of(route)).map_or(&[][..], Vec::as_slice);
             let missing = reach.missing(route);
-            let right = same.iter().find(|other| fulfils(other, route) && task.keeps_extras(i, other));
+            let right = same
+                .iter()
+                .find(|other| fulfils(other, route) && task.keeps_extras(i, other));
             let (name, protocol) = (spec.name.clone(), task.protocol_of(i));
             let ours = same.iter().find(|other| other.ours);
             if let (Some(old), Some(_)) = (ours, &missing) {
-                // It was asked for before; or the kernel keeps it though nothing reaches its gateway any more, and would not take it
-                // if it was made afresh.
-                self.emit(Phase::TakeRoutes, task, Op::RouteDelete { name: name.clone(), route: old.as_route() });
-            } else if right.is_some_and(|other| task.hands == Hands::Stay || other.protocol == protocol) {
+                // It was asked for before; or the kernel keeps it though nothing reaches its
+                // gateway any more, and would not take it if it was made afresh.
+                self.emit(
+                    Phase::TakeRoutes,
+                    task,
+                    Op::RouteDelete {
+                        name: name.clone(),
+                        route: old.as_route(),
+                    },
+                );
+            } else if right
+                .is_some_and(|other| task.hands == Hands::Stay || other.protocol == protocol)
+            {
                 continue;
             }
             if let Some(other) = in_the_way(task, same) {
                 if let (Some(old), None) = (ours, &missing) {
-                    // The kernel would take the first of them for the one to be replaced (`fib_table_insert()`, net/ipv4/fib_trie.c).
-                    self.emit(Phase::TakeRoutes, task, Op::RouteDelete { name, route: old.as_route() });
+                    // The kernel would take the first of them for the one to be replaced
+                    // (`fib_table_insert()`, net/ipv4/fib_trie.c).
+                    self.emit(
+                        Phase::TakeRoutes,
+                        task,
+                        Op::RouteDelete {
+                            name,
+                            route: old.as_route(),
+                        },
+                    );
                 }
                 let reason = format!(
                     "{} is in the way, and netnsd did not make it: delete it, or give this route another metric",
@@ -73,32 +114,59 @@ impl Planner<'_> {
                 continue;
             }
             if let Some(missing) = missing {
-                self.pending(task, format!("route {} waits: {missing}", route.destination));
+                self.pending(
+                    task,
+                    format!("route {} waits: {missing}", route.destination),
+                );
                 continue;
             }
-            // A route that is taken over keeps what the API has no fields for, and what the body does not say.
+            // A route that is taken over keeps what the API has no fields for, and what the body
+            // does not say.
             let (route, extras) = match right {
-                Some(other) if task.hands == Hands::Adopt => (other.as_route(), other.extras.clone()),
+                Some(other) if task.hands == Hands::Adopt => {
+                    (other.as_route(), other.extras.clone())
+                }
                 _ => (route.clone(), task.extras_of(i)),
             };
-            let phase = if route.via.is_none() { Phase::LinkRoutes } else { Phase::GatewayRoutes };
+            let phase = if route.via.is_none() {
+                Phase::LinkRoutes
+            } else {
+                Phase::GatewayRoutes
+            };
             let replace = !same.is_empty();
-            self.emit_waiting(phase, task, Op::RouteAdd { name, route, extras, protocol, replace });
+            self.emit_waiting(
+                phase,
+                task,
+                Op::RouteAdd {
+                    name,
+                    route,
+                    extras,
+                    protocol,
+                    replace,
+                },
+            );
         }
     }
 }
 
-/// Returns the route, if any, that others made where one of netnsd's is to be. One that is taken over is in the way only if it
-/// cannot be made again as it is, or is not the only one.
+/// Returns the route, if any, that others made where one of netnsd's is to be. One that is taken
+/// over is in the way only if it cannot be made again as it is, or is not the only one.
 fn in_the_way<'r>(task: &Task<'_>, same: &[&'r ObservedRoute]) -> Option<&'r ObservedRoute> {
-    let may_take = |other: &ObservedRoute| task.hands == Hands::Adopt && same.len() == 1 && other.is_adoptable();
-    same.iter().find(|other| !other.ours && !may_take(other)).copied()
+    let may_take = |other: &ObservedRoute| {
+        task.hands == Hands::Adopt && same.len() == 1 && other.is_adoptable()
+    };
+    same.iter()
+        .find(|other| !other.ours && !may_take(other))
+        .copied()
 }
 
 /// Writes a route as ip-route(8) does.
 fn shown(known: &ObservedRoute) -> String {
     let ObservedRoute { route, .. } = known;
-    let kind = known.foreign_kind.as_deref().or((route.kind != RouteType::Unicast).then(|| route.kind.as_str()));
+    let kind = known
+        .foreign_kind
+        .as_deref()
+        .or((route.kind != RouteType::Unicast).then(|| route.kind.as_str()));
     let destination = match route.destination {
         Destination::Net(net) if net.prefix_len() == net.max_prefix_len() => net.addr().to_string(),
         other => other.to_string(),
@@ -113,12 +181,23 @@ fn shown(known: &ObservedRoute) -> String {
         ("via", route.via.map(|via| via.to_string())),
         ("dev", route.interface.as_ref().map(ToString::to_string)),
         ("table", table),
-        ("proto", Some(protocol(known.protocol)).filter(|protocol| protocol != "boot")),
+        (
+            "proto",
+            Some(protocol(known.protocol)).filter(|protocol| protocol != "boot"),
+        ),
         ("src", route.source.map(|source| source.to_string())),
-        ("metric", route.metric.filter(|metric| *metric != 0).map(|metric| metric.to_string())),
+        (
+            "metric",
+            route
+                .metric
+                .filter(|metric| *metric != 0)
+                .map(|metric| metric.to_string()),
+        ),
     ];
     for (word, value) in words {
-        text += &value.map(|value| format!(" {word} {value}")).unwrap_or_default();
+        text += &value
+            .map(|value| format!(" {word} {value}"))
+            .unwrap_or_default();
     }
     text
 }
@@ -137,21 +216,31 @@ struct Reach<'k> {
     known: &'k ObservedNs,
     /// Every address of every link.
     addresses: HashSet<IpAddr>,
-    /// The networks of addresses on links that are up: one such address, and true if there is another one.
+    /// The networks of addresses on links that are up: one such address, and true if there is
+    /// another one.
     on_link: HashMap<(IpNet, Option<&'k str>), (IpAddr, bool)>,
-    /// Destinations, with the table, of routes without a gateway that are or will be there, by links that are up.
+    /// Destinations, with the table, of routes without a gateway that are or will be there, by
+    /// links that are up.
     link_routes: HashSet<(IpNet, u32, Option<&'k str>)>,
 }
 
 impl<'k> Reach<'k> {
     fn of(known: &'k ObservedNs, spec: &'k Namespace) -> Self {
-        let mut reach = Self { known, addresses: HashSet::new(), on_link: HashMap::new(), link_routes: HashSet::new() };
+        let mut reach = Self {
+            known,
+            addresses: HashSet::new(),
+            on_link: HashMap::new(),
+            link_routes: HashSet::new(),
+        };
         for (name, link) in &known.links {
             for address in &link.addresses {
                 let own = address.net.addr();
                 reach.addresses.insert(own);
                 for interface in [None, Some(name.as_str())].into_iter().filter(|_| link.up) {
-                    let entry = reach.on_link.entry((address.net.trunc(), interface)).or_insert((own, false));
+                    let entry = reach
+                        .on_link
+                        .entry((address.net.trunc(), interface))
+                        .or_insert((own, false));
                     entry.1 |= entry.0 != own;
                 }
             }
@@ -161,18 +250,25 @@ impl<'k> Reach<'k> {
                 reach.add_link_route(route, route.is_ipv6());
             }
         }
-        for other in known.routes.iter().filter(|other| other.foreign_kind.is_none()) {
+        for other in known
+            .routes
+            .iter()
+            .filter(|other| other.foreign_kind.is_none())
+        {
             reach.add_link_route(&other.route, other.ipv6);
         }
         reach
     }
 
     fn add_link_route(&mut self, route: &'k Route, ipv6: bool) {
-        let Some(interface) = route.interface.as_ref().map(|interface| interface.as_str()) else { return };
+        let Some(interface) = route.interface.as_ref().map(|interface| interface.as_str()) else {
+            return;
+        };
         let is_up = self.known.links.get(interface).is_some_and(|link| link.up);
         if route.kind == RouteType::Unicast && route.via.is_none() && is_up {
             for interface in [None, Some(interface)] {
-                self.link_routes.insert((route.destination.net(ipv6), route.table, interface));
+                self.link_routes
+                    .insert((route.destination.net(ipv6), route.table, interface));
             }
         }
     }
@@ -191,29 +287,44 @@ impl<'k> Reach<'k> {
         }
         let interface = route.interface.as_ref().map(|interface| interface.as_str());
         let is_reached = networks_around(via).any(|net| {
-            // A gateway is looked for in the route's own table and in `main` (`fib_check_nh_v4_gw()`, net/ipv4/fib_semantics.c).
-            self.on_link.get(&(net, interface)).is_some_and(|(own, others)| *own != via || *others)
-                || [RT_TABLE_MAIN, route.table].iter().any(|table| self.link_routes.contains(&(net, *table, interface)))
+            // A gateway is looked for in the route's own table and in `main`
+            // (`fib_check_nh_v4_gw()`, net/ipv4/fib_semantics.c).
+            self.on_link
+                .get(&(net, interface))
+                .is_some_and(|(own, others)| *own != via || *others)
+                || [RT_TABLE_MAIN, route.table]
+                    .iter()
+                    .any(|table| self.link_routes.contains(&(net, *table, interface)))
         });
         (!is_reached).then(|| format!("no interface reaches the gateway {via} yet"))
     }
 
     /// Tells what a route waits for beside its gateway.
     fn missing_here(&self, route: &Route) -> Option<String> {
-        if let Some(interface) = route.interface.as_ref().filter(|_| route.kind == RouteType::Unicast) {
+        if let Some(interface) = route
+            .interface
+            .as_ref()
+            .filter(|_| route.kind == RouteType::Unicast)
+        {
             match self.known.links.get(interface.as_str()) {
                 None => return Some(format!("there is no interface {interface} yet")),
                 Some(link) if !link.up => return Some(format!("{interface} is not up")),
                 Some(_) => {}
             }
         }
-        // In IPv4 nobody looks at the source of what rejects (`fib_create_info()`, net/ipv4/fib_semantics.c).
-        let source = route.source.filter(|_| route.kind == RouteType::Unicast || route.is_ipv6())?.0;
-        (!self.addresses.contains(&source)).then(|| format!("no interface has the source address {source} yet"))
+        // In IPv4 nobody looks at the source of what rejects (`fib_create_info()`,
+        // net/ipv4/fib_semantics.c).
+        let source = route
+            .source
+            .filter(|_| route.kind == RouteType::Unicast || route.is_ipv6())?
+            .0;
+        (!self.addresses.contains(&source))
+            .then(|| format!("no interface has the source address {source} yet"))
     }
 
-    /// Returns true if there is any IPv4 address. Without one, `lo`'s too, the kernel takes every gateway for a broadcast address:
-    /// there is no table `local` yet to tell otherwise (`__inet_dev_addr_type()`, net/ipv4/fib_frontend.c).
+    /// Returns true if there is any IPv4 address. Without one, `lo`'s too, the kernel takes every
+    /// gateway for a broadcast address: there is no table `local` yet to tell otherwise
+    /// (`__inet_dev_addr_type()`, net/ipv4/fib_frontend.c).
     fn has_ipv4(&self) -> bool {
         self.known.loopback || self.addresses.iter().any(IpAddr::is_ipv4)
     }

@@ -11,13 +11,17 @@ use crate::{
 /// The part of the kernel that these tasks are about.
 pub fn scope(tasks: &[Task<'_>]) -> Scope {
     let mut scope = Scope::default();
-    for (task, spec) in tasks.iter().flat_map(|task| task.specs().map(move |spec| (task, spec))) {
+    for (task, spec) in tasks
+        .iter()
+        .flat_map(|task| task.specs().map(move |spec| (task, spec)))
+    {
         match spec {
             Spec::Namespace(spec) => {
                 let inside = scope.ns(&Ns::Named(spec.name.clone()));
                 inside.summary = true;
                 if task.desired.is_none() {
-                    // With the namespace goes what is in it, which may be others'. All of it was asked for already.
+                    // With the namespace goes what is in it, which may be others'. All of it was
+                    // asked for already.
                     inside.all_links = true;
                     continue;
                 }
@@ -26,17 +30,27 @@ pub fn scope(tasks: &[Task<'_>]) -> Scope {
                 inside.routes |= !spec.routes.is_empty();
                 inside.kernel_routes |= spec.routes.iter().any(is_among_kernels_own);
                 inside.neighbours |= !spec.neighbours.is_empty();
-                inside.links.extend(spec.neighbours.iter().map(|entry| entry.interface.to_string()));
+                inside.links.extend(
+                    spec.neighbours
+                        .iter()
+                        .map(|entry| entry.interface.to_string()),
+                );
                 let sysctls = super::sysctl::keys_of(task);
-                inside.links.extend(sysctls.iter().filter_map(netnsd_api::SysctlKey::interface));
-                inside.sysctls.extend(sysctls.iter().filter_map(sysctl::template));
+                inside
+                    .links
+                    .extend(sysctls.iter().filter_map(netnsd_api::SysctlKey::interface));
+                inside
+                    .sysctls
+                    .extend(sysctls.iter().filter_map(sysctl::template));
                 inside.sysctls.extend(sysctls);
                 scope.nsswitch |= spec.dns.is_some();
             }
             Spec::Bridge(spec) => {
                 let inside = scope.ns(&Ns::of(spec.namespace.as_ref()));
                 inside.links.insert(spec.device().to_owned());
-                inside.owner_tags.extend((!task.new).then(|| task.owner_tag(None)));
+                inside
+                    .owner_tags
+                    .extend((!task.new).then(|| task.owner_tag(None)));
                 // Its ports, others' too, are what its MTU goes by.
                 inside.all_links |= left_mtu(spec, task.applied).is_some();
             }
@@ -44,7 +58,9 @@ pub fn scope(tasks: &[Task<'_>]) -> Scope {
                 for (i, end) in spec.endpoints.iter().enumerate() {
                     let inside = scope.ns(&Ns::of(end.namespace.as_ref()));
                     inside.links.insert(end.device().to_owned());
-                    inside.owner_tags.extend((!task.new).then(|| task.owner_tag(Some(i))));
+                    inside
+                        .owner_tags
+                        .extend((!task.new).then(|| task.owner_tag(Some(i))));
                 }
             }
         }
@@ -54,7 +70,9 @@ pub fn scope(tasks: &[Task<'_>]) -> Scope {
 
 /// Returns true for a route whose place may be that of one which the kernel makes of its own.
 fn is_among_kernels_own(route: &Route) -> bool {
-    let Destination::Net(net) = route.destination else { return route.table == RT_TABLE_LOCAL };
+    let Destination::Net(net) = route.destination else {
+        return route.table == RT_TABLE_LOCAL;
+    };
     let v6 = net.addr().is_ipv6() && (is_link_local(net.addr()) || net.addr().is_multicast());
     route.table == RT_TABLE_LOCAL || v6
 }

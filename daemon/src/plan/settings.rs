@@ -20,7 +20,8 @@ pub(super) fn bridge_settings(spec: &Bridge) -> BridgeSettings {
     }
 }
 
-/// The kernel's defaults (`br_dev_setup()`, `net/bridge/br_device.c`; times in hundredths of a second).
+/// The kernel's defaults (`br_dev_setup()`, `net/bridge/br_device.c`; times in hundredths of a
+/// second).
 impl ObservedBridge {
     pub(crate) fn defaults() -> Self {
         Self {
@@ -40,7 +41,8 @@ impl ObservedBridge {
     }
 }
 
-/// The kernel's defaults (`new_nbp()`, `net/bridge/br_if.c`); the cost is that of 10 Gbit/s, a veth's speed.
+/// The kernel's defaults (`new_nbp()`, `net/bridge/br_if.c`); the cost is that of 10 Gbit/s, a
+/// veth's speed.
 impl ObservedPort {
     pub(crate) fn defaults() -> Self {
         Self {
@@ -74,12 +76,16 @@ pub(super) fn made_bridge(spec: &Bridge) -> ObservedBridge {
     }
 }
 
-/// What to change of one setting: to what is asked for, or back to the default if it was asked for once.
+/// What to change of one setting: to what is asked for, or back to the default if it was asked for
+/// once.
 fn change<T: Copy + PartialEq>(wanted: Option<T>, was_set: bool, default: T, now: T) -> Option<T> {
-    wanted.or(was_set.then_some(default)).filter(|value| *value != now)
+    wanted
+        .or(was_set.then_some(default))
+        .filter(|value| *value != now)
 }
 
-/// The same for a time: the kernel counts in its own ticks, and gives back up to a hundredth of a second less.
+/// The same for a time: the kernel counts in its own ticks, and gives back up to a hundredth of a
+/// second less.
 fn change_time(wanted: Option<u32>, was_set: bool, default: u32, now: u32) -> Option<u32> {
     change(wanted, was_set, default, now).filter(|value| value.abs_diff(now) > 1)
 }
@@ -89,17 +95,33 @@ pub(super) fn times_of(spec: &Bridge) -> [Option<Centiseconds>; 3] {
     [spec.forward_delay_s, spec.hello_time_s, spec.max_age_s]
 }
 
-pub(super) fn bridge_changes(spec: &Bridge, old: Option<&Bridge>, now: &ObservedBridge) -> BridgeSettings {
+pub(super) fn bridge_changes(
+    spec: &Bridge,
+    old: Option<&Bridge>,
+    now: &ObservedBridge,
+) -> BridgeSettings {
     let wanted = bridge_settings(spec);
-    // While STP tells of a topology change the kernel itself forgets addresses sooner (`__br_set_topology_change()`).
+    // While STP tells of a topology change the kernel itself forgets addresses sooner
+    // (`__br_set_topology_change()`).
     let asked_anew = old.is_some_and(|old| old.ageing_time_s != spec.ageing_time_s);
-    let sooner = now.topology_change && now.ageing_time.abs_diff(2 * now.forward_delay) <= 2 && !asked_anew;
+    let sooner =
+        now.topology_change && now.ageing_time.abs_diff(2 * now.forward_delay) <= 2 && !asked_anew;
     let old = old.map(bridge_settings).unwrap_or_default();
     let default = ObservedBridge::defaults();
-    let ageing_time = change_time(wanted.ageing_time, old.ageing_time.is_some(), default.ageing_time, now.ageing_time);
+    let ageing_time = change_time(
+        wanted.ageing_time,
+        old.ageing_time.is_some(),
+        default.ageing_time,
+        now.ageing_time,
+    );
     BridgeSettings {
         stp: Some(spec.stp).filter(|stp| *stp != now.stp),
-        priority: change(wanted.priority, old.priority.is_some(), default.priority, now.priority),
+        priority: change(
+            wanted.priority,
+            old.priority.is_some(),
+            default.priority,
+            now.priority,
+        ),
         ageing_time: ageing_time.filter(|_| !sooner),
         forward_delay: change_time(
             wanted.forward_delay,
@@ -107,8 +129,18 @@ pub(super) fn bridge_changes(spec: &Bridge, old: Option<&Bridge>, now: &Observed
             default.forward_delay,
             now.forward_delay,
         ),
-        hello_time: change_time(wanted.hello_time, old.hello_time.is_some(), default.hello_time, now.hello_time),
-        max_age: change_time(wanted.max_age, old.max_age.is_some(), default.max_age, now.max_age),
+        hello_time: change_time(
+            wanted.hello_time,
+            old.hello_time.is_some(),
+            default.hello_time,
+            now.hello_time,
+        ),
+        max_age: change_time(
+            wanted.max_age,
+            old.max_age.is_some(),
+            default.max_age,
+            now.max_age,
+        ),
         multicast_snooping: change(
             wanted.multicast_snooping,
             old.multicast_snooping.is_some(),
@@ -144,17 +176,56 @@ pub(super) fn port_settings(now: &ObservedPort) -> Port {
     }
 }
 
-pub(super) fn port_changes<'a>(wanted: &Port, old: impl Iterator<Item = &'a Port> + Clone, now: &ObservedPort) -> Port {
+pub(super) fn port_changes<'a>(
+    wanted: &Port,
+    old: impl Iterator<Item = &'a Port> + Clone,
+    now: &ObservedPort,
+) -> Port {
     let default = ObservedPort::defaults();
     let was = |set: fn(&Port) -> bool| old.clone().any(set);
     Port {
-        path_cost: change(wanted.path_cost, was(|p| p.path_cost.is_some()), default.path_cost, now.path_cost),
-        priority: change(wanted.priority, was(|p| p.priority.is_some()), default.priority, now.priority),
-        hairpin: change(wanted.hairpin, was(|p| p.hairpin.is_some()), default.hairpin, now.hairpin),
-        isolated: change(wanted.isolated, was(|p| p.isolated.is_some()), default.isolated, now.isolated),
-        learning: change(wanted.learning, was(|p| p.learning.is_some()), default.learning, now.learning),
-        bpdu_guard: change(wanted.bpdu_guard, was(|p| p.bpdu_guard.is_some()), default.bpdu_guard, now.bpdu_guard),
-        root_block: change(wanted.root_block, was(|p| p.root_block.is_some()), default.root_block, now.root_block),
+        path_cost: change(
+            wanted.path_cost,
+            was(|p| p.path_cost.is_some()),
+            default.path_cost,
+            now.path_cost,
+        ),
+        priority: change(
+            wanted.priority,
+            was(|p| p.priority.is_some()),
+            default.priority,
+            now.priority,
+        ),
+        hairpin: change(
+            wanted.hairpin,
+            was(|p| p.hairpin.is_some()),
+            default.hairpin,
+            now.hairpin,
+        ),
+        isolated: change(
+            wanted.isolated,
+            was(|p| p.isolated.is_some()),
+            default.isolated,
+            now.isolated,
+        ),
+        learning: change(
+            wanted.learning,
+            was(|p| p.learning.is_some()),
+            default.learning,
+            now.learning,
+        ),
+        bpdu_guard: change(
+            wanted.bpdu_guard,
+            was(|p| p.bpdu_guard.is_some()),
+            default.bpdu_guard,
+            now.bpdu_guard,
+        ),
+        root_block: change(
+            wanted.root_block,
+            was(|p| p.root_block.is_some()),
+            default.root_block,
+            now.root_block,
+        ),
         mcast_fast_leave: change(
             wanted.mcast_fast_leave,
             was(|p| p.mcast_fast_leave.is_some()),
@@ -164,19 +235,25 @@ pub(super) fn port_changes<'a>(wanted: &Port, old: impl Iterator<Item = &'a Port
     }
 }
 
-/// What a link's settings are, where they are not the kernel's defaults; none for what is neither bridge nor port.
+/// What a link's settings are, where they are not the kernel's defaults; none for what is neither
+/// bridge nor port.
 pub fn own_settings(link: &ObservedLink) -> Option<LinkSettings> {
     fn own<T: PartialEq>(now: T, default: T) -> Option<T> {
         Some(now).filter(|now| *now != default)
     }
-    let time = |now: u32, default: u32| own(now, default).filter(|now| now.abs_diff(default) > 1).map(Centiseconds);
+    let time = |now: u32, default: u32| {
+        own(now, default)
+            .filter(|now| now.abs_diff(default) > 1)
+            .map(Centiseconds)
+    };
     let mut settings = LinkSettings::default();
     if let Some(now) = &link.bridge {
         let default = ObservedBridge::defaults();
         settings = LinkSettings {
             stp: own(now.stp, default.stp),
             priority: own(now.priority, default.priority),
-            ageing_time_s: time(now.ageing_time, default.ageing_time).filter(|_| !now.topology_change),
+            ageing_time_s: time(now.ageing_time, default.ageing_time)
+                .filter(|_| !now.topology_change),
             multicast_snooping: own(now.multicast_snooping, default.multicast_snooping),
             vlan_filtering: own(now.vlan_filtering, default.vlan_filtering),
             vlan_default_pvid: own(now.vlan_default_pvid, default.vlan_default_pvid),
@@ -191,7 +268,11 @@ pub fn own_settings(link: &ObservedLink) -> Option<LinkSettings> {
     }
     if let Some(now) = &link.port {
         // What would have to be changed of a new port.
-        settings.port = Some(port_changes(&port_settings(now), std::iter::empty(), &ObservedPort::defaults()));
+        settings.port = Some(port_changes(
+            &port_settings(now),
+            std::iter::empty(),
+            &ObservedPort::defaults(),
+        ));
     }
     (link.bridge.is_some() || link.port.is_some()).then_some(settings)
 }

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
-use netnsd_api::{Bridge, Cidr, Endpoint, Kind, Name, Namespace, ResourceRef, Route, Veth, is_link_local};
+use netnsd_api::{
+    Bridge, Cidr, Endpoint, Kind, Name, Namespace, ResourceRef, Route, Veth, is_link_local,
+};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -32,7 +34,8 @@ fn name(text: &str) -> Name {
 
 fn namespace(i: usize) -> impl Strategy<Value = Spec> {
     let routes = proptest::collection::vec((0u8..4, 0u8..3, any::<bool>()), 0..4);
-    let sysctls = proptest::collection::btree_map(proptest::sample::select(&SYSCTLS[..]), 0u8..2, 0..4);
+    let sysctls =
+        proptest::collection::btree_map(proptest::sample::select(&SYSCTLS[..]), 0u8..2, 0..4);
     (any::<bool>(), routes, sysctls).prop_map(move |(loopback, routes, sysctls)| {
         let mut spec: Namespace =
             serde_json::from_value(json!({"name": format!("n{i}"), "loopback": loopback})).unwrap();
@@ -55,10 +58,18 @@ fn namespace(i: usize) -> impl Strategy<Value = Spec> {
 
 fn bridge(i: usize) -> impl Strategy<Value = Spec> {
     let delay = proptest::option::of(0u32..3);
-    (proptest::option::of(0usize..2), 0u8..3, any::<bool>(), proptest::option::of(0u16..5), any::<bool>(), delay)
+    (
+        proptest::option::of(0usize..2),
+        0u8..3,
+        any::<bool>(),
+        proptest::option::of(0u16..5),
+        any::<bool>(),
+        delay,
+    )
         .prop_map(move |(ns, device, stp, priority, up, delay)| {
             let mut spec: Bridge =
-                serde_json::from_value(json!({"name": format!("b{i}"), "stp": stp, "up": up})).unwrap();
+                serde_json::from_value(json!({"name": format!("b{i}"), "stp": stp, "up": up}))
+                    .unwrap();
             spec.interface = Some(format!("eth{}", (i as u8 + device) % 3).parse().unwrap());
             spec.namespace = ns.map(|n| name(&format!("n{n}")));
             spec.priority = priority;
@@ -75,7 +86,11 @@ fn addresses() -> impl Strategy<Value = Vec<IpNet>> {
         false => format!("10.{net}.0.{host}/24"),
     };
     proptest::collection::btree_set((0u8..3, 1u8..5, any::<bool>()), 0..7)
-        .prop_map(move |all| all.iter().map(|address| text(address).parse().unwrap()).collect::<Vec<IpNet>>())
+        .prop_map(move |all| {
+            all.iter()
+                .map(|address| text(address).parse().unwrap())
+                .collect::<Vec<IpNet>>()
+        })
         .prop_shuffle()
 }
 
@@ -89,7 +104,10 @@ fn end() -> impl Strategy<Value = Endpoint> {
         proptest::option::of(1u32..4),
     )
         .prop_map(move |(ns, device, up, addresses, bridge, cost)| {
-            let mut end = Endpoint { up, ..Endpoint::default() };
+            let mut end = Endpoint {
+                up,
+                ..Endpoint::default()
+            };
             end.namespace = ns.map(|n| name(&format!("n{n}")));
             end.interface = Some(format!("eth{device}").parse().unwrap());
             end.bridge = bridge.map(|b| name(&format!("b{b}")));
@@ -101,10 +119,22 @@ fn end() -> impl Strategy<Value = Endpoint> {
 
 /// A valid network: references that do not fit are left out.
 fn network() -> impl Strategy<Value = Network> {
-    let veths = (0..3usize).map(|_| (end(), end(), any::<bool>())).collect::<Vec<_>>();
-    let presence = (proptest::collection::vec(any::<bool>(), 2), proptest::collection::vec(any::<bool>(), 2));
-    (namespace(0), namespace(1), bridge(0), bridge(1), veths, presence).prop_map(
-        |(n0, n1, b0, b1, veths, (ns_there, br_there))| {
+    let veths = (0..3usize)
+        .map(|_| (end(), end(), any::<bool>()))
+        .collect::<Vec<_>>();
+    let presence = (
+        proptest::collection::vec(any::<bool>(), 2),
+        proptest::collection::vec(any::<bool>(), 2),
+    );
+    (
+        namespace(0),
+        namespace(1),
+        bridge(0),
+        bridge(1),
+        veths,
+        presence,
+    )
+        .prop_map(|(n0, n1, b0, b1, veths, (ns_there, br_there))| {
             let mut network = Network::new();
             for (spec, there) in [n0, n1].into_iter().zip(ns_there) {
                 if there {
@@ -113,8 +143,16 @@ fn network() -> impl Strategy<Value = Network> {
             }
             for (mut spec, there) in [b0, b1].into_iter().zip(br_there) {
                 if let Spec::Bridge(bridge) = &mut spec {
-                    bridge.namespace = bridge.namespace.take().filter(|ns| has(&network, Kind::Namespace, ns));
-                    bridge.interface = Some(free_name(&network, &[], bridge.namespace.as_ref(), bridge.device()));
+                    bridge.namespace = bridge
+                        .namespace
+                        .take()
+                        .filter(|ns| has(&network, Kind::Namespace, ns));
+                    bridge.interface = Some(free_name(
+                        &network,
+                        &[],
+                        bridge.namespace.as_ref(),
+                        bridge.device(),
+                    ));
                 }
                 if there {
                     network.insert(spec.resource(), spec);
@@ -125,32 +163,57 @@ fn network() -> impl Strategy<Value = Network> {
                     let mut endpoints = [fit(a, &network), fit(b, &network)];
                     for end in 0..2 {
                         let (before, rest) = endpoints.split_at_mut(end);
-                        let free = free_name(&network, before, rest[0].namespace.as_ref(), rest[0].device());
+                        let free = free_name(
+                            &network,
+                            before,
+                            rest[0].namespace.as_ref(),
+                            rest[0].device(),
+                        );
                         rest[0].interface = Some(free);
                     }
-                    let spec = Spec::Veth(Veth { name: name(&format!("v{i}")), labels: BTreeMap::new(), endpoints });
+                    let spec = Spec::Veth(Veth {
+                        name: name(&format!("v{i}")),
+                        labels: BTreeMap::new(),
+                        endpoints,
+                    });
                     network.insert(spec.resource(), spec);
                 }
             }
             network
-        },
-    )
+        })
 }
 
-/// The name, or the next that nobody has in this namespace: names change hands from one network to another.
-fn free_name(network: &Network, ends: &[Endpoint], ns: Option<&Name>, wanted: &str) -> netnsd_api::InterfaceName {
-    let mut taken: Vec<(Option<&Name>, &str)> = ends.iter().map(|end| (end.namespace.as_ref(), end.device())).collect();
+/// The name, or the next that nobody has in this namespace: names change hands from one network to
+/// another.
+fn free_name(
+    network: &Network,
+    ends: &[Endpoint],
+    ns: Option<&Name>,
+    wanted: &str,
+) -> netnsd_api::InterfaceName {
+    let mut taken: Vec<(Option<&Name>, &str)> = ends
+        .iter()
+        .map(|end| (end.namespace.as_ref(), end.device()))
+        .collect();
     for spec in network.values() {
         match spec {
             Spec::Bridge(bridge) => taken.push((bridge.namespace.as_ref(), bridge.device())),
             Spec::Veth(veth) => {
-                taken.extend(veth.endpoints.iter().map(|end| (end.namespace.as_ref(), end.device())));
+                taken.extend(
+                    veth.endpoints
+                        .iter()
+                        .map(|end| (end.namespace.as_ref(), end.device())),
+                );
             }
             Spec::Namespace(_) => {}
         }
     }
     let mut names = std::iter::once(wanted.to_owned()).chain((0..).map(|i| format!("eth{i}")));
-    names.find(|name| !taken.contains(&(ns, name.as_str()))).unwrap().parse().unwrap()
+    names
+        .find(|name| !taken.contains(&(ns, name.as_str())))
+        .unwrap()
+        .parse()
+        .unwrap()
 }
 
 fn has(network: &Network, kind: Kind, name: &Name) -> bool {
@@ -158,7 +221,10 @@ fn has(network: &Network, kind: Kind, name: &Name) -> bool {
 }
 
 fn fit(mut end: Endpoint, network: &Network) -> Endpoint {
-    end.namespace = end.namespace.take().filter(|ns| has(network, Kind::Namespace, ns));
+    end.namespace = end
+        .namespace
+        .take()
+        .filter(|ns| has(network, Kind::Namespace, ns));
     end.bridge = end.bridge.take().filter(|bridge| {
         let found = network.get(&ResourceRef::new(Kind::Bridge, bridge.clone()));
         matches!(found, Some(Spec::Bridge(bridge)) if bridge.namespace == end.namespace)
@@ -169,27 +235,49 @@ fn fit(mut end: Endpoint, network: &Network) -> Endpoint {
     end
 }
 
-/// Plans the way from one network to another and executes it; gives the plan and what is observed after.
+/// Plans the way from one network to another and executes it; gives the plan and what is observed
+/// after.
 fn go(kernel: &SimKernel, from: &Network, to: &Network) -> (Plan, Plan) {
     let all: BTreeSet<&ResourceRef> = from.keys().chain(to.keys()).collect();
     let applied: BTreeMap<&ResourceRef, Vec<Spec>> = all
         .iter()
         .map(|resource| {
-            (*resource, from.get(resource).filter(|old| to.get(resource) != Some(old)).cloned().into_iter().collect())
+            (
+                *resource,
+                from.get(resource)
+                    .filter(|old| to.get(resource) != Some(old))
+                    .cloned()
+                    .into_iter()
+                    .collect(),
+            )
         })
         .collect();
-    let keys = SYSCTLS.into_iter().chain(["net.ipv4.conf.all.accept_redirects", "net.ipv4.conf.default.forwarding"]);
-    let prior = keys.map(|key| (key.parse().unwrap(), "0".to_owned())).collect();
+    let keys = SYSCTLS.into_iter().chain([
+        "net.ipv4.conf.all.accept_redirects",
+        "net.ipv4.conf.default.forwarding",
+    ]);
+    let prior = keys
+        .map(|key| (key.parse().unwrap(), "0".to_owned()))
+        .collect();
     let devices_in = |resource: &ResourceRef| {
         let places = to.values().flat_map(crate::intent::interfaces);
-        let here = places.filter(|(ns, _)| ns.name() == Some(&resource.name) && resource.kind == Kind::Namespace);
+        let here = places.filter(|(ns, _)| {
+            ns.name() == Some(&resource.name) && resource.kind == Kind::Namespace
+        });
         here.map(|(_, device)| device).collect::<Vec<String>>()
     };
-    let uids: BTreeMap<&ResourceRef, String> =
-        all.iter().map(|resource| (*resource, resource.to_string().replace(' ', "-"))).collect();
-    let macs = |resource: &ResourceRef| to.get(resource).map(|spec| Intent::default().derive_macs(spec));
-    let macs: BTreeMap<&ResourceRef, Vec<Mac>> =
-        all.iter().map(|resource| (*resource, macs(resource).unwrap_or_default())).collect();
+    let uids: BTreeMap<&ResourceRef, String> = all
+        .iter()
+        .map(|resource| (*resource, resource.to_string().replace(' ', "-")))
+        .collect();
+    let macs = |resource: &ResourceRef| {
+        to.get(resource)
+            .map(|spec| Intent::default().derive_macs(spec))
+    };
+    let macs: BTreeMap<&ResourceRef, Vec<Mac>> = all
+        .iter()
+        .map(|resource| (*resource, macs(resource).unwrap_or_default()))
+        .collect();
     let tasks: Vec<Task<'_>> = all
         .iter()
         .map(|resource| Task {
@@ -210,14 +298,27 @@ fn go(kernel: &SimKernel, from: &Network, to: &Network) -> (Plan, Plan) {
         Some(Spec::Bridge(bridge)) => Some(bridge.device().to_owned()),
         _ => None,
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let mut kernel = kernel.clone();
         let observed = kernel.observe(&scope(&tasks)).await.unwrap();
         let first = plan(&tasks, &device, &observed);
-        let ops: Vec<BatchOp> =
-            first.steps.iter().map(|step| BatchOp { op: step.op.clone(), part: 0, optional: step.may_wait }).collect();
-        for (step, outcome) in first.steps.iter().zip(kernel.execute(&ops, Box::new(|_| ())).await) {
+        let ops: Vec<BatchOp> = first
+            .steps
+            .iter()
+            .map(|step| BatchOp {
+                op: step.op.clone(),
+                part: 0,
+                optional: step.may_wait,
+            })
+            .collect();
+        for (step, outcome) in first
+            .steps
+            .iter()
+            .zip(kernel.execute(&ops, Box::new(|_| ())).await)
+        {
             assert_eq!(outcome, Some(Ok(())), "{step:?}\nof {:#?}", first.steps);
         }
         let observed = kernel.observe(&scope(&tasks)).await.unwrap();
@@ -225,8 +326,8 @@ fn go(kernel: &SimKernel, from: &Network, to: &Network) -> (Plan, Plan) {
     })
 }
 
-/// A list as the kernel has it where nobody else has addresses: in IPv4 the first of each network comes first, and in each
-/// family the order is that of the list.
+/// A list as the kernel has it where nobody else has addresses: in IPv4 the first of each network
+/// comes first, and in each family the order is that of the list.
 fn in_order(list: &[IpNet], by_others: &[IpNet]) -> Vec<IpNet> {
     let mut begun: Vec<IpNet> = by_others.to_vec();
     let mut is_primary = |net: &IpNet| {
@@ -235,12 +336,17 @@ fn in_order(list: &[IpNet], by_others: &[IpNet]) -> Vec<IpNet> {
         new
     };
     let (v6, v4): (Vec<IpNet>, Vec<IpNet>) = list.iter().partition(|net| net.addr().is_ipv6());
-    let (primary, secondary): (Vec<IpNet>, Vec<IpNet>) = v4.into_iter().partition(|net| is_primary(net));
+    let (primary, secondary): (Vec<IpNet>, Vec<IpNet>) =
+        v4.into_iter().partition(|net| is_primary(net));
     [primary, secondary, v6].concat()
 }
 
 fn ours(link: &ObservedLink) -> Vec<IpNet> {
-    link.addresses.iter().filter(|known| known.is_ours()).map(|known| known.net).collect()
+    link.addresses
+        .iter()
+        .filter(|known| known.is_ours())
+        .map(|known| known.net)
+        .collect()
 }
 
 /// Every link has its addresses in the order of its list.
@@ -261,13 +367,23 @@ fn assert_order(kernel: &SimKernel, network: &Network) {
 fn one_pair(addresses: &[IpNet]) -> Network {
     let namespace = Spec::Namespace(serde_json::from_value(json!({"name": "n0"})).unwrap());
     let ends = json!([{"namespace": "n0", "interface": "eth0", "addresses": addresses}, {"interface": "eth1"}]);
-    let pair = Spec::Veth(serde_json::from_value(json!({"name": "v0", "endpoints": ends})).unwrap());
-    [namespace, pair].into_iter().map(|spec| (spec.resource(), spec)).collect()
+    let pair =
+        Spec::Veth(serde_json::from_value(json!({"name": "v0", "endpoints": ends})).unwrap());
+    [namespace, pair]
+        .into_iter()
+        .map(|spec| (spec.resource(), spec))
+        .collect()
 }
 
 /// The operations that lead from one list of addresses to another.
 fn steps(from: &[&str], to: &[&str]) -> Vec<&'static str> {
-    let parse = |all: &[&str]| one_pair(&all.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>());
+    let parse = |all: &[&str]| {
+        one_pair(
+            &all.iter()
+                .map(|text| text.parse().unwrap())
+                .collect::<Vec<_>>(),
+        )
+    };
     let kernel = SimKernel::default();
     go(&kernel, &Network::new(), &parse(from));
     let (plan, _) = go(&kernel, &parse(from), &parse(to));
@@ -280,20 +396,40 @@ fn steps(from: &[&str], to: &[&str]) -> Vec<&'static str> {
 fn addresses_change_by_the_fewest_operations() {
     let (a, b, c, other) = ("10.0.0.1/24", "10.0.0.2/24", "10.0.0.3/24", "10.1.0.1/16");
     assert_eq!(steps(&[a], &[a, b]), ["address_add"]);
-    assert_eq!(steps(&[a, b], &[a, b, other, c]), ["address_add", "address_add"]);
+    assert_eq!(
+        steps(&[a, b], &[a, b, other, c]),
+        ["address_add", "address_add"]
+    );
     assert_eq!(steps(&[a, b, c], &[a, c]), ["address_delete"]);
-    assert_eq!(steps(&[a, b, c], &[b, c]), ["address_delete"], "the second rises");
+    assert_eq!(
+        steps(&[a, b, c], &[b, c]),
+        ["address_delete"],
+        "the second rises"
+    );
     assert_eq!(steps(&[a], &[b]), ["address_add", "address_delete"]);
     assert_eq!(steps(&[a], &[other]), ["address_add", "address_delete"]);
     assert_eq!(steps(&[a, b], &[b, a]), ["address_reorder"]);
     assert_eq!(steps(&[a], &[b, a]), ["address_add", "address_reorder"]);
-    assert_eq!(steps(&["fd00::1/64"], &["fd00::2/64", "fd00::1/64"]), ["address_add"]);
-    assert_eq!(steps(&["fd00::1/64"], &["fd00::1/64", "fd00::2/64"]), ["address_add", "address_reorder"]);
-    assert_eq!(steps(&["fd00::1/64"], &["fd00::1/128"]), ["address_delete", "address_add"]);
-    assert_eq!(steps(&["fd00::1/64"], &["fd00::2/64"]), ["address_add", "address_delete"]);
+    assert_eq!(
+        steps(&["fd00::1/64"], &["fd00::2/64", "fd00::1/64"]),
+        ["address_add"]
+    );
+    assert_eq!(
+        steps(&["fd00::1/64"], &["fd00::1/64", "fd00::2/64"]),
+        ["address_add", "address_reorder"]
+    );
+    assert_eq!(
+        steps(&["fd00::1/64"], &["fd00::1/128"]),
+        ["address_delete", "address_add"]
+    );
+    assert_eq!(
+        steps(&["fd00::1/64"], &["fd00::2/64"]),
+        ["address_add", "address_delete"]
+    );
 }
 
-/// What is left of a pair goes at once, though the kernel would take it with its namespace: names are free again before that.
+/// What is left of a pair goes at once, though the kernel would take it with its namespace: names
+/// are free again before that.
 #[test]
 fn half_a_pair_does_not_wait_for_the_end_of_its_namespace() {
     let kernel = SimKernel::default();
@@ -308,14 +444,23 @@ fn half_a_pair_does_not_wait_for_the_end_of_its_namespace() {
     go(&kernel, &Network::new(), &network);
     kernel.untag(&Ns::Host, "eth1");
     let (plan, _) = go(&kernel, &network, &Network::new());
-    let deletion = Op::LinkDelete { ns: Ns::Named(name("n0")), name: "eth0".into() };
-    assert_eq!(plan.steps.first().map(|step| &step.op), Some(&deletion), "{:#?}", plan.steps);
+    let deletion = Op::LinkDelete {
+        ns: Ns::Named(name("n0")),
+        name: "eth0".into(),
+    };
+    assert_eq!(
+        plan.steps.first().map(|step| &step.op),
+        Some(&deletion),
+        "{:#?}",
+        plan.steps
+    );
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
-    /// One plan is enough, after it there is nothing to do, and from nothing or from elsewhere the end is the same.
+    /// One plan is enough, after it there is nothing to do, and from nothing or from elsewhere the
+    /// end is the same.
     #[test]
     fn a_plan_leads_there_at_once(first in network(), second in network()) {
         let kernel = SimKernel::default();
@@ -347,8 +492,9 @@ proptest! {
         prop_assert_eq!(kernel.shape(), before);
     }
 
-    /// What others added to a link of ours outlives each change of our addresses: theirs, and their routes, also those that
-    /// prefer an address of ours which stays, whatever `promote_secondaries` says. Ours are in order all the same.
+    /// What others added to a link of ours outlives each change of our addresses: theirs, and their
+    /// routes, also those that prefer an address of ours which stays, whatever
+    /// `promote_secondaries` says. Ours are in order all the same.
     #[test]
     fn what_others_added_outlives_changes_of_addresses(
         lists in proptest::collection::vec(addresses(), 3),

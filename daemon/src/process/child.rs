@@ -1,7 +1,8 @@
 //! Child processes: fork, exec and reaping, on a thread for each.
 //!
-//! execve(2) takes as long as others like: opening the program waits for the holder of a lease (`break_lease()`, fs/locks.c) or for a
-//! FUSE server, and so does chdir(2). So nobody else waits on the thread that does, and the child can be killed from the fork on.
+//! execve(2) takes as long as others like: opening the program waits for the holder of a lease
+//! (`break_lease()`, fs/locks.c) or for a FUSE server, and so does chdir(2). So nobody else waits
+//! on the thread that does, and the child can be killed from the fork on.
 
 use std::{
     ffi::CString,
@@ -46,9 +47,14 @@ impl Image {
         argv: &[String],
         env: impl IntoIterator<Item = (&'s String, &'s String)>,
     ) -> Result<Self, std::ffi::NulError> {
-        let argv = argv.iter().map(|argument| CString::new(argument.as_str())).collect::<Result<_, _>>()?;
-        let env =
-            env.into_iter().map(|(key, value)| CString::new(format!("{key}={value}"))).collect::<Result<_, _>>()?;
+        let argv = argv
+            .iter()
+            .map(|argument| CString::new(argument.as_str()))
+            .collect::<Result<_, _>>()?;
+        let env = env
+            .into_iter()
+            .map(|(key, value)| CString::new(format!("{key}={value}")))
+            .collect::<Result<_, _>>()?;
         Ok(Self { argv, env })
     }
 }
@@ -77,14 +83,24 @@ impl Process {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forks the child and waits until it has become the program. `stdio` become its standard input, output and error; no other
-    /// descriptor is left to it, not even until then: it would keep connections, and the pipes of other children, open.
+    /// Forks the child and waits until it has become the program. `stdio` become its standard
+    /// input, output and error; no other descriptor is left to it, not even until then: it would
+    /// keep connections, and the pipes of other children, open.
     ///
     /// # Errors
     /// A raw number for [`super::environment::Step::split`].
-    pub(super) fn fork(&self, image: &Image, environment: &Environment, stdio: [OwnedFd; 3]) -> io::Result<()> {
+    pub(super) fn fork(
+        &self,
+        image: &Image,
+        environment: &Environment,
+        stdio: [OwnedFd; 3],
+    ) -> io::Result<()> {
         let pointers = |strings: &[CString]| -> Vec<_> {
-            strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect()
+            strings
+                .iter()
+                .map(|string| string.as_ptr())
+                .chain([ptr::null()])
+                .collect()
         };
         let (argv, env) = (pointers(&image.argv), pointers(&image.env));
         let (report, reporter) = pipe2(OFlag::O_CLOEXEC)?;
@@ -98,8 +114,10 @@ impl Process {
                 ForkResult::Parent { child } => *state = State::Forked(child),
                 ForkResult::Child => {
                     let stdio = stdio.each_ref().map(AsRawFd::as_raw_fd);
-                    let raw = become_program(&argv, &env, environment, stdio, reporter.as_raw_fd()).to_ne_bytes();
-                    // SAFETY: writes four bytes that live as long as the call, and ends the child without running anything else of it.
+                    let raw = become_program(&argv, &env, environment, stdio, reporter.as_raw_fd())
+                        .to_ne_bytes();
+                    // SAFETY: writes four bytes that live as long as the call, and ends the child
+                    // without running anything else of it.
                     unsafe {
                         libc::write(reporter.as_raw_fd(), raw.as_ptr().cast(), raw.len());
                         libc::_exit(127)
@@ -117,7 +135,8 @@ impl Process {
         }
     }
 
-    /// Kills the child's process group, or the child that has none yet; one that is not forked yet never is.
+    /// Kills the child's process group, or the child that has none yet; one that is not forked yet
+    /// never is.
     fn kill(&self) {
         let mut state = self.state();
         match *state {
@@ -133,7 +152,9 @@ impl Process {
 
     /// Waits for the child's end. What it left running is left alone from then on.
     fn reap(&self) -> Result<ExitStatus, Errno> {
-        let State::Forked(pid) = *self.state() else { return Err(Errno::ECHILD) };
+        let State::Forked(pid) = *self.state() else {
+            return Err(Errno::ECHILD);
+        };
         // It is a zombie until the lock is held, so that nobody kills who gets its number next.
         while let Err(errno) = waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) {
             if errno != Errno::EINTR {
@@ -145,7 +166,8 @@ impl Process {
         *state = State::Reaped;
         let mut status = 0;
         // SAFETY: the kernel writes one int, which lives as long as the call.
-        Errno::result(unsafe { libc::waitpid(pid.as_raw(), &mut status, 0) }).map(|_| ExitStatus::from_raw(status))
+        Errno::result(unsafe { libc::waitpid(pid.as_raw(), &mut status, 0) })
+            .map(|_| ExitStatus::from_raw(status))
     }
 }
 
@@ -158,7 +180,8 @@ fn become_program(
     reporter: RawFd,
 ) -> i32 {
     for (to, from) in (0..).zip(stdio) {
-        // SAFETY: std opens 0 to 2 where they are closed at the start, so nothing else has these numbers.
+        // SAFETY: std opens 0 to 2 where they are closed at the start, so nothing else has these
+        // numbers.
         if unsafe { libc::dup2(from, to) } < 0 {
             return Errno::last_raw();
         }
@@ -195,8 +218,9 @@ pub(super) struct Child {
 }
 
 impl Child {
-    /// Begins a child on a thread of its own, which holds the permit until the child is reaped. `work` forks it there, and may use the
-    /// runtime's I/O. Returns `None` if that takes longer than `time`: the child is killed then.
+    /// Begins a child on a thread of its own, which holds the permit until the child is reaped.
+    /// `work` forks it there, and may use the runtime's I/O. Returns `None` if that takes longer
+    /// than `time`: the child is killed then.
     ///
     /// # Errors
     /// That of `work`, or where there is no thread.
@@ -244,7 +268,10 @@ impl Child {
 }
 
 fn thread_ended() -> Problem {
-    Problem::new(Code::Internal, "the command's thread ended before the command")
+    Problem::new(
+        Code::Internal,
+        "the command's thread ended before the command",
+    )
 }
 
 impl Drop for Child {

@@ -1,11 +1,13 @@
-//! What `ip netns exec` does between fork and exec (iproute2, `lib/namespace.c`, `netns_switch`), and changing user.
+//! What `ip netns exec` does between fork and exec (iproute2, `lib/namespace.c`, `netns_switch`),
+//! and changing user.
 //!
-//! Unlike there, a file of `/etc/netns/NAME` is mounted on the name in `/etc` itself: where that is a symbolic link, replacing
-//! what it leads to changes nothing. And where the namespace has `dns`, resolvers of the host that are asked over Unix sockets
-//! are hidden.
+//! Unlike there, a file of `/etc/netns/NAME` is mounted on the name in `/etc` itself: where that is
+//! a symbolic link, replacing what it leads to changes nothing. And where the namespace has `dns`,
+//! resolvers of the host that are asked over Unix sockets are hidden.
 //!
-//! Everything that allocates happens in [`Environment::prepare`]; [`Environment::enter`] makes system calls only,
-//! since after a fork of a process with threads any lock, malloc's too, may be held by a thread that is gone.
+//! Everything that allocates happens in [`Environment::prepare`]; [`Environment::enter`] makes
+//! system calls only, since after a fork of a process with threads any lock, malloc's too, may be
+//! held by a thread that is gone.
 
 use std::{
     collections::BTreeSet,
@@ -44,7 +46,8 @@ use crate::{
     },
 };
 
-/// A step between fork and exec that can fail; it travels to the parent in the upper half of the error number.
+/// A step between fork and exec that can fail; it travels to the parent in the upper half of the
+/// error number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     Session = 1,
@@ -112,19 +115,27 @@ struct Bind {
 }
 
 /// Flags of a mount in which there is nothing to use.
-const UNUSED: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV).union(MsFlags::MS_NOEXEC);
+const UNUSED: MsFlags = MsFlags::MS_NOSUID
+    .union(MsFlags::MS_NODEV)
+    .union(MsFlags::MS_NOEXEC);
 
 /// A read-only overlay over `/etc`, in which there is a `resolv.conf` that can be covered.
 struct Overlay {
-    /// Directory in `/etc` where the layer is mounted that has it; under the overlay it is what it was.
+    /// Directory in `/etc` where the layer is mounted that has it; under the overlay it is what it
+    /// was.
     folder: CString,
     file: CString,
     options: CString,
 }
 
-/// Directories of the resolvers of a host that programs ask over Unix sockets, which no network namespace separates: nscd(8),
-/// systemd-resolved(8).
-const RESOLVERS: [&str; 4] = ["/run/nscd", "/run/systemd/resolve", "/var/run/nscd", "/var/run/systemd/resolve"];
+/// Directories of the resolvers of a host that programs ask over Unix sockets, which no network
+/// namespace separates: nscd(8), systemd-resolved(8).
+const RESOLVERS: [&str; 4] = [
+    "/run/nscd",
+    "/run/systemd/resolve",
+    "/var/run/nscd",
+    "/var/run/systemd/resolve",
+];
 
 /// All that a child needs to enter its namespace.
 pub(super) struct Environment {
@@ -136,7 +147,8 @@ pub(super) struct Environment {
     /// Directories that are covered by an empty one.
     hidden: Vec<CString>,
     identity: Option<Identity>,
-    /// Whether it and what it starts can never have more privileges than that (`PR_SET_NO_NEW_PRIVS`).
+    /// Whether it and what it starts can never have more privileges than that
+    /// (`PR_SET_NO_NEW_PRIVS`).
     confined: bool,
     directory: CString,
     terminal: bool,
@@ -160,7 +172,17 @@ impl Environment {
         let hidden = if has_dns { resolvers() } else { Vec::new() };
         // A name has no NUL byte; should that change, sysfs takes any source.
         let source = CString::new(name.as_str()).unwrap_or_default();
-        Ok(Self { namespace, name: source, overlay, binds, hidden, identity, confined, directory, terminal })
+        Ok(Self {
+            namespace,
+            name: source,
+            overlay,
+            binds,
+            hidden,
+            identity,
+            confined,
+            directory,
+            terminal,
+        })
     }
 
     /// The descriptor of the network namespace, which [`Environment::enter`] needs.
@@ -177,17 +199,27 @@ impl Environment {
             let result = unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) };
             Errno::result(result).map_err(|errno| Step::Session.failed(errno))?;
         }
-        setns(&self.namespace, CloneFlags::CLONE_NEWNET).map_err(|errno| Step::Network.failed(errno))?;
+        setns(&self.namespace, CloneFlags::CLONE_NEWNET)
+            .map_err(|errno| Step::Network.failed(errno))?;
         unshare(CloneFlags::CLONE_NEWNS).map_err(|errno| Step::Mounts.failed(errno))?;
         // Slave: no mount made here reaches the host, those of the host still arrive.
-        mount(Some(c""), c"/", Some(c"none"), MsFlags::MS_SLAVE | MsFlags::MS_REC, None::<&CStr>)
-            .map_err(|errno| Step::Slave.failed(errno))?;
+        mount(
+            Some(c""),
+            c"/",
+            Some(c"none"),
+            MsFlags::MS_SLAVE | MsFlags::MS_REC,
+            None::<&CStr>,
+        )
+        .map_err(|errno| Step::Slave.failed(errno))?;
         self.mount_sys().map_err(|errno| Step::Sys.failed(errno))?;
-        self.overlay_etc().map_err(|errno| Step::Overlay.failed(errno))?;
+        self.overlay_etc()
+            .map_err(|errno| Step::Overlay.failed(errno))?;
         self.bind_etc().map_err(|errno| Step::Etc.failed(errno))?;
         // After what may have been taken from there.
-        self.hide_resolvers().map_err(|errno| Step::Resolvers.failed(errno))?;
-        self.become_user().map_err(|errno| Step::User.failed(errno))?;
+        self.hide_resolvers()
+            .map_err(|errno| Step::Resolvers.failed(errno))?;
+        self.become_user()
+            .map_err(|errno| Step::User.failed(errno))?;
         // As that user, so that nobody is put where they could not go.
         chdir(self.directory.as_c_str()).map_err(|errno| Step::Directory.failed(errno))?;
         self.lower_limits();
@@ -197,21 +229,52 @@ impl Environment {
     /// Mounts the /sys that describes the namespace.
     fn mount_sys(&self) -> Result<(), Errno> {
         let mut flags = MsFlags::empty();
-        // Where it cannot be unmounted it is covered; a read-only one can only be covered by a read-only one.
+        // Where it cannot be unmounted it is covered; a read-only one can only be covered by a
+        // read-only one.
         if umount2(c"/sys", MntFlags::MNT_DETACH).is_err()
             && statvfs(c"/sys").is_ok_and(|sys| sys.flags().contains(FsFlags::ST_RDONLY))
         {
             flags = MsFlags::MS_RDONLY;
         }
-        mount(Some(self.name.as_c_str()), c"/sys", Some(c"sysfs"), flags, None::<&CStr>)
+        mount(
+            Some(self.name.as_c_str()),
+            c"/sys",
+            Some(c"sysfs"),
+            flags,
+            None::<&CStr>,
+        )
     }
 
-    /// Mounts the overlay over `/etc`, where there is need of it: read-only, for it has no layer to write to.
+    /// Mounts the overlay over `/etc`, where there is need of it: read-only, for it has no layer to
+    /// write to.
     fn overlay_etc(&self) -> Result<(), Errno> {
-        let Some(Overlay { folder, file, options }) = &self.overlay else { return Ok(()) };
-        mount(Some(c"tmpfs"), folder.as_c_str(), Some(c"tmpfs"), UNUSED, Some(c"mode=0755"))?;
-        open(file.as_c_str(), OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_CLOEXEC, Mode::from_bits_truncate(0o644))?;
-        mount(Some(c"overlay"), c"/etc", Some(c"overlay"), MsFlags::MS_RDONLY, Some(options.as_c_str()))
+        let Some(Overlay {
+            folder,
+            file,
+            options,
+        }) = &self.overlay
+        else {
+            return Ok(());
+        };
+        mount(
+            Some(c"tmpfs"),
+            folder.as_c_str(),
+            Some(c"tmpfs"),
+            UNUSED,
+            Some(c"mode=0755"),
+        )?;
+        open(
+            file.as_c_str(),
+            OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_CLOEXEC,
+            Mode::from_bits_truncate(0o644),
+        )?;
+        mount(
+            Some(c"overlay"),
+            c"/etc",
+            Some(c"overlay"),
+            MsFlags::MS_RDONLY,
+            Some(options.as_c_str()),
+        )
     }
 
     /// Puts the files of `/etc/netns/NAME` over those of `/etc`.
@@ -241,7 +304,11 @@ impl Environment {
     fn lower_limits(&self) {
         lower_limit(Resource::RLIMIT_NOFILE, FILES, None);
         lower_limit(Resource::RLIMIT_CORE, 0, Some(0));
-        if self.identity.as_ref().is_some_and(|identity| !identity.uid.is_root()) {
+        if self
+            .identity
+            .as_ref()
+            .is_some_and(|identity| !identity.uid.is_root())
+        {
             lower_limit(Resource::RLIMIT_NPROC, PROCESSES, Some(PROCESSES));
         }
     }
@@ -250,7 +317,9 @@ impl Environment {
         if self.confined {
             set_no_new_privs()?;
         }
-        let Some(identity) = &self.identity else { return Ok(()) };
+        let Some(identity) = &self.identity else {
+            return Ok(());
+        };
         setgroups(&identity.groups)?;
         setgid(identity.gid)?;
         // Last: after it the others would not be allowed.
@@ -260,52 +329,93 @@ impl Environment {
 
 /// What is ignored or blocked stays so across exec: the daemon's own choices are not the command's.
 fn reset_signals() {
-    // The kernel's own call: glibc's keeps two of the real-time signals for itself, and they can be inherited ignored.
-    // A `struct sigaction` of zeroes is the default action without flags.
+    // The kernel's own call: glibc's keeps two of the real-time signals for itself, and they can be
+    // inherited ignored. A `struct sigaction` of zeroes is the default action without flags.
     let default = [0u64; 4];
     for number in 1..=64 {
-        // SAFETY: the kernel reads at most those 32 bytes; the default action runs no code of this process.
-        // SIGKILL and SIGSTOP refuse, and need no reset.
-        unsafe { libc::syscall(libc::SYS_rt_sigaction, number, default.as_ptr(), std::ptr::null_mut::<u64>(), 8usize) };
+        // SAFETY: the kernel reads at most those 32 bytes; the default action runs no code of this
+        // process. SIGKILL and SIGSTOP refuse, and need no reset.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                number,
+                default.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                8usize,
+            )
+        };
     }
     let _ = SigSet::empty().thread_set_mask();
 }
 
-/// Descriptors that a command begins with, which is what `select(2)` knows; up to the hard limit it may take more.
+/// Descriptors that a command begins with, which is what `select(2)` knows; up to the hard limit it
+/// may take more.
 const FILES: u64 = 1024;
-/// Processes that the user of a command may have on the host, if it is not root, when it starts one more.
+/// Processes that the user of a command may have on the host, if it is not root, when it starts one
+/// more.
 const PROCESSES: u64 = 4096;
 
-/// Lowers a limit, the hard one too where one is given: nothing of it needs a privilege (setrlimit(2)).
+/// Lowers a limit, the hard one too where one is given: nothing of it needs a privilege
+/// (setrlimit(2)).
 fn lower_limit(resource: Resource, soft: u64, hard: Option<u64>) {
     if let Ok((soft_now, hard_now)) = getrlimit(resource) {
-        let _stays_as_it_is = setrlimit(resource, soft_now.min(soft), hard_now.min(hard.unwrap_or(u64::MAX)));
+        let _stays_as_it_is = setrlimit(
+            resource,
+            soft_now.min(soft),
+            hard_now.min(hard.unwrap_or(u64::MAX)),
+        );
     }
 }
 
 impl Bind {
-    /// Mounts the file on the name itself, not on what a symbolic link there leads to (open_tree(2), move_mount(2)): replacing
-    /// that would take the mount away. A directory can only be mounted on a directory.
+    /// Mounts the file on the name itself, not on what a symbolic link there leads to
+    /// (open_tree(2), move_mount(2)): replacing that would take the mount away. A directory can
+    /// only be mounted on a directory.
     fn cover(&self) -> Result<(), Errno> {
         const OPEN_TREE_CLONE: libc::c_uint = 1;
-        const FROM_AND_TO_ARE_OPEN: libc::c_uint = libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH;
+        const FROM_AND_TO_ARE_OPEN: libc::c_uint =
+            libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH;
         let flags = OPEN_TREE_CLONE | libc::O_CLOEXEC as libc::c_uint;
-        // SAFETY: the path is a string that lives as long as the call; the descriptor that it gives is nobody else's.
+        // SAFETY: the path is a string that lives as long as the call; the descriptor that it gives
+        // is nobody else's.
         let from = unsafe {
-            let fd = Errno::result(libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, self.from.as_ptr(), flags))?;
+            let fd = Errno::result(libc::syscall(
+                libc::SYS_open_tree,
+                libc::AT_FDCWD,
+                self.from.as_ptr(),
+                flags,
+            ))?;
             OwnedFd::from_raw_fd(fd as i32)
         };
-        let follow = if self.is_dir { OFlag::empty() } else { OFlag::O_NOFOLLOW };
-        let to = open(self.to.as_c_str(), OFlag::O_PATH | OFlag::O_CLOEXEC | follow, Mode::empty())?;
+        let follow = if self.is_dir {
+            OFlag::empty()
+        } else {
+            OFlag::O_NOFOLLOW
+        };
+        let to = open(
+            self.to.as_c_str(),
+            OFlag::O_PATH | OFlag::O_CLOEXEC | follow,
+            Mode::empty(),
+        )?;
         let (from, to, empty) = (from.as_raw_fd(), to.as_raw_fd(), c"".as_ptr());
         // SAFETY: two open descriptors and an empty string.
-        let moved = unsafe { libc::syscall(libc::SYS_move_mount, from, empty, to, empty, FROM_AND_TO_ARE_OPEN) };
+        let moved = unsafe {
+            libc::syscall(
+                libc::SYS_move_mount,
+                from,
+                empty,
+                to,
+                empty,
+                FROM_AND_TO_ARE_OPEN,
+            )
+        };
         Errno::result(moved).map(drop)
     }
 }
 
-/// Returns the files of `/etc/netns/NAME` that have their like in `/etc`. Without `/etc/resolv.conf` on the host, also an
-/// overlay that gives the namespace's a place there; others without their like are left out, as by ip.
+/// Returns the files of `/etc/netns/NAME` that have their like in `/etc`. Without
+/// `/etc/resolv.conf` on the host, also an overlay that gives the namespace's a place there; others
+/// without their like are left out, as by ip.
 fn binds(name: &Name, has_dns: bool) -> Result<(Option<Overlay>, Vec<Bind>), Problem> {
     let folder = etc_path(name);
     let mut entries = Vec::new();
@@ -317,30 +427,50 @@ fn binds(name: &Name, has_dns: bool) -> Result<(Option<Overlay>, Vec<Bind>), Pro
     let (mut overlay, mut binds, mut resolv_conf) = (None, Vec::new(), false);
     for entry in entries {
         let (file, from) = (entry.file_name(), entry.path());
-        if DnsFile::ALL.into_iter().any(|dns| *file == *unfinished(dns)) {
+        if DnsFile::ALL
+            .into_iter()
+            .any(|dns| *file == *unfinished(dns))
+        {
             continue;
         }
         let to = Path::new("/etc").join(&file);
         let is_resolv_conf = *file == *DnsFile::ResolvConf.as_str();
         let Ok(is_dir) = fs::metadata(&from).map(|found| found.is_dir()) else {
             if is_resolv_conf {
-                let detail = format!("{} is a link that leads nowhere: mend or remove it", from.display());
+                let detail = format!(
+                    "{} is a link that leads nowhere: mend or remove it",
+                    from.display()
+                );
                 return Err(Problem::new(Code::Conflict, detail));
             }
             continue;
         };
-        let covered = if is_dir { fs::metadata(&to) } else { fs::symlink_metadata(&to) };
+        let covered = if is_dir {
+            fs::metadata(&to)
+        } else {
+            fs::symlink_metadata(&to)
+        };
         match covered {
-            Ok(covered) if covered.is_dir() != is_dir => return Err(of_two_kinds(&from, &to, is_dir)),
+            Ok(covered) if covered.is_dir() != is_dir => {
+                return Err(of_two_kinds(&from, &to, is_dir));
+            }
             Ok(_) => {}
             Err(_) if is_resolv_conf => {
                 let options = c_path(&format!("lowerdir={}:/etc", folder.display()))?;
-                overlay = Some(Overlay { folder: c_path(&folder)?, file: c_path(&from)?, options });
+                overlay = Some(Overlay {
+                    folder: c_path(&folder)?,
+                    file: c_path(&from)?,
+                    options,
+                });
             }
             Err(_) => continue,
         }
         resolv_conf |= is_resolv_conf;
-        binds.push(Bind { from: c_path(&from)?, to: c_path(&to)?, is_dir });
+        binds.push(Bind {
+            from: c_path(&from)?,
+            to: c_path(&to)?,
+            is_dir,
+        });
     }
     if has_dns && !resolv_conf {
         let path = folder.join(DnsFile::ResolvConf.as_str());
@@ -364,12 +494,21 @@ fn of_two_kinds(from: &Path, to: &Path, is_dir: bool) -> Problem {
     Problem::new(Code::Conflict, detail)
 }
 
-/// Returns the directories of resolvers that are there, each once: `/var/run` is a link to `/run` nearly everywhere.
+/// Returns the directories of resolvers that are there, each once: `/var/run` is a link to `/run`
+/// nearly everywhere.
 fn resolvers() -> Vec<CString> {
-    let found: BTreeSet<PathBuf> = RESOLVERS.iter().filter_map(|path| fs::canonicalize(path).ok()).collect();
-    found.into_iter().filter(|path| path.is_dir()).filter_map(|path| c_path(&path).ok()).collect()
+    let found: BTreeSet<PathBuf> = RESOLVERS
+        .iter()
+        .filter_map(|path| fs::canonicalize(path).ok())
+        .collect();
+    found
+        .into_iter()
+        .filter(|path| path.is_dir())
+        .filter_map(|path| c_path(&path).ok())
+        .collect()
 }
 
 fn c_path(path: &(impl AsRef<std::ffi::OsStr> + ?Sized)) -> Result<CString, Problem> {
-    CString::new(path.as_ref().as_bytes()).map_err(|_| Problem::new(Code::Internal, "a path with a NUL byte"))
+    CString::new(path.as_ref().as_bytes())
+        .map_err(|_| Problem::new(Code::Internal, "a path with a NUL byte"))
 }

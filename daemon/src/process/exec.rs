@@ -37,7 +37,8 @@ use crate::{access::Identity, kernel::real::worker::errno};
 pub struct Launch {
     /// Whose rights it has; none: the daemon's own, or those of whom the request names.
     pub identity: Option<Identity>,
-    /// True if the namespace has `dns`: its own `resolv.conf` must be there, and the host's resolvers are out of reach.
+    /// True if the namespace has `dns`: its own `resolv.conf` must be there, and the host's
+    /// resolvers are out of reach.
     pub has_dns: bool,
     /// The share of places that it takes one of, and the namespace that it enters.
     pub origin: Origin,
@@ -50,14 +51,18 @@ const LONGEST: f64 = 86_400.0;
 
 /// How long the pipes of a command that has ended are waited for.
 ///
-/// What it wrote itself is in the pipes by then and read at once, so this is only for descendants that are about to
-/// end, as in `cmd | tee &`. Those that stay would keep the pipes open for ever, and each such answer waits this long.
+/// What it wrote itself is in the pipes by then and read at once, so this is only for descendants
+/// that are about to end, as in `cmd | tee &`. Those that stay would keep the pipes open for ever,
+/// and each such answer waits this long.
 pub(super) const GRACE: Duration = Duration::from_millis(100);
 
 /// Refuses what could not be run, before it waits for its turn.
 pub(super) fn check(request: &Exec) -> Result<(), Problem> {
     let Some(program) = request.argv.first() else {
-        return Err(invalid(&["argv"], "argv is empty: it needs a program at least"));
+        return Err(invalid(
+            &["argv"],
+            "argv is empty: it needs a program at least",
+        ));
     };
     if program.is_empty() {
         return Err(invalid(&["argv", "0"], "the program's name is empty"));
@@ -67,22 +72,31 @@ pub(super) fn check(request: &Exec) -> Result<(), Problem> {
     }
     for (key, value) in &request.env {
         if key.is_empty() || key.contains(['=', '\0']) {
-            return Err(invalid(&["env", key], format!("{key:?} is no variable's name: not empty, without = and NUL")));
+            return Err(invalid(
+                &["env", key],
+                format!("{key:?} is no variable's name: not empty, without = and NUL"),
+            ));
         }
         no_nul(&["env", key], value)?;
     }
     no_nul(&["cwd"], request.cwd.as_deref().unwrap_or_default())?;
     no_nul(&["user"], request.user.as_deref().unwrap_or_default())?;
     if !(request.timeout_s > 0.0 && request.timeout_s <= LONGEST) {
-        let detail =
-            format!("{} is not a time limit: it is more than 0 and at most {LONGEST} seconds", request.timeout_s);
+        let detail = format!(
+            "{} is not a time limit: it is more than 0 and at most {LONGEST} seconds",
+            request.timeout_s
+        );
         return Err(invalid(&["timeout_s"], detail));
     }
     Ok(())
 }
 
 fn no_nul(path: &[&str], text: &str) -> Result<(), Problem> {
-    if text.contains('\0') { Err(invalid(path, "it contains a NUL byte")) } else { Ok(()) }
+    if text.contains('\0') {
+        Err(invalid(path, "it contains a NUL byte"))
+    } else {
+        Ok(())
+    }
 }
 
 /// Runs the command to its end.
@@ -126,8 +140,11 @@ impl Pipes {
     /// Opens them; returns them and the command's ends. It needs the runtime's context.
     pub(super) fn open() -> Result<(Self, [OwnedFd; 3]), Problem> {
         let open = || {
-            let ((input, stdin), (stdout, output), (stderr, error)) =
-                (pipe2(OFlag::O_CLOEXEC)?, pipe2(OFlag::O_CLOEXEC)?, pipe2(OFlag::O_CLOEXEC)?);
+            let ((input, stdin), (stdout, output), (stderr, error)) = (
+                pipe2(OFlag::O_CLOEXEC)?,
+                pipe2(OFlag::O_CLOEXEC)?,
+                pipe2(OFlag::O_CLOEXEC)?,
+            );
             let ours = Self {
                 stdin: pipe::Sender::from_owned_fd(stdin)?,
                 stdout: pipe::Receiver::from_owned_fd(stdout)?,
@@ -139,7 +156,13 @@ impl Pipes {
     }
 }
 
-fn result(status: ExitStatus, killed: bool, took: Duration, stdout: Output, stderr: Output) -> ExecResult {
+fn result(
+    status: ExitStatus,
+    killed: bool,
+    took: Duration,
+    stdout: Output,
+    stderr: Output,
+) -> ExecResult {
     let truncated = stdout.truncated || stderr.truncated;
     let (stdout, stdout_base64) = stdout.into_text();
     let (stderr, stderr_base64) = stderr.into_text();
@@ -159,13 +182,21 @@ fn result(status: ExitStatus, killed: bool, took: Duration, stdout: Output, stde
 
 pub(super) fn signal_name(number: i32) -> String {
     // Those without a name are the real-time signals.
-    Signal::try_from(number).map_or_else(|_| format!("SIG{number}"), |signal| signal.as_str().to_owned())
+    Signal::try_from(number).map_or_else(
+        |_| format!("SIG{number}"),
+        |signal| signal.as_str().to_owned(),
+    )
 }
 
-/// Feeds a command, reads it, and kills it when its time is over; tells how it ended and whether it was killed.
+/// Feeds a command, reads it, and kills it when its time is over; tells how it ended and whether it
+/// was killed.
 async fn attend(
     child: &mut Child,
-    Pipes { stdin, stdout: out, stderr: err }: Pipes,
+    Pipes {
+        stdin,
+        stdout: out,
+        stderr: err,
+    }: Pipes,
     input: &[u8],
     time: Duration,
     stdout: &mut Output,
@@ -197,8 +228,9 @@ async fn feed(mut stdin: pipe::Sender, input: &[u8]) {
     let _ = stdin.write_all(input).await;
 }
 
-/// Starts a command with these as its standard input, output and error; `terminal`: they are one, and it controls it. With
-/// an identity it runs as that user, and never has more privileges. It blocks until the command is its program.
+/// Starts a command with these as its standard input, output and error; `terminal`: they are one,
+/// and it controls it. With an identity it runs as that user, and never has more privileges. It
+/// blocks until the command is its program.
 pub(super) fn spawn(
     process: &Process,
     name: &Name,
@@ -219,16 +251,30 @@ pub(super) fn spawn(
         }
     };
     let variables = variables(user.as_ref(), &request.env);
-    let directory = CString::new(request.cwd.as_deref().unwrap_or("/")).map_err(|_| invalid(&["cwd"], "a NUL byte"))?;
-    let environment = Environment::prepare(name, launch.has_dns, namespace, identity, confined, directory, terminal)?;
+    let directory = CString::new(request.cwd.as_deref().unwrap_or("/"))
+        .map_err(|_| invalid(&["cwd"], "a NUL byte"))?;
+    let environment = Environment::prepare(
+        name,
+        launch.has_dns,
+        namespace,
+        identity,
+        confined,
+        directory,
+        terminal,
+    )?;
 
-    let image = Image::new(&request.argv, &variables).map_err(|_| invalid(&["argv"], "it contains a NUL byte"))?;
-    process.fork(&image, &environment, stdio).map_err(|error| not_started(&error, request, &variables))
+    let image = Image::new(&request.argv, &variables)
+        .map_err(|_| invalid(&["argv"], "it contains a NUL byte"))?;
+    process
+        .fork(&image, &environment, stdio)
+        .map_err(|error| not_started(&error, request, &variables))
 }
 
 /// The user asked for, or the daemon's own if it has a name.
 pub(super) fn user(asked: Option<&str>) -> Result<Option<User>, Problem> {
-    let Some(asked) = asked else { return Ok(User::from_uid(geteuid()).ok().flatten()) };
+    let Some(asked) = asked else {
+        return Ok(User::from_uid(geteuid()).ok().flatten());
+    };
     let found = match asked.parse() {
         Ok(number) => User::from_uid(Uid::from_raw(number)),
         Err(_) => User::from_name(asked),
@@ -240,17 +286,24 @@ pub(super) fn user(asked: Option<&str>) -> Result<Option<User>, Problem> {
     }
 }
 
-/// What to change to be that user; none if the daemon is that user, as a sandbox could not even change to itself.
+/// What to change to be that user; none if the daemon is that user, as a sandbox could not even
+/// change to itself.
 fn identity(user: &User) -> Result<Option<Identity>, Problem> {
     if user.uid == geteuid() && user.gid == getegid() {
         return Ok(None);
     }
     let name = CString::new(user.name.as_str()).map_err(|_| invalid(&["user"], "a NUL byte"))?;
-    let groups = getgrouplist(&name, user.gid).map_err(|errno| failed("look up the user's groups", errno))?;
-    Ok(Some(Identity { uid: user.uid, gid: user.gid, groups }))
+    let groups = getgrouplist(&name, user.gid)
+        .map_err(|errno| failed("look up the user's groups", errno))?;
+    Ok(Some(Identity {
+        uid: user.uid,
+        gid: user.gid,
+        groups,
+    }))
 }
 
-/// The command's environment: nothing of the daemon's own but language and terminal, which may hold secrets.
+/// The command's environment: nothing of the daemon's own but language and terminal, which may hold
+/// secrets.
 fn variables(user: Option<&User>, asked: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     let mut variables = BTreeMap::from([("PATH".to_owned(), DEFAULT_PATH.to_owned())]);
     for key in ["LANG", "TERM"] {
@@ -268,16 +321,26 @@ fn variables(user: Option<&User>, asked: &BTreeMap<String, String>) -> BTreeMap<
 }
 
 /// Says why a command was not started, by the step that failed.
-fn not_started(error: &std::io::Error, request: &Exec, variables: &BTreeMap<String, String>) -> Problem {
+fn not_started(
+    error: &std::io::Error,
+    request: &Exec,
+    variables: &BTreeMap<String, String>,
+) -> Problem {
     let (step, errno) = Step::split(error.raw_os_error().unwrap_or(Errno::EIO as i32));
     match step {
         Some(step @ Step::Directory) => {
             let directory = request.cwd.as_deref().unwrap_or("/");
-            invalid(&["cwd"], format!("could not {} {directory:?}: {}", step.words(), errno.desc()))
+            invalid(
+                &["cwd"],
+                format!("could not {} {directory:?}: {}", step.words(), errno.desc()),
+            )
         }
         Some(step @ Step::User) => {
             let user = request.user.as_deref().unwrap_or_default();
-            invalid(&["user"], format!("could not {} to {user:?}: {}", step.words(), errno.desc()))
+            invalid(
+                &["user"],
+                format!("could not {} to {user:?}: {}", step.words(), errno.desc()),
+            )
         }
         Some(step) => failed(step.words(), errno),
         None => not_executed(errno, &request.argv[0], variables),
@@ -287,18 +350,22 @@ fn not_started(error: &std::io::Error, request: &Exec, variables: &BTreeMap<Stri
 fn not_executed(errno: Errno, program: &str, variables: &BTreeMap<String, String>) -> Problem {
     let pointer = ["argv", "0"];
     match errno {
-        Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE => failed("start a process", errno),
+        Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE => {
+            failed("start a process", errno)
+        }
         Errno::E2BIG => {
             let detail = "the arguments and the environment are too long for the kernel (execve(2)): give what is large as stdin";
             invalid(&["argv"], detail)
         }
-        Errno::ENOENT if program.contains('/') => {
-            invalid(&pointer, format!("program {program:?} was not found, or what it names after #! was not"))
-        }
+        Errno::ENOENT if program.contains('/') => invalid(
+            &pointer,
+            format!("program {program:?} was not found, or what it names after #! was not"),
+        ),
         Errno::ENOENT => {
             let path = variables.get("PATH").map_or("", String::as_str);
-            let detail =
-                format!("program {program:?} was not found in PATH {path}: give its whole path, or PATH in env");
+            let detail = format!(
+                "program {program:?} was not found in PATH {path}: give its whole path, or PATH in env"
+            );
             invalid(&pointer, detail)
         }
         _ => {
@@ -311,8 +378,14 @@ fn not_executed(errno: Errno, program: &str, variables: &BTreeMap<String, String
                 }
                 _ => "",
             };
-            let detail = format!("program {program:?} could not be executed: {}{advice}", errno.desc());
-            Problem { errno: Some(format!("{errno:?}")), ..invalid(&pointer, detail) }
+            let detail = format!(
+                "program {program:?} could not be executed: {}{advice}",
+                errno.desc()
+            );
+            Problem {
+                errno: Some(format!("{errno:?}")),
+                ..invalid(&pointer, detail)
+            }
         }
     }
 }

@@ -33,7 +33,10 @@ impl Mark {
         packet[0] = ECHO_REQUEST[usize::from(self.v6)];
         packet[4..6].copy_from_slice(&self.ident.to_be_bytes());
         packet[6..8].copy_from_slice(&seq.to_be_bytes());
-        for (byte, value) in packet[HEADER..].iter_mut().zip(self.cookie.iter().copied().chain((8..=255).cycle())) {
+        for (byte, value) in packet[HEADER..]
+            .iter_mut()
+            .zip(self.cookie.iter().copied().chain((8..=255).cycle()))
+        {
             *byte = value;
         }
         // In IPv6 the sum covers the addresses too: there the kernel fills it in.
@@ -44,24 +47,42 @@ impl Mark {
         packet
     }
 
-    /// Reads what a raw socket received: an IPv4 packet with its header, or an ICMPv6 message without.
+    /// Reads what a raw socket received: an IPv4 packet with its header, or an ICMPv6 message
+    /// without.
     pub(super) fn read(&self, received: &[u8]) -> Option<Answer> {
-        if self.v6 { self.message(received, None) } else { self.message(skip_v4(received)?, received.get(8).copied()) }
+        if self.v6 {
+            self.message(received, None)
+        } else {
+            self.message(skip_v4(received)?, received.get(8).copied())
+        }
     }
 
     fn message(&self, message: &[u8], ttl: Option<u8>) -> Option<Answer> {
         let (&kind, &code) = (message.first()?, message.get(1)?);
         if kind == ECHO_REPLY[usize::from(self.v6)] {
             let seq = self.sequence(message)?;
-            return self.has_cookie(message.get(HEADER..)?).then_some(Answer::Reply { seq, ttl });
+            return self
+                .has_cookie(message.get(HEADER..)?)
+                .then_some(Answer::Reply { seq, ttl });
         }
-        let reason = if self.v6 { reason_v6(kind, code) } else { reason_v4(kind, code) }?;
+        let reason = if self.v6 {
+            reason_v6(kind, code)
+        } else {
+            reason_v4(kind, code)
+        }?;
         let quoted = message.get(HEADER..)?;
-        let request = if self.v6 { skip_v6(quoted) } else { skip_v4(quoted) }?;
+        let request = if self.v6 {
+            skip_v6(quoted)
+        } else {
+            skip_v4(quoted)
+        }?;
         if *request.first()? != ECHO_REQUEST[usize::from(self.v6)] {
             return None;
         }
-        Some(Answer::Error { seq: self.sequence(request)?, reason })
+        Some(Answer::Error {
+            seq: self.sequence(request)?,
+            reason,
+        })
     }
 
     fn sequence(&self, message: &[u8]) -> Option<u16> {
@@ -80,14 +101,17 @@ fn skip_v4(packet: &[u8]) -> Option<&[u8]> {
     packet.get(usize::from(packet.first()? & 0x0f) * 4..)
 }
 
-/// Skips an IPv6 header; what is sent here has no extension headers but, if large, that of a fragment.
+/// Skips an IPv6 header; what is sent here has no extension headers but, if large, that of a
+/// fragment.
 fn skip_v6(packet: &[u8]) -> Option<&[u8]> {
     const FRAGMENT: u8 = 44;
     packet.get(if *packet.get(6)? == FRAGMENT { 48 } else { 40 }..)
 }
 
 fn checksum(packet: &[u8]) -> u16 {
-    let words = packet.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0)));
+    let words = packet
+        .chunks(2)
+        .map(|pair| u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0)));
     let mut sum: u32 = words.sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
@@ -97,7 +121,10 @@ fn checksum(packet: &[u8]) -> u16 {
 
 /// `ICMP_FILTER`: a set bit blocks its type.
 pub(super) fn blocked_v4() -> [u32; 1] {
-    let passed = ERRORS_V4.into_iter().chain([ECHO_REPLY[0]]).fold(0, |mask, kind| mask | 1u32 << kind);
+    let passed = ERRORS_V4
+        .into_iter()
+        .chain([ECHO_REPLY[0]])
+        .fold(0, |mask, kind| mask | 1u32 << kind);
     [!passed]
 }
 

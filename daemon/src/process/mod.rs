@@ -1,14 +1,21 @@
 //! Commands inside namespaces: exec, ping, and who lives where. Never changes links.
 //!
-//! Begin at [`Processes`]. `exec` runs commands to their end, `session` carries their output off as it comes; `child` forks and
-//! reaps them, `environment` is what happens between their fork and exec, `output` keeps what they print; `permits` has their places.
-//! `ping` sends echoes, `icmp` makes and reads their packets; `who` looks at `/proc`.
+//! Begin at [`Processes`]. `exec` runs commands to their end, `session` carries their output off as
+//! it comes; `child` forks and reaps them, `environment` is what happens between their fork and
+//! exec, `output` keeps what they print; `permits` has their places. `ping` sends echoes, `icmp`
+//! makes and reads their packets; `who` looks at `/proc`.
 //!
-//! No thread that serves requests is ever in another namespace: a command enters its own after the fork, and the
-//! sockets of `ping` are opened by the one thread of `sockets`.
+//! No thread that serves requests is ever in another namespace: a command enters its own after the
+//! fork, and the sockets of `ping` are opened by the one thread of `sockets`.
 
-#![allow(unsafe_code, reason = "what is done between fork and exec, terminals, and filters of sockets")]
-#![allow(clippy::result_large_err, reason = "a problem is the answer of a request, made once and not in a loop")]
+#![allow(
+    unsafe_code,
+    reason = "what is done between fork and exec, terminals, and filters of sockets"
+)]
+#![allow(
+    clippy::result_large_err,
+    reason = "a problem is the answer of a request, made once and not in a loop"
+)]
 
 mod child;
 mod environment;
@@ -25,7 +32,9 @@ mod who;
 
 use std::{io, os::fd::OwnedFd, time::Duration};
 
-use netnsd_api::{Code, Exec, ExecResult, Name, Ping, PingResult, Problem, Process, ProcessNamespace};
+use netnsd_api::{
+    Code, Exec, ExecResult, Name, Ping, PingResult, Problem, Process, ProcessNamespace,
+};
 use nix::{errno::Errno, sys::stat::fstat};
 
 use self::permits::Permits;
@@ -69,9 +78,10 @@ impl Processes {
         })
     }
 
-    /// Runs a command in the environment of `ip netns exec`, as the daemon, or as whom it names; dropping the future kills
-    /// its process group. The permit that is returned holds its place while the result is in memory. `record` is awaited right before
-    /// it starts, and an error of it is the answer instead.
+    /// Runs a command in the environment of `ip netns exec`, as the daemon, or as whom it names;
+    /// dropping the future kills its process group. The permit that is returned holds its place
+    /// while the result is in memory. `record` is awaited right before it starts, and an error of
+    /// it is the answer instead.
     pub async fn exec(
         &self,
         name: &Name,
@@ -80,15 +90,18 @@ impl Processes {
         record: impl Future<Output = Result<(), Problem>>,
     ) -> Result<(ExecResult, Permit), Problem> {
         exec::check(request)?;
-        let permit = self.commands.acquire(launch.origin.share.as_deref(), WAIT).await?;
+        let permit = self
+            .commands
+            .acquire(launch.origin.share.as_deref(), WAIT)
+            .await?;
         let namespace = open_namespace(name, launch.origin.inode).await?;
         record.await?;
         let result = exec::run(name, namespace, request, launch, permit.clone()).await?;
         Ok((result, permit))
     }
 
-    /// Starts a command whose output is carried off as it comes; with a size, in a terminal of its own. `record` is as for
-    /// `exec`.
+    /// Starts a command whose output is carried off as it comes; with a size, in a terminal of its
+    /// own. `record` is as for `exec`.
     pub async fn session(
         &self,
         name: &Name,
@@ -106,7 +119,12 @@ impl Processes {
     }
 
     /// Sends ICMP echo requests from inside a namespace.
-    pub async fn ping(&self, name: &Name, request: &Ping, origin: &Origin) -> Result<PingResult, Problem> {
+    pub async fn ping(
+        &self,
+        name: &Name,
+        request: &Ping,
+        origin: &Origin,
+    ) -> Result<PingResult, Problem> {
         ping::check(request)?;
         let _permit = self.pings.acquire(origin.share.as_deref(), WAIT).await?;
         let namespace = open_namespace(name, origin.inode).await?;
@@ -133,20 +151,31 @@ fn namespace_file(name: &Name) -> Result<OwnedFd, Problem> {
         Pinned::Nothing => Err(missing(format!("there is no namespace {name}"))),
         Pinned::Stale(stale) => {
             let path = worker::path(name.as_str());
-            Err(missing(format!("there is no namespace {name}: {} is {stale}", path.display())))
+            Err(missing(format!(
+                "there is no namespace {name}: {} is {stale}",
+                path.display()
+            )))
         }
     }
 }
 
-/// Opens the namespace that `/run/netns/NAME` pins, if it is the one of this inode number. What is opened is what is entered:
-/// the name may be another's later.
+/// Opens the namespace that `/run/netns/NAME` pins, if it is the one of this inode number. What is
+/// opened is what is entered: the name may be another's later.
 async fn open_namespace(name: &Name, inode: Option<u64>) -> Result<OwnedFd, Problem> {
     let name = name.clone();
     blocking(move || {
         let file = namespace_file(&name)?;
-        let Some(expected) = inode else { return Ok(file) };
-        let found = fstat(&file).map_err(|errno| failed("look at the namespace", errno))?.st_ino;
-        if found == expected { Ok(file) } else { Err(not_ours(&name, "something else has its name in /run/netns")) }
+        let Some(expected) = inode else {
+            return Ok(file);
+        };
+        let found = fstat(&file)
+            .map_err(|errno| failed("look at the namespace", errno))?
+            .st_ino;
+        if found == expected {
+            Ok(file)
+        } else {
+            Err(not_ours(&name, "something else has its name in /run/netns"))
+        }
     })
     .await
 }
@@ -161,11 +190,16 @@ pub fn not_ours(name: &Name, why: &str) -> Problem {
 }
 
 /// Runs what blocks away from the async threads.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Problem> + Send + 'static) -> Result<T, Problem> {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) if error.is_cancelled() => Err(closing()),
-        Err(error) => Err(Problem::new(Code::Internal, format!("a worker thread failed: {error}"))),
+        Err(error) => Err(Problem::new(
+            Code::Internal,
+            format!("a worker thread failed: {error}"),
+        )),
     }
 }
 

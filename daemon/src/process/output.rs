@@ -20,7 +20,8 @@ impl Output {
     /// Reads until the end, also what is not kept: a full pipe would stop the command.
     pub(super) async fn fill(&mut self, mut stream: impl AsyncRead + Unpin) {
         let mut chunk = vec![0; CHUNK];
-        // A pipe's read error cannot be repaired, and what was read before it is still worth telling.
+        // A pipe's read error cannot be repaired, and what was read before it is still worth
+        // telling.
         while let Ok(count @ 1..) = stream.read(&mut chunk).await {
             let kept = count.min(KEPT - self.bytes.len());
             self.bytes.extend_from_slice(&chunk[..kept]);
@@ -52,7 +53,8 @@ impl Output {
 /// Returns the bytes as text.
 ///
 /// # Errors
-/// The bytes in base64, where they are not UTF-8 or have control characters that JSON writes in six bytes each (RFC 8259, section 7).
+/// The bytes in base64, where they are not UTF-8 or have control characters that JSON writes in six
+/// bytes each (RFC 8259, section 7).
 pub fn text_or_base64(bytes: Vec<u8>) -> Result<String, String> {
     let is_long = |byte: &u8| *byte < b' ' && !matches!(byte, b'\t' | b'\n' | b'\r');
     if bytes.iter().any(is_long) {

@@ -41,14 +41,24 @@ pub(super) struct Permits {
 impl Permits {
     pub(super) fn new(work: &'static str) -> Self {
         let [all, shared] = [AT_ONCE, SHARED].map(|places| Arc::new(Semaphore::new(places)));
-        Self { work, all, shared, shares: Arc::default() }
+        Self {
+            work,
+            all,
+            shared,
+            shares: Arc::default(),
+        }
     }
 
-    /// Takes a place for a caller, by its name, or for an admin, who has no share; waits for one at most this long.
+    /// Takes a place for a caller, by its name, or for an admin, who has no share; waits for one at
+    /// most this long.
     ///
     /// # Errors
     /// `too_many_requests` when none became free.
-    pub(super) async fn acquire(&self, share: Option<&str>, wait: Duration) -> Result<Permit, Problem> {
+    pub(super) async fn acquire(
+        &self,
+        share: Option<&str>,
+        wait: Duration,
+    ) -> Result<Permit, Problem> {
         let pools = self.pools(share);
         let all = async {
             // The own share first: who waits for that holds no place of others.
@@ -56,9 +66,13 @@ impl Permits {
             for pool in pools {
                 places.push(pool.acquire_owned().await.map_err(|_| closing())?);
             }
-            Ok(Permit { _places: places.into() })
+            Ok(Permit {
+                _places: places.into(),
+            })
         };
-        timeout(wait, all).await.unwrap_or_else(|_| Err(self.refused(share)))
+        timeout(wait, all)
+            .await
+            .unwrap_or_else(|_| Err(self.refused(share)))
     }
 
     /// Takes a place as `acquire` does, without waiting.
@@ -66,20 +80,29 @@ impl Permits {
     /// # Errors
     /// `too_many_requests` when none is free.
     pub(super) fn try_acquire(&self, share: Option<&str>) -> Result<Permit, Problem> {
-        let places =
-            self.pools(share).into_iter().map(|pool| pool.try_acquire_owned().map_err(|_| self.refused(share)));
-        Ok(Permit { _places: places.collect::<Result<_, _>>()? })
+        let places = self
+            .pools(share)
+            .into_iter()
+            .map(|pool| pool.try_acquire_owned().map_err(|_| self.refused(share)));
+        Ok(Permit {
+            _places: places.collect::<Result<_, _>>()?,
+        })
     }
 
     fn pools(&self, share: Option<&str>) -> Vec<Arc<Semaphore>> {
-        let Some(caller) = share else { return vec![self.all.clone()] };
+        let Some(caller) = share else {
+            return vec![self.all.clone()];
+        };
         let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
         shares.retain(|_, share| share.strong_count() > 0);
-        let own = shares.get(caller).and_then(Weak::upgrade).unwrap_or_else(|| {
-            let own = Arc::new(Semaphore::new(SHARE));
-            shares.insert(caller.to_owned(), Arc::downgrade(&own));
-            own
-        });
+        let own = shares
+            .get(caller)
+            .and_then(Weak::upgrade)
+            .unwrap_or_else(|| {
+                let own = Arc::new(Semaphore::new(SHARE));
+                shares.insert(caller.to_owned(), Arc::downgrade(&own));
+                own
+            });
         vec![own, self.shared.clone(), self.all.clone()]
     }
 
@@ -108,7 +131,10 @@ mod tests {
         for _ in 0..SHARE {
             held.push(permits.acquire(Some("red"), wait).await.unwrap());
         }
-        for problem in [permits.acquire(Some("red"), wait).await.err(), permits.try_acquire(Some("red")).err()] {
+        for problem in [
+            permits.acquire(Some("red"), wait).await.err(),
+            permits.try_acquire(Some("red")).err(),
+        ] {
             assert_eq!(problem.unwrap().code, Code::TooManyRequests);
         }
         for caller in 0..SHARED - SHARE {

@@ -32,10 +32,12 @@ use crate::kernel::real::worker::errno;
 /// The largest IP packet.
 const LARGEST: usize = 65_536;
 
-/// How many packets are read before the clock is looked at again, so that a flood cannot keep a ping alive.
+/// How many packets are read before the clock is looked at again, so that a flood cannot keep a
+/// ping alive.
 const BURST: usize = 64;
 
-/// The longest time that a ping may take in all, in milliseconds: it holds a place among those that run at the same time.
+/// The longest time that a ping may take in all, in milliseconds: it holds a place among those that
+/// run at the same time.
 const LONGEST_MS: u64 = 600_000;
 
 /// Refuses values out of their range.
@@ -48,10 +50,14 @@ pub(super) fn check(request: &Ping) -> Result<(), Problem> {
     ];
     for (field, value, least, most) in ranges {
         if !(least..=most).contains(&value) {
-            return Err(invalid(&[field], format!("{value} is out of range: {field} is {least} to {most}")));
+            return Err(invalid(
+                &[field],
+                format!("{value} is out of range: {field} is {least} to {most}"),
+            ));
         }
     }
-    let whole = u64::from(request.count) * u64::from(request.interval_ms) + u64::from(request.timeout_ms);
+    let whole =
+        u64::from(request.count) * u64::from(request.interval_ms) + u64::from(request.timeout_ms);
     if whole > LONGEST_MS {
         let detail = format!(
             "count {} × interval_ms {} + timeout_ms {} is {whole} ms, and a ping takes {LONGEST_MS} ms at most: lower count or \
@@ -62,7 +68,10 @@ pub(super) fn check(request: &Ping) -> Result<(), Problem> {
     }
     match (&request.address.zone, &request.interface) {
         (Some(zone), Some(interface)) if zone != interface => {
-            let detail = format!("{interface} is not the interface of {}: leave one of them out", request.address);
+            let detail = format!(
+                "{interface} is not the interface of {}: leave one of them out",
+                request.address
+            );
             Err(invalid(&["interface"], detail))
         }
         _ => Ok(()),
@@ -77,7 +86,8 @@ pub(super) async fn run(
     request: &Ping,
 ) -> Result<PingResult, Problem> {
     let (socket, scope_id) = sockets.icmp(Target::of(name, request), namespace).await?;
-    // SAFETY: an OwnedFd keeps the same descriptor open until it is dropped, and the AsyncFd deregisters it before that.
+    // SAFETY: an OwnedFd keeps the same descriptor open until it is dropped, and the AsyncFd
+    // deregisters it before that.
     let socket = unsafe { AsyncFd::register(socket) };
     let socket = socket.map_err(|error| failed("watch a socket", errno(&error.into())))?;
     let mut session = Session::new(socket, scope_id, request);
@@ -107,9 +117,21 @@ struct Session<'a> {
 
 impl<'a> Session<'a> {
     fn new(socket: AsyncFd<OwnedFd>, scope_id: u32, request: &'a Ping) -> Self {
-        let mark = Mark { v6: request.address.address.is_ipv6(), ident: ident(), cookie: cookie() };
+        let mark = Mark {
+            v6: request.address.address.is_ipv6(),
+            ident: ident(),
+            cookie: cookie(),
+        };
         let (requests, waiting) = (Vec::new(), VecDeque::new());
-        Self { socket, scope_id, request, mark, requests, waiting, buffer: vec![0; LARGEST] }
+        Self {
+            socket,
+            scope_id,
+            request,
+            mark,
+            requests,
+            waiting,
+            buffer: vec![0; LARGEST],
+        }
     }
 
     async fn run(&mut self) {
@@ -154,7 +176,8 @@ impl<'a> Session<'a> {
             IpAddr::V6(v6) => SocketAddrV6::new(v6, 0, 0, self.scope_id).into(),
         });
         let sending = self.socket.async_io(Interest::WRITABLE, |socket| {
-            sendto(socket.as_raw_fd(), &packet, &address, MsgFlags::empty()).map_err(io::Error::from)
+            sendto(socket.as_raw_fd(), &packet, &address, MsgFlags::empty())
+                .map_err(io::Error::from)
         });
         let at = Instant::now();
         let error = match timeout(self.patience(), sending).await {
@@ -165,14 +188,17 @@ impl<'a> Session<'a> {
         if error.is_none() {
             self.waiting.push_back(Sent { seq, at });
         }
-        self.requests.push((at, error.map(|error| unanswered(seq, error))));
+        self.requests
+            .push((at, error.map(|error| unanswered(seq, error))));
     }
 
     /// Reads what has come, at most a burst.
     fn receive(&mut self) {
         for _ in 0..BURST {
             let mut buffer = std::mem::take(&mut self.buffer);
-            let got = self.socket.try_io(Interest::READABLE, |socket| Ok(packet(socket, &mut buffer)?));
+            let got = self.socket.try_io(Interest::READABLE, |socket| {
+                Ok(packet(socket, &mut buffer)?)
+            });
             if let Ok((length, from, hops)) = got {
                 self.consider(&buffer[..length], from, hops);
             }
@@ -185,12 +211,17 @@ impl<'a> Session<'a> {
 
     fn consider(&mut self, packet: &[u8], from: Option<IpAddr>, hops: Option<u8>) {
         let now = Instant::now();
-        let Some(answer) = self.mark.read(packet) else { return };
+        let Some(answer) = self.mark.read(packet) else {
+            return;
+        };
         let seq = match answer {
             Answer::Reply { seq, .. } | Answer::Error { seq, .. } => seq,
         };
         // A second answer, or one after the timeout, changes nothing.
-        let Some((at, fate @ None)) = usize::from(seq).checked_sub(1).and_then(|at| self.requests.get_mut(at)) else {
+        let Some((at, fate @ None)) = usize::from(seq)
+            .checked_sub(1)
+            .and_then(|at| self.requests.get_mut(at))
+        else {
             return;
         };
         *fate = match answer {
@@ -220,19 +251,37 @@ impl<'a> Session<'a> {
     }
 
     fn result(self) -> PingResult {
-        let replies: Vec<PingReply> = self.requests.into_iter().filter_map(|(_, fate)| fate).collect();
+        let replies: Vec<PingReply> = self
+            .requests
+            .into_iter()
+            .filter_map(|(_, fate)| fate)
+            .collect();
         let times: Vec<f64> = replies.iter().filter_map(|reply| reply.rtt_ms).collect();
         let (transmitted, received) = (replies.len() as u32, times.len() as u32);
         let loss = 1.0 - f64::from(received) / f64::from(transmitted.max(1));
-        PingResult { transmitted, received, loss, rtt_ms: round_trip(&times), replies }
+        PingResult {
+            transmitted,
+            received,
+            loss,
+            rtt_ms: round_trip(&times),
+            replies,
+        }
     }
 }
 
 /// One packet: its length, its sender, and in IPv6 the hops it had left.
-fn packet(socket: &OwnedFd, buffer: &mut [u8]) -> Result<(usize, Option<IpAddr>, Option<u8>), Errno> {
+fn packet(
+    socket: &OwnedFd,
+    buffer: &mut [u8],
+) -> Result<(usize, Option<IpAddr>, Option<u8>), Errno> {
     let mut control = cmsg_space!(libc::c_int);
     let mut parts = [IoSliceMut::new(buffer)];
-    let got = recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::empty())?;
+    let got = recvmsg::<SockaddrStorage>(
+        socket.as_raw_fd(),
+        &mut parts,
+        Some(&mut control),
+        MsgFlags::empty(),
+    )?;
     let hops = got.cmsgs().ok().and_then(|mut all| {
         all.find_map(|one| match one {
             ControlMessageOwned::Ipv6HopLimit(hops) => u8::try_from(hops).ok(),
@@ -252,14 +301,24 @@ fn may_answer(from: Option<IpAddr>, asked: IpAddr) -> bool {
 }
 
 fn unanswered(seq: u16, error: String) -> PingReply {
-    PingReply { seq: seq.into(), from: None, rtt_ms: None, ttl: None, error: Some(error) }
+    PingReply {
+        seq: seq.into(),
+        from: None,
+        rtt_ms: None,
+        ttl: None,
+        error: Some(error),
+    }
 }
 
 fn round_trip(times: &[f64]) -> Option<RoundTrip> {
     let min = times.iter().copied().reduce(f64::min)?;
     let max = times.iter().copied().reduce(f64::max)?;
     let avg = times.iter().sum::<f64>() / times.len() as f64;
-    Some(RoundTrip { min, avg: (avg * 1e3).round() / 1e3, max })
+    Some(RoundTrip {
+        min,
+        avg: (avg * 1e3).round() / 1e3,
+        max,
+    })
 }
 
 /// In milliseconds, to the microsecond.

@@ -1,4 +1,5 @@
-//! A command whose output is carried off as it comes: through pipes, or through a terminal of its own.
+//! A command whose output is carried off as it comes: through pipes, or through a terminal of its
+//! own.
 
 use std::{
     future::pending,
@@ -49,7 +50,12 @@ pub struct Size {
 
 impl From<Size> for Winsize {
     fn from(size: Size) -> Self {
-        Winsize { ws_row: size.rows, ws_col: size.cols, ws_xpixel: 0, ws_ypixel: 0 }
+        Winsize {
+            ws_row: size.rows,
+            ws_col: size.cols,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        }
     }
 }
 
@@ -145,7 +151,16 @@ impl Session {
         };
         let (child, (input, outputs)) = match Child::start(permit.clone(), time, start).await? {
             Some((child, wired)) => (Some(child), wired),
-            None => (None, (Input { writer: None, terminal: None }, [None, None])),
+            None => (
+                None,
+                (
+                    Input {
+                        writer: None,
+                        terminal: None,
+                    },
+                    [None, None],
+                ),
+            ),
         };
         Ok(Self {
             timed_out: child.is_none(),
@@ -215,9 +230,15 @@ impl Session {
     }
 }
 
-/// Reads what is there; none at the stream's end, and then it is put away. Waits for ever where there is none.
-async fn read(stream: &mut Option<Pin<Box<dyn AsyncRead + Send>>>, buffer: &mut Vec<u8>) -> Option<Bytes> {
-    let Some(open) = stream else { return pending().await };
+/// Reads what is there; none at the stream's end, and then it is put away. Waits for ever where
+/// there is none.
+async fn read(
+    stream: &mut Option<Pin<Box<dyn AsyncRead + Send>>>,
+    buffer: &mut Vec<u8>,
+) -> Option<Bytes> {
+    let Some(open) = stream else {
+        return pending().await;
+    };
     buffer.resize(CHUNK, 0);
     // A terminal answers EIO once nobody holds its other side (tty(4)).
     match open.read(buffer).await {
@@ -238,9 +259,19 @@ fn in_pipes(
     request: &Exec,
     launch: Launch,
 ) -> Result<Wired, Problem> {
-    let (Pipes { stdin, stdout, stderr }, stdio) = Pipes::open()?;
+    let (
+        Pipes {
+            stdin,
+            stdout,
+            stderr,
+        },
+        stdio,
+    ) = Pipes::open()?;
     spawn(process, name, namespace, request, launch, stdio, false)?;
-    let input = Input { writer: Some(Box::pin(stdin)), terminal: None };
+    let input = Input {
+        writer: Some(Box::pin(stdin)),
+        terminal: None,
+    };
     Ok((input, [Some(Box::pin(stdout)), Some(Box::pin(stderr))]))
 }
 
@@ -253,7 +284,11 @@ fn in_terminal(
     size: Size,
 ) -> Result<Wired, Problem> {
     let refused = |errno: Errno| failed("open a terminal", errno);
-    let io = |error: io::Error| refused(Errno::from_raw(error.raw_os_error().unwrap_or(Errno::EIO as i32)));
+    let io = |error: io::Error| {
+        refused(Errno::from_raw(
+            error.raw_os_error().unwrap_or(Errno::EIO as i32),
+        ))
+    };
     let pair = openpty(&Winsize::from(size), None).map_err(refused)?;
     for end in [&pair.master, &pair.slave] {
         fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(refused)?;
@@ -268,10 +303,23 @@ fn in_terminal(
     }
     fcntl(&pair.master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(refused)?;
     let slave = || pair.slave.try_clone().map_err(io);
-    spawn(process, name, namespace, request, launch, [slave()?, slave()?, pair.slave], true)?;
-    let reader = pipe::Receiver::from_owned_fd_unchecked(pair.master.try_clone().map_err(io)?).map_err(io)?;
-    let writer = pipe::Sender::from_owned_fd_unchecked(pair.master.try_clone().map_err(io)?).map_err(io)?;
-    let input = Input { writer: Some(Box::pin(writer)), terminal: Some(pair.master) };
+    spawn(
+        process,
+        name,
+        namespace,
+        request,
+        launch,
+        [slave()?, slave()?, pair.slave],
+        true,
+    )?;
+    let reader = pipe::Receiver::from_owned_fd_unchecked(pair.master.try_clone().map_err(io)?)
+        .map_err(io)?;
+    let writer =
+        pipe::Sender::from_owned_fd_unchecked(pair.master.try_clone().map_err(io)?).map_err(io)?;
+    let input = Input {
+        writer: Some(Box::pin(writer)),
+        terminal: Some(pair.master),
+    };
     Ok((input, [Some(Box::pin(reader)), None]))
 }
 

@@ -43,10 +43,20 @@ pub(super) struct Target {
 impl Target {
     /// Returns that of a ping from a namespace.
     pub(super) fn of(name: &Name, ping: &Ping) -> Self {
-        let field = if ping.interface.is_some() { "interface" } else { "address" };
+        let field = if ping.interface.is_some() {
+            "interface"
+        } else {
+            "address"
+        };
         let interface = ping.interface.clone().or_else(|| ping.address.zone.clone());
         let (address, needs_interface) = (ping.address.address, ping.address.needs_zone());
-        Self { name: name.clone(), address, needs_interface, interface, field }
+        Self {
+            name: name.clone(),
+            address,
+            needs_interface,
+            interface,
+            field,
+        }
     }
 }
 
@@ -65,15 +75,28 @@ impl Opener {
     pub(super) fn start() -> io::Result<Self> {
         let home = File::open(HERE)?;
         let (jobs, queue) = mpsc::channel(WAITING);
-        std::thread::Builder::new().name("netnsd-sockets".into()).spawn(move || serve(&home, queue))?;
+        std::thread::Builder::new()
+            .name("netnsd-sockets".into())
+            .spawn(move || serve(&home, queue))?;
         Ok(Self(jobs))
     }
 
-    /// Opens a raw ICMP or ICMPv6 socket, which belongs to the namespace for ever and is usable from any thread; beside it the scope
-    /// id for the target's address, 0 where it needs none.
-    pub(super) async fn icmp(&self, target: Target, namespace: OwnedFd) -> Result<(OwnedFd, u32), Problem> {
+    /// Opens a raw ICMP or ICMPv6 socket, which belongs to the namespace for ever and is usable
+    /// from any thread; beside it the scope id for the target's address, 0 where it needs none.
+    pub(super) async fn icmp(
+        &self,
+        target: Target,
+        namespace: OwnedFd,
+    ) -> Result<(OwnedFd, u32), Problem> {
         let (answer, result) = oneshot::channel();
-        self.0.send(Job { namespace, target, answer }).await.map_err(|_| closing())?;
+        self.0
+            .send(Job {
+                namespace,
+                target,
+                answer,
+            })
+            .await
+            .map_err(|_| closing())?;
         result.await.map_err(|_| closing())?
     }
 }
@@ -92,7 +115,8 @@ fn serve(home: &File, mut queue: mpsc::Receiver<Job>) {
 
 fn open_inside(namespace: &OwnedFd, target: &Target) -> Result<(OwnedFd, u32), Problem> {
     let v6 = target.address.is_ipv6();
-    setns(namespace, CloneFlags::CLONE_NEWNET).map_err(|errno| failed("enter the network namespace", errno))?;
+    setns(namespace, CloneFlags::CLONE_NEWNET)
+        .map_err(|errno| failed("enter the network namespace", errno))?;
     let (family, protocol) = match v6 {
         false => (AddressFamily::Inet, SockProtocol::Icmp),
         true => (AddressFamily::Inet6, SockProtocol::IcmpV6),
@@ -112,11 +136,13 @@ fn open_inside(namespace: &OwnedFd, target: &Target) -> Result<(OwnedFd, u32), P
     Ok((socket, scope_id))
 }
 
-/// Returns the index of the interface on whose link the address is: the one named, or the only one that is up.
+/// Returns the index of the interface on whose link the address is: the one named, or the only one
+/// that is up.
 fn scope_id(target: &Target) -> Result<u32, Problem> {
     let no_interface = |errno| failed("list the interfaces", errno);
     if let Some(interface) = &target.interface {
-        return if_nametoindex(interface.as_str()).map_err(|errno| not_there(target, interface, errno));
+        return if_nametoindex(interface.as_str())
+            .map_err(|errno| not_there(target, interface, errno));
     }
     let up = interfaces(InterfaceFlags::IFF_UP).map_err(no_interface)?;
     let candidates = Vec::from_iter(&up);
@@ -138,7 +164,9 @@ fn scope_id(target: &Target) -> Result<u32, Problem> {
 
 /// Has packets leave by the interface named only (`SO_BINDTODEVICE`, socket(7)).
 fn bind(socket: &OwnedFd, target: &Target) -> Result<(), Problem> {
-    let Some(interface) = &target.interface else { return Ok(()) };
+    let Some(interface) = &target.interface else {
+        return Ok(());
+    };
     let device = OsString::from(interface.as_str());
     setsockopt(socket, BindToDevice, &device).map_err(|errno| not_there(target, interface, errno))
 }
@@ -148,14 +176,28 @@ fn not_there(target: &Target, interface: &InterfaceName, errno: Errno) -> Proble
         return failed("choose the interface", errno);
     }
     let there = interfaces(InterfaceFlags::empty()).unwrap_or_default();
-    let names = if there.is_empty() { "none but lo".to_owned() } else { listed(&there) };
-    invalid(&[target.field], format!("there is no interface {interface} in {}: it has {names}", target.name))
+    let names = if there.is_empty() {
+        "none but lo".to_owned()
+    } else {
+        listed(&there)
+    };
+    invalid(
+        &[target.field],
+        format!(
+            "there is no interface {interface} in {}: it has {names}",
+            target.name
+        ),
+    )
 }
 
 /// Returns the names of the interfaces that have these flags, without `lo`.
 fn interfaces(flags: InterfaceFlags) -> Result<BTreeSet<String>, Errno> {
-    let right = |found: InterfaceFlags| found.contains(flags) && !found.contains(InterfaceFlags::IFF_LOOPBACK);
-    let names = getifaddrs()?.filter(|found| right(found.flags)).map(|found| found.interface_name);
+    let right = |found: InterfaceFlags| {
+        found.contains(flags) && !found.contains(InterfaceFlags::IFF_LOOPBACK)
+    };
+    let names = getifaddrs()?
+        .filter(|found| right(found.flags))
+        .map(|found| found.interface_name);
     // IPv4 addresses come with their label instead.
     Ok(names.filter(|name| !name.contains(':')).collect())
 }
@@ -178,6 +220,14 @@ fn set_filter(socket: &OwnedFd, level: i32, blocked: &[u32]) -> Result<(), Errno
     const FILTER: i32 = 1;
     let length = size_of_val(blocked) as libc::socklen_t;
     // SAFETY: the pointer and the length are those of one live slice, which the kernel only reads.
-    let done = unsafe { libc::setsockopt(socket.as_raw_fd(), level, FILTER, blocked.as_ptr().cast(), length) };
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            FILTER,
+            blocked.as_ptr().cast(),
+            length,
+        )
+    };
     Errno::result(done).map(drop)
 }

@@ -11,7 +11,8 @@ use super::{OpenedFile, StoreError, classify, integer};
 /// Number of entries of what was done that are kept at the least; the newest.
 const DONE: u32 = 32_768;
 
-/// The same of what was not carried out: it is bounded apart, so that it cannot displace what was done.
+/// The same of what was not carried out: it is bounded apart, so that it cannot displace what was
+/// done.
 const FAILED: u32 = 4096;
 
 /// Older ones are deleted whenever the number of an entry is a multiple of this.
@@ -58,44 +59,67 @@ impl Kept {
     fn write(&self, sql: &mut QueryBuilder<Sqlite>) {
         match self {
             Kept::Token(TokenRow { token, hash }) => {
-                sql.push("INSERT INTO tokens (name, role, prefix, host, expires_at, created_at, hash) ");
+                sql.push(
+                    "INSERT INTO tokens (name, role, prefix, host, expires_at, created_at, hash) ",
+                );
                 sql.push_values([()], |mut values, ()| {
-                    values.push_bind(token.name.to_string()).push_bind(token.role.as_str());
-                    values.push_bind(token.prefix.clone()).push_bind(token.host.as_str());
-                    values.push_bind(token.expires_at.clone()).push_bind(token.created_at.clone());
+                    values
+                        .push_bind(token.name.to_string())
+                        .push_bind(token.role.as_str());
+                    values
+                        .push_bind(token.prefix.clone())
+                        .push_bind(token.host.as_str());
+                    values
+                        .push_bind(token.expires_at.clone())
+                        .push_bind(token.created_at.clone());
                     values.push_bind(hash.clone());
                 });
                 sql.push(";");
             }
             Kept::NoToken(name) => {
-                sql.push("DELETE FROM tokens WHERE name = ").push_bind(name.clone()).push(";");
+                sql.push("DELETE FROM tokens WHERE name = ")
+                    .push_bind(name.clone())
+                    .push(";");
             }
             Kept::Audit(entry) => {
                 sql.push("INSERT INTO audit (id, time, caller, role, origin, method, path, argv, status, count, request_id) ");
                 sql.push_values([()], |mut values, ()| {
-                    values.push_bind(integer(entry.id)).push_bind(entry.time.clone());
-                    values.push_bind(entry.caller.clone()).push_bind(entry.role.map(netnsd_api::Role::as_str));
-                    values.push_bind(entry.from.clone()).push_bind(entry.method.clone());
+                    values
+                        .push_bind(integer(entry.id))
+                        .push_bind(entry.time.clone());
+                    values
+                        .push_bind(entry.caller.clone())
+                        .push_bind(entry.role.map(netnsd_api::Role::as_str));
+                    values
+                        .push_bind(entry.from.clone())
+                        .push_bind(entry.method.clone());
                     values
                         .push_bind(entry.path.clone())
                         .push_bind(entry.argv.as_ref().map(|argv| json!(argv).to_string()));
-                    values.push_bind(entry.status).push_bind(integer(entry.count));
+                    values
+                        .push_bind(entry.status)
+                        .push_bind(integer(entry.count));
                     values.push_bind(entry.request_id.clone());
                 });
                 sql.push(";");
             }
             Kept::NoAudit(id) => {
-                sql.push("DELETE FROM audit WHERE id = ").push_bind(integer(*id)).push(";");
+                sql.push("DELETE FROM audit WHERE id = ")
+                    .push_bind(integer(*id))
+                    .push(";");
             }
         }
     }
 }
 
-pub(super) async fn tokens(connection: &mut sqlx::SqliteConnection) -> sqlx::Result<Vec<Result<TokenRow, String>>> {
-    let rows: Vec<RawToken> =
-        sqlx::query_as("SELECT name, role, prefix, host, expires_at, created_at, hash FROM tokens ORDER BY name")
-            .fetch_all(connection)
-            .await?;
+pub(super) async fn tokens(
+    connection: &mut sqlx::SqliteConnection,
+) -> sqlx::Result<Vec<Result<TokenRow, String>>> {
+    let rows: Vec<RawToken> = sqlx::query_as(
+        "SELECT name, role, prefix, host, expires_at, created_at, hash FROM tokens ORDER BY name",
+    )
+    .fetch_all(connection)
+    .await?;
     Ok(rows.into_iter().map(RawToken::read).collect())
 }
 
@@ -138,18 +162,29 @@ pub struct AuditLog {
 impl AuditLog {
     /// Over a database that is there.
     pub fn new(database: &Path) -> Self {
-        Self { pool: super::history::reading(database), path: database.to_owned(), file: OpenedFile::of(database) }
+        Self {
+            pool: super::history::reading(database),
+            path: database.to_owned(),
+            file: OpenedFile::of(database),
+        }
     }
 
-    /// The oldest `limit` entries after number `since`, or the newest if it is left out; in their order.
+    /// The oldest `limit` entries after number `since`, or the newest if it is left out; in their
+    /// order.
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub async fn read(&self, since: Option<u64>, limit: u32) -> Result<Vec<AuditEntry>, StoreError> {
+    pub async fn read(
+        &self,
+        since: Option<u64>,
+        limit: u32,
+    ) -> Result<Vec<AuditEntry>, StoreError> {
         self.file.check()?;
         let select = match since {
             Some(_) => "SELECT * FROM audit WHERE id > ?1 ORDER BY id LIMIT ?2",
-            None => "SELECT * FROM (SELECT * FROM audit WHERE id > ?1 ORDER BY id DESC LIMIT ?2) ORDER BY id",
+            None => {
+                "SELECT * FROM (SELECT * FROM audit WHERE id > ?1 ORDER BY id DESC LIMIT ?2) ORDER BY id"
+            }
         };
         let rows: Vec<RawEntry> = sqlx::query_as(select)
             .bind(integer(since.unwrap_or(0)))

@@ -36,25 +36,44 @@ pub struct Filter {
 
 /// Connections to a database for readers: few, and none while nobody reads.
 pub(super) fn reading(database: &Path) -> SqlitePool {
-    let options = SqliteConnectOptions::new().filename(database).read_only(true).disable_statement_logging();
-    SqlitePoolOptions::new().max_connections(2).idle_timeout(Duration::from_secs(60)).connect_lazy_with(options)
+    let options = SqliteConnectOptions::new()
+        .filename(database)
+        .read_only(true)
+        .disable_statement_logging();
+    SqlitePoolOptions::new()
+        .max_connections(2)
+        .idle_timeout(Duration::from_secs(60))
+        .connect_lazy_with(options)
 }
 
 /// Adds events.
 pub(super) fn add(events: &[Event], sql: &mut QueryBuilder<Sqlite>) {
     sql.push("INSERT INTO events (id, time, type, kind, name, uid, detail) ");
     sql.push_values(events, |mut values, event| {
-        values.push_bind(integer(event.id)).push_bind(event.time.clone()).push_bind(event.kind.as_str());
-        values.push_bind(event.resource.kind.as_str()).push_bind(event.resource.name.clone());
-        values.push_bind(event.resource.uid.clone()).push_bind(event.detail.to_string());
+        values
+            .push_bind(integer(event.id))
+            .push_bind(event.time.clone())
+            .push_bind(event.kind.as_str());
+        values
+            .push_bind(event.resource.kind.as_str())
+            .push_bind(event.resource.name.clone());
+        values
+            .push_bind(event.resource.uid.clone())
+            .push_bind(event.detail.to_string());
     });
     sql.push(";");
 }
 
 impl History {
-    /// Over a database that is there; `newest` tells the number of the newest event that may be shown.
+    /// Over a database that is there; `newest` tells the number of the newest event that may be
+    /// shown.
     pub fn new(database: &Path, newest: watch::Receiver<u64>) -> Self {
-        Self { pool: reading(database), path: database.to_owned(), file: OpenedFile::of(database), newest }
+        Self {
+            pool: reading(database),
+            path: database.to_owned(),
+            file: OpenedFile::of(database),
+            newest,
+        }
     }
 
     /// The number of the newest event.
@@ -72,11 +91,17 @@ impl History {
         self.newest().saturating_sub(HISTORY)
     }
 
-    /// At most `limit` events after number `after`, and the number up to which they were looked for.
+    /// At most `limit` events after number `after`, and the number up to which they were looked
+    /// for.
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub async fn after(&self, after: u64, filter: &Filter, limit: u32) -> Result<(Vec<Event>, u64), StoreError> {
+    pub async fn after(
+        &self,
+        after: u64,
+        filter: &Filter,
+        limit: u32,
+    ) -> Result<(Vec<Event>, u64), StoreError> {
         self.file.check()?;
         let newest = self.newest();
         let rows: Vec<RawEvent> = sqlx::query_as(SELECT)
@@ -90,10 +115,19 @@ impl History {
             .fetch_all(&self.pool)
             .await
             .map_err(|source| classify(&self.path, "read", source))?;
-        let damaged = |reason| StoreError::Damaged { path: self.path.clone(), reason };
-        let events = rows.into_iter().map(|row| row.read().map_err(damaged)).collect::<Result<Vec<Event>, _>>()?;
+        let damaged = |reason| StoreError::Damaged {
+            path: self.path.clone(),
+            reason,
+        };
+        let events = rows
+            .into_iter()
+            .map(|row| row.read().map_err(damaged))
+            .collect::<Result<Vec<Event>, _>>()?;
         let full = events.len() >= limit as usize;
-        let looked = events.last().filter(|_| full).map_or(newest.max(after), |event| event.id);
+        let looked = events
+            .last()
+            .filter(|_| full)
+            .map_or(newest.max(after), |event| event.id);
         Ok((events, looked))
     }
 }

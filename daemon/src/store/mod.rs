@@ -1,4 +1,5 @@
-//! SQLite: the durable form of the intent, read at the start only, and the history of events. One connection writes.
+//! SQLite: the durable form of the intent, read at the start only, and the history of events. One
+//! connection writes.
 
 mod access;
 mod files;
@@ -46,7 +47,9 @@ pub enum StoreError {
         version: i64,
     },
     /// The file is damaged.
-    #[error("{path} is damaged ({reason}): stop netnsd, keep the file, and put a backup in its place")]
+    #[error(
+        "{path} is damaged ({reason}): stop netnsd, keep the file, and put a backup in its place"
+    )]
     Damaged {
         /// The database.
         path: PathBuf,
@@ -145,7 +148,8 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the database, makes it if there is none, and brings an older one up to date (after a copy beside it).
+    /// Opens the database, makes it if there is none, and brings an older one up to date (after a
+    /// copy beside it).
     ///
     /// # Errors
     /// A newer, damaged or unreadable database, which is left as it is.
@@ -155,8 +159,15 @@ impl Store {
         // Where it is a link, SQLite puts what is beside it where it leads to.
         let path = &fs::canonicalize(path).map_err(io)?;
         let opened = [OpenedFile::of(path), OpenedFile::of(path)];
-        let connection = connect(path).await.map_err(|source| classify(path, "open", source))?;
-        let mut store = Self { connection, failed: false, path: path.to_owned(), opened };
+        let connection = connect(path)
+            .await
+            .map_err(|source| classify(path, "open", source))?;
+        let mut store = Self {
+            connection,
+            failed: false,
+            path: path.to_owned(),
+            opened,
+        };
         store.check().await?;
         store.migrate().await?;
         store.opened[1] = OpenedFile::of(&files::beside(path, "-wal"));
@@ -169,7 +180,10 @@ impl Store {
             .await
             .map_err(|source| classify(&self.path, "check", source))?;
         if report != "ok" {
-            return Err(StoreError::Damaged { path: self.path.clone(), reason: report });
+            return Err(StoreError::Damaged {
+                path: self.path.clone(),
+                reason: report,
+            });
         }
         Ok(())
     }
@@ -181,17 +195,38 @@ impl Store {
             source: sqlx::Error::Migrate(Box::new(source)),
         };
         let table = MIGRATIONS.table_name.clone();
-        self.connection.ensure_migrations_table(&table).await.map_err(|source| io(&self.path, source))?;
-        let applied = self.connection.list_applied_migrations(&table).await.map_err(|source| io(&self.path, source))?;
-        let newest = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0);
-        let present = applied.iter().map(|migration| migration.version).max().unwrap_or(0);
+        self.connection
+            .ensure_migrations_table(&table)
+            .await
+            .map_err(|source| io(&self.path, source))?;
+        let applied = self
+            .connection
+            .list_applied_migrations(&table)
+            .await
+            .map_err(|source| io(&self.path, source))?;
+        let newest = MIGRATIONS
+            .iter()
+            .map(|migration| migration.version)
+            .max()
+            .unwrap_or(0);
+        let present = applied
+            .iter()
+            .map(|migration| migration.version)
+            .max()
+            .unwrap_or(0);
         if present > newest {
-            return Err(StoreError::Newer { path: self.path.clone(), version: present });
+            return Err(StoreError::Newer {
+                path: self.path.clone(),
+                version: present,
+            });
         }
         if present != 0 && present < newest {
             self.copy(present).await?;
         }
-        MIGRATIONS.run(&mut self.connection).await.map_err(|source| io(&self.path, source))
+        MIGRATIONS
+            .run(&mut self.connection)
+            .await
+            .map_err(|source| io(&self.path, source))
     }
 
     /// Copies the database beside itself, before it is migrated.
@@ -201,7 +236,11 @@ impl Store {
         if copy.exists() {
             return Ok(());
         }
-        let failed = |source: sqlx::Error| StoreError::Io { doing: "copy", path: self.path.clone(), source };
+        let failed = |source: sqlx::Error| StoreError::Io {
+            doing: "copy",
+            path: self.path.clone(),
+            source,
+        };
         let half = files::beside(&copy, ".half");
         // VACUUM INTO takes an empty file, and only that.
         let _none = fs::remove_file(&half);
@@ -219,20 +258,30 @@ impl Store {
         let mut rows = Vec::new();
         let mut after = Some(0);
         while let Some(rowid) = after {
-            let (json, last) = self.load_some(rowid).await.map_err(|source| classify(&self.path, "read", source))?;
-            let damaged = |reason| StoreError::Damaged { path: self.path.clone(), reason };
-            let raw: Vec<RawRow> = serde_json::from_str(&json).map_err(|error| damaged(error.to_string()))?;
+            let (json, last) = self
+                .load_some(rowid)
+                .await
+                .map_err(|source| classify(&self.path, "read", source))?;
+            let damaged = |reason| StoreError::Damaged {
+                path: self.path.clone(),
+                reason,
+            };
+            let raw: Vec<RawRow> =
+                serde_json::from_str(&json).map_err(|error| damaged(error.to_string()))?;
             for raw in raw {
                 let uid = raw.uid.clone();
-                rows.push(raw.read().map_err(|reason| damaged(format!("row {uid}: {reason}")))?);
+                rows.push(
+                    raw.read()
+                        .map_err(|reason| damaged(format!("row {uid}: {reason}")))?,
+                );
             }
             after = last;
         }
         Ok(rows)
     }
 
-    /// Rows after this one, as one text: each by itself would take a way from SQLite's thread to this one. And the last of them, if
-    /// there are any.
+    /// Rows after this one, as one text: each by itself would take a way from SQLite's thread to
+    /// this one. And the last of them, if there are any.
     async fn load_some(&mut self, after: i64) -> sqlx::Result<(String, Option<i64>)> {
         sqlx::query_as(
             "SELECT json_group_array(json_object('uid', uid, 'kind', kind, 'name', name, 'generation', generation,
@@ -251,8 +300,13 @@ impl Store {
     /// # Errors
     /// A row that cannot be read is damage.
     pub async fn tokens(&mut self) -> Result<Vec<TokenRow>, StoreError> {
-        let rows = access::tokens(&mut self.connection).await.map_err(|source| classify(&self.path, "read", source))?;
-        let damaged = |reason| StoreError::Damaged { path: self.path.clone(), reason };
+        let rows = access::tokens(&mut self.connection)
+            .await
+            .map_err(|source| classify(&self.path, "read", source))?;
+        let damaged = |reason| StoreError::Damaged {
+            path: self.path.clone(),
+            reason,
+        };
         rows.into_iter().map(|row| row.map_err(damaged)).collect()
     }
 
@@ -266,7 +320,10 @@ impl Store {
             .await
             .map_err(|source| classify(&self.path, "read", source))?;
         let reason = format!("the machine's key has {} bytes and not 32", key.len());
-        key.try_into().map_err(|_| StoreError::Damaged { path: self.path.clone(), reason })
+        key.try_into().map_err(|_| StoreError::Damaged {
+            path: self.path.clone(),
+            reason,
+        })
     }
 
     /// The number of the newest event; 0 if there is none.
@@ -277,12 +334,14 @@ impl Store {
         self.newest("SELECT max(id) FROM events").await
     }
 
-    /// The number of the newest entry of the audit log, also of one that is gone; 0 if there never was one.
+    /// The number of the newest entry of the audit log, also of one that is gone; 0 if there never
+    /// was one.
     ///
     /// # Errors
     /// When the database cannot be read.
     pub async fn newest_audit(&mut self) -> Result<u64, StoreError> {
-        self.newest("SELECT max(seq) FROM sqlite_sequence WHERE name = 'audit'").await
+        self.newest("SELECT max(seq) FROM sqlite_sequence WHERE name = 'audit'")
+            .await
     }
 
     async fn newest(&mut self, select: &'static str) -> Result<u64, StoreError> {
@@ -305,7 +364,9 @@ impl Store {
             file.check()?;
         }
         if self.failed {
-            self.renew().await.map_err(|source| classify(&self.path, "open", source))?;
+            self.renew()
+                .await
+                .map_err(|source| classify(&self.path, "open", source))?;
         }
         let result = self.try_commit(commit).await;
         if result.is_err() {
@@ -314,8 +375,8 @@ impl Store {
         result.map_err(|source| classify(&self.path, "write", source))
     }
 
-    /// Replaces a connection on which a commit failed: SQLite may have rolled back by itself what sqlx still counts as open, and a
-    /// commit inside of that would be none.
+    /// Replaces a connection on which a commit failed: SQLite may have rolled back by itself what
+    /// sqlx still counts as open, and a commit inside of that would be none.
     async fn renew(&mut self) -> sqlx::Result<()> {
         let fresh = connect(&self.path).await?;
         let _beyond_use = std::mem::replace(&mut self.connection, fresh).close().await;
@@ -323,15 +384,20 @@ impl Store {
         Ok(())
     }
 
-    /// Writes over what a failed commit left in the write-ahead log. If only its fsync(2) failed it is whole there, and would be found
-    /// recorded after a crash that comes before the next commit.
+    /// Writes over what a failed commit left in the write-ahead log. If only its fsync(2) failed it
+    /// is whole there, and would be found recorded after a crash that comes before the next commit.
     async fn overwrite(&mut self) -> sqlx::Result<()> {
         self.renew().await?;
-        // A commit of one page that changes nothing (https://www.sqlite.org/pragma.html#pragma_user_version).
-        sqlx::query("PRAGMA user_version = 0").execute(&mut self.connection).await.map(drop)
+        // A commit of one page that changes nothing
+        // (https://www.sqlite.org/pragma.html#pragma_user_version).
+        sqlx::query("PRAGMA user_version = 0")
+            .execute(&mut self.connection)
+            .await
+            .map(drop)
     }
 
-    /// The whole transaction in one text: each by itself, its statements would take as many ways to SQLite's thread and back.
+    /// The whole transaction in one text: each by itself, its statements would take as many ways to
+    /// SQLite's thread and back.
     async fn try_commit(&mut self, commit: &Commit) -> sqlx::Result<()> {
         let mut sql = QueryBuilder::new("BEGIN IMMEDIATE;");
         let deleted: Vec<&str> = commit.rows.iter().filter_map(RowChange::deleted).collect();
@@ -350,13 +416,18 @@ impl Store {
             && (first.id - 1) / TRIM != last.id / TRIM
         {
             sql.push("DELETE FROM events WHERE id <= ");
-            sql.push_bind(integer(last.id.saturating_sub(HISTORY))).push(";");
+            sql.push_bind(integer(last.id.saturating_sub(HISTORY)))
+                .push(";");
         }
         access::write(&commit.kept, &mut sql);
         sql.push("COMMIT");
         // Only texts that come again are worth being kept by sqlx, with what SQLite makes of them.
         let short = commit.rows.len() + commit.events.len() <= SHORT;
-        let result = sql.build().persistent(short).execute(&mut self.connection).await;
+        let result = sql
+            .build()
+            .persistent(short)
+            .execute(&mut self.connection)
+            .await;
         if result.is_err() {
             // If it began at all, and if it is not over already.
             let _none_to_roll_back = sqlx::query("ROLLBACK").execute(&mut self.connection).await;
@@ -364,7 +435,8 @@ impl Store {
         result.map(drop)
     }
 
-    /// Lets go of what is kept for the next time: SQLite's pages, and the statement of a commit of many rows.
+    /// Lets go of what is kept for the next time: SQLite's pages, and the statement of a commit of
+    /// many rows.
     pub async fn give_back(&mut self) {
         // Of statements that do not come again sqlx keeps the last one: now this.
         let shrink = sqlx::query("PRAGMA shrink_memory").persistent(false);
@@ -394,30 +466,55 @@ async fn connect(path: &Path) -> sqlx::Result<SqliteConnection> {
     options.connect().await
 }
 
-/// Deletes the rows of these keys, if there are any; `rows` is the table, and the column of the keys.
+/// Deletes the rows of these keys, if there are any; `rows` is the table, and the column of the
+/// keys.
 fn delete(rows: &str, keys: &[impl Serialize], sql: &mut QueryBuilder<Sqlite>) {
     if !keys.is_empty() {
-        sql.push(format_args!("DELETE FROM {rows} IN (SELECT value FROM json_each("));
+        sql.push(format_args!(
+            "DELETE FROM {rows} IN (SELECT value FROM json_each("
+        ));
         sql.push_bind(json!(keys).to_string()).push("));");
     }
 }
 
 fn put_rows(rows: &[&Row], sql: &mut QueryBuilder<Sqlite>) -> serde_json::Result<()> {
     let text = |row: &&Row| {
-        let applied = row.applied.iter().map(Spec::to_json).collect::<serde_json::Result<Value>>()?;
-        Ok((row.desired.as_deref().map(Spec::to_text).transpose()?, applied.to_string()))
+        let applied = row
+            .applied
+            .iter()
+            .map(Spec::to_json)
+            .collect::<serde_json::Result<Value>>()?;
+        Ok((
+            row.desired.as_deref().map(Spec::to_text).transpose()?,
+            applied.to_string(),
+        ))
     };
-    let texts = rows.iter().map(text).collect::<serde_json::Result<Vec<_>>>()?;
+    let texts = rows
+        .iter()
+        .map(text)
+        .collect::<serde_json::Result<Vec<_>>>()?;
     sql.push(
         "INSERT INTO resources (uid, kind, name, generation, created_at, updated_at, desired, applied, prior, adopt, macs) ",
     );
-    sql.push_values(rows.iter().zip(texts), |mut values, (row, (desired, applied))| {
-        values.push_bind(row.uid.clone()).push_bind(row.kind.as_str()).push_bind(row.name.to_string());
-        values.push_bind(integer(row.generation));
-        values.push_bind(row.created_at.to_string()).push_bind(row.updated_at.to_string());
-        values.push_bind(desired).push_bind(applied).push_bind(json!(row.prior).to_string()).push_bind(row.adopt);
-        values.push_bind(json!(row.macs).to_string());
-    });
+    sql.push_values(
+        rows.iter().zip(texts),
+        |mut values, (row, (desired, applied))| {
+            values
+                .push_bind(row.uid.clone())
+                .push_bind(row.kind.as_str())
+                .push_bind(row.name.to_string());
+            values.push_bind(integer(row.generation));
+            values
+                .push_bind(row.created_at.to_string())
+                .push_bind(row.updated_at.to_string());
+            values
+                .push_bind(desired)
+                .push_bind(applied)
+                .push_bind(json!(row.prior).to_string())
+                .push_bind(row.adopt);
+            values.push_bind(json!(row.macs).to_string());
+        },
+    );
     sql.push(
         " ON CONFLICT (uid) DO UPDATE SET generation = excluded.generation, updated_at = excluded.updated_at,
         desired = excluded.desired, applied = excluded.applied, prior = excluded.prior, adopt = excluded.adopt,
@@ -475,8 +572,11 @@ impl RawRow {
             let spec = Spec::from_json(kind, &mut json)?;
             json.end().map(|()| Arc::new(spec))
         };
-        let applied: Vec<Value> = serde_json::from_str(&self.applied).map_err(|error| text(&error))?;
-        let applied = applied.into_iter().map(|value| Spec::from_json(kind, value));
+        let applied: Vec<Value> =
+            serde_json::from_str(&self.applied).map_err(|error| text(&error))?;
+        let applied = applied
+            .into_iter()
+            .map(|value| Spec::from_json(kind, value));
         Ok(Row {
             uid: self.uid,
             kind,
@@ -484,8 +584,15 @@ impl RawRow {
             generation: u64::try_from(self.generation).map_err(|error| text(&error))?,
             created_at: self.created_at.parse().map_err(|error| text(&error))?,
             updated_at: self.updated_at.parse().map_err(|error| text(&error))?,
-            desired: self.desired.as_deref().map(desired).transpose().map_err(|error| text(&error))?,
-            applied: applied.collect::<Result<_, _>>().map_err(|error| text(&error))?,
+            desired: self
+                .desired
+                .as_deref()
+                .map(desired)
+                .transpose()
+                .map_err(|error| text(&error))?,
+            applied: applied
+                .collect::<Result<_, _>>()
+                .map_err(|error| text(&error))?,
             prior: serde_json::from_str(&self.prior).map_err(|error| text(&error))?,
             adopt: self.adopt != 0,
             macs: serde_json::from_str(&self.macs).map_err(|error| text(&error))?,
@@ -500,8 +607,15 @@ fn classify(path: &Path, doing: &'static str, source: sqlx::Error) -> StoreError
         _ => None,
     };
     match code.map(|code| code & 0xff) {
-        Some(11 | 26) => StoreError::Damaged { path: path.to_owned(), reason: source.to_string() },
-        _ => StoreError::Io { doing, path: path.to_owned(), source },
+        Some(11 | 26) => StoreError::Damaged {
+            path: path.to_owned(),
+            reason: source.to_string(),
+        },
+        _ => StoreError::Io {
+            doing,
+            path: path.to_owned(),
+            source,
+        },
     }
 }
 
@@ -533,7 +647,10 @@ mod tests {
     }
 
     fn rows<const N: usize>(rows: [RowChange; N]) -> Commit {
-        Commit { rows: rows.into(), ..Commit::default() }
+        Commit {
+            rows: rows.into(),
+            ..Commit::default()
+        }
     }
 
     #[tokio::test]
@@ -543,16 +660,27 @@ mod tests {
         let mut store = Store::open(&path).await.unwrap();
         let deleted = Row {
             desired: None,
-            applied: row("a", "net0").desired.as_deref().cloned().into_iter().collect(),
+            applied: row("a", "net0")
+                .desired
+                .as_deref()
+                .cloned()
+                .into_iter()
+                .collect(),
             ..row("a", "net0")
         };
         store.commit(&rows([put(row("a", "net0"))])).await.unwrap();
         // The name is taken again while what had it is not cleared away.
-        store.commit(&rows([put(row("b", "net0")), put(deleted.clone())])).await.unwrap();
+        store
+            .commit(&rows([put(row("b", "net0")), put(deleted.clone())]))
+            .await
+            .unwrap();
         store.close().await;
         let mut store = Store::open(&path).await.unwrap();
         assert_eq!(store.load().await.unwrap(), [deleted, row("b", "net0")]);
-        store.commit(&rows([RowChange::Delete("a".into())])).await.unwrap();
+        store
+            .commit(&rows([RowChange::Delete("a".into())]))
+            .await
+            .unwrap();
         assert_eq!(store.load().await.unwrap(), [row("b", "net0")]);
     }
 
@@ -584,13 +712,31 @@ mod tests {
             count: 7,
             request_id: "-".into(),
         };
-        store.commit(&Commit { kept: vec![Kept::Audit(entry(1, 200))], ..Commit::default() }).await.unwrap();
+        store
+            .commit(&Commit {
+                kept: vec![Kept::Audit(entry(1, 200))],
+                ..Commit::default()
+            })
+            .await
+            .unwrap();
         let flood = "WITH RECURSIVE n(i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < 40959)
             INSERT INTO audit (id, time, origin, method, path, status, request_id) SELECT i, '', '', '', '', 403, '' FROM n";
-        sqlx::raw_sql(flood).execute(&mut store.connection).await.unwrap();
-        store.commit(&Commit { kept: vec![Kept::Audit(entry(40960, 401))], ..Commit::default() }).await.unwrap();
+        sqlx::raw_sql(flood)
+            .execute(&mut store.connection)
+            .await
+            .unwrap();
+        store
+            .commit(&Commit {
+                kept: vec![Kept::Audit(entry(40960, 401))],
+                ..Commit::default()
+            })
+            .await
+            .unwrap();
         let kept = AuditLog::new(&path).read(Some(0), 50_000).await.unwrap();
-        assert_eq!((&kept[0], kept.last().unwrap(), kept.len()), (&entry(1, 200), &entry(40960, 401), 1 + 4096));
+        assert_eq!(
+            (&kept[0], kept.last().unwrap(), kept.len()),
+            (&entry(1, 200), &entry(40960, 401), 1 + 4096)
+        );
     }
 
     #[tokio::test]
@@ -601,10 +747,19 @@ mod tests {
         for name in ["netnsd.db", "netnsd.db-wal"] {
             let (file, away) = (dir.path().join(name), dir.path().join("away"));
             fs::rename(&file, &away).unwrap();
-            let error = store.commit(&rows([put(row("a", "net0"))])).await.unwrap_err();
-            assert!(matches!(&error, StoreError::Replaced { path } if *path == file), "{error}");
+            let error = store
+                .commit(&rows([put(row("a", "net0"))]))
+                .await
+                .unwrap_err();
+            assert!(
+                matches!(&error, StoreError::Replaced { path } if *path == file),
+                "{error}"
+            );
             fs::copy(&away, &file).unwrap();
-            store.commit(&rows([put(row("a", "net0"))])).await.unwrap_err();
+            store
+                .commit(&rows([put(row("a", "net0"))]))
+                .await
+                .unwrap_err();
             // The very file may come back.
             fs::rename(&away, &file).unwrap();
             store.commit(&rows([put(row("a", "net0"))])).await.unwrap();
@@ -616,7 +771,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("netnsd.db");
         std::fs::write(&path, [0x55; 8192]).unwrap();
-        assert!(matches!(Store::open(&path).await, Err(StoreError::Damaged { .. })));
+        assert!(matches!(
+            Store::open(&path).await,
+            Err(StoreError::Damaged { .. })
+        ));
         assert_eq!(std::fs::read(&path).unwrap(), [0x55; 8192]);
     }
 
@@ -630,6 +788,12 @@ mod tests {
             .await
             .unwrap();
         store.close().await;
-        assert!(matches!(Store::open(&path).await, Err(StoreError::Newer { version: 999_999, .. })));
+        assert!(matches!(
+            Store::open(&path).await,
+            Err(StoreError::Newer {
+                version: 999_999,
+                ..
+            })
+        ));
     }
 }

@@ -56,28 +56,54 @@ impl Answer {
     /// The body of a success.
     #[track_caller]
     pub fn ok(self) -> Value {
-        assert!((200..300).contains(&self.status), "{}: {}", self.status, self.json);
+        assert!(
+            (200..300).contains(&self.status),
+            "{}: {}",
+            self.status,
+            self.json
+        );
         self.json
     }
 
     /// A refusal of this status and code, and at this pointer if one is given.
     #[track_caller]
     pub fn refused(self, status: u16, code: &str, pointer: Option<&str>) {
-        assert_eq!((self.status, self.json["code"].as_str()), (status, Some(code)), "{}", self.json);
+        assert_eq!(
+            (self.status, self.json["code"].as_str()),
+            (status, Some(code)),
+            "{}",
+            self.json
+        );
         if pointer.is_some() {
             assert_eq!(self.json["pointer"].as_str(), pointer, "{}", self.json);
         }
-        assert_eq!(self.content_type.as_deref(), Some("application/problem+json"));
+        assert_eq!(
+            self.content_type.as_deref(),
+            Some("application/problem+json")
+        );
     }
 }
 
 impl Host {
     /// A fresh host with nothing on it.
     pub fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("netnsd-test-").tempdir().unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let dir = tempfile::Builder::new()
+            .prefix("netnsd-test-")
+            .tempdir()
+            .unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         let client = Client::unix(dir.path().join("netnsd.sock"));
-        Self { sandbox: Sandbox::new().unwrap(), dir, daemon: None, notify: None, runtime, client }
+        Self {
+            sandbox: Sandbox::new().unwrap(),
+            dir,
+            daemon: None,
+            notify: None,
+            runtime,
+            client,
+        }
     }
 
     /// A fresh host with a daemon that is ready.
@@ -108,7 +134,12 @@ impl Host {
     pub fn netnsd_with(&self, state_dir: &Path, socket: &Path) -> Command {
         let mut command = self.sandbox.command(NETNSD).unwrap();
         clean(&mut command);
-        command.arg("--state-dir").arg(state_dir).arg("--socket").arg(socket).stdin(Stdio::null());
+        command
+            .arg("--state-dir")
+            .arg(state_dir)
+            .arg("--socket")
+            .arg(socket)
+            .stdin(Stdio::null());
         command
     }
 
@@ -126,19 +157,32 @@ impl Host {
 
     /// Starts the daemon by a command line made elsewhere.
     pub fn start_as(&mut self, command: Command) {
-        assert!(self.try_start_as(command), "the daemon ended\n{}", self.log());
+        assert!(
+            self.try_start_as(command),
+            "the daemon ended\n{}",
+            self.log()
+        );
     }
 
     /// The same with one that may end before it is ready; whether it did not.
     pub fn try_start_as(&mut self, mut command: Command) -> bool {
         assert!(self.daemon.is_none(), "the daemon runs already");
         let (notify, path) = self.notify_socket();
-        let log = fs::File::options().create(true).append(true).open(self.log_path()).unwrap();
-        command.env("NOTIFY_SOCKET", &path).env("NETNSD_LOG", "info").stderr(log).stdout(Stdio::null());
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_path())
+            .unwrap();
+        command
+            .env("NOTIFY_SOCKET", &path)
+            .env("NETNSD_LOG", "info")
+            .stderr(log)
+            .stdout(Stdio::null());
         self.daemon = Some(command.spawn().unwrap());
         let ready = self.wait_ready(&notify);
         self.notify = Some(notify);
-        // A connection to the daemon before is no use, and only idempotent requests may find that out.
+        // A connection to the daemon before is no use, and only idempotent requests may find that
+        // out.
         self.client = Client::unix(self.socket());
         ready
     }
@@ -148,7 +192,9 @@ impl Host {
         let _ = fs::remove_file(&path);
         let socket = UnixDatagram::bind(&path).unwrap();
         // So often the daemon's end is looked for: it tells nothing when it fails to start.
-        socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_millis(200)))
+            .unwrap();
         (socket, path)
     }
 
@@ -157,7 +203,9 @@ impl Host {
         let mut message = [0; 4096];
         loop {
             if let Ok(length) = notify.recv(&mut message)
-                && message[..length].split(|byte| *byte == b'\n').any(|line| line == b"READY=1")
+                && message[..length]
+                    .split(|byte| *byte == b'\n')
+                    .any(|line| line == b"READY=1")
             {
                 return true;
             }
@@ -165,11 +213,16 @@ impl Host {
                 self.daemon = None;
                 return false;
             }
-            assert!(start.elapsed() < PATIENCE, "the daemon did not get ready\n{}", self.log());
+            assert!(
+                start.elapsed() < PATIENCE,
+                "the daemon did not get ready\n{}",
+                self.log()
+            );
         }
     }
 
-    /// Returns the daemon's next message to its service manager; `None` if there is none within this time.
+    /// Returns the daemon's next message to its service manager; `None` if there is none within
+    /// this time.
     pub fn notification(&self, within: Duration) -> Option<String> {
         let notify = self.notify.as_ref().expect("the daemon was started");
         notify.set_read_timeout(Some(within)).unwrap();
@@ -226,7 +279,8 @@ impl Host {
         self.start_as(command);
     }
 
-    /// The machine loses power and comes back: a fresh host with the same state directory. The daemon is not started.
+    /// The machine loses power and comes back: a fresh host with the same state directory. The
+    /// daemon is not started.
     pub fn power_cycle(&mut self) {
         if self.daemon.is_some() {
             self.kill9();
@@ -243,7 +297,9 @@ impl Host {
     /// Sends a request as it is.
     pub fn raw(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Answer {
         let method = method.parse().unwrap();
-        let answer = self.runtime.block_on(self.client.request(method, path, headers, body));
+        let answer = self
+            .runtime
+            .block_on(self.client.request(method, path, headers, body));
         let answer = answer.unwrap_or_else(|error| panic!("{error}\n{}", self.log()));
         let header = |name| answer.header(name).map(str::to_owned);
         assert!(header("x-request-id").is_some(), "every answer has an id");
@@ -256,25 +312,53 @@ impl Host {
         }
     }
 
-    /// Opens a connection of its own and sends a request, whose answer is read as it comes: HTTP/1.0 has no chunks.
-    pub fn open(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> BufReader<UnixStream> {
+    /// Opens a connection of its own and sends a request, whose answer is read as it comes:
+    /// HTTP/1.0 has no chunks.
+    pub fn open(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> BufReader<UnixStream> {
         let mut stream = UnixStream::connect(self.socket()).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-        write!(stream, "{method} {path} HTTP/1.0\r\n{headers}content-length: {}\r\n\r\n{body}", body.len()).unwrap();
+        let headers: String = headers
+            .iter()
+            .map(|(name, value)| format!("{name}: {value}\r\n"))
+            .collect();
+        write!(
+            stream,
+            "{method} {path} HTTP/1.0\r\n{headers}content-length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .unwrap();
         BufReader::new(stream)
     }
 
     /// The same, read to its end: the head, and the body.
-    pub fn whole(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> (String, String) {
+    pub fn whole(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> (String, String) {
         let mut text = String::new();
-        self.open(method, path, headers, body).read_to_string(&mut text).unwrap();
+        self.open(method, path, headers, body)
+            .read_to_string(&mut text)
+            .unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         (head.to_owned(), body.to_owned())
     }
 
     fn send(&self, method: &str, path: &str, body: &Value) -> Answer {
-        self.raw(method, path, &[("content-type", "application/json")], body.to_string().into_bytes())
+        self.raw(
+            method,
+            path,
+            &[("content-type", "application/json")],
+            body.to_string().into_bytes(),
+        )
     }
 
     pub fn get(&self, path: &str) -> Answer {
@@ -316,12 +400,26 @@ impl Host {
 
     #[track_caller]
     fn json(&self, program: &str, args: &[&str]) -> Value {
-        let output = self.sandbox.command(program).unwrap().arg("-j").args(args).output().unwrap();
-        assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        let output = self
+            .sandbox
+            .command(program)
+            .unwrap()
+            .arg("-j")
+            .args(args)
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{program} {args:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         match serde_json::from_slice(&output.stdout) {
             // iproute2 has two ways to say nothing, and pads some lists with empty objects.
             Ok(Value::Array(items)) => Value::Array(
-                items.into_iter().filter(|item| item.as_object().is_none_or(|map| !map.is_empty())).collect(),
+                items
+                    .into_iter()
+                    .filter(|item| item.as_object().is_none_or(|map| !map.is_empty()))
+                    .collect(),
             ),
             Ok(other) => other,
             Err(_) => Value::Array(Vec::new()),
@@ -340,22 +438,33 @@ impl Host {
         self.json("bridge", args)
     }
 
-    /// The kernel's state as `ip -j` tells it, of the host and of every namespace, without what changes by itself.
+    /// The kernel's state as `ip -j` tells it, of the host and of every namespace, without what
+    /// changes by itself.
     pub fn kernel(&self) -> Vec<String> {
         let names = self.ip(&["netns", "list"]);
         let mut all = vec![names.clone()];
-        let inside = names.as_array().into_iter().flatten().filter_map(|ns| ns["name"].as_str());
+        let inside = names
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|ns| ns["name"].as_str());
         for prefix in std::iter::once(vec![]).chain(inside.map(|name| vec!["-n", name])) {
-            for what in
-                [&["-d", "addr"][..], &["route", "show", "table", "all"], &["-6", "route", "show", "table", "all"]]
-            {
+            for what in [
+                &["-d", "addr"][..],
+                &["route", "show", "table", "all"],
+                &["-6", "route", "show", "table", "all"],
+            ] {
                 all.push(self.ip(&[&prefix[..], what].concat()));
             }
             all.push(self.ip(&[&prefix[..], &["neigh", "show", "nud", "permanent"]].concat()));
         }
         let mut text = Value::Array(all);
         steady(&mut text);
-        serde_json::to_string_pretty(&text).unwrap().lines().map(str::to_owned).collect()
+        serde_json::to_string_pretty(&text)
+            .unwrap()
+            .lines()
+            .map(str::to_owned)
+            .collect()
     }
 
     /// Waits for something that happens by itself.
@@ -363,12 +472,17 @@ impl Host {
     pub fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
         let start = Instant::now();
         while !holds() {
-            assert!(start.elapsed() < PATIENCE, "waited in vain: {what}\n{}", self.log());
+            assert!(
+                start.elapsed() < PATIENCE,
+                "waited in vain: {what}\n{}",
+                self.log()
+            );
             std::thread::yield_now();
         }
     }
 
-    /// Waits until every link that has carrier says that it is up, and no address is being looked for twice.
+    /// Waits until every link that has carrier says that it is up, and no address is being looked
+    /// for twice.
     pub fn settled(&self) {
         self.until("links settle", || {
             let pairs = self.get("/v1/veths").ok();
@@ -376,18 +490,30 @@ impl Host {
                 .as_array()
                 .into_iter()
                 .flatten()
-                .flat_map(|pair| pair["status"]["observed"]["endpoints"].as_array().cloned().unwrap_or_default());
+                .flat_map(|pair| {
+                    pair["status"]["observed"]["endpoints"]
+                        .as_array()
+                        .cloned()
+                        .unwrap_or_default()
+                });
             let bridges = self.get("/v1/bridges").ok();
             let bridges: Vec<Value> = bridges["items"].as_array().cloned().unwrap_or_default();
-            let bridges = bridges.into_iter().map(|bridge| bridge["status"]["observed"].clone());
+            let bridges = bridges
+                .into_iter()
+                .map(|bridge| bridge["status"]["observed"].clone());
             // A bridge without ports never says.
-            let never_says =
-                |link: &Value| link["operstate"] == "unknown" && link["ports"].as_array().is_some_and(Vec::is_empty);
+            let never_says = |link: &Value| {
+                link["operstate"] == "unknown"
+                    && link["ports"].as_array().is_some_and(Vec::is_empty)
+            };
             ends.chain(bridges).all(|link| {
-                link["up"] != true || never_says(&link) || (link["carrier"] == true) == (link["operstate"] == "up")
+                link["up"] != true
+                    || never_says(&link)
+                    || (link["carrier"] == true) == (link["operstate"] == "up")
             })
         });
-        let script = "{ ip addr show tentative; ip -all netns exec ip addr show tentative; } | grep inet6";
+        let script =
+            "{ ip addr show tentative; ip -all netns exec ip addr show tentative; } | grep inet6";
         let tentative = || self.sh(script).stdout;
         self.until("addresses settle", || tentative().is_empty());
     }
@@ -399,7 +525,9 @@ impl Host {
             .sandbox
             .command("ip")
             .unwrap()
-            .args(["netns", "exec", namespace, "ping", "-n", "-i", &interval, address])
+            .args([
+                "netns", "exec", namespace, "ping", "-n", "-i", &interval, address,
+            ])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -418,13 +546,22 @@ impl Host {
                 }
             }
         });
-        Pings { child, received, summary, reader }
+        Pings {
+            child,
+            received,
+            summary,
+            reader,
+        }
     }
 
     /// Runs a command on this host; its output on success.
     pub fn run(&self, argv: &[&str]) -> String {
         let output = self.sandbox.run(argv).unwrap();
-        assert!(output.status.success(), "{argv:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{argv:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         String::from_utf8(output.stdout).unwrap()
     }
 
@@ -450,7 +587,11 @@ impl Drop for Host {
 pub fn clean(command: &mut Command) {
     for (key, _) in std::env::vars_os() {
         let ours = key.to_string_lossy().starts_with("NETNSD_");
-        if ours || ["NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "WATCHDOG_USEC"].iter().any(|name| key == *name) {
+        if ours
+            || ["NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "WATCHDOG_USEC"]
+                .iter()
+                .any(|name| key == *name)
+        {
             command.env_remove(key);
         }
     }
@@ -471,10 +612,17 @@ fn steady(value: &mut Value) {
 /// That two states are the same; shows the lines that are not.
 #[track_caller]
 pub fn same(before: &[String], after: &[String]) {
-    let count = |lines: &[String], line: &String| lines.iter().filter(|other| *other == line).count();
+    let count =
+        |lines: &[String], line: &String| lines.iter().filter(|other| *other == line).count();
     let (gone, new): (Vec<_>, Vec<_>) = (
-        before.iter().filter(|line| count(after, line) < count(before, line)).collect(),
-        after.iter().filter(|line| count(before, line) < count(after, line)).collect(),
+        before
+            .iter()
+            .filter(|line| count(after, line) < count(before, line))
+            .collect(),
+        after
+            .iter()
+            .filter(|line| count(before, line) < count(after, line))
+            .collect(),
     );
     assert!(before == after, "gone: {gone:#?}\nnew: {new:#?}");
 }
@@ -499,7 +647,10 @@ impl Pings {
         self.child.wait().unwrap();
         self.reader.join().unwrap();
         let summary = self.summary.lock().unwrap().clone();
-        let numbers: Vec<u32> = summary.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        let numbers: Vec<u32> = summary
+            .split_whitespace()
+            .filter_map(|word| word.parse().ok())
+            .collect();
         (numbers[0], numbers[1])
     }
 }

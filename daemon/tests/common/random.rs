@@ -27,7 +27,13 @@ impl Random {
     }
 
     /// Sets a field now and then.
-    pub fn maybe(&mut self, map: &mut Value, n: u64, key: &str, value: impl FnOnce(&mut Self) -> Value) {
+    pub fn maybe(
+        &mut self,
+        map: &mut Value,
+        n: u64,
+        key: &str,
+        value: impl FnOnce(&mut Self) -> Value,
+    ) {
         if self.one_in(n) {
             map[key] = value(self);
         }

@@ -30,10 +30,16 @@ pub fn look(host: &Host) -> Vec<String> {
     let mut lines = Vec::new();
     for section in text.split("== ").skip(1) {
         let (title, body) = section.split_once('\n').unwrap();
-        let values: Vec<Value> = if ["sysctl", "files", "names"].iter().any(|plain| title.ends_with(plain)) {
+        let values: Vec<Value> = if ["sysctl", "files", "names"]
+            .iter()
+            .any(|plain| title.ends_with(plain))
+        {
             body.lines().map(Value::from).collect()
         } else {
-            serde_json::Deserializer::from_str(body).into_iter().map(Result::unwrap).collect()
+            serde_json::Deserializer::from_str(body)
+                .into_iter()
+                .map(Result::unwrap)
+                .collect()
         };
         let mut found = Vec::new();
         for mut value in values {
@@ -41,11 +47,14 @@ pub fn look(host: &Host) -> Vec<String> {
             match value {
                 Value::Array(mut items) => {
                     // These take the index of a peer elsewhere for one here.
-                    for item in items.iter_mut().filter(|_| title.ends_with("bridge") || title.ends_with("-6")) {
+                    for item in items
+                        .iter_mut()
+                        .filter(|_| title.ends_with("bridge") || title.ends_with("-6"))
+                    {
                         item["link"] = Value::Null;
                     }
-                    // Links without an address but link-local ones; and what the kernel makes of an address in its own time
-                    // (`addrconf_dad_work()`, net/ipv6/addrconf.c).
+                    // Links without an address but link-local ones; and what the kernel makes of an
+                    // address in its own time (`addrconf_dad_work()`, net/ipv6/addrconf.c).
                     let comes_later = |item: &Value| {
                         item["addr_info"] == json!([])
                             || item["type"] == json!("local")
@@ -86,22 +95,30 @@ fn normal(value: &mut Value) {
     match value {
         Value::Object(map) => {
             map.retain(|key, _| {
-                !OTHER.contains(&key.as_str()) && !key.contains("timer") && !key.contains("designated")
+                !OTHER.contains(&key.as_str())
+                    && !key.contains("timer")
+                    && !key.contains("designated")
             });
             // A peer elsewhere is told by its index.
-            map.retain(|key, value| key != "link" || value.as_str().is_none_or(|link| !link.starts_with("if")));
+            map.retain(|key, value| {
+                key != "link" || value.as_str().is_none_or(|link| !link.starts_with("if"))
+            });
             // With STP the times are those of whoever is the root by now.
             if map.get("stp_state") == Some(&json!(1)) {
-                map.retain(|key, _| !["forward_delay", "hello_time", "max_age"].contains(&key.as_str()));
+                map.retain(|key, _| {
+                    !["forward_delay", "hello_time", "max_age"].contains(&key.as_str())
+                });
             }
             for (key, value) in map.iter_mut() {
                 match (key.as_str(), value.as_str()) {
                     // What else there is comes a little later by itself.
                     ("flags", _) => value.as_array_mut().unwrap().retain(|flag| *flag == "UP"),
-                    // The last part of an owner tag is the resource's uid, which is new on each host.
+                    // The last part of an owner tag is the resource's uid, which is new on each
+                    // host.
                     ("altnames", _) => {
                         for name in value.as_array_mut().unwrap() {
-                            *name = json!(name.as_str().unwrap().rsplit_once(':').map(|(tag, _)| tag));
+                            *name =
+                                json!(name.as_str().unwrap().rsplit_once(':').map(|(tag, _)| tag));
                         }
                     }
                     // A MAC address that nobody asked for is random.
@@ -114,8 +131,11 @@ fn normal(value: &mut Value) {
         }
         Value::Array(items) => {
             items.retain(|item| {
-                // Link-local addresses are made of random MAC addresses, and what hangs on them comes with carrier.
-                let text = [&item["local"], &item["dst"], &item["prefsrc"]].map(Value::to_string).concat();
+                // Link-local addresses are made of random MAC addresses, and what hangs on them
+                // comes with carrier.
+                let text = [&item["local"], &item["dst"], &item["prefsrc"]]
+                    .map(Value::to_string)
+                    .concat();
                 let empty = item.as_object().is_some_and(Map::is_empty);
                 !empty && !text.contains("fe80") && !text.contains("ff00")
             });
@@ -125,12 +145,16 @@ fn normal(value: &mut Value) {
     }
 }
 
-/// The kernel's state as sorted lines, without what `strip` takes out: what is made anew is listed elsewhere.
+/// The kernel's state as sorted lines, without what `strip` takes out: what is made anew is listed
+/// elsewhere.
 pub fn sorted(host: &Host, strip: impl FnOnce(&mut Value)) -> Vec<String> {
     let mut all: Value = serde_json::from_str(&host.kernel().concat()).unwrap();
     strip(&mut all);
     let text = serde_json::to_string_pretty(&all).unwrap();
-    let mut lines: Vec<String> = text.lines().map(|line| line.trim_end_matches(',').to_owned()).collect();
+    let mut lines: Vec<String> = text
+        .lines()
+        .map(|line| line.trim_end_matches(',').to_owned())
+        .collect();
     lines.sort();
     lines
 }

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use clap::Args;
 use http::Method;
 use netnsd_api::{
-    DEFAULT_MTU, Items, Kind, Link, LinkAddress, LiveNeighbour, LiveRoute, Name, RouteType, UnmanagedNamespace,
-    is_link_local,
+    DEFAULT_MTU, Items, Kind, Link, LinkAddress, LiveNeighbour, LiveRoute, Name, RouteType,
+    UnmanagedNamespace, is_link_local,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -36,12 +36,19 @@ pub async fn adopt(context: &Context, what: &Adopt) -> Result<(), Failure> {
     let (mut document, also_left) = host.document();
     left.extend(also_left);
     if !what.all {
-        let named = |which: &Which, kind: Kind, item: &Value| which.kind == kind && item["name"] == which.name.as_str();
+        let named = |which: &Which, kind: Kind, item: &Value| {
+            which.kind == kind && item["name"] == which.name.as_str()
+        };
         for which in &what.which {
-            if !document[&which.kind].iter().any(|item| named(which, which.kind, item)) {
+            if !document[&which.kind]
+                .iter()
+                .any(|item| named(which, which.kind, item))
+            {
                 let detail = "netnsctl adopt --all --dry-run tells what there is";
                 let Which { kind, name } = which;
-                return Err(Failure::Usage(format!("there is no {kind}/{name} that others made: {detail}")));
+                return Err(Failure::Usage(format!(
+                    "there is no {kind}/{name} that others made: {detail}"
+                )));
             }
         }
         for (kind, items) in &mut document {
@@ -51,9 +58,17 @@ pub async fn adopt(context: &Context, what: &Adopt) -> Result<(), Failure> {
     for reason in left.iter().filter(|_| what.all) {
         eprintln!("netnsctl: {reason}");
     }
-    let body: Map<String, Value> =
-        document.into_iter().map(|(kind, items)| (kind.plural().to_owned(), items.into())).collect();
-    whole::send(context, Method::PATCH, [("adopt", "true")].into_iter(), &Body::Json(&body.into())).await
+    let body: Map<String, Value> = document
+        .into_iter()
+        .map(|(kind, items)| (kind.plural().to_owned(), items.into()))
+        .collect();
+    whole::send(
+        context,
+        Method::PATCH,
+        [("adopt", "true")].into_iter(),
+        &Body::Json(&body.into()),
+    )
+    .await
 }
 
 /// The resources of a document, and sentences on what is left out of it.
@@ -88,21 +103,33 @@ struct Inside {
 }
 
 impl Host {
-    /// Looks at everything but the namespaces that cannot be taken over; gives a sentence on each of those.
+    /// Looks at everything but the namespaces that cannot be taken over; gives a sentence on each
+    /// of those.
     async fn look(context: &Context) -> Result<(Self, Vec<String>), Failure> {
         let (mut left, mut seen) = (Vec::new(), BTreeMap::new());
         let mut taken = BTreeSet::new();
         for kind in Kind::ALL {
-            let recorded = context.api.list(&format!("/v1/{}", kind.plural()), &[]).await?;
-            taken.extend(crate::resource::names(&recorded.items)?.into_iter().map(|name| (kind, name)));
+            let recorded = context
+                .api
+                .list(&format!("/v1/{}", kind.plural()), &[])
+                .await?;
+            taken.extend(
+                crate::resource::names(&recorded.items)?
+                    .into_iter()
+                    .map(|name| (kind, name)),
+            );
         }
         let mut places = vec![Place::look(context, None, None).await?];
-        let namespaces = context.api.list("/v1/namespaces", &[("include", "unmanaged")]).await?;
+        let namespaces = context
+            .api
+            .list("/v1/namespaces", &[("include", "unmanaged")])
+            .await?;
         for item in &namespaces.items {
             let item: Value = serde_json::from_str(item.get())?;
             let name = item["name"].as_str().unwrap_or_default().to_owned();
-            let unmanaged: Option<UnmanagedNamespace> =
-                (item["managed"] == false).then(|| serde_json::from_value(item)).transpose()?;
+            let unmanaged: Option<UnmanagedNamespace> = (item["managed"] == false)
+                .then(|| serde_json::from_value(item))
+                .transpose()?;
             if let Some(namespace) = &unmanaged
                 && let Some(reason) = why_not(context, namespace, &mut seen).await?
             {
@@ -116,25 +143,34 @@ impl Host {
 
     /// Writes down what netnsd did not make.
     fn document(mut self) -> Written {
-        let mut document: BTreeMap<Kind, Vec<Value>> = Kind::ALL.map(|kind| (kind, Vec::new())).into();
+        let mut document: BTreeMap<Kind, Vec<Value>> =
+            Kind::ALL.map(|kind| (kind, Vec::new())).into();
         let mut left = Vec::new();
         let places = std::mem::take(&mut self.places);
         let mut bridges: BTreeMap<(Option<&str>, &str), String> = BTreeMap::new();
         for place in &places {
             if let (Some(name), Some(inside)) = (&place.name, &place.unmanaged) {
                 match name.parse::<Name>() {
-                    Ok(_) => {
-                        document.entry(Kind::Namespace).or_default().push(place.namespace(name, inside, &mut left))
-                    }
+                    Ok(_) => document
+                        .entry(Kind::Namespace)
+                        .or_default()
+                        .push(place.namespace(name, inside, &mut left)),
                     Err(error) => left.push(format!("namespace {name:?} is left out: {}", error.0)),
                 }
             }
-            for link in place.links.iter().filter(|link| link.kind.as_deref() == Some(Kind::Bridge.as_str())) {
+            for link in place
+                .links
+                .iter()
+                .filter(|link| link.kind.as_deref() == Some(Kind::Bridge.as_str()))
+            {
                 let name = match &link.resource {
                     Some(resource) => resource.name.to_string(),
                     None => {
                         let name = self.free_name(Kind::Bridge, place, &link.name);
-                        document.entry(Kind::Bridge).or_default().push(place.bridge(&name, link, &mut left));
+                        document
+                            .entry(Kind::Bridge)
+                            .or_default()
+                            .push(place.bridge(&name, link, &mut left));
                         name
                     }
                 };
@@ -142,11 +178,21 @@ impl Host {
             }
         }
         for (i, place) in places.iter().enumerate() {
-            let is_veth = |link: &&Link| link.kind.as_deref() == Some(Kind::Veth.as_str()) && link.resource.is_none();
+            let is_veth = |link: &&Link| {
+                link.kind.as_deref() == Some(Kind::Veth.as_str()) && link.resource.is_none()
+            };
             for link in place.links.iter().filter(is_veth) {
                 let peer = link.peer.as_ref().and_then(|peer| {
-                    let there = places.iter().position(|place| place.name == peer.namespace)?;
-                    Some((there, places[there].links.iter().position(|other| other.name == peer.interface)?))
+                    let there = places
+                        .iter()
+                        .position(|place| place.name == peer.namespace)?;
+                    Some((
+                        there,
+                        places[there]
+                            .links
+                            .iter()
+                            .position(|other| other.name == peer.interface)?,
+                    ))
                 });
                 let Some((there, at)) = peer else {
                     let place = place.words();
@@ -162,16 +208,29 @@ impl Host {
                     continue;
                 }
                 let name = self.free_name(Kind::Veth, place, &link.name);
-                let ends = [place.end(link, &bridges, &mut left), places[there].end(other, &bridges, &mut left)];
-                document.entry(Kind::Veth).or_default().push(json!({"name": name, "endpoints": ends}));
+                let ends = [
+                    place.end(link, &bridges, &mut left),
+                    places[there].end(other, &bridges, &mut left),
+                ];
+                document
+                    .entry(Kind::Veth)
+                    .or_default()
+                    .push(json!({"name": name, "endpoints": ends}));
             }
         }
         (document, left)
     }
 
-    /// A name for what has none yet: that of the device, on the host; with the namespace before it elsewhere.
+    /// A name for what has none yet: that of the device, on the host; with the namespace before it
+    /// elsewhere.
     fn free_name(&mut self, kind: Kind, place: &Place, device: &str) -> String {
-        let fits = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
+        let fits = |c: char| {
+            if c.is_ascii_alphanumeric() || "._-".contains(c) {
+                c
+            } else {
+                '_'
+            }
+        };
         let plain: String = match &place.name {
             Some(namespace) => format!("{namespace}-{device}"),
             None => device.to_owned(),
@@ -180,7 +239,9 @@ impl Host {
         let plain = plain.trim_start_matches(['.', '-']);
         let numbered = (2..).map(|n: u32| format!("{plain}-{n}"));
         let mut names = std::iter::once(plain.to_owned()).chain(numbered);
-        let name = names.find(|name| !self.taken.contains(&(kind, name.clone()))).unwrap_or_default();
+        let name = names
+            .find(|name| !self.taken.contains(&(kind, name.clone())))
+            .unwrap_or_default();
         self.taken.insert((kind, name.clone()));
         name
     }
@@ -197,7 +258,10 @@ async fn why_not(
         return Ok(None);
     }
     if status.observed.inode == 0 {
-        return Ok(Some(format!("{} is no network namespace", status.observed.path)));
+        return Ok(Some(format!(
+            "{} is no network namespace",
+            status.observed.path
+        )));
     }
     if let Some(other) = seen.insert(status.observed.inode, name.clone()) {
         return Ok(Some(format!("it is namespace {other} already")));
@@ -225,17 +289,26 @@ impl Place {
             None => None,
         };
         let links = items(context, &format!("{path}/links?settings=true")).await?;
-        Ok(Self { name, unmanaged, links, addresses: items(context, &format!("{path}/addresses")).await? })
+        Ok(Self {
+            name,
+            unmanaged,
+            links,
+            addresses: items(context, &format!("{path}/addresses")).await?,
+        })
     }
 
     fn words(&self) -> String {
-        self.name.as_ref().map_or_else(|| "the host".into(), |name| format!("namespace {name}"))
+        self.name
+            .as_ref()
+            .map_or_else(|| "the host".into(), |name| format!("namespace {name}"))
     }
 
     fn namespace(&self, name: &str, inside: &Inside, left: &mut Vec<String>) -> Value {
         let mut routes = Vec::new();
         // What the kernel, DHCP and router advertisements bring they bring again.
-        let lasting = |route: &&LiveRoute| !["kernel", "dhcp", "ra", "redirect"].contains(&route.protocol.as_str());
+        let lasting = |route: &&LiveRoute| {
+            !["kernel", "dhcp", "ra", "redirect"].contains(&route.protocol.as_str())
+        };
         for route in inside.routes.iter().filter(lasting) {
             let kind = serde_json::from_value::<RouteType>(json!(route.kind)).ok();
             if kind.is_none() || !route.adoptable {
@@ -245,7 +318,8 @@ impl Place {
                 ));
                 continue;
             }
-            let ipv6 = route.destination.contains(':') || route.via.as_ref().is_some_and(|via| via.contains(':'));
+            let ipv6 = route.destination.contains(':')
+                || route.via.as_ref().is_some_and(|via| via.contains(':'));
             routes.push(json!({
                 "destination": route.destination, "via": route.via, "interface": route.interface, "source": route.source,
                 "metric": Some(route.metric).filter(|metric| *metric != if ipv6 { 1024 } else { 0 }),
@@ -263,10 +337,14 @@ impl Place {
         json!({"name": name, "netnsid": inside.netnsid, "loopback": loopback, "routes": routes, "neighbours": neighbours})
     }
 
-    /// What bridges and ends of pairs have in common. MAC addresses are left to the kernel, as they were by whoever made it.
+    /// What bridges and ends of pairs have in common. MAC addresses are left to the kernel, as they
+    /// were by whoever made it.
     fn device(&self, link: &Link, left: &mut Vec<String>) -> Map<String, Value> {
         let lasting = |known: &&LinkAddress| {
-            let by_kernel = known.address.split_once('/').and_then(|(address, _)| address.parse().ok());
+            let by_kernel = known
+                .address
+                .split_once('/')
+                .and_then(|(address, _)| address.parse().ok());
             known.interface == link.name && known.permanent && !by_kernel.is_some_and(is_link_local)
         };
         let mut addresses: Vec<&str> = Vec::new();
@@ -297,23 +375,40 @@ impl Place {
         let mut bridge = self.device(link, left);
         bridge.insert("name".into(), name.into());
         // One that goes by its ports is not asked for.
-        let ports = self.links.iter().filter(|port| port.bridge.as_ref() == Some(&link.name));
+        let ports = self
+            .links
+            .iter()
+            .filter(|port| port.bridge.as_ref() == Some(&link.name));
         if ports.map(|port| port.mtu).min() == Some(link.mtu) {
             bridge.remove("mtu");
         }
-        if let Some(Value::Object(settings)) = link.settings.as_ref().map(|settings| json!(settings)) {
+        if let Some(Value::Object(settings)) =
+            link.settings.as_ref().map(|settings| json!(settings))
+        {
             bridge.extend(settings.into_iter().filter(|(field, _)| field != "port"));
         }
         bridge.into()
     }
 
-    fn end(&self, link: &Link, bridges: &BTreeMap<(Option<&str>, &str), String>, left: &mut Vec<String>) -> Value {
+    fn end(
+        &self,
+        link: &Link,
+        bridges: &BTreeMap<(Option<&str>, &str), String>,
+        left: &mut Vec<String>,
+    ) -> Value {
         let mut end = self.device(link, left);
         if let Some(device) = &link.bridge {
             match bridges.get(&(self.name.as_deref(), device.as_str())) {
                 Some(bridge) => {
                     end.insert("bridge".into(), bridge.as_str().into());
-                    end.insert("port".into(), json!(link.settings.as_ref().and_then(|settings| settings.port.clone())));
+                    end.insert(
+                        "port".into(),
+                        json!(
+                            link.settings
+                                .as_ref()
+                                .and_then(|settings| settings.port.clone())
+                        ),
+                    );
                 }
                 None => {
                     let (port, place) = (&link.name, self.words());

@@ -16,10 +16,17 @@ use crate::{
 #[derive(Debug, Subcommand)]
 pub enum BridgeCommand {
     /// List bridges
-    #[command(visible_alias = "ls", alias = "l", after_help = "Example:\n  netnsctl bridge list")]
+    #[command(
+        visible_alias = "ls",
+        alias = "l",
+        after_help = "Example:\n  netnsctl bridge list"
+    )]
     List(Filter),
     /// Create a bridge
-    #[command(alias = "a", after_help = "Example:\n  netnsctl bridge add br0 --address 10.1.2.254/24 --stp on")]
+    #[command(
+        alias = "a",
+        after_help = "Example:\n  netnsctl bridge add br0 --address 10.1.2.254/24 --stp on"
+    )]
     Add {
         /// Its name
         name: String,
@@ -130,7 +137,12 @@ pub async fn run(context: &Context, command: BridgeCommand) -> Result<(), Failur
         }
         BridgeCommand::Show { name } => resource::show::<Bridge>(context, &name).await,
         BridgeCommand::Set { name, options } => {
-            resource::set(context, &resource::path::<Bridge>(&name), &options.body().value()).await
+            resource::set(
+                context,
+                &resource::path::<Bridge>(&name),
+                &options.body().value(),
+            )
+            .await
         }
         BridgeCommand::Delete(what) => resource::delete::<Bridge>(context, &what).await,
         BridgeCommand::Link { name } => link(context, &name).await,
@@ -139,7 +151,10 @@ pub async fn run(context: &Context, command: BridgeCommand) -> Result<(), Failur
 }
 
 async fn link(context: &Context, name: &str) -> Result<(), Failure> {
-    let body = context.api.get(&format!("{}/ports", resource::path::<Bridge>(name))).await?;
+    let body = context
+        .api
+        .get(&format!("{}/ports", resource::path::<Bridge>(name)))
+        .await?;
     if context.format == Format::Json {
         return line(&body);
     }
@@ -148,7 +163,10 @@ async fn link(context: &Context, name: &str) -> Result<(), Failure> {
         return ports.into_iter().try_for_each(|port| line(port.interface));
     }
     let row = |port: BridgePort| {
-        let veth = port.veth.zip(port.endpoint).map(|(veth, end)| format!("{veth}/{end}"));
+        let veth = port
+            .veth
+            .zip(port.endpoint)
+            .map(|(veth, end)| format!("{veth}/{end}"));
         // Learning is what a port does; the others are what it does not, unless it is told to.
         let flags = [
             ("hairpin", port.hairpin),
@@ -158,7 +176,11 @@ async fn link(context: &Context, name: &str) -> Result<(), Failure> {
             ("root block", port.root_block),
             ("mcast fast leave", port.mcast_fast_leave),
         ];
-        let flags: Vec<&str> = flags.iter().filter(|(_, on)| *on).map(|(flag, _)| *flag).collect();
+        let flags: Vec<&str> = flags
+            .iter()
+            .filter(|(_, on)| *on)
+            .map(|(flag, _)| *flag)
+            .collect();
         vec![
             port.interface,
             or_dash(veth),
@@ -173,7 +195,10 @@ async fn link(context: &Context, name: &str) -> Result<(), Failure> {
 }
 
 async fn fdb(context: &Context, name: &str) -> Result<(), Failure> {
-    let body = context.api.get(&format!("{}/fdb", resource::path::<Bridge>(name))).await?;
+    let body = context
+        .api
+        .get(&format!("{}/fdb", resource::path::<Bridge>(name)))
+        .await?;
     if context.format == Format::Json {
         return line(&body);
     }
@@ -183,14 +208,30 @@ async fn fdb(context: &Context, name: &str) -> Result<(), Failure> {
     }
     let row = |entry: FdbEntry| {
         let local = if entry.local { "yes" } else { "no" };
-        vec![entry.mac, entry.interface, local.into(), or_dash(entry.age_s.map(|age| format!("{age:.2}")))]
+        vec![
+            entry.mac,
+            entry.interface,
+            local.into(),
+            or_dash(entry.age_s.map(|age| format!("{age:.2}"))),
+        ]
     };
-    print(table(&["MAC", "INTERFACE", "LOCAL", "AGE"], entries.into_iter().map(row).collect()))
+    print(table(
+        &["MAC", "INTERFACE", "LOCAL", "AGE"],
+        entries.into_iter().map(row).collect(),
+    ))
 }
 
 impl Shown for Bridge {
-    const COLUMNS: &'static [&'static str] =
-        &["NAME", "NAMESPACE", "UP", "STP", "ADDRESSES", "PORTS", "STATE", "LABELS"];
+    const COLUMNS: &'static [&'static str] = &[
+        "NAME",
+        "NAMESPACE",
+        "UP",
+        "STP",
+        "ADDRESSES",
+        "PORTS",
+        "STATE",
+        "LABELS",
+    ];
 
     fn row(stored: &Stored<Self>) -> Vec<String> {
         let spec = &stored.spec;
@@ -201,7 +242,13 @@ impl Shown for Bridge {
             (if spec.up { "yes" } else { "no" }).to_owned(),
             switch(spec.stp),
             or_dash((!addresses.is_empty()).then(|| addresses.join(","))),
-            or_dash(stored.status.observed.as_ref().map(|observed| observed.ports.len())),
+            or_dash(
+                stored
+                    .status
+                    .observed
+                    .as_ref()
+                    .map(|observed| observed.ports.len()),
+            ),
             stored.status.state.as_str().to_owned(),
             labels(&spec.labels),
         ]
@@ -210,12 +257,19 @@ impl Shown for Bridge {
     fn fields(stored: &Stored<Self>) -> Vec<(&'static str, String)> {
         let spec = &stored.spec;
         let seconds = |time: Option<netnsd_api::Centiseconds>| {
-            time.map_or(String::new(), |time| format!("{} s", f64::from(time.0) / 100.0))
+            time.map_or(String::new(), |time| {
+                format!("{} s", f64::from(time.0) / 100.0)
+            })
         };
         let number = |value: Option<u16>| value.map_or(String::new(), |value| value.to_string());
         let mut fields = vec![
             ("interface", spec.device().to_owned()),
-            ("namespace", spec.namespace.as_ref().map_or("(host)".into(), ToString::to_string)),
+            (
+                "namespace",
+                spec.namespace
+                    .as_ref()
+                    .map_or("(host)".into(), ToString::to_string),
+            ),
             ("mac", spec.mac.map_or(String::new(), |mac| mac.to_string())),
             ("mtu", spec.mtu.map_or(String::new(), |mtu| mtu.to_string())),
             ("up", (if spec.up { "yes" } else { "no" }).into()),
@@ -226,18 +280,30 @@ impl Shown for Bridge {
             ("forward delay", seconds(spec.forward_delay_s)),
             ("hello time", seconds(spec.hello_time_s)),
             ("max age", seconds(spec.max_age_s)),
-            ("multicast snooping", spec.multicast_snooping.map_or(String::new(), switch)),
-            ("vlan filtering", spec.vlan_filtering.map_or(String::new(), switch)),
+            (
+                "multicast snooping",
+                spec.multicast_snooping.map_or(String::new(), switch),
+            ),
+            (
+                "vlan filtering",
+                spec.vlan_filtering.map_or(String::new(), switch),
+            ),
             ("vlan default pvid", number(spec.vlan_default_pvid)),
         ];
         if let Some(observed) = &stored.status.observed {
             fields[2].1.clone_from(&observed.mac);
             fields[3].1 = observed.mtu.to_string();
-            let ports: Vec<String> =
-                observed.ports.iter().map(|port| format!("{} {}", port.interface, port.state)).collect();
+            let ports: Vec<String> = observed
+                .ports
+                .iter()
+                .map(|port| format!("{} {}", port.interface, port.state))
+                .collect();
             fields.extend([
                 ("index", observed.index.to_string()),
-                ("carrier", (if observed.carrier { "yes" } else { "no" }).into()),
+                (
+                    "carrier",
+                    (if observed.carrier { "yes" } else { "no" }).into(),
+                ),
                 ("operstate", observed.operstate.clone()),
                 ("foreign addresses", lines(&observed.foreign_addresses)),
                 ("bridge id", observed.bridge_id.clone()),

@@ -45,15 +45,33 @@ const SOCKET: &str = "unix:///run/netnsd/netnsd.sock";
 /// Options of every command.
 #[derive(Debug, Args)]
 pub struct Globals {
-    /// Where netnsd serves: unix:///PATH, http://HOST:PORT or https://HOST:PORT [default: where `netnsctl login` went, or
-    /// unix:///run/netnsd/netnsd.sock]
-    #[arg(long, global = true, env = "NETNSCTL_URL", value_name = "URL", help_heading = "Global options")]
+    /// Where netnsd serves: unix:///PATH, http://HOST:PORT or https://HOST:PORT [default: where
+    /// `netnsctl login` went, or unix:///run/netnsd/netnsd.sock]
+    #[arg(
+        long,
+        global = true,
+        env = "NETNSCTL_URL",
+        value_name = "URL",
+        help_heading = "Global options"
+    )]
     pub url: Option<String>,
     /// The file with the token that netnsd asks for over TCP
-    #[arg(long, global = true, env = "NETNSCTL_TOKEN_FILE", value_name = "FILE", help_heading = "Global options")]
+    #[arg(
+        long,
+        global = true,
+        env = "NETNSCTL_TOKEN_FILE",
+        value_name = "FILE",
+        help_heading = "Global options"
+    )]
     pub token_file: Option<PathBuf>,
     /// With https, the file with the certificates (PEM) that vouch for netnsd; else the system's do
-    #[arg(long, global = true, env = "NETNSCTL_CA_FILE", value_name = "FILE", help_heading = "Global options")]
+    #[arg(
+        long,
+        global = true,
+        env = "NETNSCTL_CA_FILE",
+        value_name = "FILE",
+        help_heading = "Global options"
+    )]
     pub ca_file: Option<PathBuf>,
     /// With https, the file with a certificate (PEM) to show, instead of a token
     #[arg(
@@ -121,8 +139,15 @@ impl Globals {
     /// A URL that is none, a token that cannot be read.
     pub fn place(&self) -> Result<Place, Failure> {
         // What was given for that netnsd is shown to no other.
-        let login = if self.url.is_none() { Login::remembered()?.unwrap_or_default() } else { Login::default() };
-        let url = self.url.clone().or((!login.url.is_empty()).then_some(login.url));
+        let login = if self.url.is_none() {
+            Login::remembered()?.unwrap_or_default()
+        } else {
+            Login::default()
+        };
+        let url = self
+            .url
+            .clone()
+            .or((!login.url.is_empty()).then_some(login.url));
         let place = Login {
             url: url.unwrap_or_else(|| SOCKET.to_owned()),
             token: self.token()?.or(login.token),
@@ -139,9 +164,14 @@ impl Globals {
     /// A file that cannot be read.
     pub fn token(&self) -> Result<Option<String>, Failure> {
         let read = |file: &PathBuf| {
-            std::fs::read_to_string(file).map(|token| token.trim().to_owned()).map_err(|error| {
-                Failure::Usage(format!("--token-file {}: it cannot be read ({error})", file.display()))
-            })
+            std::fs::read_to_string(file)
+                .map(|token| token.trim().to_owned())
+                .map_err(|error| {
+                    Failure::Usage(format!(
+                        "--token-file {}: it cannot be read ({error})",
+                        file.display()
+                    ))
+                })
         };
         self.token_file.as_ref().map(read).transpose()
     }
@@ -151,7 +181,9 @@ impl Globals {
         match self.color {
             ColorChoice::Always => true,
             ColorChoice::Never => false,
-            ColorChoice::Auto => std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
+            ColorChoice::Auto => {
+                std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+            }
         }
     }
 }
@@ -175,13 +207,18 @@ impl Context {
     /// What every write is asked besides, as a query's parameters.
     pub fn asked<'a>(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
         let dry = self.dry_run.then_some(("dry_run", "true"));
-        dry.into_iter().chain((!self.wait).then_some(("wait", "false")))
+        dry.into_iter()
+            .chain((!self.wait).then_some(("wait", "false")))
     }
 
     /// Returns text in a colour (ECMA-48) where there are any, without other control characters.
     pub fn painted(&self, colour: u8, text: &str) -> String {
         let text = visible(text);
-        if self.coloured { format!("\u{1b}[{colour}m{text}\u{1b}[0m") } else { text.into_owned() }
+        if self.coloured {
+            format!("\u{1b}[{colour}m{text}\u{1b}[0m")
+        } else {
+            text.into_owned()
+        }
     }
 }
 
@@ -213,7 +250,9 @@ pub enum Command {
     #[command(after_help = "Example:\n  netnsctl status")]
     Status,
     /// Wait until resources are as they should be, for scripts and units
-    #[command(after_help = "Example:\n  netnsctl wait veth/lan0 netns/net0 --for ready --timeout 10")]
+    #[command(
+        after_help = "Example:\n  netnsctl wait veth/lan0 netns/net0 --for ready --timeout 10"
+    )]
     Wait(Wait),
     /// Make the network as a document says, all or nothing
     #[command(
@@ -233,8 +272,11 @@ pub enum Command {
         #[arg(long, value_name = "LABEL")]
         label: Vec<String>,
     },
-    /// Take over what others made: namespaces, bridges and veth pairs, as they are, with traffic going through them
-    #[command(after_help = "Examples:\n  netnsctl adopt --all --dry-run\n  netnsctl adopt netns/byhand bridge/lan")]
+    /// Take over what others made: namespaces, bridges and veth pairs, as they are, with traffic
+    /// going through them
+    #[command(
+        after_help = "Examples:\n  netnsctl adopt --all --dry-run\n  netnsctl adopt netns/byhand bridge/lan"
+    )]
     Adopt(Adopt),
     /// Compare everything with the kernel now, and repair it
     #[command(after_help = "Example:\n  netnsctl reconcile")]
@@ -245,7 +287,8 @@ pub enum Command {
     /// Bearer tokens, for admins
     #[command(subcommand, infer_subcommands = true)]
     Token(TokenCommand),
-    /// Go to a netnsd elsewhere from now on, with a token, a certificate, or what the options say of it
+    /// Go to a netnsd elsewhere from now on, with a token, a certificate, or what the options say
+    /// of it
     #[command(after_help = "Example:\n  netnsctl login http://127.0.0.1:8080 --token-file token")]
     Login {
         /// Where it serves, as --url says it

@@ -1,4 +1,5 @@
-//! Completions that know the names of resources, and manual pages: both made of the commands themselves.
+//! Completions that know the names of resources, and manual pages: both made of the commands
+//! themselves.
 
 use std::{ffi::OsStr, path::Path, time::Duration};
 
@@ -42,10 +43,17 @@ pub fn answer() {
 
 /// The commands, with what completes their arguments.
 fn commands() -> clap::Command {
-    let of_kind = |kind: Kind| ArgValueCompleter::new(move |given: &OsStr| candidates(&[kind], "", given));
+    let of_kind =
+        |kind: Kind| ArgValueCompleter::new(move |given: &OsStr| candidates(&[kind], "", given));
     // `mut_arg` would put it behind the other positional ones.
     let completed = |command: clap::Command, id: &'static str, by: ArgValueCompleter| {
-        command.mut_args(move |argument| if argument.get_id() == id { argument.add(by.clone()) } else { argument })
+        command.mut_args(move |argument| {
+            if argument.get_id() == id {
+                argument.add(by.clone())
+            } else {
+                argument
+            }
+        })
     };
     let mut all = Cli::command();
     for (kind, command, own, argument) in NAMES {
@@ -54,32 +62,58 @@ fn commands() -> clap::Command {
         });
     }
     for command in ["addr", "route", "neigh", "link"] {
-        all = all.mut_subcommand(command, |command| completed(command, "name", of_kind(Kind::Namespace)));
+        all = all.mut_subcommand(command, |command| {
+            completed(command, "name", of_kind(Kind::Namespace))
+        });
     }
     let any = || ArgValueCompleter::new(|given: &OsStr| candidates(&Kind::ALL, "/", given));
     all.mut_subcommand("wait", |command| completed(command, "which", any()))
         .mut_subcommand("edit", |command| completed(command, "which", any()))
 }
 
-/// The names of resources that begin as given; with a separator `KIND/NAME`. None where netnsd does not answer at once.
+/// The names of resources that begin as given; with a separator `KIND/NAME`. None where netnsd does
+/// not answer at once.
 fn candidates(kinds: &[Kind], separator: &str, given: &OsStr) -> Vec<CompletionCandidate> {
     let given = given.to_string_lossy();
-    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return Vec::new() };
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    else {
+        return Vec::new();
+    };
     let asked = async {
-        // The words of the line are not told here: netnsd is where the environment, or the default, says.
-        let place = Cli::try_parse_from(["netnsctl", "status"]).ok()?.globals.place().ok()?;
+        // The words of the line are not told here: netnsd is where the environment, or the default,
+        // says.
+        let place = Cli::try_parse_from(["netnsctl", "status"])
+            .ok()?
+            .globals
+            .place()
+            .ok()?;
         let api = Api::new(place, false);
         let mut found = Vec::new();
         for kind in kinds {
-            let listed = api.list(&format!("/v1/{}", kind.plural()), &[]).await.ok()?;
+            let listed = api
+                .list(&format!("/v1/{}", kind.plural()), &[])
+                .await
+                .ok()?;
             for name in names(&listed.items).ok()? {
-                found.push(if separator.is_empty() { name } else { format!("{kind}{separator}{name}") });
+                found.push(if separator.is_empty() {
+                    name
+                } else {
+                    format!("{kind}{separator}{name}")
+                });
             }
         }
         Some(found)
     };
-    let found = runtime.block_on(async { tokio::time::timeout(PATIENCE, asked).await }).ok().flatten();
-    let fitting = found.into_iter().flatten().filter(|name| name.starts_with(&*given));
+    let found = runtime
+        .block_on(async { tokio::time::timeout(PATIENCE, asked).await })
+        .ok()
+        .flatten();
+    let fitting = found
+        .into_iter()
+        .flatten()
+        .filter(|name| name.starts_with(&*given));
     fitting.map(CompletionCandidate::new).collect()
 }
 

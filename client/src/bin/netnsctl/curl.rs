@@ -53,14 +53,27 @@ pub struct Listed {
 impl Api {
     /// The daemon that serves there.
     pub fn new(place: Place, verbose: bool) -> Self {
-        Self { client: Client::at(place.clone()), place, verbose }
+        Self {
+            client: Client::at(place.clone()),
+            place,
+            verbose,
+        }
     }
 
     /// Sends a request; gives the body of a success.
-    pub async fn send(&self, method: Method, path: &str, body: Option<&Body<'_>>) -> Result<Bytes, Failure> {
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Body<'_>>,
+    ) -> Result<Bytes, Failure> {
         let answer = self.answer(method, path, body, &[]).await?;
         // Not ready is an answer too.
-        if answer.status.is_success() || path == "/v1/ready" { Ok(answer.body) } else { Err(refusal(&answer)) }
+        if answer.status.is_success() || path == "/v1/ready" {
+            Ok(answer.body)
+        } else {
+            Err(refusal(&answer))
+        }
     }
 
     /// The same for what may not be there.
@@ -78,7 +91,12 @@ impl Api {
         let answer = self.answer(Method::PUT, path, Some(body), &[]).await?;
         match answer.status {
             status if status.is_success() => Ok(None),
-            StatusCode::CONFLICT => Ok(Some(answer.json()["detail"].as_str().unwrap_or_default().to_owned())),
+            StatusCode::CONFLICT => Ok(Some(
+                answer.json()["detail"]
+                    .as_str()
+                    .unwrap_or_default()
+                    .to_owned(),
+            )),
             _ => Err(refusal(&answer)),
         }
     }
@@ -93,19 +111,44 @@ impl Api {
         self.tell(&method, path, body, headers);
         let kind = body.map(|body| ("content-type", body.kind()));
         let headers: Vec<(&str, &str)> = headers.iter().copied().chain(kind).collect();
-        Ok(self.client.request(method, path, &headers, body.map(Body::text).unwrap_or_default()).await?)
+        Ok(self
+            .client
+            .request(
+                method,
+                path,
+                &headers,
+                body.map(Body::text).unwrap_or_default(),
+            )
+            .await?)
     }
 
     /// Replaces a resource, if it is as this ETag says.
     pub async fn put_if(&self, path: &str, body: &Value, etag: &str) -> Result<(), Failure> {
-        let answer = self.answer(Method::PUT, path, Some(&Body::Json(body)), &[("if-match", etag)]).await?;
-        if answer.status.is_success() { Ok(()) } else { Err(refusal(&answer)) }
+        let answer = self
+            .answer(
+                Method::PUT,
+                path,
+                Some(&Body::Json(body)),
+                &[("if-match", etag)],
+            )
+            .await?;
+        if answer.status.is_success() {
+            Ok(())
+        } else {
+            Err(refusal(&answer))
+        }
     }
 
     /// Reads, in this media type.
     pub async fn get_as(&self, path: &str, kind: &str) -> Result<Bytes, Failure> {
-        let answer = self.answer(Method::GET, path, None, &[("accept", kind)]).await?;
-        if answer.status.is_success() { Ok(answer.body) } else { Err(refusal(&answer)) }
+        let answer = self
+            .answer(Method::GET, path, None, &[("accept", kind)])
+            .await?;
+        if answer.status.is_success() {
+            Ok(answer.body)
+        } else {
+            Err(refusal(&answer))
+        }
     }
 
     /// Sends a write, and gives each line that tells how far it is.
@@ -116,17 +159,35 @@ impl Api {
         body: &Body<'_>,
         line: impl FnMut(&str) -> bool,
     ) -> Result<(), Failure> {
-        let headers = [("accept", "application/x-ndjson"), ("content-type", body.kind())];
+        let headers = [
+            ("accept", "application/x-ndjson"),
+            ("content-type", body.kind()),
+        ];
         self.tell(&method, path, Some(body), &headers[..1]);
-        let answer = self.client.follow(method, path, &headers, body.text(), line).await?;
-        if answer.status.is_success() { Ok(()) } else { Err(refusal(&answer)) }
+        let answer = self
+            .client
+            .follow(method, path, &headers, body.text(), line)
+            .await?;
+        if answer.status.is_success() {
+            Ok(())
+        } else {
+            Err(refusal(&answer))
+        }
     }
 
     /// Reads events, and gives each line of their stream.
-    pub async fn follow_events(&self, path: &str, line: impl FnMut(&str) -> bool) -> Result<(), Failure> {
+    pub async fn follow_events(
+        &self,
+        path: &str,
+        line: impl FnMut(&str) -> bool,
+    ) -> Result<(), Failure> {
         self.tell(&Method::GET, path, None, &[]);
         let answer = self.client.follow(Method::GET, path, &[], "", line).await?;
-        if answer.status.is_success() { Ok(()) } else { Err(refusal(&answer)) }
+        if answer.status.is_success() {
+            Ok(())
+        } else {
+            Err(refusal(&answer))
+        }
     }
 
     /// Opens a WebSocket.
@@ -171,16 +232,26 @@ impl Api {
         }
     }
 
-    fn curl(&self, method: &Method, path: &str, body: Option<&Body<'_>>, headers: &[(&str, &str)]) -> String {
+    fn curl(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Option<&Body<'_>>,
+        headers: &[(&str, &str)],
+    ) -> String {
         let (mut line, url) = match &self.place {
             Place::Unix(socket) => {
                 let socket = shell_word(&socket.to_string_lossy());
-                (format!("curl -sS --unix-socket {socket}"), format!("http://netnsd{path}"))
+                (
+                    format!("curl -sS --unix-socket {socket}"),
+                    format!("http://netnsd{path}"),
+                )
             }
             // The token itself is nobody's business.
-            place @ Place::Tcp { .. } => {
-                ("curl -sS -H \"authorization: Bearer $TOKEN\"".to_owned(), format!("{place}{path}"))
-            }
+            place @ Place::Tcp { .. } => (
+                "curl -sS -H \"authorization: Bearer $TOKEN\"".to_owned(),
+                format!("{place}{path}"),
+            ),
         };
         if *method != Method::GET && !(*method == Method::POST && body.is_some()) {
             line = format!("{line} -X {method}");
@@ -189,7 +260,11 @@ impl Api {
             line = format!("{line} -H {}", shell_word(&format!("{name}: {value}")));
         }
         if let Some(body) = body {
-            line = format!("{line} -H 'content-type: {}' --data-binary {}", body.kind(), shell_word(&body.text()));
+            line = format!(
+                "{line} -H 'content-type: {}' --data-binary {}",
+                body.kind(),
+                shell_word(&body.text())
+            );
         }
         format!("{line} {}", shell_word(&url))
     }
@@ -199,20 +274,40 @@ impl Api {
 fn refusal(answer: &Answer) -> Failure {
     match serde_json::from_slice::<Problem>(&answer.body) {
         Ok(problem) => problem.into(),
-        Err(error) => Error::Unexpected { status: answer.status, reason: error.to_string() }.into(),
+        Err(error) => Error::Unexpected {
+            status: answer.status,
+            reason: error.to_string(),
+        }
+        .into(),
     }
 }
 
 /// One segment of a path, or one side of a query's parameter.
 pub fn encoded(text: &str) -> String {
-    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'~');
-    text.bytes().map(|byte| if plain(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+    let plain =
+        |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'~');
+    text.bytes()
+        .map(|byte| {
+            if plain(&byte) {
+                char::from(byte).to_string()
+            } else {
+                format!("%{byte:02X}")
+            }
+        })
+        .collect()
 }
 
 /// A path with its parameters.
 pub fn with_query(path: &str, query: &[(&str, &str)]) -> String {
-    let pairs: Vec<String> = query.iter().map(|(key, value)| format!("{key}={}", encoded(value))).collect();
-    if pairs.is_empty() { path.to_owned() } else { format!("{path}?{}", pairs.join("&")) }
+    let pairs: Vec<String> = query
+        .iter()
+        .map(|(key, value)| format!("{key}={}", encoded(value)))
+        .collect();
+    if pairs.is_empty() {
+        path.to_owned()
+    } else {
+        format!("{path}?{}", pairs.join("&"))
+    }
 }
 
 #[cfg(test)]
@@ -243,6 +338,9 @@ mod tests {
     #[test]
     fn what_is_no_plain_text_is_encoded() {
         assert_eq!(encoded("a b/ü"), "a%20b%2F%C3%BC");
-        assert_eq!(with_query("/v1/veths", &[("label", "a=b")]), "/v1/veths?label=a%3Db");
+        assert_eq!(
+            with_query("/v1/veths", &[("label", "a=b")]),
+            "/v1/veths?label=a%3Db"
+        );
     }
 }

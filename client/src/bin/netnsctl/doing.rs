@@ -35,7 +35,12 @@ pub struct Exec {
     #[arg(long)]
     user: Option<String>,
     /// The namespace (not with --all), and the command
-    #[arg(value_name = "NAME> <COMMAND", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(
+        value_name = "NAME> <COMMAND",
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
     words: Vec<String>,
 }
 
@@ -48,15 +53,27 @@ impl Exec {
             [] => (None, &[][..]),
         };
         // What follows a "--" is the command, and so is what follows the name.
-        (name, command.strip_prefix(&["--".to_owned()][..]).unwrap_or(command))
+        (
+            name,
+            command
+                .strip_prefix(&["--".to_owned()][..])
+                .unwrap_or(command),
+        )
     }
 
     /// What it asks for, as a query's parameters.
     fn query(&self, command: &[String]) -> Vec<(&'static str, String)> {
         let mut query: Vec<_> = command.iter().map(|word| ("argv", word.clone())).collect();
-        query.extend(self.env.iter().map(|(key, value)| ("env", format!("{key}={value}"))));
+        query.extend(
+            self.env
+                .iter()
+                .map(|(key, value)| ("env", format!("{key}={value}"))),
+        );
         query.extend(self.cwd.iter().map(|dir| ("cwd", dir.clone())));
-        query.extend(self.timeout.map(|seconds| ("timeout_s", seconds.to_string())));
+        query.extend(
+            self.timeout
+                .map(|seconds| ("timeout_s", seconds.to_string())),
+        );
         query.extend(self.user.iter().map(|user| ("user", user.clone())));
         query
     }
@@ -66,7 +83,9 @@ impl Exec {
 pub async fn exec(context: &Context, exec: &Exec) -> Result<(), Failure> {
     let (name, command) = exec.split();
     if command.is_empty() {
-        return Err(Failure::Usage("no command: netnsctl netns exec NAME -- COMMAND".into()));
+        return Err(Failure::Usage(
+            "no command: netnsctl netns exec NAME -- COMMAND".into(),
+        ));
     }
     if let Some(name) = name {
         return exec_in(context, name, exec.query(command), true).await;
@@ -89,19 +108,37 @@ pub async fn shell(context: &Context, name: &str) -> Result<(), Failure> {
     // One that is not there, as on another machine, is no reason to do without.
     let shell = std::env::var("SHELL").unwrap_or_else(|_| "/bin/sh".into());
     let script = "command -v \"$0\" >/dev/null && exec \"$0\"; exec /bin/sh";
-    let query = ["/bin/sh", "-c", script, &shell].map(|word| ("argv", word.to_owned())).into();
+    let query = ["/bin/sh", "-c", script, &shell]
+        .map(|word| ("argv", word.to_owned()))
+        .into();
     exec_in(context, name, query, true).await
 }
 
-async fn exec_in(context: &Context, name: &str, query: Vec<(&str, String)>, input: bool) -> Result<(), Failure> {
-    let end = terminal::run(context, &format!("{}/exec", path::<Namespace>(name)), query, input).await?;
+async fn exec_in(
+    context: &Context,
+    name: &str,
+    query: Vec<(&str, String)>,
+    input: bool,
+) -> Result<(), Failure> {
+    let end = terminal::run(
+        context,
+        &format!("{}/exec", path::<Namespace>(name)),
+        query,
+        input,
+    )
+    .await?;
     if end.timed_out {
         eprintln!("netnsctl: killed, as its time was over: --timeout gives it more");
     }
-    let signal = end.signal.as_deref().map(|name| Signal::from_str(name).map_or(0, |signal| signal as i32));
+    let signal = end
+        .signal
+        .as_deref()
+        .map(|name| Signal::from_str(name).map_or(0, |signal| signal as i32));
     match end.exit_code.or(signal.map(|number| 128 + number)) {
         Some(0) => Ok(()),
-        code => Err(Failure::Exit(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))),
+        code => Err(Failure::Exit(
+            code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1),
+        )),
     }
 }
 
@@ -140,13 +177,24 @@ pub async fn ping(context: &Context, ping: &Ping) -> Result<(), Failure> {
     body.put("interval_ms", ping.interval.map(milliseconds));
     body.put("size", ping.size);
     let path = format!("{}/ping", path::<Namespace>(&ping.name));
-    let answer = context.api.send(Method::POST, &path, Some(&crate::curl::Body::Json(&body.value()))).await?;
+    let answer = context
+        .api
+        .send(
+            Method::POST,
+            &path,
+            Some(&crate::curl::Body::Json(&body.value())),
+        )
+        .await?;
     let result: PingResult = serde_json::from_slice(&answer)?;
     match context.format {
         Format::Json => line(&answer)?,
         _ => print(pinged(&ping.address, &result))?,
     }
-    if result.received > 0 { Ok(()) } else { Err(Failure::Exit(1)) }
+    if result.received > 0 {
+        Ok(())
+    } else {
+        Err(Failure::Exit(1))
+    }
 }
 
 /// As ping(8) says it.
@@ -160,13 +208,22 @@ fn pinged(address: &str, result: &PingResult) -> String {
                 let ttl = reply.ttl.map_or(String::new(), |ttl| format!(" ttl={ttl}"));
                 format!("from {from}: icmp_seq={seq}{ttl} time={rtt:.3} ms\n")
             }
-            (error, _) => format!("icmp_seq={seq} {}\n", error.as_deref().unwrap_or("no reply")),
+            (error, _) => format!(
+                "icmp_seq={seq} {}\n",
+                error.as_deref().unwrap_or("no reply")
+            ),
         };
     }
     let loss = (result.loss * 100.0).round();
-    text += &format!("{} transmitted, {} received, {loss}% loss", result.transmitted, result.received);
+    text += &format!(
+        "{} transmitted, {} received, {loss}% loss",
+        result.transmitted, result.received
+    );
     if let Some(rtt) = result.rtt_ms {
-        text += &format!(", rtt min/avg/max {:.3}/{:.3}/{:.3} ms", rtt.min, rtt.avg, rtt.max);
+        text += &format!(
+            ", rtt min/avg/max {:.3}/{:.3}/{:.3} ms",
+            rtt.min, rtt.avg, rtt.max
+        );
     }
     text + "\n"
 }
@@ -174,23 +231,42 @@ fn pinged(address: &str, result: &PingResult) -> String {
 /// Tells the namespace of a process: nothing, if it has no name.
 pub async fn identify(context: &Context, pid: Option<u32>) -> Result<(), Failure> {
     let pid = pid.unwrap_or_else(std::process::id);
-    let answer = context.api.get(&format!("/v1/processes/{pid}/namespace")).await?;
+    let answer = context
+        .api
+        .get(&format!("/v1/processes/{pid}/namespace"))
+        .await?;
     if context.format == Format::Json {
         return line(&answer);
     }
-    serde_json::from_slice::<ProcessNamespace>(&answer)?.namespace.map_or(Ok(()), line)
+    serde_json::from_slice::<ProcessNamespace>(&answer)?
+        .namespace
+        .map_or(Ok(()), line)
 }
 
 /// Lists the processes of a namespace.
 pub async fn pids(context: &Context, name: &str, long: bool) -> Result<(), Failure> {
-    let answer = context.api.get(&format!("{}/processes", path::<Namespace>(name))).await?;
+    let answer = context
+        .api
+        .get(&format!("{}/processes", path::<Namespace>(name)))
+        .await?;
     if context.format == Format::Json {
         return line(&answer);
     }
     let processes = serde_json::from_slice::<Items<Process>>(&answer)?.items;
     if !long || context.format == Format::Name {
-        return processes.into_iter().try_for_each(|process| line(process.pid.to_string()));
+        return processes
+            .into_iter()
+            .try_for_each(|process| line(process.pid.to_string()));
     }
-    let row = |process: Process| vec![process.pid.to_string(), process.uid.to_string(), process.command];
-    print(table(&["PID", "UID", "COMMAND"], processes.into_iter().map(row).collect()))
+    let row = |process: Process| {
+        vec![
+            process.pid.to_string(),
+            process.uid.to_string(),
+            process.command,
+        ]
+    };
+    print(table(
+        &["PID", "UID", "COMMAND"],
+        processes.into_iter().map(row).collect(),
+    ))
 }

@@ -39,7 +39,10 @@ impl Events {
     fn query(&self) -> Vec<(&'static str, String)> {
         let kinds = self.kind.iter().map(|kind| ("kind", kind.to_string()));
         let names = self.name.iter().map(|name| ("name", name.clone()));
-        kinds.chain(names).chain(self.r#type.iter().map(|kind| ("type", kind.to_string()))).collect()
+        kinds
+            .chain(names)
+            .chain(self.r#type.iter().map(|kind| ("type", kind.to_string())))
+            .collect()
     }
 }
 
@@ -52,33 +55,57 @@ pub async fn events(context: &Context, events: &Events) -> Result<(), Failure> {
         let body = context.api.get_as(&path(&all), "application/json").await?;
         return match context.format {
             Format::Json => line(&body),
-            _ => serde_json::from_slice::<Items<Event>>(&body)?.items.iter().try_for_each(|event| line(told(event))),
+            _ => serde_json::from_slice::<Items<Event>>(&body)?
+                .items
+                .iter()
+                .try_for_each(|event| line(told(event))),
         };
     }
-    follow(context, &query, events.since, |event, json| match context.format {
-        Format::Json => line(json),
-        _ => line(told(event)),
+    follow(context, &query, events.since, |event, json| {
+        match context.format {
+            Format::Json => line(json),
+            _ => line(told(event)),
+        }
     })
     .await
 }
 
-/// `add NAME` and `delete NAME` as namespaces come and go, ours and others', as `ip netns monitor` says it.
+/// `add NAME` and `delete NAME` as namespaces come and go, ours and others', as `ip netns monitor`
+/// says it.
 pub async fn monitor(context: &Context) -> Result<(), Failure> {
-    let types = [EventType::Created, EventType::Deleted, EventType::Appeared, EventType::Disappeared];
-    let query: Vec<(&str, String)> = types.iter().map(|kind| ("type", kind.to_string())).collect();
-    let query: Vec<(&str, String)> = query.into_iter().chain([("kind", "namespace".to_owned())]).collect();
+    let types = [
+        EventType::Created,
+        EventType::Deleted,
+        EventType::Appeared,
+        EventType::Disappeared,
+    ];
+    let query: Vec<(&str, String)> = types
+        .iter()
+        .map(|kind| ("type", kind.to_string()))
+        .collect();
+    let query: Vec<(&str, String)> = query
+        .into_iter()
+        .chain([("kind", "namespace".to_owned())])
+        .collect();
     follow(context, &query, None, |event, json| {
         let verb = match event.kind {
             EventType::Created | EventType::Appeared => "add",
             _ => "delete",
         };
-        if context.format == Format::Json { line(json) } else { line(format!("{verb} {}", event.resource.name)) }
+        if context.format == Format::Json {
+            line(json)
+        } else {
+            line(format!("{verb} {}", event.resource.name))
+        }
     })
     .await
 }
 
 fn path(query: &[(&str, String)]) -> String {
-    let pairs: Vec<(&str, &str)> = query.iter().map(|(key, value)| (*key, value.as_str())).collect();
+    let pairs: Vec<(&str, &str)> = query
+        .iter()
+        .map(|(key, value)| (*key, value.as_str()))
+        .collect();
     with_query("/v1/events", &pairs)
 }
 
@@ -88,10 +115,14 @@ fn told(event: &Event) -> String {
     } else {
         format!(" {}", event.detail)
     };
-    format!("{} {} {} {}/{}{detail}", event.id, event.time, event.kind, event.resource.kind, event.resource.name)
+    format!(
+        "{} {} {} {}/{}{detail}",
+        event.id, event.time, event.kind, event.resource.kind, event.resource.name
+    )
 }
 
-/// Tells each event as it comes. When netnsd goes away it is looked for again, and nothing is missed.
+/// Tells each event as it comes. When netnsd goes away it is looked for again, and nothing is
+/// missed.
 async fn follow(
     context: &Context,
     query: &[(&str, String)],
@@ -106,8 +137,12 @@ async fn follow(
         let result = context
             .api
             .follow_events(&path(&all), |text| {
-                let Some(data) = text.strip_prefix("data: ") else { return true };
-                let Ok(event) = serde_json::from_str::<Event>(data) else { return true };
+                let Some(data) = text.strip_prefix("data: ") else {
+                    return true;
+                };
+                let Ok(event) = serde_json::from_str::<Event>(data) else {
+                    return true;
+                };
                 since = Some(event.id);
                 failed = tell(&event, data).err();
                 failed.is_none()

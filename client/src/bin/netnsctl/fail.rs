@@ -41,7 +41,11 @@ impl From<Problem> for Failure {
     fn from(problem: Problem) -> Self {
         // The API names its own parameter: here it is an option.
         let mut text = problem.to_string().replace("?cascade=true", "--cascade");
-        let kernel = [("op", &problem.op), ("errno", &problem.errno), ("kernel", &problem.kernel_message)];
+        let kernel = [
+            ("op", &problem.op),
+            ("errno", &problem.errno),
+            ("kernel", &problem.kernel_message),
+        ];
         let said: Vec<String> = kernel
             .iter()
             .filter_map(|(key, value)| Some((key, value.as_ref()?)))
@@ -52,7 +56,9 @@ impl From<Problem> for Failure {
             text = format!("{text} ({})", said.join(", "));
         }
         let hint = match problem.code {
-            Code::InUse if !text.contains("--cascade") => "delete what uses it first, or take it along with --cascade",
+            Code::InUse if !text.contains("--cascade") => {
+                "delete what uses it first, or take it along with --cascade"
+            }
             Code::AlreadyExists => "the command set changes what exists",
             Code::Forbidden => "this needs root: try sudo",
             Code::Unauthenticated => {
@@ -96,7 +102,9 @@ impl From<Error> for Failure {
 
 impl From<serde_json::Error> for Failure {
     fn from(error: serde_json::Error) -> Self {
-        Failure::Refused(format!("netnsd answered something unexpected: {error}; is it of another version?"))
+        Failure::Refused(format!(
+            "netnsd answered something unexpected: {error}; is it of another version?"
+        ))
     }
 }
 

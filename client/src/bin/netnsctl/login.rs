@@ -32,7 +32,11 @@ pub struct Login {
 
 /// Where it is remembered (XDG Base Directory Specification); nowhere for who has no home.
 fn file() -> Option<PathBuf> {
-    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let absolute = |name: &str| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
     let config = absolute("XDG_CONFIG_HOME").or_else(|| Some(absolute("HOME")?.join(".config")))?;
     Some(config.join("netnsctl").join("login.json"))
 }
@@ -53,7 +57,14 @@ impl Login {
                 let wrong = |error| failed(&path, format!("{error}; netnsctl logout forgets it"));
                 serde_json::from_slice(&text).map(Some).map_err(wrong)
             }
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                Ok(None)
+            }
             Err(error) => Err(failed(&path, error)),
         }
     }
@@ -63,14 +74,27 @@ impl Login {
     /// # Errors
     /// A URL that is none, certificates that cannot be read.
     pub fn place(&self) -> Result<Place, Failure> {
-        if let Some(path) = self.url.strip_prefix("unix://").filter(|path| path.starts_with('/')) {
+        if let Some(path) = self
+            .url
+            .strip_prefix("unix://")
+            .filter(|path| path.starts_with('/'))
+        {
             return Ok(Place::Unix(path.into()));
         }
-        let (rest, tls) = match (self.url.strip_prefix("http://"), self.url.strip_prefix("https://")) {
+        let (rest, tls) = match (
+            self.url.strip_prefix("http://"),
+            self.url.strip_prefix("https://"),
+        ) {
             (Some(rest), _) => (rest, None),
             (_, Some(rest)) => {
                 let own = self.cert_file.as_deref().zip(self.key_file.as_deref());
-                (rest, Some(Tls::new(self.ca_file.as_deref(), own).map_err(|error| Failure::Usage(error.to_string()))?))
+                (
+                    rest,
+                    Some(
+                        Tls::new(self.ca_file.as_deref(), own)
+                            .map_err(|error| Failure::Usage(error.to_string()))?,
+                    ),
+                )
             }
             _ => {
                 let detail = "write unix:///PATH, http://HOST:PORT or https://HOST:PORT";
@@ -79,20 +103,36 @@ impl Login {
         };
         let address = rest.trim_end_matches('/');
         let port = if tls.is_some() { 443 } else { 80 };
-        let has_port = address.rsplit(']').next().is_some_and(|rest| rest.contains(':'));
-        let address = if has_port { address.to_owned() } else { format!("{address}:{port}") };
-        Ok(Place::Tcp { address, token: self.token.clone(), tls })
+        let has_port = address
+            .rsplit(']')
+            .next()
+            .is_some_and(|rest| rest.contains(':'));
+        let address = if has_port {
+            address.to_owned()
+        } else {
+            format!("{address}:{port}")
+        };
+        Ok(Place::Tcp {
+            address,
+            token: self.token.clone(),
+            tls,
+        })
     }
 
     /// Remembers it, whole or not at all.
     fn remember(&self) -> Result<PathBuf, Failure> {
-        let path = file().ok_or_else(|| Failure::Usage("there is no home to remember it in: set HOME".into()))?;
+        let path = file()
+            .ok_or_else(|| Failure::Usage("there is no home to remember it in: set HOME".into()))?;
         let dir = path.parent().unwrap_or(Path::new("/"));
         let write = || -> io::Result<()> {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(dir)?;
             // A temporary file is for its owner only from its first moment on.
             let mut part = tempfile::NamedTempFile::new_in(dir)?;
-            part.as_file().set_permissions(fs::Permissions::from_mode(0o600))?;
+            part.as_file()
+                .set_permissions(fs::Permissions::from_mode(0o600))?;
             serde_json::to_writer_pretty(&mut part, self)?;
             part.write_all(b"\n")?;
             part.as_file().sync_all()?;
@@ -123,7 +163,11 @@ pub async fn login(mut globals: Globals, url: String) -> Result<(), Failure> {
     };
     Api::new(login.place()?, globals.verbose).get("/v1").await?;
     let path = login.remember()?;
-    line(format!("{} is where netnsctl goes from now on; {} remembers it", login.url, path.display()))
+    line(format!(
+        "{} is where netnsctl goes from now on; {} remembers it",
+        login.url,
+        path.display()
+    ))
 }
 
 /// Forgets it.
@@ -138,7 +182,9 @@ pub fn logout() -> Result<(), Failure> {
 /// Asks for the token, which is not shown while it is typed.
 fn ask() -> Result<String, Failure> {
     let is_typed = io::stdin().is_terminal();
-    let quiet = is_typed.then(|| Changed::by(|terminal| terminal.local_flags.remove(LocalFlags::ECHO))).transpose()?;
+    let quiet = is_typed
+        .then(|| Changed::by(|terminal| terminal.local_flags.remove(LocalFlags::ECHO)))
+        .transpose()?;
     if is_typed {
         eprint!("Token: ");
     }
@@ -150,9 +196,9 @@ fn ask() -> Result<String, Failure> {
     }
     read?;
     match typed.trim() {
-        "" => {
-            Err(Failure::Usage("a token is needed: type it, or name the file that holds it (--token-file FILE)".into()))
-        }
+        "" => Err(Failure::Usage(
+            "a token is needed: type it, or name the file that holds it (--token-file FILE)".into(),
+        )),
         token => Ok(token.to_owned()),
     }
 }

@@ -53,15 +53,18 @@ impl Look {
             None | Some("main") => Ok(Some(254)),
             Some("all") => Ok(None),
             Some("default") => Ok(Some(253)),
-            Some(number) => number
-                .parse()
-                .map(Some)
-                .map_err(|_| Failure::Usage(format!("{number:?} is no table: a number, main or all"))),
+            Some(number) => number.parse().map(Some).map_err(|_| {
+                Failure::Usage(format!("{number:?} is no table: a number, main or all"))
+            }),
         }
     }
 
     /// Asks; in JSON the answer is printed as it is, and nothing remains to do.
-    async fn ask<T: DeserializeOwned>(&self, context: &Context, what: &str) -> Result<Option<Vec<T>>, Failure> {
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        context: &Context,
+        what: &str,
+    ) -> Result<Option<Vec<T>>, Failure> {
         let body = context.api.get(&self.path(what)).await?;
         if context.format == Format::Json {
             line(&body)?;
@@ -84,8 +87,15 @@ fn head(link: &Link) -> String {
         ("UP", link.up),
         ("LOWER_UP", link.carrier && link.up),
     ];
-    let flags: Vec<&str> = flags.iter().filter(|(_, on)| *on).map(|(flag, _)| *flag).collect();
-    let master = link.bridge.as_ref().map_or(String::new(), |bridge| format!(" master {bridge}"));
+    let flags: Vec<&str> = flags
+        .iter()
+        .filter(|(_, on)| *on)
+        .map(|(flag, _)| *flag)
+        .collect();
+    let master = link
+        .bridge
+        .as_ref()
+        .map_or(String::new(), |bridge| format!(" master {bridge}"));
     let mut text = format!(
         "{}: {}{}: <{}> mtu {}{master} state {}\n",
         link.index,
@@ -96,14 +106,19 @@ fn head(link: &Link) -> String {
         link.operstate.to_uppercase()
     );
     if let Some(mac) = &link.mac {
-        text += &format!("    link/{} {mac}\n", if loopback { "loopback" } else { "ether" });
+        text += &format!(
+            "    link/{} {mac}\n",
+            if loopback { "loopback" } else { "ether" }
+        );
     }
     text
 }
 
 /// Prints links.
 pub async fn links(context: &Context, look: &Look) -> Result<(), Failure> {
-    let Some(links) = look.ask::<Link>(context, "links").await? else { return Ok(()) };
+    let Some(links) = look.ask::<Link>(context, "links").await? else {
+        return Ok(());
+    };
     let mut text = String::new();
     for link in links.iter().filter(|link| look.is_of(&link.name)) {
         match context.format {
@@ -116,21 +131,41 @@ pub async fn links(context: &Context, look: &Look) -> Result<(), Failure> {
 
 /// Prints addresses, each below its link.
 pub async fn addresses(context: &Context, look: &Look) -> Result<(), Failure> {
-    let Some(addresses) = look.ask::<LinkAddress>(context, "addresses").await? else { return Ok(()) };
-    let wanted = |address: &&LinkAddress| look.wants(&address.address) && look.is_of(&address.interface);
+    let Some(addresses) = look.ask::<LinkAddress>(context, "addresses").await? else {
+        return Ok(());
+    };
+    let wanted =
+        |address: &&LinkAddress| look.wants(&address.address) && look.is_of(&address.interface);
     if context.format == Format::Name {
         return print(
-            addresses.iter().filter(wanted).map(|address| format!("{}\n", address.address)).collect::<String>(),
+            addresses
+                .iter()
+                .filter(wanted)
+                .map(|address| format!("{}\n", address.address))
+                .collect::<String>(),
         );
     }
-    let Some(links) = look.ask::<Link>(context, "links").await? else { return Ok(()) };
+    let Some(links) = look.ask::<Link>(context, "links").await? else {
+        return Ok(());
+    };
     let mut text = String::new();
     for link in links.iter().filter(|link| look.is_of(&link.name)) {
         text += &head(link);
-        for address in addresses.iter().filter(wanted).filter(|address| address.interface == link.name) {
-            let family = if address.address.contains(':') { "inet6" } else { "inet" };
+        for address in addresses
+            .iter()
+            .filter(wanted)
+            .filter(|address| address.interface == link.name)
+        {
+            let family = if address.address.contains(':') {
+                "inet6"
+            } else {
+                "inet"
+            };
             let dynamic = if address.permanent { "" } else { " dynamic" };
-            text += &format!("    {family} {} scope {}{dynamic} {}\n", address.address, address.scope, link.name);
+            text += &format!(
+                "    {family} {} scope {}{dynamic} {}\n",
+                address.address, address.scope, link.name
+            );
         }
     }
     print(text)
@@ -139,8 +174,15 @@ pub async fn addresses(context: &Context, look: &Look) -> Result<(), Failure> {
 /// A route as `ip route` prints it.
 fn route(route: &LiveRoute) -> String {
     // ip leaves a single host's prefix length out.
-    let full = if route.destination.contains(':') { "/128" } else { "/32" };
-    let to = route.destination.strip_suffix(full).unwrap_or(&route.destination);
+    let full = if route.destination.contains(':') {
+        "/128"
+    } else {
+        "/32"
+    };
+    let to = route
+        .destination
+        .strip_suffix(full)
+        .unwrap_or(&route.destination);
     let mut text = match route.kind.as_str() {
         "unicast" => to.to_owned(),
         kind => format!("{kind} {to}"),
@@ -148,11 +190,23 @@ fn route(route: &LiveRoute) -> String {
     let words = [
         ("via", route.via.clone()),
         ("dev", route.interface.clone()),
-        ("table", (route.table != 254).then(|| route.table.to_string())),
-        ("proto", (route.protocol != "boot").then(|| route.protocol.clone())),
-        ("scope", (route.scope != "global").then(|| route.scope.clone())),
+        (
+            "table",
+            (route.table != 254).then(|| route.table.to_string()),
+        ),
+        (
+            "proto",
+            (route.protocol != "boot").then(|| route.protocol.clone()),
+        ),
+        (
+            "scope",
+            (route.scope != "global").then(|| route.scope.clone()),
+        ),
         ("src", route.source.clone()),
-        ("metric", (route.metric != 0).then(|| route.metric.to_string())),
+        (
+            "metric",
+            (route.metric != 0).then(|| route.metric.to_string()),
+        ),
     ];
     for (word, value) in words {
         if let Some(value) = value {
@@ -162,7 +216,8 @@ fn route(route: &LiveRoute) -> String {
     if route.onlink { text + " onlink" } else { text }
 }
 
-/// Whether a route is of IPv6: a default one says so only by its gateway, or by the kernel's metric.
+/// Whether a route is of IPv6: a default one says so only by its gateway, or by the kernel's
+/// metric.
 fn is_ipv6(route: &LiveRoute) -> bool {
     if route.destination != "default" {
         return route.destination.contains(':');
@@ -176,10 +231,16 @@ fn is_ipv6(route: &LiveRoute) -> bool {
 /// Prints routes: those of IPv4, then those of IPv6.
 pub async fn routes(context: &Context, look: &Look) -> Result<(), Failure> {
     let table = look.table()?;
-    let Some(mut routes) = look.ask::<LiveRoute>(context, "routes").await? else { return Ok(()) };
+    let Some(mut routes) = look.ask::<LiveRoute>(context, "routes").await? else {
+        return Ok(());
+    };
     routes.retain(|route| {
         let of_table = table.is_none_or(|table| table == route.table);
-        let of_device = look.dev.is_none() || route.interface.as_deref().is_some_and(|interface| look.is_of(interface));
+        let of_device = look.dev.is_none()
+            || route
+                .interface
+                .as_deref()
+                .is_some_and(|interface| look.is_of(interface));
         of_table && of_device && look.wants(if is_ipv6(route) { ":" } else { "" })
     });
     routes.sort_by_key(is_ipv6);
@@ -192,13 +253,25 @@ pub async fn routes(context: &Context, look: &Look) -> Result<(), Failure> {
 
 /// Prints neighbours.
 pub async fn neighbours(context: &Context, look: &Look) -> Result<(), Failure> {
-    let Some(entries) = look.ask::<LiveNeighbour>(context, "neighbours").await? else { return Ok(()) };
-    let wanted = entries.iter().filter(|entry| look.is_of(&entry.interface) && look.wants(&entry.address));
+    let Some(entries) = look.ask::<LiveNeighbour>(context, "neighbours").await? else {
+        return Ok(());
+    };
+    let wanted = entries
+        .iter()
+        .filter(|entry| look.is_of(&entry.interface) && look.wants(&entry.address));
     let text = |entry: &LiveNeighbour| {
-        let mac = entry.mac.as_ref().map_or(String::new(), |mac| format!(" lladdr {mac}"));
+        let mac = entry
+            .mac
+            .as_ref()
+            .map_or(String::new(), |mac| format!(" lladdr {mac}"));
         match context.format {
             Format::Name => format!("{}\n", entry.address),
-            _ => format!("{} dev {}{mac} {}\n", entry.address, entry.interface, entry.state.to_uppercase()),
+            _ => format!(
+                "{} dev {}{mac} {}\n",
+                entry.address,
+                entry.interface,
+                entry.state.to_uppercase()
+            ),
         }
     };
     print(wanted.map(text).collect::<String>())

@@ -66,7 +66,11 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         coloured: globals.coloured(),
     };
     if (context.dry_run || !context.wait) && !cli.command.writes() {
-        let option = if context.dry_run { "--dry-run" } else { "--wait=false" };
+        let option = if context.dry_run {
+            "--dry-run"
+        } else {
+            "--wait=false"
+        };
         return Err(Failure::Usage(format!(
             "{option} is for commands that write: add, set, delete, attach, apply and adopt"
         )));

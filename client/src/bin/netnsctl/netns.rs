@@ -19,7 +19,11 @@ use crate::{
 #[derive(Debug, Subcommand)]
 pub enum NetnsCommand {
     /// List namespaces
-    #[command(visible_alias = "ls", alias = "l", after_help = "Example:\n  netnsctl netns list --label team=lab")]
+    #[command(
+        visible_alias = "ls",
+        alias = "l",
+        after_help = "Example:\n  netnsctl netns list --label team=lab"
+    )]
     List {
         #[command(flatten)]
         filter: Filter,
@@ -28,7 +32,10 @@ pub enum NetnsCommand {
         unmanaged: bool,
     },
     /// Create namespaces
-    #[command(alias = "a", after_help = "Example:\n  netnsctl netns add net0 net1 --label team=lab")]
+    #[command(
+        alias = "a",
+        after_help = "Example:\n  netnsctl netns add net0 net1 --label team=lab"
+    )]
     Add {
         /// Their names
         #[arg(required = true, value_name = "NAME")]
@@ -56,7 +63,9 @@ pub enum NetnsCommand {
         options: Options,
     },
     /// Delete namespaces
-    #[command(after_help = "Examples:\n  netnsctl netns delete net0 --cascade\n  netnsctl netns delete --all")]
+    #[command(
+        after_help = "Examples:\n  netnsctl netns delete net0 --cascade\n  netnsctl netns delete --all"
+    )]
     Delete(Delete),
     /// Tell the namespace that a process lives in
     #[command(after_help = "Example:\n  netnsctl netns identify $$")]
@@ -75,8 +84,8 @@ pub enum NetnsCommand {
     },
     /// Run a command in one namespace, or in all of them
     ///
-    /// What it reads, writes and ends with is netnsctl's: 128+N if the signal N ended it. It has a terminal where netnsctl
-    /// has one.
+    /// What it reads, writes and ends with is netnsctl's: 128+N if the signal N ended it. It has a
+    /// terminal where netnsctl has one.
     #[command(
         override_usage = "netnsctl netns exec [OPTIONS] NAME|--all [--] COMMAND [ARGUMENT]...",
         after_help = "Options of netnsctl come before NAME: what follows is the command's.\n\nExamples:\n  netnsctl netns \
@@ -125,11 +134,12 @@ pub struct Options {
     /// Whether lo is up
     #[arg(long, value_name = "on|off", value_parser = words::on_off)]
     loopback: Option<bool>,
-    /// A route as `ip route add` takes it: "default via 10.0.0.1 [dev X] [metric N] [table N] [src A] [onlink]";
-    /// repeatable; in set these replace all, none empties the list
+    /// A route as `ip route add` takes it: "default via 10.0.0.1 [dev X] [metric N] [table N] [src
+    /// A] [onlink]"; repeatable; in set these replace all, none empties the list
     #[arg(long, value_name = "ROUTE", value_parser = words::route)]
     route: Vec<Value>,
-    /// A permanent neighbour as `ip neigh add` takes it: "10.0.0.2 lladdr MAC dev X"; repeatable like --route
+    /// A permanent neighbour as `ip neigh add` takes it: "10.0.0.2 lladdr MAC dev X"; repeatable
+    /// like --route
     #[arg(long, value_name = "NEIGHBOUR", value_parser = words::neighbour)]
     neighbour: Vec<Value>,
     /// A sysctl below net.; repeatable
@@ -138,7 +148,8 @@ pub struct Options {
     /// In set, a sysctl that is no longer netnsd's concern; repeatable
     #[arg(long, value_name = "KEY")]
     no_sysctl: Vec<String>,
-    /// A name server in its resolv.conf, a link-local one with its interface (fe80::1%eth0); repeatable, none empties the list
+    /// A name server in its resolv.conf, a link-local one with its interface (fe80::1%eth0);
+    /// repeatable, none empties the list
     #[arg(long, value_name = "ADDRESS", value_parser = words::text)]
     dns_server: Vec<Value>,
     /// A domain to search in its resolv.conf; repeatable, none empties the list
@@ -167,7 +178,16 @@ impl Options {
         dns.list("search", &self.dns_search);
         dns.list("options", &self.dns_option);
         let given = self.no_dns || !dns.0.is_empty();
-        body.put("dns", given.then(|| if self.no_dns { Value::Null } else { dns.value() }));
+        body.put(
+            "dns",
+            given.then(|| {
+                if self.no_dns {
+                    Value::Null
+                } else {
+                    dns.value()
+                }
+            }),
+        );
         body.map("labels", &self.labels.label, &self.labels.no_label);
         body
     }
@@ -176,8 +196,14 @@ impl Options {
 /// Runs it.
 pub async fn run(context: &Context, command: NetnsCommand) -> Result<(), Failure> {
     match command {
-        NetnsCommand::List { filter, unmanaged: false } => resource::list::<Namespace>(context, &filter).await,
-        NetnsCommand::List { filter, unmanaged: true } => list_all(context, &filter).await,
+        NetnsCommand::List {
+            filter,
+            unmanaged: false,
+        } => resource::list::<Namespace>(context, &filter).await,
+        NetnsCommand::List {
+            filter,
+            unmanaged: true,
+        } => list_all(context, &filter).await,
         NetnsCommand::Add { names, options } => {
             resource::each(&names, async |name| {
                 let mut body = options.body();
@@ -200,7 +226,8 @@ pub async fn run(context: &Context, command: NetnsCommand) -> Result<(), Failure
         NetnsCommand::Monitor => events::monitor(context).await,
         NetnsCommand::ListId => list_id(context).await,
         NetnsCommand::Attach { name, pid } => {
-            resource::add::<Namespace>(context, &json!({"name": name, "attach": {"pid": pid}})).await
+            resource::add::<Namespace>(context, &json!({"name": name, "attach": {"pid": pid}}))
+                .await
         }
         NetnsCommand::Ping(ping) => doing::ping(context, &ping).await,
     }
@@ -227,7 +254,10 @@ impl Any {
 }
 
 fn any(items: &[Box<RawValue>]) -> Result<Vec<Any>, Failure> {
-    items.iter().map(|item| Ok(serde_json::from_str(item.get())?)).collect()
+    items
+        .iter()
+        .map(|item| Ok(serde_json::from_str(item.get())?))
+        .collect()
 }
 
 /// Lists also the namespaces that others made.
@@ -244,26 +274,45 @@ async fn list_all(context: &Context, filter: &Filter) -> Result<(), Failure> {
     }
     let row = |item: &Any| {
         let links = item.status.observed.as_ref().map(|observed| observed.links);
-        let managed = if item.managed == Some(false) { "no" } else { "yes" };
+        let managed = if item.managed == Some(false) {
+            "no"
+        } else {
+            "yes"
+        };
         let state = item.status.state.map(netnsd_api::State::as_str);
-        vec![item.name.clone(), or_dash(item.netnsid()), or_dash(links), managed.into(), or_dash(state)]
+        vec![
+            item.name.clone(),
+            or_dash(item.netnsid()),
+            or_dash(links),
+            managed.into(),
+            or_dash(state),
+        ]
     };
-    print(table(&["NAME", "NETNSID", "LINKS", "MANAGED", "STATE"], all.iter().map(row).collect()))
+    print(table(
+        &["NAME", "NETNSID", "LINKS", "MANAGED", "STATE"],
+        all.iter().map(row).collect(),
+    ))
 }
 
 /// Lists netnsids.
 async fn list_id(context: &Context) -> Result<(), Failure> {
-    let listed = context.api.list("/v1/namespaces", &[("include", "unmanaged")]).await?;
+    let listed = context
+        .api
+        .list("/v1/namespaces", &[("include", "unmanaged")])
+        .await?;
     if context.format == Format::Json {
         return line(&listed.body);
     }
-    let mut all: Vec<(u32, String)> =
-        any(&listed.items)?.into_iter().filter_map(|item| Some((item.netnsid()?, item.name))).collect();
+    let mut all: Vec<(u32, String)> = any(&listed.items)?
+        .into_iter()
+        .filter_map(|item| Some((item.netnsid()?, item.name)))
+        .collect();
     all.sort();
-    all.into_iter().try_for_each(|(id, name)| match context.format {
-        Format::Name => line(name),
-        _ => line(format!("nsid {id} (iproute2 netns name: {name})")),
-    })
+    all.into_iter()
+        .try_for_each(|(id, name)| match context.format {
+            Format::Name => line(name),
+            _ => line(format!("nsid {id} (iproute2 netns name: {name})")),
+        })
 }
 
 /// A route as `ip route` spells it.
@@ -275,7 +324,10 @@ fn route(route: &Route) -> String {
     let words = [
         ("via", route.via.map(|via| via.to_string())),
         ("dev", route.interface.as_ref().map(ToString::to_string)),
-        ("table", (route.table != 254).then(|| route.table.to_string())),
+        (
+            "table",
+            (route.table != 254).then(|| route.table.to_string()),
+        ),
         ("src", route.source.map(|source| source.to_string())),
         ("metric", route.metric.map(|metric| metric.to_string())),
     ];
@@ -288,7 +340,10 @@ fn route(route: &Route) -> String {
 }
 
 fn neighbour(entry: &Neighbour) -> String {
-    format!("{} lladdr {} dev {}", entry.address, entry.mac, entry.interface)
+    format!(
+        "{} lladdr {} dev {}",
+        entry.address, entry.mac, entry.interface
+    )
 }
 
 impl Shown for Namespace {
@@ -309,7 +364,11 @@ impl Shown for Namespace {
         let spec = &stored.spec;
         let routes: Vec<String> = spec.routes.iter().map(route).collect();
         let neighbours: Vec<String> = spec.neighbours.iter().map(neighbour).collect();
-        let sysctls: Vec<String> = spec.sysctls.iter().map(|(key, value)| format!("{key}={}", value.0)).collect();
+        let sysctls: Vec<String> = spec
+            .sysctls
+            .iter()
+            .map(|(key, value)| format!("{key}={}", value.0))
+            .collect();
         let dns = spec.dns.clone().unwrap_or_default();
         let wanted = spec.netnsid.map(|id| match id {
             NetnsId::Auto => "auto".to_owned(),

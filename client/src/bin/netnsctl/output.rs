@@ -24,7 +24,8 @@ pub enum Format {
     Name,
 }
 
-/// Writes text to stdout, with control characters escaped: names may be of others, and a terminal takes orders from them.
+/// Writes text to stdout, with control characters escaped: names may be of others, and a terminal
+/// takes orders from them.
 pub fn print(text: impl AsRef<[u8]>) -> Result<(), Failure> {
     raw(visible(&String::from_utf8_lossy(text.as_ref())).as_bytes())
 }
@@ -35,7 +36,13 @@ pub fn visible(text: &str) -> Cow<'_, str> {
     if !text.contains(is_order) {
         return text.into();
     }
-    let escape = |c: char| if is_order(c) { format!("\\u{:04x}", u32::from(c)) } else { c.into() };
+    let escape = |c: char| {
+        if is_order(c) {
+            format!("\\u{:04x}", u32::from(c))
+        } else {
+            c.into()
+        }
+    };
     text.chars().map(escape).collect::<String>().into()
 }
 
@@ -66,7 +73,11 @@ pub fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
-    table.to_string().lines().map(|line| format!("{}\n", line.trim_end())).collect()
+    table
+        .to_string()
+        .lines()
+        .map(|line| format!("{}\n", line.trim_end()))
+        .collect()
 }
 
 /// What a table shows where there is nothing.
@@ -77,7 +88,8 @@ pub fn or_dash(value: Option<impl ToString>) -> String {
 /// JSON as YAML.
 pub fn yaml(json: &[u8]) -> Result<String, Failure> {
     let value: serde_json::Value = serde_json::from_slice(json)?;
-    yaml_serde::to_string(&value).map_err(|error| Failure::Refused(format!("this cannot be YAML: {error}")))
+    yaml_serde::to_string(&value)
+        .map_err(|error| Failure::Refused(format!("this cannot be YAML: {error}")))
 }
 
 /// Prints the answer to a dry run: the commands that do the same by hand.
@@ -87,7 +99,12 @@ pub fn dry_run(format: Format, body: &[u8]) -> Result<(), Failure> {
         Format::Yaml => print(yaml(body)?),
         _ => {
             let dry: DryRun = serde_json::from_slice(body)?;
-            print(dry.plan.into_iter().map(|operation| operation.command + "\n").collect::<String>())
+            print(
+                dry.plan
+                    .into_iter()
+                    .map(|operation| operation.command + "\n")
+                    .collect::<String>(),
+            )
         }
     }
 }

@@ -45,7 +45,10 @@ impl Filter {
     pub fn query(&self) -> Vec<(&str, &str)> {
         let labels = self.label.iter().map(|label| ("label", label.as_str()));
         let state = self.state.as_deref().map(|state| ("state", state));
-        let namespace = self.namespace.as_deref().map(|namespace| ("namespace", namespace));
+        let namespace = self
+            .namespace
+            .as_deref()
+            .map(|namespace| ("namespace", namespace));
         labels.chain(state).chain(namespace).collect()
     }
 }
@@ -130,12 +133,18 @@ struct Named {
 
 /// Names of a list's items.
 pub fn names(items: &[Box<RawValue>]) -> Result<Vec<String>, Failure> {
-    items.iter().map(|item| Ok(serde_json::from_str::<Named>(item.get())?.name)).collect()
+    items
+        .iter()
+        .map(|item| Ok(serde_json::from_str::<Named>(item.get())?.name))
+        .collect()
 }
 
 /// Lists resources.
 pub async fn list<R: Shown>(context: &Context, filter: &Filter) -> Result<(), Failure> {
-    let listed = context.api.list(&format!("/v1/{}", R::KIND.plural()), &filter.query()).await?;
+    let listed = context
+        .api
+        .list(&format!("/v1/{}", R::KIND.plural()), &filter.query())
+        .await?;
     match context.format {
         Format::Json => line(&listed.body),
         Format::Yaml => print(output::yaml(&listed.body)?),
@@ -171,7 +180,11 @@ pub async fn show<R: Shown>(context: &Context, name: &str) -> Result<(), Failure
                 ("updated", stored.updated_at),
             ]);
             let rows = fields.into_iter().filter(|(_, value)| !value.is_empty());
-            print(table(&[], rows.map(|(field, value)| vec![field.to_owned(), value]).collect()))
+            print(table(
+                &[],
+                rows.map(|(field, value)| vec![field.to_owned(), value])
+                    .collect(),
+            ))
         }
     }
 }
@@ -189,7 +202,10 @@ pub async fn write(
 ) -> Result<(), Failure> {
     let query: Vec<(&str, &str)> = query.iter().copied().chain(context.asked()).collect();
     let body = body.map(Body::Json);
-    let answer = context.api.send(method, &with_query(path, &query), body.as_ref()).await?;
+    let answer = context
+        .api
+        .send(method, &with_query(path, &query), body.as_ref())
+        .await?;
     if context.dry_run {
         return output::dry_run(context.format, &answer);
     }
@@ -205,8 +221,14 @@ pub async fn write(
     let written: Written = serde_json::from_slice(&answer)?;
     let mut segments = path.trim_start_matches("/v1/").split('/');
     let kind = segments.next().unwrap_or_default().trim_end_matches('s');
-    let name = written.name.as_deref().or(segments.next()).unwrap_or_default();
-    if let (State::Pending, Some(reason), true) = (written.status.state, &written.status.reason, context.wait) {
+    let name = written
+        .name
+        .as_deref()
+        .or(segments.next())
+        .unwrap_or_default();
+    if let (State::Pending, Some(reason), true) =
+        (written.status.state, &written.status.reason, context.wait)
+    {
         eprintln!("netnsctl: {kind} {name} is pending: {reason}");
     }
     match context.format {
@@ -221,44 +243,87 @@ pub async fn write(
 /// Creates a resource.
 pub async fn add<R: Resource>(context: &Context, body: &Value) -> Result<(), Failure> {
     let unnamed = body["name"].is_null();
-    write(context, Method::POST, &format!("/v1/{}", R::KIND.plural()), &[], Some(body), unnamed).await
+    write(
+        context,
+        Method::POST,
+        &format!("/v1/{}", R::KIND.plural()),
+        &[],
+        Some(body),
+        unnamed,
+    )
+    .await
 }
 
 /// Merges a patch into what a path names.
 pub async fn set(context: &Context, path: &str, patch: &Value) -> Result<(), Failure> {
     if patch.as_object().is_some_and(|fields| fields.is_empty()) {
-        return Err(Failure::Usage("nothing to set: say what, see --help".into()));
+        return Err(Failure::Usage(
+            "nothing to set: say what, see --help".into(),
+        ));
     }
     write(context, Method::PATCH, path, &[], Some(patch), false).await
 }
 
 /// Does the same to several resources: goes on past a refusal, and then fails.
-pub async fn each(names: &[String], mut act: impl AsyncFnMut(&str) -> Result<(), Failure>) -> Result<(), Failure> {
+pub async fn each(
+    names: &[String],
+    mut act: impl AsyncFnMut(&str) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let mut worst = 0;
     for name in names {
         match act(name).await {
             Ok(()) => {}
-            Err(failure @ (Failure::Refused(_) | Failure::Exit(_))) => worst = worst.max(failure.report()),
+            Err(failure @ (Failure::Refused(_) | Failure::Exit(_))) => {
+                worst = worst.max(failure.report())
+            }
             Err(other) => return Err(other),
         }
     }
-    if worst == 0 { Ok(()) } else { Err(Failure::Exit(worst)) }
+    if worst == 0 {
+        Ok(())
+    } else {
+        Err(Failure::Exit(worst))
+    }
 }
 
 /// Deletes resources.
 pub async fn delete<R: Resource>(context: &Context, what: &Delete) -> Result<(), Failure> {
     let names = if what.all {
-        names(&context.api.list(&format!("/v1/{}", R::KIND.plural()), &[]).await?.items)?
+        names(
+            &context
+                .api
+                .list(&format!("/v1/{}", R::KIND.plural()), &[])
+                .await?
+                .items,
+        )?
     } else {
         what.names.clone()
     };
-    let query: &[_] = if what.all || what.cascade { &[("cascade", "true")] } else { &[] };
-    each(&names, async |name| write(context, Method::DELETE, &path::<R>(name), query, None, false).await).await
+    let query: &[_] = if what.all || what.cascade {
+        &[("cascade", "true")]
+    } else {
+        &[]
+    };
+    each(&names, async |name| {
+        write(
+            context,
+            Method::DELETE,
+            &path::<R>(name),
+            query,
+            None,
+            false,
+        )
+        .await
+    })
+    .await
 }
 
 /// Labels as text.
 pub fn labels(labels: &BTreeMap<String, String>) -> String {
-    let pairs: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let pairs: Vec<String> = labels
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
     pairs.join(",")
 }
 

@@ -22,7 +22,11 @@ pub async fn status(context: &Context) -> Result<(), Failure> {
     let about_body = context.api.get("/v1").await?;
     let ready_body = context.api.get("/v1/ready").await?;
     let ready: Ready = serde_json::from_slice(&ready_body)?;
-    let outcome = if ready.ready { Ok(()) } else { Err(Failure::Exit(1)) };
+    let outcome = if ready.ready {
+        Ok(())
+    } else {
+        Err(Failure::Exit(1))
+    };
     if context.format == Format::Json {
         line(&about_body)?;
         line(&ready_body)?;
@@ -31,16 +35,32 @@ pub async fn status(context: &Context) -> Result<(), Failure> {
     let about: About = serde_json::from_slice(&about_body)?;
     let bad: Vec<State> = State::ALL
         .into_iter()
-        .filter(|state| *state != State::InSync && ready.states.get(state.as_str()).is_some_and(|count| *count > 0))
+        .filter(|state| {
+            *state != State::InSync
+                && ready
+                    .states
+                    .get(state.as_str())
+                    .is_some_and(|count| *count > 0)
+        })
         .collect();
     let mut rows = Vec::new();
     for kind in Kind::ALL {
         for state in &bad {
-            let listed = context.api.list(&format!("/v1/{}", kind.plural()), &[("state", state.as_str())]).await?;
+            let listed = context
+                .api
+                .list(
+                    &format!("/v1/{}", kind.plural()),
+                    &[("state", state.as_str())],
+                )
+                .await?;
             for item in &listed.items {
                 let item: Stands = serde_json::from_str(item.get())?;
                 let name = format!("{kind}/{}", item.name);
-                rows.push(vec![name, state.as_str().to_owned(), or_dash(item.status.reason)]);
+                rows.push(vec![
+                    name,
+                    state.as_str().to_owned(),
+                    or_dash(item.status.reason),
+                ]);
             }
         }
     }
@@ -48,18 +68,44 @@ pub async fn status(context: &Context) -> Result<(), Failure> {
         rows.iter().try_for_each(|row| line(&row[0]))?;
         return outcome;
     }
-    let states = ready.states.iter().map(|(state, count)| format!("{count} {state}"));
+    let states = ready
+        .states
+        .iter()
+        .map(|(state, count)| format!("{count} {state}"));
     let states: Vec<String> = states.collect();
     let facts = [
-        ("netnsd", format!("{} on {}, kernel {}", about.version, about.hostname, about.kernel)),
+        (
+            "netnsd",
+            format!(
+                "{} on {}, kernel {}",
+                about.version, about.hostname, about.kernel
+            ),
+        ),
         ("listens", about.listen.join(" ")),
         ("since", about.started_at),
-        ("ready", (if ready.ready { "yes" } else { "no: not everything recorded has been tried" }).into()),
+        (
+            "ready",
+            (if ready.ready {
+                "yes"
+            } else {
+                "no: not everything recorded has been tried"
+            })
+            .into(),
+        ),
         ("resources", states.join(", ")),
     ];
-    print(table(&[], facts.into_iter().map(|(fact, value)| vec![fact.to_owned(), value]).collect()))?;
+    print(table(
+        &[],
+        facts
+            .into_iter()
+            .map(|(fact, value)| vec![fact.to_owned(), value])
+            .collect(),
+    ))?;
     if !rows.is_empty() {
-        print(format!("\n{}", table(&["RESOURCE", "STATE", "REASON"], rows)))?;
+        print(format!(
+            "\n{}",
+            table(&["RESOURCE", "STATE", "REASON"], rows)
+        ))?;
     }
     outcome
 }
@@ -95,15 +141,22 @@ pub struct Which {
 impl FromStr for Which {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let (kind, name) = text.split_once('/').ok_or("it is KIND/NAME, such as veth/lan0")?;
+        let (kind, name) = text
+            .split_once('/')
+            .ok_or("it is KIND/NAME, such as veth/lan0")?;
         let kind = match kind {
             "netns" => Kind::Namespace,
             kind => Kind::ALL
                 .into_iter()
                 .find(|known| known.as_str() == kind || known.plural() == kind)
-                .ok_or_else(|| format!("{kind:?} is not a kind: it is netns (or namespace), bridge or veth"))?,
+                .ok_or_else(|| {
+                    format!("{kind:?} is not a kind: it is netns (or namespace), bridge or veth")
+                })?,
         };
-        Ok(Self { kind, name: name.to_owned() })
+        Ok(Self {
+            kind,
+            name: name.to_owned(),
+        })
     }
 }
 
@@ -114,7 +167,12 @@ pub struct Wait {
     #[arg(required = true, value_name = "KIND/NAME")]
     which: Vec<Which>,
     /// The condition
-    #[arg(long = "for", value_enum, value_name = "CONDITION", default_value = "in_sync")]
+    #[arg(
+        long = "for",
+        value_enum,
+        value_name = "CONDITION",
+        default_value = "in_sync"
+    )]
     condition: Condition,
     /// Give up after so many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30.0)]
@@ -126,14 +184,24 @@ pub async fn wait(context: &Context, wait: &Wait) -> Result<(), Failure> {
     let end = Duration::try_from_secs_f64(wait.timeout)
         .ok()
         .and_then(|timeout| Instant::now().checked_add(timeout))
-        .ok_or_else(|| Failure::Usage(format!("--timeout {}: that is no number of seconds", wait.timeout)))?;
+        .ok_or_else(|| {
+            Failure::Usage(format!(
+                "--timeout {}: that is no number of seconds",
+                wait.timeout
+            ))
+        })?;
     for which in &wait.which {
         wait_for(context, which, wait.condition, end).await?;
     }
     Ok(())
 }
 
-async fn wait_for(context: &Context, which: &Which, condition: Condition, end: Instant) -> Result<(), Failure> {
+async fn wait_for(
+    context: &Context,
+    which: &Which,
+    condition: Condition,
+    end: Instant,
+) -> Result<(), Failure> {
     let mut pause = Duration::from_millis(20);
     loop {
         let seen = look(context, which, condition).await;
@@ -143,7 +211,10 @@ async fn wait_for(context: &Context, which: &Which, condition: Condition, end: I
             // Also a daemon that is away may come back.
             Ok(Some(_)) | Err(Failure::Unreachable(_)) if !left.is_zero() => {}
             Ok(Some(reason)) => {
-                return Err(Failure::Refused(format!("waited in vain: {} {} {reason}", which.kind, which.name)));
+                return Err(Failure::Refused(format!(
+                    "waited in vain: {} {} {reason}",
+                    which.kind, which.name
+                )));
             }
             Err(failure) => return Err(failure),
         }
@@ -153,7 +224,11 @@ async fn wait_for(context: &Context, which: &Which, condition: Condition, end: I
 }
 
 /// Why the condition does not hold; none if it does.
-async fn look(context: &Context, which: &Which, condition: Condition) -> Result<Option<String>, Failure> {
+async fn look(
+    context: &Context,
+    which: &Which,
+    condition: Condition,
+) -> Result<Option<String>, Failure> {
     let path = format!("/v1/{}/{}", which.kind.plural(), encoded(&which.name));
     let body = match context.api.find(&path).await? {
         Some(body) => body,
@@ -163,12 +238,16 @@ async fn look(context: &Context, which: &Which, condition: Condition) -> Result<
         return Ok(Some("is still there".into()));
     }
     let status = serde_json::from_slice::<Stands>(&body)?.status;
-    let reason = status.reason.map_or(String::new(), |reason| format!(": {reason}"));
+    let reason = status
+        .reason
+        .map_or(String::new(), |reason| format!(": {reason}"));
     if status.state != State::InSync {
         return Ok(Some(format!("is {}{reason}", status.state.as_str())));
     }
     // Only a pair can be in sync and not ready.
-    let ready = status.observed.is_none_or(|observed| observed["ready"] != Value::Bool(false));
+    let ready = status
+        .observed
+        .is_none_or(|observed| observed["ready"] != Value::Bool(false));
     Ok((condition == Condition::Ready && !ready).then(|| format!("is not ready{reason}")))
 }
 
@@ -180,7 +259,10 @@ pub async fn version(context: &Context) -> Result<(), Failure> {
     }
     line(format!("netnsctl {}", env!("CARGO_PKG_VERSION")))?;
     match answer {
-        Ok(body) => line(format!("netnsd {}", serde_json::from_slice::<About>(&body)?.version)),
+        Ok(body) => line(format!(
+            "netnsd {}",
+            serde_json::from_slice::<About>(&body)?.version
+        )),
         Err(Failure::Unreachable(_)) => line("netnsd cannot be reached"),
         Err(failure) => Err(failure),
     }

@@ -1,4 +1,5 @@
-//! Commands on the other side of a WebSocket: what is typed goes in, what they write comes out, as they go.
+//! Commands on the other side of a WebSocket: what is typed goes in, what they write comes out, as
+//! they go.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -56,17 +57,37 @@ fn size() -> (u16, u16) {
     known.map_or((24, 80), |(Width(columns), Height(rows))| (rows, columns))
 }
 
-/// Runs a command, whose request this path and query are, to its end. With `input` it reads what netnsctl reads; it gets a
-/// terminal where netnsctl has one.
-pub async fn run(context: &Context, path: &str, mut query: Vec<(&str, String)>, input: bool) -> Result<End, Failure> {
+/// Runs a command, whose request this path and query are, to its end. With `input` it reads what
+/// netnsctl reads; it gets a terminal where netnsctl has one.
+pub async fn run(
+    context: &Context,
+    path: &str,
+    mut query: Vec<(&str, String)>,
+    input: bool,
+) -> Result<End, Failure> {
     let tty = input && io::stdin().is_terminal() && io::stdout().is_terminal();
     if tty {
         let (rows, cols) = size();
-        query.extend([("tty", "true".to_owned()), ("rows", rows.to_string()), ("cols", cols.to_string())]);
-        query.extend(std::env::var("TERM").ok().map(|term| ("env", format!("TERM={term}"))));
+        query.extend([
+            ("tty", "true".to_owned()),
+            ("rows", rows.to_string()),
+            ("cols", cols.to_string()),
+        ]);
+        query.extend(
+            std::env::var("TERM")
+                .ok()
+                .map(|term| ("env", format!("TERM={term}"))),
+        );
     }
-    let pairs: Vec<(&str, &str)> = query.iter().map(|(key, value)| (*key, value.as_str())).collect();
-    let (mut sink, mut frames) = context.api.websocket(&with_query(path, &pairs)).await?.split();
+    let pairs: Vec<(&str, &str)> = query
+        .iter()
+        .map(|(key, value)| (*key, value.as_str()))
+        .collect();
+    let (mut sink, mut frames) = context
+        .api
+        .websocket(&with_query(path, &pairs))
+        .await?
+        .split();
     let _raw = tty.then(|| Changed::by(cfmakeraw)).transpose()?;
     let mut resized = signal(SignalKind::window_change())?;
     let mut stdin = tokio::io::stdin();

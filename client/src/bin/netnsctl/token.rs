@@ -32,7 +32,8 @@ pub enum TokenCommand {
         /// It reaches only resources whose names begin with this
         #[arg(long)]
         prefix: Option<String>,
-        /// Rights on the host itself: none, ports (without addresses) or any; none with a prefix, else any
+        /// Rights on the host itself: none, ports (without addresses) or any; none with a prefix,
+        /// else any
         #[arg(long)]
         host: Option<HostAccess>,
         /// When it stops being valid (RFC 3339)
@@ -52,13 +53,23 @@ pub enum TokenCommand {
 pub async fn run(context: &Context, command: TokenCommand) -> Result<(), Failure> {
     match command {
         TokenCommand::List => list(context).await,
-        TokenCommand::Add { name, role, prefix, host, expires_at } => {
-            let mut body = json!({"name": name, "role": role, "prefix": prefix, "expires_at": expires_at});
+        TokenCommand::Add {
+            name,
+            role,
+            prefix,
+            host,
+            expires_at,
+        } => {
+            let mut body =
+                json!({"name": name, "role": role, "prefix": prefix, "expires_at": expires_at});
             // A daemon from before there was this field takes what does not have it.
             if let Some(host) = host {
                 body["host"] = json!(host);
             }
-            let answer = context.api.send(Method::POST, "/v1/tokens", Some(&Body::Json(&body))).await?;
+            let answer = context
+                .api
+                .send(Method::POST, "/v1/tokens", Some(&Body::Json(&body)))
+                .await?;
             match context.format {
                 Format::Json => line(&answer),
                 Format::Yaml => print(output::yaml(&answer)?),
@@ -68,7 +79,15 @@ pub async fn run(context: &Context, command: TokenCommand) -> Result<(), Failure
         }
         TokenCommand::Delete { names } => {
             let delete = async |name: &str| {
-                context.api.send(Method::DELETE, &format!("/v1/tokens/{}", encoded(name)), None).await.map(drop)
+                context
+                    .api
+                    .send(
+                        Method::DELETE,
+                        &format!("/v1/tokens/{}", encoded(name)),
+                        None,
+                    )
+                    .await
+                    .map(drop)
             };
             each(&names, delete).await
         }
@@ -81,10 +100,19 @@ async fn list(context: &Context) -> Result<(), Failure> {
     match context.format {
         Format::Json => line(&body),
         Format::Yaml => print(output::yaml(&body)?),
-        Format::Name => tokens.into_iter().try_for_each(|token| line(token.name.as_str())),
+        Format::Name => tokens
+            .into_iter()
+            .try_for_each(|token| line(token.name.as_str())),
         Format::Table => {
             let row = |token: Token| {
-                let Token { name, role, prefix, host, expires_at, created_at } = token;
+                let Token {
+                    name,
+                    role,
+                    prefix,
+                    host,
+                    expires_at,
+                    created_at,
+                } = token;
                 vec![
                     name.to_string(),
                     role.to_string(),
@@ -103,18 +131,41 @@ async fn list(context: &Context) -> Result<(), Failure> {
 }
 
 /// Tells who did what, with what answer.
-pub async fn audit(context: &Context, since: Option<u64>, limit: Option<u32>) -> Result<(), Failure> {
-    let asked = [("since", since.map(|since| since.to_string())), ("limit", limit.map(|limit| limit.to_string()))];
-    let query: Vec<(&str, &str)> = asked.iter().filter_map(|(key, value)| Some((*key, value.as_deref()?))).collect();
+pub async fn audit(
+    context: &Context,
+    since: Option<u64>,
+    limit: Option<u32>,
+) -> Result<(), Failure> {
+    let asked = [
+        ("since", since.map(|since| since.to_string())),
+        ("limit", limit.map(|limit| limit.to_string())),
+    ];
+    let query: Vec<(&str, &str)> = asked
+        .iter()
+        .filter_map(|(key, value)| Some((*key, value.as_deref()?)))
+        .collect();
     let body = context.api.get(&with_query("/v1/audit", &query)).await?;
     let entries = serde_json::from_slice::<Items<AuditEntry>>(&body)?.items;
     match context.format {
         Format::Json => line(&body),
         Format::Yaml => print(output::yaml(&body)?),
-        Format::Name => entries.into_iter().try_for_each(|entry| line(entry.id.to_string())),
+        Format::Name => entries
+            .into_iter()
+            .try_for_each(|entry| line(entry.id.to_string())),
         Format::Table => {
             let row = |entry: AuditEntry| {
-                let AuditEntry { id, time, caller, from, method, path, argv, status, count, .. } = entry;
+                let AuditEntry {
+                    id,
+                    time,
+                    caller,
+                    from,
+                    method,
+                    path,
+                    argv,
+                    status,
+                    count,
+                    ..
+                } = entry;
                 let argv = or_dash(argv.map(|argv| argv.join(" ")));
                 vec![
                     id.to_string(),
@@ -128,7 +179,9 @@ pub async fn audit(context: &Context, since: Option<u64>, limit: Option<u32>) ->
                     argv,
                 ]
             };
-            let header = ["ID", "TIME", "CALLER", "FROM", "METHOD", "PATH", "STATUS", "COUNT", "COMMAND"];
+            let header = [
+                "ID", "TIME", "CALLER", "FROM", "METHOD", "PATH", "STATUS", "COUNT", "COMMAND",
+            ];
             print(table(&header, entries.into_iter().map(row).collect()))
         }
     }

@@ -16,14 +16,18 @@ use crate::{
 #[derive(Debug, Subcommand)]
 pub enum VethCommand {
     /// List veth pairs
-    #[command(visible_alias = "ls", alias = "l", after_help = "Example:\n  netnsctl veth list")]
+    #[command(
+        visible_alias = "ls",
+        alias = "l",
+        after_help = "Example:\n  netnsctl veth list"
+    )]
     List(Filter),
     /// Create a veth pair; without a name it is called vethN
     ///
-    /// An end is [NAMESPACE:][INTERFACE] and, after commas, any of addr=CIDR (repeatable), bridge=BRIDGE, mac=MAC,
-    /// mtu=N, down, and settings of the bridge's port: path_cost=N, priority=N, hairpin, isolated, learning=off,
-    /// bpdu_guard, root_block, mcast_fast_leave. Without a namespace it is on the host, without an interface it is
-    /// called vethN.
+    /// An end is [NAMESPACE:][INTERFACE] and, after commas, any of addr=CIDR (repeatable),
+    /// bridge=BRIDGE, mac=MAC, mtu=N, down, and settings of the bridge's port: path_cost=N,
+    /// priority=N, hairpin, isolated, learning=off, bpdu_guard, root_block, mcast_fast_leave.
+    /// Without a namespace it is on the host, without an interface it is called vethN.
     #[command(
         alias = "a",
         override_usage = "netnsctl veth add [OPTIONS] [NAME] [END END]",
@@ -138,7 +142,9 @@ impl Options {
 pub async fn run(context: &Context, command: VethCommand) -> Result<(), Failure> {
     match command {
         VethCommand::List(filter) => resource::list::<Veth>(context, &filter).await,
-        VethCommand::Add { words, label } => resource::add::<Veth>(context, &pair(&words, &label)?).await,
+        VethCommand::Add { words, label } => {
+            resource::add::<Veth>(context, &pair(&words, &label)?).await
+        }
         VethCommand::Show { name } => resource::show::<Veth>(context, &name).await,
         VethCommand::Set { which, options } => set(context, &which, &options).await,
         VethCommand::Delete(what) => resource::delete::<Veth>(context, &what).await,
@@ -152,12 +158,18 @@ fn pair(words: &[String], label: &[(String, String)]) -> Result<Value, Failure> 
         [name] => (Some(name), None),
         [a, b] => (None, Some((a, b))),
         [name, a, b] => (Some(name), Some((a, b))),
-        _ => return Err(Failure::Usage("a pair has a name and two ends: veth add [NAME] A B".into())),
+        _ => {
+            return Err(Failure::Usage(
+                "a pair has a name and two ends: veth add [NAME] A B".into(),
+            ));
+        }
     };
     let mut body = Body::default();
     body.put("name", name.cloned());
     if let Some((a, b)) = ends {
-        let end = |text: &str| words::end(text).map_err(|error| Failure::Usage(format!("the end {text:?}: {error}")));
+        let end = |text: &str| {
+            words::end(text).map_err(|error| Failure::Usage(format!("the end {text:?}: {error}")))
+        };
         body.put("endpoints", Some(json!([end(a)?, end(b)?])));
     }
     body.map("labels", label, &[]);
@@ -169,18 +181,20 @@ async fn set(context: &Context, which: &str, options: &Options) -> Result<(), Fa
     pair.map("labels", &options.labels.label, &options.labels.no_label);
     let end = options.end();
     match which.split_once('/') {
-        None if end.0.is_empty() => resource::set(context, &resource::path::<Veth>(which), &pair.value()).await,
-        None => Err(Failure::Usage(format!("which end? {which}/0 or {which}/1"))),
-        Some((name, _)) if !pair.0.is_empty() => {
-            Err(Failure::Usage(format!("labels are the pair's, not an end's: netnsctl veth set {name} --label …")))
+        None if end.0.is_empty() => {
+            resource::set(context, &resource::path::<Veth>(which), &pair.value()).await
         }
+        None => Err(Failure::Usage(format!("which end? {which}/0 or {which}/1"))),
+        Some((name, _)) if !pair.0.is_empty() => Err(Failure::Usage(format!(
+            "labels are the pair's, not an end's: netnsctl veth set {name} --label …"
+        ))),
         Some((name, number @ ("0" | "1"))) => {
             let path = format!("{}/endpoints/{number}", resource::path::<Veth>(name));
             resource::set(context, &path, &end.value()).await
         }
-        Some((name, other)) => {
-            Err(Failure::Usage(format!("a pair has the ends {name}/0 and {name}/1, not {name}/{other}")))
-        }
+        Some((name, other)) => Err(Failure::Usage(format!(
+            "a pair has the ends {name}/0 and {name}/1, not {name}/{other}"
+        ))),
     }
 }
 
@@ -190,13 +204,25 @@ fn words(end: &Endpoint) -> String {
         Some(namespace) => format!("{namespace}:{}", end.device()),
         None => end.device().to_owned(),
     }];
-    words.extend(end.addresses.iter().map(|address| format!("addr={address}")));
+    words.extend(
+        end.addresses
+            .iter()
+            .map(|address| format!("addr={address}")),
+    );
     words.extend(end.bridge.iter().map(|bridge| format!("bridge={bridge}")));
     words.extend(end.mac.iter().map(|mac| format!("mac={mac}")));
     words.extend(end.mtu.iter().map(|mtu| format!("mtu={mtu}")));
     let port = &end.port;
-    words.extend(port.path_cost.iter().map(|cost| format!("path_cost={cost}")));
-    words.extend(port.priority.iter().map(|priority| format!("priority={priority}")));
+    words.extend(
+        port.path_cost
+            .iter()
+            .map(|cost| format!("path_cost={cost}")),
+    );
+    words.extend(
+        port.priority
+            .iter()
+            .map(|priority| format!("priority={priority}")),
+    );
     let switches = [
         ("hairpin", port.hairpin),
         ("isolated", port.isolated),
@@ -218,23 +244,36 @@ fn words(end: &Endpoint) -> String {
 
 /// What the kernel said of an end.
 fn seen(end: Option<&EndpointObserved>) -> String {
-    let Some(end) = end else { return "not there".into() };
-    let mut text = format!("index {} mac {} mtu {} {}", end.index, end.mac, end.mtu, end.operstate);
+    let Some(end) = end else {
+        return "not there".into();
+    };
+    let mut text = format!(
+        "index {} mac {} mtu {} {}",
+        end.index, end.mac, end.mtu, end.operstate
+    );
     if !end.carrier {
         text += " no carrier";
     }
     if !end.foreign_addresses.is_empty() {
-        text = format!("{text}, addresses of others: {}", end.foreign_addresses.join(" "));
+        text = format!(
+            "{text}, addresses of others: {}",
+            end.foreign_addresses.join(" ")
+        );
     }
     text
 }
 
 fn ready(stored: &Stored<Veth>) -> Option<&'static str> {
-    stored.status.observed.as_ref().map(|observed| if observed.ready { "yes" } else { "no" })
+    stored
+        .status
+        .observed
+        .as_ref()
+        .map(|observed| if observed.ready { "yes" } else { "no" })
 }
 
 impl Shown for Veth {
-    const COLUMNS: &'static [&'static str] = &["NAME", "END 0", "END 1", "READY", "STATE", "LABELS"];
+    const COLUMNS: &'static [&'static str] =
+        &["NAME", "END 0", "END 1", "READY", "STATE", "LABELS"];
 
     fn row(stored: &Stored<Self>) -> Vec<String> {
         let [a, b] = &stored.spec.endpoints;
@@ -250,7 +289,11 @@ impl Shown for Veth {
 
     fn fields(stored: &Stored<Self>) -> Vec<(&'static str, String)> {
         let [a, b] = &stored.spec.endpoints;
-        let ends = stored.status.observed.as_ref().map(|observed| &observed.endpoints);
+        let ends = stored
+            .status
+            .observed
+            .as_ref()
+            .map(|observed| &observed.endpoints);
         let [seen_a, seen_b] = [0, 1].map(|end| seen(ends.and_then(|ends| ends[end].as_ref())));
         vec![
             ("ready", ready(stored).unwrap_or_default().to_owned()),

@@ -10,7 +10,8 @@ use clap::Args;
 use http::Method;
 use indicatif::{ProgressBar, ProgressStyle};
 use netnsd_api::{
-    DryRun, Kind, Problem, Progress, Reconciled, ResourceRef, Topology, TopologyResult, parse, read_yaml, sparse,
+    DryRun, Kind, Problem, Progress, Reconciled, ResourceRef, Topology, TopologyResult, parse,
+    read_yaml, sparse,
 };
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -56,7 +57,11 @@ impl Document {
     }
 
     fn method(&self) -> Method {
-        if self.prune { Method::PUT } else { Method::PATCH }
+        if self.prune {
+            Method::PUT
+        } else {
+            Method::PATCH
+        }
     }
 
     /// What of the network is meant, as a query's parameters.
@@ -67,7 +72,12 @@ impl Document {
     /// The same for a write.
     fn query(&self) -> impl Iterator<Item = (&str, &str)> {
         let asked = [("adopt", self.adopt), ("cascade", self.cascade)];
-        self.labels().chain(asked.into_iter().filter(|(_, is_asked)| *is_asked).map(|(name, _)| (name, "true")))
+        self.labels().chain(
+            asked
+                .into_iter()
+                .filter(|(_, is_asked)| *is_asked)
+                .map(|(name, _)| (name, "true")),
+        )
     }
 }
 
@@ -76,7 +86,13 @@ const PATH: &str = "/v1/topology";
 /// Makes the network as a document says.
 pub async fn apply(context: &Context, document: &Document) -> Result<(), Failure> {
     let text = document.read()?;
-    send(context, document.method(), document.query(), &Body::Yaml(&text)).await
+    send(
+        context,
+        document.method(),
+        document.query(),
+        &Body::Yaml(&text),
+    )
+    .await
 }
 
 /// Sends a document, and tells how far it is and what it changed.
@@ -90,7 +106,11 @@ pub async fn send<'a>(
     let path = with_query(PATH, &query);
     if context.dry_run || !context.wait {
         let answer = context.api.send(method, &path, Some(body)).await?;
-        return if context.dry_run { show_plan(context, &answer) } else { summary(context, &answer) };
+        return if context.dry_run {
+            show_plan(context, &answer)
+        } else {
+            summary(context, &answer)
+        };
     }
     let bar = ProgressBar::hidden();
     if io::stderr().is_terminal() {
@@ -130,16 +150,25 @@ fn summary(context: &Context, answer: &[u8]) -> Result<(), Failure> {
 
 fn changes(context: &Context, result: &TopologyResult) -> String {
     let mut text = String::new();
-    for (sign, colour, resources) in
-        [("+", GREEN, &result.created), ("~", YELLOW, &result.updated), ("-", RED, &result.deleted)]
-    {
+    for (sign, colour, resources) in [
+        ("+", GREEN, &result.created),
+        ("~", YELLOW, &result.updated),
+        ("-", RED, &result.deleted),
+    ] {
         for ResourceRef { kind, name } in resources {
             text += &context.painted(colour, &format!("{sign} {kind}/{name}"));
             text += "\n";
         }
     }
-    let (created, updated, deleted) = (result.created.len(), result.updated.len(), result.deleted.len());
-    text + &format!("{created} created, {updated} updated, {deleted} deleted, {} unchanged\n", result.unchanged)
+    let (created, updated, deleted) = (
+        result.created.len(),
+        result.updated.len(),
+        result.deleted.len(),
+    );
+    text + &format!(
+        "{created} created, {updated} updated, {deleted} deleted, {} unchanged\n",
+        result.unchanged
+    )
 }
 
 const RED: u8 = 31;
@@ -151,7 +180,14 @@ const GREY: u8 = 90;
 pub async fn plan(context: &Context, document: &Document) -> Result<(), Failure> {
     let text = document.read()?;
     let query: Vec<(&str, &str)> = document.query().chain([("dry_run", "true")]).collect();
-    let answer = context.api.send(document.method(), &with_query(PATH, &query), Some(&Body::Yaml(&text))).await?;
+    let answer = context
+        .api
+        .send(
+            document.method(),
+            &with_query(PATH, &query),
+            Some(&Body::Yaml(&text)),
+        )
+        .await?;
     show_plan(context, &answer)
 }
 
@@ -170,16 +206,27 @@ fn show_plan(context: &Context, answer: &[u8]) -> Result<(), Failure> {
 
 /// Shows how a document differs from what is recorded.
 pub async fn diff(context: &Context, document: &Document) -> Result<(), Failure> {
-    let wrong = |error: String| Failure::Usage(format!("{} is not a document: {error}", document.file));
+    let wrong =
+        |error: String| Failure::Usage(format!("{} is not a document: {error}", document.file));
     let wanted = read_yaml(&document.read()?).map_err(wrong)?;
-    let wanted: Topology = parse(&wanted).map_err(|error| wrong(Problem::from(error).to_string()))?;
-    let recorded = context.api.get(&with_query(PATH, &document.labels().collect::<Vec<_>>())).await?;
+    let wanted: Topology =
+        parse(&wanted).map_err(|error| wrong(Problem::from(error).to_string()))?;
+    let recorded = context
+        .api
+        .get(&with_query(PATH, &document.labels().collect::<Vec<_>>()))
+        .await?;
     let recorded: Map<String, Value> = serde_json::from_slice(&recorded)?;
     let (mut before, mut after) = (String::new(), String::new());
     for kind in Kind::ALL {
-        let list = recorded.get(kind.plural()).and_then(Value::as_array).cloned().unwrap_or_default();
+        let list = recorded
+            .get(kind.plural())
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default();
         let wanted = intents(&wanted, kind)?;
-        let named = |item: &&Value| document.prune || wanted.iter().any(|other| other["name"] == item["name"]);
+        let named = |item: &&Value| {
+            document.prune || wanted.iter().any(|other| other["name"] == item["name"])
+        };
         let old: Vec<&Value> = list.iter().filter(named).collect();
         for item in &old {
             before += &section(kind, item)?;
@@ -202,13 +249,20 @@ pub async fn diff(context: &Context, document: &Document) -> Result<(), Failure>
                 ChangeTag::Equal => (" ", None),
             };
             let shown = format!("{sign}{}", change.value().trim_end_matches('\n'));
-            text += &colour.map_or_else(|| visible(&shown).into_owned(), |colour| context.painted(colour, &shown));
+            text += &colour.map_or_else(
+                || visible(&shown).into_owned(),
+                |colour| context.painted(colour, &shown),
+            );
             text += "\n";
         }
     }
     raw(&text)?;
     // As diff(1): there is a difference.
-    if text.is_empty() { Ok(()) } else { Err(Failure::Exit(1)) }
+    if text.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::Exit(1))
+    }
 }
 
 /// A document's resources of a kind, as an export shows them, sorted.
@@ -228,7 +282,13 @@ fn intents(document: &Topology, kind: Kind) -> Result<Vec<Value>, Failure> {
 
 /// A device name that the document leaves out stays as it is.
 fn keep_chosen_names(item: &mut Value, old: &Value) {
-    for (i, end) in item.get_mut("endpoints").and_then(Value::as_array_mut).into_iter().flatten().enumerate() {
+    for (i, end) in item
+        .get_mut("endpoints")
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+        .enumerate()
+    {
         if end["interface"].is_null()
             && let Some(name) = old["endpoints"][i].get("interface")
         {
@@ -239,7 +299,11 @@ fn keep_chosen_names(item: &mut Value, old: &Value) {
 
 fn section(kind: Kind, item: &Value) -> Result<String, Failure> {
     let text = yaml_serde::to_string(item).map_err(|error| Failure::Refused(error.to_string()))?;
-    Ok(format!("{kind}/{}:\n{}", item["name"].as_str().unwrap_or_default(), indent(&text)))
+    Ok(format!(
+        "{kind}/{}:\n{}",
+        item["name"].as_str().unwrap_or_default(),
+        indent(&text)
+    ))
 }
 
 fn indent(text: &str) -> String {
@@ -248,26 +312,43 @@ fn indent(text: &str) -> String {
 
 /// Prints the whole network as a document: YAML, unless JSON is asked for.
 pub async fn export(context: &Context, labels: &[String]) -> Result<(), Failure> {
-    let query: Vec<(&str, &str)> = labels.iter().map(|label| ("label", label.as_str())).collect();
+    let query: Vec<(&str, &str)> = labels
+        .iter()
+        .map(|label| ("label", label.as_str()))
+        .collect();
     let answer = context.api.get(&with_query(PATH, &query)).await?;
-    if context.format == Format::Json { line(answer) } else { print(yaml(&answer)?) }
+    if context.format == Format::Json {
+        line(answer)
+    } else {
+        print(yaml(&answer)?)
+    }
 }
 
 /// One pass over everything, now.
 pub async fn reconcile(context: &Context) -> Result<(), Failure> {
-    let answer = context.api.send(Method::POST, "/v1/reconcile", None).await?;
+    let answer = context
+        .api
+        .send(Method::POST, "/v1/reconcile", None)
+        .await?;
     let result: Reconciled = serde_json::from_slice(&answer)?;
     if context.format == Format::Json {
         line(&answer)?;
     } else {
-        let repaired = result.repaired.iter().map(|of| format!("repaired {}/{}\n", of.kind, of.name));
+        let repaired = result
+            .repaired
+            .iter()
+            .map(|of| format!("repaired {}/{}\n", of.kind, of.name));
         let failed = result.failed.iter().map(|of| {
             let reason = of.reason.as_deref().unwrap_or_default();
             format!("{} {}/{}: {reason}\n", of.state.as_str(), of.kind, of.name)
         });
         print(repaired.chain(failed).collect::<String>())?;
     }
-    if result.failed.is_empty() { Ok(()) } else { Err(Failure::Exit(1)) }
+    if result.failed.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::Exit(1))
+    }
 }
 
 /// Has a resource edited as YAML, and puts it back if nobody changed it meanwhile.
@@ -281,12 +362,23 @@ pub async fn edit(context: &Context, which: &Which) -> Result<(), Failure> {
         intent.as_object_mut().map(|map| map.remove(field));
     }
     let before = yaml(sparse(which.kind, intent).to_string().as_bytes())?;
-    let mut file = tempfile::Builder::new().prefix("netnsctl-").suffix(".yaml").tempfile()?;
+    let mut file = tempfile::Builder::new()
+        .prefix("netnsctl-")
+        .suffix(".yaml")
+        .tempfile()?;
     file.write_all(before.as_bytes())?;
-    let editor = ["VISUAL", "EDITOR"].iter().find_map(|name| std::env::var(name).ok()).unwrap_or_else(|| "vi".into());
-    let status = Command::new("sh").args(["-c", &format!("{editor} \"$0\"")]).arg(file.path()).status()?;
+    let editor = ["VISUAL", "EDITOR"]
+        .iter()
+        .find_map(|name| std::env::var(name).ok())
+        .unwrap_or_else(|| "vi".into());
+    let status = Command::new("sh")
+        .args(["-c", &format!("{editor} \"$0\"")])
+        .arg(file.path())
+        .status()?;
     if !status.success() {
-        return Err(Failure::Refused(format!("{editor} ended with {status}: nothing was changed")));
+        return Err(Failure::Refused(format!(
+            "{editor} ended with {status}: nothing was changed"
+        )));
     }
     let after = fs::read_to_string(file.path())?;
     if after == before {
@@ -295,9 +387,10 @@ pub async fn edit(context: &Context, which: &Which) -> Result<(), Failure> {
     }
     let body = read_yaml(&after);
     let kept = |file: tempfile::NamedTempFile, why: String| {
-        let place = file
-            .keep()
-            .map_or_else(|_| String::new(), |(_, path)| format!("\n  what you wrote is kept in {}", path.display()));
+        let place = file.keep().map_or_else(
+            |_| String::new(),
+            |(_, path)| format!("\n  what you wrote is kept in {}", path.display()),
+        );
         Failure::Refused(format!("{why}{place}"))
     };
     let body = match body {

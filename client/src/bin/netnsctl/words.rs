@@ -19,13 +19,19 @@ pub fn number(text: &str) -> Result<Value, String> {
         return Ok(Value::Null);
     }
     let whole = text.parse::<u64>().map(Value::from).ok();
-    let value = whole.or_else(|| text.parse::<f64>().ok().map(Value::from)).filter(|value| !value.is_null());
+    let value = whole
+        .or_else(|| text.parse::<f64>().ok().map(Value::from))
+        .filter(|value| !value.is_null());
     value.ok_or_else(|| format!("{text:?} is not a number, nor none"))
 }
 
 /// A text, or `none`.
 pub fn text(text: &str) -> Result<Value, String> {
-    Ok(if text == "none" { Value::Null } else { Value::from(text) })
+    Ok(if text == "none" {
+        Value::Null
+    } else {
+        Value::from(text)
+    })
 }
 
 /// A netnsid, `auto` or `none`.
@@ -33,13 +39,18 @@ pub fn netnsid(text: &str) -> Result<Value, String> {
     match text {
         "none" => Ok(Value::Null),
         "auto" => Ok(Value::from("auto")),
-        _ => text.parse::<u32>().map(Value::from).map_err(|_| format!("{text:?} is not a netnsid, auto or none")),
+        _ => text
+            .parse::<u32>()
+            .map(Value::from)
+            .map_err(|_| format!("{text:?} is not a netnsid, auto or none")),
     }
 }
 
 /// `KEY=VALUE`.
 pub fn pair(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is not KEY=VALUE"))?;
+    let (key, value) = text
+        .split_once('=')
+        .ok_or_else(|| format!("{text:?} is not KEY=VALUE"))?;
     Ok((key.to_owned(), value.to_owned()))
 }
 
@@ -52,24 +63,33 @@ fn destination(text: &str) -> String {
     }
 }
 
-/// A route as `ip route add` takes it: `[TYPE] DESTINATION [via A] [dev I] [metric N] [table N] [src A] [onlink]`.
+/// A route as `ip route add` takes it: `[TYPE] DESTINATION [via A] [dev I] [metric N] [table N]
+/// [src A] [onlink]`.
 pub fn route(text: &str) -> Result<Value, String> {
     if text == "none" {
         return Ok(Value::Null);
     }
     let mut words = text.split_whitespace().peekable();
     let mut route = Map::new();
-    if let Some(kind) = words.next_if(|word| ["unicast", "blackhole", "unreachable", "prohibit"].contains(word)) {
+    if let Some(kind) =
+        words.next_if(|word| ["unicast", "blackhole", "unreachable", "prohibit"].contains(word))
+    {
         route.insert("type".into(), kind.into());
     }
-    let to = words.next().ok_or("a route begins with default or a network: default via 10.0.0.1")?;
+    let to = words
+        .next()
+        .ok_or("a route begins with default or a network: default via 10.0.0.1")?;
     route.insert("destination".into(), destination(to).into());
     while let Some(word) = words.next() {
         if word == "onlink" {
             route.insert("onlink".into(), true.into());
             continue;
         }
-        let mut value = || words.next().ok_or_else(|| format!("{word:?} at the end of a route needs a value"));
+        let mut value = || {
+            words
+                .next()
+                .ok_or_else(|| format!("{word:?} at the end of a route needs a value"))
+        };
         let (field, value) = match word {
             "via" => ("via", Value::from(value()?)),
             "dev" => ("interface", Value::from(value()?)),
@@ -92,7 +112,9 @@ pub fn route(text: &str) -> Result<Value, String> {
 }
 
 fn whole(word: &str, text: &str) -> Result<Value, String> {
-    text.parse::<u32>().map(Value::from).map_err(|_| format!("{word} {text:?} is not a number"))
+    text.parse::<u32>()
+        .map(Value::from)
+        .map_err(|_| format!("{word} {text:?} is not a number"))
 }
 
 /// An entry as `ip neigh add` takes it: `ADDRESS lladdr MAC dev INTERFACE`.
@@ -102,21 +124,30 @@ pub fn neighbour(text: &str) -> Result<Value, String> {
     }
     let mut words = text.split_whitespace();
     let mut entry = Map::new();
-    let address = words.next().ok_or("a neighbour is ADDRESS lladdr MAC dev INTERFACE")?;
+    let address = words
+        .next()
+        .ok_or("a neighbour is ADDRESS lladdr MAC dev INTERFACE")?;
     entry.insert("address".into(), address.into());
     while let Some(word) = words.next() {
-        let value = words.next().ok_or_else(|| format!("{word:?} at the end of a neighbour needs a value"))?;
+        let value = words
+            .next()
+            .ok_or_else(|| format!("{word:?} at the end of a neighbour needs a value"))?;
         match (word, value) {
             ("lladdr", mac) => entry.insert("mac".into(), mac.into()),
             ("dev", interface) => entry.insert("interface".into(), interface.into()),
             ("nud", "permanent") => None,
-            _ => return Err(format!("\"{word} {value}\" is not known here: ADDRESS lladdr MAC dev INTERFACE")),
+            _ => {
+                return Err(format!(
+                    "\"{word} {value}\" is not known here: ADDRESS lladdr MAC dev INTERFACE"
+                ));
+            }
         };
     }
     Ok(Value::Object(entry))
 }
 
-/// One end of a pair: `[NAMESPACE:][INTERFACE][,addr=CIDR][,bridge=BRIDGE][,mac=MAC][,mtu=N][,down]…`.
+/// One end of a pair:
+/// `[NAMESPACE:][INTERFACE][,addr=CIDR][,bridge=BRIDGE][,mac=MAC][,mtu=N][,down]…`.
 pub fn end(text: &str) -> Result<Value, String> {
     let mut parts = text.split(',');
     let device = parts.next().unwrap_or_default();
@@ -129,16 +160,21 @@ pub fn end(text: &str) -> Result<Value, String> {
     }
     let (mut addresses, mut port) = (Vec::new(), Map::new());
     for part in parts {
-        let (word, value) = part.split_once('=').map_or((part, None), |(word, value)| (word, Some(value)));
+        let (word, value) = part
+            .split_once('=')
+            .map_or((part, None), |(word, value)| (word, Some(value)));
         let needed = || value.ok_or_else(|| format!("{word} needs a value: {word}=…"));
         match word {
             "addr" | "address" => addresses.push(Value::from(needed()?)),
             "bridge" | "master" => drop(end.insert("bridge".into(), needed()?.into())),
             "mac" => drop(end.insert("mac".into(), needed()?.into())),
             "mtu" => drop(end.insert("mtu".into(), whole(word, needed()?)?)),
-            "up" | "down" if value.is_none() => drop(end.insert("up".into(), (word == "up").into())),
+            "up" | "down" if value.is_none() => {
+                drop(end.insert("up".into(), (word == "up").into()))
+            }
             "path_cost" | "priority" => drop(port.insert(word.into(), whole(word, needed()?)?)),
-            "hairpin" | "isolated" | "learning" | "bpdu_guard" | "root_block" | "mcast_fast_leave" => {
+            "hairpin" | "isolated" | "learning" | "bpdu_guard" | "root_block"
+            | "mcast_fast_leave" => {
                 drop(port.insert(word.into(), on_off(value.unwrap_or("on"))?.into()));
             }
             other => {
@@ -173,15 +209,25 @@ impl Body {
     /// A list, if any of it was given; `none` is the empty one.
     pub fn list(&mut self, field: &str, values: &[Value]) {
         if !values.is_empty() {
-            self.0.insert(field.into(), values.iter().filter(|value| !value.is_null()).cloned().collect());
+            self.0.insert(
+                field.into(),
+                values
+                    .iter()
+                    .filter(|value| !value.is_null())
+                    .cloned()
+                    .collect(),
+            );
         }
     }
 
     /// A map, if any of it was given; `without` are keys to take out.
     pub fn map(&mut self, field: &str, values: &[(String, String)], without: &[String]) {
         let taken = without.iter().map(|key| (key.clone(), Value::Null));
-        let map: Map<String, Value> =
-            values.iter().map(|(key, value)| (key.clone(), json!(value))).chain(taken).collect();
+        let map: Map<String, Value> = values
+            .iter()
+            .map(|(key, value)| (key.clone(), json!(value)))
+            .chain(taken)
+            .collect();
         if !map.is_empty() {
             self.0.insert(field.into(), map.into());
         }
@@ -206,14 +252,25 @@ mod tests {
 
     #[test]
     fn routes_are_spelled_as_ip_does() {
-        assert_eq!(route("default via 10.0.0.1").unwrap(), json!({"destination": "default", "via": "10.0.0.1"}));
+        assert_eq!(
+            route("default via 10.0.0.1").unwrap(),
+            json!({"destination": "default", "via": "10.0.0.1"})
+        );
         assert_eq!(
             route("10.9.9.9 via fe80::1 dev eth0 metric 5 table main src 10.0.0.2 onlink").unwrap(),
             json!({"destination": "10.9.9.9/32", "via": "fe80::1", "interface": "eth0", "metric": 5, "table": 254,
                 "source": "10.0.0.2", "onlink": true})
         );
-        assert_eq!(route("blackhole 10.0.0.0/8").unwrap(), json!({"type": "blackhole", "destination": "10.0.0.0/8"}));
-        for bad in ["", "default via", "default gw 10.0.0.1", "default via 10.0.0.1 metric x"] {
+        assert_eq!(
+            route("blackhole 10.0.0.0/8").unwrap(),
+            json!({"type": "blackhole", "destination": "10.0.0.0/8"})
+        );
+        for bad in [
+            "",
+            "default via",
+            "default gw 10.0.0.1",
+            "default via 10.0.0.1 metric x",
+        ] {
             route(bad).unwrap_err();
         }
     }
@@ -253,6 +310,9 @@ mod tests {
         body.list("addresses", &[Value::Null]);
         body.map("labels", &[("a".into(), "b".into())], &["c".into()]);
         body.flags("up", false, false);
-        assert_eq!(body.value(), json!({"mac": null, "addresses": [], "labels": {"a": "b", "c": null}}));
+        assert_eq!(
+            body.value(),
+            json!({"mac": null, "addresses": [], "labels": {"a": "b", "c": null}})
+        );
     }
 }

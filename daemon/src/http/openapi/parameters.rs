@@ -13,10 +13,13 @@ const ETAGS: &str = r#"^(\*|(W/)?"[^"]*"( *, *(W/)?"[^"]*")*)$"#;
 fn schema_of(place: &str, name: &str) -> Option<Value> {
     let number = |least: u64| json!({"type": "integer", "format": "int64", "minimum": least});
     let list = |items: Value| json!({"type": "array", "items": items});
-    let conditions = |items: Value| json!({"type": "array", "items": items, "maxItems": CONDITIONS});
+    let conditions =
+        |items: Value| json!({"type": "array", "items": items, "maxItems": CONDITIONS});
     let reference = |name: &str| json!({"$ref": format!("#/components/schemas/{name}")});
     Some(match (place, name) {
-        ("query", "limit") => json!({"type": "integer", "minimum": 1, "maximum": 10000, "default": 1000}),
+        ("query", "limit") => {
+            json!({"type": "integer", "minimum": 1, "maximum": 10000, "default": 1000})
+        }
         ("query", "cursor" | "namespace") => reference("Name"),
         ("query", "label") => conditions(json!({"type": "string", "pattern": LABEL})),
         ("query", "include") => json!({"type": "string", "enum": ["unmanaged"]}),
@@ -26,11 +29,19 @@ fn schema_of(place: &str, name: &str) -> Option<Value> {
         ("query", "since") | ("header", "Last-Event-ID") => number(0),
         ("query", "argv") => json!({"type": "array", "minItems": 1, "items": {"type": "string"}}),
         ("query", "env") => list(json!({"type": "string", "pattern": "^[^=]*=.*$"})),
-        ("query", "rows") => json!({"type": "integer", "minimum": 0, "maximum": 65535, "default": 24}),
-        ("query", "cols") => json!({"type": "integer", "minimum": 0, "maximum": 65535, "default": 80}),
-        ("query", "timeout_s") => json!({"type": "number", "exclusiveMinimum": 0, "maximum": 86400, "default": 86400}),
+        ("query", "rows") => {
+            json!({"type": "integer", "minimum": 0, "maximum": 65535, "default": 24})
+        }
+        ("query", "cols") => {
+            json!({"type": "integer", "minimum": 0, "maximum": 65535, "default": 80})
+        }
+        ("query", "timeout_s") => {
+            json!({"type": "number", "exclusiveMinimum": 0, "maximum": 86400, "default": 86400})
+        }
         ("query", "wait") => json!({"type": "boolean", "default": true}),
-        ("query", "adopt" | "cascade" | "dry_run" | "settings" | "tty") => json!({"type": "boolean", "default": false}),
+        ("query", "adopt" | "cascade" | "dry_run" | "settings" | "tty") => {
+            json!({"type": "boolean", "default": false})
+        }
         ("header", "If-Match" | "If-None-Match") => json!({"type": "string", "pattern": ETAGS}),
         ("path", "end") => json!({"type": "string", "enum": ["0", "1"]}),
         ("path", "pid") => number(1),
@@ -40,7 +51,12 @@ fn schema_of(place: &str, name: &str) -> Option<Value> {
 
 /// Says of an operation's parameters what they may be.
 pub(super) fn specify(operation: &mut Value) {
-    for parameter in operation.get_mut("parameters").and_then(Value::as_array_mut).into_iter().flatten() {
+    for parameter in operation
+        .get_mut("parameters")
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+    {
         let place = |field: &str| parameter[field].as_str().unwrap_or_default().to_owned();
         let (place, name) = (place("in"), place("name"));
         if let Some(schema) = schema_of(&place, &name) {

@@ -22,10 +22,21 @@ pub(super) struct Shapes {
 
 impl Shapes {
     pub fn of<R: Resource>() -> Self {
-        let least = serde_json::from_value::<R>(json!({"name": "x"})).ok().map(|least| written_out(&least));
-        let shown = least.as_ref().and_then(Value::as_object).into_iter().flatten().map(|(field, _)| field.clone());
+        let least = serde_json::from_value::<R>(json!({"name": "x"}))
+            .ok()
+            .map(|least| written_out(&least));
+        let shown = least
+            .as_ref()
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten()
+            .map(|(field, _)| field.clone());
         let stored = written_out(&Stored::<R>::schema());
-        let own = stored["allOf"].as_array().into_iter().flatten().find(|part| part["properties"].is_object());
+        let own = stored["allOf"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|part| part["properties"].is_object());
         Self {
             name: <R as ToSchema>::name().into_owned(),
             observed: <R::Observed as ToSchema>::name().into_owned(),
@@ -36,24 +47,49 @@ impl Shapes {
 
     /// Adds NAMEPut, NAMEPatch, NAMEAnswer and NAMEStatus beside NAME.
     fn add(&self, schemas: &mut Schemas) {
-        let Some(mut intent) = schemas.get(&self.name).cloned() else { return };
+        let Some(mut intent) = schemas.get(&self.name).cloned() else {
+            return;
+        };
         let mut answer = intent.clone();
         let own = self.own["properties"].as_object().into_iter().flatten();
         own.for_each(|(field, schema)| answer["properties"][field] = schema.clone());
         // The status is of a generic type, and has its name from here.
-        let mut status = schemas.remove(&format!("Status_{}", self.observed)).unwrap_or_default();
-        status["properties"]["observed"] = or_null(&self.observed, "What the kernel said when it was last looked at.");
+        let mut status = schemas
+            .remove(&format!("Status_{}", self.observed))
+            .unwrap_or_default();
+        status["properties"]["observed"] = or_null(
+            &self.observed,
+            "What the kernel said when it was last looked at.",
+        );
         schemas.insert(format!("{}Status", self.name), status);
         answer["properties"]["status"] = reference(&format!("{}Status", self.name));
-        let always = self.own["required"].as_array().into_iter().flatten().cloned();
-        answer["required"] = self.shown.iter().map(|field| json!(field)).chain(always).collect();
-        open(&mut answer, &format!("{}, as it is answered: what was asked for, and how it stands.", self.name));
+        let always = self.own["required"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .cloned();
+        answer["required"] = self
+            .shown
+            .iter()
+            .map(|field| json!(field))
+            .chain(always)
+            .collect();
+        open(
+            &mut answer,
+            &format!(
+                "{}, as it is answered: what was asked for, and how it stands.",
+                self.name
+            ),
+        );
         add_patch(schemas, &self.name, &intent);
         ignore_read_only(&mut intent);
         intent["required"] = json!(["name"]);
         let mut put = intent.clone();
         without(&mut put, "required");
-        put["description"] = json!(format!("{}, as a path names it: its name may be left out.", self.name));
+        put["description"] = json!(format!(
+            "{}, as a path names it: its name may be left out.",
+            self.name
+        ));
         for (of, schema) in [("", intent), ("Put", put), ("Answer", answer)] {
             schemas.insert(format!("{}{of}", self.name), schema);
         }
@@ -63,10 +99,15 @@ impl Shapes {
 /// Adds what is made of the schemas of the kinds, of endpoints and of patches.
 pub(super) fn add(schemas: &mut Schemas, kinds: &[Shapes]) {
     kinds.iter().for_each(|kind| kind.add(schemas));
-    let Some(endpoint) = schemas.get("Endpoint").cloned() else { return };
+    let Some(endpoint) = schemas.get("Endpoint").cloned() else {
+        return;
+    };
     add_patch(schemas, "Endpoint", &endpoint);
     let mut answer = endpoint;
-    let observed = or_null("EndpointObserved", "What the kernel said of it when its pair was last looked at.");
+    let observed = or_null(
+        "EndpointObserved",
+        "What the kernel said of it when its pair was last looked at.",
+    );
     answer["properties"]["status"] = json!({
         "type": "object",
         "description": "How its pair stands, and what the kernel said of this end.",
@@ -77,7 +118,11 @@ pub(super) fn add(schemas: &mut Schemas, kinds: &[Shapes]) {
             "observed": observed,
         },
     });
-    let fields = answer["properties"].as_object().into_iter().flatten().map(|(field, _)| json!(field));
+    let fields = answer["properties"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(field, _)| json!(field));
     answer["required"] = fields.collect();
     open(&mut answer, "One end of a veth pair, as it is answered.");
     schemas.insert("EndpointAnswer".into(), answer);
@@ -105,16 +150,19 @@ fn without(schema: &mut Value, key: &str) {
 /// Says of a request's schema which other fields it may have.
 fn ignore_read_only(request: &mut Value) {
     for field in READ_ONLY {
-        request["properties"][field] = json!({"readOnly": true, "description": "Ignored in a request."});
+        request["properties"][field] =
+            json!({"readOnly": true, "description": "Ignored in a request."});
     }
 }
 
-/// Adds what a merge patch of something may say: each field, and null where it goes back to its default.
+/// Adds what a merge patch of something may say: each field, and null where it goes back to its
+/// default.
 fn add_patch(schemas: &mut Schemas, name: &str, intent: &Value) {
     let mut patch = mergeable(intent, schemas);
     ignore_read_only(&mut patch);
-    patch["description"] =
-        json!(format!("A merge patch of {name} (RFC 7396): null takes a field back to its default."));
+    patch["description"] = json!(format!(
+        "A merge patch of {name} (RFC 7396): null takes a field back to its default."
+    ));
     schemas.insert(format!("{name}Patch"), patch);
 }
 
@@ -122,12 +170,24 @@ fn add_patch(schemas: &mut Schemas, name: &str, intent: &Value) {
 fn mergeable(object: &Value, schemas: &Schemas) -> Value {
     let mut merged = object.clone();
     without(&mut merged, "required");
-    for property in merged["properties"].as_object_mut().into_iter().flatten().map(|(_, property)| property) {
+    for property in merged["properties"]
+        .as_object_mut()
+        .into_iter()
+        .flatten()
+        .map(|(_, property)| property)
+    {
         let known = |schema: &Value| {
-            let target = schemas.get(schema["$ref"].as_str()?.strip_prefix("#/components/schemas/")?)?;
-            target["properties"].is_object().then(|| mergeable(target, schemas))
+            let target = schemas.get(
+                schema["$ref"]
+                    .as_str()?
+                    .strip_prefix("#/components/schemas/")?,
+            )?;
+            target["properties"]
+                .is_object()
+                .then(|| mergeable(target, schemas))
         };
-        let inner = known(property).or_else(|| property["oneOf"].as_array()?.iter().find_map(known));
+        let inner =
+            known(property).or_else(|| property["oneOf"].as_array()?.iter().find_map(known));
         if let Some(inner) = inner {
             *property = inner;
         } else if property["additionalProperties"].is_object() {
@@ -140,7 +200,10 @@ fn mergeable(object: &Value, schemas: &Schemas) -> Value {
 
 fn nullable(schema: &Value) -> Value {
     let nothing = json!({"type": "null"});
-    let is_null = |of: &Value| of.as_array().is_some_and(|all| all.contains(&json!("null")) || all.contains(&nothing));
+    let is_null = |of: &Value| {
+        of.as_array()
+            .is_some_and(|all| all.contains(&json!("null")) || all.contains(&nothing))
+    };
     if is_null(&schema["type"]) || is_null(&schema["oneOf"]) || is_null(&schema["anyOf"]) {
         return schema.clone();
     }

@@ -1,5 +1,5 @@
-//! Telling neighbours where an address is now: gratuitous ARP requests (RFC 5227, section 3) and unsolicited neighbour
-//! advertisements (RFC 4861, section 7.2.6), one for each address.
+//! Telling neighbours where an address is now: gratuitous ARP requests (RFC 5227, section 3) and
+//! unsolicited neighbour advertisements (RFC 4861, section 7.2.6), one for each address.
 
 use std::{
     fs,
@@ -22,7 +22,9 @@ const ICMPV6: u8 = 58;
 
 /// Sends the packets from a link itself.
 pub(super) fn announce(local: &Local, link: &Announcement) -> Result<(), Errno> {
-    let Pinned::Namespace(ns) = local.pinned(&link.ns)? else { return Err(Errno::ENOENT) };
+    let Pinned::Namespace(ns) = local.pinned(&link.ns)? else {
+        return Err(Errno::ENOENT);
+    };
     local.within(ns, || {
         // Without a protocol it receives nothing (packet(7)).
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
@@ -30,13 +32,18 @@ pub(super) fn announce(local: &Local, link: &Announcement) -> Result<(), Errno> 
         let is_router = is_router(&link.name);
         link.addresses.iter().try_for_each(|address| match address {
             IpAddr::V4(v4) => send(&socket, link.index, &arp_request(link.mac, *v4)),
-            IpAddr::V6(v6) => send(&socket, link.index, &advertisement(link.mac, *v6, is_router)),
+            IpAddr::V6(v6) => send(
+                &socket,
+                link.index,
+                &advertisement(link.mac, *v6, is_router),
+            ),
         })
     })
 }
 
-/// Returns true if a link of the namespace that this thread is in forwards IPv6: neighbours that have it for a router would take
-/// an advertisement without that for its end as one (`ndisc_recv_na()`, net/ipv6/ndisc.c).
+/// Returns true if a link of the namespace that this thread is in forwards IPv6: neighbours that
+/// have it for a router would take an advertisement without that for its end as one
+/// (`ndisc_recv_na()`, net/ipv6/ndisc.c).
 fn is_router(link: &str) -> bool {
     let path = format!("/proc/sys/net/ipv6/conf/{link}/forwarding");
     fs::read_to_string(path).is_ok_and(|value| value.trim() != "0")
@@ -68,7 +75,16 @@ fn arp_request(mac: Mac, address: Ipv4Addr) -> Vec<u8> {
     // Ethernet, IPv4, their lengths, request.
     const HEADER: [u8; 10] = [0x08, 0x06, 0, 1, 0x08, 0, 6, 4, 0, 1];
     let address = address.octets();
-    [&BROADCAST[..], &mac.0, &HEADER, &mac.0, &address, &[0; 6], &address].concat()
+    [
+        &BROADCAST[..],
+        &mac.0,
+        &HEADER,
+        &mac.0,
+        &address,
+        &[0; 6],
+        &address,
+    ]
+    .concat()
 }
 
 /// A neighbour advertisement to all nodes that overrides what they know.
@@ -78,19 +94,40 @@ fn advertisement(mac: Mac, address: Ipv6Addr, is_router: bool) -> Vec<u8> {
     const LENGTH: u8 = 32;
     let flags = if is_router { 0xa0 } else { 0x20 };
     // Type, code, checksum; flags; the address; its link-layer address as an option of 8 bytes.
-    let mut icmp = [&[136, 0, 0, 0, flags, 0, 0, 0][..], &address.octets(), &[2, 1], &mac.0].concat();
-    let pseudo = [&address.octets()[..], &ALL_NODES.octets(), &[0, 0, 0, LENGTH, 0, 0, 0, ICMPV6]].concat();
+    let mut icmp = [
+        &[136, 0, 0, 0, flags, 0, 0, 0][..],
+        &address.octets(),
+        &[2, 1],
+        &mac.0,
+    ]
+    .concat();
+    let pseudo = [
+        &address.octets()[..],
+        &ALL_NODES.octets(),
+        &[0, 0, 0, LENGTH, 0, 0, 0, ICMPV6],
+    ]
+    .concat();
     let checksum = checksum(&[&pseudo[..], &icmp].concat());
     icmp[2..4].copy_from_slice(&checksum.to_be_bytes());
     // Version 6, length, next header, hop limit 255: others are from beyond the link.
     let header = [0x60, 0, 0, 0, 0, LENGTH, ICMPV6, 255];
     let ethernet = [&ALL_NODES_MAC[..], &mac.0, &[0x86, 0xdd]].concat();
-    [&ethernet[..], &header, &address.octets(), &ALL_NODES.octets(), &icmp].concat()
+    [
+        &ethernet[..],
+        &header,
+        &address.octets(),
+        &ALL_NODES.octets(),
+        &icmp,
+    ]
+    .concat()
 }
 
 /// The Internet checksum (RFC 1071) of an even number of bytes.
 fn checksum(bytes: &[u8]) -> u16 {
-    let sum: u32 = bytes.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let sum: u32 = bytes
+        .chunks_exact(2)
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
+        .sum();
     let folded = (sum & 0xffff) + (sum >> 16);
     !((folded & 0xffff) + (folded >> 16)) as u16
 }
@@ -104,7 +141,12 @@ mod tests {
         let mac = Mac([2, 0, 0, 0, 0, 1]);
         let arp = arp_request(mac, Ipv4Addr::new(10, 1, 0, 1));
         assert_eq!(arp.len(), 42);
-        assert_eq!(arp[20..], [0, 1, 2, 0, 0, 0, 0, 1, 10, 1, 0, 1, 0, 0, 0, 0, 0, 0, 10, 1, 0, 1]);
+        assert_eq!(
+            arp[20..],
+            [
+                0, 1, 2, 0, 0, 0, 0, 1, 10, 1, 0, 1, 0, 0, 0, 0, 0, 0, 10, 1, 0, 1
+            ]
+        );
         let address: Ipv6Addr = "fd00:1::1".parse().unwrap();
         let na = advertisement(mac, address, true);
         assert_eq!((na.len(), na[54], na[58]), (14 + 40 + 32, 136, 0xa0));

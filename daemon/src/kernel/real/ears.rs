@@ -1,8 +1,9 @@
 //! What listens to all namespaces that are watched: one socket.
 //!
-//! It is in a namespace of its own, which has an id for each of them (`NETLINK_LISTEN_ALL_NSID`, netlink(7)). The kernel walks
-//! past every socket that listens with every notice, so that one in each namespace would be dear. Like this also those without
-//! an id on the host are heard, those in the making are not, and none is kept alive.
+//! It is in a namespace of its own, which has an id for each of them (`NETLINK_LISTEN_ALL_NSID`,
+//! netlink(7)). The kernel walks past every socket that listens with every notice, so that one in
+//! each namespace would be dear. Like this also those without an id on the host are heard, those in
+//! the making are not, and none is kept alive.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,7 +17,9 @@ use nix::{
     libc,
     sched::{CloneFlags, unshare},
     sys::{
-        socket::{ControlMessageOwned, MsgFlags, NetlinkAddr, RecvMsg, bind, recvmsg, setsockopt, sockopt},
+        socket::{
+            ControlMessageOwned, MsgFlags, NetlinkAddr, RecvMsg, bind, recvmsg, setsockopt, sockopt,
+        },
         stat::{fstat, stat},
     },
 };
@@ -31,10 +34,11 @@ use super::{
 };
 use crate::kernel::{Ns, OpError, What};
 
-/// Groups (`RTNLGRP_…`, `linux/rtnetlink.h`), each the bit one below its number: links (1), addresses (5, 9), ids of namespaces (28).
+/// Groups (`RTNLGRP_…`, `linux/rtnetlink.h`), each the bit one below its number: links (1),
+/// addresses (5, 9), ids of namespaces (28).
 const GROUPS: u32 = 1 | 1 << 4 | 1 << 8 | 1 << 27;
-/// The numbers of those that nothing on the host is asked for: neighbours, routes, what sysctls of `net.ipv4.conf` and
-/// `net.ipv6.conf` say.
+/// The numbers of those that nothing on the host is asked for: neighbours, routes, what sysctls of
+/// `net.ipv4.conf` and `net.ipv6.conf` say.
 const INSIDE: [u32; 5] = [3, 7, 11, 24, 25];
 /// Room for what was not read yet, in bytes; what does not fit is looked for.
 const ROOM: usize = 64 << 20;
@@ -45,8 +49,8 @@ pub(super) struct Ears {
     pub socket: Socket,
     /// Into the namespace that it is in, which gives the others their ids.
     channel: Channel,
-    /// The kernel finds the lowest ids soonest (`peernet2id()`, net/core/net_namespace.c): the host, which has most to say, is the
-    /// first that is listened to.
+    /// The kernel finds the lowest ids soonest (`peernet2id()`, net/core/net_namespace.c): the
+    /// host, which has most to say, is the first that is listened to.
     next_id: u32,
     /// Whether it listens to [`INSIDE`].
     inside: bool,
@@ -70,7 +74,14 @@ impl Ears {
             unshare(CloneFlags::CLONE_NEWNET)?;
             Ok::<_, Errno>((listen()?, Channel::open()?))
         })?;
-        Ok(Self { socket, channel, next_id: 0, inside: false, known: BTreeMap::new(), by_id: BTreeMap::new() })
+        Ok(Self {
+            socket,
+            channel,
+            next_id: 0,
+            inside: false,
+            known: BTreeMap::new(),
+            by_id: BTreeMap::new(),
+        })
     }
 
     /// What listens to the same, but not to what was let go of: an id cannot be taken back.
@@ -107,7 +118,9 @@ impl Ears {
         // Only now: what somebody listens to costs whoever changes it, on the whole machine.
         if *ns != Ns::Host && !self.inside {
             for group in INSIDE {
-                self.socket.add_membership(group).map_err(|error| worker::errno(&error))?;
+                self.socket
+                    .add_membership(group)
+                    .map_err(|error| worker::errno(&error))?;
             }
             self.inside = true;
         }
@@ -124,7 +137,9 @@ impl Ears {
         match self.channel.change(message::new_nsid(ns, id), 0) {
             // None is given twice: what was said of one that is gone is not taken for another's.
             Ok(()) => self.next_id += 1,
-            Err(error) if error.errno == Errno::EEXIST => return self.channel.netnsid(ns)?.ok_or(error),
+            Err(error) if error.errno == Errno::EEXIST => {
+                return self.channel.netnsid(ns)?.ok_or(error);
+            }
             Err(error) => return Err(error),
         }
         Ok(id.cast_unsigned())
@@ -132,8 +147,12 @@ impl Ears {
 
     /// Listens no more to what a name meant.
     pub fn leave(&mut self, ns: &Ns) {
-        let Some((_, id)) = self.known.remove(ns) else { return };
-        let Some(behind) = self.by_id.get_mut(&id) else { return };
+        let Some((_, id)) = self.known.remove(ns) else {
+            return;
+        };
+        let Some(behind) = self.by_id.get_mut(&id) else {
+            return;
+        };
         behind.names.remove(ns);
         if behind.names.is_empty() {
             self.by_id.remove(&id);
@@ -172,10 +191,15 @@ impl Ears {
 
     fn take(&mut self, id: u32, said: &[u8], changes: &mut BTreeSet<(Ns, What)>) {
         // Also namespaces that were let go of are heard while they live.
-        let Some(behind) = self.by_id.get_mut(&id) else { return };
+        let Some(behind) = self.by_id.get_mut(&id) else {
+            return;
+        };
         let news = notified(said).filter(|notice| !behind.ports.say_again(notice));
         for what in news.filter_map(|notice| notice.about()) {
-            let names = behind.names.iter().filter(|ns| **ns != Ns::Host || what.is_of_links());
+            let names = behind
+                .names
+                .iter()
+                .filter(|ns| **ns != Ns::Host || what.is_of_links());
             changes.extend(names.map(|ns| (ns.clone(), what.clone())));
         }
     }
@@ -189,13 +213,17 @@ impl Ears {
     }
 }
 
-/// Opens a socket that listens in the namespace that the calling thread is in, and in those that this one knows.
+/// Opens a socket that listens in the namespace that the calling thread is in, and in those that
+/// this one knows.
 pub(super) fn listen() -> Result<Socket, Errno> {
     let socket = Socket::new(NETLINK_ROUTE).map_err(|error| worker::errno(&error))?;
-    socket.set_listen_all_namespaces(true).map_err(|error| worker::errno(&error))?;
-    // Only the machine's own root may take more than others. A smaller buffer works too: what is lost is looked for.
-    let _as_large_as_allowed =
-        setsockopt(&socket, sockopt::RcvBufForce, &ROOM).or_else(|_| setsockopt(&socket, sockopt::RcvBuf, &ROOM));
+    socket
+        .set_listen_all_namespaces(true)
+        .map_err(|error| worker::errno(&error))?;
+    // Only the machine's own root may take more than others. A smaller buffer works too: what is
+    // lost is looked for.
+    let _as_large_as_allowed = setsockopt(&socket, sockopt::RcvBufForce, &ROOM)
+        .or_else(|_| setsockopt(&socket, sockopt::RcvBuf, &ROOM));
     bind(socket.as_raw_fd(), &NetlinkAddr::new(0, GROUPS))?;
     Ok(socket)
 }
@@ -206,7 +234,12 @@ fn hear(socket: RawFd, mut take: impl FnMut(Result<(Option<u32>, &[u8]), Errno>)
     let mut control = cmsg_space!(libc::c_int);
     loop {
         let mut parts = [IoSliceMut::new(&mut buffer)];
-        match recvmsg::<()>(socket, &mut parts, Some(&mut control), MsgFlags::MSG_DONTWAIT) {
+        match recvmsg::<()>(
+            socket,
+            &mut parts,
+            Some(&mut control),
+            MsgFlags::MSG_DONTWAIT,
+        ) {
             Ok(message) => {
                 let id = id_of(&message);
                 take(Ok((id, message.iovs().next().unwrap_or_default())));
@@ -231,7 +264,9 @@ fn id_of(message: &RecvMsg<'_, '_, ()>) -> Option<u32> {
             if (found.cmsg_header.cmsg_level, found.cmsg_header.cmsg_type)
                 == (libc::SOL_NETLINK, libc::NETLINK_LISTEN_ALL_NSID) =>
         {
-            Some(u32::from_ne_bytes(found.data_bytes.get(..4)?.try_into().ok()?))
+            Some(u32::from_ne_bytes(
+                found.data_bytes.get(..4)?.try_into().ok()?,
+            ))
         }
         _ => None,
     })

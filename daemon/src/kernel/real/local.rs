@@ -28,11 +28,13 @@ use super::{
 };
 use crate::kernel::{Ns, OpError, Outcome, StalePin, ownership};
 
-/// What such a thread holds. Everything that it does ends in the namespace in which it was started: the host's.
+/// What such a thread holds. Everything that it does ends in the namespace in which it was started:
+/// the host's.
 #[derive(Debug)]
 pub(in crate::kernel) struct Local {
     pub(super) host: OwnedFd,
-    /// Connections of the work at hand. A connection keeps its namespace alive, so none is kept longer ([`Local::rest`]).
+    /// Connections of the work at hand. A connection keeps its namespace alive, so none is kept
+    /// longer ([`Local::rest`]).
     open: BTreeMap<Ns, Open>,
     /// How many of them there may be at once.
     most: usize,
@@ -67,7 +69,11 @@ pub(super) enum Place<'l> {
 impl Open {
     /// Of a connection into this namespace.
     pub fn new(channel: Channel, ns: OwnedFd) -> Result<Self, Errno> {
-        Ok(Self { channel, inode: fstat(&ns)?.st_ino, ns })
+        Ok(Self {
+            channel,
+            inode: fstat(&ns)?.st_ino,
+            ns,
+        })
     }
 
     pub fn raw(&self) -> RawFd {
@@ -93,7 +99,8 @@ impl Local {
         })
     }
 
-    /// Does something, and is at home again also when that panics: whoever asked hears that there is no answer (ESRCH).
+    /// Does something, and is at home again also when that panics: whoever asked hears that there
+    /// is no answer (ESRCH).
     pub(super) fn safely<R>(&mut self, job: impl FnOnce(&mut Self) -> R) -> Result<R, Errno> {
         catch_unwind(AssertUnwindSafe(|| job(self))).map_err(|_| {
             self.rest();
@@ -102,17 +109,25 @@ impl Local {
         })
     }
 
-    /// Does something that goes into other namespaces, and comes back: a thread keeps alive the one that it is in.
+    /// Does something that goes into other namespaces, and comes back: a thread keeps alive the one
+    /// that it is in.
     pub(super) fn away<R>(&self, job: impl FnOnce() -> R) -> R {
         let result = job();
         if let Err(errno) = setns(&self.host, CloneFlags::CLONE_NEWNET) {
-            tracing::error!(error = errno.desc(), "cannot go back into the host's namespace");
+            tracing::error!(
+                error = errno.desc(),
+                "cannot go back into the host's namespace"
+            );
         }
         result
     }
 
     /// Does something inside a namespace.
-    pub(super) fn within<R>(&self, ns: impl AsFd, job: impl FnOnce() -> Result<R, Errno>) -> Result<R, Errno> {
+    pub(super) fn within<R>(
+        &self,
+        ns: impl AsFd,
+        job: impl FnOnce() -> Result<R, Errno>,
+    ) -> Result<R, Errno> {
         self.away(|| {
             setns(ns.as_fd(), CloneFlags::CLONE_NEWNET)?;
             job()
@@ -130,7 +145,12 @@ impl Local {
             Some(spare) => Ok(spare),
             None => self.away(|| {
                 unshare(CloneFlags::CLONE_NEWNET)?;
-                Open::new(Channel::open()?, File::open(worker::HERE).map_err(|error| worker::errno(&error))?.into())
+                Open::new(
+                    Channel::open()?,
+                    File::open(worker::HERE)
+                        .map_err(|error| worker::errno(&error))?
+                        .into(),
+                )
             }),
         }
     }
@@ -143,7 +163,11 @@ impl Local {
     /// What a namespace's name means now.
     pub(super) fn pinned(&self, ns: &Ns) -> Result<Pinned, Errno> {
         match ns {
-            Ns::Host => self.host.try_clone().map(Pinned::Namespace).map_err(|error| worker::errno(&error)),
+            Ns::Host => self
+                .host
+                .try_clone()
+                .map(Pinned::Namespace)
+                .map_err(|error| worker::errno(&error)),
             Ns::Named(name) => worker::pinned(name.as_str()),
         }
     }
@@ -189,11 +213,15 @@ impl Local {
         if let Some(error) = self.making.as_ref().and_then(|making| making.refusal(ns)) {
             return Err(error);
         }
-        // What was opened for this work is as good: nothing but this kernel's own operations changes what a name means.
+        // What was opened for this work is as good: nothing but this kernel's own operations
+        // changes what a name means.
         if !self.open.contains_key(ns) {
             self.channel(ns)?;
         }
-        let missing = || OpError { errno: Errno::ENOENT, message: Some(format!("{ns} is not there")) };
+        let missing = || OpError {
+            errno: Errno::ENOENT,
+            message: Some(format!("{ns} is not there")),
+        };
         self.open.get(ns).ok_or_else(missing)
     }
 
@@ -207,7 +235,9 @@ impl Local {
 
     fn go_on_making(&mut self) {
         // Not there meanwhile: what makes a namespace waits for none.
-        let Some(mut making) = self.making.take() else { return };
+        let Some(mut making) = self.making.take() else {
+            return;
+        };
         if let Some((ns, open)) = making.go_on(self) {
             self.hold(ns, open);
         }
@@ -224,7 +254,10 @@ impl Local {
         while self.unmade() > 0 {
             self.go_on_making();
         }
-        self.making.take().map(Making::into_outcomes).unwrap_or_default()
+        self.making
+            .take()
+            .map(Making::into_outcomes)
+            .unwrap_or_default()
     }
 
     /// Makes one change in a namespace.
@@ -232,17 +265,27 @@ impl Local {
         self.reach(ns)?.channel.change(message, flags)
     }
 
-    /// Returns the name that a namespace has besides this one: the host's own has none in `/run/netns`, and netnsd pins each under
-    /// one name, which its owner tag tells.
-    pub(super) fn alias_of(&self, inode: u64, name: &Name, owner_tag: Option<&str>) -> Result<Option<Ns>, Errno> {
+    /// Returns the name that a namespace has besides this one: the host's own has none in
+    /// `/run/netns`, and netnsd pins each under one name, which its owner tag tells.
+    pub(super) fn alias_of(
+        &self,
+        inode: u64,
+        name: &Name,
+        owner_tag: Option<&str>,
+    ) -> Result<Option<Ns>, Errno> {
         if fstat(&self.host)?.st_ino == inode {
             return Ok(Some(Ns::Host));
         }
-        let Some((owner, _)) = owner_tag.and_then(ownership::parse).filter(|(owner, _)| owner.name != *name) else {
+        let Some((owner, _)) = owner_tag
+            .and_then(ownership::parse)
+            .filter(|(owner, _)| owner.name != *name)
+        else {
             return Ok(None);
         };
         Ok(match worker::pinned(owner.name.as_str())? {
-            Pinned::Namespace(other) if fstat(&other)?.st_ino == inode => Some(Ns::Named(owner.name)),
+            Pinned::Namespace(other) if fstat(&other)?.st_ino == inode => {
+                Some(Ns::Named(owner.name))
+            }
             _ => None,
         })
     }
@@ -257,7 +300,8 @@ impl Local {
         self.reach(from)?.channel.netnsid(ns)
     }
 
-    /// Makes room for more connections, where there are many: the next ones are opened anew. For how many there is room.
+    /// Makes room for more connections, where there are many: the next ones are opened anew. For
+    /// how many there is room.
     pub(super) fn make_room(&mut self) -> usize {
         if self.open.len() >= self.most {
             self.open.clear();
@@ -274,8 +318,8 @@ impl Local {
     }
 }
 
-/// How many connections may be open at once: each is two descriptors, of each of two threads, and all together are a quarter of
-/// the limit (`RLIMIT_NOFILE`).
+/// How many connections may be open at once: each is two descriptors, of each of two threads, and
+/// all together are a quarter of the limit (`RLIMIT_NOFILE`).
 fn most() -> usize {
     let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1024, 1024));
     usize::try_from(limit / 16).unwrap_or(usize::MAX).max(16)

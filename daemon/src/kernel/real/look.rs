@@ -29,27 +29,45 @@ impl Local {
     /// The connection into a namespace that may not be there.
     fn look_into(&mut self, ns: &Ns) -> Result<&Channel, LookError> {
         let open = self.channel(ns).map_err(OpError::from)?;
-        open.map(|open| &open.channel).ok_or(LookError::NoSuchNamespace)
+        open.map(|open| &open.channel)
+            .ok_or(LookError::NoSuchNamespace)
     }
 
     /// Every link of a namespace with its addresses, `lo` among them.
-    pub(in crate::kernel) fn every_link(&mut self, ns: &Ns) -> Result<BTreeMap<String, ObservedLink>, LookError> {
-        Ok(observe::all_links(self.look_into(ns)?, message::get_links())?)
+    pub(in crate::kernel) fn every_link(
+        &mut self,
+        ns: &Ns,
+    ) -> Result<BTreeMap<String, ObservedLink>, LookError> {
+        Ok(observe::all_links(
+            self.look_into(ns)?,
+            message::get_links(),
+        )?)
     }
 
     fn names_of(&mut self, ns: &Ns) -> Result<BTreeMap<u32, String>, OpError> {
-        let links = self.reach(ns)?.channel.dump(message::get_links_briefly(), observe::link_of)?;
-        Ok(links.into_iter().map(|parsed| (parsed.link.index, parsed.name)).collect())
+        let links = self
+            .reach(ns)?
+            .channel
+            .dump(message::get_links_briefly(), observe::link_of)?;
+        Ok(links
+            .into_iter()
+            .map(|parsed| (parsed.link.index, parsed.name))
+            .collect())
     }
 
     /// Every ARP and NDP entry, as `ip neigh` shows them.
-    pub(in crate::kernel) fn all_neighbours(&mut self, ns: &Ns) -> Result<Vec<LiveNeighbour>, LookError> {
+    pub(in crate::kernel) fn all_neighbours(
+        &mut self,
+        ns: &Ns,
+    ) -> Result<Vec<LiveNeighbour>, LookError> {
         self.look_into(ns)?;
         let names = self.names_of(ns)?;
         let channel = &self.reach(ns)?.channel;
         let mut found = Vec::new();
         for seen in observe::all_neighbours(channel)? {
-            let (Some(address), Some(interface)) = (seen.address, names.get(&seen.index)) else { continue };
+            let (Some(address), Some(interface)) = (seen.address, names.get(&seen.index)) else {
+                continue;
+            };
             if seen.state == NeighbourState::Noarp {
                 continue;
             }
@@ -64,7 +82,11 @@ impl Local {
     }
 
     /// A bridge's forwarding table, as `brctl showmacs` shows it.
-    pub(in crate::kernel) fn fdb(&mut self, ns: &Ns, bridge: &str) -> Result<Vec<FdbEntry>, LookError> {
+    pub(in crate::kernel) fn fdb(
+        &mut self,
+        ns: &Ns,
+        bridge: &str,
+    ) -> Result<Vec<FdbEntry>, LookError> {
         self.look_into(ns)?;
         let names = self.names_of(ns)?;
         let master = names
@@ -76,7 +98,9 @@ impl Local {
         let mut found: BTreeMap<(String, String), FdbEntry> = BTreeMap::new();
         let question = message::get_neighbours(AddressFamily::Bridge, Some(master));
         for seen in channel.dump(question, observe::neighbour_of)? {
-            let (Some(mac), Some(interface)) = (seen.mac, names.get(&seen.index)) else { continue };
+            let (Some(mac), Some(interface)) = (seen.mac, names.get(&seen.index)) else {
+                continue;
+            };
             // Multicast entries are no stations; those of single VLANs repeat the plain ones.
             if mac[0] & 1 == 1 || seen.vlan {
                 continue;
@@ -86,7 +110,10 @@ impl Local {
                 mac: netnsd_api::Mac(mac).to_string(),
                 interface: interface.clone(),
                 local,
-                age_s: seen.updated.filter(|_| !local).map(|ticks| f64::from(ticks) / 100.0),
+                age_s: seen
+                    .updated
+                    .filter(|_| !local)
+                    .map(|ticks| f64::from(ticks) / 100.0),
             };
             found.insert((entry.mac.clone(), entry.interface.clone()), entry);
         }
@@ -94,7 +121,9 @@ impl Local {
     }
 
     /// Every namespace that has a name.
-    pub(in crate::kernel) fn namespaces(&mut self) -> Result<Vec<(String, NamespaceObserved)>, OpError> {
+    pub(in crate::kernel) fn namespaces(
+        &mut self,
+    ) -> Result<Vec<(String, NamespaceObserved)>, OpError> {
         let mut found = Vec::new();
         for name in names::listed() {
             let entered = match worker::pinned(&name) {
@@ -108,7 +137,12 @@ impl Local {
                 // Not a network namespace, or one that is closed to us (`setns(2)`).
                 Err(Errno::EINVAL | Errno::EPERM | Errno::EACCES) => {
                     let path = worker::path(&name).display().to_string();
-                    NamespaceObserved { path, inode: 0, netnsid: None, links: 0 }
+                    NamespaceObserved {
+                        path,
+                        inode: 0,
+                        netnsid: None,
+                        links: 0,
+                    }
                 }
                 Err(errno) => return Err(errno.into()),
             };
@@ -118,19 +152,37 @@ impl Local {
     }
 
     /// The namespaces that one namespace has ids for.
-    pub(in crate::kernel) fn neighbourhood(&mut self, from: &Ns) -> Result<look::Neighbourhood, OpError> {
-        let named = names::listed().into_iter().filter_map(|name| match worker::pinned(&name) {
-            Ok(Pinned::Namespace(fd)) => Some((Some(name), fd)),
-            _ => None,
-        });
-        let host = File::open(worker::HERE).ok().map(|file| (None, OwnedFd::from(file)));
+    pub(in crate::kernel) fn neighbourhood(
+        &mut self,
+        from: &Ns,
+    ) -> Result<look::Neighbourhood, OpError> {
+        let named = names::listed()
+            .into_iter()
+            .filter_map(|name| match worker::pinned(&name) {
+                Ok(Pinned::Namespace(fd)) => Some((Some(name), fd)),
+                _ => None,
+            });
+        let host = File::open(worker::HERE)
+            .ok()
+            .map(|file| (None, OwnedFd::from(file)));
         let mut found = BTreeMap::new();
         for (name, fd) in named.chain(host) {
             // One of another kind has no id (`get_net_ns_by_fd()`, net/core/net_namespace.c).
-            let Ok(Some(id)) = self.netnsid(from, fd.as_raw_fd()) else { continue };
+            let Ok(Some(id)) = self.netnsid(from, fd.as_raw_fd()) else {
+                continue;
+            };
             let open = self.open(fd)?;
             let links = observe::all_links(&open.channel, message::get_links_briefly())?;
-            found.insert(id, (name, links.into_iter().map(|(name, link)| (link.index, name)).collect()));
+            found.insert(
+                id,
+                (
+                    name,
+                    links
+                        .into_iter()
+                        .map(|(name, link)| (link.index, name))
+                        .collect(),
+                ),
+            );
         }
         Ok(found)
     }
@@ -139,16 +191,31 @@ impl Local {
     pub(in crate::kernel) fn vlan_filtering(&self) -> bool {
         let answer = self.away(|| -> Result<Vec<RouteNetlinkMessage>, OpError> {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)?;
-            let set = BridgeSettings { vlan_filtering: Some(true), ..BridgeSettings::default() };
+            let set = BridgeSettings {
+                vlan_filtering: Some(true),
+                ..BridgeSettings::default()
+            };
             let channel = Channel::open()?;
-            channel.change(message::new_bridge("probe", None), NLM_F_CREATE | NLM_F_EXCL)?;
-            channel.changes(message::set_bridge("probe", &set).map(|message| (message, 0)).into_iter().collect())?;
+            channel.change(
+                message::new_bridge("probe", None),
+                NLM_F_CREATE | NLM_F_EXCL,
+            )?;
+            channel.changes(
+                message::set_bridge("probe", &set)
+                    .map(|message| (message, 0))
+                    .into_iter()
+                    .collect(),
+            )?;
             channel.get(message::get_link(Some("probe"), 0))
         });
-        let Some(RouteNetlinkMessage::NewLink(link)) = answer.unwrap_or_default().pop() else { return false };
+        let Some(RouteNetlinkMessage::NewLink(link)) = answer.unwrap_or_default().pop() else {
+            return false;
+        };
         link.attributes.iter().any(|attribute| match attribute {
             LinkAttribute::LinkInfo(infos) => infos.iter().any(|info| match info {
-                LinkInfo::Data(InfoData::Bridge(settings)) => settings.contains(&InfoBridge::VlanFiltering(true)),
+                LinkInfo::Data(InfoData::Bridge(settings)) => {
+                    settings.contains(&InfoBridge::VlanFiltering(true))
+                }
                 _ => false,
             }),
             _ => false,

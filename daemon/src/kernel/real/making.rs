@@ -1,6 +1,8 @@
-//! Namespaces in the making: another thread makes one after the other, while links are made in those that are there already.
+//! Namespaces in the making: another thread makes one after the other, while links are made in
+//! those that are there already.
 //!
-//! Whoever needs one that nobody has begun yet begins the next one itself, so that neither thread stands still.
+//! Whoever needs one that nobody has begun yet begins the next one itself, so that neither thread
+//! stands still.
 
 use std::{
     collections::BTreeMap,
@@ -38,30 +40,49 @@ pub(super) struct Making {
 impl Making {
     /// Has another thread begin.
     pub fn begin(other: &Worker, new: Vec<New>) -> Self {
-        let places = new.iter().enumerate().map(|(place, (name, _))| (Ns::Named(name.clone()), place)).collect();
+        let places = new
+            .iter()
+            .enumerate()
+            .map(|(place, (name, _))| (Ns::Named(name.clone()), place))
+            .collect();
         let (outcomes, left) = (vec![None; new.len()], new.len());
         let queue = Queue::new(new);
         let (tell, made) = mpsc::channel();
         let theirs = queue.clone();
         other.begin(move |local| {
             while let Some((place, (name, owner_tag))) = theirs.take() {
-                if tell.send((place, add_namespace(local, name, owner_tag))).is_err() {
+                if tell
+                    .send((place, add_namespace(local, name, owner_tag)))
+                    .is_err()
+                {
                     break;
                 }
             }
             local.rest();
         });
-        Self { queue, made, places, outcomes, left }
+        Self {
+            queue,
+            made,
+            places,
+            outcomes,
+            left,
+        }
     }
 
     /// Whether a namespace is still to be made.
     pub fn lacks(&self, ns: &Ns) -> bool {
-        self.places.get(ns).is_some_and(|place| self.outcomes[*place].is_none())
+        self.places
+            .get(ns)
+            .is_some_and(|place| self.outcomes[*place].is_none())
     }
 
     /// Why a namespace was not made. Whatever else has its name is none of this work's.
     pub fn refusal(&self, ns: &Ns) -> Option<OpError> {
-        self.outcomes[*self.places.get(ns)?].as_ref()?.as_ref().err().cloned()
+        self.outcomes[*self.places.get(ns)?]
+            .as_ref()?
+            .as_ref()
+            .err()
+            .cloned()
     }
 
     /// How many are still to be made.
@@ -69,8 +90,8 @@ impl Making {
         self.left
     }
 
-    /// Goes on by one: what the other thread has made, or the next one, made here, or else what the other thread is making. A
-    /// connection into it, if there is one.
+    /// Goes on by one: what the other thread has made, or the next one, made here, or else what the
+    /// other thread is making. A connection into it, if there is one.
     pub fn go_on(&mut self, local: &mut Local) -> Option<(Ns, Open)> {
         let next = self.made.try_recv().ok().or_else(|| {
             let (place, (name, owner_tag)) = self.queue.take()?;
@@ -79,7 +100,10 @@ impl Making {
         let Some((place, made)) = next.or_else(|| self.made.recv().ok()) else {
             // The other thread is gone, and with it what it had begun.
             let lost = || Some(Err(Errno::ESRCH.into()));
-            self.outcomes.iter_mut().filter(|outcome| outcome.is_none()).for_each(|outcome| *outcome = lost());
+            self.outcomes
+                .iter_mut()
+                .filter(|outcome| outcome.is_none())
+                .for_each(|outcome| *outcome = lost());
             self.left = 0;
             return None;
         };

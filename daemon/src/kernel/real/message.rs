@@ -7,17 +7,20 @@ use rtnetlink::{
     packet_core::{DefaultNla, Emitable, NLA_F_NESTED},
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
-        address::{AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, AddressScope, CacheInfo},
+        address::{
+            AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, AddressScope,
+            CacheInfo,
+        },
         link::{
-            AfSpecInet, AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoBridge, InfoBridgePort,
-            InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags,
-            LinkInfo, LinkMessage, Prop,
+            AfSpecInet, AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoBridge,
+            InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth,
+            LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, Prop,
         },
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
         nsid::{NsidAttribute, NsidMessage},
         route::{
-            RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHopFlags, RoutePreference,
-            RouteProtocol, RouteRealm, RouteScope,
+            RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHopFlags,
+            RoutePreference, RouteProtocol, RouteRealm, RouteScope,
         },
     },
 };
@@ -57,13 +60,18 @@ pub(super) fn new_veth(ends: &[NewEnd; 2], peer_ns: RawFd) -> RouteNetlinkMessag
 pub(super) fn new_bridge(name: &str, mac: Option<netnsd_api::Mac>) -> RouteNetlinkMessage {
     let mut attributes = vec![LinkAttribute::IfName(name.to_owned())];
     attributes.extend(mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
-    attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
+    attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(
+        InfoKind::Bridge,
+    )]));
     RouteNetlinkMessage::NewLink(link(0, attributes))
 }
 
 /// One attribute of a link that is known by its name.
 pub(super) fn set_named(name: &str, attribute: LinkAttribute) -> RouteNetlinkMessage {
-    RouteNetlinkMessage::SetLink(link(0, vec![LinkAttribute::IfName(name.to_owned()), attribute]))
+    RouteNetlinkMessage::SetLink(link(
+        0,
+        vec![LinkAttribute::IfName(name.to_owned()), attribute],
+    ))
 }
 
 fn altname(name: &str, altname: &str) -> LinkMessage {
@@ -91,7 +99,13 @@ pub(super) fn set_link(index: u32, attribute: LinkAttribute) -> RouteNetlinkMess
 
 /// A link to another namespace.
 pub(super) fn move_link(index: u32, ns: RawFd, name: &str) -> RouteNetlinkMessage {
-    RouteNetlinkMessage::SetLink(link(index, vec![LinkAttribute::NetNsFd(ns), LinkAttribute::IfName(name.to_owned())]))
+    RouteNetlinkMessage::SetLink(link(
+        index,
+        vec![
+            LinkAttribute::NetNsFd(ns),
+            LinkAttribute::IfName(name.to_owned()),
+        ],
+    ))
 }
 
 /// A link away.
@@ -112,21 +126,40 @@ pub(super) fn delete_group(group: u32) -> RouteNetlinkMessage {
 /// A link up or down.
 pub(super) fn set_up(index: u32, up: bool) -> RouteNetlinkMessage {
     let mut message = link(index, Vec::new());
-    message.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
+    message.header.flags = if up {
+        LinkFlags::Up
+    } else {
+        LinkFlags::empty()
+    };
     message.header.change_mask = LinkFlags::Up;
     RouteNetlinkMessage::SetLink(message)
 }
 
 /// Whether a link makes itself an IPv6 link-local address.
 pub(super) fn addr_gen(index: u32, none: bool) -> RouteNetlinkMessage {
-    let mode = if none { In6AddrGenMode::None } else { In6AddrGenMode::Eui64 };
-    set_link(index, LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(mode)])]))
+    let mode = if none {
+        In6AddrGenMode::None
+    } else {
+        In6AddrGenMode::Eui64
+    };
+    set_link(
+        index,
+        LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(
+            mode,
+        )])]),
+    )
 }
 
 /// A bridge's settings, as far as any are given.
 pub(super) fn set_bridge(name: &str, set: &BridgeSettings) -> Option<RouteNetlinkMessage> {
     let settings: Vec<InfoBridge> = [
-        set.stp.map(|stp| InfoBridge::StpState(if stp { BridgeStpState::KernelStp } else { BridgeStpState::Disabled })),
+        set.stp.map(|stp| {
+            InfoBridge::StpState(if stp {
+                BridgeStpState::KernelStp
+            } else {
+                BridgeStpState::Disabled
+            })
+        }),
         set.priority.map(InfoBridge::Priority),
         set.ageing_time.map(InfoBridge::AgeingTime),
         set.forward_delay.map(InfoBridge::ForwardDelay),
@@ -142,9 +175,16 @@ pub(super) fn set_bridge(name: &str, set: &BridgeSettings) -> Option<RouteNetlin
     if settings.is_empty() {
         return None;
     }
-    let info = vec![LinkInfo::Kind(InfoKind::Bridge), LinkInfo::Data(InfoData::Bridge(settings))];
-    // Without NLM_F_CREATE this changes the link of that name (rtnl_newlink(), net/core/rtnetlink.c).
-    let attributes = vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::LinkInfo(info)];
+    let info = vec![
+        LinkInfo::Kind(InfoKind::Bridge),
+        LinkInfo::Data(InfoData::Bridge(settings)),
+    ];
+    // Without NLM_F_CREATE this changes the link of that name (rtnl_newlink(),
+    // net/core/rtnetlink.c).
+    let attributes = vec![
+        LinkAttribute::IfName(name.to_owned()),
+        LinkAttribute::LinkInfo(info),
+    ];
     Some(RouteNetlinkMessage::NewLink(link(0, attributes)))
 }
 
@@ -163,7 +203,10 @@ pub(super) fn set_port(index: u32, set: &Port) -> RouteNetlinkMessage {
     .into_iter()
     .flatten()
     .collect();
-    let info = vec![LinkInfo::PortKind(InfoPortKind::Bridge), LinkInfo::PortData(InfoPortData::BridgePort(settings))];
+    let info = vec![
+        LinkInfo::PortKind(InfoPortKind::Bridge),
+        LinkInfo::PortData(InfoPortData::BridgePort(settings)),
+    ];
     RouteNetlinkMessage::NewLink(link(index, vec![LinkAttribute::LinkInfo(info)]))
 }
 
@@ -171,7 +214,11 @@ pub(super) fn set_port(index: u32, set: &Port) -> RouteNetlinkMessage {
 pub(super) fn get_link(name: Option<&str>, index: u32) -> RouteNetlinkMessage {
     // Counters make up most of an answer, and nobody asks for them by name.
     let brief = LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]);
-    let attributes = name.map(|name| LinkAttribute::IfName(name.to_owned())).into_iter().chain([brief]).collect();
+    let attributes = name
+        .map(|name| LinkAttribute::IfName(name.to_owned()))
+        .into_iter()
+        .chain([brief])
+        .collect();
     RouteNetlinkMessage::GetLink(link(index, attributes))
 }
 
@@ -194,7 +241,11 @@ pub(super) fn get_links_briefly() -> RouteNetlinkMessage {
 }
 
 fn family(ipv6: bool) -> AddressFamily {
-    if ipv6 { AddressFamily::Inet6 } else { AddressFamily::Inet }
+    if ipv6 {
+        AddressFamily::Inet6
+    } else {
+        AddressFamily::Inet
+    }
 }
 
 /// An address of a link, by what the kernel tells it from others.
@@ -204,7 +255,10 @@ fn address(index: u32, known: &ObservedAddress) -> AddressMessage {
     message.header.prefix_len = known.net.prefix_len();
     message.header.index = index;
     let local = known.net.addr();
-    message.attributes = vec![AddressAttribute::Local(local), AddressAttribute::Address(known.peer.unwrap_or(local))];
+    message.attributes = vec![
+        AddressAttribute::Local(local),
+        AddressAttribute::Address(known.peer.unwrap_or(local)),
+    ];
     message
 }
 
@@ -212,14 +266,28 @@ fn address(index: u32, known: &ObservedAddress) -> AddressMessage {
 pub(super) fn new_address(index: u32, new: &ObservedAddress) -> RouteNetlinkMessage {
     let mut message = address(index, new);
     message.header.scope = AddressScope::from(new.scope);
-    message.attributes.push(AddressAttribute::Protocol(AddressProtocol::from(new.protocol)));
+    message
+        .attributes
+        .push(AddressAttribute::Protocol(AddressProtocol::from(
+            new.protocol,
+        )));
     if new.flags != 0 {
-        message.attributes.push(AddressAttribute::Flags(AddressFlags::from_bits_retain(new.flags)));
+        message
+            .attributes
+            .push(AddressAttribute::Flags(AddressFlags::from_bits_retain(
+                new.flags,
+            )));
     }
-    message.attributes.extend(new.broadcast.map(AddressAttribute::Broadcast));
-    message.attributes.extend(new.label.clone().map(AddressAttribute::Label));
+    message
+        .attributes
+        .extend(new.broadcast.map(AddressAttribute::Broadcast));
+    message
+        .attributes
+        .extend(new.label.clone().map(AddressAttribute::Label));
     if new.metric != 0 {
-        message.attributes.push(AddressAttribute::RoutePriority(new.metric));
+        message
+            .attributes
+            .push(AddressAttribute::RoutePriority(new.metric));
     }
     if let Some((preferred, valid)) = new.lifetimes {
         let mut info = CacheInfo::default();
@@ -236,11 +304,17 @@ pub(super) fn delete_address(index: u32, gone: &ObservedAddress) -> RouteNetlink
 
 /// `promote_secondaries` of a link (`inet_set_link_af()`, net/ipv4/devinet.c).
 pub(super) fn promote_secondaries(index: u32, on: bool) -> RouteNetlinkMessage {
-    let setting = DefaultNla::new(IPV4_DEVCONF_PROMOTE_SECONDARIES, u32::from(on).to_ne_bytes().to_vec());
+    let setting = DefaultNla::new(
+        IPV4_DEVCONF_PROMOTE_SECONDARIES,
+        u32::from(on).to_ne_bytes().to_vec(),
+    );
     let mut settings = vec![0; setting.buffer_len()];
     setting.emit(&mut settings);
     let inet = AfSpecInet::Other(DefaultNla::new(IFLA_INET_CONF | NLA_F_NESTED, settings));
-    set_link(index, LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet(vec![inet])]))
+    set_link(
+        index,
+        LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet(vec![inet])]),
+    )
 }
 
 /// `linux/if_link.h`, `linux/ip.h`.
@@ -270,20 +344,34 @@ pub(super) fn route(route: &Route, oif: Option<u32>, protocol: u8) -> RouteMessa
     };
     // As iproute2 chooses it: a gateway is beyond the link, a bare interface is not.
     let on_link = route.kind == RouteType::Unicast && route.via.is_none() && !ipv6;
-    message.header.scope = if on_link { RouteScope::Link } else { RouteScope::Universe };
-    message.header.flags = if route.onlink { RouteFlags::Onlink } else { RouteFlags::empty() };
+    message.header.scope = if on_link {
+        RouteScope::Link
+    } else {
+        RouteScope::Universe
+    };
+    message.header.flags = if route.onlink {
+        RouteFlags::Onlink
+    } else {
+        RouteFlags::empty()
+    };
     message.attributes.push(RouteAttribute::Table(route.table));
     if net.prefix_len() > 0 {
-        message.attributes.push(RouteAttribute::Destination(RouteAddress::from(net.addr())));
+        message
+            .attributes
+            .push(RouteAttribute::Destination(RouteAddress::from(net.addr())));
     }
     if let Some(via) = route.via {
-        message.attributes.push(RouteAttribute::Gateway(RouteAddress::from(via.0)));
+        message
+            .attributes
+            .push(RouteAttribute::Gateway(RouteAddress::from(via.0)));
     }
     if let Some(oif) = oif {
         message.attributes.push(RouteAttribute::Oif(oif));
     }
     if let Some(source) = route.source {
-        message.attributes.push(RouteAttribute::PrefSource(RouteAddress::from(source.0)));
+        message
+            .attributes
+            .push(RouteAttribute::PrefSource(RouteAddress::from(source.0)));
     }
     if let Some(metric) = route.metric.filter(|metric| *metric != 0) {
         message.attributes.push(RouteAttribute::Priority(metric));
@@ -292,32 +380,57 @@ pub(super) fn route(route: &Route, oif: Option<u32>, protocol: u8) -> RouteMessa
 }
 
 /// A route with what the API has no fields for.
-pub(super) fn whole_route(plain: &Route, extras: &RouteExtras, oif: Option<u32>, protocol: u8) -> RouteMessage {
-    let RouteExtras { metrics, realms, preference, scope } = extras;
+pub(super) fn whole_route(
+    plain: &Route,
+    extras: &RouteExtras,
+    oif: Option<u32>,
+    protocol: u8,
+) -> RouteMessage {
+    let RouteExtras {
+        metrics,
+        realms,
+        preference,
+        scope,
+    } = extras;
     let mut message = route(plain, oif, protocol);
     if let Some(scope) = scope {
         message.header.scope = RouteScope::from(*scope);
     }
     if !metrics.is_empty() {
-        let metric = |(kind, value): &(u16, Vec<u8>)| RouteMetric::Other(DefaultNla::new(*kind, value.clone()));
-        message.attributes.push(RouteAttribute::Metrics(metrics.iter().map(metric).collect()));
+        let metric = |(kind, value): &(u16, Vec<u8>)| {
+            RouteMetric::Other(DefaultNla::new(*kind, value.clone()))
+        };
+        message.attributes.push(RouteAttribute::Metrics(
+            metrics.iter().map(metric).collect(),
+        ));
     }
-    let realm = |realms: u32| RouteRealm { source: (realms >> 16) as u16, destination: realms as u16 };
-    message.attributes.extend(realms.map(|realms| RouteAttribute::Realm(realm(realms))));
-    message.attributes.extend(preference.map(|value| RouteAttribute::Preference(RoutePreference::from(value))));
+    let realm = |realms: u32| RouteRealm {
+        source: (realms >> 16) as u16,
+        destination: realms as u16,
+    };
+    message
+        .attributes
+        .extend(realms.map(|realms| RouteAttribute::Realm(realm(realms))));
+    message
+        .attributes
+        .extend(preference.map(|value| RouteAttribute::Preference(RoutePreference::from(value))));
     message
 }
 
 /// A route as it was seen, to be made again; without what the kernel says and does not take.
 pub(super) fn same_route(mut seen: RouteMessage) -> RouteNetlinkMessage {
     seen.header.flags &= RouteFlags::Onlink;
-    let by_nexthop = seen.attributes.iter().any(|attribute| matches!(attribute, RouteAttribute::NhId(_)));
+    let by_nexthop = seen
+        .attributes
+        .iter()
+        .any(|attribute| matches!(attribute, RouteAttribute::NhId(_)));
     seen.attributes.retain_mut(|attribute| match attribute {
         RouteAttribute::CacheInfo(_) => false,
         // They say what the nexthop object says (`rtm_to_fib_config()`, net/ipv4/fib_frontend.c).
         RouteAttribute::Gateway(_) | RouteAttribute::Via(_) | RouteAttribute::Oif(_) => !by_nexthop,
         RouteAttribute::MultiPath(hops) => {
-            hops.iter_mut().for_each(|hop| hop.flags &= RouteNextHopFlags::Onlink);
+            hops.iter_mut()
+                .for_each(|hop| hop.flags &= RouteNextHopFlags::Onlink);
             !by_nexthop
         }
         _ => true,
@@ -344,8 +457,10 @@ pub(super) fn neighbour(neighbour: &Neighbour, index: u32) -> NeighbourMessage {
     message.header.family = family;
     message.header.ifindex = index;
     message.header.state = NeighbourState::Permanent;
-    message.attributes =
-        vec![NeighbourAttribute::Destination(address), NeighbourAttribute::LinkLayerAddress(neighbour.mac.0.to_vec())];
+    message.attributes = vec![
+        NeighbourAttribute::Destination(address),
+        NeighbourAttribute::LinkLayerAddress(neighbour.mac.0.to_vec()),
+    ];
     message
 }
 
@@ -353,7 +468,10 @@ pub(super) fn neighbour(neighbour: &Neighbour, index: u32) -> NeighbourMessage {
 pub(super) fn get_neighbours(family: AddressFamily, master: Option<u32>) -> RouteNetlinkMessage {
     let mut message = NeighbourMessage::default();
     message.header.family = family;
-    message.attributes = master.map(NeighbourAttribute::Controller).into_iter().collect();
+    message.attributes = master
+        .map(NeighbourAttribute::Controller)
+        .into_iter()
+        .collect();
     RouteNetlinkMessage::GetNeighbour(message)
 }
 

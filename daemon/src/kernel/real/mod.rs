@@ -36,8 +36,9 @@ pub(super) use self::{local::Local, names::listed, observe::observe, parse::addr
 use self::{local::Open, watch::Watch, worker::Worker};
 use super::{Announcement, BatchOp, Kernel, Notice, Ns, Observed, OpError, Outcome, Scope};
 
-/// The real kernel, as seen from the namespace that it was started in: the host's. What it is asked for is done on the thread
-/// that asks, which another one helps; nothing is awaited, so that the thread is at home again whenever others have it.
+/// The real kernel, as seen from the namespace that it was started in: the host's. What it is asked
+/// for is done on the thread that asks, which another one helps; nothing is awaited, so that the
+/// thread is at home again whenever others have it.
 #[derive(Debug)]
 pub struct RealKernel {
     local: Local,
@@ -55,7 +56,12 @@ impl RealKernel {
     /// When there is no thread, or no `/proc`.
     pub fn start() -> io::Result<Self> {
         let (local, helper) = (Local::here()?, Worker::start("netnsd-ns")?);
-        Ok(Self { local, helper, expected: None, watch: None })
+        Ok(Self {
+            local,
+            helper,
+            expected: None,
+            watch: None,
+        })
     }
 
     fn try_watch(&mut self, namespaces: Vec<(Ns, Option<u64>)>) -> io::Result<()> {
@@ -87,7 +93,9 @@ impl Expected {
         other.begin(move |local| {
             for _ in 0..most {
                 // Whoever needs one that is missing makes it, and hears why it cannot be made.
-                let Ok(spare) = local.new_namespace() else { break };
+                let Ok(spare) = local.new_namespace() else {
+                    break;
+                };
                 if give.send(spare).is_err() || is_enough.load(Ordering::Relaxed) {
                     break;
                 }
@@ -105,16 +113,24 @@ impl Expected {
 
 impl Kernel for RealKernel {
     async fn observe(&mut self, scope: &Scope) -> Result<Observed, OpError> {
-        self.local.safely(|local| observe::observe_with(&self.helper, local, scope))?
+        self.local
+            .safely(|local| observe::observe_with(&self.helper, local, scope))?
     }
 
     fn expect(&mut self, namespaces: usize) {
-        self.expected = (namespaces > 0).then(|| Expected::begin(&self.helper, namespaces.min(self.local.make_room())));
+        self.expected = (namespaces > 0)
+            .then(|| Expected::begin(&self.helper, namespaces.min(self.local.make_room())));
     }
 
-    async fn execute(&mut self, ops: &[BatchOp], done: Box<dyn Fn(usize) + Send>) -> Vec<Option<Outcome>> {
+    async fn execute(
+        &mut self,
+        ops: &[BatchOp],
+        done: Box<dyn Fn(usize) + Send>,
+    ) -> Vec<Option<Outcome>> {
         self.local.spares = self.expected.take().map(Expected::end).unwrap_or_default();
-        let outcomes = self.local.safely(|local| execute::execute(local, &self.helper, ops, &done));
+        let outcomes = self
+            .local
+            .safely(|local| execute::execute(local, &self.helper, ops, &done));
         outcomes.unwrap_or_else(|errno| vec![Some(Err(errno.into())); ops.len()])
     }
 

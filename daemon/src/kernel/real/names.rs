@@ -1,4 +1,5 @@
-//! Which names come into `/run/netns` and go out of it (`inotify(7)`), as `ip netns monitor` watches it.
+//! Which names come into `/run/netns` and go out of it (`inotify(7)`), as `ip netns monitor`
+//! watches it.
 
 use std::{
     collections::VecDeque,
@@ -18,7 +19,9 @@ use crate::kernel::Notice;
 /// The names in `/run/netns`, sorted.
 pub(in crate::kernel) fn listed() -> Vec<String> {
     let entries = fs::read_dir(RUN).into_iter().flatten().flatten();
-    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
     names.sort();
     names
 }
@@ -43,7 +46,11 @@ impl Names {
     pub fn watch() -> Result<Self, Errno> {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
         let (what, itself) = begin(&inotify)?;
-        Ok(Self { inotify, what, itself })
+        Ok(Self {
+            inotify,
+            what,
+            itself,
+        })
     }
 
     /// Takes down what happened.
@@ -70,7 +77,9 @@ impl Names {
             return Ok(());
         }
         let name = event.name.and_then(|name| name.into_string().ok());
-        let came = event.mask.intersects(AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO);
+        let came = event
+            .mask
+            .intersects(AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO);
         match name {
             Some(name) if self.itself && came => {
                 // It may be gone again by now, as names that netnsd itself made and removed.
@@ -83,10 +92,13 @@ impl Names {
                 heard.push_back(Notice::Disappeared(name));
                 return Ok(());
             }
-            Some(name) if Path::new(RUN).file_name().is_none_or(|dir| *dir != *name) => return Ok(()),
+            Some(name) if Path::new(RUN).file_name().is_none_or(|dir| *dir != *name) => {
+                return Ok(());
+            }
             _ => {}
         }
-        // The directory was made, or is no longer there: another watch is needed, and what it missed is looked for.
+        // The directory was made, or is no longer there: another watch is needed, and what it
+        // missed is looked for.
         let _gone_with_the_directory = self.inotify.rm_watch(self.what);
         (self.what, self.itself) = begin(&self.inotify)?;
         heard.push_back(Notice::NamesLost);

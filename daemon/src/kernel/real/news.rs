@@ -11,14 +11,19 @@ use crate::kernel::{ROUTE_PROTOCOL_KERNEL, What};
 pub(super) struct Ports(BTreeMap<u32, Vec<u8>>);
 
 impl Ports {
-    /// Whether a bridge says once more what it said: of each port it does when the forwarding delay is over, also where nothing was
-    /// delayed (`br_forward_delay_timer_expired()`, net/bridge/br_stp_timer.c).
+    /// Whether a bridge says once more what it said: of each port it does when the forwarding delay
+    /// is over, also where nothing was delayed (`br_forward_delay_timer_expired()`,
+    /// net/bridge/br_stp_timer.c).
     pub fn say_again(&mut self, notice: &Notified<'_>) -> bool {
         if !notice.is_of_bridge() {
             return false;
         }
-        let Some(index) = number(notice.body, 4) else { return false };
-        let said = (notice.kind == RTM_NEWLINK).then(|| port(notice.body)).flatten();
+        let Some(index) = number(notice.body, 4) else {
+            return false;
+        };
+        let said = (notice.kind == RTM_NEWLINK)
+            .then(|| port(notice.body))
+            .flatten();
         match said {
             Some(said) if self.0.get(&index) == Some(&said) => return true,
             Some(said) => self.0.insert(index, said),
@@ -28,7 +33,8 @@ impl Ports {
     }
 }
 
-/// A message that tells of a change: its type, and what follows its header (`linux/netlink.h`, `linux/rtnetlink.h`).
+/// A message that tells of a change: its type, and what follows its header (`linux/netlink.h`,
+/// `linux/rtnetlink.h`).
 pub(super) struct Notified<'n> {
     kind: u16,
     body: &'n [u8],
@@ -54,8 +60,12 @@ impl Notified<'_> {
     /// The id of a namespace, as seen from the one that says so, that is gone, or going.
     pub fn id_gone(&self) -> Option<u32> {
         // `struct rtgenmsg`, then attributes.
-        let told = (self.kind == RTM_DELNSID).then(|| self.body.get(4..)).flatten()?;
-        attributes(told, |kind| kind == NETNSA_NSID).next().and_then(|id| number(id, 0))
+        let told = (self.kind == RTM_DELNSID)
+            .then(|| self.body.get(4..))
+            .flatten()?;
+        attributes(told, |kind| kind == NETNSA_NSID)
+            .next()
+            .and_then(|id| number(id, 0))
     }
 
     /// What it is about; none if it is of no interest.
@@ -65,17 +75,23 @@ impl Notified<'_> {
             // `struct ifinfomsg`, then attributes.
             RTM_NEWLINK | RTM_DELLINK => Some(What::Link {
                 index: number(body, 4)?,
-                name: attributes(body.get(16..)?, |kind| kind == IFLA_IFNAME).next().map(text).unwrap_or_default(),
-                // `ifi_change` of a link that comes, or goes up or down; a carrier, which comes and goes by itself, is none.
+                name: attributes(body.get(16..)?, |kind| kind == IFLA_IFNAME)
+                    .next()
+                    .map(text)
+                    .unwrap_or_default(),
+                // `ifi_change` of a link that comes, or goes up or down; a carrier, which comes and
+                // goes by itself, is none.
                 set: kind == RTM_DELLINK || number(body, 12)? != 0,
             }),
-            // RTM_NEWADDR, RTM_DELADDR: `struct ifaddrmsg`; link-local ones of IPv6 the kernel makes by itself.
+            // RTM_NEWADDR, RTM_DELADDR: `struct ifaddrmsg`; link-local ones of IPv6 the kernel
+            // makes by itself.
             20 | 21 => {
-                let by_itself = kind == 20 && (*body.first()?, *body.get(3)?) == (INET6, RT_SCOPE_LINK);
+                let by_itself =
+                    kind == 20 && (*body.first()?, *body.get(3)?) == (INET6, RT_SCOPE_LINK);
                 (!by_itself).then_some(What::Address(number(body, 4)?))
             }
-            // RTM_NEWROUTE, RTM_DELROUTE: `struct rtmsg`, then attributes; the kernel's own come with addresses, and are missed where
-            // they go alone.
+            // RTM_NEWROUTE, RTM_DELROUTE: `struct rtmsg`, then attributes; the kernel's own come
+            // with addresses, and are missed where they go alone.
             24 | 25 => match *body.get(5)? {
                 ROUTE_PROTOCOL_KERNEL if kind == 25 && *body.get(7)? == RTN_UNICAST => {
                     let oif = attributes(body.get(12..)?, |kind| kind == RTA_OIF).next()?;
@@ -84,12 +100,20 @@ impl Notified<'_> {
                 ROUTE_PROTOCOL_KERNEL | RTPROT_RA => None,
                 _ => Some(What::Routes),
             },
-            // RTM_NEWNEIGH, RTM_DELNEIGH: `struct ndmsg`; of those that the kernel learns by itself, and forgets, there are many. One
-            // that somebody deletes has failed by then (`neigh_delete()`, net/core/neighbour.c).
+            // RTM_NEWNEIGH, RTM_DELNEIGH: `struct ndmsg`; of those that the kernel learns by
+            // itself, and forgets, there are many. One that somebody deletes has failed by then
+            // (`neigh_delete()`, net/core/neighbour.c).
             28 | 29 => {
-                let (family, state) = (*body.first()?, u16::from_ne_bytes(body.get(8..10)?.try_into().ok()?));
+                let (family, state) = (
+                    *body.first()?,
+                    u16::from_ne_bytes(body.get(8..10)?.try_into().ok()?),
+                );
                 let of_ip = matches!(family, INET | INET6);
-                let of_interest = if kind == 28 { NUD_PERMANENT } else { NUD_PERMANENT | NUD_FAILED };
+                let of_interest = if kind == 28 {
+                    NUD_PERMANENT
+                } else {
+                    NUD_PERMANENT | NUD_FAILED
+                };
                 (of_ip && state & of_interest != 0).then_some(What::Neighbours)
             }
             // RTM_NEWNETCONF, RTM_DELNETCONF.
@@ -99,11 +123,17 @@ impl Notified<'_> {
     }
 }
 
-/// What a bridge says of a port, but for what changes by itself, such as timers (`br_port_fill_attrs()`, net/bridge/br_netlink.c):
-/// IFLA_BRPORT_STATE to IFLA_BRPORT_LEARNING, and IFLA_BRPORT_ISOLATED (`linux/if_link.h`).
+/// What a bridge says of a port, but for what changes by itself, such as timers
+/// (`br_port_fill_attrs()`, net/bridge/br_netlink.c): IFLA_BRPORT_STATE to IFLA_BRPORT_LEARNING,
+/// and IFLA_BRPORT_ISOLATED (`linux/if_link.h`).
 fn port(body: &[u8]) -> Option<Vec<u8>> {
     let settings = attributes(body.get(16..)?, |kind| kind == IFLA_PROTINFO).next()?;
-    Some(attributes(settings, |kind| matches!(kind, 1..=8 | 33)).flatten().copied().collect())
+    Some(
+        attributes(settings, |kind| matches!(kind, 1..=8 | 33))
+            .flatten()
+            .copied()
+            .collect(),
+    )
 }
 
 /// `linux/rtnetlink.h`, `linux/if_link.h`.

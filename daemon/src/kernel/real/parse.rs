@@ -9,20 +9,21 @@ use rtnetlink::{
     packet_route::{
         address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
         link::{
-            AfSpecInet, AfSpecInet6, AfSpecUnspec, BridgeId, BridgePortState, BridgeStpState, In6AddrGenMode,
-            InfoBridge, InfoBridgePort, InfoData, InfoPortData, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Prop,
+            AfSpecInet, AfSpecInet6, AfSpecUnspec, BridgeId, BridgePortState, BridgeStpState,
+            In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoPortData, LinkAttribute,
+            LinkFlags, LinkInfo, LinkMessage, Prop,
         },
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
         route::{
-            RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteProtocol, RouteRealm, RouteScope,
-            RouteType as KernelRouteType,
+            RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteProtocol,
+            RouteRealm, RouteScope, RouteType as KernelRouteType,
         },
     },
 };
 
 use super::super::{
-    ObservedAddress, ObservedBridge, ObservedLink, ObservedPort, ObservedRoute, ROUTE_PROTOCOL, RT_TABLE_LOCAL,
-    RouteExtras, ownership,
+    ObservedAddress, ObservedBridge, ObservedLink, ObservedPort, ObservedRoute, ROUTE_PROTOCOL,
+    RT_TABLE_LOCAL, RouteExtras, ownership,
 };
 
 /// A link's name, and what was observed of it; `master` is still an index, in words.
@@ -33,7 +34,11 @@ pub(super) struct ParsedLink {
 }
 
 pub(super) fn link(message: &LinkMessage) -> ParsedLink {
-    let mut parsed = ParsedLink { name: String::new(), link: ObservedLink::default(), master: None };
+    let mut parsed = ParsedLink {
+        name: String::new(),
+        link: ObservedLink::default(),
+        master: None,
+    };
     let link = &mut parsed.link;
     link.index = message.header.index;
     link.up = message.header.flags.contains(LinkFlags::Up);
@@ -43,7 +48,9 @@ pub(super) fn link(message: &LinkMessage) -> ParsedLink {
             LinkAttribute::PropList(names) => {
                 link.owner_tag = names.iter().find_map(owner_tag).or(link.owner_tag.take())
             }
-            LinkAttribute::IfAlias(alias) if ownership::is_legacy(alias) && ownership::parse(alias).is_some() => {
+            LinkAttribute::IfAlias(alias)
+                if ownership::is_legacy(alias) && ownership::parse(alias).is_some() =>
+            {
                 link.owner_tag.get_or_insert_with(|| alias.clone());
             }
             LinkAttribute::Address(bytes) => link.mac = Mac::from_bytes(bytes),
@@ -79,7 +86,11 @@ pub(super) fn link(message: &LinkMessage) -> ParsedLink {
 /// Returns the owner tag that an alternative name is.
 fn owner_tag(name: &Prop) -> Option<String> {
     match name {
-        Prop::AltIfName(name) if !ownership::is_legacy(name) && ownership::parse(name).is_some() => Some(name.clone()),
+        Prop::AltIfName(name)
+            if !ownership::is_legacy(name) && ownership::parse(name).is_some() =>
+        {
+            Some(name.clone())
+        }
         _ => None,
     }
 }
@@ -100,7 +111,8 @@ fn promote_secondaries(families: &[AfSpecUnspec]) -> bool {
         AfSpecUnspec::Inet(specs) => Some(specs),
         _ => None,
     });
-    inet.flatten().any(|spec| matches!(spec, AfSpecInet::DevConf(conf) if conf.promote_secondaries != 0))
+    inet.flatten()
+        .any(|spec| matches!(spec, AfSpecInet::DevConf(conf) if conf.promote_secondaries != 0))
 }
 
 fn info(link: &mut ObservedLink, infos: &[LinkInfo]) {
@@ -108,20 +120,29 @@ fn info(link: &mut ObservedLink, infos: &[LinkInfo]) {
         match info {
             LinkInfo::Kind(kind) => link.kind = Some(kind.to_string()),
             LinkInfo::Data(InfoData::Bridge(settings)) => link.bridge = Some(bridge(settings)),
-            LinkInfo::PortData(InfoPortData::BridgePort(settings)) => link.port = Some(port(settings)),
+            LinkInfo::PortData(InfoPortData::BridgePort(settings)) => {
+                link.port = Some(port(settings))
+            }
             _ => {}
         }
     }
 }
 
 fn bridge_id(id: &BridgeId) -> String {
-    let mac: String = id.address.iter().map(|byte| format!("{byte:02x}")).collect();
+    let mac: String = id
+        .address
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     format!("{:04x}.{mac}", id.priority)
 }
 
 fn bridge(settings: &[InfoBridge]) -> ObservedBridge {
     // A kernel without VLAN filtering leaves those two out.
-    let mut seen = ObservedBridge { vlan_default_pvid: 1, ..ObservedBridge::default() };
+    let mut seen = ObservedBridge {
+        vlan_default_pvid: 1,
+        ..ObservedBridge::default()
+    };
     for setting in settings {
         match setting {
             InfoBridge::StpState(state) => seen.stp = *state != BridgeStpState::Disabled,
@@ -175,8 +196,11 @@ fn port(settings: &[InfoBridgePort]) -> ObservedPort {
 pub(super) fn address(message: &AddressMessage) -> Option<(u32, ObservedAddress)> {
     let (mut local, mut address, mut flags) = (None, None, AddressFlags::empty());
     let header = &message.header;
-    let mut seen =
-        ObservedAddress { protocol: 0, scope: header.scope.into(), ..ObservedAddress::new(IpNet::default()) };
+    let mut seen = ObservedAddress {
+        protocol: 0,
+        scope: header.scope.into(),
+        ..ObservedAddress::new(IpNet::default())
+    };
     for attribute in &message.attributes {
         match attribute {
             AddressAttribute::Local(ip) => local = Some(*ip),
@@ -188,7 +212,8 @@ pub(super) fn address(message: &AddressMessage) -> Option<(u32, ObservedAddress)
             AddressAttribute::RoutePriority(metric) => seen.metric = *metric,
             AddressAttribute::CacheInfo(info) => {
                 let lifetimes = (info.ifa_preferred, info.ifa_valid);
-                seen.lifetimes = Some(lifetimes).filter(|lifetimes| *lifetimes != (u32::MAX, u32::MAX));
+                seen.lifetimes =
+                    Some(lifetimes).filter(|lifetimes| *lifetimes != (u32::MAX, u32::MAX));
             }
             _ => {}
         }
@@ -203,7 +228,8 @@ pub(super) fn address(message: &AddressMessage) -> Option<(u32, ObservedAddress)
     Some((header.index, seen))
 }
 
-/// The flags that an address is made with; the rest is the kernel's (`inet6_addr_modify()`, net/ipv6/addrconf.c).
+/// The flags that an address is made with; the rest is the kernel's (`inet6_addr_modify()`,
+/// net/ipv6/addrconf.c).
 fn made_with() -> AddressFlags {
     AddressFlags::Nodad
         | AddressFlags::Homeaddress
@@ -232,9 +258,13 @@ fn ip(address: &RouteAddress) -> Option<IpAddr> {
     }
 }
 
-/// A route. The kernel's own of table `local` and of IPv6 link-local and multicast networks, of which there are many, are none
-/// unless `kernel` is true.
-pub(super) fn route(message: &RouteMessage, names: &BTreeMap<u32, String>, kernel: bool) -> Option<ObservedRoute> {
+/// A route. The kernel's own of table `local` and of IPv6 link-local and multicast networks, of
+/// which there are many, are none unless `kernel` is true.
+pub(super) fn route(
+    message: &RouteMessage,
+    names: &BTreeMap<u32, String>,
+    kernel: bool,
+) -> Option<ObservedRoute> {
     let header = &message.header;
     if header.flags.contains(RouteFlags::Cloned) || !kernel && is_kernels_own(message) {
         return None;
@@ -251,29 +281,44 @@ pub(super) fn route(message: &RouteMessage, names: &BTreeMap<u32, String>, kerne
         onlink: header.flags.contains(RouteFlags::Onlink),
     };
     let mut destination = None;
-    let mut extras = RouteExtras { scope: (!ipv6).then(|| header.scope.into()), ..RouteExtras::default() };
+    let mut extras = RouteExtras {
+        scope: (!ipv6).then(|| header.scope.into()),
+        ..RouteExtras::default()
+    };
     let mut unsupported = false;
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(address) => destination = ip(address),
             RouteAttribute::Gateway(address) => route.via = ip(address).map(Address),
             RouteAttribute::PrefSource(address) => route.source = ip(address).map(Address),
-            RouteAttribute::Oif(index) => route.interface = names.get(index).and_then(|name| name.parse().ok()),
+            RouteAttribute::Oif(index) => {
+                route.interface = names.get(index).and_then(|name| name.parse().ok())
+            }
             RouteAttribute::Priority(metric) => route.metric = Some(*metric),
             RouteAttribute::Table(table) => route.table = *table,
-            RouteAttribute::Metrics(metrics) => extras.metrics = metrics.iter().map(metric).collect(),
-            RouteAttribute::Realm(RouteRealm { source, destination, .. }) => {
+            RouteAttribute::Metrics(metrics) => {
+                extras.metrics = metrics.iter().map(metric).collect()
+            }
+            RouteAttribute::Realm(RouteRealm {
+                source,
+                destination,
+                ..
+            }) => {
                 extras.realms = Some(u32::from(*source) << 16 | u32::from(*destination));
             }
-            RouteAttribute::Preference(preference) => extras.preference = Some(u8::from(*preference)),
+            RouteAttribute::Preference(preference) => {
+                extras.preference = Some(u8::from(*preference))
+            }
             // Only of a route that expires it says when (`rt6_fill_node()`, net/ipv6/route.c).
             RouteAttribute::CacheInfo(info) => unsupported |= info.expires != 0,
             RouteAttribute::Source(_) | RouteAttribute::Iif(_) => {}
-            // Several next hops, a nexthop object, a gateway of the other family, an encapsulation, or what is yet to come.
+            // Several next hops, a nexthop object, a gateway of the other family, an encapsulation,
+            // or what is yet to come.
             _ => unsupported = true,
         }
     }
-    let net = destination.and_then(|address| IpNet::new(address, header.destination_prefix_length).ok());
+    let net =
+        destination.and_then(|address| IpNet::new(address, header.destination_prefix_length).ok());
     route.destination = net.map_or(Destination::Default, Destination::from);
     let foreign_kind = match header.kind {
         KernelRouteType::Unicast => None,
@@ -308,7 +353,8 @@ pub(super) fn route(message: &RouteMessage, names: &BTreeMap<u32, String>, kerne
     })
 }
 
-/// Returns true for a route that the kernel made of its own, and that `ip route` does not show, or only for IPv6.
+/// Returns true for a route that the kernel made of its own, and that `ip route` does not show, or
+/// only for IPv6.
 fn is_kernels_own(message: &RouteMessage) -> bool {
     let header = &message.header;
     let of_itself = |attribute: &RouteAttribute| match attribute {
@@ -328,8 +374,8 @@ fn metric(metric: &RouteMetric) -> (u16, Vec<u8>) {
     (metric.kind(), value)
 }
 
-/// Returns true if a route, of this table if one is given, prefers one of these addresses as source, and the kernel did not make
-/// it with an address.
+/// Returns true if a route, of this table if one is given, prefers one of these addresses as
+/// source, and the kernel did not make it with an address.
 pub(super) fn prefers(message: &RouteMessage, table: Option<u32>, sources: &[IpAddr]) -> bool {
     let (mut of, mut source) = (u32::from(message.header.table), None);
     for attribute in &message.attributes {
@@ -385,9 +431,15 @@ pub(super) fn neighbour(message: &NeighbourMessage) -> ParsedNeighbour {
     };
     for attribute in &message.attributes {
         match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => seen.address = Some(IpAddr::V4(*v4)),
-            NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => seen.address = Some(IpAddr::V6(*v6)),
-            NeighbourAttribute::LinkLayerAddress(bytes) => seen.mac = bytes.as_slice().try_into().ok(),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => {
+                seen.address = Some(IpAddr::V4(*v4))
+            }
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => {
+                seen.address = Some(IpAddr::V6(*v6))
+            }
+            NeighbourAttribute::LinkLayerAddress(bytes) => {
+                seen.mac = bytes.as_slice().try_into().ok()
+            }
             NeighbourAttribute::CacheInfo(info) => seen.updated = Some(info.updated),
             NeighbourAttribute::Vlan(_) => seen.vlan = true,
             _ => {}
@@ -397,7 +449,10 @@ pub(super) fn neighbour(message: &NeighbourMessage) -> ParsedNeighbour {
 }
 
 /// A permanent neighbour.
-pub(super) fn permanent(seen: &ParsedNeighbour, names: &BTreeMap<u32, String>) -> Option<Neighbour> {
+pub(super) fn permanent(
+    seen: &ParsedNeighbour,
+    names: &BTreeMap<u32, String>,
+) -> Option<Neighbour> {
     if seen.state != NeighbourState::Permanent {
         return None;
     }

@@ -1,4 +1,5 @@
-//! Tests of the real kernel, each on a thread with namespaces of its own; as root (others come by `daemon/tests/`).
+//! Tests of the real kernel, each on a thread with namespaces of its own; as root (others come by
+//! `daemon/tests/`).
 
 use std::{
     collections::BTreeSet,
@@ -23,7 +24,9 @@ use rtnetlink::sys::Socket;
 use serde_json::Value;
 
 use super::*;
-use crate::kernel::{BridgeSettings, LOOPBACK, NewEnd, ObservedAddress, Op, ROUTE_PROTOCOL, RouteExtras, What};
+use crate::kernel::{
+    BridgeSettings, LOOPBACK, NewEnd, ObservedAddress, Op, ROUTE_PROTOCOL, RouteExtras, What,
+};
 
 /// Runs a test on a thread that has a host of its own.
 fn on_a_host<F: Future<Output = ()>>(test: impl FnOnce(RealKernel) -> F + Send + 'static) {
@@ -36,7 +39,10 @@ fn on_a_host<F: Future<Output = ()>>(test: impl FnOnce(RealKernel) -> F + Send +
         let none: Option<&str> = None;
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
         mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(async { test(RealKernel::start().unwrap()).await });
     });
     if let Err(panic) = thread.join() {
@@ -47,7 +53,11 @@ fn on_a_host<F: Future<Output = ()>>(test: impl FnOnce(RealKernel) -> F + Send +
 /// What `ip -j` says.
 fn ip(args: &[&str]) -> Value {
     let output = Command::new("ip").arg("-j").args(args).output().unwrap();
-    assert!(output.status.success(), "ip {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "ip {args:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     serde_json::from_slice(&output.stdout).unwrap_or(Value::Null)
 }
 
@@ -55,8 +65,16 @@ fn ip(args: &[&str]) -> Value {
 async fn go(kernel: &mut RealKernel, ops: &[Op]) {
     for op in ops {
         for _ in 0..2 {
-            let batch = BatchOp { op: op.clone(), part: 0, optional: false };
-            assert_eq!(kernel.execute(&[batch], Box::new(|_| ())).await, [Some(Ok(()))], "{op:?}");
+            let batch = BatchOp {
+                op: op.clone(),
+                part: 0,
+                optional: false,
+            };
+            assert_eq!(
+                kernel.execute(&[batch], Box::new(|_| ())).await,
+                [Some(Ok(()))],
+                "{op:?}"
+            );
         }
     }
 }
@@ -66,7 +84,10 @@ fn named(name: &str) -> Ns {
 }
 
 fn add(name: &str) -> Op {
-    Op::NamespaceAdd { name: name.parse().unwrap(), owner_tag: format!("netnsd:namespace:{name}:u") }
+    Op::NamespaceAdd {
+        name: name.parse().unwrap(),
+        owner_tag: format!("netnsd:namespace:{name}:u"),
+    }
 }
 
 fn pair(ns: &str) -> Op {
@@ -77,7 +98,9 @@ fn pair(ns: &str) -> Op {
         mac: None,
         mtu: Some(1400),
     };
-    Op::VethAdd { ends: [end(named(ns), "eth0", 0), end(Ns::Host, "port0", 1)] }
+    Op::VethAdd {
+        ends: [end(named(ns), "eth0", 0), end(Ns::Host, "port0", 1)],
+    }
 }
 
 #[test]
@@ -95,55 +118,115 @@ fn a_namespace_with_a_pair_and_addresses() {
             &mut kernel,
             &[
                 add("a"),
-                Op::NetnsIdSet { name: name.clone(), id: NetnsId::Id(77) },
-                Op::LoopbackSet { name: name.clone(), up: true },
+                Op::NetnsIdSet {
+                    name: name.clone(),
+                    id: NetnsId::Id(77),
+                },
+                Op::LoopbackSet {
+                    name: name.clone(),
+                    up: true,
+                },
                 pair("a"),
-                Op::LinkUp { ns: ns.clone(), name: eth0.clone(), up: true },
-                Op::LinkUp { ns: Ns::Host, name: "port0".into(), up: true },
+                Op::LinkUp {
+                    ns: ns.clone(),
+                    name: eth0.clone(),
+                    up: true,
+                },
+                Op::LinkUp {
+                    ns: Ns::Host,
+                    name: "port0".into(),
+                    up: true,
+                },
                 address("10.0.0.1/24"),
                 address("fd00::1/64"),
                 Op::RouteAdd {
                     name: name.clone(),
-                    route: serde_json::from_value(serde_json::json!({"destination": "default", "via": "10.0.0.254"}))
-                        .unwrap(),
+                    route: serde_json::from_value(
+                        serde_json::json!({"destination": "default", "via": "10.0.0.254"}),
+                    )
+                    .unwrap(),
                     extras: RouteExtras::default(),
                     protocol: ROUTE_PROTOCOL,
                     replace: false,
                 },
-                Op::SysctlSet { name: name.clone(), key: "net.ipv4.ip_forward".parse().unwrap(), value: "1".into() },
+                Op::SysctlSet {
+                    name: name.clone(),
+                    key: "net.ipv4.ip_forward".parse().unwrap(),
+                    value: "1".into(),
+                },
             ],
         )
         .await;
         assert_eq!(kernel.replaced_sysctls()[0].2, "0");
         let list = ip(&["netns", "list"]);
-        assert_eq!((&list[0]["name"], &list[0]["id"]), (&"a".into(), &77.into()));
+        assert_eq!(
+            (&list[0]["name"], &list[0]["id"]),
+            (&"a".into(), &77.into())
+        );
         let link = &ip(&["-n", "a", "-d", "addr", "show", "eth0"])[0];
-        assert_eq!((&link["mtu"], &link["altnames"]), (&1400.into(), &serde_json::json!(["netnsd:veth:v:0:u"])));
-        assert_eq!(ip(&["-n", "a", "route", "show", "default"])[0]["gateway"], "10.0.0.254");
+        assert_eq!(
+            (&link["mtu"], &link["altnames"]),
+            (&1400.into(), &serde_json::json!(["netnsd:veth:v:0:u"]))
+        );
+        assert_eq!(
+            ip(&["-n", "a", "route", "show", "default"])[0]["gateway"],
+            "10.0.0.254"
+        );
         let mut scope = Scope::default();
         scope.ns(&ns).summary = true;
         scope.ns(&ns).routes = true;
         scope.ns(&ns).links.insert(eth0.clone());
-        scope.ns(&ns).sysctls.insert("net.ipv4.ip_forward".parse().unwrap());
+        scope
+            .ns(&ns)
+            .sysctls
+            .insert("net.ipv4.ip_forward".parse().unwrap());
         scope.ns(&Ns::Host).links.insert("port0".into());
         scope.ns(&named("none"));
         let seen = kernel.observe(&scope).await.unwrap();
         assert_eq!(seen.namespaces.len(), 2);
         let inside = &seen.namespaces[&ns];
-        assert_eq!((inside.netnsid, inside.loopback, inside.link_count), (Some(77), true, 2));
+        assert_eq!(
+            (inside.netnsid, inside.loopback, inside.link_count),
+            (Some(77), true, 2)
+        );
         assert_eq!(inside.owner_tag.as_deref(), Some("netnsd:namespace:a:u"));
         assert_eq!(inside.sysctls.values().collect::<Vec<_>>(), ["1"]);
         assert_eq!(inside.routes.iter().filter(|route| route.ours).count(), 1);
         let link = &inside.links["eth0"];
-        assert!(link.up && link.carrier && link.addresses.iter().filter(|address| address.is_ours()).count() == 2);
-        assert!(seen.namespaces[&Ns::Host].links["port0"].owner_tag.as_deref() == Some("netnsd:veth:v:1:u"));
-        go(&mut kernel, &[Op::LinkDelete { ns: Ns::Host, name: "port0".into() }, Op::NamespaceDelete { name }]).await;
+        assert!(
+            link.up
+                && link.carrier
+                && link
+                    .addresses
+                    .iter()
+                    .filter(|address| address.is_ours())
+                    .count()
+                    == 2
+        );
+        assert!(
+            seen.namespaces[&Ns::Host].links["port0"]
+                .owner_tag
+                .as_deref()
+                == Some("netnsd:veth:v:1:u")
+        );
+        go(
+            &mut kernel,
+            &[
+                Op::LinkDelete {
+                    ns: Ns::Host,
+                    name: "port0".into(),
+                },
+                Op::NamespaceDelete { name },
+            ],
+        )
+        .await;
         assert!(ip(&["netns", "list"]).as_array().is_none_or(Vec::is_empty));
         assert_eq!(ip(&["link"]).as_array().unwrap().len(), 1);
     });
 }
 
-/// A name is handed on: the second of two operations waits for the first, though it goes by another socket.
+/// A name is handed on: the second of two operations waits for the first, though it goes by another
+/// socket.
 #[test]
 fn moves_between_namespaces_keep_their_order() {
     on_a_host(|mut kernel| async move {
@@ -156,10 +239,21 @@ fn moves_between_namespaces_keep_their_order() {
                 mac: None,
                 mtu: None,
             };
-            go(&mut kernel, &[Op::VethAdd { ends: [end(name), end(&format!("{name}-peer"))] }]).await;
+            go(
+                &mut kernel,
+                &[Op::VethAdd {
+                    ends: [end(name), end(&format!("{name}-peer"))],
+                }],
+            )
+            .await;
         }
         let moved = |ns: &str, name: &str, to: Ns| BatchOp {
-            op: Op::LinkMove { ns: named(ns), name: name.into(), to, to_name: name.into() },
+            op: Op::LinkMove {
+                ns: named(ns),
+                name: name.into(),
+                to,
+                to_name: name.into(),
+            },
             part: 0,
             optional: false,
         };
@@ -169,8 +263,14 @@ fn moves_between_namespaces_keep_their_order() {
             moved("b", "y", Ns::Host),
             moved("a", "y", named("b")),
         ];
-        assert_eq!(kernel.execute(&ops, Box::new(|_| ())).await, vec![Some(Ok(())); 4]);
-        assert_eq!(ip(&["-n", "b", "link", "show", "y"])[0]["altnames"], serde_json::json!(["netnsd:veth:y-a:0:u"]));
+        assert_eq!(
+            kernel.execute(&ops, Box::new(|_| ())).await,
+            vec![Some(Ok(())); 4]
+        );
+        assert_eq!(
+            ip(&["-n", "b", "link", "show", "y"])[0]["altnames"],
+            serde_json::json!(["netnsd:veth:y-a:0:u"])
+        );
     });
 }
 
@@ -184,7 +284,12 @@ fn a_bridge_with_a_port() {
             forward_delay: Some(400),
             ..BridgeSettings::default()
         };
-        let port = Port { path_cost: Some(9), hairpin: Some(true), isolated: Some(true), ..Port::default() };
+        let port = Port {
+            path_cost: Some(9),
+            hairpin: Some(true),
+            isolated: Some(true),
+            ..Port::default()
+        };
         go(
             &mut kernel,
             &[
@@ -198,31 +303,82 @@ fn a_bridge_with_a_port() {
                     mtu: Some(1300),
                     set,
                 },
-                Op::LinkAddrGen { ns: Ns::Host, name: port0.clone(), none: true },
-                Op::LinkMaster { ns: Ns::Host, name: port0.clone(), master: Some(br0.clone()) },
-                Op::PortSet { ns: Ns::Host, name: port0.clone(), set: port },
-                Op::LinkUp { ns: Ns::Host, name: port0.clone(), up: true },
+                Op::LinkAddrGen {
+                    ns: Ns::Host,
+                    name: port0.clone(),
+                    none: true,
+                },
+                Op::LinkMaster {
+                    ns: Ns::Host,
+                    name: port0.clone(),
+                    master: Some(br0.clone()),
+                },
+                Op::PortSet {
+                    ns: Ns::Host,
+                    name: port0.clone(),
+                    set: port,
+                },
+                Op::LinkUp {
+                    ns: Ns::Host,
+                    name: port0.clone(),
+                    up: true,
+                },
             ],
         )
         .await;
         let data = ip(&["-d", "link", "show", "br0"])[0]["linkinfo"]["info_data"].clone();
         assert_eq!(
-            (&data["stp_state"], &data["priority"], &data["forward_delay"]),
+            (
+                &data["stp_state"],
+                &data["priority"],
+                &data["forward_delay"]
+            ),
             (&1.into(), &4096.into(), &400.into())
         );
         let mut scope = Scope::default();
-        scope.ns(&Ns::Host).links.extend([br0.clone(), port0.clone()]);
+        scope
+            .ns(&Ns::Host)
+            .links
+            .extend([br0.clone(), port0.clone()]);
         let seen = kernel.observe(&scope).await.unwrap();
         let link = seen.link(&Ns::Host, "port0").unwrap();
-        assert_eq!((link.master.as_deref(), link.addr_gen_none), (Some("br0"), true));
+        assert_eq!(
+            (link.master.as_deref(), link.addr_gen_none),
+            (Some("br0"), true)
+        );
         let known = link.port.as_ref().unwrap();
         assert!(known.hairpin && known.isolated && known.path_cost == 9 && known.learning);
-        assert_eq!(seen.link(&Ns::Host, "br0").unwrap().bridge.as_ref().unwrap().priority, 4096);
+        assert_eq!(
+            seen.link(&Ns::Host, "br0")
+                .unwrap()
+                .bridge
+                .as_ref()
+                .unwrap()
+                .priority,
+            4096
+        );
         // Moved into the namespace, it is another's port no more.
-        let moved = Op::LinkMove { ns: Ns::Host, name: port0, to: named("a"), to_name: "eth1".into() };
-        let outcome = kernel.execute(&[BatchOp { op: moved, part: 0, optional: false }], Box::new(|_| ())).await;
+        let moved = Op::LinkMove {
+            ns: Ns::Host,
+            name: port0,
+            to: named("a"),
+            to_name: "eth1".into(),
+        };
+        let outcome = kernel
+            .execute(
+                &[BatchOp {
+                    op: moved,
+                    part: 0,
+                    optional: false,
+                }],
+                Box::new(|_| ()),
+            )
+            .await;
         assert_eq!(outcome, [Some(Ok(()))]);
-        assert_eq!(ip(&["-n", "a", "link", "show", "eth1"])[0]["operstate"], "DOWN");
+        assert_eq!(
+            ip(&["-n", "a", "link", "show", "eth1"])[0]["operstate"],
+            "DOWN"
+        );
     });
 }
 
@@ -230,7 +386,11 @@ fn a_bridge_with_a_port() {
 fn a_refusal_says_why_and_skips_only_its_part() {
     on_a_host(|mut kernel| async move {
         let up = |name: &str, part| BatchOp {
-            op: Op::LinkUp { ns: Ns::Host, name: name.into(), up: true },
+            op: Op::LinkUp {
+                ns: Ns::Host,
+                name: name.into(),
+                up: true,
+            },
             part,
             optional: false,
         };
@@ -247,17 +407,41 @@ fn a_refusal_says_why_and_skips_only_its_part() {
             part: 0,
             optional: false,
         };
-        let outcomes = kernel.execute(&[wrong, up("lo", 0), up("lo", 1)], Box::new(|_| ())).await;
-        assert_eq!(outcomes[0].clone().unwrap().unwrap_err().errno, Errno::EEXIST);
+        let outcomes = kernel
+            .execute(&[wrong, up("lo", 0), up("lo", 1)], Box::new(|_| ()))
+            .await;
+        assert_eq!(
+            outcomes[0].clone().unwrap().unwrap_err().errno,
+            Errno::EEXIST
+        );
         assert_eq!((&outcomes[1], &outcomes[2]), (&None, &Some(Ok(()))));
-        let route = serde_json::from_value(serde_json::json!({"destination": "default", "via": "10.9.9.9"})).unwrap();
+        let route = serde_json::from_value(
+            serde_json::json!({"destination": "default", "via": "10.9.9.9"}),
+        )
+        .unwrap();
         let name: Name = "a".parse().unwrap();
         let ops = [
             add("a"),
-            Op::RouteAdd { name, route, extras: RouteExtras::default(), protocol: ROUTE_PROTOCOL, replace: false },
+            Op::RouteAdd {
+                name,
+                route,
+                extras: RouteExtras::default(),
+                protocol: ROUTE_PROTOCOL,
+                replace: false,
+            },
         ];
-        let batch: Vec<BatchOp> = ops.into_iter().map(|op| BatchOp { op, part: 0, optional: true }).collect();
-        let outcome = kernel.execute(&batch, Box::new(|_| ())).await[1].clone().unwrap().unwrap_err();
+        let batch: Vec<BatchOp> = ops
+            .into_iter()
+            .map(|op| BatchOp {
+                op,
+                part: 0,
+                optional: true,
+            })
+            .collect();
+        let outcome = kernel.execute(&batch, Box::new(|_| ())).await[1]
+            .clone()
+            .unwrap()
+            .unwrap_err();
         assert_eq!(
             (outcome.errno, outcome.message.as_deref()),
             (Errno::ENETUNREACH, Some("Nexthop has invalid gateway"))
@@ -273,7 +457,10 @@ fn a_file_that_pins_nothing_is_no_namespace() {
         std::fs::set_permissions("/run/netns/a", PermissionsExt::from_mode(0o0)).unwrap();
         let mut scope = Scope::default();
         scope.ns(&named("a"));
-        assert_eq!(kernel.observe(&scope).await.unwrap().namespaces[&named("a")].inode, 0);
+        assert_eq!(
+            kernel.observe(&scope).await.unwrap().namespaces[&named("a")].inode,
+            0
+        );
         go(&mut kernel, &[add("a")]).await;
         assert_eq!(ip(&["netns", "list"])[0]["name"], "a");
     });
@@ -285,13 +472,23 @@ fn a_file_of_another_kind_of_namespace_holds_up_nobody() {
         std::fs::create_dir_all("/run/netns").unwrap();
         std::fs::write("/run/netns/uts", "").unwrap();
         let none: Option<&str> = None;
-        mount(Some("/proc/self/ns/uts"), "/run/netns/uts", none, MsFlags::MS_BIND, none).unwrap();
+        mount(
+            Some("/proc/self/ns/uts"),
+            "/run/netns/uts",
+            none,
+            MsFlags::MS_BIND,
+            none,
+        )
+        .unwrap();
         go(&mut kernel, &[add("a")]).await;
         let mut scope = Scope::default();
         scope.ns(&named("a"));
         scope.ns(&named("uts"));
         let seen = kernel.observe(&scope).await.unwrap();
-        assert!(seen.namespaces[&named("a")].owner_tag.is_some() && seen.namespaces[&named("uts")].owner_tag.is_none());
+        assert!(
+            seen.namespaces[&named("a")].owner_tag.is_some()
+                && seen.namespaces[&named("uts")].owner_tag.is_none()
+        );
         assert!(seen.namespaces[&named("uts")].closed, "the name is taken");
     });
 }
@@ -300,19 +497,40 @@ fn a_file_of_another_kind_of_namespace_holds_up_nobody() {
 #[test]
 fn many_namespaces_are_made_while_links_are() {
     on_a_host(|mut kernel| async move {
-        assert!(Command::new("ip").args(["netns", "add", "n7"]).status().unwrap().success());
+        assert!(
+            Command::new("ip")
+                .args(["netns", "add", "n7"])
+                .status()
+                .unwrap()
+                .success()
+        );
         let names: Vec<String> = (0..40).map(|i| format!("n{i}")).collect();
         let batch = |op: fn(&str) -> Op| {
-            let op = move |(part, name): (usize, &String)| BatchOp { op: op(name), part, optional: false };
+            let op = move |(part, name): (usize, &String)| BatchOp {
+                op: op(name),
+                part,
+                optional: false,
+            };
             names.iter().enumerate().map(op).collect::<Vec<_>>()
         };
         let mut ops = batch(add);
         ops.extend(batch(|name| {
             let end = |ns, name: &str| {
                 let owner_tag = format!("netnsd:veth:{name}:0:u");
-                NewEnd { ns, name: name.into(), owner_tag, mac: None, mtu: None }
+                NewEnd {
+                    ns,
+                    name: name.into(),
+                    owner_tag,
+                    mac: None,
+                    mtu: None,
+                }
             };
-            Op::VethAdd { ends: [end(named(name), "eth0"), end(Ns::Host, &format!("p-{name}"))] }
+            Op::VethAdd {
+                ends: [
+                    end(named(name), "eth0"),
+                    end(Ns::Host, &format!("p-{name}")),
+                ],
+            }
         }));
         let told = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
         let tell = told.clone();
@@ -324,7 +542,9 @@ fn many_namespaces_are_made_while_links_are() {
                 // The pair is not put into the other one's.
                 (7, Some(Err(error))) => assert_eq!(error.errno, Errno::EEXIST, "{op:?}"),
                 (7, None) => assert!(matches!(op.op, Op::VethAdd { .. })),
-                (part, outcome) => assert!(part != 7 && *outcome == Some(Ok(())), "{op:?}: {outcome:?}"),
+                (part, outcome) => {
+                    assert!(part != 7 && *outcome == Some(Ok(())), "{op:?}: {outcome:?}")
+                }
             }
         }
         for name in names.iter().filter(|name| *name != "n7") {
@@ -358,7 +578,9 @@ fn a_panic_ends_no_thread_and_leaves_it_at_home() {
 async fn told(kernel: &mut RealKernel, ns: &str, what: What) {
     let wanted = Notice::Changed(named(ns), what);
     let wait = async { while kernel.notice().await != wanted {} };
-    tokio::time::timeout(Duration::from_secs(60), wait).await.unwrap_or_else(|_| panic!("not told: {wanted:?}"));
+    tokio::time::timeout(Duration::from_secs(60), wait)
+        .await
+        .unwrap_or_else(|_| panic!("not told: {wanted:?}"));
 }
 
 #[test]
@@ -367,15 +589,34 @@ fn a_namespace_is_heard_that_has_no_id_and_two_names() {
         go(&mut kernel, &[add("a")]).await;
         std::fs::write("/run/netns/b", "").unwrap();
         let none: Option<&str> = None;
-        mount(Some("/run/netns/a"), "/run/netns/b", none, MsFlags::MS_BIND, none).unwrap();
-        kernel.watch(vec![(named("a"), Some(0)), (named("b"), Some(0)), (named("none"), Some(0))]);
+        mount(
+            Some("/run/netns/a"),
+            "/run/netns/b",
+            none,
+            MsFlags::MS_BIND,
+            none,
+        )
+        .unwrap();
+        kernel.watch(vec![
+            (named("a"), Some(0)),
+            (named("b"), Some(0)),
+            (named("none"), Some(0)),
+        ]);
         ip(&["-n", "a", "address", "add", "10.0.0.1/24", "dev", "lo"]);
         told(&mut kernel, "a", What::Address(LOOPBACK)).await;
         told(&mut kernel, "b", What::Address(LOOPBACK)).await;
-        assert!(ip(&["netns", "list-id"]).as_array().is_none_or(Vec::is_empty), "the host's ids are its own");
+        assert!(
+            ip(&["netns", "list-id"])
+                .as_array()
+                .is_none_or(Vec::is_empty),
+            "the host's ids are its own"
+        );
         kernel.watch(vec![(named("b"), None)]);
         ip(&["-n", "a", "address", "add", "10.0.0.2/24", "dev", "lo"]);
-        assert_eq!(kernel.heard(), [Notice::Changed(named("a"), What::Address(LOOPBACK))]);
+        assert_eq!(
+            kernel.heard(),
+            [Notice::Changed(named("a"), What::Address(LOOPBACK))]
+        );
         kernel.watch(vec![(named("b"), Some(0))]);
         ip(&["-n", "b", "address", "add", "10.0.0.3/24", "dev", "lo"]);
         told(&mut kernel, "b", What::Address(LOOPBACK)).await;
@@ -395,12 +636,22 @@ fn a_namespace_that_is_gone_is_told_of_and_its_successor_heard() {
             ip(&["netns", "add", "a"]);
             kernel.watch(vec![(named("a"), Some(0))]);
             ip(&["-n", "a", "link", "set", "lo", "up"]);
-            told(&mut kernel, "a", What::Link { index: LOOPBACK, name: "lo".into(), set: true }).await;
+            told(
+                &mut kernel,
+                "a",
+                What::Link {
+                    index: LOOPBACK,
+                    name: "lo".into(),
+                    set: true,
+                },
+            )
+            .await;
         }
     });
 }
 
-/// Most of those that are listened to go: the rest is listened to anew, and nothing that was said before is lost.
+/// Most of those that are listened to go: the rest is listened to anew, and nothing that was said
+/// before is lost.
 #[test]
 fn who_stays_is_heard_when_many_go() {
     on_a_host(|mut kernel| async move {
@@ -408,7 +659,13 @@ fn who_stays_is_heard_when_many_go() {
         for name in &names {
             go(&mut kernel, &[add(name)]).await;
         }
-        kernel.watch(names.iter().map(|name| (named(name), Some(0))).chain([(Ns::Host, Some(0))]).collect());
+        kernel.watch(
+            names
+                .iter()
+                .map(|name| (named(name), Some(0)))
+                .chain([(Ns::Host, Some(0))])
+                .collect(),
+        );
         ip(&["-n", "n0", "address", "add", "10.0.0.1/24", "dev", "lo"]);
         kernel.watch(names[1..].iter().map(|name| (named(name), None)).collect());
         ip(&["-n", "n1", "address", "add", "10.0.0.1/24", "dev", "lo"]);
@@ -417,7 +674,11 @@ fn who_stays_is_heard_when_many_go() {
         ip(&["address", "add", "10.0.0.1/24", "dev", "lo"]);
         // Nothing of that sort is asked for on the host.
         ip(&["route", "add", "blackhole", "10.1.0.0/24"]);
-        let of_lo = What::Link { index: LOOPBACK, name: "lo".into(), set: false };
+        let of_lo = What::Link {
+            index: LOOPBACK,
+            name: "lo".into(),
+            set: false,
+        };
         let mut heard = kernel.heard();
         heard.retain(|notice| !matches!(notice, Notice::Appeared(_)));
         let expected = [
@@ -440,18 +701,34 @@ fn what_is_heard_no_more_is_looked_for_and_heard_anew() {
         }
         setsockopt(&ears.socket, sockopt::RcvBuf, &0).unwrap();
         for host in 1..100 {
-            ip(&["-n", "a", "address", "add", &format!("10.0.0.{host}/24"), "dev", "lo"]);
+            ip(&[
+                "-n",
+                "a",
+                "address",
+                "add",
+                &format!("10.0.0.{host}/24"),
+                "dev",
+                "lo",
+            ]);
         }
         let mut changes = BTreeSet::new();
         ears.hear(&mut changes);
-        assert!(changes.contains(&(named("a"), What::Everything)), "{changes:?}");
+        assert!(
+            changes.contains(&(named("a"), What::Everything)),
+            "{changes:?}"
+        );
         ears.attend(&kernel.local, &named("a")).unwrap();
         setsockopt(&ears.socket, sockopt::RcvBuf, &(1 << 20)).unwrap();
         changes.clear();
         ip(&["-n", "a", "address", "delete", "10.0.0.99/24", "dev", "lo"]);
         ip(&["address", "add", "10.0.0.99/24", "dev", "lo"]);
         ears.hear(&mut changes);
-        assert_eq!(changes, [Ns::Host, named("a")].map(|ns| (ns, What::Address(LOOPBACK))).into());
+        assert_eq!(
+            changes,
+            [Ns::Host, named("a")]
+                .map(|ns| (ns, What::Address(LOOPBACK)))
+                .into()
+        );
     });
 }
 
@@ -486,7 +763,11 @@ fn neighbours_that_the_kernel_learns_and_forgets_are_no_news() {
 fn next_of_ports(ear: &Socket, ports: &mut news::Ports) -> Vec<bool> {
     let mut buffer = [0; 32 << 10];
     loop {
-        let ready = poll(&mut [PollFd::new(ear.as_fd(), PollFlags::POLLIN)], PollTimeout::from(10_000u16)).unwrap();
+        let ready = poll(
+            &mut [PollFd::new(ear.as_fd(), PollFlags::POLLIN)],
+            PollTimeout::from(10_000u16),
+        )
+        .unwrap();
         assert_eq!(ready, 1, "nothing was said");
         let length = recv(ear.as_raw_fd(), &mut buffer, MsgFlags::empty()).unwrap();
         let notices = news::notified(&buffer[..length]).filter(news::Notified::is_of_bridge);
@@ -502,8 +783,15 @@ fn what_a_bridge_says_once_more_of_a_port_is_no_news() {
     on_a_host(|mut kernel| async move {
         let (ear, mut ports) = (ears::listen().unwrap(), news::Ports::default());
         let (br0, port0) = (String::from("br0"), String::from("port0"));
-        let set = BridgeSettings { forward_delay: Some(10), ..BridgeSettings::default() };
-        let up = |name: &str| Op::LinkUp { ns: Ns::Host, name: name.into(), up: true };
+        let set = BridgeSettings {
+            forward_delay: Some(10),
+            ..BridgeSettings::default()
+        };
+        let up = |name: &str| Op::LinkUp {
+            ns: Ns::Host,
+            name: name.into(),
+            up: true,
+        };
         let bridge = Op::BridgeAdd {
             ns: Ns::Host,
             name: br0.clone(),
@@ -512,9 +800,29 @@ fn what_a_bridge_says_once_more_of_a_port_is_no_news() {
             mtu: None,
             set,
         };
-        let port = Op::LinkMaster { ns: Ns::Host, name: port0.clone(), master: Some(br0) };
-        let eth0 = Op::LinkUp { ns: named("a"), name: "eth0".into(), up: true };
-        go(&mut kernel, &[bridge, up("br0"), add("a"), pair("a"), port, eth0, up("port0")]).await;
+        let port = Op::LinkMaster {
+            ns: Ns::Host,
+            name: port0.clone(),
+            master: Some(br0),
+        };
+        let eth0 = Op::LinkUp {
+            ns: named("a"),
+            name: "eth0".into(),
+            up: true,
+        };
+        go(
+            &mut kernel,
+            &[
+                bridge,
+                up("br0"),
+                add("a"),
+                pair("a"),
+                port,
+                eth0,
+                up("port0"),
+            ],
+        )
+        .await;
         // A tenth of a second after it forwards, and with its carrier.
         while next_of_ports(&ear, &mut ports) != [true] {}
         ip(&["link", "set", &port0, "type", "bridge_slave", "cost", "100"]);
@@ -547,16 +855,38 @@ fn link_of_others_gets_no_tag_when_creation_is_refused() {
         ip(&["link", "add", "port0", "type", "bridge"]);
         ip(&["link", "add", "br0", "type", "bridge"]);
         let before = (theirs("port0"), theirs("br0"));
-        let set = BridgeSettings { ageing_time: Some(77), ..BridgeSettings::default() };
+        let set = BridgeSettings {
+            ageing_time: Some(77),
+            ..BridgeSettings::default()
+        };
         let (ns, name, owner_tag) = (Ns::Host, "br0".into(), "netnsd:bridge:br0:u".into());
-        let bridge = Op::BridgeAdd { ns, name, owner_tag, mac: None, mtu: Some(1300), set };
-        let Op::VethAdd { ends: [a, b] } = pair("a") else { panic!("a pair") };
+        let bridge = Op::BridgeAdd {
+            ns,
+            name,
+            owner_tag,
+            mac: None,
+            mtu: Some(1300),
+            set,
+        };
+        let Op::VethAdd { ends: [a, b] } = pair("a") else {
+            panic!("a pair")
+        };
         let pair = Op::VethAdd { ends: [b, a] };
         let ops = [add("a"), bridge, pair];
-        let ops: Vec<BatchOp> = (0..).zip(ops).map(|(part, op)| BatchOp { op, part, optional: false }).collect();
+        let ops: Vec<BatchOp> = (0..)
+            .zip(ops)
+            .map(|(part, op)| BatchOp {
+                op,
+                part,
+                optional: false,
+            })
+            .collect();
         let outcomes = kernel.execute(&ops, Box::new(|_| ())).await;
         for refused in &outcomes[1..] {
-            assert_eq!(refused.as_ref().unwrap().as_ref().unwrap_err().errno, Errno::EEXIST);
+            assert_eq!(
+                refused.as_ref().unwrap().as_ref().unwrap_err().errno,
+                Errno::EEXIST
+            );
         }
         assert_eq!((theirs("port0"), theirs("br0")), before);
     });

@@ -1,7 +1,8 @@
 //! Waiting for what others do: what namespaces say ([`Ears`]), names, mounts.
 //!
-//! One epoll descriptor over names and the socket is what the engine's thread waits for; mounts are waited for beside it,
-//! because polling tells of each change of them once only, and a nested poll would swallow it.
+//! One epoll descriptor over names and the socket is what the engine's thread waits for; mounts are
+//! waited for beside it, because polling tells of each change of them once only, and a nested poll
+//! would swallow it.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -29,7 +30,8 @@ const NAMESPACES: u64 = 1;
 pub(super) struct Watch {
     epoll: AsyncFd<Polled>,
     names: Option<Names>,
-    /// `/proc/self/mountinfo`, which is only waited for: a mount that goes takes a namespace's name away.
+    /// `/proc/self/mountinfo`, which is only waited for: a mount that goes takes a namespace's name
+    /// away.
     mounts: AsyncFd<File>,
     ears: Ears,
     /// Heard, and not told yet.
@@ -51,13 +53,24 @@ impl Watch {
     pub fn start(local: &Local) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let ears = Ears::open(local)?;
-        epoll.add(&ears.socket, EpollEvent::new(EpollFlags::EPOLLIN, NAMESPACES))?;
+        epoll.add(
+            &ears.socket,
+            EpollEvent::new(EpollFlags::EPOLLIN, NAMESPACES),
+        )?;
         let mounts = File::open("/proc/self/mountinfo")?;
-        // SAFETY: a `File` owns its descriptor, never gives it away here, and always tells the same one.
+        // SAFETY: a `File` owns its descriptor, never gives it away here, and always tells the same
+        // one.
         let mounts = unsafe { AsyncFd::register_with_interest(mounts, Interest::PRIORITY)? };
         // SAFETY: `Polled` owns its descriptor, never gives it away, and always tells the same one.
         let epoll = unsafe { AsyncFd::register(Polled(epoll))? };
-        let mut watch = Self { epoll, names: None, mounts, ears, heard: VecDeque::new(), changes: BTreeSet::new() };
+        let mut watch = Self {
+            epoll,
+            names: None,
+            mounts,
+            ears,
+            heard: VecDeque::new(),
+            changes: BTreeSet::new(),
+        };
         watch.watch_names();
         Ok(watch)
     }
@@ -68,7 +81,8 @@ impl Watch {
 
     fn watch_names(&mut self) {
         let begun = Names::watch().and_then(|names| {
-            self.polled().add(&names, EpollEvent::new(EpollFlags::EPOLLIN, NAMES))?;
+            self.polled()
+                .add(&names, EpollEvent::new(EpollFlags::EPOLLIN, NAMES))?;
             Ok(names)
         });
         match begun {
@@ -81,9 +95,12 @@ impl Watch {
         }
     }
 
-    /// Listens to those namespaces that are to be listened to and are there, and no more to the others.
+    /// Listens to those namespaces that are to be listened to and are there, and no more to the
+    /// others.
     pub fn change(&mut self, local: &Local, namespaces: Vec<(Ns, Option<u64>)>) {
-        let (going, coming): (Vec<_>, Vec<_>) = namespaces.into_iter().partition(|(_, inode)| inode.is_none());
+        let (going, coming): (Vec<_>, Vec<_>) = namespaces
+            .into_iter()
+            .partition(|(_, inode)| inode.is_none());
         let before = self.ears.count();
         going.iter().for_each(|(ns, _)| self.ears.leave(ns));
         let left = before - self.ears.count();
@@ -107,7 +124,10 @@ impl Watch {
 
     fn listen_anew(&mut self, local: &Local) -> Result<(), Errno> {
         let ears = self.ears.again(local)?;
-        self.polled().add(&ears.socket, EpollEvent::new(EpollFlags::EPOLLIN, NAMESPACES))?;
+        self.polled().add(
+            &ears.socket,
+            EpollEvent::new(EpollFlags::EPOLLIN, NAMESPACES),
+        )?;
         self.ears.hear(&mut self.changes);
         self.ears = ears;
         Ok(())
@@ -140,7 +160,8 @@ impl Watch {
         })
     }
 
-    /// Everything that can be heard now, after changes of one's own: mounts among those are no news.
+    /// Everything that can be heard now, after changes of one's own: mounts among those are no
+    /// news.
     pub fn heard(&mut self) -> Vec<Notice> {
         self.read();
         let mut mounts = [PollFd::new(self.mounts.as_fd(), PollFlags::POLLPRI)];

@@ -1,4 +1,5 @@
-//! A thread that helps the engine's own with going into namespaces, and what is done with their names and files.
+//! A thread that helps the engine's own with going into namespaces, and what is done with their
+//! names and files.
 
 use std::{
     collections::BTreeMap,
@@ -56,7 +57,10 @@ pub(super) struct Queue<T> {
 
 impl<T> Queue<T> {
     pub fn new(things: Vec<T>) -> Arc<Self> {
-        Arc::new(Self { things, next: AtomicUsize::new(0) })
+        Arc::new(Self {
+            things,
+            next: AtomicUsize::new(0),
+        })
     }
 
     /// The next one that nobody has begun, and its place.
@@ -82,22 +86,27 @@ impl Worker {
     pub fn start(name: &str) -> io::Result<Self> {
         let (jobs, queue) = mpsc::channel::<Job>();
         let (started, start) = mpsc::channel();
-        std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-            let mut local = match Local::here() {
-                Ok(local) => local,
-                Err(error) => return drop(started.send(Err(error))),
-            };
-            drop(started.send(Ok(())));
-            for job in queue {
-                let _asker_hears_nothing = local.safely(job);
-            }
-        })?;
+        std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || {
+                let mut local = match Local::here() {
+                    Ok(local) => local,
+                    Err(error) => return drop(started.send(Err(error))),
+                };
+                drop(started.send(Ok(())));
+                for job in queue {
+                    let _asker_hears_nothing = local.safely(job);
+                }
+            })?;
         start.recv().map_err(io::Error::other)??;
         Ok(Self { jobs })
     }
 
     /// Begins a job there.
-    pub fn begin<R: Send + 'static>(&self, job: impl FnOnce(&mut Local) -> R + Send + 'static) -> Begun<R> {
+    pub fn begin<R: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Local) -> R + Send + 'static,
+    ) -> Begun<R> {
         let (answer, answered) = mpsc::channel();
         let job = Box::new(move |local: &mut Local| {
             let _asker_gone = answer.send(job(local));
@@ -107,8 +116,8 @@ impl Worker {
         Begun(answered)
     }
 
-    /// Does the same for each of some things, here and on that thread at once, if they are many: whichever is free takes the
-    /// next. What it came to, in their order.
+    /// Does the same for each of some things, here and on that thread at once, if they are many:
+    /// whichever is free takes the next. What it came to, in their order.
     pub fn share<T: Send + Sync + 'static, R: Send + 'static>(
         &self,
         local: &mut Local,
@@ -122,7 +131,9 @@ impl Worker {
         let part = |queue: Arc<Queue<T>>| {
             move |local: &mut Local| {
                 let taken = std::iter::from_fn(|| queue.take());
-                taken.map(|(place, thing)| (place, each(local, thing))).collect::<Vec<_>>()
+                taken
+                    .map(|(place, thing)| (place, each(local, thing)))
+                    .collect::<Vec<_>>()
             }
         };
         let there = part(queue.clone());
@@ -157,7 +168,11 @@ pub(crate) enum Pinned {
 /// Looks at a name by its file system's magic: a file in `/run/netns` need not be a namespace.
 pub(crate) fn pinned(name: &str) -> Result<Pinned, Errno> {
     let path = path(name);
-    let found = open(&path, OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK, Mode::empty());
+    let found = open(
+        &path,
+        OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK,
+        Mode::empty(),
+    );
     if let Ok(fd) = &found
         && fstatfs(fd)?.filesystem_type() == NSFS_MAGIC
     {
@@ -165,7 +180,12 @@ pub(crate) fn pinned(name: &str) -> Result<Pinned, Errno> {
     }
     let file = match fs::symlink_metadata(&path) {
         Ok(file) => file,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
             return Ok(Pinned::Nothing);
         }
         Err(error) => return Err(errno(&error)),
@@ -173,7 +193,10 @@ pub(crate) fn pinned(name: &str) -> Result<Pinned, Errno> {
     let kind = file.file_type();
     Ok(Pinned::Stale(if kind.is_symlink() {
         let target = fs::read_link(&path).map_err(|error| errno(&error))?;
-        StalePin::Link { target: target.display().to_string(), dangling: found.err() == Some(Errno::ENOENT) }
+        StalePin::Link {
+            target: target.display().to_string(),
+            dangling: found.err() == Some(Errno::ENOENT),
+        }
     } else if kind.is_dir() {
         StalePin::Other("a directory")
     } else if !kind.is_file() {
@@ -185,21 +208,42 @@ pub(crate) fn pinned(name: &str) -> Result<Pinned, Errno> {
     }))
 }
 
-/// Makes `/run/netns` as `ip netns add` does: a shared mount, so that other mount namespaces see names come and go.
+/// Makes `/run/netns` as `ip netns add` does: a shared mount, so that other mount namespaces see
+/// names come and go.
 fn prepare_run() -> Result<(), Errno> {
     match nix::unistd::mkdir(RUN, Mode::from_bits_truncate(0o755)) {
         Ok(()) => {}
         // A file would become a mount point as well, and be in the way for good.
-        Err(Errno::EEXIST) if fs::metadata(RUN).is_ok_and(|found| !found.is_dir()) => return Err(Errno::ENOTDIR),
+        Err(Errno::EEXIST) if fs::metadata(RUN).is_ok_and(|found| !found.is_dir()) => {
+            return Err(Errno::ENOTDIR);
+        }
         Err(Errno::EEXIST) => {}
         Err(errno) => return Err(errno),
     }
     let none: Option<&str> = None;
-    match mount(Some(""), RUN, Some("none"), MsFlags::MS_SHARED | MsFlags::MS_REC, none) {
+    match mount(
+        Some(""),
+        RUN,
+        Some("none"),
+        MsFlags::MS_SHARED | MsFlags::MS_REC,
+        none,
+    ) {
         // Not a mount point yet: it becomes one of its own.
         Err(Errno::EINVAL) => {
-            mount(Some(RUN), RUN, Some("none"), MsFlags::MS_BIND | MsFlags::MS_REC, none)?;
-            mount(Some(""), RUN, Some("none"), MsFlags::MS_SHARED | MsFlags::MS_REC, none)
+            mount(
+                Some(RUN),
+                RUN,
+                Some("none"),
+                MsFlags::MS_BIND | MsFlags::MS_REC,
+                none,
+            )?;
+            mount(
+                Some(""),
+                RUN,
+                Some("none"),
+                MsFlags::MS_SHARED | MsFlags::MS_REC,
+                none,
+            )
         }
         other => other,
     }
@@ -237,7 +281,8 @@ pub(crate) fn unpin(name: &str) -> Result<(), Errno> {
 }
 
 fn sysctl_path(key: &SysctlKey) -> PathBuf {
-    key.parts().fold(PathBuf::from("/proc/sys"), |path, part| path.join(part))
+    key.parts()
+        .fold(PathBuf::from("/proc/sys"), |path, part| path.join(part))
 }
 
 /// The kernel's error behind one of `std`; EIO for those that `std` made itself.
@@ -251,29 +296,54 @@ pub(crate) fn read_sysctl(key: &SysctlKey) -> Result<String, Errno> {
     Ok(text.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
-/// Writes a sysctl of the namespace that this thread is in; gives the values before of what that changes. ENODEV where it is of
-/// an interface that is not there, ENOENT where there is no such sysctl.
-pub(crate) fn write_sysctl(key: &SysctlKey, value: &str) -> Result<Vec<(SysctlKey, String)>, Errno> {
+/// Writes a sysctl of the namespace that this thread is in; gives the values before of what that
+/// changes. ENODEV where it is of an interface that is not there, ENOENT where there is no such
+/// sysctl.
+pub(crate) fn write_sysctl(
+    key: &SysctlKey,
+    value: &str,
+) -> Result<Vec<(SysctlKey, String)>, Errno> {
     let path = sysctl_path(key);
-    let is_missing = || key.interface().is_some() && path.parent().is_some_and(|interface| !interface.exists());
-    let missing = |errno: Errno| if errno == Errno::ENOENT && is_missing() { Errno::ENODEV } else { errno };
+    let is_missing =
+        || key.interface().is_some() && path.parent().is_some_and(|interface| !interface.exists());
+    let missing = |errno: Errno| {
+        if errno == Errno::ENOENT && is_missing() {
+            Errno::ENODEV
+        } else {
+            errno
+        }
+    };
     let mut before = vec![(key.clone(), read_sysctl(key).map_err(missing)?)];
-    before
-        .extend(sysctl::changed_along(key).into_iter().filter_map(|key| Some((key.clone(), read_sysctl(&key).ok()?))));
-    let mut file = fs::OpenOptions::new().write(true).open(&path).map_err(|error| errno(&error))?;
+    before.extend(
+        sysctl::changed_along(key)
+            .into_iter()
+            .filter_map(|key| Some((key.clone(), read_sysctl(&key).ok()?))),
+    );
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .open(&path)
+        .map_err(|error| errno(&error))?;
     io::Write::write_all(&mut file, value.as_bytes()).map_err(|error| errno(&error))?;
     Ok(before)
 }
 
-/// Tells why a sysctl of a namespace was not written, as seen from the host, where this thread is again: what is missing or may
-/// only be read in a namespace, and is not so on the host, is the host's (`ensure_safe_net_sysctl()`, net/sysctl_net.c).
+/// Tells why a sysctl of a namespace was not written, as seen from the host, where this thread is
+/// again: what is missing or may only be read in a namespace, and is not so on the host, is the
+/// host's (`ensure_safe_net_sysctl()`, net/sysctl_net.c).
 pub(crate) fn refused_sysctl(key: &SysctlKey, value: &str, errno: Errno) -> String {
     let is_on_host = || key.interface().is_none() && sysctl_path(key).exists();
     match errno {
-        Errno::ENODEV => format!("there is no interface {}", key.interface().unwrap_or_default()),
-        Errno::ENOENT if is_on_host() => "it is the host's, not the namespace's, which has none of its own".into(),
+        Errno::ENODEV => format!(
+            "there is no interface {}",
+            key.interface().unwrap_or_default()
+        ),
+        Errno::ENOENT if is_on_host() => {
+            "it is the host's, not the namespace's, which has none of its own".into()
+        }
         Errno::ENOENT => "there is no such sysctl: it is misspelt, or this kernel lacks it".into(),
-        Errno::EACCES | Errno::EPERM => "it is the host's, not the namespace's: read-only there".into(),
+        Errno::EACCES | Errno::EPERM => {
+            "it is the host's, not the namespace's: read-only there".into()
+        }
         _ => format!("it does not take the value {value:?}"),
     }
 }
@@ -289,7 +359,10 @@ pub(crate) fn read_dns(name: &Name) -> BTreeMap<DnsFile, String> {
     if !dir.is_dir() {
         return BTreeMap::new();
     }
-    DnsFile::ALL.into_iter().filter_map(|file| Some((file, read_text(&dir.join(file.as_str()))?))).collect()
+    DnsFile::ALL
+        .into_iter()
+        .filter_map(|file| Some((file, read_text(&dir.join(file.as_str()))?)))
+        .collect()
 }
 
 /// Reads the host's `/etc/nsswitch.conf`.
@@ -298,7 +371,9 @@ pub(crate) fn read_nsswitch() -> Option<String> {
 }
 
 fn read_text(path: &Path) -> Option<String> {
-    fs::read(path).ok().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    fs::read(path)
+        .ok()
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Returns the name under which a file is written before it is renamed.
@@ -306,7 +381,8 @@ pub(crate) fn unfinished(file: DnsFile) -> String {
     format!(".{file}.netnsd")
 }
 
-/// Writes a namespace's file of name resolution, or removes it, and its directory if that is empty then.
+/// Writes a namespace's file of name resolution, or removes it, and its directory if that is empty
+/// then.
 pub(crate) fn write_dns(name: &Name, file: DnsFile, content: Option<&str>) -> Result<(), Errno> {
     let dir = etc_path(name);
     let path = dir.join(file.as_str());
