@@ -7,8 +7,8 @@ use std::{collections::BTreeMap, hint::black_box};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use netnsd::{
-    engine::Spec,
     kernel::{Observed, sim::SimKernel},
+    model::Spec,
     plan::{Hands, Task, plan},
 };
 use netnsd_api::Kind;

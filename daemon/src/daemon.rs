@@ -45,10 +45,11 @@ use tracing_subscriber::{
 
 use crate::{
     access::{Access, Rule, Subject, audit},
-    engine::{Engine, View, rfc3339},
+    engine::{Engine, View},
     http::{self, Shared, Tls},
     kernel::{look::Look, real::RealKernel},
     metrics::Metrics,
+    model::format_rfc3339,
     process::Processes,
     sandbox,
     settings::{LogFormat, Settings, Wrong},
@@ -289,7 +290,7 @@ fn start_rooms(
         access,
         wrong_tokens: Arc::default(),
         process: Processes::start().map_err(|error| other("running processes", &error))?,
-        started_at: rfc3339(Timestamp::now()),
+        started_at: format_rfc3339(Timestamp::now()),
         listen: serving.urls().into(),
         stopping: stopping.clone(),
     };

@@ -3,7 +3,7 @@
 
 use netnsd_api::{Exec, Kind, NewToken, Ping, parse};
 
-use crate::{engine::Spec, http, kernel::real, settings};
+use crate::{http, kernel::real, model::Spec, settings};
 
 /// Bodies of requests, and their queries and frames.
 pub fn request(data: &[u8]) {

@@ -16,6 +16,7 @@ pub mod intent;
 pub mod kernel;
 pub mod memory;
 pub mod metrics;
+pub mod model;
 pub mod plan;
 pub mod process;
 #[allow(

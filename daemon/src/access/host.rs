@@ -3,7 +3,7 @@
 use netnsd_api::{Bridge, Cidr, Code, Endpoint, FieldError, HostAccess, Problem, Veth};
 
 use super::Caller;
-use crate::{engine::Spec, intent};
+use crate::model::{Spec, auto_name};
 
 impl Caller {
     /// Checks what a resource that is made or changed would have on the host.
@@ -86,7 +86,7 @@ impl Caller {
             return Ok(());
         }
         // The name that netnsd chose tells how many others have such ones.
-        let device = if intent::is_automatic(device) {
+        let device = if auto_name::is_automatic(device) {
             "a name chosen by netnsd"
         } else {
             &format!("{device:?}")

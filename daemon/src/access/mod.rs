@@ -27,10 +27,7 @@ pub use self::{
     tokens::{Access, Rule, Subject, issue},
     veil::Veil,
 };
-use crate::{
-    engine::{Change, Did, Placed, Spec},
-    intent::{self, Decision},
-};
+use crate::model::{Change, ChangeKind, Decision, DocumentItem, Spec};
 
 /// As whom an operator's commands run: the caller on the other side of a Unix socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -164,7 +161,7 @@ impl Caller {
             // resource only.
             Change::Edit(..) | Change::Delete { .. } => Ok(()),
             Change::Topology(document) => {
-                let check = |placed: &Placed| {
+                let check = |placed: &DocumentItem| {
                     self.may_refer(&placed.spec)
                         .map_err(|problem| placed.locate(problem))
                 };
@@ -181,7 +178,7 @@ impl Caller {
         if !self.is_confined() {
             return Ok(());
         }
-        let mut named = std::iter::once(spec.resource()).chain(intent::references(spec));
+        let mut named = std::iter::once(spec.resource()).chain(spec.references());
         match named.find(|other| !self.reaches(other.name.as_str())) {
             Some(outside) => Err(self.outside(&outside)),
             None => Ok(()),
@@ -203,7 +200,7 @@ impl Caller {
             .iter()
             .filter_map(|(_, after)| after.as_ref())
             .map(|record| &*record.spec);
-        let referred = specs.clone().flat_map(intent::references);
+        let referred = specs.clone().flat_map(Spec::references);
         if let Some(outside) = named
             .chain(changed)
             .chain(referred)
@@ -217,7 +214,11 @@ impl Caller {
         }
         let attaches =
             |spec: &&Spec| matches!(spec, Spec::Namespace(spec) if spec.attach.is_some());
-        let is_new = |spec: &Spec| decision.named.contains(&(spec.resource(), Did::Created));
+        let is_new = |spec: &Spec| {
+            decision
+                .named
+                .contains(&(spec.resource(), ChangeKind::Created))
+        };
         let attach = specs
             .filter(attaches)
             .any(is_new)

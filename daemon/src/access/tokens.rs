@@ -10,7 +10,7 @@ use subtle::ConstantTimeEq;
 use tokio::sync::watch;
 
 use super::{Caller, Identity};
-use crate::{engine::rfc3339, store::TokenRow};
+use crate::model::{TokenRow, format_rfc3339};
 
 /// Whom a rule is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,7 +114,7 @@ pub fn issue(new: NewToken, now: Timestamp) -> Result<(TokenRow, String), getran
         prefix,
         host,
         expires_at,
-        created_at: rfc3339(now),
+        created_at: format_rfc3339(now),
     };
     Ok((
         TokenRow {

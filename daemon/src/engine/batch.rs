@@ -16,21 +16,21 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use super::{
-    Change, Did, Message, Spec, Written,
+    Message, Written,
     core::{Core, Gone},
     host::{self, HostAddress},
     queue::Turns,
     settle::{Cause, refusal},
     status::{self, Standing},
-    types::did,
     work::{Failures, LARGE, Passed, Work},
 };
 use crate::{
     access::Audit,
-    intent::{self, Decision, Intent, Leftovers, Record},
+    intent::Intent,
     kernel::{Kernel, Ns, Observed, Op, OpError},
+    model::{Change, ChangeKind, Decision, Leftovers, Record, Row, Spec, main_change},
     plan::{self, Found, Plan, Step, Verdict},
-    store::{Kept, Row, RowChange, StoreError},
+    store::{Kept, RowChange, StoreError},
 };
 
 /// A write that was accepted, and what it replaced.
@@ -57,7 +57,7 @@ impl Accepted {
     /// Its entry of the audit log, with the answer that it will have.
     fn audit(&self) -> Option<(Arc<Audit>, AuditEntry)> {
         let write = &self.message.write;
-        let status = write.status?(did(&self.decision.named), write.wait);
+        let status = write.status?(main_change(&self.decision.named), write.wait);
         let audit = write.caller.audit.clone()?;
         let entry = audit.answered(status);
         Some((audit, entry))
@@ -154,8 +154,8 @@ impl Footprint {
                 .into_iter()
                 .chain(after.as_ref().map(|record| &*record.spec))
             {
-                print.referred.extend(intent::references(spec));
-                print.claimed.extend(intent::interfaces(spec));
+                print.referred.extend(spec.references());
+                print.claimed.extend(spec.devices());
             }
         }
         print
@@ -349,8 +349,9 @@ impl<K: Kernel> Core<K> {
     fn answer_unchanged(&mut self, batch: Vec<Accepted>) -> Vec<Accepted> {
         let mut rest = Vec::new();
         for mut accepted in batch {
-            let nothing = |(resource, did): &(ResourceRef, Did)| {
-                *did == Did::Unchanged && (accepted.message.write.dry_run || self.stands(resource))
+            let nothing = |(resource, did): &(ResourceRef, ChangeKind)| {
+                *did == ChangeKind::Unchanged
+                    && (accepted.message.write.dry_run || self.stands(resource))
             };
             if accepted.decision.named.iter().all(nothing) {
                 self.take_back(&accepted, false);

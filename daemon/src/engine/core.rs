@@ -14,7 +14,7 @@ use netnsd_api::{
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    KEEPINGS, Keeping, Policy, Request, Spec, View,
+    KEEPINGS, Keeping, Policy, Request, View,
     drift::Drift,
     journal::Journal,
     queue::Turns,
@@ -24,11 +24,12 @@ use super::{
 };
 use crate::{
     access::{Access, Refusals, audit},
-    intent::{Intent, Record, asked_macs},
+    intent::Intent,
     kernel::{Kernel, Notice, Ns, Observed},
     memory,
     metrics::Metrics,
-    store::{Commit, Kept, Row, RowChange, Store, StoreError},
+    model::{Record, Row, Spec},
+    store::{Commit, Kept, RowChange, Store, StoreError},
     watchdog::Part,
 };
 
@@ -177,7 +178,7 @@ impl<K: Kernel> Core<K> {
         let resource = ResourceRef::new(kind, name);
         match desired {
             Some(spec) => {
-                let keep_macs = macs.len() != asked_macs(&spec).len();
+                let keep_macs = macs.len() != spec.asked_macs().len();
                 let record = Record {
                     uid,
                     generation,

@@ -9,13 +9,13 @@ use netnsd_api::{EventType, Kind, Name, Namespace, ResourceRef, State, SysctlKey
 use serde_json::json;
 
 use super::{
-    Policy, Spec,
+    Policy,
     core::{Again, Core},
     status::Standing,
 };
 use crate::{
-    intent,
     kernel::{Device, Kernel, LOOPBACK, Notice, Ns, Observed, What, ownership},
+    model::{Record, Spec},
     plan::Plan,
 };
 
@@ -116,7 +116,7 @@ impl Devices {
         };
         let interfaces = match spec {
             Spec::Namespace(spec) => vec![(Ns::Named(spec.name.clone()), "lo".to_owned())],
-            spec => intent::interfaces(spec),
+            spec => spec.devices(),
         };
         let devices: Vec<Device> = interfaces.into_iter().filter_map(device).collect();
         let key = |device: &Device| (device.ns.clone(), device.index);
@@ -196,7 +196,7 @@ impl Drift {
     /// Remembers a bridge whose MTU goes by its ports through netnsd; none: no longer, or never.
     pub fn follow_ports(&mut self, resource: &ResourceRef, spec: Option<&Spec>) {
         let ns = spec
-            .and_then(|spec| intent::interfaces(spec).into_iter().next())
+            .and_then(|spec| spec.devices().into_iter().next())
             .map(|(ns, _)| ns);
         match ns {
             Some(ns) => self.followers.insert(resource.clone(), ns),
@@ -335,7 +335,7 @@ impl<K: Kernel> Core<K> {
     /// and of those asked for the ones that are missing are concerned.
     fn compare_names(&mut self) -> Vec<ResourceRef> {
         let names: BTreeSet<String> = self.kernel.names().into_iter().collect();
-        let missing = |(resource, _): &(ResourceRef, &intent::Record)| {
+        let missing = |(resource, _): &(ResourceRef, &Record)| {
             resource.kind == Kind::Namespace && !names.contains(resource.name.as_str())
         };
         let missing: Vec<ResourceRef> = self

@@ -6,11 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use ipnet::{IpNet, Ipv4Net};
 use netnsd_api::{Cidr, Code, FieldError, Role, is_link_local};
 
-use super::Spec;
 use crate::{
     access::Caller,
-    intent,
     kernel::{Ns, NsScope, Observed, Scope},
+    model::Spec,
 };
 
 /// Networks of which a whole one is more than a resource of netnsd's has: length of the prefix in
@@ -92,7 +91,7 @@ pub(super) fn check(
 ) -> Result<(), FieldError> {
     let own: BTreeSet<String> = replaced
         .iter()
-        .flat_map(|spec| intent::interfaces(spec))
+        .flat_map(|spec| spec.devices())
         .filter(|(ns, _)| *ns == Ns::Host)
         .map(|(_, device)| device)
         .collect();

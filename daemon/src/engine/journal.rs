@@ -1,12 +1,11 @@
 //! Events between their happening and their being shown: they are recorded with the next commit,
 //! and shown once durable.
 
+use crate::model::format_rfc3339;
 use jiff::Timestamp;
 use netnsd_api::{Event, EventResource, EventType, Kind};
 use serde_json::Value;
 use tokio::sync::watch;
-
-use super::status::rfc3339;
 
 /// The most events that wait while the database cannot be written; the oldest give way.
 const WAITING: usize = 50_000;
@@ -62,7 +61,7 @@ impl Journal {
         }
         self.waiting.push(Event {
             id: self.next,
-            time: rfc3339(Timestamp::now()),
+            time: format_rfc3339(Timestamp::now()),
             kind: what,
             resource,
             detail,

@@ -23,7 +23,7 @@ use netnsd_api::{AuditEntry, Code, Problem, Reconciled};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::core::Core;
-pub use self::{status::rfc3339, types::*};
+pub use self::types::*;
 use crate::{
     access::{Access, Refusals},
     kernel::Kernel,

@@ -107,7 +107,10 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::engine::{Change, Spec, Write, Written};
+    use crate::{
+        engine::{Write, Written},
+        model::{Change, Spec},
+    };
 
     type Answered = oneshot::Receiver<Result<Written, Problem>>;
 

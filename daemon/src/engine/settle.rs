@@ -11,14 +11,13 @@ use nix::errno::Errno;
 use serde_json::json;
 
 use super::{
-    Spec,
     core::{Again, Core},
     status::{self, Standing},
     work::{Passed, Work},
 };
 use crate::{
-    intent::{self, Record},
     kernel::{Announcement, Kernel, Ns, Observed, Op, OpError, ownership},
+    model::{Record, Spec},
     plan::{self, Verdict},
     store::RowChange,
 };
@@ -121,7 +120,7 @@ impl<K: Kernel> Core<K> {
             let Some(spec) = intent.spec(resource) else {
                 return false;
             };
-            let links = intent::interfaces(spec).into_iter();
+            let links = spec.devices().into_iter();
             let found: Option<Vec<Announcement>> = links
                 .map(|(ns, name)| announcement(ns, name, observed))
                 .collect();

@@ -1,15 +1,14 @@
 //! What the kernel said, as the status of a resource and as what readers see.
 
-use jiff::Timestamp;
 use netnsd_api::{
     Bridge, BridgeObserved, Cidr, EndpointObserved, NamespaceObserved, PortObserved, Resource,
     State, Status, Stored, Veth, VethObserved, is_link_local,
 };
 
-use super::{Entry, Spec};
+use super::Entry;
 use crate::{
-    intent::Record,
     kernel::{Ns, Observed, ObservedAddress, ObservedLink},
+    model::{Record, Spec, format_rfc3339},
 };
 
 /// How a resource stands, apart from what was observed of it.
@@ -26,11 +25,6 @@ impl Standing {
             reason: None,
         }
     }
-}
-
-/// A time as answers show it: RFC 3339, UTC, milliseconds.
-pub fn rfc3339(time: Timestamp) -> String {
-    format!("{time:.3}")
 }
 
 /// What readers see of a resource. Without an observation (a dry run), `observed` is null.
@@ -92,8 +86,8 @@ fn stored<R: Resource>(
         uid: record.uid.clone(),
         generation: record.generation,
         managed,
-        created_at: rfc3339(record.created_at),
-        updated_at: rfc3339(record.updated_at),
+        created_at: format_rfc3339(record.created_at),
+        updated_at: format_rfc3339(record.updated_at),
         status: Status {
             state: standing.state,
             reason: standing.reason.clone(),

@@ -13,6 +13,7 @@ use crate::{
     kernel::{
         BridgeSettings, DnsFile, NewEnd, Ns, ObservedAddress, Op, RouteExtras, sim::SimKernel,
     },
+    model::{Change, ChangeKind, Document, DocumentItem, Spec},
     store::{AuditLog, Filter, History, Kept},
 };
 
@@ -431,9 +432,9 @@ fn changes() -> Vec<Change> {
             json!({"name": "other", "endpoints": [{"namespace": "net1", "interface": "eth0", "bridge": "br0"}, {}]}),
         ),
     ];
-    let specs = whole.map(|(kind, body)| Placed {
+    let specs = whole.map(|(kind, body)| DocumentItem {
         spec: Spec::from_json(kind, body).unwrap(),
-        at: 0,
+        index: 0,
     });
     vec![
         put(Kind::Veth, json!({"name": "lan0", "endpoints": ends})),
@@ -808,9 +809,9 @@ fn topology(prune: bool, document: Value) -> Change {
             .flatten()
             .enumerate()
         {
-            specs.push(Placed {
+            specs.push(DocumentItem {
                 spec: Spec::from_json(kind, item.clone()).unwrap(),
-                at,
+                index: at,
             });
         }
     }
@@ -848,7 +849,13 @@ async fn a_topology_is_all_or_nothing() {
                 }
                 Ok(written) => {
                     let of = |what| written.named.iter().filter(|(_, did)| *did == what).count();
-                    let counts = [Did::Created, Did::Updated, Did::Deleted, Did::Unchanged].map(of);
+                    let counts = [
+                        ChangeKind::Created,
+                        ChangeKind::Updated,
+                        ChangeKind::Deleted,
+                        ChangeKind::Unchanged,
+                    ]
+                    .map(of);
                     assert_eq!(counts, [2, 2, usize::from(prune), 0]);
                     assert!(after > 5, "some operations were tried");
                     break;
@@ -865,7 +872,10 @@ async fn a_topology_again_changes_nothing() {
     house.kernel.executed();
     let again = house.write(topology(true, another())).await.unwrap();
     assert!(
-        again.named.iter().all(|(_, did)| *did == Did::Unchanged),
+        again
+            .named
+            .iter()
+            .all(|(_, did)| *did == ChangeKind::Unchanged),
         "{again:?}"
     );
     assert_eq!(house.kernel.executed(), []);
@@ -1000,7 +1010,7 @@ async fn a_write_that_does_not_wait_is_durable_and_its_failure_shows_in_its_stat
         .await
         .unwrap();
     assert!(
-        !written.applied && written.did() == Did::Created,
+        !written.applied && written.change_kind() == ChangeKind::Created,
         "{written:?}"
     );
     let patience = std::time::Instant::now() + std::time::Duration::from_secs(20);
@@ -1146,9 +1156,9 @@ fn taken_over() -> Change {
             json!({"name": "new", "endpoints": [{"interface": "one"}, {"interface": "two"}]}),
         ),
     ];
-    let specs = specs.into_iter().map(|(kind, body)| Placed {
+    let specs = specs.into_iter().map(|(kind, body)| DocumentItem {
         spec: Spec::from_json(kind, body).unwrap(),
-        at: 0,
+        index: 0,
     });
     Change::Topology(Document {
         specs: specs.collect(),
@@ -1271,8 +1281,8 @@ async fn a_recorded_resource_in_conflict_takes_over_what_is_in_its_way() {
     );
     let written = house.engine.as_ref().unwrap().0.write(write).await.unwrap();
     assert_eq!(
-        (written.did(), written.entry.unwrap().generation),
-        (Did::Unchanged, 1)
+        (written.change_kind(), written.entry.unwrap().generation),
+        (ChangeKind::Unchanged, 1)
     );
     assert_eq!(house.state(Kind::Bridge, "br0"), State::InSync);
     assert!(

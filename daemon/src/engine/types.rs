@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    fmt,
     ops::Bound,
     sync::{Arc, RwLock},
     time::Duration,
@@ -10,99 +9,14 @@ use std::{
 
 use bytes::Bytes;
 use netnsd_api::{
-    Bridge, Kind, Name, Namespace, PlannedOperation, PortObserved, Problem, Progress, Resource,
-    ResourceRef, State, Stored, Veth,
+    Bridge, Kind, Name, PlannedOperation, PortObserved, Progress, ResourceRef, State, Stored,
 };
-use serde::{Deserialize, Deserializer};
 use tokio::sync::watch;
 
-use crate::access::Caller;
-
-/// The intent of one resource, of any kind.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(missing_docs, reason = "one for each kind")]
-pub enum Spec {
-    Namespace(Namespace),
-    Bridge(Bridge),
-    Veth(Veth),
-}
-
-/// The same expression for whichever kind it is.
-macro_rules! each {
-    ($spec:expr, $inner:ident => $result:expr) => {
-        match $spec {
-            Spec::Namespace($inner) => $result,
-            Spec::Bridge($inner) => $result,
-            Spec::Veth($inner) => $result,
-        }
-    };
-}
-
-impl Spec {
-    /// Its kind.
-    pub fn kind(&self) -> Kind {
-        match self {
-            Spec::Namespace(_) => Kind::Namespace,
-            Spec::Bridge(_) => Kind::Bridge,
-            Spec::Veth(_) => Kind::Veth,
-        }
-    }
-
-    /// Its name.
-    pub fn name(&self) -> &Name {
-        each!(self, inner => inner.name())
-    }
-
-    /// Its kind and name.
-    pub fn resource(&self) -> ResourceRef {
-        ResourceRef::new(self.kind(), self.name().clone())
-    }
-
-    /// Its labels.
-    pub fn labels(&self) -> &BTreeMap<String, String> {
-        each!(self, inner => inner.labels())
-    }
-
-    /// Whether it lives, with some part, in this namespace (`?namespace=`).
-    pub fn is_in(&self, namespace: &Name) -> bool {
-        match self {
-            Spec::Namespace(inner) => inner.name == *namespace,
-            Spec::Bridge(inner) => inner.namespace.as_ref() == Some(namespace),
-            Spec::Veth(inner) => inner
-                .endpoints
-                .iter()
-                .any(|end| end.namespace.as_ref() == Some(namespace)),
-        }
-    }
-
-    /// Reads the intent of a resource of this kind, from a value or from what reads a text.
-    ///
-    /// # Errors
-    /// When the JSON does not fit the kind.
-    pub fn from_json<'de, D: Deserializer<'de>>(kind: Kind, json: D) -> Result<Self, D::Error> {
-        Ok(match kind {
-            Kind::Namespace => Spec::Namespace(Namespace::deserialize(json)?),
-            Kind::Bridge => Spec::Bridge(Bridge::deserialize(json)?),
-            Kind::Veth => Spec::Veth(Veth::deserialize(json)?),
-        })
-    }
-
-    /// The intent as JSON.
-    ///
-    /// # Errors
-    /// Only if serde_json fails, which these types give no reason for.
-    pub fn to_json(&self) -> serde_json::Result<serde_json::Value> {
-        each!(self, inner => serde_json::to_value(inner))
-    }
-
-    /// The intent as JSON text.
-    ///
-    /// # Errors
-    /// As [`Spec::to_json`].
-    pub fn to_text(&self) -> serde_json::Result<String> {
-        each!(self, inner => serde_json::to_string(inner))
-    }
-}
+use crate::{
+    access::Caller,
+    model::{Change, ChangeKind, Precondition, Spec, main_change},
+};
 
 /// One resource as readers see it.
 #[derive(Debug, PartialEq)]
@@ -326,126 +240,6 @@ impl View {
     }
 }
 
-/// Makes the new intent of a resource of the one recorded; called by the engine, perhaps more than
-/// once.
-pub type Edit = Arc<dyn Fn(&Spec) -> Result<Spec, Problem> + Send + Sync>;
-
-/// Whether a resource of this intent is meant.
-pub type Selects = Arc<dyn Fn(&Spec) -> bool + Send + Sync>;
-
-/// The resources of a topology document.
-#[derive(Clone)]
-pub struct Document {
-    /// Each with its place.
-    pub specs: Vec<Placed>,
-    /// Whether recorded resources that it does not name are deleted.
-    pub prune: bool,
-    /// True if namespaces are deleted with the links of others in them.
-    pub cascade: bool,
-    /// Of the document's resources and of those recorded, only these are meant.
-    pub selects: Selects,
-}
-
-impl Document {
-    /// Returns the place of a resource in it.
-    pub fn place_of(&self, resource: &ResourceRef) -> Option<&Placed> {
-        self.specs
-            .iter()
-            .find(|placed| placed.spec.resource() == *resource)
-    }
-}
-
-/// A resource of a document.
-#[derive(Debug, Clone)]
-pub struct Placed {
-    /// What is asked for.
-    pub spec: Spec,
-    /// Its place in the list of its kind, from 0.
-    pub at: usize,
-}
-
-impl Placed {
-    /// Its place as a JSON pointer.
-    pub fn pointer(&self) -> String {
-        format!("/{}/{}", self.spec.kind().plural(), self.at)
-    }
-
-    /// Returns a problem of this resource, with its place in the document before its pointer.
-    pub fn locate(&self, problem: Problem) -> Problem {
-        let pointer = Some(self.pointer() + problem.pointer.as_deref().unwrap_or_default());
-        Problem { pointer, ..problem }
-    }
-}
-
-/// What a write changes.
-#[derive(Clone)]
-pub enum Change {
-    /// POST: the resource must not exist. A veth's name may be unset: the first free `vethN` is
-    /// taken.
-    Create(Spec),
-    /// PUT: create or replace.
-    Put(Spec),
-    /// PATCH: the resource must exist.
-    Edit(ResourceRef, Edit),
-    /// DELETE.
-    Delete {
-        /// Which.
-        resource: ResourceRef,
-        /// Take along (namespace) or let go (bridge) what depends on it.
-        cascade: bool,
-    },
-    /// PUT and PATCH of the topology.
-    Topology(Document),
-}
-
-impl Change {
-    /// Returns a problem of a resource, with its place in the document, if it is one, before its
-    /// pointer.
-    pub fn locate(&self, resource: &ResourceRef, problem: Problem) -> Problem {
-        match self {
-            Change::Topology(document) => match document.place_of(resource) {
-                Some(placed) => placed.locate(problem),
-                None => problem,
-            },
-            _ => problem,
-        }
-    }
-
-    /// Returns true if `?cascade=true` is asked for.
-    pub fn cascades(&self) -> bool {
-        matches!(
-            self,
-            Change::Delete { cascade: true, .. } | Change::Topology(Document { cascade: true, .. })
-        )
-    }
-}
-
-impl fmt::Debug for Change {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Change::Create(spec) => write!(f, "create {}", spec.resource()),
-            Change::Put(spec) => write!(f, "put {}", spec.resource()),
-            Change::Edit(resource, _) => write!(f, "edit {resource}"),
-            Change::Delete { resource, cascade } => {
-                write!(f, "delete {resource}, cascade {cascade}")
-            }
-            Change::Topology(document) => {
-                write!(f, "topology of {} resources", document.specs.len())
-            }
-        }
-    }
-}
-
-/// `If-Match` and `If-None-Match` of a write.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Precondition {
-    /// `If-Match: *`: it exists. `If-Match: "3"`: and is of one of these generations.
-    Match(Option<Vec<u64>>),
-    /// `If-None-Match: *`: it does not exist. `If-None-Match: "3"`: or is of none of these
-    /// generations.
-    NoneMatch(Option<Vec<u64>>),
-}
-
 /// A write.
 #[derive(Debug, Clone)]
 pub struct Write {
@@ -465,7 +259,7 @@ pub struct Write {
     pub caller: Arc<Caller>,
     /// The HTTP status of its answer once it has done this, and is applied or not: the audit log
     /// has it with the change. None where whoever asks records it.
-    pub status: Option<fn(Did, bool) -> u16>,
+    pub status: Option<fn(ChangeKind, bool) -> u16>,
 }
 
 #[cfg(test)]
@@ -486,21 +280,11 @@ impl Write {
     }
 }
 
-/// What a write did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[allow(missing_docs, reason = "the words say it")]
-pub enum Did {
-    Created,
-    Updated,
-    Unchanged,
-    Deleted,
-}
-
 /// The answer to a write.
 #[derive(Debug, Clone)]
 pub struct Written {
     /// What it did (for a dry run: would do), to each resource that it names.
-    pub named: Vec<(ResourceRef, Did)>,
+    pub named: Vec<(ResourceRef, ChangeKind)>,
     /// The resource afterwards, where it names one; none once deleted.
     pub entry: Option<Arc<Entry>>,
     /// Whether the kernel is as asked; else (`wait` was false) netnsd still works on it.
@@ -524,14 +308,9 @@ impl Written {
     }
 
     /// What it did to the resource that it names, where it names one.
-    pub fn did(&self) -> Did {
-        did(&self.named)
+    pub fn change_kind(&self) -> ChangeKind {
+        main_change(&self.named)
     }
-}
-
-/// What is done to the resource that is named, where one is.
-pub(super) fn did(named: &[(ResourceRef, Did)]) -> Did {
-    named.first().map_or(Did::Unchanged, |(_, did)| *did)
 }
 
 /// What is done about changes by others.

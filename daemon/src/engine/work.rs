@@ -9,10 +9,10 @@ use netnsd_api::{Kind, Progress, ResourceRef, State};
 use nix::errno::Errno;
 use tokio::sync::watch;
 
-use super::{Did, Spec, batch::Accepted, core::Core};
+use super::{batch::Accepted, core::Core};
 use crate::{
-    intent::{self, Record},
     kernel::{BatchOp, Kernel, Ns, Observed, Op, OpError, sysctl},
+    model::{ChangeKind, Record, Spec, ipv6_switches},
     plan::{self, Found, Hands, Plan, Step, Task, Verdict},
     watchdog::Part,
 };
@@ -77,7 +77,7 @@ impl<K: Kernel> Core<K> {
         let mut work = Work::default();
         for (part, accepted) in batch.iter().enumerate() {
             for (resource, did) in &accepted.decision.named {
-                if *did != Did::Unchanged || !self.stands(resource) {
+                if *did != ChangeKind::Unchanged || !self.stands(resource) {
                     work.parts.entry(resource.clone()).or_insert(part);
                 }
             }
@@ -123,11 +123,11 @@ impl<K: Kernel> Core<K> {
         // Routes, neighbours and sysctls hang on the links of their namespace.
         let mut found: Vec<ResourceRef> = specs()
             .filter(|spec| spec.kind() != Kind::Namespace)
-            .flat_map(intent::namespaces_of)
+            .flat_map(Spec::namespaces)
             .map(|name| ResourceRef::new(Kind::Namespace, name.clone()))
             .filter(|resource| self.intent.get(resource).is_some())
             .collect();
-        let bridges = specs().flat_map(intent::bridges_of);
+        let bridges = specs().flat_map(Spec::bridges);
         let bridges = bridges.map(|name| ResourceRef::new(Kind::Bridge, name.clone()));
         found.extend(bridges.filter(|bridge| self.drift.follows_ports(bridge)));
         if let (Some(Spec::Bridge(old)), Some(Spec::Bridge(new))) = (before, after)
@@ -141,7 +141,7 @@ impl<K: Kernel> Core<K> {
         // Where IPv6 is switched off, and be it for a moment, addresses go
         // (`addrconf_disable_ipv6()`, net/ipv6/addrconf.c).
         if let (Some(Spec::Namespace(old)), Some(Spec::Namespace(new))) = (before, after)
-            && !intent::ipv6_switches(old).eq(intent::ipv6_switches(new))
+            && !ipv6_switches(old).eq(ipv6_switches(new))
         {
             found.extend(
                 self.intent
@@ -157,7 +157,7 @@ impl<K: Kernel> Core<K> {
             .parts
             .keys()
             .filter_map(|resource| self.intent.get(resource))
-            .flat_map(|record| intent::bridges_of(&record.spec))
+            .flat_map(|record| record.spec.bridges())
             .map(|name| ResourceRef::new(Kind::Bridge, name.clone()))
             .filter(|bridge| !work.parts.contains_key(bridge))
             .collect();
@@ -171,7 +171,7 @@ impl<K: Kernel> Core<K> {
         let specs = failures
             .keys()
             .filter_map(|resource| self.intent.spec(resource));
-        for name in specs.flat_map(intent::bridges_of) {
+        for name in specs.flat_map(Spec::bridges) {
             let bridge = ResourceRef::new(Kind::Bridge, name.clone());
             let part = work.parts.len();
             work.looked_at.remove(&bridge);

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     access::{Caller, forbidden},
-    engine::Spec,
+    model::Spec,
     process::{
         End, Happening, Input, Launch, Origin, Permit, Session, Size, Stream, not_ours,
         text_or_base64,

@@ -9,7 +9,7 @@ use super::{
     resource::{self, Asked, Served},
     topology,
 };
-use crate::engine::Spec;
+use crate::model::Spec;
 
 /// A resource of a body, if it is one.
 pub(crate) fn body(kind: Kind, value: &Value) -> Option<Spec> {

@@ -19,7 +19,7 @@ use netnsd_api::{AuditEntry, Code, Kind, Problem};
 use super::{App, headers::REQUEST_ID, problem::Failure, resource};
 use crate::{
     access::{Access, Audit, Caller, Peer, forbidden, network_of, rules},
-    engine::rfc3339,
+    model::format_rfc3339,
     store::Kept,
 };
 
@@ -76,7 +76,7 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
     let is_audited = rules::is_audited(&method, route) && !dry_run;
     let entry = |caller: Option<&Caller>| AuditEntry {
         id: 0,
-        time: rfc3339(Timestamp::now()),
+        time: format_rfc3339(Timestamp::now()),
         caller: caller.map(|caller| caller.name.clone()),
         role: caller.map(|caller| caller.role),
         from: match &peer {

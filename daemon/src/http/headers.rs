@@ -15,10 +15,7 @@ use netnsd_api::Code;
 use tracing::Instrument;
 
 use super::problem::Failure;
-use crate::{
-    engine::{Precondition, Written},
-    metrics::Metrics,
-};
+use crate::{engine::Written, metrics::Metrics, model::Precondition};
 
 pub(super) const REQUEST_ID: &str = "x-request-id";
 

@@ -27,8 +27,9 @@ use super::{
 };
 use crate::{
     access::{Caller, Veil},
-    engine::{Change, Did, Entry, Precondition, Spec, Write, Written},
+    engine::{Entry, Write, Written},
     kernel::{Ns, look::LookError},
+    model::{Change, ChangeKind, Precondition, Spec},
 };
 
 pub(super) type Answer = Result<Response, Failure>;
@@ -463,19 +464,22 @@ pub(super) fn dry(written: &Written, result: Value) -> Answer {
 }
 
 /// The status of the answer to a write of one resource.
-fn status_of(did: Did, applied: bool) -> StatusCode {
+fn status_of(did: ChangeKind, applied: bool) -> StatusCode {
     match (applied, did) {
         (false, _) => StatusCode::ACCEPTED,
-        (true, Did::Created) => StatusCode::CREATED,
-        (true, Did::Deleted) => StatusCode::NO_CONTENT,
+        (true, ChangeKind::Created) => StatusCode::CREATED,
+        (true, ChangeKind::Deleted) => StatusCode::NO_CONTENT,
         (true, _) => StatusCode::OK,
     }
 }
 
 /// The answer to a write of one resource.
 fn answer(written: &Written, dry_run: bool) -> Answer {
-    let did = written.did();
-    let entry = written.entry.as_ref().filter(|_| did != Did::Deleted);
+    let did = written.change_kind();
+    let entry = written
+        .entry
+        .as_ref()
+        .filter(|_| did != ChangeKind::Deleted);
     if dry_run {
         let result = entry
             .map(|entry| serde_json::from_slice(&entry.json))
@@ -492,7 +496,7 @@ fn answer(written: &Written, dry_run: bool) -> Answer {
                 .headers_mut()
                 .insert(header::ETAG, headers::etag(entry.generation));
             let path = format!("/v1/{}/{}", entry.spec.kind().plural(), entry.spec.name());
-            if let (Did::Created, Ok(path)) = (did, HeaderValue::from_str(&path)) {
+            if let (ChangeKind::Created, Ok(path)) = (did, HeaderValue::from_str(&path)) {
                 response.headers_mut().insert(header::LOCATION, path);
             }
             response

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     access::{self, Caller},
-    engine::rfc3339,
+    model::format_rfc3339,
     store::Kept,
 };
 
@@ -104,12 +104,12 @@ fn expiry(text: &str, now: Timestamp) -> Result<String, FieldError> {
         // Timestamp ends where the last day of the year 9999 begins somewhere.
         Ok(pieces) if pieces.offset().is_some() && pieces.date().year() > 0 => wrong(&format!(
             "is after {}, the latest time there is",
-            rfc3339(Timestamp::MAX)
+            format_rfc3339(Timestamp::MAX)
         )),
         _ => wrong("is not an RFC 3339 timestamp"),
     })?;
     if at > now {
-        Ok(rfc3339(at))
+        Ok(format_rfc3339(at))
     } else {
         Err(wrong("has passed"))
     }

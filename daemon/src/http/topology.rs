@@ -26,7 +26,8 @@ use super::{
 };
 use crate::{
     access::Caller,
-    engine::{Change, Did, Document, Placed, Spec, Write, Written},
+    engine::{Write, Written},
+    model::{Change, ChangeKind, Document, DocumentItem, Spec},
 };
 
 /// The largest document, in bytes.
@@ -141,7 +142,7 @@ async fn write(
 }
 
 /// Reads the resources of a document.
-pub(super) fn read(mut document: Map<String, Value>) -> Result<Vec<Placed>, FieldError> {
+pub(super) fn read(mut document: Map<String, Value>) -> Result<Vec<DocumentItem>, FieldError> {
     let mut specs = Vec::new();
     collect::<Namespace>(&mut document, &mut specs)?;
     collect::<Bridge>(&mut document, &mut specs)?;
@@ -158,7 +159,7 @@ pub(super) fn read(mut document: Map<String, Value>) -> Result<Vec<Placed>, Fiel
 
 fn collect<R: Served>(
     document: &mut Map<String, Value>,
-    specs: &mut Vec<Placed>,
+    specs: &mut Vec<DocumentItem>,
 ) -> Result<(), FieldError> {
     let list = R::KIND.plural();
     let items = match document.remove(list) {
@@ -189,13 +190,13 @@ fn collect<R: Served>(
             let detail = format!("a {} in a document needs its name", R::KIND);
             return Err(below(FieldError::new(Code::InvalidField, "/name", detail)));
         }
-        specs.push(Placed { spec, at });
+        specs.push(DocumentItem { spec, index: at });
     }
     Ok(())
 }
 
 fn result(written: &Written) -> TopologyResult {
-    let of = |what: Did| -> Vec<ResourceRef> {
+    let of = |what: ChangeKind| -> Vec<ResourceRef> {
         written
             .named
             .iter()
@@ -204,10 +205,10 @@ fn result(written: &Written) -> TopologyResult {
             .collect()
     };
     TopologyResult {
-        created: of(Did::Created),
-        updated: of(Did::Updated),
-        deleted: of(Did::Deleted),
-        unchanged: of(Did::Unchanged).len(),
+        created: of(ChangeKind::Created),
+        updated: of(ChangeKind::Updated),
+        deleted: of(ChangeKind::Deleted),
+        unchanged: of(ChangeKind::Unchanged).len(),
     }
 }
 

@@ -22,7 +22,8 @@ use super::{
 };
 use crate::{
     access::Caller,
-    engine::{Change, Entry, Spec},
+    engine::Entry,
+    model::{Change, Spec},
 };
 
 pub(super) fn routes() -> Routes {

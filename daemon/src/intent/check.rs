@@ -7,10 +7,10 @@ use netnsd_api::{
     ResourceRef, SysctlKey, SysctlValue, Veth,
 };
 
-use super::{Intent, ipv6_switches, segment};
+use super::{Intent, segment};
 use crate::{
-    engine::Spec,
     kernel::{Ns, sysctl::is_on},
+    model::{Spec, ipv6_switches},
 };
 
 impl Intent {

@@ -5,11 +5,12 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::Timestamp;
 use netnsd_api::{Code, FieldError, InterfaceName, Kind, Name, Problem, ResourceRef, Veth};
 
-use super::{Decision, Intent, Record};
+use super::Intent;
 use crate::{
     access::Caller,
-    engine::{Change, Did, Precondition, Spec, Write},
+    engine::Write,
     kernel::Ns,
+    model::{Change, ChangeKind, Decision, Precondition, Record, Spec},
 };
 
 impl Intent {
@@ -38,7 +39,7 @@ impl Intent {
     /// Has what a write names taken over, also where nothing else changes.
     fn adopt(&self, decision: &mut Decision) {
         for (resource, did) in &decision.named {
-            if let (Did::Unchanged, Some(record)) = (did, self.get(resource)) {
+            if let (ChangeKind::Unchanged, Some(record)) = (did, self.get(resource)) {
                 decision
                     .changes
                     .push((resource.clone(), Some(record.clone())));
@@ -222,7 +223,7 @@ impl Intent {
         }
         changes.push((resource.clone(), None));
         Ok(Decision {
-            named: vec![(resource.clone(), Did::Deleted)],
+            named: vec![(resource.clone(), ChangeKind::Deleted)],
             changes,
         })
     }
@@ -234,10 +235,10 @@ impl Intent {
         spec: Spec,
         now: Timestamp,
         new_uid: &dyn Fn() -> String,
-    ) -> (Did, Option<Record>) {
+    ) -> (ChangeKind, Option<Record>) {
         match current {
-            Some(current) if *current.spec == spec => (Did::Unchanged, None),
-            Some(current) => (Did::Updated, Some(updated(current, spec, now))),
+            Some(current) if *current.spec == spec => (ChangeKind::Unchanged, None),
+            Some(current) => (ChangeKind::Updated, Some(updated(current, spec, now))),
             None => {
                 let macs = self.derive_macs(&spec);
                 let record = Record {
@@ -252,7 +253,7 @@ impl Intent {
                     macs,
                     keep_macs: false,
                 };
-                (Did::Created, Some(record))
+                (ChangeKind::Created, Some(record))
             }
         }
     }

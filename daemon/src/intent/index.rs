@@ -7,12 +7,14 @@ use std::{
 
 use netnsd_api::{Kind, Mac, Name, Namespace, NetnsId, ResourceRef, is_link_local};
 
-use super::{
-    Record, asked_macs,
-    automatic::{self, Numbers},
-    interfaces, references, segment,
+use super::segment;
+use crate::{
+    kernel::Ns,
+    model::{
+        Record, Spec,
+        auto_name::{self, Numbers},
+    },
 };
-use crate::{engine::Spec, kernel::Ns};
 
 /// Who claims what. While a change of many resources is being weighed two may claim the same; else
 /// it is one.
@@ -99,14 +101,14 @@ impl Index {
     pub(super) fn free_devices(&self, ns: &Ns) -> impl Iterator<Item = String> {
         self.devices
             .get(ns)
-            .unwrap_or(&automatic::NONE)
+            .unwrap_or(&auto_name::NONE)
             .free()
-            .map(automatic::name)
+            .map(auto_name::name)
     }
 
     /// Automatic names that no veth pair has, from the first on.
     pub(super) fn free_pairs(&self) -> impl Iterator<Item = String> {
-        self.pairs.free().map(automatic::name)
+        self.pairs.free().map(auto_name::name)
     }
 
     /// Returns true if a resource has this MAC address recorded, or asks for it.
@@ -120,15 +122,15 @@ impl Index {
             *self.macs.entry(mac).or_default() += 1;
         }
         if let (Kind::Veth, Some(number)) =
-            (resource.kind, automatic::number(resource.name.as_str()))
+            (resource.kind, auto_name::number(resource.name.as_str()))
         {
             self.pairs.insert(number);
         }
-        for target in references(spec) {
+        for target in spec.references() {
             self.dependents.insert((target, resource.clone()));
         }
-        for key in interfaces(spec) {
-            if let Some(number) = automatic::number(&key.1) {
+        for key in spec.devices() {
+            if let Some(number) = auto_name::number(&key.1) {
                 self.devices
                     .entry(key.0.clone())
                     .or_default()
@@ -158,14 +160,14 @@ impl Index {
             }
         }
         if let (Kind::Veth, Some(number)) =
-            (resource.kind, automatic::number(resource.name.as_str()))
+            (resource.kind, auto_name::number(resource.name.as_str()))
         {
             self.pairs.remove(number);
         }
-        for target in references(spec) {
+        for target in spec.references() {
             self.dependents.remove(&(target, resource.clone()));
         }
-        for key in interfaces(spec) {
+        for key in spec.devices() {
             take(&mut self.interfaces, &key, resource);
             self.free_device(&key);
         }
@@ -182,7 +184,7 @@ impl Index {
 
     /// Notes that a device's name is free, once nobody claims it.
     fn free_device(&mut self, key: &(Ns, String)) {
-        let Some(number) = automatic::number(&key.1).filter(|_| !self.interfaces.contains_key(key))
+        let Some(number) = auto_name::number(&key.1).filter(|_| !self.interfaces.contains_key(key))
         else {
             return;
         };
@@ -227,7 +229,7 @@ fn macs(record: &Record) -> impl Iterator<Item = Mac> {
         .macs
         .iter()
         .copied()
-        .chain(asked_macs(&record.spec).into_iter().flatten())
+        .chain(record.spec.asked_macs().into_iter().flatten())
 }
 
 /// Returns the netnsid that a namespace asks for by number.

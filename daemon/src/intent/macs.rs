@@ -4,18 +4,15 @@
 use netnsd_api::{Mac, ResourceRef};
 use sha2::{Digest, Sha256};
 
-use crate::engine::Spec;
-
-/// Key of the machine: two machines with resources of the same names have different addresses.
-pub type MachineKey = [u8; 32];
+use crate::model::{MachineKey, Spec};
 
 /// Addresses of a resource's devices, one for each end. One that is taken, or asked for by the
 /// resource itself, is passed over.
 pub(super) fn derive_macs(key: &MachineKey, spec: &Spec, taken: impl Fn(Mac) -> bool) -> Vec<Mac> {
     let resource = spec.resource();
-    let asked: Vec<Mac> = asked_macs(spec).into_iter().flatten().collect();
+    let asked: Vec<Mac> = spec.asked_macs().into_iter().flatten().collect();
     let mut macs: Vec<Mac> = Vec::new();
-    for end in 0..asked_macs(spec).len() {
+    for end in 0..spec.asked_macs().len() {
         let is_free = |mac: &Mac| !taken(*mac) && !asked.contains(mac) && !macs.contains(mac);
         let mac = (0..=u32::MAX)
             .map(|counter| derive_mac(key, &resource, end, counter))
@@ -36,15 +33,6 @@ fn derive_mac(key: &MachineKey, resource: &ResourceRef, end: usize, counter: u32
     bytes.copy_from_slice(&hash[..6]);
     bytes[0] = bytes[0] & !1 | 2;
     Mac(bytes)
-}
-
-/// Addresses that a spec asks for, one entry for each device.
-pub fn asked_macs(spec: &Spec) -> Vec<Option<Mac>> {
-    match spec {
-        Spec::Namespace(_) => Vec::new(),
-        Spec::Bridge(bridge) => vec![bridge.mac],
-        Spec::Veth(veth) => veth.endpoints.iter().map(|end| end.mac).collect(),
-    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,10 @@ use netnsd_api::{Code, Kind};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::engine::{Change, Document, Placed, Write};
+use crate::{
+    engine::Write,
+    model::{Change, Decision, Document, DocumentItem},
+};
 
 fn write(prune: bool, document: &Value) -> Write {
     let mut specs = Vec::new();
@@ -17,9 +20,9 @@ fn write(prune: bool, document: &Value) -> Write {
             .flatten()
             .enumerate()
         {
-            specs.push(Placed {
+            specs.push(DocumentItem {
                 spec: Spec::from_json(kind, item.clone()).unwrap(),
-                at,
+                index: at,
             });
         }
     }

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use netnsd_api::{Code, FieldError, Problem, ResourceRef};
 
-use super::{Decision, Intent, Record, decide::in_use};
+use super::{Intent, decide::in_use};
 use crate::{
     access::Caller,
-    engine::{Did, Document, Placed, Spec},
+    model::{ChangeKind, Decision, Document, DocumentItem, Record, Spec},
 };
 
 impl Intent {
@@ -29,12 +29,12 @@ impl Intent {
             }
         }
         // What a document names by an old label is still named by it.
-        let selected = |placed: &&Placed| {
+        let selected = |placed: &&DocumentItem| {
             let recorded = self.spec(&placed.spec.resource());
             let mut specs = recorded.into_iter().chain([&placed.spec]);
             specs.any(|spec| (document.selects)(spec))
         };
-        let specs: Vec<&Placed> = document.specs.iter().filter(selected).collect();
+        let specs: Vec<&DocumentItem> = document.specs.iter().filter(selected).collect();
         let unwanted = |(resource, record): &(ResourceRef, &Record)| {
             document.prune && !named.contains(resource) && (document.selects)(&record.spec)
         };
@@ -55,7 +55,7 @@ impl Intent {
     fn put_in_place(
         &mut self,
         caller: &Caller,
-        specs: &[&Placed],
+        specs: &[&DocumentItem],
         deleted: &[ResourceRef],
         now: Timestamp,
         new_uid: &dyn Fn() -> String,
@@ -67,11 +67,11 @@ impl Intent {
         };
         for resource in deleted {
             before.push((resource.clone(), self.set(resource, None)));
-            decision.named.push((resource.clone(), Did::Deleted));
+            decision.named.push((resource.clone(), ChangeKind::Deleted));
             decision.changes.push((resource.clone(), None));
         }
         // Names are chosen last, beside those that were asked for.
-        let (unnamed, whole): (Vec<&Placed>, Vec<&Placed>) =
+        let (unnamed, whole): (Vec<&DocumentItem>, Vec<&DocumentItem>) =
             specs.iter().partition(|placed| has_unnamed_end(placed));
         let mut changed = Vec::new();
         for placed in whole.into_iter().chain(unnamed) {
@@ -121,7 +121,7 @@ impl Intent {
     }
 }
 
-fn has_unnamed_end(placed: &Placed) -> bool {
+fn has_unnamed_end(placed: &DocumentItem) -> bool {
     match &placed.spec {
         Spec::Veth(veth) => veth.endpoints.iter().any(|end| end.interface.is_none()),
         _ => false,

@@ -15,11 +15,11 @@ use super::{
     settings::port_settings,
 };
 use crate::{
-    engine::Spec,
     kernel::{
         Ns, ObservedAddress, ObservedBridge, ObservedLink, ObservedNs, ObservedRoute, Op,
         ROUTE_PROTOCOL, ROUTE_PROTOCOL_KERNEL, RouteExtras, ownership,
     },
+    model::Spec,
 };
 
 /// How something was found before it was taken over.

@@ -10,10 +10,10 @@ use super::{
     settings::{bridge_changes, port_changes, times_of},
 };
 use crate::{
-    engine::Spec,
     kernel::{
         BridgeSettings, DEFAULT_MTU, ObservedAddress, ObservedLink, ObservedPort, Op, bridge_mtu,
     },
+    model::Spec,
 };
 
 /// A link's settings that bridges and veth ends share.

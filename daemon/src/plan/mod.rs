@@ -25,9 +25,8 @@ use netnsd_api::{Mac, Name, ResourceRef, SysctlKey, is_link_local};
 
 pub use self::{adopt::Found, command::command, scope::scope, settings::own_settings};
 use crate::{
-    engine::Spec,
-    intent::namespaces_of,
     kernel::{Device, Ns, Observed, ObservedNs, Op, OpError, ownership},
+    model::Spec,
 };
 
 /// One resource to bring about.
@@ -279,7 +278,7 @@ pub fn plan<'a>(
     if !closed.is_empty() {
         let lives_there = |task: &&&Task<'_>| {
             task.specs()
-                .flat_map(namespaces_of)
+                .flat_map(Spec::namespaces)
                 .any(|name| closed.contains(name))
         };
         plan.unseen = tasks

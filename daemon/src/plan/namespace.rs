@@ -9,8 +9,8 @@ use super::{
     place::{Place, set_owner},
 };
 use crate::{
-    engine::Spec,
     kernel::{LOOPBACK, Ns, ObservedNs, Op, StalePin, ownership},
+    model::Spec,
 };
 
 impl Planner<'_> {

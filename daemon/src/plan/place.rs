@@ -4,9 +4,8 @@ use netnsd_api::{Bridge, Endpoint, Kind, Mac, Veth};
 
 use super::{Hands, Phase, Planner, Task, settings};
 use crate::{
-    engine::Spec,
-    intent::asked_macs,
     kernel::{DEFAULT_MTU, NewEnd, Ns, ObservedLink, Op, ownership},
+    model::Spec,
 };
 
 /// Where a link is, or should be.
@@ -192,7 +191,7 @@ impl Planner<'_> {
             return;
         };
         let mut macs = task.macs.to_vec();
-        for (end, (mac, asked)) in macs.iter_mut().zip(asked_macs(desired)).enumerate() {
+        for (end, (mac, asked)) in macs.iter_mut().zip(desired.asked_macs()).enumerate() {
             let place = match desired {
                 Spec::Veth(_) => self.find_end(task, end),
                 _ => self.find_bridges(task).into_iter().next(),

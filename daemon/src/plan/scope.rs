@@ -4,8 +4,8 @@ use netnsd_api::{Destination, Route, is_link_local};
 
 use super::{Task, link::left_mtu};
 use crate::{
-    engine::Spec,
     kernel::{Ns, RT_TABLE_LOCAL, Scope, sysctl},
+    model::Spec,
 };
 
 /// The part of the kernel that these tasks are about.

@@ -8,8 +8,8 @@ use nix::errno::Errno;
 
 use super::{Phase, Planner, Task};
 use crate::{
-    engine::Spec,
     kernel::{Ns, ObservedLink, ObservedNs, Op, OpError, ownership, sysctl},
+    model::Spec,
 };
 
 /// The sysctls that a namespace's task is about: asked for now or before, changed by the kernel

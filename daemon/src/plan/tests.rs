@@ -260,7 +260,7 @@ fn go(kernel: &SimKernel, from: &Network, to: &Network) -> (Plan, Plan) {
         .map(|key| (key.parse().unwrap(), "0".to_owned()))
         .collect();
     let devices_in = |resource: &ResourceRef| {
-        let places = to.values().flat_map(crate::intent::interfaces);
+        let places = to.values().flat_map(Spec::devices);
         let here = places.filter(|(ns, _)| {
             ns.name() == Some(&resource.name) && resource.kind == Kind::Namespace
         });

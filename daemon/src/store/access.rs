@@ -8,6 +8,8 @@ use sqlx::{QueryBuilder, Sqlite, SqlitePool};
 
 use super::{OpenedFile, StoreError, classify, integer};
 
+use crate::model::TokenRow;
+
 /// Number of entries of what was done that are kept at the least; the newest.
 const DONE: u32 = 32_768;
 
@@ -17,15 +19,6 @@ const FAILED: u32 = 4096;
 
 /// Older ones are deleted whenever the number of an entry is a multiple of this.
 const TRIM: u64 = 1024;
-
-/// A token as it is recorded.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TokenRow {
-    /// What is shown of it.
-    pub token: Token,
-    /// SHA-256 of its secret, hexadecimal.
-    pub hash: String,
-}
 
 /// What is recorded beside resources: of who may do what, and who did.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,7 +6,6 @@ mod files;
 mod history;
 
 use std::{
-    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
     str::FromStr,
@@ -14,8 +13,7 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
-use netnsd_api::{Event, Kind, Mac, Name, SysctlKey};
+use netnsd_api::{Event, Kind};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sqlx::{
@@ -26,10 +24,10 @@ use sqlx::{
 
 use self::files::OpenedFile;
 pub use self::{
-    access::{AuditLog, Kept, TokenRow},
+    access::{AuditLog, Kept},
     history::{Filter, History},
 };
-use crate::{engine::Spec, intent::MachineKey};
+use crate::model::{MachineKey, Row, Spec, TokenRow};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 
@@ -74,33 +72,6 @@ pub enum StoreError {
         /// Why it failed.
         source: sqlx::Error,
     },
-}
-
-/// One recorded resource.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row {
-    /// Its identity.
-    pub uid: String,
-    /// Its kind.
-    pub kind: Kind,
-    /// Its name.
-    pub name: Name,
-    /// Its generation.
-    pub generation: u64,
-    /// When it was created.
-    pub created_at: Timestamp,
-    /// When its intent last changed.
-    pub updated_at: Timestamp,
-    /// What is asked for; none once deleted.
-    pub desired: Option<Arc<Spec>>,
-    /// Earlier intents that may still be in the kernel.
-    pub applied: Vec<Spec>,
-    /// Sysctls' values before netnsd set them.
-    pub prior: BTreeMap<SysctlKey, String>,
-    /// Whether what others made at its places is still to be taken over.
-    pub adopt: bool,
-    /// The addresses of its devices where it asks for none; empty where they are not recorded yet.
-    pub macs: Vec<Mac>,
 }
 
 /// A change of one row.
@@ -636,9 +607,12 @@ mod tests {
             updated_at: "2026-11-24T20:11:04.512Z".parse().unwrap(),
             desired: Some(Arc::new(Spec::Namespace(spec))),
             applied: Vec::new(),
-            prior: BTreeMap::from([("net.ipv4.ip_forward".parse().unwrap(), "0".into())]),
+            prior: std::collections::BTreeMap::from([(
+                "net.ipv4.ip_forward".parse().unwrap(),
+                "0".into(),
+            )]),
             adopt: true,
-            macs: vec![Mac([2, 0, 0, 0, 0, 1])],
+            macs: vec![netnsd_api::Mac([2, 0, 0, 0, 0, 1])],
         }
     }
 

@@ -1,28 +1,33 @@
-//! The names that netnsd chooses: `veth0`, `veth1`, … as the kernel's own of a veth without one
-//! (`dev_alloc_name()`).
+//! Automatic names: `veth0`, `veth1`, … as the kernel gives them (`dev_alloc_name()`,
+//! net/core/dev.c).
 
 use std::collections::BTreeMap;
 
-/// The automatic name of this number.
-pub(super) fn name(number: u32) -> String {
+/// Returns the automatic name of a number.
+pub fn name(number: u32) -> String {
     format!("veth{number}")
 }
 
-/// The number of a name that could have been chosen.
-pub(super) fn number(text: &str) -> Option<u32> {
+/// Returns the number of a name that netnsd could have chosen.
+pub fn number(text: &str) -> Option<u32> {
     let number = text.strip_prefix("veth")?.parse().ok()?;
     (name(number) == text).then_some(number)
 }
 
-/// Numbers that are taken, as runs (from, to): the first that is free is found without a walk over
-/// them.
+/// Returns true if netnsd could have chosen this name.
+pub fn is_automatic(name: &str) -> bool {
+    number(name).is_some()
+}
+
+/// Set of taken numbers, as runs (from, to), so that the first free one is found in logarithmic
+/// time.
 #[derive(Debug, Default)]
-pub(super) struct Numbers {
+pub struct Numbers {
     runs: BTreeMap<u32, u32>,
 }
 
-/// None of them is taken.
-pub(super) static NONE: Numbers = Numbers {
+/// The empty set.
+pub static NONE: Numbers = Numbers {
     runs: BTreeMap::new(),
 };
 
@@ -32,6 +37,7 @@ impl Numbers {
         (number <= *to).then_some((*from, *to))
     }
 
+    /// Takes a number.
     pub fn insert(&mut self, number: u32) {
         if self.run_of(number).is_some() {
             return;
@@ -46,6 +52,7 @@ impl Numbers {
         );
     }
 
+    /// Frees a number.
     pub fn remove(&mut self, number: u32) {
         let Some((from, to)) = self.run_of(number) else {
             return;
@@ -59,11 +66,12 @@ impl Numbers {
         }
     }
 
+    /// Returns true if no number is taken.
     pub fn is_empty(&self) -> bool {
         self.runs.is_empty()
     }
 
-    /// Those that are free, from the smallest on.
+    /// Iterates over the free numbers in ascending order.
     pub fn free(&self) -> impl Iterator<Item = u32> {
         let beyond = |number: u32| {
             self.run_of(number)

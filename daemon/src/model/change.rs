@@ -1,0 +1,152 @@
+//! Changes: what writes ask for, and what they come to.
+
+use std::{fmt, sync::Arc};
+
+use netnsd_api::{Problem, ResourceRef};
+
+use super::{Record, Spec};
+
+/// Computes the new intent from the recorded one; may be called more than once.
+pub type Edit = Arc<dyn Fn(&Spec) -> Result<Spec, Problem> + Send + Sync>;
+
+/// Returns true if a resource of this intent is selected.
+pub type Selects = Arc<dyn Fn(&Spec) -> bool + Send + Sync>;
+
+/// Topology document.
+#[derive(Clone)]
+pub struct Document {
+    /// Its resources.
+    pub specs: Vec<DocumentItem>,
+    /// True if recorded resources that it does not name are deleted.
+    pub prune: bool,
+    /// True if namespaces are deleted with the links of others in them.
+    pub cascade: bool,
+    /// Selects the resources concerned, of the document and of the records (`?label=`).
+    pub selects: Selects,
+}
+
+impl Document {
+    /// Returns the item of a resource.
+    pub fn item_of(&self, resource: &ResourceRef) -> Option<&DocumentItem> {
+        self.specs
+            .iter()
+            .find(|item| item.spec.resource() == *resource)
+    }
+}
+
+/// Resource of a topology document.
+#[derive(Debug, Clone)]
+pub struct DocumentItem {
+    /// What is asked for.
+    pub spec: Spec,
+    /// Index in the document's list of its kind.
+    pub index: usize,
+}
+
+impl DocumentItem {
+    /// Returns the JSON pointer to the item.
+    pub fn pointer(&self) -> String {
+        format!("/{}/{}", self.spec.kind().plural(), self.index)
+    }
+
+    /// Prefixes a problem's pointer with that of the item.
+    pub fn locate(&self, problem: Problem) -> Problem {
+        let pointer = Some(self.pointer() + problem.pointer.as_deref().unwrap_or_default());
+        Problem { pointer, ..problem }
+    }
+}
+
+/// Change that a write asks for.
+#[derive(Clone)]
+pub enum Change {
+    /// POST: the resource must not exist. A veth's name may be unset: the first free `vethN` is
+    /// taken.
+    Create(Spec),
+    /// PUT: create or replace.
+    Put(Spec),
+    /// PATCH: the resource must exist.
+    Edit(ResourceRef, Edit),
+    /// DELETE.
+    Delete {
+        /// Which.
+        resource: ResourceRef,
+        /// Take along (namespace) or let go (bridge) what depends on it.
+        cascade: bool,
+    },
+    /// PUT and PATCH of the topology.
+    Topology(Document),
+}
+
+impl Change {
+    /// Returns a problem of a resource, with its place in the document, if it is one, before its
+    /// pointer.
+    pub fn locate(&self, resource: &ResourceRef, problem: Problem) -> Problem {
+        match self {
+            Change::Topology(document) => match document.item_of(resource) {
+                Some(item) => item.locate(problem),
+                None => problem,
+            },
+            _ => problem,
+        }
+    }
+
+    /// Returns true if `?cascade=true` is asked for.
+    pub fn cascades(&self) -> bool {
+        matches!(
+            self,
+            Change::Delete { cascade: true, .. } | Change::Topology(Document { cascade: true, .. })
+        )
+    }
+}
+
+impl fmt::Debug for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Change::Create(spec) => write!(f, "create {}", spec.resource()),
+            Change::Put(spec) => write!(f, "put {}", spec.resource()),
+            Change::Edit(resource, _) => write!(f, "edit {resource}"),
+            Change::Delete { resource, cascade } => {
+                write!(f, "delete {resource}, cascade {cascade}")
+            }
+            Change::Topology(document) => {
+                write!(f, "topology of {} resources", document.specs.len())
+            }
+        }
+    }
+}
+
+/// `If-Match` and `If-None-Match` of a write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Precondition {
+    /// `If-Match: *`: it exists. `If-Match: "3"`: and is of one of these generations.
+    Match(Option<Vec<u64>>),
+    /// `If-None-Match: *`: it does not exist. `If-None-Match: "3"`: or is of none of these
+    /// generations.
+    NoneMatch(Option<Vec<u64>>),
+}
+
+/// Change of one resource by a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum ChangeKind {
+    Created,
+    Updated,
+    Unchanged,
+    Deleted,
+}
+
+/// Returns the change of the first resource that a write names; `Unchanged` if it names none.
+pub fn main_change(named: &[(ResourceRef, ChangeKind)]) -> ChangeKind {
+    named
+        .first()
+        .map_or(ChangeKind::Unchanged, |(_, change)| *change)
+}
+
+/// Outcome of validating a write.
+#[derive(Debug, Clone)]
+pub struct Decision {
+    /// Resources that the write names, each with its change.
+    pub named: Vec<(ResourceRef, ChangeKind)>,
+    /// New record of each resource that changes; `None` if it is deleted.
+    pub changes: Vec<(ResourceRef, Option<Record>)>,
+}

@@ -1,0 +1,19 @@
+//! Domain model: specs, records and changes of resources.
+//!
+//! Pure, and below every other module: it imports nothing of the daemon.
+
+pub mod auto_name;
+mod change;
+mod record;
+mod spec;
+mod time;
+
+pub use self::{
+    change::{
+        Change, ChangeKind, Decision, Document, DocumentItem, Edit, Precondition, Selects,
+        main_change,
+    },
+    record::{Leftovers, MachineKey, Record, Row, TokenRow},
+    spec::{Spec, ipv6_switches},
+    time::format_rfc3339,
+};
