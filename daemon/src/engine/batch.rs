@@ -30,7 +30,7 @@ use crate::{
     kernel::{Kernel, Ns, Observed, Op, OpError},
     model::{Change, ChangeKind, Decision, Leftovers, Record, Row, Spec, main_change},
     plan::{self, Found, Plan, Step, Verdict},
-    store::{Kept, RowChange, StoreError},
+    store::{AuxRecord, RowChange, StoreError},
 };
 
 /// A write that was accepted, and what it replaced.
@@ -485,7 +485,7 @@ impl<K: Kernel> Core<K> {
         for accepted in batch {
             if let Some((audit, entry)) = accepted.audit() {
                 let entry = self.numbered(entry);
-                kept.push(Kept::Audit(entry.clone()));
+                kept.push(AuxRecord::PutAudit(entry.clone()));
                 audits.push((audit, entry));
             }
             let start = self.journal.next();

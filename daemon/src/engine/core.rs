@@ -29,7 +29,7 @@ use crate::{
     memory,
     metrics::Metrics,
     model::{Record, Row, Spec},
-    store::{Commit, Kept, RowChange, Store, StoreError},
+    store::{AuxRecord, Commit, RowChange, Store, StoreError},
     watchdog::Part,
 };
 
@@ -493,7 +493,7 @@ impl<K: Kernel> Core<K> {
     pub(super) async fn commit(
         &mut self,
         rows: BTreeMap<String, RowChange>,
-        mut kept: Vec<Kept>,
+        mut aux_records: Vec<AuxRecord>,
     ) -> Result<(), StoreError> {
         // In one commit, none waits for writes or needs its own. The bound is also that of the
         // statement's text.
@@ -502,7 +502,7 @@ impl<K: Kernel> Core<K> {
         let mut all = self.confirmations.clone();
         all.extend(rows);
         let (events, retracted) = self.journal.news();
-        kept.extend(self.untrue.iter().copied().map(Kept::NoAudit));
+        aux_records.extend(self.untrue.iter().copied().map(AuxRecord::DeleteAudit));
         let refusals = self.refusals.take_due();
         for entry in self
             .backlog
@@ -510,12 +510,12 @@ impl<K: Kernel> Core<K> {
             .into_iter()
             .chain(refusals.iter().cloned())
         {
-            kept.push(Kept::Audit(self.numbered(entry)));
+            aux_records.push(AuxRecord::PutAudit(self.numbered(entry)));
         }
         let asked = std::mem::take(&mut self.keeping);
         for Keeping { what, .. } in &asked {
-            kept.push(match what {
-                Kept::Audit(entry) => Kept::Audit(self.numbered(entry.clone())),
+            aux_records.push(match what {
+                AuxRecord::PutAudit(entry) => AuxRecord::PutAudit(self.numbered(entry.clone())),
                 other => other.clone(),
             });
         }
@@ -524,15 +524,15 @@ impl<K: Kernel> Core<K> {
             rows: all.into_values().collect(),
             events,
             retracted,
-            kept,
+            aux_records,
         };
         let start = Instant::now();
         let result = self.store.commit(&commit).await;
         if result.is_ok() {
-            log_kept(&commit.kept);
+            log_kept(&commit.aux_records);
         }
         for Keeping { what, answer } in asked {
-            if let (Kept::Audit(entry), Err(_)) = (&what, &result) {
+            if let (AuxRecord::PutAudit(entry), Err(_)) = (&what, &result) {
                 audit::log_entry(entry, false);
             }
             let unavailable =
@@ -560,8 +560,8 @@ impl<K: Kernel> Core<K> {
 
     /// Keeps what could not be recorded in memory, and returns true, if it tells what an admin did
     /// and there is room: somebody must be able to act then.
-    fn put_into_backlog(&mut self, what: &Kept) -> bool {
-        let Kept::Audit(entry) = what else {
+    fn put_into_backlog(&mut self, what: &AuxRecord) -> bool {
+        let AuxRecord::PutAudit(entry) = what else {
             return false;
         };
         let is_kept =
@@ -614,11 +614,11 @@ impl<K: Kernel> Core<K> {
 }
 
 /// Writes what is durable now and concerns the audit log to the log too.
-fn log_kept(kept: &[Kept]) {
+fn log_kept(kept: &[AuxRecord]) {
     for one in kept {
         match one {
-            Kept::Audit(entry) => audit::log_entry(entry, true),
-            Kept::NoAudit(id) => audit::log_retraction(*id),
+            AuxRecord::PutAudit(entry) => audit::log_entry(entry, true),
+            AuxRecord::DeleteAudit(id) => audit::log_retraction(*id),
             _ => {}
         }
     }

@@ -29,7 +29,7 @@ use crate::{
     kernel::Kernel,
     metrics::Metrics,
     shares::{Place, Shares},
-    store::{Kept, StoreError},
+    store::{AuxRecord, StoreError},
 };
 
 /// Size of the lane of tokens and audit entries; one more waits until there is room.
@@ -57,7 +57,7 @@ enum Request {
 /// Something to be recorded beside resources, on its way.
 #[derive(Debug)]
 struct Keeping {
-    what: Kept,
+    what: AuxRecord,
     answer: oneshot::Sender<Result<(), Problem>>,
 }
 
@@ -213,13 +213,13 @@ impl Engine {
     ///
     /// # Errors
     /// Why it is not recorded by itself.
-    pub async fn keep_refusal(&self, entry: AuditEntry, place: String) -> Result<(), Problem> {
+    pub async fn record_refusal(&self, entry: AuditEntry, place: String) -> Result<(), Problem> {
         if self.refusals.count(&entry, &place) {
             return Ok(());
         }
         let engine = self.clone();
         let keeping = tokio::spawn(async move {
-            let result = engine.keep(Kept::Audit(entry.clone())).await;
+            let result = engine.record_aux(AuxRecord::PutAudit(entry.clone())).await;
             if result.is_err() {
                 engine.refusals.add(entry, &place);
             }
@@ -234,7 +234,7 @@ impl Engine {
     ///
     /// # Errors
     /// Why it is not recorded.
-    pub async fn keep(&self, what: Kept) -> Result<(), Problem> {
+    pub async fn record_aux(&self, what: AuxRecord) -> Result<(), Problem> {
         let (answer, answered) = oneshot::channel();
         self.keepings
             .send(Keeping { what, answer })
@@ -244,7 +244,7 @@ impl Engine {
     }
 
     /// Returns the number of writes that are waiting or under way.
-    pub fn queued(&self) -> usize {
+    pub fn pending_writes(&self) -> usize {
         self.places.taken()
     }
 

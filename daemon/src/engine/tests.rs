@@ -14,7 +14,7 @@ use crate::{
         BridgeSettings, DnsFile, NewEnd, Ns, ObservedAddress, Op, RouteExtras, sim::SimKernel,
     },
     model::{Change, ChangeKind, Document, DocumentItem, Spec},
-    store::{AuditLog, Filter, History, Kept},
+    store::{AuditLog, AuxRecord, Filter, History},
 };
 
 struct House {
@@ -1425,24 +1425,28 @@ async fn admins_entries_wait_until_they_can_be_recorded() {
         |result: Result<(), Problem>| assert_eq!(result.unwrap_err().code, Code::StoreUnavailable);
     for at in 0..core::BACKLOG {
         engine
-            .keep(Kept::Audit(entry(Role::Admin, 200, at)))
+            .record_aux(AuxRecord::PutAudit(entry(Role::Admin, 200, at)))
             .await
             .unwrap();
     }
-    unavailable(engine.keep(Kept::Audit(entry(Role::Admin, 200, 0))).await);
     unavailable(
         engine
-            .keep(Kept::Audit(entry(Role::Operator, 200, 0)))
+            .record_aux(AuxRecord::PutAudit(entry(Role::Admin, 200, 0)))
+            .await,
+    );
+    unavailable(
+        engine
+            .record_aux(AuxRecord::PutAudit(entry(Role::Operator, 200, 0)))
             .await,
     );
     // A refusal is counted, and a second one of its kind is not even tried.
     unavailable(
         engine
-            .keep_refusal(entry(Role::Admin, 503, 0), "unix".into())
+            .record_refusal(entry(Role::Admin, 503, 0), "unix".into())
             .await,
     );
     engine
-        .keep_refusal(entry(Role::Admin, 503, 0), "unix".into())
+        .record_refusal(entry(Role::Admin, 503, 0), "unix".into())
         .await
         .unwrap();
     sqlx::raw_sql("DROP TRIGGER disturb")
@@ -1543,7 +1547,7 @@ async fn a_full_queue_refuses_and_what_it_took_is_done() {
         "{count}: {refused:?}"
     );
     // The audit log has a lane of its own.
-    let mut entry = Box::pin(engine.keep(Kept::Audit(audit_draft())));
+    let mut entry = Box::pin(engine.record_aux(AuxRecord::PutAudit(audit_draft())));
     assert!(
         std::future::poll_fn(|context| Poll::Ready(entry.as_mut().poll(context)))
             .await

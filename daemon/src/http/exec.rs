@@ -32,7 +32,7 @@ use crate::{
         End, Happening, Input, Launch, Origin, Permit, Session, Size, Stream, not_ours,
         text_or_base64,
     },
-    store::Kept,
+    store::AuxRecord,
 };
 
 /// The first byte of a frame (see API.md): which channel it belongs to.
@@ -281,7 +281,11 @@ pub(super) async fn record_command(
     };
     audit.set_argv(&exec.argv);
     let entry = audit.answered(status.as_u16());
-    match app.engine.keep(Kept::Audit(entry.clone())).await {
+    match app
+        .engine
+        .record_aux(AuxRecord::PutAudit(entry.clone()))
+        .await
+    {
         Ok(()) => {
             audit.remember(Some(entry));
             Ok(())

@@ -20,7 +20,7 @@ use super::{App, headers::REQUEST_ID, problem::Failure, resource};
 use crate::{
     access::{Access, Audit, Caller, Peer, forbidden, network_of, rules},
     model::format_rfc3339,
-    store::Kept,
+    store::AuxRecord,
 };
 
 /// Wrong tokens of one source that are answered as such in a time; further ones are refused without
@@ -162,12 +162,12 @@ async fn keep(app: &App, entry: AuditEntry) -> Result<(), Problem> {
         ..
     } = entry.clone();
     let kept = if status < 400 {
-        app.engine.keep(Kept::Audit(entry)).await
+        app.engine.record_aux(AuxRecord::PutAudit(entry)).await
     } else {
         let place = from.parse().map_or(from, |address: SocketAddr| {
             network_of(address.ip()).to_string()
         });
-        app.engine.keep_refusal(entry, place).await
+        app.engine.record_refusal(entry, place).await
     };
     kept.inspect_err(|problem| {
         tracing::error!(%problem, method, path, status, "the audit log cannot be written");

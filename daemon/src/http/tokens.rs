@@ -23,7 +23,7 @@ use super::{
 use crate::{
     access::{self, Caller},
     model::format_rfc3339,
-    store::Kept,
+    store::AuxRecord,
 };
 
 pub(super) fn routes() -> Routes {
@@ -83,7 +83,7 @@ async fn create(
             format!("token {name} exists already: delete it first"),
         ));
     }
-    if let Err(problem) = app.engine.keep(Kept::Token(row)).await {
+    if let Err(problem) = app.engine.record_aux(AuxRecord::PutToken(row)).await {
         app.access.remove(name.as_str());
         return Err(problem.into());
     }
@@ -123,7 +123,9 @@ async fn delete(
 ) -> Answer {
     query::none(query.as_deref())?;
     let name = token(&app, &name)?.name;
-    app.engine.keep(Kept::NoToken(name.to_string())).await?;
+    app.engine
+        .record_aux(AuxRecord::DeleteToken(name.to_string()))
+        .await?;
     app.access.remove(name.as_str());
     tracing::info!(token = %name, by = caller.name, "a token was revoked");
     Ok(StatusCode::NO_CONTENT.into_response())

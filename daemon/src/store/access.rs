@@ -20,25 +20,25 @@ const FAILED: u32 = 4096;
 /// Older ones are deleted whenever the number of an entry is a multiple of this.
 const TRIM: u64 = 1024;
 
-/// What is recorded beside resources: of who may do what, and who did.
+/// Change of a table beside the resources: tokens and the audit log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Kept {
-    /// A new token.
-    Token(TokenRow),
-    /// The token of this name is no more.
-    NoToken(String),
-    /// An entry of the audit log.
-    Audit(AuditEntry),
-    /// The entry of this number is not true any more.
-    NoAudit(u64),
+pub enum AuxRecord {
+    /// Inserts a token.
+    PutToken(TokenRow),
+    /// Deletes the token of this name.
+    DeleteToken(String),
+    /// Inserts an entry of the audit log.
+    PutAudit(AuditEntry),
+    /// Deletes the entry of this id: its write was rolled back.
+    DeleteAudit(u64),
 }
 
 /// Records these, and lets go of the entries of the audit log that are too many then.
-pub(super) fn write(kept: &[Kept], sql: &mut QueryBuilder<Sqlite>) {
+pub(super) fn write(kept: &[AuxRecord], sql: &mut QueryBuilder<Sqlite>) {
     for one in kept {
         one.write(sql);
     }
-    let is_time = |one: &Kept| matches!(one, Kept::Audit(entry) if entry.id.is_multiple_of(TRIM));
+    let is_time = |one: &AuxRecord| matches!(one, AuxRecord::PutAudit(entry) if entry.id.is_multiple_of(TRIM));
     if kept.iter().any(is_time) {
         for (which, most) in [("status < 400", DONE), ("status >= 400", FAILED)] {
             sql.push(format_args!(
@@ -48,10 +48,10 @@ pub(super) fn write(kept: &[Kept], sql: &mut QueryBuilder<Sqlite>) {
     }
 }
 
-impl Kept {
+impl AuxRecord {
     fn write(&self, sql: &mut QueryBuilder<Sqlite>) {
         match self {
-            Kept::Token(TokenRow { token, hash }) => {
+            AuxRecord::PutToken(TokenRow { token, hash }) => {
                 sql.push(
                     "INSERT INTO tokens (name, role, prefix, host, expires_at, created_at, hash) ",
                 );
@@ -69,12 +69,12 @@ impl Kept {
                 });
                 sql.push(";");
             }
-            Kept::NoToken(name) => {
+            AuxRecord::DeleteToken(name) => {
                 sql.push("DELETE FROM tokens WHERE name = ")
                     .push_bind(name.clone())
                     .push(";");
             }
-            Kept::Audit(entry) => {
+            AuxRecord::PutAudit(entry) => {
                 sql.push("INSERT INTO audit (id, time, caller, role, origin, method, path, argv, status, count, request_id) ");
                 sql.push_values([()], |mut values, ()| {
                     values
@@ -96,7 +96,7 @@ impl Kept {
                 });
                 sql.push(";");
             }
-            Kept::NoAudit(id) => {
+            AuxRecord::DeleteAudit(id) => {
                 sql.push("DELETE FROM audit WHERE id = ")
                     .push_bind(integer(*id))
                     .push(";");

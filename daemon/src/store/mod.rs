@@ -24,7 +24,7 @@ use sqlx::{
 
 use self::files::OpenedFile;
 pub use self::{
-    access::{AuditLog, Kept},
+    access::{AuditLog, AuxRecord},
     history::{Filter, History},
 };
 use crate::model::{MachineKey, Row, Spec, TokenRow};
@@ -93,7 +93,7 @@ pub struct Commit {
     /// Events of writes that were taken back.
     pub retracted: Vec<u64>,
     /// Tokens and entries of the audit log.
-    pub kept: Vec<Kept>,
+    pub aux_records: Vec<AuxRecord>,
 }
 
 /// How many events are kept; the newest.
@@ -390,7 +390,7 @@ impl Store {
             sql.push_bind(integer(last.id.saturating_sub(HISTORY)))
                 .push(";");
         }
-        access::write(&commit.kept, &mut sql);
+        access::write(&commit.aux_records, &mut sql);
         sql.push("COMMIT");
         // Only texts that come again are worth being kept by sqlx, with what SQLite makes of them.
         let short = commit.rows.len() + commit.events.len() <= SHORT;
@@ -688,7 +688,7 @@ mod tests {
         };
         store
             .commit(&Commit {
-                kept: vec![Kept::Audit(entry(1, 200))],
+                aux_records: vec![AuxRecord::PutAudit(entry(1, 200))],
                 ..Commit::default()
             })
             .await
@@ -701,7 +701,7 @@ mod tests {
             .unwrap();
         store
             .commit(&Commit {
-                kept: vec![Kept::Audit(entry(40960, 401))],
+                aux_records: vec![AuxRecord::PutAudit(entry(40960, 401))],
                 ..Commit::default()
             })
             .await
