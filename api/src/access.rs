@@ -3,80 +3,40 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{Code, FieldError, InvalidValue, Name, values::words};
+use crate::{Code, FieldError, InvalidValue, Name, string_enum::string_enum};
 
-/// What a caller may do; each role includes those before it.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Reads.
-    Viewer,
-    /// Also writes namespaces, bridges and veth pairs, and runs commands as its own uid in managed
-    /// namespaces.
-    Operator,
-    /// Also runs commands as any user, adopts, attaches, reads the audit log and manages tokens.
-    Admin,
-}
-
-impl Role {
-    /// Every role.
-    pub const ALL: [Role; 3] = [Role::Viewer, Role::Operator, Role::Admin];
-
-    /// The role as JSON names it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Role::Viewer => "viewer",
-            Role::Operator => "operator",
-            Role::Admin => "admin",
-        }
+string_enum! {
+    /// What a caller may do; each role includes those before it.
+    #[serde(rename_all = "lowercase")]
+    pub enum Role as "a role" {
+        /// Reads.
+        Viewer = "viewer",
+        /// Also writes namespaces, bridges and veth pairs, and runs commands as its own uid in managed
+        /// namespaces.
+        Operator = "operator",
+        /// Also runs commands as any user, adopts, attaches, reads the audit log and manages tokens.
+        Admin = "admin",
     }
 }
 
-words!(Role, "a role: it is viewer, operator or admin");
-
-/// Rights of a caller on the host itself, outside of every namespace.
-#[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Default,
-    Serialize,
-    Deserialize,
-    ToSchema,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum HostAccess {
-    /// Nothing.
-    None,
-    /// Bridges, and ends of veth pairs that are ports of its own ones: without addresses, and under
-    /// names that begin with its prefix.
-    Ports,
-    /// Anything.
-    // A daemon from before there was this rule allowed it.
-    #[default]
-    Any,
+string_enum! {
+    /// Rights of a caller on the host itself, outside of every namespace.
+    #[derive(Default)]
+    #[serde(rename_all = "lowercase")]
+    pub enum HostAccess as "a right on the host" {
+        /// Nothing.
+        None = "none",
+        /// Bridges, and ends of veth pairs that are ports of its own ones: without addresses, and under
+        /// names that begin with its prefix.
+        Ports = "ports",
+        /// Anything.
+        // A daemon from before there was this rule allowed it.
+        #[default]
+        Any = "any",
+    }
 }
 
 impl HostAccess {
-    /// Every rule.
-    pub const ALL: [HostAccess; 3] = [HostAccess::None, HostAccess::Ports, HostAccess::Any];
-
-    /// The rule as JSON names it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            HostAccess::None => "none",
-            HostAccess::Ports => "ports",
-            HostAccess::Any => "any",
-        }
-    }
-
     /// Returns the rule of a caller: what is given, else none with a prefix, and any without.
     ///
     /// # Errors
@@ -98,11 +58,6 @@ impl HostAccess {
         }
     }
 }
-
-words!(
-    HostAccess,
-    "what a caller may have on the host: it is none, ports or any"
-);
 
 /// A bearer token to be made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -3,68 +3,32 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{Kind, values::words};
+use crate::{Kind, string_enum::string_enum};
 
-/// What kind of thing happened.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum EventType {
-    /// A resource was asked for.
-    Created,
-    /// A resource was asked to be otherwise.
-    Updated,
-    /// A resource is no longer asked for.
-    Deleted,
-    /// The kernel is as was asked.
-    Applied,
-    /// The kernel is no longer as was asked: somebody changed it.
-    Drifted,
-    /// What somebody changed is again as was asked.
-    Repaired,
-    /// The kernel is not as was asked, and could not be made so.
-    Failed,
-    /// Others made a namespace (as `ip netns monitor` shows it).
-    Appeared,
-    /// Others removed a namespace.
-    Disappeared,
-}
-
-impl EventType {
-    /// Every type.
-    pub const ALL: [EventType; 9] = [
-        EventType::Created,
-        EventType::Updated,
-        EventType::Deleted,
-        EventType::Applied,
-        EventType::Drifted,
-        EventType::Repaired,
-        EventType::Failed,
-        EventType::Appeared,
-        EventType::Disappeared,
-    ];
-
-    /// The type as JSON names it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            EventType::Created => "created",
-            EventType::Updated => "updated",
-            EventType::Deleted => "deleted",
-            EventType::Applied => "applied",
-            EventType::Drifted => "drifted",
-            EventType::Repaired => "repaired",
-            EventType::Failed => "failed",
-            EventType::Appeared => "appeared",
-            EventType::Disappeared => "disappeared",
-        }
+string_enum! {
+    /// What kind of thing happened.
+    #[serde(rename_all = "lowercase")]
+    pub enum EventType as "a type of event" {
+        /// A resource was asked for.
+        Created = "created",
+        /// A resource was asked to be otherwise.
+        Updated = "updated",
+        /// A resource is no longer asked for.
+        Deleted = "deleted",
+        /// The kernel is as was asked.
+        Applied = "applied",
+        /// The kernel is no longer as was asked: somebody changed it.
+        Drifted = "drifted",
+        /// What somebody changed is again as was asked.
+        Repaired = "repaired",
+        /// The kernel is not as was asked, and could not be made so.
+        Failed = "failed",
+        /// Others made a namespace (as `ip netns monitor` shows it).
+        Appeared = "appeared",
+        /// Others removed a namespace.
+        Disappeared = "disappeared",
     }
 }
-
-words!(
-    EventType,
-    "a type of event: it is one of created, updated, deleted, applied, drifted, repaired, failed, appeared, disappeared"
-);
 
 /// One thing that happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]

@@ -3,106 +3,17 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    hash::Hash,
     net::IpAddr,
 };
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
-    Address, Centiseconds, Cidr, Code, Destination, Dns, FieldError, InterfaceName, LEAST_IPV6_MTU,
-    Mac, Name, NetnsId, SysctlKey, SysctlValue, is_link_local,
-    values::{unique_sysctls, words},
+    Address, Centiseconds, Cidr, Code, Destination, Dns, FieldError, InterfaceName, Kind,
+    LEAST_IPV6_MTU, Mac, Name, NetnsId, Resource, SysctlKey, SysctlValue, is_link_local,
+    string_enum::string_enum, values::unique_sysctls,
 };
-
-/// The kinds of resources, as JSON names them.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum Kind {
-    /// A network namespace.
-    Namespace,
-    /// A bridge.
-    Bridge,
-    /// A veth pair.
-    Veth,
-}
-
-impl Kind {
-    /// Every kind, in the order in which they are made.
-    pub const ALL: [Kind; 3] = [Kind::Namespace, Kind::Bridge, Kind::Veth];
-
-    /// The kind as JSON names it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Kind::Namespace => "namespace",
-            Kind::Bridge => "bridge",
-            Kind::Veth => "veth",
-        }
-    }
-
-    /// The kind as paths name it.
-    pub fn plural(self) -> &'static str {
-        match self {
-            Kind::Namespace => "namespaces",
-            Kind::Bridge => "bridges",
-            Kind::Veth => "veths",
-        }
-    }
-}
-
-words!(Kind, "a kind: it is namespace, bridge or veth");
-
-/// Names one resource.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
-pub struct ResourceRef {
-    /// Its kind.
-    pub kind: Kind,
-    /// Its name.
-    pub name: Name,
-}
-
-impl ResourceRef {
-    /// The resource of this kind and name.
-    pub fn new(kind: Kind, name: Name) -> Self {
-        Self { kind, name }
-    }
-}
-
-impl fmt::Display for ResourceRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.kind, self.name)
-    }
-}
-
-/// What the three kinds have in common.
-pub trait Resource:
-    Serialize + DeserializeOwned + ToSchema + Clone + PartialEq + fmt::Debug + Send + Sync + 'static
-{
-    /// The kind.
-    const KIND: Kind;
-    /// What the kernel said of it.
-    type Observed: Serialize
-        + DeserializeOwned
-        + ToSchema
-        + Clone
-        + PartialEq
-        + fmt::Debug
-        + Send
-        + Sync
-        + 'static;
-    /// Its name.
-    fn name(&self) -> &Name;
-    /// Its labels.
-    fn labels(&self) -> &BTreeMap<String, String>;
-    /// Checks what one field alone cannot know.
-    ///
-    /// # Errors
-    /// The first field that is wrong, with its JSON pointer.
-    fn check(&self) -> Result<(), FieldError>;
-}
 
 fn yes() -> bool {
     true
@@ -185,43 +96,20 @@ fn main_table() -> u32 {
     254
 }
 
-/// What becomes of a packet that a route matches (`RTN_…`, `linux/rtnetlink.h`).
-#[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Default,
-    Serialize,
-    Deserialize,
-    ToSchema,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum RouteType {
-    /// Sent on.
-    #[default]
-    Unicast,
-    /// Dropped in silence.
-    Blackhole,
-    /// Dropped, the sender told "host unreachable".
-    Unreachable,
-    /// Dropped, the sender told "administratively prohibited".
-    Prohibit,
-}
-
-impl RouteType {
-    /// As iproute2 spells it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            RouteType::Unicast => "unicast",
-            RouteType::Blackhole => "blackhole",
-            RouteType::Unreachable => "unreachable",
-            RouteType::Prohibit => "prohibit",
-        }
+string_enum! {
+    /// What becomes of a packet that a route matches (`RTN_…`, `linux/rtnetlink.h`).
+    #[derive(Default)]
+    #[serde(rename_all = "lowercase")]
+    pub enum RouteType as "a type of route" {
+        /// Sent on.
+        #[default]
+        Unicast = "unicast",
+        /// Dropped in silence.
+        Blackhole = "blackhole",
+        /// Dropped, the sender told "host unreachable".
+        Unreachable = "unreachable",
+        /// Dropped, the sender told "administratively prohibited".
+        Prohibit = "prohibit",
     }
 }
 
@@ -835,50 +723,22 @@ impl Resource for Veth {
     }
 }
 
-/// The state of a resource.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
-)]
-#[serde(rename_all = "snake_case")]
-pub enum State {
-    /// The kernel is as it was asked to be.
-    InSync,
-    /// Something that it needs is not there yet; it is applied by itself as soon as it can be.
-    Pending,
-    /// Somebody changed it, and it is not repaired yet.
-    Drifted,
-    /// The kernel refuses it; it is tried again.
-    Failed,
-    /// A name that it needs is held by something that netnsd did not make.
-    Conflict,
-}
-
-impl State {
-    /// Every state.
-    pub const ALL: [State; 5] = [
-        State::InSync,
-        State::Pending,
-        State::Drifted,
-        State::Failed,
-        State::Conflict,
-    ];
-
-    /// The state as JSON names it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            State::InSync => "in_sync",
-            State::Pending => "pending",
-            State::Drifted => "drifted",
-            State::Failed => "failed",
-            State::Conflict => "conflict",
-        }
+string_enum! {
+    /// The state of a resource.
+    #[serde(rename_all = "snake_case")]
+    pub enum State as "a state" {
+        /// The kernel is as it was asked to be.
+        InSync = "in_sync",
+        /// Something that it needs is not there yet; it is applied by itself as soon as it can be.
+        Pending = "pending",
+        /// Somebody changed it, and it is not repaired yet.
+        Drifted = "drifted",
+        /// The kernel refuses it; it is tried again.
+        Failed = "failed",
+        /// A name that it needs is held by something that netnsd did not make.
+        Conflict = "conflict",
     }
 }
-
-words!(
-    State,
-    "a state: it is in_sync, pending, drifted, failed or conflict"
-);
 
 /// How a resource stands.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]

@@ -23,30 +23,8 @@ fn invalid(text: String) -> InvalidValue {
     InvalidValue(text)
 }
 
-/// A type that JSON spells as a string: its serde and OpenAPI sides come from `FromStr` and
-/// `Display`. How a type that is one of a few words (`ALL`, `as_str`) is written and read; `what`
-/// is what another word is not.
-macro_rules! words {
-    ($type:ident, $what:literal) => {
-        impl ::std::fmt::Display for $type {
-            fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
-                f.write_str(self.as_str())
-            }
-        }
-
-        impl ::std::str::FromStr for $type {
-            type Err = $crate::InvalidValue;
-            fn from_str(text: &str) -> Result<Self, Self::Err> {
-                let known = $type::ALL.into_iter().find(|known| known.as_str() == text);
-                known.ok_or_else(|| {
-                    $crate::InvalidValue(format!(concat!("{:?} is not ", $what), text))
-                })
-            }
-        }
-    };
-}
-pub(crate) use words;
-
+/// Implements serde and OpenAPI for a type that JSON spells as a string, from its `FromStr` and
+/// `Display`.
 macro_rules! string_value {
     ($type:ident, $pattern:expr, $example:expr, $doc:expr) => {
         impl Serialize for $type {

@@ -705,7 +705,7 @@ mod tests {
             ),
             (
                 vec!["--config", all.path().to_str().unwrap()],
-                vec!["access[0].host", "all", "none, ports or any"],
+                vec!["access[0].host", "all", "none, ports, any"],
             ),
             (
                 vec!["--config", unbound.path().to_str().unwrap()],
