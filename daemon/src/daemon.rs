@@ -44,9 +44,9 @@ use tracing_subscriber::{
 };
 
 use crate::{
-    access::{Access, Rule, Subject, audit},
+    access::{AccessRule, Authenticator, Subject, audit},
     engine::{Engine, View},
-    http::{self, Shared, Tls},
+    http::{self, AppState, Tls},
     kernel::{look::Look, real::RealKernel},
     metrics::Metrics,
     model::format_rfc3339,
@@ -179,7 +179,10 @@ pub async fn run(settings: Settings, ready: impl FnOnce(&Serving)) -> Result<()>
         .ok()
         .flatten()
         .map(|group| group.gid);
-    let access = Arc::new(Access::new(rules(&settings, group), token.as_deref()));
+    let access = Arc::new(Authenticator::new(
+        rules(&settings, group),
+        token.as_deref(),
+    ));
     let _lock = lock(&settings.state_dir)?;
     let listeners = Listeners::open(&settings, group).await?;
     let serving = listeners.serving(tls.is_some());
@@ -216,8 +219,8 @@ pub async fn run(settings: Settings, ready: impl FnOnce(&Serving)) -> Result<()>
 /// Whose members are operators, and may open the socket.
 const GROUP: &str = "netnsd";
 
-fn rules(settings: &Settings, group: Option<Gid>) -> Vec<Rule> {
-    let members = group.map(|gid| Rule {
+fn rules(settings: &Settings, group: Option<Gid>) -> Vec<AccessRule> {
+    let members = group.map(|gid| AccessRule {
         subject: Subject::Group(gid),
         role: Role::Operator,
         prefix: String::new(),
@@ -256,7 +259,7 @@ struct Rooms {
 /// Opens the store and starts the engine and the kernel's threads.
 fn start_rooms(
     settings: &Settings,
-    access: Arc<Access>,
+    access: Arc<Authenticator>,
     serving: &Serving,
     stopping: &watch::Receiver<bool>,
 ) -> Result<Rooms> {
@@ -280,7 +283,7 @@ fn start_rooms(
     )
     .map_err(|error| Failure::Other(error.to_string()))?;
     let look = Look::start().map_err(|error| other("looking at the kernel", &error))?;
-    let app = Shared {
+    let app = AppState {
         engine,
         view: view.clone(),
         look: look.clone(),
@@ -288,7 +291,7 @@ fn start_rooms(
         metrics: metrics.clone(),
         audit: AuditLog::new(&database),
         access,
-        wrong_tokens: Arc::default(),
+        failed_auth: Arc::default(),
         process: Processes::start().map_err(|error| other("running processes", &error))?,
         started_at: format_rfc3339(Timestamp::now()),
         listen: serving.urls().into(),

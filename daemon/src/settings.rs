@@ -14,7 +14,7 @@ use serde::Deserialize;
 use tracing_subscriber::filter::Targets;
 
 use crate::{
-    access::{Rule, Subject},
+    access::{AccessRule, Subject},
     engine::{Interval, Policy},
 };
 
@@ -160,7 +160,7 @@ pub struct Settings {
     /// What TCP is served with; without it only on loopback.
     pub tls: Option<TlsFiles>,
     /// Who may do what, beside root and the members of the group netnsd.
-    pub access: Vec<Rule>,
+    pub access: Vec<AccessRule>,
     /// What is done about changes by others.
     pub policy: Policy,
     /// How the log is written.
@@ -477,7 +477,7 @@ fn address(given: &Given<&String>) -> Result<SocketAddr> {
 }
 
 /// A rule of the configuration file. Names are looked up now, and never while somebody waits.
-fn rule((at, entry): (usize, &AccessEntry)) -> Result<Rule> {
+fn rule((at, entry): (usize, &AccessEntry)) -> Result<AccessRule> {
     let wrong = |key: &str, text: String| {
         Wrong(format!(
             "access[{at}].{key} in the configuration file {text}"
@@ -516,7 +516,7 @@ fn rule((at, entry): (usize, &AccessEntry)) -> Result<Rule> {
     let given = entry.host.as_deref().map(str::parse).transpose();
     let host = given.and_then(|given| HostAccess::resolve(given, role, prefix));
     let host = host.map_err(|error| wrong("host", error.0))?;
-    Ok(Rule {
+    Ok(AccessRule {
         subject,
         role,
         prefix: prefix.unwrap_or_default().to_owned(),

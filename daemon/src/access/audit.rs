@@ -29,14 +29,14 @@ fn cut_argv(argv: &[String]) -> Vec<String> {
 /// once it has begun: both say what the answer will be. What is left unrecorded, or is answered
 /// otherwise, is recorded before it is answered.
 #[derive(Debug)]
-pub struct Audit {
+pub struct AuditDraft {
     /// Without its number and its status.
     draft: AuditEntry,
     argv: OnceLock<Vec<String>>,
     recorded: Mutex<Option<AuditEntry>>,
 }
 
-impl Audit {
+impl AuditDraft {
     /// Of a request that has no answer yet.
     pub fn new(draft: AuditEntry) -> Self {
         Self {
@@ -47,7 +47,7 @@ impl Audit {
     }
 
     /// The entry, once it is answered by this HTTP status.
-    pub fn answered(&self, status: u16) -> AuditEntry {
+    pub fn with_status(&self, status: u16) -> AuditEntry {
         AuditEntry {
             status,
             argv: self.argv.get().cloned(),
@@ -61,7 +61,7 @@ impl Audit {
     }
 
     /// Remembers the entry that is durable, if one is; what was remembered before.
-    pub fn remember(&self, entry: Option<AuditEntry>) -> Option<AuditEntry> {
+    pub fn set_recorded(&self, entry: Option<AuditEntry>) -> Option<AuditEntry> {
         std::mem::replace(
             &mut *self.recorded.lock().unwrap_or_else(PoisonError::into_inner),
             entry,
@@ -69,7 +69,7 @@ impl Audit {
     }
 
     /// Whether it is durable that the answer was of this status.
-    pub fn says(&self, status: u16) -> bool {
+    pub fn is_recorded_with(&self, status: u16) -> bool {
         let recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
         recorded
             .as_ref()

@@ -1,68 +1,70 @@
-//! Who calls, and what they may do: one place decides, for every route and every change.
+//! Authentication of callers and authorisation of writes.
 //!
-//! [`Access`] makes a [`Caller`] of what the kernel says of a Unix socket's other side, or of a
-//! bearer token; [`rules::needs`] tells which role a route needs; [`Caller::may_change`] whether a
-//! change is within its reach.
+//! From the credentials of a Unix socket's peer, a client certificate or a bearer token, an
+//! [`Authenticator`] makes a [`Caller`] with a role, a name prefix and rights on the host.
+//! [`authorize`] checks a write against these rights; `http` checks routes.
+//!
+//! Imports only `model` of the daemon.
 
 pub mod audit;
-mod host;
+pub mod authorize;
+mod host_access;
 #[allow(unsafe_code, reason = "SO_PEERGROUPS, which no library asks for")]
 mod peer;
+mod redact;
 mod refusals;
 pub mod rules;
 mod tokens;
-mod veil;
 
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use netnsd_api::{Code, HostAccess, Problem, ResourceRef, Role};
+use netnsd_api::{Code, FieldError, HostAccess, Problem, ResourceRef, Role};
 use nix::unistd::{Gid, Uid};
 use tokio::sync::watch;
 
 pub use self::{
-    audit::Audit,
-    peer::{Peer, network_of, peer_of},
+    audit::AuditDraft,
+    peer::{SocketPeer, network_of, peer_of},
+    redact::Redact,
     refusals::Refusals,
-    tokens::{Access, Rule, Subject, issue},
-    veil::Veil,
+    tokens::{AccessRule, Authenticator, Subject, issue_token},
 };
-use crate::model::{Change, ChangeKind, Decision, DocumentItem, Spec};
 
-/// As whom an operator's commands run: the caller on the other side of a Unix socket.
+/// Credentials of a Unix socket's peer, with which an operator's commands run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// The user.
+    /// User id.
     pub uid: Uid,
-    /// The group.
+    /// Primary group id.
     pub gid: Gid,
-    /// The supplementary groups.
+    /// Supplementary group ids.
     pub groups: Vec<Gid>,
 }
 
-/// Who calls.
+/// An authenticated caller and its rights.
 #[derive(Debug, Clone)]
 pub struct Caller {
-    /// As the audit log names it: `uid 1000`, `token ci`.
+    /// Name in the audit log: `uid 1000`, `token ci`.
     pub name: String,
-    /// What it may do.
+    /// Role.
     pub role: Role,
-    /// What the names of resources that it reaches begin with; empty: all.
+    /// Prefix of the names of the resources that it may access; empty: all.
     pub prefix: String,
-    /// Its rights on the host itself.
+    /// Rights on the host itself.
     pub host: HostAccess,
-    /// Who it is to the kernel; none where it came over TCP.
+    /// Credentials, of a caller on a Unix socket; `None` over TCP.
     pub identity: Option<Identity>,
-    /// Until when it may.
+    /// Time at which its rights end.
     expires_at: Option<Timestamp>,
-    /// Turns true when it may no longer; none for what cannot be revoked.
+    /// Turns true when its token is revoked; `None` if it has no token.
     revoked: Option<watch::Receiver<bool>>,
-    /// What the audit log says of its request, if that is to be recorded.
-    pub audit: Option<Arc<Audit>>,
+    /// Draft of the request's audit entry; `None` if the request is not audited.
+    pub audit: Option<Arc<AuditDraft>>,
 }
 
 impl Caller {
-    /// One who may do everything, for ever.
+    /// Returns a caller that may do everything and does not expire.
     pub fn admin(name: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -76,43 +78,50 @@ impl Caller {
         }
     }
 
-    /// Whether resources of this name are within its reach.
-    pub fn reaches(&self, name: &str) -> bool {
+    /// Returns true if resources of this name are within its scope.
+    pub fn can_access(&self, name: &str) -> bool {
         name.starts_with(&self.prefix)
     }
 
-    /// Whether it reaches everything.
-    pub fn is_confined(&self) -> bool {
+    /// Returns true if it may access only names with its prefix.
+    pub fn is_scoped(&self) -> bool {
         !self.prefix.is_empty()
     }
 
-    /// Ends when it may no longer do anything: its token was revoked, or has expired.
-    pub async fn over(&self) {
-        let expired = async {
-            match self.expires_at {
-                Some(at) => passed(at, Timestamp::now).await,
-                None => std::future::pending().await,
-            }
-        };
-        let revoked = async {
-            match self.revoked.clone() {
-                // Nobody who could revoke it is left only when the daemon ends.
-                Some(mut revoked) => drop(revoked.wait_for(|revoked| *revoked).await),
-                None => std::future::pending().await,
-            }
-        };
+    /// Waits until its token is revoked or expires.
+    pub async fn expired(&self) {
         tokio::select! {
-            () = expired => (),
-            () = revoked => (),
+            () = self.reached_expiry() => (),
+            () = self.was_revoked() => (),
         }
     }
 
-    /// As whom its commands run in a namespace: none for admins, who run them as the daemon or whom
-    /// they name.
+    async fn reached_expiry(&self) {
+        match self.expires_at {
+            Some(at) => wait_until(at, Timestamp::now).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn was_revoked(&self) {
+        match self.revoked.clone() {
+            // The sender is dropped only when the daemon ends.
+            Some(mut revoked) => drop(revoked.wait_for(|revoked| *revoked).await),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Returns the credentials with which its commands run in a namespace; `None` for admins, whose
+    /// commands run as the daemon or as the `user` that they name. `managed` is true if netnsd has
+    /// the namespace recorded.
     ///
     /// # Errors
-    /// That it may not run this at all.
-    pub fn runs_as(&self, managed: bool, user: Option<&str>) -> Result<Option<Identity>, Problem> {
+    /// `forbidden` if it may not run the command.
+    pub fn command_identity(
+        &self,
+        managed: bool,
+        user: Option<&str>,
+    ) -> Result<Option<Identity>, Problem> {
         if self.role == Role::Admin {
             return Ok(None);
         }
@@ -136,107 +145,8 @@ impl Caller {
         }
     }
 
-    /// Checks the names and references of a change as it was sent, against nothing that is
-    /// recorded.
-    ///
-    /// # Errors
-    /// `forbidden`, the same for what exists and for what does not.
-    pub fn may_name(&self, change: &Change) -> Result<(), Problem> {
-        match change {
-            Change::Create(Spec::Veth(veth)) if self.is_confined() && veth.name.is_unset() => {
-                // The name that would be chosen tells which ones others have.
-                let detail = format!(
-                    "{} reaches only what is called {}…: give the pair a name",
-                    self.name, self.prefix
-                );
-                Err(forbidden(detail))
-            }
-            Change::Create(spec) | Change::Put(spec) => self.may_refer(spec),
-            Change::Edit(resource, _) | Change::Delete { resource, .. }
-                if !self.reaches(resource.name.as_str()) =>
-            {
-                Err(self.outside(resource))
-            }
-            // Edits are checked once they are made: their outcome depends on the caller's own
-            // resource only.
-            Change::Edit(..) | Change::Delete { .. } => Ok(()),
-            Change::Topology(document) => {
-                let check = |placed: &DocumentItem| {
-                    self.may_refer(&placed.spec)
-                        .map_err(|problem| placed.locate(problem))
-                };
-                document.specs.iter().try_for_each(check)
-            }
-        }
-    }
-
-    /// Checks a spec's name and references against the prefix.
-    ///
-    /// # Errors
-    /// `forbidden`, naming the first that is out of reach.
-    pub fn may_refer(&self, spec: &Spec) -> Result<(), Problem> {
-        if !self.is_confined() {
-            return Ok(());
-        }
-        let mut named = std::iter::once(spec.resource()).chain(spec.references());
-        match named.find(|other| !self.reaches(other.name.as_str())) {
-            Some(outside) => Err(self.outside(&outside)),
-            None => Ok(()),
-        }
-    }
-
-    /// Whether it may change this, and take over what others made.
-    ///
-    /// # Errors
-    /// What it may not.
-    pub fn may_change(&self, decision: &Decision, adopt: bool) -> Result<(), Problem> {
-        let named = decision.named.iter().map(|(resource, _)| resource.clone());
-        let changed = decision
-            .changes
-            .iter()
-            .map(|(resource, _)| resource.clone());
-        let specs = decision
-            .changes
-            .iter()
-            .filter_map(|(_, after)| after.as_ref())
-            .map(|record| &*record.spec);
-        let referred = specs.clone().flat_map(Spec::references);
-        if let Some(outside) = named
-            .chain(changed)
-            .chain(referred)
-            .find(|other| !self.reaches(other.name.as_str()))
-        {
-            // Something that hangs on what the caller names: nobody asked for it by its name.
-            return Err(Problem {
-                resources: vec![outside.clone()],
-                ..self.outside(&outside)
-            });
-        }
-        let attaches =
-            |spec: &&Spec| matches!(spec, Spec::Namespace(spec) if spec.attach.is_some());
-        let is_new = |spec: &Spec| {
-            decision
-                .named
-                .contains(&(spec.resource(), ChangeKind::Created))
-        };
-        let attach = specs
-            .filter(attaches)
-            .any(is_new)
-            .then_some("attach is for admins, who may reach every process");
-        let what = adopt
-            .then_some("adopt is for admins, who may change what others made")
-            .or(attach);
-        match what.filter(|_| self.role < Role::Admin) {
-            Some(what) => Err(forbidden(format!(
-                "{what}, and {} is {}",
-                self.name, self.role
-            ))),
-            None => Ok(()),
-        }
-    }
-
-    /// That a resource is out of its reach.
-    pub fn outside(&self, resource: &ResourceRef) -> Problem {
+    /// Returns the problem of a resource that is out of its scope.
+    pub fn out_of_scope(&self, resource: &ResourceRef) -> Problem {
         forbidden(format!(
             "{} reaches only what is called {}…, and not {resource}",
             self.name, self.prefix
@@ -244,12 +154,12 @@ impl Caller {
     }
 }
 
-/// Time between two looks at the clock: it may be set while the runtime's timers go by one that is
-/// not (`CLOCK_MONOTONIC`).
+/// Time between two readings of the wall clock: it may be set, and the runtime's timers use
+/// `CLOCK_MONOTONIC`, which is not.
 const CLOCK_CHECK: Duration = Duration::from_secs(5);
 
-/// Waits until the clock has reached a time.
-async fn passed(at: Timestamp, now: impl Fn() -> Timestamp) {
+/// Waits until the wall clock has reached a time.
+async fn wait_until(at: Timestamp, now: impl Fn() -> Timestamp) {
     loop {
         let left = at.duration_since(now());
         if !left.is_positive() {
@@ -259,9 +169,14 @@ async fn passed(at: Timestamp, now: impl Fn() -> Timestamp) {
     }
 }
 
-/// A problem of what is not allowed.
+/// Returns a `forbidden` problem.
 pub fn forbidden(detail: impl Into<String>) -> Problem {
     Problem::new(Code::Forbidden, detail)
+}
+
+/// Returns a `forbidden` error of a field, given by its JSON pointer.
+pub fn forbidden_field(pointer: String, detail: String) -> FieldError {
+    FieldError::new(Code::Forbidden, pointer, detail)
 }
 
 #[cfg(test)]
@@ -275,7 +190,7 @@ mod tests {
         let clock = Arc::new(AtomicI64::new(0));
         let now = clock.clone();
         let expiry = Timestamp::from_second(1_000_000).unwrap();
-        let waiting = tokio::spawn(passed(expiry, move || {
+        let waiting = tokio::spawn(wait_until(expiry, move || {
             Timestamp::from_second(now.load(Ordering::SeqCst)).unwrap()
         }));
         tokio::task::yield_now().await;

@@ -15,7 +15,7 @@ use super::Identity;
 
 /// Where a connection comes from.
 #[derive(Debug, Clone)]
-pub enum Peer {
+pub enum SocketPeer {
     /// A Unix socket; none where the kernel does not say who is there.
     Unix(Option<Identity>),
     /// An address.
@@ -44,13 +44,13 @@ pub fn network_of(address: IpAddr) -> IpAddr {
 
 /// Who is on the other side of a Unix socket (`SO_PEERCRED`, `SO_PEERGROUPS`, `unix(7)`): as it was
 /// when it connected.
-pub fn peer_of(stream: &UnixStream) -> Peer {
+pub fn peer_of(stream: &UnixStream) -> SocketPeer {
     let identity = stream.peer_cred().ok().map(|cred| Identity {
         uid: Uid::from_raw(cred.uid()),
         gid: Gid::from_raw(cred.gid()),
         groups: groups_of(stream),
     });
-    Peer::Unix(identity)
+    SocketPeer::Unix(identity)
 }
 
 /// The other side's supplementary groups. A kernel that does not tell them leaves it with its own

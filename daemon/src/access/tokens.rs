@@ -25,7 +25,7 @@ pub enum Subject {
 
 /// What somebody may do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rule {
+pub struct AccessRule {
     /// Who.
     pub subject: Subject,
     /// What.
@@ -36,7 +36,7 @@ pub struct Rule {
     pub host: HostAccess,
 }
 
-impl Rule {
+impl AccessRule {
     fn is_about(&self, identity: &Identity) -> bool {
         match &self.subject {
             Subject::User(uid) => identity.uid == *uid,
@@ -70,9 +70,9 @@ struct Known {
 
 /// Who may call.
 #[derive(Debug, Default)]
-pub struct Access {
+pub struct Authenticator {
     /// The first rule that is about somebody holds.
-    rules: Vec<Rule>,
+    rules: Vec<AccessRule>,
     /// The hash of the token of `--token-file`.
     file: Option<String>,
     tokens: RwLock<Vec<Known>>,
@@ -95,7 +95,7 @@ fn same(a: &str, b: &str) -> bool {
 ///
 /// # Errors
 /// When there is no randomness to be had.
-pub fn issue(new: NewToken, now: Timestamp) -> Result<(TokenRow, String), getrandom::Error> {
+pub fn issue_token(new: NewToken, now: Timestamp) -> Result<(TokenRow, String), getrandom::Error> {
     let mut bits = [0u8; 32];
     getrandom::fill(&mut bits)?;
     let secret = format!("netnsd_{}", hex(&bits));
@@ -125,10 +125,10 @@ pub fn issue(new: NewToken, now: Timestamp) -> Result<(TokenRow, String), getran
     ))
 }
 
-impl Access {
+impl Authenticator {
     /// Over the configured rules, before which root is an admin, and the token of a file.
-    pub fn new(rules: Vec<Rule>, file: Option<&str>) -> Self {
-        let root = Rule {
+    pub fn new(rules: Vec<AccessRule>, file: Option<&str>) -> Self {
+        let root = AccessRule {
             subject: Subject::User(Uid::from_raw(0)),
             role: Role::Admin,
             prefix: String::new(),
@@ -192,13 +192,13 @@ impl Access {
     }
 
     /// Who is behind a Unix socket; none if they may not do anything.
-    pub fn on_unix(&self, identity: &Identity) -> Option<Caller> {
+    pub fn authenticate_unix(&self, identity: &Identity) -> Option<Caller> {
         let rule = self.rules.iter().find(|rule| rule.is_about(identity))?;
         Some(rule.caller(format!("uid {}", identity.uid), Some(identity.clone())))
     }
 
     /// Who has a certificate for these names; none if they may not do anything.
-    pub fn by_certificate(&self, names: &[String]) -> Option<Caller> {
+    pub fn authenticate_certificate(&self, names: &[String]) -> Option<Caller> {
         let (rule, name) = self.rules.iter().find_map(|rule| match &rule.subject {
             Subject::Certificate(name) if names.contains(name) => Some((rule, name)),
             _ => None,
@@ -207,7 +207,7 @@ impl Access {
     }
 
     /// Who sends this secret; none if it is of no valid token.
-    pub fn by_secret(&self, secret: &str) -> Option<Caller> {
+    pub fn authenticate_token(&self, secret: &str) -> Option<Caller> {
         let hash = hash(secret);
         if self.file.as_ref().is_some_and(|file| same(file, &hash)) {
             return Some(Caller::admin("the token of --token-file"));
@@ -265,22 +265,22 @@ mod tests {
 
     #[test]
     fn the_first_rule_about_somebody_holds() {
-        let lab = Rule {
+        let lab = AccessRule {
             subject: Subject::User(Uid::from_raw(7)),
             role: Role::Viewer,
             prefix: "lab-".into(),
             host: HostAccess::None,
         };
-        let team = Rule {
+        let team = AccessRule {
             subject: Subject::Group(Gid::from_raw(99)),
             role: Role::Operator,
             prefix: String::new(),
             host: HostAccess::Any,
         };
-        let access = Access::new(vec![lab, team], None);
+        let access = Authenticator::new(vec![lab, team], None);
         let role = |uid, groups: &[u32]| {
             access
-                .on_unix(&identity(uid, groups))
+                .authenticate_unix(&identity(uid, groups))
                 .map(|caller| (caller.role, caller.prefix))
         };
         assert_eq!(role(0, &[]), Some((Role::Admin, String::new())));
@@ -291,7 +291,7 @@ mod tests {
 
     #[test]
     fn a_secret_lets_in_until_it_is_revoked_or_expires() {
-        let access = Access::new(Vec::new(), Some("file"));
+        let access = Authenticator::new(Vec::new(), Some("file"));
         let new = |name: &str, expires_at: Option<&str>| NewToken {
             name: name.parse().unwrap(),
             role: Role::Operator,
@@ -300,28 +300,31 @@ mod tests {
             expires_at: expires_at.map(str::to_owned),
         };
         let (row, secret) =
-            issue(new("ci", Some("2999-01-01T00:00:00Z")), Timestamp::now()).unwrap();
+            issue_token(new("ci", Some("2999-01-01T00:00:00Z")), Timestamp::now()).unwrap();
         assert!(
             !format!("{row:?}").contains(&secret[7..]),
             "the secret is not kept"
         );
         access.add(row);
         let (old, old_secret) =
-            issue(new("old", Some("2001-01-01T00:00:00Z")), Timestamp::now()).unwrap();
+            issue_token(new("old", Some("2001-01-01T00:00:00Z")), Timestamp::now()).unwrap();
         access.add(old);
-        assert_eq!(access.by_secret("file").unwrap().role, Role::Admin);
-        let caller = access.by_secret(&secret).unwrap();
+        assert_eq!(access.authenticate_token("file").unwrap().role, Role::Admin);
+        let caller = access.authenticate_token(&secret).unwrap();
         assert_eq!(
             (caller.name.as_str(), caller.role, caller.prefix.as_str()),
             ("token ci", Role::Operator, "ci-")
         );
-        assert!(access.by_secret(&old_secret).is_none() && access.by_secret("").is_none());
+        assert!(
+            access.authenticate_token(&old_secret).is_none()
+                && access.authenticate_token("").is_none()
+        );
         access.remove("ci");
-        assert!(access.by_secret(&secret).is_none());
+        assert!(access.authenticate_token(&secret).is_none());
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .unwrap();
-        runtime.block_on(caller.over());
+        runtime.block_on(caller.expired());
     }
 }

@@ -25,7 +25,7 @@ use super::{
     work::{Failures, LARGE, Passed, Work},
 };
 use crate::{
-    access::Audit,
+    access::AuditDraft,
     intent::Intent,
     kernel::{Kernel, Ns, Observed, Op, OpError},
     model::{Change, ChangeKind, Decision, Leftovers, Record, Row, Spec, main_change},
@@ -55,11 +55,11 @@ impl Accepted {
     }
 
     /// Its entry of the audit log, with the answer that it will have.
-    fn audit(&self) -> Option<(Arc<Audit>, AuditEntry)> {
+    fn audit(&self) -> Option<(Arc<AuditDraft>, AuditEntry)> {
         let write = &self.message.write;
         let status = write.status?(main_change(&self.decision.named), write.wait);
         let audit = write.caller.audit.clone()?;
-        let entry = audit.answered(status);
+        let entry = audit.with_status(status);
         Some((audit, entry))
     }
 
@@ -499,7 +499,7 @@ impl<K: Kernel> Core<K> {
         match result {
             Ok(()) => audits
                 .into_iter()
-                .for_each(|(audit, entry)| drop(audit.remember(Some(entry)))),
+                .for_each(|(audit, entry)| drop(audit.set_recorded(Some(entry)))),
             Err(_) => self.journal.forget_from(first),
         }
         result
@@ -612,7 +612,7 @@ impl<K: Kernel> Core<K> {
                 .caller
                 .audit
                 .as_ref()
-                .and_then(|audit| audit.remember(None));
+                .and_then(|audit| audit.set_recorded(None));
             self.untrue.extend(recorded.map(|entry| entry.id));
             let was: Vec<(ResourceRef, Option<Record>)> = accepted
                 .before

@@ -23,7 +23,7 @@ use super::{
     work::{Failures, LARGE, Passed, Work, is_not_yet},
 };
 use crate::{
-    access::{Access, Refusals, audit},
+    access::{Authenticator, Refusals, audit},
     intent::Intent,
     kernel::{Kernel, Notice, Ns, Observed},
     memory,
@@ -112,7 +112,7 @@ impl<K: Kernel> Core<K> {
         shown: watch::Sender<u64>,
         policy: Policy,
         metrics: Arc<Metrics>,
-        access: &Access,
+        access: &Authenticator,
     ) -> Result<Self, StoreError> {
         let mut store = Store::open(database).await?;
         let rows = store.load().await?;

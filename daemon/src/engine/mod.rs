@@ -25,7 +25,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use self::core::Core;
 pub use self::types::*;
 use crate::{
-    access::{Access, Refusals},
+    access::{Authenticator, Refusals},
     kernel::Kernel,
     metrics::Metrics,
     shares::{Place, Shares},
@@ -77,8 +77,8 @@ impl Message {
     fn answer(&mut self, result: Result<Written, Problem>) {
         let caller = &self.write.caller;
         let result = match result {
-            Ok(written) => Ok(written.veil(caller)),
-            Err(problem) => Err(caller.veil_problem(problem)),
+            Ok(written) => Ok(written.redact(caller)),
+            Err(problem) => Err(caller.redact_problem(problem)),
         };
         if let Some(answer) = self.answer.take() {
             let _gone = answer.send(result);
@@ -122,7 +122,7 @@ impl Engine {
         shown: watch::Sender<u64>,
         policy: Policy,
         metrics: Arc<Metrics>,
-        access: Arc<Access>,
+        access: Arc<Authenticator>,
         kernel: impl FnOnce() -> std::io::Result<K> + Send + 'static,
     ) -> Result<(Self, JoinHandle<()>), StartError> {
         let (sender, queue) = mpsc::unbounded_channel();

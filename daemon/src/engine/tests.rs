@@ -9,7 +9,7 @@ use sqlx::Connection;
 
 use super::*;
 use crate::{
-    access::{Audit, Caller},
+    access::{AuditDraft, Caller},
     kernel::{
         BridgeSettings, DnsFile, NewEnd, Ns, ObservedAddress, Op, RouteExtras, sim::SimKernel,
     },
@@ -1322,7 +1322,7 @@ async fn what_the_audit_log_says_of_a_refused_write_goes_with_the_next_commit_wh
         "CREATE TRIGGER disturb BEFORE DELETE ON audit BEGIN SELECT RAISE(ABORT, 'disturbed'); END";
     sqlx::raw_sql(disturb).execute(&mut other).await.unwrap();
     let mut caller = Caller::admin("a test");
-    caller.audit = Some(Arc::new(Audit::new(audit_draft())));
+    caller.audit = Some(Arc::new(AuditDraft::new(audit_draft())));
     let change = Change::Put(Spec::from_json(Kind::Bridge, json!({"name": "br0"})).unwrap());
     house.kernel.fail(0, Errno::EPERM);
     let write = Write {
@@ -1455,7 +1455,7 @@ async fn admins_entries_wait_until_they_can_be_recorded() {
         .unwrap();
     // A write comes after them.
     let mut caller = Caller::admin("a test");
-    caller.audit = Some(Arc::new(Audit::new(audit_draft())));
+    caller.audit = Some(Arc::new(AuditDraft::new(audit_draft())));
     let change = Change::Put(Spec::from_json(Kind::Bridge, json!({"name": "br0"})).unwrap());
     engine
         .write(Write {

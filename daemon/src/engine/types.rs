@@ -39,11 +39,11 @@ pub struct Entry {
 
 impl Entry {
     /// Returns the entry as a caller may see it: ports that others made have no resource's name.
-    pub fn veil(self: Arc<Self>, caller: &Caller) -> Arc<Self> {
+    pub fn redact(self: Arc<Self>, caller: &Caller) -> Arc<Self> {
         let is_hidden = |port: &PortObserved| {
             port.veth
                 .as_ref()
-                .is_some_and(|veth| !caller.reaches(veth.as_str()))
+                .is_some_and(|veth| !caller.can_access(veth.as_str()))
         };
         let observed = self
             .bridge
@@ -191,7 +191,7 @@ impl View {
     pub fn states(&self, caller: &Caller) -> BTreeMap<State, usize> {
         let mut counts = BTreeMap::from(State::ALL.map(|state| (state, 0)));
         let all = self.read();
-        let within = |entry: &&Arc<Entry>| caller.reaches(entry.spec.name().as_str());
+        let within = |entry: &&Arc<Entry>| caller.can_access(entry.spec.name().as_str());
         for entry in all.kinds.iter().flat_map(BTreeMap::values).filter(within) {
             *counts.entry(entry.state).or_default() += 1;
         }
@@ -300,10 +300,10 @@ pub struct Written {
 impl Written {
     /// Returns the answer as a caller may see it: what is planned for others' resources is left
     /// out.
-    pub(super) fn veil(mut self, caller: &Caller) -> Self {
-        self.entry = self.entry.map(|entry| entry.veil(caller));
+    pub(super) fn redact(mut self, caller: &Caller) -> Self {
+        self.entry = self.entry.map(|entry| entry.redact(caller));
         self.plan
-            .retain(|operation| caller.reaches(operation.resource.name.as_str()));
+            .retain(|operation| caller.can_access(operation.resource.name.as_str()));
         self
     }
 

@@ -224,7 +224,7 @@ pub(super) fn launch(
     let has_dns = entry
         .as_ref()
         .is_some_and(|entry| matches!(&*entry.spec, Spec::Namespace(spec) if spec.dns.is_some()));
-    let identity = caller.runs_as(entry.is_some(), exec.user.as_deref())?;
+    let identity = caller.command_identity(entry.is_some(), exec.user.as_deref())?;
     Ok(Launch {
         identity,
         has_dns,
@@ -280,14 +280,14 @@ pub(super) async fn record_command(
         return Ok(());
     };
     audit.set_argv(&exec.argv);
-    let entry = audit.answered(status.as_u16());
+    let entry = audit.with_status(status.as_u16());
     match app
         .engine
         .record_aux(AuxRecord::PutAudit(entry.clone()))
         .await
     {
         Ok(()) => {
-            audit.remember(Some(entry));
+            audit.set_recorded(Some(entry));
             Ok(())
         }
         Err(problem) if problem.code == Code::ShuttingDown => Err(problem),

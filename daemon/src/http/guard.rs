@@ -18,7 +18,7 @@ use netnsd_api::{AuditEntry, Code, Kind, Problem};
 
 use super::{App, headers::REQUEST_ID, problem::Failure, resource};
 use crate::{
-    access::{Access, Audit, Caller, Peer, forbidden, network_of, rules},
+    access::{AuditDraft, Authenticator, Caller, SocketPeer, forbidden, network_of, rules},
     model::format_rfc3339,
     store::AuxRecord,
 };
@@ -32,11 +32,11 @@ const SOURCES: usize = 1024;
 /// Counts wrong tokens, by the networks that they come from. A right one is let in whatever was
 /// sent before it: secrets that netnsd makes have 256 bits, and are not found by trying.
 #[derive(Debug, Default)]
-pub struct WrongTokens {
+pub struct FailedAuthLimiter {
     counts: Mutex<HashMap<Option<IpAddr>, (Instant, u32)>>,
 }
 
-impl WrongTokens {
+impl FailedAuthLimiter {
     /// Counts one from an address; returns true if there were too many of that source.
     fn count(&self, from: IpAddr) -> bool {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -60,7 +60,7 @@ impl WrongTokens {
 pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let matched = request.extensions().get::<MatchedPath>().cloned();
     let route = matched.as_ref().map_or("", MatchedPath::as_str);
-    let peer = request.extensions().get::<Peer>().cloned();
+    let peer = request.extensions().get::<SocketPeer>().cloned();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let id = request
         .headers()
@@ -80,7 +80,7 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
         caller: caller.map(|caller| caller.name.clone()),
         role: caller.map(|caller| caller.role),
         from: match &peer {
-            Some(Peer::Tcp { address, .. }) => address.to_string(),
+            Some(SocketPeer::Tcp { address, .. }) => address.to_string(),
             _ => "unix".into(),
         },
         method: method.to_string(),
@@ -92,7 +92,7 @@ pub(super) async fn guard(State(app): State<App>, mut request: Request, next: Ne
     };
     let caller =
         identify(&app, peer.as_ref(), request.headers(), request.uri().host()).map(|mut caller| {
-            caller.audit = is_audited.then(|| Arc::new(Audit::new(entry(Some(&caller)))));
+            caller.audit = is_audited.then(|| Arc::new(AuditDraft::new(entry(Some(&caller)))));
             Arc::new(caller)
         });
     let mut response = match &caller {
@@ -145,11 +145,11 @@ pub(super) struct Unfinished;
 ///
 /// # Errors
 /// Why it is not recorded; the log has that too.
-pub(super) async fn record(app: &App, audit: &Audit, status: u16) -> Result<(), Problem> {
-    if audit.says(status) {
+pub(super) async fn record(app: &App, audit: &AuditDraft, status: u16) -> Result<(), Problem> {
+    if audit.is_recorded_with(status) {
         Ok(())
     } else {
-        keep(app, audit.answered(status)).await
+        keep(app, audit.with_status(status)).await
     }
 }
 
@@ -188,7 +188,7 @@ fn refuse(failure: Failure) -> Response {
 /// Who calls.
 fn identify(
     app: &App,
-    peer: Option<&Peer>,
+    peer: Option<&SocketPeer>,
     headers: &HeaderMap,
     host: Option<&str>,
 ) -> Result<Caller, Failure> {
@@ -207,20 +207,20 @@ fn identify(
         ));
     }
     match peer {
-        Some(Peer::Unix(Some(identity))) => app.access.on_unix(identity).ok_or_else(|| {
+        Some(SocketPeer::Unix(Some(identity))) => app.access.authenticate_unix(identity).ok_or_else(|| {
             let uid = identity.uid;
             forbidden(format!("uid {uid} has no role here: root and members of the group netnsd have, and whom the configuration names")).into()
         }),
-        Some(Peer::Tcp { address, to_loopback, certificate }) => {
+        Some(SocketPeer::Tcp { address, to_loopback, certificate }) => {
             if *to_loopback {
                 check_loopback(headers, host)?;
             }
-            if let (Some(caller), None) = (app.access.by_certificate(certificate), headers.get(header::AUTHORIZATION)) {
+            if let (Some(caller), None) = (app.access.authenticate_certificate(certificate), headers.get(header::AUTHORIZATION)) {
                 check_same_origin(headers)?;
                 return Ok(caller);
             }
             by_token(&app.access, headers).map_err(|wrong| {
-                if !app.wrong_tokens.count(address.ip()) {
+                if !app.failed_auth.count(address.ip()) {
                     return wrong;
                 }
                 let detail = format!(
@@ -230,13 +230,13 @@ fn identify(
                 Failure::new(Code::TooManyRequests, detail)
             })
         }
-        Some(Peer::Unix(None)) | None => {
+        Some(SocketPeer::Unix(None)) | None => {
             Err(Failure::new(Code::Unauthenticated, "the kernel does not say who is on the other side of the socket"))
         }
     }
 }
 
-fn by_token(access: &Access, headers: &HeaderMap) -> Result<Caller, Failure> {
+fn by_token(access: &Authenticator, headers: &HeaderMap) -> Result<Caller, Failure> {
     let given = headers
         .get(header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok());
@@ -250,7 +250,7 @@ fn by_token(access: &Access, headers: &HeaderMap) -> Result<Caller, Failure> {
         )
     };
     access
-        .by_secret(secret.ok_or_else(wrong)?.1.trim())
+        .authenticate_token(secret.ok_or_else(wrong)?.1.trim())
         .ok_or_else(wrong)
 }
 
@@ -330,7 +330,7 @@ fn admit(caller: &Caller, method: &Method, route: &str, path: &str) -> Result<()
         ))
         .into());
     }
-    if !caller.is_confined() {
+    if !caller.is_scoped() {
         return Ok(());
     }
     if rules::is_whole(route) {
@@ -346,10 +346,10 @@ fn admit(caller: &Caller, method: &Method, route: &str, path: &str) -> Result<()
         .next()
         .and_then(|plural| Kind::ALL.into_iter().find(|kind| kind.plural() == plural));
     if let (Some(kind), Some(name)) = (kind, parts.next().filter(|name| !name.is_empty()))
-        && !caller.reaches(name)
+        && !caller.can_access(name)
     {
         return match (method, resource::existing(kind, name)) {
-            (&Method::PUT, Ok(resource)) => Err(caller.outside(&resource).into()),
+            (&Method::PUT, Ok(resource)) => Err(caller.out_of_scope(&resource).into()),
             _ => Err(resource::missing(kind, name)),
         };
     }
@@ -368,7 +368,7 @@ mod tests {
             )
         });
         let headers = HeaderMap::from_iter(headers);
-        let access = Access::new(Vec::new(), Some("secret"));
+        let access = Authenticator::new(Vec::new(), Some("secret"));
         check_loopback(&headers, None)
             .and_then(|()| by_token(&access, &headers).map(drop))
             .map_err(|failure| failure.0.code)
@@ -452,20 +452,20 @@ mod tests {
 
     #[test]
     fn wrong_tokens_are_counted_by_network_and_bounded() {
-        let refused = |counts: &WrongTokens, from: &str| counts.count(from.parse().unwrap());
+        let refused = |counts: &FailedAuthLimiter, from: &str| counts.count(from.parse().unwrap());
         for (from, same, other) in [
             ("192.0.2.1", "::ffff:192.0.2.1", "192.0.2.2"),
             ("2001:db8::1", "2001:db8::ffff", "2001:db8:0:1::1"),
             ("127.0.0.1", "127.9.9.9", "::1"),
         ] {
-            let counts = WrongTokens::default();
+            let counts = FailedAuthLimiter::default();
             assert!((0..WRONG_TOKENS.0).all(|_| !refused(&counts, from)));
             assert!(
                 refused(&counts, from) && refused(&counts, same) && !refused(&counts, other),
                 "{from}"
             );
         }
-        let counts = WrongTokens::default();
+        let counts = FailedAuthLimiter::default();
         let address = |i: u32| IpAddr::from((0x0a00_0000 + i).to_be_bytes());
         let most = SOURCES as u32 + WRONG_TOKENS.0;
         assert!((0..most).all(|i| !counts.count(address(i))));

@@ -46,13 +46,13 @@ use tokio::sync::watch;
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub use self::{
-    guard::WrongTokens,
+    guard::FailedAuthLimiter,
     openapi::openapi,
     serve::{serve_tcp, serve_unix},
     tls::Tls,
 };
 use crate::{
-    access::Access,
+    access::Authenticator,
     engine::{Engine, View},
     kernel::look::Look,
     metrics::Metrics,
@@ -64,10 +64,10 @@ use crate::{
 pub const BODY_LIMIT: usize = 1 << 20;
 
 /// What every request has at hand: one of these, which costs nothing to hand on.
-pub type App = Arc<Shared>;
+pub type App = Arc<AppState>;
 
 /// What the routes need of the other rooms.
-pub struct Shared {
+pub struct AppState {
     /// Takes writes.
     pub engine: Engine,
     /// What is recorded, for reads.
@@ -81,9 +81,9 @@ pub struct Shared {
     /// Who did what.
     pub audit: AuditLog,
     /// Who may do what.
-    pub access: Arc<Access>,
+    pub access: Arc<Authenticator>,
     /// Who sent wrong tokens.
-    pub wrong_tokens: Arc<WrongTokens>,
+    pub failed_auth: Arc<FailedAuthLimiter>,
     /// Runs commands and pings.
     pub process: Processes,
     /// When the daemon started (RFC 3339, UTC).

@@ -29,7 +29,7 @@ async fn namespace(
         .process
         .identify(pid.parse().map_err(|_| missing())?)
         .await;
-    if caller.role == Role::Admin && !caller.is_confined() {
+    if caller.role == Role::Admin && !caller.is_scoped() {
         return Ok(Json(found?).into_response());
     }
     // Others are told of namespaces that they could enter: the rest of the machine's processes are
@@ -38,7 +38,7 @@ async fn namespace(
         let name = found
             .namespace
             .as_ref()
-            .filter(|name| caller.reaches(name))
+            .filter(|name| caller.can_access(name))
             .and_then(|name| name.parse().ok());
         let origin = name.and_then(|name| super::exec::origin(&app, &caller, &name).ok());
         origin.is_some_and(|origin| origin.inode.is_none_or(|inode| inode == found.inode))

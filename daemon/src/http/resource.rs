@@ -26,7 +26,7 @@ use super::{
     query::{self, Query},
 };
 use crate::{
-    access::{Caller, Veil},
+    access::{Caller, Redact},
     engine::{Entry, Write, Written},
     kernel::{Ns, look::LookError},
     model::{Change, ChangeKind, Precondition, Spec},
@@ -122,7 +122,7 @@ async fn list<R: Served>(
     }
     query.finish()?;
     let passes = |entry: &Entry| {
-        caller.reaches(entry.spec.name().as_str())
+        caller.can_access(entry.spec.name().as_str())
             && labels.iter().all(|label| label.holds(entry.spec.labels()))
             && state.is_none_or(|state| entry.state == state)
             && namespace
@@ -141,7 +141,7 @@ async fn list<R: Served>(
         .map(|entry| {
             (
                 entry.spec.name().to_string(),
-                entry.veil(&caller).json.clone(),
+                entry.redact(&caller).json.clone(),
             )
         })
         .collect();
@@ -153,7 +153,7 @@ async fn list<R: Served>(
         items.extend(
             others
                 .into_iter()
-                .filter(|(name, _)| caller.reaches(name) && after(name) && before(name)),
+                .filter(|(name, _)| caller.can_access(name) && after(name) && before(name)),
         );
         items.sort();
     }
@@ -193,7 +193,7 @@ async fn show<R: Served>(
     headers: HeaderMap,
 ) -> Answer {
     query::none(query.as_deref())?;
-    let entry = entry(&app, &existing(R::KIND, &name)?)?.veil(&caller);
+    let entry = entry(&app, &existing(R::KIND, &name)?)?.redact(&caller);
     let mut known = false;
     for precondition in headers::preconditions(&headers)? {
         match precondition {
@@ -222,13 +222,13 @@ async fn show<R: Served>(
 }
 
 /// Answers a caller with what is found live; `what` is what there is none of if it is not there.
-pub(super) async fn live<T: Serialize + Veil>(
+pub(super) async fn live<T: Serialize + Redact>(
     caller: &Caller,
     what: impl Display,
     found: impl Future<Output = Result<Vec<T>, LookError>>,
 ) -> Answer {
     let mut items = found.await.map_err(|error| Failure::look(what, error))?;
-    items.iter_mut().for_each(|item| item.veil(caller));
+    items.iter_mut().for_each(|item| item.redact(caller));
     Ok(Json(Items { items }).into_response())
 }
 

@@ -38,7 +38,7 @@ use super::{
     write_timeout::WriteTimeout,
 };
 use crate::{
-    access::{Peer, network_of, peer_of},
+    access::{SocketPeer, network_of, peer_of},
     shares::{Full, Place, Shares},
 };
 
@@ -60,7 +60,7 @@ pub async fn serve_unix(listener: UnixListener, router: Router, stop: watch::Rec
     let shares = Shares::default();
     serve(listener, stop, move |stream: UnixStream, _, life| {
         let (peer, router) = (peer_of(&stream), router.clone());
-        let uid = if let Peer::Unix(Some(identity)) = &peer {
+        let uid = if let SocketPeer::Unix(Some(identity)) = &peer {
             Some(identity.uid.as_raw())
         } else {
             None
@@ -101,7 +101,7 @@ pub async fn serve_tcp(
                     Ok(place) => place,
                     Err(full) => return tracing::debug!(%address, ?full, "too many connections"),
                 };
-                let peer = |certificate| Peer::Tcp {
+                let peer = |certificate| SocketPeer::Tcp {
                     address,
                     to_loopback,
                     certificate,
@@ -208,8 +208,13 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 }
 
 /// Carries one connection to its end.
-async fn carry<S>(mut stream: S, is_gone: IsGone<S>, router: Router, peer: Peer, mut life: Life)
-where
+async fn carry<S>(
+    mut stream: S,
+    is_gone: IsGone<S>,
+    router: Router,
+    peer: SocketPeer,
+    mut life: Life,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     // hyper's connection takes 8 KB: not before the client has sent something.

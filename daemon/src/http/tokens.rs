@@ -72,7 +72,7 @@ async fn create(
     let now = Timestamp::now();
     new.expires_at = new.expires_at.map(|text| expiry(&text, now)).transpose()?;
     let name: Name = new.name.clone();
-    let (row, secret) = access::issue(new, now).map_err(internal)?;
+    let (row, secret) = access::issue_token(new, now).map_err(internal)?;
     let issued = IssuedToken {
         token: row.token.clone(),
         secret,

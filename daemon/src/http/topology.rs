@@ -76,7 +76,7 @@ async fn show(
 
 /// Whether a resource is within the caller's reach and has the labels that are asked for.
 fn is_meant(caller: &Caller, labels: &[Label], spec: &Spec) -> bool {
-    caller.reaches(spec.name().as_str()) && labels.iter().all(|label| label.holds(spec.labels()))
+    caller.can_access(spec.name().as_str()) && labels.iter().all(|label| label.holds(spec.labels()))
 }
 
 async fn put(
@@ -113,11 +113,11 @@ async fn write(
     let specs = body::document(request, LIMIT, read).await?;
     if let Some(outside) = specs
         .iter()
-        .find(|placed| !caller.reaches(placed.spec.name().as_str()))
+        .find(|placed| !caller.can_access(placed.spec.name().as_str()))
     {
         return Err(Problem {
             pointer: Some(outside.pointer()),
-            ..caller.outside(&outside.spec.resource())
+            ..caller.out_of_scope(&outside.spec.resource())
         }
         .into());
     }

@@ -25,7 +25,7 @@ impl Until {
     pub async fn passed(&mut self) -> Problem {
         tokio::select! {
             _ = self.stopping.wait_for(|stopping| *stopping) => Problem::new(Code::ShuttingDown, "netnsd is stopping"),
-            () = self.caller.over() => {
+            () = self.caller.expired() => {
                 Problem::new(Code::Unauthenticated, format!("{} is no longer valid", self.caller.name))
             }
         }

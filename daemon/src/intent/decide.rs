@@ -7,7 +7,7 @@ use netnsd_api::{Code, FieldError, InterfaceName, Kind, Name, Problem, ResourceR
 
 use super::Intent;
 use crate::{
-    access::Caller,
+    access::{Caller, authorize},
     engine::Write,
     kernel::Ns,
     model::{Change, ChangeKind, Decision, Precondition, Record, Spec},
@@ -27,9 +27,9 @@ impl Intent {
     ) -> Result<Decision, Problem> {
         // Before anything recorded is looked at: the answer must not depend on resources out of the
         // caller's reach.
-        write.caller.may_name(&write.change)?;
+        authorize::check_request(&write.caller, &write.change)?;
         let mut decision = self.weigh(write, now, new_uid)?;
-        write.caller.may_change(&decision, write.adopt)?;
+        authorize::check_decision(&write.caller, &decision, write.adopt)?;
         if write.adopt {
             self.adopt(&mut decision);
         }
@@ -83,7 +83,7 @@ impl Intent {
                 let record = self.get(resource).ok_or_else(|| not_found(resource))?;
                 check_preconditions(&write.preconditions, Some(record))?;
                 let spec = edit(&record.spec)?;
-                write.caller.may_refer(&spec)?;
+                authorize::check_references(&write.caller, &spec)?;
                 self.decide_put(&write.caller, spec, now, new_uid)
             }
             Change::Delete { resource, cascade } => {
@@ -124,7 +124,7 @@ impl Intent {
         let (did, record) = self.next(current, spec, now, new_uid);
         if let Some(record) = &record {
             // First: what is taken on the host already is not for all to know.
-            caller.may_place(&record.spec)?;
+            authorize::check_host_use(caller, &record.spec)?;
             self.check(&resource, &record.spec)?;
         }
         let changes = record

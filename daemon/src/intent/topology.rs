@@ -7,7 +7,7 @@ use netnsd_api::{Code, FieldError, Problem, ResourceRef};
 
 use super::{Intent, decide::in_use};
 use crate::{
-    access::Caller,
+    access::{Caller, authorize},
     model::{ChangeKind, Decision, Document, DocumentItem, Record, Spec},
 };
 
@@ -83,8 +83,7 @@ impl Intent {
             let (did, record) = self.next(current, spec, now, new_uid);
             decision.named.push((resource.clone(), did));
             if let Some(record) = record {
-                caller
-                    .may_place(&record.spec)
+                authorize::check_host_use(caller, &record.spec)
                     .map_err(|problem| placed.locate(problem))?;
                 before.push((resource.clone(), self.set(&resource, Some(record.clone()))));
                 decision.changes.push((resource, Some(record)));

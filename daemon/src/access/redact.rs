@@ -8,58 +8,58 @@ use netnsd_api::{BridgePort, FdbEntry, Link, LinkAddress, LiveNeighbour, LiveRou
 use super::Caller;
 
 /// Stands for a name out of reach.
-const VEIL: &str = "something else";
+const REDACTED: &str = "something else";
 
 impl Caller {
     /// Returns a problem without the names of the resources in its list that are out of reach.
     /// Whoever makes a problem that names another resource puts it in that list.
-    pub fn veil_problem(&self, mut problem: Problem) -> Problem {
+    pub fn redact_problem(&self, mut problem: Problem) -> Problem {
         let (told, hidden): (Vec<_>, Vec<_>) = problem
             .resources
             .into_iter()
-            .partition(|resource| self.reaches(resource.name.as_str()));
+            .partition(|resource| self.can_access(resource.name.as_str()));
         problem.resources = told;
         let mut hidden: Vec<String> = hidden.iter().map(ToString::to_string).collect();
         // The longest first: a name may begin with another.
         hidden.sort_by_key(|name| Reverse(name.len()));
         for name in hidden {
-            problem.detail = problem.detail.replace(&name, VEIL);
+            problem.detail = problem.detail.replace(&name, REDACTED);
         }
         problem
     }
 }
 
 /// Something seen in a namespace or on a bridge that is within a caller's reach.
-pub trait Veil {
+pub trait Redact {
     /// Takes out what names things out of the caller's reach.
-    fn veil(&mut self, caller: &Caller);
+    fn redact(&mut self, caller: &Caller);
 }
 
-impl Veil for Link {
-    fn veil(&mut self, caller: &Caller) {
+impl Redact for Link {
+    fn redact(&mut self, caller: &Caller) {
         self.resource
-            .take_if(|resource| !caller.reaches(resource.name.as_str()));
+            .take_if(|resource| !caller.can_access(resource.name.as_str()));
         let is_own = self.resource.is_some();
         self.peer.take_if(|peer| match &peer.namespace {
-            Some(namespace) => !caller.reaches(namespace),
+            Some(namespace) => !caller.can_access(namespace),
             // On the host it is a name of the pair's owner.
-            None => caller.is_confined() && !is_own,
+            None => caller.is_scoped() && !is_own,
         });
     }
 }
 
-impl Veil for LinkAddress {
-    fn veil(&mut self, caller: &Caller) {
+impl Redact for LinkAddress {
+    fn redact(&mut self, caller: &Caller) {
         self.resource
-            .take_if(|resource| !caller.reaches(resource.name.as_str()));
+            .take_if(|resource| !caller.can_access(resource.name.as_str()));
     }
 }
 
-impl Veil for BridgePort {
-    fn veil(&mut self, caller: &Caller) {
+impl Redact for BridgePort {
+    fn redact(&mut self, caller: &Caller) {
         if self
             .veth
-            .take_if(|veth| !caller.reaches(veth.as_str()))
+            .take_if(|veth| !caller.can_access(veth.as_str()))
             .is_some()
         {
             self.endpoint = None;
@@ -68,15 +68,15 @@ impl Veil for BridgePort {
 }
 
 /// These name devices and addresses of the namespace only.
-macro_rules! unveiled {
+macro_rules! not_redacted {
     ($($seen:ty),*) => {
-        $(impl Veil for $seen {
-            fn veil(&mut self, _caller: &Caller) {}
+        $(impl Redact for $seen {
+            fn redact(&mut self, _caller: &Caller) {}
         })*
     };
 }
 
-unveiled!(LiveRoute, LiveNeighbour, FdbEntry);
+not_redacted!(LiveRoute, LiveNeighbour, FdbEntry);
 
 #[cfg(test)]
 mod tests {
@@ -93,14 +93,14 @@ mod tests {
         let veth = |name: &str| ResourceRef::new(Kind::Veth, name.parse::<Name>().unwrap());
         let detail = "used by veth core, veth core-up, veth red-v";
         let resources = vec![veth("core"), veth("core-up"), veth("red-v")];
-        let veiled = caller.veil_problem(Problem {
+        let redacted = caller.redact_problem(Problem {
             resources,
             ..Problem::new(Code::InUse, detail)
         });
         assert_eq!(
-            veiled.detail,
+            redacted.detail,
             "used by something else, something else, veth red-v"
         );
-        assert_eq!(veiled.resources, [veth("red-v")]);
+        assert_eq!(redacted.resources, [veth("red-v")]);
     }
 }
