@@ -25,7 +25,7 @@ use super::{
 use crate::{
     access::{Authenticator, Refusals, audit},
     intent::Intent,
-    kernel::{Kernel, Notice, Ns, Observed},
+    kernel::{Kernel, KernelEvent, Ns, Observed, WatchChange},
     memory,
     metrics::Metrics,
     model::{Record, Row, Spec},
@@ -308,9 +308,12 @@ impl<K: Kernel> Core<K> {
         let all = self.everything();
         let count = all.len();
         let start = Instant::now();
-        self.kernel.watch(vec![(Ns::Host, Some(0))]);
+        self.kernel.watch(vec![WatchChange::Add {
+            ns: Ns::Host,
+            inode: None,
+        }]);
         let passed = self.pass(all, false).await;
-        self.notice(Notice::NamesLost, &BTreeMap::new());
+        self.notice(KernelEvent::NamesLost, &BTreeMap::new());
         self.view.set_ready();
         let ms = start.elapsed().as_secs_f64() * 1000.0;
         let operations: usize = passed.done.values().map(Vec::len).sum();

@@ -14,7 +14,7 @@ use super::{
     status::Standing,
 };
 use crate::{
-    kernel::{Device, Kernel, LOOPBACK, Notice, Ns, Observed, What, ownership},
+    kernel::{Device, Kernel, KernelEvent, LOOPBACK, Ns, NsChange, Observed, ownership},
     model::{Record, Spec},
     plan::Plan,
 };
@@ -260,34 +260,38 @@ impl Drift {
 
 /// Whether a change may touch what a namespace itself is asked for: `lo`, and routes, neighbours
 /// and sysctls, which hang on links.
-fn touches(spec: &Namespace, what: &What) -> bool {
+fn touches(spec: &Namespace, what: &NsChange) -> bool {
     let inside = !(spec.routes.is_empty() && spec.neighbours.is_empty() && spec.sysctls.is_empty());
     match what {
-        What::Link {
+        NsChange::Link {
             index: LOOPBACK, ..
         }
-        | What::Address(LOOPBACK)
-        | What::Everything => true,
-        What::Link { set, name, .. } => {
+        | NsChange::Address(LOOPBACK)
+        | NsChange::Everything => true,
+        NsChange::Link {
+            presence_changed,
+            name,
+            ..
+        } => {
             // The kernel sets some back when a carrier comes or the MTU changes, and forgets all of
             // them with an MTU that IPv6 cannot do with (`addrconf_notify()`, net/ipv6/addrconf.c).
             let is_reset =
                 |key: &SysctlKey| key.is_ipv6() && key.interface().as_ref() == Some(name);
-            *set && inside || spec.sysctls.keys().any(is_reset)
+            *presence_changed && inside || spec.sysctls.keys().any(is_reset)
         }
-        What::Address(_) => inside,
-        What::Routes => !spec.routes.is_empty(),
-        What::Neighbours => !spec.neighbours.is_empty(),
-        What::Sysctls => !spec.sysctls.is_empty(),
+        NsChange::Address(_) => inside,
+        NsChange::Routes => !spec.routes.is_empty(),
+        NsChange::Neighbours => !spec.neighbours.is_empty(),
+        NsChange::Sysctls => !spec.sysctls.is_empty(),
     }
 }
 
 impl<K: Kernel> Core<K> {
     /// Something happened in the kernel that others did. What `besides` holds is being looked at
     /// anyhow.
-    pub(super) fn notice(&mut self, notice: Notice, besides: &BTreeMap<ResourceRef, usize>) {
+    pub(super) fn notice(&mut self, notice: KernelEvent, besides: &BTreeMap<ResourceRef, usize>) {
         let concerned = match notice {
-            Notice::Appeared(name) => {
+            KernelEvent::Appeared(name) => {
                 if !self.manages(&name) && self.foreign.get_or_insert_default().insert(name.clone())
                 {
                     self.journal
@@ -295,7 +299,7 @@ impl<K: Kernel> Core<K> {
                 }
                 self.named(&name)
             }
-            Notice::Disappeared(name) => {
+            KernelEvent::Disappeared(name) => {
                 if self.foreign.get_or_insert_default().remove(&name) && !self.manages(&name) {
                     self.journal.add(
                         EventType::Disappeared,
@@ -307,8 +311,8 @@ impl<K: Kernel> Core<K> {
                 }
                 self.named(&name)
             }
-            Notice::NamesLost => self.compare_names(),
-            Notice::Changed(ns, what) => self.concerned(&ns, &what),
+            KernelEvent::NamesLost => self.compare_names(),
+            KernelEvent::Changed(ns, what) => self.concerned(&ns, &what),
         };
         for resource in concerned
             .into_iter()
@@ -371,7 +375,7 @@ impl<K: Kernel> Core<K> {
     }
 
     /// Whom a change concerns.
-    fn concerned(&self, ns: &Ns, what: &What) -> Vec<ResourceRef> {
+    fn concerned(&self, ns: &Ns, what: &NsChange) -> Vec<ResourceRef> {
         let by_index = |index: u32| {
             self.drift
                 .devices
@@ -380,20 +384,20 @@ impl<K: Kernel> Core<K> {
                 .cloned()
         };
         let mut found: Vec<ResourceRef> = match what {
-            What::Link { index, name, .. } => by_index(*index)
+            NsChange::Link { index, name, .. } => by_index(*index)
                 .into_iter()
                 .chain(self.intent.owner(ns, name))
                 .collect(),
-            What::Address(index) => by_index(*index).into_iter().collect(),
-            What::Routes | What::Neighbours | What::Sysctls => Vec::new(),
-            What::Everything => match ns.name() {
+            NsChange::Address(index) => by_index(*index).into_iter().collect(),
+            NsChange::Routes | NsChange::Neighbours | NsChange::Sysctls => Vec::new(),
+            NsChange::Everything => match ns.name() {
                 Some(name) => self
                     .intent
                     .dependents(&ResourceRef::new(Kind::Namespace, name.clone())),
                 None => self.intent.all().map(|(resource, _)| resource).collect(),
             },
         };
-        if let What::Link { .. } = what {
+        if let NsChange::Link { .. } = what {
             let here = self.drift.followers.iter().filter(|(_, of)| *of == ns);
             found.extend(here.map(|(bridge, _)| bridge.clone()));
         }

@@ -16,7 +16,7 @@ use super::{
     work::{Passed, Work},
 };
 use crate::{
-    kernel::{Announcement, Kernel, Ns, Observed, Op, OpError, ownership},
+    kernel::{Announcement, Kernel, Ns, Observed, Op, OpError, WatchChange, ownership},
     model::{Record, Spec},
     plan::{self, Verdict},
     store::RowChange,
@@ -201,7 +201,13 @@ impl<K: Kernel> Core<K> {
             let is_ours =
                 |record: &Record| tagged.is_some_and(|now| ownership::current(now) == tag(record));
             let ours = self.intent.get(resource).is_some_and(is_ours);
-            changes.push((ns, seen.filter(|_| ours)));
+            changes.push(match seen.filter(|_| ours) {
+                Some(inode) => WatchChange::Add {
+                    ns,
+                    inode: Some(inode),
+                },
+                None => WatchChange::Remove(ns),
+            });
         }
         self.kernel.watch(changes);
     }

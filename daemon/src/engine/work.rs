@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::{batch::Accepted, core::Core};
 use crate::{
-    kernel::{BatchOp, Kernel, Ns, Observed, Op, OpError, sysctl},
+    kernel::{BatchOp, Kernel, Ns, Observed, Op, OpError, WatchChange, sysctl},
     model::{ChangeKind, Record, Spec, ipv6_switches},
     plan::{self, Found, Hands, Plan, Step, Task, Verdict},
     watchdog::Part,
@@ -530,7 +530,7 @@ impl<K: Kernel> Core<K> {
         tell(0);
         // Nobody is told of what goes on in them any more: telling costs.
         let going = batch.iter().filter_map(|op| match &op.op {
-            Op::NamespaceDelete { name } => Some((Ns::Named(name.clone()), None)),
+            Op::NamespaceDelete { name } => Some(WatchChange::Remove(Ns::Named(name.clone()))),
             _ => None,
         });
         self.kernel.watch(going.collect());

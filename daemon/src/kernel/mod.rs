@@ -21,6 +21,7 @@ pub use netnsd_api::DEFAULT_MTU;
 use netnsd_api::{
     Address, Destination, Mac, Name, Neighbour, NetnsId, Route, RouteType, Statistics,
 };
+pub use netnsd_netlink::{DnsFile, KernelEvent, Ns, NsChange, StalePin, WatchChange};
 use nix::errno::Errno;
 
 pub(crate) use self::real::protocol;
@@ -46,40 +47,6 @@ pub const IFA_F_NODAD: u32 = 0x02;
 pub const IFA_F_NOPREFIXROUTE: u32 = 0x200;
 /// The index of `lo` in every namespace (`LOOPBACK_IFINDEX`, `net/flow.h`).
 pub const LOOPBACK: u32 = 1;
-
-/// A network namespace as the kernel room knows it: the host's (where the daemon runs), or one in
-/// `/run/netns`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Ns {
-    /// The daemon's own.
-    Host,
-    /// The one that `/run/netns/NAME` pins.
-    Named(Name),
-}
-
-impl Ns {
-    /// The namespace that a resource's `namespace` field names.
-    pub fn of(name: Option<&Name>) -> Self {
-        name.map_or(Ns::Host, |name| Ns::Named(name.clone()))
-    }
-
-    /// Its name; none for the host's.
-    pub fn name(&self) -> Option<&Name> {
-        match self {
-            Ns::Host => None,
-            Ns::Named(name) => Some(name),
-        }
-    }
-}
-
-impl fmt::Display for Ns {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Ns::Host => f.write_str("the host"),
-            Ns::Named(name) => write!(f, "namespace {name}"),
-        }
-    }
-}
 
 /// What to look at.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -133,34 +100,6 @@ pub struct Observed {
     pub namespaces: BTreeMap<Ns, ObservedNs>,
     /// Content of the host's `/etc/nsswitch.conf`; none if there is no such file.
     pub nsswitch: Option<String>,
-}
-
-/// A file of name resolution in `/etc/netns/NAME`, which stands there for the one in `/etc`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum DnsFile {
-    /// Name servers, domains to search and options (resolv.conf(5)).
-    ResolvConf,
-    /// Services that are asked for a name (nsswitch.conf(5)).
-    Nsswitch,
-}
-
-impl DnsFile {
-    /// Every file.
-    pub const ALL: [DnsFile; 2] = [DnsFile::ResolvConf, DnsFile::Nsswitch];
-
-    /// Returns the file's name.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            DnsFile::ResolvConf => "resolv.conf",
-            DnsFile::Nsswitch => "nsswitch.conf",
-        }
-    }
-}
-
-impl fmt::Display for DnsFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
 }
 
 impl Observed {
@@ -386,43 +325,6 @@ fn end_of_primaries(all: &[ObservedAddress], scope: u8) -> usize {
     let before =
         |known: &ObservedAddress| !known.is_ipv6() && !known.secondary && known.scope >= scope;
     all.iter().rposition(before).map_or(0, |last| last + 1)
-}
-
-/// Something in `/run/netns` that pins no namespace.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StalePin {
-    /// An empty file without permission bits, which `ip netns add` and netnsd leave when its mount
-    /// is lost.
-    Lost,
-    /// Another regular file.
-    File,
-    /// A symbolic link; dangling where it leads to nothing.
-    #[allow(missing_docs, reason = "the words say it")]
-    Link { target: String, dangling: bool },
-    /// Anything else, in words.
-    Other(&'static str),
-}
-
-impl fmt::Display for StalePin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            StalePin::Lost | StalePin::File => f.write_str("a file that is no network namespace"),
-            StalePin::Link {
-                target,
-                dangling: true,
-            } => write!(f, "a dangling symbolic link to {target}"),
-            StalePin::Link {
-                target,
-                dangling: false,
-            } => {
-                write!(
-                    f,
-                    "a symbolic link to {target}, which is no network namespace"
-                )
-            }
-            StalePin::Other(what) => f.write_str(what),
-        }
-    }
 }
 
 /// One link.
@@ -1028,48 +930,6 @@ pub struct Announcement {
     pub addresses: Vec<IpAddr>,
 }
 
-/// Something that happened in the kernel.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Notice {
-    /// A name came into `/run/netns`.
-    Appeared(String),
-    /// A name went out of it.
-    Disappeared(String),
-    /// Which names came and went is not known: look at them.
-    NamesLost,
-    /// Something changed in a namespace that is watched.
-    Changed(Ns, What),
-}
-
-/// What changed in a namespace.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum What {
-    /// The link of this index, whose name is, or was, this one; `set`: it came or went, or went up
-    /// or down, and with it what hangs on it.
-    #[allow(missing_docs, reason = "named as the kernel's fields")]
-    Link { index: u32, name: String, set: bool },
-    /// An address of the link of this index.
-    Address(u32),
-    /// Routes.
-    Routes,
-    /// Neighbours.
-    Neighbours,
-    /// Sysctls of links.
-    Sysctls,
-    /// Perhaps everything: notices were lost, or its name pins something else by now.
-    Everything,
-}
-
-impl What {
-    /// Whether it is a link's: nothing else is asked for on the host.
-    pub fn is_of_links(&self) -> bool {
-        matches!(
-            self,
-            What::Link { .. } | What::Address(_) | What::Everything
-        )
-    }
-}
-
 /// What became of an operation.
 pub type Outcome = Result<(), OpError>;
 
@@ -1102,15 +962,14 @@ pub trait Kernel {
 
     /// Waits for what others do. It may be dropped while it waits, and asked again: nothing is
     /// lost.
-    async fn notice(&mut self) -> Notice;
+    async fn notice(&mut self) -> KernelEvent;
 
     /// What others did up to now, without waiting. Between changes of one's own and the look after
     /// them it tells what that look would not find.
-    fn heard(&mut self) -> Vec<Notice>;
+    fn heard(&mut self) -> Vec<KernelEvent>;
 
-    /// In which namespaces changes are to be told, with the inode of each as far as it was seen
-    /// (else 0), and in which no more.
-    fn watch(&mut self, namespaces: Vec<(Ns, Option<u64>)>);
+    /// Changes which namespaces are watched.
+    fn watch(&mut self, changes: Vec<WatchChange>);
 
     /// What is in `/run/netns`.
     fn names(&mut self) -> Vec<String>;

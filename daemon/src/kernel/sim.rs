@@ -17,9 +17,9 @@ use netnsd_api::{
 use nix::errno::Errno;
 
 use super::{
-    ADDRESS_PROTOCOL_KERNEL_LL, Announcement, BatchOp, BridgeSettings, Kernel, NewEnd, Notice, Ns,
-    Observed, ObservedAddress, ObservedBridge, ObservedLink, ObservedNs, ObservedPort,
-    ObservedRoute, Op, OpError, Outcome, ROUTE_PROTOCOL, RouteExtras, Scope, sysctl,
+    ADDRESS_PROTOCOL_KERNEL_LL, Announcement, BatchOp, BridgeSettings, Kernel, KernelEvent, NewEnd,
+    Ns, Observed, ObservedAddress, ObservedBridge, ObservedLink, ObservedNs, ObservedPort,
+    ObservedRoute, Op, OpError, Outcome, ROUTE_PROTOCOL, RouteExtras, Scope, WatchChange, sysctl,
 };
 
 /// First bytes of the MAC addresses that this kernel chooses itself.
@@ -285,15 +285,15 @@ impl Kernel for SimKernel {
             .collect()
     }
 
-    async fn notice(&mut self) -> Notice {
+    async fn notice(&mut self) -> KernelEvent {
         std::future::pending().await
     }
 
-    fn heard(&mut self) -> Vec<Notice> {
+    fn heard(&mut self) -> Vec<KernelEvent> {
         Vec::new()
     }
 
-    fn watch(&mut self, _namespaces: Vec<(Ns, Option<u64>)>) {}
+    fn watch(&mut self, _changes: Vec<WatchChange>) {}
 
     fn names(&mut self) -> Vec<String> {
         self.state()

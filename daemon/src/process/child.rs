@@ -20,6 +20,7 @@ use std::{
 };
 
 use netnsd_api::{Code, Problem};
+use netnsd_netlink::errno_of as errno;
 use nix::{
     errno::Errno,
     fcntl::OFlag,
@@ -33,7 +34,6 @@ use nix::{
 use tokio::{runtime::Handle, sync::oneshot, time::timeout};
 
 use super::{environment::Environment, failed, permits::Permit};
-use crate::kernel::real::worker::errno;
 
 /// A program with its arguments and its environment, as execve(2) takes them.
 pub(super) struct Image {

@@ -21,6 +21,7 @@ use std::{
 };
 
 use netnsd_api::{Code, Name, Problem};
+use netnsd_netlink::{DnsFile, errno_of as errno, resolv_conf::etc_dir};
 use nix::{
     errno::Errno,
     fcntl::{OFlag, open},
@@ -38,13 +39,7 @@ use nix::{
 };
 
 use super::failed;
-use crate::{
-    access::Identity,
-    kernel::{
-        DnsFile,
-        real::worker::{errno, etc_path, unfinished},
-    },
-};
+use crate::access::Identity;
 
 /// A step between fork and exec that can fail; it travels to the parent in the upper half of the
 /// error number.
@@ -417,7 +412,7 @@ impl Bind {
 /// `/etc/resolv.conf` on the host, also an overlay that gives the namespace's a place there; others
 /// without their like are left out, as by ip.
 fn binds(name: &Name, has_dns: bool) -> Result<(Option<Overlay>, Vec<Bind>), Problem> {
-    let folder = etc_path(name);
+    let folder = etc_dir(name);
     let mut entries = Vec::new();
     match fs::read_dir(&folder) {
         Ok(all) => entries.extend(all.flatten()),
@@ -429,7 +424,7 @@ fn binds(name: &Name, has_dns: bool) -> Result<(Option<Overlay>, Vec<Bind>), Pro
         let (file, from) = (entry.file_name(), entry.path());
         if DnsFile::ALL
             .into_iter()
-            .any(|dns| *file == *unfinished(dns))
+            .any(|dns| *file == *dns.temp_name())
         {
             continue;
         }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use netnsd_api::{Exec, ExecResult, Name, Problem};
+use netnsd_netlink::errno_of as errno;
 use nix::{
     errno::Errno,
     fcntl::OFlag,
@@ -30,7 +31,8 @@ use super::{
     output::Output,
     permits::Permit,
 };
-use crate::{access::Identity, kernel::real::worker::errno};
+
+use crate::access::Identity;
 
 /// How a command is to be run in its namespace.
 #[derive(Debug, Clone, Default)]

@@ -35,6 +35,7 @@ use std::{io, os::fd::OwnedFd, time::Duration};
 use netnsd_api::{
     Code, Exec, ExecResult, Name, Ping, PingResult, Problem, Process, ProcessNamespace,
 };
+use netnsd_netlink::netns::file::{NetnsFile, netns_path, open_netns};
 use nix::{errno::Errno, sys::stat::fstat};
 
 use self::permits::Permits;
@@ -44,7 +45,6 @@ pub use self::{
     permits::Permit,
     session::{End, Happening, Input, Session, Size, Stream},
 };
-use crate::kernel::real::worker::{self, Pinned};
 
 /// Time that a request waits for its place among those that run at the same time.
 const WAIT: Duration = Duration::from_secs(10);
@@ -146,11 +146,11 @@ impl Processes {
 /// Opens the namespace that `/run/netns/NAME` pins. It blocks: not for async threads.
 fn namespace_file(name: &Name) -> Result<OwnedFd, Problem> {
     let missing = |detail: String| Problem::new(Code::NotFound, detail);
-    match worker::pinned(name.as_str()).map_err(|errno| failed("open the namespace", errno))? {
-        Pinned::Namespace(fd) => Ok(fd),
-        Pinned::Nothing => Err(missing(format!("there is no namespace {name}"))),
-        Pinned::Stale(stale) => {
-            let path = worker::path(name.as_str());
+    match open_netns(name.as_str()).map_err(|errno| failed("open the namespace", errno))? {
+        NetnsFile::Namespace(fd) => Ok(fd),
+        NetnsFile::Missing => Err(missing(format!("there is no namespace {name}"))),
+        NetnsFile::Stale(stale) => {
+            let path = netns_path(name.as_str());
             Err(missing(format!(
                 "there is no namespace {name}: {} is {stale}",
                 path.display()

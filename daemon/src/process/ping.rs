@@ -10,6 +10,7 @@ use std::{
 };
 
 use netnsd_api::{Name, Ping, PingReply, PingResult, Problem, RoundTrip};
+use netnsd_netlink::errno_of as errno;
 use nix::{
     cmsg_space,
     errno::Errno,
@@ -27,7 +28,6 @@ use super::{
     invalid,
     sockets::{Opener, Target},
 };
-use crate::kernel::real::worker::errno;
 
 /// The largest IP packet.
 const LARGEST: usize = 65_536;

@@ -10,6 +10,7 @@ use std::{
 };
 
 use netnsd_api::{Code, InterfaceName, Name, Ping, Problem};
+use netnsd_netlink::netns::file::THREAD_NETNS as HERE;
 use nix::{
     errno::Errno,
     ifaddrs::getifaddrs,
@@ -24,7 +25,6 @@ use nix::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::{closing, failed, icmp, invalid};
-use crate::kernel::real::worker::HERE;
 
 /// How many may wait for the thread before the next has to wait to ask.
 const WAITING: usize = 64;

@@ -6,9 +6,9 @@ use std::{
 };
 
 use netnsd_api::{Code, Name, Problem, Process, ProcessNamespace};
+use netnsd_netlink::{errno_of as errno, netns::file::RUN_DIR as RUN};
 
 use super::{failed, namespace_file};
-use crate::kernel::real::worker::{RUN, errno};
 
 /// What tells one namespace from another: device and inode number.
 type Key = (u64, u64);

@@ -32,7 +32,7 @@ use super::{
     news::{Ports, notified},
     worker::{self, Pinned},
 };
-use crate::kernel::{Ns, OpError, What};
+use crate::kernel::{Ns, NsChange, OpError};
 
 /// Groups (`RTNLGRP_…`, `linux/rtnetlink.h`), each the bit one below its number: links (1),
 /// addresses (5, 9), ids of namespaces (28).
@@ -160,7 +160,7 @@ impl Ears {
     }
 
     /// Finds the names that mean something else by now, or nothing.
-    pub fn check_names(&mut self, changes: &mut BTreeSet<(Ns, What)>) {
+    pub fn check_names(&mut self, changes: &mut BTreeSet<(Ns, NsChange)>) {
         let moved = |(ns, (inode, _)): (&Ns, &(u64, u32))| {
             let pins = stat(&worker::path(ns.name()?.as_str())).map_or(0, |found| found.st_ino);
             (pins != *inode).then(|| ns.clone())
@@ -170,7 +170,7 @@ impl Ears {
     }
 
     /// Takes in what was said.
-    pub fn hear(&mut self, changes: &mut BTreeSet<(Ns, What)>) {
+    pub fn hear(&mut self, changes: &mut BTreeSet<(Ns, NsChange)>) {
         hear(self.socket.as_raw_fd(), |heard| match heard {
             Ok((Some(id), said)) => self.take(id, said, changes),
             // The namespace of the socket says which of the others are gone.
@@ -189,7 +189,7 @@ impl Ears {
         });
     }
 
-    fn take(&mut self, id: u32, said: &[u8], changes: &mut BTreeSet<(Ns, What)>) {
+    fn take(&mut self, id: u32, said: &[u8], changes: &mut BTreeSet<(Ns, NsChange)>) {
         // Also namespaces that were let go of are heard while they live.
         let Some(behind) = self.by_id.get_mut(&id) else {
             return;
@@ -205,11 +205,11 @@ impl Ears {
     }
 
     /// What a name meant may be gone: it is looked for, and listened to anew. The host stays.
-    fn lose(&mut self, ns: Ns, changes: &mut BTreeSet<(Ns, What)>) {
+    fn lose(&mut self, ns: Ns, changes: &mut BTreeSet<(Ns, NsChange)>) {
         if ns != Ns::Host {
             self.leave(&ns);
         }
-        changes.insert((ns, What::Everything));
+        changes.insert((ns, NsChange::Everything));
     }
 }
 

@@ -188,7 +188,7 @@ impl Local {
                     self.open.remove(ns);
                     return Ok(Place::Stale(stale));
                 }
-                Pinned::Nothing => {
+                Pinned::Missing => {
                     self.open.remove(ns);
                     return Ok(Place::Nothing);
                 }

@@ -19,8 +19,9 @@ use rtnetlink::{
 
 use super::{
     channel::Channel,
+    listed,
     local::Local,
-    message, names, observe,
+    message, observe,
     worker::{self, Pinned},
 };
 use crate::kernel::{BridgeSettings, Ns, ObservedLink, OpError, look, look::LookError};
@@ -125,7 +126,7 @@ impl Local {
         &mut self,
     ) -> Result<Vec<(String, NamespaceObserved)>, OpError> {
         let mut found = Vec::new();
-        for name in names::listed() {
+        for name in listed() {
             let entered = match worker::pinned(&name) {
                 Ok(Pinned::Namespace(fd)) => self.open(fd),
                 // It is in the way of its name all the same.
@@ -156,7 +157,7 @@ impl Local {
         &mut self,
         from: &Ns,
     ) -> Result<look::Neighbourhood, OpError> {
-        let named = names::listed()
+        let named = listed()
             .into_iter()
             .filter_map(|name| match worker::pinned(&name) {
                 Ok(Pinned::Namespace(fd)) => Some((Some(name), fd)),

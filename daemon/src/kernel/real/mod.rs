@@ -32,9 +32,12 @@ use std::{
 use netnsd_api::{Name, SysctlKey};
 
 pub(crate) use self::parse::protocol;
-pub(super) use self::{local::Local, names::listed, observe::observe, parse::address_scope};
+pub(super) use self::{local::Local, observe::observe, parse::address_scope};
 use self::{local::Open, watch::Watch, worker::Worker};
-use super::{Announcement, BatchOp, Kernel, Notice, Ns, Observed, OpError, Outcome, Scope};
+use super::{
+    Announcement, BatchOp, Kernel, KernelEvent, Observed, OpError, Outcome, Scope, WatchChange,
+};
+pub(super) use netnsd_netlink::netns::file::list_names as listed;
 
 /// The real kernel, as seen from the namespace that it was started in: the host's. What it is asked
 /// for is done on the thread that asks, which another one helps; nothing is awaited, so that the
@@ -64,14 +67,14 @@ impl RealKernel {
         })
     }
 
-    fn try_watch(&mut self, namespaces: Vec<(Ns, Option<u64>)>) -> io::Result<()> {
+    fn try_watch(&mut self, changes: Vec<WatchChange>) -> io::Result<()> {
         let watch = &mut self.watch;
         self.local.safely(|local| {
             let watch = match watch {
                 Some(watch) => watch,
                 none => none.insert(Watch::start(local)?),
             };
-            watch.change(local, namespaces);
+            watch.change(local, changes);
             Ok(())
         })?
     }
@@ -134,28 +137,28 @@ impl Kernel for RealKernel {
         outcomes.unwrap_or_else(|errno| vec![Some(Err(errno.into())); ops.len()])
     }
 
-    async fn notice(&mut self) -> Notice {
+    async fn notice(&mut self) -> KernelEvent {
         match &mut self.watch {
             Some(watch) => watch.next().await,
             None => std::future::pending().await,
         }
     }
 
-    fn heard(&mut self) -> Vec<Notice> {
+    fn heard(&mut self) -> Vec<KernelEvent> {
         self.watch.as_mut().map(Watch::heard).unwrap_or_default()
     }
 
-    fn watch(&mut self, namespaces: Vec<(Ns, Option<u64>)>) {
-        if namespaces.is_empty() {
+    fn watch(&mut self, changes: Vec<WatchChange>) {
+        if changes.is_empty() {
             return;
         }
-        if let Err(error) = self.try_watch(namespaces) {
+        if let Err(error) = self.try_watch(changes) {
             tracing::warn!(%error, "nothing can be watched: changes by others are found only now and then");
         }
     }
 
     fn names(&mut self) -> Vec<String> {
-        names::listed()
+        listed()
     }
 
     fn announce(&mut self, links: &[Announcement]) {

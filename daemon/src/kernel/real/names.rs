@@ -3,7 +3,6 @@
 
 use std::{
     collections::VecDeque,
-    fs,
     os::fd::{AsFd, BorrowedFd},
     path::Path,
 };
@@ -14,17 +13,7 @@ use nix::{
 };
 
 use super::worker::RUN;
-use crate::kernel::Notice;
-
-/// The names in `/run/netns`, sorted.
-pub(in crate::kernel) fn listed() -> Vec<String> {
-    let entries = fs::read_dir(RUN).into_iter().flatten().flatten();
-    let mut names: Vec<String> = entries
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .collect();
-    names.sort();
-    names
-}
+use crate::kernel::KernelEvent;
 
 /// Watches the names.
 #[derive(Debug)]
@@ -54,7 +43,7 @@ impl Names {
     }
 
     /// Takes down what happened.
-    pub fn hear(&mut self, heard: &mut VecDeque<Notice>) -> Result<(), Errno> {
+    pub fn hear(&mut self, heard: &mut VecDeque<KernelEvent>) -> Result<(), Errno> {
         loop {
             match self.inotify.read_events() {
                 Ok(events) => {
@@ -68,9 +57,13 @@ impl Names {
         }
     }
 
-    fn take(&mut self, event: InotifyEvent, heard: &mut VecDeque<Notice>) -> Result<(), Errno> {
+    fn take(
+        &mut self,
+        event: InotifyEvent,
+        heard: &mut VecDeque<KernelEvent>,
+    ) -> Result<(), Errno> {
         if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
-            heard.push_back(Notice::NamesLost);
+            heard.push_back(KernelEvent::NamesLost);
             return Ok(());
         }
         if event.wd != self.what {
@@ -84,12 +77,12 @@ impl Names {
             Some(name) if self.itself && came => {
                 // It may be gone again by now, as names that netnsd itself made and removed.
                 if Path::new(RUN).join(&name).exists() {
-                    heard.push_back(Notice::Appeared(name));
+                    heard.push_back(KernelEvent::Appeared(name));
                 }
                 return Ok(());
             }
             Some(name) if self.itself => {
-                heard.push_back(Notice::Disappeared(name));
+                heard.push_back(KernelEvent::Disappeared(name));
                 return Ok(());
             }
             Some(name) if Path::new(RUN).file_name().is_none_or(|dir| *dir != *name) => {
@@ -101,7 +94,7 @@ impl Names {
         // missed is looked for.
         let _gone_with_the_directory = self.inotify.rm_watch(self.what);
         (self.what, self.itself) = begin(&self.inotify)?;
-        heard.push_back(Notice::NamesLost);
+        heard.push_back(KernelEvent::NamesLost);
         Ok(())
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use nix::sys::socket::AddressFamily;
 
-use crate::kernel::{ROUTE_PROTOCOL_KERNEL, What};
+use crate::kernel::{NsChange, ROUTE_PROTOCOL_KERNEL};
 
 /// What bridges said last of their ports, by index.
 #[derive(Debug, Default)]
@@ -69,11 +69,11 @@ impl Notified<'_> {
     }
 
     /// What it is about; none if it is of no interest.
-    pub fn about(&self) -> Option<What> {
+    pub fn about(&self) -> Option<NsChange> {
         let Self { kind, body } = *self;
         match kind {
             // `struct ifinfomsg`, then attributes.
-            RTM_NEWLINK | RTM_DELLINK => Some(What::Link {
+            RTM_NEWLINK | RTM_DELLINK => Some(NsChange::Link {
                 index: number(body, 4)?,
                 name: attributes(body.get(16..)?, |kind| kind == IFLA_IFNAME)
                     .next()
@@ -81,24 +81,24 @@ impl Notified<'_> {
                     .unwrap_or_default(),
                 // `ifi_change` of a link that comes, or goes up or down; a carrier, which comes and
                 // goes by itself, is none.
-                set: kind == RTM_DELLINK || number(body, 12)? != 0,
+                presence_changed: kind == RTM_DELLINK || number(body, 12)? != 0,
             }),
             // RTM_NEWADDR, RTM_DELADDR: `struct ifaddrmsg`; link-local ones of IPv6 the kernel
             // makes by itself.
             20 | 21 => {
                 let by_itself =
                     kind == 20 && (*body.first()?, *body.get(3)?) == (INET6, RT_SCOPE_LINK);
-                (!by_itself).then_some(What::Address(number(body, 4)?))
+                (!by_itself).then_some(NsChange::Address(number(body, 4)?))
             }
             // RTM_NEWROUTE, RTM_DELROUTE: `struct rtmsg`, then attributes; the kernel's own come
             // with addresses, and are missed where they go alone.
             24 | 25 => match *body.get(5)? {
                 ROUTE_PROTOCOL_KERNEL if kind == 25 && *body.get(7)? == RTN_UNICAST => {
                     let oif = attributes(body.get(12..)?, |kind| kind == RTA_OIF).next()?;
-                    Some(What::Address(number(oif, 0)?))
+                    Some(NsChange::Address(number(oif, 0)?))
                 }
                 ROUTE_PROTOCOL_KERNEL | RTPROT_RA => None,
-                _ => Some(What::Routes),
+                _ => Some(NsChange::Routes),
             },
             // RTM_NEWNEIGH, RTM_DELNEIGH: `struct ndmsg`; of those that the kernel learns by
             // itself, and forgets, there are many. One that somebody deletes has failed by then
@@ -114,10 +114,10 @@ impl Notified<'_> {
                 } else {
                     NUD_PERMANENT | NUD_FAILED
                 };
-                (of_ip && state & of_interest != 0).then_some(What::Neighbours)
+                (of_ip && state & of_interest != 0).then_some(NsChange::Neighbours)
             }
             // RTM_NEWNETCONF, RTM_DELNETCONF.
-            80 | 81 => Some(What::Sysctls),
+            80 | 81 => Some(NsChange::Sysctls),
             _ => None,
         }
     }

@@ -25,7 +25,8 @@ use serde_json::Value;
 
 use super::*;
 use crate::kernel::{
-    BridgeSettings, LOOPBACK, NewEnd, ObservedAddress, Op, ROUTE_PROTOCOL, RouteExtras, What,
+    BridgeSettings, LOOPBACK, NewEnd, Ns, NsChange, ObservedAddress, Op, ROUTE_PROTOCOL,
+    RouteExtras,
 };
 
 /// Runs a test on a thread that has a host of its own.
@@ -81,6 +82,10 @@ async fn go(kernel: &mut RealKernel, ops: &[Op]) {
 
 fn named(name: &str) -> Ns {
     Ns::Named(name.parse().unwrap())
+}
+
+fn added(ns: Ns) -> WatchChange {
+    WatchChange::Add { ns, inode: None }
 }
 
 fn add(name: &str) -> Op {
@@ -575,8 +580,8 @@ fn a_panic_ends_no_thread_and_leaves_it_at_home() {
 }
 
 /// Waits until it is told of this.
-async fn told(kernel: &mut RealKernel, ns: &str, what: What) {
-    let wanted = Notice::Changed(named(ns), what);
+async fn told(kernel: &mut RealKernel, ns: &str, what: NsChange) {
+    let wanted = KernelEvent::Changed(named(ns), what);
     let wait = async { while kernel.notice().await != wanted {} };
     tokio::time::timeout(Duration::from_secs(60), wait)
         .await
@@ -598,28 +603,31 @@ fn a_namespace_is_heard_that_has_no_id_and_two_names() {
         )
         .unwrap();
         kernel.watch(vec![
-            (named("a"), Some(0)),
-            (named("b"), Some(0)),
-            (named("none"), Some(0)),
+            added(named("a")),
+            added(named("b")),
+            added(named("none")),
         ]);
         ip(&["-n", "a", "address", "add", "10.0.0.1/24", "dev", "lo"]);
-        told(&mut kernel, "a", What::Address(LOOPBACK)).await;
-        told(&mut kernel, "b", What::Address(LOOPBACK)).await;
+        told(&mut kernel, "a", NsChange::Address(LOOPBACK)).await;
+        told(&mut kernel, "b", NsChange::Address(LOOPBACK)).await;
         assert!(
             ip(&["netns", "list-id"])
                 .as_array()
                 .is_none_or(Vec::is_empty),
             "the host's ids are its own"
         );
-        kernel.watch(vec![(named("b"), None)]);
+        kernel.watch(vec![WatchChange::Remove(named("b"))]);
         ip(&["-n", "a", "address", "add", "10.0.0.2/24", "dev", "lo"]);
         assert_eq!(
             kernel.heard(),
-            [Notice::Changed(named("a"), What::Address(LOOPBACK))]
+            [KernelEvent::Changed(
+                named("a"),
+                NsChange::Address(LOOPBACK)
+            )]
         );
-        kernel.watch(vec![(named("b"), Some(0))]);
+        kernel.watch(vec![added(named("b"))]);
         ip(&["-n", "b", "address", "add", "10.0.0.3/24", "dev", "lo"]);
-        told(&mut kernel, "b", What::Address(LOOPBACK)).await;
+        told(&mut kernel, "b", NsChange::Address(LOOPBACK)).await;
     });
 }
 
@@ -628,21 +636,21 @@ fn a_namespace_is_heard_that_has_no_id_and_two_names() {
 fn a_namespace_that_is_gone_is_told_of_and_its_successor_heard() {
     on_a_host(|mut kernel| async move {
         go(&mut kernel, &[add("a")]).await;
-        kernel.watch(vec![(named("a"), Some(0))]);
+        kernel.watch(vec![added(named("a"))]);
         kernel.rest();
         for _ in 0..3 {
             ip(&["netns", "delete", "a"]);
-            told(&mut kernel, "a", What::Everything).await;
+            told(&mut kernel, "a", NsChange::Everything).await;
             ip(&["netns", "add", "a"]);
-            kernel.watch(vec![(named("a"), Some(0))]);
+            kernel.watch(vec![added(named("a"))]);
             ip(&["-n", "a", "link", "set", "lo", "up"]);
             told(
                 &mut kernel,
                 "a",
-                What::Link {
+                NsChange::Link {
                     index: LOOPBACK,
                     name: "lo".into(),
-                    set: true,
+                    presence_changed: true,
                 },
             )
             .await;
@@ -662,32 +670,40 @@ fn who_stays_is_heard_when_many_go() {
         kernel.watch(
             names
                 .iter()
-                .map(|name| (named(name), Some(0)))
-                .chain([(Ns::Host, Some(0))])
+                .map(|name| added(named(name)))
+                .chain([added(Ns::Host)])
                 .collect(),
         );
         ip(&["-n", "n0", "address", "add", "10.0.0.1/24", "dev", "lo"]);
-        kernel.watch(names[1..].iter().map(|name| (named(name), None)).collect());
+        kernel.watch(
+            names[1..]
+                .iter()
+                .map(|name| WatchChange::Remove(named(name)))
+                .collect(),
+        );
         ip(&["-n", "n1", "address", "add", "10.0.0.1/24", "dev", "lo"]);
         ip(&["-n", "n0", "link", "set", "lo", "mtu", "9000"]);
         ip(&["-n", "n0", "route", "add", "blackhole", "10.1.0.0/24"]);
         ip(&["address", "add", "10.0.0.1/24", "dev", "lo"]);
         // Nothing of that sort is asked for on the host.
         ip(&["route", "add", "blackhole", "10.1.0.0/24"]);
-        let of_lo = What::Link {
+        let of_lo = NsChange::Link {
             index: LOOPBACK,
             name: "lo".into(),
-            set: false,
+            presence_changed: false,
         };
         let mut heard = kernel.heard();
-        heard.retain(|notice| !matches!(notice, Notice::Appeared(_)));
+        heard.retain(|notice| !matches!(notice, KernelEvent::Appeared(_)));
         let expected = [
-            (Ns::Host, What::Address(LOOPBACK)),
+            (Ns::Host, NsChange::Address(LOOPBACK)),
             (named("n0"), of_lo),
-            (named("n0"), What::Address(LOOPBACK)),
-            (named("n0"), What::Routes),
+            (named("n0"), NsChange::Address(LOOPBACK)),
+            (named("n0"), NsChange::Routes),
         ];
-        assert_eq!(heard, expected.map(|(ns, what)| Notice::Changed(ns, what)));
+        assert_eq!(
+            heard,
+            expected.map(|(ns, what)| KernelEvent::Changed(ns, what))
+        );
     });
 }
 
@@ -714,7 +730,7 @@ fn what_is_heard_no_more_is_looked_for_and_heard_anew() {
         let mut changes = BTreeSet::new();
         ears.hear(&mut changes);
         assert!(
-            changes.contains(&(named("a"), What::Everything)),
+            changes.contains(&(named("a"), NsChange::Everything)),
             "{changes:?}"
         );
         ears.attend(&kernel.local, &named("a")).unwrap();
@@ -726,7 +742,7 @@ fn what_is_heard_no_more_is_looked_for_and_heard_anew() {
         assert_eq!(
             changes,
             [Ns::Host, named("a")]
-                .map(|ns| (ns, What::Address(LOOPBACK)))
+                .map(|ns| (ns, NsChange::Address(LOOPBACK)))
                 .into()
         );
     });

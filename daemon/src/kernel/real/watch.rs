@@ -19,7 +19,7 @@ use nix::{
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{ears::Ears, local::Local, names::Names, worker};
-use crate::kernel::{Notice, Ns, What};
+use crate::kernel::{KernelEvent, Ns, NsChange, WatchChange};
 
 /// Tokens of the names and of the namespaces.
 const NAMES: u64 = 0;
@@ -35,8 +35,8 @@ pub(super) struct Watch {
     mounts: AsyncFd<File>,
     ears: Ears,
     /// Heard, and not told yet.
-    heard: VecDeque<Notice>,
-    changes: BTreeSet<(Ns, What)>,
+    heard: VecDeque<KernelEvent>,
+    changes: BTreeSet<(Ns, NsChange)>,
 }
 
 #[derive(Debug)]
@@ -97,12 +97,13 @@ impl Watch {
 
     /// Listens to those namespaces that are to be listened to and are there, and no more to the
     /// others.
-    pub fn change(&mut self, local: &Local, namespaces: Vec<(Ns, Option<u64>)>) {
-        let (going, coming): (Vec<_>, Vec<_>) = namespaces
-            .into_iter()
-            .partition(|(_, inode)| inode.is_none());
+    pub fn change(&mut self, local: &Local, changes: Vec<WatchChange>) {
         let before = self.ears.count();
-        going.iter().for_each(|(ns, _)| self.ears.leave(ns));
+        for change in &changes {
+            if let WatchChange::Remove(ns) = change {
+                self.ears.leave(ns);
+            }
+        }
         let left = before - self.ears.count();
         if left >= worker::MANY && left > self.ears.count() {
             // What so many say on their way out would be heard for nothing.
@@ -111,8 +112,11 @@ impl Watch {
             }
         }
         // Most often each is known, and there are many.
-        for (ns, inode) in coming {
-            if inode == self.ears.inode(&ns) {
+        for change in changes {
+            let WatchChange::Add { ns, inode } = change else {
+                continue;
+            };
+            if inode.is_some() && inode == self.ears.inode(&ns) {
                 continue;
             }
             if let Err(errno) = self.ears.attend(local, &ns) {
@@ -134,7 +138,7 @@ impl Watch {
     }
 
     /// Waits for the next notice. Nothing is lost when it is dropped.
-    pub async fn next(&mut self) -> Notice {
+    pub async fn next(&mut self) -> KernelEvent {
         loop {
             if let Some(notice) = self.pop() {
                 return notice;
@@ -153,16 +157,16 @@ impl Watch {
         }
     }
 
-    fn pop(&mut self) -> Option<Notice> {
+    fn pop(&mut self) -> Option<KernelEvent> {
         self.heard.pop_front().or_else(|| {
             let (ns, what) = self.changes.pop_first()?;
-            Some(Notice::Changed(ns, what))
+            Some(KernelEvent::Changed(ns, what))
         })
     }
 
     /// Everything that can be heard now, after changes of one's own: mounts among those are no
     /// news.
-    pub fn heard(&mut self) -> Vec<Notice> {
+    pub fn heard(&mut self) -> Vec<KernelEvent> {
         self.read();
         let mut mounts = [PollFd::new(self.mounts.as_fd(), PollFlags::POLLPRI)];
         let _told_once = poll(&mut mounts, PollTimeout::ZERO);
@@ -193,7 +197,7 @@ impl Watch {
             tracing::warn!(error = errno.desc(), "{} is watched anew", worker::RUN);
             self.names = None;
             self.watch_names();
-            self.heard.push_back(Notice::NamesLost);
+            self.heard.push_back(KernelEvent::NamesLost);
         }
     }
 }

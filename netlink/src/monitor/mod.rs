@@ -1,0 +1,3 @@
+//! Notifications of changes in namespaces and in `/run/netns`.
+
+pub mod event;

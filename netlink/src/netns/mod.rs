@@ -1,0 +1,3 @@
+//! Network namespaces: their files in `/run/netns`.
+
+pub mod file;
