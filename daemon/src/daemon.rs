@@ -48,13 +48,14 @@ use crate::{
     engine::{Engine, View},
     http::{self, AppState, Tls},
     kernel::{look::Look, real::RealKernel},
+    liveness::Liveness,
     metrics::Metrics,
     model::format_rfc3339,
     process::Processes,
-    sandbox,
+    sandbox, service_manager,
     settings::{LogFormat, Settings, Wrong},
     store::{AuditLog, History},
-    watchdog::{self, Liveness},
+    watchdog,
 };
 
 /// Why the daemon did not start, or stopped, in a sentence.
@@ -198,9 +199,9 @@ pub async fn run(settings: Settings, ready: impl FnOnce(&Serving)) -> Result<()>
     };
     if is_ready {
         tracing::info!("ready");
-        tell_manager(&[NotifyState::Ready]);
+        service_manager::notify(&[NotifyState::Ready]);
         ready(&serving);
-        let watchdog = watchdog::start(&rooms.metrics).map_err(|error| {
+        let watchdog = watchdog::start(rooms.metrics.liveness.clone()).map_err(|error| {
             Failure::Other(format!("the watchdog's thread cannot be started: {error}"))
         })?;
         signals.next().await;
@@ -208,7 +209,7 @@ pub async fn run(settings: Settings, ready: impl FnOnce(&Serving)) -> Result<()>
     }
     reloading.abort();
     tracing::info!("stopping");
-    tell_manager(&[NotifyState::Stopping]);
+    service_manager::notify(&[NotifyState::Stopping]);
     drop(socket_file);
     let _ = stop.send(true);
     drain(&mut servers, &mut signals).await;
@@ -270,7 +271,7 @@ fn start_rooms(
     let database = settings.state_dir.join("netnsd.db");
     let (shown, newest) = watch::channel(0);
     let mut metrics = Metrics::default();
-    metrics.liveness = Liveness::new(sd_notify::watchdog_enabled());
+    metrics.liveness = Liveness::new(sd_notify::watchdog_enabled()).into();
     let metrics = Arc::new(metrics);
     let (engine, thread) = Engine::start(
         &database,
@@ -375,15 +376,6 @@ async fn drain(servers: &mut JoinSet<()>, signals: &mut Signals) {
             tracing::warn!("told to stop twice: ending at once");
             std::process::exit(1);
         }
-    }
-}
-
-// ---- The service manager
-// ---------------------------------------------------------------------------------------
-
-pub(crate) fn tell_manager(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(%error, "the service manager could not be told {states:?}");
     }
 }
 

@@ -14,6 +14,7 @@ pub mod fuzz;
 pub mod http;
 pub mod intent;
 pub mod kernel;
+pub mod liveness;
 pub mod memory;
 pub mod metrics;
 pub mod model;
@@ -24,6 +25,7 @@ pub mod process;
     reason = "what is done between fork and exec, and an ioctl"
 )]
 pub mod sandbox;
+mod service_manager;
 pub mod settings;
 pub mod shares;
 pub mod store;

@@ -15,7 +15,7 @@ use netnsd::{
 };
 
 fn main() -> ExitCode {
-    memory::one_arena();
+    memory::use_single_arena();
     match start() {
         Ok(code) => code,
         Err(failure) => {

@@ -1,23 +1,24 @@
-//! The allocator: one arena, and memory that is given back.
+//! The C library's allocator: one arena, and free pages returned to the kernel.
 
 #![allow(
     unsafe_code,
     reason = "mallopt(3) and malloc_trim(3) have no safe forms"
 )]
 
-/// Has all threads allocate from one arena (`mallopt(3)`; other C libraries than glibc have no
-/// others). The engine's threads hand what they make to each other: of an arena for each, every one
-/// would keep holes for what went away from it.
-pub fn one_arena() {
+/// Makes all threads allocate from one arena (mallopt(3); only glibc has several). The engine's
+/// threads pass what they allocate to each other, so every arena of a thread would keep holes.
+pub fn use_single_arena() {
     #[cfg(target_env = "gnu")]
     // SAFETY: it takes no pointer.
-    let _as_before_where_refused = unsafe { nix::libc::mallopt(nix::libc::M_ARENA_MAX, 1) };
+    unsafe {
+        // A refusal leaves the default number of arenas, which costs memory only.
+        nix::libc::mallopt(nix::libc::M_ARENA_MAX, 1);
+    }
 }
 
-/// Gives the pages that the allocator holds for nobody back to the kernel: after work on many
-/// resources at once that is more than everything that stays (`malloc_trim(3)`; other C libraries
-/// than glibc have none). Takes a millisecond or two.
-pub(crate) fn give_back() {
+/// Returns the allocator's free pages to the kernel (malloc_trim(3); only glibc has it). After work
+/// on many resources they are more than all that stays in use. Takes a millisecond or two.
+pub(crate) fn trim_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: it takes no pointer, and locks what it walks through.
     unsafe {

@@ -1,8 +1,8 @@
-//! What the daemon counts, as Prometheus reads it. Every label has a bounded number of values.
+//! Prometheus metrics. Every label has a bounded number of values.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use netnsd_api::State;
+use netnsd_api::{Kind, State};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text::encode},
     metrics::{
@@ -15,12 +15,9 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::{
-    engine::View,
-    watchdog::{Liveness, Part},
-};
+use crate::liveness::{Liveness, Part};
 
-/// A request, by the pattern of its path.
+/// Labels of a request; `route` is the pattern of its path.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Request {
     method: String,
@@ -28,28 +25,28 @@ struct Request {
     code: u16,
 }
 
-/// A route.
+/// Labels of a route.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Route {
     method: String,
     route: String,
 }
 
-/// An operation of the kernel room, and how it ended: `ok`, or the kernel's error by name.
+/// Labels of a kernel operation; `result` is `ok` or the name of the errno.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Operation {
     op: String,
     result: String,
 }
 
-/// Resources of a kind in a state.
+/// Labels of the number of resources.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Standing {
+struct ResourceState {
     kind: String,
     state: String,
 }
 
-/// Everything that is counted.
+/// All metrics of the daemon.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -62,16 +59,16 @@ pub struct Metrics {
     commit_failures: Counter,
     commit_time: Histogram,
     queued: Gauge,
-    resources: Family<Standing, Gauge>,
+    resources: Family<ResourceState, Gauge>,
     memory: Gauge,
     cpu: Gauge<f64, std::sync::atomic::AtomicU64>,
     descriptors: Gauge,
-    /// Steps that the watchdog looks for.
-    pub liveness: Liveness,
+    /// Progress counters that the watchdog reads.
+    pub liveness: Arc<Liveness>,
 }
 
-/// From a tenth of a millisecond to some ten seconds.
-fn times() -> Histogram {
+/// Returns a histogram of times from 0.1 ms to some 15 s.
+fn time_histogram() -> Histogram {
     Histogram::new(exponential_buckets(0.0001, 2.5, 14))
 }
 
@@ -81,19 +78,19 @@ impl Default for Metrics {
         let mut metrics = Self {
             registry: Registry::default(),
             requests: Family::default(),
-            request_time: Family::new_with_constructor(times),
+            request_time: Family::new_with_constructor(time_histogram),
             operations: Family::default(),
-            batch_time: times(),
+            batch_time: time_histogram(),
             repairs: Counter::default(),
             commits: Counter::default(),
             commit_failures: Counter::default(),
-            commit_time: times(),
+            commit_time: time_histogram(),
             queued: Gauge::default(),
             resources: Family::default(),
             memory: Gauge::default(),
             cpu: Gauge::default(),
             descriptors: Gauge::default(),
-            liveness: Liveness::default(),
+            liveness: Arc::default(),
         };
         registry.register(
             "build",
@@ -174,9 +171,9 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// A request was answered. Without a route (no such path) all paths are one.
-    pub fn request(&self, method: &str, route: Option<&str>, code: u16, time: Duration) {
-        self.liveness.step(Part::Runtime);
+    /// Counts a request and its time. `route` is `None` if no route matches the path.
+    pub fn record_request(&self, method: &str, route: Option<&str>, code: u16, time: Duration) {
+        self.liveness.record_progress(Part::Runtime);
         let (method, route) = (known_method(method), route.unwrap_or("none").to_owned());
         let label = Route {
             method: method.clone(),
@@ -194,8 +191,8 @@ impl Metrics {
             .inc();
     }
 
-    /// An operation was done, or refused with this error.
-    pub fn operation(&self, op: &str, error: Option<nix::errno::Errno>) {
+    /// Counts a kernel operation that succeeded, or failed with this error.
+    pub fn record_operation(&self, op: &str, error: Option<nix::errno::Errno>) {
         let result = error.map_or_else(|| "ok".to_owned(), |errno| format!("{errno:?}"));
         self.operations
             .get_or_create(&Operation {
@@ -205,34 +202,38 @@ impl Metrics {
             .inc();
     }
 
-    /// A batch of operations took so long.
-    pub fn batch(&self, time: Duration) {
+    /// Counts the time of a batch of kernel operations.
+    pub fn record_batch(&self, time: Duration) {
         self.batch_time.observe(time.as_secs_f64());
     }
 
-    /// A resource that others changed was put right.
-    pub fn repair(&self) {
+    /// Counts a resource whose drift was repaired.
+    pub fn record_repair(&self) {
         self.repairs.inc();
     }
 
-    /// A commit took so long, and whether it failed.
-    pub fn commit(&self, time: Duration, failed: bool) {
-        self.liveness.step(Part::Engine);
+    /// Counts a commit and its time.
+    pub fn record_commit(&self, time: Duration, failed: bool) {
+        self.liveness.record_progress(Part::Engine);
         self.commits.inc();
         self.commit_failures.inc_by(u64::from(failed));
         self.commit_time.observe(time.as_secs_f64());
     }
 
-    /// Returns everything as text, with what is known only by looking; `queued` is the number of
-    /// writes in the queue.
+    /// Renders all metrics as OpenMetrics text, the gauges updated: `states` counts the resources
+    /// of each kind by their state, `queued` is the number of queued writes.
     ///
     /// # Errors
-    /// When the text cannot be written, which memory gives no reason for.
-    pub fn text(&self, view: &View, queued: usize) -> Result<String, std::fmt::Error> {
+    /// If the text cannot be formatted.
+    pub fn render(
+        &self,
+        states: &[(Kind, BTreeMap<State, usize>)],
+        queued: usize,
+    ) -> Result<String, std::fmt::Error> {
         self.queued.set(i64::try_from(queued).unwrap_or(i64::MAX));
-        for (kind, states) in view.states_by_kind() {
+        for (kind, states) in states {
             for state in State::ALL {
-                let label = Standing {
+                let label = ResourceState {
                     kind: kind.to_string(),
                     state: state.as_str().to_owned(),
                 };
@@ -242,14 +243,14 @@ impl Metrics {
                     .set(i64::try_from(count).unwrap_or(i64::MAX));
             }
         }
-        self.look_at_process();
+        self.update_process_gauges();
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
     }
 
-    /// `proc_pid_stat(5)`; where `/proc` does not tell, the last values stay.
-    fn look_at_process(&self) {
+    /// Reads the gauges of the process from proc_pid_stat(5); if that fails, the last values stay.
+    fn update_process_gauges(&self) {
         let Ok(process) = procfs::process::Process::myself() else {
             return;
         };
@@ -266,7 +267,7 @@ impl Metrics {
     }
 }
 
-/// Methods that clients make up are all one.
+/// Returns the method; unknown methods become one, so that clients cannot create labels.
 fn known_method(method: &str) -> String {
     match method {
         "GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE" | "OPTIONS" => method.to_owned(),

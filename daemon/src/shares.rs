@@ -1,4 +1,4 @@
-//! Bounded numbers of places: a share for each holder, and a bound on all together.
+//! Bounded numbers of slots: a share for each holder, and a bound on all holders together.
 
 use std::{
     collections::HashMap,
@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-/// Places that are taken, by their holders.
+/// Slots in use, by their holders.
 #[derive(Debug, Clone)]
 pub struct Shares<K: Hash + Eq> {
     counts: Arc<Mutex<Counts<K>>>,
@@ -17,33 +17,33 @@ pub struct Shares<K: Hash + Eq> {
 
 #[derive(Debug)]
 struct Counts<K> {
-    all: usize,
-    of: HashMap<K, usize>,
+    total: usize,
+    by_holder: HashMap<K, usize>,
 }
 
-/// A place, until it is dropped.
+/// A slot in use; dropping it frees the slot.
 #[derive(Debug)]
-pub struct Place<K: Hash + Eq> {
+pub struct Slot<K: Hash + Eq> {
     shares: Shares<K>,
     holder: K,
     size: usize,
 }
 
-/// The bound that leaves no place, with the number of places taken.
+/// The bound that was reached, with the number of slots in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Full {
-    /// All holders together have as many as there may be.
-    All(usize),
-    /// The holder has its share.
-    Share(usize),
+pub enum LimitReached {
+    /// All holders together use as many slots as there are.
+    Total(usize),
+    /// The holder uses its whole share.
+    Holder(usize),
 }
 
 impl<K: Hash + Eq> Default for Shares<K> {
     fn default() -> Self {
         Self {
             counts: Arc::new(Mutex::new(Counts {
-                all: 0,
-                of: HashMap::new(),
+                total: 0,
+                by_holder: HashMap::new(),
             })),
             freed: Arc::default(),
         }
@@ -51,50 +51,51 @@ impl<K: Hash + Eq> Default for Shares<K> {
 }
 
 impl<K: Hash + Eq + Clone> Shares<K> {
-    /// Takes a place, where the holder has fewer than `share` and all together have fewer than
-    /// `most`.
+    /// Acquires a slot if the holder uses fewer than `share` and all together fewer than `total`.
     ///
     /// # Errors
     /// The bound that is reached.
-    pub fn take(&self, holder: K, share: usize, most: usize) -> Result<Place<K>, Full> {
-        self.take_sized(holder, 1, share, most)
+    pub fn acquire(&self, holder: K, share: usize, total: usize) -> Result<Slot<K>, LimitReached> {
+        self.acquire_sized(holder, 1, share, total)
     }
 
-    /// Takes a place as soon as the holder has fewer than `share`.
-    pub async fn wait(&self, holder: K, share: usize) -> Place<K> {
+    /// Waits until the holder uses fewer than `share`, then acquires a slot.
+    pub async fn acquire_when_free(&self, holder: K, share: usize) -> Slot<K> {
         loop {
             let freed = self.freed.notified();
-            if let Ok(place) = self.take(holder.clone(), share, usize::MAX) {
-                return place;
+            if let Ok(slot) = self.acquire(holder.clone(), share, usize::MAX) {
+                return slot;
             }
             freed.await;
         }
     }
 
-    /// Takes a place that counts as `size`. The last one may be larger than what is left: it counts
-    /// as that, so that a holder takes no more than its share from all.
+    /// Acquires a slot that counts as `size`. The last slot of a share may be larger than what is
+    /// left of the share: it then counts as what is left, so that a holder never uses more than its
+    /// share.
     ///
     /// # Errors
     /// The bound that is reached.
-    pub fn take_sized(
+    pub fn acquire_sized(
         &self,
         holder: K,
         size: usize,
         share: usize,
-        most: usize,
-    ) -> Result<Place<K>, Full> {
-        let mut counts = self.lock();
-        let own = counts.of.get(&holder).copied().unwrap_or_default();
-        if counts.all >= most {
-            return Err(Full::All(counts.all));
+        total: usize,
+    ) -> Result<Slot<K>, LimitReached> {
+        let mut counts = self.lock_counts();
+        let own = counts.by_holder.get(&holder).copied().unwrap_or_default();
+        if counts.total >= total {
+            return Err(LimitReached::Total(counts.total));
         }
         if own >= share {
-            return Err(Full::Share(own));
+            return Err(LimitReached::Holder(own));
         }
+
         let size = size.min(share - own);
-        counts.all += size;
-        counts.of.insert(holder.clone(), own + size);
-        Ok(Place {
+        counts.total += size;
+        counts.by_holder.insert(holder.clone(), own + size);
+        Ok(Slot {
             shares: self.clone(),
             holder,
             size,
@@ -103,24 +104,24 @@ impl<K: Hash + Eq + Clone> Shares<K> {
 }
 
 impl<K: Hash + Eq> Shares<K> {
-    /// Returns the number of places that are taken.
-    pub fn taken(&self) -> usize {
-        self.lock().all
+    /// Returns the number of slots in use.
+    pub fn in_use(&self) -> usize {
+        self.lock_counts().total
     }
 
-    fn lock(&self) -> MutexGuard<'_, Counts<K>> {
+    fn lock_counts(&self) -> MutexGuard<'_, Counts<K>> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<K: Hash + Eq> Drop for Place<K> {
+impl<K: Hash + Eq> Drop for Slot<K> {
     fn drop(&mut self) {
-        let mut counts = self.shares.lock();
-        counts.all -= self.size;
-        if let Some(own) = counts.of.get_mut(&self.holder) {
+        let mut counts = self.shares.lock_counts();
+        counts.total -= self.size;
+        if let Some(own) = counts.by_holder.get_mut(&self.holder) {
             *own -= self.size;
             if *own == 0 {
-                counts.of.remove(&self.holder);
+                counts.by_holder.remove(&self.holder);
             }
         }
         drop(counts);
@@ -130,10 +131,10 @@ impl<K: Hash + Eq> Drop for Place<K> {
 
 #[cfg(test)]
 impl<K: Hash + Eq> Shares<K> {
-    /// Returns true if nobody has a place and no holder is remembered.
+    /// Returns true if no slot is in use and no holder is remembered.
     pub(crate) fn is_empty(&self) -> bool {
-        let counts = self.lock();
-        counts.all == 0 && counts.of.is_empty()
+        let counts = self.lock_counts();
+        counts.total == 0 && counts.by_holder.is_empty()
     }
 }
 
@@ -142,22 +143,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn holder_takes_no_more_than_its_share_from_all() {
+    fn holder_uses_no_more_than_its_share() {
         let shares = Shares::default();
-        let large = shares.take_sized("a", 900, 100, 350).unwrap();
+        let large = shares.acquire_sized("a", 900, 100, 350).unwrap();
         assert_eq!(
-            shares.take_sized("a", 1, 100, 350).unwrap_err(),
-            Full::Share(100)
+            shares.acquire_sized("a", 1, 100, 350).unwrap_err(),
+            LimitReached::Holder(100)
         );
-        let others = ["b", "c"].map(|holder| shares.take_sized(holder, 100, 100, 350).unwrap());
+        let others = ["b", "c"].map(|holder| shares.acquire_sized(holder, 100, 100, 350).unwrap());
         assert_eq!(
-            shares.take_sized("d", 60, 100, 350).map(|place| place.size),
+            shares
+                .acquire_sized("d", 60, 100, 350)
+                .map(|slot| slot.size),
             Ok(60)
         );
-        let last = shares.take_sized("d", 60, 100, 350).unwrap();
+        let last = shares.acquire_sized("d", 60, 100, 350).unwrap();
         assert_eq!(
-            shares.take_sized("e", 1, 100, 350).unwrap_err(),
-            Full::All(360)
+            shares.acquire_sized("e", 1, 100, 350).unwrap_err(),
+            LimitReached::Total(360)
         );
         drop((large, others, last));
         assert!(shares.is_empty());

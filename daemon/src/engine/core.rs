@@ -26,11 +26,11 @@ use crate::{
     access::{Authenticator, Refusals, audit},
     intent::Intent,
     kernel::{Kernel, KernelEvent, Ns, Observed, WatchChange},
+    liveness::Part,
     memory,
     metrics::Metrics,
     model::{Record, Row, Spec},
     store::{AuxRecord, Commit, RowChange, Store, StoreError},
-    watchdog::Part,
 };
 
 /// How long the engine is idle before it writes down what it knows to be done; and how long when
@@ -115,11 +115,11 @@ impl<K: Kernel> Core<K> {
         access: &Authenticator,
     ) -> Result<Self, StoreError> {
         let mut store = Store::open(database).await?;
-        let rows = store.load().await?;
-        access.load(store.tokens().await?);
-        let journal = Journal::new(store.newest_event().await?, shown);
-        let audited = store.newest_audit().await?;
-        let intent = Intent::new(store.machine_key().await?);
+        let rows = store.load_resources().await?;
+        access.load(store.load_tokens().await?);
+        let journal = Journal::new(store.load_newest_event_id().await?, shown);
+        let audited = store.load_newest_audit_id().await?;
+        let intent = Intent::new(store.load_machine_key().await?);
         let mut core = Self {
             kernel,
             store,
@@ -222,7 +222,7 @@ impl<K: Kernel> Core<K> {
         self.rest().await;
         let mut waiting = Turns::default();
         loop {
-            self.metrics.liveness.step(Part::Engine);
+            self.metrics.liveness.record_progress(Part::Engine);
             let alarm = self.next_alarm();
             tokio::select! {
                 request = queue.recv() => {
@@ -251,7 +251,7 @@ impl<K: Kernel> Core<K> {
                 notice = self.kernel.notice() => self.notice(notice, &BTreeMap::new()),
                 () = tokio::time::sleep_until(alarm.into()) => self.wake().await,
                 // Only to make a step.
-                () = self.metrics.liveness.wait() => continue,
+                () = self.metrics.liveness.wait_until_idle_step() => continue,
             }
             self.rest().await;
         }
@@ -270,8 +270,8 @@ impl<K: Kernel> Core<K> {
     async fn rest(&mut self) {
         self.kernel.rest();
         if std::mem::take(&mut self.large) {
-            self.store.give_back().await;
-            memory::give_back();
+            self.store.release_memory().await;
+            memory::trim_heap();
         }
     }
 
@@ -290,7 +290,7 @@ impl<K: Kernel> Core<K> {
     }
 
     async fn carry_out_batch(&mut self, waiting: &mut Turns) {
-        self.metrics.liveness.step(Part::Engine);
+        self.metrics.liveness.record_progress(Part::Engine);
         let batch = self.take_batch(waiting);
         self.carry_out(batch).await;
     }
@@ -550,7 +550,7 @@ impl<K: Kernel> Core<K> {
             self.refusals.put_back(refusals);
         }
         if commit != Commit::default() {
-            self.metrics.commit(start.elapsed(), result.is_err());
+            self.metrics.record_commit(start.elapsed(), result.is_err());
         }
         result?;
         self.confirmations.clear();

@@ -527,7 +527,7 @@ impl<K: Kernel> Core<K> {
         for (resource, operations) in done {
             if drifted.contains(resource) && self.stands(resource) {
                 self.drift.repaired(resource, operations);
-                self.metrics.repair();
+                self.metrics.record_repair();
             }
         }
     }

@@ -28,7 +28,7 @@ use crate::{
     access::{Authenticator, Refusals},
     kernel::Kernel,
     metrics::Metrics,
-    shares::{Place, Shares},
+    shares::{Shares, Slot},
     store::{AuxRecord, StoreError},
 };
 
@@ -68,7 +68,7 @@ struct Message {
     /// `None` after the answer was sent.
     answer: Option<oneshot::Sender<Result<Written, Problem>>>,
     /// Its place in the queue, which it gives back when it is done.
-    _place: Place<String>,
+    _place: Slot<String>,
 }
 
 impl Message {
@@ -245,7 +245,7 @@ impl Engine {
 
     /// Returns the number of writes that are waiting or under way.
     pub fn pending_writes(&self) -> usize {
-        self.places.taken()
+        self.places.in_use()
     }
 
     fn send(&self, request: Request) -> Result<(), Problem> {

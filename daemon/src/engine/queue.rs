@@ -7,7 +7,7 @@ use netnsd_api::{Code, Problem, Role};
 use super::{Message, QUEUE};
 use crate::{
     access::Caller,
-    shares::{Full, Place, Shares},
+    shares::{LimitReached, Shares, Slot},
 };
 
 /// Writes of one caller that may wait at once, of the [`QUEUE`] for all; admins may fill it.
@@ -22,7 +22,7 @@ pub(super) const RESERVE: usize = QUEUE / 8;
 pub(super) fn take_place(
     places: &Shares<String>,
     caller: &Caller,
-) -> Result<Place<String>, Problem> {
+) -> Result<Slot<String>, Problem> {
     let is_admin = caller.role == Role::Admin;
     let (share, most) = if is_admin {
         (QUEUE + RESERVE, QUEUE + RESERVE)
@@ -30,13 +30,13 @@ pub(super) fn take_place(
         (SHARE, QUEUE)
     };
     places
-        .take(caller.name.clone(), share, most)
+        .acquire(caller.name.clone(), share, most)
         .map_err(|full| {
             let detail = match full {
-                Full::All(count) => {
+                LimitReached::Total(count) => {
                     format!("the queue of writes is full ({count} wait): try again in a moment")
                 }
-                Full::Share(own) => {
+                LimitReached::Holder(own) => {
                     format!(
                         "{own} writes of {} wait already, which is its share: try again later",
                         caller.name
@@ -159,7 +159,7 @@ mod tests {
             .map(|message| name(&message))
             .collect();
         assert_eq!(order, ["r0", "b0", "r2"]);
-        assert!(turns.is_empty() && places.taken() == 0);
+        assert!(turns.is_empty() && places.in_use() == 0);
     }
 
     #[test]
@@ -170,7 +170,7 @@ mod tests {
             caller("blue", Role::Operator),
             caller("root", Role::Admin),
         );
-        let mut held: Vec<Place<String>> = (0..SHARE)
+        let mut held: Vec<Slot<String>> = (0..SHARE)
             .map(|_| take_place(&places, &red).unwrap())
             .collect();
         assert_eq!(
@@ -184,7 +184,7 @@ mod tests {
                 Err(_) => break,
             }
         }
-        assert_eq!(places.taken(), QUEUE);
+        assert_eq!(places.in_use(), QUEUE);
         held.extend((0..RESERVE).map(|_| take_place(&places, &root).unwrap()));
         assert!(take_place(&places, &root).is_err());
         drop(held);

@@ -14,7 +14,7 @@ use crate::{
         BridgeSettings, DnsFile, NewEnd, Ns, ObservedAddress, Op, RouteExtras, sim::SimKernel,
     },
     model::{Change, ChangeKind, Document, DocumentItem, Spec},
-    store::{AuditLog, AuxRecord, Filter, History},
+    store::{AuditLog, AuxRecord, EventFilter, History},
 };
 
 struct House {
@@ -899,7 +899,7 @@ async fn events_tell_what_happened_and_not_what_was_refused() {
         .history
         .as_ref()
         .unwrap()
-        .after(0, &Filter::default(), 1000)
+        .read_after(0, &EventFilter::default(), 1000)
         .await
         .unwrap();
     let told: Vec<String> = events
@@ -977,16 +977,16 @@ async fn a_pass_repairs_and_tells_so() {
         netnsd_api::EventType::Drifted,
         netnsd_api::EventType::Repaired,
     ];
-    let filter = Filter {
+    let filter = EventFilter {
         types,
         names: vec!["lan0".into()],
-        ..Filter::default()
+        ..EventFilter::default()
     };
     let (events, _) = house
         .history
         .as_ref()
         .unwrap()
-        .after(0, &filter, 1000)
+        .read_after(0, &filter, 1000)
         .await
         .unwrap();
     assert_eq!(events.len(), 2, "{events:?}");
@@ -1022,11 +1022,11 @@ async fn a_write_that_does_not_wait_is_durable_and_its_failure_shows_in_its_stat
         .history
         .as_ref()
         .unwrap()
-        .after(
+        .read_after(
             0,
-            &Filter {
+            &EventFilter {
                 names: vec!["br7".into()],
-                ..Filter::default()
+                ..EventFilter::default()
             },
             9,
         )

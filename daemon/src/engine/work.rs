@@ -12,9 +12,9 @@ use tokio::sync::watch;
 use super::{batch::Accepted, core::Core};
 use crate::{
     kernel::{BatchOp, Kernel, Ns, Observed, Op, OpError, WatchChange, sysctl},
+    liveness::Part,
     model::{ChangeKind, Record, Spec, ipv6_switches},
     plan::{self, Found, Hands, Plan, Step, Task, Verdict},
-    watchdog::Part,
 };
 
 /// What the kernel refused, by the resource that it was for.
@@ -241,7 +241,7 @@ impl<K: Kernel> Core<K> {
     }
 
     pub(super) async fn observe(&mut self, work: &Work) -> Result<Observed, OpError> {
-        self.metrics.liveness.step(Part::Engine);
+        self.metrics.liveness.record_progress(Part::Engine);
         self.large |= work.parts.len() + work.looked_at.len() >= LARGE;
         let mut tasks = self.tasks(work.parts.keys().chain(&work.looked_at), work);
         tasks.extend(self.gone_tasks(work));
@@ -519,7 +519,7 @@ impl<K: Kernel> Core<K> {
         let (progress, total) = (work.progress.clone(), before + steps.len());
         let metrics = self.metrics.clone();
         let tell = move |done: usize| {
-            metrics.liveness.step(Part::Engine);
+            metrics.liveness.record_progress(Part::Engine);
             if let Some(progress) = &progress {
                 progress.send_replace(Progress {
                     done: before + done,
@@ -536,10 +536,10 @@ impl<K: Kernel> Core<K> {
         self.kernel.watch(going.collect());
         let start = Instant::now();
         let outcomes = self.kernel.execute(&batch, Box::new(tell)).await;
-        self.metrics.batch(start.elapsed());
+        self.metrics.record_batch(start.elapsed());
         for (step, outcome) in steps.into_iter().zip(outcomes) {
             if let Some(outcome) = &outcome {
-                self.metrics.operation(
+                self.metrics.record_operation(
                     step.op.label(),
                     outcome.as_ref().err().map(|error| error.errno),
                 );

@@ -160,7 +160,7 @@ async fn metrics(State(app): State<App>, RawQuery(query): RawQuery) -> Answer {
     query::none(query.as_deref())?;
     let text = app
         .metrics
-        .text(&app.view, app.engine.pending_writes())
+        .render(&app.view.states_by_kind(), app.engine.pending_writes())
         .map_err(resource::internal)?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())

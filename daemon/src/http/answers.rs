@@ -16,7 +16,7 @@ use netnsd_api::{Code, Role};
 use super::{problem::Failure, resource::internal};
 use crate::{
     access::Caller,
-    shares::{Full, Place, Shares},
+    shares::{LimitReached, Shares, Slot},
 };
 
 /// Length up to which an answer is not counted: a socket's send buffer holds it.
@@ -45,14 +45,14 @@ pub(super) async fn bound_unsent(
     };
     // Before anything is done for it. Those who leave nothing unread get small answers, and change
     // things, however much others do.
-    if let Err(full) = unsent.take_sized(caller.name.clone(), 0, share, usize::MAX) {
+    if let Err(full) = unsent.acquire_sized(caller.name.clone(), 0, share, usize::MAX) {
         return refuse(&caller, full);
     }
     let (parts, body) = next.run(request).await.into_parts();
     let Some(size) = body.size_hint().exact().filter(|size| *size > SMALL as u64) else {
         return Response::from_parts(parts, body);
     };
-    let place = match unsent.take_sized(caller.name.clone(), size as usize, share, all) {
+    let place = match unsent.acquire_sized(caller.name.clone(), size as usize, share, all) {
         Err(full) if is_read => return refuse(&caller, full),
         // A change that was made, or a command that was run, is answered all the same.
         place => place.ok(),
@@ -73,7 +73,7 @@ pub(super) async fn bound_unsent(
 /// An answer's bytes: hyper drops them once they are written.
 struct Counted {
     bytes: Bytes,
-    _place: Option<Place<String>>,
+    _place: Option<Slot<String>>,
 }
 
 impl AsRef<[u8]> for Counted {
@@ -82,15 +82,15 @@ impl AsRef<[u8]> for Counted {
     }
 }
 
-fn refuse(caller: &Caller, full: Full) -> Response {
+fn refuse(caller: &Caller, full: LimitReached) -> Response {
     let detail = match full {
-        Full::Share(bytes) => {
+        LimitReached::Holder(bytes) => {
             format!(
                 "{bytes} bytes of answers to {} are unread: read them, or close their connections",
                 caller.name
             )
         }
-        Full::All(bytes) => {
+        LimitReached::Total(bytes) => {
             format!("{bytes} bytes of answers to all are unread: try again in a moment")
         }
     };
@@ -153,7 +153,7 @@ mod tests {
         drop(bytes);
         // A change is made and answered even if its answer is more than the share.
         let changed = ask("a", Role::Viewer, Method::POST, "/large").await;
-        assert_eq!((changed.status(), unsent.taken()), (StatusCode::OK, SHARE));
+        assert_eq!((changed.status(), unsent.in_use()), (StatusCode::OK, SHARE));
         drop((changed, again));
 
         let mut held = Vec::new();

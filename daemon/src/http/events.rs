@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     access::Caller,
-    store::{Filter, History},
+    store::{EventFilter, History},
 };
 
 /// How often a comment is sent while nothing happens.
@@ -40,7 +40,7 @@ async fn events(
     headers: HeaderMap,
 ) -> Answer {
     let mut query = Query::read(query.as_deref())?;
-    let filter = Filter {
+    let filter = EventFilter {
         kinds: query.values("kind")?,
         names: query.conditions("name")?,
         prefix: caller.prefix.clone(),
@@ -53,9 +53,11 @@ async fn events(
         return list(&history, since.unwrap_or(0), &filter).await;
     }
     let since = last_event_id(&headers)?.or(since);
-    let newest = history.newest();
+    let newest = history.newest_id();
     // What is no longer kept cannot be told, and a number yet to come is none of this history.
-    let at = since.map_or(newest, |since| since.clamp(history.floor(), newest));
+    let at = since.map_or(newest, |since| {
+        since.clamp(history.last_trimmed_id(), newest)
+    });
     let reader = Reader {
         history,
         filter,
@@ -72,11 +74,11 @@ async fn events(
         .into_response())
 }
 
-async fn list(history: &History, since: u64, filter: &Filter) -> Answer {
+async fn list(history: &History, since: u64, filter: &EventFilter) -> Answer {
     let mut items: Vec<Event> = Vec::new();
     let mut at = since;
     loop {
-        let (events, looked) = history.after(at, filter, CHUNK).await?;
+        let (events, looked) = history.read_after(at, filter, CHUNK).await?;
         let more = events.len() == CHUNK as usize;
         items.extend(events);
         at = looked;
@@ -108,7 +110,7 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Failure> {
 /// and holds up nobody.
 struct Reader {
     history: History,
-    filter: Filter,
+    filter: EventFilter,
     /// The number of the last event that it was given.
     at: u64,
     /// Read, and not given yet; the next one last.
@@ -130,20 +132,20 @@ impl Reader {
                         .data(data),
                 );
             }
-            if self.at < self.history.floor() {
+            if self.at < self.history.last_trimmed_id() {
                 tracing::info!(
                     at = self.at,
                     "a reader of events was too slow and is cut off"
                 );
                 return None;
             }
-            if self.history.newest() == self.at {
+            if self.history.newest_id() == self.at {
                 tokio::select! {
-                    there_is_more = self.history.wait_after(self.at) => there_is_more.then_some(())?,
+                    there_is_more = self.history.wait_for_event_after(self.at) => there_is_more.then_some(())?,
                     _ = self.until.passed() => return None,
                 }
             }
-            match self.history.after(self.at, &self.filter, CHUNK).await {
+            match self.history.read_after(self.at, &self.filter, CHUNK).await {
                 Ok((events, looked)) => {
                     self.at = looked;
                     self.read = events;

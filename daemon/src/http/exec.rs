@@ -29,8 +29,8 @@ use crate::{
     access::{Caller, forbidden},
     model::Spec,
     process::{
-        End, Happening, Input, Launch, Origin, Permit, Session, Size, Stream, not_ours,
-        text_or_base64,
+        CallerScope, CommandEnd, Launch, OutputStream, Permit, Session, SessionEvent, SessionInput,
+        TerminalSize, foreign_namespace, text_or_base64,
     },
     store::AuxRecord,
 };
@@ -75,7 +75,7 @@ pub(super) async fn whole(app: &App, caller: Arc<Caller>, name: &Name, exec: &Ex
     // Dropped, the command is killed.
     let until = Until::new(&app.stopping, caller.clone());
     let (result, permit) = until
-        .bound(app.process.exec(name, exec, launch, record))
+        .bound(app.process.run_command(name, exec, launch, record))
         .await?;
     let bytes = serde_json::to_vec(&result).map_err(|error| {
         Problem::new(
@@ -101,7 +101,7 @@ pub(super) async fn lines(app: App, caller: Arc<Caller>, name: &Name, exec: &Exe
     let record = record_command(&app, &caller, exec, StatusCode::OK);
     let mut session = app
         .process
-        .session(name, exec, launch, None, record)
+        .start_session(name, exec, launch, None, record)
         .await?;
     let mut input = session.take_input();
     let text = exec.stdin.clone().unwrap_or_default();
@@ -155,8 +155,8 @@ impl Lines {
                 why = self.until.passed() => Err(why),
             };
             let line = match happening {
-                Ok(Happening::Output(stream, bytes)) => self.output(stream, &bytes),
-                Ok(Happening::Ended(end)) => {
+                Ok(SessionEvent::Output(stream, bytes)) => self.output(stream, &bytes),
+                Ok(SessionEvent::Ended(end)) => {
                     self.session = None;
                     let rest = self.rest();
                     return Some(format!("{rest}{}\n", ended(&end)));
@@ -173,7 +173,7 @@ impl Lines {
     }
 
     /// A line of output, with characters kept whole; none while one is still incomplete.
-    fn output(&mut self, stream: Stream, bytes: &[u8]) -> Option<Value> {
+    fn output(&mut self, stream: OutputStream, bytes: &[u8]) -> Option<Value> {
         let half = &mut self.halves[stream as usize];
         half.extend_from_slice(bytes);
         let cut = match std::str::from_utf8(half) {
@@ -188,7 +188,7 @@ impl Lines {
     /// Lines of what never became whole characters.
     fn rest(&mut self) -> String {
         let mut lines = String::new();
-        for stream in [Stream::Stdout, Stream::Stderr] {
+        for stream in [OutputStream::Stdout, OutputStream::Stderr] {
             let half = std::mem::take(&mut self.halves[stream as usize]);
             if !half.is_empty() {
                 lines += &format!("{}\n", output(stream, half));
@@ -198,10 +198,10 @@ impl Lines {
     }
 }
 
-fn output(stream: Stream, bytes: Vec<u8>) -> Value {
+fn output(stream: OutputStream, bytes: Vec<u8>) -> Value {
     let stream = match stream {
-        Stream::Stdout => "stdout",
-        Stream::Stderr => "stderr",
+        OutputStream::Stdout => "stdout",
+        OutputStream::Stderr => "stderr",
     };
     match text_or_base64(bytes) {
         Ok(text) => json!({"stream": stream, "data": text}),
@@ -209,7 +209,7 @@ fn output(stream: Stream, bytes: Vec<u8>) -> Value {
     }
 }
 
-fn ended(end: &End) -> Value {
+fn ended(end: &CommandEnd) -> Value {
     json!({"exit_code": end.exit_code, "signal": end.signal, "timed_out": end.timed_out, "duration_ms": end.duration_ms})
 }
 
@@ -237,9 +237,9 @@ pub(super) fn launch(
 ///
 /// # Errors
 /// `forbidden` where nothing is recorded, `conflict` where what is there is not what is recorded.
-pub(super) fn origin(app: &App, caller: &Caller, name: &Name) -> Result<Origin, Problem> {
+pub(super) fn origin(app: &App, caller: &Caller, name: &Name) -> Result<CallerScope, Problem> {
     if caller.role == Role::Admin {
-        return Ok(Origin::default());
+        return Ok(CallerScope::default());
     }
     let Some(entry) = app.view.get(Kind::Namespace, name) else {
         return Err(forbidden(
@@ -247,7 +247,7 @@ pub(super) fn origin(app: &App, caller: &Caller, name: &Name) -> Result<Origin, 
         ));
     };
     if entry.state == netnsd_api::State::Conflict {
-        return Err(not_ours(name, "its state is conflict"));
+        return Err(foreign_namespace(name, "its state is conflict"));
     }
     let stored: Stored<Namespace> = serde_json::from_slice(&entry.json).map_err(|error| {
         Problem::new(
@@ -256,9 +256,9 @@ pub(super) fn origin(app: &App, caller: &Caller, name: &Name) -> Result<Origin, 
         )
     })?;
     let Some(observed) = stored.status.observed else {
-        return Err(not_ours(name, "it is not there yet"));
+        return Err(foreign_namespace(name, "it is not there yet"));
     };
-    Ok(Origin {
+    Ok(CallerScope {
         share: Some(caller.name.clone()),
         inode: Some(observed.inode),
     })
@@ -305,7 +305,7 @@ pub(super) async fn record_command(
 // -------------------------------------------------------------------------------------------------
 
 /// What the query of a WebSocket's request asks for.
-pub(super) fn read(query: Option<&str>) -> Result<(Exec, Option<Size>), Failure> {
+pub(super) fn read(query: Option<&str>) -> Result<(Exec, Option<TerminalSize>), Failure> {
     let mut query = Query::read(query)?;
     let mut cells = |name, default| {
         Ok::<_, Failure>(
@@ -314,7 +314,7 @@ pub(super) fn read(query: Option<&str>) -> Result<(Exec, Option<Size>), Failure>
                 .map_or(default, |n| n as u16),
         )
     };
-    let size = Size {
+    let size = TerminalSize {
         rows: cells("rows", 24)?,
         cols: cells("cols", 80)?,
     };
@@ -367,7 +367,7 @@ pub(super) async fn socket(
     let record = record_command(&app, &caller, &exec, StatusCode::SWITCHING_PROTOCOLS);
     let session = app
         .process
-        .session(&name, &exec, launch, terminal, record)
+        .start_session(&name, &exec, launch, terminal, record)
         .await?;
     let until = Until::new(&app.stopping, caller);
     // A frame is read whole before its message is judged.
@@ -472,7 +472,7 @@ pub(super) enum Said<'f> {
     /// That there is no more of it.
     End,
     /// How large the terminal is.
-    Resize(Size),
+    Resize(TerminalSize),
 }
 
 /// Reads a frame.
@@ -486,7 +486,7 @@ pub(super) fn said(frame: &[u8]) -> Result<Said<'_>, (CloseCode, String)> {
         Some((&CONTROL, text)) => match serde_json::from_slice(text) {
             Ok(Control {
                 resize: Resize { rows, cols },
-            }) => Ok(Said::Resize(Size { rows, cols })),
+            }) => Ok(Said::Resize(TerminalSize { rows, cols })),
             Err(error) => {
                 let reason = format!(
                     "on channel 3 send {{\"resize\": {{\"rows\": 24, \"cols\": 80}}}}: {error}"
@@ -506,7 +506,7 @@ pub(super) fn said(frame: &[u8]) -> Result<Said<'_>, (CloseCode, String)> {
 }
 
 /// Does what the client said.
-async fn take(input: &mut Input, said: Said<'_>) {
+async fn take(input: &mut SessionInput, said: Said<'_>) {
     match said {
         Said::Input(bytes) => input.write(bytes).await,
         Said::End => input.close(),
@@ -520,9 +520,9 @@ async fn send_all(sink: &mut SplitSink<WebSocket, Message>, session: &mut Sessio
     loop {
         let message = tokio::select! {
             happening = session.next() => match happening {
-                Ok(Happening::Output(Stream::Stdout, bytes)) => frame(STDOUT, &bytes),
-                Ok(Happening::Output(Stream::Stderr, bytes)) => frame(STDERR, &bytes),
-                Ok(Happening::Ended(end)) => {
+                Ok(SessionEvent::Output(OutputStream::Stdout, bytes)) => frame(STDOUT, &bytes),
+                Ok(SessionEvent::Output(OutputStream::Stderr, bytes)) => frame(STDERR, &bytes),
+                Ok(SessionEvent::Ended(end)) => {
                     return sink.send(frame(CONTROL, ended(&end).to_string().as_bytes())).await.is_ok();
                 }
                 Err(problem) => {

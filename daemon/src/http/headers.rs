@@ -47,7 +47,7 @@ pub(super) async fn attended(
             tracing::info!(%method, path, status, ms, "answered");
         }
     });
-    metrics.request(
+    metrics.record_request(
         method.as_str(),
         route.as_ref().map(MatchedPath::as_str),
         status,

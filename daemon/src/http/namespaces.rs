@@ -103,7 +103,7 @@ async fn processes(
     RawQuery(query): RawQuery,
 ) -> Answer {
     query::none(query.as_deref())?;
-    let items = app.process.processes(&named(&name)?).await?;
+    let items = app.process.list_processes(&named(&name)?).await?;
     Ok(Json(Items { items }).into_response())
 }
 

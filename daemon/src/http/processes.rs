@@ -27,7 +27,7 @@ async fn namespace(
     let missing = || Failure::new(Code::NotFound, format!("there is no process {pid:?}"));
     let found = app
         .process
-        .identify(pid.parse().map_err(|_| missing())?)
+        .identify_process(pid.parse().map_err(|_| missing())?)
         .await;
     if caller.role == Role::Admin && !caller.is_scoped() {
         return Ok(Json(found?).into_response());

@@ -39,7 +39,7 @@ use super::{
 };
 use crate::{
     access::{SocketPeer, network_of, peer_of},
-    shares::{Full, Place, Shares},
+    shares::{LimitReached, Shares, Slot},
 };
 
 /// Connections at once; more wait to be accepted.
@@ -143,13 +143,16 @@ impl Source {
 
 /// Takes a place for one more connection to a socket; `None` for root, whose connections are not
 /// counted.
-fn take_place(shares: &Shares<Source>, source: Source) -> Result<Option<Place<Source>>, Full> {
+fn take_place(
+    shares: &Shares<Source>,
+    source: Source,
+) -> Result<Option<Slot<Source>>, LimitReached> {
     let most = match source {
         Source::User(Some(0)) => return Ok(None),
         Source::User(_) => CONNECTIONS as usize - FOR_ROOT,
         Source::Address(_) => usize::MAX,
     };
-    shares.take(source, OF_ONE, most).map(Some)
+    shares.acquire(source, OF_ONE, most).map(Some)
 }
 
 /// Limits of a connection's life.

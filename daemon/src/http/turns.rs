@@ -38,7 +38,11 @@ pub(super) async fn take_turns(
     next: Next,
 ) -> Response {
     let _place = match cost(&request) {
-        Some(cost) => Some(places.wait((caller.name.clone(), cost), SHARE).await),
+        Some(cost) => Some(
+            places
+                .acquire_when_free((caller.name.clone(), cost), SHARE)
+                .await,
+        ),
         None => None,
     };
     next.run(request).await
@@ -147,7 +151,7 @@ mod tests {
                     .await
                     .unwrap()
                     .len(),
-                places.taken()
+                places.in_use()
             ),
             (202, 0)
         );

@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use super::{
-    Origin,
+    CallerScope,
     child::{Child, Image, Process},
     environment::{Environment, Step},
     failed, invalid,
@@ -43,7 +43,7 @@ pub struct Launch {
     /// resolvers are out of reach.
     pub has_dns: bool,
     /// The share of places that it takes one of, and the namespace that it enters.
-    pub origin: Origin,
+    pub origin: CallerScope,
 }
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

@@ -43,7 +43,7 @@ pub use self::{
     exec::Launch,
     output::text_or_base64,
     permits::Permit,
-    session::{End, Happening, Input, Session, Size, Stream},
+    session::{CommandEnd, OutputStream, Session, SessionEvent, SessionInput, TerminalSize},
 };
 
 /// Time that a request waits for its place among those that run at the same time.
@@ -51,7 +51,7 @@ const WAIT: Duration = Duration::from_secs(10);
 
 /// The caller of a command or a ping as far as its place and its namespace are concerned.
 #[derive(Debug, Clone, Default)]
-pub struct Origin {
+pub struct CallerScope {
     /// The name whose share of places it takes; `None` for an admin, who has no share.
     pub share: Option<String>,
     /// The inode number that the namespace must have; `None` for an admin, who enters any.
@@ -82,7 +82,7 @@ impl Processes {
     /// dropping the future kills its process group. The permit that is returned holds its place
     /// while the result is in memory. `record` is awaited right before it starts, and an error of
     /// it is the answer instead.
-    pub async fn exec(
+    pub async fn run_command(
         &self,
         name: &Name,
         request: &Exec,
@@ -102,12 +102,12 @@ impl Processes {
 
     /// Starts a command whose output is carried off as it comes; with a size, in a terminal of its
     /// own. `record` is as for `exec`.
-    pub async fn session(
+    pub async fn start_session(
         &self,
         name: &Name,
         request: &Exec,
         launch: Launch,
-        terminal: Option<Size>,
+        terminal: Option<TerminalSize>,
         record: impl Future<Output = Result<(), Problem>>,
     ) -> Result<Session, Problem> {
         exec::check(request)?;
@@ -123,7 +123,7 @@ impl Processes {
         &self,
         name: &Name,
         request: &Ping,
-        origin: &Origin,
+        origin: &CallerScope,
     ) -> Result<PingResult, Problem> {
         ping::check(request)?;
         let _permit = self.pings.acquire(origin.share.as_deref(), WAIT).await?;
@@ -132,13 +132,13 @@ impl Processes {
     }
 
     /// The processes that live in a namespace, by their ids (`ip netns pids`).
-    pub async fn processes(&self, name: &Name) -> Result<Vec<Process>, Problem> {
+    pub async fn list_processes(&self, name: &Name) -> Result<Vec<Process>, Problem> {
         let name = name.clone();
         blocking(move || who::processes(&name)).await
     }
 
     /// The namespace that a process lives in (`ip netns identify`).
-    pub async fn identify(&self, pid: u32) -> Result<ProcessNamespace, Problem> {
+    pub async fn identify_process(&self, pid: u32) -> Result<ProcessNamespace, Problem> {
         blocking(move || who::identify(pid)).await
     }
 }
@@ -174,14 +174,17 @@ async fn open_namespace(name: &Name, inode: Option<u64>) -> Result<OwnedFd, Prob
         if found == expected {
             Ok(file)
         } else {
-            Err(not_ours(&name, "something else has its name in /run/netns"))
+            Err(foreign_namespace(
+                &name,
+                "something else has its name in /run/netns",
+            ))
         }
     })
     .await
 }
 
 /// Refuses to enter a namespace that is recorded, where what is there is not netnsd's.
-pub fn not_ours(name: &Name, why: &str) -> Problem {
+pub fn foreign_namespace(name: &Name, why: &str) -> Problem {
     let detail = format!(
         "namespace {name} is recorded, but the one in the kernel is not netnsd's ({why}): only admins run commands and pings \
          there; GET /v1/namespaces/{name} tells its state"

@@ -41,15 +41,15 @@ const CHUNK: usize = 64 << 10;
 
 /// The size of a terminal, in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Size {
+pub struct TerminalSize {
     /// Lines.
     pub rows: u16,
     /// Characters on a line.
     pub cols: u16,
 }
 
-impl From<Size> for Winsize {
-    fn from(size: Size) -> Self {
+impl From<TerminalSize> for Winsize {
+    fn from(size: TerminalSize) -> Self {
         Winsize {
             ws_row: size.rows,
             ws_col: size.cols,
@@ -62,23 +62,23 @@ impl From<Size> for Winsize {
 /// Which stream output came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the words say it")]
-pub enum Stream {
+pub enum OutputStream {
     Stdout,
     Stderr,
 }
 
 /// What happens in a session.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Happening {
+pub enum SessionEvent {
     /// The command wrote.
-    Output(Stream, Bytes),
+    Output(OutputStream, Bytes),
     /// The command ended, and everything that it wrote was told.
-    Ended(End),
+    Ended(CommandEnd),
 }
 
 /// How a command ended.
 #[derive(Debug, Clone, PartialEq)]
-pub struct End {
+pub struct CommandEnd {
     /// Its exit code; none if a signal ended it.
     pub exit_code: Option<i32>,
     /// The signal that ended it.
@@ -90,12 +90,12 @@ pub struct End {
 }
 
 /// What goes into a command; closed when dropped, which a terminal does not notice.
-pub struct Input {
+pub struct SessionInput {
     writer: Option<Pin<Box<dyn AsyncWrite + Send>>>,
     terminal: Option<OwnedFd>,
 }
 
-impl Input {
+impl SessionInput {
     /// Writes; waits while the command does not read. One that has ended takes what it is given.
     pub async fn write(&mut self, bytes: &[u8]) {
         if let Some(writer) = &mut self.writer
@@ -111,7 +111,7 @@ impl Input {
     }
 
     /// Tells the terminal its size, if there is one (`TIOCSWINSZ`, ioctl_tty(2)).
-    pub fn resize(&self, size: Size) {
+    pub fn resize(&self, size: TerminalSize) {
         if let Some(terminal) = &self.terminal {
             let _too_late = set_size(terminal, size);
         }
@@ -122,7 +122,7 @@ impl Input {
 pub struct Session {
     /// `None` if its time was over before it had become its program.
     child: Option<Child>,
-    input: Option<Input>,
+    input: Option<SessionInput>,
     outputs: [Option<Pin<Box<dyn AsyncRead + Send>>>; 2],
     buffers: [Vec<u8>; 2],
     limit: Pin<Box<Sleep>>,
@@ -139,7 +139,7 @@ impl Session {
         namespace: OwnedFd,
         request: &Exec,
         launch: Launch,
-        terminal: Option<Size>,
+        terminal: Option<TerminalSize>,
         permit: Permit,
     ) -> Result<Self, Problem> {
         let (started, time) = (Instant::now(), Duration::from_secs_f64(request.timeout_s));
@@ -154,7 +154,7 @@ impl Session {
             None => (
                 None,
                 (
-                    Input {
+                    SessionInput {
                         writer: None,
                         terminal: None,
                     },
@@ -176,7 +176,7 @@ impl Session {
     }
 
     /// What goes into the command; it can be taken once.
-    pub fn take_input(&mut self) -> Option<Input> {
+    pub fn take_input(&mut self) -> Option<SessionInput> {
         self.input.take()
     }
 
@@ -184,7 +184,7 @@ impl Session {
     ///
     /// # Errors
     /// When the command cannot be waited for.
-    pub async fn next(&mut self) -> Result<Happening, Problem> {
+    pub async fn next(&mut self) -> Result<SessionEvent, Problem> {
         while self.status.is_none() {
             let [out, err] = &mut self.outputs;
             let [out_buffer, err_buffer] = &mut self.buffers;
@@ -192,12 +192,12 @@ impl Session {
             tokio::select! {
                 read = read(out, out_buffer) => {
                     if let Some(bytes) = read {
-                        return Ok(Happening::Output(Stream::Stdout, bytes));
+                        return Ok(SessionEvent::Output(OutputStream::Stdout, bytes));
                     }
                 }
                 read = read(err, err_buffer) => {
                     if let Some(bytes) = read {
-                        return Ok(Happening::Output(Stream::Stderr, bytes));
+                        return Ok(SessionEvent::Output(OutputStream::Stderr, bytes));
                     }
                 }
                 status = child.wait() => self.status = Some(status?),
@@ -208,20 +208,23 @@ impl Session {
             }
         }
         // What it wrote is still in the pipes; what descendants hold open is not waited for.
-        for (i, stream) in [Stream::Stdout, Stream::Stderr].into_iter().enumerate() {
+        for (i, stream) in [OutputStream::Stdout, OutputStream::Stderr]
+            .into_iter()
+            .enumerate()
+        {
             while self.outputs[i].is_some() {
                 match timeout(GRACE, read(&mut self.outputs[i], &mut self.buffers[i])).await {
-                    Ok(Some(bytes)) => return Ok(Happening::Output(stream, bytes)),
+                    Ok(Some(bytes)) => return Ok(SessionEvent::Output(stream, bytes)),
                     Ok(None) | Err(_) => self.outputs[i] = None,
                 }
             }
         }
-        Ok(Happening::Ended(self.end()))
+        Ok(SessionEvent::Ended(self.end()))
     }
 
-    fn end(&self) -> End {
+    fn end(&self) -> CommandEnd {
         let signal = self.status.and_then(|status| status.signal());
-        End {
+        CommandEnd {
             exit_code: self.status.and_then(|status| status.code()),
             signal: signal.map(signal_name),
             timed_out: self.timed_out && signal == Some(Signal::SIGKILL as i32),
@@ -250,7 +253,7 @@ async fn read(
     }
 }
 
-type Wired = (Input, [Option<Pin<Box<dyn AsyncRead + Send>>>; 2]);
+type Wired = (SessionInput, [Option<Pin<Box<dyn AsyncRead + Send>>>; 2]);
 
 fn in_pipes(
     process: &Process,
@@ -268,7 +271,7 @@ fn in_pipes(
         stdio,
     ) = Pipes::open()?;
     spawn(process, name, namespace, request, launch, stdio, false)?;
-    let input = Input {
+    let input = SessionInput {
         writer: Some(Box::pin(stdin)),
         terminal: None,
     };
@@ -281,7 +284,7 @@ fn in_terminal(
     namespace: OwnedFd,
     request: &Exec,
     launch: Launch,
-    size: Size,
+    size: TerminalSize,
 ) -> Result<Wired, Problem> {
     let refused = |errno: Errno| failed("open a terminal", errno);
     let io = |error: io::Error| {
@@ -316,14 +319,14 @@ fn in_terminal(
         .map_err(io)?;
     let writer =
         pipe::Sender::from_owned_fd_unchecked(pair.master.try_clone().map_err(io)?).map_err(io)?;
-    let input = Input {
+    let input = SessionInput {
         writer: Some(Box::pin(writer)),
         terminal: Some(pair.master),
     };
     Ok((input, [Some(Box::pin(reader)), None]))
 }
 
-fn set_size(terminal: &OwnedFd, size: Size) -> Result<(), Errno> {
+fn set_size(terminal: &OwnedFd, size: TerminalSize) -> Result<(), Errno> {
     use std::os::fd::AsRawFd;
     let size = Winsize::from(size);
     // SAFETY: the kernel reads one `struct winsize`, which lives as long as the call.

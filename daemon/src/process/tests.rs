@@ -11,7 +11,7 @@ use nix::{
     unistd::geteuid,
 };
 
-use super::{Launch, Origin, Processes};
+use super::{CallerScope, Launch, Processes};
 
 /// Runs a test in a sandbox that has the namespace `a` and a stale file `stale`; skips it without
 /// privileges.
@@ -108,7 +108,7 @@ fn shell(script: &str) -> Exec {
 
 async fn ok(processes: &Processes, request: &Exec) -> ExecResult {
     processes
-        .exec(&a(), request, Launch::default(), async { Ok(()) })
+        .run_command(&a(), request, Launch::default(), async { Ok(()) })
         .await
         .unwrap()
         .0
@@ -126,7 +126,7 @@ async fn text(processes: &Processes, request: &Exec) -> String {
 
 async fn refused(processes: &Processes, request: &Exec, pointer: &str) -> String {
     let problem = processes
-        .exec(&a(), request, Launch::default(), async { Ok(()) })
+        .run_command(&a(), request, Launch::default(), async { Ok(()) })
         .await
         .err()
         .unwrap();
@@ -147,7 +147,7 @@ async fn ping(processes: &Processes, address: &str, count: u32) -> netnsd_api::P
         ..Ping::new(address)
     };
     processes
-        .ping(&a(), &request, &Origin::default())
+        .ping(&a(), &request, &CallerScope::default())
         .await
         .unwrap()
 }
@@ -216,7 +216,7 @@ fn what_is_left_in_the_background_is_left_alone() {
         assert!(started.elapsed() < Duration::from_secs(10));
         assert!(alive(&pid));
         assert!(
-            p.processes(&a())
+            p.list_processes(&a())
                 .await
                 .unwrap()
                 .iter()
@@ -233,7 +233,7 @@ fn a_dropped_future_kills_the_group() {
         let request = shell("sleep 79 & echo $$ $! > /run/pids; wait");
         let name = a();
         tokio::select! {
-            _ = p.exec(&name, &request, Launch::default(), async { Ok(()) }) => panic!("it ended"),
+            _ = p.run_command(&name, &request, Launch::default(), async { Ok(()) }) => panic!("it ended"),
             () = async { while fs::read_to_string("/run/pids").unwrap_or_default().len() < 4 {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             } } => {}
@@ -241,7 +241,7 @@ fn a_dropped_future_kills_the_group() {
         let pids = fs::read_to_string("/run/pids").unwrap();
         let shell = pids.split_whitespace().next().unwrap();
         assert!(gone(shell).await, "the shell is killed and reaped");
-        assert!(p.processes(&a()).await.unwrap().is_empty());
+        assert!(p.list_processes(&a()).await.unwrap().is_empty());
     });
 }
 
@@ -401,7 +401,7 @@ fn what_cannot_run_is_refused() {
         for name in ["stale", "none"] {
             let name = name.parse().unwrap();
             assert_eq!(
-                p.exec(&name, &command(&["true"]), Launch::default(), async {
+                p.run_command(&name, &command(&["true"]), Launch::default(), async {
                     Ok(())
                 })
                 .await
@@ -410,10 +410,13 @@ fn what_cannot_run_is_refused() {
                 .code,
                 Code::NotFound
             );
-            assert_eq!(p.processes(&name).await.unwrap_err().code, Code::NotFound);
+            assert_eq!(
+                p.list_processes(&name).await.unwrap_err().code,
+                Code::NotFound
+            );
             let ping = Ping::new("127.0.0.1".parse().unwrap());
             assert_eq!(
-                p.ping(&name, &ping, &Origin::default())
+                p.ping(&name, &ping, &CallerScope::default())
                     .await
                     .unwrap_err()
                     .code,
@@ -490,7 +493,7 @@ fn pings_are_answered_or_told_why_not() {
                 ..Ping::new("127.0.0.1".parse().unwrap())
             };
             assert_eq!(
-                p.ping(&a(), &request, &Origin::default())
+                p.ping(&a(), &request, &CallerScope::default())
                     .await
                     .unwrap()
                     .received,
@@ -514,7 +517,7 @@ fn pings_are_answered_or_told_why_not() {
             ..Ping::new("::1".parse().unwrap())
         };
         assert_eq!(
-            p.ping(&a(), &wrong, &Origin::default())
+            p.ping(&a(), &wrong, &CallerScope::default())
                 .await
                 .unwrap_err()
                 .pointer
@@ -536,7 +539,7 @@ fn processes_are_found_and_identified() {
         );
         let look = async {
             loop {
-                if let [one] = &p.processes(&a()).await.unwrap()[..]
+                if let [one] = &p.list_processes(&a()).await.unwrap()[..]
                     && one.command == "sleep"
                 {
                     break one.clone();
@@ -547,16 +550,22 @@ fn processes_are_found_and_identified() {
         let identified = async {
             let one = look.await;
             assert_eq!(one.uid, 0);
-            p.identify(one.pid).await.unwrap()
+            p.identify_process(one.pid).await.unwrap()
         };
         tokio::select! {
-            _ = p.exec(&name, &request, Launch::default(), async { Ok(()) }) => panic!("it ended"),
+            _ = p.run_command(&name, &request, Launch::default(), async { Ok(()) }) => panic!("it ended"),
             found = identified => assert_eq!(found.namespace.as_deref(), Some("a")),
         }
         assert_eq!(
-            p.identify(std::process::id()).await.unwrap().namespace,
+            p.identify_process(std::process::id())
+                .await
+                .unwrap()
+                .namespace,
             None
         );
-        assert_eq!(p.identify(0).await.unwrap_err().code, Code::NotFound);
+        assert_eq!(
+            p.identify_process(0).await.unwrap_err().code,
+            Code::NotFound
+        );
     });
 }

@@ -23,7 +23,7 @@ pub struct History {
 
 /// Which events are meant; an empty list means all.
 #[derive(Debug, Clone, Default)]
-pub struct Filter {
+pub struct EventFilter {
     /// Of resources of these kinds.
     pub kinds: Vec<Kind>,
     /// Of resources of these names.
@@ -77,18 +77,18 @@ impl History {
     }
 
     /// The number of the newest event.
-    pub fn newest(&self) -> u64 {
+    pub fn newest_id(&self) -> u64 {
         *self.newest.borrow()
     }
 
     /// Waits until there is an event after this one. False once there will be none any more.
-    pub async fn wait_after(&mut self, id: u64) -> bool {
+    pub async fn wait_for_event_after(&mut self, id: u64) -> bool {
         self.newest.wait_for(|newest| *newest > id).await.is_ok()
     }
 
     /// The number that every event still kept is greater than.
-    pub fn floor(&self) -> u64 {
-        self.newest().saturating_sub(HISTORY)
+    pub fn last_trimmed_id(&self) -> u64 {
+        self.newest_id().saturating_sub(HISTORY)
     }
 
     /// At most `limit` events after number `after`, and the number up to which they were looked
@@ -96,14 +96,14 @@ impl History {
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub async fn after(
+    pub async fn read_after(
         &self,
         after: u64,
-        filter: &Filter,
+        filter: &EventFilter,
         limit: u32,
     ) -> Result<(Vec<Event>, u64), StoreError> {
         self.file.check()?;
-        let newest = self.newest();
+        let newest = self.newest_id();
         let rows: Vec<RawEvent> = sqlx::query_as(SELECT)
             .bind(integer(after))
             .bind(integer(newest))

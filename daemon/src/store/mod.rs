@@ -25,7 +25,7 @@ use sqlx::{
 use self::files::OpenedFile;
 pub use self::{
     access::{AuditLog, AuxRecord},
-    history::{Filter, History},
+    history::{EventFilter, History},
 };
 use crate::model::{MachineKey, Row, Spec, TokenRow};
 
@@ -225,7 +225,7 @@ impl Store {
     ///
     /// # Errors
     /// A row that cannot be read is damage.
-    pub async fn load(&mut self) -> Result<Vec<Row>, StoreError> {
+    pub async fn load_resources(&mut self) -> Result<Vec<Row>, StoreError> {
         let mut rows = Vec::new();
         let mut after = Some(0);
         while let Some(rowid) = after {
@@ -270,7 +270,7 @@ impl Store {
     ///
     /// # Errors
     /// A row that cannot be read is damage.
-    pub async fn tokens(&mut self) -> Result<Vec<TokenRow>, StoreError> {
+    pub async fn load_tokens(&mut self) -> Result<Vec<TokenRow>, StoreError> {
         let rows = access::tokens(&mut self.connection)
             .await
             .map_err(|source| classify(&self.path, "read", source))?;
@@ -285,7 +285,7 @@ impl Store {
     ///
     /// # Errors
     /// A missing key, or one of another length, is damage.
-    pub async fn machine_key(&mut self) -> Result<MachineKey, StoreError> {
+    pub async fn load_machine_key(&mut self) -> Result<MachineKey, StoreError> {
         let key: Vec<u8> = sqlx::query_scalar("SELECT key FROM machine WHERE id = 1")
             .fetch_one(&mut self.connection)
             .await
@@ -301,7 +301,7 @@ impl Store {
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub async fn newest_event(&mut self) -> Result<u64, StoreError> {
+    pub async fn load_newest_event_id(&mut self) -> Result<u64, StoreError> {
         self.newest("SELECT max(id) FROM events").await
     }
 
@@ -310,7 +310,7 @@ impl Store {
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub async fn newest_audit(&mut self) -> Result<u64, StoreError> {
+    pub async fn load_newest_audit_id(&mut self) -> Result<u64, StoreError> {
         self.newest("SELECT max(seq) FROM sqlite_sequence WHERE name = 'audit'")
             .await
     }
@@ -408,7 +408,7 @@ impl Store {
 
     /// Lets go of what is kept for the next time: SQLite's pages, and the statement of a commit of
     /// many rows.
-    pub async fn give_back(&mut self) {
+    pub async fn release_memory(&mut self) {
         // Of statements that do not come again sqlx keeps the last one: now this.
         let shrink = sqlx::query("PRAGMA shrink_memory").persistent(false);
         if let Err(error) = shrink.execute(&mut self.connection).await {
@@ -650,12 +650,15 @@ mod tests {
             .unwrap();
         store.close().await;
         let mut store = Store::open(&path).await.unwrap();
-        assert_eq!(store.load().await.unwrap(), [deleted, row("b", "net0")]);
+        assert_eq!(
+            store.load_resources().await.unwrap(),
+            [deleted, row("b", "net0")]
+        );
         store
             .commit(&rows([RowChange::Delete("a".into())]))
             .await
             .unwrap();
-        assert_eq!(store.load().await.unwrap(), [row("b", "net0")]);
+        assert_eq!(store.load_resources().await.unwrap(), [row("b", "net0")]);
     }
 
     #[tokio::test]
@@ -664,7 +667,7 @@ mod tests {
         let mut store = Store::open(&dir.path().join("netnsd.db")).await.unwrap();
         let twice = rows([put(row("a", "net0")), put(row("b", "net0"))]);
         store.commit(&twice).await.unwrap_err();
-        assert_eq!(store.load().await.unwrap(), []);
+        assert_eq!(store.load_resources().await.unwrap(), []);
         store.commit(&rows([put(row("a", "net0"))])).await.unwrap();
     }
 
