@@ -9,11 +9,11 @@ use crate::{Code, FieldError, ZonedAddress};
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Dns {
-    /// Addresses of name servers, a link-local one with its zone (`fe80::1%eth0`); the resolver
+    /// Addresses of name servers, link-local ones with their zone (`fe80::1%eth0`); the resolver
     /// uses at most 3.
     #[serde(default)]
     pub nameservers: Vec<ZonedAddress>,
-    /// Domains to search.
+    /// Search domains.
     #[serde(default)]
     pub search: Vec<String>,
     /// Options of resolv.conf(5), such as `ndots:2`.
@@ -21,8 +21,7 @@ pub struct Dns {
     pub options: Vec<String>,
 }
 
-/// Options that resolv.conf(5) of glibc 2.42 and before has; those that end in a colon are followed
-/// by a number.
+/// Options of resolv.conf(5) in glibc up to 2.42; those with a colon take a number.
 const OPTIONS: [&str; 19] = [
     "attempts:",
     "debug",
@@ -42,44 +41,38 @@ const OPTIONS: [&str; 19] = [
     "timeout:",
     "trust-ad",
     "use-vc",
-    // Older than the hyphens, and still taken (`res_setoptions()`, resolv/res_init.c).
+    // The spelling before the hyphens, still accepted (`res_setoptions()`, resolv/res_init.c).
     "no_tld_query",
 ];
 
-/// Edits that a misspelt option may be away from the right one.
-const MISSPELT: usize = 3;
+/// Maximum edit distance at which an option is suggested for a misspelt one.
+const MAX_SUGGESTION_DISTANCE: usize = 3;
 
 impl Dns {
-    /// Checks what the types of the fields do not.
+    /// Validates the search domains and the options.
     ///
     /// # Errors
-    /// The first mistake, with its pointer from the namespace.
+    /// The first invalid item, with its pointer from the namespace.
     pub(crate) fn check(&self) -> Result<(), FieldError> {
-        let at = |field: &str, i: usize, detail: String| {
-            FieldError::at(Code::InvalidField, &["dns", field, &i.to_string()], detail)
-        };
-        let is_word = |word: &String| {
-            !word.is_empty() && word.len() <= 253 && word.chars().all(|c| c.is_ascii_graphic())
-        };
         for (field, words) in [("search", &self.search), ("options", &self.options)] {
             if let Some(i) = words.iter().position(|word| !is_word(word)) {
-                return Err(at(
-                    field,
-                    i,
-                    format!("{:?} is not one word of resolv.conf(5)", words[i]),
-                ));
+                let detail = format!("{:?} is not one word of resolv.conf(5)", words[i]);
+                return Err(invalid_item(field, i, detail));
             }
         }
-        match self
-            .options
-            .iter()
-            .enumerate()
-            .find_map(|(i, option)| Some((i, check_option(option).err()?)))
-        {
-            Some((i, detail)) => Err(at("options", i, detail)),
-            None => Ok(()),
+        for (i, option) in self.options.iter().enumerate() {
+            check_option(option).map_err(|detail| invalid_item("options", i, detail))?;
         }
+        Ok(())
     }
+}
+
+fn is_word(word: &str) -> bool {
+    (1..=253).contains(&word.len()) && word.chars().all(|c| c.is_ascii_graphic())
+}
+
+fn invalid_item(field: &str, i: usize, detail: String) -> FieldError {
+    FieldError::at(Code::InvalidField, &["dns", field, &i.to_string()], detail)
 }
 
 fn check_option(option: &str) -> Result<(), String> {
@@ -97,24 +90,25 @@ fn check_option(option: &str) -> Result<(), String> {
     }
     let nearest = OPTIONS
         .into_iter()
-        .min_by_key(|known| distance(&name, known));
-    let advice = match nearest.filter(|known| distance(&name, known) <= MISSPELT) {
-        Some(known) if known.ends_with(':') => {
-            format!(
-                "did you mean {known}{}?",
-                number.filter(|number| !number.is_empty()).unwrap_or("2")
-            )
-        }
-        Some(known) => format!("did you mean {known}?"),
-        None => format!("it has {}", OPTIONS.join(", ").replace(':', ":N")),
-    };
+        .min_by_key(|known| edit_distance(&name, known));
+    let advice =
+        match nearest.filter(|known| edit_distance(&name, known) <= MAX_SUGGESTION_DISTANCE) {
+            Some(known) if known.ends_with(':') => {
+                format!(
+                    "did you mean {known}{}?",
+                    number.filter(|number| !number.is_empty()).unwrap_or("2")
+                )
+            }
+            Some(known) => format!("did you mean {known}?"),
+            None => format!("known are {}", OPTIONS.join(", ").replace(':', ":N")),
+        };
     Err(format!(
-        "{option:?} is no option of resolv.conf(5): {advice}"
+        "{option:?} is not an option of resolv.conf(5): {advice}"
     ))
 }
 
-/// Returns how many letters have to be added, removed or replaced (Levenshtein's distance).
-fn distance(a: &str, b: &str) -> usize {
+/// Returns the edit distance of two words (Levenshtein).
+fn edit_distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.bytes().enumerate() {
         let mut diagonal = std::mem::replace(&mut row[0], i + 1);
@@ -131,7 +125,7 @@ fn distance(a: &str, b: &str) -> usize {
 mod tests {
     use super::*;
 
-    fn refused(option: &str) -> String {
+    fn check_error(option: &str) -> String {
         let dns = Dns {
             options: vec!["rotate".into(), option.into()],
             ..Dns::default()
@@ -145,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn options_are_those_of_resolv_conf() {
+    fn option_must_be_known_to_resolv_conf() {
         let known = OPTIONS.map(|option| option.replace(':', ":3"));
         assert_eq!(
             Dns {
@@ -167,10 +161,10 @@ mod tests {
             ("ndots:-1", "write it like ndots:2"),
             ("timeout:2s", "write it like timeout:2"),
         ] {
-            let detail = refused(option);
+            let detail = check_error(option);
             assert!(detail.ends_with(advice), "{detail}");
         }
-        assert!(refused("colour").contains("attempts:N, debug"));
-        assert!(refused("ndots:2 rotate").contains("not one word"));
+        assert!(check_error("colour").contains("attempts:N, debug"));
+        assert!(check_error("ndots:2 rotate").contains("not one word"));
     }
 }

@@ -1,4 +1,4 @@
-//! What happened, as clients watch it.
+//! Events.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -6,54 +6,54 @@ use utoipa::ToSchema;
 use crate::{Kind, string_enum::string_enum};
 
 string_enum! {
-    /// What kind of thing happened.
+    /// Types of events.
     #[serde(rename_all = "lowercase")]
-    pub enum EventType as "a type of event" {
-        /// A resource was asked for.
+    pub enum EventType as "an event type" {
+        /// A resource was created.
         Created = "created",
-        /// A resource was asked to be otherwise.
+        /// The specification of a resource was changed.
         Updated = "updated",
-        /// A resource is no longer asked for.
+        /// A resource was deleted.
         Deleted = "deleted",
-        /// The kernel is as was asked.
+        /// The kernel matches the specification.
         Applied = "applied",
-        /// The kernel is no longer as was asked: somebody changed it.
+        /// The kernel was changed by others and no longer matches.
         Drifted = "drifted",
-        /// What somebody changed is again as was asked.
+        /// A change by others was repaired.
         Repaired = "repaired",
-        /// The kernel is not as was asked, and could not be made so.
+        /// A resource could not be applied.
         Failed = "failed",
-        /// Others made a namespace (as `ip netns monitor` shows it).
+        /// Others created a namespace (`ip netns monitor`).
         Appeared = "appeared",
-        /// Others removed a namespace.
+        /// Others deleted a namespace.
         Disappeared = "disappeared",
     }
 }
 
-/// One thing that happened.
+/// An event.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Event {
-    /// Its number: later events have greater ones.
+    /// Its id; later events have greater ids.
     pub id: u64,
-    /// When it happened (RFC 3339, UTC).
+    /// Time of the event (RFC 3339, UTC).
     pub time: String,
-    /// What kind of thing it is.
+    /// Its type.
     #[serde(rename = "type")]
     pub kind: EventType,
-    /// What it happened to.
+    /// The resource that it concerns.
     pub resource: EventResource,
-    /// More, depending on the type: `generation` of an update, `reason` of what drifted or failed,
-    /// `operations` of a repair.
+    /// Details by type: `generation` of an update, `reason` of a drift or failure, `operations` of
+    /// a repair.
     #[schema(value_type = Object)]
     pub detail: serde_json::Value,
 }
 
-/// What an event happened to.
+/// The resource that an event concerns.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EventResource {
     /// Its kind.
     pub kind: Kind,
-    /// Its name; that of others' namespaces may be any file's name.
+    /// Its name; for namespaces of others any file name.
     pub name: String,
     /// Its identity; null if netnsd does not manage it.
     pub uid: Option<String>,

@@ -1,4 +1,4 @@
-//! From a JSON value to a typed request, each mistake told with its JSON pointer.
+//! From a JSON value to a typed request; every error has its JSON pointer.
 
 use serde::{
     Deserializer,
@@ -10,9 +10,9 @@ use serde::{
 use serde_json::Value;
 use serde_path_to_error::Segment;
 
-use crate::{Code, FieldError, values::GIVEN_TWICE};
+use crate::{Code, FieldError, values::DUPLICATE_SYSCTL};
 
-/// The fields that answers carry beside what was asked for; in a request they are ignored.
+/// Fields of answers besides the specification; ignored in requests.
 pub const READ_ONLY: [&str; 6] = [
     "uid",
     "generation",
@@ -22,18 +22,18 @@ pub const READ_ONLY: [&str; 6] = [
     "managed",
 ];
 
-/// Reads a request's body. A field that is null is one that is left out.
+/// Reads the body of a request. A field that is null counts as left out.
 ///
 /// # Errors
 /// `unknown_field` or `invalid_field`, with the pointer of the first field that does not fit `T`.
 pub fn parse<T: DeserializeOwned>(value: &Value) -> Result<T, FieldError> {
-    // To keep in mind where one is takes as long as all the rest: it is done once there is a
-    // mistake.
-    T::deserialize(Sent(value)).or_else(|_| parse_mistaken(value))
+    // Tracking the path doubles the time, so it is done only once there is an error.
+    T::deserialize(RequestValue(value)).or_else(|_| parse_with_path(value))
 }
 
-fn parse_mistaken<T: DeserializeOwned>(value: &Value) -> Result<T, FieldError> {
-    serde_path_to_error::deserialize(Sent(value)).map_err(|error| {
+/// Parses a value that is known to be invalid, with the path of the error.
+fn parse_with_path<T: DeserializeOwned>(value: &Value) -> Result<T, FieldError> {
+    serde_path_to_error::deserialize(RequestValue(value)).map_err(|error| {
         let mut path: Vec<String> = error
             .path()
             .iter()
@@ -45,11 +45,10 @@ fn parse_mistaken<T: DeserializeOwned>(value: &Value) -> Result<T, FieldError> {
             })
             .collect();
         let detail = error.inner().to_string();
-        let quoted =
-            |prefix: &str| Some(detail.strip_prefix(prefix)?.split('`').next()?.to_owned());
-        // serde names the field in its message; whether the path ends with it depends on where it
-        // was found out.
-        let code = match (quoted("unknown field `"), quoted("missing field `")) {
+        // serde names the field in its message; the path may end before it.
+        let unknown = quoted_after(&detail, "unknown field `");
+        let missing = quoted_after(&detail, "missing field `");
+        let code = match (unknown, missing) {
             (Some(field), _) => {
                 if path.last() != Some(&field) {
                     path.push(field);
@@ -62,17 +61,22 @@ fn parse_mistaken<T: DeserializeOwned>(value: &Value) -> Result<T, FieldError> {
                 }
                 Code::InvalidField
             }
-            _ if detail.starts_with(GIVEN_TWICE) => Code::Duplicate,
+            _ if detail.starts_with(DUPLICATE_SYSCTL) => Code::Duplicate,
             _ => Code::InvalidField,
         };
         let path: Vec<&str> = path.iter().map(String::as_str).collect();
-        FieldError::at(code, &path, in_words_of_json(&detail))
+        FieldError::at(code, &path, to_json_terms(&detail))
     })
 }
 
-/// Says in JSON's words what serde says in Rust's.
-fn in_words_of_json(detail: &str) -> String {
-    const WORDS: [(&str, &str); 20] = [
+/// Returns the name that follows a prefix in a message, up to the closing backquote.
+fn quoted_after(detail: &str, prefix: &str) -> Option<String> {
+    Some(detail.strip_prefix(prefix)?.split('`').next()?.to_owned())
+}
+
+/// Replaces Rust's terms in a message of serde by JSON's.
+fn to_json_terms(detail: &str) -> String {
+    const TERMS: [(&str, &str); 20] = [
         ("invalid type: unit value", "invalid type: null"),
         ("invalid type: sequence", "invalid type: array"),
         ("invalid type: map", "invalid type: object"),
@@ -100,40 +104,41 @@ fn in_words_of_json(detail: &str) -> String {
         ("integer `", "number `"),
         ("floating point `", "number `"),
     ];
-    WORDS
+    TERMS
         .iter()
-        .fold(detail.to_owned(), |detail, (theirs, ours)| {
-            detail.replace(theirs, ours)
+        .fold(detail.to_owned(), |detail, (rust, json)| {
+            detail.replace(rust, json)
         })
 }
 
-/// JSON as it was sent: a struct's own fields that are null are left out, so that they get their
-/// defaults.
+/// A JSON value of a request: known fields of a struct that are null are left out, so that they
+/// get their defaults.
 ///
-/// In a map null stays what it is, and a field that the struct does not know stays one.
+/// Null stays in maps, and so do unknown fields of a struct.
 #[derive(Clone, Copy)]
-struct Sent<'a>(&'a Value);
+struct RequestValue<'a>(&'a Value);
 
-impl<'de> IntoDeserializer<'de, serde_json::Error> for Sent<'de> {
+impl<'de> IntoDeserializer<'de, serde_json::Error> for RequestValue<'de> {
     type Deserializer = Self;
     fn into_deserializer(self) -> Self {
         self
     }
 }
 
-impl<'de> Deserializer<'de> for Sent<'de> {
+impl<'de> Deserializer<'de> for RequestValue<'de> {
     type Error = serde_json::Error;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
         match self.0 {
             Value::Array(items) => {
-                let mut items = SeqDeserializer::new(items.iter().map(Sent));
+                let mut items = SeqDeserializer::new(items.iter().map(RequestValue));
                 let value = visitor.visit_seq(&mut items)?;
                 items.end()?;
                 Ok(value)
             }
             Value::Object(map) => visitor.visit_map(MapDeserializer::new(
-                map.iter().map(|(key, value)| (key.as_str(), Sent(value))),
+                map.iter()
+                    .map(|(key, value)| (key.as_str(), RequestValue(value))),
             )),
             plain => plain.deserialize_any(visitor),
         }
@@ -145,7 +150,7 @@ impl<'de> Deserializer<'de> for Sent<'de> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Self::Error> {
-        // An array would be taken for the fields in their order.
+        // serde would take an array for the fields in their order.
         let Value::Object(map) = self.0 else {
             return Err(de::Error::invalid_type(unexpected(self.0), &"an object"));
         };
@@ -153,7 +158,7 @@ impl<'de> Deserializer<'de> for Sent<'de> {
             .iter()
             .filter(|(key, value)| !(value.is_null() && fields.contains(&key.as_str())));
         visitor.visit_map(MapDeserializer::new(
-            given.map(|(key, value)| (key.as_str(), Sent(value))),
+            given.map(|(key, value)| (key.as_str(), RequestValue(value))),
         ))
     }
 
@@ -204,17 +209,18 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{Namespace, Veth};
+    use crate::{Namespace, RT_TABLE_MAIN, Veth};
 
-    fn refused<T: DeserializeOwned + std::fmt::Debug>(value: Value) -> (Code, String, String) {
+    fn parse_error<T: DeserializeOwned + std::fmt::Debug>(value: Value) -> (Code, String, String) {
         let error = parse::<T>(&value).expect_err(&value.to_string());
         (error.code, error.pointer, error.detail)
     }
 
     #[test]
-    fn mistakes_are_told_with_their_pointer() {
-        let (code, pointer, detail) =
-            refused::<Veth>(json!({"endpoints": [{"addresses": ["10.0.0.1/24", "10.1.1.1"]}, {}]}));
+    fn error_has_pointer_to_its_field() {
+        let (code, pointer, detail) = parse_error::<Veth>(
+            json!({"endpoints": [{"addresses": ["10.0.0.1/24", "10.1.1.1"]}, {}]}),
+        );
         assert_eq!(
             (code, pointer.as_str()),
             (Code::InvalidField, "/endpoints/0/addresses/1")
@@ -224,36 +230,37 @@ mod tests {
             "\"10.1.1.1\" has no prefix length: write it as 10.1.1.1/24"
         );
 
-        let (code, pointer, _) = refused::<Veth>(json!({"endpoints": [{}, {"colour": 1}]}));
+        let (code, pointer, _) = parse_error::<Veth>(json!({"endpoints": [{}, {"colour": 1}]}));
         assert_eq!(
             (code, pointer.as_str()),
             (Code::UnknownField, "/endpoints/1/colour")
         );
-        let (code, pointer, _) = refused::<Veth>(json!({"endpoints": [{}, {}, {}]}));
+        let (code, pointer, _) = parse_error::<Veth>(json!({"endpoints": [{}, {}, {}]}));
         assert_eq!((code, pointer.as_str()), (Code::InvalidField, "/endpoints"));
         let (code, pointer, _) =
-            refused::<Namespace>(json!({"name": "a", "sysctls": {"kernel.x": 1}}));
+            parse_error::<Namespace>(json!({"name": "a", "sysctls": {"kernel.x": 1}}));
         assert_eq!(
             (code, pointer.as_str()),
             (Code::InvalidField, "/sysctls/kernel.x")
         );
         let twice =
             json!({"name": "a", "sysctls": {"net.ipv4.ip_forward": 1, "net/ipv4/ip_forward": 1}});
-        let (code, pointer, _) = refused::<Namespace>(twice);
+        let (code, pointer, _) = parse_error::<Namespace>(twice);
         assert_eq!(
             (code, pointer.as_str()),
             (Code::Duplicate, "/sysctls/net~1ipv4~1ip_forward")
         );
-        let (code, pointer, _) = refused::<Namespace>(json!({"name": "a", "routes": [{}]}));
+        let (code, pointer, _) = parse_error::<Namespace>(json!({"name": "a", "routes": [{}]}));
         assert_eq!(
             (code, pointer.as_str()),
             (Code::InvalidField, "/routes/0/destination")
         );
-        let (code, pointer, _) = refused::<Namespace>(json!({"name": "a", "wat": {}}));
+        let (code, pointer, _) = parse_error::<Namespace>(json!({"name": "a", "wat": {}}));
         assert_eq!((code, pointer.as_str()), (Code::UnknownField, "/wat"));
     }
+
     #[test]
-    fn null_is_left_out_but_for_maps_and_what_is_unknown() {
+    fn null_counts_as_left_out_except_in_maps() {
         let body = json!({"name": null, "labels": null, "endpoints": [{"up": null, "port": null, "mac": null}, {}]});
         assert_eq!(
             parse::<Veth>(&body).unwrap(),
@@ -262,28 +269,28 @@ mod tests {
         let route = json!({"destination": "default", "via": "10.0.0.1", "table": null, "type": null, "onlink": null});
         let namespace: Namespace =
             parse(&json!({"name": "a", "loopback": null, "routes": [route]})).unwrap();
-        assert!(namespace.loopback && namespace.routes[0].table == 254);
+        assert!(namespace.loopback && namespace.routes[0].table == RT_TABLE_MAIN);
 
-        let (code, pointer, _) = refused::<Namespace>(json!({"name": "a", "wat": null}));
+        let (code, pointer, _) = parse_error::<Namespace>(json!({"name": "a", "wat": null}));
         assert_eq!((code, pointer.as_str()), (Code::UnknownField, "/wat"));
         let (code, pointer, _) =
-            refused::<Namespace>(json!({"name": "a", "labels": {"team": null}}));
+            parse_error::<Namespace>(json!({"name": "a", "labels": {"team": null}}));
         assert_eq!(
             (code, pointer.as_str()),
             (Code::InvalidField, "/labels/team")
         );
-        let (code, pointer, _) = refused::<Veth>(json!({"endpoints": [null, {}]}));
+        let (code, pointer, _) = parse_error::<Veth>(json!({"endpoints": [null, {}]}));
         assert_eq!(
             (code, pointer.as_str()),
             (Code::InvalidField, "/endpoints/0")
         );
-        let (code, pointer, _) = refused::<Namespace>(json!({"name": null}));
+        let (code, pointer, _) = parse_error::<Namespace>(json!({"name": null}));
         assert_eq!((code, pointer.as_str()), (Code::InvalidField, "/name"));
     }
 
     #[test]
-    fn mistakes_are_told_in_words_of_json() {
-        let detail = |value: Value| refused::<Veth>(json!({"endpoints": [value, {}]})).2;
+    fn error_uses_terms_of_json() {
+        let detail = |value: Value| parse_error::<Veth>(json!({"endpoints": [value, {}]})).2;
         assert_eq!(
             detail(json!({"mtu": -1})),
             "invalid value: number `-1`, expected a whole number from 0 to 4294967295"
@@ -309,7 +316,7 @@ mod tests {
             "invalid type: object, expected a string such as \"net0\""
         );
         let route = json!({"destination": "default", "type": "x"});
-        let (_, _, detail) = refused::<Namespace>(json!({"name": "a", "routes": [route]}));
+        let (_, _, detail) = parse_error::<Namespace>(json!({"name": "a", "routes": [route]}));
         assert!(
             detail.starts_with("unknown value `x`, expected one of `unicast`"),
             "{detail}"
@@ -317,18 +324,18 @@ mod tests {
     }
 
     #[test]
-    fn an_array_is_no_object() {
-        let (code, pointer, _) = refused::<Veth>(json!({"endpoints": [[], {}]}));
+    fn array_is_not_accepted_as_object() {
+        let (code, pointer, _) = parse_error::<Veth>(json!({"endpoints": [[], {}]}));
         assert_eq!(
             (code, pointer.as_str()),
             (Code::InvalidField, "/endpoints/0")
         );
-        let (_, pointer, detail) = refused::<Namespace>(json!({"name": "a", "dns": 5}));
+        let (_, pointer, detail) = parse_error::<Namespace>(json!({"name": "a", "dns": 5}));
         assert_eq!(
             (pointer.as_str(), detail.as_str()),
             ("/dns", "invalid type: number, expected an object")
         );
-        let (_, pointer, _) = refused::<Namespace>(
+        let (_, pointer, _) = parse_error::<Namespace>(
             json!({"name": "a", "routes": [{"destination": "default", "type": "x"}]}),
         );
         assert_eq!(pointer, "/routes/0/type");

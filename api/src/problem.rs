@@ -1,11 +1,11 @@
-//! Errors as clients get them (RFC 9457).
+//! Error answers (RFC 9457).
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::ResourceRef;
 
-/// What kind of error it is, for programs.
+/// Codes of errors, for programs.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
 )]
@@ -47,7 +47,7 @@ pub enum Code {
 }
 
 impl Code {
-    /// The HTTP status that the code goes with.
+    /// Returns the HTTP status of the code.
     pub fn status(self) -> u16 {
         match self {
             Code::MalformedRequest | Code::MalformedJson | Code::InvalidQuery => 400,
@@ -98,24 +98,24 @@ impl Code {
     }
 }
 
-/// An error as the body of an answer: `application/problem+json`.
+/// An error answer: `application/problem+json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
-    /// Always `about:blank`: `code` tells errors apart.
+    /// Always `about:blank`; see `code`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// The status in words.
+    /// The reason phrase of the status.
     pub title: String,
     /// The HTTP status.
     pub status: u16,
-    /// What kind of error it is.
+    /// The code of the error.
     pub code: Code,
-    /// What happened and what to do, for people.
+    /// Explanation for people: the cause, and what to do.
     pub detail: String,
-    /// The field that is wrong (RFC 6901).
+    /// JSON pointer to the invalid field (RFC 6901).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pointer: Option<String>,
-    /// The resources that stand in the way.
+    /// The resources that prevent it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub resources: Vec<ResourceRef>,
     /// The operation that the kernel refused.
@@ -124,13 +124,13 @@ pub struct Problem {
     /// The kernel's error by name, such as `EEXIST`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub errno: Option<String>,
-    /// The kernel's own words (its extended ack).
+    /// The kernel's message (extended ack).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kernel_message: Option<String>,
 }
 
 impl Problem {
-    /// A problem with nothing but its code and what to tell people.
+    /// Returns a problem with a code and an explanation only.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         Self {
             kind: "about:blank".into(),
@@ -159,19 +159,19 @@ impl std::fmt::Display for Problem {
 
 impl std::error::Error for Problem {}
 
-/// A field that is wrong.
+/// An invalid field.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FieldError {
-    /// Which rule it breaks.
+    /// The code of the error.
     pub code: Code,
-    /// JSON pointer (RFC 6901) of the field.
+    /// JSON pointer (RFC 6901) to the field.
     pub pointer: String,
-    /// The value, and what would be right.
+    /// The value, and what is expected.
     pub detail: String,
 }
 
 impl FieldError {
-    /// A field by its pointer.
+    /// Returns an error of the field at a pointer.
     pub fn new(code: Code, pointer: impl Into<String>, detail: impl Into<String>) -> Self {
         Self {
             code,
@@ -180,12 +180,12 @@ impl FieldError {
         }
     }
 
-    /// A field by the keys that lead to it.
+    /// Returns an error of the field at a path of keys.
     pub fn at(code: Code, path: &[&str], detail: impl Into<String>) -> Self {
         Self::new(code, pointer(path), detail)
     }
 
-    /// The same, seen from further up.
+    /// Prefixes the pointer with the path of the enclosing value.
     pub fn below(mut self, path: &[&str]) -> Self {
         self.pointer = pointer(path) + &self.pointer;
         self
@@ -201,6 +201,7 @@ impl From<FieldError> for Problem {
     }
 }
 
+/// Joins keys to a JSON pointer.
 fn pointer(path: &[&str]) -> String {
     path.iter()
         .map(|part| format!("/{}", part.replace('~', "~0").replace('/', "~1")))

@@ -1,5 +1,4 @@
-//! From bytes to a JSON value: a key that is given twice is a mistake, and what is nested without
-//! end is refused early.
+//! From text to a JSON value; duplicate keys and excessive nesting are refused.
 
 use std::fmt;
 
@@ -10,32 +9,33 @@ use serde::{
 };
 use serde_json::{Map, Number, Value};
 
-/// The most that lists and objects of a YAML document may be nested: as much as `serde_json` takes
-/// of JSON.
-const DEPTH: usize = 127;
+/// Maximum depth of lists and mappings in a YAML document; `serde_json` has the same limit.
+const MAX_DEPTH: usize = 127;
 
 /// Reads JSON (RFC 8259).
 ///
 /// # Errors
-/// Error with its line and column: also a key that an object has twice.
+/// The error with its line and column; a duplicate key is one.
 pub fn read_json(bytes: &[u8]) -> Result<Value, String> {
-    serde_json::from_slice::<Unique>(bytes)
+    serde_json::from_slice::<UniqueKeys>(bytes)
         .map(|read| read.0)
         .map_err(|error| error.to_string())
 }
 
-/// A JSON value whose objects have each key once.
-struct Unique(Value);
+/// A JSON value whose objects have no duplicate keys.
+struct UniqueKeys(Value);
 
-impl<'de> Deserialize<'de> for Unique {
+impl<'de> Deserialize<'de> for UniqueKeys {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(UniqueVisitor).map(Unique)
+        deserializer
+            .deserialize_any(UniqueKeysVisitor)
+            .map(UniqueKeys)
     }
 }
 
-struct UniqueVisitor;
+struct UniqueKeysVisitor;
 
-impl<'de> Visitor<'de> for UniqueVisitor {
+impl<'de> Visitor<'de> for UniqueKeysVisitor {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -64,7 +64,7 @@ impl<'de> Visitor<'de> for UniqueVisitor {
     }
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
         let mut list = Vec::new();
-        while let Some(Unique(item)) = items.next_element()? {
+        while let Some(UniqueKeys(item)) = items.next_element()? {
             list.push(item);
         }
         Ok(Value::Array(list))
@@ -73,36 +73,35 @@ impl<'de> Visitor<'de> for UniqueVisitor {
         let mut map = Map::new();
         while let Some(key) = entries.next_key::<String>()? {
             if map.contains_key(&key) {
-                return Err(de::Error::custom(duplicate(&key)));
+                return Err(de::Error::custom(duplicate_key(&key)));
             }
-            let Unique(value) = entries.next_value()?;
+            let UniqueKeys(value) = entries.next_value()?;
             map.insert(key, value);
         }
         Ok(Value::Object(map))
     }
 }
 
-fn duplicate(key: &str) -> String {
-    format!("the key {key:?} is given twice")
+fn duplicate_key(key: &str) -> String {
+    format!("duplicate key {key:?}")
 }
 
 /// Reads one document of YAML 1.2 (core schema), without anchors and aliases; JSON is YAML too.
 ///
-/// Numbers with leading zeros, and those that JSON has no way to write, are strings. Keys are
-/// strings, however they are written.
+/// Numbers with leading zeros, and those that JSON cannot express, become strings. Keys are always
+/// strings.
 ///
 /// # Errors
-/// Error with its line and column: also a key that a mapping has twice.
+/// The error with its line and column; a duplicate key is one.
 pub fn read_yaml(text: &str) -> Result<Value, String> {
     let mut parser = Parser::new_from_str(text);
     let mut document = None;
-    let mut open: Vec<Open> = Vec::new();
+    let mut stack: Vec<Collection> = Vec::new();
     loop {
         let Some(next) = parser.next_event() else {
             return Ok(document.unwrap_or_default());
         };
         let (event, span) = next.map_err(|error| at(error.marker(), error.info()))?;
-        let wrong = |what: &str| at(&span.start, what);
         let anchor = match &event {
             Event::Alias(anchor)
             | Event::Scalar(.., anchor, _)
@@ -111,107 +110,124 @@ pub fn read_yaml(text: &str) -> Result<Value, String> {
             _ => 0,
         };
         if anchor != 0 {
-            return Err(wrong(
-                "anchors (&) and aliases (*) are not taken: write the value out where it is needed",
+            return Err(at(
+                &span.start,
+                "anchors (&) and aliases (*) are not supported: write the value out",
             ));
         }
         let value = match event {
             Event::DocumentStart(_) if document.is_some() => {
-                return Err(wrong("a second document begins: send one"));
+                return Err(at(&span.start, "only one document is accepted"));
             }
             Event::SequenceStart(_, tag) => {
-                check_tag(tag.as_deref(), "seq").map_err(|what| wrong(&what))?;
-                open.push(Open::List(Vec::new()));
+                check_tag(tag.as_deref(), "seq").map_err(|message| at(&span.start, &message))?;
+                stack.push(Collection::List(Vec::new()));
                 None
             }
             Event::MappingStart(_, tag) => {
-                check_tag(tag.as_deref(), "map").map_err(|what| wrong(&what))?;
-                open.push(Open::Map(Map::new(), None));
+                check_tag(tag.as_deref(), "map").map_err(|message| at(&span.start, &message))?;
+                stack.push(Collection::Map(Map::new(), None));
                 None
             }
             Event::Scalar(text, style, _, tag) => {
-                // A key is text, whatever it looks like.
-                if let Some(Open::Map(map, key @ None)) = open.last_mut() {
+                // A key is a string, even if it looks like a number.
+                if let Some(Collection::Map(map, key @ None)) = stack.last_mut() {
                     if map.contains_key(&*text) {
-                        return Err(wrong(&duplicate(&text)));
+                        return Err(at(&span.start, &duplicate_key(&text)));
                     }
                     *key = Some(text.into_owned());
                     None
                 } else {
-                    Some(scalar(&text, style, tag.as_deref()).map_err(|what| wrong(&what))?)
+                    Some(
+                        parse_scalar(&text, style, tag.as_deref())
+                            .map_err(|message| at(&span.start, &message))?,
+                    )
                 }
             }
-            Event::SequenceEnd | Event::MappingEnd => match open.pop() {
-                Some(Open::List(items)) => Some(Value::Array(items)),
-                Some(Open::Map(map, _)) => Some(Value::Object(map)),
+            Event::SequenceEnd | Event::MappingEnd => match stack.pop() {
+                Some(Collection::List(items)) => Some(Value::Array(items)),
+                Some(Collection::Map(map, _)) => Some(Value::Object(map)),
                 None => None,
             },
             _ => None,
         };
-        if open.len() > DEPTH {
-            return Err(wrong(&format!(
-                "lists and mappings are nested more than {DEPTH} deep"
-            )));
+        if stack.len() > MAX_DEPTH {
+            return Err(at(
+                &span.start,
+                &format!("lists and mappings are nested more than {MAX_DEPTH} deep"),
+            ));
         }
         let Some(value) = value else { continue };
-        match open.last_mut() {
+        match stack.last_mut() {
             None => document = Some(value),
-            Some(Open::List(items)) => items.push(value),
-            Some(Open::Map(map, key)) => match key.take() {
+            Some(Collection::List(items)) => items.push(value),
+            Some(Collection::Map(map, key)) => match key.take() {
                 Some(key) => drop(map.insert(key, value)),
-                None => return Err(wrong("a key is a string, not a list or a mapping")),
+                None => {
+                    return Err(at(
+                        &span.start,
+                        "a key must be a string, not a list or a mapping",
+                    ));
+                }
             },
         }
     }
 }
 
-/// A list or a mapping whose end is still to come; the latter with the key whose value comes next.
-enum Open {
+/// A list or a mapping that is still open; a mapping with the key of the next value.
+enum Collection {
     List(Vec<Value>),
     Map(Map<String, Value>, Option<String>),
 }
 
-fn at(place: &Marker, what: &str) -> String {
-    format!("{what} at line {} column {}", place.line(), place.col() + 1)
+/// Appends the position to a message.
+fn at(position: &Marker, message: &str) -> String {
+    format!(
+        "{message} at line {} column {}",
+        position.line(),
+        position.col() + 1
+    )
 }
 
 fn check_tag(tag: Option<&Tag>, expected: &str) -> Result<(), String> {
     match tag {
         Some(tag) if !(tag.is_yaml_core_schema() && tag.suffix == expected) => {
-            Err(unknown_tag(tag))
+            Err(unexpected_tag(tag))
         }
         _ => Ok(()),
     }
 }
 
-fn unknown_tag(tag: &Tag) -> String {
-    format!("the tag {tag} is not taken here")
+fn unexpected_tag(tag: &Tag) -> String {
+    format!("unexpected tag {tag}")
 }
 
-fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Result<Value, String> {
+/// Returns the value of a scalar.
+fn parse_scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Result<Value, String> {
     match tag {
         Some(tag) if tag.is_yaml_core_schema() => match tag.suffix.as_str() {
             "str" => Ok(text.into()),
-            "null" | "bool" | "int" | "float" => Ok(plain(text)),
-            _ => Err(unknown_tag(tag)),
+            "null" | "bool" | "int" | "float" => Ok(parse_plain(text)),
+            _ => Err(unexpected_tag(tag)),
         },
-        Some(tag) => Err(unknown_tag(tag)),
-        None if style == ScalarStyle::Plain => Ok(plain(text)),
+        Some(tag) => Err(unexpected_tag(tag)),
+        None if style == ScalarStyle::Plain => Ok(parse_plain(text)),
         None => Ok(text.into()),
     }
 }
 
-/// A scalar without quotes, by the core schema (YAML 1.2.2, section 10.3.2).
-fn plain(text: &str) -> Value {
+/// Returns the value of a scalar without quotes, by the core schema (YAML 1.2.2, section 10.3.2).
+fn parse_plain(text: &str) -> Value {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => Value::Null,
         "true" | "True" | "TRUE" => Value::Bool(true),
         "false" | "False" | "FALSE" => Value::Bool(false),
-        _ => number(text).map_or_else(|| text.into(), Value::Number),
+        _ => parse_number(text).map_or_else(|| text.into(), Value::Number),
     }
 }
 
-fn number(text: &str) -> Option<Number> {
+/// Returns the number that JSON can express, or nothing.
+fn parse_number(text: &str) -> Option<Number> {
     let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
     if !digits.starts_with(|first: char| first.is_ascii_digit() || first == '.') {
         return None;
@@ -224,7 +240,7 @@ fn number(text: &str) -> Option<Number> {
             return u64::from_str_radix(digits, radix).ok().map(Number::from);
         }
     }
-    // A telephone's or a postman's, not a number's: 007.
+    // A code such as 007, rather than a number.
     if digits.len() > 1
         && digits.starts_with('0')
         && digits.bytes().all(|byte| byte.is_ascii_digit())
@@ -254,21 +270,21 @@ mod tests {
         ] {
             let error = read_json(text.as_bytes()).unwrap_err();
             assert!(
-                error.starts_with("the key \"c\" is given twice at line 1"),
+                error.starts_with("duplicate key \"c\" at line 1"),
                 "{error}"
             );
             assert!(
                 read_yaml(text)
                     .unwrap_err()
-                    .starts_with("the key \"c\" is given twice at line 1")
+                    .starts_with("duplicate key \"c\" at line 1")
             );
         }
         let error = read_yaml("a:\n  c: 1\nb: 2\na:\n  d: 1\n").unwrap_err();
-        assert_eq!(error, "the key \"a\" is given twice at line 4 column 1");
+        assert_eq!(error, "duplicate key \"a\" at line 4 column 1");
     }
 
     #[test]
-    fn json_is_read_as_serde_json_reads_it() {
+    fn json_is_read_like_serde_json() {
         for text in [
             "{\"a\": [1, -2, 3.5, 1e3, true, null, \"x\\n\"], \"b\": {}}",
             "[]",
@@ -284,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn yaml_is_read_by_the_core_schema() {
+    fn yaml_follows_core_schema() {
         let text = "
 # a comment
 null: [~, null, ~, '', \"\\u0041\", 1, -1, 0x1f, 0o17, 1.5, .5, 1e3, +3]
@@ -316,14 +332,14 @@ literal: |
         for (text, why) in [
             (
                 "a: &x 1\nb: *x\n",
-                "anchors (&) and aliases (*) are not taken: write the value out where it is needed at line 1",
+                "anchors (&) and aliases (*) are not supported: write the value out at line 1",
             ),
             ("a: &x {}\n", "anchors"),
             ("- &x [1]\n", "anchors"),
-            ("a: 1\n---\nb: 2\n", "a second document begins"),
-            ("? [a]\n: 1\n", "a key is a string"),
-            ("a: !mine 1\n", "the tag !mine is not taken"),
-            ("a: !!set {b}\n", "the tag"),
+            ("a: 1\n---\nb: 2\n", "only one document"),
+            ("? [a]\n: 1\n", "a key must be a string"),
+            ("a: !mine 1\n", "unexpected tag !mine"),
+            ("a: !!set {b}\n", "unexpected tag"),
             ("a: [b\n", ""),
             ("a: 1\n b: 2\n", ""),
         ] {
@@ -335,10 +351,9 @@ literal: |
         }
     }
 
-    /// Each of these took the square of its length, or an answer's time, before nesting was
-    /// bounded.
+    /// Each of these took quadratic time, or the time of a whole request, without the limit.
     #[test]
-    fn deep_nesting_is_refused_where_it_begins() {
+    fn deep_nesting_is_refused_early() {
         let long = 1 << 20;
         for text in [
             format!("a: {}", "[".repeat(long)),
@@ -355,9 +370,12 @@ literal: |
             );
         }
         let deep = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
-        assert!(read_yaml(&deep(DEPTH)).is_ok() && read_json(deep(DEPTH).as_bytes()).is_ok());
         assert!(
-            read_yaml(&deep(DEPTH + 1)).is_err() && read_json(deep(DEPTH + 1).as_bytes()).is_err()
+            read_yaml(&deep(MAX_DEPTH)).is_ok() && read_json(deep(MAX_DEPTH).as_bytes()).is_ok()
+        );
+        assert!(
+            read_yaml(&deep(MAX_DEPTH + 1)).is_err()
+                && read_json(deep(MAX_DEPTH + 1).as_bytes()).is_err()
         );
     }
 }

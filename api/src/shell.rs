@@ -1,6 +1,6 @@
-//! Lines for a shell.
+//! Quoting for shells.
 
-/// A word as a POSIX shell takes it: quoted where it needs that.
+/// Quotes a word for a POSIX shell, if it needs quotes.
 pub fn shell_word(word: &str) -> String {
     let plain = |c: char| {
         c.is_ascii_alphanumeric()
@@ -17,7 +17,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shell_reads_quoted_words_as_they_are() {
+    fn shell_reads_quoted_word_unchanged() {
         for word in [
             "plain",
             "",

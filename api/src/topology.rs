@@ -2,59 +2,126 @@
 
 use std::sync::LazyLock;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
-use crate::{Bridge, Dns, Endpoint, Kind, Name, Namespace, ResourceRef, Route, Veth};
+use crate::{Kind, Name, Resource, ResourceRef, State, resource_kinds};
 
-/// Every resource that a document names, intent only.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Topology {
-    /// Namespaces.
-    #[serde(default)]
-    pub namespaces: Vec<Namespace>,
-    /// Bridges.
-    #[serde(default)]
-    pub bridges: Vec<Bridge>,
-    /// Veth pairs, each with a name.
-    #[serde(default)]
-    pub veths: Vec<Veth>,
+macro_rules! define_topology {
+    ($($kind:ident($spec:ident) $name:ident $plural:ident $description:literal;)+) => {
+        /// Every resource of a document, specifications only.
+        #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+        #[serde(deny_unknown_fields)]
+        pub struct Topology {
+            $(
+                /// The resources of this kind, each with a name.
+                #[serde(default)]
+                pub $plural: Vec<crate::$spec>,
+            )+
+        }
+
+        impl Topology {
+            /// Returns the resources of a kind as JSON.
+            ///
+            /// # Errors
+            /// None that is known: every specification has a form in JSON.
+            pub fn to_json(&self, kind: Kind) -> serde_json::Result<Vec<Value>> {
+                match kind {
+                    $(Kind::$kind => self.$plural.iter().map(serde_json::to_value).collect(),)+
+                }
+            }
+        }
+
+        /// Returns a specification as a topology document shows it: without the fields that are at
+        /// their default.
+        pub fn sparse(kind: Kind, spec: Value) -> Value {
+            let Value::Object(mut spec) = spec else {
+                return spec;
+            };
+            match kind {
+                $(Kind::$kind => {
+                    static DEFAULTS: LazyLock<Value> =
+                        LazyLock::new(|| default_fields::<crate::$spec>(json!({"name": "x"})));
+
+                    crate::$spec::omit_nested_defaults(&mut spec);
+                    omit_defaults(&mut spec, &DEFAULTS, crate::$spec::ALWAYS_SHOWN);
+                })+
+            }
+            Value::Object(spec)
+        }
+    };
 }
 
-/// What a topology changed.
+resource_kinds!(define_topology);
+
+/// Returns all fields of a type in JSON, given those that it requires.
+pub(crate) fn default_fields<T: Serialize + DeserializeOwned>(required: Value) -> Value {
+    serde_json::from_value::<T>(required)
+        .and_then(serde_json::to_value)
+        .unwrap_or_default()
+}
+
+/// Removes the fields that are at their default, except those of `always_shown`.
+pub(crate) fn omit_defaults(
+    fields: &mut Map<String, Value>,
+    defaults: &Value,
+    always_shown: &[&str],
+) {
+    fields.retain(|key, value| {
+        always_shown.contains(&key.as_str()) || defaults.get(key) != Some(value)
+    });
+}
+
+/// Removes the fields that are at their default from each item of a list.
+pub(crate) fn omit_defaults_of_items(
+    fields: &mut Map<String, Value>,
+    list: &str,
+    defaults: &Value,
+    always_shown: &[&str],
+) {
+    let Some(Value::Array(items)) = fields.get_mut(list) else {
+        return;
+    };
+    for item in items {
+        if let Value::Object(item) = item {
+            omit_defaults(item, defaults, always_shown);
+        }
+    }
+}
+
+/// Changes made by a topology document.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct TopologyResult {
-    /// Resources that were not there before.
+    /// Resources created.
     pub created: Vec<ResourceRef>,
-    /// Resources that are now otherwise.
+    /// Resources updated.
     pub updated: Vec<ResourceRef>,
-    /// Resources that are no longer there.
+    /// Resources deleted.
     pub deleted: Vec<ResourceRef>,
-    /// How many resources of the document were so already.
+    /// Number of resources of the document that did not change.
     pub unchanged: usize,
 }
 
-/// How far a topology is, as a line of `application/x-ndjson`.
+/// Progress of a topology write, a line of `application/x-ndjson`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Progress {
-    /// Kernel operations done.
+    /// Number of kernel operations done.
     pub done: usize,
-    /// Kernel operations in all, as far as they are known.
+    /// Total number of kernel operations, as far as known.
     pub total: usize,
 }
 
-/// What a pass over everything recorded came to.
+/// The result of a full reconciliation.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Reconciled {
-    /// Resources that were not as asked, and are now.
+    /// Resources that were not in sync, and are now.
     pub repaired: Vec<ResourceRef>,
-    /// Resources that are still not as asked.
+    /// Resources that are still not in sync.
     pub failed: Vec<NotInSync>,
 }
 
-/// A resource that is not as it was asked to be.
+/// A resource that is not in sync.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NotInSync {
     /// Its kind.
@@ -62,93 +129,17 @@ pub struct NotInSync {
     /// Its name.
     pub name: Name,
     /// Its state.
-    pub state: crate::State,
-    /// Why, in a sentence.
+    pub state: State,
+    /// The reason, a sentence.
     pub reason: Option<String>,
-}
-
-/// What a kind's fields are when they are left out.
-struct Defaults {
-    namespace: Value,
-    route: Value,
-    dns: Value,
-    bridge: Value,
-    veth: Value,
-    endpoint: Value,
-}
-
-static DEFAULTS: LazyLock<Defaults> = LazyLock::new(|| {
-    fn of<T: Serialize + for<'de> Deserialize<'de>>(least: Value) -> Value {
-        serde_json::from_value::<T>(least)
-            .and_then(serde_json::to_value)
-            .unwrap_or_default()
-    }
-    let name = json!({"name": "x"});
-    Defaults {
-        namespace: of::<Namespace>(name.clone()),
-        route: of::<Route>(json!({"destination": "default"})),
-        dns: of::<Dns>(json!({})),
-        bridge: of::<Bridge>(name.clone()),
-        veth: of::<Veth>(name),
-        endpoint: of::<Endpoint>(json!({})),
-    }
-});
-
-/// A resource's intent as a topology document shows it: without the fields that are at their
-/// default, and without `attach`, which is for the creation only.
-pub fn sparse(kind: Kind, intent: Value) -> Value {
-    let defaults = &*DEFAULTS;
-    let Value::Object(mut fields) = intent else {
-        return intent;
-    };
-    let each = |fields: &mut Map<String, Value>, list: &str, default: &Value| {
-        for item in fields
-            .get_mut(list)
-            .and_then(Value::as_array_mut)
-            .into_iter()
-            .flatten()
-        {
-            leave_out(item, default, &["destination"]);
-        }
-    };
-    let default = match kind {
-        Kind::Namespace => {
-            fields.remove("attach");
-            each(&mut fields, "routes", &defaults.route);
-            if let Some(dns) = fields.get_mut("dns") {
-                leave_out(dns, &defaults.dns, &[]);
-            }
-            &defaults.namespace
-        }
-        Kind::Bridge => {
-            if fields.get("interface") == fields.get("name") {
-                fields.remove("interface");
-            }
-            &defaults.bridge
-        }
-        Kind::Veth => {
-            each(&mut fields, "endpoints", &defaults.endpoint);
-            &defaults.veth
-        }
-    };
-    let mut value = Value::Object(fields);
-    leave_out(&mut value, default, &["name", "endpoints"]);
-    value
-}
-
-/// Takes the fields out that are at their default, but for some.
-fn leave_out(value: &mut Value, default: &Value, but: &[&str]) {
-    if let Value::Object(fields) = value {
-        fields.retain(|key, value| but.contains(&key.as_str()) || default.get(key) != Some(value));
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Resource;
+    use crate::{Bridge, Namespace, Veth};
 
-    fn there_and_back<R: Resource>(full: Value, short: Value) {
+    fn check_round_trip<R: Resource>(full: Value, short: Value) {
         let resource: R = serde_json::from_value(full.clone()).unwrap();
         let shown = sparse(R::KIND, serde_json::to_value(&resource).unwrap());
         assert_eq!(shown, short);
@@ -156,25 +147,25 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_not_at_its_default_is_shown() {
-        there_and_back::<Namespace>(json!({"name": "x"}), json!({"name": "x"}));
+    fn sparse_omits_defaults_and_reads_back() {
+        check_round_trip::<Namespace>(json!({"name": "x"}), json!({"name": "x"}));
         let route =
             json!({"destination": "default", "via": "10.0.0.1", "table": 254, "metric": null});
-        there_and_back::<Namespace>(
+        check_round_trip::<Namespace>(
             json!({"name": "a", "loopback": false, "routes": [route], "dns": {"search": ["a.example"]}}),
             json!({"name": "a", "loopback": false, "routes": [{"destination": "default", "via": "10.0.0.1"}],
                 "dns": {"search": ["a.example"]}}),
         );
-        there_and_back::<Bridge>(
+        check_round_trip::<Bridge>(
             json!({"name": "br0", "interface": "br1"}),
             json!({"name": "br0", "interface": "br1"}),
         );
-        there_and_back::<Veth>(
+        check_round_trip::<Veth>(
             json!({"name": "v"}),
             json!({"name": "v", "endpoints": [{}, {}]}),
         );
         let ends = json!([{"namespace": "a", "interface": "eth0"}, {"bridge": "br0", "port": {"hairpin": true}}]);
-        there_and_back::<Veth>(
+        check_round_trip::<Veth>(
             json!({"name": "v", "endpoints": ends}),
             json!({"name": "v", "endpoints": ends}),
         );

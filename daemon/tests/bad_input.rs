@@ -270,7 +270,7 @@ fn requests_that_are_wrong_are_told_so() {
             answer.json["detail"]
                 .as_str()
                 .unwrap()
-                .contains("the key \"loopback\" is given twice"),
+                .contains("duplicate key \"loopback\""),
             "{}",
             answer.json
         );

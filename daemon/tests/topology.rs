@@ -319,15 +319,15 @@ fn mistakes_are_told_with_their_place() {
     for (yaml, why) in [
         (
             "namespaces: [{name: a}]\nnamespaces: [{name: b}]\n",
-            "the key \"namespaces\" is given twice at line 2",
+            "duplicate key \"namespaces\" at line 2",
         ),
         (
             "namespaces: [{name: a, sysctls: {net.a: 1, net.a: 1}}]\n",
-            "the key \"net.a\" is given twice",
+            "duplicate key \"net.a\"",
         ),
         (
             "namespaces:\n- &a {name: a}\n- *a\n",
-            "anchors (&) and aliases (*) are not taken",
+            "anchors (&) and aliases (*) are not supported",
         ),
         (&format!("a: {}", "[".repeat(40_000)), "recursion limit"),
     ] {

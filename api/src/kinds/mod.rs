@@ -1,10 +1,17 @@
-//! The resource kinds: the one list of them, and what they have in common.
+//! The resource kinds: the one list of them, and the trait that they share.
+
+mod bridge;
+pub(crate) mod checks;
+mod namespace;
+mod veth;
 
 use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+pub use self::{bridge::*, namespace::*, veth::*};
 use crate::{FieldError, Name, string_enum::string_enum};
 
 /// The list of resource kinds, in the order in which they are created.
@@ -90,7 +97,7 @@ pub struct ResourceRef {
 }
 
 impl ResourceRef {
-    /// The resource of this kind and name.
+    /// Names the resource of this kind and name.
     pub fn new(kind: Kind, name: Name) -> Self {
         Self { kind, name }
     }
@@ -102,13 +109,13 @@ impl fmt::Display for ResourceRef {
     }
 }
 
-/// What the three kinds have in common.
+/// The specification of a resource, as clients send it.
 pub trait Resource:
     Serialize + DeserializeOwned + ToSchema + Clone + PartialEq + fmt::Debug + Send + Sync + 'static
 {
-    /// The kind.
+    /// Its kind.
     const KIND: Kind;
-    /// What the kernel said of it.
+    /// Its state in the kernel, as `status.observed` shows it.
     type Observed: Serialize
         + DeserializeOwned
         + ToSchema
@@ -118,13 +125,29 @@ pub trait Resource:
         + Send
         + Sync
         + 'static;
-    /// Its name.
+
+    /// Returns the resource's name.
     fn name(&self) -> &Name;
-    /// Its labels.
+
+    /// Returns the resource's labels.
     fn labels(&self) -> &BTreeMap<String, String>;
-    /// Checks what one field alone cannot know.
+
+    /// Validates what needs more than one field.
     ///
     /// # Errors
     /// The first field that is wrong, with its JSON pointer.
     fn check(&self) -> Result<(), FieldError>;
+
+    /// Fields that a topology document shows also where they are at their default.
+    const ALWAYS_SHOWN: &[&str] = &["name"];
+
+    /// Removes from a specification in JSON the nested fields that are at their default.
+    ///
+    /// [`sparse`](crate::sparse) removes those at the top itself.
+    fn omit_nested_defaults(_spec: &mut Map<String, Value>) {}
+}
+
+/// Returns the default of fields that are on unless switched off.
+pub(crate) fn enabled() -> bool {
+    true
 }

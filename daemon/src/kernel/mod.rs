@@ -384,7 +384,7 @@ impl ObservedLink {
     /// Sets the MTU; where it is too small for IPv6 that ends on the link.
     pub fn set_mtu(&mut self, mtu: u32) {
         self.mtu = mtu;
-        if mtu < netnsd_api::LEAST_IPV6_MTU {
+        if mtu < netnsd_api::MIN_IPV6_MTU {
             self.addresses.retain(|address| !address.is_ipv6());
         }
     }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use netnsd_api::{
-    Destination, InterfaceName, LEAST_IPV6_MTU, Mac, Name, NetnsId, Port, Route, SysctlKey,
+    Destination, InterfaceName, MIN_IPV6_MTU, Mac, Name, NetnsId, Port, Route, SysctlKey,
     is_link_local,
 };
 use nix::errno::Errno;
@@ -802,7 +802,7 @@ impl State {
             };
         }
         let link = self.link(ns, name)?;
-        if new.is_ipv6() && link.mtu < LEAST_IPV6_MTU {
+        if new.is_ipv6() && link.mtu < MIN_IPV6_MTU {
             return Err(Errno::EINVAL);
         }
         match link.addresses.iter_mut().find(|known| known.excludes(new)) {

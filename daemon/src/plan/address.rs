@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use ipnet::IpNet;
-use netnsd_api::{LEAST_IPV6_MTU, is_link_local};
+use netnsd_api::{MIN_IPV6_MTU, is_link_local};
 
 use super::{Hands, Phase, Planner, Task, place::Place};
 use crate::kernel::{ADDRESS_PROTOCOL_KERNEL_LL, IFA_F_NODAD, ObservedAddress, ObservedNs, Op};
@@ -32,11 +32,11 @@ impl Planner<'_> {
                 .iter()
                 .filter(|address| address.is_ipv6() == ipv6)
                 .collect();
-            if let (true, Some(first)) = (ipv6 && mtu < LEAST_IPV6_MTU, order.first()) {
+            if let (true, Some(first)) = (ipv6 && mtu < MIN_IPV6_MTU, order.first()) {
                 // The kernel ends IPv6 on the link (`addrconf_notify()`, net/ipv6/addrconf.c).
                 let Place { ns, name } = place;
                 let reason = format!(
-                    "IPv6 needs an MTU of at least {LEAST_IPV6_MTU}, and {name} in {ns} has {mtu}: {first} waits for it"
+                    "IPv6 needs an MTU of at least {MIN_IPV6_MTU}, and {name} in {ns} has {mtu}: {first} waits for it"
                 );
                 self.pending(task, reason);
                 continue;
@@ -279,7 +279,7 @@ impl Planner<'_> {
         };
         let Some(mac) = link
             .mac
-            .filter(|_| !link.addr_gen_none && link.mtu >= LEAST_IPV6_MTU && !task.gives_back())
+            .filter(|_| !link.addr_gen_none && link.mtu >= MIN_IPV6_MTU && !task.gives_back())
         else {
             return;
         };

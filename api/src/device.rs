@@ -1,0 +1,163 @@
+//! Fields that every network device has, in specifications and in what the kernel reports.
+
+use std::net::IpAddr;
+
+use crate::{
+    Cidr, Code, FieldError, MIN_IPV6_MTU,
+    kinds::checks::{check_count, check_unique},
+};
+
+/// Maximum number of addresses of a device.
+const MAX_ADDRESSES: usize = 1024;
+
+/// Defines the specification of a device: its own first fields, the fields of every device, then
+/// the rest of its own.
+///
+/// `#[serde(flatten)]` would give up `deny_unknown_fields`.
+macro_rules! device_spec {
+    (
+        $(#[$meta:meta])*
+        pub struct $name:ident {
+            $($first:tt)*
+        } + device {
+            $($rest:tt)*
+        }
+    ) => {
+        #[derive(
+            Debug,
+            Clone,
+            PartialEq,
+            Eq,
+            ::serde::Serialize,
+            ::serde::Deserialize,
+            ::utoipa::ToSchema,
+        )]
+        #[serde(deny_unknown_fields)]
+        $(#[$meta])*
+        pub struct $name {
+            $($first)*
+            /// MAC address; null: a persistent one chosen by netnsd, shown by
+            /// `status.observed.mac`.
+            #[serde(default)]
+            pub mac: Option<$crate::Mac>,
+            /// MTU in bytes, 68 to 65535; null: the kernel's choice.
+            #[serde(default)]
+            #[schema(minimum = 68, maximum = 65535)]
+            pub mtu: Option<u32>,
+            /// True if the device is set up.
+            #[serde(default = "crate::kinds::enabled")]
+            pub up: bool,
+            /// IP addresses of the device.
+            #[serde(default)]
+            #[schema(max_items = 1024)]
+            pub addresses: Vec<$crate::Cidr>,
+            $($rest)*
+        }
+
+        impl $name {
+            /// Validates the fields of every device.
+            fn check_device(&self) -> Result<(), $crate::FieldError> {
+                $crate::device::check_device(self.mtu, &self.addresses)
+            }
+        }
+    };
+}
+pub(crate) use device_spec;
+
+/// Defines the observed state of a device: the fields of every device, then its own.
+macro_rules! device_observed {
+    (
+        $(#[$meta:meta])*
+        pub struct $name:ident: device + {
+            $($rest:tt)*
+        }
+    ) => {
+        #[derive(
+            Debug,
+            Clone,
+            PartialEq,
+            Eq,
+            ::serde::Serialize,
+            ::serde::Deserialize,
+            ::utoipa::ToSchema,
+        )]
+        $(#[$meta])*
+        pub struct $name {
+            /// Interface index.
+            pub index: u32,
+            /// MAC address.
+            pub mac: String,
+            /// MTU in bytes.
+            pub mtu: u32,
+            /// True if the device is set up.
+            pub up: bool,
+            /// True if the device has carrier: for a bridge, that a port is forwarding; for a veth,
+            /// that its peer is up.
+            pub carrier: bool,
+            /// Operational state (RFC 2863), in lower case.
+            pub operstate: String,
+            /// Requested addresses that are set.
+            pub addresses: Vec<String>,
+            /// Addresses that netnsd did not set.
+            pub foreign_addresses: Vec<String>,
+            $($rest)*
+        }
+    };
+}
+pub(crate) use device_observed;
+
+/// Validates the MTU and the addresses of a device.
+pub(crate) fn check_device(mtu: Option<u32>, addresses: &[Cidr]) -> Result<(), FieldError> {
+    check_mtu(mtu)?;
+    check_addresses(addresses)?;
+    check_ipv6_mtu(mtu, addresses)
+}
+
+fn check_mtu(mtu: Option<u32>) -> Result<(), FieldError> {
+    match mtu {
+        Some(mtu) if !(68..=65535).contains(&mtu) => Err(FieldError::new(
+            Code::InvalidField,
+            "/mtu",
+            format!("{mtu} is not a valid MTU: 68 to 65535 bytes"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn check_addresses(addresses: &[Cidr]) -> Result<(), FieldError> {
+    check_count("addresses", addresses.len(), MAX_ADDRESSES)?;
+    check_unique(
+        "addresses",
+        addresses.iter().map(|address| (*address, address)),
+    )?;
+
+    for (i, address) in addresses.iter().enumerate() {
+        let ip = address.0.addr();
+        let is_broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
+        if ip.is_multicast() || ip.is_unspecified() || is_broadcast {
+            return Err(FieldError::at(
+                Code::InvalidField,
+                &["addresses", &i.to_string()],
+                format!(
+                    "\"{address}\" is not a host address (it is unspecified, multicast or broadcast)"
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Checks that an MTU suffices for the IPv6 addresses beside it (RFC 8200, section 5).
+fn check_ipv6_mtu(mtu: Option<u32>, addresses: &[Cidr]) -> Result<(), FieldError> {
+    let Some(mtu) = mtu.filter(|mtu| *mtu < MIN_IPV6_MTU) else {
+        return Ok(());
+    };
+    let Some(address) = addresses.iter().find(|address| address.0.addr().is_ipv6()) else {
+        return Ok(());
+    };
+    Err(FieldError::new(
+        Code::InvalidField,
+        "/mtu",
+        format!("{mtu} is too small for {address}: IPv6 needs an MTU of at least {MIN_IPV6_MTU}"),
+    ))
+}

@@ -1,0 +1,170 @@
+//! Network namespaces.
+
+use std::{collections::BTreeMap, sync::LazyLock};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
+
+use super::{
+    Kind, Resource,
+    checks::{check_count, check_labels, check_unique},
+};
+use crate::{
+    Code, Dns, FieldError, Name, Neighbour, NetnsId, Route, SysctlKey, SysctlValue,
+    topology::{default_fields, omit_defaults, omit_defaults_of_items},
+    values::deserialize_sysctls,
+};
+
+/// Maximum number of routes, neighbours or sysctls of a namespace, each.
+const MAX_ITEMS: usize = 16_384;
+
+/// A network namespace as it should be (`ip-netns(8)`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Namespace {
+    /// The name, also that of its file in `/run/netns`.
+    pub name: Name,
+    /// Labels for filtering.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Its nsid in the host's namespace (`ip netns set`).
+    #[serde(default)]
+    pub netnsid: Option<NetnsId>,
+    /// True if `lo` is up.
+    #[serde(default = "crate::kinds::enabled")]
+    pub loopback: bool,
+    /// Routes, besides those that the kernel adds itself.
+    #[serde(default)]
+    #[schema(max_items = 16384)]
+    pub routes: Vec<Route>,
+    /// Permanent ARP and NDP entries.
+    #[serde(default)]
+    #[schema(max_items = 16384)]
+    pub neighbours: Vec<Neighbour>,
+    /// Sysctls below `net.`.
+    #[serde(default, deserialize_with = "deserialize_sysctls")]
+    pub sysctls: BTreeMap<SysctlKey, SysctlValue>,
+    /// Its own name resolution, in `/etc/netns/NAME`; null: the host's.
+    #[serde(default)]
+    pub dns: Option<Dns>,
+    /// On creation: pins the namespace of this process instead of creating one (`ip netns
+    /// attach`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attach: Option<Attach>,
+}
+
+/// The process whose namespace is pinned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Attach {
+    /// The process id.
+    pub pid: u32,
+}
+
+/// Observed state of a namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NamespaceObserved {
+    /// Its file.
+    pub path: String,
+    /// The namespace's inode number, which identifies it while it exists.
+    pub inode: u64,
+    /// Its nsid in the host's namespace.
+    pub netnsid: Option<u32>,
+    /// Number of links in it, `lo` included.
+    pub links: usize,
+}
+
+impl Resource for Namespace {
+    const KIND: Kind = Kind::Namespace;
+    type Observed = NamespaceObserved;
+
+    fn name(&self) -> &Name {
+        &self.name
+    }
+
+    fn labels(&self) -> &BTreeMap<String, String> {
+        &self.labels
+    }
+
+    fn check(&self) -> Result<(), FieldError> {
+        check_labels(&self.labels)?;
+        check_count("routes", self.routes.len(), MAX_ITEMS)?;
+        check_count("neighbours", self.neighbours.len(), MAX_ITEMS)?;
+        check_count("sysctls", self.sysctls.len(), MAX_ITEMS)?;
+        self.check_routes()?;
+        self.check_neighbours()?;
+        self.check_forwarding()?;
+        self.dns.as_ref().map_or(Ok(()), Dns::check)
+    }
+
+    fn omit_nested_defaults(spec: &mut Map<String, Value>) {
+        static ROUTE: LazyLock<Value> =
+            LazyLock::new(|| default_fields::<Route>(json!({"destination": "default"})));
+        static DNS: LazyLock<Value> = LazyLock::new(|| default_fields::<Dns>(json!({})));
+
+        // It is for the creation only.
+        spec.remove("attach");
+        omit_defaults_of_items(spec, "routes", &ROUTE, &["destination"]);
+        if let Some(Value::Object(dns)) = spec.get_mut("dns") {
+            omit_defaults(dns, &DNS, &[]);
+        }
+    }
+}
+
+impl Namespace {
+    fn check_routes(&self) -> Result<(), FieldError> {
+        for (i, route) in self.routes.iter().enumerate() {
+            route
+                .check()
+                .map_err(|error| error.below(&["routes", &i.to_string()]))?;
+        }
+        check_unique(
+            "routes",
+            self.routes
+                .iter()
+                .map(|route| (route.key(), route.destination)),
+        )
+    }
+
+    fn check_neighbours(&self) -> Result<(), FieldError> {
+        check_unique(
+            "neighbours",
+            self.neighbours
+                .iter()
+                .map(|entry| (entry.key(), entry.address)),
+        )?;
+        for (i, entry) in self.neighbours.iter().enumerate() {
+            entry
+                .check()
+                .map_err(|error| error.below(&["neighbours", &i.to_string()]))?;
+        }
+        Ok(())
+    }
+
+    /// Refuses two values for one variable of the kernel that has two names (`devinet_sysctl`,
+    /// net/ipv4/devinet.c).
+    fn check_forwarding(&self) -> Result<(), FieldError> {
+        let (key, alias) = ("net.ipv4.ip_forward", "net.ipv4.conf.all.forwarding");
+        if let (Some(value), Some(other)) = (self.sysctl(key), self.sysctl(alias))
+            && value != other
+        {
+            return Err(FieldError::at(
+                Code::InvalidField,
+                &["sysctls", alias],
+                format!(
+                    "{key} = {} and {alias} = {} are the same setting: give one of them",
+                    value.0, other.0
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    fn sysctl(&self, key: &str) -> Option<&SysctlValue> {
+        self.sysctls
+            .iter()
+            .find(|(known, _)| known.as_str() == key)
+            .map(|(_, value)| value)
+    }
+}

@@ -1,0 +1,211 @@
+//! The live state of the kernel, netnsd's or not.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{Centiseconds, Name, NamespaceObserved, Port, ResourceRef};
+
+/// A network device, live from the kernel.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Link {
+    /// Interface index.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its kind as in `ip -d link` (veth, bridge, …); null for devices without one, such as `lo`.
+    pub kind: Option<String>,
+    /// Its MAC address.
+    pub mac: Option<String>,
+    /// Its MTU in bytes.
+    pub mtu: u32,
+    /// True if the device is set up.
+    pub up: bool,
+    /// True if the device has carrier.
+    pub carrier: bool,
+    /// Operational state (RFC 2863), in lower case.
+    pub operstate: String,
+    /// Its addresses.
+    pub addresses: Vec<String>,
+    /// The bridge device that it is a port of.
+    pub bridge: Option<String>,
+    /// Its peer, if it is a veth.
+    pub peer: Option<Peer>,
+    /// The resource that it belongs to; null if netnsd does not manage it.
+    pub resource: Option<ResourceRef>,
+    /// Its counters.
+    pub statistics: Statistics,
+    /// With `?settings=true`: settings of a bridge and of a bridge port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings: Option<LinkSettings>,
+}
+
+/// Settings of a bridge and of a bridge port, named like the fields of a resource; those at the
+/// kernel's default are left out.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+#[allow(missing_docs, reason = "named as the fields of a bridge")]
+pub struct LinkSettings {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stp: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ageing_time_s: Option<Centiseconds>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forward_delay_s: Option<Centiseconds>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hello_time_s: Option<Centiseconds>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_age_s: Option<Centiseconds>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub multicast_snooping: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vlan_filtering: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vlan_default_pvid: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<Port>,
+}
+
+/// The peer of a veth device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Peer {
+    /// Its namespace; null: the host's.
+    pub namespace: Option<String>,
+    /// Its name.
+    pub interface: String,
+}
+
+/// Counters of a device since its creation (`rtnl_link_stats64`, `linux/if_link.h`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[allow(missing_docs, reason = "named as iproute2 does")]
+pub struct Statistics {
+    pub rx_bytes: u64,
+    pub rx_packets: u64,
+    pub rx_errors: u64,
+    pub rx_dropped: u64,
+    pub tx_bytes: u64,
+    pub tx_packets: u64,
+    pub tx_errors: u64,
+    pub tx_dropped: u64,
+}
+
+/// An address of a device, live from the kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LinkAddress {
+    /// The address in CIDR form.
+    pub address: String,
+    /// The peer address of a point-to-point address (`peer` in ip-address(8)).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
+    /// The device.
+    pub interface: String,
+    /// Its scope: global, link, host, …
+    pub scope: String,
+    /// True if the address does not expire.
+    pub permanent: bool,
+    /// The resource that requests it; null if netnsd did not set it.
+    pub resource: Option<ResourceRef>,
+}
+
+/// A route, live from the kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LiveRoute {
+    /// The destination: `default` or a network.
+    pub destination: String,
+    /// The output device.
+    pub interface: Option<String>,
+    /// The gateway.
+    pub via: Option<String>,
+    /// The preferred source address.
+    pub source: Option<String>,
+    /// The metric.
+    pub metric: u32,
+    /// The table.
+    pub table: u32,
+    /// Its type: unicast, local, broadcast, blackhole, …
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Its origin: kernel, boot, static, netnsd or a number.
+    pub protocol: String,
+    /// Its scope: global, link, host, …
+    pub scope: String,
+    /// True if the gateway is taken as reachable.
+    pub onlink: bool,
+    /// True if netnsd can adopt it unchanged: it has no multiple next hops, nexthop object, gateway
+    /// of the other family, encapsulation, TOS or expiry.
+    pub adoptable: bool,
+}
+
+/// An ARP or NDP entry, live from the kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LiveNeighbour {
+    /// The neighbour's IP address.
+    pub address: String,
+    /// Its MAC address, if known.
+    pub mac: Option<String>,
+    /// The device on whose link it is.
+    pub interface: String,
+    /// NUD state: reachable, stale, permanent, failed, …
+    pub state: String,
+}
+
+/// A port of a bridge, live from the kernel (`bridge link`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BridgePort {
+    /// The device.
+    pub interface: String,
+    /// The veth pair that it belongs to; null if netnsd does not manage it.
+    pub veth: Option<Name>,
+    /// The end of the pair, 0 or 1.
+    pub endpoint: Option<u8>,
+    /// STP state.
+    pub state: String,
+    /// STP path cost.
+    pub path_cost: u32,
+    /// STP port priority.
+    pub priority: u16,
+    /// True if a frame may leave by the port that it came in by.
+    pub hairpin: bool,
+    /// True if the port cannot reach other isolated ports.
+    pub isolated: bool,
+    /// True if MAC addresses are learned on the port.
+    pub learning: bool,
+    /// True if a received BPDU disables the port.
+    pub bpdu_guard: bool,
+    /// True if the port may not become the root port.
+    pub root_block: bool,
+    /// True if a multicast group is left immediately.
+    pub mcast_fast_leave: bool,
+}
+
+/// An entry of a bridge's forwarding table (`bridge fdb`, `brctl showmacs`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct FdbEntry {
+    /// The MAC address.
+    pub mac: String,
+    /// The port that it was learned on.
+    pub interface: String,
+    /// True if it is an address of the bridge itself.
+    pub local: bool,
+    /// Seconds since the last frame from it; null if it does not age.
+    pub age_s: Option<f64>,
+}
+
+/// A namespace that netnsd does not manage, in a list with `?include=unmanaged`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct UnmanagedNamespace {
+    /// Its name in `/run/netns`.
+    pub name: String,
+    /// Always false.
+    pub managed: bool,
+    /// Its observed state.
+    pub status: UnmanagedStatus,
+}
+
+/// The status of a namespace that netnsd does not manage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct UnmanagedStatus {
+    /// Its observed state.
+    pub observed: NamespaceObserved,
+}

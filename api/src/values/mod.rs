@@ -1,0 +1,48 @@
+//! The values that resources consist of; each is validated when it is parsed.
+
+mod address;
+mod centiseconds;
+mod cidr;
+mod destination;
+mod interface_name;
+mod mac;
+mod name;
+mod netnsid;
+mod string_value;
+mod sysctl;
+
+pub(crate) use self::sysctl::{DUPLICATE_SYSCTL, deserialize_sysctls};
+pub use self::{
+    address::{Address, ZonedAddress, is_link_local},
+    centiseconds::Centiseconds,
+    cidr::Cidr,
+    destination::Destination,
+    interface_name::InterfaceName,
+    mac::Mac,
+    name::Name,
+    netnsid::NetnsId,
+    sysctl::{SysctlKey, SysctlValue},
+};
+
+/// The reason why a value is not valid: a sentence that names the value and what is expected.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidValue(pub String);
+
+/// The MTU that the kernel gives to bridges and veths (`ETH_DATA_LEN`, `linux/if_ether.h`).
+pub const DEFAULT_MTU: u32 = 1500;
+
+/// Minimum MTU of a link that carries IPv6 (`IPV6_MIN_MTU`, linux/ipv6.h).
+pub const MIN_IPV6_MTU: u32 = 1280;
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::{fmt::Debug, str::FromStr};
+
+    use super::InvalidValue;
+
+    /// Returns the message about a text that is not a valid value.
+    pub(crate) fn parse_error<T: FromStr<Err = InvalidValue> + Debug>(text: &str) -> String {
+        text.parse::<T>().expect_err(text).0
+    }
+}
