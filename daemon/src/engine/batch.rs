@@ -325,7 +325,7 @@ impl<K: Kernel> Core<K> {
                 .map(|(resource, _)| resource.clone());
             // Rows beside them ride along with the same commit.
             self.note_prior(&plan, &observed, &recorded.collect());
-            let is_new = |step: &&Step| matches!(step.op, Op::NamespaceAdd { .. });
+            let is_new = |step: &&Step| step.op.created_namespace().is_some();
             self.kernel.expect(plan.steps.iter().filter(is_new).count());
             let recording = Instant::now();
             if let Err(error) = self.record(&mut batch).await {

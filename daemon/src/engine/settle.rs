@@ -343,7 +343,7 @@ pub(super) fn refusal(resource: &ResourceRef, op: &Op, error: &OpError) -> Probl
         }
         _ => Code::KernelRejected,
     };
-    if let Op::SysctlSet { key, .. } = op {
+    if let Some((_, key)) = op.written_sysctl() {
         let is_mistaken = matches!(error.errno, Errno::ENOENT | Errno::EACCES | Errno::EPERM)
             && error.message.is_some();
         let code = if is_mistaken {

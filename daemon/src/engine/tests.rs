@@ -11,7 +11,9 @@ use super::*;
 use crate::{
     access::{AuditDraft, Caller},
     kernel::{
-        BridgeSettings, DnsFile, NewEnd, Ns, ObservedAddress, Op, RouteExtras, sim::SimKernel,
+        AddressChange, BridgeSettings, DnsFile, LinkAt, LinkChange, LinkOp, NamespaceChange,
+        NamespaceOp, NewEnd, NewLink, Ns, ObservedAddress, Op, RouteChange, RouteExtras,
+        sim::SimKernel,
     },
     model::{Change, ChangeKind, Document, DocumentItem, Spec},
     store::{AuditLog, AuxRecord, EventFilter, History},
@@ -214,17 +216,11 @@ async fn macs_last_through_repair_reboot_and_remaking() {
     let before = macs(&house.kernel);
     house
         .kernel
-        .apply(&Op::LinkDelete {
-            ns: Ns::Host,
-            name: "port0".into(),
-        })
+        .apply(&Op::Link(LinkOp::Delete(LinkAt::new(Ns::Host, "port0"))))
         .unwrap();
     house
         .kernel
-        .apply(&Op::LinkDelete {
-            ns: Ns::Host,
-            name: "br0".into(),
-        })
+        .apply(&Op::Link(LinkOp::Delete(LinkAt::new(Ns::Host, "br0"))))
         .unwrap();
     assert_eq!(house.reconcile().await.len(), 3);
     assert_eq!(macs(&house.kernel), before);
@@ -232,11 +228,7 @@ async fn macs_last_through_repair_reboot_and_remaking() {
     let other = "02:00:00:00:00:aa".parse().unwrap();
     house
         .kernel
-        .apply(&Op::LinkMac {
-            ns: Ns::Host,
-            name: "br0".into(),
-            mac: other,
-        })
+        .apply(&LinkAt::new(Ns::Host, "br0").set(LinkChange::Mac(other)))
         .unwrap();
     house.reconcile().await;
     assert_eq!(macs(&house.kernel), before);
@@ -269,22 +261,15 @@ async fn what_is_there_before_macs_are_recorded_keeps_them() {
         let mac = netnsd_api::Mac([2, 0, 0, 0, 1, u8::try_from(i).unwrap()]);
         house
             .kernel
-            .apply(&Op::LinkMac {
-                ns,
-                name: name.into(),
-                mac,
-            })
+            .apply(&LinkAt::new(ns, name).set(LinkChange::Mac(mac)))
             .unwrap();
     }
     let before = macs(&house.kernel);
     house.kernel.executed();
     house.start();
     house.view.wait_ready().await;
-    let pin = Op::LinkMac {
-        ns: Ns::Host,
-        name: "br0".into(),
-        mac: netnsd_api::Mac([2, 0, 0, 0, 1, 0]),
-    };
+    let pin =
+        LinkAt::new(Ns::Host, "br0").set(LinkChange::Mac(netnsd_api::Mac([2, 0, 0, 0, 1, 0])));
     assert_eq!(house.kernel.executed(), [pin]);
     assert_eq!(macs(&house.kernel), before);
     // They are recorded by now: neither the next start nor a reboot changes them.
@@ -315,19 +300,13 @@ async fn addresses_are_announced_where_links_were_remade_only() {
     };
     house
         .kernel
-        .apply(&Op::LinkDelete {
-            ns: Ns::Host,
-            name: "port0".into(),
-        })
+        .apply(&Op::Link(LinkOp::Delete(LinkAt::new(Ns::Host, "port0"))))
         .unwrap();
     house.reconcile().await;
     assert_eq!(announced(&house), [("eth0".to_owned(), 3)]);
     house
         .kernel
-        .apply(&Op::LinkDelete {
-            ns: Ns::Host,
-            name: "br0".into(),
-        })
+        .apply(&Op::Link(LinkOp::Delete(LinkAt::new(Ns::Host, "br0"))))
         .unwrap();
     house.reconcile().await;
     assert_eq!(
@@ -598,14 +577,15 @@ async fn a_namespace_takes_its_links_along_and_a_bridge_lets_its_ports_go() {
 #[tokio::test]
 async fn what_others_made_is_a_conflict_and_stays() {
     let house = House::new();
-    let theirs = Op::BridgeAdd {
-        ns: Ns::Host,
-        name: "br0".into(),
-        owner_tag: "theirs".into(),
-        mac: None,
-        mtu: None,
-        set: BridgeSettings::default(),
-    };
+    let theirs = Op::Link(LinkOp::Create(Box::new(NewLink::Bridge {
+        end: NewEnd {
+            at: LinkAt::new(Ns::Host, "br0"),
+            owner_tag: "theirs".into(),
+            mac: None,
+            mtu: None,
+        },
+        settings: BridgeSettings::default(),
+    })));
     house.kernel.apply(&theirs).unwrap();
     let before = house.kernel.everything();
     let refused = house
@@ -695,13 +675,16 @@ async fn one_that_cannot_be_applied_holds_up_nobody_and_is_tried_again() {
     house.stop();
     // The machine comes back with somebody else's device under our bridge's name.
     house.kernel = SimKernel::default();
-    let theirs = |name: &str| Op::BridgeAdd {
-        ns: Ns::Host,
-        name: name.into(),
-        owner_tag: "theirs".into(),
-        mac: None,
-        mtu: None,
-        set: BridgeSettings::default(),
+    let theirs = |name: &str| {
+        Op::Link(LinkOp::Create(Box::new(NewLink::Bridge {
+            end: NewEnd {
+                at: LinkAt::new(Ns::Host, name),
+                owner_tag: "theirs".into(),
+                mac: None,
+                mtu: None,
+            },
+            settings: BridgeSettings::default(),
+        })))
     };
     house.kernel.apply(&theirs("br0")).unwrap();
     house.start();
@@ -722,10 +705,7 @@ async fn one_that_cannot_be_applied_holds_up_nobody_and_is_tried_again() {
     // Once the name is free it is made by itself.
     house
         .kernel
-        .apply(&Op::LinkDelete {
-            ns: Ns::Host,
-            name: "br0".into(),
-        })
+        .apply(&Op::Link(LinkOp::Delete(LinkAt::new(Ns::Host, "br0"))))
         .unwrap();
     let patience = std::time::Instant::now() + std::time::Duration::from_secs(20);
     while house.state(Kind::Bridge, "br0") != State::InSync
@@ -770,9 +750,13 @@ async fn legacy_tags_are_replaced_in_place() {
     let executed = house.kernel.executed();
     assert!(!executed.is_empty());
     assert!(
-        executed
-            .iter()
-            .all(|op| matches!(op, Op::LinkSetOwner { .. })),
+        executed.iter().all(|op| matches!(
+            op,
+            Op::Link(LinkOp::Set {
+                change: LinkChange::Owner { .. },
+                ..
+            })
+        )),
         "{executed:#?}"
     );
 }
@@ -793,9 +777,13 @@ async fn tags_taken_off_are_put_back_in_place() {
     let executed = house.kernel.executed();
     assert!(!executed.is_empty());
     assert!(
-        executed
-            .iter()
-            .all(|op| matches!(op, Op::LinkSetOwner { .. })),
+        executed.iter().all(|op| matches!(
+            op,
+            Op::Link(LinkOp::Set {
+                change: LinkChange::Owner { .. },
+                ..
+            })
+        )),
         "{executed:#?}"
     );
 }
@@ -960,10 +948,7 @@ async fn a_pass_repairs_and_tells_so() {
     );
     house
         .kernel
-        .apply(&Op::LinkDelete {
-            ns: Ns::Host,
-            name: "port0".into(),
-        })
+        .apply(&Op::Link(LinkOp::Delete(LinkAt::new(Ns::Host, "port0"))))
         .unwrap();
     let reconciled = engine.reconcile().await.unwrap();
     assert!(reconciled.failed.is_empty(), "{reconciled:?}");
@@ -1046,8 +1031,7 @@ fn by_hand(kernel: &SimKernel) {
     let own = |name: &str| name.to_owned();
     let mac = "02:00:00:00:00:fe".parse().ok();
     let end = |ns: &Ns, name: &str| NewEnd {
-        ns: ns.clone(),
-        name: own(name),
+        at: LinkAt::new(ns.clone(), own(name)),
         owner_tag: own("by hand"),
         mac,
         mtu: None,
@@ -1065,18 +1049,12 @@ fn by_hand(kernel: &SimKernel) {
             lifetimes: Some((300, 600)),
             ..ObservedAddress::new(address.parse().unwrap())
         };
-        Op::AddressAdd {
-            ns: ns.clone(),
-            name: own(name),
-            address,
+        LinkAt::new(ns.clone(), own(name)).change_addresses(AddressChange::Add {
+            address: address,
             replace: false,
-        }
+        })
     };
-    let up = |ns: &Ns, name: &str| Op::LinkUp {
-        ns: ns.clone(),
-        name: own(name),
-        up: true,
-    };
+    let up = |ns: &Ns, name: &str| LinkAt::new(ns.clone(), own(name)).set(LinkChange::Up(true));
     let set = BridgeSettings {
         stp: Some(true),
         hello_time: Some(300),
@@ -1085,40 +1063,41 @@ fn by_hand(kernel: &SimKernel) {
     let route =
         serde_json::from_value(json!({"destination": "default", "via": "10.0.0.254"})).unwrap();
     for op in [
-        Op::NamespaceAdd {
+        Op::Namespace(NamespaceOp {
             name: "net0".parse().unwrap(),
-            owner_tag: own("by hand"),
-        },
-        Op::BridgeAdd {
-            ns: Ns::Host,
-            name: own(br0),
-            owner_tag: own("by hand"),
-            mac,
-            mtu: None,
-            set,
-        },
-        Op::VethAdd {
+            change: NamespaceChange::Create {
+                owner_tag: own("by hand"),
+            },
+        }),
+        Op::Link(LinkOp::Create(Box::new(NewLink::Bridge {
+            end: NewEnd {
+                at: LinkAt::new(Ns::Host, own(br0)),
+                owner_tag: own("by hand"),
+                mac: mac,
+                mtu: None,
+            },
+            settings: set,
+        }))),
+        Op::Link(LinkOp::Create(Box::new(NewLink::Veth {
             ends: [end(&net0, eth0), end(&Ns::Host, port0)],
-        },
+        }))),
         address(&net0, eth0, "10.0.0.2/24"),
         address(&net0, eth0, "10.0.0.1/24"),
         address(&net0, eth0, "192.0.2.1/32 peer 192.0.2.100"),
         address(&Ns::Host, br0, "10.0.0.254/24"),
-        Op::LinkMaster {
-            ns: Ns::Host,
-            name: own(port0),
-            master: Some(own(br0)),
-        },
+        LinkAt::new(Ns::Host, own(port0)).set(LinkChange::Master(Some(own(br0)))),
         up(&Ns::Host, br0),
         up(&Ns::Host, port0),
         up(&net0, eth0),
-        Op::RouteAdd {
-            name: "net0".parse().unwrap(),
-            route,
-            extras: RouteExtras::default(),
-            protocol: 4,
-            replace: false,
-        },
+        Op::route(
+            &Ns::Named("net0".parse().unwrap()),
+            RouteChange::Add {
+                route: route,
+                extras: RouteExtras::default(),
+                protocol: 4,
+                replace: false,
+            },
+        ),
     ] {
         kernel.apply(&op).unwrap();
     }
@@ -1203,9 +1182,15 @@ async fn what_is_taken_over_is_kept_in_place_or_given_back_as_it_was() {
                 let apart = |op: &Op| {
                     matches!(
                         op,
-                        Op::LinkDelete { .. }
-                            | Op::LinkUp { up: false, .. }
-                            | Op::NamespaceAdd { .. }
+                        Op::Link(LinkOp::Delete(_))
+                            | Op::Link(LinkOp::Set {
+                                change: LinkChange::Up(false),
+                                ..
+                            })
+                            | Op::Namespace(NamespaceOp {
+                                change: NamespaceChange::Create { .. },
+                                ..
+                            })
                     )
                 };
                 assert!(after > 10 && !done.iter().any(apart), "{after}: {done:#?}");

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::{batch::Accepted, core::Core};
 use crate::{
-    kernel::{BatchOp, Kernel, Ns, Observed, Op, OpError, WatchChange, sysctl},
+    kernel::{BatchOp, FeatureOp, Kernel, Ns, Observed, Op, OpError, WatchChange, sysctl},
     liveness::Part,
     model::{ChangeKind, Record, Spec, ipv6_switches},
     plan::{self, Found, Hands, Plan, Step, Task, Verdict},
@@ -452,7 +452,7 @@ impl<K: Kernel> Core<K> {
     ) -> bool {
         let mut is_new = false;
         for step in &plan.steps {
-            let Op::SysctlSet { name, key, .. } = &step.op else {
+            let Some((name, key)) = step.op.written_sysctl() else {
                 continue;
             };
             let seen = observed.namespaces.get(&Ns::Named(name.clone()));
@@ -529,10 +529,10 @@ impl<K: Kernel> Core<K> {
         };
         tell(0);
         // Nobody is told of what goes on in them any more: telling costs.
-        let going = batch.iter().filter_map(|op| match &op.op {
-            Op::NamespaceDelete { name } => Some(WatchChange::Remove(Ns::Named(name.clone()))),
-            _ => None,
-        });
+        let going = batch
+            .iter()
+            .filter_map(|op| op.op.deleted_namespace())
+            .map(|name| WatchChange::Remove(Ns::Named(name.clone())));
         self.kernel.watch(going.collect());
         let start = Instant::now();
         let outcomes = self.kernel.execute(&batch, Box::new(tell)).await;
@@ -591,10 +591,10 @@ const ROUNDS: usize = 4;
 /// interface is will not.
 fn may_come(op: &Op, errno: Errno) -> bool {
     match op {
-        Op::SysctlSet { .. } => errno == Errno::ENODEV,
+        Op::Feature(FeatureOp::Sysctl { .. }) => errno == Errno::ENODEV,
         // The id of a deleted namespace, which the kernel is clearing away.
-        Op::NetnsIdSet { .. } => errno == Errno::EAGAIN,
-        _ => is_not_yet(errno),
+        Op::Namespace(_) => errno == Errno::EAGAIN,
+        Op::Link(_) | Op::Feature(_) => is_not_yet(errno),
     }
 }
 

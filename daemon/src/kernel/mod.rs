@@ -5,6 +5,7 @@
 //! one ([`real::RealKernel`]) and a simulated one ([`sim::SimKernel`]), which fails on demand.
 
 pub mod look;
+mod op;
 pub mod ownership;
 pub mod real;
 pub mod sim;
@@ -18,12 +19,14 @@ use std::{
 
 use ipnet::IpNet;
 pub use netnsd_api::DEFAULT_MTU;
-use netnsd_api::{
-    Address, Destination, Mac, Name, Neighbour, NetnsId, Route, RouteType, Statistics,
-};
+use netnsd_api::{Address, Destination, Mac, Name, Neighbour, Route, RouteType, Statistics};
 pub use netnsd_netlink::{DnsFile, KernelEvent, Ns, NsChange, StalePin, WatchChange};
 use nix::errno::Errno;
 
+pub use self::op::{
+    AddressChange, FeatureOp, LinkAt, LinkChange, LinkOp, NamespaceChange, NamespaceOp,
+    NeighbourChange, NewEnd, NewLink, Op, RouteChange,
+};
 pub(crate) use self::real::protocol;
 
 /// Routes that netnsd makes carry this protocol number (`rtm_protocol`, `linux/rtnetlink.h`; none
@@ -591,159 +594,6 @@ pub struct RouteExtras {
     pub scope: Option<u8>,
 }
 
-/// One change. Every operation may be repeated: what is already so is no error (save where
-/// another's thing is in the way).
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-#[allow(missing_docs, reason = "fields are named as the API's and iproute2's")]
-pub enum Op {
-    /// Makes a namespace, tags it, and pins it in `/run/netns`.
-    NamespaceAdd { name: Name, owner_tag: String },
-    /// Pins the namespace of a process.
-    NamespaceAttach {
-        name: Name,
-        pid: u32,
-        owner_tag: String,
-    },
-    /// Unpins a namespace, also a file that pins nothing any more.
-    NamespaceDelete { name: Name },
-    /// Gives a namespace its id as seen from the host.
-    NetnsIdSet { name: Name, id: NetnsId },
-    /// Sets `lo` up or down.
-    LoopbackSet { name: Name, up: bool },
-    /// Makes a bridge.
-    BridgeAdd {
-        ns: Ns,
-        name: String,
-        owner_tag: String,
-        mac: Option<Mac>,
-        mtu: Option<u32>,
-        set: BridgeSettings,
-    },
-    /// Makes a veth pair, each end at once where it belongs.
-    VethAdd { ends: [NewEnd; 2] },
-    /// Deletes a link (and a veth's peer with it).
-    LinkDelete { ns: Ns, name: String },
-    /// Moves a link to another namespace under a new name (the same, if it keeps it).
-    LinkMove {
-        ns: Ns,
-        name: String,
-        to: Ns,
-        to_name: String,
-    },
-    /// Renames a link, which must be down.
-    LinkRename {
-        ns: Ns,
-        name: String,
-        to_name: String,
-    },
-    /// Sets a link up or down.
-    LinkUp { ns: Ns, name: String, up: bool },
-    /// Sets a link's MAC address.
-    LinkMac { ns: Ns, name: String, mac: Mac },
-    /// Sets a link's MTU.
-    LinkMtu { ns: Ns, name: String, mtu: u32 },
-    /// Whether a link makes itself no IPv6 link-local address (`addrgenmode none` or `eui64`).
-    LinkAddrGen { ns: Ns, name: String, none: bool },
-    /// Makes a link a port of a bridge, or of none.
-    LinkMaster {
-        ns: Ns,
-        name: String,
-        master: Option<String>,
-    },
-    /// Changes a bridge's settings.
-    BridgeSet {
-        ns: Ns,
-        name: String,
-        set: BridgeSettings,
-    },
-    /// Changes a bridge port's settings.
-    PortSet {
-        ns: Ns,
-        name: String,
-        set: netnsd_api::Port,
-    },
-    /// Changes the owner tag of a link (on `lo`: of its namespace) from the one that was found to
-    /// another one, or none; with `peer` only if that is the other end of its pair.
-    LinkSetOwner {
-        ns: Ns,
-        name: String,
-        was: Option<String>,
-        owner_tag: Option<String>,
-        peer: Option<(Ns, String)>,
-    },
-    /// Gives a link an address, which must not be there yet; `replace`: or becomes of this
-    /// protocol, these flags and lifetimes.
-    AddressAdd {
-        ns: Ns,
-        name: String,
-        address: ObservedAddress,
-        replace: bool,
-    },
-    /// Takes an address away; with `promote` the others of its network stay whatever
-    /// `promote_secondaries` says.
-    AddressDelete {
-        ns: Ns,
-        name: String,
-        address: ObservedAddress,
-        promote: bool,
-    },
-    /// Takes addresses away and makes some at once, and puts back the routes that prefer one of
-    /// those that come again.
-    AddressReorder {
-        ns: Ns,
-        name: String,
-        delete: Vec<ObservedAddress>,
-        add: Vec<ObservedAddress>,
-        promote: bool,
-    },
-    /// Gives an address the route to its network that the kernel made with it, and somebody took
-    /// away.
-    PrefixRouteAdd {
-        ns: Ns,
-        name: String,
-        address: IpNet,
-    },
-    /// Makes a route, which must not be there yet; `replace`: or takes the place of the one of the
-    /// same key.
-    RouteAdd {
-        name: Name,
-        route: Route,
-        extras: RouteExtras,
-        protocol: u8,
-        replace: bool,
-    },
-    /// Takes a route away.
-    RouteDelete { name: Name, route: Route },
-    /// Makes or replaces a permanent neighbour.
-    NeighbourAdd { name: Name, neighbour: Neighbour },
-    /// Takes a permanent neighbour away.
-    NeighbourDelete { name: Name, neighbour: Neighbour },
-    /// Writes a sysctl in a namespace.
-    SysctlSet {
-        name: Name,
-        key: netnsd_api::SysctlKey,
-        value: String,
-    },
-    /// Writes a file in `/etc/netns/NAME`; none removes it, and its directory if that is empty
-    /// then.
-    DnsSet {
-        name: Name,
-        file: DnsFile,
-        content: Option<String>,
-    },
-}
-
-/// One end of a veth pair to be made.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-#[allow(missing_docs, reason = "named as the API's fields")]
-pub struct NewEnd {
-    pub ns: Ns,
-    pub name: String,
-    pub owner_tag: String,
-    pub mac: Option<Mac>,
-    pub mtu: Option<u32>,
-}
-
 /// A bridge's settings; what is none stays as it is. Times in hundredths of a second.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "named as the API's fields")]
@@ -789,94 +639,6 @@ pub fn prefix_route(interface: &str, address: IpNet) -> Route {
         source: (!ipv6).then_some(Address(address.addr())),
         kind: RouteType::Unicast,
         onlink: false,
-    }
-}
-
-impl Op {
-    /// What it is called in plans, errors and metrics.
-    pub fn label(&self) -> &'static str {
-        match self {
-            Op::NamespaceAdd { .. } => "namespace_add",
-            Op::NamespaceAttach { .. } => "namespace_attach",
-            Op::NamespaceDelete { .. } => "namespace_delete",
-            Op::NetnsIdSet { .. } => "netnsid_set",
-            Op::LoopbackSet { .. } => "loopback_set",
-            Op::BridgeAdd { .. } => "bridge_add",
-            Op::VethAdd { .. } => "veth_add",
-            Op::LinkDelete { .. } => "link_delete",
-            Op::LinkMove { .. } => "link_move",
-            Op::LinkRename { .. } => "link_rename",
-            Op::LinkUp { .. } => "link_up",
-            Op::LinkMac { .. } => "link_mac",
-            Op::LinkMtu { .. } => "link_mtu",
-            Op::LinkAddrGen { .. } => "link_addrgenmode",
-            Op::LinkMaster { .. } => "link_master",
-            Op::BridgeSet { .. } => "bridge_set",
-            Op::PortSet { .. } => "port_set",
-            Op::LinkSetOwner { .. } => "link_owner",
-            Op::AddressAdd { .. } => "address_add",
-            Op::AddressDelete { .. } => "address_delete",
-            Op::AddressReorder { .. } => "address_reorder",
-            Op::PrefixRouteAdd { .. } => "prefix_route_add",
-            Op::RouteAdd { .. } => "route_add",
-            Op::RouteDelete { .. } => "route_delete",
-            Op::NeighbourAdd { .. } => "neighbour_add",
-            Op::NeighbourDelete { .. } => "neighbour_delete",
-            Op::SysctlSet { .. } => "sysctl_set",
-            Op::DnsSet { .. } => "dns_set",
-        }
-    }
-
-    /// Returns true if it only sets something of what is there: what follows may go on without it.
-    /// What makes, moves, renames or marks may not fail, or what follows could meet a device of
-    /// others.
-    pub fn is_setting(&self) -> bool {
-        !matches!(
-            self,
-            Op::NamespaceAdd { .. }
-                | Op::NamespaceAttach { .. }
-                | Op::NamespaceDelete { .. }
-                | Op::BridgeAdd { .. }
-                | Op::VethAdd { .. }
-                | Op::LinkDelete { .. }
-                | Op::LinkMove { .. }
-                | Op::LinkRename { .. }
-                | Op::LinkSetOwner { .. }
-        )
-    }
-
-    /// The namespace that it is done in.
-    pub fn ns(&self) -> Ns {
-        match self {
-            Op::BridgeAdd { ns, .. }
-            | Op::LinkDelete { ns, .. }
-            | Op::LinkMove { ns, .. }
-            | Op::LinkRename { ns, .. }
-            | Op::LinkUp { ns, .. }
-            | Op::LinkMac { ns, .. }
-            | Op::LinkMtu { ns, .. }
-            | Op::LinkAddrGen { ns, .. }
-            | Op::LinkMaster { ns, .. }
-            | Op::BridgeSet { ns, .. }
-            | Op::PortSet { ns, .. }
-            | Op::LinkSetOwner { ns, .. }
-            | Op::AddressAdd { ns, .. }
-            | Op::AddressDelete { ns, .. }
-            | Op::AddressReorder { ns, .. }
-            | Op::PrefixRouteAdd { ns, .. } => ns.clone(),
-            Op::VethAdd { ends } => ends[0].ns.clone(),
-            Op::LoopbackSet { name, .. }
-            | Op::RouteAdd { name, .. }
-            | Op::RouteDelete { name, .. }
-            | Op::NeighbourAdd { name, .. }
-            | Op::NeighbourDelete { name, .. }
-            | Op::SysctlSet { name, .. } => Ns::Named(name.clone()),
-            Op::NamespaceAdd { .. }
-            | Op::NamespaceAttach { .. }
-            | Op::NamespaceDelete { .. }
-            | Op::NetnsIdSet { .. }
-            | Op::DnsSet { .. } => Ns::Host,
-        }
     }
 }
 

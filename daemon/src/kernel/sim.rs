@@ -17,9 +17,11 @@ use netnsd_api::{
 use nix::errno::Errno;
 
 use super::{
-    ADDRESS_PROTOCOL_KERNEL_LL, Announcement, BatchOp, BridgeSettings, Kernel, KernelEvent, NewEnd,
-    Ns, Observed, ObservedAddress, ObservedBridge, ObservedLink, ObservedNs, ObservedPort,
-    ObservedRoute, Op, OpError, Outcome, ROUTE_PROTOCOL, RouteExtras, Scope, WatchChange, sysctl,
+    ADDRESS_PROTOCOL_KERNEL_LL, AddressChange, Announcement, BatchOp, BridgeSettings, DEFAULT_MTU,
+    FeatureOp, Kernel, KernelEvent, LinkAt, LinkChange, LinkOp, NamespaceChange, NamespaceOp,
+    NeighbourChange, NewEnd, NewLink, Ns, Observed, ObservedAddress, ObservedBridge, ObservedLink,
+    ObservedNs, ObservedPort, ObservedRoute, Op, OpError, Outcome, ROUTE_PROTOCOL, RouteChange,
+    RouteExtras, Scope, WatchChange, sysctl,
 };
 
 /// First bytes of the MAC addresses that this kernel chooses itself.
@@ -35,7 +37,7 @@ pub struct SimKernel {
 struct State {
     namespaces: BTreeMap<Ns, ObservedNs>,
     /// The other end of each veth end.
-    peers: BTreeMap<(Ns, String), (Ns, String)>,
+    peers: BTreeMap<LinkAt, LinkAt>,
     executed: Vec<Op>,
     announced: Vec<Announcement>,
     /// After how many more operations one fails, and how.
@@ -145,7 +147,11 @@ impl SimKernel {
         let mut state = self.state();
         match name {
             "lo" => drop(state.ns(ns).map(|known| known.owner_tag = None)),
-            name => drop(state.link(ns, name).map(|link| link.owner_tag = None)),
+            name => drop(
+                state
+                    .link(&LinkAt::new(ns.clone(), name))
+                    .map(|link| link.owner_tag = None),
+            ),
         }
     }
 
@@ -170,7 +176,7 @@ impl SimKernel {
 
     /// Sets whether secondary addresses of a link take the place of the primary one.
     pub fn promote_secondaries(&self, ns: &Ns, name: &str, on: bool) {
-        if let Ok(link) = self.state().link(ns, name) {
+        if let Ok(link) = self.state().link(&LinkAt::new(ns.clone(), name)) {
             link.promote_secondaries = on;
         }
     }
@@ -223,14 +229,12 @@ impl Kernel for SimKernel {
             });
             seen.link_count = known.links.len() + 1;
             for (name, link) in &mut seen.links {
-                let other = state.peers.get(&(ns.clone(), name.clone()));
-                let peer_up = other
-                    .and_then(|(ns, name)| state.namespaces.get(ns)?.links.get(name))
-                    .is_none_or(|peer| peer.up);
-                let peer_index = other
-                    .and_then(|(ns, name)| Some(state.namespaces.get(ns)?.links.get(name)?.index));
-                link.peer_index = peer_index;
-                link.carrier = link.up && peer_up;
+                let peer = state
+                    .peers
+                    .get(&LinkAt::new(ns.clone(), name))
+                    .and_then(|peer| state.namespaces.get(&peer.ns)?.links.get(&peer.name));
+                link.peer_index = peer.map(|peer| peer.index);
+                link.carrier = link.up && peer.is_none_or(|peer| peer.up);
                 link.operstate = if link.carrier { "up" } else { "down" }.into();
             }
             if !part.routes {
@@ -339,8 +343,9 @@ impl State {
         self.ns(&Ns::Named(name.clone()))
     }
 
-    fn link(&mut self, ns: &Ns, name: &str) -> Result<&mut ObservedLink, Errno> {
-        self.ns(ns)?.links.get_mut(name).ok_or(Errno::ENODEV)
+    fn link(&mut self, at: &LinkAt) -> Result<&mut ObservedLink, Errno> {
+        let links = &mut self.ns(&at.ns)?.links;
+        links.get_mut(&at.name).ok_or(Errno::ENODEV)
     }
 
     fn number(&mut self) -> u64 {
@@ -350,25 +355,38 @@ impl State {
 
     fn apply(&mut self, op: &Op) -> Done {
         match op {
-            Op::NamespaceAdd { name, owner_tag }
-            | Op::NamespaceAttach {
-                name, owner_tag, ..
-            } => self.add_namespace(name, owner_tag),
-            Op::NamespaceDelete { name } => {
+            Op::Namespace(op) => self.change_namespace(op),
+            Op::Link(LinkOp::Create(new)) => self.create_link(new),
+            Op::Link(LinkOp::Delete(link)) => {
+                self.delete_link(link);
+                Ok(())
+            }
+            Op::Link(LinkOp::Move { from, to }) => self.move_link(from, to),
+            Op::Link(LinkOp::Set { link, change }) => self.set_link(link, change),
+            Op::Feature(op) => self.change_feature(op),
+        }
+    }
+
+    fn change_namespace(&mut self, NamespaceOp { name, change }: &NamespaceOp) -> Done {
+        match change {
+            NamespaceChange::Create { owner_tag } | NamespaceChange::Attach { owner_tag, .. } => {
+                self.add_namespace(name, owner_tag)
+            }
+            NamespaceChange::Delete => {
                 let ns = Ns::Named(name.clone());
-                let links: Vec<String> = self
-                    .namespaces
-                    .get(&ns)
+                let known = self.namespaces.get(&ns);
+                let links: Vec<LinkAt> = known
                     .into_iter()
-                    .flat_map(|known| known.links.keys().cloned())
+                    .flat_map(|known| known.links.keys())
+                    .map(|name| LinkAt::new(ns.clone(), name))
                     .collect();
-                for link in links {
-                    self.delete_link(&ns, &link);
+                for link in &links {
+                    self.delete_link(link);
                 }
                 self.namespaces.remove(&ns);
                 Ok(())
             }
-            Op::NetnsIdSet { name, id } => {
+            NamespaceChange::SetId(id) => {
                 let wanted = match id {
                     NetnsId::Id(id) => *id,
                     NetnsId::Auto => 0,
@@ -383,191 +401,108 @@ impl State {
                     }
                 }
             }
-            Op::LoopbackSet { name, up } => {
+            NamespaceChange::SetLoopbackUp(up) => {
                 self.named(name)?.loopback = *up;
                 Ok(())
             }
-            Op::BridgeAdd {
-                ns,
-                name,
-                owner_tag,
-                mac,
-                mtu,
-                set,
-            } => {
+        }
+    }
+
+    fn create_link(&mut self, new: &NewLink) -> Done {
+        match new {
+            NewLink::Bridge { end, settings } => {
                 let made = ObservedLink {
                     kind: Some("bridge".into()),
-                    owner_tag: Some(owner_tag.clone()),
-                    mac: *mac,
-                    mtu: mtu.unwrap_or(1500),
                     bridge: Some(ObservedBridge::defaults()),
-                    ..ObservedLink::default()
+                    ..new_device(end)
                 };
-                self.add_link(ns, name, made)?;
-                self.set_bridge(ns, name, set)
+                self.add_link(&end.at, made)?;
+                self.set_bridge(&end.at, settings)
             }
-            Op::VethAdd { ends } => self.add_veth(ends),
-            Op::LinkDelete { ns, name } => {
-                self.delete_link(ns, name);
-                Ok(())
-            }
-            Op::LinkMove {
-                ns,
-                name,
-                to,
-                to_name,
-            } => self.move_link(ns, name, to, to_name),
-            Op::LinkRename { ns, name, to_name } => {
-                if self.link(ns, name)?.up {
+            NewLink::Veth { ends } => self.add_veth(ends),
+        }
+    }
+
+    fn set_link(&mut self, at: &LinkAt, change: &LinkChange) -> Done {
+        match change {
+            LinkChange::Name(name) => {
+                if self.link(at)?.up {
                     return Err(Errno::EBUSY);
                 }
-                self.rename(ns, name, ns, to_name)
+                self.rename(at, &LinkAt::new(at.ns.clone(), name))
             }
-            Op::LinkUp { ns, name, up } => self.set_up(ns, name, *up),
-            Op::LinkMac { ns, name, mac } => {
-                self.link(ns, name)?.mac = Some(*mac);
-                self.ns(ns)?
-                    .neighbours
-                    .retain(|other| other.interface.as_str() != name);
+            LinkChange::Up(up) => self.set_up(at, *up),
+            LinkChange::Mac(mac) => {
+                self.link(at)?.mac = Some(*mac);
+                let neighbours = &mut self.ns(&at.ns)?.neighbours;
+                neighbours.retain(|other| other.interface.as_str() != at.name);
                 Ok(())
             }
-            Op::LinkMtu { ns, name, mtu } => {
-                self.link(ns, name)?.set_mtu(*mtu);
-                self.ns(ns)?.reset_ipv6_mtu(name);
+            LinkChange::Mtu(mtu) => {
+                self.link(at)?.set_mtu(*mtu);
+                self.ns(&at.ns)?.reset_ipv6_mtu(&at.name);
                 Ok(())
             }
-            Op::LinkAddrGen { ns, name, none } => {
-                self.link(ns, name)?.addr_gen_none = *none;
+            LinkChange::AddrGenModeNone(none) => {
+                self.link(at)?.addr_gen_none = *none;
                 Ok(())
             }
-            Op::LinkMaster { ns, name, master } => {
+            LinkChange::Master(master) => {
                 if let Some(master) = master {
-                    self.link(ns, master)?
-                        .bridge
-                        .as_ref()
-                        .ok_or(Errno::EOPNOTSUPP)?;
+                    let master = LinkAt::new(at.ns.clone(), master);
+                    let is_bridge = self.link(&master)?.bridge.is_some();
+                    is_bridge.then_some(()).ok_or(Errno::EOPNOTSUPP)?;
                 }
-                let link = self.link(ns, name)?;
+                let link = self.link(at)?;
                 link.master.clone_from(master);
                 link.port = master.as_ref().map(|_| ObservedPort::defaults());
                 Ok(())
             }
-            Op::BridgeSet { ns, name, set } => self.set_bridge(ns, name, set),
-            Op::PortSet { ns, name, set } => {
-                let port = self.link(ns, name)?.port.as_mut().ok_or(Errno::EINVAL)?;
-                set_port(port, set);
+            LinkChange::Bridge(settings) => self.set_bridge(at, settings),
+            LinkChange::Port(settings) => {
+                let port = self.link(at)?.port.as_mut().ok_or(Errno::EINVAL)?;
+                set_port(port, settings);
                 Ok(())
             }
-            Op::LinkSetOwner {
-                ns: Ns::Named(ns),
-                name,
-                owner_tag,
-                ..
-            } if name == "lo" => {
-                self.named(ns)?.owner_tag.clone_from(owner_tag);
-                Ok(())
-            }
-            Op::LinkSetOwner {
-                ns,
-                name,
-                owner_tag,
-                ..
-            } => {
-                let borne =
-                    |link: &ObservedLink| owner_tag.is_some() && link.owner_tag == *owner_tag;
-                if self
-                    .ns(ns)?
-                    .links
-                    .iter()
-                    .any(|(other, link)| other != name && borne(link))
-                {
-                    return Err(Errno::EEXIST);
+            LinkChange::Owner { owner_tag, .. } => self.set_owner(at, owner_tag),
+        }
+    }
+
+    fn set_owner(&mut self, at: &LinkAt, owner_tag: &Option<String>) -> Done {
+        let known = self.ns(&at.ns)?;
+        if at.name == "lo" {
+            known.owner_tag.clone_from(owner_tag);
+            return Ok(());
+        }
+        let is_taken = known.links.iter().any(|(name, link)| {
+            *name != at.name && owner_tag.is_some() && link.owner_tag == *owner_tag
+        });
+        if is_taken {
+            return Err(Errno::EEXIST);
+        }
+        self.link(at)?.owner_tag.clone_from(owner_tag);
+        Ok(())
+    }
+
+    fn change_feature(&mut self, op: &FeatureOp) -> Done {
+        match op {
+            FeatureOp::Address { link, change } => self.change_addresses(link, change),
+            FeatureOp::Route { ns, change } => match change {
+                RouteChange::Add {
+                    route,
+                    extras,
+                    protocol,
+                    replace,
+                } => self.add_route(ns, route, extras, *protocol, *replace),
+                RouteChange::Delete(route) => {
+                    let routes = &mut self.ns(ns)?.routes;
+                    routes.retain(|known| !(known.ours && same_route(known, route)));
+                    Ok(())
                 }
-                self.link(ns, name)?.owner_tag.clone_from(owner_tag);
-                Ok(())
-            }
-            Op::AddressAdd {
-                ns,
-                name,
-                address,
-                replace,
-            } => self.add_address(ns, name, address, *replace),
-            Op::AddressDelete {
-                ns,
-                name,
-                address,
-                promote,
-            } => {
-                self.link(ns, name)?;
-                self.ns(ns)?.lose_address(name, address, *promote);
-                Ok(())
-            }
-            Op::AddressReorder {
-                ns,
-                name,
-                delete,
-                add,
-                ..
-            } => {
-                self.link(ns, name)?;
-                self.ns(ns)?.reorder_addresses(name, delete, add);
-                Ok(())
-            }
-            // Here they are not looked at.
-            Op::PrefixRouteAdd { .. } => Ok(()),
-            Op::RouteAdd {
-                name,
-                route,
-                extras,
-                protocol,
-                replace,
-            } => self.add_route(name, route, extras, *protocol, *replace),
-            Op::RouteDelete { name, route } => {
-                self.named(name)?
-                    .routes
-                    .retain(|known| !(known.ours && same_route(known, route)));
-                Ok(())
-            }
-            Op::NeighbourAdd { name, neighbour } => {
-                let known = self.named(name)?;
-                if !known
-                    .links
-                    .get(neighbour.interface.as_str())
-                    .ok_or(Errno::ENODEV)?
-                    .up
-                {
-                    return Err(Errno::ENETDOWN);
-                }
-                known.neighbours.retain(|other| {
-                    (other.address, &other.interface) != (neighbour.address, &neighbour.interface)
-                });
-                known.neighbours.push(neighbour.clone());
-                Ok(())
-            }
-            Op::NeighbourDelete { name, neighbour } => {
-                self.named(name)?
-                    .neighbours
-                    .retain(|other| other != neighbour);
-                Ok(())
-            }
-            Op::SysctlSet { name, key, value } => {
-                let known = self.named(name)?;
-                let before = known.sysctl(key).ok_or(Errno::ENODEV)?;
-                let along = sysctl::changed_along(key).into_iter();
-                let along: Vec<_> = along
-                    .filter_map(|along| Some((along.clone(), known.sysctl(&along)?)))
-                    .collect();
-                known
-                    .sysctls
-                    .entry(key.clone())
-                    .or_insert_with(|| before.clone());
-                known.write_sysctl(key, value);
-                let replaced = along.into_iter().chain([(key.clone(), before)]);
-                self.replaced
-                    .extend(replaced.map(|(key, before)| (name.clone(), key, before)));
-                Ok(())
-            }
-            Op::DnsSet {
+            },
+            FeatureOp::Neighbour { ns, change } => self.change_neighbour(ns, change),
+            FeatureOp::Sysctl { name, key, value } => self.write_sysctl(name, key, value),
+            FeatureOp::Dns {
                 name,
                 file,
                 content,
@@ -581,6 +516,61 @@ impl State {
                 Ok(())
             }
         }
+    }
+
+    fn change_addresses(&mut self, at: &LinkAt, change: &AddressChange) -> Done {
+        self.link(at)?;
+        match change {
+            AddressChange::Add { address, replace } => self.add_address(at, address, *replace),
+            AddressChange::Delete { address, promote } => {
+                self.ns(&at.ns)?.lose_address(&at.name, address, *promote);
+                Ok(())
+            }
+            AddressChange::Reorder { delete, add, .. } => {
+                self.ns(&at.ns)?.reorder_addresses(&at.name, delete, add);
+                Ok(())
+            }
+            // The simulated kernel has no prefix routes.
+            AddressChange::AddPrefixRoute(_) => Ok(()),
+        }
+    }
+
+    fn change_neighbour(&mut self, ns: &Ns, change: &NeighbourChange) -> Done {
+        let known = self.ns(ns)?;
+        match change {
+            NeighbourChange::Set(neighbour) => {
+                let link = known.links.get(neighbour.interface.as_str());
+                if !link.ok_or(Errno::ENODEV)?.up {
+                    return Err(Errno::ENETDOWN);
+                }
+                known.neighbours.retain(|other| {
+                    (other.address, &other.interface) != (neighbour.address, &neighbour.interface)
+                });
+                known.neighbours.push(neighbour.clone());
+            }
+            NeighbourChange::Delete(neighbour) => {
+                known.neighbours.retain(|other| other != neighbour);
+            }
+        }
+        Ok(())
+    }
+
+    fn write_sysctl(&mut self, name: &Name, key: &SysctlKey, value: &str) -> Done {
+        let known = self.named(name)?;
+        let before = known.sysctl(key).ok_or(Errno::ENODEV)?;
+        let along: Vec<_> = sysctl::changed_along(key)
+            .into_iter()
+            .filter_map(|along| Some((along.clone(), known.sysctl(&along)?)))
+            .collect();
+        known
+            .sysctls
+            .entry(key.clone())
+            .or_insert_with(|| before.clone());
+        known.write_sysctl(key, value);
+        let replaced = along.into_iter().chain([(key.clone(), before)]);
+        self.replaced
+            .extend(replaced.map(|(key, before)| (name.clone(), key, before)));
+        Ok(())
     }
 
     fn add_namespace(&mut self, name: &Name, owner_tag: &str) -> Done {
@@ -604,17 +594,17 @@ impl State {
         }
     }
 
-    fn add_link(&mut self, ns: &Ns, name: &str, mut link: ObservedLink) -> Done {
+    fn add_link(&mut self, at: &LinkAt, mut link: ObservedLink) -> Done {
         link.index = u32::try_from(self.number()).unwrap_or(u32::MAX);
         let ([.., a, b], [c, d, e, f]) = (link.index.to_be_bytes(), CHOSEN);
         link.mac = link.mac.or(Some(Mac([c, d, e, f, a, b])));
-        let known = self.ns(ns)?;
-        match known.links.get(name) {
+        let known = self.ns(&at.ns)?;
+        match known.links.get(&at.name) {
             Some(other) if other.owner_tag == link.owner_tag => Ok(()),
             Some(_) => Err(Errno::EEXIST),
             None => {
-                known.inherit_sysctls(name);
-                known.links.insert(name.to_owned(), link);
+                known.inherit_sysctls(&at.name);
+                known.links.insert(at.name.clone(), link);
                 Ok(())
             }
         }
@@ -622,50 +612,38 @@ impl State {
 
     fn add_veth(&mut self, ends: &[NewEnd; 2]) -> Done {
         for end in ends {
-            let known = self.ns(&end.ns)?;
-            if known
-                .links
-                .get(&end.name)
-                .is_some_and(|other| other.owner_tag.as_ref() != Some(&end.owner_tag))
-            {
+            let other = self.ns(&end.at.ns)?.links.get(&end.at.name);
+            if other.is_some_and(|other| other.owner_tag.as_ref() != Some(&end.owner_tag)) {
                 return Err(Errno::EEXIST);
             }
         }
         for end in ends {
             let made = ObservedLink {
                 kind: Some("veth".into()),
-                owner_tag: Some(end.owner_tag.clone()),
-                mac: end.mac,
-                mtu: end.mtu.unwrap_or(1500),
-                ..ObservedLink::default()
+                ..new_device(end)
             };
-            self.add_link(&end.ns, &end.name, made)?;
+            self.add_link(&end.at, made)?;
         }
-        let [a, b] = [0, 1].map(|i| (ends[i].ns.clone(), ends[i].name.clone()));
+        let [a, b] = [0, 1].map(|i| ends[i].at.clone());
         self.peers.insert(a.clone(), b.clone());
         self.peers.insert(b, a);
         Ok(())
     }
 
-    fn delete_link(&mut self, ns: &Ns, name: &str) {
-        for (ns, name) in self
-            .peers
-            .remove(&(ns.clone(), name.to_owned()))
-            .into_iter()
-            .chain([(ns.clone(), name.to_owned())])
-        {
-            self.peers.remove(&(ns.clone(), name.clone()));
-            if let Some(known) = self.namespaces.get_mut(&ns) {
-                known.links.remove(&name);
-                forget(known, &name);
-                known
-                    .sysctls
-                    .retain(|key, _| key.interface().as_deref() != Some(&*name));
-                for port in known
-                    .links
-                    .values_mut()
-                    .filter(|port| port.master.as_ref() == Some(&name))
-                {
+    fn delete_link(&mut self, at: &LinkAt) {
+        let peer = self.peers.remove(at);
+        for LinkAt { ns, name } in peer.into_iter().chain([at.clone()]) {
+            self.peers.remove(&LinkAt::new(ns.clone(), name.clone()));
+            let Some(known) = self.namespaces.get_mut(&ns) else {
+                continue;
+            };
+            known.links.remove(&name);
+            forget(known, &name);
+            known
+                .sysctls
+                .retain(|key, _| key.interface().as_deref() != Some(&*name));
+            for port in known.links.values_mut() {
+                if port.master.as_ref() == Some(&name) {
                     port.master = None;
                     port.port = None;
                 }
@@ -673,81 +651,72 @@ impl State {
         }
     }
 
-    fn rename(&mut self, ns: &Ns, name: &str, to: &Ns, to_name: &str) -> Done {
-        if self.ns(to)?.links.contains_key(to_name) {
+    fn rename(&mut self, from: &LinkAt, to: &LinkAt) -> Done {
+        if self.ns(&to.ns)?.links.contains_key(&to.name) {
             return Err(Errno::EEXIST);
         }
-        let known = self.ns(ns)?;
-        let link = known.links.remove(name).ok_or(Errno::ENODEV)?;
+        let known = self.ns(&from.ns)?;
+        let link = known.links.remove(&from.name).ok_or(Errno::ENODEV)?;
         let (own, others): (BTreeMap<_, _>, _) = std::mem::take(&mut known.sysctls)
             .into_iter()
-            .partition(|(key, _)| key.interface().as_deref() == Some(name));
+            .partition(|(key, _)| key.interface().as_deref() == Some(&from.name));
         known.sysctls = others;
         known.sysctls.extend(
             own.into_iter()
-                .filter_map(|(key, value)| Some((key.at(to_name)?, value))),
+                .filter_map(|(key, value)| Some((key.at(&to.name)?, value))),
         );
-        for port in known
-            .links
-            .values_mut()
-            .filter(|port| port.master.as_deref() == Some(name))
-        {
-            port.master = Some(to_name.to_owned());
+        for port in known.links.values_mut() {
+            if port.master.as_ref() == Some(&from.name) {
+                port.master = Some(to.name.clone());
+            }
         }
-        self.ns(to)?.links.insert(to_name.to_owned(), link);
-        let (from, to) = (
-            (ns.clone(), name.to_owned()),
-            (to.clone(), to_name.to_owned()),
-        );
-        if let Some(peer) = self.peers.remove(&from) {
+        self.ns(&to.ns)?.links.insert(to.name.clone(), link);
+        if let Some(peer) = self.peers.remove(from) {
             self.peers.insert(peer.clone(), to.clone());
-            self.peers.insert(to, peer);
+            self.peers.insert(to.clone(), peer);
         }
         Ok(())
     }
 
-    fn move_link(&mut self, ns: &Ns, name: &str, to: &Ns, to_name: &str) -> Done {
-        if self.link(ns, name)?.bridge.is_some() {
+    fn move_link(&mut self, from: &LinkAt, to: &LinkAt) -> Done {
+        if self.link(from)?.bridge.is_some() {
             return Err(Errno::EINVAL);
         }
-        if self.ns(to)?.links.contains_key(to_name) {
+        if self.ns(&to.ns)?.links.contains_key(&to.name) {
             return Err(Errno::EEXIST);
         }
-        self.set_up(ns, name, false)?;
-        let link = self.link(ns, name)?;
+        self.set_up(from, false)?;
+        let link = self.link(from)?;
         link.addresses.clear();
         link.master = None;
         link.port = None;
         link.addr_gen_none = false;
-        forget(self.ns(ns)?, name);
-        self.ns(ns)?
+        let known = self.ns(&from.ns)?;
+        forget(known, &from.name);
+        known
             .sysctls
-            .retain(|key, _| key.interface().as_deref() != Some(name));
-        self.rename(ns, name, to, to_name)?;
-        self.ns(to)?.inherit_sysctls(to_name);
+            .retain(|key, _| key.interface().as_deref() != Some(&from.name));
+        self.rename(from, to)?;
+        self.ns(&to.ns)?.inherit_sysctls(&to.name);
         Ok(())
     }
 
-    fn set_up(&mut self, ns: &Ns, name: &str, up: bool) -> Done {
-        let link = self.link(ns, name)?;
+    fn set_up(&mut self, at: &LinkAt, up: bool) -> Done {
+        let link = self.link(at)?;
         link.up = up;
         if up {
-            self.ns(ns)?.reset_ipv6_mtu(name);
+            self.ns(&at.ns)?.reset_ipv6_mtu(&at.name);
         } else {
-            let link = self.link(ns, name)?;
             link.addresses
                 .retain(|address| address.net.addr().is_ipv4());
-            forget(self.ns(ns)?, name);
+            forget(self.ns(&at.ns)?, &at.name);
         }
         Ok(())
     }
 
-    fn set_bridge(&mut self, ns: &Ns, name: &str, set: &BridgeSettings) -> Done {
-        let bridge = self
-            .link(ns, name)?
-            .bridge
-            .as_mut()
-            .ok_or(Errno::EOPNOTSUPP)?;
+    fn set_bridge(&mut self, at: &LinkAt, set: &BridgeSettings) -> Done {
+        let bridge = self.link(at)?.bridge.as_mut();
+        let bridge = bridge.ok_or(Errno::EOPNOTSUPP)?;
         let BridgeSettings {
             stp,
             priority,
@@ -779,7 +748,8 @@ impl State {
         Ok(())
     }
 
-    fn add_address(&mut self, ns: &Ns, name: &str, new: &ObservedAddress, replace: bool) -> Done {
+    fn add_address(&mut self, at: &LinkAt, new: &ObservedAddress, replace: bool) -> Done {
+        let LinkAt { ns, name } = at;
         let disabled = |key: &SysctlKey, value: &str| {
             key.is_ipv6()
                 && key.setting() == "disable_ipv6"
@@ -801,7 +771,7 @@ impl State {
                 Err(Errno::EACCES)
             };
         }
-        let link = self.link(ns, name)?;
+        let link = self.link(at)?;
         if new.is_ipv6() && link.mtu < MIN_IPV6_MTU {
             return Err(Errno::EINVAL);
         }
@@ -828,13 +798,13 @@ impl State {
 
     fn add_route(
         &mut self,
-        name: &Name,
+        ns: &Ns,
         route: &Route,
         extras: &RouteExtras,
         protocol: u8,
         replace: bool,
     ) -> Done {
-        let known = self.named(name)?;
+        let known = self.ns(ns)?;
         let mut route = route.clone();
         if let (Some(via), false) = (route.via, route.onlink) {
             let reach = known.links.iter().find(|(device, link)| {
@@ -893,7 +863,17 @@ impl State {
     }
 }
 
-/// What a link that goes down or away takes along.
+/// Returns the state of a device right after its creation.
+fn new_device(end: &NewEnd) -> ObservedLink {
+    ObservedLink {
+        owner_tag: Some(end.owner_tag.clone()),
+        mac: end.mac,
+        mtu: end.mtu.unwrap_or(DEFAULT_MTU),
+        ..ObservedLink::default()
+    }
+}
+
+/// Removes the routes and neighbours of a link that goes down or away.
 fn forget(known: &mut ObservedNs, name: &str) {
     known
         .routes

@@ -10,15 +10,17 @@ use std::collections::{BTreeMap, HashMap};
 use ipnet::IpNet;
 use netnsd_api::{MIN_IPV6_MTU, is_link_local};
 
-use super::{Hands, Phase, Planner, Task, place::Place};
-use crate::kernel::{ADDRESS_PROTOCOL_KERNEL_LL, IFA_F_NODAD, ObservedAddress, ObservedNs, Op};
+use super::{Hands, Phase, Planner, Task};
+use crate::kernel::{
+    ADDRESS_PROTOCOL_KERNEL_LL, AddressChange, IFA_F_NODAD, LinkAt, ObservedAddress, ObservedNs,
+};
 
 impl Planner<'_> {
     /// Plans the addresses of a link that has this MTU.
     pub(super) fn plan_addresses(
         &mut self,
         task: &Task<'_>,
-        place: &Place,
+        place: &LinkAt,
         wanted: &[ObservedAddress],
         mtu: u32,
     ) {
@@ -34,7 +36,7 @@ impl Planner<'_> {
                 .collect();
             if let (true, Some(first)) = (ipv6 && mtu < MIN_IPV6_MTU, order.first()) {
                 // The kernel ends IPv6 on the link (`addrconf_notify()`, net/ipv6/addrconf.c).
-                let Place { ns, name } = place;
+                let LinkAt { ns, name } = place;
                 let reason = format!(
                     "IPv6 needs an MTU of at least {MIN_IPV6_MTU}, and {name} in {ns} has {mtu}: {first} waits for it"
                 );
@@ -54,7 +56,7 @@ impl Planner<'_> {
 
     /// Puts the mark on addresses of others that are taken over, or takes it off again; the rest of
     /// them is as it was.
-    fn take_addresses(&mut self, task: &Task<'_>, place: &Place, wanted: &[ObservedAddress]) {
+    fn take_addresses(&mut self, task: &Task<'_>, place: &LinkAt, wanted: &[ObservedAddress]) {
         let Some(link) = self.ns_mut(&place.ns).links.get_mut(&place.name) else {
             return;
         };
@@ -73,17 +75,11 @@ impl Planner<'_> {
             }
         }
         for address in taken {
-            let (ns, name) = (place.ns.clone(), place.name.clone());
-            self.emit(
-                Phase::Addresses,
-                task,
-                Op::AddressAdd {
-                    ns,
-                    name,
-                    address,
-                    replace: true,
-                },
-            );
+            let change = AddressChange::Add {
+                address,
+                replace: true,
+            };
+            self.emit(Phase::Addresses, task, place.change_addresses(change));
         }
     }
 
@@ -91,7 +87,7 @@ impl Planner<'_> {
     fn refuse_excluded(
         &mut self,
         task: &Task<'_>,
-        place: &Place,
+        place: &LinkAt,
         order: &mut Vec<&ObservedAddress>,
     ) {
         let Some(link) = self.now.link(&place.ns, &place.name) else {
@@ -108,7 +104,7 @@ impl Planner<'_> {
             false
         });
         for (wanted, other) in refused {
-            let Place { ns, name } = place;
+            let LinkAt { ns, name } = place;
             let way_out =
                 "an interface has an address once: ask for another one, or remove that first";
             self.conflict(
@@ -123,11 +119,11 @@ impl Planner<'_> {
     fn order_addresses(
         &mut self,
         task: &Task<'_>,
-        place: &Place,
+        place: &LinkAt,
         order: &[&ObservedAddress],
         ipv6: bool,
     ) {
-        let Place { ns, name } = place;
+        let LinkAt { ns, name } = place;
         let Some(link) = self.now.link(ns, name) else {
             return;
         };
@@ -198,14 +194,12 @@ impl Planner<'_> {
         {
             let promote = !ipv6 && !promotes && delete.iter().any(|gone| !gone.secondary);
             self.ns_mut(ns).reorder_addresses(name, &delete, &add);
-            let op = Op::AddressReorder {
-                ns: ns.clone(),
-                name: name.clone(),
+            let change = AddressChange::Reorder {
                 delete,
                 add,
                 promote,
             };
-            return self.emit(Phase::Addresses, task, op);
+            return self.emit(Phase::Addresses, task, place.change_addresses(change));
         }
         // The route to a network stays where the next address of it comes before the last one goes.
         let is_followed = |gone: &ObservedAddress| {
@@ -226,24 +220,19 @@ impl Planner<'_> {
         }
     }
 
-    fn add_address(&mut self, task: &Task<'_>, place: &Place, address: ObservedAddress) {
-        let (ns, name) = (place.ns.clone(), place.name.clone());
-        self.ns_mut(&ns).add_address(&name, address.clone());
-        self.emit(
-            Phase::Addresses,
-            task,
-            Op::AddressAdd {
-                ns,
-                name,
-                address,
-                replace: false,
-            },
-        );
+    fn add_address(&mut self, task: &Task<'_>, place: &LinkAt, address: ObservedAddress) {
+        let inside = self.ns_mut(&place.ns);
+        inside.add_address(&place.name, address.clone());
+        let change = AddressChange::Add {
+            address,
+            replace: false,
+        };
+        self.emit(Phase::Addresses, task, place.change_addresses(change));
     }
 
-    fn delete_address(&mut self, task: &Task<'_>, place: &Place, address: ObservedAddress) {
-        let (ns, name) = (place.ns.clone(), place.name.clone());
-        let Some(link) = self.ns_mut(&ns).links.get(&name) else {
+    fn delete_address(&mut self, task: &Task<'_>, place: &LinkAt, address: ObservedAddress) {
+        let LinkAt { ns, name } = place;
+        let Some(link) = self.ns_mut(ns).links.get(name) else {
             return;
         };
         let below =
@@ -256,24 +245,16 @@ impl Planner<'_> {
             && is_primary
             && !link.promote_secondaries
             && link.addresses.iter().any(below);
-        self.ns_mut(&ns).lose_address(&name, &address, promote);
-        self.emit(
-            Phase::Addresses,
-            task,
-            Op::AddressDelete {
-                ns,
-                name,
-                address,
-                promote,
-            },
-        );
+        self.ns_mut(ns).lose_address(name, &address, promote);
+        let change = AddressChange::Delete { address, promote };
+        self.emit(Phase::Addresses, task, place.change_addresses(change));
     }
 
     /// Gives a link that is about to be up its link-local address, where IPv6 packets go by it. The
     /// kernel makes the same one, and looks for duplicates first; until then the link asks for no
     /// neighbour (`ndisc_send_ns()`, net/ipv6/ndisc.c), and what a router should forward there is
     /// lost.
-    pub(super) fn add_link_local(&mut self, task: &Task<'_>, place: &Place) {
+    pub(super) fn add_link_local(&mut self, task: &Task<'_>, place: &LinkAt) {
         let Some(link) = self.now.link(&place.ns, &place.name) else {
             return;
         };

@@ -10,13 +10,13 @@ use netnsd_api::{
 
 use super::{
     Hands, Phase, Planner, Task,
-    place::{Place, set_owner},
+    place::{bridge_at, end_at, set_owner},
     route::{RouteKey, key_of, key_of_known},
     settings::port_settings,
 };
 use crate::{
     kernel::{
-        Ns, ObservedAddress, ObservedBridge, ObservedLink, ObservedNs, ObservedRoute, Op,
+        LinkAt, Ns, ObservedAddress, ObservedBridge, ObservedLink, ObservedNs, ObservedRoute, Op,
         ROUTE_PROTOCOL, ROUTE_PROTOCOL_KERNEL, RouteExtras, ownership,
     },
     model::Spec,
@@ -144,10 +144,7 @@ impl Planner<'_> {
             task,
             found,
             vec![set_owner(
-                Place {
-                    ns: ns.clone(),
-                    name: "lo".into(),
-                },
+                &LinkAt::loopback(ns.clone()),
                 was,
                 owner_tag,
                 None,
@@ -155,7 +152,7 @@ impl Planner<'_> {
         );
     }
 
-    pub(super) fn adopt_bridge(&mut self, task: &Task<'_>, place: &Place) {
+    pub(super) fn adopt_bridge(&mut self, task: &Task<'_>, place: &LinkAt) {
         if task.hands != Hands::Adopt || self.is_there(place, task, None) {
             return;
         }
@@ -183,7 +180,7 @@ impl Planner<'_> {
     }
 
     /// Takes a pair over when both its ends are at their places, and each is the other's.
-    pub(super) fn adopt_pair(&mut self, task: &Task<'_>, places: &[Place; 2]) {
+    pub(super) fn adopt_pair(&mut self, task: &Task<'_>, places: &[LinkAt; 2]) {
         let here = [0, 1].map(|end| self.is_there(&places[end], task, Some(end)));
         let Some(Spec::Veth(spec)) = task.desired else {
             return;
@@ -233,10 +230,10 @@ impl Planner<'_> {
         self.plan.macs.insert(task.resource.clone(), macs);
     }
 
-    fn take_link(&mut self, place: Place, owner_tag: String, peer: Option<&Place>) -> Op {
+    fn take_link(&mut self, place: LinkAt, owner_tag: String, peer: Option<&LinkAt>) -> Op {
         let link = self.ns_mut(&place.ns).links.get_mut(&place.name);
         let was = link.and_then(|link| link.owner_tag.replace(owner_tag.clone()));
-        set_owner(place, was, Some(owner_tag), peer)
+        set_owner(&place, was, Some(owner_tag), peer)
     }
 
     fn take(&mut self, task: &Task<'_>, found: Found, ops: Vec<Op>) {
@@ -251,7 +248,7 @@ impl Planner<'_> {
         let Hands::GiveBack(found) = task.hands else {
             return;
         };
-        let places: Vec<(Place, Option<usize>)> = match &found.spec {
+        let places: Vec<(LinkAt, Option<usize>)> = match &found.spec {
             Spec::Namespace(spec) => {
                 let ns = Ns::Named(spec.name.clone());
                 let tag = self
@@ -260,21 +257,18 @@ impl Planner<'_> {
                     .get(&ns)
                     .and_then(|known| known.owner_tag.clone());
                 if tag.as_deref().is_some_and(|tag| task.owns(tag, None)) {
-                    let lo = Place {
-                        ns,
-                        name: "lo".into(),
-                    };
+                    let lo = LinkAt::loopback(ns);
                     self.emit(
                         Phase::GiveBack,
                         task,
-                        set_owner(lo, tag, found.owner_tags[0].clone(), None),
+                        set_owner(&lo, tag, found.owner_tags[0].clone(), None),
                     );
                 }
                 return;
             }
-            Spec::Bridge(spec) => vec![(Place::of_bridge(spec), None)],
+            Spec::Bridge(spec) => vec![(bridge_at(spec), None)],
             Spec::Veth(spec) => (0..2)
-                .map(|end| (Place::of_end(&spec.endpoints[end]), Some(end)))
+                .map(|end| (end_at(&spec.endpoints[end]), Some(end)))
                 .collect(),
         };
         for (place, end) in places {
@@ -285,7 +279,7 @@ impl Planner<'_> {
                     .and_then(|link| link.owner_tag.clone());
                 let before = found.owner_tags[end.unwrap_or_default()].clone();
                 if tag != before {
-                    self.emit(Phase::GiveBack, task, set_owner(place, tag, before, None));
+                    self.emit(Phase::GiveBack, task, set_owner(&place, tag, before, None));
                 }
             }
         }

@@ -4,14 +4,16 @@
 //! Each line stands alone, and fails where the kernel refuses. Owner tags are set too, but for the
 //! protocol number of addresses, which that `ip` cannot set yet.
 
-use netnsd_api::{Mac, Name, Neighbour, NetnsId, Port, Route, RouteType, shell_word};
+use netnsd_api::{Mac, Neighbour, NetnsId, Port, Route, RouteType, shell_word};
 
 use crate::kernel::{
-    BridgeSettings, DEFAULT_MTU, IFA_F_NODAD, IFA_F_NOPREFIXROUTE, NewEnd, Ns, ObservedAddress, Op,
-    ROUTE_PROTOCOL, RouteExtras, bridge_mtu, moved, ownership, prefix_route,
+    AddressChange, BridgeSettings, DEFAULT_MTU, FeatureOp, IFA_F_NODAD, IFA_F_NOPREFIXROUTE,
+    LinkAt, LinkChange, LinkOp, NamespaceChange, NamespaceOp, NeighbourChange, NewEnd, NewLink, Ns,
+    ObservedAddress, Op, ROUTE_PROTOCOL, RouteChange, RouteExtras, bridge_mtu, moved, ownership,
+    prefix_route,
 };
 
-/// The line that does the same as an operation.
+/// Returns the shell line that does the same as an operation.
 pub fn command(op: &Op) -> String {
     let line = line(op);
     // `sh -e` takes no notice of what fails before `&&`, unless it is in a subshell.
@@ -24,201 +26,150 @@ pub fn command(op: &Op) -> String {
 
 fn line(op: &Op) -> String {
     match op {
-        Op::NamespaceAdd { name, owner_tag } => {
-            format!(
-                "ip netns add {name} && {}",
-                altname(&named(name), "lo", "add", owner_tag)
-            )
+        Op::Namespace(op) => namespace_line(op),
+        Op::Link(op) => link_line(op),
+        Op::Feature(op) => feature_line(op),
+    }
+}
+
+fn namespace_line(NamespaceOp { name, change }: &NamespaceOp) -> String {
+    let lo = LinkAt::loopback(Ns::Named(name.clone()));
+    match change {
+        NamespaceChange::Create { owner_tag } => {
+            format!("ip netns add {name} && {}", altname(&lo, "add", owner_tag))
         }
-        Op::NamespaceAttach {
-            name,
-            pid,
-            owner_tag,
-        } => {
-            format!(
-                "ip netns attach {name} {pid} && {}",
-                altname(&named(name), "lo", "add", owner_tag)
-            )
-        }
-        Op::NamespaceDelete { name } => format!("ip netns delete {name}"),
-        Op::NetnsIdSet { name, id } => match id {
-            NetnsId::Auto => format!("ip netns set {name} auto"),
-            NetnsId::Id(id) => format!("ip netns set {name} {id}"),
-        },
-        Op::LoopbackSet { name, up } => link_set(&named(name), "lo", up_or_down(*up)),
-        Op::BridgeAdd {
-            ns,
-            name,
-            owner_tag,
-            mac,
-            mtu,
-            set,
-        } => {
-            let mut line = format!("{} link add name {}", ip(ns), shell_word(name));
-            line += &address(*mac);
-            line += " type bridge";
-            line += &bridge_settings(set);
-            line += &format!(" && {}", altname(ns, name, "add", owner_tag));
-            for mtu in mtu
-                .map(|mtu| bridge_mtu(DEFAULT_MTU, mtu))
-                .unwrap_or_default()
-            {
-                line += &format!(" && {}", link_set(ns, name, &format!("mtu {mtu}")));
-            }
-            line
-        }
-        Op::VethAdd { ends } => veth(ends),
-        Op::LinkDelete { ns, name } => format!("{} link delete dev {}", ip(ns), shell_word(name)),
-        Op::LinkMove {
-            ns,
-            name,
-            to,
-            to_name,
-        } => {
-            let mut what = format!("netns {}", place(to));
-            if to_name != name {
-                what += &format!(" name {}", shell_word(to_name));
-            }
-            link_set(ns, name, &what)
-        }
-        Op::LinkRename { ns, name, to_name } => {
-            link_set(ns, name, &format!("name {}", shell_word(to_name)))
-        }
-        Op::LinkUp { ns, name, up } => link_set(ns, name, up_or_down(*up)),
-        Op::LinkMac { ns, name, mac } => link_set(ns, name, &format!("address {mac}")),
-        Op::LinkMtu { ns, name, mtu } => link_set(ns, name, &format!("mtu {mtu}")),
-        Op::LinkAddrGen { ns, name, none } => link_set(
-            ns,
-            name,
-            if *none {
-                "addrgenmode none"
-            } else {
-                "addrgenmode eui64"
-            },
+        NamespaceChange::Attach { pid, owner_tag } => format!(
+            "ip netns attach {name} {pid} && {}",
+            altname(&lo, "add", owner_tag)
         ),
-        Op::LinkMaster { ns, name, master } => match master {
-            Some(master) => link_set(ns, name, &format!("master {}", shell_word(master))),
-            None => link_set(ns, name, "nomaster"),
+        NamespaceChange::Delete => format!("ip netns delete {name}"),
+        NamespaceChange::SetId(NetnsId::Auto) => format!("ip netns set {name} auto"),
+        NamespaceChange::SetId(NetnsId::Id(id)) => format!("ip netns set {name} {id}"),
+        NamespaceChange::SetLoopbackUp(up) => link_set(&lo, up_or_down(*up)),
+    }
+}
+
+fn link_line(op: &LinkOp) -> String {
+    match op {
+        LinkOp::Create(new) => match &**new {
+            NewLink::Bridge { end, settings } => bridge(end, settings),
+            NewLink::Veth { ends } => veth(ends),
         },
-        Op::BridgeSet { ns, name, set } => {
-            link_set(ns, name, &format!("type bridge{}", bridge_settings(set)))
-        }
-        Op::PortSet { ns, name, set } => link_set(
-            ns,
-            name,
-            &format!("type bridge_slave{}", port_settings(set)),
+        LinkOp::Delete(link) => format!(
+            "{} link delete dev {}",
+            ip(&link.ns),
+            shell_word(&link.name)
         ),
-        Op::LinkSetOwner {
-            ns,
-            name,
-            was,
-            owner_tag,
-            ..
-        } => {
-            let added = owner_tag.iter().map(|tag| altname(ns, name, "add", tag));
+        LinkOp::Move { from, to } => {
+            let mut change = format!("netns {}", netns_arg(&to.ns));
+            if to.name != from.name {
+                change += &format!(" name {}", shell_word(&to.name));
+            }
+            link_set(from, &change)
+        }
+        LinkOp::Set { link, change } => link_change_line(link, change),
+    }
+}
+
+fn link_change_line(link: &LinkAt, change: &LinkChange) -> String {
+    let change = match change {
+        LinkChange::Name(name) => format!("name {}", shell_word(name)),
+        LinkChange::Up(up) => up_or_down(*up).to_owned(),
+        LinkChange::Mac(mac) => format!("address {mac}"),
+        LinkChange::Mtu(mtu) => format!("mtu {mtu}"),
+        LinkChange::AddrGenModeNone(true) => "addrgenmode none".to_owned(),
+        LinkChange::AddrGenModeNone(false) => "addrgenmode eui64".to_owned(),
+        LinkChange::Master(Some(master)) => format!("master {}", shell_word(master)),
+        LinkChange::Master(None) => "nomaster".to_owned(),
+        LinkChange::Bridge(settings) => format!("type bridge{}", bridge_settings(settings)),
+        LinkChange::Port(settings) => format!("type bridge_slave{}", port_settings(settings)),
+        LinkChange::Owner { was, owner_tag, .. } => {
+            let added = owner_tag.iter().map(|tag| altname(link, "add", tag));
             let removed = was.iter().map(|tag| match ownership::is_legacy(tag) {
-                true => link_set(ns, name, "alias ''"),
-                false => altname(ns, name, "del", tag),
+                true => link_set(link, "alias ''"),
+                false => altname(link, "del", tag),
             });
-            added.chain(removed).collect::<Vec<_>>().join(" && ")
+            return added.chain(removed).collect::<Vec<_>>().join(" && ");
         }
-        Op::AddressAdd {
-            ns,
-            name,
-            address,
-            replace,
-        } => address_add(ns, name, address, add_or_replace(*replace)),
-        Op::AddressDelete {
-            ns,
-            name,
-            address,
-            promote,
-        } => promoting(ns, name, *promote, vec![address_delete(ns, name, address)]),
-        Op::AddressReorder {
-            ns,
-            name,
-            delete,
-            add,
-            promote,
-        } => reorder(ns, name, (delete, add), *promote),
-        Op::PrefixRouteAdd { ns, name, address } => {
-            route(ns, "append", &prefix_route(name, *address), "kernel", "")
+    };
+    link_set(link, &change)
+}
+
+fn feature_line(op: &FeatureOp) -> String {
+    match op {
+        FeatureOp::Address { link, change } => address_line(link, change),
+        FeatureOp::Route { ns, change } => {
+            let protocol = ROUTE_PROTOCOL.to_string();
+            match change {
+                RouteChange::Add {
+                    route: new,
+                    extras,
+                    replace,
+                    ..
+                } => {
+                    let verb = add_or_replace(*replace);
+                    route(ns, verb, new, &protocol, &route_extras(extras))
+                }
+                RouteChange::Delete(old) => route(ns, "delete", old, &protocol, ""),
+            }
         }
-        Op::RouteAdd {
-            name,
-            route: what,
-            extras,
-            replace,
-            ..
-        } => {
-            let verb = add_or_replace(*replace);
-            route(
-                &named(name),
-                verb,
-                what,
-                &ROUTE_PROTOCOL.to_string(),
-                &route_extras(extras),
-            )
-        }
-        Op::RouteDelete { name, route: what } => route(
-            &named(name),
-            "delete",
-            what,
-            &ROUTE_PROTOCOL.to_string(),
-            "",
-        ),
-        Op::NeighbourAdd {
-            name,
-            neighbour:
-                Neighbour {
-                    address,
-                    mac,
-                    interface,
-                },
-        } => format!(
-            "{} neighbour replace {address} lladdr {mac} dev {} nud permanent",
-            ip(&named(name)),
-            shell_word(interface.as_str())
-        ),
-        Op::NeighbourDelete {
-            name,
-            neighbour: Neighbour {
-                address, interface, ..
-            },
-        } => {
-            format!(
-                "{} neighbour delete {address} dev {}",
-                ip(&named(name)),
+        FeatureOp::Neighbour { ns, change } => match change {
+            NeighbourChange::Set(Neighbour {
+                address,
+                mac,
+                interface,
+            }) => format!(
+                "{} neighbour replace {address} lladdr {mac} dev {} nud permanent",
+                ip(ns),
                 shell_word(interface.as_str())
-            )
-        }
-        Op::SysctlSet { name, key, value } => {
-            format!(
-                "ip netns exec {name} sysctl -qw {}",
-                shell_word(&format!("{key}={value}"))
-            )
-        }
-        Op::DnsSet {
+            ),
+            NeighbourChange::Delete(Neighbour {
+                address, interface, ..
+            }) => format!(
+                "{} neighbour delete {address} dev {}",
+                ip(ns),
+                shell_word(interface.as_str())
+            ),
+        },
+        FeatureOp::Sysctl { name, key, value } => format!(
+            "ip netns exec {name} sysctl -qw {}",
+            shell_word(&format!("{key}={value}"))
+        ),
+        FeatureOp::Dns {
             name,
             file,
             content,
         } => {
             let dir = format!("/etc/netns/{name}");
             match content {
-                Some(content) => {
-                    format!(
-                        "mkdir -p {dir} && printf %s {} >{dir}/{file}",
-                        shell_word(content)
-                    )
-                }
+                Some(content) => format!(
+                    "mkdir -p {dir} && printf %s {} >{dir}/{file}",
+                    shell_word(content)
+                ),
                 None => format!("rm -f {dir}/{file} && {{ rmdir {dir} 2>/dev/null || true; }}"),
             }
         }
     }
 }
 
-fn named(name: &Name) -> Ns {
-    Ns::Named(name.clone())
+fn address_line(link: &LinkAt, change: &AddressChange) -> String {
+    match change {
+        AddressChange::Add { address, replace } => {
+            address_add(link, address, add_or_replace(*replace))
+        }
+        AddressChange::Delete { address, promote } => {
+            promoting(link, *promote, vec![address_delete(link, address)])
+        }
+        AddressChange::Reorder {
+            delete,
+            add,
+            promote,
+        } => reorder(link, (delete, add), *promote),
+        AddressChange::AddPrefixRoute(address) => {
+            let new = prefix_route(&link.name, *address);
+            route(&link.ns, "append", &new, "kernel", "")
+        }
+    }
 }
 
 /// `ip`, in a namespace.
@@ -229,24 +180,28 @@ fn ip(ns: &Ns) -> String {
     }
 }
 
-/// A namespace as the option `netns` takes it: the host's is that of the shell, which `$$` is.
-fn place(ns: &Ns) -> String {
+/// Returns the argument of the option `netns`; the host's namespace is that of the shell, `$$`.
+fn netns_arg(ns: &Ns) -> String {
     match ns {
         Ns::Host => "$$".into(),
         Ns::Named(name) => name.to_string(),
     }
 }
 
-fn link_set(ns: &Ns, name: &str, what: &str) -> String {
-    format!("{} link set dev {} {what}", ip(ns), shell_word(name))
+fn link_set(link: &LinkAt, change: &str) -> String {
+    format!(
+        "{} link set dev {} {change}",
+        ip(&link.ns),
+        shell_word(&link.name)
+    )
 }
 
 /// Adds an alternative name to a link, or deletes it.
-fn altname(ns: &Ns, name: &str, verb: &str, altname: &str) -> String {
+fn altname(link: &LinkAt, verb: &str, altname: &str) -> String {
     format!(
         "{} link property {verb} dev {} altname {}",
-        ip(ns),
-        shell_word(name),
+        ip(&link.ns),
+        shell_word(&link.name),
         shell_word(altname)
     )
 }
@@ -259,7 +214,7 @@ fn up_or_down(up: bool) -> &'static str {
     if up { "up" } else { "down" }
 }
 
-fn address_add(ns: &Ns, name: &str, address: &ObservedAddress, verb: &str) -> String {
+fn address_add(link: &LinkAt, address: &ObservedAddress, verb: &str) -> String {
     let flag = |flag: u32, word: &str| {
         Some(word)
             .filter(|_| address.flags & flag != 0)
@@ -312,21 +267,22 @@ fn address_add(ns: &Ns, name: &str, address: &ObservedAddress, verb: &str) -> St
     let flags: String = flags.into_iter().flatten().collect();
     format!(
         "{} address {verb} {address} dev {}{details}{flags}",
-        ip(ns),
-        shell_word(name)
+        ip(&link.ns),
+        shell_word(&link.name)
     )
 }
 
-fn address_delete(ns: &Ns, name: &str, address: &ObservedAddress) -> String {
+fn address_delete(link: &LinkAt, address: &ObservedAddress) -> String {
     format!(
         "{} address delete {address} dev {}",
-        ip(ns),
-        shell_word(name)
+        ip(&link.ns),
+        shell_word(&link.name)
     )
 }
 
 /// Lines with `promote_secondaries` on, if that is needed.
-fn promoting(ns: &Ns, name: &str, promote: bool, lines: Vec<String>) -> String {
+fn promoting(link: &LinkAt, promote: bool, lines: Vec<String>) -> String {
+    let LinkAt { ns, name } = link;
     let inside = ns
         .name()
         .map(|ns| format!("ip netns exec {ns} "))
@@ -342,11 +298,11 @@ fn promoting(ns: &Ns, name: &str, promote: bool, lines: Vec<String>) -> String {
 }
 
 fn reorder(
-    ns: &Ns,
-    name: &str,
+    link: &LinkAt,
     (delete, add): (&[ObservedAddress], &[ObservedAddress]),
     promote: bool,
 ) -> String {
+    let ns = &link.ns;
     let moved: Vec<String> = moved(delete, add)
         .map(|address| address.to_string())
         .collect();
@@ -357,8 +313,8 @@ fn reorder(
     } else {
         (ip(ns), "append", "")
     };
-    let deletions = delete.iter().map(|gone| address_delete(ns, name, gone));
-    let additions = add.iter().map(|new| address_add(ns, name, new, "add"));
+    let deletions = delete.iter().map(|gone| address_delete(link, gone));
+    let additions = add.iter().map(|new| address_add(link, new, "add"));
     let save = format!(
         "routes=$(for of in {}; do {ip} -o route show{table} src $of; done | sed '/proto kernel/d; s/ linkdown//g')",
         moved.join(" ")
@@ -370,37 +326,53 @@ fn reorder(
         .chain(additions)
         .chain([restore])
         .collect();
-    promoting(ns, name, promote, lines)
+    promoting(link, promote, lines)
 }
 
 fn address(mac: Option<Mac>) -> String {
     mac.map(|mac| format!(" address {mac}")).unwrap_or_default()
 }
 
+fn bridge(end: &NewEnd, settings: &BridgeSettings) -> String {
+    let mut line = format!(
+        "{} link add name {}{} type bridge{} && {}",
+        ip(&end.at.ns),
+        shell_word(&end.at.name),
+        address(end.mac),
+        bridge_settings(settings),
+        altname(&end.at, "add", &end.owner_tag)
+    );
+    let mtus = end.mtu.map(|mtu| bridge_mtu(DEFAULT_MTU, mtu));
+    for mtu in mtus.into_iter().flatten() {
+        line += &format!(" && {}", link_set(&end.at, &format!("mtu {mtu}")));
+    }
+    line
+}
+
 fn veth(ends: &[NewEnd; 2]) -> String {
     let end = |end: &NewEnd| {
         let mtu = end.mtu.map(|mtu| format!(" mtu {mtu}")).unwrap_or_default();
-        format!("name {}{}{mtu}", shell_word(&end.name), address(end.mac))
+        format!("name {}{}{mtu}", shell_word(&end.at.name), address(end.mac))
     };
     // The option `netns` of the peer knows namespaces by their names: the host's end is the one
     // that is not the peer.
-    let (a, b) = if ends[1].ns == Ns::Host {
+    let (a, b) = if ends[1].at.ns == Ns::Host {
         (&ends[1], &ends[0])
     } else {
         (&ends[0], &ends[1])
     };
-    let elsewhere = if a.ns == b.ns {
+    let elsewhere = if a.at.ns == b.at.ns {
         String::new()
     } else {
-        format!(" netns {}", place(&b.ns))
+        format!(" netns {}", netns_arg(&b.at.ns))
     };
     format!(
         "{} link add {} type veth peer {}{elsewhere} && {} && {}",
-        ip(&a.ns),
+        ip(&a.at.ns),
         end(a),
         end(b),
-        altname(&a.ns, &a.name, "add", &a.owner_tag),
-        altname(&b.ns, &b.name, "add", &b.owner_tag)
+        altname(&a.at, "add", &a.owner_tag),
+        altname(&b.at, "add", &b.owner_tag)
     )
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use netnsd_api::{Dns, Name};
 
 use super::{Phase, Planner, Task};
-use crate::kernel::{DnsFile, Op};
+use crate::kernel::{DnsFile, FeatureOp};
 
 /// First line of a file that netnsd wrote: a file without it is somebody else's.
 const MARK: &str = "# written by netnsd";
@@ -114,11 +114,12 @@ impl Planner<'_> {
                 _ => self.emit(
                     Phase::Dns,
                     task,
-                    Op::DnsSet {
+                    FeatureOp::Dns {
                         name: name.clone(),
                         file,
                         content,
-                    },
+                    }
+                    .into(),
                 ),
             }
         }

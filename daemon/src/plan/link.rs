@@ -6,12 +6,13 @@ use netnsd_api::{Bridge, Endpoint, Mac, Port, Veth, is_link_local};
 
 use super::{
     Phase, Planner, Task,
-    place::Place,
+    place::{bridge_at, end_at},
     settings::{bridge_changes, port_changes, times_of},
 };
 use crate::{
     kernel::{
-        BridgeSettings, DEFAULT_MTU, ObservedAddress, ObservedLink, ObservedPort, Op, bridge_mtu,
+        AddressChange, BridgeSettings, DEFAULT_MTU, LinkAt, LinkChange, ObservedAddress,
+        ObservedLink, ObservedPort, bridge_mtu,
     },
     model::Spec,
 };
@@ -28,7 +29,7 @@ struct Common {
 
 impl Planner<'_> {
     pub(super) fn bridge(&mut self, task: &Task<'_>, spec: &Bridge) {
-        let place = Place::of_bridge(spec);
+        let place = bridge_at(spec);
         if !self.is_there(&place, task, None) {
             return;
         }
@@ -53,12 +54,7 @@ impl Planner<'_> {
                 steps.pop();
             }
             for mtu in steps {
-                let op = Op::LinkMtu {
-                    ns: place.ns.clone(),
-                    name: place.name.clone(),
-                    mtu,
-                };
-                self.emit_blind(Phase::Mtus, task, op);
+                self.emit_blind(Phase::Mtus, task, place.set(LinkChange::Mtu(mtu)));
             }
         }
         let old_mtus = Vec::new();
@@ -81,20 +77,19 @@ impl Planner<'_> {
     /// Gives a bridge that keeps its address the very same once more: one whose address was set
     /// does not take the lowest of its ports any more (`br_stp_recalculate_bridge_id()`,
     /// net/bridge/br_stp_if.c). Nothing tells that it is so already.
-    fn pin(&mut self, task: &Task<'_>, spec: &Bridge, place: &Place, mac: Option<Mac>) {
+    fn pin(&mut self, task: &Task<'_>, spec: &Bridge, place: &LinkAt, mac: Option<Mac>) {
         let is_kept = spec.mac.is_none() && self.plan.macs.contains_key(&task.resource);
         let is_there = !self.plan.new_bridges.contains(&spec.name);
         if let Some(mac) = mac.filter(|_| is_kept && is_there) {
-            let Place { ns, name } = place.clone();
-            self.ns_mut(&ns).forget_neighbours(&name);
-            self.emit_blind(Phase::Pin, task, Op::LinkMac { ns, name, mac });
+            self.ns_mut(&place.ns).forget_neighbours(&place.name);
+            self.emit_blind(Phase::Pin, task, place.set(LinkChange::Mac(mac)));
         }
     }
 
     /// Gives a bridge whose MTU was once asked for the lowest of its ports: the kernel does so only
     /// for others (`br_mtu_auto_adjust()`, net/bridge/br_if.c).
     pub(super) fn follow_ports(&mut self, task: &Task<'_>, spec: &Bridge) {
-        let place = Place::of_bridge(spec);
+        let place = bridge_at(spec);
         let was_made = self.plan.new_bridges.contains(&spec.name);
         if was_made || left_mtu(spec, task.applied).is_none() || !self.is_there(&place, task, None)
         {
@@ -112,15 +107,7 @@ impl Planner<'_> {
             .filter(|link| link.master.as_ref() == Some(&place.name));
         let mtu = ports.map(|port| port.mtu).min().unwrap_or(DEFAULT_MTU);
         if known.mtu != mtu {
-            self.emit(
-                Phase::SetPorts,
-                task,
-                Op::LinkMtu {
-                    ns: place.ns,
-                    name: place.name,
-                    mtu,
-                },
-            );
+            self.emit(Phase::SetPorts, task, place.set(LinkChange::Mtu(mtu)));
         }
     }
 
@@ -128,29 +115,25 @@ impl Planner<'_> {
         &mut self,
         task: &Task<'_>,
         spec: &Bridge,
-        place: &Place,
+        place: &LinkAt,
         known: &ObservedLink,
         old: Option<&Bridge>,
     ) {
         let Some(known) = &known.bridge else { return };
         let mut set = bridge_changes(spec, old, known);
-        let bridge_set = |set| Op::BridgeSet {
-            ns: place.ns.clone(),
-            name: place.name.clone(),
-            set,
-        };
         if set.stp == Some(false) && set.forward_delay.is_some() {
             // In one message the kernel takes the times first, and bounds the delay while STP is on
             // (`br_changelink()`, net/bridge/br_netlink.c; `br_set_forward_delay()`,
             // net/bridge/br_stp.c).
             let stp = set.stp.take();
+            let first = BridgeSettings {
+                stp,
+                ..BridgeSettings::default()
+            };
             self.emit(
                 Phase::MakeBridges,
                 task,
-                bridge_set(BridgeSettings {
-                    stp,
-                    ..BridgeSettings::default()
-                }),
+                place.set(LinkChange::Bridge(first)),
             );
         }
         if known.root_id != known.bridge_id {
@@ -165,24 +148,28 @@ impl Planner<'_> {
             if old.is_some_and(|old| times_of(old) != times_of(spec))
                 && times != BridgeSettings::default()
             {
-                self.emit_blind(Phase::MakeBridges, task, bridge_set(times));
+                self.emit_blind(
+                    Phase::MakeBridges,
+                    task,
+                    place.set(LinkChange::Bridge(times)),
+                );
             }
         }
         if set != BridgeSettings::default() {
-            self.emit(Phase::MakeBridges, task, bridge_set(set));
+            self.emit(Phase::MakeBridges, task, place.set(LinkChange::Bridge(set)));
         }
     }
 
     pub(super) fn veth(&mut self, task: &Task<'_>, spec: &Veth) {
         for (index, end) in spec.endpoints.iter().enumerate() {
-            let place = Place::of_end(end);
+            let place = end_at(end);
             if self.is_there(&place, task, Some(index)) {
                 self.end(task, end, index, &place);
             }
         }
     }
 
-    fn end(&mut self, task: &Task<'_>, spec: &Endpoint, index: usize, place: &Place) {
+    fn end(&mut self, task: &Task<'_>, spec: &Endpoint, index: usize, place: &LinkAt) {
         let old = previous_ends(task, index);
         self.lower_unless(task, place, spec.up);
         self.common(
@@ -221,7 +208,7 @@ impl Planner<'_> {
         &mut self,
         task: &Task<'_>,
         none: bool,
-        place: &Place,
+        place: &LinkAt,
         known: &ObservedLink,
         old: &[&Endpoint],
     ) {
@@ -230,11 +217,7 @@ impl Planner<'_> {
             self.emit(
                 Phase::Mtus,
                 task,
-                Op::LinkAddrGen {
-                    ns: place.ns.clone(),
-                    name: place.name.clone(),
-                    none,
-                },
+                place.set(LinkChange::AddrGenModeNone(none)),
             );
             if let Some(link) = self.ns_mut(&place.ns).links.get_mut(&place.name) {
                 link.addr_gen_none = none;
@@ -245,21 +228,13 @@ impl Planner<'_> {
     fn leave_bridge(
         &mut self,
         task: &Task<'_>,
-        place: &Place,
+        place: &LinkAt,
         known: &ObservedLink,
         old: &[&Endpoint],
     ) {
         // A bridge that others made it a port of is theirs to decide.
         if known.master.is_some() && old.iter().any(|old| old.bridge.is_some()) {
-            self.emit(
-                Phase::Release,
-                task,
-                Op::LinkMaster {
-                    ns: place.ns.clone(),
-                    name: place.name.clone(),
-                    master: None,
-                },
-            );
+            self.emit(Phase::Release, task, place.set(LinkChange::Master(None)));
             let inside = self.ns_mut(&place.ns);
             if let Some(link) = inside.links.get_mut(&place.name) {
                 link.port = None;
@@ -274,7 +249,7 @@ impl Planner<'_> {
         &mut self,
         task: &Task<'_>,
         spec: &Endpoint,
-        place: &Place,
+        place: &LinkAt,
         known: &ObservedLink,
         device: &str,
         old: &[&Endpoint],
@@ -282,11 +257,7 @@ impl Planner<'_> {
         let fresh = known.master.as_deref() != Some(device);
         if fresh {
             self.note_remade(task);
-            let op = Op::LinkMaster {
-                ns: place.ns.clone(),
-                name: place.name.clone(),
-                master: Some(device.to_owned()),
-            };
+            let op = place.set(LinkChange::Master(Some(device.to_owned())));
             self.emit(Phase::Enslave, task, op);
             let inside = self.ns_mut(&place.ns);
             known
@@ -307,37 +278,21 @@ impl Planner<'_> {
         };
         let set = port_changes(&spec.port, old.iter().map(|old| &old.port), &now);
         if set != Port::default() {
-            self.emit(
-                Phase::SetPorts,
-                task,
-                Op::PortSet {
-                    ns: place.ns.clone(),
-                    name: place.name.clone(),
-                    set,
-                },
-            );
+            self.emit(Phase::SetPorts, task, place.set(LinkChange::Port(set)));
         }
     }
 
     /// MAC, MTU and addresses.
-    fn common(&mut self, task: &Task<'_>, place: &Place, spec: &Common) {
+    fn common(&mut self, task: &Task<'_>, place: &LinkAt, spec: &Common) {
         let Some(known) = self.now.link(&place.ns, &place.name).cloned() else {
             return;
         };
-        let Place { ns, name } = place;
+        let LinkAt { ns, name } = place;
         if let Some(mac) = spec.mac
             && known.mac != Some(mac)
         {
             self.note_remade(task);
-            self.emit(
-                Phase::Addresses,
-                task,
-                Op::LinkMac {
-                    ns: ns.clone(),
-                    name: name.clone(),
-                    mac,
-                },
-            );
+            self.emit(Phase::Addresses, task, place.set(LinkChange::Mac(mac)));
             let inside = self.ns_mut(ns);
             inside.forget_neighbours(name);
             if let Some(link) = inside.links.get_mut(name) {
@@ -350,15 +305,7 @@ impl Planner<'_> {
         if let Some(mtu) = mtu
             && known.mtu != mtu
         {
-            self.emit(
-                Phase::Mtus,
-                task,
-                Op::LinkMtu {
-                    ns: ns.clone(),
-                    name: name.clone(),
-                    mtu,
-                },
-            );
+            self.emit(Phase::Mtus, task, place.set(LinkChange::Mtu(mtu)));
             self.set_mtu(place, mtu);
         }
         self.plan_addresses(task, place, &spec.addresses, mtu.unwrap_or(known.mtu));
@@ -367,7 +314,8 @@ impl Planner<'_> {
 
     /// Gives addresses the routes to their networks that somebody took away: the kernel makes them
     /// with the address, and when the link comes up, and never again.
-    fn add_prefix_routes(&mut self, task: &Task<'_>, Place { ns, name }: &Place) {
+    fn add_prefix_routes(&mut self, task: &Task<'_>, place: &LinkAt) {
+        let LinkAt { ns, name } = place;
         let Some(there) = self
             .seen
             .namespaces
@@ -392,16 +340,12 @@ impl Planner<'_> {
             .map(|address| address.net)
             .collect();
         for address in lacking {
-            let op = Op::PrefixRouteAdd {
-                ns: ns.clone(),
-                name: name.clone(),
-                address,
-            };
+            let op = place.change_addresses(AddressChange::AddPrefixRoute(address));
             self.emit_waiting(Phase::LinkRoutes, task, op);
         }
     }
 
-    fn set_mtu(&mut self, Place { ns, name }: &Place, mtu: u32) {
+    fn set_mtu(&mut self, LinkAt { ns, name }: &LinkAt, mtu: u32) {
         let inside = self.ns_mut(ns);
         if let Some(link) = inside.links.get_mut(name) {
             link.set_mtu(mtu);
@@ -411,7 +355,7 @@ impl Planner<'_> {
 
     /// Takes a link down, with what the kernel then takes away: its IPv6 addresses, its routes and
     /// neighbours.
-    pub(super) fn lower(&mut self, task: &Task<'_>, place: &Place, phase: Phase) {
+    pub(super) fn lower(&mut self, task: &Task<'_>, place: &LinkAt, phase: Phase) {
         let inside = self.ns_mut(&place.ns);
         let Some(link) = inside.links.get_mut(&place.name).filter(|link| link.up) else {
             return;
@@ -420,25 +364,17 @@ impl Planner<'_> {
         link.addresses
             .retain(|address| address.net.addr().is_ipv4());
         inside.forget_hanging(&place.name);
-        self.emit(
-            phase,
-            task,
-            Op::LinkUp {
-                ns: place.ns.clone(),
-                name: place.name.clone(),
-                up: false,
-            },
-        );
+        self.emit(phase, task, place.set(LinkChange::Up(false)));
     }
 
     /// One that has to be down is so first: what is then given to it stays.
-    fn lower_unless(&mut self, task: &Task<'_>, place: &Place, up: bool) {
+    fn lower_unless(&mut self, task: &Task<'_>, place: &LinkAt, up: bool) {
         if !up {
             self.lower(task, place, Phase::Lower);
         }
     }
 
-    fn raise_if(&mut self, task: &Task<'_>, place: &Place, up: bool, phase: Phase) {
+    fn raise_if(&mut self, task: &Task<'_>, place: &LinkAt, up: bool, phase: Phase) {
         if !up
             || self
                 .now
@@ -452,15 +388,7 @@ impl Planner<'_> {
             link.up = true;
         }
         self.ns_mut(&place.ns).reset_ipv6_mtu(&place.name);
-        self.emit(
-            phase,
-            task,
-            Op::LinkUp {
-                ns: place.ns.clone(),
-                name: place.name.clone(),
-                up,
-            },
-        );
+        self.emit(phase, task, place.set(LinkChange::Up(true)));
     }
 }
 

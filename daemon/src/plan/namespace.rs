@@ -4,12 +4,11 @@ use std::collections::BTreeSet;
 
 use netnsd_api::{Namespace, Neighbour, NetnsId, RouteType};
 
-use super::{
-    Phase, Planner, Task,
-    place::{Place, set_owner},
-};
+use super::{Phase, Planner, Task, place::set_owner};
 use crate::{
-    kernel::{LOOPBACK, Ns, ObservedNs, Op, StalePin, ownership},
+    kernel::{
+        LOOPBACK, LinkAt, NamespaceChange, NeighbourChange, Ns, ObservedNs, Op, StalePin, ownership,
+    },
     model::Spec,
 };
 
@@ -43,7 +42,8 @@ impl Planner<'_> {
         let dns = known.dns.clone();
         self.plan_dns(task, &name, None, &dns);
         if is_there {
-            self.emit(Phase::TakeNamespaces, task, Op::NamespaceDelete { name });
+            let op = Op::namespace(&name, NamespaceChange::Delete);
+            self.emit(Phase::TakeNamespaces, task, op);
         }
         self.now.namespaces.remove(&ns);
     }
@@ -70,15 +70,9 @@ impl Planner<'_> {
         }
         let was = self.ns_mut(ns).owner_tag.replace(owner_tag.clone());
         if was.as_ref() != Some(&owner_tag) {
-            let lo = Place {
-                ns: ns.clone(),
-                name: "lo".into(),
-            };
-            self.emit(
-                Phase::Adopt,
-                task,
-                set_owner(lo, was, Some(owner_tag), None),
-            );
+            let lo = LinkAt::loopback(ns.clone());
+            let op = set_owner(&lo, was, Some(owner_tag), None);
+            self.emit(Phase::Adopt, task, op);
         }
     }
 
@@ -131,23 +125,19 @@ impl Planner<'_> {
             known => {
                 let dns = known.map(|known| known.dns.clone()).unwrap_or_default();
                 if known.is_some_and(|known| known.stale.is_some()) {
-                    self.emit(
-                        Phase::TakeNamespaces,
-                        task,
-                        Op::NamespaceDelete { name: name.clone() },
-                    );
+                    let op = Op::namespace(&name, NamespaceChange::Delete);
+                    self.emit(Phase::TakeNamespaces, task, op);
                 }
-                let op = match &spec.attach {
-                    Some(attach) if task.new => Op::NamespaceAttach {
-                        name: name.clone(),
+                let change = match &spec.attach {
+                    Some(attach) if task.new => NamespaceChange::Attach {
                         pid: attach.pid,
                         owner_tag: owner_tag.clone(),
                     },
-                    _ => Op::NamespaceAdd {
-                        name: name.clone(),
+                    _ => NamespaceChange::Create {
                         owner_tag: owner_tag.clone(),
                     },
                 };
+                let op = Op::namespace(&name, change);
                 self.emit(Phase::MakeNamespaces, task, op);
                 self.now.namespaces.insert(
                     ns.clone(),
@@ -170,24 +160,12 @@ impl Planner<'_> {
             None => true,
         };
         if let (Some(id), false) = (spec.netnsid, id_is_right) {
-            self.emit_waiting(
-                Phase::Identify,
-                task,
-                Op::NetnsIdSet {
-                    name: name.clone(),
-                    id,
-                },
-            );
+            let op = Op::namespace(&name, NamespaceChange::SetId(id));
+            self.emit_waiting(Phase::Identify, task, op);
         }
         if loopback != spec.loopback {
-            self.emit(
-                Phase::Addresses,
-                task,
-                Op::LoopbackSet {
-                    name: name.clone(),
-                    up: spec.loopback,
-                },
-            );
+            let op = Op::namespace(&name, NamespaceChange::SetLoopbackUp(spec.loopback));
+            self.emit(Phase::Addresses, task, op);
             let inside = self.ns_mut(&ns);
             inside.loopback = spec.loopback;
             if !spec.loopback {
@@ -216,6 +194,7 @@ impl Planner<'_> {
     }
 
     fn neighbours(&mut self, task: &Task<'_>, spec: &Namespace, known: &ObservedNs) {
+        let ns = Ns::Named(spec.name.clone());
         let there: BTreeSet<&Neighbour> = known.neighbours.iter().collect();
         let wanted: BTreeSet<_> = spec
             .neighbours
@@ -232,14 +211,8 @@ impl Planner<'_> {
             .flatten()
             .filter(|old| !wanted.contains(&(old.address, &old.interface)) && there.contains(old));
         for neighbour in gone {
-            self.emit(
-                Phase::TakeRoutes,
-                task,
-                Op::NeighbourDelete {
-                    name: spec.name.clone(),
-                    neighbour: neighbour.clone(),
-                },
-            );
+            let op = Op::neighbour(&ns, NeighbourChange::Delete(neighbour.clone()));
+            self.emit(Phase::TakeRoutes, task, op);
         }
         for neighbour in spec
             .neighbours
@@ -248,10 +221,7 @@ impl Planner<'_> {
         {
             match known.links.get(neighbour.interface.as_str()) {
                 Some(link) if link.up => {
-                    let op = Op::NeighbourAdd {
-                        name: spec.name.clone(),
-                        neighbour: neighbour.clone(),
-                    };
+                    let op = Op::neighbour(&ns, NeighbourChange::Set(neighbour.clone()));
                     self.emit_waiting(Phase::Neighbours, task, op);
                 }
                 Some(_) => self.pending(

@@ -4,38 +4,27 @@ use netnsd_api::{Bridge, Endpoint, Kind, Mac, Veth};
 
 use super::{Hands, Phase, Planner, Task, settings};
 use crate::{
-    kernel::{DEFAULT_MTU, NewEnd, Ns, ObservedLink, Op, ownership},
+    kernel::{
+        DEFAULT_MTU, LinkAt, LinkChange, LinkOp, NewEnd, NewLink, Ns, ObservedLink, Op, ownership,
+    },
     model::Spec,
 };
 
-/// Where a link is, or should be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
-    pub ns: Ns,
-    pub name: String,
+/// Returns the location that a bridge is asked to have.
+pub(super) fn bridge_at(spec: &Bridge) -> LinkAt {
+    LinkAt::new(Ns::of(spec.namespace.as_ref()), spec.device())
 }
 
-impl Place {
-    pub fn of_bridge(spec: &Bridge) -> Self {
-        Self {
-            ns: Ns::of(spec.namespace.as_ref()),
-            name: spec.device().to_owned(),
-        }
-    }
-
-    pub fn of_end(end: &Endpoint) -> Self {
-        Self {
-            ns: Ns::of(end.namespace.as_ref()),
-            name: end.device().to_owned(),
-        }
-    }
+/// Returns the location that an end of a pair is asked to have.
+pub(super) fn end_at(end: &Endpoint) -> LinkAt {
+    LinkAt::new(Ns::of(end.namespace.as_ref()), end.device())
 }
 
 /// Where a bridge, or an end of a pair, is asked to be and was asked to be before.
-fn places<'t>(task: &'t Task<'_>, end: Option<usize>) -> impl Iterator<Item = Place> + 't {
+fn places<'t>(task: &'t Task<'_>, end: Option<usize>) -> impl Iterator<Item = LinkAt> + 't {
     task.specs().filter_map(move |spec| match (spec, end) {
-        (Spec::Bridge(spec), None) => Some(Place::of_bridge(spec)),
-        (Spec::Veth(spec), Some(end)) => Some(Place::of_end(&spec.endpoints[end])),
+        (Spec::Bridge(spec), None) => Some(bridge_at(spec)),
+        (Spec::Veth(spec), Some(end)) => Some(end_at(&spec.endpoints[end])),
         _ => None,
     })
 }
@@ -96,11 +85,11 @@ impl Planner<'_> {
     }
 
     /// Whether a link of this task is at this place.
-    pub(super) fn is_there(&self, place: &Place, task: &Task<'_>, end: Option<usize>) -> bool {
+    pub(super) fn is_there(&self, place: &LinkAt, task: &Task<'_>, end: Option<usize>) -> bool {
         self.holder(place, task, end) == Holder::Itself
     }
 
-    fn holder(&self, place: &Place, task: &Task<'_>, end: Option<usize>) -> Holder {
+    fn holder(&self, place: &LinkAt, task: &Task<'_>, end: Option<usize>) -> Holder {
         let Some(link) = self.now.link(&place.ns, &place.name) else {
             return Holder::Nobody;
         };
@@ -117,7 +106,7 @@ impl Planner<'_> {
     }
 
     /// Returns true if a link without a tag was last seen as the task's own at this place.
-    fn remembers(&self, task: &Task<'_>, place: &Place, link: &ObservedLink) -> bool {
+    fn remembers(&self, task: &Task<'_>, place: &LinkAt, link: &ObservedLink) -> bool {
         let cookie = self
             .now
             .namespaces
@@ -128,7 +117,7 @@ impl Planner<'_> {
 
     /// Tags a link of the task's own where its tag is missing, or is a legacy one; with `peer` only
     /// if that is its other end.
-    fn tag(&mut self, task: &Task<'_>, end: Option<usize>, place: Place, peer: Option<&Place>) {
+    fn tag(&mut self, task: &Task<'_>, end: Option<usize>, place: LinkAt, peer: Option<&LinkAt>) {
         let owner_tag = task.owner_tag(end);
         let Some(link) = self.ns_mut(&place.ns).links.get_mut(&place.name) else {
             return;
@@ -138,31 +127,28 @@ impl Planner<'_> {
             self.emit(
                 Phase::Adopt,
                 task,
-                set_owner(place, was, Some(owner_tag), peer),
+                set_owner(&place, was, Some(owner_tag), peer),
             );
         }
     }
 
     /// The place, of those where it was ever asked to be, where an end of the pair is now.
-    fn find_end(&self, task: &Task<'_>, end: usize) -> Option<Place> {
+    fn find_end(&self, task: &Task<'_>, end: usize) -> Option<LinkAt> {
         places(task, Some(end))
             .find(|place| self.is_there(place, task, Some(end)))
             .or_else(|| self.strayed(task, Some(end)))
     }
 
     /// A link of a task that somebody renamed.
-    fn strayed(&self, task: &Task<'_>, end: Option<usize>) -> Option<Place> {
-        let found_in = |place: Place| {
+    fn strayed(&self, task: &Task<'_>, end: Option<usize>) -> Option<LinkAt> {
+        let found_in = |place: LinkAt| {
             let names = self
                 .now
                 .namespaces
                 .get(&place.ns)
                 .into_iter()
                 .flat_map(|known| &known.strayed);
-            names.map(move |name| Place {
-                ns: place.ns.clone(),
-                name: name.clone(),
-            })
+            names.map(move |name| LinkAt::new(place.ns.clone(), name))
         };
         places(task, end)
             .flat_map(found_in)
@@ -202,8 +188,8 @@ impl Planner<'_> {
         self.plan.macs.insert(task.resource.clone(), macs);
     }
 
-    fn find_bridges(&self, task: &Task<'_>) -> Vec<Place> {
-        let mut found: Vec<Place> = Vec::new();
+    fn find_bridges(&self, task: &Task<'_>) -> Vec<LinkAt> {
+        let mut found: Vec<LinkAt> = Vec::new();
         for place in places(task, None) {
             if !found.contains(&place) && self.is_there(&place, task, None) {
                 found.push(place);
@@ -237,7 +223,7 @@ impl Planner<'_> {
                 [Some(a), Some(b)] => {
                     // The kernel takes the other end along. Links of one namespace are deleted
                     // together, so by the end that has more company.
-                    let company = |place: &Place| {
+                    let company = |place: &LinkAt| {
                         self.now
                             .namespaces
                             .get(&place.ns)
@@ -256,15 +242,8 @@ impl Planner<'_> {
         }
     }
 
-    fn delete_link(&mut self, task: &Task<'_>, place: &Place) {
-        self.emit(
-            Phase::TakeLinks,
-            task,
-            Op::LinkDelete {
-                ns: place.ns.clone(),
-                name: place.name.clone(),
-            },
-        );
+    fn delete_link(&mut self, task: &Task<'_>, place: &LinkAt) {
+        self.emit(Phase::TakeLinks, task, place.delete());
         self.forget_link(&place.ns, &place.name);
     }
 
@@ -279,7 +258,7 @@ impl Planner<'_> {
     }
 
     fn arrive_bridge(&mut self, task: &Task<'_>, spec: &Bridge) -> bool {
-        let place = Place::of_bridge(spec);
+        let place = bridge_at(spec);
         if !self.ns_is_there(task, &place.ns) {
             return true;
         }
@@ -313,7 +292,7 @@ impl Planner<'_> {
     }
 
     fn arrive_veth(&mut self, task: &Task<'_>, spec: &Veth) -> bool {
-        let wanted = [0, 1].map(|end| Place::of_end(&spec.endpoints[end]));
+        let wanted = [0, 1].map(|end| end_at(&spec.endpoints[end]));
         if !wanted.iter().all(|place| self.ns_is_there(task, &place.ns)) {
             return true;
         }
@@ -357,8 +336,8 @@ impl Planner<'_> {
         true
     }
 
-    fn name_conflict(&mut self, task: &Task<'_>, place: &Place) {
-        let Place { ns, name } = place;
+    fn name_conflict(&mut self, task: &Task<'_>, place: &LinkAt) {
+        let LinkAt { ns, name } = place;
         let (link, resource) = (self.now.link(ns, name), &task.resource);
         let kind = link
             .and_then(|link| link.kind.clone())
@@ -403,20 +382,19 @@ impl Planner<'_> {
     }
 
     fn make_bridge(&mut self, task: &Task<'_>, spec: &Bridge) {
-        let place = Place::of_bridge(spec);
+        let place = bridge_at(spec);
         let (owner_tag, mac) = (task.owner_tag(None), self.mac_of(task, spec.mac, None));
-        self.emit(
-            Phase::MakeBridges,
-            task,
-            Op::BridgeAdd {
-                ns: place.ns.clone(),
-                name: place.name.clone(),
+        let new = NewLink::Bridge {
+            end: NewEnd {
+                at: place.clone(),
                 owner_tag: owner_tag.clone(),
                 mac,
                 mtu: spec.mtu,
-                set: settings::bridge_settings(spec),
             },
-        );
+            settings: settings::bridge_settings(spec),
+        };
+        let op = LinkOp::Create(Box::new(new));
+        self.emit(Phase::MakeBridges, task, op.into());
         let made = ObservedLink {
             kind: Some("bridge".into()),
             owner_tag: Some(owner_tag),
@@ -434,10 +412,8 @@ impl Planner<'_> {
     fn make_pair(&mut self, task: &Task<'_>, spec: &Veth) {
         let ends = [0, 1].map(|end| {
             let (spec, owner_tag) = (&spec.endpoints[end], task.owner_tag(Some(end)));
-            let Place { ns, name } = Place::of_end(spec);
             NewEnd {
-                ns,
-                name,
+                at: end_at(spec),
                 owner_tag,
                 mac: self.mac_of(task, spec.mac, Some(end)),
                 mtu: spec.mtu,
@@ -451,26 +427,20 @@ impl Planner<'_> {
                 mtu: end.mtu.unwrap_or(DEFAULT_MTU),
                 ..ObservedLink::default()
             };
-            let inside = self.ns_mut(&end.ns);
-            inside.inherit_sysctls(&end.name);
-            inside.links.insert(end.name.clone(), made);
+            let inside = self.ns_mut(&end.at.ns);
+            inside.inherit_sysctls(&end.at.name);
+            inside.links.insert(end.at.name.clone(), made);
         }
-        self.emit(Phase::MakeVeths, task, Op::VethAdd { ends });
+        let op = LinkOp::Create(Box::new(NewLink::Veth { ends }));
+        self.emit(Phase::MakeVeths, task, op.into());
     }
 
     /// Gives a link another name in its namespace.
-    fn rename(&mut self, task: &Task<'_>, from: &Place, to: &Place) {
+    fn rename(&mut self, task: &Task<'_>, from: &LinkAt, to: &LinkAt) {
         // Before Linux 6.2 a link that is up cannot be renamed.
         self.lower(task, from, Phase::Lower);
-        self.emit(
-            Phase::Move,
-            task,
-            Op::LinkRename {
-                ns: from.ns.clone(),
-                name: from.name.clone(),
-                to_name: to.name.clone(),
-            },
-        );
+        let op = from.set(LinkChange::Name(to.name.clone()));
+        self.emit(Phase::Move, task, op);
         let inside = self.ns_mut(&from.ns);
         inside.forget_sysctls(&from.name);
         if let Some(link) = inside.links.remove(&from.name) {
@@ -485,18 +455,13 @@ impl Planner<'_> {
         }
     }
 
-    fn move_link(&mut self, task: &Task<'_>, from: &Place, to: &Place) {
+    fn move_link(&mut self, task: &Task<'_>, from: &LinkAt, to: &LinkAt) {
         self.note_remade(task);
-        self.emit(
-            Phase::Move,
-            task,
-            Op::LinkMove {
-                ns: from.ns.clone(),
-                name: from.name.clone(),
-                to: to.ns.clone(),
-                to_name: to.name.clone(),
-            },
-        );
+        let op = LinkOp::Move {
+            from: from.clone(),
+            to: to.clone(),
+        };
+        self.emit(Phase::Move, task, op.into());
         let link = self
             .now
             .link(&from.ns, &from.name)
@@ -539,9 +504,9 @@ impl Planner<'_> {
 
     /// Finds the other end of the pair that this one belongs to, where it is asked to be and bears
     /// no tag.
-    fn find_untagged_peer(&self, task: &Task<'_>, end: usize, of: &Place) -> Option<Place> {
+    fn find_untagged_peer(&self, task: &Task<'_>, end: usize, of: &LinkAt) -> Option<LinkAt> {
         let one = self.now.link(&of.ns, &of.name)?;
-        let is_peer = |place: &Place| {
+        let is_peer = |place: &LinkAt| {
             let link = self
                 .now
                 .link(&place.ns, &place.name)
@@ -559,7 +524,7 @@ impl Planner<'_> {
 
     /// Takes the other end of a pair, which goes with this one, out of the model where it bears no
     /// tag.
-    fn forget_untagged_peer(&mut self, task: &Task<'_>, left: &Place) {
+    fn forget_untagged_peer(&mut self, task: &Task<'_>, left: &LinkAt) {
         for place in (0..2)
             .filter_map(|end| self.find_untagged_peer(task, end, left))
             .collect::<Vec<_>>()
@@ -589,19 +554,17 @@ impl Planner<'_> {
     }
 }
 
-/// Changes the owner tag of the link at a place.
+/// Returns the operation that replaces the owner tag of a link; with `peer` only if that is the
+/// other end of its pair.
 pub(super) fn set_owner(
-    place: Place,
+    link: &LinkAt,
     was: Option<String>,
     owner_tag: Option<String>,
-    peer: Option<&Place>,
+    peer: Option<&LinkAt>,
 ) -> Op {
-    let peer = peer.map(|peer| (peer.ns.clone(), peer.name.clone()));
-    Op::LinkSetOwner {
-        ns: place.ns,
-        name: place.name,
+    link.set(LinkChange::Owner {
         was,
         owner_tag,
-        peer,
-    }
+        peer: peer.cloned(),
+    })
 }

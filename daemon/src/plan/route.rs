@@ -11,7 +11,9 @@ use ipnet::IpNet;
 use netnsd_api::{Destination, Namespace, Route, RouteType, is_link_local};
 
 use super::{Hands, Phase, Planner, Task};
-use crate::kernel::{ObservedNs, ObservedRoute, Op, RT_TABLE_LOCAL, RT_TABLE_MAIN, protocol};
+use crate::kernel::{
+    Ns, ObservedNs, ObservedRoute, Op, RT_TABLE_LOCAL, RT_TABLE_MAIN, RouteChange, protocol,
+};
 
 /// Tells routes apart as the kernel does (`fib_table_insert()`, net/ipv4/fib_trie.c;
 /// `fib6_add_rt2node()`, net/ipv6/ip6_fib.c): destination with its family, table, metric.
@@ -46,16 +48,14 @@ pub(super) fn key_of_known(known: &ObservedRoute) -> Option<RouteKey> {
 impl Planner<'_> {
     /// Plans the routes of a namespace, in which everything else is as it will be.
     pub(super) fn routes(&mut self, task: &Task<'_>, spec: &Namespace, known: &ObservedNs) {
+        let ns = Ns::Named(spec.name.clone());
         let wanted: HashSet<RouteKey> = spec.routes.iter().map(key_of).collect();
         for old in known.routes.iter().filter(|old| old.ours) {
             if key_of_known(old).is_none_or(|key| !wanted.contains(&key)) {
                 self.emit(
                     Phase::TakeRoutes,
                     task,
-                    Op::RouteDelete {
-                        name: spec.name.clone(),
-                        route: old.as_route(),
-                    },
+                    Op::route(&ns, RouteChange::Delete(old.as_route())),
                 );
             }
         }
@@ -75,7 +75,7 @@ impl Planner<'_> {
             let right = same
                 .iter()
                 .find(|other| fulfils(other, route) && task.keeps_extras(i, other));
-            let (name, protocol) = (spec.name.clone(), task.protocol_of(i));
+            let protocol = task.protocol_of(i);
             let ours = same.iter().find(|other| other.ours);
             if let (Some(old), Some(_)) = (ours, &missing) {
                 // It was asked for before; or the kernel keeps it though nothing reaches its
@@ -83,10 +83,7 @@ impl Planner<'_> {
                 self.emit(
                     Phase::TakeRoutes,
                     task,
-                    Op::RouteDelete {
-                        name: name.clone(),
-                        route: old.as_route(),
-                    },
+                    Op::route(&ns, RouteChange::Delete(old.as_route())),
                 );
             } else if right
                 .is_some_and(|other| task.hands == Hands::Stay || other.protocol == protocol)
@@ -100,10 +97,7 @@ impl Planner<'_> {
                     self.emit(
                         Phase::TakeRoutes,
                         task,
-                        Op::RouteDelete {
-                            name,
-                            route: old.as_route(),
-                        },
+                        Op::route(&ns, RouteChange::Delete(old.as_route())),
                     );
                 }
                 let reason = format!(
@@ -137,13 +131,15 @@ impl Planner<'_> {
             self.emit_waiting(
                 phase,
                 task,
-                Op::RouteAdd {
-                    name,
-                    route,
-                    extras,
-                    protocol,
-                    replace,
-                },
+                Op::route(
+                    &ns,
+                    RouteChange::Add {
+                        route,
+                        extras,
+                        protocol,
+                        replace,
+                    },
+                ),
             );
         }
     }

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 
 use super::{Phase, Planner, Task};
 use crate::{
-    kernel::{Ns, ObservedLink, ObservedNs, Op, OpError, ownership, sysctl},
+    kernel::{FeatureOp, Ns, ObservedLink, ObservedNs, OpError, ownership, sysctl},
     model::Spec,
 };
 
@@ -135,7 +135,7 @@ impl Planner<'_> {
             };
             let asked = spec.sysctls.get(&key);
             if let (Some(value), true) = (asked, self.is_unknown_setting(&ns, &key)) {
-                let op = Op::SysctlSet {
+                let op = FeatureOp::Sysctl {
                     name: spec.name.clone(),
                     key,
                     value: value.0.clone(),
@@ -145,7 +145,7 @@ impl Planner<'_> {
                 );
                 self.plan.refused.push((
                     task.resource.clone(),
-                    op,
+                    op.into(),
                     OpError {
                         errno: Errno::ENOENT,
                         message,
@@ -229,11 +229,12 @@ impl Planner<'_> {
         self.push(
             phase,
             task,
-            Op::SysctlSet {
+            FeatureOp::Sysctl {
                 name: spec.name.clone(),
                 key,
                 value,
-            },
+            }
+            .into(),
             (may_wait, false),
         );
     }

@@ -12,7 +12,10 @@ use serde_json::json;
 use super::*;
 use crate::{
     intent::Intent,
-    kernel::{BatchOp, Kernel, ObservedAddress, ObservedLink, RouteExtras, sim::SimKernel},
+    kernel::{
+        AddressChange, BatchOp, FeatureOp, Kernel, LinkAt, LinkOp, ObservedAddress, ObservedLink,
+        RouteChange, RouteExtras, sim::SimKernel,
+    },
 };
 
 /// A network: the specs by resource.
@@ -444,10 +447,7 @@ fn half_a_pair_does_not_wait_for_the_end_of_its_namespace() {
     go(&kernel, &Network::new(), &network);
     kernel.untag(&Ns::Host, "eth1");
     let (plan, _) = go(&kernel, &network, &Network::new());
-    let deletion = Op::LinkDelete {
-        ns: Ns::Named(name("n0")),
-        name: "eth0".into(),
-    };
+    let deletion = Op::Link(LinkOp::Delete(LinkAt::new(Ns::Named(name("n0")), "eth0")));
     assert_eq!(
         plan.steps.first().map(|step| &step.op),
         Some(&deletion),
@@ -486,7 +486,7 @@ proptest! {
         let (plan, _) = go(&kernel, &Network::new(), &network);
         let before = kernel.shape();
         // Sysctls that change others, and those that are changed, are written in turn.
-        for step in plan.steps.iter().filter(|step| !matches!(step.op, Op::SysctlSet { .. })) {
+        for step in plan.steps.iter().filter(|step| !matches!(step.op, Op::Feature(FeatureOp::Sysctl { .. }))) {
             prop_assert_eq!(kernel.apply(&step.op), Ok(()), "{:?}", step);
         }
         prop_assert_eq!(kernel.shape(), before);
@@ -506,7 +506,7 @@ proptest! {
         let (ns, n0) = (Ns::Named(name("n0")), name("n0"));
         let add = |address: &IpNet| {
             let address = ObservedAddress { protocol: 0, metric: 7, ..ObservedAddress::new(*address) };
-            let _exists = kernel.apply(&Op::AddressAdd { ns: ns.clone(), name: "eth0".into(), address, replace: false });
+            let _exists = kernel.apply(&LinkAt::new(ns.clone(), "eth0").change_addresses(AddressChange::Add { address: address, replace: false }));
         };
         // Theirs come first, or after ours.
         go(&kernel, &Network::new(), &one_pair(if early { &[] } else { &lists[0] }));
@@ -518,7 +518,7 @@ proptest! {
             let bits = if source.is_ipv6() { format!("fd99:{i}::/32") } else { format!("198.51.{i}.0/24") };
             let route = json!({"destination": bits, "interface": "eth0", "source": source.net.addr()});
             let route = serde_json::from_value(route).unwrap();
-            kernel.apply(&Op::RouteAdd { name: n0.clone(), route, extras: RouteExtras::default(), protocol: 4, replace: false }).unwrap();
+            kernel.apply(&Op::route(&Ns::Named(n0.clone()), RouteChange::Add { route: route, extras: RouteExtras::default(), protocol: 4, replace: false })).unwrap();
         }
         let foreign = |kernel: &SimKernel| {
             let mut all: Vec<ObservedAddress> = link(kernel).addresses;

@@ -22,9 +22,10 @@ use super::{
     worker::{self, MANY, Pinned, Worker},
 };
 use crate::kernel::{
-    ADDRESS_PROTOCOL_KERNEL_LL, BatchOp, DEFAULT_MTU, LOOPBACK, Ns, ObservedAddress, ObservedLink,
-    ObservedRoute, Op, OpError, Outcome, ROUTE_PROTOCOL, ROUTE_PROTOCOL_KERNEL, RT_TABLE_MAIN,
-    bridge_mtu, moved, prefix_route,
+    ADDRESS_PROTOCOL_KERNEL_LL, AddressChange, BatchOp, DEFAULT_MTU, FeatureOp, LOOPBACK, LinkAt,
+    LinkChange, LinkOp, NamespaceChange, NamespaceOp, NeighbourChange, NewLink, Ns,
+    ObservedAddress, ObservedLink, ObservedRoute, Op, OpError, Outcome, ROUTE_PROTOCOL,
+    ROUTE_PROTOCOL_KERNEL, RT_TABLE_MAIN, RouteChange, bridge_mtu, moved, prefix_route,
 };
 
 /// How long a batch waits, in all, for ids of deleted namespaces, which the kernel clears away in
@@ -55,8 +56,8 @@ pub(super) fn execute(
     while next < ops.len() {
         let run =
             |is_one: fn(&Op) -> bool| ops[next..].iter().take_while(|op| is_one(&op.op)).count();
-        let deletions = run(|op| matches!(op, Op::LinkDelete { .. }));
-        let creations = run(|op| matches!(op, Op::NamespaceAdd { .. }));
+        let deletions = run(|op| matches!(op, Op::Link(LinkOp::Delete(_))));
+        let creations = run(|op| op.created_namespace().is_some());
         let room = local.make_room();
         let end = next + deletions.max(creations.min(room)).max(1);
         let these: Vec<usize> = (next..end).filter(|i| course.goes_on(*i)).collect();
@@ -104,56 +105,57 @@ impl Course<'_> {
     }
 }
 
-/// Indices of links, by where they are.
+/// Cache of interface indices.
 #[derive(Default)]
-struct Indices(BTreeMap<(Ns, String), u32>);
+struct Indices(BTreeMap<LinkAt, u32>);
 
 impl Indices {
-    /// The index of a link; what is not known is asked for.
-    fn get(&mut self, local: &mut Local, ns: &Ns, name: &str) -> Result<u32, OpError> {
-        let key = (ns.clone(), name.to_owned());
-        if let Some(index) = self.0.get(&key) {
+    /// Returns the index of a link, from the kernel if it is not cached.
+    fn get(&mut self, local: &mut Local, link: &LinkAt) -> Result<u32, OpError> {
+        if let Some(index) = self.0.get(link) {
             return Ok(*index);
         }
-        let found = look_at(local, ns, name);
-        let index = found
-            .map_err(|error| {
-                if error.errno == Errno::ENODEV {
-                    no_device(ns, name)
-                } else {
-                    error
-                }
+        let index = look_at(local, link)
+            .map_err(|error| match error.errno {
+                Errno::ENODEV => no_device(link),
+                _ => error,
             })?
             .index;
-        self.0.insert(key, index);
+        self.0.insert(link.clone(), index);
         Ok(index)
     }
 
-    /// Forgets the names that mean another link, or none, after an operation.
+    /// Drops the names that may mean another link, or none, after an operation.
     fn forget(&mut self, op: &Op) {
         match op {
-            Op::LinkDelete { .. } | Op::NamespaceDelete { .. } => self.0.clear(),
-            Op::LinkMove {
-                ns,
-                name,
-                to,
-                to_name,
-            } => {
-                self.0.remove(&(ns.clone(), name.clone()));
-                self.0.remove(&(to.clone(), to_name.clone()));
+            Op::Namespace(NamespaceOp {
+                change: NamespaceChange::Delete,
+                ..
+            })
+            | Op::Link(LinkOp::Delete(_)) => self.0.clear(),
+            Op::Link(LinkOp::Move { from, to }) => {
+                self.0.remove(from);
+                self.0.remove(to);
             }
-            Op::LinkRename { ns, name, to_name } => {
-                self.0.remove(&(ns.clone(), name.clone()));
-                self.0.remove(&(ns.clone(), to_name.clone()));
+            Op::Link(LinkOp::Set {
+                link,
+                change: LinkChange::Name(name),
+            }) => {
+                self.0.remove(link);
+                self.0.remove(&LinkAt::new(link.ns.clone(), name.clone()));
             }
-            _ => {}
+            Op::Namespace(_) | Op::Link(_) | Op::Feature(_) => {}
         }
     }
 }
 
-/// Does one operation.
+/// Executes one operation.
 fn perform(local: &mut Local, indices: &mut Indices, op: &Op) -> Outcome {
-    let outcome = ask(local, indices, op);
+    let outcome = match op {
+        Op::Namespace(op) => change_namespace(local, op),
+        Op::Link(op) => change_link(local, indices, op),
+        Op::Feature(op) => change_feature(local, indices, op),
+    };
     indices.forget(op);
     complete(local, indices, op, outcome)
 }
@@ -165,6 +167,7 @@ fn delete(local: &mut Local, indices: &mut Indices, ops: &[&Op]) -> Vec<Outcome>
     for (i, op) in ops.iter().enumerate() {
         by_ns.entry(op.ns()).or_default().push(i);
     }
+
     let mut outcomes = vec![Ok(()); ops.len()];
     for (ns, those) in by_ns {
         let links: Vec<&Op> = those.iter().map(|i| ops[*i]).collect();
@@ -181,229 +184,234 @@ fn delete(local: &mut Local, indices: &mut Indices, ops: &[&Op]) -> Vec<Outcome>
 
 /// Deletes links of one namespace, as a group that they are put into first.
 fn delete_together(local: &mut Local, indices: &mut Indices, ns: &Ns, ops: &[&Op]) -> Vec<Outcome> {
-    // A number of chance: nobody else's links are in it.
+    // A random number: no link of others is in that group.
     let group = uuid::Uuid::now_v7().as_u128() as u32;
-    let mut join = |op: &&Op| {
-        let Op::LinkDelete { ns, name } = op else {
-            return Err(Errno::ENOSYS.into());
-        };
-        local.change(ns, message::set_named(name, LinkAttribute::Group(group)), 0)
-    };
-    let joined: Vec<Outcome> = ops.iter().map(&mut join).collect();
+    let mut joined: Vec<Outcome> = Vec::new();
+    for op in ops {
+        joined.push(match op {
+            Op::Link(LinkOp::Delete(link)) => {
+                let message = message::set_named(&link.name, LinkAttribute::Group(group));
+                local.change(ns, message, 0)
+            }
+            other => perform(local, indices, other),
+        });
+    }
     let deleted = local.change(ns, message::delete_group(group), 0);
-    let complete = |(op, outcome): (&&Op, Outcome)| {
+
+    let mut outcomes = Vec::new();
+    for (op, outcome) in ops.iter().zip(joined) {
         indices.forget(op);
-        complete(local, indices, op, outcome.and(deleted.clone()))
-    };
-    ops.iter().zip(joined).map(complete).collect()
+        outcomes.push(complete(local, indices, op, outcome.and(deleted.clone())));
+    }
+    outcomes
 }
 
-/// Asks the kernel for an operation.
-fn ask(local: &mut Local, indices: &mut Indices, op: &Op) -> Outcome {
+fn change_namespace(local: &mut Local, NamespaceOp { name, change }: &NamespaceOp) -> Outcome {
+    let ns = Ns::Named(name.clone());
+    match change {
+        NamespaceChange::Create { owner_tag } => {
+            local.forget(&ns);
+            if let Some(open) = add_namespace(local, name, owner_tag)? {
+                local.hold(ns, open);
+            }
+            Ok(())
+        }
+        NamespaceChange::Attach { pid, owner_tag } => attach(local, name, *pid, owner_tag),
+        NamespaceChange::Delete => {
+            local.forget(&ns);
+            Ok(worker::unpin(name.as_str())?)
+        }
+        NamespaceChange::SetId(id) => set_netnsid(local, name, *id),
+        NamespaceChange::SetLoopbackUp(up) => local.change(&ns, message::set_up(LOOPBACK, *up), 0),
+    }
+}
+
+fn change_link(local: &mut Local, indices: &mut Indices, op: &LinkOp) -> Outcome {
     match op {
-        Op::VethAdd { ends } => {
-            let peer = local.reach(&ends[1].ns)?.raw();
-            let channel = &local.reach(&ends[0].ns)?.channel;
+        LinkOp::Create(new) => create_link(local, new),
+        LinkOp::Delete(link) => {
+            let message = message::delete_link(indices.get(local, link)?);
+            local.change(&link.ns, message, 0)
+        }
+        LinkOp::Move { from, to } => {
+            let target = local.reach(&to.ns)?.raw();
+            let message = message::move_link(indices.get(local, from)?, target, &to.name);
+            local.change(&from.ns, message, 0)
+        }
+        LinkOp::Set { link, change } => set_link(local, indices, link, change),
+    }
+}
+
+fn create_link(local: &mut Local, new: &NewLink) -> Outcome {
+    match new {
+        NewLink::Veth { ends } => {
+            let peer = local.reach(&ends[1].at.ns)?.raw();
+            let channel = &local.reach(&ends[0].at.ns)?.channel;
             channel.create(
                 message::new_veth(ends, peer),
-                &ends[0].name,
+                &ends[0].at.name,
                 &ends[0].owner_tag,
             )
         }
-        Op::BridgeAdd {
-            ns,
-            name,
-            owner_tag,
-            mac,
-            mtu,
-            set,
-        } => {
-            local
-                .reach(ns)?
-                .channel
-                .create(message::new_bridge(name, *mac), name, owner_tag)?;
-            let mut messages = Vec::new();
-            // Given at the creation it would follow the ports' (br_mtu_auto_adjust(),
+        NewLink::Bridge { end, settings } => {
+            let name = &end.at.name;
+            let channel = &local.reach(&end.at.ns)?.channel;
+            channel.create(message::new_bridge(name, end.mac), name, &end.owner_tag)?;
+
+            // An MTU given at the creation would follow the ports' (br_mtu_auto_adjust(),
             // net/bridge/br_if.c).
-            let steps = mtu
-                .map(|mtu| bridge_mtu(DEFAULT_MTU, mtu))
-                .unwrap_or_default();
-            messages.extend(
-                steps
-                    .into_iter()
-                    .map(|mtu| (message::set_named(name, LinkAttribute::Mtu(mtu)), 0)),
-            );
-            messages.extend(message::set_bridge(name, set).map(|message| (message, 0)));
-            local.reach(ns)?.channel.changes(messages)
+            let mtus = end.mtu.map(|mtu| bridge_mtu(DEFAULT_MTU, mtu));
+            let mut messages: Vec<Change> = mtus
+                .into_iter()
+                .flatten()
+                .map(|mtu| (message::set_named(name, LinkAttribute::Mtu(mtu)), 0))
+                .collect();
+            messages.extend(message::set_bridge(name, settings).map(|message| (message, 0)));
+            channel.changes(messages)
         }
-        Op::LinkDelete { ns, name } => {
-            let message = message::delete_link(indices.get(local, ns, name)?);
-            local.change(ns, message, 0)
+    }
+}
+
+fn set_link(
+    local: &mut Local,
+    indices: &mut Indices,
+    link: &LinkAt,
+    change: &LinkChange,
+) -> Outcome {
+    let message = match change {
+        LinkChange::Name(name) => message::set_link(
+            indices.get(local, link)?,
+            LinkAttribute::IfName(name.clone()),
+        ),
+        LinkChange::Up(up) => message::set_up(indices.get(local, link)?, *up),
+        LinkChange::Mac(mac) => message::set_link(
+            indices.get(local, link)?,
+            LinkAttribute::Address(mac.0.to_vec()),
+        ),
+        LinkChange::Mtu(mtu) => {
+            message::set_link(indices.get(local, link)?, LinkAttribute::Mtu(*mtu))
         }
-        Op::LinkMove {
-            ns,
-            name,
-            to,
-            to_name,
-        } => {
-            let target = local.reach(to)?.raw();
-            let message = message::move_link(indices.get(local, ns, name)?, target, to_name);
-            local.change(ns, message, 0)
-        }
-        Op::LinkRename { ns, name, to_name } => {
-            let message = message::set_link(
-                indices.get(local, ns, name)?,
-                LinkAttribute::IfName(to_name.clone()),
-            );
-            local.change(ns, message, 0)
-        }
-        Op::LinkUp { ns, name, up } => {
-            let message = message::set_up(indices.get(local, ns, name)?, *up);
-            local.change(ns, message, 0)
-        }
-        Op::LoopbackSet { name, up } => {
-            local.change(&Ns::Named(name.clone()), message::set_up(LOOPBACK, *up), 0)
-        }
-        Op::LinkMac { ns, name, mac } => {
-            let message = message::set_link(
-                indices.get(local, ns, name)?,
-                LinkAttribute::Address(mac.0.to_vec()),
-            );
-            local.change(ns, message, 0)
-        }
-        Op::LinkMtu { ns, name, mtu } => {
-            let message =
-                message::set_link(indices.get(local, ns, name)?, LinkAttribute::Mtu(*mtu));
-            local.change(ns, message, 0)
-        }
-        Op::LinkAddrGen { ns, name, none } => {
-            let message = message::addr_gen(indices.get(local, ns, name)?, *none);
-            local.change(ns, message, 0)
-        }
-        Op::LinkMaster { ns, name, master } => {
+        LinkChange::AddrGenModeNone(none) => message::addr_gen(indices.get(local, link)?, *none),
+        LinkChange::Master(master) => {
             let master = match master {
-                Some(master) => indices.get(local, ns, master)?,
+                Some(master) => indices.get(local, &LinkAt::new(link.ns.clone(), master))?,
                 None => 0,
             };
-            let message = message::set_link(
-                indices.get(local, ns, name)?,
-                LinkAttribute::Controller(master),
-            );
-            local.change(ns, message, 0)
+            message::set_link(indices.get(local, link)?, LinkAttribute::Controller(master))
         }
-        Op::BridgeSet { ns, name, set } => {
-            let messages = message::set_bridge(name, set)
-                .map(|message| (message, 0))
-                .into_iter()
-                .collect();
-            local.reach(ns)?.channel.changes(messages)
-        }
-        Op::PortSet { ns, name, set } => {
-            let message = message::set_port(indices.get(local, ns, name)?, set);
-            local.change(ns, message, 0)
-        }
-        Op::AddressAdd {
-            ns,
+        LinkChange::Bridge(settings) => match message::set_bridge(&link.name, settings) {
+            Some(message) => message,
+            None => return Ok(()),
+        },
+        LinkChange::Port(settings) => message::set_port(indices.get(local, link)?, settings),
+        LinkChange::Owner {
+            was,
+            owner_tag,
+            peer,
+        } => return set_owner(local, link, (was, owner_tag), peer.as_ref()),
+    };
+    local.change(&link.ns, message, 0)
+}
+
+fn change_feature(local: &mut Local, indices: &mut Indices, op: &FeatureOp) -> Outcome {
+    match op {
+        FeatureOp::Address { link, change } => change_addresses(local, indices, link, change),
+        FeatureOp::Route { ns, change } => change_route(local, indices, ns, change),
+        FeatureOp::Neighbour { ns, change } => change_neighbour(local, indices, ns, change),
+        FeatureOp::Sysctl { name, key, value } => set_sysctl(local, name, key, value),
+        FeatureOp::Dns {
             name,
-            address,
-            replace,
-        } => {
-            let message = message::new_address(indices.get(local, ns, name)?, address);
-            local.change(ns, message, made(*replace))
+            file,
+            content,
+        } => Ok(worker::write_dns(name, *file, content.as_deref())?),
+    }
+}
+
+fn change_addresses(
+    local: &mut Local,
+    indices: &mut Indices,
+    link: &LinkAt,
+    change: &AddressChange,
+) -> Outcome {
+    let index = indices.get(local, link)?;
+    match change {
+        AddressChange::Add { address, replace } => {
+            let message = message::new_address(index, address);
+            local.change(&link.ns, message, made(*replace))
         }
-        Op::AddressDelete {
-            ns,
-            name,
-            address,
-            promote,
-        } => {
-            let index = indices.get(local, ns, name)?;
+        AddressChange::Delete { address, promote } => {
             let message = message::delete_address(index, address);
-            local
-                .reach(ns)?
-                .channel
-                .changes(promoting(index, *promote, vec![(message, 0)]))
+            let messages = promoting(index, *promote, vec![(message, 0)]);
+            local.reach(&link.ns)?.channel.changes(messages)
         }
-        Op::AddressReorder {
-            ns,
-            name,
+        AddressChange::Reorder {
             delete,
             add,
             promote,
         } => {
-            let index = indices.get(local, ns, name)?;
-            reorder_addresses(&local.reach(ns)?.channel, index, (delete, add), *promote)
+            let channel = &local.reach(&link.ns)?.channel;
+            reorder_addresses(channel, index, (delete, add), *promote)
         }
-        Op::PrefixRouteAdd { ns, name, address } => {
-            let oif = indices.get(local, ns, name)?;
-            let message = message::route(
-                &prefix_route(name, *address),
-                Some(oif),
-                ROUTE_PROTOCOL_KERNEL,
-            );
-            // Beside that of another link in the same network, as the kernel does it.
-            local.change(
-                ns,
-                RouteNetlinkMessage::NewRoute(message),
-                NLM_F_CREATE | NLM_F_APPEND,
-            )
+        AddressChange::AddPrefixRoute(address) => {
+            let route = prefix_route(&link.name, *address);
+            let message = message::route(&route, Some(index), ROUTE_PROTOCOL_KERNEL);
+            // Beside the route of another link in the same network, as the kernel does it.
+            let flags = NLM_F_CREATE | NLM_F_APPEND;
+            local.change(&link.ns, RouteNetlinkMessage::NewRoute(message), flags)
         }
-        _ => ask_more(local, indices, op),
     }
 }
 
-/// The rest: routes, neighbours, and what takes more than a message.
-fn ask_more(local: &mut Local, indices: &mut Indices, op: &Op) -> Outcome {
-    match op {
-        Op::RouteAdd {
-            name,
+fn change_route(
+    local: &mut Local,
+    indices: &mut Indices,
+    ns: &Ns,
+    change: &RouteChange,
+) -> Outcome {
+    let (RouteChange::Add { route, .. } | RouteChange::Delete(route)) = change;
+    let oif = match &route.interface {
+        Some(interface) => {
+            let link = LinkAt::new(ns.clone(), interface.as_str());
+            Some(indices.get(local, &link)?)
+        }
+        None => None,
+    };
+    match change {
+        RouteChange::Add {
             route,
             extras,
             protocol,
             replace,
         } => {
-            let ns = Ns::Named(name.clone());
-            let oif = route
-                .interface
-                .as_ref()
-                .map(|interface| indices.get(local, &ns, interface.as_str()))
-                .transpose()?;
             let message = message::whole_route(route, extras, oif, *protocol);
-            local.change(&ns, RouteNetlinkMessage::NewRoute(message), made(*replace))
+            local.change(ns, RouteNetlinkMessage::NewRoute(message), made(*replace))
         }
-        Op::RouteDelete { name, route } => {
-            let ns = Ns::Named(name.clone());
-            let oif = route
-                .interface
-                .as_ref()
-                .map(|interface| indices.get(local, &ns, interface.as_str()))
-                .transpose()?;
+        RouteChange::Delete(route) => {
             let mut message = message::route(route, oif, ROUTE_PROTOCOL);
             // Any scope (fib_table_delete(), net/ipv4/fib_trie.c).
             message.header.scope = RouteScope::NoWhere;
-            local.change(&ns, RouteNetlinkMessage::DelRoute(message), 0)
+            local.change(ns, RouteNetlinkMessage::DelRoute(message), 0)
         }
-        Op::NeighbourAdd { name, neighbour } => {
-            let ns = Ns::Named(name.clone());
-            let message = message::neighbour(
-                neighbour,
-                indices.get(local, &ns, neighbour.interface.as_str())?,
-            );
-            local.change(
-                &ns,
-                RouteNetlinkMessage::NewNeighbour(message),
-                NLM_F_CREATE | NLM_F_REPLACE,
-            )
+    }
+}
+
+fn change_neighbour(
+    local: &mut Local,
+    indices: &mut Indices,
+    ns: &Ns,
+    change: &NeighbourChange,
+) -> Outcome {
+    let (NeighbourChange::Set(neighbour) | NeighbourChange::Delete(neighbour)) = change;
+    let link = LinkAt::new(ns.clone(), neighbour.interface.as_str());
+    let message = message::neighbour(neighbour, indices.get(local, &link)?);
+    match change {
+        NeighbourChange::Set(_) => {
+            let flags = NLM_F_CREATE | NLM_F_REPLACE;
+            local.change(ns, RouteNetlinkMessage::NewNeighbour(message), flags)
         }
-        Op::NeighbourDelete { name, neighbour } => {
-            let ns = Ns::Named(name.clone());
-            let message = message::neighbour(
-                neighbour,
-                indices.get(local, &ns, neighbour.interface.as_str())?,
-            );
-            local.change(&ns, RouteNetlinkMessage::DelNeighbour(message), 0)
+        NeighbourChange::Delete(_) => {
+            local.change(ns, RouteNetlinkMessage::DelNeighbour(message), 0)
         }
-        _ => call(local, op),
     }
 }
 
@@ -467,134 +475,133 @@ fn made(replace: bool) -> u16 {
     NLM_F_CREATE | if replace { NLM_F_REPLACE } else { NLM_F_EXCL }
 }
 
-fn no_device(ns: &Ns, name: &str) -> OpError {
+fn no_device(link: &LinkAt) -> OpError {
+    let LinkAt { ns, name } = link;
     OpError {
         errno: Errno::ENODEV,
         message: Some(format!("{ns} has no interface {name}")),
     }
 }
 
-/// What is already so is no error; what is made is tagged on its other side too.
+/// Turns errors that say "already so" into success, and tags the second end of a new pair.
 fn complete(local: &mut Local, indices: &mut Indices, op: &Op, outcome: Outcome) -> Outcome {
-    let errno = outcome.as_ref().err().map(|error| error.errno);
-    match (op, errno) {
-        (Op::VethAdd { ends }, None) => local.change(
-            &ends[1].ns,
-            message::add_owner_tag(&ends[1].name, &ends[1].owner_tag),
-            0,
-        ),
-        (Op::VethAdd { ends }, Some(Errno::EEXIST)) => {
-            let [a, b] = ends;
-            let same = is_tagged(local, &a.ns, &a.name, &a.owner_tag)?
-                && is_tagged(local, &b.ns, &b.name, &b.owner_tag)?;
-            if same { Ok(()) } else { outcome }
-        }
-        (
-            Op::BridgeAdd {
-                ns,
-                name,
-                owner_tag,
-                ..
-            },
-            Some(Errno::EEXIST),
-        ) => {
-            if is_tagged(local, ns, name, owner_tag)? {
-                Ok(())
-            } else {
-                outcome
-            }
-        }
-        (Op::LinkDelete { .. }, Some(Errno::ENODEV | Errno::ENOENT)) => Ok(()),
-        // A link without IPv6 has no link-local address.
-        (
-            Op::AddressAdd { address, .. },
-            Some(Errno::EACCES | Errno::EINVAL | Errno::EOPNOTSUPP),
-        ) if address.protocol == ADDRESS_PROTOCOL_KERNEL_LL => Ok(()),
-        (
-            Op::AddressAdd {
-                ns, name, address, ..
-            },
-            Some(Errno::EEXIST),
-        ) => {
-            let question = message::get_addresses(indices.get(local, ns, name)?);
-            let there = local
-                .reach(ns)?
-                .channel
-                .dump(question, observe::address_of)?;
-            if there.iter().any(|(_, known)| known.is_same(address)) {
-                Ok(())
-            } else {
-                outcome
-            }
-        }
-        (Op::PrefixRouteAdd { .. }, Some(Errno::EEXIST)) => Ok(()),
-        // With an MTU that is too small for it IPv6 is off, and has no addresses.
-        (Op::AddressDelete { .. }, Some(Errno::EADDRNOTAVAIL | Errno::ENODEV | Errno::ENXIO)) => {
-            Ok(())
-        }
-        (Op::RouteDelete { .. }, Some(Errno::ESRCH | Errno::ENODEV)) => Ok(()),
-        (Op::NeighbourDelete { .. }, Some(Errno::ENOENT | Errno::ENODEV)) => Ok(()),
+    let Err(error) = outcome else {
+        return match op {
+            Op::Link(LinkOp::Create(new)) => tag_second_end(local, new),
+            Op::Namespace(_) | Op::Link(_) | Op::Feature(_) => Ok(()),
+        };
+    };
+    let is_so = match op {
+        Op::Namespace(_) => false,
+        Op::Link(LinkOp::Create(new)) => error.errno == Errno::EEXIST && is_created(local, new)?,
+        Op::Link(LinkOp::Delete(_)) => matches!(error.errno, Errno::ENODEV | Errno::ENOENT),
         // A link without IPv6 makes itself no address.
-        (Op::LinkAddrGen { .. }, Some(Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP)) => Ok(()),
-        (Op::RouteAdd { name, route, .. }, Some(Errno::EEXIST)) => {
-            if has_route(local, name, route)? {
-                Ok(())
-            } else {
-                outcome
-            }
+        Op::Link(LinkOp::Set {
+            change: LinkChange::AddrGenModeNone(_),
+            ..
+        }) => matches!(error.errno, Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP),
+        Op::Link(LinkOp::Move { .. } | LinkOp::Set { .. }) => false,
+        Op::Feature(op) => is_feature_so(local, indices, op, error.errno)?,
+    };
+    if is_so { Ok(()) } else { Err(error) }
+}
+
+fn tag_second_end(local: &mut Local, new: &NewLink) -> Outcome {
+    match new {
+        NewLink::Bridge { .. } => Ok(()),
+        NewLink::Veth { ends: [_, second] } => {
+            let message = message::add_owner_tag(&second.at.name, &second.owner_tag);
+            local.change(&second.at.ns, message, 0)
         }
-        _ => outcome,
     }
 }
 
-/// Changes the owner tag of a link that is there. In one datagram: it is never there with both, or
-/// without.
-fn set_owner(local: &mut Local, op: &Op) -> Outcome {
-    let Op::LinkSetOwner {
-        ns,
-        name,
-        was,
-        owner_tag,
-        peer,
-    } = op
-    else {
-        return Err(Errno::ENOSYS.into());
-    };
-    if let Some((other_ns, other)) = peer {
-        let (one, two) = (look_at(local, ns, name)?, look_at(local, other_ns, other)?);
-        let raw = local.reach(other_ns)?.raw();
-        // Of the namespace that it is in itself a link says no id.
-        let netnsid = if ns == other_ns {
-            None
-        } else {
-            local.netnsid(ns, raw)?
-        };
-        if one.peer_index != Some(two.index)
-            || one.peer_netnsid.and_then(|id| u32::try_from(id).ok()) != netnsid
-        {
-            let message = format!("{name} in {ns} is not the other end of {other} in {other_ns}");
-            return Err(OpError {
-                errno: Errno::EBUSY,
-                message: Some(message),
-            });
+/// Returns true if every device of a link is there and carries its owner tag.
+fn is_created(local: &mut Local, new: &NewLink) -> Result<bool, OpError> {
+    for end in new.ends() {
+        if !is_tagged(local, &end.at, &end.owner_tag)? {
+            return Ok(false);
         }
     }
+    Ok(true)
+}
+
+/// Returns true if an error says that the feature is as the operation wants it.
+fn is_feature_so(
+    local: &mut Local,
+    indices: &mut Indices,
+    op: &FeatureOp,
+    errno: Errno,
+) -> Result<bool, OpError> {
+    Ok(match op {
+        FeatureOp::Address { link, change } => match change {
+            // A link without IPv6 has no link-local address.
+            AddressChange::Add { address, .. }
+                if address.protocol == ADDRESS_PROTOCOL_KERNEL_LL
+                    && matches!(errno, Errno::EACCES | Errno::EINVAL | Errno::EOPNOTSUPP) =>
+            {
+                true
+            }
+            AddressChange::Add { address, .. } => {
+                errno == Errno::EEXIST && has_address(local, indices, link, address)?
+            }
+            // With an MTU that is too small for it IPv6 is off, and has no addresses.
+            AddressChange::Delete { .. } => {
+                matches!(errno, Errno::EADDRNOTAVAIL | Errno::ENODEV | Errno::ENXIO)
+            }
+            AddressChange::Reorder { .. } => false,
+            AddressChange::AddPrefixRoute(_) => errno == Errno::EEXIST,
+        },
+        FeatureOp::Route { ns, change } => match change {
+            RouteChange::Add { route, .. } => {
+                errno == Errno::EEXIST && has_route(local, ns, route)?
+            }
+            RouteChange::Delete(_) => matches!(errno, Errno::ESRCH | Errno::ENODEV),
+        },
+        FeatureOp::Neighbour { change, .. } => match change {
+            NeighbourChange::Set(_) => false,
+            NeighbourChange::Delete(_) => matches!(errno, Errno::ENOENT | Errno::ENODEV),
+        },
+        FeatureOp::Sysctl { .. } | FeatureOp::Dns { .. } => false,
+    })
+}
+
+fn has_address(
+    local: &mut Local,
+    indices: &mut Indices,
+    link: &LinkAt,
+    address: &ObservedAddress,
+) -> Result<bool, OpError> {
+    let question = message::get_addresses(indices.get(local, link)?);
+    let channel = &local.reach(&link.ns)?.channel;
+    let there = channel.dump(question, observe::address_of)?;
+    Ok(there.iter().any(|(_, known)| known.is_same(address)))
+}
+
+/// Replaces the owner tag of a link, in one datagram: it is never there with both tags, or
+/// without one.
+fn set_owner(
+    local: &mut Local,
+    link: &LinkAt,
+    (was, owner_tag): (&Option<String>, &Option<String>),
+    peer: Option<&LinkAt>,
+) -> Outcome {
+    if let Some(other) = peer {
+        check_peer(local, link, other)?;
+    }
+
+    let name = &link.name;
     let added = owner_tag
         .iter()
         .map(|tag| (message::add_owner_tag(name, tag), 0));
     let deleted = was
         .iter()
         .map(|tag| (message::delete_owner_tag(name, tag), 0));
-    match (
-        local
-            .reach(ns)?
-            .channel
-            .changes(added.chain(deleted).collect()),
-        owner_tag,
-    ) {
-        (Err(error), Some(tag))
-            if error.errno == Errno::EEXIST && is_tagged(local, ns, name, tag)? =>
-        {
+    let messages = added.chain(deleted).collect();
+    let outcome = local.reach(&link.ns)?.channel.changes(messages);
+
+    match (outcome, owner_tag) {
+        (Err(error), Some(tag)) if error.errno == Errno::EEXIST && is_tagged(local, link, tag)? => {
             Ok(())
         }
         (Err(error), _) if error.errno == Errno::ENOENT => Ok(()),
@@ -602,30 +609,48 @@ fn set_owner(local: &mut Local, op: &Op) -> Outcome {
     }
 }
 
-/// One link as it is now.
-fn look_at(local: &mut Local, ns: &Ns, name: &str) -> Result<ObservedLink, OpError> {
-    let answers = local
-        .reach(ns)?
-        .channel
-        .get(message::get_link(Some(name), 0))?;
-    let link = answers.iter().find_map(|answer| match answer {
+/// Fails with `EBUSY` if two links are not the ends of one pair.
+fn check_peer(local: &mut Local, link: &LinkAt, other: &LinkAt) -> Outcome {
+    let (one, two) = (look_at(local, link)?, look_at(local, other)?);
+    let raw = local.reach(&other.ns)?.raw();
+    // A link does not show an id for the namespace that it is in itself.
+    let netnsid = if link.ns == other.ns {
+        None
+    } else {
+        local.netnsid(&link.ns, raw)?
+    };
+    let peer_netnsid = one.peer_netnsid.and_then(|id| u32::try_from(id).ok());
+    if one.peer_index == Some(two.index) && peer_netnsid == netnsid {
+        return Ok(());
+    }
+    Err(OpError {
+        errno: Errno::EBUSY,
+        message: Some(format!("{link} is not the other end of {other}")),
+    })
+}
+
+/// Returns a link as it is now.
+fn look_at(local: &mut Local, link: &LinkAt) -> Result<ObservedLink, OpError> {
+    let channel = &local.reach(&link.ns)?.channel;
+    let answers = channel.get(message::get_link(Some(&link.name), 0))?;
+    let found = answers.iter().find_map(|answer| match answer {
         RouteNetlinkMessage::NewLink(link) => Some(parse::link(link).link),
         _ => None,
     });
-    link.ok_or_else(|| no_device(ns, name))
+    found.ok_or_else(|| no_device(link))
 }
 
-fn is_tagged(local: &mut Local, ns: &Ns, name: &str, owner_tag: &str) -> Result<bool, OpError> {
-    match look_at(local, ns, name) {
+fn is_tagged(local: &mut Local, link: &LinkAt, owner_tag: &str) -> Result<bool, OpError> {
+    match look_at(local, link) {
         Ok(link) => Ok(link.owner_tag.as_deref() == Some(owner_tag)),
         Err(error) if error.errno == Errno::ENODEV => Ok(false),
         Err(error) => Err(error),
     }
 }
 
-/// Whether the very route is there already, and is ours.
-fn has_route(local: &mut Local, name: &Name, route: &netnsd_api::Route) -> Result<bool, OpError> {
-    let channel = &local.reach(&Ns::Named(name.clone()))?.channel;
+/// Returns true if the very route is there, and netnsd made it.
+fn has_route(local: &mut Local, ns: &Ns, route: &netnsd_api::Route) -> Result<bool, OpError> {
+    let channel = &local.reach(ns)?.channel;
     let links = observe::all_links(channel, message::get_links_briefly())?;
     let names = links
         .into_iter()
@@ -649,38 +674,6 @@ fn has_route(local: &mut Local, name: &Name, route: &netnsd_api::Route) -> Resul
     }))
 }
 
-/// What no netlink message does alone.
-fn call(local: &mut Local, op: &Op) -> Outcome {
-    match op {
-        Op::NamespaceAdd { name, owner_tag } => {
-            let ns = Ns::Named(name.clone());
-            local.forget(&ns);
-            if let Some(open) = add_namespace(local, name, owner_tag)? {
-                local.hold(ns, open);
-            }
-            Ok(())
-        }
-        Op::NamespaceAttach {
-            name,
-            pid,
-            owner_tag,
-        } => attach(local, name, *pid, owner_tag),
-        Op::NamespaceDelete { name } => {
-            local.forget(&Ns::Named(name.clone()));
-            Ok(worker::unpin(name.as_str())?)
-        }
-        Op::NetnsIdSet { name, id } => set_netnsid(local, name, *id),
-        Op::SysctlSet { name, key, value } => set_sysctl(local, name, key, value),
-        Op::LinkSetOwner { .. } => set_owner(local, op),
-        Op::DnsSet {
-            name,
-            file,
-            content,
-        } => Ok(worker::write_dns(name, *file, content.as_deref())?),
-        _ => Err(Errno::ENOSYS.into()),
-    }
-}
-
 /// Why a namespace got no name, with what to do about it.
 fn pinned_nowhere(errno: Errno) -> OpError {
     let no_directory = "/run/netns is no directory: remove it, and try again";
@@ -690,15 +683,13 @@ fn pinned_nowhere(errno: Errno) -> OpError {
     }
 }
 
-/// Has namespaces made, with the other thread's help.
+/// Begins to create namespaces, with the other thread's help.
 fn begin_namespaces(local: &mut Local, other: &Worker, ops: &[&Op]) {
-    let new = ops.iter().filter_map(|op| match op {
-        Op::NamespaceAdd { name, owner_tag } => Some((name.clone(), owner_tag.clone())),
-        _ => None,
-    });
-    let new: Vec<(Name, String)> = new.collect();
-    new.iter()
-        .for_each(|(name, _)| local.forget(&Ns::Named(name.clone())));
+    let mut new: Vec<(Name, String)> = Vec::new();
+    for (name, owner_tag) in ops.iter().filter_map(|op| op.created_namespace()) {
+        local.forget(&Ns::Named(name.clone()));
+        new.push((name.clone(), owner_tag.clone()));
+    }
     local.begin_making(other, new);
 }
 
@@ -710,7 +701,7 @@ pub(super) fn add_namespace(
     owner_tag: &str,
 ) -> Result<Option<Open>, OpError> {
     if matches!(worker::pinned(name.as_str())?, Pinned::Namespace(_)) {
-        return if is_tagged(local, &Ns::Named(name.clone()), "lo", owner_tag)? {
+        return if is_tagged(local, &LinkAt::loopback(Ns::Named(name.clone())), owner_tag)? {
             Ok(None)
         } else {
             Err(Errno::EEXIST.into())

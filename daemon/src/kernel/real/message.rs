@@ -38,7 +38,7 @@ fn link(index: u32, attributes: Vec<LinkAttribute>) -> LinkMessage {
 }
 
 fn end(end: &NewEnd) -> Vec<LinkAttribute> {
-    let mut attributes = vec![LinkAttribute::IfName(end.name.clone())];
+    let mut attributes = vec![LinkAttribute::IfName(end.at.name.clone())];
     attributes.extend(end.mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
     attributes.extend(end.mtu.map(LinkAttribute::Mtu));
     attributes

@@ -25,8 +25,9 @@ use serde_json::Value;
 
 use super::*;
 use crate::kernel::{
-    BridgeSettings, LOOPBACK, NewEnd, Ns, NsChange, ObservedAddress, Op, ROUTE_PROTOCOL,
-    RouteExtras,
+    AddressChange, BridgeSettings, FeatureOp, LOOPBACK, LinkAt, LinkChange, LinkOp,
+    NamespaceChange, NamespaceOp, NewEnd, NewLink, Ns, NsChange, ObservedAddress, Op,
+    ROUTE_PROTOCOL, RouteChange, RouteExtras,
 };
 
 /// Runs a test on a thread that has a host of its own.
@@ -89,23 +90,24 @@ fn added(ns: Ns) -> WatchChange {
 }
 
 fn add(name: &str) -> Op {
-    Op::NamespaceAdd {
+    Op::Namespace(NamespaceOp {
         name: name.parse().unwrap(),
-        owner_tag: format!("netnsd:namespace:{name}:u"),
-    }
+        change: NamespaceChange::Create {
+            owner_tag: format!("netnsd:namespace:{name}:u"),
+        },
+    })
 }
 
 fn pair(ns: &str) -> Op {
     let end = |ns: Ns, name: &str, end: usize| NewEnd {
-        ns,
-        name: name.into(),
+        at: LinkAt::new(ns, name),
         owner_tag: format!("netnsd:veth:v:{end}:u"),
         mac: None,
         mtu: Some(1400),
     };
-    Op::VethAdd {
+    Op::Link(LinkOp::Create(Box::new(NewLink::Veth {
         ends: [end(named(ns), "eth0", 0), end(Ns::Host, "port0", 1)],
-    }
+    })))
 }
 
 #[test]
@@ -113,52 +115,46 @@ fn a_namespace_with_a_pair_and_addresses() {
     on_a_host(|mut kernel| async move {
         let name: Name = "a".parse().unwrap();
         let (ns, eth0) = (named("a"), String::from("eth0"));
-        let address = |address: &str| Op::AddressAdd {
-            ns: ns.clone(),
-            name: eth0.clone(),
-            address: ObservedAddress::new(address.parse().unwrap()),
-            replace: false,
+        let address = |address: &str| {
+            LinkAt::new(ns.clone(), eth0.clone()).change_addresses(AddressChange::Add {
+                address: ObservedAddress::new(address.parse().unwrap()),
+                replace: false,
+            })
         };
         go(
             &mut kernel,
             &[
                 add("a"),
-                Op::NetnsIdSet {
+                Op::Namespace(NamespaceOp {
                     name: name.clone(),
-                    id: NetnsId::Id(77),
-                },
-                Op::LoopbackSet {
+                    change: NamespaceChange::SetId(NetnsId::Id(77)),
+                }),
+                Op::Namespace(NamespaceOp {
                     name: name.clone(),
-                    up: true,
-                },
+                    change: NamespaceChange::SetLoopbackUp(true),
+                }),
                 pair("a"),
-                Op::LinkUp {
-                    ns: ns.clone(),
-                    name: eth0.clone(),
-                    up: true,
-                },
-                Op::LinkUp {
-                    ns: Ns::Host,
-                    name: "port0".into(),
-                    up: true,
-                },
+                LinkAt::new(ns.clone(), eth0.clone()).set(LinkChange::Up(true)),
+                LinkAt::new(Ns::Host, "port0").set(LinkChange::Up(true)),
                 address("10.0.0.1/24"),
                 address("fd00::1/64"),
-                Op::RouteAdd {
-                    name: name.clone(),
-                    route: serde_json::from_value(
-                        serde_json::json!({"destination": "default", "via": "10.0.0.254"}),
-                    )
-                    .unwrap(),
-                    extras: RouteExtras::default(),
-                    protocol: ROUTE_PROTOCOL,
-                    replace: false,
-                },
-                Op::SysctlSet {
+                Op::route(
+                    &Ns::Named(name.clone()),
+                    RouteChange::Add {
+                        route: serde_json::from_value(
+                            serde_json::json!({"destination": "default", "via": "10.0.0.254"}),
+                        )
+                        .unwrap(),
+                        extras: RouteExtras::default(),
+                        protocol: ROUTE_PROTOCOL,
+                        replace: false,
+                    },
+                ),
+                Op::Feature(FeatureOp::Sysctl {
                     name: name.clone(),
                     key: "net.ipv4.ip_forward".parse().unwrap(),
                     value: "1".into(),
-                },
+                }),
             ],
         )
         .await;
@@ -217,11 +213,11 @@ fn a_namespace_with_a_pair_and_addresses() {
         go(
             &mut kernel,
             &[
-                Op::LinkDelete {
-                    ns: Ns::Host,
-                    name: "port0".into(),
-                },
-                Op::NamespaceDelete { name },
+                Op::Link(LinkOp::Delete(LinkAt::new(Ns::Host, "port0"))),
+                Op::Namespace(NamespaceOp {
+                    name: name,
+                    change: NamespaceChange::Delete,
+                }),
             ],
         )
         .await;
@@ -238,27 +234,24 @@ fn moves_between_namespaces_keep_their_order() {
         go(&mut kernel, &[add("a"), add("b")]).await;
         for (ns, name) in [("a", "x"), ("a", "y"), ("b", "z"), ("b", "y")] {
             let end = |name: &str| NewEnd {
-                ns: named(ns),
-                name: name.into(),
+                at: LinkAt::new(named(ns), name),
                 owner_tag: format!("netnsd:veth:{name}-{ns}:0:u"),
                 mac: None,
                 mtu: None,
             };
             go(
                 &mut kernel,
-                &[Op::VethAdd {
+                &[Op::Link(LinkOp::Create(Box::new(NewLink::Veth {
                     ends: [end(name), end(&format!("{name}-peer"))],
-                }],
+                })))],
             )
             .await;
         }
         let moved = |ns: &str, name: &str, to: Ns| BatchOp {
-            op: Op::LinkMove {
-                ns: named(ns),
-                name: name.into(),
-                to,
-                to_name: name.into(),
-            },
+            op: Op::Link(LinkOp::Move {
+                from: LinkAt::new(named(ns), name),
+                to: LinkAt::new(to, name),
+            }),
             part: 0,
             optional: false,
         };
@@ -300,34 +293,19 @@ fn a_bridge_with_a_port() {
             &[
                 add("a"),
                 pair("a"),
-                Op::BridgeAdd {
-                    ns: Ns::Host,
-                    name: br0.clone(),
-                    owner_tag: "netnsd:bridge:br0:u".into(),
-                    mac: None,
-                    mtu: Some(1300),
-                    set,
-                },
-                Op::LinkAddrGen {
-                    ns: Ns::Host,
-                    name: port0.clone(),
-                    none: true,
-                },
-                Op::LinkMaster {
-                    ns: Ns::Host,
-                    name: port0.clone(),
-                    master: Some(br0.clone()),
-                },
-                Op::PortSet {
-                    ns: Ns::Host,
-                    name: port0.clone(),
-                    set: port,
-                },
-                Op::LinkUp {
-                    ns: Ns::Host,
-                    name: port0.clone(),
-                    up: true,
-                },
+                Op::Link(LinkOp::Create(Box::new(NewLink::Bridge {
+                    end: NewEnd {
+                        at: LinkAt::new(Ns::Host, br0.clone()),
+                        owner_tag: "netnsd:bridge:br0:u".into(),
+                        mac: None,
+                        mtu: Some(1300),
+                    },
+                    settings: set,
+                }))),
+                LinkAt::new(Ns::Host, port0.clone()).set(LinkChange::AddrGenModeNone(true)),
+                LinkAt::new(Ns::Host, port0.clone()).set(LinkChange::Master(Some(br0.clone()))),
+                LinkAt::new(Ns::Host, port0.clone()).set(LinkChange::Port(port)),
+                LinkAt::new(Ns::Host, port0.clone()).set(LinkChange::Up(true)),
             ],
         )
         .await;
@@ -363,12 +341,10 @@ fn a_bridge_with_a_port() {
             4096
         );
         // Moved into the namespace, it is another's port no more.
-        let moved = Op::LinkMove {
-            ns: Ns::Host,
-            name: port0,
-            to: named("a"),
-            to_name: "eth1".into(),
-        };
+        let moved = Op::Link(LinkOp::Move {
+            from: LinkAt::new(Ns::Host, port0),
+            to: LinkAt::new(named("a"), "eth1"),
+        });
         let outcome = kernel
             .execute(
                 &[BatchOp {
@@ -391,24 +367,19 @@ fn a_bridge_with_a_port() {
 fn a_refusal_says_why_and_skips_only_its_part() {
     on_a_host(|mut kernel| async move {
         let up = |name: &str, part| BatchOp {
-            op: Op::LinkUp {
-                ns: Ns::Host,
-                name: name.into(),
-                up: true,
-            },
+            op: LinkAt::new(Ns::Host, name).set(LinkChange::Up(true)),
             part,
             optional: false,
         };
         let wrong = BatchOp {
-            op: Op::VethAdd {
+            op: Op::Link(LinkOp::Create(Box::new(NewLink::Veth {
                 ends: ["x", "x"].map(|name| NewEnd {
-                    ns: Ns::Host,
-                    name: name.into(),
+                    at: LinkAt::new(Ns::Host, name),
                     owner_tag: "netnsd:veth:m:0:u".into(),
                     mac: None,
                     mtu: None,
                 }),
-            },
+            }))),
             part: 0,
             optional: false,
         };
@@ -427,13 +398,15 @@ fn a_refusal_says_why_and_skips_only_its_part() {
         let name: Name = "a".parse().unwrap();
         let ops = [
             add("a"),
-            Op::RouteAdd {
-                name,
-                route,
-                extras: RouteExtras::default(),
-                protocol: ROUTE_PROTOCOL,
-                replace: false,
-            },
+            Op::route(
+                &Ns::Named(name),
+                RouteChange::Add {
+                    route: route,
+                    extras: RouteExtras::default(),
+                    protocol: ROUTE_PROTOCOL,
+                    replace: false,
+                },
+            ),
         ];
         let batch: Vec<BatchOp> = ops
             .into_iter()
@@ -523,19 +496,18 @@ fn many_namespaces_are_made_while_links_are() {
             let end = |ns, name: &str| {
                 let owner_tag = format!("netnsd:veth:{name}:0:u");
                 NewEnd {
-                    ns,
-                    name: name.into(),
+                    at: LinkAt::new(ns, name),
                     owner_tag,
                     mac: None,
                     mtu: None,
                 }
             };
-            Op::VethAdd {
+            Op::Link(LinkOp::Create(Box::new(NewLink::Veth {
                 ends: [
                     end(named(name), "eth0"),
                     end(Ns::Host, &format!("p-{name}")),
                 ],
-            }
+            })))
         }));
         let told = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
         let tell = told.clone();
@@ -546,7 +518,7 @@ fn many_namespaces_are_made_while_links_are() {
             match (op.part, outcome) {
                 // The pair is not put into the other one's.
                 (7, Some(Err(error))) => assert_eq!(error.errno, Errno::EEXIST, "{op:?}"),
-                (7, None) => assert!(matches!(op.op, Op::VethAdd { .. })),
+                (7, None) => assert_eq!(op.op.label(), "veth_add"),
                 (part, outcome) => {
                     assert!(part != 7 && *outcome == Some(Ok(())), "{op:?}: {outcome:?}")
                 }
@@ -803,29 +775,18 @@ fn what_a_bridge_says_once_more_of_a_port_is_no_news() {
             forward_delay: Some(10),
             ..BridgeSettings::default()
         };
-        let up = |name: &str| Op::LinkUp {
-            ns: Ns::Host,
-            name: name.into(),
-            up: true,
-        };
-        let bridge = Op::BridgeAdd {
-            ns: Ns::Host,
-            name: br0.clone(),
-            owner_tag: "netnsd:bridge:br0:u".into(),
-            mac: None,
-            mtu: None,
-            set,
-        };
-        let port = Op::LinkMaster {
-            ns: Ns::Host,
-            name: port0.clone(),
-            master: Some(br0),
-        };
-        let eth0 = Op::LinkUp {
-            ns: named("a"),
-            name: "eth0".into(),
-            up: true,
-        };
+        let up = |name: &str| LinkAt::new(Ns::Host, name).set(LinkChange::Up(true));
+        let bridge = Op::Link(LinkOp::Create(Box::new(NewLink::Bridge {
+            end: NewEnd {
+                at: LinkAt::new(Ns::Host, br0.clone()),
+                owner_tag: "netnsd:bridge:br0:u".into(),
+                mac: None,
+                mtu: None,
+            },
+            settings: set,
+        })));
+        let port = LinkAt::new(Ns::Host, port0.clone()).set(LinkChange::Master(Some(br0)));
+        let eth0 = LinkAt::new(named("a"), "eth0").set(LinkChange::Up(true));
         go(
             &mut kernel,
             &[
@@ -875,19 +836,22 @@ fn link_of_others_gets_no_tag_when_creation_is_refused() {
             ageing_time: Some(77),
             ..BridgeSettings::default()
         };
-        let (ns, name, owner_tag) = (Ns::Host, "br0".into(), "netnsd:bridge:br0:u".into());
-        let bridge = Op::BridgeAdd {
-            ns,
-            name,
-            owner_tag,
-            mac: None,
-            mtu: Some(1300),
-            set,
-        };
-        let Op::VethAdd { ends: [a, b] } = pair("a") else {
+        let bridge = Op::Link(LinkOp::Create(Box::new(NewLink::Bridge {
+            end: NewEnd {
+                at: LinkAt::new(Ns::Host, "br0"),
+                owner_tag: "netnsd:bridge:br0:u".into(),
+                mac: None,
+                mtu: Some(1300),
+            },
+            settings: set,
+        })));
+        let Op::Link(LinkOp::Create(new)) = pair("a") else {
             panic!("a pair")
         };
-        let pair = Op::VethAdd { ends: [b, a] };
+        let NewLink::Veth { ends: [a, b] } = *new else {
+            panic!("a pair")
+        };
+        let pair = Op::Link(LinkOp::Create(Box::new(NewLink::Veth { ends: [b, a] })));
         let ops = [add("a"), bridge, pair];
         let ops: Vec<BatchOp> = (0..)
             .zip(ops)
