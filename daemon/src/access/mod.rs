@@ -13,7 +13,6 @@ mod host_access;
 mod peer;
 mod redact;
 mod refusals;
-pub mod rules;
 mod tokens;
 
 use std::{sync::Arc, time::Duration};

@@ -1,4 +1,4 @@
-//! About the daemon: itself, health, readiness, OpenAPI.
+//! Routes about the daemon: index, health, readiness, metrics, OpenAPI.
 
 use std::{fs, sync::Arc};
 
@@ -7,13 +7,12 @@ use axum::{
     extract::{RawQuery, State},
     http::{StatusCode, header},
     response::IntoResponse,
-    routing::{get, post},
 };
 use netnsd_api::{About, Code, Health, Index, Limits, Problem, Ready};
-use serde_json::Value;
+use serde::Serialize;
 
 use super::{
-    App, BODY_LIMIT, Routes,
+    App, BODY_LIMIT,
     json::{Json, json},
     problem::Failure,
     query, resource,
@@ -24,20 +23,7 @@ use crate::{access::Caller, engine::QUEUE};
 const NAME: &str = "netnsd";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-pub(super) fn routes() -> Routes {
-    vec![
-        ("/", get(index)),
-        ("/v1", get(about)),
-        ("/v1/health", get(health)),
-        ("/v1/ready", get(ready)),
-        ("/v1/reconcile", post(reconcile)),
-        ("/metrics", get(metrics)),
-        ("/openapi.yaml", get(openapi_yaml)),
-        ("/openapi.json", get(openapi_json)),
-    ]
-}
-
-/// Where to go on from here, by what is there.
+/// Main paths by topic.
 const LINKS: [(&str, &str); 13] = [
     ("about", "/v1"),
     ("audit", "/v1/audit"),
@@ -54,7 +40,7 @@ const LINKS: [(&str, &str); 13] = [
     ("veths", "/v1/veths"),
 ];
 
-async fn index(RawQuery(query): RawQuery) -> Answer {
+pub(super) async fn index(RawQuery(query): RawQuery) -> Answer {
     query::none(query.as_deref())?;
     let links = LINKS
         .into_iter()
@@ -68,22 +54,23 @@ async fn index(RawQuery(query): RawQuery) -> Answer {
     .into_response())
 }
 
-fn line(path: &str) -> String {
+/// Reads a file of one line; empty if it cannot be read.
+fn read_line(path: &str) -> String {
     fs::read_to_string(path)
         .unwrap_or_default()
         .trim()
         .to_owned()
 }
 
-async fn about(State(app): State<App>, RawQuery(query): RawQuery) -> Answer {
+pub(super) async fn about(State(app): State<App>, RawQuery(query): RawQuery) -> Answer {
     query::none(query.as_deref())?;
     let about = About {
         name: NAME.into(),
         version: VERSION.into(),
         api: "v1".into(),
-        hostname: line("/proc/sys/kernel/hostname"),
-        kernel: line("/proc/sys/kernel/osrelease"),
-        boot_id: line("/proc/sys/kernel/random/boot_id"),
+        hostname: read_line("/proc/sys/kernel/hostname"),
+        kernel: read_line("/proc/sys/kernel/osrelease"),
+        boot_id: read_line("/proc/sys/kernel/random/boot_id"),
         started_at: app.started_at.clone(),
         listen: app.listen.to_vec(),
         features: app
@@ -101,7 +88,7 @@ async fn about(State(app): State<App>, RawQuery(query): RawQuery) -> Answer {
     Ok(Json(about).into_response())
 }
 
-async fn health(RawQuery(query): RawQuery) -> Answer {
+pub(super) async fn health(RawQuery(query): RawQuery) -> Answer {
     query::none(query.as_deref())?;
     Ok(Json(Health {
         status: "ok".into(),
@@ -109,7 +96,7 @@ async fn health(RawQuery(query): RawQuery) -> Answer {
     .into_response())
 }
 
-async fn ready(
+pub(super) async fn ready(
     State(app): State<App>,
     Extension(caller): Extension<Arc<Caller>>,
     RawQuery(query): RawQuery,
@@ -128,51 +115,54 @@ async fn ready(
     if ready.ready {
         return Ok(Json(ready).into_response());
     }
-    // A problem, with what a good answer says beside it.
-    let problem = Problem::new(
-        Code::Starting,
-        "not everything recorded has been tried yet: ask again in a moment",
-    );
-    let mut body = serde_json::to_value(problem).map_err(resource::internal)?;
-    let states = serde_json::to_value(ready).map_err(resource::internal)?;
-    if let (Value::Object(body), Value::Object(states)) = (&mut body, states) {
-        body.extend(states);
-    }
+    let not_ready = NotReady {
+        problem: Problem::new(
+            Code::Starting,
+            "the initial reconciliation has not finished: retry in a moment",
+        ),
+        ready,
+    };
+    let mut body = serde_json::to_vec(&not_ready).map_err(resource::internal)?;
+    body.push(b'\n');
     let headers = [
         (header::CONTENT_TYPE, "application/problem+json"),
         (header::RETRY_AFTER, "1"),
     ];
-    Ok((
-        StatusCode::SERVICE_UNAVAILABLE,
-        headers,
-        body.to_string() + "\n",
-    )
-        .into_response())
+    Ok((StatusCode::SERVICE_UNAVAILABLE, headers, body).into_response())
 }
 
-async fn reconcile(State(app): State<App>, RawQuery(query): RawQuery) -> Answer {
+/// A problem that also has the fields of a [`Ready`].
+#[derive(Serialize)]
+struct NotReady {
+    #[serde(flatten)]
+    problem: Problem,
+    #[serde(flatten)]
+    ready: Ready,
+}
+
+pub(super) async fn reconcile(State(app): State<App>, RawQuery(query): RawQuery) -> Answer {
     query::none(query.as_deref())?;
     Ok(Json(app.engine.reconcile().await?).into_response())
 }
 
-/// Prometheus text (OpenMetrics 1.0).
-async fn metrics(State(app): State<App>, RawQuery(query): RawQuery) -> Answer {
+/// Answers with the metrics as OpenMetrics 1.0 text, for Prometheus.
+pub(super) async fn metrics(State(app): State<App>, RawQuery(query): RawQuery) -> Answer {
     query::none(query.as_deref())?;
     let text = app
         .metrics
         .render(&app.view.states_by_kind(), app.engine.pending_writes())
         .map_err(resource::internal)?;
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
+    let media_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok(([(header::CONTENT_TYPE, media_type)], text).into_response())
 }
 
-async fn openapi_yaml(RawQuery(query): RawQuery) -> Answer {
+pub(super) async fn openapi_yaml(RawQuery(query): RawQuery) -> Answer {
     query::none(query.as_deref())?;
     let text = super::openapi().to_yaml().map_err(resource::internal)?;
     Ok(([(header::CONTENT_TYPE, "application/yaml")], text).into_response())
 }
 
-async fn openapi_json(RawQuery(query): RawQuery) -> Answer {
+pub(super) async fn openapi_json(RawQuery(query): RawQuery) -> Answer {
     query::none(query.as_deref())?;
     let text = super::openapi().to_json().map_err(resource::internal)?;
     Ok(json(StatusCode::OK, text))

@@ -1,41 +1,36 @@
-//! What is of bridges only: ports and forwarding tables, live.
+//! Routes of bridges only: live ports and forwarding tables.
 
 use std::sync::Arc;
 
 use axum::{
     Extension,
     extract::{Path, RawQuery, State},
-    routing::get,
 };
 use netnsd_api::{Bridge, Kind};
 
 use super::{
-    App, Routes,
+    App, live,
     problem::Failure,
     query,
-    resource::{self, Answer, Served},
+    resource::{self, Answer, ResourceRoutes},
 };
 use crate::{access::Caller, kernel::Ns};
 
-pub(super) fn routes() -> Routes {
-    vec![
-        ("/v1/bridges/{name}/ports", get(ports)),
-        ("/v1/bridges/{name}/fdb", get(fdb)),
-    ]
-}
+/// Names a bridge that is recorded and not in the kernel, in a problem.
+const DEVICE: &str = "such bridge in the kernel";
 
-/// Where a bridge's device is.
+/// Returns the namespace and the name of a bridge's device.
 fn device(app: &App, name: &str) -> Result<(Ns, String), Failure> {
     let entry = resource::entry(app, &resource::existing(Kind::Bridge, name)?)?;
-    let bridge = Bridge::of(&entry.spec)
-        .ok_or_else(|| Failure::from(resource::internal("a bridge is a bridge")))?;
+    let bridge = Bridge::from_spec(&entry.spec)
+        .ok_or_else(|| resource::internal("the spec of a bridge is of another kind"))?;
     Ok((
         Ns::of(bridge.namespace.as_ref()),
         bridge.device().to_owned(),
     ))
 }
 
-async fn ports(
+pub(super) async fn ports(
     State(app): State<App>,
     Extension(caller): Extension<Arc<Caller>>,
     Path(name): Path<String>,
@@ -43,15 +38,10 @@ async fn ports(
 ) -> Answer {
     query::none(query.as_deref())?;
     let (ns, device) = device(&app, &name)?;
-    resource::live(
-        &caller,
-        "such bridge in the kernel",
-        app.look.ports(&ns, &device),
-    )
-    .await
+    live::answer(&caller, DEVICE, app.look.ports(&ns, &device).await)
 }
 
-async fn fdb(
+pub(super) async fn fdb(
     State(app): State<App>,
     Extension(caller): Extension<Arc<Caller>>,
     Path(name): Path<String>,
@@ -59,10 +49,5 @@ async fn fdb(
 ) -> Answer {
     query::none(query.as_deref())?;
     let (ns, device) = device(&app, &name)?;
-    resource::live(
-        &caller,
-        "such bridge in the kernel",
-        app.look.fdb(&ns, &device),
-    )
-    .await
+    live::answer(&caller, DEVICE, app.look.fdb(&ns, &device).await)
 }

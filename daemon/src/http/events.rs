@@ -10,14 +10,13 @@ use axum::{
         IntoResponse,
         sse::{self, KeepAlive, Sse},
     },
-    routing::get,
 };
 use futures_util::stream;
 use netnsd_api::{Code, Event, Items};
 
 use super::{
-    App, Routes, headers, json::Json, problem::Failure, query::Query, resource::Answer,
-    until::Until,
+    App, headers, json::Json, lifetime::StreamLifetime, problem::Failure, query::Query,
+    resource::Answer,
 };
 use crate::{
     access::Caller,
@@ -29,11 +28,7 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Events read at once.
 const CHUNK: u32 = 256;
 
-pub(super) fn routes() -> Routes {
-    vec![("/v1/events", get(events))]
-}
-
-async fn events(
+pub(super) async fn events(
     State(app): State<App>,
     Extension(caller): Extension<Arc<Caller>>,
     RawQuery(query): RawQuery,
@@ -63,7 +58,7 @@ async fn events(
         filter,
         at,
         read: Vec::new(),
-        until: Until::new(&app.stopping, caller),
+        lifetime: StreamLifetime::new(&app.stopping, caller),
     };
     let events = stream::unfold(reader, |mut reader| async move {
         let event = reader.next().await?;
@@ -115,7 +110,7 @@ struct Reader {
     at: u64,
     /// Read, and not given yet; the next one last.
     read: Vec<Event>,
-    until: Until,
+    lifetime: StreamLifetime,
 }
 
 impl Reader {
@@ -142,7 +137,7 @@ impl Reader {
             if self.history.newest_id() == self.at {
                 tokio::select! {
                     there_is_more = self.history.wait_for_event_after(self.at) => there_is_more.then_some(())?,
-                    _ = self.until.passed() => return None,
+                    _ = self.lifetime.expired() => return None,
                 }
             }
             match self.history.read_after(self.at, &self.filter, CHUNK).await {

@@ -23,7 +23,8 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::{self, error::ProtocolError};
 
 use super::{
-    App, namespaces::named, problem::Failure, query::Query, resource::Answer, until::Until,
+    App, lifetime::StreamLifetime, namespaces::read_name, problem::Failure, query::Query,
+    resource::Answer,
 };
 use crate::{
     access::{Caller, forbidden},
@@ -69,12 +70,12 @@ impl AsRef<[u8]> for Held {
 
 /// Runs a command and answers when it has ended. Its place is another's once the answer has been
 /// written to the socket: so answers that nobody reads are no more than there are places.
-pub(super) async fn whole(app: &App, caller: Arc<Caller>, name: &Name, exec: &Exec) -> Answer {
+pub(super) async fn run(app: &App, caller: Arc<Caller>, name: &Name, exec: &Exec) -> Answer {
     let launch = launch(app, &caller, name, exec)?;
     let record = record_command(app, &caller, exec, StatusCode::OK);
     // Dropped, the command is killed.
-    let until = Until::new(&app.stopping, caller.clone());
-    let (result, permit) = until
+    let lifetime = StreamLifetime::new(&app.stopping, caller.clone());
+    let (result, permit) = lifetime
         .bound(app.process.run_command(name, exec, launch, record))
         .await?;
     let bytes = serde_json::to_vec(&result).map_err(|error| {
@@ -96,7 +97,12 @@ pub(super) async fn whole(app: &App, caller: Arc<Caller>, name: &Name, exec: &Ex
 // ---------------------------------------------------------------------------------------------
 
 /// Runs a command and answers line by line.
-pub(super) async fn lines(app: App, caller: Arc<Caller>, name: &Name, exec: &Exec) -> Answer {
+pub(super) async fn stream_lines(
+    app: App,
+    caller: Arc<Caller>,
+    name: &Name,
+    exec: &Exec,
+) -> Answer {
     let launch = launch(&app, &caller, name, exec)?;
     let record = record_command(&app, &caller, exec, StatusCode::OK);
     let mut session = app
@@ -111,11 +117,11 @@ pub(super) async fn lines(app: App, caller: Arc<Caller>, name: &Name, exec: &Exe
             input.write(text.as_bytes()).await;
         }
     });
-    let until = Until::new(&app.stopping, caller);
+    let lifetime = StreamLifetime::new(&app.stopping, caller);
     let state = Lines {
         session: Some(session),
         halves: [const { Vec::new() }; 2],
-        until,
+        lifetime,
         feed,
     };
     let lines = stream::unfold(state, |mut lines| async move {
@@ -136,7 +142,7 @@ struct Lines {
     session: Option<Session>,
     /// What was read of a character whose rest is still to come.
     halves: [Vec<u8>; 2],
-    until: Until,
+    lifetime: StreamLifetime,
     feed: tokio::task::JoinHandle<()>,
 }
 
@@ -152,7 +158,7 @@ impl Lines {
             let session = self.session.as_mut()?;
             let happening = tokio::select! {
                 happening = session.next() => happening,
-                why = self.until.passed() => Err(why),
+                why = self.lifetime.expired() => Err(why),
             };
             let line = match happening {
                 Ok(SessionEvent::Output(stream, bytes)) => self.output(stream, &bytes),
@@ -356,7 +362,7 @@ pub(super) async fn socket(
     RawQuery(query): RawQuery,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Answer {
-    let name = named(&name)?;
+    let name = read_name(&name)?;
     let (exec, terminal) = read(query.as_deref())?;
     let upgrade = upgrade.map_err(|rejection| {
         let detail =
@@ -369,17 +375,17 @@ pub(super) async fn socket(
         .process
         .start_session(&name, &exec, launch, terminal, record)
         .await?;
-    let until = Until::new(&app.stopping, caller);
+    let lifetime = StreamLifetime::new(&app.stopping, caller);
     // A frame is read whole before its message is judged.
     let upgrade = upgrade.max_frame_size(FRAME).max_message_size(FRAME);
-    let response: Response = upgrade.on_upgrade(move |socket| carry(socket, session, until));
+    let response: Response = upgrade.on_upgrade(move |socket| carry(socket, session, lifetime));
     Ok(response)
 }
 
 /// Carries both ways until the command has ended, the client is gone, or the daemon stops. Whatever
 /// ends it, the session is dropped with this, and with it the command; then the socket is closed as
 /// RFC 6455, section 7.1.2, asks for.
-async fn carry(socket: WebSocket, mut session: Session, mut until: Until) {
+async fn carry(socket: WebSocket, mut session: Session, mut lifetime: StreamLifetime) {
     let Some(mut input) = session.take_input() else {
         return;
     };
@@ -407,7 +413,7 @@ async fn carry(socket: WebSocket, mut session: Session, mut until: Until) {
     let close = tokio::select! {
         close = incoming => close,
         ended = outgoing => ended.then(|| (close_code::NORMAL, "ended".to_owned())),
-        why = until.passed() => Some((close_code::AWAY, why.detail)),
+        why = lifetime.expired() => Some((close_code::AWAY, why.detail)),
     };
     drop(session);
     let mut unread = false;

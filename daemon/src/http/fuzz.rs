@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::{
     body, exec,
     query::{Label, Query},
-    resource::{self, Asked, Served},
+    resource::{self, ResourceRoutes, WriteParams},
     topology,
 };
 use crate::model::Spec;
@@ -15,16 +15,16 @@ use crate::model::Spec;
 pub(crate) fn body(kind: Kind, value: &Value) -> Option<Spec> {
     let map = body::without_read_only(value.as_object()?.clone());
     match kind {
-        Kind::Namespace => resource::read::<Namespace>(map).map(Served::spec),
-        Kind::Bridge => resource::read::<Bridge>(map).map(Served::spec),
-        Kind::Veth => resource::read::<Veth>(map).map(Served::spec),
+        Kind::Namespace => resource::read::<Namespace>(map).map(ResourceRoutes::into_spec),
+        Kind::Bridge => resource::read::<Bridge>(map).map(ResourceRoutes::into_spec),
+        Kind::Veth => resource::read::<Veth>(map).map(ResourceRoutes::into_spec),
     }
     .ok()
 }
 
 pub(crate) fn query(text: &str) {
     let _refused = (
-        Asked::read(Some(text)).map(drop),
+        WriteParams::read(Some(text)).map(drop),
         Label::read(text).map(drop),
         exec::read(Some(text)).map(drop),
     );

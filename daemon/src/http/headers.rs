@@ -19,9 +19,9 @@ use crate::{engine::Written, metrics::Metrics, model::Precondition};
 
 pub(super) const REQUEST_ID: &str = "x-request-id";
 
-/// Gives each request an id (its own, if it has a sane one), on the answer and in the log, and
-/// counts it, by the pattern of its path.
-pub(super) async fn attended(
+/// Gives each request an id, which its response and its log lines carry, and counts it in the
+/// metrics by the pattern of its path. A request's own id is kept if it is short and printable.
+pub(super) async fn request_context(
     State(metrics): State<Arc<Metrics>>,
     mut request: Request,
     next: Next,

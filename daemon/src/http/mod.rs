@@ -1,52 +1,50 @@
-//! Routes: extraction, answers, problem+json, OpenAPI. Decides nothing, and touches neither the
-//! kernel nor SQL.
+//! HTTP API: routes, authentication, request parsing, responses, the OpenAPI document.
+//!
+//! Takes no decision about resources, and calls neither the kernel nor SQL itself: writes go to the
+//! engine, reads come from its view, from `kernel::look` and from the store's readers.
 
 mod about;
 mod answers;
+mod audit;
+mod auth;
 mod body;
 mod bridges;
+mod drain_body;
 mod events;
 mod exec;
+mod failed_auth;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
-mod guard;
 mod half_close;
 mod head_errors;
 mod headers;
-mod host;
 mod json;
+mod lifetime;
+mod live;
 mod namespaces;
 mod openapi;
+mod origin;
 mod problem;
 mod processes;
 mod query;
 mod resource;
-mod rest;
+mod routes;
 mod serve;
-#[cfg(test)]
-mod tests;
 mod tls;
 mod tokens;
 mod topology;
 mod turns;
-mod until;
 mod veths;
 mod write_timeout;
 
 use std::sync::Arc;
 
-use axum::{
-    Router,
-    extract::DefaultBodyLimit,
-    middleware,
-    routing::{MethodRouter, any},
-};
-use netnsd_api::{Bridge, Namespace, Veth};
+use axum::{Router, extract::DefaultBodyLimit, middleware, routing::any};
 use tokio::sync::watch;
 use tower_http::catch_panic::CatchPanicLayer;
 
 pub use self::{
-    guard::FailedAuthLimiter,
+    failed_auth::FailedAuthLimiter,
     openapi::openapi,
     serve::{serve_tcp, serve_unix},
     tls::Tls,
@@ -60,69 +58,44 @@ use crate::{
     store::{AuditLog, History},
 };
 
-/// The largest body of a request, in bytes.
+/// Largest body of a request, in bytes; topology documents have their own limit.
 pub const BODY_LIMIT: usize = 1 << 20;
 
-/// What every request has at hand: one of these, which costs nothing to hand on.
+/// State of the handlers, cheap to clone.
 pub type App = Arc<AppState>;
 
-/// What the routes need of the other rooms.
+/// Services that the handlers use.
 pub struct AppState {
     /// Takes writes.
     pub engine: Engine,
-    /// What is recorded, for reads.
+    /// Recorded resources, for reads.
     pub view: Arc<View>,
-    /// Asks the kernel.
+    /// Queries the kernel.
     pub look: Look,
-    /// What happened.
+    /// Reads events.
     pub history: History,
-    /// What is counted.
+    /// Metrics.
     pub metrics: Arc<Metrics>,
-    /// Who did what.
+    /// Reads the audit log.
     pub audit: AuditLog,
-    /// Who may do what.
+    /// Authenticates callers.
     pub access: Arc<Authenticator>,
-    /// Who sent wrong tokens.
+    /// Limits failed authentications.
     pub failed_auth: Arc<FailedAuthLimiter>,
     /// Runs commands and pings.
     pub process: Processes,
-    /// When the daemon started (RFC 3339, UTC).
+    /// Time at which the daemon started (RFC 3339, UTC).
     pub started_at: String,
-    /// Where it listens, as URLs.
+    /// URLs on which it listens.
     pub listen: Arc<[String]>,
-    /// Turns true when the daemon stops: answers without an end are ended.
+    /// Turns true when the daemon stops: endless responses end then.
     pub stopping: watch::Receiver<bool>,
 }
 
-type Routes = Vec<(&'static str, MethodRouter<App>)>;
-
-/// Every path, and what it answers.
-fn table() -> Routes {
-    let all: [Routes; 12] = [
-        about::routes(),
-        resource::routes::<Namespace>(),
-        resource::routes::<Bridge>(),
-        resource::routes::<Veth>(),
-        topology::routes(),
-        events::routes(),
-        namespaces::routes(),
-        bridges::routes(),
-        veths::routes(),
-        host::routes(),
-        processes::routes(),
-        tokens::routes(),
-    ];
-    all.into_iter().flatten().collect()
-}
-
-/// Every route.
+/// Returns the router of all routes, with the layers that every request passes.
 pub fn router(app: App) -> Router {
-    let add = |router: Router<App>, (path, methods): (&str, MethodRouter<App>)| {
-        router.route(path, methods.fallback(problem::method_not_allowed))
-    };
-    table()
-        .into_iter()
-        .fold(Router::new(), add)
+    // The last layer is the outermost.
+    routes::router()
         .fallback(any(problem::no_such_path))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .layer(middleware::from_fn_with_state(
@@ -133,13 +106,16 @@ pub fn router(app: App) -> Router {
             answers::Unsent::default(),
             answers::bound_unsent,
         ))
-        .layer(middleware::from_fn_with_state(app.clone(), guard::guard))
-        .layer(middleware::from_fn(rest::taken_in))
+        .layer(middleware::from_fn_with_state(
+            app.clone(),
+            auth::auth_middleware,
+        ))
+        .layer(middleware::from_fn(drain_body::drain_body))
         .layer(CatchPanicLayer::custom(problem::panicked))
         .layer(middleware::from_fn(problem::only_problems))
         .layer(middleware::from_fn_with_state(
             app.metrics.clone(),
-            headers::attended,
+            headers::request_context,
         ))
         .with_state(app)
 }

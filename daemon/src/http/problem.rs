@@ -1,6 +1,6 @@
-//! Errors as answers: `application/problem+json`, always.
+//! Error responses: always `application/problem+json` (RFC 9457).
 
-use std::{any::Any, collections::BTreeMap, fmt::Display, sync::LazyLock};
+use std::{any::Any, fmt::Display};
 
 use axum::{
     extract::{MatchedPath, Request},
@@ -9,30 +9,30 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use netnsd_api::{Code, FieldError, Problem};
-use serde_json::Value;
 
+use super::routes;
 use crate::{kernel::look::LookError, store::StoreError};
 
-/// A problem on its way out of a route.
+/// Error of a handler: the problem that is sent.
 #[derive(Debug, Clone)]
 pub(super) struct Failure(pub Box<Problem>);
 
 impl Failure {
-    /// A problem with nothing but its code and what to tell people.
+    /// Returns a problem of a code and a detail.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         Self(Box::new(Problem::new(code, detail)))
     }
 
-    /// What a failed look at a thing means to who asked for it.
-    pub fn look(what: impl Display, error: LookError) -> Self {
+    /// Returns the problem of a failed kernel query; `place` names the queried namespace or device.
+    pub fn look(place: impl Display, error: LookError) -> Self {
         match error {
-            LookError::NoSuchNamespace => Self::new(Code::NotFound, format!("there is no {what}")),
+            LookError::NoSuchNamespace => Self::new(Code::NotFound, format!("there is no {place}")),
             LookError::Kernel(error) => Self(Box::new(Problem {
                 errno: Some(format!("{:?}", error.errno)),
                 kernel_message: error.message.clone(),
                 ..Problem::new(
                     Code::KernelUnavailable,
-                    format!("the kernel cannot be asked: {error}"),
+                    format!("netlink request failed: {error}"),
                 )
             })),
         }
@@ -57,14 +57,14 @@ impl From<FieldError> for Failure {
     }
 }
 
-/// What clients are told of an error that is netnsd's own.
-const INTERNAL: &str = "something went wrong in netnsd: its log has more, under this X-Request-Id";
+/// Detail that clients get of an internal error.
+const INTERNAL: &str = "internal error in netnsd: see its log at this X-Request-Id";
 
 impl IntoResponse for Failure {
     fn into_response(mut self) -> Response {
         if self.0.code == Code::Internal {
-            // The detail may tell of paths and the like: it is for the log.
-            tracing::error!(detail = self.0.detail, "internal");
+            // The detail may reveal paths and the like: only the log gets it.
+            tracing::error!(error = self.0.detail, "internal error");
             *self.0 = Problem::new(Code::Internal, INTERNAL);
         }
         let status =
@@ -88,15 +88,15 @@ impl IntoResponse for Failure {
     }
 }
 
-/// Answers a path that is none, with the known one that is nearest to it.
+/// Answers a path that no route has, with the known path that is most similar.
 pub(super) async fn no_such_path(uri: Uri) -> Failure {
     let path = uri.path();
-    let known = super::table();
-    // Many leave out the version.
+    // The version is often left out.
     let versioned = format!("/v1{path}");
-    let candidates = known
+    let candidates = routes::index()
+        .paths()
         .iter()
-        .flat_map(|(pattern, _)| [like(pattern, path), like(pattern, &versioned)]);
+        .flat_map(|pattern| [fill_in(pattern, path), fill_in(pattern, &versioned)]);
     let nearest = candidates.min_by_key(|known| distance(known, path));
     let hint = nearest.map_or_else(String::new, |nearest| {
         format!("; the nearest path is {nearest}")
@@ -107,51 +107,34 @@ pub(super) async fn no_such_path(uri: Uri) -> Failure {
     )
 }
 
-/// Fills a path's pattern with the names that another path has in these places.
-fn like(pattern: &str, path: &str) -> String {
+/// Fills the variables of a path pattern with the segments that a path has there.
+fn fill_in(pattern: &str, path: &str) -> String {
     let mut given = path.split('/');
-    let fill = |part| match given.next() {
-        Some(name) if part_is_variable(part) && !name.is_empty() => name,
-        _ => part,
-    };
-    pattern.split('/').map(fill).collect::<Vec<_>>().join("/")
+    let mut filled = Vec::new();
+    for segment in pattern.split('/') {
+        let given = given.next().filter(|given| !given.is_empty());
+        filled.push(match given {
+            Some(given) if segment.starts_with('{') => given,
+            _ => segment,
+        });
+    }
+    filled.join("/")
 }
 
-fn part_is_variable(part: &str) -> bool {
-    part.starts_with('{')
-}
-
-/// Counts the changes that make one path of the other; of a very long one only the beginning
-/// counts.
+/// Returns the Levenshtein distance of two paths, of which only the beginning counts if they are
+/// long.
 fn distance(known: &str, path: &str) -> usize {
     let begin = |text: &str| text.chars().take(128).collect::<String>();
     strsim::levenshtein(&begin(known), &begin(path))
 }
 
-/// Methods of each path, as the description has them.
-static METHODS: LazyLock<BTreeMap<String, String>> = LazyLock::new(|| {
-    let methods = |operations: &Value| {
-        let names = operations
-            .as_object()
-            .into_iter()
-            .flatten()
-            .map(|(method, _)| method.to_uppercase());
-        names.collect::<Vec<_>>().join(", ")
-    };
-    super::openapi()
-        .paths
-        .iter()
-        .map(|(path, operations)| (path.clone(), methods(operations)))
-        .collect()
-});
-
 /// Answers a method that a path does not have; axum adds `Allow`.
 pub(super) async fn method_not_allowed(request: Request) -> Failure {
-    let route = request
+    let pattern = request
         .extensions()
         .get::<MatchedPath>()
         .map_or("", MatchedPath::as_str);
-    let methods = METHODS.get(route).map_or("other methods", String::as_str);
+    let methods = routes::index().methods(pattern).join(", ");
     let detail = format!(
         "{} does not take {}: it takes {methods}",
         request.uri().path(),
@@ -160,12 +143,12 @@ pub(super) async fn method_not_allowed(request: Request) -> Failure {
     Failure::new(Code::MethodNotAllowed, detail)
 }
 
-/// A panic ends one request, not the daemon; what it said is in the log, by the panic hook.
-pub(super) fn panicked(_said: Box<dyn Any + Send>) -> Response {
+/// Answers a request whose handler panicked; the panic hook has logged the message.
+pub(super) fn panicked(_message: Box<dyn Any + Send>) -> Response {
     Failure::new(Code::Internal, "a panic").into_response()
 }
 
-/// What axum itself refuses becomes a problem too.
+/// Turns the plain-text responses of axum's own refusals into problems.
 pub(super) async fn only_problems(request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
     let response = next.run(request).await;
@@ -174,7 +157,7 @@ pub(super) async fn only_problems(request: Request, next: Next) -> Response {
         .get(header::CONTENT_TYPE)
         .is_some_and(|kind| kind.as_bytes().starts_with(b"text/plain"));
     match response.status() {
-        // A path that is not UTF-8 once decoded.
+        // A path that is not UTF-8 once it is decoded.
         StatusCode::BAD_REQUEST if plain => Failure::new(
             Code::NotFound,
             format!("{path} is not UTF-8 once it is decoded: nothing has such a name"),

@@ -222,7 +222,7 @@ impl Label {
     }
 
     /// Whether labels fulfil it.
-    pub fn holds(&self, labels: &BTreeMap<String, String>) -> bool {
+    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
         match self {
             Label::Is(key, value) => labels.get(key) == Some(value),
             Label::IsNot(key, value) => labels.get(key) != Some(value),
@@ -309,7 +309,7 @@ mod tests {
     #[test]
     fn labels_are_there_equal_or_not() {
         let labels = [("a".to_owned(), "1".to_owned())].into();
-        let holds = |text: &str| Label::read(text).is_ok_and(|label| label.holds(&labels));
+        let holds = |text: &str| Label::read(text).is_ok_and(|label| label.matches(&labels));
         assert!(holds("a=1") && holds("a") && holds("a!=2") && holds("b!=1"));
         assert!(!holds("a=2") && !holds("b") && !holds("a!=1"));
         assert!(Label::read("=x").is_err() && Label::read("!=x").is_err());

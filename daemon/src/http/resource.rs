@@ -1,4 +1,4 @@
-//! What the three kinds of resources have in common: list, create, get, put, patch, delete.
+//! Routes that every kind of resource has: list, create, show, put, patch, delete.
 
 use std::{fmt::Display, sync::Arc};
 
@@ -8,85 +8,110 @@ use axum::{
     extract::{Path, RawQuery, Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
-    routing::get,
 };
 use netnsd_api::{
-    Bridge, Code, DryRun, FieldError, InvalidValue, Items, Kind, Name, Namespace, Problem,
-    Resource, ResourceRef, SysctlKey, Veth, parse,
+    Bridge, Code, DryRun, FieldError, InvalidValue, Kind, Name, Namespace, Problem, Resource,
+    ResourceRef, SysctlKey, Veth, parse,
 };
-use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::{
-    App, Routes,
+    App,
     body::{self, Patch},
     headers,
-    json::{Json, json},
+    json::json,
     problem::Failure,
-    query::{self, Query},
+    query::{self, Label, Query},
 };
 use crate::{
-    access::{Caller, Redact},
+    access::Caller,
     engine::{Entry, Write, Written},
-    kernel::{Ns, look::LookError},
     model::{Change, ChangeKind, Precondition, Spec},
 };
 
 pub(super) type Answer = Result<Response, Failure>;
 
-/// A kind that the routes here serve.
-pub(super) trait Served: Resource {
-    /// Paths of the list, and of one.
-    const PATHS: [&'static str; 2];
-    /// The resource as the engine takes it.
-    fn spec(self) -> Spec;
-    /// The resource that the engine has recorded.
-    fn of(spec: &Spec) -> Option<&Self>;
+/// A kind of resource that these routes serve.
+pub(super) trait ResourceRoutes: Resource {
+    /// Wraps the resource for the engine.
+    fn into_spec(self) -> Spec;
+
+    /// Returns the resource in a spec; `None` if that is of another kind.
+    fn from_spec(spec: &Spec) -> Option<&Self>;
+
+    /// Returns an example of a request's body for the OpenAPI document, without a name.
+    fn example() -> Value;
 }
 
-macro_rules! served {
-    ($type:ident, $list:literal, $one:literal) => {
-        impl Served for $type {
-            const PATHS: [&'static str; 2] = [$list, $one];
-            fn spec(self) -> Spec {
-                Spec::$type(self)
-            }
-            fn of(spec: &Spec) -> Option<&Self> {
-                match spec {
-                    Spec::$type(inner) => Some(inner),
-                    _ => None,
-                }
-            }
+impl ResourceRoutes for Namespace {
+    fn into_spec(self) -> Spec {
+        Spec::Namespace(self)
+    }
+
+    fn from_spec(spec: &Spec) -> Option<&Self> {
+        match spec {
+            Spec::Namespace(namespace) => Some(namespace),
+            Spec::Bridge(_) | Spec::Veth(_) => None,
         }
-    };
+    }
+
+    fn example() -> Value {
+        json!({
+            "labels": {"team": "lab"},
+            "netnsid": 100,
+            "routes": [{"destination": "default", "via": "10.1.1.254"}],
+            "sysctls": {"net.ipv4.ip_forward": "1"},
+        })
+    }
 }
 
-served!(Namespace, "/v1/namespaces", "/v1/namespaces/{name}");
-served!(Bridge, "/v1/bridges", "/v1/bridges/{name}");
-served!(Veth, "/v1/veths", "/v1/veths/{name}");
+impl ResourceRoutes for Bridge {
+    fn into_spec(self) -> Spec {
+        Spec::Bridge(self)
+    }
 
-pub(super) fn routes<R: Served>() -> Routes {
-    vec![
-        (R::PATHS[0], get(list::<R>).post(create::<R>)),
-        (
-            R::PATHS[1],
-            get(show::<R>)
-                .put(put::<R>)
-                .patch(patch::<R>)
-                .delete(delete::<R>),
-        ),
-    ]
+    fn from_spec(spec: &Spec) -> Option<&Self> {
+        match spec {
+            Spec::Bridge(bridge) => Some(bridge),
+            Spec::Namespace(_) | Spec::Veth(_) => None,
+        }
+    }
+
+    fn example() -> Value {
+        json!({"addresses": ["10.2.0.254/24"], "stp": true})
+    }
 }
 
-/// A resource that a path names: what can be no name is simply not there.
+impl ResourceRoutes for Veth {
+    fn into_spec(self) -> Spec {
+        Spec::Veth(self)
+    }
+
+    fn from_spec(spec: &Spec) -> Option<&Self> {
+        match spec {
+            Spec::Veth(veth) => Some(veth),
+            Spec::Namespace(_) | Spec::Bridge(_) => None,
+        }
+    }
+
+    fn example() -> Value {
+        json!({"endpoints": [
+            {"namespace": "net0", "interface": "eth0", "addresses": ["10.1.1.1/24"]},
+            {"interface": "port0", "bridge": "br0", "port": {"hairpin": true}},
+        ]})
+    }
+}
+
+/// Returns the reference to a resource that a path names. A text that is no valid name is not
+/// found, rather than invalid.
 pub(super) fn existing(kind: Kind, name: &str) -> Result<ResourceRef, Failure> {
-    Ok(ResourceRef::new(
-        kind,
-        name.parse().map_err(|_| missing(kind, name))?,
-    ))
+    match name.parse() {
+        Ok(name) => Ok(ResourceRef::new(kind, name)),
+        Err(_) => Err(missing(kind, name)),
+    }
 }
 
-/// That a resource that a path names is not there.
+/// Returns the problem of a path that names a resource which does not exist.
 pub(super) fn missing(kind: Kind, name: &str) -> Failure {
     Failure::new(Code::NotFound, format!("there is no {kind} {name:?}"))
 }
@@ -98,94 +123,157 @@ pub(super) fn entry(app: &App, resource: &ResourceRef) -> Result<Arc<Entry>, Fai
         .ok_or_else(missing)
 }
 
-async fn list<R: Served>(
+/// Returns the problem of an error that has no known cause; [`Failure`] logs it.
+pub(super) fn internal(error: impl Display) -> Problem {
+    Problem::new(Code::Internal, error.to_string())
+}
+
+/// Returns true if a resource is within the caller's scope and has the labels.
+pub(super) fn is_selected(caller: &Caller, labels: &[Label], spec: &Spec) -> bool {
+    caller.can_access(spec.name().as_str())
+        && labels.iter().all(|label| label.matches(spec.labels()))
+}
+
+/// Query parameters of a list.
+struct ListParams {
+    limit: usize,
+    cursor: Option<Name>,
+    labels: Vec<Label>,
+    state: Option<netnsd_api::State>,
+    namespace: Option<Name>,
+    /// True for `include=unmanaged`.
+    unmanaged: bool,
+}
+
+impl ListParams {
+    fn read(kind: Kind, query: Option<&str>) -> Result<Self, Failure> {
+        let mut query = Query::read(query)?;
+        let params = Self {
+            limit: query.limit()? as usize,
+            cursor: query.value("cursor")?,
+            labels: query.labels()?,
+            state: query.value("state")?,
+            namespace: query.value("namespace")?,
+            unmanaged: match kind {
+                Kind::Namespace => takes_unmanaged(&mut query)?,
+                Kind::Bridge | Kind::Veth => false,
+            },
+        };
+        query.finish()?;
+        Ok(params)
+    }
+
+    fn selects(&self, caller: &Caller, entry: &Entry) -> bool {
+        is_selected(caller, &self.labels, &entry.spec)
+            && self.state.is_none_or(|state| entry.state == state)
+            && self
+                .namespace
+                .as_ref()
+                .is_none_or(|namespace| entry.spec.is_in(namespace))
+    }
+
+    /// Returns true if namespaces that others made are listed: they have no labels and no state to
+    /// filter by.
+    fn lists_unmanaged(&self) -> bool {
+        self.unmanaged && self.labels.is_empty() && self.state.is_none() && self.namespace.is_none()
+    }
+}
+
+fn takes_unmanaged(query: &mut Query) -> Result<bool, Failure> {
+    match query.one("include")?.as_deref() {
+        None => Ok(false),
+        Some("unmanaged") => Ok(true),
+        Some(other) => Err(Failure::new(
+            Code::InvalidQuery,
+            format!("include={other}: the only value is \"unmanaged\""),
+        )),
+    }
+}
+
+pub(super) async fn list<R: ResourceRoutes>(
     State(app): State<App>,
     Extension(caller): Extension<Arc<Caller>>,
     RawQuery(query): RawQuery,
 ) -> Answer {
-    let mut query = Query::read(query.as_deref())?;
-    let limit = query.limit()?;
-    let cursor = query.value::<Name>("cursor")?;
-    let labels = query.labels()?;
-    let state = query.value::<netnsd_api::State>("state")?;
-    let namespace = query.value::<Name>("namespace")?;
-    let include = if R::KIND == Kind::Namespace {
-        query.one("include")?
-    } else {
-        None
-    };
-    if let Some(other) = include.as_deref().filter(|include| *include != "unmanaged") {
-        return Err(Failure::new(
-            Code::InvalidQuery,
-            format!("include={other}: the only value is \"unmanaged\""),
-        ));
-    }
-    query.finish()?;
-    let passes = |entry: &Entry| {
-        caller.can_access(entry.spec.name().as_str())
-            && labels.iter().all(|label| label.holds(entry.spec.labels()))
-            && state.is_none_or(|state| entry.state == state)
-            && namespace
-                .as_ref()
-                .is_none_or(|namespace| entry.spec.is_in(namespace))
-    };
-    let (page, more) = app
+    let params = ListParams::read(R::KIND, query.as_deref())?;
+    let (entries, more) = app
         .view
-        .list(R::KIND, cursor.as_ref(), limit as usize, passes);
-    let next = page
-        .last()
-        .filter(|_| more)
-        .map(|entry| entry.spec.name().to_string());
-    let mut items: Vec<(String, Bytes)> = page
-        .into_iter()
-        .map(|entry| {
-            (
-                entry.spec.name().to_string(),
-                entry.redact(&caller).json.clone(),
-            )
-        })
-        .collect();
-    // Others' namespaces have no labels and no state: they are shown where nothing is filtered.
-    if include.is_some() && labels.is_empty() && state.is_none() && namespace.is_none() {
-        let after = |name: &str| cursor.as_ref().is_none_or(|cursor| name > cursor.as_str());
-        let before = |name: &str| next.as_deref().is_none_or(|next| name <= next);
-        let others = super::namespaces::unmanaged(&app).await?;
-        items.extend(
-            others
-                .into_iter()
-                .filter(|(name, _)| caller.can_access(name) && after(name) && before(name)),
-        );
-        items.sort();
-    }
-    // With others' among them there may be more than fit.
-    let cut = items.len() > limit as usize;
-    items.truncate(limit as usize);
-    let next = if cut {
-        items.last().map(|(name, _)| name.clone())
-    } else {
-        next
+        .list(R::KIND, params.cursor.as_ref(), params.limit, |entry| {
+            params.selects(&caller, entry)
+        });
+    let mut page = Page {
+        next: entries
+            .last()
+            .filter(|_| more)
+            .map(|entry| entry.spec.name().to_string()),
+        items: entries
+            .into_iter()
+            .map(|entry| {
+                let name = entry.spec.name().to_string();
+                (name, entry.redact(&caller).json.clone())
+            })
+            .collect(),
     };
-    Ok(json(StatusCode::OK, page_of(&items, next.as_deref())))
-}
-
-/// A page, put together of what is JSON already.
-fn page_of(items: &[(String, Bytes)], next: Option<&str>) -> Vec<u8> {
-    let size: usize = items.iter().map(|(_, json)| json.len() + 1).sum();
-    let mut text = Vec::with_capacity(size + 128);
-    text.extend_from_slice(b"{\"items\":[");
-    for (i, (_, json)) in items.iter().enumerate() {
-        if i > 0 {
-            text.push(b',');
-        }
-        text.extend_from_slice(json);
+    if params.lists_unmanaged() {
+        let others = super::namespaces::unmanaged(&app).await?;
+        let others = others
+            .into_iter()
+            .filter(|(name, _)| caller.can_access(name));
+        page.merge(others, params.cursor.as_ref(), params.limit);
     }
-    text.extend_from_slice(b"],\"next\":");
-    text.extend_from_slice(Value::from(next).to_string().as_bytes());
-    text.push(b'}');
-    text
+    Ok(json(StatusCode::OK, page.to_json()))
 }
 
-async fn show<R: Served>(
+/// A page of a list.
+struct Page {
+    /// Items that are serialized already, with their names, sorted.
+    items: Vec<(String, Bytes)>,
+    /// Cursor of the next page: the last name of this one; `None` on the last page.
+    next: Option<String>,
+}
+
+impl Page {
+    /// Adds items that belong on this page, which begins after `cursor`, and cuts it off at
+    /// `limit`.
+    fn merge(
+        &mut self,
+        items: impl Iterator<Item = (String, Bytes)>,
+        cursor: Option<&Name>,
+        limit: usize,
+    ) {
+        let next = self.next.clone();
+        let is_on_page = |name: &str| {
+            cursor.is_none_or(|cursor| name > cursor.as_str())
+                && next.as_deref().is_none_or(|next| name <= next)
+        };
+        self.items
+            .extend(items.filter(|(name, _)| is_on_page(name)));
+        self.items.sort();
+        if self.items.len() > limit {
+            self.items.truncate(limit);
+            self.next = self.items.last().map(|(name, _)| name.clone());
+        }
+    }
+
+    /// Serializes the page, without parsing its items again.
+    fn to_json(&self) -> Vec<u8> {
+        let size: usize = self.items.iter().map(|(_, json)| json.len() + 1).sum();
+        let mut text = Vec::with_capacity(size + 128);
+        text.extend_from_slice(b"{\"items\":[");
+        for (i, (_, json)) in self.items.iter().enumerate() {
+            if i > 0 {
+                text.push(b',');
+            }
+            text.extend_from_slice(json);
+        }
+        text.extend_from_slice(b"],\"next\":");
+        text.extend_from_slice(Value::from(self.next.as_deref()).to_string().as_bytes());
+        text.push(b'}');
+        text
+    }
+}
+
+pub(super) async fn show<R: ResourceRoutes>(
     State(app): State<App>,
     Extension(caller): Extension<Arc<Caller>>,
     Path(name): Path<String>,
@@ -194,15 +282,15 @@ async fn show<R: Served>(
 ) -> Answer {
     query::none(query.as_deref())?;
     let entry = entry(&app, &existing(R::KIND, &name)?)?.redact(&caller);
-    let mut known = false;
+    let mut is_known = false;
     for precondition in headers::preconditions(&headers)? {
         match precondition {
             Precondition::NoneMatch(generations) => {
-                known = generations.is_none_or(|list| list.contains(&entry.generation))
+                is_known = generations.is_none_or(|list| list.contains(&entry.generation))
             }
             Precondition::Match(Some(generations)) if !generations.contains(&entry.generation) => {
                 let detail = format!(
-                    "the resource is not as the request expects: its ETag is \"{}\"",
+                    "precondition failed: the ETag of the resource is \"{}\"",
                     entry.generation
                 );
                 return Err(Failure::new(Code::PreconditionFailed, detail));
@@ -210,7 +298,8 @@ async fn show<R: Served>(
             Precondition::Match(_) => {}
         }
     }
-    let mut response = if known {
+
+    let mut response = if is_known {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
         json(StatusCode::OK, entry.json.clone())
@@ -221,53 +310,26 @@ async fn show<R: Served>(
     Ok(response)
 }
 
-/// Answers a caller with what is found live; `what` is what there is none of if it is not there.
-pub(super) async fn live<T: Serialize + Redact>(
-    caller: &Caller,
-    what: impl Display,
-    found: impl Future<Output = Result<Vec<T>, LookError>>,
-) -> Answer {
-    let mut items = found.await.map_err(|error| Failure::look(what, error))?;
-    items.iter_mut().for_each(|item| item.redact(caller));
-    Ok(Json(Items { items }).into_response())
-}
-
-/// Answers with every link of a namespace.
-pub(super) async fn links(app: &App, caller: &Caller, ns: &Ns, query: Option<&str>) -> Answer {
-    let mut query = Query::read(query)?;
-    let settings = query.flag("settings", false)?;
-    query.finish()?;
-    let found = async {
-        let mut links = app.look.links(ns).await?;
-        links
-            .iter_mut()
-            .filter(|_| !settings)
-            .for_each(|link| link.settings = None);
-        Ok(links)
-    };
-    live(caller, ns, found).await
-}
-
-/// Reads a resource of a JSON object.
-pub(super) fn read<R: Served>(map: Map<String, Value>) -> Result<R, FieldError> {
+/// Reads a resource of a JSON object, and checks it.
+pub(super) fn read<R: ResourceRoutes>(map: Map<String, Value>) -> Result<R, FieldError> {
     let resource: R = parse(&Value::Object(map))?;
     resource.check()?;
     Ok(resource)
 }
 
-/// What every write may be asked besides.
+/// Query parameters of writes.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Asked {
-    /// `?dry_run=true`.
+pub(super) struct WriteParams {
+    /// Plan, and change nothing.
     pub dry_run: bool,
-    /// Unless `?wait=false`.
+    /// Answer once the change is applied, not when it is durable.
     pub wait: bool,
-    /// `?adopt=true`.
+    /// Take over what others made.
     pub adopt: bool,
 }
 
-impl Asked {
-    /// Takes its parameters out of a query that may have others.
+impl WriteParams {
+    /// Takes the parameters out of a query that may have others.
     pub fn take(query: &mut Query) -> Result<Self, Failure> {
         Ok(Self {
             dry_run: query.flag("dry_run", false)?,
@@ -276,24 +338,24 @@ impl Asked {
         })
     }
 
-    /// The same, with that of writes which may take over what is there.
-    pub fn take_put(query: &mut Query) -> Result<Self, Failure> {
-        let asked = Self::take(query)?;
+    /// Takes the parameters out of a query, with `adopt`, which only some writes have.
+    pub fn take_with_adopt(query: &mut Query) -> Result<Self, Failure> {
+        let params = Self::take(query)?;
         Ok(Self {
             adopt: query.flag("adopt", false)?,
-            ..asked
+            ..params
         })
     }
 
-    /// Reads a query that has no others.
+    /// Reads a query that has no other parameters.
     pub fn read(query: Option<&str>) -> Result<Self, Failure> {
         let mut query = Query::read(query)?;
-        let asked = Self::take(&mut query)?;
+        let params = Self::take(&mut query)?;
         query.finish()?;
-        Ok(asked)
+        Ok(params)
     }
 
-    /// The write.
+    /// Returns the write for the engine.
     pub fn write(
         self,
         caller: Arc<Caller>,
@@ -318,25 +380,33 @@ impl Asked {
     }
 }
 
-async fn create<R: Served>(
+/// Sends a write of one resource to the engine, and answers with its result.
+async fn write_resource(
+    app: &App,
+    caller: Arc<Caller>,
+    params: WriteParams,
+    change: Change,
+    preconditions: Vec<Precondition>,
+) -> Answer {
+    let write = params.write(caller, change, preconditions);
+    let written = app.engine.write(write).await?;
+    answer(&written, params.dry_run)
+}
+
+pub(super) async fn create<R: ResourceRoutes>(
     State(app): State<App>,
     Extension(caller): Extension<Arc<Caller>>,
     RawQuery(query): RawQuery,
     request: Request,
 ) -> Answer {
-    let asked = Asked::read(query.as_deref())?;
+    let params = WriteParams::read(query.as_deref())?;
     let preconditions = headers::preconditions(request.headers())?;
     let map = body::without_read_only(body::object(request).await?);
-    let change = Change::Create(read::<R>(map)?.spec());
-    answer(
-        &app.engine
-            .write(asked.write(caller, change, preconditions))
-            .await?,
-        asked.dry_run,
-    )
+    let change = Change::Create(read::<R>(map)?.into_spec());
+    write_resource(&app, caller, params, change, preconditions).await
 }
 
-async fn put<R: Served>(
+pub(super) async fn put<R: ResourceRoutes>(
     State(app): State<App>,
     Extension(caller): Extension<Arc<Caller>>,
     Path(name): Path<String>,
@@ -346,21 +416,16 @@ async fn put<R: Served>(
     let invalid = |error: InvalidValue| FieldError::new(Code::InvalidField, "/name", error.0);
     let name: Name = name.parse().map_err(invalid)?;
     let mut query = Query::read(query.as_deref())?;
-    let asked = Asked::take_put(&mut query)?;
+    let params = WriteParams::take_with_adopt(&mut query)?;
     query.finish()?;
     let preconditions = headers::preconditions(request.headers())?;
-    let map = named(body::without_read_only(body::object(request).await?), &name)?;
-    let change = Change::Put(read::<R>(map)?.spec());
-    answer(
-        &app.engine
-            .write(asked.write(caller, change, preconditions))
-            .await?,
-        asked.dry_run,
-    )
+    let map = body::without_read_only(body::object(request).await?);
+    let change = Change::Put(read::<R>(with_name(map, &name)?)?.into_spec());
+    write_resource(&app, caller, params, change, preconditions).await
 }
 
-/// Returns the fields with the path's name, which they may leave out and must not contradict.
-fn named(mut map: Map<String, Value>, name: &Name) -> Result<Map<String, Value>, FieldError> {
+/// Adds the path's name to the fields of a body, which may leave it out and must not contradict it.
+fn with_name(mut map: Map<String, Value>, name: &Name) -> Result<Map<String, Value>, FieldError> {
     match map.get("name").filter(|name| !name.is_null()) {
         Some(Value::String(given)) if given == name.as_str() => Ok(map),
         Some(other) => {
@@ -377,8 +442,30 @@ fn named(mut map: Map<String, Value>, name: &Name) -> Result<Map<String, Value>,
     }
 }
 
-/// Spells the sysctls of a patch as they are recorded, so that it meets them.
-fn spell_sysctls(patch: &mut Map<String, Value>) {
+pub(super) async fn patch<R: ResourceRoutes>(
+    State(app): State<App>,
+    Extension(caller): Extension<Arc<Caller>>,
+    Path(name): Path<String>,
+    RawQuery(query): RawQuery,
+    request: Request,
+) -> Answer {
+    let resource = existing(R::KIND, &name)?;
+    let params = WriteParams::read(query.as_deref())?;
+    let preconditions = headers::preconditions(request.headers())?;
+    let (mut patch, name) = (Patch::read(request).await?, resource.name.clone());
+    if let Patch::Merge(Value::Object(patch)) = &mut patch {
+        normalize_sysctls(patch);
+    }
+    let edit = move |spec: &Spec| {
+        let patched = patch.apply(spec.to_json().map_err(internal)?)?;
+        Ok(read::<R>(with_name(patched, &name)?)?.into_spec())
+    };
+    let change = Change::Edit(resource, Arc::new(edit));
+    write_resource(&app, caller, params, change, preconditions).await
+}
+
+/// Spells the sysctls of a patch as they are recorded, so that it changes those.
+fn normalize_sysctls(patch: &mut Map<String, Value>) {
     let Some(Value::Object(sysctls)) = patch.get_mut("sysctls") else {
         return;
     };
@@ -386,7 +473,7 @@ fn spell_sysctls(patch: &mut Map<String, Value>) {
         let recorded = given
             .parse::<SysctlKey>()
             .map_or_else(|_| given.clone(), |key| key.to_string());
-        // A mistake, or the same key twice, is told of the spelling that was sent.
+        // An invalid key, and the second spelling of one key, stay as sent: the error names them.
         let key = if sysctls.contains_key(&recorded) {
             given
         } else {
@@ -396,39 +483,7 @@ fn spell_sysctls(patch: &mut Map<String, Value>) {
     }
 }
 
-async fn patch<R: Served>(
-    State(app): State<App>,
-    Extension(caller): Extension<Arc<Caller>>,
-    Path(name): Path<String>,
-    RawQuery(query): RawQuery,
-    request: Request,
-) -> Answer {
-    let resource = existing(R::KIND, &name)?;
-    let asked = Asked::read(query.as_deref())?;
-    let preconditions = headers::preconditions(request.headers())?;
-    let (mut patch, name) = (Patch::read(request).await?, resource.name.clone());
-    if let Patch::Merge(Value::Object(patch)) = &mut patch {
-        spell_sysctls(patch);
-    }
-    let edit = move |spec: &Spec| {
-        let patched = patch.apply(spec.to_json().map_err(internal)?)?;
-        Ok(read::<R>(named(patched, &name)?)?.spec())
-    };
-    let change = Change::Edit(resource, Arc::new(edit));
-    answer(
-        &app.engine
-            .write(asked.write(caller, change, preconditions))
-            .await?,
-        asked.dry_run,
-    )
-}
-
-/// What has no reason to happen: on its way out it goes to the log.
-pub(super) fn internal(error: impl Display) -> Problem {
-    Problem::new(Code::Internal, error.to_string())
-}
-
-async fn delete<R: Served>(
+pub(super) async fn delete<R: ResourceRoutes>(
     State(app): State<App>,
     Extension(caller): Extension<Arc<Caller>>,
     Path(name): Path<String>,
@@ -437,20 +492,16 @@ async fn delete<R: Served>(
 ) -> Answer {
     let resource = existing(R::KIND, &name)?;
     let mut query = Query::read(query.as_deref())?;
-    let (asked, cascade) = (Asked::take(&mut query)?, query.flag("cascade", false)?);
+    let params = WriteParams::take(&mut query)?;
+    let cascade = query.flag("cascade", false)?;
     query.finish()?;
     let preconditions = headers::preconditions(&headers)?;
     let change = Change::Delete { resource, cascade };
-    answer(
-        &app.engine
-            .write(asked.write(caller, change, preconditions))
-            .await?,
-        asked.dry_run,
-    )
+    write_resource(&app, caller, params, change, preconditions).await
 }
 
-/// The answer to a dry run.
-pub(super) fn dry(written: &Written, result: Value) -> Answer {
+/// Answers a dry run with its plan.
+pub(super) fn answer_dry_run(written: &Written, result: Value) -> Answer {
     let body = serde_json::to_vec(&DryRun {
         plan: written.plan.clone(),
         result,
@@ -463,17 +514,16 @@ pub(super) fn dry(written: &Written, result: Value) -> Answer {
     Ok(response)
 }
 
-/// The status of the answer to a write of one resource.
+/// Returns the status of the answer to a write of one resource.
 fn status_of(did: ChangeKind, applied: bool) -> StatusCode {
     match (applied, did) {
         (false, _) => StatusCode::ACCEPTED,
         (true, ChangeKind::Created) => StatusCode::CREATED,
         (true, ChangeKind::Deleted) => StatusCode::NO_CONTENT,
-        (true, _) => StatusCode::OK,
+        (true, ChangeKind::Updated | ChangeKind::Unchanged) => StatusCode::OK,
     }
 }
 
-/// The answer to a write of one resource.
 fn answer(written: &Written, dry_run: bool) -> Answer {
     let did = written.change_kind();
     let entry = written
@@ -485,19 +535,19 @@ fn answer(written: &Written, dry_run: bool) -> Answer {
             .map(|entry| serde_json::from_slice(&entry.json))
             .transpose()
             .map_err(internal)?;
-        return dry(written, result.unwrap_or(Value::Null));
+        return answer_dry_run(written, result.unwrap_or(Value::Null));
     }
+
     let status = status_of(did, written.applied);
     let mut response = match entry {
         None => status.into_response(),
         Some(entry) => {
             let mut response = json(status, entry.json.clone());
-            response
-                .headers_mut()
-                .insert(header::ETAG, headers::etag(entry.generation));
+            let headers = response.headers_mut();
+            headers.insert(header::ETAG, headers::etag(entry.generation));
             let path = format!("/v1/{}/{}", entry.spec.kind().plural(), entry.spec.name());
             if let (ChangeKind::Created, Ok(path)) = (did, HeaderValue::from_str(&path)) {
-                response.headers_mut().insert(header::LOCATION, path);
+                headers.insert(header::LOCATION, path);
             }
             response
         }

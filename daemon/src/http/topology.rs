@@ -5,10 +5,9 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use axum::{
     Extension,
     body::Body,
-    extract::{DefaultBodyLimit, RawQuery, Request, State},
+    extract::{RawQuery, Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::IntoResponse,
-    routing::get,
 };
 use netnsd_api::{
     Bridge, Code, FieldError, Kind, Namespace, Problem, Progress, ResourceRef, TopologyResult,
@@ -18,11 +17,13 @@ use serde_json::{Map, Value};
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    App, Routes, body, guard, headers,
+    App,
+    audit::{self, Unfinished},
+    body, headers,
     json::json,
     problem::Failure,
-    query::{Label, Query},
-    resource::{self, Answer, Asked, Served, internal},
+    query::Query,
+    resource::{self, Answer, ResourceRoutes, WriteParams, internal, is_selected},
 };
 use crate::{
     access::Caller,
@@ -33,17 +34,7 @@ use crate::{
 /// The largest document, in bytes.
 pub(super) const LIMIT: usize = 64 << 20;
 
-pub(super) fn routes() -> Routes {
-    vec![(
-        "/v1/topology",
-        get(show)
-            .put(put)
-            .patch(patch)
-            .layer(DefaultBodyLimit::max(LIMIT)),
-    )]
-}
-
-async fn show(
+pub(super) async fn show(
     State(app): State<App>,
     Extension(caller): Extension<Arc<Caller>>,
     RawQuery(query): RawQuery,
@@ -54,7 +45,7 @@ async fn show(
     query.finish()?;
     let mut document = Map::new();
     for kind in Kind::ALL {
-        let selected = |entry: &crate::engine::Entry| is_meant(&caller, &labels, &entry.spec);
+        let selected = |entry: &crate::engine::Entry| is_selected(&caller, &labels, &entry.spec);
         let (entries, _) = app.view.list(kind, None, usize::MAX, selected);
         let intents: Result<Vec<Value>, _> = entries
             .iter()
@@ -74,12 +65,7 @@ async fn show(
     Ok(json(StatusCode::OK, Value::Object(document).to_string()))
 }
 
-/// Whether a resource is within the caller's reach and has the labels that are asked for.
-fn is_meant(caller: &Caller, labels: &[Label], spec: &Spec) -> bool {
-    caller.can_access(spec.name().as_str()) && labels.iter().all(|label| label.holds(spec.labels()))
-}
-
-async fn put(
+pub(super) async fn put(
     app: State<App>,
     caller: Extension<Arc<Caller>>,
     query: RawQuery,
@@ -88,7 +74,7 @@ async fn put(
     write(app, caller, query, request, true).await
 }
 
-async fn patch(
+pub(super) async fn patch(
     app: State<App>,
     caller: Extension<Arc<Caller>>,
     query: RawQuery,
@@ -105,7 +91,7 @@ async fn write(
     prune: bool,
 ) -> Answer {
     let mut query = Query::read(query.as_deref())?;
-    let asked = Asked::take_put(&mut query)?;
+    let params = WriteParams::take_with_adopt(&mut query)?;
     let labels = query.labels()?;
     let cascade = prune && query.flag("cascade", false)?;
     query.finish()?;
@@ -122,9 +108,9 @@ async fn write(
         .into());
     }
     let who = caller.clone();
-    let selects = Arc::new(move |spec: &Spec| is_meant(&who, &labels, spec));
-    let dry_run = asked.dry_run;
-    let mut write = asked.write(
+    let selects = Arc::new(move |spec: &Spec| is_selected(&who, &labels, spec));
+    let dry_run = params.dry_run;
+    let mut write = params.write(
         caller,
         Change::Topology(Document {
             specs,
@@ -157,7 +143,7 @@ pub(super) fn read(mut document: Map<String, Value>) -> Result<Vec<DocumentItem>
     }
 }
 
-fn collect<R: Served>(
+fn collect<R: ResourceRoutes>(
     document: &mut Map<String, Value>,
     specs: &mut Vec<DocumentItem>,
 ) -> Result<(), FieldError> {
@@ -185,7 +171,7 @@ fn collect<R: Served>(
         };
         let spec = resource::read::<R>(body::without_read_only(map))
             .map_err(below)?
-            .spec();
+            .into_spec();
         if spec.name().is_unset() {
             let detail = format!("a {} in a document needs its name", R::KIND);
             return Err(below(FieldError::new(Code::InvalidField, "/name", detail)));
@@ -223,7 +209,7 @@ fn status(applied: bool) -> StatusCode {
 fn answer(written: &Written, dry_run: bool) -> Answer {
     let result = serde_json::to_value(result(written)).map_err(internal)?;
     if dry_run {
-        return resource::dry(written, result);
+        return resource::answer_dry_run(written, result);
     }
     let mut response = json(status(written.applied), result.to_string());
     response
@@ -275,7 +261,7 @@ async fn follow(app: App, mut write: Write) -> Answer {
     };
     let lines = Body::from_stream(futures_util::stream::unfold(Some(following), next_line));
     // How it ends is known, and recorded, at its end: the engine has no time for that now.
-    Ok((StatusCode::OK, kind, Extension(guard::Unfinished), lines).into_response())
+    Ok((StatusCode::OK, kind, Extension(Unfinished), lines).into_response())
 }
 
 /// A write whose client is told how far it is.
@@ -308,7 +294,7 @@ async fn next_line(
         .map_or_else(|problem| problem.status, |_| StatusCode::OK.as_u16());
     if let Some(audit) = &following.caller.audit {
         // A failure is logged by `record`; the write has been decided all the same.
-        let _told = guard::record(&following.app, audit, status).await;
+        let _told = audit::record(&following.app, audit, status).await;
     }
     let last = match written {
         Ok(written) => line(&result(&written)),

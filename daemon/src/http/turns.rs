@@ -1,36 +1,37 @@
-//! Turns of a caller's requests that cost much: live looks at the kernel, which one thread takes,
-//! and large bodies.
+//! Limits each caller's concurrent expensive requests: live kernel queries, which one thread
+//! carries out, and large bodies.
 
 use std::sync::Arc;
 
 use axum::{
     Extension,
     body::HttpBody,
-    extract::{MatchedPath, Request, State},
+    extract::{Request, State},
     middleware::Next,
     response::Response,
 };
 
-use super::BODY_LIMIT;
+use super::{BODY_LIMIT, routes::RoutePolicy};
 use crate::{access::Caller, shares::Shares};
 
-/// Requests of a kind that one caller has under way; further ones of it wait for these, and nobody
-/// else does.
+/// Requests of one cost that one caller may have in progress; further ones of it wait, and do not
+/// delay other callers.
 const SHARE: usize = 2;
 
-/// Kind of requests.
+/// What an expensive request takes much of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Cost {
-    /// The thread's time.
-    Look,
-    /// Memory, from the body's first byte on.
-    Body,
+    /// Time of the thread that queries the kernel. `include=unmanaged` is not among these: one scan
+    /// answers all requests that wait for it.
+    KernelQuery,
+    /// Memory, while its body is read, if that may be larger than [`BODY_LIMIT`].
+    LargeBody,
 }
 
-/// Requests under way, by the names of callers.
+/// Requests in progress, by the names of callers.
 pub(super) type Places = Shares<(String, Cost)>;
 
-/// Holds a request back until its caller has a place.
+/// Delays an expensive request until its caller has a place.
 pub(super) async fn take_turns(
     State(places): State<Places>,
     Extension(caller): Extension<Arc<Caller>>,
@@ -48,32 +49,18 @@ pub(super) async fn take_turns(
     next.run(request).await
 }
 
+/// Returns what a request takes much of, if anything.
 fn cost(request: &Request) -> Option<Cost> {
-    let route = request.extensions().get::<MatchedPath>()?.as_str();
-    // One scan for `include=unmanaged` answers all who wait for it, and so needs no turns.
-    let is_look = [
-        "/links",
-        "/addresses",
-        "/routes",
-        "/neighbours",
-        "/ports",
-        "/fdb",
-    ]
-    .iter()
-    .any(|end| route.ends_with(end));
-    let is_large = || {
-        request
-            .body()
-            .size_hint()
-            .upper()
-            .is_none_or(|size| size > BODY_LIMIT as u64)
-    };
-    match route {
-        _ if is_look => Some(Cost::Look),
-        // Other bodies are not read any further.
-        "/v1/topology" if is_large() => Some(Cost::Body),
-        _ => None,
+    match request.extensions().get::<RoutePolicy>()?.cost? {
+        Cost::KernelQuery => Some(Cost::KernelQuery),
+        Cost::LargeBody if has_large_body(request) => Some(Cost::LargeBody),
+        Cost::LargeBody => None,
     }
+}
+
+fn has_large_body(request: &Request) -> bool {
+    let size = request.body().size_hint().upper();
+    size.is_none_or(|size| size > BODY_LIMIT as u64)
 }
 
 #[cfg(test)]
@@ -95,6 +82,7 @@ mod tests {
     use tokio::{sync::Semaphore, task::JoinSet, time::timeout};
 
     use super::*;
+    use crate::http::routes;
 
     #[tokio::test]
     async fn requests_of_one_caller_do_not_hold_up_others() {
@@ -114,16 +102,17 @@ mod tests {
             .layer(from_fn_with_state(places.clone(), take_turns));
         let routes = TowerToHyperService::new(router);
         let ask = |name: &str, path: &str, length: usize| {
+            let pattern = path.replace("/x/", "/{name}/");
             let method = if length > 0 { Method::PUT } else { Method::GET };
             let body = Body::from(vec![b' '; length]);
             let mut request = http::Request::builder()
-                .method(method)
+                .method(method.clone())
                 .uri(path)
                 .body(body)
                 .unwrap();
-            request
-                .extensions_mut()
-                .insert(Arc::new(Caller::admin(name)));
+            let extensions = request.extensions_mut();
+            extensions.insert(Arc::new(Caller::admin(name)));
+            extensions.insert(routes::index().policy(&method, Some(&pattern)));
             routes.call(request)
         };
         let mut all = JoinSet::new();

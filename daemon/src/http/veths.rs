@@ -1,4 +1,4 @@
-//! Single ends of veth pairs.
+//! Routes of single endpoints of veth pairs.
 
 use std::sync::Arc;
 
@@ -6,19 +6,23 @@ use axum::{
     Extension,
     extract::{Path, RawQuery, Request, State},
     http::{HeaderMap, StatusCode, header},
-    routing::get,
+    response::Response,
 };
-use netnsd_api::{Code, Endpoint, Kind, Resource, Veth, parse};
+use netnsd_api::{
+    Code, Endpoint, EndpointObserved, Kind, Problem, Resource, State as ResourceState, Stored,
+    Veth, parse,
+};
+use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    App, Routes,
+    App,
     body::Patch,
     headers,
     json::json,
     problem::Failure,
     query,
-    resource::{self, Answer, Asked, Served},
+    resource::{self, Answer, ResourceRoutes, WriteParams, internal},
 };
 use crate::{
     access::Caller,
@@ -26,11 +30,7 @@ use crate::{
     model::{Change, Spec},
 };
 
-pub(super) fn routes() -> Routes {
-    vec![("/v1/veths/{name}/endpoints/{end}", get(show).patch(patch))]
-}
-
-fn index(end: &str) -> Result<usize, Failure> {
+fn read_index(end: &str) -> Result<usize, Failure> {
     match end {
         "0" => Ok(0),
         "1" => Ok(1),
@@ -41,34 +41,58 @@ fn index(end: &str) -> Result<usize, Failure> {
     }
 }
 
-/// One end as JSON: what was asked for, and what was observed of it.
-fn of_pair(entry: &Entry, end: usize) -> Result<Value, Failure> {
-    let mut pair: Value = serde_json::from_slice(&entry.json).map_err(resource::internal)?;
-    let observed = pair["status"]["observed"]["endpoints"][end].take();
-    let mut one = pair["endpoints"][end].take();
-    one["status"] = serde_json::json!({"state": pair["status"]["state"], "reason": pair["status"]["reason"], "observed": observed});
-    Ok(one)
+/// One endpoint with its part of the pair's status.
+#[derive(Serialize)]
+struct EndpointAnswer {
+    #[serde(flatten)]
+    endpoint: Endpoint,
+    status: EndpointStatus,
 }
 
-fn answer(entry: &Entry, end: usize) -> Answer {
-    let mut response = json(StatusCode::OK, of_pair(entry, end)?.to_string());
+#[derive(Serialize)]
+struct EndpointStatus {
+    state: ResourceState,
+    reason: Option<String>,
+    observed: Option<EndpointObserved>,
+}
+
+impl EndpointAnswer {
+    fn new(entry: &Entry, index: usize) -> Result<Self, Failure> {
+        let pair: Stored<Veth> = serde_json::from_slice(&entry.json).map_err(internal)?;
+        let endpoint = pair.spec.endpoints.into_iter().nth(index);
+        let observed = pair.status.observed.map(|observed| observed.endpoints);
+        Ok(Self {
+            endpoint: endpoint.ok_or_else(|| internal("a veth pair has two endpoints"))?,
+            status: EndpointStatus {
+                state: pair.status.state,
+                reason: pair.status.reason,
+                observed: observed.and_then(|ends| ends.into_iter().nth(index).flatten()),
+            },
+        })
+    }
+}
+
+fn answer(entry: &Entry, index: usize) -> Result<Response, Failure> {
+    let endpoint = EndpointAnswer::new(entry, index)?;
+    let text = serde_json::to_vec(&endpoint).map_err(internal)?;
+    let mut response = json(StatusCode::OK, text);
     response
         .headers_mut()
         .insert(header::ETAG, headers::etag(entry.generation));
     Ok(response)
 }
 
-async fn show(
+pub(super) async fn show(
     State(app): State<App>,
     Path((name, end)): Path<(String, String)>,
     RawQuery(query): RawQuery,
 ) -> Answer {
     query::none(query.as_deref())?;
     let entry = resource::entry(&app, &resource::existing(Kind::Veth, &name)?)?;
-    answer(&entry, index(&end)?)
+    answer(&entry, read_index(&end)?)
 }
 
-async fn patch(
+pub(super) async fn patch(
     State(app): State<App>,
     Extension(caller): Extension<Arc<Caller>>,
     Path((name, end)): Path<(String, String)>,
@@ -77,46 +101,28 @@ async fn patch(
     request: Request,
 ) -> Answer {
     let resource = resource::existing(Kind::Veth, &name)?;
-    let end = index(&end)?;
-    let asked = Asked::read(query.as_deref())?;
+    let index = read_index(&end)?;
+    let params = WriteParams::read(query.as_deref())?;
     let preconditions = headers::preconditions(&headers)?;
     let patch = Patch::read(request).await?;
-    let edit = move |spec: &Spec| {
-        let mut pair = Veth::of(spec)
-            .cloned()
-            .ok_or_else(|| resource::internal("a veth is a veth"))?;
-        let patched = Value::Object(
-            patch.apply(serde_json::to_value(&pair.endpoints[end]).map_err(resource::internal)?)?,
-        );
-        let endpoint: Endpoint =
-            parse(&patched).map_err(|error| error.below(&["endpoints", &end.to_string()]))?;
-        pair.endpoints[end] = endpoint;
-        pair.check()?;
-        Ok(Spec::Veth(pair))
-    };
-    let write = asked.write(
-        caller,
-        Change::Edit(resource, Arc::new(edit)),
-        preconditions,
-    );
-    let written = app.engine.write(write).await.map_err(|mut problem| {
-        // The pointer is into this body, which is one end only.
-        let inside = format!("/endpoints/{end}");
-        problem.pointer = problem.pointer.map(|at| {
-            at.strip_prefix(&inside)
-                .map(ToOwned::to_owned)
-                .unwrap_or(at)
-        });
-        problem
-    })?;
+    let edit = Arc::new(move |spec: &Spec| patch_endpoint(spec, index, &patch));
+    let write = params.write(caller, Change::Edit(resource, edit), preconditions);
+    let written = app
+        .engine
+        .write(write)
+        .await
+        .map_err(|problem| relative_to_endpoint(problem, index))?;
+
     let entry = written
         .entry
         .as_ref()
-        .ok_or_else(|| Failure::from(resource::internal("a patched pair is there")))?;
-    if asked.dry_run {
-        return resource::dry(&written, of_pair(entry, end)?);
+        .ok_or_else(|| internal("a patched veth pair has no entry"))?;
+    if params.dry_run {
+        let endpoint = EndpointAnswer::new(entry, index)?;
+        let endpoint = serde_json::to_value(&endpoint).map_err(internal)?;
+        return resource::answer_dry_run(&written, endpoint);
     }
-    let mut response = answer(entry, end)?;
+    let mut response = answer(entry, index)?;
     if !written.applied {
         *response.status_mut() = StatusCode::ACCEPTED;
     }
@@ -124,4 +130,29 @@ async fn patch(
         .headers_mut()
         .insert("server-timing", headers::server_timing(&written));
     Ok(response)
+}
+
+/// Applies a patch to one endpoint of a pair.
+fn patch_endpoint(spec: &Spec, index: usize, patch: &Patch) -> Result<Spec, Problem> {
+    let mut pair = Veth::from_spec(spec)
+        .cloned()
+        .ok_or_else(|| internal("the spec of a veth pair is of another kind"))?;
+    let endpoint = serde_json::to_value(&pair.endpoints[index]).map_err(internal)?;
+    let patched = Value::Object(patch.apply(endpoint)?);
+    pair.endpoints[index] =
+        parse(&patched).map_err(|error| error.below(&["endpoints", &index.to_string()]))?;
+    pair.check()?;
+    Ok(Spec::Veth(pair))
+}
+
+/// Makes the pointer of a problem, which is into the pair, one into the endpoint that was sent.
+fn relative_to_endpoint(mut problem: Problem, index: usize) -> Problem {
+    let endpoint = format!("/endpoints/{index}");
+    problem.pointer = problem
+        .pointer
+        .map(|pointer| match pointer.strip_prefix(&endpoint) {
+            Some(rest) => rest.to_owned(),
+            None => pointer,
+        });
+    problem
 }

@@ -4,7 +4,7 @@ use netnsd_api::{READ_ONLY, Resource, Stored};
 use serde_json::{Map, Value, json};
 use utoipa::{PartialSchema, ToSchema};
 
-use super::written_out;
+use super::to_value;
 
 type Schemas = Map<String, Value>;
 
@@ -24,14 +24,14 @@ impl Shapes {
     pub fn of<R: Resource>() -> Self {
         let least = serde_json::from_value::<R>(json!({"name": "x"}))
             .ok()
-            .map(|least| written_out(&least));
+            .map(|least| to_value(&least));
         let shown = least
             .as_ref()
             .and_then(Value::as_object)
             .into_iter()
             .flatten()
             .map(|(field, _)| field.clone());
-        let stored = written_out(&Stored::<R>::schema());
+        let stored = to_value(&Stored::<R>::schema());
         let own = stored["allOf"]
             .as_array()
             .into_iter()
