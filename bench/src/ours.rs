@@ -49,7 +49,7 @@ impl Daemon {
             .stdin(Stdio::null())
             .spawn()?;
         let client = Client::unix(&socket);
-        while !client.ready().await.is_ok_and(|ready| ready.ready) {
+        while !client.get_ready().await.is_ok_and(|ready| ready.ready) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         Ok((Self { child, socket }, client, start.elapsed()))

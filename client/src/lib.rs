@@ -1,7 +1,7 @@
-//! A typed client of netnsd's HTTP API, over its Unix socket.
+//! A typed client of netnsd's HTTP API, over its Unix socket or TCP.
 //!
-//! One client holds one connection, opened when it is first needed, and again after the daemon was
-//! away or nothing was asked for some seconds.
+//! A client keeps one connection, which is opened for the first request, and again after the daemon
+//! closed it or some seconds without a request.
 
 #![forbid(unsafe_code)]
 
@@ -35,33 +35,33 @@ use tokio::{
 pub use tokio_tungstenite::{WebSocketStream, tungstenite};
 use tokio_tungstenite::{client_async, tungstenite::client::IntoClientRequest};
 
-/// Why a request has no good answer.
+/// Errors of requests.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The daemon refused.
+    /// The daemon answered with a problem.
     #[error("{0}")]
     Problem(Box<Problem>),
-    /// The daemon does not answer.
-    #[error("cannot reach netnsd at {place}: {reason}")]
+    /// The daemon cannot be reached.
+    #[error("cannot reach netnsd at {server}: {reason}")]
     Unreachable {
-        /// Where it was looked for.
-        place: String,
-        /// Why.
+        /// The address of the daemon.
+        server: String,
+        /// The reason.
         reason: String,
-        /// Why the socket could not be opened; none if the connection broke later.
+        /// The error of the connection attempt; `None` if the connection broke later.
         kind: Option<std::io::ErrorKind>,
     },
-    /// The answer is not what it should be.
-    #[error("netnsd answered something unexpected ({status}): {reason}")]
+    /// The answer cannot be understood.
+    #[error("unexpected answer from netnsd ({status}): {reason}")]
     Unexpected {
         /// The answer's status.
         status: StatusCode,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
 }
 
-/// An answer as it came.
+/// An answer, unparsed.
 #[derive(Debug, Clone)]
 pub struct Answer {
     /// The status.
@@ -73,45 +73,46 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The body as JSON; null if it is none.
+    /// Returns the body as JSON; null if it is not JSON.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or(Value::Null)
     }
 
-    /// A header as text.
+    /// Returns a header as text.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 }
 
-/// How long a connection is kept unused. The daemon closes it after 30 seconds; what is sent at
-/// that very moment is lost.
-const KEPT: Duration = Duration::from_secs(10);
+/// Time after which an idle connection is not used again.
+///
+/// The daemon closes it after 30 seconds, and a request sent at that moment would be lost.
+const MAX_IDLE: Duration = Duration::from_secs(10);
 
-/// Where a daemon serves.
+/// The address of a daemon, and the credentials for it.
 #[derive(Debug, Clone)]
-pub enum Place {
-    /// Behind a Unix socket.
+pub enum Server {
+    /// A Unix socket.
     Unix(PathBuf),
-    /// On a TCP port, as `HOST:PORT`, for who shows this token.
+    /// A TCP port.
     Tcp {
         /// `HOST:PORT`.
         address: String,
-        /// The bearer token; without one the daemon refuses.
+        /// The bearer token.
         token: Option<String>,
-        /// What it is spoken to by TLS with; without it in the clear.
+        /// The TLS configuration; without one the connection is not encrypted.
         tls: Option<Tls>,
     },
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Place::Unix(path) => write!(f, "{}", path.display()),
-            Place::Tcp {
+            Server::Unix(path) => write!(f, "{}", path.display()),
+            Server::Tcp {
                 address, tls: None, ..
             } => write!(f, "http://{address}"),
-            Place::Tcp {
+            Server::Tcp {
                 address,
                 tls: Some(_),
                 ..
@@ -120,65 +121,67 @@ impl fmt::Display for Place {
     }
 }
 
-/// A connection's bytes.
-pub trait Bytewise: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Bytewise for T {}
+/// A connection's byte stream.
+pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 
-/// A connection, of whichever sort.
-pub type Stream = Box<dyn Bytewise>;
+/// A connection of any transport.
+pub type Stream = Box<dyn ByteStream>;
 
 /// The client; clones share its connection.
 #[derive(Clone)]
 pub struct Client {
-    place: Place,
-    connection: Arc<Mutex<Option<Kept>>>,
+    server: Server,
+    connection: Arc<Mutex<Option<IdleConnection>>>,
 }
 
-/// A connection, and when it was last used.
-struct Kept {
+/// A connection without a request in progress.
+struct IdleConnection {
     sender: SendRequest<Full<Bytes>>,
-    used: Instant,
+    since: Instant,
 }
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client")
-            .field("place", &self.place.to_string())
+            .field("server", &self.server.to_string())
             .finish_non_exhaustive()
     }
 }
 
 impl Client {
-    /// A client of the daemon behind this Unix socket.
+    /// Returns a client of the daemon at a Unix socket.
     pub fn unix(socket: impl AsRef<Path>) -> Self {
-        Self::at(Place::Unix(socket.as_ref().to_owned()))
+        Self::new(Server::Unix(socket.as_ref().to_owned()))
     }
 
-    /// A client of the daemon that serves there.
-    pub fn at(place: Place) -> Self {
+    /// Returns a client of the daemon at an address.
+    pub fn new(server: Server) -> Self {
         Self {
-            place,
+            server,
             connection: Arc::default(),
         }
     }
 
+    /// Returns the error for a connection that broke.
     fn unreachable(&self, reason: impl fmt::Display) -> Error {
         Error::Unreachable {
-            place: self.place.to_string(),
+            server: self.server.to_string(),
             reason: reason.to_string(),
             kind: None,
         }
     }
 
-    async fn open(&self) -> Result<Stream, Error> {
-        let opened: std::io::Result<Stream> = match &self.place {
-            Place::Unix(path) => UnixStream::connect(path)
+    /// Opens a connection.
+    async fn open_stream(&self) -> Result<Stream, Error> {
+        let opened: std::io::Result<Stream> = match &self.server {
+            Server::Unix(path) => UnixStream::connect(path)
                 .await
                 .map(|stream| Box::new(stream) as Stream),
-            Place::Tcp { address, tls, .. } => match (TcpStream::connect(address).await, tls) {
+            Server::Tcp { address, tls, .. } => match (TcpStream::connect(address).await, tls) {
                 (Err(error), _) => Err(error),
                 (Ok(stream), tls) => {
-                    let _latency_only = stream.set_nodelay(true);
+                    let _ = stream.set_nodelay(true); // It only improves latency.
                     match tls {
                         None => Ok(Box::new(stream)),
                         Some(tls) => tls.connect(address, stream).await,
@@ -187,17 +190,17 @@ impl Client {
             },
         };
         opened.map_err(|error| Error::Unreachable {
-            place: self.place.to_string(),
+            server: self.server.to_string(),
             reason: error.to_string(),
             kind: Some(error.kind()),
         })
     }
 
-    /// The headers that the place asks for: `Host`, and the token.
-    fn own_headers(&self) -> Vec<(HeaderName, String)> {
-        match &self.place {
-            Place::Unix(_) => vec![(header::HOST, "netnsd".into())],
-            Place::Tcp { address, token, .. } => {
+    /// Returns the headers of every request: `Host`, and the token.
+    fn common_headers(&self) -> Vec<(HeaderName, String)> {
+        match &self.server {
+            Server::Unix(_) => vec![(header::HOST, "netnsd".into())],
+            Server::Tcp { address, token, .. } => {
                 let token = token
                     .iter()
                     .map(|token| (header::AUTHORIZATION, format!("Bearer {token}")));
@@ -208,15 +211,15 @@ impl Client {
         }
     }
 
-    fn build(
+    fn build_request(
         &self,
-        method: Method,
+        method: &Method,
         path: &str,
         headers: &[(&str, &str)],
         body: Bytes,
     ) -> Result<Request<Full<Bytes>>, Error> {
         let mut request = Request::builder().method(method).uri(path);
-        for (name, value) in self.own_headers() {
+        for (name, value) in self.common_headers() {
             request = request.header(name, value);
         }
         for (name, value) in headers {
@@ -231,20 +234,21 @@ impl Client {
             .map_err(|error| self.unreachable(error))
     }
 
+    /// Opens a connection and starts its driver task.
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, Error> {
-        let stream = self.open().await?;
+        let stream = self.open_stream().await?;
         let (sender, connection) = handshake(TokioIo::new(stream))
             .await
             .map_err(|error| self.unreachable(error))?;
-        // It ends with its sender, or with the daemon; requests then say so.
+        // It ends when the sender is dropped or the daemon closes it; a request then fails.
         tokio::spawn(async move { drop(connection.await) });
         Ok(sender)
     }
 
-    /// Sends any request and gives the answer as it came, errors of the API included.
+    /// Sends a request and returns the answer, also if it is a problem.
     ///
     /// # Errors
-    /// When the daemon cannot be reached.
+    /// If the daemon cannot be reached.
     pub async fn request(
         &self,
         method: Method,
@@ -254,30 +258,32 @@ impl Client {
     ) -> Result<Answer, Error> {
         let body = body.into();
         let mut slot = self.connection.lock().await;
-        let kept = match slot.take() {
-            Some(mut kept) if kept.used.elapsed() < KEPT => {
-                kept.sender.ready().await.is_ok().then_some(kept.sender)
+        let idle = match slot.take() {
+            Some(mut idle) if idle.since.elapsed() < MAX_IDLE => {
+                idle.sender.ready().await.is_ok().then_some(idle.sender)
             }
             _ => None,
         };
-        let was_kept = kept.is_some();
-        let mut sender = match kept {
+        let is_reused = idle.is_some();
+        let mut sender = match idle {
             Some(sender) => sender,
             None => self.connect().await?,
         };
-        let build = || self.build(method.clone(), path, headers, body.clone());
-        let response = match sender.try_send_request(build()?).await {
+
+        let request = self.build_request(&method, path, headers, body.clone())?;
+        let response = match sender.try_send_request(request).await {
             Ok(response) => response,
             Err(mut error) => {
-                // A kept connection may have died meanwhile. What was not sent, or does no harm
-                // twice, is sent again.
-                let unsent = error.take_message().is_some();
-                if !was_kept || !(unsent || method.is_idempotent()) {
+                // The daemon may have closed an idle connection. A request that was not sent, or
+                // is idempotent, is sent again.
+                let is_unsent = error.take_message().is_some();
+                if !is_reused || !(is_unsent || method.is_idempotent()) {
                     return Err(self.unreachable(error.into_error()));
                 }
                 sender = self.connect().await?;
+                let request = self.build_request(&method, path, headers, body)?;
                 sender
-                    .send_request(build()?)
+                    .send_request(request)
                     .await
                     .map_err(|error| self.unreachable(error))?
             }
@@ -288,9 +294,9 @@ impl Client {
             .await
             .map_err(|error| self.unreachable(error))?
             .to_bytes();
-        *slot = Some(Kept {
+        *slot = Some(IdleConnection {
             sender,
-            used: Instant::now(),
+            since: Instant::now(),
         });
         Ok(Answer {
             status: parts.status,
@@ -299,37 +305,37 @@ impl Client {
         })
     }
 
-    /// Sends a request, on a connection of its own, and gives each line of the answer as it comes,
-    /// until `line` says that it has enough. The answer has no body then, unless it is an error.
+    /// Sends a request on a connection of its own, and calls `on_line` with each line of the answer
+    /// until it returns false. The returned answer has a body only if it is a problem.
     ///
     /// # Errors
-    /// When the daemon cannot be reached, or breaks off.
-    pub async fn follow(
+    /// If the daemon cannot be reached, or closes the connection.
+    pub async fn stream_lines(
         &self,
         method: Method,
         path: &str,
         headers: &[(&str, &str)],
         body: impl Into<Bytes>,
-        mut line: impl FnMut(&str) -> bool,
+        mut on_line: impl FnMut(&str) -> bool,
     ) -> Result<Answer, Error> {
         let mut sender = self.connect().await?;
-        let request = self.build(method, path, headers, body.into())?;
+        let request = self.build_request(&method, path, headers, body.into())?;
         let response = sender
             .send_request(request)
             .await
             .map_err(|error| self.unreachable(error))?;
         let (parts, mut body) = response.into_parts();
-        let mut rest = Vec::new();
+        let mut buffer = Vec::new();
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| self.unreachable(error))?;
-            rest.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
-            while let Some(end) = rest
+            buffer.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+            while let Some(end) = buffer
                 .iter()
                 .position(|byte| *byte == b'\n')
                 .filter(|_| parts.status.is_success())
             {
-                let whole: Vec<u8> = rest.drain(..=end).collect();
-                if !line(String::from_utf8_lossy(&whole).trim_end_matches(['\r', '\n'])) {
+                let line: Vec<u8> = buffer.drain(..=end).collect();
+                if !on_line(String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n'])) {
                     return Ok(Answer {
                         status: parts.status,
                         headers: parts.headers,
@@ -341,22 +347,22 @@ impl Client {
         Ok(Answer {
             status: parts.status,
             headers: parts.headers,
-            body: rest.into(),
+            body: buffer.into(),
         })
     }
 
-    /// Opens a WebSocket, on a connection of its own; such as
+    /// Opens a WebSocket on a connection of its own, such as
     /// `/v1/namespaces/net0/exec?argv=sh&tty=true`.
     ///
     /// # Errors
-    /// When the daemon cannot be reached, or refuses.
+    /// If the daemon cannot be reached, or answers with a problem.
     pub async fn websocket(&self, path: &str) -> Result<WebSocketStream<Stream>, Error> {
-        let stream = self.open().await?;
+        let stream = self.open_stream().await?;
         let url = format!("ws://netnsd{path}");
         let mut request = url
             .into_client_request()
             .map_err(|error| self.unreachable(error))?;
-        for (name, value) in self.own_headers() {
+        for (name, value) in self.common_headers() {
             let value = HeaderValue::try_from(value).map_err(|error| self.unreachable(error))?;
             request.headers_mut().insert(name, value);
         }
@@ -364,99 +370,86 @@ impl Client {
             Ok((socket, _)) => Ok(socket),
             Err(tungstenite::Error::Http(response)) => {
                 let body = response.body().as_deref().unwrap_or_default();
-                Err(match serde_json::from_slice(body) {
-                    Ok(problem) => Error::Problem(problem),
-                    Err(error) => Error::Unexpected {
-                        status: response.status(),
-                        reason: error.to_string(),
-                    },
-                })
+                Err(Error::Problem(parse_answer(response.status(), body)?))
             }
             Err(error) => Err(self.unreachable(error)),
         }
     }
 
-    async fn call<T: DeserializeOwned>(
+    /// Sends a request with a JSON body, and reads the answer.
+    async fn send_json<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
         body: Option<&impl Serialize>,
     ) -> Result<T, Error> {
-        let unexpected = |status, error: serde_json::Error| Error::Unexpected {
-            status,
-            reason: error.to_string(),
-        };
         let answer = match body {
             Some(body) => {
-                let body =
-                    serde_json::to_vec(body).map_err(|error| unexpected(StatusCode::OK, error))?;
+                let body = serde_json::to_vec(body)
+                    .map_err(|error| unexpected_answer(StatusCode::OK, &error))?;
                 self.request(method, path, &[("content-type", "application/json")], body)
                     .await?
             }
             None => self.request(method, path, &[], Bytes::new()).await?,
         };
         if !answer.status.is_success() {
-            let problem = serde_json::from_slice(&answer.body)
-                .map_err(|error| unexpected(answer.status, error))?;
-            return Err(Error::Problem(problem));
+            return Err(Error::Problem(parse_answer(answer.status, &answer.body)?));
         }
         let body: &[u8] = if answer.body.is_empty() {
             b"null"
         } else {
             &answer.body
         };
-        serde_json::from_slice(body).map_err(|error| unexpected(answer.status, error))
+        parse_answer(answer.status, body)
     }
 
-    async fn read<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
-        self.call(Method::GET, path, None::<&()>).await
+    async fn get_json<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
+        self.send_json(Method::GET, path, None::<&()>).await
     }
 
-    /// About the daemon.
-    ///
-    /// # Errors
-    /// See [`Error`]; so for every method here.
-    pub async fn about(&self) -> Result<About, Error> {
-        self.read("/v1").await
-    }
-
-    /// Whether everything recorded has been tried.
+    /// Returns the daemon's version, features and limits.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn ready(&self) -> Result<Ready, Error> {
+    pub async fn get_about(&self) -> Result<About, Error> {
+        self.get_json("/v1").await
+    }
+
+    /// Returns the readiness and the number of resources in each state.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn get_ready(&self) -> Result<Ready, Error> {
         let answer = self
             .request(Method::GET, "/v1/ready", &[], Bytes::new())
             .await?;
-        serde_json::from_slice(&answer.body).map_err(|error| Error::Unexpected {
-            status: answer.status,
-            reason: error.to_string(),
-        })
+        parse_answer(answer.status, &answer.body)
     }
 
-    /// One page of a list; `query` is what follows the `?`.
+    /// Returns a page of a list; `query` is the part of the URL after the `?`.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn list<R: Resource>(&self, query: &str) -> Result<Page<Stored<R>>, Error> {
-        self.read(&format!("/v1/{}?{query}", R::KIND.plural()))
+    pub async fn list_page<R: Resource>(&self, query: &str) -> Result<Page<Stored<R>>, Error> {
+        self.get_json(&format!("/v1/{}?{query}", R::KIND.plural()))
             .await
     }
 
-    /// One resource.
+    /// Returns a resource.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn get<R: Resource>(&self, name: &Name) -> Result<Stored<R>, Error> {
-        self.read(&format!("/v1/{}/{name}", R::KIND.plural())).await
+    pub async fn get_resource<R: Resource>(&self, name: &Name) -> Result<Stored<R>, Error> {
+        self.get_json(&format!("/v1/{}/{name}", R::KIND.plural()))
+            .await
     }
 
-    /// Creates a resource, which must not exist.
+    /// Creates a resource; it must not exist.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn create<R: Resource>(&self, resource: &R) -> Result<Stored<R>, Error> {
-        self.call(
+    pub async fn create_resource<R: Resource>(&self, resource: &R) -> Result<Stored<R>, Error> {
+        self.send_json(
             Method::POST,
             &format!("/v1/{}", R::KIND.plural()),
             Some(resource),
@@ -468,8 +461,8 @@ impl Client {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn put<R: Resource>(&self, resource: &R) -> Result<Stored<R>, Error> {
-        self.call(
+    pub async fn put_resource<R: Resource>(&self, resource: &R) -> Result<Stored<R>, Error> {
+        self.send_json(
             Method::PUT,
             &format!("/v1/{}/{}", R::KIND.plural(), resource.name()),
             Some(resource),
@@ -481,8 +474,12 @@ impl Client {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn patch<R: Resource>(&self, name: &Name, patch: &Value) -> Result<Stored<R>, Error> {
-        self.call(
+    pub async fn patch_resource<R: Resource>(
+        &self,
+        name: &Name,
+        patch: &Value,
+    ) -> Result<Stored<R>, Error> {
+        self.send_json(
             Method::PATCH,
             &format!("/v1/{}/{name}", R::KIND.plural()),
             Some(patch),
@@ -490,12 +487,17 @@ impl Client {
         .await
     }
 
-    /// Deletes a resource; with `cascade` also what depends on it (a bridge lets its ports go).
+    /// Deletes a resource; with `cascade` also its dependents (the ports of a bridge are only
+    /// detached).
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn delete<R: Resource>(&self, name: &Name, cascade: bool) -> Result<(), Error> {
-        self.call(
+    pub async fn delete_resource<R: Resource>(
+        &self,
+        name: &Name,
+        cascade: bool,
+    ) -> Result<(), Error> {
+        self.send_json(
             Method::DELETE,
             &format!("/v1/{}/{name}?cascade={cascade}", R::KIND.plural()),
             None::<&()>,
@@ -503,65 +505,71 @@ impl Client {
         .await
     }
 
-    /// Looks at something live; `path` is what follows `/v1/`, such as `namespaces/net0/links`.
-    async fn look<T: DeserializeOwned>(
+    /// Returns a live list of a namespace (`None`: the host's), such as `links`.
+    async fn list_live<T: DeserializeOwned>(
         &self,
         namespace: Option<&Name>,
-        what: &str,
+        list: &str,
     ) -> Result<Vec<T>, Error> {
         let path = match namespace {
-            Some(name) => format!("/v1/namespaces/{name}/{what}"),
-            None => format!("/v1/host/{what}"),
+            Some(name) => format!("/v1/namespaces/{name}/{list}"),
+            None => format!("/v1/host/{list}"),
         };
-        Ok(self.read::<Items<T>>(&path).await?.items)
+        Ok(self.get_json::<Items<T>>(&path).await?.items)
     }
 
-    /// The links of a namespace; none is the host.
+    /// Returns the links of a namespace; `None`: the host's.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn links(&self, namespace: Option<&Name>) -> Result<Vec<Link>, Error> {
-        self.look(namespace, "links").await
+    pub async fn list_links(&self, namespace: Option<&Name>) -> Result<Vec<Link>, Error> {
+        self.list_live(namespace, "links").await
     }
 
-    /// The addresses in a namespace; none is the host.
+    /// Returns the addresses in a namespace; `None`: the host's.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn addresses(&self, namespace: Option<&Name>) -> Result<Vec<LinkAddress>, Error> {
-        self.look(namespace, "addresses").await
+    pub async fn list_addresses(
+        &self,
+        namespace: Option<&Name>,
+    ) -> Result<Vec<LinkAddress>, Error> {
+        self.list_live(namespace, "addresses").await
     }
 
-    /// The routes of a namespace; none is the host.
+    /// Returns the routes of a namespace; `None`: the host's.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn routes(&self, namespace: Option<&Name>) -> Result<Vec<LiveRoute>, Error> {
-        self.look(namespace, "routes").await
+    pub async fn list_routes(&self, namespace: Option<&Name>) -> Result<Vec<LiveRoute>, Error> {
+        self.list_live(namespace, "routes").await
     }
 
-    /// The neighbours of a namespace; none is the host.
+    /// Returns the neighbours of a namespace; `None`: the host's.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn neighbours(&self, namespace: Option<&Name>) -> Result<Vec<LiveNeighbour>, Error> {
-        self.look(namespace, "neighbours").await
+    pub async fn list_neighbours(
+        &self,
+        namespace: Option<&Name>,
+    ) -> Result<Vec<LiveNeighbour>, Error> {
+        self.list_live(namespace, "neighbours").await
     }
 
-    /// The processes of a namespace.
+    /// Returns the processes of a namespace.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn processes(&self, namespace: &Name) -> Result<Vec<Process>, Error> {
-        self.look(Some(namespace), "processes").await
+    pub async fn list_processes(&self, namespace: &Name) -> Result<Vec<Process>, Error> {
+        self.list_live(Some(namespace), "processes").await
     }
 
     /// Runs a command in a namespace.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn exec(&self, namespace: &Name, exec: &Exec) -> Result<ExecResult, Error> {
-        self.call(
+    pub async fn run_command(&self, namespace: &Name, exec: &Exec) -> Result<ExecResult, Error> {
+        self.send_json(
             Method::POST,
             &format!("/v1/namespaces/{namespace}/exec"),
             Some(exec),
@@ -569,12 +577,12 @@ impl Client {
         .await
     }
 
-    /// Pings from a namespace.
+    /// Pings an address from a namespace.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn ping(&self, namespace: &Name, ping: &Ping) -> Result<PingResult, Error> {
-        self.call(
+    pub async fn ping_address(&self, namespace: &Name, ping: &Ping) -> Result<PingResult, Error> {
+        self.send_json(
             Method::POST,
             &format!("/v1/namespaces/{namespace}/ping"),
             Some(ping),
@@ -583,12 +591,23 @@ impl Client {
     }
 }
 
+fn parse_answer<T: DeserializeOwned>(status: StatusCode, body: &[u8]) -> Result<T, Error> {
+    serde_json::from_slice(body).map_err(|error| unexpected_answer(status, &error))
+}
+
+fn unexpected_answer(status: StatusCode, error: &serde_json::Error) -> Error {
+    Error::Unexpected {
+        status,
+        reason: error.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_connection_that_was_long_unused_is_not_trusted() {
+    async fn idle_connection_is_reopened() {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("s");
@@ -608,15 +627,18 @@ mod tests {
             }
         });
         let client = Client::unix(&socket);
-        let ask = async || {
+        let get_number = async || {
             client
                 .request(Method::GET, "/", &[], Bytes::new())
                 .await
                 .unwrap()
                 .body
         };
-        assert_eq!((ask().await, ask().await), ("1".into(), "1".into()));
-        client.connection.lock().await.as_mut().unwrap().used -= KEPT;
-        assert_eq!(ask().await, "2");
+        assert_eq!(
+            (get_number().await, get_number().await),
+            ("1".into(), "1".into())
+        );
+        client.connection.lock().await.as_mut().unwrap().since -= MAX_IDLE;
+        assert_eq!(get_number().await, "2");
     }
 }

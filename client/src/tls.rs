@@ -1,4 +1,4 @@
-//! TLS to the daemon, by rustls.
+//! TLS to the daemon (rustls).
 
 use std::{io, path::Path, sync::Arc};
 
@@ -14,49 +14,48 @@ use crate::Stream;
 /// Reads the certificates of a file (PEM).
 ///
 /// # Errors
-/// What is wrong with the file.
-pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let all = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    match all.map_err(|error| error.to_string())? {
-        none if none.is_empty() => Err("it holds no certificate in PEM".into()),
-        all => Ok(all),
+/// A description of the invalid file.
+pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect)
+        .map_err(|error| error.to_string())?;
+    if certificates.is_empty() {
+        return Err("no PEM certificate in it".into());
     }
+    Ok(certificates)
 }
 
-/// Reads the certificates of a file (PEM) as those that vouch for others.
+/// Reads the CA certificates of a file (PEM).
 ///
 /// # Errors
-/// What is wrong with the file.
-pub fn authorities(path: &Path) -> Result<RootCertStore, String> {
+/// A description of the invalid file.
+pub fn read_ca_certificates(path: &Path) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(path)? {
+    for certificate in read_certificates(path)? {
         roots.add(certificate).map_err(|error| error.to_string())?;
     }
     Ok(roots)
 }
 
-/// Who vouches for the daemon, and what the client shows of itself.
+/// TLS configuration of a client: CA certificates, and its own certificate.
 #[derive(Debug, Clone)]
 pub struct Tls {
     config: Arc<ClientConfig>,
 }
 
 impl Tls {
-    /// The certificates of `ca` (PEM), or the system's, vouch for the daemon; `own` are the files
-    /// of a certificate and its key (PEM) to show.
+    /// Trusts the CA certificates of `ca` (PEM), by default the system's; `own` are the files of a
+    /// client certificate and its key (PEM).
     ///
     /// # Errors
-    /// A file that cannot be read, or is none of that.
+    /// A file that cannot be read or is invalid.
     pub fn new(ca: Option<&Path>, own: Option<(&Path, &Path)>) -> io::Result<Self> {
-        let wrong = |path: &Path, error: &dyn std::fmt::Display| {
-            io::Error::other(format!("{}: {error}", path.display()))
-        };
         let roots = match ca {
-            Some(path) => authorities(path).map_err(|error| wrong(path, &error))?,
+            Some(path) => read_ca_certificates(path).map_err(|error| invalid_file(path, error))?,
             None => {
                 let mut roots = RootCertStore::empty();
-                let _unusable =
-                    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+                let system = rustls_native_certs::load_native_certs().certs;
+                let _ = roots.add_parsable_certificates(system); // Unusable ones are skipped.
                 roots
             }
         };
@@ -68,12 +67,12 @@ impl Tls {
             None => builder.with_no_client_auth(),
             Some((certificate, key)) => {
                 let secret =
-                    PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(key, &error))?;
-                let chain =
-                    certificates(certificate).map_err(|error| wrong(certificate, &error))?;
+                    PrivateKeyDer::from_pem_file(key).map_err(|error| invalid_file(key, error))?;
+                let chain = read_certificates(certificate)
+                    .map_err(|error| invalid_file(certificate, error))?;
                 builder
                     .with_client_auth_cert(chain, secret)
-                    .map_err(|error| wrong(certificate, &error))?
+                    .map_err(|error| invalid_file(certificate, error))?
             }
         };
         Ok(Self {
@@ -81,6 +80,7 @@ impl Tls {
         })
     }
 
+    /// Starts TLS on a connection to `HOST:PORT`.
     pub(crate) async fn connect(&self, address: &str, stream: TcpStream) -> io::Result<Stream> {
         let host = address
             .rsplit_once(':')
@@ -92,4 +92,8 @@ impl Tls {
             .await?;
         Ok(Box::new(stream))
     }
+}
+
+fn invalid_file(path: &Path, error: impl std::fmt::Display) -> io::Error {
+    io::Error::other(format!("{}: {error}", path.display()))
 }

@@ -1,5 +1,5 @@
-//! `docs/from-ip.md` is true: the columns of its tables are run on a host each, and after each row
-//! the three hosts are the same to `ip` and `bridge`. And so are the tours of the README.
+//! `docs/from-ip.md` is correct: each column of its tables runs on a host of its own, and after
+//! each row `ip` and `bridge` show the same on all three. The same for the tours of the README.
 
 use std::{
     fs,
@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 
 const NETNSCTL: &str = env!("CARGO_BIN_EXE_netnsctl");
 
-/// How long the daemon may take to start.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Time that the daemon has to start.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A column of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,29 +28,29 @@ enum Column {
 
 const COLUMNS: [Column; 3] = [Column::ByHand, Column::Netnsctl, Column::Curl];
 
-/// brctl finds some settings in the host's own `/sys`, which a sandbox does not have.
+/// brctl reads settings in `/sys`, which must be mounted in the sandbox.
 const BRCTL: &str =
     r#"brctl() { unshare -m sh -c 'mount -t sysfs sysfs /sys && exec brctl "$@"' brctl "$@"; }"#;
 
-/// A host for one column; with netnsd on it, where the column needs it.
-struct Host {
+/// A sandboxed host for one column, with netnsd if the column needs it.
+struct ColumnHost {
     sandbox: Sandbox,
     _dir: tempfile::TempDir,
-    /// A process in a namespace that has no name yet.
+    /// A process in a namespace without a name.
     nameless: Child,
     daemon: Option<Child>,
-    /// What the column's lines may call.
+    /// Shell functions for the lines of the column.
     functions: String,
 }
 
-impl Host {
+impl ColumnHost {
     fn new(column: Column, functions: &str) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("netnsctl-from-ip-")
             .tempdir_in("/tmp")
             .unwrap();
         let sandbox = Sandbox::new().unwrap();
-        let daemon = (column != Column::ByHand).then(|| start(&sandbox, dir.path()));
+        let daemon = (column != Column::ByHand).then(|| start_netnsd(&sandbox, dir.path()));
         let mut nameless = sandbox
             .command("unshare")
             .unwrap()
@@ -75,7 +75,7 @@ impl Host {
         }
     }
 
-    fn sh(&self, script: &str) -> Output {
+    fn run_script(&self, script: &str) -> Output {
         let bin = Path::new(NETNSCTL).parent().unwrap().display();
         let mut command = self.sandbox.command("sh").unwrap();
         command
@@ -85,21 +85,21 @@ impl Host {
                 format!("{bin}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
             )
             .env("PID", self.nameless.id().to_string())
-            .current_dir(root())
+            .current_dir(repository_root())
             .stdin(Stdio::null())
             .output()
             .unwrap()
     }
 
-    /// What a program of iproute2 says in JSON, list by list.
+    /// Returns the list in JSON that a script prints.
     fn json(&self, script: &str) -> Vec<Value> {
-        let output = self.sh(script);
-        // It pads some lists with empty objects, and says nothing instead of an empty list.
+        let output = self.run_script(script);
+        // iproute2 pads some lists with empty objects, and prints nothing for an empty list.
         let list: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap_or_default();
         list.into_iter().filter(|item| *item != json!({})).collect()
     }
 
-    /// The network as the kernel has it, without what differs by itself.
+    /// Returns the state of the network, without values that differ from run to run.
     fn network(&self) -> Value {
         let names = self.json("ip -j netns list");
         let mut spaces: Vec<(String, Value)> = names
@@ -110,7 +110,7 @@ impl Host {
                     space["id"].clone(),
                 )
             })
-            // The kernel gives small ones by itself.
+            // The kernel assigns small ones.
             .map(|(name, id)| {
                 (
                     name,
@@ -126,11 +126,11 @@ impl Host {
         spaces.sort_by(|a, b| a.0.cmp(&b.0));
         spaces
             .into_iter()
-            .map(|(name, id)| self.inside(&name, &id))
+            .map(|(name, id)| self.namespace_state(&name, &id))
             .collect()
     }
 
-    fn inside(&self, name: &str, id: &Value) -> Value {
+    fn namespace_state(&self, name: &str, id: &Value) -> Value {
         let (ip, bridge, exec) = match name {
             "" => ("ip -j".to_owned(), "bridge -j".to_owned(), String::new()),
             _ => (
@@ -143,7 +143,7 @@ impl Host {
             keys.iter().map(|key| item[key].clone()).collect()
         };
         let mut links = self.json(&format!("{ip} -d addr"));
-        // The order in which they were made says nothing.
+        // The order of creation does not matter.
         links.sort_by_key(|link| link["ifname"].to_string());
         let links = links.iter().map(|link| {
             let up = link["flags"]
@@ -193,32 +193,32 @@ impl Host {
             "routes": of(format!("{ip} route"), &["dst", "gateway", "dev"]),
             "neighbours": of(format!("{ip} neigh show nud permanent"), &["dst", "lladdr", "dev"]),
             "ports": of(format!("{bridge} -d link"), &["ifname", "master", "cost", "priority", "hairpin", "isolated"]),
-            "forwards": String::from_utf8_lossy(&self.sh(&format!("{exec} cat /proc/sys/net/ipv4/ip_forward")).stdout),
-            "resolv": String::from_utf8_lossy(&self.sh(&format!("grep -v '^#' /etc/netns/{name}/resolv.conf")).stdout),
+            "forwards": String::from_utf8_lossy(&self.run_script(&format!("{exec} cat /proc/sys/net/ipv4/ip_forward")).stdout),
+            "resolv": String::from_utf8_lossy(&self.run_script(&format!("grep -v '^#' /etc/netns/{name}/resolv.conf")).stdout),
         })
     }
 }
 
-impl Drop for Host {
+impl Drop for ColumnHost {
     fn drop(&mut self) {
         for child in [Some(&mut self.nameless), self.daemon.as_mut()]
             .into_iter()
             .flatten()
         {
-            let _gone = child.kill();
-            let _reaped = child.wait();
+            let _ = child.kill(); // It may have ended.
+            let _ = child.wait();
         }
     }
 }
 
-/// Starts netnsd, and waits until it is ready; its socket is where it always is, below the
-/// sandbox's own `/run`.
-fn start(sandbox: &Sandbox, dir: &Path) -> Child {
+/// Starts netnsd with the default socket, which is in the sandbox's `/run`, and waits until it is
+/// ready.
+fn start_netnsd(sandbox: &Sandbox, dir: &Path) -> Child {
     let path = dir.join("notify");
     let notify = UnixDatagram::bind(&path).unwrap();
-    notify.set_read_timeout(Some(PATIENCE)).unwrap();
+    notify.set_read_timeout(Some(START_TIMEOUT)).unwrap();
     let daemon = sandbox
-        .command(netnsd())
+        .command(netnsd_path())
         .unwrap()
         .env("NETNSD_STATE_DIR", dir.join("state"))
         .env("NOTIFY_SOCKET", &path)
@@ -228,23 +228,21 @@ fn start(sandbox: &Sandbox, dir: &Path) -> Child {
         .spawn()
         .unwrap();
     let mut text = [0; 256];
-    let mut told = || {
-        notify
-            .recv(&mut text)
-            .map(|size| text[..size].starts_with(b"READY=1"))
-            .expect("netnsd gets ready")
-    };
-    while !told() {}
-    daemon
+    loop {
+        let size = notify.recv(&mut text).expect("netnsd reports readiness");
+        if text[..size].starts_with(b"READY=1") {
+            return daemon;
+        }
+    }
 }
 
-/// The daemon's program, which lies beside netnsctl if it was built.
-fn netnsd() -> PathBuf {
+/// Returns the path of the daemon, which is beside netnsctl if it was built.
+fn netnsd_path() -> PathBuf {
     Path::new(NETNSCTL).with_file_name("netnsd")
 }
 
-/// Whether a program is there; says so where it is not.
-fn has(program: &str) -> bool {
+/// Returns true if a program is installed.
+fn is_installed(program: &str) -> bool {
     let found = Command::new("sh")
         .args(["-c", &format!("command -v {program}")])
         .output()
@@ -252,26 +250,26 @@ fn has(program: &str) -> bool {
         .status
         .success();
     if !found {
-        eprintln!("skipped: {program} is not there");
+        eprintln!("skipped: {program} is not installed");
     }
     found
 }
 
-fn root() -> PathBuf {
+fn repository_root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-fn document() -> String {
-    fs::read_to_string(root().join("docs/from-ip.md")).unwrap()
+fn read_from_ip() -> String {
+    fs::read_to_string(repository_root().join("docs/from-ip.md")).unwrap()
 }
 
-/// The pieces of text that are code.
-fn code(text: &str) -> Vec<&str> {
+/// Returns the parts of a text in backquotes.
+fn inline_code(text: &str) -> Vec<&str> {
     text.split('`').skip(1).step_by(2).collect()
 }
 
-/// The rows of the table below a heading: each column's lines.
-fn rows(document: &str, heading: &str) -> Vec<[Vec<String>; 3]> {
+/// Returns the rows of the table below a heading, as the lines of each column.
+fn table_rows(document: &str, heading: &str) -> Vec<[Vec<String>; 3]> {
     let (_, section) = document.split_once(&format!("\n## {heading}\n")).unwrap();
     let section = section.split("\n## ").next().unwrap();
     let table = section
@@ -280,45 +278,45 @@ fn rows(document: &str, heading: &str) -> Vec<[Vec<String>; 3]> {
         .skip(1);
     let rows = table.map(|line| {
         let cells: Vec<&str> = line.trim_matches('|').split(" | ").collect();
-        let lines = |cell: &str| code(cell).into_iter().map(str::to_owned).collect();
+        let lines = |cell: &str| inline_code(cell).into_iter().map(str::to_owned).collect();
         <[Vec<String>; 3]>::try_from(cells.into_iter().map(lines).collect::<Vec<_>>()).unwrap()
     });
     rows.collect()
 }
 
-/// Whether all that a test needs is there.
+/// Returns true if everything that a test needs is installed.
 fn can_run(needs: &[&str]) -> bool {
-    if !netnsd().exists() {
+    if !netnsd_path().exists() {
         eprintln!(
             "skipped: {} is not built (cargo build -p netnsd)",
-            netnsd().display()
+            netnsd_path().display()
         );
         return false;
     }
     needs
         .iter()
         .chain(&["curl", "unshare"])
-        .all(|program| has(program))
+        .all(|program| is_installed(program))
 }
 
-/// Runs a table.
-fn holds(heading: &str, needs: &[&str]) {
+/// Runs a table and compares the hosts after each row.
+fn check_table(heading: &str, needs: &[&str]) {
     if !can_run(needs) {
         return;
     }
-    let document = document();
-    let api = code(&document)
+    let document = read_from_ip();
+    let api = inline_code(&document)
         .into_iter()
         .find(|code| code.starts_with("api() {"))
-        .expect("the document says what api is");
-    let hosts =
-        COLUMNS.map(|column| Host::new(column, if column == Column::ByHand { BRCTL } else { api }));
-    let rows = rows(&document, heading);
-    assert!(rows.len() > 5, "{heading} has a table");
+        .expect("api() is defined in the document");
+    let hosts = COLUMNS
+        .map(|column| ColumnHost::new(column, if column == Column::ByHand { BRCTL } else { api }));
+    let rows = table_rows(&document, heading);
+    assert!(rows.len() > 5, "{heading} has no table");
     for row in &rows {
         for (host, lines) in hosts.iter().zip(row) {
             let script = lines.join("\n");
-            let output = host.sh(&script);
+            let output = host.run_script(&script);
             let said =
                 String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
             assert!(
@@ -327,13 +325,13 @@ fn holds(heading: &str, needs: &[&str]) {
                 output.status
             );
         }
-        let [by_hand, netnsctl, curl] = hosts.each_ref().map(Host::network);
+        let [by_hand, netnsctl, curl] = hosts.each_ref().map(ColumnHost::network);
         for (column, network) in [(1, netnsctl), (2, curl)] {
             let text = |network: &Value| serde_json::to_string_pretty(network).unwrap();
             assert_eq!(
                 text(&network),
                 text(&by_hand),
-                "{:#?} is not what {:#?} is",
+                "{:#?} differs from {:#?}",
                 row[column],
                 row[0]
             );
@@ -342,33 +340,32 @@ fn holds(heading: &str, needs: &[&str]) {
 }
 
 #[test]
-fn namespaces() {
-    holds("Namespaces", &["ip"]);
+fn namespaces_table_is_correct() {
+    check_table("Namespaces", &["ip"]);
 }
 
 #[test]
-fn veth_pairs_addresses_routes() {
-    holds("Veth pairs, addresses, routes", &["ip", "ping"]);
+fn veth_address_route_table_is_correct() {
+    check_table("Veth pairs, addresses, routes", &["ip", "ping"]);
 }
 
 #[test]
-fn bridges_from_ip_and_bridge() {
-    holds("Bridges, from ip and bridge", &["ip", "bridge"]);
+fn bridge_table_for_ip_is_correct() {
+    check_table("Bridges, from ip and bridge", &["ip", "bridge"]);
 }
 
 #[test]
-fn bridges_from_brctl() {
-    holds("Bridges, from brctl", &["ip", "bridge", "brctl"]);
+fn bridge_table_for_brctl_is_correct() {
+    check_table("Bridges, from brctl", &["ip", "bridge", "brctl"]);
 }
 
-/// The tours say that they do the same: so they do, step by step up to the last, which takes it all
-/// away.
+/// The tours claim to do the same; their last step removes everything.
 #[test]
-fn the_tours_of_the_readme() {
+fn readme_tours_have_the_same_effect() {
     if !can_run(&["ip"]) {
         return;
     }
-    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let readme = fs::read_to_string(repository_root().join("README.md")).unwrap();
     let tour = |heading: &str| {
         let (_, section) = readme.split_once(&format!("\n## {heading}\n")).unwrap();
         section
@@ -384,9 +381,9 @@ fn the_tours_of_the_readme() {
     let (curl, document) = curl.split_once("# Everything in one document").unwrap();
     let netnsctl = tour("The same with netnsctl");
     let (netnsctl, end) = netnsctl.split_once("netnsctl status\n").unwrap();
-    let hosts = [Column::Curl, Column::Netnsctl].map(|column| Host::new(column, ""));
+    let hosts = [Column::Curl, Column::Netnsctl].map(|column| ColumnHost::new(column, ""));
     for (host, script) in hosts.iter().zip([curl, netnsctl]) {
-        let output = host.sh(script);
+        let output = host.run_script(script);
         assert!(
             output.status.success(),
             "{script}\n{}",
@@ -394,14 +391,14 @@ fn the_tours_of_the_readme() {
         );
     }
     assert_eq!(hosts[0].network(), hosts[1].network());
-    let nothing = Host::new(Column::ByHand, "").network();
+    let nothing = ColumnHost::new(Column::ByHand, "").network();
     let functions = curl.lines().find(|line| line.starts_with("api()")).unwrap();
     let ends = [
         format!("{functions}\n# {document}"),
         format!("netnsctl status\n{end}"),
     ];
     for (host, script) in hosts.iter().zip(ends) {
-        let output = host.sh(&script);
+        let output = host.run_script(&script);
         assert!(
             output.status.success(),
             "{script}\n{}",

@@ -1,4 +1,4 @@
-//! netnsctl, run as a user does against a daemon on a host of its own; judged by `ip -j`.
+//! netnsctl with a daemon on a sandboxed host; verified by `ip -j`.
 
 mod common;
 
@@ -10,11 +10,11 @@ use std::{
     process::{Command, Stdio},
 };
 
-use common::{NETNSCTL, Ran, TOKEN};
+use common::{NETNSCTL, Outcome, TOKEN};
 use serde_json::{Value, json};
 
-/// A table's lines as words.
-fn words(table: &str) -> Vec<String> {
+/// Returns the lines of a table with single spaces.
+fn table_lines(table: &str) -> Vec<String> {
     table
         .lines()
         .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
@@ -22,31 +22,31 @@ fn words(table: &str) -> Vec<String> {
 }
 
 #[test]
-fn namespaces_are_made_listed_changed_and_deleted() {
+fn namespace_is_added_listed_set_and_deleted() {
     let host = host!();
-    assert_eq!(host.ok(&["netns", "list"]), "");
+    assert_eq!(host.run_ok(&["netns", "list"]), "");
     assert_eq!(
-        host.ok(&["netns", "add", "net0", "net1", "--label", "team=lab"]),
+        host.run_ok(&["netns", "add", "net0", "net1", "--label", "team=lab"]),
         "",
-        "as ip, it says nothing"
+        "prints nothing, like ip"
     );
-    assert_eq!(host.namespaces(), ["net0", "net1"]);
+    assert_eq!(host.list_namespaces(), ["net0", "net1"]);
     assert_eq!(
-        host.ok(&["n", "l", "-o", "name"]),
+        host.run_ok(&["n", "l", "-o", "name"]),
         "net0\nnet1\n",
-        "unique prefixes, as with ip"
+        "commands can be abbreviated"
     );
-    let table = host.ok(&["netns", "list", "--label", "team=lab"]);
+    let table = host.run_ok(&["netns", "list", "--label", "team=lab"]);
     assert_eq!(
-        words(&table)[..2],
+        table_lines(&table)[..2],
         [
             "NAME NETNSID LINKS STATE LABELS",
             "net0 - 1 in_sync team=lab"
         ]
     );
-    assert_eq!(host.ok(&["netns", "list", "--label", "team=other"]), "");
+    assert_eq!(host.run_ok(&["netns", "list", "--label", "team=other"]), "");
 
-    host.ok(&[
+    host.run_ok(&[
         "netns",
         "set",
         "net0",
@@ -56,7 +56,7 @@ fn namespaces_are_made_listed_changed_and_deleted() {
         "--loopback",
         "off",
     ]);
-    let list = host.ip(&["netns", "list"]);
+    let list = host.ip_json(&["netns", "list"]);
     let net0 = list
         .as_array()
         .unwrap()
@@ -65,16 +65,19 @@ fn namespaces_are_made_listed_changed_and_deleted() {
         .unwrap();
     assert_eq!(net0["id"], 100);
     assert_eq!(
-        host.ok(&["netns", "list-id"]),
+        host.run_ok(&["netns", "list-id"]),
         "nsid 100 (iproute2 netns name: net0)\n"
     );
     assert_eq!(
-        host.sh("ip netns exec net0 cat /proc/sys/net/ipv4/ip_forward")
+        host.run_script("ip netns exec net0 cat /proc/sys/net/ipv4/ip_forward")
             .out,
         "1\n"
     );
-    assert_eq!(host.ip(&["-n", "net0", "link"])[0]["operstate"], "DOWN");
-    let shown = host.ok(&["netns", "show", "net0"]);
+    assert_eq!(
+        host.ip_json(&["-n", "net0", "link"])[0]["operstate"],
+        "DOWN"
+    );
+    let shown = host.run_ok(&["netns", "show", "net0"]);
     for text in [
         "net.ipv4.ip_forward=1",
         "team=lab",
@@ -83,7 +86,7 @@ fn namespaces_are_made_listed_changed_and_deleted() {
     ] {
         assert!(shown.contains(text), "{text}: {shown}");
     }
-    host.ok(&[
+    host.run_ok(&[
         "netns",
         "set",
         "net0",
@@ -92,27 +95,27 @@ fn namespaces_are_made_listed_changed_and_deleted() {
         "--no-label",
         "team",
     ]);
-    let now = host.json(&["netns", "show", "net0"]);
+    let now = host.run_json(&["netns", "show", "net0"]);
     assert_eq!(
         (&now["netnsid"], &now["labels"]),
         (&Value::Null, &json!({}))
     );
 
-    host.sh("ip netns add other");
+    host.run_script("ip netns add other");
     assert_eq!(
-        host.ok(&["netns", "list", "--unmanaged", "-o", "name"]),
+        host.run_ok(&["netns", "list", "--unmanaged", "-o", "name"]),
         "net0\nnet1\nother\n"
     );
-    host.ok(&["netns", "delete", "net1"]);
-    assert_eq!(host.namespaces(), ["net0", "other"]);
+    host.run_ok(&["netns", "delete", "net1"]);
+    assert_eq!(host.list_namespaces(), ["net0", "other"]);
 }
 
 #[test]
 fn control_characters_in_names_are_escaped() {
     let host = host!();
-    host.sh("ip link add \"$(printf 'e\\033[2Jx')\" type bridge");
+    host.run_script("ip link add \"$(printf 'e\\033[2Jx')\" type bridge");
     for format in ["table", "name", "json"] {
-        let shown = host.ok(&["link", "-o", format]);
+        let shown = host.run_ok(&["link", "-o", format]);
         assert!(
             shown.contains("e\\u001b[2Jx") && !shown.contains('\u{1b}'),
             "{shown:?}"
@@ -121,9 +124,9 @@ fn control_characters_in_names_are_escaped() {
 }
 
 #[test]
-fn routes_neighbours_and_resolvers_are_given_in_the_words_of_ip() {
+fn routes_neighbours_and_dns_have_syntax_of_ip() {
     let host = host!();
-    host.joined();
+    host.add_connected_namespaces();
     let mac = "02:00:00:00:00:09";
     let neighbour = format!("10.1.1.9 lladdr {mac} dev eth0");
     let line = [
@@ -143,8 +146,8 @@ fn routes_neighbours_and_resolvers_are_given_in_the_words_of_ip() {
     ];
     let table = ["--route", "192.0.2.8 via 10.1.1.2 table 100"];
     let dns = ["--dns-server", "10.1.1.53", "--dns-search", "lab.example"];
-    host.ok(&[&line[..], &more, &table, &dns].concat());
-    let routes = host.ip(&["-n", "net0", "route"]);
+    host.run_ok(&[&line[..], &more, &table, &dns].concat());
+    let routes = host.ip_json(&["-n", "net0", "route"]);
     let find = |to: &str| {
         routes
             .as_array()
@@ -158,16 +161,16 @@ fn routes_neighbours_and_resolvers_are_given_in_the_words_of_ip() {
     assert_eq!(find("10.9.0.0/16")["type"], "blackhole");
     assert_eq!(find("192.0.2.7")["metric"], 5);
     assert_eq!(
-        host.ip(&["-n", "net0", "neigh", "show", "nud", "permanent"])[0]["lladdr"],
+        host.ip_json(&["-n", "net0", "neigh", "show", "nud", "permanent"])[0]["lladdr"],
         mac
     );
-    let resolv = host.sh("cat /etc/netns/net0/resolv.conf").out;
+    let resolv = host.run_script("cat /etc/netns/net0/resolv.conf").out;
     assert!(
         resolv.contains("nameserver 10.1.1.53") && resolv.contains("search lab.example"),
         "{resolv}"
     );
 
-    let printed = host.ok(&["route", "net0"]);
+    let printed = host.run_ok(&["route", "net0"]);
     assert!(
         printed.contains("default via 10.1.1.2 dev eth0"),
         "{printed}"
@@ -183,35 +186,35 @@ fn routes_neighbours_and_resolvers_are_given_in_the_words_of_ip() {
     );
     assert!(
         !printed.contains("192.0.2.8"),
-        "only the main table: {printed}"
+        "a route of another table is printed: {printed}"
     );
     for table in ["all", "100"] {
-        let printed = host.ok(&["route", "net0", "--table", table]);
+        let printed = host.run_ok(&["route", "net0", "--table", table]);
         assert!(
             printed.contains("192.0.2.8 via 10.1.1.2 dev eth0 table 100"),
             "{printed}"
         );
     }
-    let neighbours = host.ok(&["neigh", "net0"]);
+    let neighbours = host.run_ok(&["neigh", "net0"]);
     assert!(
         neighbours.contains(&format!("10.1.1.9 dev eth0 lladdr {mac} PERMANENT")),
         "{neighbours}"
     );
-    let shown = host.ok(&["netns", "show", "net0"]);
+    let shown = host.run_ok(&["netns", "show", "net0"]);
     assert!(
         shown.contains("192.0.2.7/32 via 10.1.1.2 dev eth0 metric 5") && shown.contains(&neighbour),
         "{shown}"
     );
 
-    host.ok(&["netns", "set", "net0", "--route", "none", "--no-dns"]);
-    let left = host.ip(&["-n", "net0", "route"]);
+    host.run_ok(&["netns", "set", "net0", "--route", "none", "--no-dns"]);
+    let left = host.ip_json(&["-n", "net0", "route"]);
     assert_eq!(
         left.as_array().unwrap().len(),
         1,
-        "the kernel's own is left: {left}"
+        "only the kernel's route is left: {left}"
     );
     host.run(&["netns", "set", "net0"])
-        .failed(2, &["nothing to set"]);
+        .assert_failed(2, &["no options given"]);
     assert_eq!(
         host.run(&["netns", "set", "net0", "--route", "default gw 10.1.1.2"])
             .code,
@@ -220,10 +223,10 @@ fn routes_neighbours_and_resolvers_are_given_in_the_words_of_ip() {
 }
 
 #[test]
-fn a_bridge_gets_ports_and_learns() {
+fn bridge_has_ports_and_learns_addresses() {
     let host = host!();
-    host.ok(&["netns", "add", "net0", "net1"]);
-    host.ok(&[
+    host.run_ok(&["netns", "add", "net0", "net1"]);
+    host.run_ok(&[
         "bridge",
         "add",
         "br0",
@@ -237,14 +240,14 @@ fn a_bridge_gets_ports_and_learns() {
     for i in ["0", "1"] {
         let inside = format!("net{i}:eth0,addr=10.1.2.1{i}/24");
         let port = format!("port{i},bridge=br0,hairpin");
-        host.ok(&["veth", "add", &format!("lan{i}"), &inside, &port]);
+        host.run_ok(&["veth", "add", &format!("lan{i}"), &inside, &port]);
     }
-    let info = host.ip(&["-d", "link", "show", "br0"])[0]["linkinfo"]["info_data"].clone();
+    let info = host.ip_json(&["-d", "link", "show", "br0"])[0]["linkinfo"]["info_data"].clone();
     assert_eq!(
         (&info["ageing_time"], &info["priority"]),
         (&json!(6000), &json!(4096))
     );
-    host.ok(&[
+    host.run_ok(&[
         "wait",
         "veth/lan0",
         "veth/lan1",
@@ -254,7 +257,7 @@ fn a_bridge_gets_ports_and_learns() {
         "--timeout",
         "20",
     ]);
-    let pinged = host.ok(&["netns", "ping", "net0", "10.1.2.11", "-c", "2"]);
+    let pinged = host.run_ok(&["netns", "ping", "net0", "10.1.2.11", "-c", "2"]);
     assert!(
         pinged.contains("from 10.1.2.11: icmp_seq=1") && pinged.contains("2 received, 0% loss"),
         "{pinged}"
@@ -263,22 +266,22 @@ fn a_bridge_gets_ports_and_learns() {
     assert_eq!(silence.code, Some(1));
     assert!(silence.out.contains("100% loss"), "{silence:?}");
 
-    let ports = words(&host.ok(&["bridge", "link", "br0"]));
+    let ports = table_lines(&host.run_ok(&["bridge", "link", "br0"]));
     assert!(
         ports[1].starts_with("port0 lan0/1 forwarding") && ports[1].ends_with("hairpin"),
         "{ports:?}"
     );
-    let mac = host.ip(&["-n", "net1", "link", "show", "eth0"])[0]["address"]
+    let mac = host.ip_json(&["-n", "net1", "link", "show", "eth0"])[0]["address"]
         .as_str()
         .unwrap()
         .to_owned();
-    let fdb = words(&host.ok(&["bridge", "fdb", "br0"]));
+    let fdb = table_lines(&host.run_ok(&["bridge", "fdb", "br0"]));
     assert!(
         fdb.iter()
             .any(|line| line.starts_with(&format!("{mac} port1 no "))),
         "{mac}: {fdb:?}"
     );
-    host.ok(&[
+    host.run_ok(&[
         "bridge",
         "set",
         "br0",
@@ -287,41 +290,44 @@ fn a_bridge_gets_ports_and_learns() {
         "--address",
         "none",
     ]);
-    assert_eq!(host.ip(&["-4", "addr", "show", "br0"]), json!([]));
-    let listed = words(&host.ok(&["bridge", "list"]));
+    assert_eq!(host.ip_json(&["-4", "addr", "show", "br0"]), json!([]));
+    let listed = table_lines(&host.run_ok(&["bridge", "list"]));
     assert_eq!(listed[1], "br0 - yes off - 2 in_sync");
     assert!(
-        host.ok(&["bridge", "show", "br0"])
+        host.run_ok(&["bridge", "show", "br0"])
             .contains("port0 forwarding")
     );
 
     host.run(&["bridge", "delete", "br0"])
-        .failed(1, &["veth lan0", "--cascade"]);
-    host.ok(&["bridge", "delete", "br0", "--cascade"]);
+        .assert_failed(1, &["veth lan0", "--cascade"]);
+    host.run_ok(&["bridge", "delete", "br0", "--cascade"]);
     assert_eq!(
-        host.ip(&["link", "show", "port0"])[0]["master"],
+        host.ip_json(&["link", "show", "port0"])[0]["master"],
         Value::Null,
-        "its ports live on"
+        "the port was not detached"
     );
 }
 
 #[test]
-fn pairs_are_made_moved_and_shown_in_the_same_words() {
+fn veth_is_added_moved_and_shown_in_same_syntax() {
     let host = host!();
     assert_eq!(
-        host.ok(&["veth", "add"]),
+        host.run_ok(&["veth", "add"]),
         "veth0\n",
-        "a chosen name is told"
+        "the chosen name is not printed"
     );
-    assert_eq!(host.ip(&["link", "show", "veth1"])[0]["ifname"], "veth1");
-    host.joined();
-    host.ok(&["wait", "veth/lan0", "--for", "ready"]);
-    let listed = words(&host.ok(&["veth", "list"]));
+    assert_eq!(
+        host.ip_json(&["link", "show", "veth1"])[0]["ifname"],
+        "veth1"
+    );
+    host.add_connected_namespaces();
+    host.run_ok(&["wait", "veth/lan0", "--for", "ready"]);
+    let listed = table_lines(&host.run_ok(&["veth", "list"]));
     assert_eq!(
         listed[1],
         "lan0 net0:eth0,addr=10.1.1.1/24 net1:eth0,addr=10.1.1.2/24 yes in_sync"
     );
-    host.ok(&[
+    host.run_ok(&[
         "veth",
         "set",
         "lan0/1",
@@ -333,23 +339,23 @@ fn pairs_are_made_moved_and_shown_in_the_same_words() {
         "--address",
         "10.1.1.3/24",
     ]);
-    let port = host.ip(&["-4", "addr", "show", "port0"])[0].clone();
+    let port = host.ip_json(&["-4", "addr", "show", "port0"])[0].clone();
     assert_eq!(
         (&port["mtu"], &port["addr_info"][0]["local"]),
         (&json!(1400), &json!("10.1.1.3"))
     );
-    host.ok(&["veth", "set", "lan0/0", "--down"]);
+    host.run_ok(&["veth", "set", "lan0/0", "--down"]);
     assert_eq!(
-        host.ip(&["-n", "net0", "link", "show", "eth0"])[0]["operstate"],
+        host.ip_json(&["-n", "net0", "link", "show", "eth0"])[0]["operstate"],
         "DOWN"
     );
     host.run(&["wait", "veth/lan0", "--for", "ready", "--timeout", "0.1"])
-        .failed(1, &["veth lan0", "not ready"]);
-    host.ok(&["veth", "set", "lan0/0", "--up"]);
-    host.ok(&["wait", "veth/lan0", "--for", "ready", "--timeout", "20"]);
+        .assert_failed(1, &["veth lan0", "not ready"]);
+    host.run_ok(&["veth", "set", "lan0/0", "--up"]);
+    host.run_ok(&["wait", "veth/lan0", "--for", "ready", "--timeout", "20"]);
 
-    host.ok(&["bridge", "add", "br0"]);
-    host.ok(&[
+    host.run_ok(&["bridge", "add", "br0"]);
+    host.run_ok(&[
         "veth",
         "set",
         "lan0/1",
@@ -360,38 +366,38 @@ fn pairs_are_made_moved_and_shown_in_the_same_words() {
         "--address",
         "none",
     ]);
-    assert_eq!(host.ip(&["link", "show", "port0"])[0]["master"], "br0");
-    host.ok(&["veth", "set", "lan0/1", "--no-bridge"]);
+    assert_eq!(host.ip_json(&["link", "show", "port0"])[0]["master"], "br0");
+    host.run_ok(&["veth", "set", "lan0/1", "--no-bridge"]);
     assert_eq!(
-        host.ip(&["link", "show", "port0"])[0]["master"],
+        host.ip_json(&["link", "show", "port0"])[0]["master"],
         Value::Null
     );
-    host.ok(&["veth", "set", "lan0", "--label", "team=lab"]);
+    host.run_ok(&["veth", "set", "lan0", "--label", "team=lab"]);
     assert_eq!(
-        host.ok(&["veth", "list", "--label", "team", "-o", "name"]),
+        host.run_ok(&["veth", "list", "--label", "team", "-o", "name"]),
         "lan0\n"
     );
     assert!(
-        host.ok(&["veth", "show", "lan0"])
+        host.run_ok(&["veth", "show", "lan0"])
             .contains("net0:eth0,addr=10.1.1.1/24")
     );
     host.run(&["veth", "set", "lan0", "--down"])
-        .failed(2, &["lan0/0"]);
+        .assert_failed(2, &["lan0/0"]);
     host.run(&["veth", "set", "lan0/2", "--down"])
-        .failed(2, &["lan0/1"]);
+        .assert_failed(2, &["lan0/1"]);
     host.run(&["veth", "add", "x,colour=red", "z"])
-        .failed(2, &["colour", "bridge="]);
-    host.ok(&["veth", "delete", "lan0", "veth0"]);
-    assert_eq!(host.ok(&["link", "-o", "name"]), "lo\nbr0\n");
-    host.ok(&["wait", "veth/lan0", "--for", "deleted"]);
+        .assert_failed(2, &["colour", "bridge="]);
+    host.run_ok(&["veth", "delete", "lan0", "veth0"]);
+    assert_eq!(host.run_ok(&["link", "-o", "name"]), "lo\nbr0\n");
+    host.run_ok(&["wait", "veth/lan0", "--for", "deleted"]);
 }
 
 #[test]
-fn what_the_kernel_says_is_printed_as_ip_does() {
+fn live_state_is_printed_like_ip() {
     let host = host!();
-    host.joined();
-    let addresses = host.ok(&["addr", "net0", "--dev", "eth0", "-4"]);
-    let index = host.ip(&["-n", "net0", "link", "show", "eth0"])[0]["ifindex"].clone();
+    host.add_connected_namespaces();
+    let addresses = host.run_ok(&["addr", "net0", "--dev", "eth0", "-4"]);
+    let index = host.ip_json(&["-n", "net0", "link", "show", "eth0"])[0]["ifindex"].clone();
     assert!(
         addresses.starts_with(&format!("{index}: eth0@net1:eth0: <UP,LOWER_UP> mtu 1500")),
         "{addresses}"
@@ -400,7 +406,7 @@ fn what_the_kernel_says_is_printed_as_ip_does() {
         addresses.contains("    inet 10.1.1.1/24 scope global eth0\n"),
         "{addresses}"
     );
-    let links = host.ok(&["link"]);
+    let links = host.run_ok(&["link"]);
     assert!(
         links.starts_with("1: lo: <LOOPBACK,UP,LOWER_UP> mtu 65536"),
         "{links}"
@@ -409,7 +415,7 @@ fn what_the_kernel_says_is_printed_as_ip_does() {
         links.contains("    link/loopback 00:00:00:00:00:00\n"),
         "{links}"
     );
-    let live = host.json(&["addr", "net0"]);
+    let live = host.run_json(&["addr", "net0"]);
     assert!(
         live["items"]
             .as_array()
@@ -417,23 +423,24 @@ fn what_the_kernel_says_is_printed_as_ip_does() {
             .iter()
             .any(|item| item["address"] == "10.1.1.1/24")
     );
-    host.run(&["addr", "nowhere"]).failed(1, &["nowhere"]);
+    host.run(&["addr", "nowhere"])
+        .assert_failed(1, &["nowhere"]);
 }
 
 #[test]
-fn commands_run_with_their_output_and_exit_code() {
+fn exec_passes_output_and_exit_code() {
     let host = host!();
-    host.ok(&["netns", "add", "net0", "net1"]);
+    host.run_ok(&["netns", "add", "net0", "net1"]);
     let exec = |line: &[&str]| host.run(&[&["netns", "exec"], line].concat());
-    let ran = exec(&["net0", "--", "sh", "-c", "echo out; echo err >&2; exit 7"]);
+    let outcome = exec(&["net0", "--", "sh", "-c", "echo out; echo err >&2; exit 7"]);
     assert_eq!(
-        (ran.code, ran.out.as_str(), ran.err.as_str()),
+        (outcome.code, outcome.out.as_str(), outcome.err.as_str()),
         (Some(7), "out\n", "err\n")
     );
     assert_eq!(
         exec(&["net0", "ip", "netns", "identify"]).out,
         "net0\n",
-        "-- may be left out, as with ip"
+        "-- is not optional"
     );
     assert_eq!(
         exec(&[
@@ -452,17 +459,18 @@ fn commands_run_with_their_output_and_exit_code() {
     assert_eq!(
         exec(&["net0", "echo", "-v", "--", "-o"]).out,
         "-v -- -o\n",
-        "options after it are the command's"
+        "options after the command were not passed to it"
     );
     assert_eq!(
         exec(&["net0", "sh", "-c", "kill -TERM $$"]).code,
         Some(128 + 15)
     );
-    exec(&["--timeout", "0.1", "net0", "sleep", "1000"]).failed(128 + 9, &["--timeout"]);
-    let bytes = host.sh("netnsctl netns exec net0 -- printf '\\377\\000x' | od -An -tx1");
+    exec(&["--timeout", "0.1", "net0", "sleep", "1000"]).assert_failed(128 + 9, &["--timeout"]);
+    let bytes = host.run_script("netnsctl netns exec net0 -- printf '\\377\\000x' | od -An -tx1");
     assert_eq!(bytes.out.trim(), "ff 00 78");
     assert_eq!(
-        host.sh("echo hello | netnsctl netns exec net0 cat").out,
+        host.run_script("echo hello | netnsctl netns exec net0 cat")
+            .out,
         "hello\n"
     );
 
@@ -477,79 +485,83 @@ fn commands_run_with_their_output_and_exit_code() {
     assert_eq!(
         (all.code, all.out.as_str()),
         (Some(1), printed),
-        "goes on past a failure"
+        "stopped after a failure"
     );
-    exec(&["net0", "no-such-program"]).failed(1, &["no-such-program", "/argv/0"]);
-    exec(&["net0"]).failed(2, &["no command"]);
+    exec(&["net0", "no-such-program"]).assert_failed(1, &["no-such-program", "/argv/0"]);
+    exec(&["net0"]).assert_failed(2, &["no command"]);
 }
 
 #[test]
-fn processes_are_found() {
+fn processes_are_listed_and_identified() {
     let host = host!();
-    host.ok(&["netns", "add", "net0"]);
+    host.run_ok(&["netns", "add", "net0"]);
     let mut sleeper = host
         .command("ip")
         .args(["netns", "exec", "net0", "sleep", "1000"])
         .spawn()
         .unwrap();
     let pid = sleeper.id().to_string();
-    host.until("sleep runs", || {
-        host.ok(&["netns", "pids", "net0", "--long"])
+    host.wait_until("sleep runs", || {
+        host.run_ok(&["netns", "pids", "net0", "--long"])
             .contains("sleep")
     });
-    assert_eq!(host.ok(&["netns", "pids", "net0"]), format!("{pid}\n"));
-    assert_eq!(host.ok(&["netns", "identify", &pid]), "net0\n");
-    assert_eq!(host.ok(&["netns", "identify"]), "", "the host has no name");
+    assert_eq!(host.run_ok(&["netns", "pids", "net0"]), format!("{pid}\n"));
+    assert_eq!(host.run_ok(&["netns", "identify", &pid]), "net0\n");
+    assert_eq!(
+        host.run_ok(&["netns", "identify"]),
+        "",
+        "the host's namespace has a name"
+    );
     sleeper.kill().unwrap();
     sleeper.wait().unwrap();
     host.run(&["netns", "identify", "4000000"])
-        .failed(1, &["4000000"]);
+        .assert_failed(1, &["4000000"]);
 }
 
 #[test]
-fn a_dry_run_changes_nothing_and_lists_what_it_would() {
+fn dry_run_prints_commands_without_changes() {
     let host = host!();
-    let plan = words(&host.ok(&["netns", "add", "net0", "--dry-run"]));
+    let plan = table_lines(&host.run_ok(&["netns", "add", "net0", "--dry-run"]));
     assert!(
         plan[0].starts_with("(ip netns add net0 && ip -n net0 link property add dev lo altname "),
         "{plan:?}"
     );
-    assert_eq!(host.namespaces(), Vec::<String>::new());
-    host.joined();
-    let plan = host.json(&["netns", "delete", "net0", "--cascade", "--dry-run"]);
+    assert_eq!(host.list_namespaces(), Vec::<String>::new());
+    host.add_connected_namespaces();
+    let plan = host.run_json(&["netns", "delete", "net0", "--cascade", "--dry-run"]);
     assert!(
         plan["plan"].as_array().is_some_and(|plan| !plan.is_empty()) && plan["result"].is_null(),
         "{plan}"
     );
-    host.ok(&["netns", "delete", "--all", "--dry-run"]);
-    host.ok(&["veth", "set", "lan0/0", "--down", "--dry-run"]);
-    assert_eq!(host.namespaces(), ["net0", "net1"]);
-    assert_eq!(host.json(&["veth", "show", "lan0"])["generation"], 1);
+    host.run_ok(&["netns", "delete", "--all", "--dry-run"]);
+    host.run_ok(&["veth", "set", "lan0/0", "--down", "--dry-run"]);
+    assert_eq!(host.list_namespaces(), ["net0", "net1"]);
+    assert_eq!(host.run_json(&["veth", "show", "lan0"])["generation"], 1);
     host.run(&["netns", "list", "--dry-run"])
-        .failed(2, &["--dry-run"]);
+        .assert_failed(2, &["--dry-run"]);
 }
 
 #[test]
-fn all_namespaces_go_with_what_lies_in_them() {
+fn delete_all_removes_dependents() {
     let host = host!();
-    host.joined();
+    host.add_connected_namespaces();
     host.run(&["netns", "delete", "net0"])
-        .failed(1, &["veth lan0", "--cascade"]);
+        .assert_failed(1, &["veth lan0", "--cascade"]);
     host.run(&["netns", "delete", "nowhere", "net0", "--cascade"])
-        .failed(1, &["nowhere"]);
-    assert_eq!(host.namespaces(), ["net1"], "goes on past a failure");
-    host.ok(&["netns", "add", "net0"]);
-    host.ok(&["netns", "delete", "--all"]);
-    assert_eq!(host.namespaces(), Vec::<String>::new());
-    assert_eq!(host.ok(&["veth", "list"]), "");
-    host.ok(&["netns", "delete", "--all"]);
+        .assert_failed(1, &["nowhere"]);
+    assert_eq!(host.list_namespaces(), ["net1"], "stopped after a failure");
+    host.run_ok(&["netns", "add", "net0"]);
+    host.run_ok(&["netns", "delete", "--all"]);
+    assert_eq!(host.list_namespaces(), Vec::<String>::new());
+    assert_eq!(host.run_ok(&["veth", "list"]), "");
+    host.run_ok(&["netns", "delete", "--all"]);
 }
 
 #[test]
-fn json_is_exactly_what_the_api_answers_and_curl_lines_do_the_same() {
+fn json_is_unchanged_and_curl_lines_work() {
     let host = host!();
-    host.joined();
-    if host.sh("command -v curl").out.is_empty() {
+    host.add_connected_namespaces();
+    if host.run_script("command -v curl").out.is_empty() {
         eprintln!("skipped: curl is not installed");
         return;
     }
@@ -558,7 +570,7 @@ fn json_is_exactly_what_the_api_answers_and_curl_lines_do_the_same() {
         read.err.starts_with("curl ") && read.err.lines().count() == 1,
         "{read:?}"
     );
-    assert_eq!(host.sh(read.err.trim_end()).out, read.out);
+    assert_eq!(host.run_script(read.err.trim_end()).out, read.out);
     let write = host.run(&[
         "-v",
         "netns",
@@ -571,30 +583,34 @@ fn json_is_exactly_what_the_api_answers_and_curl_lines_do_the_same() {
         "json",
     ]);
     let plan = |text: &str| serde_json::from_str::<Value>(text).unwrap()["plan"].clone();
-    assert_eq!(plan(&host.sh(write.err.trim_end()).out), plan(&write.out));
+    assert_eq!(
+        plan(&host.run_script(write.err.trim_end()).out),
+        plan(&write.out)
+    );
     let delete = host.run(&["-v", "veth", "delete", "lan0", "--dry-run", "-o", "json"]);
-    assert_eq!(host.sh(delete.err.trim_end()).out, delete.out);
+    assert_eq!(host.run_script(delete.err.trim_end()).out, delete.out);
     let create = host.run(&["-v", "netns", "add", "net2", "--dry-run"]);
     assert_eq!(
-        host.sh(&create.err.replace("?dry_run=true", "")).code,
+        host.run_script(&create.err.replace("?dry_run=true", ""))
+            .code,
         Some(0)
     );
-    assert_eq!(host.namespaces(), ["net0", "net1", "net2"]);
+    assert_eq!(host.list_namespaces(), ["net0", "net1", "net2"]);
 }
 
 #[test]
-fn a_list_of_several_pages_is_one() {
+fn list_joins_all_pages() {
     let host = host!();
     let names: Vec<String> = (0..1003).map(|i| format!("net{i:04}")).collect();
     let line: Vec<&str> = ["netns", "add"]
         .into_iter()
         .chain(names.iter().map(String::as_str))
         .collect();
-    host.ok(&line);
+    host.run_ok(&line);
     let listed = host.run(&["-v", "netns", "list", "-o", "name"]);
     assert_eq!(listed.out.lines().collect::<Vec<_>>(), names);
     assert_eq!(listed.err.lines().count(), 2, "two pages");
-    let all = host.json(&["netns", "list"]);
+    let all = host.run_json(&["netns", "list"]);
     assert_eq!(
         (all["items"].as_array().unwrap().len(), &all["next"]),
         (1003, &Value::Null)
@@ -602,18 +618,19 @@ fn a_list_of_several_pages_is_one() {
 }
 
 #[test]
-fn refusals_say_what_where_and_what_to_do() {
+fn refusals_name_cause_and_remedy() {
     let host = host!();
-    host.ok(&["netns", "add", "net0"]);
+    host.run_ok(&["netns", "add", "net0"]);
     host.run(&["netns", "add", "net0"])
-        .failed(1, &["net0", "set"]);
+        .assert_failed(1, &["net0", "set"]);
     host.run(&["netns", "show", "nowhere"])
-        .failed(1, &["nowhere"]);
-    host.run(&["netns", "show", "../x"]).failed(1, &["../x"]);
+        .assert_failed(1, &["nowhere"]);
+    host.run(&["netns", "show", "../x"])
+        .assert_failed(1, &["../x"]);
     host.run(&["veth", "add", "net0:e0,addr=10.1.1.1", "e1"])
-        .failed(1, &["/endpoints/0/addresses/0", "10.1.1.1/24"]);
+        .assert_failed(1, &["/endpoints/0/addresses/0", "10.1.1.1/24"]);
     host.run(&["veth", "add", "nowhere:e0", "e1"])
-        .failed(1, &["/endpoints/0/namespace", "nowhere"]);
+        .assert_failed(1, &["/endpoints/0/namespace", "nowhere"]);
     for usage in [
         &["netns", "add", "-x"][..],
         &["netns", "set", "net0", "x"],
@@ -629,20 +646,20 @@ fn refusals_say_what_where_and_what_to_do() {
         pending.err.contains("namespace net0 is pending"),
         "{pending:?}"
     );
-    let status = host.ok(&["status"]);
+    let status = host.run_ok(&["status"]);
     assert!(
         status.contains("1 pending") && status.contains("namespace/net0"),
         "{status}"
     );
     host.run(&["wait", "netns/net0", "--timeout", "0.1"])
-        .failed(1, &["namespace net0 is pending"]);
+        .assert_failed(1, &["namespace net0 is pending"]);
 }
 
 #[test]
-fn a_daemon_out_of_reach_is_told_with_what_to_do() {
+fn unreachable_daemon_is_reported_with_hint() {
     let dir = tempfile::tempdir().unwrap();
     let run = |socket: &Path, line: &[&str]| {
-        Ran::of(
+        Outcome::of(
             Command::new(NETNSCTL)
                 .args(line)
                 .arg("--url")
@@ -653,29 +670,30 @@ fn a_daemon_out_of_reach_is_told_with_what_to_do() {
     };
     let nowhere = dir.path().join("nowhere.sock");
     run(&nowhere, &["netns", "list"])
-        .failed(3, &["nowhere.sock", "is netnsd running?", "NETNSCTL_URL"]);
-    run(&nowhere, &["netns", "delete", "a", "b"]).failed(3, &["is netnsd running?"]);
-    run(&nowhere, &["wait", "netns/a", "--timeout", "0.1"]).failed(3, &["is netnsd running?"]);
+        .assert_failed(3, &["nowhere.sock", "is netnsd running?", "NETNSCTL_URL"]);
+    run(&nowhere, &["netns", "delete", "a", "b"]).assert_failed(3, &["is netnsd running?"]);
+    run(&nowhere, &["wait", "netns/a", "--timeout", "0.1"])
+        .assert_failed(3, &["is netnsd running?"]);
     let left_over = dir.path().join("left.sock");
     drop(UnixListener::bind(&left_over).unwrap());
-    run(&left_over, &["status"]).failed(3, &["start netnsd"]);
+    run(&left_over, &["status"]).assert_failed(3, &["start netnsd"]);
     let version = run(&nowhere, &["version"]);
     assert_eq!(version.code, Some(0));
     assert!(version.out.contains("netnsd cannot be reached"));
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_error() {
+fn closed_output_pipe_is_not_an_error() {
     let host = host!();
-    host.ok(&["netns", "add", "net0"]);
+    host.run_ok(&["netns", "add", "net0"]);
     let script =
         "netnsctl netns exec net0 -- seq 200000 | head -n 1; netnsctl completion bash | head -n 0";
-    let ran = host.sh(script);
-    assert_eq!((ran.out.as_str(), ran.err.as_str()), ("1\n", ""));
+    let outcome = host.run_script(script);
+    assert_eq!((outcome.out.as_str(), outcome.err.as_str()), ("1\n", ""));
 }
 
-/// The help of a command.
-fn help(line: &[String]) -> String {
+/// Returns the help of a command.
+fn help_text(line: &[String]) -> String {
     let output = Command::new(NETNSCTL)
         .args(line)
         .arg("--help")
@@ -684,9 +702,9 @@ fn help(line: &[String]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The commands that netnsctl's help names below a command.
+/// Returns the subcommands in the help of a command.
 fn subcommands(line: &[String]) -> Vec<String> {
-    let text = help(line);
+    let text = help_text(line);
     let lines = text
         .lines()
         .skip_while(|line| *line != "Commands:")
@@ -700,9 +718,9 @@ fn subcommands(line: &[String]) -> Vec<String> {
         .collect()
 }
 
-/// The examples in a command's help.
+/// Returns the examples in the help of a command.
 fn examples(line: &[String]) -> Vec<String> {
-    let text = help(line);
+    let text = help_text(line);
     let after = text
         .lines()
         .skip_while(|line| !matches!(*line, "Example:" | "Examples:"))
@@ -730,8 +748,7 @@ fn every_command_has_an_example_that_runs() {
     for line in &lines {
         let found = examples(line);
         assert!(!found.is_empty(), "{line:?} has no example");
-        // What makes something runs first, what deletes something last, and in an order that leaves
-        // it something.
+        // Commands that create run first; commands that delete run last, dependents first.
         let words: Vec<&str> = line.iter().map(String::as_str).collect();
         let rank = match words[..] {
             ["adopt"] => 0,
@@ -751,33 +768,33 @@ fn every_command_has_an_example_that_runs() {
         .spawn()
         .unwrap();
     let file = format!("/proc/{}/comm", other.id());
-    host.until("sleep runs", || {
+    host.wait_until("sleep runs", || {
         fs::read_to_string(&file).is_ok_and(|name| name == "sleep\n")
     });
-    // What others made, to be taken over.
-    host.sh("ip netns add byhand && ip link add lan type bridge");
+    // Unmanaged resources for the examples of adopt.
+    host.run_script("ip netns add byhand && ip link add lan type bridge");
     for (_, example) in all {
-        // Some go on until they are stopped.
+        // Some run until they are stopped.
         let endless = example.ends_with("events -f") || example.ends_with("monitor");
         let (before, expected) = if endless {
             ("timeout 0.5 ", 124)
         } else {
             ("", 0)
         };
-        let ran = host.sh(&format!(
+        let outcome = host.run_script(&format!(
             "export EDITOR=true; PID={}; {before}{example}",
             other.id()
         ));
-        assert_eq!(ran.code, Some(expected), "{example}: {ran:?}");
+        assert_eq!(outcome.code, Some(expected), "{example}: {outcome:?}");
     }
     other.kill().unwrap();
     other.wait().unwrap();
 }
 
 #[test]
-fn a_login_is_remembered_until_the_logout() {
+fn login_is_saved_until_logout() {
     let host = host!();
-    host.ok(&["netns", "add", "net0"]);
+    host.run_ok(&["netns", "add", "net0"]);
     let home = host.dir.path().join("home");
     fs::create_dir(&home).unwrap();
     let run = |line: &[&str], typed: &str| {
@@ -798,32 +815,32 @@ fn a_login_is_remembered_until_the_logout() {
             .unwrap()
             .write_all(typed.as_bytes())
             .unwrap();
-        Ran::of(child.wait_with_output().unwrap())
+        Outcome::of(child.wait_with_output().unwrap())
     };
     let (url, list) = ("http://127.0.0.1:8080", ["netns", "list", "-o", "name"]);
-    run(&list, "").failed(3, &["/run/netnsd/netnsd.sock"]);
-    // What does not get in is not remembered.
-    run(&["login", url], "wrong\n").failed(1, &["token"]);
-    run(&["login", url], "").failed(2, &["--token-file"]);
+    run(&list, "").assert_failed(3, &["/run/netnsd/netnsd.sock"]);
+    // A login that is refused is not saved.
+    run(&["login", url], "wrong\n").assert_failed(1, &["token"]);
+    run(&["login", url], "").assert_failed(2, &["--token-file"]);
     assert!(!home.join(".config").exists());
 
-    let ran = run(&["login", url], &format!("{TOKEN}\n"));
-    assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
+    let outcome = run(&["login", url], &format!("{TOKEN}\n"));
+    assert_eq!((outcome.code, outcome.err.as_str()), (Some(0), ""));
     let file = home.join(".config/netnsctl/login.json");
     assert!(
-        ran.out.contains(url)
-            && ran.out.contains(&file.display().to_string())
-            && !ran.out.contains(TOKEN)
+        outcome.out.contains(url)
+            && outcome.out.contains(&file.display().to_string())
+            && !outcome.out.contains(TOKEN)
     );
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(&file), mode(file.parent().unwrap())), (0o600, 0o700));
     assert_eq!(run(&list, "").out, "net0\n");
-    // The token is for that netnsd alone.
+    // The token is sent to no other netnsd.
     run(
         &[&["--url", "http://localhost:8080"][..], &list].concat(),
         "",
     )
-    .failed(1, &["token"]);
+    .assert_failed(1, &["token"]);
     let token = host.dir.path().join("token");
     assert_eq!(
         run(&["login", url, "--token-file", token.to_str().unwrap()], "").code,
@@ -832,8 +849,8 @@ fn a_login_is_remembered_until_the_logout() {
     assert_eq!(run(&list, "").out, "net0\n");
 
     fs::write(&file, "noise").unwrap();
-    run(&list, "").failed(2, &["login.json", "logout"]);
+    run(&list, "").assert_failed(2, &["login.json", "logout"]);
     assert_eq!(run(&["logout"], "").code, Some(0));
     assert_eq!(run(&["logout"], "").code, Some(0));
-    run(&list, "").failed(3, &["/run/netnsd/netnsd.sock"]);
+    run(&list, "").assert_failed(3, &["/run/netnsd/netnsd.sock"]);
 }

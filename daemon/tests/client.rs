@@ -19,34 +19,34 @@ fn of<R: serde::de::DeserializeOwned>(value: serde_json::Value) -> R {
 fn everything_has_a_type() {
     let host = Host::started();
     host.typed(async |client| {
-        assert_eq!(client.about().await.unwrap().name, "netnsd");
-        let made = client.put::<Namespace>(&of(json!({"name": "net0"}))).await.unwrap();
+        assert_eq!(client.get_about().await.unwrap().name, "netnsd");
+        let made = client.put_resource::<Namespace>(&of(json!({"name": "net0"}))).await.unwrap();
         assert_eq!((made.generation, made.status.observed.unwrap().links), (1, 1));
-        client.create::<Bridge>(&of(json!({"name": "br0", "addresses": ["10.0.0.254/24"]}))).await.unwrap();
+        client.create_resource::<Bridge>(&of(json!({"name": "br0", "addresses": ["10.0.0.254/24"]}))).await.unwrap();
         let ends = json!([{"namespace": "net0", "interface": "eth0", "addresses": ["10.0.0.1/24"]}, {"interface": "port0", "bridge": "br0"}]);
-        let pair = client.create::<Veth>(&of(json!({"name": "lan0", "endpoints": ends}))).await.unwrap();
+        let pair = client.create_resource::<Veth>(&of(json!({"name": "lan0", "endpoints": ends}))).await.unwrap();
         assert!(pair.status.observed.unwrap().ready);
-        let patched = client.patch::<Veth>(&name("lan0"), &json!({"labels": {"a": "b"}})).await.unwrap();
+        let patched = client.patch_resource::<Veth>(&name("lan0"), &json!({"labels": {"a": "b"}})).await.unwrap();
         assert_eq!(patched.spec.labels["a"], "b");
-        assert_eq!(client.list::<Veth>("label=a=b").await.unwrap().items.len(), 1);
-        assert_eq!(client.list::<Veth>("label=a!=b").await.unwrap().items.len(), 0);
-        assert_eq!(client.get::<Bridge>(&name("br0")).await.unwrap().status.observed.unwrap().ports.len(), 1);
+        assert_eq!(client.list_page::<Veth>("label=a=b").await.unwrap().items.len(), 1);
+        assert_eq!(client.list_page::<Veth>("label=a!=b").await.unwrap().items.len(), 0);
+        assert_eq!(client.get_resource::<Bridge>(&name("br0")).await.unwrap().status.observed.unwrap().ports.len(), 1);
         let net0 = name("net0");
-        let links = client.links(Some(&net0)).await.unwrap();
+        let links = client.list_links(Some(&net0)).await.unwrap();
         assert_eq!(links.iter().map(|link| link.name.as_str()).collect::<Vec<_>>(), ["lo", "eth0"]);
         assert_eq!(links[1].peer.as_ref().unwrap().interface, "port0");
-        assert!(client.addresses(Some(&net0)).await.unwrap().iter().any(|address| address.address == "10.0.0.1/24"));
-        assert!(client.routes(Some(&net0)).await.unwrap().iter().any(|route| route.destination == "10.0.0.0/24"));
-        let ping = client.ping(&net0, &Ping::new("10.0.0.254".parse().unwrap())).await.unwrap();
+        assert!(client.list_addresses(Some(&net0)).await.unwrap().iter().any(|address| address.address == "10.0.0.1/24"));
+        assert!(client.list_routes(Some(&net0)).await.unwrap().iter().any(|route| route.destination == "10.0.0.0/24"));
+        let ping = client.ping_address(&net0, &Ping::new("10.0.0.254".parse().unwrap())).await.unwrap();
         assert_eq!(ping.received, 1);
-        assert!(client.neighbours(Some(&net0)).await.unwrap().iter().any(|entry| entry.address == "10.0.0.254"));
+        assert!(client.list_neighbours(Some(&net0)).await.unwrap().iter().any(|entry| entry.address == "10.0.0.254"));
         let exec: Exec = of(json!({"argv": ["sh", "-c", "exit 4"]}));
-        assert_eq!(client.exec(&net0, &exec).await.unwrap().exit_code, Some(4));
-        assert!(client.processes(&net0).await.unwrap().is_empty());
-        let Err(Error::Problem(problem)) = client.delete::<Namespace>(&net0, false).await else { panic!("it is in use") };
+        assert_eq!(client.run_command(&net0, &exec).await.unwrap().exit_code, Some(4));
+        assert!(client.list_processes(&net0).await.unwrap().is_empty());
+        let Err(Error::Problem(problem)) = client.delete_resource::<Namespace>(&net0, false).await else { panic!("it is in use") };
         assert_eq!((problem.code, problem.resources.len()), (Code::InUse, 1));
-        client.delete::<Namespace>(&net0, true).await.unwrap();
-        assert_eq!(client.list::<Veth>("").await.unwrap().items.len(), 0);
+        client.delete_resource::<Namespace>(&net0, true).await.unwrap();
+        assert_eq!(client.list_page::<Veth>("").await.unwrap().items.len(), 0);
     });
 }
 
@@ -56,13 +56,13 @@ fn pages_follow_one_another() {
     host.typed(async |client| {
         for i in 0..5 {
             client
-                .put::<Namespace>(&of(json!({"name": format!("n{i}")})))
+                .put_resource::<Namespace>(&of(json!({"name": format!("n{i}")})))
                 .await
                 .unwrap();
         }
         let (mut seen, mut query) = (Vec::new(), "limit=2".to_owned());
         loop {
-            let page = client.list::<Namespace>(&query).await.unwrap();
+            let page = client.list_page::<Namespace>(&query).await.unwrap();
             seen.extend(
                 page.items
                     .into_iter()

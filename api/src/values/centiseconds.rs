@@ -8,8 +8,8 @@ use utoipa::{
     openapi::{ObjectBuilder, RefOr, Schema, schema::Type},
 };
 
-/// A time of a bridge: in JSON seconds with up to two decimals, in the kernel hundredths of a second
-/// (`USER_HZ`, `linux/if_link.h`).
+/// A time of a bridge: in JSON seconds with up to two decimals, in the kernel hundredths of a
+/// second (`USER_HZ`, `linux/if_link.h`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Centiseconds(pub u32);
 

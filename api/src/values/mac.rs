@@ -17,8 +17,8 @@ impl Mac {
         bytes.try_into().ok().map(Self)
     }
 
-    /// Returns the IPv6 link-local address of a device with this address (`IN6_ADDR_GEN_MODE_EUI64`; RFC 4291,
-    /// appendix A).
+    /// Returns the IPv6 link-local address of a device with this address
+    /// (`IN6_ADDR_GEN_MODE_EUI64`; RFC 4291, appendix A).
     pub fn link_local(self) -> Ipv6Net {
         let [a, b, c, d, e, f] = self.0.map(u16::from);
         let (first, middle) = (a << 8 | b, [c << 8 | 0xff, 0xfe00 | d]);

@@ -1,4 +1,4 @@
-//! A host with a daemon, on which netnsctl is run as a user does.
+//! A host with a daemon on which tests run netnsctl.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(missing_docs, reason = "the names say it")]
 
@@ -13,23 +13,23 @@ use std::{
 use netnsd::sandbox::Sandbox;
 use serde_json::{Value, json};
 
-/// How long anything may take before a test gives up.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Time after which a test gives up waiting.
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Who has it is admin at 127.0.0.1:8080 too.
-pub const TOKEN: &str = "what-only-this-test-knows";
+/// The admin token of the daemon at 127.0.0.1:8080.
+pub const TOKEN: &str = "secret-of-this-test";
 
 pub const NETNSCTL: &str = env!("CARGO_BIN_EXE_netnsctl");
 
-/// A host with the daemon.
-pub struct Host {
+/// A sandboxed host with a running daemon.
+pub struct TestHost {
     daemon: Child,
     pub sandbox: Sandbox,
     pub dir: tempfile::TempDir,
 }
 
-/// The daemon's program, which lies beside netnsctl if it was built.
-fn netnsd() -> Option<PathBuf> {
+/// Returns the path of the daemon, which is beside netnsctl if it was built.
+fn netnsd_path() -> Option<PathBuf> {
     let path = Path::new(NETNSCTL).with_file_name("netnsd");
     if !path.exists() {
         eprintln!(
@@ -41,10 +41,10 @@ fn netnsd() -> Option<PathBuf> {
     Some(path)
 }
 
-impl Host {
-    /// A fresh host with the daemon ready on it; none if the daemon is not built.
+impl TestHost {
+    /// Starts a host with a daemon and waits until it is ready; `None` if the daemon is not built.
     pub fn start() -> Option<Self> {
-        let program = netnsd()?;
+        let program = netnsd_path()?;
         let dir = tempfile::Builder::new()
             .prefix("netnsctl-test-")
             .tempdir_in("/tmp")
@@ -52,7 +52,7 @@ impl Host {
         let sandbox = Sandbox::new().unwrap();
         let path = dir.path().join("notify");
         let notify = UnixDatagram::bind(&path).unwrap();
-        notify.set_read_timeout(Some(PATIENCE)).unwrap();
+        notify.set_read_timeout(Some(TIMEOUT)).unwrap();
         let log = fs::File::create(dir.path().join("log")).unwrap();
         fs::write(dir.path().join("token"), TOKEN).unwrap();
         let daemon = sandbox
@@ -88,7 +88,7 @@ impl Host {
         fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
-    /// A command on the host, with netnsctl in its path.
+    /// Returns a command on the host, with netnsctl in its path.
     pub fn command(&self, program: &str) -> Command {
         let mut command = self.sandbox.command(program).unwrap();
         let bin = Path::new(NETNSCTL).parent().unwrap().display();
@@ -109,35 +109,36 @@ impl Host {
     }
 
     /// Runs netnsctl.
-    pub fn run(&self, line: &[&str]) -> Ran {
-        Ran::of(self.command(NETNSCTL).args(line).output().unwrap())
+    pub fn run(&self, line: &[&str]) -> Outcome {
+        Outcome::of(self.command(NETNSCTL).args(line).output().unwrap())
     }
 
-    /// Runs netnsctl, which succeeds; gives what it printed.
+    /// Runs netnsctl, which must succeed; returns its output.
     #[track_caller]
-    pub fn ok(&self, line: &[&str]) -> String {
-        let ran = self.run(line);
+    pub fn run_ok(&self, line: &[&str]) -> String {
+        let outcome = self.run(line);
         assert_eq!(
-            (ran.code, ran.err.as_str()),
+            (outcome.code, outcome.err.as_str()),
             (Some(0), ""),
             "netnsctl {line:?}"
         );
-        ran.out
+        outcome.out
     }
 
-    /// Runs netnsctl, which succeeds and prints JSON.
+    /// Runs netnsctl, which must succeed; returns its output as JSON.
     #[track_caller]
-    pub fn json(&self, line: &[&str]) -> Value {
-        serde_json::from_str(&self.ok(&[&["-o", "json"], line].concat())).unwrap()
+    pub fn run_json(&self, line: &[&str]) -> Value {
+        serde_json::from_str(&self.run_ok(&[&["-o", "json"], line].concat())).unwrap()
     }
 
-    pub fn sh(&self, script: &str) -> Ran {
-        Ran::of(self.command("sh").args(["-c", script]).output().unwrap())
+    /// Runs a shell script on the host.
+    pub fn run_script(&self, script: &str) -> Outcome {
+        Outcome::of(self.command("sh").args(["-c", script]).output().unwrap())
     }
 
-    /// What `ip -j` says.
+    /// Returns the output of `ip -j`.
     #[track_caller]
-    pub fn ip(&self, args: &[&str]) -> Value {
+    pub fn ip_json(&self, args: &[&str]) -> Value {
         let output = self.command("ip").arg("-j").args(args).output().unwrap();
         assert!(
             output.status.success(),
@@ -145,7 +146,7 @@ impl Host {
             String::from_utf8_lossy(&output.stderr)
         );
         match serde_json::from_slice(&output.stdout) {
-            // iproute2 has two ways to say nothing, and pads some lists with empty objects.
+            // iproute2 prints nothing for an empty list, and pads some lists with empty objects.
             Ok(Value::Array(items)) => items
                 .into_iter()
                 .filter(|item| *item != json!({}))
@@ -154,9 +155,9 @@ impl Host {
         }
     }
 
-    /// The names of the namespaces, as `ip netns` lists them.
-    pub fn namespaces(&self) -> Vec<String> {
-        let list = self.ip(&["netns", "list"]);
+    /// Returns the names that `ip netns` lists.
+    pub fn list_namespaces(&self) -> Vec<String> {
+        let list = self.ip_json(&["netns", "list"]);
         let mut names: Vec<String> = list
             .as_array()
             .unwrap()
@@ -167,11 +168,11 @@ impl Host {
         names
     }
 
-    /// Two namespaces with a pair between them.
+    /// Adds two namespaces with a veth pair between them.
     #[track_caller]
-    pub fn joined(&self) {
-        self.ok(&["netns", "add", "net0", "net1"]);
-        self.ok(&[
+    pub fn add_connected_namespaces(&self) {
+        self.run_ok(&["netns", "add", "net0", "net1"]);
+        self.run_ok(&[
             "veth",
             "add",
             "lan0",
@@ -180,35 +181,35 @@ impl Host {
         ]);
     }
 
-    /// Waits for something that happens by itself.
+    /// Waits until a condition holds.
     #[track_caller]
-    pub fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
+    pub fn wait_until(&self, what: &str, mut holds: impl FnMut() -> bool) {
         let start = Instant::now();
         while !holds() {
-            assert!(start.elapsed() < PATIENCE, "waited in vain: {what}");
+            assert!(start.elapsed() < TIMEOUT, "timed out waiting for: {what}");
         }
     }
 }
 
-impl Drop for Host {
+impl Drop for TestHost {
     fn drop(&mut self) {
-        let _gone = self.daemon.kill();
-        let _reaped = self.daemon.wait();
+        let _ = self.daemon.kill(); // It may have ended.
+        let _ = self.daemon.wait();
         if std::thread::panicking() {
             eprintln!("the daemon's log:\n{}", self.log());
         }
     }
 }
 
-/// How a command ended.
+/// The outcome of a command.
 #[derive(Debug)]
-pub struct Ran {
+pub struct Outcome {
     pub code: Option<i32>,
     pub out: String,
     pub err: String,
 }
 
-impl Ran {
+impl Outcome {
     pub fn of(output: Output) -> Self {
         Self {
             code: output.status.code(),
@@ -217,9 +218,9 @@ impl Ran {
         }
     }
 
-    /// That it failed with this code, and said these things in at most two lines.
+    /// Asserts the exit code, and that stderr has these texts in at most two lines.
     #[track_caller]
-    pub fn failed(&self, code: i32, said: &[&str]) {
+    pub fn assert_failed(&self, code: i32, said: &[&str]) {
         assert_eq!(self.code, Some(code), "{self:?}");
         for text in said {
             assert!(self.err.contains(text), "{text:?} is not in {self:?}");
@@ -231,11 +232,11 @@ impl Ran {
     }
 }
 
-/// A host, or the test is over.
+/// Starts a host, or ends the test.
 #[macro_export]
 macro_rules! host {
     () => {
-        match common::Host::start() {
+        match common::TestHost::start() {
             Some(host) => host,
             None => return,
         }

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use netnsd_client::tls::{authorities, certificates};
+use netnsd_client::tls::{read_ca_certificates, read_certificates};
 use rustls_pki_types::{PrivateKeyDer, pem::PemObject};
 use tokio::net::TcpStream;
 use tokio_rustls::{
@@ -83,7 +83,7 @@ fn read(files: &TlsFiles) -> Result<Arc<ServerConfig>, String> {
         format!("{key} is \"{}\": {error}", path.display())
     };
     let chain =
-        certificates(&files.cert).map_err(|error| wrong("tls_cert", &files.cert, &error))?;
+        read_certificates(&files.cert).map_err(|error| wrong("tls_cert", &files.cert, &error))?;
     let key = PrivateKeyDer::from_pem_file(&files.key)
         .map_err(|error| wrong("tls_key", &files.key, &error))?;
     let provider = Arc::new(ring::default_provider());
@@ -93,7 +93,8 @@ fn read(files: &TlsFiles) -> Result<Arc<ServerConfig>, String> {
     let builder = match &files.client_ca {
         None => builder.with_no_client_auth(),
         Some(path) => {
-            let roots = authorities(path).map_err(|error| wrong("tls_client_ca", path, &error))?;
+            let roots =
+                read_ca_certificates(path).map_err(|error| wrong("tls_client_ca", path, &error))?;
             // Who has none may still send a token.
             let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
                 .allow_unauthenticated()

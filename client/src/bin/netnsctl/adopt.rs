@@ -1,4 +1,4 @@
-//! Taking over what others made: the host, as the kernel says it is, written down as a document.
+//! `netnsctl adopt`: writes the live network of the host as a document, and adopts it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,356 +6,432 @@ use clap::Args;
 use http::Method;
 use netnsd_api::{
     DEFAULT_MTU, Items, Kind, Link, LinkAddress, LiveNeighbour, LiveRoute, Name, RouteType,
-    UnmanagedNamespace, is_link_local,
+    UnmanagedNamespace, default_metric, is_link_local,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use crate::{
+    api::{RequestBody, percent_encode},
     cli::Context,
-    curl::{Body, encoded},
-    fail::Failure,
-    status::Which,
-    whole,
+    error::CliError,
+    resource::{collection_path, item_names},
+    status::ResourceArg,
+    topology::send_document,
 };
 
-/// What to take over.
+/// Origins of routes that are added again without netnsd: by the kernel, DHCP and router
+/// advertisements.
+const TRANSIENT_PROTOCOLS: &[&str] = &["kernel", "dhcp", "ra", "redirect"];
+
+/// `netnsctl adopt …`
 #[derive(Debug, Args)]
-pub struct Adopt {
-    /// What to take over, as `--all --dry-run` calls it: netns/NAME, bridge/NAME, veth/NAME
+pub struct AdoptArgs {
+    /// The resources, as `--all --dry-run` names them: netns/NAME, bridge/NAME, veth/NAME
     #[arg(required_unless_present = "all", value_name = "KIND/NAME")]
-    which: Vec<Which>,
-    /// Every namespace, bridge and veth pair that netnsd did not make
-    #[arg(long, conflicts_with = "which")]
+    resources: Vec<ResourceArg>,
+    /// Every namespace, bridge and veth pair that netnsd does not manage
+    #[arg(long, conflicts_with = "resources")]
     all: bool,
 }
 
-/// Takes over what others made, all or nothing.
-pub async fn adopt(context: &Context, what: &Adopt) -> Result<(), Failure> {
-    let (host, mut left) = Host::look(context).await?;
-    let (mut document, also_left) = host.document();
-    left.extend(also_left);
-    if !what.all {
-        let named = |which: &Which, kind: Kind, item: &Value| {
-            which.kind == kind && item["name"] == which.name.as_str()
-        };
-        for which in &what.which {
-            if !document[&which.kind]
-                .iter()
-                .any(|item| named(which, which.kind, item))
-            {
-                let detail = "netnsctl adopt --all --dry-run tells what there is";
-                let Which { kind, name } = which;
-                return Err(Failure::Usage(format!(
-                    "there is no {kind}/{name} that others made: {detail}"
-                )));
-            }
+/// Adopts existing resources, all or none.
+pub async fn adopt_resources(context: &Context, args: &AdoptArgs) -> Result<(), CliError> {
+    let mut document = HostSnapshot::read(context).await?.into_document();
+    if args.all {
+        for reason in &document.omissions {
+            eprintln!("netnsctl: {reason}");
         }
-        for (kind, items) in &mut document {
-            items.retain(|item| what.which.iter().any(|which| named(which, *kind, item)));
-        }
+    } else {
+        document.retain_only(&args.resources)?;
     }
-    for reason in left.iter().filter(|_| what.all) {
-        eprintln!("netnsctl: {reason}");
-    }
+
     let body: Map<String, Value> = document
+        .resources
         .into_iter()
         .map(|(kind, items)| (kind.plural().to_owned(), items.into()))
         .collect();
-    whole::send(
+    send_document(
         context,
         Method::PATCH,
         [("adopt", "true")].into_iter(),
-        &Body::Json(&body.into()),
+        &RequestBody::Json(&body.into()),
     )
     .await
 }
 
-/// The resources of a document, and sentences on what is left out of it.
-type Written = (BTreeMap<Kind, Vec<Value>>, Vec<String>);
-
-/// Everything that the kernel says.
+/// A topology document of resources to adopt.
 #[derive(Debug)]
-struct Host {
-    /// The host first.
-    places: Vec<Place>,
-    /// Names that are taken.
-    taken: BTreeSet<(Kind, String)>,
+struct AdoptDocument {
+    resources: BTreeMap<Kind, Vec<Value>>,
+    /// Sentences on everything that is left out.
+    omissions: Vec<String>,
 }
 
-/// One namespace.
+impl AdoptDocument {
+    fn new(omissions: Vec<String>) -> Self {
+        Self {
+            resources: Kind::ALL.map(|kind| (kind, Vec::new())).into(),
+            omissions,
+        }
+    }
+
+    fn add(&mut self, kind: Kind, item: Value) {
+        self.resources.entry(kind).or_default().push(item);
+    }
+
+    fn omit(&mut self, reason: String) {
+        self.omissions.push(reason);
+    }
+
+    /// Removes all resources but those named.
+    fn retain_only(&mut self, names: &[ResourceArg]) -> Result<(), CliError> {
+        for ResourceArg { kind, name } in names {
+            let items = self.resources.get(kind).into_iter().flatten();
+            if !items.into_iter().any(|item| item["name"] == name.as_str()) {
+                return Err(CliError::Usage(format!(
+                    "there is no unmanaged {kind}/{name}: see netnsctl adopt --all --dry-run"
+                )));
+            }
+        }
+        for (kind, items) in &mut self.resources {
+            items.retain(|item| {
+                names
+                    .iter()
+                    .any(|named| named.kind == *kind && item["name"] == named.name.as_str())
+            });
+        }
+        Ok(())
+    }
+}
+
+/// The live state of the host.
 #[derive(Debug)]
-struct Place {
-    /// None for the host's.
+struct HostSnapshot {
+    /// The namespaces, the host's first.
+    namespaces: Vec<NamespaceSnapshot>,
+    /// Names of resources that are in use.
+    used_names: BTreeSet<(Kind, String)>,
+    /// Sentences on the namespaces that cannot be adopted.
+    omissions: Vec<String>,
+}
+
+/// The live state of one namespace.
+#[derive(Debug)]
+struct NamespaceSnapshot {
+    /// `None` for the host's.
     name: Option<String>,
-    /// None for the host's, and where netnsd made it.
-    unmanaged: Option<Inside>,
+    /// `None` for the host's, and for those that netnsd manages.
+    unmanaged: Option<UnmanagedState>,
     links: Vec<Link>,
     addresses: Vec<LinkAddress>,
 }
 
-/// What is in a namespace beside links.
+/// The live state of an unmanaged namespace, besides its links.
 #[derive(Debug)]
-struct Inside {
+struct UnmanagedState {
     netnsid: Option<u32>,
     routes: Vec<LiveRoute>,
     neighbours: Vec<LiveNeighbour>,
 }
 
-impl Host {
-    /// Looks at everything but the namespaces that cannot be taken over; gives a sentence on each
-    /// of those.
-    async fn look(context: &Context) -> Result<(Self, Vec<String>), Failure> {
-        let (mut left, mut seen) = (Vec::new(), BTreeMap::new());
-        let mut taken = BTreeSet::new();
+/// Names of bridge resources, by their namespace and device.
+type BridgeNames = BTreeMap<(Option<String>, String), String>;
+
+impl HostSnapshot {
+    /// Reads the state of the host and of all namespaces that can be adopted or are managed.
+    async fn read(context: &Context) -> Result<Self, CliError> {
+        let mut used_names = BTreeSet::new();
         for kind in Kind::ALL {
-            let recorded = context
-                .api
-                .list(&format!("/v1/{}", kind.plural()), &[])
-                .await?;
-            taken.extend(
-                crate::resource::names(&recorded.items)?
-                    .into_iter()
-                    .map(|name| (kind, name)),
-            );
+            let list = context.api.list(&collection_path(kind), &[]).await?;
+            let names = item_names(&list.items)?;
+            used_names.extend(names.into_iter().map(|name| (kind, name)));
         }
-        let mut places = vec![Place::look(context, None, None).await?];
-        let namespaces = context
+
+        let mut omissions = Vec::new();
+        let mut seen_inodes = BTreeMap::new();
+        let mut namespaces = vec![NamespaceSnapshot::read(context, None, None).await?];
+        let list = context
             .api
-            .list("/v1/namespaces", &[("include", "unmanaged")])
+            .list(
+                &collection_path(Kind::Namespace),
+                &[("include", "unmanaged")],
+            )
             .await?;
-        for item in &namespaces.items {
+        for item in &list.items {
             let item: Value = serde_json::from_str(item.get())?;
             let name = item["name"].as_str().unwrap_or_default().to_owned();
             let unmanaged: Option<UnmanagedNamespace> = (item["managed"] == false)
                 .then(|| serde_json::from_value(item))
                 .transpose()?;
             if let Some(namespace) = &unmanaged
-                && let Some(reason) = why_not(context, namespace, &mut seen).await?
+                && let Some(reason) =
+                    find_adoption_obstacle(context, namespace, &mut seen_inodes).await?
             {
-                left.push(format!("namespace {name} is left out: {reason}"));
+                omissions.push(format!("namespace {name} is left out: {reason}"));
                 continue;
             }
-            places.push(Place::look(context, Some(name), unmanaged).await?);
+            namespaces.push(NamespaceSnapshot::read(context, Some(name), unmanaged).await?);
         }
-        Ok((Self { places, taken }, left))
+        Ok(Self {
+            namespaces,
+            used_names,
+            omissions,
+        })
     }
 
-    /// Writes down what netnsd did not make.
-    fn document(mut self) -> Written {
-        let mut document: BTreeMap<Kind, Vec<Value>> =
-            Kind::ALL.map(|kind| (kind, Vec::new())).into();
-        let mut left = Vec::new();
-        let places = std::mem::take(&mut self.places);
-        let mut bridges: BTreeMap<(Option<&str>, &str), String> = BTreeMap::new();
-        for place in &places {
-            if let (Some(name), Some(inside)) = (&place.name, &place.unmanaged) {
-                match name.parse::<Name>() {
-                    Ok(_) => document
-                        .entry(Kind::Namespace)
-                        .or_default()
-                        .push(place.namespace(name, inside, &mut left)),
-                    Err(error) => left.push(format!("namespace {name:?} is left out: {}", error.0)),
+    /// Writes a document of everything that netnsd does not manage.
+    fn into_document(mut self) -> AdoptDocument {
+        let mut document = AdoptDocument::new(std::mem::take(&mut self.omissions));
+        let namespaces = std::mem::take(&mut self.namespaces);
+        let mut bridges = BridgeNames::new();
+        for namespace in &namespaces {
+            namespace.add_namespace(&mut document);
+            self.add_bridges(namespace, &mut bridges, &mut document);
+        }
+        self.add_veths(&namespaces, &bridges, &mut document);
+        document
+    }
+
+    /// Adds the unmanaged bridges of a namespace; records the names of all of its bridges.
+    fn add_bridges(
+        &mut self,
+        namespace: &NamespaceSnapshot,
+        bridges: &mut BridgeNames,
+        document: &mut AdoptDocument,
+    ) {
+        for link in namespace.links.iter().filter(|link| is_bridge(link)) {
+            let name = match &link.resource {
+                Some(resource) => resource.name.to_string(),
+                None => {
+                    let name = self.choose_name(Kind::Bridge, namespace, &link.name);
+                    let bridge = namespace.bridge_spec(&name, link, document);
+                    document.add(Kind::Bridge, bridge);
+                    name
                 }
-            }
-            for link in place
+            };
+            bridges.insert((namespace.name.clone(), link.name.clone()), name);
+        }
+    }
+
+    /// Adds the unmanaged veth pairs.
+    fn add_veths(
+        &mut self,
+        namespaces: &[NamespaceSnapshot],
+        bridges: &BridgeNames,
+        document: &mut AdoptDocument,
+    ) {
+        for (i, namespace) in namespaces.iter().enumerate() {
+            for link in namespace
                 .links
                 .iter()
-                .filter(|link| link.kind.as_deref() == Some(Kind::Bridge.as_str()))
+                .filter(|link| is_unmanaged_veth(link))
             {
-                let name = match &link.resource {
-                    Some(resource) => resource.name.to_string(),
-                    None => {
-                        let name = self.free_name(Kind::Bridge, place, &link.name);
-                        document
-                            .entry(Kind::Bridge)
-                            .or_default()
-                            .push(place.bridge(&name, link, &mut left));
-                        name
-                    }
-                };
-                bridges.insert((place.name.as_deref(), &link.name), name);
-            }
-        }
-        for (i, place) in places.iter().enumerate() {
-            let is_veth = |link: &&Link| {
-                link.kind.as_deref() == Some(Kind::Veth.as_str()) && link.resource.is_none()
-            };
-            for link in place.links.iter().filter(is_veth) {
-                let peer = link.peer.as_ref().and_then(|peer| {
-                    let there = places
-                        .iter()
-                        .position(|place| place.name == peer.namespace)?;
-                    Some((
-                        there,
-                        places[there]
-                            .links
-                            .iter()
-                            .position(|other| other.name == peer.interface)?,
-                    ))
-                });
-                let Some((there, at)) = peer else {
-                    let place = place.words();
-                    left.push(format!(
-                        "{} in {place} is left out: its other end is in no namespace that has a name",
-                        link.name
+                let Some((peer_namespace, peer)) = find_peer(namespaces, link) else {
+                    document.omit(format!(
+                        "{} in {} is left out: its peer is in a namespace without a name",
+                        link.name,
+                        namespace.describe()
                     ));
                     continue;
                 };
-                let other = &places[there].links[at];
-                // Each pair once.
-                if (i, link.index) > (there, other.index) {
+                // Each pair is found from both ends.
+                if (i, link.index) > (peer_namespace, peer.index) {
                     continue;
                 }
-                let name = self.free_name(Kind::Veth, place, &link.name);
-                let ends = [
-                    place.end(link, &bridges, &mut left),
-                    places[there].end(other, &bridges, &mut left),
+                let name = self.choose_name(Kind::Veth, namespace, &link.name);
+                let endpoints = [
+                    namespace.endpoint_spec(link, bridges, document),
+                    namespaces[peer_namespace].endpoint_spec(peer, bridges, document),
                 ];
-                document
-                    .entry(Kind::Veth)
-                    .or_default()
-                    .push(json!({"name": name, "endpoints": ends}));
+                document.add(Kind::Veth, json!({"name": name, "endpoints": endpoints}));
             }
         }
-        (document, left)
     }
 
-    /// A name for what has none yet: that of the device, on the host; with the namespace before it
-    /// elsewhere.
-    fn free_name(&mut self, kind: Kind, place: &Place, device: &str) -> String {
-        let fits = |c: char| {
-            if c.is_ascii_alphanumeric() || "._-".contains(c) {
-                c
-            } else {
-                '_'
-            }
-        };
-        let plain: String = match &place.name {
+    /// Chooses a name for a resource: that of the device, with its namespace before it unless that
+    /// is the host's.
+    fn choose_name(&mut self, kind: Kind, namespace: &NamespaceSnapshot, device: &str) -> String {
+        let base: String = match &namespace.name {
             Some(namespace) => format!("{namespace}-{device}"),
             None => device.to_owned(),
         };
-        let plain: String = plain.chars().map(fits).collect();
-        let plain = plain.trim_start_matches(['.', '-']);
-        let numbered = (2..).map(|n: u32| format!("{plain}-{n}"));
-        let mut names = std::iter::once(plain.to_owned()).chain(numbered);
-        let name = names
-            .find(|name| !self.taken.contains(&(kind, name.clone())))
+        let base: String = base
+            .chars()
+            .map(|c| match c {
+                'A'..='Z' | 'a'..='z' | '0'..='9' | '.' | '_' | '-' => c,
+                _ => '_',
+            })
+            .collect();
+        let base = base.trim_start_matches(['.', '-']);
+        let numbered = (2..).map(|n: u32| format!("{base}-{n}"));
+        let name = std::iter::once(base.to_owned())
+            .chain(numbered)
+            .find(|name| !self.used_names.contains(&(kind, name.clone())))
             .unwrap_or_default();
-        self.taken.insert((kind, name.clone()));
+        self.used_names.insert((kind, name.clone()));
         name
     }
 }
 
-/// Asks why a namespace cannot be taken over: it may be the host's own, or have two names.
-async fn why_not(
+fn is_bridge(link: &Link) -> bool {
+    link.kind.as_deref() == Some("bridge")
+}
+
+fn is_unmanaged_veth(link: &Link) -> bool {
+    link.kind.as_deref() == Some("veth") && link.resource.is_none()
+}
+
+/// Returns the peer of a veth device, and the index of its namespace.
+fn find_peer<'a>(namespaces: &'a [NamespaceSnapshot], link: &Link) -> Option<(usize, &'a Link)> {
+    let peer = link.peer.as_ref()?;
+    let at = namespaces
+        .iter()
+        .position(|namespace| namespace.name == peer.namespace)?;
+    let link = namespaces[at]
+        .links
+        .iter()
+        .find(|other| other.name == peer.interface)?;
+    Some((at, link))
+}
+
+/// Returns why a namespace cannot be adopted: it may be the host's own, or have two names.
+async fn find_adoption_obstacle(
     context: &Context,
     namespace: &UnmanagedNamespace,
-    seen: &mut BTreeMap<u64, String>,
-) -> Result<Option<String>, Failure> {
+    seen_inodes: &mut BTreeMap<u64, String>,
+) -> Result<Option<String>, CliError> {
     let UnmanagedNamespace { name, status, .. } = namespace;
     if name.parse::<Name>().is_err() {
-        return Ok(None);
+        return Ok(None); // reported by `add_namespace`
     }
+    // The API shows a file that is not a namespace with inode 0.
     if status.observed.inode == 0 {
         return Ok(Some(format!(
-            "{} is no network namespace",
+            "{} is not a network namespace",
             status.observed.path
         )));
     }
-    if let Some(other) = seen.insert(status.observed.inode, name.clone()) {
-        return Ok(Some(format!("it is namespace {other} already")));
+    if let Some(other) = seen_inodes.insert(status.observed.inode, name.clone()) {
+        return Ok(Some(format!("it is the same as namespace {other}")));
     }
-    let path = format!("/v1/namespaces/{}?adopt=true&dry_run=true", encoded(name));
-    context.api.conflict(&path, &Body::Json(&json!({}))).await
+    let path = format!(
+        "/v1/namespaces/{}?adopt=true&dry_run=true",
+        percent_encode(name)
+    );
+    context
+        .api
+        .put_for_conflict(&path, &RequestBody::Json(&json!({})))
+        .await
 }
 
-impl Place {
-    async fn look(
+impl NamespaceSnapshot {
+    async fn read(
         context: &Context,
         name: Option<String>,
         unmanaged: Option<UnmanagedNamespace>,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, CliError> {
         let path = match &name {
-            Some(name) => format!("/v1/namespaces/{}", encoded(name)),
+            Some(name) => format!("/v1/namespaces/{}", percent_encode(name)),
             None => "/v1/host".into(),
         };
         let unmanaged = match unmanaged {
-            Some(namespace) => Some(Inside {
+            Some(namespace) => Some(UnmanagedState {
                 netnsid: namespace.status.observed.netnsid,
-                routes: items(context, &format!("{path}/routes")).await?,
-                neighbours: items(context, &format!("{path}/neighbours")).await?,
+                routes: read_items(context, &format!("{path}/routes")).await?,
+                neighbours: read_items(context, &format!("{path}/neighbours")).await?,
             }),
             None => None,
         };
-        let links = items(context, &format!("{path}/links?settings=true")).await?;
         Ok(Self {
             name,
             unmanaged,
-            links,
-            addresses: items(context, &format!("{path}/addresses")).await?,
+            links: read_items(context, &format!("{path}/links?settings=true")).await?,
+            addresses: read_items(context, &format!("{path}/addresses")).await?,
         })
     }
 
-    fn words(&self) -> String {
-        self.name
-            .as_ref()
-            .map_or_else(|| "the host".into(), |name| format!("namespace {name}"))
+    /// Returns the namespace as text for messages.
+    fn describe(&self) -> String {
+        match &self.name {
+            Some(name) => format!("namespace {name}"),
+            None => "the host".into(),
+        }
     }
 
-    fn namespace(&self, name: &str, inside: &Inside, left: &mut Vec<String>) -> Value {
-        let mut routes = Vec::new();
-        // What the kernel, DHCP and router advertisements bring they bring again.
-        let lasting = |route: &&LiveRoute| {
-            !["kernel", "dhcp", "ra", "redirect"].contains(&route.protocol.as_str())
+    /// Adds the namespace, if netnsd does not manage it.
+    fn add_namespace(&self, document: &mut AdoptDocument) {
+        let (Some(name), Some(state)) = (&self.name, &self.unmanaged) else {
+            return;
         };
-        for route in inside.routes.iter().filter(lasting) {
-            let kind = serde_json::from_value::<RouteType>(json!(route.kind)).ok();
-            if kind.is_none() || !route.adoptable {
-                left.push(format!(
-                    "a route to {} in namespace {name} is left out: netnsd has no such routes",
+        match name.parse::<Name>() {
+            Ok(_) => {
+                let namespace = self.namespace_spec(name, state, document);
+                document.add(Kind::Namespace, namespace);
+            }
+            Err(error) => {
+                document.omit(format!("namespace {name:?} is left out: {}", error.0));
+            }
+        }
+    }
+
+    fn namespace_spec(
+        &self,
+        name: &str,
+        state: &UnmanagedState,
+        document: &mut AdoptDocument,
+    ) -> Value {
+        let mut routes = Vec::new();
+        for route in &state.routes {
+            if TRANSIENT_PROTOCOLS.contains(&route.protocol.as_str()) {
+                continue;
+            }
+            if route.kind.parse::<RouteType>().is_err() || !route.adoptable {
+                document.omit(format!(
+                    "a route to {} in namespace {name} is left out: netnsd does not support it",
                     route.destination
                 ));
                 continue;
             }
-            let ipv6 = route.destination.contains(':')
-                || route.via.as_ref().is_some_and(|via| via.contains(':'));
-            routes.push(json!({
-                "destination": route.destination, "via": route.via, "interface": route.interface, "source": route.source,
-                "metric": Some(route.metric).filter(|metric| *metric != if ipv6 { 1024 } else { 0 }),
-                "table": route.table, "type": route.kind, "onlink": route.onlink,
-            }));
+            routes.push(route_spec(route));
         }
-        let permanent = |known: &&LiveNeighbour| known.state == "permanent" && known.mac.is_some();
-        let neighbours: Vec<Value> = inside
+        let neighbours: Vec<Value> = state
             .neighbours
             .iter()
-            .filter(permanent)
-            .map(|known| json!({"address": known.address, "mac": known.mac, "interface": known.interface}))
+            .filter(|entry| entry.state == "permanent" && entry.mac.is_some())
+            .map(|entry| {
+                json!({
+                    "address": entry.address,
+                    "mac": entry.mac,
+                    "interface": entry.interface,
+                })
+            })
             .collect();
-        let loopback = self.links.iter().any(|link| link.name == "lo" && link.up);
-        json!({"name": name, "netnsid": inside.netnsid, "loopback": loopback, "routes": routes, "neighbours": neighbours})
+        let is_loopback_up = self.links.iter().any(|link| link.name == "lo" && link.up);
+        json!({
+            "name": name,
+            "netnsid": state.netnsid,
+            "loopback": is_loopback_up,
+            "routes": routes,
+            "neighbours": neighbours,
+        })
     }
 
-    /// What bridges and ends of pairs have in common. MAC addresses are left to the kernel, as they
-    /// were by whoever made it.
-    fn device(&self, link: &Link, left: &mut Vec<String>) -> Map<String, Value> {
-        let lasting = |known: &&LinkAddress| {
-            let by_kernel = known
-                .address
-                .split_once('/')
-                .and_then(|(address, _)| address.parse().ok());
-            known.interface == link.name && known.permanent && !by_kernel.is_some_and(is_link_local)
-        };
+    /// Returns the fields of every device. MAC addresses are left out: those of the links stay.
+    fn device_spec(&self, link: &Link, document: &mut AdoptDocument) -> Map<String, Value> {
         let mut addresses: Vec<&str> = Vec::new();
-        for known in self.addresses.iter().filter(lasting) {
-            match &known.peer {
-                None => addresses.push(&known.address),
-                Some(peer) => left.push(format!(
-                    "the address {} peer {peer} of {} in {} is left out: netnsd has no addresses with a peer",
-                    known.address,
+        for address in &self.addresses {
+            if address.interface != link.name || !is_adoptable_address(address) {
+                continue;
+            }
+            match &address.peer {
+                None => addresses.push(&address.address),
+                Some(peer) => document.omit(format!(
+                    "the address {} peer {peer} of {} in {} is left out: netnsd does not support \
+                     peer addresses",
+                    address.address,
                     link.name,
-                    self.words()
+                    self.describe()
                 )),
             }
         }
@@ -371,57 +447,78 @@ impl Place {
         device
     }
 
-    fn bridge(&self, name: &str, link: &Link, left: &mut Vec<String>) -> Value {
-        let mut bridge = self.device(link, left);
+    fn bridge_spec(&self, name: &str, link: &Link, document: &mut AdoptDocument) -> Value {
+        let mut bridge = self.device_spec(link, document);
         bridge.insert("name".into(), name.into());
-        // One that goes by its ports is not asked for.
-        let ports = self
+        // A bridge takes the lowest MTU of its ports unless one is set.
+        let port_mtus = self
             .links
             .iter()
-            .filter(|port| port.bridge.as_ref() == Some(&link.name));
-        if ports.map(|port| port.mtu).min() == Some(link.mtu) {
+            .filter(|port| port.bridge.as_ref() == Some(&link.name))
+            .map(|port| port.mtu);
+        if port_mtus.min() == Some(link.mtu) {
             bridge.remove("mtu");
         }
-        if let Some(Value::Object(settings)) =
-            link.settings.as_ref().map(|settings| json!(settings))
-        {
+        if let Value::Object(settings) = json!(link.settings) {
             bridge.extend(settings.into_iter().filter(|(field, _)| field != "port"));
         }
         bridge.into()
     }
 
-    fn end(
+    fn endpoint_spec(
         &self,
         link: &Link,
-        bridges: &BTreeMap<(Option<&str>, &str), String>,
-        left: &mut Vec<String>,
+        bridges: &BridgeNames,
+        document: &mut AdoptDocument,
     ) -> Value {
-        let mut end = self.device(link, left);
+        let mut endpoint = self.device_spec(link, document);
         if let Some(device) = &link.bridge {
-            match bridges.get(&(self.name.as_deref(), device.as_str())) {
+            match bridges.get(&(self.name.clone(), device.clone())) {
                 Some(bridge) => {
-                    end.insert("bridge".into(), bridge.as_str().into());
-                    end.insert(
-                        "port".into(),
-                        json!(
-                            link.settings
-                                .as_ref()
-                                .and_then(|settings| settings.port.clone())
-                        ),
-                    );
+                    let settings = link.settings.as_ref();
+                    let port = settings.and_then(|settings| settings.port.as_ref());
+                    endpoint.insert("bridge".into(), bridge.as_str().into());
+                    endpoint.insert("port".into(), json!(port));
                 }
-                None => {
-                    let (port, place) = (&link.name, self.words());
-                    left.push(format!(
-                        "{port} in {place} stays a port of {device}, which is no bridge that netnsd knows"
-                    ));
-                }
+                None => document.omit(format!(
+                    "{} in {} stays a port of {device}, which is not a bridge that netnsd supports",
+                    link.name,
+                    self.describe()
+                )),
             }
         }
-        end.into()
+        endpoint.into()
     }
 }
 
-async fn items<T: DeserializeOwned>(context: &Context, path: &str) -> Result<Vec<T>, Failure> {
+fn route_spec(route: &LiveRoute) -> Value {
+    let is_ipv6 =
+        route.destination.contains(':') || route.via.as_ref().is_some_and(|via| via.contains(':'));
+    let metric = Some(route.metric).filter(|metric| *metric != default_metric(is_ipv6));
+    json!({
+        "destination": route.destination,
+        "via": route.via,
+        "interface": route.interface,
+        "source": route.source,
+        "metric": metric,
+        "table": route.table,
+        "type": route.kind,
+        "onlink": route.onlink,
+    })
+}
+
+/// Returns true for an address that does not expire and was not added by the kernel.
+fn is_adoptable_address(address: &LinkAddress) -> bool {
+    let ip = address
+        .address
+        .split_once('/')
+        .and_then(|(ip, _)| ip.parse().ok());
+    address.permanent && !ip.is_some_and(is_link_local)
+}
+
+async fn read_items<T: DeserializeOwned>(
+    context: &Context,
+    path: &str,
+) -> Result<Vec<T>, CliError> {
     Ok(serde_json::from_slice::<Items<T>>(&context.api.get(path).await?)?.items)
 }

@@ -1,15 +1,19 @@
 //! `netnsctl bridge`.
 
 use clap::{Args, Subcommand};
-use netnsd_api::{Bridge, BridgePort, FdbEntry, Items, Stored};
+use netnsd_api::{Bridge, BridgePort, Centiseconds, FdbEntry, Items, Stored};
 use serde_json::Value;
 
 use crate::{
+    body::BodyBuilder,
     cli::Context,
-    fail::Failure,
-    output::{Format, line, or_dash, print, table},
-    resource::{self, Delete, Filter, Labels, LinkOptions, Shown, labels, lines, switch},
-    words::{self, Body},
+    error::CliError,
+    output::{Format, format_table, on_off, or_dash, print_line, print_text, yes_no},
+    parse_args,
+    resource::{
+        self, DeleteArgs, DeviceOptions, Filter, LabelOptions, ResourcePath, ShowInTable,
+        format_labels, join_lines,
+    },
 };
 
 /// `netnsctl bridge …`
@@ -28,200 +32,214 @@ pub enum BridgeCommand {
         after_help = "Example:\n  netnsctl bridge add br0 --address 10.1.2.254/24 --stp on"
     )]
     Add {
-        /// Its name
+        /// The name
         name: String,
         #[command(flatten)]
-        options: Options,
+        options: BridgeOptions,
     },
     /// Show one bridge
     #[command(after_help = "Example:\n  netnsctl bridge show br0")]
     Show {
-        /// Its name
+        /// The name
         name: String,
     },
-    /// Change a bridge: what is not named stays
+    /// Change a bridge: other fields stay
     #[command(after_help = "Example:\n  netnsctl bridge set br0 --ageing-time 60 --stp off")]
     Set {
-        /// Its name
+        /// The name
         name: String,
         #[command(flatten)]
-        options: Options,
+        options: BridgeOptions,
     },
-    /// Delete bridges; with --cascade they let their ports go
+    /// Delete bridges; with --cascade their ports are detached
     #[command(after_help = "Example:\n  netnsctl bridge delete br0 --cascade")]
-    Delete(Delete),
+    Delete(DeleteArgs),
     /// List a bridge's ports, as `bridge link` does
     #[command(after_help = "Example:\n  netnsctl bridge link br0")]
     Link {
-        /// Its name
+        /// The name
         name: String,
     },
     /// List a bridge's forwarding table, as `brctl showmacs` does
     #[command(after_help = "Example:\n  netnsctl bridge fdb br0")]
     Fdb {
-        /// Its name
+        /// The name
         name: String,
     },
 }
 
 impl BridgeCommand {
-    /// Whether it writes.
-    pub fn writes(&self) -> bool {
+    /// Returns true if it writes.
+    pub fn is_write(&self) -> bool {
         use BridgeCommand::{Add, Delete, Set};
         matches!(self, Add { .. } | Set { .. } | Delete(_))
     }
 }
 
-/// A bridge's fields; `none` leaves a value to the kernel.
+/// Options for the fields of a bridge; `none` leaves a value to the kernel.
 #[derive(Debug, Args)]
-pub struct Options {
+pub struct BridgeOptions {
     #[command(flatten)]
-    link: LinkOptions,
-    /// Whether the spanning tree protocol runs
-    #[arg(long, value_name = "on|off", value_parser = words::on_off)]
+    device: DeviceOptions,
+    /// Spanning tree protocol
+    #[arg(long, value_name = "on|off", value_parser = parse_args::parse_on_off)]
     stp: Option<bool>,
     /// STP priority, 0 to 65535, or none
-    #[arg(long, value_name = "N", value_parser = words::number)]
+    #[arg(long, value_name = "N", value_parser = parse_args::parse_number_or_none)]
     priority: Option<Value>,
-    /// How long a MAC address is remembered, or none
-    #[arg(long, alias = "ageing-time-s", value_name = "SECONDS", value_parser = words::number)]
+    /// Time after which a learned MAC address is forgotten, or none
+    #[arg(long, alias = "ageing-time-s", value_name = "SECONDS", value_parser = parse_args::parse_number_or_none)]
     ageing_time: Option<Value>,
-    /// STP's forward delay, or none
-    #[arg(long, alias = "forward-delay-s", value_name = "SECONDS", value_parser = words::number)]
+    /// STP forward delay, or none
+    #[arg(long, alias = "forward-delay-s", value_name = "SECONDS", value_parser = parse_args::parse_number_or_none)]
     forward_delay: Option<Value>,
-    /// STP's hello time, or none
-    #[arg(long, alias = "hello-time-s", value_name = "SECONDS", value_parser = words::number)]
+    /// STP hello time, or none
+    #[arg(long, alias = "hello-time-s", value_name = "SECONDS", value_parser = parse_args::parse_number_or_none)]
     hello_time: Option<Value>,
-    /// STP's maximum message age, or none
-    #[arg(long, alias = "max-age-s", value_name = "SECONDS", value_parser = words::number)]
+    /// STP maximum message age, or none
+    #[arg(long, alias = "max-age-s", value_name = "SECONDS", value_parser = parse_args::parse_number_or_none)]
     max_age: Option<Value>,
-    /// Whether IGMP and MLD are snooped
-    #[arg(long, value_name = "on|off", value_parser = words::on_off)]
+    /// IGMP and MLD snooping
+    #[arg(long, value_name = "on|off", value_parser = parse_args::parse_on_off)]
     multicast_snooping: Option<bool>,
-    /// Whether VLANs are filtered
-    #[arg(long, value_name = "on|off", value_parser = words::on_off)]
+    /// VLAN filtering
+    #[arg(long, value_name = "on|off", value_parser = parse_args::parse_on_off)]
     vlan_filtering: Option<bool>,
-    /// The VLAN of untagged frames, or none
-    #[arg(long, value_name = "VLAN", value_parser = words::number)]
+    /// VLAN of untagged frames, or none
+    #[arg(long, value_name = "VLAN", value_parser = parse_args::parse_number_or_none)]
     vlan_default_pvid: Option<Value>,
     #[command(flatten)]
-    labels: Labels,
+    labels: LabelOptions,
 }
 
-impl Options {
-    fn body(self) -> Body {
-        let mut body = Body::default();
-        self.link.put(&mut body);
-        body.put("stp", self.stp);
-        body.put("priority", self.priority);
-        body.put("ageing_time_s", self.ageing_time);
-        body.put("forward_delay_s", self.forward_delay);
-        body.put("hello_time_s", self.hello_time);
-        body.put("max_age_s", self.max_age);
-        body.put("multicast_snooping", self.multicast_snooping);
-        body.put("vlan_filtering", self.vlan_filtering);
-        body.put("vlan_default_pvid", self.vlan_default_pvid);
-        body.map("labels", &self.labels.label, &self.labels.no_label);
+impl BridgeOptions {
+    /// Returns the body of a request with the options that were given.
+    fn into_body(self) -> BodyBuilder {
+        let mut body = BodyBuilder::default();
+        self.device.apply_to(&mut body);
+        body.set("stp", self.stp);
+        body.set("priority", self.priority);
+        body.set("ageing_time_s", self.ageing_time);
+        body.set("forward_delay_s", self.forward_delay);
+        body.set("hello_time_s", self.hello_time);
+        body.set("max_age_s", self.max_age);
+        body.set("multicast_snooping", self.multicast_snooping);
+        body.set("vlan_filtering", self.vlan_filtering);
+        body.set("vlan_default_pvid", self.vlan_default_pvid);
+        self.labels.apply_to(&mut body);
         body
     }
 }
 
-/// Runs it.
-pub async fn run(context: &Context, command: BridgeCommand) -> Result<(), Failure> {
+/// Runs a command.
+pub async fn run_bridge(context: &Context, command: BridgeCommand) -> Result<(), CliError> {
     match command {
-        BridgeCommand::List(filter) => resource::list::<Bridge>(context, &filter).await,
+        BridgeCommand::List(filter) => resource::list_resources::<Bridge>(context, &filter).await,
         BridgeCommand::Add { name, options } => {
-            let mut body = options.body();
-            body.put("name", Some(name));
-            resource::add::<Bridge>(context, &body.value()).await
+            let mut body = options.into_body();
+            body.set("name", Some(name));
+            resource::add_resource::<Bridge>(context, &body.build()).await
         }
-        BridgeCommand::Show { name } => resource::show::<Bridge>(context, &name).await,
+        BridgeCommand::Show { name } => resource::show_resource::<Bridge>(context, &name).await,
         BridgeCommand::Set { name, options } => {
-            resource::set(
-                context,
-                &resource::path::<Bridge>(&name),
-                &options.body().value(),
-            )
-            .await
+            let target = ResourcePath::resource::<Bridge>(&name);
+            resource::set_fields(context, &target, options.into_body()).await
         }
-        BridgeCommand::Delete(what) => resource::delete::<Bridge>(context, &what).await,
-        BridgeCommand::Link { name } => link(context, &name).await,
-        BridgeCommand::Fdb { name } => fdb(context, &name).await,
+        BridgeCommand::Delete(args) => resource::delete_resources::<Bridge>(context, &args).await,
+        BridgeCommand::Link { name } => list_ports(context, &name).await,
+        BridgeCommand::Fdb { name } => list_fdb(context, &name).await,
     }
 }
 
-async fn link(context: &Context, name: &str) -> Result<(), Failure> {
+/// Lists the ports of a bridge.
+async fn list_ports(context: &Context, name: &str) -> Result<(), CliError> {
     let body = context
         .api
-        .get(&format!("{}/ports", resource::path::<Bridge>(name)))
+        .get(
+            &ResourcePath::resource::<Bridge>(name)
+                .child("ports")
+                .to_string(),
+        )
         .await?;
     if context.format == Format::Json {
-        return line(&body);
+        return print_line(&body);
     }
     let ports = serde_json::from_slice::<Items<BridgePort>>(&body)?.items;
     if context.format == Format::Name {
-        return ports.into_iter().try_for_each(|port| line(port.interface));
+        return ports
+            .into_iter()
+            .try_for_each(|port| print_line(port.interface));
     }
-    let row = |port: BridgePort| {
-        let veth = port
-            .veth
-            .zip(port.endpoint)
-            .map(|(veth, end)| format!("{veth}/{end}"));
-        // Learning is what a port does; the others are what it does not, unless it is told to.
-        let flags = [
-            ("hairpin", port.hairpin),
-            ("isolated", port.isolated),
-            ("no learning", !port.learning),
-            ("bpdu guard", port.bpdu_guard),
-            ("root block", port.root_block),
-            ("mcast fast leave", port.mcast_fast_leave),
-        ];
-        let flags: Vec<&str> = flags
-            .iter()
-            .filter(|(_, on)| *on)
-            .map(|(flag, _)| *flag)
-            .collect();
-        vec![
-            port.interface,
-            or_dash(veth),
-            port.state,
-            port.path_cost.to_string(),
-            port.priority.to_string(),
-            flags.join(", "),
-        ]
-    };
-    let header = ["INTERFACE", "VETH", "STATE", "COST", "PRIORITY", "FLAGS"];
-    print(table(&header, ports.into_iter().map(row).collect()))
-}
-
-async fn fdb(context: &Context, name: &str) -> Result<(), Failure> {
-    let body = context
-        .api
-        .get(&format!("{}/fdb", resource::path::<Bridge>(name)))
-        .await?;
-    if context.format == Format::Json {
-        return line(&body);
-    }
-    let entries = serde_json::from_slice::<Items<FdbEntry>>(&body)?.items;
-    if context.format == Format::Name {
-        return entries.into_iter().try_for_each(|entry| line(entry.mac));
-    }
-    let row = |entry: FdbEntry| {
-        let local = if entry.local { "yes" } else { "no" };
-        vec![
-            entry.mac,
-            entry.interface,
-            local.into(),
-            or_dash(entry.age_s.map(|age| format!("{age:.2}"))),
-        ]
-    };
-    print(table(
-        &["MAC", "INTERFACE", "LOCAL", "AGE"],
-        entries.into_iter().map(row).collect(),
+    print_text(format_table(
+        &["INTERFACE", "VETH", "STATE", "COST", "PRIORITY", "FLAGS"],
+        ports.into_iter().map(port_row).collect(),
     ))
 }
 
-impl Shown for Bridge {
+fn port_row(port: BridgePort) -> Vec<String> {
+    let endpoint = port
+        .veth
+        .zip(port.endpoint)
+        .map(|(veth, end)| format!("{veth}/{end}"));
+    // Flags that differ from the default: learning is on, all others are off.
+    let flags = [
+        ("hairpin", port.hairpin),
+        ("isolated", port.isolated),
+        ("no learning", !port.learning),
+        ("bpdu guard", port.bpdu_guard),
+        ("root block", port.root_block),
+        ("mcast fast leave", port.mcast_fast_leave),
+    ];
+    let flags: Vec<&str> = flags
+        .iter()
+        .filter(|(_, is_set)| *is_set)
+        .map(|(flag, _)| *flag)
+        .collect();
+    vec![
+        port.interface,
+        or_dash(endpoint),
+        port.state,
+        port.path_cost.to_string(),
+        port.priority.to_string(),
+        flags.join(", "),
+    ]
+}
+
+/// Lists the forwarding table of a bridge.
+async fn list_fdb(context: &Context, name: &str) -> Result<(), CliError> {
+    let body = context
+        .api
+        .get(
+            &ResourcePath::resource::<Bridge>(name)
+                .child("fdb")
+                .to_string(),
+        )
+        .await?;
+    if context.format == Format::Json {
+        return print_line(&body);
+    }
+    let entries = serde_json::from_slice::<Items<FdbEntry>>(&body)?.items;
+    if context.format == Format::Name {
+        return entries
+            .into_iter()
+            .try_for_each(|entry| print_line(entry.mac));
+    }
+    print_text(format_table(
+        &["MAC", "INTERFACE", "LOCAL", "AGE"],
+        entries.into_iter().map(fdb_row).collect(),
+    ))
+}
+
+fn fdb_row(entry: FdbEntry) -> Vec<String> {
+    vec![
+        entry.mac,
+        entry.interface,
+        yes_no(entry.local),
+        or_dash(entry.age_s.map(|age| format!("{age:.2}"))),
+    ]
+}
+
+impl ShowInTable for Bridge {
     const COLUMNS: &'static [&'static str] = &[
         "NAME",
         "NAMESPACE",
@@ -239,8 +257,8 @@ impl Shown for Bridge {
         vec![
             spec.name.to_string(),
             or_dash(spec.namespace.as_ref()),
-            (if spec.up { "yes" } else { "no" }).to_owned(),
-            switch(spec.stp),
+            yes_no(spec.up),
+            on_off(spec.stp),
             or_dash((!addresses.is_empty()).then(|| addresses.join(","))),
             or_dash(
                 stored
@@ -249,19 +267,13 @@ impl Shown for Bridge {
                     .as_ref()
                     .map(|observed| observed.ports.len()),
             ),
-            stored.status.state.as_str().to_owned(),
-            labels(&spec.labels),
+            stored.status.state.to_string(),
+            format_labels(&spec.labels),
         ]
     }
 
     fn fields(stored: &Stored<Self>) -> Vec<(&'static str, String)> {
         let spec = &stored.spec;
-        let seconds = |time: Option<netnsd_api::Centiseconds>| {
-            time.map_or(String::new(), |time| {
-                format!("{} s", f64::from(time.0) / 100.0)
-            })
-        };
-        let number = |value: Option<u16>| value.map_or(String::new(), |value| value.to_string());
         let mut fields = vec![
             ("interface", spec.device().to_owned()),
             (
@@ -270,25 +282,25 @@ impl Shown for Bridge {
                     .as_ref()
                     .map_or("(host)".into(), ToString::to_string),
             ),
-            ("mac", spec.mac.map_or(String::new(), |mac| mac.to_string())),
-            ("mtu", spec.mtu.map_or(String::new(), |mtu| mtu.to_string())),
-            ("up", (if spec.up { "yes" } else { "no" }).into()),
-            ("addresses", lines(&spec.addresses)),
-            ("stp", switch(spec.stp)),
-            ("priority", number(spec.priority)),
-            ("ageing time", seconds(spec.ageing_time_s)),
-            ("forward delay", seconds(spec.forward_delay_s)),
-            ("hello time", seconds(spec.hello_time_s)),
-            ("max age", seconds(spec.max_age_s)),
+            ("mac", format_optional(spec.mac)),
+            ("mtu", format_optional(spec.mtu)),
+            ("up", yes_no(spec.up)),
+            ("addresses", join_lines(&spec.addresses)),
+            ("stp", on_off(spec.stp)),
+            ("priority", format_optional(spec.priority)),
+            ("ageing time", format_seconds(spec.ageing_time_s)),
+            ("forward delay", format_seconds(spec.forward_delay_s)),
+            ("hello time", format_seconds(spec.hello_time_s)),
+            ("max age", format_seconds(spec.max_age_s)),
             (
                 "multicast snooping",
-                spec.multicast_snooping.map_or(String::new(), switch),
+                spec.multicast_snooping.map_or(String::new(), on_off),
             ),
             (
                 "vlan filtering",
-                spec.vlan_filtering.map_or(String::new(), switch),
+                spec.vlan_filtering.map_or(String::new(), on_off),
             ),
-            ("vlan default pvid", number(spec.vlan_default_pvid)),
+            ("vlan default pvid", format_optional(spec.vlan_default_pvid)),
         ];
         if let Some(observed) = &stored.status.observed {
             fields[2].1.clone_from(&observed.mac);
@@ -300,17 +312,24 @@ impl Shown for Bridge {
                 .collect();
             fields.extend([
                 ("index", observed.index.to_string()),
-                (
-                    "carrier",
-                    (if observed.carrier { "yes" } else { "no" }).into(),
-                ),
+                ("carrier", yes_no(observed.carrier)),
                 ("operstate", observed.operstate.clone()),
-                ("foreign addresses", lines(&observed.foreign_addresses)),
+                ("foreign addresses", join_lines(&observed.foreign_addresses)),
                 ("bridge id", observed.bridge_id.clone()),
                 ("root id", observed.root_id.clone()),
-                ("ports", lines(&ports)),
+                ("ports", join_lines(&ports)),
             ]);
         }
         fields
     }
+}
+
+fn format_seconds(time: Option<Centiseconds>) -> String {
+    time.map_or(String::new(), |time| {
+        format!("{} s", f64::from(time.0) / 100.0)
+    })
+}
+
+fn format_optional(value: Option<impl ToString>) -> String {
+    value.map_or(String::new(), |value| value.to_string())
 }

@@ -1,36 +1,36 @@
-//! The command line as a whole.
+//! The command line: global options and commands.
 
 use std::{io::IsTerminal, path::PathBuf};
 
 use clap::{Args, ColorChoice, Parser, Subcommand};
 use clap_complete::Shell;
-use netnsd_client::Place;
+use netnsd_client::Server;
 
 use crate::{
-    adopt::Adopt,
+    adopt::AdoptArgs,
+    api::Api,
     bridge::BridgeCommand,
-    curl::Api,
-    events::Events,
-    fail::Failure,
+    error::CliError,
+    events::EventsArgs,
     login::Login,
-    look::Look,
     netns::NetnsCommand,
-    output::{Format, visible},
-    status::{Wait, Which},
+    output::{Format, escape_controls},
+    show::ShowArgs,
+    status::{ResourceArg, WaitArgs},
     token::TokenCommand,
+    topology::DocumentArgs,
     veth::VethCommand,
-    whole::Document,
 };
 
-/// Network namespaces, veth pairs and bridges of netnsd, in the words of iproute2
+/// Manage the network namespaces, veth pairs and bridges of netnsd, in the syntax of iproute2
 ///
-/// Commands may be shortened as with ip: `netnsctl n l` lists the namespaces.
+/// Commands can be abbreviated as with ip: `netnsctl n l` lists the namespaces.
 #[derive(Debug, Parser)]
 #[command(
     name = "netnsctl",
     version,
     infer_subcommands = true,
-    after_help = "Exit codes: 0 done, 1 refused, 2 usage, 3 netnsd cannot be reached.\n\nExample:\n  netnsctl netns list"
+    after_help = "Exit codes: 0 success, 1 refused or failed, 2 wrong usage, 3 netnsd cannot be reached.\n\nExample:\n  netnsctl netns list"
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -39,14 +39,14 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// Where netnsd serves, unless something else is said.
-const SOCKET: &str = "unix:///run/netnsd/netnsd.sock";
+/// The default URL of netnsd.
+const DEFAULT_URL: &str = "unix:///run/netnsd/netnsd.sock";
 
 /// Options of every command.
 #[derive(Debug, Args)]
 pub struct Globals {
-    /// Where netnsd serves: unix:///PATH, http://HOST:PORT or https://HOST:PORT [default: where
-    /// `netnsctl login` went, or unix:///run/netnsd/netnsd.sock]
+    /// URL of netnsd: unix:///PATH, http://HOST:PORT or https://HOST:PORT [default: the saved
+    /// login, or unix:///run/netnsd/netnsd.sock]
     #[arg(
         long,
         global = true,
@@ -55,7 +55,7 @@ pub struct Globals {
         help_heading = "Global options"
     )]
     pub url: Option<String>,
-    /// The file with the token that netnsd asks for over TCP
+    /// Token file for TCP
     #[arg(
         long,
         global = true,
@@ -64,7 +64,7 @@ pub struct Globals {
         help_heading = "Global options"
     )]
     pub token_file: Option<PathBuf>,
-    /// With https, the file with the certificates (PEM) that vouch for netnsd; else the system's do
+    /// CA certificates (PEM) for https [default: system store]
     #[arg(
         long,
         global = true,
@@ -73,7 +73,7 @@ pub struct Globals {
         help_heading = "Global options"
     )]
     pub ca_file: Option<PathBuf>,
-    /// With https, the file with a certificate (PEM) to show, instead of a token
+    /// Client certificate (PEM) for https, instead of a token
     #[arg(
         long,
         global = true,
@@ -83,7 +83,7 @@ pub struct Globals {
         help_heading = "Global options"
     )]
     pub cert_file: Option<PathBuf>,
-    /// With https, the file with that certificate's key (PEM)
+    /// Key (PEM) of the client certificate
     #[arg(
         long,
         global = true,
@@ -93,7 +93,7 @@ pub struct Globals {
         help_heading = "Global options"
     )]
     pub key_file: Option<PathBuf>,
-    /// How to print
+    /// Output format
     #[arg(
         short,
         long,
@@ -104,13 +104,13 @@ pub struct Globals {
         help_heading = "Global options"
     )]
     pub output: Format,
-    /// Show each request as a curl line, on stderr
+    /// Print each request as a curl line to stderr
     #[arg(short, long, global = true, help_heading = "Global options")]
     pub verbose: bool,
-    /// Change nothing: show the commands that do by hand what a write would do
+    /// Do not change anything; print the equivalent ip(8) commands
     #[arg(long, global = true, help_heading = "Global options")]
     pub dry_run: bool,
-    /// Whether a write waits until the kernel is as asked; false: only until it is recorded
+    /// Wait until the change is applied (false: only until it is persisted)
     #[arg(
         long,
         global = true,
@@ -120,7 +120,7 @@ pub struct Globals {
         help_heading = "Global options"
     )]
     pub wait: bool,
-    /// Whether plans and differences are coloured
+    /// Color plans and differences
     #[arg(
         long,
         global = true,
@@ -133,14 +133,14 @@ pub struct Globals {
 }
 
 impl Globals {
-    /// Where netnsd is, with what it asks for: as the options say, or the last login.
+    /// Returns the address of netnsd and the credentials: from the options, or the saved login.
     ///
     /// # Errors
-    /// A URL that is none, a token that cannot be read.
-    pub fn place(&self) -> Result<Place, Failure> {
-        // What was given for that netnsd is shown to no other.
+    /// An invalid URL, a file that cannot be read.
+    pub fn server(&self) -> Result<Server, CliError> {
+        // Saved credentials are only for the saved URL.
         let login = if self.url.is_none() {
-            Login::remembered()?.unwrap_or_default()
+            Login::load()?.unwrap_or_default()
         } else {
             Login::default()
         };
@@ -148,36 +148,35 @@ impl Globals {
             .url
             .clone()
             .or((!login.url.is_empty()).then_some(login.url));
-        let place = Login {
-            url: url.unwrap_or_else(|| SOCKET.to_owned()),
-            token: self.token()?.or(login.token),
+        let effective = Login {
+            url: url.unwrap_or_else(|| DEFAULT_URL.to_owned()),
+            token: self.read_token()?.or(login.token),
             ca_file: self.ca_file.clone().or(login.ca_file),
             cert_file: self.cert_file.clone().or(login.cert_file),
             key_file: self.key_file.clone().or(login.key_file),
         };
-        place.place()
+        effective.server()
     }
 
-    /// The token of the file that is named.
+    /// Reads the token file, if one was given.
     ///
     /// # Errors
     /// A file that cannot be read.
-    pub fn token(&self) -> Result<Option<String>, Failure> {
-        let read = |file: &PathBuf| {
-            std::fs::read_to_string(file)
-                .map(|token| token.trim().to_owned())
-                .map_err(|error| {
-                    Failure::Usage(format!(
-                        "--token-file {}: it cannot be read ({error})",
-                        file.display()
-                    ))
-                })
+    pub fn read_token(&self) -> Result<Option<String>, CliError> {
+        let Some(file) = &self.token_file else {
+            return Ok(None);
         };
-        self.token_file.as_ref().map(read).transpose()
+        let token = std::fs::read_to_string(file).map_err(|error| {
+            CliError::Usage(format!(
+                "--token-file {}: cannot be read ({error})",
+                file.display()
+            ))
+        })?;
+        Ok(Some(token.trim().to_owned()))
     }
 
-    /// Whether to colour what goes to stdout.
-    pub fn coloured(&self) -> bool {
+    /// Returns true if output to stdout is colored.
+    pub fn use_color(&self) -> bool {
         match self.color {
             ColorChoice::Always => true,
             ColorChoice::Never => false,
@@ -188,34 +187,34 @@ impl Globals {
     }
 }
 
-/// What the global options come to.
+/// Settings of a command from the global options.
 #[derive(Debug)]
 pub struct Context {
-    /// The daemon.
+    /// Client of the daemon.
     pub api: Api,
-    /// How to print.
+    /// Output format.
     pub format: Format,
-    /// Whether writes only say what they would do.
+    /// True if writes only print what they would do.
     pub dry_run: bool,
-    /// Whether writes wait for the kernel.
+    /// True if writes wait until they are applied.
     pub wait: bool,
-    /// Whether to colour.
-    pub coloured: bool,
+    /// True if output is colored.
+    pub use_color: bool,
 }
 
 impl Context {
-    /// What every write is asked besides, as a query's parameters.
-    pub fn asked<'a>(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
-        let dry = self.dry_run.then_some(("dry_run", "true"));
-        dry.into_iter()
-            .chain((!self.wait).then_some(("wait", "false")))
+    /// Returns the query parameters of every write.
+    pub fn write_params<'a>(&self) -> impl Iterator<Item = (&'a str, &'a str)> + use<'a> {
+        let dry_run = self.dry_run.then_some(("dry_run", "true"));
+        let wait = (!self.wait).then_some(("wait", "false"));
+        dry_run.into_iter().chain(wait)
     }
 
-    /// Returns text in a colour (ECMA-48) where there are any, without other control characters.
-    pub fn painted(&self, colour: u8, text: &str) -> String {
-        let text = visible(text);
-        if self.coloured {
-            format!("\u{1b}[{colour}m{text}\u{1b}[0m")
+    /// Returns text in a color (ECMA-48) if colors are on, other control characters escaped.
+    pub fn paint(&self, color: u8, text: &str) -> String {
+        let text = escape_controls(text);
+        if self.use_color {
+            format!("\u{1b}[{color}m{text}\u{1b}[0m")
         } else {
             text.into_owned()
         }
@@ -225,121 +224,138 @@ impl Context {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Network namespaces
+    /// Manage network namespaces
     #[command(subcommand, alias = "n", infer_subcommands = true)]
     Netns(NetnsCommand),
-    /// Bridges
+    /// Manage bridges
     #[command(subcommand, alias = "b", infer_subcommands = true)]
     Bridge(BridgeCommand),
-    /// Veth pairs
+    /// Manage veth pairs
     #[command(subcommand, alias = "v", infer_subcommands = true)]
     Veth(VethCommand),
-    /// Addresses that the kernel says are there
+    /// Show addresses (live kernel state)
     #[command(alias = "address", after_help = "Example:\n  netnsctl addr net0")]
-    Addr(Look),
-    /// Routes that the kernel says are there
+    Addr(ShowArgs),
+    /// Show routes (live kernel state)
     #[command(after_help = "Example:\n  netnsctl route net0")]
-    Route(Look),
-    /// Neighbours (ARP, NDP) that the kernel says are there
+    Route(ShowArgs),
+    /// Show ARP and NDP neighbours (live kernel state)
     #[command(alias = "neighbour", after_help = "Example:\n  netnsctl neigh net0")]
-    Neigh(Look),
-    /// Links that the kernel says are there
+    Neigh(ShowArgs),
+    /// Show links (live kernel state)
     #[command(after_help = "Example:\n  netnsctl link net0 --dev eth0")]
-    Link(Look),
-    /// How netnsd and its resources stand
+    Link(ShowArgs),
+    /// Show daemon and resource status
     #[command(after_help = "Example:\n  netnsctl status")]
     Status,
-    /// Wait until resources are as they should be, for scripts and units
+    /// Wait until resources are in sync, for scripts and units
     #[command(
         after_help = "Example:\n  netnsctl wait veth/lan0 netns/net0 --for ready --timeout 10"
     )]
-    Wait(Wait),
-    /// Make the network as a document says, all or nothing
+    Wait(WaitArgs),
+    /// Apply a topology document atomically
     #[command(
         after_help = "Examples:\n  netnsctl apply -f lab.yaml\n  netnsctl apply -f lab.yaml --prune --label lab=one"
     )]
-    Apply(Document),
-    /// Show what apply would change, and the commands that do it by hand
+    Apply(DocumentArgs),
+    /// Show the changes that apply would make, and the equivalent ip(8) commands
     #[command(after_help = "Example:\n  netnsctl plan -f lab.yaml")]
-    Plan(Document),
-    /// Show how a document differs from what is recorded; ends with 1 if it does
+    Plan(DocumentArgs),
+    /// Diff a document against the recorded state (exit 1 if different)
     #[command(after_help = "Example:\n  netnsctl diff -f lab.yaml")]
-    Diff(Document),
-    /// Print the whole network as a document
+    Diff(DocumentArgs),
+    /// Export the whole network as a document
     #[command(after_help = "Example:\n  netnsctl export > lab.yaml")]
     Export {
         /// Only resources with this label: KEY=VALUE, KEY or KEY!=VALUE; repeatable
         #[arg(long, value_name = "LABEL")]
         label: Vec<String>,
     },
-    /// Take over what others made: namespaces, bridges and veth pairs, as they are, with traffic
-    /// going through them
+    /// Adopt existing namespaces, bridges and veth pairs without disruption
     #[command(
         after_help = "Examples:\n  netnsctl adopt --all --dry-run\n  netnsctl adopt netns/byhand bridge/lan"
     )]
-    Adopt(Adopt),
-    /// Compare everything with the kernel now, and repair it
+    Adopt(AdoptArgs),
+    /// Reconcile everything now
     #[command(after_help = "Example:\n  netnsctl reconcile")]
     Reconcile,
-    /// Tell what happened
+    /// Show events
     #[command(after_help = "Examples:\n  netnsctl events --type drifted\n  netnsctl events -f")]
-    Events(Events),
-    /// Bearer tokens, for admins
+    Events(EventsArgs),
+    /// Manage bearer tokens (admin)
     #[command(subcommand, infer_subcommands = true)]
     Token(TokenCommand),
-    /// Go to a netnsd elsewhere from now on, with a token, a certificate, or what the options say
-    /// of it
+    /// Save the URL and credentials of a netnsd
     #[command(after_help = "Example:\n  netnsctl login http://127.0.0.1:8080 --token-file token")]
     Login {
-        /// Where it serves, as --url says it
+        /// URL, as for --url
         #[arg(value_name = "URL")]
-        place: String,
+        target: String,
     },
-    /// Forget where `netnsctl login` went
+    /// Delete the saved URL and credentials
     #[command(after_help = "Example:\n  netnsctl logout")]
     Logout,
-    /// Tell who did what, with what answer, for admins
+    /// Show the audit log (admin)
     #[command(after_help = "Example:\n  netnsctl audit --limit 20")]
     Audit {
-        /// Only entries after this number
+        /// Only entries after this id
         #[arg(long, value_name = "ID")]
         since: Option<u64>,
-        /// At most so many; the newest, without --since
+        /// Maximum number of entries (newest first unless --since)
         #[arg(long, value_name = "N")]
         limit: Option<u32>,
     },
     /// Edit a resource as YAML, in $VISUAL or $EDITOR
     #[command(after_help = "Example:\n  netnsctl edit bridge/br0")]
     Edit {
-        /// KIND/NAME
-        which: Which,
+        /// The resource: KIND/NAME
+        #[arg(value_name = "KIND/NAME")]
+        resource: ResourceArg,
     },
-    /// What makes a shell complete commands, and names as netnsd knows them
+    /// Generate shell completions, for commands and names of resources
     #[command(after_help = "Example:\n  netnsctl completion bash > netnsctl.bash")]
     Completion {
         /// The shell
         shell: Shell,
     },
-    /// Write the manual pages into a directory
+    /// Write the manual pages to a directory
     #[command(after_help = "Example:\n  netnsctl man man1")]
     Man {
-        /// Which
+        /// Output directory
         dir: PathBuf,
     },
-    /// Versions of netnsctl and netnsd
+    /// Show the versions of netnsctl and netnsd
     #[command(after_help = "Example:\n  netnsctl version")]
     Version,
 }
 
 impl Command {
-    /// Whether it writes, so that `--dry-run` makes sense.
-    pub fn writes(&self) -> bool {
+    /// Returns true if it writes, so that `--dry-run` makes sense.
+    pub fn is_write(&self) -> bool {
         match self {
-            Command::Netns(command) => command.writes(),
-            Command::Bridge(command) => command.writes(),
-            Command::Veth(command) => command.writes(),
+            Command::Netns(command) => command.is_write(),
+            Command::Bridge(command) => command.is_write(),
+            Command::Veth(command) => command.is_write(),
             Command::Apply(_) | Command::Adopt(_) => true,
-            _ => false,
+            Command::Addr(_)
+            | Command::Route(_)
+            | Command::Neigh(_)
+            | Command::Link(_)
+            | Command::Status
+            | Command::Wait(_)
+            | Command::Plan(_)
+            | Command::Diff(_)
+            | Command::Export { .. }
+            | Command::Reconcile
+            | Command::Events(_)
+            | Command::Token(_)
+            | Command::Login { .. }
+            | Command::Logout
+            | Command::Audit { .. }
+            | Command::Edit { .. }
+            | Command::Completion { .. }
+            | Command::Man { .. }
+            | Command::Version => false,
         }
     }
 }

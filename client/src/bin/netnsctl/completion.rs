@@ -1,5 +1,5 @@
-//! Completions that know the names of resources, and manual pages: both made of the commands
-//! themselves.
+//! Shell completions, which complete names of resources too, and manual pages; both are generated
+//! from the commands.
 
 use std::{ffi::OsStr, path::Path, time::Duration};
 
@@ -10,129 +10,161 @@ use clap_complete::{
 };
 use netnsd_api::Kind;
 
-use crate::{cli::Cli, curl::Api, fail::Failure, output, resource::names};
+use crate::{
+    api::Api,
+    cli::Cli,
+    error::CliError,
+    output::write_raw,
+    resource::{collection_path, item_names},
+};
 
 /// The variable by which a shell asks for completions, as clap_complete names it.
 const VARIABLE: &str = "COMPLETE";
-/// How long netnsd may take: who presses the tabulator does not want to wait.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Time that netnsd has to answer, in which the user waits for the shell.
+const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Arguments that take names of a kind: the command, its own command, the argument.
-const NAMES: [(Kind, &str, &str, &str); 15] = [
-    (Kind::Namespace, "netns", "show", "name"),
-    (Kind::Namespace, "netns", "set", "name"),
-    (Kind::Namespace, "netns", "delete", "names"),
-    (Kind::Namespace, "netns", "pids", "name"),
-    (Kind::Namespace, "netns", "shell", "name"),
-    (Kind::Namespace, "netns", "ping", "name"),
-    (Kind::Bridge, "bridge", "show", "name"),
-    (Kind::Bridge, "bridge", "set", "name"),
-    (Kind::Bridge, "bridge", "delete", "names"),
-    (Kind::Bridge, "bridge", "link", "name"),
-    (Kind::Bridge, "bridge", "fdb", "name"),
-    (Kind::Veth, "veth", "show", "name"),
-    (Kind::Veth, "veth", "set", "which"),
-    (Kind::Veth, "veth", "delete", "names"),
-    (Kind::Namespace, "netns", "exec", "words"),
-];
+/// Commands below that of a kind whose names are new ones.
+const CREATING_COMMANDS: &[&str] = &["add", "attach"];
+/// Arguments that take names of a kind.
+const NAME_ARGS: &[&str] = &["name", "names", "target"];
+/// Commands whose argument `name` is a namespace.
+const NAMESPACE_COMMANDS: &[&str] = &["addr", "route", "neigh", "link"];
+/// Commands and their arguments that take KIND/NAME.
+const RESOURCE_COMMANDS: &[(&str, &str)] = &[("wait", "resources"), ("edit", "resource")];
 
-/// Answers the shell if it asks for completions, and then ends.
-pub fn answer() {
-    CompleteEnv::with_factory(commands).var(VARIABLE).complete();
+/// Answers a shell that asks for completions, and exits.
+pub fn complete_and_exit() {
+    CompleteEnv::with_factory(commands_with_completers)
+        .var(VARIABLE)
+        .complete();
 }
 
-/// The commands, with what completes their arguments.
-fn commands() -> clap::Command {
-    let of_kind =
-        |kind: Kind| ArgValueCompleter::new(move |given: &OsStr| candidates(&[kind], "", given));
-    // `mut_arg` would put it behind the other positional ones.
-    let completed = |command: clap::Command, id: &'static str, by: ArgValueCompleter| {
-        command.mut_args(move |argument| {
-            if argument.get_id() == id {
-                argument.add(by.clone())
-            } else {
-                argument
-            }
-        })
-    };
+/// Returns the command that manages a kind.
+pub fn kind_command(kind: Kind) -> &'static str {
+    // The command of ip(8).
+    if kind == Kind::Namespace {
+        "netns"
+    } else {
+        kind.as_str()
+    }
+}
+
+/// Returns the commands, with completers for their arguments.
+fn commands_with_completers() -> clap::Command {
     let mut all = Cli::command();
-    for (kind, command, own, argument) in NAMES {
-        all = all.mut_subcommand(command, |command| {
-            command.mut_subcommand(own, |own| completed(own, argument, of_kind(kind)))
+    for kind in Kind::ALL {
+        all = all.mut_subcommand(kind_command(kind), |command| {
+            command.mut_subcommands(|command| {
+                if CREATING_COMMANDS.contains(&command.get_name()) {
+                    command
+                } else {
+                    complete_args(command, NAME_ARGS, &name_completer(kind))
+                }
+            })
         });
     }
-    for command in ["addr", "route", "neigh", "link"] {
-        all = all.mut_subcommand(command, |command| {
-            completed(command, "name", of_kind(Kind::Namespace))
+    for name in NAMESPACE_COMMANDS {
+        all = all.mut_subcommand(name, |command| {
+            complete_args(command, NAME_ARGS, &name_completer(Kind::Namespace))
         });
     }
-    let any = || ArgValueCompleter::new(|given: &OsStr| candidates(&Kind::ALL, "/", given));
-    all.mut_subcommand("wait", |command| completed(command, "which", any()))
-        .mut_subcommand("edit", |command| completed(command, "which", any()))
+    for (name, argument) in RESOURCE_COMMANDS {
+        all = all.mut_subcommand(name, |command| {
+            complete_args(command, &[argument], &resource_completer())
+        });
+    }
+    all
 }
 
-/// The names of resources that begin as given; with a separator `KIND/NAME`. None where netnsd does
-/// not answer at once.
-fn candidates(kinds: &[Kind], separator: &str, given: &OsStr) -> Vec<CompletionCandidate> {
-    let given = given.to_string_lossy();
+/// Adds a completer to arguments of a command.
+fn complete_args(
+    command: clap::Command,
+    ids: &[&str],
+    completer: &ArgValueCompleter,
+) -> clap::Command {
+    // `mut_arg` would change the order of positional arguments.
+    command.mut_args(|argument| {
+        if ids.contains(&argument.get_id().as_str()) {
+            argument.add(completer.clone())
+        } else {
+            argument
+        }
+    })
+}
+
+/// Completes names of a kind.
+fn name_completer(kind: Kind) -> ArgValueCompleter {
+    ArgValueCompleter::new(move |prefix: &OsStr| {
+        list_candidates(prefix, async |api| list_names(api, kind).await)
+    })
+}
+
+/// Completes KIND/NAME.
+fn resource_completer() -> ArgValueCompleter {
+    ArgValueCompleter::new(|prefix: &OsStr| {
+        list_candidates(prefix, async |api| {
+            let mut resources = Vec::new();
+            for kind in Kind::ALL {
+                let names = list_names(api, kind).await?;
+                resources.extend(names.into_iter().map(|name| format!("{kind}/{name}")));
+            }
+            Some(resources)
+        })
+    })
+}
+
+async fn list_names(api: &Api, kind: Kind) -> Option<Vec<String>> {
+    let list = api.list(&collection_path(kind), &[]).await.ok()?;
+    item_names(&list.items).ok()
+}
+
+/// Returns the candidates that begin with a prefix; none if netnsd does not answer in time.
+fn list_candidates(
+    prefix: &OsStr,
+    list: impl AsyncFnOnce(&Api) -> Option<Vec<String>>,
+) -> Vec<CompletionCandidate> {
+    let prefix = prefix.to_string_lossy();
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
     else {
         return Vec::new();
     };
-    let asked = async {
-        // The words of the line are not told here: netnsd is where the environment, or the default,
-        // says.
-        let place = Cli::try_parse_from(["netnsctl", "status"])
+    let candidates = runtime.block_on(async {
+        // Options on the command line are unknown here; the environment and the login apply.
+        let server = Cli::try_parse_from(["netnsctl", "status"])
             .ok()?
             .globals
-            .place()
+            .server()
             .ok()?;
-        let api = Api::new(place, false);
-        let mut found = Vec::new();
-        for kind in kinds {
-            let listed = api
-                .list(&format!("/v1/{}", kind.plural()), &[])
-                .await
-                .ok()?;
-            for name in names(&listed.items).ok()? {
-                found.push(if separator.is_empty() {
-                    name
-                } else {
-                    format!("{kind}{separator}{name}")
-                });
-            }
-        }
-        Some(found)
-    };
-    let found = runtime
-        .block_on(async { tokio::time::timeout(PATIENCE, asked).await })
-        .ok()
-        .flatten();
-    let fitting = found
+        let api = Api::new(server, false);
+        tokio::time::timeout(TIMEOUT, list(&api)).await.ok()?
+    });
+    candidates
+        .unwrap_or_default()
         .into_iter()
-        .flatten()
-        .filter(|name| name.starts_with(&*given));
-    fitting.map(CompletionCandidate::new).collect()
+        .filter(|name| name.starts_with(&*prefix))
+        .map(CompletionCandidate::new)
+        .collect()
 }
 
-/// Prints what makes a shell ask for completions.
-pub fn script(shell: Shell) -> Result<(), Failure> {
+/// Prints the script by which a shell asks for completions.
+pub fn print_script(shell: Shell) -> Result<(), CliError> {
     let shells = Shells::builtins();
     let name = shell.to_string();
-    let missing = || Failure::Usage(format!("there are no completions for {name}"));
-    let completer = shells.completer(&name).ok_or_else(missing)?;
-    let mut text = Vec::new();
+    let completer = shells
+        .completer(&name)
+        .ok_or_else(|| CliError::Usage(format!("no completions for {name}")))?;
+    let mut script = Vec::new();
     completer
-        .write_registration(VARIABLE, "netnsctl", "netnsctl", "netnsctl", &mut text)
-        .map_err(|error| Failure::Refused(error.to_string()))?;
-    output::raw(text)
+        .write_registration(VARIABLE, "netnsctl", "netnsctl", "netnsctl", &mut script)
+        .map_err(|error| CliError::Refused(error.to_string()))?;
+    write_raw(script)
 }
 
-/// Writes a manual page for each command into a directory.
-pub fn manual(dir: &Path) -> Result<(), Failure> {
-    let failed = |error| Failure::Refused(format!("{}: {error}", dir.display()));
-    std::fs::create_dir_all(dir).map_err(failed)?;
-    clap_mangen::generate_to(Cli::command(), dir).map_err(failed)
+/// Writes a manual page for each command to a directory.
+pub fn write_manual(dir: &Path) -> Result<(), CliError> {
+    std::fs::create_dir_all(dir)
+        .and_then(|()| clap_mangen::generate_to(Cli::command(), dir))
+        .map_err(|error| CliError::Refused(format!("{}: {error}", dir.display())))
 }

@@ -1,4 +1,4 @@
-//! What happens: the history, and what comes.
+//! `netnsctl events` and `netnsctl netns monitor`.
 
 use std::time::Duration;
 
@@ -6,36 +6,37 @@ use clap::Args;
 use netnsd_api::{Event, EventType, Items, Kind};
 
 use crate::{
+    api::with_query,
     cli::Context,
-    curl::with_query,
-    fail::Failure,
-    output::{Format, line},
+    error::CliError,
+    output::{Format, print_line},
 };
 
-/// How long netnsctl waits before it connects again.
-const AGAIN: Duration = Duration::from_secs(1);
+/// Time before netnsctl reconnects.
+const RECONNECT_DELAY: Duration = Duration::from_secs(1);
 
 /// `netnsctl events …`
 #[derive(Debug, Args)]
-pub struct Events {
-    /// Go on with what comes
+pub struct EventsArgs {
+    /// Follow new events
     #[arg(short, long)]
     follow: bool,
-    /// Only events after this number
+    /// Only events after this id
     #[arg(long, value_name = "ID")]
     since: Option<u64>,
-    /// Only of resources of this kind: namespace, bridge or veth; repeatable
+    /// Only events of resources of this kind; repeatable
     #[arg(long)]
     kind: Vec<Kind>,
-    /// Only of resources of this name; repeatable
+    /// Only events of resources with this name; repeatable
     #[arg(long)]
     name: Vec<String>,
-    /// Only of this type, such as drifted; repeatable
+    /// Only events of this type, such as drifted; repeatable
     #[arg(long, value_name = "TYPE")]
     r#type: Vec<EventType>,
 }
 
-impl Events {
+impl EventsArgs {
+    /// Returns the filters as query parameters.
     fn query(&self) -> Vec<(&'static str, String)> {
         let kinds = self.kind.iter().map(|kind| ("kind", kind.to_string()));
         let names = self.name.iter().map(|name| ("name", name.clone()));
@@ -46,62 +47,65 @@ impl Events {
     }
 }
 
-/// Tells what happened, and with `-f` what happens.
-pub async fn events(context: &Context, events: &Events) -> Result<(), Failure> {
-    let query = events.query();
-    if !events.follow {
-        let since = events.since.map(|since| ("since", since.to_string()));
-        let all: Vec<(&str, String)> = query.into_iter().chain(since).collect();
-        let body = context.api.get_as(&path(&all), "application/json").await?;
+/// Prints past events, and with `-f` new ones.
+pub async fn show_events(context: &Context, args: &EventsArgs) -> Result<(), CliError> {
+    let query = args.query();
+    if !args.follow {
+        let since = args.since.map(|since| ("since", since.to_string()));
+        let params: Vec<(&str, String)> = query.into_iter().chain(since).collect();
+        let body = context
+            .api
+            .get_as(&events_path(&params), "application/json")
+            .await?;
         return match context.format {
-            Format::Json => line(&body),
+            Format::Json => print_line(&body),
             _ => serde_json::from_slice::<Items<Event>>(&body)?
                 .items
                 .iter()
-                .try_for_each(|event| line(told(event))),
+                .try_for_each(|event| print_line(format_event(event))),
         };
     }
-    follow(context, &query, events.since, |event, json| {
+    follow_events(context, &query, args.since, |event, json| {
         match context.format {
-            Format::Json => line(json),
-            _ => line(told(event)),
+            Format::Json => print_line(json),
+            _ => print_line(format_event(event)),
         }
     })
     .await
 }
 
-/// `add NAME` and `delete NAME` as namespaces come and go, ours and others', as `ip netns monitor`
-/// says it.
-pub async fn monitor(context: &Context) -> Result<(), Failure> {
+/// Prints `add NAME` and `delete NAME` as namespaces are created and deleted, by netnsd or others,
+/// as `ip netns monitor` does.
+pub async fn monitor_namespaces(context: &Context) -> Result<(), CliError> {
     let types = [
         EventType::Created,
         EventType::Deleted,
         EventType::Appeared,
         EventType::Disappeared,
     ];
-    let query: Vec<(&str, String)> = types
-        .iter()
-        .map(|kind| ("type", kind.to_string()))
-        .collect();
-    let query: Vec<(&str, String)> = query
-        .into_iter()
-        .chain([("kind", "namespace".to_owned())])
-        .collect();
-    follow(context, &query, None, |event, json| {
+    let mut query = vec![("kind", Kind::Namespace.to_string())];
+    query.extend(types.iter().map(|kind| ("type", kind.to_string())));
+    follow_events(context, &query, None, |event, json| {
         let verb = match event.kind {
             EventType::Created | EventType::Appeared => "add",
-            _ => "delete",
+            EventType::Deleted
+            | EventType::Disappeared
+            | EventType::Updated
+            | EventType::Applied
+            | EventType::Drifted
+            | EventType::Repaired
+            | EventType::Failed => "delete",
         };
         if context.format == Format::Json {
-            line(json)
+            print_line(json)
         } else {
-            line(format!("{verb} {}", event.resource.name))
+            print_line(format!("{verb} {}", event.resource.name))
         }
     })
     .await
 }
 
-fn path(query: &[(&str, String)]) -> String {
+fn events_path(query: &[(&str, String)]) -> String {
     let pairs: Vec<(&str, &str)> = query
         .iter()
         .map(|(key, value)| (*key, value.as_str()))
@@ -109,7 +113,7 @@ fn path(query: &[(&str, String)]) -> String {
     with_query("/v1/events", &pairs)
 }
 
-fn told(event: &Event) -> String {
+fn format_event(event: &Event) -> String {
     let detail = if event.detail.as_object().is_none_or(|map| map.is_empty()) {
         String::new()
     } else {
@@ -121,22 +125,22 @@ fn told(event: &Event) -> String {
     )
 }
 
-/// Tells each event as it comes. When netnsd goes away it is looked for again, and nothing is
-/// missed.
-async fn follow(
+/// Calls `on_event` with each new event. Reconnects if netnsd closes the connection, without losing
+/// events.
+async fn follow_events(
     context: &Context,
     query: &[(&str, String)],
     mut since: Option<u64>,
-    mut tell: impl FnMut(&Event, &str) -> Result<(), Failure>,
-) -> Result<(), Failure> {
-    let mut connected = false;
+    mut on_event: impl FnMut(&Event, &str) -> Result<(), CliError>,
+) -> Result<(), CliError> {
+    let mut has_connected = false;
     loop {
-        let asked = since.map(|since| ("since", since.to_string()));
-        let all: Vec<(&str, String)> = query.iter().cloned().chain(asked).collect();
+        let since_param = since.map(|since| ("since", since.to_string()));
+        let params: Vec<(&str, String)> = query.iter().cloned().chain(since_param).collect();
         let mut failed = None;
         let result = context
             .api
-            .follow_events(&path(&all), |text| {
+            .stream_events(&events_path(&params), |text| {
                 let Some(data) = text.strip_prefix("data: ") else {
                     return true;
                 };
@@ -144,7 +148,7 @@ async fn follow(
                     return true;
                 };
                 since = Some(event.id);
-                failed = tell(&event, data).err();
+                failed = on_event(&event, data).err();
                 failed.is_none()
             })
             .await;
@@ -153,12 +157,10 @@ async fn follow(
         }
         match result {
             Ok(()) => {}
-            Err(Failure::Unreachable(_)) if connected => {}
+            Err(CliError::Unreachable(_)) if has_connected => {}
             Err(failure) => return Err(failure),
         }
-        if !connected {
-            connected = true;
-        }
-        tokio::time::sleep(AGAIN).await;
+        has_connected = true;
+        tokio::time::sleep(RECONNECT_DELAY).await;
     }
 }

@@ -1,4 +1,4 @@
-//! `netnsctl login` and `netnsctl logout`: a netnsd elsewhere, remembered with what it asks for.
+//! `netnsctl login` and `netnsctl logout`: the saved URL and credentials.
 
 use std::{
     fs,
@@ -7,21 +7,21 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use netnsd_client::{Place, Tls};
+use netnsd_client::{Server, Tls};
 use nix::sys::termios::LocalFlags;
 use serde::{Deserialize, Serialize};
 
-use crate::{cli::Globals, curl::Api, fail::Failure, output::line, terminal::Changed};
+use crate::{api::Api, cli::Globals, error::CliError, output::print_line, terminal::TermiosGuard};
 
-/// A netnsd, with what it asks for. What is remembered is in a file that only its owner reads.
+/// The URL of a netnsd and the credentials for it, saved in a file that only its owner can read.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Login {
-    /// Where that netnsd serves.
+    /// The URL.
     pub url: String,
-    /// The token that it asks for.
+    /// The bearer token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
-    /// Files as the options name them, from the root on.
+    /// The files of the options, as absolute paths.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -30,33 +30,37 @@ pub struct Login {
     pub key_file: Option<PathBuf>,
 }
 
-/// Where it is remembered (XDG Base Directory Specification); nowhere for who has no home.
-fn file() -> Option<PathBuf> {
-    let absolute = |name: &str| {
-        std::env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
-    let config = absolute("XDG_CONFIG_HOME").or_else(|| Some(absolute("HOME")?.join(".config")))?;
+/// Returns the path of the saved login (XDG Base Directory Specification); `None` without a home.
+fn login_file() -> Option<PathBuf> {
+    let config =
+        dir_from_env("XDG_CONFIG_HOME").or_else(|| Some(dir_from_env("HOME")?.join(".config")))?;
     Some(config.join("netnsctl").join("login.json"))
 }
 
-fn failed(path: &Path, error: impl std::fmt::Display) -> Failure {
-    Failure::Usage(format!("{}: {error}", path.display()))
+/// Returns the absolute path in an environment variable.
+fn dir_from_env(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name)
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute())
+}
+
+fn file_error(path: &Path, error: impl std::fmt::Display) -> CliError {
+    CliError::Usage(format!("{}: {error}", path.display()))
 }
 
 impl Login {
-    /// What is remembered, if something is.
+    /// Reads the saved login, if there is one.
     ///
     /// # Errors
     /// A file that cannot be read.
-    pub fn remembered() -> Result<Option<Self>, Failure> {
-        let Some(path) = file() else { return Ok(None) };
+    pub fn load() -> Result<Option<Self>, CliError> {
+        let Some(path) = login_file() else {
+            return Ok(None);
+        };
         match fs::read(&path) {
-            Ok(text) => {
-                let wrong = |error| failed(&path, format!("{error}; netnsctl logout forgets it"));
-                serde_json::from_slice(&text).map(Some).map_err(wrong)
-            }
+            Ok(text) => serde_json::from_slice(&text)
+                .map(Some)
+                .map_err(|error| file_error(&path, format!("{error}; netnsctl logout deletes it"))),
             Err(error)
                 if matches!(
                     error.kind(),
@@ -65,21 +69,21 @@ impl Login {
             {
                 Ok(None)
             }
-            Err(error) => Err(failed(&path, error)),
+            Err(error) => Err(file_error(&path, error)),
         }
     }
 
-    /// The place itself.
+    /// Returns the address and the credentials for a client.
     ///
     /// # Errors
-    /// A URL that is none, certificates that cannot be read.
-    pub fn place(&self) -> Result<Place, Failure> {
+    /// An invalid URL, certificates that cannot be read.
+    pub fn server(&self) -> Result<Server, CliError> {
         if let Some(path) = self
             .url
             .strip_prefix("unix://")
             .filter(|path| path.starts_with('/'))
         {
-            return Ok(Place::Unix(path.into()));
+            return Ok(Server::Unix(path.into()));
         }
         let (rest, tls) = match (
             self.url.strip_prefix("http://"),
@@ -92,13 +96,13 @@ impl Login {
                     rest,
                     Some(
                         Tls::new(self.ca_file.as_deref(), own)
-                            .map_err(|error| Failure::Usage(error.to_string()))?,
+                            .map_err(|error| CliError::Usage(error.to_string()))?,
                     ),
                 )
             }
             _ => {
-                let detail = "write unix:///PATH, http://HOST:PORT or https://HOST:PORT";
-                return Err(Failure::Usage(format!("--url {:?}: {detail}", self.url)));
+                let detail = "expected unix:///PATH, http://HOST:PORT or https://HOST:PORT";
+                return Err(CliError::Usage(format!("--url {:?}: {detail}", self.url)));
             }
         };
         let address = rest.trim_end_matches('/');
@@ -112,92 +116,101 @@ impl Login {
         } else {
             format!("{address}:{port}")
         };
-        Ok(Place::Tcp {
+        Ok(Server::Tcp {
             address,
             token: self.token.clone(),
             tls,
         })
     }
 
-    /// Remembers it, whole or not at all.
-    fn remember(&self) -> Result<PathBuf, Failure> {
-        let path = file()
-            .ok_or_else(|| Failure::Usage("there is no home to remember it in: set HOME".into()))?;
+    /// Saves the login atomically; returns the path of the file.
+    fn save(&self) -> Result<PathBuf, CliError> {
+        let path = login_file()
+            .ok_or_else(|| CliError::Usage("cannot save login: HOME is not set".into()))?;
         let dir = path.parent().unwrap_or(Path::new("/"));
-        let write = || -> io::Result<()> {
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(dir)?;
-            // A temporary file is for its owner only from its first moment on.
-            let mut part = tempfile::NamedTempFile::new_in(dir)?;
-            part.as_file()
-                .set_permissions(fs::Permissions::from_mode(0o600))?;
-            serde_json::to_writer_pretty(&mut part, self)?;
-            part.write_all(b"\n")?;
-            part.as_file().sync_all()?;
-            part.persist(&path)?;
-            Ok(())
-        };
-        write().map_err(|error| failed(&path, error))?;
+        self.write_to(&path, dir)
+            .map_err(|error| file_error(&path, error))?;
         Ok(path)
+    }
+
+    fn write_to(&self, path: &Path, dir: &Path) -> io::Result<()> {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)?;
+        // Only the owner can read a temporary file, from its creation on.
+        let mut file = tempfile::NamedTempFile::new_in(dir)?;
+        file.as_file()
+            .set_permissions(fs::Permissions::from_mode(0o600))?;
+        serde_json::to_writer_pretty(&mut file, self)?;
+        file.write_all(b"\n")?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        Ok(())
     }
 }
 
-/// Tries what is given, and remembers it.
-pub async fn login(mut globals: Globals, url: String) -> Result<(), Failure> {
-    let absolute = |file: Option<PathBuf>| file.map(std::path::absolute).transpose();
+/// Checks the URL and the credentials with a request, and saves them.
+pub async fn log_in(mut globals: Globals, url: String) -> Result<(), CliError> {
     globals.url = Some(url.clone());
     let has_certificate = globals.cert_file.is_some();
     let token = match &globals.token_file {
-        Some(_) => globals.token()?,
+        Some(_) => globals.read_token()?,
         None if has_certificate || url.starts_with("unix://") => None,
-        None => Some(ask()?),
+        None => Some(read_token_from_stdin()?),
     };
     let login = Login {
         url,
         token,
-        ca_file: absolute(globals.ca_file.take())?,
-        cert_file: absolute(globals.cert_file.take())?,
-        key_file: absolute(globals.key_file.take())?,
+        ca_file: absolute_path(globals.ca_file.take())?,
+        cert_file: absolute_path(globals.cert_file.take())?,
+        key_file: absolute_path(globals.key_file.take())?,
     };
-    Api::new(login.place()?, globals.verbose).get("/v1").await?;
-    let path = login.remember()?;
-    line(format!(
-        "{} is where netnsctl goes from now on; {} remembers it",
+    Api::new(login.server()?, globals.verbose)
+        .get("/v1")
+        .await?;
+    let path = login.save()?;
+    print_line(format!(
+        "Logged in to {} (saved in {})",
         login.url,
         path.display()
     ))
 }
 
-/// Forgets it.
-pub fn logout() -> Result<(), Failure> {
-    let Some(path) = file() else { return Ok(()) };
+/// Deletes the saved login.
+pub fn log_out() -> Result<(), CliError> {
+    let Some(path) = login_file() else {
+        return Ok(());
+    };
     match fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(&path, error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file_error(&path, error)),
         _ => Ok(()),
     }
 }
 
-/// Asks for the token, which is not shown while it is typed.
-fn ask() -> Result<String, Failure> {
-    let is_typed = io::stdin().is_terminal();
-    let quiet = is_typed
-        .then(|| Changed::by(|terminal| terminal.local_flags.remove(LocalFlags::ECHO)))
+fn absolute_path(file: Option<PathBuf>) -> io::Result<Option<PathBuf>> {
+    file.map(std::path::absolute).transpose()
+}
+
+/// Reads the token from stdin; a terminal does not echo it.
+fn read_token_from_stdin() -> Result<String, CliError> {
+    let is_terminal = io::stdin().is_terminal();
+    let no_echo_guard = is_terminal
+        .then(|| TermiosGuard::change(|terminal| terminal.local_flags.remove(LocalFlags::ECHO)))
         .transpose()?;
-    if is_typed {
+    if is_terminal {
         eprint!("Token: ");
     }
-    let mut typed = String::new();
-    let read = io::stdin().read_line(&mut typed);
-    drop(quiet);
-    if is_typed {
+    let mut token = String::new();
+    let read = io::stdin().read_line(&mut token);
+    drop(no_echo_guard);
+    if is_terminal {
         eprintln!();
     }
     read?;
-    match typed.trim() {
-        "" => Err(Failure::Usage(
-            "a token is needed: type it, or name the file that holds it (--token-file FILE)".into(),
+    match token.trim() {
+        "" => Err(CliError::Usage(
+            "a token is required: type it, or give a file (--token-file FILE)".into(),
         )),
         token => Ok(token.to_owned()),
     }

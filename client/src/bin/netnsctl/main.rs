@@ -1,104 +1,110 @@
-//! `netnsctl`: the command line of netnsd. Each command is one HTTP call or a few.
+//! `netnsctl`: the command line of netnsd. Each command is one HTTP request or a few.
 
 #![forbid(unsafe_code)]
 
 mod adopt;
+mod api;
+mod body;
 mod bridge;
 mod cli;
 mod completion;
-mod curl;
-mod doing;
+mod edit;
+mod error;
 mod events;
-mod fail;
+mod exec;
 mod login;
-mod look;
 mod netns;
 mod output;
+mod parse_args;
+mod ping;
+mod process;
 mod resource;
+mod show;
 mod status;
 mod terminal;
 mod token;
+mod topology;
 mod veth;
-mod whole;
-mod words;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
 use crate::{
+    api::Api,
     cli::{Cli, Command, Context},
-    curl::Api,
-    fail::Failure,
+    error::CliError,
 };
 
 fn main() -> ExitCode {
-    completion::answer();
-    let cli = Cli::parse();
-    let result = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::Refused(format!("cannot start: {error}")))
-        .and_then(|runtime| {
-            let result = runtime.block_on(run(cli));
-            // A thread that still waits for the standard input holds nothing up.
-            runtime.shutdown_background();
-            result
-        });
-    match result {
+    completion::complete_and_exit();
+    match run_command(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => ExitCode::from(failure.report()),
+        Err(error) => ExitCode::from(error.report()),
     }
 }
 
-async fn run(cli: Cli) -> Result<(), Failure> {
+fn run_command(cli: Cli) -> Result<(), CliError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::Refused(format!("cannot start: {error}")))?;
+    let result = runtime.block_on(dispatch(cli));
+    // Do not wait for a thread that is blocked reading the standard input.
+    runtime.shutdown_background();
+    result
+}
+
+async fn dispatch(cli: Cli) -> Result<(), CliError> {
     let globals = cli.globals;
-    match cli.command {
-        Command::Login { place } => return login::login(globals, place).await,
-        Command::Logout => return login::logout(),
-        _ => {}
-    }
+    let command = match cli.command {
+        // These do not talk to the configured daemon.
+        Command::Login { target } => return login::log_in(globals, target).await,
+        Command::Logout => return login::log_out(),
+        other => other,
+    };
+
     let context = Context {
-        api: Api::new(globals.place()?, globals.verbose),
+        api: Api::new(globals.server()?, globals.verbose),
         format: globals.output,
         dry_run: globals.dry_run,
         wait: globals.wait,
-        coloured: globals.coloured(),
+        use_color: globals.use_color(),
     };
-    if (context.dry_run || !context.wait) && !cli.command.writes() {
+    if (context.dry_run || !context.wait) && !command.is_write() {
         let option = if context.dry_run {
             "--dry-run"
         } else {
             "--wait=false"
         };
-        return Err(Failure::Usage(format!(
-            "{option} is for commands that write: add, set, delete, attach, apply and adopt"
+        return Err(CliError::Usage(format!(
+            "{option} is only for commands that write: add, set, delete, attach, apply and adopt"
         )));
     }
-    match cli.command {
-        Command::Netns(command) => netns::run(&context, command).await,
-        Command::Bridge(command) => bridge::run(&context, command).await,
-        Command::Veth(command) => veth::run(&context, command).await,
-        Command::Addr(look) => look::addresses(&context, &look).await,
-        Command::Route(look) => look::routes(&context, &look).await,
-        Command::Neigh(look) => look::neighbours(&context, &look).await,
-        Command::Link(look) => look::links(&context, &look).await,
-        Command::Apply(document) => whole::apply(&context, &document).await,
-        Command::Plan(document) => whole::plan(&context, &document).await,
-        Command::Diff(document) => whole::diff(&context, &document).await,
-        Command::Export { label } => whole::export(&context, &label).await,
-        Command::Adopt(what) => adopt::adopt(&context, &what).await,
-        Command::Reconcile => whole::reconcile(&context).await,
-        Command::Events(wanted) => events::events(&context, &wanted).await,
-        Command::Token(command) => token::run(&context, command).await,
-        Command::Audit { since, limit } => token::audit(&context, since, limit).await,
-        // They need no daemon to talk to: done above.
-        Command::Login { .. } | Command::Logout => Ok(()),
-        Command::Edit { which } => whole::edit(&context, &which).await,
-        Command::Status => status::status(&context).await,
-        Command::Wait(wait) => status::wait(&context, &wait).await,
-        Command::Version => status::version(&context).await,
-        Command::Completion { shell } => completion::script(shell),
-        Command::Man { dir } => completion::manual(&dir),
+
+    match command {
+        Command::Netns(command) => netns::run_netns(&context, command).await,
+        Command::Bridge(command) => bridge::run_bridge(&context, command).await,
+        Command::Veth(command) => veth::run_veth(&context, command).await,
+        Command::Addr(args) => show::show_addresses(&context, &args).await,
+        Command::Route(args) => show::show_routes(&context, &args).await,
+        Command::Neigh(args) => show::show_neighbours(&context, &args).await,
+        Command::Link(args) => show::show_links(&context, &args).await,
+        Command::Apply(document) => topology::apply_document(&context, &document).await,
+        Command::Plan(document) => topology::plan_document(&context, &document).await,
+        Command::Diff(document) => topology::diff_document(&context, &document).await,
+        Command::Export { label } => topology::export_document(&context, &label).await,
+        Command::Adopt(args) => adopt::adopt_resources(&context, &args).await,
+        Command::Reconcile => topology::reconcile(&context).await,
+        Command::Events(args) => events::show_events(&context, &args).await,
+        Command::Token(command) => token::run_token(&context, command).await,
+        Command::Audit { since, limit } => token::show_audit_log(&context, since, limit).await,
+        Command::Edit { resource } => edit::edit_resource(&context, &resource).await,
+        Command::Status => status::show_status(&context).await,
+        Command::Wait(args) => status::wait_for_resources(&context, &args).await,
+        Command::Version => status::show_versions(&context).await,
+        Command::Completion { shell } => completion::print_script(shell),
+        Command::Man { dir } => completion::write_manual(&dir),
+        Command::Login { .. } | Command::Logout => Ok(()), // returned above
     }
 }

@@ -1,18 +1,24 @@
 //! `netnsctl netns`.
 
 use clap::{Args, Subcommand};
-use netnsd_api::{Namespace, Neighbour, NetnsId, Route, RouteType, Stored};
+use netnsd_api::{Namespace, Neighbour, NetnsId, RT_TABLE_MAIN, Route, RouteType, Stored};
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
 use crate::{
+    body::BodyBuilder,
     cli::Context,
-    doing::{self, Exec, Ping},
+    error::CliError,
     events,
-    fail::Failure,
-    output::{Format, line, or_dash, print, table},
-    resource::{self, Delete, Filter, Labels, Shown, labels, lines, switch},
-    words::{self, Body},
+    exec::{self, ExecArgs},
+    output::{Format, format_table, on_off, or_dash, print_line, print_text, yes_no},
+    parse_args,
+    ping::{self, PingArgs},
+    process,
+    resource::{
+        self, DeleteArgs, Filter, LabelOptions, ResourcePath, ShowInTable, format_labels,
+        join_lines,
+    },
 };
 
 /// `netnsctl netns …`
@@ -27,7 +33,7 @@ pub enum NetnsCommand {
     List {
         #[command(flatten)]
         filter: Filter,
-        /// Also those that others made (in /run/netns)
+        /// Include namespaces in /run/netns that netnsd does not manage
         #[arg(long)]
         unmanaged: bool,
     },
@@ -37,296 +43,293 @@ pub enum NetnsCommand {
         after_help = "Example:\n  netnsctl netns add net0 net1 --label team=lab"
     )]
     Add {
-        /// Their names
+        /// The names
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
         #[command(flatten)]
-        options: Options,
+        options: NamespaceOptions,
     },
     /// Show one namespace
     #[command(after_help = "Example:\n  netnsctl netns show net0")]
     Show {
-        /// Its name
+        /// The name
         name: String,
     },
-    /// Change a namespace: what is not named stays
+    /// Change a namespace: other fields stay
     #[command(
         after_help = "Examples:\n  netnsctl netns set net0 auto\n  netnsctl netns set net0 --sysctl net.ipv4.ip_forward=1"
     )]
     Set {
-        /// Its name
+        /// The name
         name: String,
-        /// Its id as seen from the host, as `ip netns set` takes it
-        #[arg(value_name = "NETNSID|auto", value_parser = words::netnsid, conflicts_with = "netnsid")]
+        /// Its nsid in the host's namespace, as in `ip netns set`
+        #[arg(value_name = "NETNSID|auto", value_parser = parse_args::parse_netnsid, conflicts_with = "netnsid")]
         id: Option<Value>,
         #[command(flatten)]
-        options: Options,
+        options: NamespaceOptions,
     },
     /// Delete namespaces
     #[command(
         after_help = "Examples:\n  netnsctl netns delete net0 --cascade\n  netnsctl netns delete --all"
     )]
-    Delete(Delete),
-    /// Tell the namespace that a process lives in
+    Delete(DeleteArgs),
+    /// Show the namespace of a process
     #[command(after_help = "Example:\n  netnsctl netns identify $$")]
     Identify {
-        /// The process; by default netnsctl itself, and so the shell
+        /// The process id [default: that of netnsctl, and so of the shell]
         pid: Option<u32>,
     },
     /// List the processes in a namespace
     #[command(after_help = "Example:\n  netnsctl netns pids net0")]
     Pids {
-        /// Its name
+        /// The name
         name: String,
-        /// Also their commands and users
+        /// Show their commands and users too
         #[arg(short, long)]
         long: bool,
     },
     /// Run a command in one namespace, or in all of them
     ///
-    /// What it reads, writes and ends with is netnsctl's: 128+N if the signal N ended it. It has a
-    /// terminal where netnsctl has one.
+    /// It has the standard input and output of netnsctl, and a terminal if netnsctl has one.
+    /// netnsctl exits with its exit code, or 128+N if the signal N killed it.
     #[command(
         override_usage = "netnsctl netns exec [OPTIONS] NAME|--all [--] COMMAND [ARGUMENT]...",
-        after_help = "Options of netnsctl come before NAME: what follows is the command's.\n\nExamples:\n  netnsctl netns \
+        after_help = "Options of netnsctl come before NAME; later ones are options of the command.\n\nExamples:\n  netnsctl netns \
                       exec net0 -- ip address\n  netnsctl netns exec --all -- ip route"
     )]
-    Exec(Exec),
+    Exec(ExecArgs),
     /// Run a shell in a namespace: $SHELL, or /bin/sh
     #[command(after_help = "Example:\n  netnsctl netns shell net0")]
     Shell {
-        /// Its name
+        /// The name
         name: String,
     },
-    /// Tell as namespaces come and go, netnsd's and others', as `ip netns monitor` does
+    /// Print namespaces as they are created and deleted, as `ip netns monitor` does
     #[command(after_help = "Example:\n  netnsctl netns monitor")]
     Monitor,
     /// List netnsids, as `ip netns list-id` does
     #[command(after_help = "Example:\n  netnsctl netns list-id")]
     ListId,
-    /// Create a namespace of the one that a process is in, which lives on when the process ends
+    /// Create a namespace from that of a process; it stays when the process ends
     #[command(after_help = "Example:\n  netnsctl netns attach lab $PID")]
     Attach {
-        /// Its name
+        /// The name
         name: String,
-        /// The process
+        /// The process id
         pid: u32,
     },
     /// Ping from a namespace
     #[command(after_help = "Example:\n  netnsctl netns ping net0 10.1.1.2 -c 3")]
-    Ping(Ping),
+    Ping(PingArgs),
 }
 
 impl NetnsCommand {
-    /// Whether it writes.
-    pub fn writes(&self) -> bool {
+    /// Returns true if it writes.
+    pub fn is_write(&self) -> bool {
         use NetnsCommand::{Add, Attach, Delete, Set};
         matches!(self, Add { .. } | Attach { .. } | Delete(_) | Set { .. })
     }
 }
 
-/// A namespace's fields.
+/// Options for the fields of a namespace.
 #[derive(Debug, Args)]
-pub struct Options {
-    /// Its id as seen from the host
-    #[arg(long, value_name = "NETNSID|auto|none", value_parser = words::netnsid)]
+pub struct NamespaceOptions {
+    /// Its nsid in the host's namespace
+    #[arg(long, value_name = "NETNSID|auto|none", value_parser = parse_args::parse_netnsid)]
     netnsid: Option<Value>,
-    /// Whether lo is up
-    #[arg(long, value_name = "on|off", value_parser = words::on_off)]
+    /// Set lo up or down
+    #[arg(long, value_name = "on|off", value_parser = parse_args::parse_on_off)]
     loopback: Option<bool>,
-    /// A route as `ip route add` takes it: "default via 10.0.0.1 [dev X] [metric N] [table N] [src
-    /// A] [onlink]"; repeatable; in set these replace all, none empties the list
-    #[arg(long, value_name = "ROUTE", value_parser = words::route)]
+    /// A route as in `ip route add`: "default via 10.0.0.1 [dev X] [metric N] [table N] [src A]
+    /// [onlink]"; repeatable; with set they replace all routes, none removes them
+    #[arg(long, value_name = "ROUTE", value_parser = parse_args::parse_route)]
     route: Vec<Value>,
-    /// A permanent neighbour as `ip neigh add` takes it: "10.0.0.2 lladdr MAC dev X"; repeatable
-    /// like --route
-    #[arg(long, value_name = "NEIGHBOUR", value_parser = words::neighbour)]
+    /// A permanent neighbour as in `ip neigh add`: "10.0.0.2 lladdr MAC dev X"; repeatable like
+    /// --route
+    #[arg(long, value_name = "NEIGHBOUR", value_parser = parse_args::parse_neighbour)]
     neighbour: Vec<Value>,
     /// A sysctl below net.; repeatable
-    #[arg(long, value_name = "KEY=VALUE", value_parser = words::pair)]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_args::parse_key_value)]
     sysctl: Vec<(String, String)>,
-    /// In set, a sysctl that is no longer netnsd's concern; repeatable
+    /// With set: stop managing this sysctl; repeatable
     #[arg(long, value_name = "KEY")]
     no_sysctl: Vec<String>,
     /// A name server in its resolv.conf, a link-local one with its interface (fe80::1%eth0);
-    /// repeatable, none empties the list
-    #[arg(long, value_name = "ADDRESS", value_parser = words::text)]
+    /// repeatable, none removes them
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_args::parse_text_or_none)]
     dns_server: Vec<Value>,
-    /// A domain to search in its resolv.conf; repeatable, none empties the list
-    #[arg(long, value_name = "DOMAIN", value_parser = words::text)]
+    /// A search domain in its resolv.conf; repeatable, none removes them
+    #[arg(long, value_name = "DOMAIN", value_parser = parse_args::parse_text_or_none)]
     dns_search: Vec<Value>,
-    /// An option of resolv.conf(5), such as ndots:2; repeatable, none empties the list
-    #[arg(long, value_name = "OPTION", value_parser = words::text)]
+    /// An option of resolv.conf(5), such as ndots:2; repeatable, none removes them
+    #[arg(long, value_name = "OPTION", value_parser = parse_args::parse_text_or_none)]
     dns_option: Vec<Value>,
-    /// No name resolution of its own: it asks as the host does
+    /// Use the name resolution of the host
     #[arg(long, conflicts_with_all = ["dns_server", "dns_search", "dns_option"])]
     no_dns: bool,
     #[command(flatten)]
-    labels: Labels,
+    labels: LabelOptions,
 }
 
-impl Options {
-    fn body(&self) -> Body {
-        let mut body = Body::default();
-        body.put("netnsid", self.netnsid.clone());
-        body.put("loopback", self.loopback);
-        body.list("routes", &self.route);
-        body.list("neighbours", &self.neighbour);
-        body.map("sysctls", &self.sysctl, &self.no_sysctl);
-        let mut dns = Body::default();
-        dns.list("nameservers", &self.dns_server);
-        dns.list("search", &self.dns_search);
-        dns.list("options", &self.dns_option);
-        let given = self.no_dns || !dns.0.is_empty();
-        body.put(
-            "dns",
-            given.then(|| {
-                if self.no_dns {
-                    Value::Null
-                } else {
-                    dns.value()
-                }
-            }),
-        );
-        body.map("labels", &self.labels.label, &self.labels.no_label);
+impl NamespaceOptions {
+    /// Returns the body of a request with the options that were given.
+    fn to_body(&self) -> BodyBuilder {
+        let mut body = BodyBuilder::default();
+        body.set("netnsid", self.netnsid.clone());
+        body.set("loopback", self.loopback);
+        body.set_list("routes", &self.route);
+        body.set_list("neighbours", &self.neighbour);
+        body.set_map("sysctls", &self.sysctl, &self.no_sysctl);
+        let mut dns = BodyBuilder::default();
+        dns.set_list("nameservers", &self.dns_server);
+        dns.set_list("search", &self.dns_search);
+        dns.set_list("options", &self.dns_option);
+        if self.no_dns {
+            body.set("dns", Some(Value::Null));
+        } else if !dns.is_empty() {
+            body.set("dns", Some(dns.build()));
+        }
+        self.labels.apply_to(&mut body);
         body
     }
 }
 
-/// Runs it.
-pub async fn run(context: &Context, command: NetnsCommand) -> Result<(), Failure> {
+/// Runs a command.
+pub async fn run_netns(context: &Context, command: NetnsCommand) -> Result<(), CliError> {
     match command {
         NetnsCommand::List {
             filter,
             unmanaged: false,
-        } => resource::list::<Namespace>(context, &filter).await,
+        } => resource::list_resources::<Namespace>(context, &filter).await,
         NetnsCommand::List {
             filter,
             unmanaged: true,
-        } => list_all(context, &filter).await,
+        } => list_with_unmanaged(context, &filter).await,
         NetnsCommand::Add { names, options } => {
-            resource::each(&names, async |name| {
-                let mut body = options.body();
-                body.put("name", Some(name));
-                resource::add::<Namespace>(context, &body.value()).await
+            resource::for_each_name(&names, async |name| {
+                let mut body = options.to_body();
+                body.set("name", Some(name));
+                resource::add_resource::<Namespace>(context, &body.build()).await
             })
             .await
         }
-        NetnsCommand::Show { name } => resource::show::<Namespace>(context, &name).await,
+        NetnsCommand::Show { name } => resource::show_resource::<Namespace>(context, &name).await,
         NetnsCommand::Set { name, id, options } => {
-            let mut body = options.body();
-            body.put("netnsid", id);
-            resource::set(context, &resource::path::<Namespace>(&name), &body.value()).await
+            let mut body = options.to_body();
+            body.set("netnsid", id);
+            resource::set_fields(context, &ResourcePath::resource::<Namespace>(&name), body).await
         }
-        NetnsCommand::Delete(what) => resource::delete::<Namespace>(context, &what).await,
-        NetnsCommand::Identify { pid } => doing::identify(context, pid).await,
-        NetnsCommand::Pids { name, long } => doing::pids(context, &name, long).await,
-        NetnsCommand::Exec(exec) => doing::exec(context, &exec).await,
-        NetnsCommand::Shell { name } => doing::shell(context, &name).await,
-        NetnsCommand::Monitor => events::monitor(context).await,
-        NetnsCommand::ListId => list_id(context).await,
+        NetnsCommand::Delete(args) => resource::delete_resources::<Namespace>(context, &args).await,
+        NetnsCommand::Identify { pid } => process::show_process_namespace(context, pid).await,
+        NetnsCommand::Pids { name, long } => process::list_processes(context, &name, long).await,
+        NetnsCommand::Exec(args) => exec::run_command(context, &args).await,
+        NetnsCommand::Shell { name } => exec::run_shell(context, &name).await,
+        NetnsCommand::Monitor => events::monitor_namespaces(context).await,
+        NetnsCommand::ListId => list_netnsids(context).await,
         NetnsCommand::Attach { name, pid } => {
-            resource::add::<Namespace>(context, &json!({"name": name, "attach": {"pid": pid}}))
-                .await
+            resource::add_resource::<Namespace>(
+                context,
+                &json!({"name": name, "attach": {"pid": pid}}),
+            )
+            .await
         }
-        NetnsCommand::Ping(ping) => doing::ping(context, &ping).await,
+        NetnsCommand::Ping(args) => ping::ping_address(context, &args).await,
     }
 }
 
-/// A namespace in a list with those of others.
+/// A namespace in a list that includes those that netnsd does not manage.
 #[derive(Debug, Deserialize)]
-struct Any {
+struct AnyNamespace {
     name: String,
     managed: Option<bool>,
-    status: AnyStatus,
+    status: AnyNamespaceStatus,
 }
 
 #[derive(Debug, Deserialize)]
-struct AnyStatus {
+struct AnyNamespaceStatus {
     state: Option<netnsd_api::State>,
     observed: Option<netnsd_api::NamespaceObserved>,
 }
 
-impl Any {
+impl AnyNamespace {
     fn netnsid(&self) -> Option<u32> {
         self.status.observed.as_ref()?.netnsid
     }
+
+    fn row(&self) -> Vec<String> {
+        let links = self.status.observed.as_ref().map(|observed| observed.links);
+        vec![
+            self.name.clone(),
+            or_dash(self.netnsid()),
+            or_dash(links),
+            yes_no(self.managed != Some(false)),
+            or_dash(self.status.state),
+        ]
+    }
 }
 
-fn any(items: &[Box<RawValue>]) -> Result<Vec<Any>, Failure> {
+fn parse_namespaces(items: &[Box<RawValue>]) -> Result<Vec<AnyNamespace>, CliError> {
     items
         .iter()
         .map(|item| Ok(serde_json::from_str(item.get())?))
         .collect()
 }
 
-/// Lists also the namespaces that others made.
-async fn list_all(context: &Context, filter: &Filter) -> Result<(), Failure> {
+/// Lists namespaces, including those that netnsd does not manage.
+async fn list_with_unmanaged(context: &Context, filter: &Filter) -> Result<(), CliError> {
     let mut query = filter.query();
     query.push(("include", "unmanaged"));
-    let listed = context.api.list("/v1/namespaces", &query).await?;
+    let list = context.api.list("/v1/namespaces", &query).await?;
     if context.format == Format::Json {
-        return line(&listed.body);
+        return print_line(&list.body);
     }
-    let all = any(&listed.items)?;
+    let namespaces = parse_namespaces(&list.items)?;
     if context.format == Format::Name {
-        return all.into_iter().try_for_each(|item| line(item.name));
+        return namespaces
+            .into_iter()
+            .try_for_each(|item| print_line(item.name));
     }
-    let row = |item: &Any| {
-        let links = item.status.observed.as_ref().map(|observed| observed.links);
-        let managed = if item.managed == Some(false) {
-            "no"
-        } else {
-            "yes"
-        };
-        let state = item.status.state.map(netnsd_api::State::as_str);
-        vec![
-            item.name.clone(),
-            or_dash(item.netnsid()),
-            or_dash(links),
-            managed.into(),
-            or_dash(state),
-        ]
-    };
-    print(table(
+    print_text(format_table(
         &["NAME", "NETNSID", "LINKS", "MANAGED", "STATE"],
-        all.iter().map(row).collect(),
+        namespaces.iter().map(AnyNamespace::row).collect(),
     ))
 }
 
 /// Lists netnsids.
-async fn list_id(context: &Context) -> Result<(), Failure> {
-    let listed = context
+async fn list_netnsids(context: &Context) -> Result<(), CliError> {
+    let list = context
         .api
         .list("/v1/namespaces", &[("include", "unmanaged")])
         .await?;
     if context.format == Format::Json {
-        return line(&listed.body);
+        return print_line(&list.body);
     }
-    let mut all: Vec<(u32, String)> = any(&listed.items)?
+    let mut ids: Vec<(u32, String)> = parse_namespaces(&list.items)?
         .into_iter()
         .filter_map(|item| Some((item.netnsid()?, item.name)))
         .collect();
-    all.sort();
-    all.into_iter()
+    ids.sort();
+    ids.into_iter()
         .try_for_each(|(id, name)| match context.format {
-            Format::Name => line(name),
-            _ => line(format!("nsid {id} (iproute2 netns name: {name})")),
+            Format::Name => print_line(name),
+            _ => print_line(format!("nsid {id} (iproute2 netns name: {name})")),
         })
 }
 
-/// A route as `ip route` spells it.
-fn route(route: &Route) -> String {
+/// Returns a route in the syntax of `ip route`.
+fn format_route(route: &Route) -> String {
     let mut text = match route.kind {
         RouteType::Unicast => route.destination.to_string(),
-        kind => format!("{} {}", kind.as_str(), route.destination),
+        kind @ (RouteType::Blackhole | RouteType::Unreachable | RouteType::Prohibit) => {
+            format!("{kind} {}", route.destination)
+        }
     };
     let words = [
         ("via", route.via.map(|via| via.to_string())),
         ("dev", route.interface.as_ref().map(ToString::to_string)),
         (
             "table",
-            (route.table != 254).then(|| route.table.to_string()),
+            (route.table != RT_TABLE_MAIN).then(|| route.table.to_string()),
         ),
         ("src", route.source.map(|source| source.to_string())),
         ("metric", route.metric.map(|metric| metric.to_string())),
@@ -339,14 +342,15 @@ fn route(route: &Route) -> String {
     if route.onlink { text + " onlink" } else { text }
 }
 
-fn neighbour(entry: &Neighbour) -> String {
+/// Returns a neighbour in the syntax of `ip neigh`.
+fn format_neighbour(entry: &Neighbour) -> String {
     format!(
         "{} lladdr {} dev {}",
         entry.address, entry.mac, entry.interface
     )
 }
 
-impl Shown for Namespace {
+impl ShowInTable for Namespace {
     const COLUMNS: &'static [&'static str] = &["NAME", "NETNSID", "LINKS", "STATE", "LABELS"];
 
     fn row(stored: &Stored<Self>) -> Vec<String> {
@@ -355,34 +359,34 @@ impl Shown for Namespace {
             stored.spec.name.to_string(),
             or_dash(observed.and_then(|observed| observed.netnsid)),
             or_dash(observed.map(|observed| observed.links)),
-            stored.status.state.as_str().to_owned(),
-            labels(&stored.spec.labels),
+            stored.status.state.to_string(),
+            format_labels(&stored.spec.labels),
         ]
     }
 
     fn fields(stored: &Stored<Self>) -> Vec<(&'static str, String)> {
         let spec = &stored.spec;
-        let routes: Vec<String> = spec.routes.iter().map(route).collect();
-        let neighbours: Vec<String> = spec.neighbours.iter().map(neighbour).collect();
+        let routes: Vec<String> = spec.routes.iter().map(format_route).collect();
+        let neighbours: Vec<String> = spec.neighbours.iter().map(format_neighbour).collect();
         let sysctls: Vec<String> = spec
             .sysctls
             .iter()
             .map(|(key, value)| format!("{key}={}", value.0))
             .collect();
         let dns = spec.dns.clone().unwrap_or_default();
-        let wanted = spec.netnsid.map(|id| match id {
+        let netnsid = spec.netnsid.map(|id| match id {
             NetnsId::Auto => "auto".to_owned(),
             NetnsId::Id(id) => id.to_string(),
         });
         let mut fields = vec![
-            ("netnsid", wanted.unwrap_or_default()),
-            ("loopback", switch(spec.loopback)),
-            ("routes", lines(&routes)),
-            ("neighbours", lines(&neighbours)),
-            ("sysctls", lines(&sysctls)),
-            ("dns servers", lines(&dns.nameservers)),
-            ("dns search", lines(&dns.search)),
-            ("dns options", lines(&dns.options)),
+            ("netnsid", netnsid.unwrap_or_default()),
+            ("loopback", on_off(spec.loopback)),
+            ("routes", join_lines(&routes)),
+            ("neighbours", join_lines(&neighbours)),
+            ("sysctls", join_lines(&sysctls)),
+            ("dns servers", join_lines(&dns.nameservers)),
+            ("dns search", join_lines(&dns.search)),
+            ("dns options", join_lines(&dns.options)),
         ];
         if let Some(observed) = &stored.status.observed {
             if let (Some(NetnsId::Auto) | None, Some(id)) = (spec.netnsid, observed.netnsid) {

@@ -1,4 +1,4 @@
-//! What is printed: tables without borders, the API's JSON, or names.
+//! Output: tables without borders, the API's JSON, YAML, or names.
 
 use std::{
     borrow::Cow,
@@ -9,58 +9,63 @@ use clap::ValueEnum;
 use comfy_table::{Table, presets};
 use netnsd_api::DryRun;
 
-use crate::fail::Failure;
+use crate::error::CliError;
 
-/// How answers are printed.
+/// Output formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// For people
     Table,
-    /// Exactly what the API answers
+    /// The API's answer, unchanged
     Json,
-    /// The same as YAML
+    /// The API's answer as YAML
     Yaml,
     /// Names only
     Name,
 }
 
-/// Writes text to stdout, with control characters escaped: names may be of others, and a terminal
-/// takes orders from them.
-pub fn print(text: impl AsRef<[u8]>) -> Result<(), Failure> {
-    raw(visible(&String::from_utf8_lossy(text.as_ref())).as_bytes())
+/// Writes text to stdout with control characters escaped: names may come from others, and terminals
+/// obey control sequences.
+pub fn print_text(text: impl AsRef<[u8]>) -> Result<(), CliError> {
+    write_raw(escape_controls(&String::from_utf8_lossy(text.as_ref())).as_bytes())
 }
 
-/// Escapes control characters but newlines and tabs, as JSON does: of JSON it makes the same JSON.
-pub fn visible(text: &str) -> Cow<'_, str> {
-    let is_order = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
-    if !text.contains(is_order) {
+/// Escapes control characters except newlines and tabs, as JSON does; escaped JSON is the same
+/// JSON.
+pub fn escape_controls(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_unsafe_control) {
         return text.into();
     }
-    let escape = |c: char| {
-        if is_order(c) {
-            format!("\\u{:04x}", u32::from(c))
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_unsafe_control(c) {
+            escaped += &format!("\\u{:04x}", u32::from(c));
         } else {
-            c.into()
+            escaped.push(c);
         }
-    };
-    text.chars().map(escape).collect::<String>().into()
+    }
+    escaped.into()
 }
 
-/// Writes bytes to stdout as they are; a reader that went away ends the command in silence.
-pub fn raw(bytes: impl AsRef<[u8]>) -> Result<(), Failure> {
+fn is_unsafe_control(c: char) -> bool {
+    c.is_control() && !matches!(c, '\n' | '\t')
+}
+
+/// Writes bytes to stdout unchanged.
+pub fn write_raw(bytes: impl AsRef<[u8]>) -> Result<(), CliError> {
     let mut out = io::stdout().lock();
     out.write_all(bytes.as_ref())?;
     Ok(out.flush()?)
 }
 
-/// Writes one line to stdout; an answer of the daemon ends with its newline already.
-pub fn line(text: impl AsRef<[u8]>) -> Result<(), Failure> {
+/// Writes one line to stdout; an answer of the daemon already ends with a newline.
+pub fn print_line(text: impl AsRef<[u8]>) -> Result<(), CliError> {
     let text = text.as_ref();
-    print([text.strip_suffix(b"\n").unwrap_or(text), b"\n"].concat())
+    print_text([text.strip_suffix(b"\n").unwrap_or(text), b"\n"].concat())
 }
 
-/// A table without borders; nothing if it has no rows.
-pub fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
+/// Returns a table without borders; nothing if it has no rows.
+pub fn format_table(header: &[&str], rows: Vec<Vec<String>>) -> String {
     if rows.is_empty() {
         return String::new();
     }
@@ -80,31 +85,41 @@ pub fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
         .collect()
 }
 
-/// What a table shows where there is nothing.
+/// Returns the cell of a table for an optional value.
 pub fn or_dash(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
-/// JSON as YAML.
-pub fn yaml(json: &[u8]) -> Result<String, Failure> {
-    let value: serde_json::Value = serde_json::from_slice(json)?;
-    yaml_serde::to_string(&value)
-        .map_err(|error| Failure::Refused(format!("this cannot be YAML: {error}")))
+/// Returns `yes` or `no`.
+pub fn yes_no(value: bool) -> String {
+    (if value { "yes" } else { "no" }).to_owned()
 }
 
-/// Prints the answer to a dry run: the commands that do the same by hand.
-pub fn dry_run(format: Format, body: &[u8]) -> Result<(), Failure> {
+/// Returns `on` or `off`.
+pub fn on_off(value: bool) -> String {
+    (if value { "on" } else { "off" }).to_owned()
+}
+
+/// Returns JSON as YAML.
+pub fn to_yaml(json: &[u8]) -> Result<String, CliError> {
+    let value: serde_json::Value = serde_json::from_slice(json)?;
+    yaml_serde::to_string(&value)
+        .map_err(|error| CliError::Refused(format!("cannot convert to YAML: {error}")))
+}
+
+/// Prints the answer to a dry run: the equivalent commands.
+pub fn print_dry_run(format: Format, body: &[u8]) -> Result<(), CliError> {
     match format {
-        Format::Json => line(body),
-        Format::Yaml => print(yaml(body)?),
-        _ => {
-            let dry: DryRun = serde_json::from_slice(body)?;
-            print(
-                dry.plan
-                    .into_iter()
-                    .map(|operation| operation.command + "\n")
-                    .collect::<String>(),
-            )
+        Format::Json => print_line(body),
+        Format::Yaml => print_text(to_yaml(body)?),
+        Format::Table | Format::Name => {
+            let dry_run: DryRun = serde_json::from_slice(body)?;
+            let commands: String = dry_run
+                .plan
+                .into_iter()
+                .map(|operation| operation.command + "\n")
+                .collect();
+            print_text(commands)
         }
     }
 }

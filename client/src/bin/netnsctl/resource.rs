@@ -1,32 +1,35 @@
-//! What the three kinds have in common: list, show, add, set, delete.
+//! Commands that all kinds share: list, show, add, set, delete.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use clap::Args;
 use http::Method;
-use netnsd_api::{Resource, State, Status, Stored};
+use netnsd_api::{Kind, Resource, State, Status, Stored};
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
 use crate::{
+    api::{RequestBody, percent_encode, with_query},
+    body::BodyBuilder,
     cli::Context,
-    curl::{Body, encoded, with_query},
-    fail::Failure,
-    output::{self, Format, line, print, table},
-    words,
+    error::CliError,
+    output::{Format, format_table, print_dry_run, print_line, print_text, to_yaml},
+    parse_args,
 };
 
-/// A kind, as it is shown.
-pub trait Shown: Resource {
+/// A kind that tables can show.
+pub trait ShowInTable: Resource {
     /// The columns of a list.
     const COLUMNS: &'static [&'static str];
-    /// Its row in a list.
+
+    /// Returns its row in a list.
     fn row(stored: &Stored<Self>) -> Vec<String>;
-    /// Everything about it; what is empty is left out.
+
+    /// Returns all of its fields by name; empty ones are not shown.
     fn fields(stored: &Stored<Self>) -> Vec<(&'static str, String)>;
 }
 
-/// What a list is narrowed to.
+/// Filters of a list.
 #[derive(Debug, Args)]
 pub struct Filter {
     /// Only those with this label: KEY=VALUE, KEY or KEY!=VALUE; repeatable
@@ -41,7 +44,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// As a query's parameters.
+    /// Returns the filters as query parameters.
     pub fn query(&self) -> Vec<(&str, &str)> {
         let labels = self.label.iter().map(|label| ("label", label.as_str()));
         let state = self.state.as_deref().map(|state| ("state", state));
@@ -53,273 +56,331 @@ impl Filter {
     }
 }
 
-/// Labels that `add` and `set` give.
+/// Options for labels of `add` and `set`.
 #[derive(Debug, Args)]
-pub struct Labels {
+pub struct LabelOptions {
     /// A label; repeatable
-    #[arg(long, value_name = "KEY=VALUE", value_parser = words::pair)]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_args::parse_key_value)]
     pub label: Vec<(String, String)>,
-    /// In set, a label to take away; repeatable
+    /// With set: remove this label; repeatable
     #[arg(long, value_name = "KEY")]
     pub no_label: Vec<String>,
 }
 
-/// What a bridge and an end of a pair have in common; `none` leaves a value to the kernel.
-#[derive(Debug, Args)]
-pub struct LinkOptions {
-    /// The device's name; by default a bridge is called as its resource
-    #[arg(long, value_name = "INTERFACE")]
-    interface: Option<String>,
-    /// The namespace that it lives in
-    #[arg(long, value_name = "NAME")]
-    namespace: Option<String>,
-    /// It lives in the host's own namespace
-    #[arg(long, conflicts_with = "namespace")]
-    host: bool,
-    /// MAC address, or none
-    #[arg(long, value_parser = words::text)]
-    mac: Option<Value>,
-    /// MTU in bytes, or none
-    #[arg(long, value_name = "BYTES", value_parser = words::number)]
-    mtu: Option<Value>,
-    /// It is up
-    #[arg(long, conflicts_with = "down")]
-    up: bool,
-    /// It is down
-    #[arg(long)]
-    down: bool,
-    /// An address of its own; repeatable; in set these replace all, none empties the list
-    #[arg(long, value_name = "CIDR", value_parser = words::text)]
-    address: Vec<Value>,
-}
-
-impl LinkOptions {
-    /// Puts what was given into a body.
-    pub fn put(&self, body: &mut words::Body) {
-        body.put("interface", self.interface.clone());
-        body.put("namespace", self.namespace.clone());
-        body.put("namespace", self.host.then_some(Value::Null));
-        body.put("mac", self.mac.clone());
-        body.put("mtu", self.mtu.clone());
-        body.flags("up", self.up, self.down);
-        body.list("addresses", &self.address);
+impl LabelOptions {
+    /// Sets the labels in a body.
+    pub fn apply_to(&self, body: &mut BodyBuilder) {
+        body.set_map("labels", &self.label, &self.no_label);
     }
 }
 
-/// What to delete.
+/// Options for the fields of every device; `none` leaves a value to the kernel.
 #[derive(Debug, Args)]
-pub struct Delete {
-    /// Their names
+pub struct DeviceOptions {
+    /// The device's name [default: that of the resource, or the first free vethN]
+    #[arg(long, value_name = "INTERFACE")]
+    interface: Option<String>,
+    /// The namespace that it is in
+    #[arg(long, value_name = "NAME")]
+    namespace: Option<String>,
+    /// Place it in the host's namespace
+    #[arg(long, conflicts_with = "namespace")]
+    host: bool,
+    /// MAC address, or none
+    #[arg(long, value_parser = parse_args::parse_text_or_none)]
+    mac: Option<Value>,
+    /// MTU in bytes, or none
+    #[arg(long, value_name = "BYTES", value_parser = parse_args::parse_number_or_none)]
+    mtu: Option<Value>,
+    /// Set it up
+    #[arg(long, conflicts_with = "down")]
+    up: bool,
+    /// Set it down
+    #[arg(long)]
+    down: bool,
+    /// An IP address; repeatable; with set they replace all addresses, none removes them
+    #[arg(long, value_name = "CIDR", value_parser = parse_args::parse_text_or_none)]
+    address: Vec<Value>,
+}
+
+impl DeviceOptions {
+    /// Sets the fields in a body.
+    pub fn apply_to(&self, body: &mut BodyBuilder) {
+        body.set("interface", self.interface.clone());
+        body.set("namespace", self.namespace.clone());
+        body.set("namespace", self.host.then_some(Value::Null));
+        body.set("mac", self.mac.clone());
+        body.set("mtu", self.mtu.clone());
+        body.set_flag("up", self.up, self.down);
+        body.set_list("addresses", &self.address);
+    }
+}
+
+/// Arguments of `delete`.
+#[derive(Debug, Args)]
+pub struct DeleteArgs {
+    /// The names
     #[arg(required_unless_present = "all", value_name = "NAME")]
     pub names: Vec<String>,
-    /// All of them, with all that depends on them
+    /// Delete all of them, and all of their dependents
     #[arg(long, conflicts_with = "names")]
     pub all: bool,
-    /// Take along what depends on them
+    /// Delete their dependents too
     #[arg(long)]
     pub cascade: bool,
 }
 
-/// The path of a resource.
-pub fn path<R: Resource>(name: &str) -> String {
-    format!("/v1/{}/{}", R::KIND.plural(), encoded(name))
+/// The path of a resource, of a part of it, or of all resources of a kind.
+#[derive(Debug, Clone)]
+pub struct ResourcePath {
+    kind: Kind,
+    /// `None` for all resources of the kind.
+    name: Option<String>,
+    path: String,
 }
 
-/// The name in an item of a list.
+impl ResourcePath {
+    /// Returns the path of all resources of a kind.
+    pub fn collection<R: Resource>() -> Self {
+        Self {
+            kind: R::KIND,
+            name: None,
+            path: collection_path(R::KIND),
+        }
+    }
+
+    /// Returns the path of a resource.
+    pub fn resource<R: Resource>(name: &str) -> Self {
+        Self {
+            kind: R::KIND,
+            name: Some(name.to_owned()),
+            path: resource_path(R::KIND, name),
+        }
+    }
+
+    /// Returns the path of a part of the resource.
+    pub fn child(self, part: &str) -> Self {
+        Self {
+            path: format!("{}/{part}", self.path),
+            ..self
+        }
+    }
+}
+
+impl fmt::Display for ResourcePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.path)
+    }
+}
+
+/// Returns the path of all resources of a kind.
+pub fn collection_path(kind: Kind) -> String {
+    format!("/v1/{}", kind.plural())
+}
+
+/// Returns the path of a resource.
+pub fn resource_path(kind: Kind, name: &str) -> String {
+    format!("/v1/{}/{}", kind.plural(), percent_encode(name))
+}
+
 #[derive(Debug, Deserialize)]
 struct Named {
     name: String,
 }
 
-/// Names of a list's items.
-pub fn names(items: &[Box<RawValue>]) -> Result<Vec<String>, Failure> {
+/// Returns the names of the items of a list.
+pub fn item_names(items: &[Box<RawValue>]) -> Result<Vec<String>, CliError> {
     items
         .iter()
         .map(|item| Ok(serde_json::from_str::<Named>(item.get())?.name))
         .collect()
 }
 
-/// Lists resources.
-pub async fn list<R: Shown>(context: &Context, filter: &Filter) -> Result<(), Failure> {
-    let listed = context
+/// Prints a list of resources.
+pub async fn list_resources<R: ShowInTable>(
+    context: &Context,
+    filter: &Filter,
+) -> Result<(), CliError> {
+    let list = context
         .api
-        .list(&format!("/v1/{}", R::KIND.plural()), &filter.query())
+        .list(&collection_path(R::KIND), &filter.query())
         .await?;
     match context.format {
-        Format::Json => line(&listed.body),
-        Format::Yaml => print(output::yaml(&listed.body)?),
-        Format::Name => names(&listed.items)?.into_iter().try_for_each(line),
+        Format::Json => print_line(&list.body),
+        Format::Yaml => print_text(to_yaml(&list.body)?),
+        Format::Name => item_names(&list.items)?
+            .into_iter()
+            .try_for_each(print_line),
         Format::Table => {
-            let row = |item: &RawValue| Ok(R::row(&serde_json::from_str(item.get())?));
-            let rows: Result<Vec<_>, Failure> = listed.items.iter().map(|item| row(item)).collect();
-            print(table(R::COLUMNS, rows?))
+            let mut rows = Vec::new();
+            for item in &list.items {
+                rows.push(R::row(&serde_json::from_str(item.get())?));
+            }
+            print_text(format_table(R::COLUMNS, rows))
         }
     }
 }
 
-/// Shows one resource.
-pub async fn show<R: Shown>(context: &Context, name: &str) -> Result<(), Failure> {
-    let body = context.api.get(&path::<R>(name)).await?;
+/// Prints one resource.
+pub async fn show_resource<R: ShowInTable>(context: &Context, name: &str) -> Result<(), CliError> {
+    let body = context.api.get(&resource_path(R::KIND, name)).await?;
     match context.format {
-        Format::Json => line(&body),
-        Format::Yaml => print(output::yaml(&body)?),
-        Format::Name => line(name),
-        Format::Table => {
-            let stored: Stored<R> = serde_json::from_slice(&body)?;
-            let mut fields = vec![
-                ("name", stored.spec.name().to_string()),
-                ("state", stored.status.state.as_str().to_owned()),
-                ("reason", stored.status.reason.clone().unwrap_or_default()),
-                ("labels", labels(stored.spec.labels())),
-            ];
-            fields.extend(R::fields(&stored));
-            fields.extend([
-                ("uid", stored.uid),
-                ("generation", stored.generation.to_string()),
-                ("created", stored.created_at),
-                ("updated", stored.updated_at),
-            ]);
-            let rows = fields.into_iter().filter(|(_, value)| !value.is_empty());
-            print(table(
-                &[],
-                rows.map(|(field, value)| vec![field.to_owned(), value])
-                    .collect(),
-            ))
-        }
+        Format::Json => print_line(&body),
+        Format::Yaml => print_text(to_yaml(&body)?),
+        Format::Name => print_line(name),
+        Format::Table => print_text(format_fields::<R>(serde_json::from_slice(&body)?)),
     }
 }
 
-/// Sends a write, and prints what it answers.
+/// Returns a table of the fields of a resource.
+fn format_fields<R: ShowInTable>(stored: Stored<R>) -> String {
+    let mut fields = vec![
+        ("name", stored.spec.name().to_string()),
+        ("state", stored.status.state.to_string()),
+        ("reason", stored.status.reason.clone().unwrap_or_default()),
+        ("labels", format_labels(stored.spec.labels())),
+    ];
+    fields.extend(R::fields(&stored));
+    fields.extend([
+        ("uid", stored.uid),
+        ("generation", stored.generation.to_string()),
+        ("created", stored.created_at),
+        ("updated", stored.updated_at),
+    ]);
+    let rows = fields
+        .into_iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(field, value)| vec![field.to_owned(), value]);
+    format_table(&[], rows.collect())
+}
+
+/// Fields of the answer to a write; an end of a pair has no name.
+#[derive(Debug, Deserialize)]
+struct WriteAnswer {
+    name: Option<String>,
+    status: Status<Value>,
+}
+
+/// Sends a write, and prints its answer.
 ///
-/// `names` says that the name is printed also where nobody asked for it: because netnsd chose it.
-pub async fn write(
+/// With `print_name` the name is printed also as a table: netnsd chose it.
+async fn send_write(
     context: &Context,
     method: Method,
-    path: &str,
+    target: &ResourcePath,
     query: &[(&str, &str)],
     body: Option<&Value>,
-    names: bool,
-) -> Result<(), Failure> {
-    let query: Vec<(&str, &str)> = query.iter().copied().chain(context.asked()).collect();
-    let body = body.map(Body::Json);
-    let answer = context
-        .api
-        .send(method, &with_query(path, &query), body.as_ref())
-        .await?;
+    print_name: bool,
+) -> Result<(), CliError> {
+    let query: Vec<(&str, &str)> = query
+        .iter()
+        .copied()
+        .chain(context.write_params())
+        .collect();
+    let path = with_query(&target.path, &query);
+    let body = body.map(RequestBody::Json);
+    let answer = context.api.send(method, &path, body.as_ref()).await?;
     if context.dry_run {
-        return output::dry_run(context.format, &answer);
+        return print_dry_run(context.format, &answer);
     }
     if answer.is_empty() {
         return Ok(());
     }
-    /// What is of interest in any answer; an end of a pair has no name.
-    #[derive(Deserialize)]
-    struct Written {
-        name: Option<String>,
-        status: Status<Value>,
-    }
-    let written: Written = serde_json::from_slice(&answer)?;
-    let mut segments = path.trim_start_matches("/v1/").split('/');
-    let kind = segments.next().unwrap_or_default().trim_end_matches('s');
+
+    let written: WriteAnswer = serde_json::from_slice(&answer)?;
     let name = written
         .name
         .as_deref()
-        .or(segments.next())
+        .or(target.name.as_deref())
         .unwrap_or_default();
     if let (State::Pending, Some(reason), true) =
         (written.status.state, &written.status.reason, context.wait)
     {
-        eprintln!("netnsctl: {kind} {name} is pending: {reason}");
+        eprintln!("netnsctl: {} {name} is pending: {reason}", target.kind);
     }
     match context.format {
-        Format::Json => line(&answer),
-        Format::Yaml => print(output::yaml(&answer)?),
-        Format::Name => line(name),
-        Format::Table if names => line(name),
+        Format::Json => print_line(&answer),
+        Format::Yaml => print_text(to_yaml(&answer)?),
+        Format::Name => print_line(name),
+        Format::Table if print_name => print_line(name),
         Format::Table => Ok(()),
     }
 }
 
 /// Creates a resource.
-pub async fn add<R: Resource>(context: &Context, body: &Value) -> Result<(), Failure> {
-    let unnamed = body["name"].is_null();
-    write(
+pub async fn add_resource<R: Resource>(context: &Context, body: &Value) -> Result<(), CliError> {
+    let is_unnamed = body["name"].is_null();
+    let target = ResourcePath::collection::<R>();
+    send_write(context, Method::POST, &target, &[], Some(body), is_unnamed).await
+}
+
+/// Merges a patch into a resource or a part of it.
+pub async fn set_fields(
+    context: &Context,
+    target: &ResourcePath,
+    patch: BodyBuilder,
+) -> Result<(), CliError> {
+    if patch.is_empty() {
+        return Err(CliError::Usage("no options given; see --help".into()));
+    }
+    send_write(
         context,
-        Method::POST,
-        &format!("/v1/{}", R::KIND.plural()),
+        Method::PATCH,
+        target,
         &[],
-        Some(body),
-        unnamed,
+        Some(&patch.build()),
+        false,
     )
     .await
 }
 
-/// Merges a patch into what a path names.
-pub async fn set(context: &Context, path: &str, patch: &Value) -> Result<(), Failure> {
-    if patch.as_object().is_some_and(|fields| fields.is_empty()) {
-        return Err(Failure::Usage(
-            "nothing to set: say what, see --help".into(),
-        ));
-    }
-    write(context, Method::PATCH, path, &[], Some(patch), false).await
-}
-
-/// Does the same to several resources: goes on past a refusal, and then fails.
-pub async fn each(
+/// Calls a function for each name: continues after a refusal, and fails in the end.
+pub async fn for_each_name(
     names: &[String],
-    mut act: impl AsyncFnMut(&str) -> Result<(), Failure>,
-) -> Result<(), Failure> {
-    let mut worst = 0;
+    mut action: impl AsyncFnMut(&str) -> Result<(), CliError>,
+) -> Result<(), CliError> {
+    let mut exit_code = 0;
     for name in names {
-        match act(name).await {
+        match action(name).await {
             Ok(()) => {}
-            Err(failure @ (Failure::Refused(_) | Failure::Exit(_))) => {
-                worst = worst.max(failure.report())
+            Err(error @ (CliError::Refused(_) | CliError::Exit(_))) => {
+                exit_code = exit_code.max(error.report());
             }
             Err(other) => return Err(other),
         }
     }
-    if worst == 0 {
+    if exit_code == 0 {
         Ok(())
     } else {
-        Err(Failure::Exit(worst))
+        Err(CliError::Exit(exit_code))
     }
 }
 
 /// Deletes resources.
-pub async fn delete<R: Resource>(context: &Context, what: &Delete) -> Result<(), Failure> {
-    let names = if what.all {
-        names(
-            &context
-                .api
-                .list(&format!("/v1/{}", R::KIND.plural()), &[])
-                .await?
-                .items,
-        )?
+pub async fn delete_resources<R: Resource>(
+    context: &Context,
+    args: &DeleteArgs,
+) -> Result<(), CliError> {
+    let names = if args.all {
+        let list = context.api.list(&collection_path(R::KIND), &[]).await?;
+        item_names(&list.items)?
     } else {
-        what.names.clone()
+        args.names.clone()
     };
-    let query: &[_] = if what.all || what.cascade {
+    let query: &[_] = if args.all || args.cascade {
         &[("cascade", "true")]
     } else {
         &[]
     };
-    each(&names, async |name| {
-        write(
-            context,
-            Method::DELETE,
-            &path::<R>(name),
-            query,
-            None,
-            false,
-        )
-        .await
+    for_each_name(&names, async |name| {
+        let target = ResourcePath::resource::<R>(name);
+        send_write(context, Method::DELETE, &target, query, None, false).await
     })
     .await
 }
 
-/// Labels as text.
-pub fn labels(labels: &BTreeMap<String, String>) -> String {
+/// Returns labels as text.
+pub fn format_labels(labels: &BTreeMap<String, String>) -> String {
     let pairs: Vec<String> = labels
         .iter()
         .map(|(key, value)| format!("{key}={value}"))
@@ -327,13 +388,8 @@ pub fn labels(labels: &BTreeMap<String, String>) -> String {
     pairs.join(",")
 }
 
-/// Values as text, one a line.
-pub fn lines<T: ToString>(values: &[T]) -> String {
+/// Returns values as text, one on each line.
+pub fn join_lines<T: ToString>(values: &[T]) -> String {
     let texts: Vec<String> = values.iter().map(ToString::to_string).collect();
     texts.join("\n")
-}
-
-/// `on` or `off`.
-pub fn switch(on: bool) -> String {
-    (if on { "on" } else { "off" }).to_owned()
 }

@@ -12,28 +12,34 @@ use serde_json::Value;
 
 use crate::{
     cli::Context,
-    curl::encoded,
-    fail::Failure,
-    output::{Format, line, or_dash, print, table},
+    completion::kind_command,
+    error::CliError,
+    output::{Format, format_table, or_dash, print_line, print_text},
+    resource::{collection_path, resource_path},
 };
 
-/// Shows how netnsd and its resources stand; fails until everything recorded has been tried.
-pub async fn status(context: &Context) -> Result<(), Failure> {
+/// Time between the first two polls of `netnsctl wait`; it doubles with each poll.
+const MIN_POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// Maximum time between two polls of `netnsctl wait`.
+const MAX_POLL_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Prints the status of netnsd and its resources; fails until netnsd is ready.
+pub async fn show_status(context: &Context) -> Result<(), CliError> {
     let about_body = context.api.get("/v1").await?;
     let ready_body = context.api.get("/v1/ready").await?;
     let ready: Ready = serde_json::from_slice(&ready_body)?;
-    let outcome = if ready.ready {
+    let result = if ready.ready {
         Ok(())
     } else {
-        Err(Failure::Exit(1))
+        Err(CliError::Exit(1))
     };
     if context.format == Format::Json {
-        line(&about_body)?;
-        line(&ready_body)?;
-        return outcome;
+        print_line(&about_body)?;
+        print_line(&ready_body)?;
+        return result;
     }
     let about: About = serde_json::from_slice(&about_body)?;
-    let bad: Vec<State> = State::ALL
+    let not_in_sync: Vec<State> = State::ALL
         .into_iter()
         .filter(|state| {
             *state != State::InSync
@@ -45,16 +51,13 @@ pub async fn status(context: &Context) -> Result<(), Failure> {
         .collect();
     let mut rows = Vec::new();
     for kind in Kind::ALL {
-        for state in &bad {
-            let listed = context
+        for state in &not_in_sync {
+            let list = context
                 .api
-                .list(
-                    &format!("/v1/{}", kind.plural()),
-                    &[("state", state.as_str())],
-                )
+                .list(&collection_path(kind), &[("state", state.as_str())])
                 .await?;
-            for item in &listed.items {
-                let item: Stands = serde_json::from_str(item.get())?;
+            for item in &list.items {
+                let item: ItemStatus = serde_json::from_str(item.get())?;
                 let name = format!("{kind}/{}", item.name);
                 rows.push(vec![
                     name,
@@ -65,15 +68,15 @@ pub async fn status(context: &Context) -> Result<(), Failure> {
         }
     }
     if context.format == Format::Name {
-        rows.iter().try_for_each(|row| line(&row[0]))?;
-        return outcome;
+        rows.iter().try_for_each(|row| print_line(&row[0]))?;
+        return result;
     }
     let states = ready
         .states
         .iter()
         .map(|(state, count)| format!("{count} {state}"));
     let states: Vec<String> = states.collect();
-    let facts = [
+    let fields = [
         (
             "netnsd",
             format!(
@@ -88,71 +91,64 @@ pub async fn status(context: &Context) -> Result<(), Failure> {
             (if ready.ready {
                 "yes"
             } else {
-                "no: not everything recorded has been tried"
+                "no: initial reconciliation in progress"
             })
             .into(),
         ),
         ("resources", states.join(", ")),
     ];
-    print(table(
+    print_text(format_table(
         &[],
-        facts
+        fields
             .into_iter()
-            .map(|(fact, value)| vec![fact.to_owned(), value])
+            .map(|(field, value)| vec![field.to_owned(), value])
             .collect(),
     ))?;
     if !rows.is_empty() {
-        print(format!(
+        print_text(format!(
             "\n{}",
-            table(&["RESOURCE", "STATE", "REASON"], rows)
+            format_table(&["RESOURCE", "STATE", "REASON"], rows)
         ))?;
     }
-    outcome
+    result
 }
 
-/// How a resource stands.
+/// The status in a resource.
 #[derive(Debug, Deserialize)]
-struct Stands {
+struct ItemStatus {
     name: String,
     status: netnsd_api::Status<Value>,
 }
 
-/// What to wait for.
+/// Conditions to wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
 pub enum Condition {
-    /// The kernel is as it was asked to be
+    /// The kernel matches the specification
     InSync,
-    /// In sync, and of a pair both ends have carrier
+    /// In sync, and both ends of a pair have carrier
     Ready,
-    /// It is not there
+    /// It does not exist
     Deleted,
 }
 
-/// `KIND/NAME`.
+/// A resource on the command line: `KIND/NAME`.
 #[derive(Debug, Clone)]
-pub struct Which {
+pub struct ResourceArg {
     /// Its kind.
     pub kind: Kind,
     /// Its name.
     pub name: String,
 }
 
-impl FromStr for Which {
+impl FromStr for ResourceArg {
     type Err = String;
+
     fn from_str(text: &str) -> Result<Self, String> {
         let (kind, name) = text
             .split_once('/')
-            .ok_or("it is KIND/NAME, such as veth/lan0")?;
-        let kind = match kind {
-            "netns" => Kind::Namespace,
-            kind => Kind::ALL
-                .into_iter()
-                .find(|known| known.as_str() == kind || known.plural() == kind)
-                .ok_or_else(|| {
-                    format!("{kind:?} is not a kind: it is netns (or namespace), bridge or veth")
-                })?,
-        };
+            .ok_or("expected KIND/NAME, such as veth/lan0")?;
+        let kind = parse_kind(kind)?;
         Ok(Self {
             kind,
             name: name.to_owned(),
@@ -160,12 +156,23 @@ impl FromStr for Which {
     }
 }
 
+/// Parses a kind by the name of its command, in JSON or in paths.
+fn parse_kind(text: &str) -> Result<Kind, String> {
+    Kind::ALL
+        .into_iter()
+        .find(|kind| [kind_command(*kind), kind.as_str(), kind.plural()].contains(&text))
+        .ok_or_else(|| {
+            let known = Kind::ALL.map(kind_command).join(", ");
+            format!("{text:?} is not a kind: expected one of {known}")
+        })
+}
+
 /// `netnsctl wait …`
 #[derive(Debug, Args)]
-pub struct Wait {
-    /// What to wait for: netns/NAME, bridge/NAME, veth/NAME
+pub struct WaitArgs {
+    /// The resources: netns/NAME, bridge/NAME, veth/NAME
     #[arg(required = true, value_name = "KIND/NAME")]
-    which: Vec<Which>,
+    resources: Vec<ResourceArg>,
     /// The condition
     #[arg(
         long = "for",
@@ -174,96 +181,96 @@ pub struct Wait {
         default_value = "in_sync"
     )]
     condition: Condition,
-    /// Give up after so many seconds
+    /// Give up after this number of seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30.0)]
     timeout: f64,
 }
 
-/// Waits for every one of them.
-pub async fn wait(context: &Context, wait: &Wait) -> Result<(), Failure> {
-    let end = Duration::try_from_secs_f64(wait.timeout)
+/// Waits until a condition holds for all resources.
+pub async fn wait_for_resources(context: &Context, args: &WaitArgs) -> Result<(), CliError> {
+    let deadline = Duration::try_from_secs_f64(args.timeout)
         .ok()
         .and_then(|timeout| Instant::now().checked_add(timeout))
         .ok_or_else(|| {
-            Failure::Usage(format!(
-                "--timeout {}: that is no number of seconds",
-                wait.timeout
+            CliError::Usage(format!(
+                "--timeout {}: not a valid number of seconds",
+                args.timeout
             ))
         })?;
-    for which in &wait.which {
-        wait_for(context, which, wait.condition, end).await?;
+    for resource in &args.resources {
+        wait_for_resource(context, resource, args.condition, deadline).await?;
     }
     Ok(())
 }
 
-async fn wait_for(
+async fn wait_for_resource(
     context: &Context,
-    which: &Which,
+    resource: &ResourceArg,
     condition: Condition,
-    end: Instant,
-) -> Result<(), Failure> {
-    let mut pause = Duration::from_millis(20);
+    deadline: Instant,
+) -> Result<(), CliError> {
+    let mut interval = MIN_POLL_INTERVAL;
     loop {
-        let seen = look(context, which, condition).await;
-        let left = end.saturating_duration_since(Instant::now());
-        match seen {
+        let unmet = find_unmet_condition(context, resource, condition).await;
+        let left = deadline.saturating_duration_since(Instant::now());
+        match unmet {
             Ok(None) => return Ok(()),
-            // Also a daemon that is away may come back.
-            Ok(Some(_)) | Err(Failure::Unreachable(_)) if !left.is_zero() => {}
+            // A daemon that cannot be reached may be restarting.
+            Ok(Some(_)) | Err(CliError::Unreachable(_)) if !left.is_zero() => {}
             Ok(Some(reason)) => {
-                return Err(Failure::Refused(format!(
-                    "waited in vain: {} {} {reason}",
-                    which.kind, which.name
+                return Err(CliError::Refused(format!(
+                    "timed out waiting: {} {} {reason}",
+                    resource.kind, resource.name
                 )));
             }
             Err(failure) => return Err(failure),
         }
-        tokio::time::sleep(pause.min(left)).await;
-        pause = (pause * 2).min(Duration::from_millis(500));
+        tokio::time::sleep(interval.min(left)).await;
+        interval = (interval * 2).min(MAX_POLL_INTERVAL);
     }
 }
 
-/// Why the condition does not hold; none if it does.
-async fn look(
+/// Returns why the condition does not hold; `None` if it holds.
+async fn find_unmet_condition(
     context: &Context,
-    which: &Which,
+    resource: &ResourceArg,
     condition: Condition,
-) -> Result<Option<String>, Failure> {
-    let path = format!("/v1/{}/{}", which.kind.plural(), encoded(&which.name));
-    let body = match context.api.find(&path).await? {
+) -> Result<Option<String>, CliError> {
+    let path = resource_path(resource.kind, &resource.name);
+    let body = match context.api.get_optional(&path).await? {
         Some(body) => body,
-        None => return Ok((condition != Condition::Deleted).then(|| "is not there".into())),
+        None => return Ok((condition != Condition::Deleted).then(|| "does not exist".into())),
     };
     if condition == Condition::Deleted {
-        return Ok(Some("is still there".into()));
+        return Ok(Some("still exists".into()));
     }
-    let status = serde_json::from_slice::<Stands>(&body)?.status;
+    let status = serde_json::from_slice::<ItemStatus>(&body)?.status;
     let reason = status
         .reason
         .map_or(String::new(), |reason| format!(": {reason}"));
     if status.state != State::InSync {
         return Ok(Some(format!("is {}{reason}", status.state.as_str())));
     }
-    // Only a pair can be in sync and not ready.
-    let ready = status
+    // Only veth pairs have this field.
+    let is_ready = status
         .observed
         .is_none_or(|observed| observed["ready"] != Value::Bool(false));
-    Ok((condition == Condition::Ready && !ready).then(|| format!("is not ready{reason}")))
+    Ok((condition == Condition::Ready && !is_ready).then(|| format!("is not ready{reason}")))
 }
 
-/// Shows versions; that of netnsd if it can be reached.
-pub async fn version(context: &Context) -> Result<(), Failure> {
+/// Prints the versions of netnsctl and, if it can be reached, netnsd.
+pub async fn show_versions(context: &Context) -> Result<(), CliError> {
     let answer = context.api.get("/v1").await;
     if context.format == Format::Json {
-        return line(answer?);
+        return print_line(answer?);
     }
-    line(format!("netnsctl {}", env!("CARGO_PKG_VERSION")))?;
+    print_line(format!("netnsctl {}", env!("CARGO_PKG_VERSION")))?;
     match answer {
-        Ok(body) => line(format!(
+        Ok(body) => print_line(format!(
             "netnsd {}",
             serde_json::from_slice::<About>(&body)?.version
         )),
-        Err(Failure::Unreachable(_)) => line("netnsd cannot be reached"),
-        Err(failure) => Err(failure),
+        Err(CliError::Unreachable(_)) => print_line("netnsd cannot be reached"),
+        Err(error) => Err(error),
     }
 }

@@ -1,10 +1,12 @@
-//! Commands on the other side of a WebSocket: what is typed goes in, what they write comes out, as
-//! they go.
+//! Commands in a namespace over a WebSocket, with standard streams and a terminal.
 
-use std::io::{self, IsTerminal, Write};
+use std::{
+    fmt,
+    io::{self, IsTerminal, Write},
+};
 
-use futures_util::{SinkExt, StreamExt};
-use netnsd_client::tungstenite::Message;
+use futures_util::{Sink, SinkExt, Stream, StreamExt};
+use netnsd_client::tungstenite::{self, Message};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use serde::Deserialize;
 use serde_json::json;
@@ -14,133 +16,169 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-use crate::{cli::Context, curl::with_query, fail::Failure};
+use crate::{api::with_query, cli::Context, error::CliError, output::write_raw};
 
-/// The channels of frames, by their first byte.
+/// Channels of frames, in their first byte.
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
 const STDERR: u8 = 2;
 const CONTROL: u8 = 3;
 
-/// How a command ended.
+/// Bytes of the standard input in one frame.
+const STDIN_CHUNK: usize = 32 << 10;
+
+/// Terminal size, as rows and columns, if that of stdout is unknown.
+const DEFAULT_SIZE: (u16, u16) = (24, 80);
+
+/// The standard input of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Input {
+    /// That of netnsctl, with a terminal if netnsctl has one.
+    Stdin,
+    /// Empty.
+    Empty,
+}
+
+/// The outcome of a command.
 #[derive(Debug, Deserialize)]
-pub struct End {
+pub struct ExecEnd {
     pub exit_code: Option<i32>,
     pub signal: Option<String>,
     #[serde(default)]
     pub timed_out: bool,
 }
 
-/// The terminal that stdin is, with settings of its own; as it was before once dropped.
-pub struct Changed(Termios);
+/// Restores the settings of the terminal at stdin when dropped.
+pub struct TermiosGuard(Termios);
 
-impl Changed {
-    /// Changes its settings so.
-    pub fn by(change: impl FnOnce(&mut Termios)) -> io::Result<Self> {
-        let before = tcgetattr(io::stdin())?;
-        let mut after = before.clone();
-        change(&mut after);
-        tcsetattr(io::stdin(), SetArg::TCSADRAIN, &after)?;
-        Ok(Self(before))
+impl TermiosGuard {
+    /// Changes the settings of the terminal.
+    pub fn change(change: impl FnOnce(&mut Termios)) -> io::Result<Self> {
+        let original = tcgetattr(io::stdin())?;
+        let mut changed = original.clone();
+        change(&mut changed);
+        tcsetattr(io::stdin(), SetArg::TCSADRAIN, &changed)?;
+        Ok(Self(original))
     }
 }
 
-impl Drop for Changed {
+impl Drop for TermiosGuard {
     fn drop(&mut self) {
-        let _nothing_left_to_do = tcsetattr(io::stdin(), SetArg::TCSADRAIN, &self.0);
+        let _ = tcsetattr(io::stdin(), SetArg::TCSADRAIN, &self.0); // It cannot be reported.
     }
 }
 
-/// Rows and columns of the terminal that stdout is.
-fn size() -> (u16, u16) {
-    let known = terminal_size_of(io::stdout()).filter(|(_, Height(rows))| *rows > 0);
-    known.map_or((24, 80), |(Width(columns), Height(rows))| (rows, columns))
+/// Returns the rows and columns of the terminal at stdout.
+fn terminal_size() -> (u16, u16) {
+    match terminal_size_of(io::stdout()) {
+        Some((Width(columns), Height(rows))) if rows > 0 => (rows, columns),
+        _ => DEFAULT_SIZE,
+    }
 }
 
-/// Runs a command, whose request this path and query are, to its end. With `input` it reads what
-/// netnsctl reads; it gets a terminal where netnsctl has one.
-pub async fn run(
+/// Runs the command of a request and returns its outcome.
+pub async fn run_session(
     context: &Context,
     path: &str,
     mut query: Vec<(&str, String)>,
-    input: bool,
-) -> Result<End, Failure> {
-    let tty = input && io::stdin().is_terminal() && io::stdout().is_terminal();
-    if tty {
-        let (rows, cols) = size();
-        query.extend([
-            ("tty", "true".to_owned()),
-            ("rows", rows.to_string()),
-            ("cols", cols.to_string()),
-        ]);
-        query.extend(
-            std::env::var("TERM")
-                .ok()
-                .map(|term| ("env", format!("TERM={term}"))),
-        );
+    input: Input,
+) -> Result<ExecEnd, CliError> {
+    let has_terminal =
+        input == Input::Stdin && io::stdin().is_terminal() && io::stdout().is_terminal();
+    if has_terminal {
+        query.extend(terminal_params());
     }
     let pairs: Vec<(&str, &str)> = query
         .iter()
         .map(|(key, value)| (*key, value.as_str()))
         .collect();
-    let (mut sink, mut frames) = context
+    let socket = context
         .api
-        .websocket(&with_query(path, &pairs))
-        .await?
-        .split();
-    let _raw = tty.then(|| Changed::by(cfmakeraw)).transpose()?;
-    let mut resized = signal(SignalKind::window_change())?;
-    let mut stdin = tokio::io::stdin();
-    let mut buffer = vec![0; 32 << 10];
-    let mut open = input;
-    // Both ways at the same time: a command that writes while it is written to waits for neither.
-    let outgoing = async {
-        // A command that has ended takes no more: how it ended is still to be heard.
-        if !open {
-            let _ended_already = sink.send(frame(STDIN, b"")).await;
-        }
-        loop {
-            let sent = tokio::select! {
-                read = stdin.read(&mut buffer), if open => {
-                    // An empty frame is the end of the input.
-                    let count = read.unwrap_or(0);
-                    open = count > 0;
-                    sink.send(frame(STDIN, &buffer[..count])).await
-                }
-                _ = resized.recv() => {
-                    let (rows, cols) = size();
-                    let control = json!({"resize": {"rows": rows, "cols": cols}}).to_string();
-                    sink.send(frame(CONTROL, control.as_bytes())).await
-                }
-            };
-            open &= sent.is_ok();
-        }
-    };
-    let incoming = async {
-        loop {
-            match frames.next().await {
-                Some(Ok(Message::Binary(bytes))) => {
-                    if let Some(end) = take(&bytes)? {
-                        return Ok(end);
-                    }
-                }
-                Some(Ok(Message::Close(Some(close)))) => return Err(broken(close.reason)),
-                Some(Ok(_)) => {}
-                Some(Err(error)) => return Err(broken(error)),
-                None => return Err(broken("the connection ended")),
-            }
-        }
-    };
+        .open_websocket(&with_query(path, &pairs))
+        .await?;
+    let (sink, frames) = socket.split();
+    let _raw_mode_guard = has_terminal
+        .then(|| TermiosGuard::change(cfmakeraw))
+        .transpose()?;
+
+    // Both directions run concurrently: a command may block on its output while it is written to.
     tokio::select! {
-        end = incoming => end,
-        () = outgoing => Err(broken("nothing can be sent")),
+        end = receive_output(frames) => end,
+        error = send_input(sink, input) => Err(error),
     }
 }
 
-/// Writes what a frame brings; gives the end if it is that.
-fn take(bytes: &[u8]) -> Result<Option<End>, Failure> {
+/// Returns the query parameters for a terminal.
+fn terminal_params() -> Vec<(&'static str, String)> {
+    let (rows, cols) = terminal_size();
+    let mut params = vec![
+        ("tty", "true".to_owned()),
+        ("rows", rows.to_string()),
+        ("cols", cols.to_string()),
+    ];
+    if let Ok(term) = std::env::var("TERM") {
+        params.push(("env", format!("TERM={term}")));
+    }
+    params
+}
+
+/// Sends the standard input and changes of the terminal size; returns only with an error.
+async fn send_input(
+    mut sink: impl Sink<Message, Error = tungstenite::Error> + Unpin,
+    input: Input,
+) -> CliError {
+    let mut resizes = match signal(SignalKind::window_change()) {
+        Ok(resizes) => resizes,
+        Err(error) => return error.into(),
+    };
+    let mut stdin = tokio::io::stdin();
+    let mut buffer = vec![0; STDIN_CHUNK];
+    let mut is_open = input == Input::Stdin;
+    if !is_open {
+        // A failed send means that the command ended; its outcome is still to be received.
+        let _ = sink.send(to_frame(STDIN, b"")).await;
+    }
+    loop {
+        let sent = tokio::select! {
+            read = stdin.read(&mut buffer), if is_open => {
+                // An empty frame closes the command's standard input.
+                let count = read.unwrap_or(0);
+                is_open = count > 0;
+                sink.send(to_frame(STDIN, &buffer[..count])).await
+            }
+            _ = resizes.recv() => {
+                let (rows, cols) = terminal_size();
+                let control = json!({"resize": {"rows": rows, "cols": cols}}).to_string();
+                sink.send(to_frame(CONTROL, control.as_bytes())).await
+            }
+        };
+        is_open &= sent.is_ok();
+    }
+}
+
+/// Writes the output of the command until it ends.
+async fn receive_output(
+    mut frames: impl Stream<Item = Result<Message, tungstenite::Error>> + Unpin,
+) -> Result<ExecEnd, CliError> {
+    loop {
+        match frames.next().await {
+            Some(Ok(Message::Binary(bytes))) => {
+                if let Some(end) = write_frame(&bytes)? {
+                    return Ok(end);
+                }
+            }
+            Some(Ok(Message::Close(Some(close)))) => return Err(session_aborted(close.reason)),
+            Some(Ok(_)) => {}
+            Some(Err(error)) => return Err(session_aborted(error)),
+            None => return Err(session_aborted("the connection was closed")),
+        }
+    }
+}
+
+/// Writes the output in a frame; returns the outcome if the frame has it.
+fn write_frame(bytes: &[u8]) -> Result<Option<ExecEnd>, CliError> {
     match bytes.split_first() {
-        Some((&STDOUT, text)) => crate::output::raw(text)?,
+        Some((&STDOUT, text)) => write_raw(text)?,
         Some((&STDERR, text)) => io::stderr().write_all(text)?,
         Some((&CONTROL, text)) => return Ok(Some(serde_json::from_slice(text)?)),
         _ => {}
@@ -148,10 +186,10 @@ fn take(bytes: &[u8]) -> Result<Option<End>, Failure> {
     Ok(None)
 }
 
-fn frame(channel: u8, bytes: &[u8]) -> Message {
+fn to_frame(channel: u8, bytes: &[u8]) -> Message {
     Message::Binary([&[channel], bytes].concat().into())
 }
 
-fn broken(reason: impl std::fmt::Display) -> Failure {
-    Failure::Refused(format!("the command was cut off: {reason}"))
+fn session_aborted(reason: impl fmt::Display) -> CliError {
+    CliError::Refused(format!("session aborted: {reason}"))
 }

@@ -1,4 +1,4 @@
-//! `netnsctl token` and `netnsctl audit`: for admins.
+//! `netnsctl token` and `netnsctl audit`, for admins.
 
 use clap::Subcommand;
 use http::Method;
@@ -6,53 +6,53 @@ use netnsd_api::{AuditEntry, HostAccess, IssuedToken, Items, Role, Token};
 use serde_json::json;
 
 use crate::{
+    api::{RequestBody, percent_encode, with_query},
     cli::Context,
-    curl::{Body, encoded, with_query},
-    fail::Failure,
-    output::{self, Format, line, or_dash, print, table},
-    resource::each,
+    error::CliError,
+    output::{Format, format_table, or_dash, print_line, print_text, to_yaml},
+    resource::for_each_name,
 };
 
 /// `netnsctl token …`
 #[derive(Debug, Subcommand)]
 pub enum TokenCommand {
-    /// List tokens; their secrets are not kept
+    /// List tokens, without their secrets
     #[command(visible_alias = "ls", after_help = "Example:\n  netnsctl token list")]
     List,
-    /// Make a bearer token; its secret is printed this once
+    /// Create a bearer token; its secret is printed only once
     #[command(
         after_help = "Example:\n  netnsctl token add ci --role operator --prefix ci- --expires-at 2099-01-31T12:00:00Z > ci.token"
     )]
     Add {
-        /// What it is called
+        /// The name
         name: String,
-        /// What it may do: viewer, operator or admin
+        /// Its role: viewer, operator or admin
         #[arg(long)]
         role: Role,
-        /// It reaches only resources whose names begin with this
+        /// Restrict it to resources whose names begin with this prefix
         #[arg(long)]
         prefix: Option<String>,
         /// Rights on the host itself: none, ports (without addresses) or any; none with a prefix,
         /// else any
         #[arg(long)]
         host: Option<HostAccess>,
-        /// When it stops being valid (RFC 3339)
+        /// Expiry time (RFC 3339)
         #[arg(long, value_name = "TIME")]
         expires_at: Option<String>,
     },
-    /// Revoke tokens at once, also for what they have opened
+    /// Revoke tokens immediately, and close their connections
     #[command(after_help = "Example:\n  netnsctl token delete ci")]
     Delete {
-        /// Their names
+        /// The names
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
     },
 }
 
-/// Runs it.
-pub async fn run(context: &Context, command: TokenCommand) -> Result<(), Failure> {
+/// Runs a command.
+pub async fn run_token(context: &Context, command: TokenCommand) -> Result<(), CliError> {
     match command {
-        TokenCommand::List => list(context).await,
+        TokenCommand::List => list_tokens(context).await,
         TokenCommand::Add {
             name,
             role,
@@ -62,127 +62,100 @@ pub async fn run(context: &Context, command: TokenCommand) -> Result<(), Failure
         } => {
             let mut body =
                 json!({"name": name, "role": role, "prefix": prefix, "expires_at": expires_at});
-            // A daemon from before there was this field takes what does not have it.
+            // Older daemons refuse the field.
             if let Some(host) = host {
                 body["host"] = json!(host);
             }
             let answer = context
                 .api
-                .send(Method::POST, "/v1/tokens", Some(&Body::Json(&body)))
+                .send(Method::POST, "/v1/tokens", Some(&RequestBody::Json(&body)))
                 .await?;
             match context.format {
-                Format::Json => line(&answer),
-                Format::Yaml => print(output::yaml(&answer)?),
-                Format::Name => line(name),
-                Format::Table => line(serde_json::from_slice::<IssuedToken>(&answer)?.secret),
+                Format::Json => print_line(&answer),
+                Format::Yaml => print_text(to_yaml(&answer)?),
+                Format::Name => print_line(name),
+                Format::Table => print_line(serde_json::from_slice::<IssuedToken>(&answer)?.secret),
             }
         }
         TokenCommand::Delete { names } => {
-            let delete = async |name: &str| {
-                context
-                    .api
-                    .send(
-                        Method::DELETE,
-                        &format!("/v1/tokens/{}", encoded(name)),
-                        None,
-                    )
-                    .await
-                    .map(drop)
-            };
-            each(&names, delete).await
+            for_each_name(&names, async |name| {
+                let path = format!("/v1/tokens/{}", percent_encode(name));
+                context.api.send(Method::DELETE, &path, None).await?;
+                Ok(())
+            })
+            .await
         }
     }
 }
 
-async fn list(context: &Context) -> Result<(), Failure> {
+async fn list_tokens(context: &Context) -> Result<(), CliError> {
     let body = context.api.get("/v1/tokens").await?;
     let tokens = serde_json::from_slice::<Items<Token>>(&body)?.items;
     match context.format {
-        Format::Json => line(&body),
-        Format::Yaml => print(output::yaml(&body)?),
+        Format::Json => print_line(&body),
+        Format::Yaml => print_text(to_yaml(&body)?),
         Format::Name => tokens
             .into_iter()
-            .try_for_each(|token| line(token.name.as_str())),
-        Format::Table => {
-            let row = |token: Token| {
-                let Token {
-                    name,
-                    role,
-                    prefix,
-                    host,
-                    expires_at,
-                    created_at,
-                } = token;
-                vec![
-                    name.to_string(),
-                    role.to_string(),
-                    or_dash(prefix),
-                    host.to_string(),
-                    or_dash(expires_at),
-                    created_at,
-                ]
-            };
-            print(table(
-                &["NAME", "ROLE", "PREFIX", "HOST", "EXPIRES", "CREATED"],
-                tokens.into_iter().map(row).collect(),
-            ))
-        }
+            .try_for_each(|token| print_line(token.name.as_str())),
+        Format::Table => print_text(format_table(
+            &["NAME", "ROLE", "PREFIX", "HOST", "EXPIRES", "CREATED"],
+            tokens.into_iter().map(token_row).collect(),
+        )),
     }
 }
 
-/// Tells who did what, with what answer.
-pub async fn audit(
+fn token_row(token: Token) -> Vec<String> {
+    vec![
+        token.name.to_string(),
+        token.role.to_string(),
+        or_dash(token.prefix),
+        token.host.to_string(),
+        or_dash(token.expires_at),
+        token.created_at,
+    ]
+}
+
+/// Prints the audit log.
+pub async fn show_audit_log(
     context: &Context,
     since: Option<u64>,
     limit: Option<u32>,
-) -> Result<(), Failure> {
-    let asked = [
+) -> Result<(), CliError> {
+    let params = [
         ("since", since.map(|since| since.to_string())),
         ("limit", limit.map(|limit| limit.to_string())),
     ];
-    let query: Vec<(&str, &str)> = asked
+    let query: Vec<(&str, &str)> = params
         .iter()
         .filter_map(|(key, value)| Some((*key, value.as_deref()?)))
         .collect();
     let body = context.api.get(&with_query("/v1/audit", &query)).await?;
     let entries = serde_json::from_slice::<Items<AuditEntry>>(&body)?.items;
     match context.format {
-        Format::Json => line(&body),
-        Format::Yaml => print(output::yaml(&body)?),
+        Format::Json => print_line(&body),
+        Format::Yaml => print_text(to_yaml(&body)?),
         Format::Name => entries
             .into_iter()
-            .try_for_each(|entry| line(entry.id.to_string())),
-        Format::Table => {
-            let row = |entry: AuditEntry| {
-                let AuditEntry {
-                    id,
-                    time,
-                    caller,
-                    from,
-                    method,
-                    path,
-                    argv,
-                    status,
-                    count,
-                    ..
-                } = entry;
-                let argv = or_dash(argv.map(|argv| argv.join(" ")));
-                vec![
-                    id.to_string(),
-                    time,
-                    or_dash(caller),
-                    from,
-                    method,
-                    path,
-                    status.to_string(),
-                    count.to_string(),
-                    argv,
-                ]
-            };
-            let header = [
+            .try_for_each(|entry| print_line(entry.id.to_string())),
+        Format::Table => print_text(format_table(
+            &[
                 "ID", "TIME", "CALLER", "FROM", "METHOD", "PATH", "STATUS", "COUNT", "COMMAND",
-            ];
-            print(table(&header, entries.into_iter().map(row).collect()))
-        }
+            ],
+            entries.into_iter().map(audit_row).collect(),
+        )),
     }
+}
+
+fn audit_row(entry: AuditEntry) -> Vec<String> {
+    vec![
+        entry.id.to_string(),
+        entry.time,
+        or_dash(entry.caller),
+        entry.from,
+        entry.method,
+        entry.path,
+        entry.status.to_string(),
+        entry.count.to_string(),
+        or_dash(entry.argv.map(|argv| argv.join(" "))),
+    ]
 }

@@ -5,11 +5,15 @@ use netnsd_api::{Endpoint, EndpointObserved, Stored, Veth};
 use serde_json::{Value, json};
 
 use crate::{
+    body::BodyBuilder,
     cli::Context,
-    fail::Failure,
+    error::CliError,
     output::or_dash,
-    resource::{self, Delete, Filter, Labels, LinkOptions, Shown, labels},
-    words::{self, Body},
+    parse_args,
+    resource::{
+        self, DeleteArgs, DeviceOptions, Filter, LabelOptions, ResourcePath, ShowInTable,
+        format_labels,
+    },
 };
 
 /// `netnsctl veth …`
@@ -22,12 +26,12 @@ pub enum VethCommand {
         after_help = "Example:\n  netnsctl veth list"
     )]
     List(Filter),
-    /// Create a veth pair; without a name it is called vethN
+    /// Create a veth pair [default name: vethN]
     ///
     /// An end is [NAMESPACE:][INTERFACE] and, after commas, any of addr=CIDR (repeatable),
-    /// bridge=BRIDGE, mac=MAC, mtu=N, down, and settings of the bridge's port: path_cost=N,
+    /// bridge=BRIDGE, mac=MAC, mtu=N, down, and settings of the bridge port: path_cost=N,
     /// priority=N, hairpin, isolated, learning=off, bpdu_guard, root_block, mcast_fast_leave.
-    /// Without a namespace it is on the host, without an interface it is called vethN.
+    /// The default namespace is the host's, the default interface vethN.
     #[command(
         alias = "a",
         override_usage = "netnsctl veth add [OPTIONS] [NAME] [END END]",
@@ -35,171 +39,183 @@ pub enum VethCommand {
                       veth add net0:eth1,addr=10.1.2.1/24 port0,bridge=br0,hairpin\n  netnsctl veth add"
     )]
     Add {
-        /// The pair's name, and its two ends
+        /// The name of the pair, and its two ends
         #[arg(value_name = "NAME|END", num_args = 0..=3)]
         words: Vec<String>,
         /// A label; repeatable
-        #[arg(long, value_name = "KEY=VALUE", value_parser = words::pair)]
+        #[arg(long, value_name = "KEY=VALUE", value_parser = parse_args::parse_key_value)]
         label: Vec<(String, String)>,
     },
     /// Show one veth pair
     #[command(after_help = "Example:\n  netnsctl veth show lan0")]
     Show {
-        /// Its name
+        /// The name
         name: String,
     },
-    /// Change one end of a pair, or the pair's labels: what is not named stays
+    /// Change one end of a pair, or the pair's labels: other fields stay
     #[command(
         after_help = "Examples:\n  netnsctl veth set lan0/1 --mtu 1400 --address 10.1.1.2/24\n  netnsctl veth set lan0 \
                       --label team=lab"
     )]
     Set {
-        /// The pair for its labels; the pair and which end, 0 or 1, for the rest
+        /// The pair (for labels), or one of its ends (for all other options)
         #[arg(value_name = "NAME/0|NAME/1|NAME")]
-        which: String,
+        target: String,
         #[command(flatten)]
-        options: Box<Options>,
+        options: Box<EndpointOptions>,
     },
     /// Delete veth pairs
     #[command(after_help = "Example:\n  netnsctl veth delete lan0")]
-    Delete(Delete),
+    Delete(DeleteArgs),
 }
 
 impl VethCommand {
-    /// Whether it writes.
-    pub fn writes(&self) -> bool {
+    /// Returns true if it writes.
+    pub fn is_write(&self) -> bool {
         use VethCommand::{Add, Delete, Set};
         matches!(self, Add { .. } | Set { .. } | Delete(_))
     }
 }
 
-/// An end's fields; `none` leaves a value to the kernel.
+/// Options for the fields of an end; `none` leaves a value to the kernel.
 #[derive(Debug, Args)]
-pub struct Options {
+pub struct EndpointOptions {
     #[command(flatten)]
-    link: LinkOptions,
+    device: DeviceOptions,
     /// The bridge that it is a port of
     #[arg(long, value_name = "NAME")]
     bridge: Option<String>,
-    /// It is no bridge's port
+    /// Detach it from its bridge
     #[arg(long, conflicts_with_all = ["bridge", "path_cost", "priority", "hairpin", "isolated", "learning",
         "bpdu_guard", "root_block", "mcast_fast_leave"])]
     no_bridge: bool,
-    /// The port's STP cost, or none
-    #[arg(long, value_name = "N", value_parser = words::number)]
+    /// STP path cost of the port, or none
+    #[arg(long, value_name = "N", value_parser = parse_args::parse_number_or_none)]
     path_cost: Option<Value>,
-    /// The port's STP priority, or none
-    #[arg(long, value_name = "N", value_parser = words::number)]
+    /// STP priority of the port, or none
+    #[arg(long, value_name = "N", value_parser = parse_args::parse_number_or_none)]
     priority: Option<Value>,
-    /// Whether a frame may leave by the port that it came in by
-    #[arg(long, value_name = "on|off", value_parser = words::on_off)]
+    /// Hairpin mode: a frame may leave by the port that it came in by
+    #[arg(long, value_name = "on|off", value_parser = parse_args::parse_on_off)]
     hairpin: Option<bool>,
-    /// Whether the port talks to no other isolated port
-    #[arg(long, value_name = "on|off", value_parser = words::on_off)]
+    /// Isolate the port from other isolated ports
+    #[arg(long, value_name = "on|off", value_parser = parse_args::parse_on_off)]
     isolated: Option<bool>,
-    /// Whether MAC addresses are learned on the port
-    #[arg(long, value_name = "on|off", value_parser = words::on_off)]
+    /// Learn MAC addresses on the port
+    #[arg(long, value_name = "on|off", value_parser = parse_args::parse_on_off)]
     learning: Option<bool>,
-    /// Whether a BPDU received disables the port
-    #[arg(long, value_name = "on|off", value_parser = words::on_off)]
+    /// Disable the port when it receives a BPDU
+    #[arg(long, value_name = "on|off", value_parser = parse_args::parse_on_off)]
     bpdu_guard: Option<bool>,
-    /// Whether the port may not become the root port
-    #[arg(long, value_name = "on|off", value_parser = words::on_off)]
+    /// Never let the port become the root port
+    #[arg(long, value_name = "on|off", value_parser = parse_args::parse_on_off)]
     root_block: Option<bool>,
-    /// Whether a multicast group is left at once
-    #[arg(long, value_name = "on|off", value_parser = words::on_off)]
+    /// Leave multicast groups immediately
+    #[arg(long, value_name = "on|off", value_parser = parse_args::parse_on_off)]
     mcast_fast_leave: Option<bool>,
     #[command(flatten)]
-    labels: Labels,
+    labels: LabelOptions,
 }
 
-impl Options {
-    /// What is of one end.
-    fn end(&self) -> Body {
-        let mut body = Body::default();
-        self.link.put(&mut body);
-        body.put("bridge", self.bridge.clone());
-        let mut port = Body::default();
-        port.put("path_cost", self.path_cost.clone());
-        port.put("priority", self.priority.clone());
-        port.put("hairpin", self.hairpin);
-        port.put("isolated", self.isolated);
-        port.put("learning", self.learning);
-        port.put("bpdu_guard", self.bpdu_guard);
-        port.put("root_block", self.root_block);
-        port.put("mcast_fast_leave", self.mcast_fast_leave);
-        body.put("port", Some(port.0).filter(|port| !port.is_empty()));
+impl EndpointOptions {
+    /// Returns the body of a request for one end, with the options that were given.
+    fn to_endpoint_body(&self) -> BodyBuilder {
+        let mut body = BodyBuilder::default();
+        self.device.apply_to(&mut body);
+        body.set("bridge", self.bridge.clone());
+        let mut port = BodyBuilder::default();
+        port.set("path_cost", self.path_cost.clone());
+        port.set("priority", self.priority.clone());
+        port.set("hairpin", self.hairpin);
+        port.set("isolated", self.isolated);
+        port.set("learning", self.learning);
+        port.set("bpdu_guard", self.bpdu_guard);
+        port.set("root_block", self.root_block);
+        port.set("mcast_fast_leave", self.mcast_fast_leave);
+        body.set("port", (!port.is_empty()).then(|| port.build()));
         if self.no_bridge {
-            body.put("bridge", Some(Value::Null));
-            // Its settings go with it.
-            body.put("port", Some(Value::Null));
+            body.set("bridge", Some(Value::Null));
+            // The port's settings need a bridge.
+            body.set("port", Some(Value::Null));
         }
         body
     }
 }
 
-/// Runs it.
-pub async fn run(context: &Context, command: VethCommand) -> Result<(), Failure> {
+/// Runs a command.
+pub async fn run_veth(context: &Context, command: VethCommand) -> Result<(), CliError> {
     match command {
-        VethCommand::List(filter) => resource::list::<Veth>(context, &filter).await,
+        VethCommand::List(filter) => resource::list_resources::<Veth>(context, &filter).await,
         VethCommand::Add { words, label } => {
-            resource::add::<Veth>(context, &pair(&words, &label)?).await
+            resource::add_resource::<Veth>(context, &parse_pair(&words, &label)?).await
         }
-        VethCommand::Show { name } => resource::show::<Veth>(context, &name).await,
-        VethCommand::Set { which, options } => set(context, &which, &options).await,
-        VethCommand::Delete(what) => resource::delete::<Veth>(context, &what).await,
+        VethCommand::Show { name } => resource::show_resource::<Veth>(context, &name).await,
+        VethCommand::Set { target, options } => set_veth(context, &target, &options).await,
+        VethCommand::Delete(args) => resource::delete_resources::<Veth>(context, &args).await,
     }
 }
 
-/// The body of a new pair: its name and its ends, each if it was given.
-fn pair(words: &[String], label: &[(String, String)]) -> Result<Value, Failure> {
+/// Returns the body of a new pair, with its name and its ends if they were given.
+fn parse_pair(words: &[String], label: &[(String, String)]) -> Result<Value, CliError> {
     let (name, ends) = match words {
         [] => (None, None),
         [name] => (Some(name), None),
         [a, b] => (None, Some((a, b))),
         [name, a, b] => (Some(name), Some((a, b))),
         _ => {
-            return Err(Failure::Usage(
+            return Err(CliError::Usage(
                 "a pair has a name and two ends: veth add [NAME] A B".into(),
             ));
         }
     };
-    let mut body = Body::default();
-    body.put("name", name.cloned());
+    let mut body = BodyBuilder::default();
+    body.set("name", name.cloned());
     if let Some((a, b)) = ends {
-        let end = |text: &str| {
-            words::end(text).map_err(|error| Failure::Usage(format!("the end {text:?}: {error}")))
-        };
-        body.put("endpoints", Some(json!([end(a)?, end(b)?])));
+        body.set(
+            "endpoints",
+            Some(json!([parse_endpoint(a)?, parse_endpoint(b)?])),
+        );
     }
-    body.map("labels", label, &[]);
-    Ok(body.value())
+    body.set_map("labels", label, &[]);
+    Ok(body.build())
 }
 
-async fn set(context: &Context, which: &str, options: &Options) -> Result<(), Failure> {
-    let mut pair = Body::default();
-    pair.map("labels", &options.labels.label, &options.labels.no_label);
-    let end = options.end();
-    match which.split_once('/') {
-        None if end.0.is_empty() => {
-            resource::set(context, &resource::path::<Veth>(which), &pair.value()).await
+fn parse_endpoint(text: &str) -> Result<Value, CliError> {
+    parse_args::parse_endpoint(text)
+        .map_err(|error| CliError::Usage(format!("the end {text:?}: {error}")))
+}
+
+/// Changes the labels of a pair (`NAME`) or the fields of one end (`NAME/0`, `NAME/1`).
+async fn set_veth(
+    context: &Context,
+    target: &str,
+    options: &EndpointOptions,
+) -> Result<(), CliError> {
+    let mut pair_body = BodyBuilder::default();
+    options.labels.apply_to(&mut pair_body);
+    let end_body = options.to_endpoint_body();
+    match target.split_once('/') {
+        None if end_body.is_empty() => {
+            resource::set_fields(context, &ResourcePath::resource::<Veth>(target), pair_body).await
         }
-        None => Err(Failure::Usage(format!("which end? {which}/0 or {which}/1"))),
-        Some((name, _)) if !pair.0.is_empty() => Err(Failure::Usage(format!(
-            "labels are the pair's, not an end's: netnsctl veth set {name} --label …"
+        None => Err(CliError::Usage(format!(
+            "these options are for one end: {target}/0 or {target}/1"
         ))),
-        Some((name, number @ ("0" | "1"))) => {
-            let path = format!("{}/endpoints/{number}", resource::path::<Veth>(name));
-            resource::set(context, &path, &end.value()).await
+        Some((name, _)) if !pair_body.is_empty() => Err(CliError::Usage(format!(
+            "labels belong to the pair: netnsctl veth set {name} --label …"
+        ))),
+        Some((name, end @ ("0" | "1"))) => {
+            let endpoint = ResourcePath::resource::<Veth>(name).child(&format!("endpoints/{end}"));
+            resource::set_fields(context, &endpoint, end_body).await
         }
-        Some((name, other)) => Err(Failure::Usage(format!(
+        Some((name, other)) => Err(CliError::Usage(format!(
             "a pair has the ends {name}/0 and {name}/1, not {name}/{other}"
         ))),
     }
 }
 
-/// An end in the words that `add` takes.
-fn words(end: &Endpoint) -> String {
+/// Returns an end in the syntax of `add`.
+fn format_endpoint(end: &Endpoint) -> String {
     let mut words = vec![match &end.namespace {
         Some(namespace) => format!("{namespace}:{}", end.device()),
         None => end.device().to_owned(),
@@ -223,7 +239,7 @@ fn words(end: &Endpoint) -> String {
             .iter()
             .map(|priority| format!("priority={priority}")),
     );
-    let switches = [
+    let flags = [
         ("hairpin", port.hairpin),
         ("isolated", port.isolated),
         ("learning", port.learning),
@@ -231,7 +247,7 @@ fn words(end: &Endpoint) -> String {
         ("root_block", port.root_block),
         ("mcast_fast_leave", port.mcast_fast_leave),
     ];
-    words.extend(switches.iter().filter_map(|(word, on)| match on {
+    words.extend(flags.iter().filter_map(|(word, value)| match value {
         Some(true) => Some((*word).to_owned()),
         Some(false) => Some(format!("{word}=off")),
         None => None,
@@ -242,10 +258,10 @@ fn words(end: &Endpoint) -> String {
     words.join(",")
 }
 
-/// What the kernel said of an end.
-fn seen(end: Option<&EndpointObserved>) -> String {
+/// Returns the observed state of an end.
+fn format_observed(end: Option<&EndpointObserved>) -> String {
     let Some(end) = end else {
-        return "not there".into();
+        return "not present".into();
     };
     let mut text = format!(
         "index {} mac {} mtu {} {}",
@@ -256,14 +272,14 @@ fn seen(end: Option<&EndpointObserved>) -> String {
     }
     if !end.foreign_addresses.is_empty() {
         text = format!(
-            "{text}, addresses of others: {}",
+            "{text}, foreign addresses: {}",
             end.foreign_addresses.join(" ")
         );
     }
     text
 }
 
-fn ready(stored: &Stored<Veth>) -> Option<&'static str> {
+fn format_ready(stored: &Stored<Veth>) -> Option<&'static str> {
     stored
         .status
         .observed
@@ -271,7 +287,7 @@ fn ready(stored: &Stored<Veth>) -> Option<&'static str> {
         .map(|observed| if observed.ready { "yes" } else { "no" })
 }
 
-impl Shown for Veth {
+impl ShowInTable for Veth {
     const COLUMNS: &'static [&'static str] =
         &["NAME", "END 0", "END 1", "READY", "STATE", "LABELS"];
 
@@ -279,11 +295,11 @@ impl Shown for Veth {
         let [a, b] = &stored.spec.endpoints;
         vec![
             stored.spec.name.to_string(),
-            words(a),
-            words(b),
-            or_dash(ready(stored)),
-            stored.status.state.as_str().to_owned(),
-            labels(&stored.spec.labels),
+            format_endpoint(a),
+            format_endpoint(b),
+            or_dash(format_ready(stored)),
+            stored.status.state.to_string(),
+            format_labels(&stored.spec.labels),
         ]
     }
 
@@ -294,11 +310,12 @@ impl Shown for Veth {
             .observed
             .as_ref()
             .map(|observed| &observed.endpoints);
-        let [seen_a, seen_b] = [0, 1].map(|end| seen(ends.and_then(|ends| ends[end].as_ref())));
+        let [observed_a, observed_b] =
+            [0, 1].map(|end| format_observed(ends.and_then(|ends| ends[end].as_ref())));
         vec![
-            ("ready", ready(stored).unwrap_or_default().to_owned()),
-            ("end 0", format!("{}\n{seen_a}", words(a))),
-            ("end 1", format!("{}\n{seen_b}", words(b))),
+            ("ready", format_ready(stored).unwrap_or_default().to_owned()),
+            ("end 0", format!("{}\n{observed_a}", format_endpoint(a))),
+            ("end 1", format!("{}\n{observed_b}", format_endpoint(b))),
         ]
     }
 }

@@ -1,4 +1,4 @@
-//! netnsctl over the whole network, what happens, and terminals; judged by `ip -j`.
+//! netnsctl with documents, adoption, events, TCP, completions and terminals; verified by `ip -j`.
 
 mod common;
 
@@ -9,7 +9,7 @@ use std::{
     process::{Child, Stdio},
 };
 
-use common::{Host, NETNSCTL};
+use common::{NETNSCTL, TestHost};
 use nix::pty::{Winsize, openpty};
 use serde_json::{Value, json};
 
@@ -25,27 +25,27 @@ veths:
   - {namespace: right, interface: eth0, addresses: [10.1.0.2/24]}
 ";
 
-fn write(host: &Host, text: &str) {
+fn write_document(host: &TestHost, text: &str) {
     fs::write(host.dir.path().join("lab.yaml"), text).unwrap();
 }
 
 #[test]
-fn a_document_is_planned_applied_compared_and_exported() {
+fn document_is_planned_applied_diffed_and_exported() {
     let host = host!();
-    write(&host, LAB);
-    let plan = host.ok(&["plan", "-f", "lab.yaml"]);
+    write_document(&host, LAB);
+    let plan = host.run_ok(&["plan", "-f", "lab.yaml"]);
     assert!(
         plan.starts_with("+ namespace/left\n+ namespace/right\n+ veth/lan\n3 created, 0 updated"),
         "{plan}"
     );
     assert!(plan.contains("\n(ip netns add left && "), "{plan}");
-    let dry = host.ok(&["apply", "-f", "lab.yaml", "--dry-run"]);
+    let dry = host.run_ok(&["apply", "-f", "lab.yaml", "--dry-run"]);
     assert_eq!(
         dry.lines().count(),
         plan.lines().count(),
-        "it is the same but for the uids: {dry}"
+        "plan and dry run differ: {dry}"
     );
-    assert_eq!(host.namespaces(), Vec::<String>::new());
+    assert_eq!(host.list_namespaces(), Vec::<String>::new());
     let diff = host.run(&["diff", "-f", "lab.yaml"]);
     assert_eq!(diff.code, Some(1));
     assert!(
@@ -54,26 +54,27 @@ fn a_document_is_planned_applied_compared_and_exported() {
         diff.out
     );
 
-    let applied = host.ok(&["apply", "-f", "lab.yaml"]);
+    let applied = host.run_ok(&["apply", "-f", "lab.yaml"]);
     assert!(
         applied.ends_with("3 created, 0 updated, 0 deleted, 0 unchanged\n"),
         "{applied}"
     );
-    assert_eq!(host.namespaces(), ["left", "right"]);
-    host.ok(&["netns", "ping", "left", "10.1.0.2", "-W", "20"]);
-    assert_eq!(host.ok(&["diff", "-f", "lab.yaml"]), "");
-    let exported = host.ok(&["export"]);
+    assert_eq!(host.list_namespaces(), ["left", "right"]);
+    host.run_ok(&["netns", "ping", "left", "10.1.0.2", "-W", "20"]);
+    assert_eq!(host.run_ok(&["diff", "-f", "lab.yaml"]), "");
+    let exported = host.run_ok(&["export"]);
     assert_eq!(
-        host.sh("netnsctl export | netnsctl apply -f - --prune").out,
+        host.run_script("netnsctl export | netnsctl apply -f - --prune")
+            .out,
         "0 created, 0 updated, 0 deleted, 3 unchanged\n"
     );
     assert!(
         exported.contains("addresses:\n    - 10.1.0.1/24\n") && !exported.contains("uid"),
         "{exported}"
     );
-    assert_eq!(host.json(&["export"])["veths"][0]["name"], "lan");
+    assert_eq!(host.run_json(&["export"])["veths"][0]["name"], "lan");
 
-    write(&host, &LAB.replace("10.1.0.2/24", "10.1.0.3/24"));
+    write_document(&host, &LAB.replace("10.1.0.2/24", "10.1.0.3/24"));
     let coloured = host
         .run(&["diff", "-f", "lab.yaml", "--color", "always"])
         .out;
@@ -82,57 +83,57 @@ fn a_document_is_planned_applied_compared_and_exported() {
         "{coloured}"
     );
     assert!(
-        host.ok(&["apply", "-f", "lab.yaml"])
+        host.run_ok(&["apply", "-f", "lab.yaml"])
             .starts_with("~ veth/lan\n")
     );
-    write(&host, "namespaces: [{name: left, labels: {lab: one}}]");
-    let pruned = host.ok(&["apply", "-f", "lab.yaml", "--prune", "--label", "lab=one"]);
+    write_document(&host, "namespaces: [{name: left, labels: {lab: one}}]");
+    let pruned = host.run_ok(&["apply", "-f", "lab.yaml", "--prune", "--label", "lab=one"]);
     assert!(
         pruned.contains("- veth/lan\n") && pruned.contains("2 deleted, 1 unchanged"),
         "{pruned}"
     );
-    assert_eq!(host.namespaces(), ["left"]);
+    assert_eq!(host.list_namespaces(), ["left"]);
 }
 
 #[test]
-fn a_wrong_document_is_told_with_its_place_and_changes_nothing() {
+fn invalid_document_is_located_and_changes_nothing() {
     let host = host!();
-    write(&host, "namespaces: [{name: a}, {name: b, colour: red}]");
+    write_document(&host, "namespaces: [{name: a}, {name: b, colour: red}]");
     host.run(&["apply", "-f", "lab.yaml"])
-        .failed(1, &["/namespaces/1/colour"]);
-    write(
+        .assert_failed(1, &["/namespaces/1/colour"]);
+    write_document(
         &host,
         "namespaces: [{name: a, sysctls: {net.ipv4.ip_default_ttl: 100000}}, {name: b}]",
     );
     host.run(&["apply", "-f", "lab.yaml"])
-        .failed(1, &["ip_default_ttl", "EINVAL"]);
+        .assert_failed(1, &["ip_default_ttl", "EINVAL"]);
     host.run(&["apply", "-f", "nowhere.yaml"])
-        .failed(2, &["nowhere.yaml"]);
-    assert_eq!(host.namespaces(), Vec::<String>::new());
+        .assert_failed(2, &["nowhere.yaml"]);
+    assert_eq!(host.list_namespaces(), Vec::<String>::new());
 }
 
 #[test]
-fn writes_that_do_not_wait_return_at_once() {
+fn write_without_wait_returns_immediately() {
     let host = host!();
-    host.ok(&["netns", "add", "net0", "--wait=false"]);
-    host.ok(&["wait", "netns/net0"]);
-    write(&host, LAB);
+    host.run_ok(&["netns", "add", "net0", "--wait=false"]);
+    host.run_ok(&["wait", "netns/net0"]);
+    write_document(&host, LAB);
     assert!(
-        host.ok(&["apply", "-f", "lab.yaml", "--wait=false"])
+        host.run_ok(&["apply", "-f", "lab.yaml", "--wait=false"])
             .contains("3 created")
     );
-    host.ok(&["wait", "veth/lan", "--for", "ready"]);
+    host.run_ok(&["wait", "veth/lan", "--for", "ready"]);
     host.run(&["netns", "list", "--wait=false"])
-        .failed(2, &["--wait=false"]);
-    let yaml = host.ok(&["netns", "show", "net0", "-o", "yaml"]);
+        .assert_failed(2, &["--wait=false"]);
+    let yaml = host.run_ok(&["netns", "show", "net0", "-o", "yaml"]);
     assert!(
         yaml.contains("\nstatus:\n") && yaml.contains("state: in_sync"),
         "{yaml}"
     );
 }
 
-/// What a script made: a bridge, two namespaces, a pair between them, and what netnsd leaves out.
-const BY_HAND: &str = "set -e
+/// Creates a bridge with two connected namespaces, and objects that cannot be adopted.
+const UNMANAGED_NETWORK: &str = "set -e
 ip link add lan type bridge stp_state 1 priority 4096 forward_delay 200
 ip addr add 10.1.0.254/24 dev lan
 ip link set lan up
@@ -159,13 +160,13 @@ ip netns delete nameless
 ";
 
 #[test]
-fn what_others_made_is_taken_over_whole() {
+fn adopt_takes_over_everything_unmanaged() {
     let host = host!();
-    let made = host.sh(BY_HAND);
+    let made = host.run_script(UNMANAGED_NETWORK);
     assert_eq!(made.code, Some(0), "{}", made.err);
     assert_eq!(host.run(&["adopt"]).code, Some(2));
     host.run(&["adopt", "bridge/none"])
-        .failed(2, &["bridge/none", "--dry-run"]);
+        .assert_failed(2, &["bridge/none", "--dry-run"]);
     let plan = host.run(&["adopt", "--all", "--dry-run"]);
     for said in [
         "+ namespace/net0\n",
@@ -183,9 +184,9 @@ fn what_others_made_is_taken_over_whole() {
     ] {
         assert!(plan.err.contains(said), "{said:?} in {}", plan.err);
     }
-    host.ok(&["adopt", "bridge/lan"]);
+    host.run_ok(&["adopt", "bridge/lan"]);
     assert_eq!(
-        host.ip(&["-d", "link", "show", "lan"])[0]["linkinfo"]["info_data"]["stp_state"],
+        host.ip_json(&["-d", "link", "show", "lan"])[0]["linkinfo"]["info_data"]["stp_state"],
         1
     );
     let all = host.run(&["adopt", "--all"]);
@@ -196,9 +197,9 @@ fn what_others_made_is_taken_over_whole() {
     let again = host.run(&["adopt", "--all"]);
     assert!(
         again.out.starts_with("0 created"),
-        "nothing is left: {again:?}"
+        "something was left: {again:?}"
     );
-    let json = host.json(&["export"]);
+    let json = host.run_json(&["export"]);
     let of = |kind: &str, name: &str| -> Value {
         json[kind]
             .as_array()
@@ -226,56 +227,59 @@ fn what_others_made_is_taken_over_whole() {
         "02:00:00:00:00:07"
     );
     assert!(
-        host.ok(&["status"]).contains("in_sync"),
+        host.run_ok(&["status"]).contains("in_sync"),
         "{}",
-        host.ok(&["status"])
+        host.run_ok(&["status"])
     );
     assert_eq!(
-        host.ok(&["netns", "delete", "net0", "net1", "--cascade"]),
+        host.run_ok(&["netns", "delete", "net0", "net1", "--cascade"]),
         ""
     );
-    assert_eq!(host.namespaces(), Vec::<String>::new());
+    assert_eq!(host.list_namespaces(), Vec::<String>::new());
 }
 
 #[test]
-fn a_resource_is_edited() {
+fn edit_replaces_resource_or_keeps_the_edits() {
     let host = host!();
-    host.ok(&["bridge", "add", "br0", "--address", "10.0.0.1/24"]);
+    host.run_ok(&["bridge", "add", "br0", "--address", "10.0.0.1/24"]);
     let edit = |editor: &str| {
-        host.sh(&format!(
+        host.run_script(&format!(
             "export EDITOR=\"{editor}\"; netnsctl edit bridge/br0"
         ))
     };
     assert_eq!(edit("sed -i s/10.0.0.1/10.0.0.2/").code, Some(0));
     assert!(
-        host.ip(&["addr", "show", "dev", "br0"])
+        host.ip_json(&["addr", "show", "dev", "br0"])
             .to_string()
             .contains("10.0.0.2")
     );
-    assert!(edit("true").err.contains("nothing was changed"));
+    assert!(edit("true").err.contains("no changes"));
     let refused = edit("sed -i s/10.0.0.2/10.0.0.2x/");
     assert!(
         refused.code == Some(1) && refused.err.contains("/addresses/0"),
         "{refused:?}"
     );
-    let kept = refused.err.split("is kept in ").nth(1).unwrap().trim();
+    let kept = refused.err.split("are kept in ").nth(1).unwrap().trim();
     assert!(fs::read_to_string(kept).unwrap().contains("10.0.0.2x"));
     fs::remove_file(kept).unwrap();
 }
 
 #[test]
-fn damage_is_repaired_on_demand() {
+fn reconcile_reports_nothing_if_in_sync() {
     let host = host!();
-    host.ok(&["bridge", "add", "br0"]);
-    assert_eq!(host.ok(&["reconcile"]), "");
-    assert_eq!(host.json(&["reconcile"])["failed"], serde_json::json!([]));
+    host.run_ok(&["bridge", "add", "br0"]);
+    assert_eq!(host.run_ok(&["reconcile"]), "");
+    assert_eq!(
+        host.run_json(&["reconcile"])["failed"],
+        serde_json::json!([])
+    );
 }
 
-/// The lines of a command that goes on.
-struct Lines(Child, BufReader<std::process::ChildStdout>);
+/// The output of a command that keeps running.
+struct OutputLines(Child, BufReader<std::process::ChildStdout>);
 
-impl Lines {
-    fn of(host: &Host, line: &[&str]) -> Self {
+impl OutputLines {
+    fn start(host: &TestHost, line: &[&str]) -> Self {
         let mut child = host
             .command(NETNSCTL)
             .args(line)
@@ -286,26 +290,28 @@ impl Lines {
         Self(child, out)
     }
 
-    fn next(&mut self) -> String {
+    fn next_line(&mut self) -> String {
         let mut line = String::new();
         self.1.read_line(&mut line).unwrap();
         line
     }
 }
 
-impl Drop for Lines {
+impl Drop for OutputLines {
     fn drop(&mut self) {
-        let _gone = self.0.kill();
-        let _reaped = self.0.wait();
+        let _ = self.0.kill(); // It may have ended.
+        let _ = self.0.wait();
     }
 }
 
 #[test]
-fn events_are_told_and_followed() {
+fn events_are_listed_and_followed() {
     let host = host!();
-    host.ok(&["netns", "add", "net0"]);
-    host.until("it is told", || host.ok(&["events"]).lines().count() == 2);
-    let all = host.ok(&["events", "--kind", "namespace", "--name", "net0"]);
+    host.run_ok(&["netns", "add", "net0"]);
+    host.wait_until("both events are listed", || {
+        host.run_ok(&["events"]).lines().count() == 2
+    });
+    let all = host.run_ok(&["events", "--kind", "namespace", "--name", "net0"]);
     assert!(
         all.contains("Z created namespace/net0\n") && all.contains("Z applied namespace/net0\n"),
         "{all}"
@@ -315,20 +321,20 @@ fn events_are_told_and_followed() {
         wrong.code == Some(2) && wrong.err.contains("created, updated"),
         "{wrong:?}"
     );
-    let mut lines = Lines::of(
+    let mut lines = OutputLines::start(
         &host,
         &["events", "-f", "--since", "0", "--type", "created"],
     );
-    assert!(lines.next().ends_with("created namespace/net0\n"));
-    host.ok(&["netns", "add", "net1"]);
-    assert!(lines.next().ends_with("created namespace/net1\n"));
-    // What others do, in the words of ip netns monitor. It has begun once it tells of the first.
-    let mut monitor = Lines::of(&host, &["netns", "monitor"]);
+    assert!(lines.next_line().ends_with("created namespace/net0\n"));
+    host.run_ok(&["netns", "add", "net1"]);
+    assert!(lines.next_line().ends_with("created namespace/net1\n"));
+    // The monitor shows changes by others. Repeat them until it has connected.
+    let mut monitor = OutputLines::start(&host, &["netns", "monitor"]);
     let mut made = 0;
     let first = std::thread::scope(|scope| {
-        let line = scope.spawn(|| monitor.next());
-        host.until("it has begun", || {
-            host.sh(&format!(
+        let line = scope.spawn(|| monitor.next_line());
+        host.wait_until("the monitor prints an event", || {
+            host.run_script(&format!(
                 "ip netns add theirs{made}; ip netns delete theirs{made}"
             ));
             made += 1;
@@ -343,11 +349,11 @@ fn events_are_told_and_followed() {
 }
 
 #[test]
-fn it_works_over_tcp_with_a_token() {
+fn tcp_with_token_works() {
     let host = host!();
     let token = host.dir.path().join("token");
     fs::write(&token, "secret\n").unwrap();
-    // A second daemon on the same host, for a moment.
+    // Starts a second daemon on the same host.
     let script = format!(
         "netnsd --state-dir $PWD/other --socket $PWD/other.sock --listen 127.0.0.1:0 --token-file {} 2>$PWD/other.log & \
          while ! grep -q ready $PWD/other.log; do sleep 0.05; done; \
@@ -370,11 +376,11 @@ fn it_works_over_tcp_with_a_token() {
     assert_eq!(out, "9\n1\n", "{err}");
     assert!(err.contains("--token-file FILE"), "{err}");
     host.run(&["--url", "ftp://x", "netns", "list"])
-        .failed(2, &["unix:///PATH"]);
+        .assert_failed(2, &["unix:///PATH"]);
 }
 
-/// A certificate that vouches for itself, as `NAME.pem` and `NAME.key`.
-fn certificate(dir: &Path, name: &str) {
+/// Writes a self-signed certificate to `NAME.pem` and `NAME.key`.
+fn write_certificate(dir: &Path, name: &str) {
     let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
     fs::write(dir.join(format!("{name}.pem")), made.cert.pem()).unwrap();
     fs::write(
@@ -385,11 +391,11 @@ fn certificate(dir: &Path, name: &str) {
 }
 
 #[test]
-fn it_works_over_https_with_a_certificate() {
+fn https_with_client_certificate_works() {
     let host = host!();
     let dir = host.dir.path();
-    certificate(dir, "localhost");
-    certificate(dir, "ci.example");
+    write_certificate(dir, "localhost");
+    write_certificate(dir, "ci.example");
     let config = "[[access]]\ncertificate = 'ci.example'\nrole = 'operator'\n";
     fs::write(dir.join("tls.toml"), config).unwrap();
     let script = "ip link set lo up; set -m; \
@@ -426,15 +432,15 @@ fn it_works_over_https_with_a_certificate() {
         "netns",
         "list",
     ])
-    .failed(2, &["/nowhere"]);
+    .assert_failed(2, &["/nowhere"]);
 }
 
 #[test]
-fn completions_know_the_names() {
+fn completion_offers_names_of_resources() {
     let host = host!();
-    host.ok(&["netns", "add", "net0", "net1", "lab"]);
-    host.ok(&["bridge", "add", "net-br"]);
-    // As the script that `netnsctl completion bash` prints asks.
+    host.run_ok(&["netns", "add", "net0", "net1", "lab"]);
+    host.run_ok(&["bridge", "add", "net-br"]);
+    // As in the script of `netnsctl completion bash`.
     let complete = |words: &[&str]| -> Vec<String> {
         let index = (words.len()).to_string();
         let mut command = host.command(NETNSCTL);
@@ -458,9 +464,9 @@ fn completions_know_the_names() {
     assert_eq!(complete(&["route", "l"]), ["lab"]);
     assert_eq!(complete(&["wait", "bridge/"]), ["bridge/net-br"]);
     assert!(complete(&["netns", "mon"]).contains(&"monitor".to_owned()));
-    let script = host.ok(&["completion", "bash"]);
+    let script = host.run_ok(&["completion", "bash"]);
     assert!(script.contains("COMPLETE=\"bash\""), "{script}");
-    // Without netnsd there are none, and no complaint.
+    // Without netnsd there are no candidates and no errors.
     let mut command = host.command(NETNSCTL);
     command
         .env("COMPLETE", "bash")
@@ -477,10 +483,10 @@ fn completions_know_the_names() {
 }
 
 #[test]
-fn each_command_has_a_manual_page() {
+fn every_command_has_a_manual_page() {
     let host = host!();
     let dir = host.dir.path().join("man1");
-    host.ok(&["man", dir.to_str().unwrap()]);
+    host.run_ok(&["man", dir.to_str().unwrap()]);
     for page in [
         "netnsctl",
         "netnsctl-netns-add",
@@ -496,23 +502,23 @@ fn each_command_has_a_manual_page() {
 }
 
 #[test]
-fn much_goes_in_and_comes_out_at_the_same_time() {
+fn large_input_and_output_flow_concurrently() {
     let host = host!();
-    host.ok(&["netns", "add", "net0"]);
+    host.run_ok(&["netns", "add", "net0"]);
     let sums =
-        host.sh("head -c 8000000 /dev/urandom >in; netnsctl netns exec net0 cat <in >out; cmp in out && echo same");
+        host.run_script("head -c 8000000 /dev/urandom >in; netnsctl netns exec net0 cat <in >out; cmp in out && echo same");
     assert_eq!((sums.out.as_str(), sums.err.as_str()), ("same\n", ""));
 }
 
-/// netnsctl in a terminal, as a user sits before it.
+/// netnsctl in a terminal.
 struct Terminal {
     child: Child,
     master: fs::File,
-    seen: String,
+    unread: String,
 }
 
 impl Terminal {
-    fn of(host: &Host, line: &[&str]) -> Self {
+    fn start(host: &TestHost, line: &[&str]) -> Self {
         let size = Winsize {
             ws_row: 33,
             ws_col: 99,
@@ -538,26 +544,26 @@ impl Terminal {
         Self {
             child,
             master: fs::File::from(pair.master),
-            seen: String::new(),
+            unread: String::new(),
         }
     }
 
-    fn types(&mut self, text: &str) {
+    fn type_text(&mut self, text: &str) {
         self.master.write_all(text.as_bytes()).unwrap();
     }
 
-    /// Reads until this was shown.
+    /// Reads until a text was shown.
     #[track_caller]
-    fn until(&mut self, text: &str) {
+    fn wait_for(&mut self, text: &str) {
         let mut buffer = [0; 4096];
-        while !self.seen.contains(text) {
+        while !self.unread.contains(text) {
             let count = self.master.read(&mut buffer).unwrap_or(0);
-            assert!(count > 0, "no {text:?} in {:?}", self.seen);
-            self.seen += &String::from_utf8_lossy(&buffer[..count]);
+            assert!(count > 0, "no {text:?} in {:?}", self.unread);
+            self.unread += &String::from_utf8_lossy(&buffer[..count]);
         }
-        // What came along with it may be awaited next.
-        self.seen = self
-            .seen
+        // Keep the rest for the next call.
+        self.unread = self
+            .unread
             .split_once(text)
             .map(|(_, rest)| rest.to_owned())
             .unwrap_or_default();
@@ -565,48 +571,48 @@ impl Terminal {
 }
 
 #[test]
-fn a_shell_is_used_as_by_a_user() {
+fn shell_works_in_a_terminal() {
     let host = host!();
-    host.ok(&["netns", "add", "net0"]);
-    let mut terminal = Terminal::of(&host, &["netns", "shell", "net0"]);
-    terminal.until("# ");
-    terminal.types("ip netns identify; stty size; tty\r");
-    terminal.until("net0\r\n33 99\r\n/dev/pts/");
-    terminal.types("sh -c 'echo rea''dy; exec sleep 1000'\r");
-    terminal.until("ready");
-    terminal.types("\u{3}");
-    terminal.until("# ");
-    terminal.types("cat\r");
-    terminal.types("meow\r");
-    terminal.until("meow\r\nmeow");
-    terminal.types("\u{4}");
-    terminal.until("# ");
-    terminal.types("exit 5\r");
+    host.run_ok(&["netns", "add", "net0"]);
+    let mut terminal = Terminal::start(&host, &["netns", "shell", "net0"]);
+    terminal.wait_for("# ");
+    terminal.type_text("ip netns identify; stty size; tty\r");
+    terminal.wait_for("net0\r\n33 99\r\n/dev/pts/");
+    terminal.type_text("sh -c 'echo rea''dy; exec sleep 1000'\r");
+    terminal.wait_for("ready");
+    terminal.type_text("\u{3}");
+    terminal.wait_for("# ");
+    terminal.type_text("cat\r");
+    terminal.type_text("meow\r");
+    terminal.wait_for("meow\r\nmeow");
+    terminal.type_text("\u{4}");
+    terminal.wait_for("# ");
+    terminal.type_text("exit 5\r");
     assert_eq!(terminal.child.wait().unwrap().code(), Some(5));
 }
 
 #[test]
-fn adopt_leaves_out_second_names_and_what_is_no_namespace() {
+fn adopt_omits_second_names_and_other_files() {
     let host = host!();
     let script = "ip netns add byhand && ip link add lan type bridge && cd /run/netns && ln -s /proc/4000000/ns/net dangling && \
         touch host zagain && mount --bind /proc/self/ns/net host && mount --bind byhand zagain";
-    assert_eq!(host.sh(script).code, Some(0));
+    assert_eq!(host.run_script(script).code, Some(0));
     let all = host.run(&["adopt", "--all"]);
     assert_eq!(all.code, Some(0), "{all:?}");
     for reason in [
-        "namespace dangling is left out: /run/netns/dangling is no network namespace",
+        "namespace dangling is left out: /run/netns/dangling is not a network namespace",
         "namespace host is left out: /run/netns/host is the host's own network namespace",
-        "namespace zagain is left out: it is namespace byhand already",
+        "namespace zagain is left out: it is the same as namespace byhand",
     ] {
         assert!(all.err.contains(reason), "{all:?}");
     }
-    assert_eq!(host.ok(&["netns", "list", "-o", "name"]), "byhand\n");
-    assert_eq!(host.ok(&["bridge", "list", "-o", "name"]), "lan\n");
-    // And where they are netnsd's already.
+    assert_eq!(host.run_ok(&["netns", "list", "-o", "name"]), "byhand\n");
+    assert_eq!(host.run_ok(&["bridge", "list", "-o", "name"]), "lan\n");
+    // The same if the others are managed already.
     let again = host.run(&["adopt", "--all"]);
     assert!(
         again.code == Some(0) && again.err.contains("zagain is left out"),
         "{again:?}"
     );
-    assert_eq!(host.ok(&["netns", "list", "-o", "name"]), "byhand\n");
+    assert_eq!(host.run_ok(&["netns", "list", "-o", "name"]), "byhand\n");
 }

@@ -1,0 +1,378 @@
+//! Requests to the daemon; with `-v` each is printed as the equivalent curl line.
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use netnsd_api::{Code, Page, Problem};
+use netnsd_client::{Answer, Client, Error, Server, Stream, WebSocketStream, shell_word};
+use serde_json::{Value, value::RawValue};
+
+use crate::error::{CliError, problem_hint};
+
+/// A client of the daemon for the commands.
+#[derive(Debug)]
+pub struct Api {
+    client: Client,
+    server: Server,
+    verbose: bool,
+}
+
+/// The body of a request.
+#[derive(Debug)]
+pub enum RequestBody<'a> {
+    /// JSON.
+    Json(&'a Value),
+    /// YAML.
+    Yaml(&'a str),
+}
+
+impl RequestBody<'_> {
+    fn media_type(&self) -> &'static str {
+        match self {
+            RequestBody::Json(_) => "application/json",
+            RequestBody::Yaml(_) => "application/yaml",
+        }
+    }
+
+    fn text(&self) -> String {
+        match self {
+            RequestBody::Json(value) => value.to_string(),
+            RequestBody::Yaml(text) => (*text).to_owned(),
+        }
+    }
+}
+
+/// All pages of a list.
+#[derive(Debug)]
+pub struct FullList {
+    /// The items, unparsed.
+    pub items: Vec<Box<RawValue>>,
+    /// The answer; several pages are joined.
+    pub body: Bytes,
+}
+
+impl Api {
+    /// Returns a client of the daemon at an address.
+    pub fn new(server: Server, verbose: bool) -> Self {
+        Self {
+            client: Client::new(server.clone()),
+            server,
+            verbose,
+        }
+    }
+
+    /// Sends a request; returns the body of a successful answer.
+    pub async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&RequestBody<'_>>,
+    ) -> Result<Bytes, CliError> {
+        let answer = self.request(method, path, body, &[]).await?;
+        // /v1/ready has a body also if the daemon is not ready.
+        if answer.status.is_success() || path == "/v1/ready" {
+            Ok(answer.body)
+        } else {
+            Err(self.refusal(&answer))
+        }
+    }
+
+    /// Reads a resource; returns `None` if it does not exist.
+    pub async fn get_optional(&self, path: &str) -> Result<Option<Bytes>, CliError> {
+        let answer = self.request(Method::GET, path, None, &[]).await?;
+        match answer.status {
+            status if status.is_success() => Ok(Some(answer.body)),
+            StatusCode::NOT_FOUND => Ok(None),
+            _ => Err(self.refusal(&answer)),
+        }
+    }
+
+    /// Sends a PUT; returns the detail of the problem if the answer is a conflict.
+    pub async fn put_for_conflict(
+        &self,
+        path: &str,
+        body: &RequestBody<'_>,
+    ) -> Result<Option<String>, CliError> {
+        let answer = self.request(Method::PUT, path, Some(body), &[]).await?;
+        match answer.status {
+            status if status.is_success() => Ok(None),
+            StatusCode::CONFLICT => Ok(Some(
+                answer.json()["detail"]
+                    .as_str()
+                    .unwrap_or_default()
+                    .to_owned(),
+            )),
+            _ => Err(self.refusal(&answer)),
+        }
+    }
+
+    async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&RequestBody<'_>>,
+        headers: &[(&str, &str)],
+    ) -> Result<Answer, CliError> {
+        self.log_curl(&method, path, body, headers);
+        let content_type = body.map(|body| ("content-type", body.media_type()));
+        let headers: Vec<(&str, &str)> = headers.iter().copied().chain(content_type).collect();
+        Ok(self
+            .client
+            .request(
+                method,
+                path,
+                &headers,
+                body.map(RequestBody::text).unwrap_or_default(),
+            )
+            .await?)
+    }
+
+    /// Replaces a resource, if its ETag matches.
+    pub async fn put_if_match(&self, path: &str, body: &Value, etag: &str) -> Result<(), CliError> {
+        let answer = self
+            .request(
+                Method::PUT,
+                path,
+                Some(&RequestBody::Json(body)),
+                &[("if-match", etag)],
+            )
+            .await?;
+        if answer.status.is_success() {
+            Ok(())
+        } else {
+            Err(self.refusal(&answer))
+        }
+    }
+
+    /// Reads a path in a media type.
+    pub async fn get_as(&self, path: &str, media_type: &str) -> Result<Bytes, CliError> {
+        let answer = self
+            .request(Method::GET, path, None, &[("accept", media_type)])
+            .await?;
+        if answer.status.is_success() {
+            Ok(answer.body)
+        } else {
+            Err(self.refusal(&answer))
+        }
+    }
+
+    /// Sends a write, and calls `on_line` with each line of its progress.
+    pub async fn send_with_progress(
+        &self,
+        method: Method,
+        path: &str,
+        body: &RequestBody<'_>,
+        on_line: impl FnMut(&str) -> bool,
+    ) -> Result<(), CliError> {
+        let headers = [
+            ("accept", "application/x-ndjson"),
+            ("content-type", body.media_type()),
+        ];
+        self.log_curl(&method, path, Some(body), &headers[..1]);
+        let answer = self
+            .client
+            .stream_lines(method, path, &headers, body.text(), on_line)
+            .await?;
+        if answer.status.is_success() {
+            Ok(())
+        } else {
+            Err(self.refusal(&answer))
+        }
+    }
+
+    /// Reads the event stream, and calls `on_line` with each line.
+    pub async fn stream_events(
+        &self,
+        path: &str,
+        on_line: impl FnMut(&str) -> bool,
+    ) -> Result<(), CliError> {
+        self.log_curl(&Method::GET, path, None, &[]);
+        let answer = self
+            .client
+            .stream_lines(Method::GET, path, &[], "", on_line)
+            .await?;
+        if answer.status.is_success() {
+            Ok(())
+        } else {
+            Err(self.refusal(&answer))
+        }
+    }
+
+    /// Opens a WebSocket.
+    pub async fn open_websocket(&self, path: &str) -> Result<WebSocketStream<Stream>, CliError> {
+        if self.verbose {
+            eprintln!("# WebSocket, not supported by curl: {path}");
+        }
+        self.client
+            .websocket(path)
+            .await
+            .map_err(|error| match error {
+                Error::Problem(problem) => self.describe_problem(&problem),
+                other => other.into(),
+            })
+    }
+
+    /// Prints the equivalent curl line, with `-v`.
+    fn log_curl(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Option<&RequestBody<'_>>,
+        headers: &[(&str, &str)],
+    ) {
+        if self.verbose {
+            eprintln!("{}", self.curl_line(method, path, body, headers));
+        }
+    }
+
+    /// Reads a path.
+    pub async fn get(&self, path: &str) -> Result<Bytes, CliError> {
+        self.send(Method::GET, path, None).await
+    }
+
+    /// Reads all pages of a list.
+    pub async fn list(&self, path: &str, query: &[(&str, &str)]) -> Result<FullList, CliError> {
+        let mut items = Vec::new();
+        let mut cursor: Option<String> = None;
+        loop {
+            let mut query = query.to_vec();
+            query.extend(cursor.as_deref().map(|cursor| ("cursor", cursor)));
+            let body = self.get(&with_query(path, &query)).await?;
+            let page: Page<Box<RawValue>> = serde_json::from_slice(&body)?;
+            let is_first = items.is_empty();
+            items.extend(page.items);
+            match page.next {
+                Some(next) => cursor = Some(next),
+                None if is_first => return Ok(FullList { items, body }),
+                None => {
+                    let all: Vec<&str> = items.iter().map(|item| item.get()).collect();
+                    let body = format!("{{\"items\":[{}],\"next\":null}}", all.join(",")).into();
+                    return Ok(FullList { items, body });
+                }
+            }
+        }
+    }
+
+    /// Returns the error for an answer that is not successful.
+    fn refusal(&self, answer: &Answer) -> CliError {
+        match serde_json::from_slice::<Problem>(&answer.body) {
+            Ok(problem) => self.describe_problem(&problem),
+            Err(error) => Error::Unexpected {
+                status: answer.status,
+                reason: error.to_string(),
+            }
+            .into(),
+        }
+    }
+
+    /// Describes a problem, with advice that fits the connection.
+    fn describe_problem(&self, problem: &Problem) -> CliError {
+        let is_unprivileged_local =
+            matches!(self.server, Server::Unix(_)) && !nix::unistd::geteuid().is_root();
+        let hint = match problem.code {
+            // On the Unix socket root is an admin.
+            Code::Forbidden if is_unprivileged_local => Some("root is an admin: try sudo"),
+            _ => problem_hint(problem),
+        };
+        CliError::from_problem(problem, hint)
+    }
+
+    /// Returns the curl line that sends the same request.
+    fn curl_line(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Option<&RequestBody<'_>>,
+        headers: &[(&str, &str)],
+    ) -> String {
+        let (mut line, url) = match &self.server {
+            Server::Unix(socket) => {
+                let socket = shell_word(&socket.to_string_lossy());
+                (
+                    format!("curl -sS --unix-socket {socket}"),
+                    format!("http://netnsd{path}"),
+                )
+            }
+            // The token is a secret.
+            server @ Server::Tcp { .. } => (
+                "curl -sS -H \"authorization: Bearer $TOKEN\"".to_owned(),
+                format!("{server}{path}"),
+            ),
+        };
+        if *method != Method::GET && !(*method == Method::POST && body.is_some()) {
+            line = format!("{line} -X {method}");
+        }
+        for (name, value) in headers {
+            line = format!("{line} -H {}", shell_word(&format!("{name}: {value}")));
+        }
+        if let Some(body) = body {
+            line = format!(
+                "{line} -H 'content-type: {}' --data-binary {}",
+                body.media_type(),
+                shell_word(&body.text())
+            );
+        }
+        format!("{line} {}", shell_word(&url))
+    }
+}
+
+/// Percent-encodes a segment of a path, or a key or value of a query.
+pub fn percent_encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-' | b'~' => {
+                encoded.push(char::from(byte));
+            }
+            other => encoded += &format!("%{other:02X}"),
+        }
+    }
+    encoded
+}
+
+/// Appends query parameters to a path.
+pub fn with_query(path: &str, query: &[(&str, &str)]) -> String {
+    let pairs: Vec<String> = query
+        .iter()
+        .map(|(key, value)| format!("{key}={}", percent_encode(value)))
+        .collect();
+    if pairs.is_empty() {
+        path.to_owned()
+    } else {
+        format!("{path}?{}", pairs.join("&"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn curl_line_is_quoted_for_shells() {
+        let api = Api::new(Server::Unix("/run/netnsd/netnsd.sock".into()), true);
+        assert_eq!(
+            api.curl_line(&Method::GET, "/v1", None, &[]),
+            "curl -sS --unix-socket /run/netnsd/netnsd.sock http://netnsd/v1"
+        );
+        assert_eq!(
+            api.curl_line(
+                &Method::PATCH,
+                "/v1/veths/a?dry_run=true",
+                Some(&RequestBody::Json(&json!({"labels": {"a": "it's"}}))),
+                &[]
+            ),
+            "curl -sS --unix-socket /run/netnsd/netnsd.sock -X PATCH -H 'content-type: application/json' --data-binary \
+             '{\"labels\":{\"a\":\"it'\\''s\"}}' 'http://netnsd/v1/veths/a?dry_run=true'"
+        );
+    }
+
+    #[test]
+    fn special_characters_are_percent_encoded() {
+        assert_eq!(percent_encode("a b/ü"), "a%20b%2F%C3%BC");
+        assert_eq!(
+            with_query("/v1/veths", &[("label", "a=b")]),
+            "/v1/veths?label=a%3Db"
+        );
+    }
+}

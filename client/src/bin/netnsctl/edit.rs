@@ -1,0 +1,73 @@
+//! `netnsctl edit`.
+
+use std::{fs, io::Write, path::Path, process::Command};
+
+use netnsd_api::{READ_ONLY, read_yaml, sparse};
+use serde_json::Value;
+use tempfile::NamedTempFile;
+
+use crate::{
+    cli::Context, error::CliError, output::to_yaml, resource::resource_path, status::ResourceArg,
+};
+
+/// Opens a resource as YAML in an editor, and replaces it if it did not change meanwhile.
+pub async fn edit_resource(context: &Context, resource: &ResourceArg) -> Result<(), CliError> {
+    let path = resource_path(resource.kind, &resource.name);
+    let mut spec: Value = serde_json::from_slice(&context.api.get(&path).await?)?;
+    let etag = format!("\"{}\"", spec["generation"]);
+    if let Some(fields) = spec.as_object_mut() {
+        for field in READ_ONLY {
+            fields.remove(field);
+        }
+    }
+    let before = to_yaml(sparse(resource.kind, spec).to_string().as_bytes())?;
+
+    let mut file = tempfile::Builder::new()
+        .prefix("netnsctl-")
+        .suffix(".yaml")
+        .tempfile()?;
+    file.write_all(before.as_bytes())?;
+    run_editor(file.path())?;
+    let after = fs::read_to_string(file.path())?;
+    if after == before {
+        eprintln!("netnsctl: no changes");
+        return Ok(());
+    }
+
+    let body = match read_yaml(&after) {
+        Ok(body) => body,
+        Err(error) => return Err(keep_file(file, &format!("invalid YAML: {error}"))),
+    };
+    match context.api.put_if_match(&path, &body, &etag).await {
+        Ok(()) => Ok(()),
+        Err(CliError::Refused(reason)) => Err(keep_file(file, &reason)),
+        Err(other) => Err(other),
+    }
+}
+
+/// Runs the editor of the environment, by default vi.
+fn run_editor(file: &Path) -> Result<(), CliError> {
+    let editor = ["VISUAL", "EDITOR"]
+        .iter()
+        .find_map(|name| std::env::var(name).ok())
+        .unwrap_or_else(|| "vi".into());
+    let status = Command::new("sh")
+        .args(["-c", &format!("{editor} \"$0\"")])
+        .arg(file)
+        .status()?;
+    if !status.success() {
+        return Err(CliError::Refused(format!(
+            "{editor} failed ({status}): the resource was not changed"
+        )));
+    }
+    Ok(())
+}
+
+/// Keeps the edited file; returns an error with its path.
+fn keep_file(file: NamedTempFile, reason: &str) -> CliError {
+    let hint = file.keep().map_or_else(
+        |_| String::new(),
+        |(_, path)| format!("\n  your edits are kept in {}", path.display()),
+    );
+    CliError::Refused(format!("{reason}{hint}"))
+}

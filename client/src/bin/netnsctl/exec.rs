@@ -1,0 +1,141 @@
+//! `netnsctl netns exec` and `netnsctl netns shell`.
+
+use std::str::FromStr;
+
+use clap::Args;
+use netnsd_api::{Kind, Namespace};
+use nix::sys::signal::Signal;
+
+use crate::{
+    cli::Context,
+    error::CliError,
+    output::print_line,
+    parse_args,
+    resource::{ResourcePath, collection_path, for_each_name, item_names},
+    terminal::{self, Input},
+};
+
+/// Runs the shell `$0` if it exists, which may differ on another machine, else `/bin/sh`.
+const SHELL_SCRIPT: &str = "command -v \"$0\" >/dev/null && exec \"$0\"; exec /bin/sh";
+
+/// `netnsctl netns exec …`
+#[derive(Debug, Args)]
+pub struct ExecArgs {
+    /// Run it in every namespace of netnsd, one after the other
+    #[arg(long)]
+    all: bool,
+    /// An environment variable; repeatable
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_args::parse_key_value)]
+    env: Vec<(String, String)>,
+    /// Working directory [default: /]
+    #[arg(long, value_name = "DIR")]
+    cwd: Option<String>,
+    /// Kill it after this number of seconds
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<f64>,
+    /// The user that it runs as [default: root]
+    #[arg(long)]
+    user: Option<String>,
+    /// The namespace (not with --all)
+    name: String,
+    /// The command and its arguments
+    #[arg(
+        value_name = "COMMAND",
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    command: Vec<String>,
+}
+
+impl ExecArgs {
+    /// Returns the namespace, unless it is all of them, and the command.
+    fn namespace_and_command(&self) -> (Option<&str>, Vec<&str>) {
+        let command = self.command.iter().map(String::as_str);
+        if self.all {
+            // The first word is that of the command.
+            let command = std::iter::once(self.name.as_str()).chain(command);
+            (None, command.collect())
+        } else {
+            (Some(&self.name), command.collect())
+        }
+    }
+
+    /// Returns the request as query parameters.
+    fn query(&self, command: &[&str]) -> Vec<(&'static str, String)> {
+        let mut query: Vec<_> = command
+            .iter()
+            .map(|word| ("argv", (*word).to_owned()))
+            .collect();
+        for (key, value) in &self.env {
+            query.push(("env", format!("{key}={value}")));
+        }
+        query.extend(self.cwd.iter().map(|dir| ("cwd", dir.clone())));
+        query.extend(
+            self.timeout
+                .map(|seconds| ("timeout_s", seconds.to_string())),
+        );
+        query.extend(self.user.iter().map(|user| ("user", user.clone())));
+        query
+    }
+}
+
+/// Runs a command in one namespace or in all of them.
+pub async fn run_command(context: &Context, args: &ExecArgs) -> Result<(), CliError> {
+    let (namespace, command) = args.namespace_and_command();
+    if command.is_empty() {
+        return Err(CliError::Usage(
+            "no command given: netnsctl netns exec NAME -- COMMAND".into(),
+        ));
+    }
+    if let Some(namespace) = namespace {
+        return run_in(context, namespace, args.query(&command), Input::Stdin).await;
+    }
+
+    let list = context
+        .api
+        .list(&collection_path(Kind::Namespace), &[])
+        .await?;
+    let result = for_each_name(&item_names(&list.items)?, async |namespace| {
+        print_line(format!("\nnetns: {namespace}"))?;
+        run_in(context, namespace, args.query(&command), Input::Empty).await
+    })
+    .await;
+    // The exit code of a single command would say nothing about the others.
+    result.map_err(|error| match error {
+        CliError::Exit(_) => CliError::Exit(1),
+        other => other,
+    })
+}
+
+/// Runs an interactive shell in a namespace.
+pub async fn run_shell(context: &Context, namespace: &str) -> Result<(), CliError> {
+    let shell = std::env::var("SHELL").unwrap_or_else(|_| "/bin/sh".into());
+    let query = ["/bin/sh", "-c", SHELL_SCRIPT, &shell]
+        .map(|word| ("argv", word.to_owned()))
+        .into();
+    run_in(context, namespace, query, Input::Stdin).await
+}
+
+async fn run_in(
+    context: &Context,
+    namespace: &str,
+    query: Vec<(&str, String)>,
+    input: Input,
+) -> Result<(), CliError> {
+    let path = ResourcePath::resource::<Namespace>(namespace).child("exec");
+    let end = terminal::run_session(context, &path.to_string(), query, input).await?;
+    if end.timed_out {
+        eprintln!("netnsctl: command timed out and was killed (see --timeout)");
+    }
+    // As a shell reports a signal.
+    let signal_code = end
+        .signal
+        .as_deref()
+        .map(|name| Signal::from_str(name).map_or(128, |signal| 128 + signal as i32));
+    match end.exit_code.or(signal_code) {
+        Some(0) => Ok(()),
+        code => Err(CliError::Exit(
+            code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1),
+        )),
+    }
+}

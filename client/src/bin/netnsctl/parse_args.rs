@@ -1,0 +1,270 @@
+//! Parsers of command line arguments, in the syntax of iproute2, to JSON.
+
+use std::net::IpAddr;
+
+use netnsd_api::{RT_TABLE_DEFAULT, RT_TABLE_MAIN, RouteType};
+use serde_json::{Map, Value};
+
+/// Parses `on` or `off`.
+pub fn parse_on_off(text: &str) -> Result<bool, String> {
+    match text {
+        "on" | "true" | "yes" | "1" => Ok(true),
+        "off" | "false" | "no" | "0" => Ok(false),
+        other => Err(format!("{other:?} is not valid: expected on or off")),
+    }
+}
+
+/// Parses a number, or `none`: the kernel's choice.
+pub fn parse_number_or_none(text: &str) -> Result<Value, String> {
+    if text == "none" {
+        return Ok(Value::Null);
+    }
+    if let Ok(number) = text.parse::<u64>() {
+        return Ok(Value::from(number));
+    }
+    text.parse::<f64>()
+        .ok()
+        .map(Value::from)
+        .filter(|value| !value.is_null()) // not finite
+        .ok_or_else(|| format!("{text:?} is not a number or none"))
+}
+
+/// Parses a text, or `none`.
+pub fn parse_text_or_none(text: &str) -> Result<Value, String> {
+    Ok(if text == "none" {
+        Value::Null
+    } else {
+        Value::from(text)
+    })
+}
+
+/// Parses a netnsid, `auto` or `none`.
+pub fn parse_netnsid(text: &str) -> Result<Value, String> {
+    match text {
+        "none" => Ok(Value::Null),
+        "auto" => Ok(Value::from("auto")),
+        _ => text
+            .parse::<u32>()
+            .map(Value::from)
+            .map_err(|_| format!("{text:?} is not a netnsid, auto or none")),
+    }
+}
+
+/// Parses `KEY=VALUE`.
+pub fn parse_key_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text
+        .split_once('=')
+        .ok_or_else(|| format!("{text:?} is not KEY=VALUE"))?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+/// Returns a destination with its prefix length, which a host may lack as in `ip route`.
+fn complete_destination(text: &str) -> String {
+    match text.parse::<IpAddr>() {
+        Ok(IpAddr::V4(_)) => format!("{text}/32"),
+        Ok(IpAddr::V6(_)) => format!("{text}/128"),
+        Err(_) => text.to_owned(),
+    }
+}
+
+/// Parses a route as in `ip route add`: `[TYPE] DESTINATION [via A] [dev I] [metric N] [table N]
+/// [src A] [onlink]`.
+pub fn parse_route(text: &str) -> Result<Value, String> {
+    if text == "none" {
+        return Ok(Value::Null);
+    }
+    let mut words = text.split_whitespace().peekable();
+    let mut route = Map::new();
+    if let Some(kind) = words.next_if(|word| word.parse::<RouteType>().is_ok()) {
+        route.insert("type".into(), kind.into());
+    }
+    let destination = words
+        .next()
+        .ok_or("a route starts with default or a network: default via 10.0.0.1")?;
+    route.insert(
+        "destination".into(),
+        complete_destination(destination).into(),
+    );
+    while let Some(word) = words.next() {
+        if word == "onlink" {
+            route.insert("onlink".into(), true.into());
+            continue;
+        }
+        let mut value = || {
+            words
+                .next()
+                .ok_or_else(|| format!("{word:?} at the end of a route needs a value"))
+        };
+        let (field, value) = match word {
+            "via" => ("via", Value::from(value()?)),
+            "dev" => ("interface", Value::from(value()?)),
+            "src" => ("source", Value::from(value()?)),
+            "metric" | "preference" | "priority" => ("metric", parse_u32(word, value()?)?),
+            "table" => match value()? {
+                "main" => ("table", Value::from(RT_TABLE_MAIN)),
+                "default" => ("table", Value::from(RT_TABLE_DEFAULT)),
+                number => ("table", parse_u32(word, number)?),
+            },
+            other => {
+                return Err(format!(
+                    "unknown route keyword {other:?}: expected via, dev, metric, table, src or onlink"
+                ));
+            }
+        };
+        route.insert(field.into(), value);
+    }
+    Ok(Value::Object(route))
+}
+
+/// Parses the number after a keyword.
+fn parse_u32(word: &str, text: &str) -> Result<Value, String> {
+    text.parse::<u32>()
+        .map(Value::from)
+        .map_err(|_| format!("{word} {text:?} is not a number"))
+}
+
+/// Parses a neighbour as in `ip neigh add`: `ADDRESS lladdr MAC dev INTERFACE`.
+pub fn parse_neighbour(text: &str) -> Result<Value, String> {
+    if text == "none" {
+        return Ok(Value::Null);
+    }
+    let mut words = text.split_whitespace();
+    let mut entry = Map::new();
+    let address = words
+        .next()
+        .ok_or("a neighbour is ADDRESS lladdr MAC dev INTERFACE")?;
+    entry.insert("address".into(), address.into());
+    while let Some(word) = words.next() {
+        let value = words
+            .next()
+            .ok_or_else(|| format!("{word:?} at the end of a neighbour needs a value"))?;
+        match (word, value) {
+            ("lladdr", mac) => entry.insert("mac".into(), mac.into()),
+            ("dev", interface) => entry.insert("interface".into(), interface.into()),
+            ("nud", "permanent") => None,
+            _ => {
+                return Err(format!(
+                    "unknown neighbour option \"{word} {value}\": expected ADDRESS lladdr MAC dev INTERFACE"
+                ));
+            }
+        };
+    }
+    Ok(Value::Object(entry))
+}
+
+/// Parses one end of a pair:
+/// `[NAMESPACE:][INTERFACE][,addr=CIDR][,bridge=BRIDGE][,mac=MAC][,mtu=N][,down]…`.
+pub fn parse_endpoint(text: &str) -> Result<Value, String> {
+    let mut parts = text.split(',');
+    let device = parts.next().unwrap_or_default();
+    let mut endpoint = Map::new();
+    let (namespace, interface) = device.split_once(':').unwrap_or(("", device));
+    for (field, name) in [("namespace", namespace), ("interface", interface)] {
+        if !name.is_empty() {
+            endpoint.insert(field.into(), name.into());
+        }
+    }
+    let (mut addresses, mut port) = (Vec::new(), Map::new());
+    for part in parts {
+        let (word, value) = part
+            .split_once('=')
+            .map_or((part, None), |(word, value)| (word, Some(value)));
+        let required = || value.ok_or_else(|| format!("{word} needs a value: {word}=…"));
+        match word {
+            "addr" | "address" => addresses.push(Value::from(required()?)),
+            "bridge" | "master" => drop(endpoint.insert("bridge".into(), required()?.into())),
+            "mac" => drop(endpoint.insert("mac".into(), required()?.into())),
+            "mtu" => drop(endpoint.insert("mtu".into(), parse_u32(word, required()?)?)),
+            "up" | "down" if value.is_none() => {
+                drop(endpoint.insert("up".into(), (word == "up").into()))
+            }
+            "path_cost" | "priority" => {
+                drop(port.insert(word.into(), parse_u32(word, required()?)?))
+            }
+            "hairpin" | "isolated" | "learning" | "bpdu_guard" | "root_block"
+            | "mcast_fast_leave" => {
+                drop(port.insert(word.into(), parse_on_off(value.unwrap_or("on"))?.into()));
+            }
+            other => {
+                return Err(format!(
+                    "unknown endpoint option {other:?}: expected addr=, bridge=, mac=, mtu=, up, down, \
+                     path_cost=, priority=, hairpin, isolated, learning, bpdu_guard, root_block or \
+                     mcast_fast_leave"
+                ));
+            }
+        }
+    }
+    if !addresses.is_empty() {
+        endpoint.insert("addresses".into(), addresses.into());
+    }
+    if !port.is_empty() {
+        endpoint.insert("port".into(), port.into());
+    }
+    Ok(Value::Object(endpoint))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn route_has_the_syntax_of_ip() {
+        assert_eq!(
+            parse_route("default via 10.0.0.1").unwrap(),
+            json!({"destination": "default", "via": "10.0.0.1"})
+        );
+        assert_eq!(
+            parse_route("10.9.9.9 via fe80::1 dev eth0 metric 5 table main src 10.0.0.2 onlink")
+                .unwrap(),
+            json!({"destination": "10.9.9.9/32", "via": "fe80::1", "interface": "eth0", "metric": 5, "table": 254,
+                "source": "10.0.0.2", "onlink": true})
+        );
+        assert_eq!(
+            parse_route("blackhole 10.0.0.0/8").unwrap(),
+            json!({"type": "blackhole", "destination": "10.0.0.0/8"})
+        );
+        for bad in [
+            "",
+            "default via",
+            "default gw 10.0.0.1",
+            "default via 10.0.0.1 metric x",
+        ] {
+            parse_route(bad).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn neighbour_has_the_syntax_of_ip() {
+        assert_eq!(
+            parse_neighbour("10.0.0.2 lladdr 02:00:00:00:00:01 dev eth0 nud permanent").unwrap(),
+            json!({"address": "10.0.0.2", "mac": "02:00:00:00:00:01", "interface": "eth0"})
+        );
+        parse_neighbour("10.0.0.2 lladdr").unwrap_err();
+    }
+
+    #[test]
+    fn endpoint_has_location_and_options() {
+        assert_eq!(
+            parse_endpoint("eth0").unwrap(),
+            json!({"interface": "eth0"})
+        );
+        assert_eq!(
+            parse_endpoint("net0:eth0,addr=10.0.0.1/24,addr=fd00::1/64,mtu=1400,down").unwrap(),
+            json!({"namespace": "net0", "interface": "eth0", "addresses": ["10.0.0.1/24", "fd00::1/64"], "mtu": 1400,
+                "up": false})
+        );
+        assert_eq!(
+            parse_endpoint("port0,bridge=br0,hairpin,learning=off,path_cost=4").unwrap(),
+            json!({"interface": "port0", "bridge": "br0", "port": {"hairpin": true, "learning": false, "path_cost": 4}})
+        );
+        assert_eq!(
+            parse_endpoint("net0:").unwrap(),
+            json!({"namespace": "net0"})
+        );
+        assert_eq!(parse_endpoint("").unwrap(), json!({}));
+        parse_endpoint("eth0,colour=red").unwrap_err();
+        parse_endpoint("eth0,addr").unwrap_err();
+    }
+}

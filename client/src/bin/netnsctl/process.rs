@@ -1,0 +1,53 @@
+//! `netnsctl netns identify` and `netnsctl netns pids`.
+
+use netnsd_api::{Items, Namespace, Process, ProcessNamespace};
+
+use crate::{
+    cli::Context,
+    error::CliError,
+    output::{Format, format_table, print_line, print_text},
+    resource::ResourcePath,
+};
+
+/// Prints the namespace of a process; nothing, if it has no name.
+pub async fn show_process_namespace(context: &Context, pid: Option<u32>) -> Result<(), CliError> {
+    let pid = pid.unwrap_or_else(std::process::id);
+    let answer = context
+        .api
+        .get(&format!("/v1/processes/{pid}/namespace"))
+        .await?;
+    if context.format == Format::Json {
+        return print_line(&answer);
+    }
+    serde_json::from_slice::<ProcessNamespace>(&answer)?
+        .namespace
+        .map_or(Ok(()), print_line)
+}
+
+/// Lists the processes of a namespace; with `long` their users and commands too.
+pub async fn list_processes(
+    context: &Context,
+    namespace: &str,
+    long: bool,
+) -> Result<(), CliError> {
+    let path = ResourcePath::resource::<Namespace>(namespace).child("processes");
+    let answer = context.api.get(&path.to_string()).await?;
+    if context.format == Format::Json {
+        return print_line(&answer);
+    }
+
+    let processes = serde_json::from_slice::<Items<Process>>(&answer)?.items;
+    if !long || context.format == Format::Name {
+        return processes
+            .into_iter()
+            .try_for_each(|process| print_line(process.pid.to_string()));
+    }
+    let rows = processes.into_iter().map(|process| {
+        vec![
+            process.pid.to_string(),
+            process.uid.to_string(),
+            process.command,
+        ]
+    });
+    print_text(format_table(&["PID", "UID", "COMMAND"], rows.collect()))
+}
