@@ -1,14 +1,14 @@
-//! What netnsd costs beside the kernel's own price, and beside what people use today: `bench/run`.
+//! Benchmarks of netnsd against raw netlink and against other tools: `bench/run`.
 //!
-//! The workload is W(N): one bridge for each thousand, N namespaces, in each `lo` up and an `eth0`
-//! with an address and a default route, its other veth end a port of the bridge. Contestants take
-//! turns; each round is a process in a sandbox of its own.
+//! The workload is W(N): one bridge for each thousand namespaces, and N namespaces, each with `lo`
+//! up and an `eth0` with an address and a default route, whose veth peer is a port of the bridge.
+//! Contestants take turns; each round is a process in a sandbox of its own.
 
 #![forbid(unsafe_code)]
 
-mod others;
-mod ours;
-mod raw;
+mod baselines;
+mod netnsd;
+mod raw_netlink;
 mod report;
 
 use std::{
@@ -19,42 +19,42 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ::netnsd::sandbox;
 use clap::{Parser, Subcommand};
-use netnsd::sandbox;
 use sqlx::{
     ConnectOptions,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 
-use crate::others::OTHERS;
+use crate::baselines::BASELINES;
 
-/// What a round found: times in milliseconds, unless the name says otherwise.
-pub type Measured = BTreeMap<&'static str, f64>;
+/// Results of a round: times in milliseconds, unless the name has another unit.
+pub type Measurements = BTreeMap<&'static str, f64>;
 
-/// All rounds: the values, by contestant, N and what was measured.
+/// Values of all rounds, by contestant, N and measurement.
 pub type Results = BTreeMap<(String, u32), BTreeMap<String, Vec<f64>>>;
 
 #[derive(Parser)]
 struct Arguments {
-    /// How many namespaces.
+    /// Numbers of namespaces.
     #[arg(long, value_delimiter = ',', default_values_t = [100, 500, 1000])]
     n: Vec<u32>,
-    /// How many rounds each contestant has.
+    /// Number of rounds of each contestant.
     #[arg(long, default_value_t = 5)]
     rounds: u32,
     /// Only these contestants.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// Where results.json and results.svg are written.
+    /// Output directory for results.json and results.svg.
     #[arg(long, default_value = "target/bench")]
     out: PathBuf,
     #[command(subcommand)]
-    part: Option<Part>,
+    command: Option<Subcommands>,
 }
 
 #[derive(Subcommand)]
-enum Part {
-    /// One round of one contestant, in a sandbox of its own; prints what it measured as JSON.
+enum Subcommands {
+    /// Runs one round of one contestant in a sandbox of its own; prints its results as JSON.
     #[command(hide = true)]
     Round {
         name: String,
@@ -65,9 +65,9 @@ enum Part {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let result = match &arguments.part {
-        Some(Part::Round { name, n, dir }) => round(name, *n, dir.as_deref()),
-        None => compare(&arguments),
+    let result = match &arguments.command {
+        Some(Subcommands::Round { name, n, dir }) => run_round(name, *n, dir.as_deref()),
+        None => compare_contestants(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -78,52 +78,52 @@ fn main() -> ExitCode {
     }
 }
 
-/// How many ports a bridge has at the most; beyond that there are several (the kernel's limit is
-/// 1023, `BR_MAX_PORTS`).
-const PORTS: u32 = 1000;
+/// Maximum number of ports of a bridge of W(N) (the kernel's limit is 1023, `BR_MAX_PORTS`).
+const PORTS_PER_BRIDGE: u32 = 1000;
 
-/// On which bridge a namespace is, and with which address there.
-pub fn place(i: u32) -> (u32, [u8; 4]) {
-    let (bridge, port) = (i / PORTS, i % PORTS);
+/// Returns the bridge of a namespace, and its address there.
+pub fn bridge_and_address(i: u32) -> (u32, [u8; 4]) {
+    let (bridge, port) = (i / PORTS_PER_BRIDGE, i % PORTS_PER_BRIDGE);
     (
         bridge,
         [10, bridge as u8, (port / 250) as u8, (port % 250) as u8 + 1],
     )
 }
 
-/// A bridge's own address.
-pub fn gateway(bridge: u32) -> [u8; 4] {
+/// Returns the address of a bridge.
+pub fn gateway_address(bridge: u32) -> [u8; 4] {
     [10, bridge as u8, 0, 254]
 }
 
-/// Milliseconds since then.
-pub fn ms(start: Instant) -> f64 {
+/// Returns the milliseconds since a time.
+pub fn elapsed_ms(start: Instant) -> f64 {
     start.elapsed().as_secs_f64() * 1e3
 }
 
-/// Waits until the kernel has done what it does by itself after links came or went: what IPv6 says
-/// of itself goes to every port of a bridge, for some ten seconds where there are a thousand, and
-/// fifty carriers are told of in each second; whatever is measured meanwhile pays for it. Not for
-/// ever: the machine may have other work.
-pub fn quiet() {
-    /// How long the processors are watched, how much of it they may be busy, and how often that is
-    /// tried.
-    const WATCHED: Duration = Duration::from_secs(1);
-    const BUSY: f64 = 0.01;
+/// Waits until the processors are idle, but not forever.
+///
+/// After links were created or deleted the kernel works in the background, at the cost of whatever
+/// is measured meanwhile: IPv6 sends multicast to every port of a bridge, for some ten seconds with
+/// a thousand ports, and link watch handles fifty carrier changes a second.
+pub fn wait_until_idle() {
+    const INTERVAL: Duration = Duration::from_secs(1);
+    /// Maximum fraction of the interval that idle processors are busy.
+    const MAX_BUSY: f64 = 0.01;
+    /// The machine may have other work, so do not wait forever.
     const TRIES: u32 = 40;
     for _ in 0..TRIES {
-        let before = ticks();
-        std::thread::sleep(WATCHED);
-        let after = ticks();
-        if (after.0 - before.0) <= BUSY * (after.1 - before.1) {
+        let before = cpu_ticks();
+        std::thread::sleep(INTERVAL);
+        let after = cpu_ticks();
+        if (after.0 - before.0) <= MAX_BUSY * (after.1 - before.1) {
             return;
         }
     }
 }
 
-/// For how long all processors were busy, and for how long they were there (`proc(5)`, the first
-/// line of `stat`), in ticks.
-fn ticks() -> (f64, f64) {
+/// Returns the busy and the total time of all processors in ticks (`proc(5)`, first line of
+/// `stat`).
+fn cpu_ticks() -> (f64, f64) {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
     let ticks: Vec<f64> = stat
         .split_whitespace()
@@ -131,32 +131,29 @@ fn ticks() -> (f64, f64) {
         .take(8)
         .filter_map(|ticks| ticks.parse().ok())
         .collect();
-    let idle = |ticks: &[f64]| ticks.iter().skip(3).take(2).sum::<f64>();
-    (ticks.iter().sum::<f64>() - idle(&ticks), ticks.iter().sum())
+    let total: f64 = ticks.iter().sum();
+    let idle: f64 = ticks.iter().skip(3).take(2).sum();
+    (total - idle, total)
 }
 
-/// The contestants for this N that can be had here.
-fn contestants(n: u32) -> Vec<&'static str> {
-    let others = OTHERS
-        .iter()
-        .filter(|other| n <= other.most)
-        .filter(|other| {
-            let there = other.is_there();
-            if !there {
-                eprintln!("{}: not installed, left out", other.name);
-            }
-            there
-        });
-    let ours = ["raw", "raw-singly", "netnsd", "netnsd-singly", "netnsd-16"];
-    ours.into_iter()
-        .chain(others.map(|other| other.name))
-        .collect()
+/// Returns the contestants for an N that are installed.
+fn list_contestants(n: u32) -> Vec<&'static str> {
+    let mut names = vec!["raw", "raw-singly", "netnsd", "netnsd-singly", "netnsd-16"];
+    for baseline in BASELINES.iter().filter(|baseline| n <= baseline.max_n) {
+        if baseline.is_installed() {
+            names.push(baseline.name);
+        } else {
+            eprintln!("{}: not installed, skipped", baseline.name);
+        }
+    }
+    names
 }
 
-fn compare(arguments: &Arguments) -> io::Result<()> {
+/// Runs all rounds of all contestants, and reports the results.
+fn compare_contestants(arguments: &Arguments) -> io::Result<()> {
     let mut results = Results::new();
     for n in &arguments.n {
-        let mut names = contestants(*n);
+        let mut names = list_contestants(*n);
         names.retain(|name| {
             arguments.only.is_empty() || arguments.only.iter().any(|only| only == name)
         });
@@ -166,38 +163,37 @@ fn compare(arguments: &Arguments) -> io::Result<()> {
                     "W({n}), round {round} of {}: {name:<14}\r",
                     arguments.rounds
                 );
-                let found = round_apart(name, *n)?;
-                let kept = results.entry(((*name).to_owned(), *n)).or_default();
-                for (what, value) in found {
-                    kept.entry(what).or_default().push(value);
+                let measurements = spawn_round(name, *n)?;
+                let values = results.entry(((*name).to_owned(), *n)).or_default();
+                for (measurement, value) in measurements {
+                    values.entry(measurement).or_default().push(value);
                 }
             }
         }
     }
     eprintln!();
     fs::create_dir_all(&arguments.out)?;
-    print!("{}", report::tables(&results));
-    report::write(&results, &arguments.out)
+    print!("{}", report::format_tables(&results));
+    report::write_files(&results, &arguments.out)
 }
 
-/// A round in a process of its own, and then some time in which the kernel clears away what it
-/// left: otherwise the next one pays for that.
-fn round_apart(name: &str, n: u32) -> io::Result<BTreeMap<String, f64>> {
+/// Runs a round in a process of its own, and waits while the kernel cleans up after it.
+fn spawn_round(name: &str, n: u32) -> io::Result<BTreeMap<String, f64>> {
     let output = Command::new(std::env::current_exe()?)
         .args(["round", name, &n.to_string()])
         .output()?;
-    let said = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
-        return Err(io::Error::other(format!("{name} at W({n}): {said}")));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        return Err(io::Error::other(format!("{name} at W({n}): {stderr}")));
     }
     std::thread::sleep(Duration::from_millis(500 + 2 * u64::from(n)));
     serde_json::from_slice(&output.stdout).map_err(io::Error::other)
 }
 
-/// What a contestant does in its round.
-fn round(name: &str, n: u32, dir: Option<&Path>) -> io::Result<()> {
-    // Before the sandbox: on a disk, where a commit costs what it costs.
-    let own = tempfile::tempdir()?;
+/// Runs the round of a contestant in this process, and prints its results.
+fn run_round(name: &str, n: u32, dir: Option<&Path>) -> io::Result<()> {
+    // Created before the sandbox: on a disk, where a commit has its real cost.
+    let temp_dir = tempfile::tempdir()?;
     sandbox::enter()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -205,40 +201,41 @@ fn round(name: &str, n: u32, dir: Option<&Path>) -> io::Result<()> {
     let start = Instant::now();
     let measured = match name {
         "raw" => {
-            let made = raw::make(n)?;
-            let make = ms(start);
-            quiet();
+            let network = raw_netlink::apply(n)?;
+            let apply = elapsed_ms(start);
+            wait_until_idle();
             let start = Instant::now();
-            made.dump()?;
-            let dump = ms(start);
-            let mut measured = Measured::from([("make", make), ("dump", dump)]);
-            ours::packets(&mut measured)?;
-            quiet();
+            network.dump()?;
+            let dump = elapsed_ms(start);
+            let mut measured = Measurements::from([("make", apply), ("dump", dump)]);
+            netnsd::measure_throughput(&mut measured)?;
+            wait_until_idle();
             let start = Instant::now();
-            made.delete()?;
-            measured.insert("delete", ms(start));
+            network.delete()?;
+            measured.insert("delete", elapsed_ms(start));
             measured
         }
         "raw-singly" => {
-            let mut record = Durable::open(&runtime, own.path())?;
+            let mut database = DurableDatabase::open(&runtime, temp_dir.path())?;
             let start = Instant::now();
-            raw::make_singly(n, |i| record.commit(i))?;
-            Measured::from([("make", ms(start))])
+            raw_netlink::apply_singly(n, |i| database.commit(i))?;
+            Measurements::from([("make", elapsed_ms(start))])
         }
-        "netnsd" => runtime.block_on(ours::whole(n, own.path()))?,
-        "netnsd-singly" => runtime.block_on(ours::singly(n, 1, own.path()))?,
-        "netnsd-16" => runtime.block_on(ours::singly(n, 16, own.path()))?,
-        "netnsd-boot" => runtime.block_on(ours::boot(dir.unwrap_or(own.path())))?,
+        "netnsd" => runtime.block_on(netnsd::measure_all(n, temp_dir.path()))?,
+        "netnsd-singly" => runtime.block_on(netnsd::apply_singly(n, 1, temp_dir.path()))?,
+        "netnsd-16" => runtime.block_on(netnsd::apply_singly(n, 16, temp_dir.path()))?,
+        "netnsd-boot" => runtime.block_on(netnsd::start_on(dir.unwrap_or(temp_dir.path())))?,
         _ => {
-            let other = OTHERS.iter().find(|other| other.name == name);
-            let other =
-                other.ok_or_else(|| io::Error::other(format!("{name} is no contestant")))?;
-            other.make(n)?;
-            let mut measured = Measured::from([("make", ms(start))]);
-            if other.declares {
+            let baseline = BASELINES
+                .iter()
+                .find(|baseline| baseline.name == name)
+                .ok_or_else(|| io::Error::other(format!("unknown contestant {name}")))?;
+            baseline.apply(n)?;
+            let mut measured = Measurements::from([("make", elapsed_ms(start))]);
+            if baseline.is_declarative {
                 let start = Instant::now();
-                other.make(n)?;
-                measured.insert("again", ms(start));
+                baseline.apply(n)?;
+                measured.insert("again", elapsed_ms(start));
             }
             measured
         }
@@ -247,13 +244,13 @@ fn round(name: &str, n: u32, dir: Option<&Path>) -> io::Result<()> {
     Ok(())
 }
 
-/// A database that is written as netnsd's is: each commit durable.
-struct Durable<'r> {
+/// A database with the durability of netnsd's.
+struct DurableDatabase<'r> {
     runtime: &'r tokio::runtime::Runtime,
     connection: sqlx::SqliteConnection,
 }
 
-impl<'r> Durable<'r> {
+impl<'r> DurableDatabase<'r> {
     fn open(runtime: &'r tokio::runtime::Runtime, dir: &Path) -> io::Result<Self> {
         let options = SqliteConnectOptions::new()
             .filename(dir.join("raw.db"))

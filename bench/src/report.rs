@@ -1,4 +1,4 @@
-//! What was found, as tables, JSON and a plot.
+//! Reports: tables, JSON and a plot.
 
 use std::{collections::BTreeSet, fs, io, path::Path};
 
@@ -6,182 +6,188 @@ use comfy_table::{CellAlignment, Table, presets};
 use plotters::prelude::*;
 use serde_json::json;
 
-use crate::{Results, ours::percentile};
+use crate::{Results, netnsd::percentile};
 
-/// The median of all rounds.
-fn median(results: &Results, name: &str, n: u32, what: &str) -> Option<f64> {
-    let values = results.get(&(name.to_owned(), n))?.get(what)?;
+/// Returns the median of all rounds.
+fn median(results: &Results, name: &str, n: u32, measurement: &str) -> Option<f64> {
+    let values = results.get(&(name.to_owned(), n))?.get(measurement)?;
     Some(percentile(values.clone(), 50))
 }
 
-fn sizes(results: &Results) -> Vec<u32> {
+fn measured_sizes(results: &Results) -> Vec<u32> {
     let sizes: BTreeSet<u32> = results.keys().map(|(_, n)| *n).collect();
     sizes.into_iter().collect()
 }
 
-fn names(results: &Results) -> Vec<&str> {
+fn contestant_names(results: &Results) -> Vec<&str> {
     let mut names: Vec<&str> = results.keys().map(|(name, _)| name.as_str()).collect();
     names.dedup();
     names
 }
 
-/// A mark: what is measured, beside what, and how many times that it may be.
-struct Mark {
-    what: &'static str,
+/// A target: a measurement, an optional reference, and a limit for their ratio or difference.
+struct Target {
+    title: &'static str,
     measured: (&'static str, &'static str),
-    beside: Option<(&'static str, &'static str)>,
+    reference: Option<(&'static str, &'static str)>,
     limit: Limit,
 }
 
 #[derive(Clone, Copy)]
 enum Limit {
-    /// At most so many times what it stands beside; alone, at most this.
-    Most(f64),
-    /// At least.
-    Least(f64),
-    /// At most so much more.
-    More(f64),
+    /// Maximum ratio to the reference, or maximum value without one.
+    MaxRatio(f64),
+    /// Minimum ratio to the reference.
+    MinRatio(f64),
+    /// Maximum difference to the reference.
+    MaxDifference(f64),
 }
 
-const MARKS: [Mark; 18] = {
-    const fn mark(
-        what: &'static str,
+const TARGETS: &[Target] = {
+    const fn target(
+        title: &'static str,
         measured: (&'static str, &'static str),
-        beside: Option<(&'static str, &'static str)>,
+        reference: Option<(&'static str, &'static str)>,
         limit: Limit,
-    ) -> Mark {
-        Mark {
-            what,
+    ) -> Target {
+        Target {
+            title,
             measured,
-            beside,
+            reference,
             limit,
         }
     }
-    use Limit::{Least, More, Most};
-    [
-        mark(
+    use Limit::{MaxDifference, MaxRatio, MinRatio};
+    &[
+        target(
             "W(N) as one document, beside the floor",
             ("netnsd", "make"),
             Some(("raw", "make")),
-            Most(1.25),
+            MaxRatio(1.25),
         ),
-        mark(
+        target(
             "a tutorial's script, beside it",
             ("ip-script", "make"),
             Some(("netnsd", "make")),
-            Least(20.0),
+            MinRatio(20.0),
         ),
-        mark(
+        target(
             "ip -batch, beside it",
             ("ip-batch", "make"),
             Some(("netnsd", "make")),
-            Least(2.0),
+            MinRatio(2.0),
         ),
-        mark(
+        target(
             "the same document again, ms",
             ("netnsd", "again"),
             None,
-            Most(20.0),
+            MaxRatio(20.0),
         ),
-        mark(
+        target(
             "single PUTs, beside singly and durable",
             ("netnsd-singly", "make"),
             Some(("raw-singly", "make")),
-            Most(1.5),
+            MaxRatio(1.5),
         ),
-        mark(
+        target(
             "single PUTs from 16, beside the floor",
             ("netnsd-16", "make"),
             Some(("raw", "make")),
-            Most(1.3),
+            MaxRatio(1.3),
         ),
-        mark(
+        target(
             "GET one, beside axum alone",
             ("netnsd", "get one /s"),
             Some(("netnsd", "axum /s")),
-            Least(0.5),
+            MinRatio(0.5),
         ),
-        mark(
+        target(
             "GET the list, over serialising it, ms",
             ("netnsd", "get list"),
             Some(("netnsd", "serialise list")),
-            More(5.0),
+            MaxDifference(5.0),
         ),
-        mark(
+        target(
             "start over what is right, beside dumps",
             ("netnsd", "start"),
             Some(("raw", "dump")),
-            Most(1.5),
+            MaxRatio(1.5),
         ),
-        mark(
+        target(
             "start after a reboot, beside the floor",
             ("netnsd", "start after reboot"),
             Some(("raw", "make")),
-            Most(1.25),
+            MaxRatio(1.25),
         ),
-        mark(
+        target(
             "a veth end is back, p50, ms",
             ("netnsd", "heal p50"),
             None,
-            Most(20.0),
+            MaxRatio(20.0),
         ),
-        mark(
+        target(
             "a veth end is back, p99, ms",
             ("netnsd", "heal p99"),
             None,
-            Most(50.0),
+            MaxRatio(50.0),
         ),
-        mark(
+        target(
             "delete all, beside raw",
             ("netnsd", "delete"),
             Some(("raw", "delete")),
-            Most(1.25),
+            MaxRatio(1.25),
         ),
-        mark("memory, idle, MB", ("netnsd", "rss MB"), None, Most(25.0)),
-        mark(
+        target(
+            "memory, idle, MB",
+            ("netnsd", "rss MB"),
+            None,
+            MaxRatio(25.0),
+        ),
+        target(
             "processor, idle, %",
             ("netnsd", "idle cpu %"),
             None,
-            Most(0.1),
+            MaxRatio(0.1),
         ),
-        mark(
+        target(
             "exec, beside ip netns exec",
             ("netnsd", "exec"),
             Some(("netnsd", "ip netns exec")),
-            Most(1.3),
+            MaxRatio(1.3),
         ),
-        mark(
+        target(
             "start on an empty directory, ms",
             ("netnsd", "start empty"),
             None,
-            Most(50.0),
+            MaxRatio(50.0),
         ),
-        mark(
+        target(
             "Gbit/s through it, beside raw",
             ("netnsd", "Gbit/s"),
             Some(("raw", "Gbit/s")),
-            Least(0.95),
+            MinRatio(0.95),
         ),
     ]
 };
 
-/// What must not grow with N, by contestant: per namespace, or as it is.
-const GROWTH: [(&str, &str, bool); 3] = [
+/// Measurements that must not grow with N: contestant, measurement, and true if it counts per
+/// namespace.
+const GROWTH: &[(&str, &str, bool)] = &[
     ("netnsd", "make", true),
     ("raw", "make", true),
     ("netnsd", "change one", false),
 ];
 
 impl Limit {
-    /// What is measured, against what it stands beside; and whether that is within the limit.
-    fn weigh(self, value: f64, beside: Option<f64>) -> (f64, bool) {
-        let times = value / beside.unwrap_or(1.0);
+    /// Returns the ratio or difference to the reference, and true if it is within the limit.
+    fn compare(self, value: f64, reference: Option<f64>) -> (f64, bool) {
+        let ratio = value / reference.unwrap_or(1.0);
         match self {
-            Limit::Most(most) => (times, times <= most),
-            Limit::Least(least) => (times, times >= least),
-            Limit::More(more) => {
-                let over = value - beside.unwrap_or(0.0);
-                (over, over <= more)
+            Limit::MaxRatio(max) => (ratio, ratio <= max),
+            Limit::MinRatio(min) => (ratio, ratio >= min),
+            Limit::MaxDifference(max) => {
+                let difference = value - reference.unwrap_or(0.0);
+                (difference, difference <= max)
             }
         }
     }
@@ -190,15 +196,15 @@ impl Limit {
 impl std::fmt::Display for Limit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Limit::Most(most) => write!(f, "<= {most}"),
-            Limit::Least(least) => write!(f, ">= {least}"),
-            Limit::More(more) => write!(f, "<= +{more}"),
+            Limit::MaxRatio(max) => write!(f, "<= {max}"),
+            Limit::MinRatio(min) => write!(f, ">= {min}"),
+            Limit::MaxDifference(max) => write!(f, "<= +{max}"),
         }
     }
 }
 
-/// A table with a column for each N after those of the header.
-fn table(header: &[&str], sizes: &[u32]) -> Table {
+/// Returns a table with a column for each N after those of the header.
+fn create_table(header: &[&str], sizes: &[u32]) -> Table {
     let mut table = Table::new();
     let header = header
         .iter()
@@ -211,11 +217,23 @@ fn table(header: &[&str], sizes: &[u32]) -> Table {
     table
 }
 
-/// The tables: W(N) by each contestant, the marks, what grows, and all that was measured.
-pub fn tables(results: &Results) -> String {
-    let sizes = sizes(results);
-    let mut made = table(&["W(N), ms (x floor)"], &sizes);
-    for name in names(results) {
+/// Returns tables of W(N) by contestant, of targets, of growth, and of all measurements.
+pub fn format_tables(results: &Results) -> String {
+    let sizes = measured_sizes(results);
+    [
+        apply_time_table(results, &sizes),
+        target_table(results, &sizes),
+        growth_table(results, &sizes),
+        measurement_table(results, &sizes),
+    ]
+    .map(|table| format!("{table}\n"))
+    .join("\n")
+}
+
+/// Times to apply W(N) by contestant.
+fn apply_time_table(results: &Results, sizes: &[u32]) -> Table {
+    let mut table = create_table(&["W(N), ms (x floor)"], sizes);
+    for name in contestant_names(results) {
         let cell = |n: &u32| match (
             median(results, name, *n, "make"),
             median(results, "raw", *n, "make"),
@@ -224,62 +242,82 @@ pub fn tables(results: &Results) -> String {
             (Some(ms), None) => format!("{ms:.0}"),
             (None, _) => String::new(),
         };
-        made.add_row(std::iter::once(name.to_owned()).chain(sizes.iter().map(cell)));
+        table.add_row(std::iter::once(name.to_owned()).chain(sizes.iter().map(cell)));
     }
-    let mut marks = table(&["mark", "limit"], &sizes);
-    for mark in &MARKS {
-        let found = |n: u32| {
-            let value = median(results, mark.measured.0, n, mark.measured.1)?;
-            let beside = match mark.beside {
-                Some((name, what)) => Some(median(results, name, n, what)?),
+    table
+}
+
+/// The targets, and which of them are met.
+fn target_table(results: &Results, sizes: &[u32]) -> Table {
+    let mut table = create_table(&["mark", "limit"], sizes);
+    for target in TARGETS {
+        let compare = |n: u32| {
+            let value = median(results, target.measured.0, n, target.measured.1)?;
+            let reference = match target.reference {
+                Some((name, measurement)) => Some(median(results, name, n, measurement)?),
                 None => None,
             };
-            Some(mark.limit.weigh(value, beside))
+            Some(target.limit.compare(value, reference))
         };
         let cell = |n: &u32| {
-            let text = |(value, kept)| format!("{value:.2} {}", if kept { "ok" } else { "no" });
-            found(*n).map(text).unwrap_or_default()
+            compare(*n).map_or(String::new(), |(value, is_met)| {
+                format!("{value:.2} {}", if is_met { "ok" } else { "no" })
+            })
         };
-        marks.add_row(
-            [mark.what.to_owned(), mark.limit.to_string()]
+        table.add_row(
+            [target.title.to_owned(), target.limit.to_string()]
                 .into_iter()
                 .chain(sizes.iter().map(cell)),
         );
     }
-    let mut growth = table(&["growth, x the smallest W(N)"], &sizes);
-    for (name, what, a_namespace) in GROWTH {
-        let cost = |n: u32| {
-            Some(median(results, name, n, what)? / if a_namespace { f64::from(n) } else { 1.0 })
-        };
-        let least = sizes.first().and_then(|n| cost(*n));
-        let cell = |n: &u32| match (cost(*n), least) {
-            (Some(cost), Some(least)) => format!("{:.2}", cost / least),
-            _ => String::new(),
-        };
-        let a_namespace = if a_namespace { ", a namespace" } else { "" };
-        growth.add_row(
-            std::iter::once(format!("{name}: {what}{a_namespace}")).chain(sizes.iter().map(cell)),
-        );
-    }
-    let mut all = table(&["all that was measured"], &sizes);
-    for name in names(results) {
-        let whats: BTreeSet<&String> = sizes
-            .iter()
-            .filter_map(|n| results.get(&(name.to_owned(), *n)))
-            .flat_map(|found| found.keys())
-            .collect();
-        for what in whats {
-            let cell = |n: &u32| {
-                median(results, name, *n, what).map_or(String::new(), |value| format!("{value:.2}"))
-            };
-            all.add_row(std::iter::once(format!("{name}: {what}")).chain(sizes.iter().map(cell)));
-        }
-    }
-    format!("{made}\n\n{marks}\n\n{growth}\n\n{all}\n")
+    table
 }
 
-/// Writes `results.json`, every value of every round, and `results.svg`, W(N) by each contestant.
-pub fn write(results: &Results, out: &Path) -> io::Result<()> {
+/// Growth of measurements with N.
+fn growth_table(results: &Results, sizes: &[u32]) -> Table {
+    let mut table = create_table(&["growth, x the smallest W(N)"], sizes);
+    for (name, measurement, per_namespace) in GROWTH {
+        let cost = |n: u32| {
+            let count = if *per_namespace { f64::from(n) } else { 1.0 };
+            Some(median(results, name, n, measurement)? / count)
+        };
+        let smallest = sizes.first().and_then(|n| cost(*n));
+        let cell = |n: &u32| match (cost(*n), smallest) {
+            (Some(cost), Some(smallest)) => format!("{:.2}", cost / smallest),
+            _ => String::new(),
+        };
+        let unit = if *per_namespace { ", a namespace" } else { "" };
+        table.add_row(
+            std::iter::once(format!("{name}: {measurement}{unit}")).chain(sizes.iter().map(cell)),
+        );
+    }
+    table
+}
+
+/// All measurements of all contestants.
+fn measurement_table(results: &Results, sizes: &[u32]) -> Table {
+    let mut table = create_table(&["all that was measured"], sizes);
+    for name in contestant_names(results) {
+        let measurements: BTreeSet<&String> = sizes
+            .iter()
+            .filter_map(|n| results.get(&(name.to_owned(), *n)))
+            .flat_map(|values| values.keys())
+            .collect();
+        for measurement in measurements {
+            let cell = |n: &u32| {
+                median(results, name, *n, measurement)
+                    .map_or(String::new(), |value| format!("{value:.2}"))
+            };
+            table.add_row(
+                std::iter::once(format!("{name}: {measurement}")).chain(sizes.iter().map(cell)),
+            );
+        }
+    }
+    table
+}
+
+/// Writes all values to `results.json`, and a plot of W(N) by contestant to `results.svg`.
+pub fn write_files(results: &Results, out: &Path) -> io::Result<()> {
     let rounds: Vec<_> = results
         .iter()
         .map(|((name, n), values)| json!({"contestant": name, "n": n, "values": values}))
@@ -288,12 +326,12 @@ pub fn write(results: &Results, out: &Path) -> io::Result<()> {
         out.join("results.json"),
         serde_json::to_string_pretty(&rounds)? + "\n",
     )?;
-    plot(results, &out.join("results.svg")).map_err(io::Error::other)
+    plot_apply_times(results, &out.join("results.svg")).map_err(io::Error::other)
 }
 
-fn plot(results: &Results, path: &Path) -> Result<(), String> {
-    let sizes = sizes(results);
-    let (Some(least), Some(most)) = (sizes.first(), sizes.last()) else {
+fn plot_apply_times(results: &Results, path: &Path) -> Result<(), String> {
+    let sizes = measured_sizes(results);
+    let (Some(min), Some(max)) = (sizes.first(), sizes.last()) else {
         return Ok(());
     };
     let root = SVGBackend::new(path, (900, 560)).into_drawing_area();
@@ -305,7 +343,7 @@ fn plot(results: &Results, path: &Path) -> Result<(), String> {
         .x_label_area_size(40)
         .y_label_area_size(60)
         .build_cartesian_2d(
-            (f64::from(*least)..f64::from(*most) * 1.01).log_scale(),
+            (f64::from(*min)..f64::from(*max) * 1.01).log_scale(),
             (0.3..300.0).log_scale(),
         )
         .map_err(text)?;
@@ -315,7 +353,7 @@ fn plot(results: &Results, path: &Path) -> Result<(), String> {
         .y_desc("ms per namespace")
         .draw()
         .map_err(text)?;
-    for (i, name) in names(results).into_iter().enumerate() {
+    for (i, name) in contestant_names(results).into_iter().enumerate() {
         let points: Vec<(f64, f64)> = sizes
             .iter()
             .filter_map(|n| {

@@ -1,4 +1,4 @@
-//! What people use today, each asked for W(N) in the way that it is meant to be used.
+//! Other tools, each applying W(N) in its intended way.
 
 use std::{
     fmt::Write,
@@ -9,98 +9,103 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// A way of making W(N) with somebody else's tool.
-pub struct Other {
-    /// What it is called in tables.
+/// A tool that applies W(N).
+pub struct Baseline {
+    /// Its name in tables.
     pub name: &'static str,
-    /// The most namespaces that it is asked for: beyond, it takes minutes.
-    pub most: u32,
-    /// A program that it cannot do without.
-    needs: &'static str,
-    make: fn(u32) -> io::Result<()>,
-    /// Whether it is told what there is to be, and may be told so again.
-    pub declares: bool,
+    /// Maximum number of namespaces; more take minutes.
+    pub max_n: u32,
+    /// A program that it requires.
+    program: &'static str,
+    apply: fn(u32) -> io::Result<()>,
+    /// True if it takes the desired state, so that it can be applied again.
+    pub is_declarative: bool,
 }
 
-pub const OTHERS: [Other; 6] = [
-    Other {
+pub const BASELINES: &[Baseline] = &[
+    Baseline {
         name: "ip-script",
-        most: 100,
-        needs: "ip",
-        make: script,
-        declares: false,
+        max_n: 100,
+        program: "ip",
+        apply: apply_by_script,
+        is_declarative: false,
     },
-    Other {
+    Baseline {
         name: "ip-batch",
-        most: 1_000,
-        needs: "ip",
-        make: batch,
-        declares: false,
+        max_n: 1_000,
+        program: "ip",
+        apply: apply_by_ip_batch,
+        is_declarative: false,
     },
-    Other {
+    Baseline {
         name: "cni-bridge",
-        most: 500,
-        needs: "/usr/lib/cni/bridge",
-        make: cni,
-        declares: false,
+        max_n: 500,
+        program: "/usr/lib/cni/bridge",
+        apply: apply_by_cni,
+        is_declarative: false,
     },
-    Other {
+    Baseline {
         name: "netavark",
-        most: 500,
-        needs: "/usr/lib/podman/netavark",
-        make: netavark,
-        declares: false,
+        max_n: 500,
+        program: "/usr/lib/podman/netavark",
+        apply: apply_by_netavark,
+        is_declarative: false,
     },
-    Other {
+    Baseline {
         name: "pyroute2",
-        most: 500,
-        needs: "python3",
-        make: pyroute2,
-        declares: false,
+        max_n: 500,
+        program: "python3",
+        apply: apply_by_pyroute2,
+        is_declarative: false,
     },
-    Other {
+    Baseline {
         name: "ifstate",
-        most: 100,
-        needs: "ifstatecli",
-        make: ifstate,
-        declares: true,
+        max_n: 100,
+        program: "ifstatecli",
+        apply: apply_by_ifstate,
+        is_declarative: true,
     },
 ];
 
-impl Other {
-    /// Whether what it needs is installed.
-    pub fn is_there(&self) -> bool {
-        let found = |program: &str| {
-            let path = std::env::var_os("PATH").unwrap_or_default();
-            program.starts_with('/') && Path::new(program).exists()
-                || std::env::split_paths(&path).any(|dir| dir.join(program).exists())
-        };
-        let module = || {
-            Command::new("python3")
-                .args(["-c", "import pyroute2"])
-                .stderr(Stdio::null())
-                .status()
-                .is_ok_and(|s| s.success())
-        };
-        found(self.needs) && (self.name != "pyroute2" || module())
+impl Baseline {
+    /// Returns true if it is installed.
+    pub fn is_installed(&self) -> bool {
+        has_program(self.program) && (self.name != "pyroute2" || has_python_module("pyroute2"))
     }
 
-    /// Makes W(N).
+    /// Applies W(N).
     ///
     /// # Errors
-    /// When the tool fails.
-    pub fn make(&self, n: u32) -> io::Result<()> {
-        (self.make)(n)
+    /// If the tool fails.
+    pub fn apply(&self, n: u32) -> io::Result<()> {
+        (self.apply)(n)
     }
 }
 
-/// The address of the `i`th namespace.
-pub fn address(i: u32) -> String {
-    Ipv4Addr::from(crate::place(i).1).to_string()
+/// Returns true if a program is at its absolute path or in `PATH`.
+fn has_program(program: &str) -> bool {
+    if program.starts_with('/') {
+        return Path::new(program).exists();
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(program).exists())
 }
 
-/// Runs a program with this on its standard input.
-fn run(command: &mut Command, input: &str) -> io::Result<()> {
+fn has_python_module(module: &str) -> bool {
+    Command::new("python3")
+        .args(["-c", &format!("import {module}")])
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+/// Returns the address of the `i`th namespace.
+pub fn namespace_address(i: u32) -> String {
+    Ipv4Addr::from(crate::bridge_and_address(i).1).to_string()
+}
+
+/// Runs a program with a text on its standard input.
+fn run_command(command: &mut Command, input: &str) -> io::Result<()> {
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -114,20 +119,20 @@ fn run(command: &mut Command, input: &str) -> io::Result<()> {
     if output.status.success() {
         return Ok(());
     }
-    let said = [output.stdout, output.stderr].concat();
+    let text = [output.stdout, output.stderr].concat();
     Err(io::Error::other(format!(
         "{command:?}: {}",
-        String::from_utf8_lossy(&said)
+        String::from_utf8_lossy(&text)
     )))
 }
 
-/// A tutorial's shell script.
-fn script(n: u32) -> io::Result<()> {
+/// A shell script as in a tutorial.
+fn apply_by_script(n: u32) -> io::Result<()> {
     let mut script =
         "set -e\nip link add br0 type bridge\nip addr add 10.0.0.254/16 dev br0\nip link set br0 up\n".to_owned();
     for i in 0..n {
-        let address = address(i);
-        let _infallible = write!(
+        let address = namespace_address(i);
+        let _ = write!(
             script,
             "ip netns add n{i}\nip netns exec n{i} ip link set lo up\nip link add p{i} type veth peer name e{i}\n\
              ip link set e{i} netns n{i}\nip netns exec n{i} ip link set e{i} name eth0\n\
@@ -135,41 +140,44 @@ fn script(n: u32) -> io::Result<()> {
              ip netns exec n{i} ip route add default via 10.0.0.254\nip link set p{i} master br0\nip link set p{i} up\n"
         );
     }
-    run(&mut Command::new("sh"), &script)
+    run_command(&mut Command::new("sh"), &script)
 }
 
-/// As few processes as `ip` allows: one for the host's side at a time, one inside each namespace.
-fn batch(n: u32) -> io::Result<()> {
-    let ip = || Command::new("ip");
-    let lines = |line: &dyn Fn(u32) -> String| (0..n).map(line).collect::<String>();
+/// `ip -batch` with as few processes as possible: three on the host and one for each namespace.
+fn apply_by_ip_batch(n: u32) -> io::Result<()> {
     let bridge = "link add br0 type bridge\naddr add 10.0.0.254/16 dev br0\nlink set br0 up\n";
-    let namespaces = lines(&|i| format!("netns add n{i}\n"));
-    let pairs = lines(&|i| format!("link add p{i} type veth peer name eth0 netns n{i}\n"));
-    run(
-        ip().args(["-batch", "-"]),
+    let namespaces: String = (0..n).map(|i| format!("netns add n{i}\n")).collect();
+    let pairs: String = (0..n)
+        .map(|i| format!("link add p{i} type veth peer name eth0 netns n{i}\n"))
+        .collect();
+    run_command(
+        Command::new("ip").args(["-batch", "-"]),
         &format!("{bridge}{namespaces}{pairs}"),
     )?;
     for i in 0..n {
-        let address = address(i);
-        let inside = format!(
+        let address = namespace_address(i);
+        let commands = format!(
             "link set lo up\naddr add {address}/16 dev eth0\nlink set eth0 up\nroute add default via 10.0.0.254\n"
         );
-        run(ip().args(["-n", &format!("n{i}"), "-batch", "-"]), &inside)?;
+        run_command(
+            Command::new("ip").args(["-n", &format!("n{i}"), "-batch", "-"]),
+            &commands,
+        )?;
     }
-    run(
-        ip().args(["-batch", "-"]),
-        &lines(&|i| format!("link set p{i} addrgenmode none\nlink set p{i} master br0 up\n")),
-    )
+    let ports: String = (0..n)
+        .map(|i| format!("link set p{i} addrgenmode none\nlink set p{i} master br0 up\n"))
+        .collect();
+    run_command(Command::new("ip").args(["-batch", "-"]), &ports)
 }
 
-/// The bridge plugin of CNI, with addresses by host-local, as a container runtime calls it.
-fn cni(n: u32) -> io::Result<()> {
+/// The bridge plugin of CNI with host-local addresses, as called by a container runtime.
+fn apply_by_cni(n: u32) -> io::Result<()> {
     let network = r#"{"cniVersion": "0.4.0", "name": "w", "type": "bridge", "bridge": "br0", "isGateway": true, "ipam":
         {"type": "host-local", "subnet": "10.0.0.0/16", "routes": [{"dst": "0.0.0.0/0"}], "dataDir": "/run/cni"}}"#;
     let loopback = r#"{"cniVersion": "0.4.0", "name": "lo", "type": "loopback"}"#;
     for i in 0..n {
         let name = format!("n{i}");
-        run(Command::new("ip").args(["netns", "add", &name]), "")?;
+        run_command(Command::new("ip").args(["netns", "add", &name]), "")?;
         for (plugin, config, interface) in
             [("loopback", loopback, "lo"), ("bridge", network, "eth0")]
         {
@@ -181,18 +189,18 @@ fn cni(n: u32) -> io::Result<()> {
             command
                 .env("CNI_NETNS", format!("/run/netns/{name}"))
                 .env("CNI_PATH", "/usr/lib/cni");
-            run(&mut command, config)?;
+            run_command(&mut command, config)?;
         }
     }
     Ok(())
 }
 
-/// netavark, as podman calls it: its rules of iptables are part of the price.
-fn netavark(n: u32) -> io::Result<()> {
+/// netavark as called by podman; the time includes its iptables rules.
+fn apply_by_netavark(n: u32) -> io::Result<()> {
     let config = tempfile::tempdir()?;
     for i in 0..n {
-        let (name, address) = (format!("n{i}"), address(i));
-        run(Command::new("ip").args(["netns", "add", &name]), "")?;
+        let (name, address) = (format!("n{i}"), namespace_address(i));
+        run_command(Command::new("ip").args(["netns", "add", &name]), "")?;
         let options = serde_json::json!({
             "container_id": name, "container_name": name,
             "networks": {"w": {"static_ips": [address], "interface_name": "eth0"}},
@@ -202,7 +210,7 @@ fn netavark(n: u32) -> io::Result<()> {
         });
         let mut command = Command::new("/usr/lib/podman/netavark");
         command.arg("--config").arg(config.path());
-        run(
+        run_command(
             command.args(["setup", &format!("/run/netns/{name}")]),
             &options.to_string(),
         )?;
@@ -210,7 +218,8 @@ fn netavark(n: u32) -> io::Result<()> {
     Ok(())
 }
 
-fn pyroute2(n: u32) -> io::Result<()> {
+/// The Python library pyroute2, one namespace at a time.
+fn apply_by_pyroute2(n: u32) -> io::Result<()> {
     const PROGRAM: &str = r#"
 import sys
 from pyroute2 import IPRoute, NetNS
@@ -230,10 +239,11 @@ for i in range(int(sys.argv[1])):
         ns.route("add", dst="default", gateway="10.0.0.254")
         host.link("set", index=port, master=bridge, state="up")
 "#;
-    run(Command::new("python3").args(["-", &n.to_string()]), PROGRAM)
+    run_command(Command::new("python3").args(["-", &n.to_string()]), PROGRAM)
 }
 
-fn ifstate(n: u32) -> io::Result<()> {
+/// ifstate, with one configuration for all namespaces.
+fn apply_by_ifstate(n: u32) -> io::Result<()> {
     let mut interfaces = serde_json::Map::new();
     let bridge = serde_json::json!({"addresses": ["10.0.0.254/16"], "link": {"kind": "bridge", "state": "up"}});
     interfaces.insert("br0".to_owned(), bridge);
@@ -242,21 +252,22 @@ fn ifstate(n: u32) -> io::Result<()> {
         let port = serde_json::json!({"link": {"kind": "veth", "peer": "eth0", "peer_netns": format!("n{i}"),
             "master": "br0", "state": "up"}});
         interfaces.insert(format!("p{i}"), port);
-        let eth0 = serde_json::json!({"addresses": [format!("{}/16", address(i))],
+        let eth0 = serde_json::json!({"addresses": [format!("{}/16", namespace_address(i))],
             "link": {"kind": "veth", "peer": format!("p{i}"), "peer_netns": null, "state": "up"}});
         let routes = serde_json::json!({"routes": [{"to": "0.0.0.0/0", "via": "10.0.0.254", "dev": "eth0"}]});
         let lo = serde_json::json!({"link": {"state": "up"}});
-        let inside = serde_json::json!({"interfaces": {"lo": lo, "eth0": eth0}, "routing": routes});
-        namespaces.insert(format!("n{i}"), inside);
+        let namespace =
+            serde_json::json!({"interfaces": {"lo": lo, "eth0": eth0}, "routing": routes});
+        namespaces.insert(format!("n{i}"), namespace);
     }
     let config = tempfile::NamedTempFile::new()?;
-    // Its YAML takes JSON.
+    // JSON is valid YAML.
     fs::write(
         &config,
         serde_json::json!({"interfaces": interfaces, "namespaces": namespaces}).to_string(),
     )?;
     let mut command = Command::new("ifstatecli");
-    run(
+    run_command(
         command
             .arg("--quiet")
             .arg("-c")

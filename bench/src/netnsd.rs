@@ -1,4 +1,4 @@
-//! netnsd asked for W(N), and for what its users ask for after that.
+//! netnsd: W(N) and other operations over the API.
 
 use std::{
     io,
@@ -14,12 +14,15 @@ use netnsd_client::{Answer, Client};
 use serde_json::{Value, json};
 use tokio::net::UnixListener;
 
-use crate::{Measured, PORTS, gateway, ms, others::address, place, quiet, raw::Eyes};
+use crate::{
+    Measurements, PORTS_PER_BRIDGE, baselines::namespace_address, bridge_and_address, elapsed_ms,
+    gateway_address, raw_netlink::LinkObserver, wait_until_idle,
+};
 
-/// How often a short thing is done, for its median.
-const TIMES: usize = 50;
+/// Number of repetitions of short operations, for their median.
+const REPETITIONS: usize = 50;
 
-/// A daemon on a state directory.
+/// A daemon with its own state directory.
 struct Daemon {
     child: Child,
     socket: PathBuf,
@@ -27,13 +30,13 @@ struct Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        let _gone = self.child.kill();
-        let _gone = self.child.wait();
+        let _ = self.child.kill(); // It may have ended.
+        let _ = self.child.wait();
     }
 }
 
 impl Daemon {
-    /// Starts it, and awaits that it is ready; how long that took.
+    /// Starts a daemon and waits until it is ready; returns the time that it took.
     async fn start(dir: &Path) -> io::Result<(Self, Client, Duration)> {
         let socket = dir.join("netnsd.sock");
         let program = std::env::current_exe()?.with_file_name("netnsd");
@@ -55,8 +58,8 @@ impl Daemon {
         Ok((Self { child, socket }, client, start.elapsed()))
     }
 
-    /// Its resident memory in megabytes (`proc(5)`, VmRSS of `status`, in kilobytes).
-    fn rss(&self) -> f64 {
+    /// Returns its resident memory in megabytes (`proc(5)`, VmRSS of `status`, in kilobytes).
+    fn read_rss(&self) -> f64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))
             .unwrap_or_default();
         let line = status
@@ -70,9 +73,9 @@ impl Daemon {
             / 1024.0
     }
 
-    /// Processor time used until now, in seconds (`proc(5)`, utime and stime of `stat`, in ticks of
-    /// 10 ms).
-    fn cpu(&self) -> f64 {
+    /// Returns the processor time used so far, in seconds (`proc(5)`, utime and stime of `stat`, in
+    /// ticks of 10 ms).
+    fn read_cpu_time(&self) -> f64 {
         let stat =
             std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
         let fields = stat
@@ -89,32 +92,37 @@ impl Daemon {
     }
 }
 
-/// W(N) as one document.
-fn document(n: u32) -> Value {
-    let namespace = |i| json!({"name": format!("n{i}"), "routes": routes(i)});
-    let veth = |i| json!({"name": format!("v{i}"), "endpoints": ends(i)});
+/// Returns W(N) as one document.
+fn topology_document(n: u32) -> Value {
+    let namespace = |i| json!({"name": format!("n{i}"), "routes": default_route(i)});
+    let veth = |i| json!({"name": format!("v{i}"), "endpoints": endpoint_specs(i)});
     json!({
-        "bridges": (0..n.div_ceil(PORTS)).map(bridge).collect::<Vec<_>>(),
+        "bridges": (0..n.div_ceil(PORTS_PER_BRIDGE)).map(bridge_spec).collect::<Vec<_>>(),
         "namespaces": (0..n).map(namespace).collect::<Vec<_>>(),
         "veths": (0..n).map(veth).collect::<Vec<_>>(),
     })
 }
 
-fn bridge(i: u32) -> Value {
-    json!({"name": format!("br{i}"), "addresses": [format!("{}/16", Ipv4Addr::from(gateway(i)))]})
+fn bridge_spec(i: u32) -> Value {
+    json!({"name": format!("br{i}"), "addresses": [format!("{}/16", Ipv4Addr::from(gateway_address(i)))]})
 }
 
-fn routes(i: u32) -> Value {
-    json!([{"destination": "default", "via": Ipv4Addr::from(gateway(place(i).0))}])
+fn default_route(i: u32) -> Value {
+    json!([{"destination": "default", "via": Ipv4Addr::from(gateway_address(bridge_and_address(i).0))}])
 }
 
-fn ends(i: u32) -> Value {
-    json!([{"namespace": format!("n{i}"), "interface": "eth0", "addresses": [format!("{}/16", address(i))]},
-        {"interface": format!("p{i}"), "bridge": format!("br{}", place(i).0)}])
+fn endpoint_specs(i: u32) -> Value {
+    json!([{"namespace": format!("n{i}"), "interface": "eth0", "addresses": [format!("{}/16", namespace_address(i))]},
+        {"interface": format!("p{i}"), "bridge": format!("br{}", bridge_and_address(i).0)}])
 }
 
-/// Asks for something that must succeed.
-async fn ask(client: &Client, method: Method, path: &str, text: String) -> io::Result<Answer> {
+/// Sends a request that must succeed.
+async fn send_request(
+    client: &Client,
+    method: Method,
+    path: &str,
+    text: String,
+) -> io::Result<Answer> {
     let headers = [("content-type", "application/json")];
     let answer = client
         .request(method.clone(), path, &headers, text)
@@ -129,34 +137,38 @@ async fn ask(client: &Client, method: Method, path: &str, text: String) -> io::R
     Ok(answer)
 }
 
-/// How long that takes, in milliseconds: what the client makes of JSON before and after it does not
-/// count.
-async fn timed(client: &Client, method: Method, path: &str, body: &Value) -> io::Result<f64> {
+/// Returns the time of a request in milliseconds, without that of JSON in the client.
+async fn time_request(
+    client: &Client,
+    method: Method,
+    path: &str,
+    body: &Value,
+) -> io::Result<f64> {
     let text = if body.is_null() {
         String::new()
     } else {
         body.to_string()
     };
     let start = Instant::now();
-    ask(client, method, path, text).await?;
-    Ok(ms(start))
+    send_request(client, method, path, text).await?;
+    Ok(elapsed_ms(start))
 }
 
-/// The median of many times.
-async fn median(
+/// Returns the median time of repeated requests.
+async fn median_time(
     client: &Client,
     method: Method,
     path: &str,
     body: impl Fn(usize) -> Value,
 ) -> io::Result<f64> {
     let mut times = Vec::new();
-    for i in 0..TIMES {
-        times.push(timed(client, method.clone(), path, &body(i)).await?);
+    for i in 0..REPETITIONS {
+        times.push(time_request(client, method.clone(), path, &body(i)).await?);
     }
     Ok(percentile(times, 50))
 }
 
-/// The value below which so many in a hundred are.
+/// Returns a percentile of values.
 pub fn percentile(mut values: Vec<f64>, percent: usize) -> f64 {
     values.sort_by(f64::total_cmp);
     values
@@ -165,18 +177,18 @@ pub fn percentile(mut values: Vec<f64>, percent: usize) -> f64 {
         .unwrap_or(f64::NAN)
 }
 
-/// W(N) as one document, then everything else that has a mark. `dir` is on a disk.
-pub async fn whole(n: u32, dir: &Path) -> io::Result<Measured> {
-    let mut measured = Measured::new();
+/// Measures W(N) as one document, then everything else that has a target. `dir` is on a disk.
+pub async fn measure_all(n: u32, dir: &Path) -> io::Result<Measurements> {
+    let mut measured = Measurements::new();
     let (daemon, client, started) = Daemon::start(dir).await?;
     measured.insert("start empty", started.as_secs_f64() * 1e3);
-    let text = document(n);
+    let text = topology_document(n);
     for name in ["make", "again"] {
         measured.insert(
             name,
-            timed(&client, Method::PUT, "/v1/topology", &text).await?,
+            time_request(&client, Method::PUT, "/v1/topology", &text).await?,
         );
-        quiet();
+        wait_until_idle();
     }
     let body = |i: usize| {
         json!({"endpoints": [{"namespace": "n0", "interface": "eth0",
@@ -184,23 +196,23 @@ pub async fn whole(n: u32, dir: &Path) -> io::Result<Measured> {
     };
     measured.insert(
         "change one",
-        median(&client, Method::PUT, "/v1/veths/v0", body).await?,
+        median_time(&client, Method::PUT, "/v1/veths/v0", body).await?,
     );
-    timed(
+    time_request(
         &client,
         Method::PUT,
         "/v1/veths/v0",
-        &json!({"endpoints": ends(0)}),
+        &json!({"endpoints": endpoint_specs(0)}),
     )
     .await?;
     measured.insert(
         "get list",
-        median(&client, Method::GET, "/v1/namespaces?limit=1000", |_| {
+        median_time(&client, Method::GET, "/v1/namespaces?limit=1000", |_| {
             Value::Null
         })
         .await?,
     );
-    let list = ask(
+    let list = send_request(
         &client,
         Method::GET,
         "/v1/namespaces?limit=1000",
@@ -208,50 +220,56 @@ pub async fn whole(n: u32, dir: &Path) -> io::Result<Measured> {
     )
     .await?
     .json();
-    let serialising = (0..TIMES).map(|_| {
+    let serialising = (0..REPETITIONS).map(|_| {
         let start = Instant::now();
         std::hint::black_box(list.to_string());
-        ms(start)
+        elapsed_ms(start)
     });
     measured.insert("serialise list", percentile(serialising.collect(), 50));
-    measured.insert("get one /s", rate(&client, "/v1/namespaces/n0").await?);
-    measured.insert("axum /s", axum_rate(&client, dir).await?);
+    measured.insert(
+        "get one /s",
+        measure_request_rate(&client, "/v1/namespaces/n0").await?,
+    );
+    measured.insert("axum /s", measure_axum_rate(&client, dir).await?);
     let body = |_| json!({"argv": ["/bin/true"]});
     measured.insert(
         "exec",
-        median(&client, Method::POST, "/v1/namespaces/n0/exec", body).await?,
+        median_time(&client, Method::POST, "/v1/namespaces/n0/exec", body).await?,
     );
-    measured.insert("ip netns exec", ip_exec()?);
-    heal(n, &mut measured).await?;
-    quiet();
-    let before = (daemon.cpu(), Instant::now());
+    measured.insert("ip netns exec", measure_ip_netns_exec()?);
+    measure_repair(n, &mut measured).await?;
+    wait_until_idle();
+    let before = (daemon.read_cpu_time(), Instant::now());
     tokio::time::sleep(Duration::from_secs(60)).await;
     measured.insert(
         "idle cpu %",
-        (daemon.cpu() - before.0) / before.1.elapsed().as_secs_f64() * 100.0,
+        (daemon.read_cpu_time() - before.0) / before.1.elapsed().as_secs_f64() * 100.0,
     );
-    measured.insert("rss MB", daemon.rss());
+    measured.insert("rss MB", daemon.read_rss());
     drop((daemon, client));
     let (daemon, client, started) = Daemon::start(dir).await?;
     measured.insert("start", started.as_secs_f64() * 1e3);
-    quiet();
-    measured.insert("rss after start MB", daemon.rss());
-    packets(&mut measured)?;
-    let recorded = copy(dir)?;
-    quiet();
+    wait_until_idle();
+    measured.insert("rss after start MB", daemon.read_rss());
+    measure_throughput(&mut measured)?;
+    let state = copy_state(dir)?;
+    wait_until_idle();
     measured.insert(
         "delete",
-        timed(&client, Method::PUT, "/v1/topology", &json!({})).await?,
+        time_request(&client, Method::PUT, "/v1/topology", &json!({})).await?,
     );
     drop((daemon, client));
-    // A kernel that has a thousand namespaces already takes longer for each that comes.
-    quiet();
-    measured.insert("start after reboot", reboot(n, recorded.path())?);
+    // Creating a namespace takes longer the more exist.
+    wait_until_idle();
+    measured.insert(
+        "start after reboot",
+        measure_start_after_reboot(n, state.path())?,
+    );
     Ok(measured)
 }
 
-/// A copy of what is recorded there, on a disk too.
-fn copy(dir: &Path) -> io::Result<tempfile::TempDir> {
+/// Copies the state directory, to a disk too.
+fn copy_state(dir: &Path) -> io::Result<tempfile::TempDir> {
     let copy = tempfile::tempdir()?;
     std::fs::create_dir(copy.path().join("state"))?;
     for entry in std::fs::read_dir(dir.join("state"))? {
@@ -264,36 +282,37 @@ fn copy(dir: &Path) -> io::Result<tempfile::TempDir> {
     Ok(copy)
 }
 
-/// A reboot: the same record on a fresh host, in a process of its own.
-fn reboot(n: u32, dir: &Path) -> io::Result<f64> {
+/// Starts a daemon with a recorded state on a fresh host, in a process of its own; returns the time
+/// until it is ready.
+fn measure_start_after_reboot(n: u32, dir: &Path) -> io::Result<f64> {
     let mut command = Command::new(std::env::current_exe()?);
     let output = command
         .args(["round", "netnsd-boot", &n.to_string()])
         .arg(dir)
         .output()?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let found: Value = serde_json::from_str(text.trim()).map_err(io::Error::other)?;
-    found["make"]
+    let measurements: Value = serde_json::from_str(text.trim()).map_err(io::Error::other)?;
+    measurements["make"]
         .as_f64()
         .ok_or_else(|| io::Error::other(String::from_utf8_lossy(&output.stderr).into_owned()))
 }
 
-/// A daemon started over what is recorded there: its time until ready.
-pub async fn boot(dir: &Path) -> io::Result<Measured> {
+/// Measures the start of a daemon on a state directory.
+pub async fn start_on(dir: &Path) -> io::Result<Measurements> {
     let (_daemon, _, started) = Daemon::start(dir).await?;
-    Ok(Measured::from([("make", started.as_secs_f64() * 1e3)]))
+    Ok(Measurements::from([("make", started.as_secs_f64() * 1e3)]))
 }
 
-/// W(N) by a PUT of each resource, over so many connections.
-pub async fn singly(n: u32, connections: u32, dir: &Path) -> io::Result<Measured> {
+/// Measures W(N) by one PUT for each resource, over a number of connections.
+pub async fn apply_singly(n: u32, connections: u32, dir: &Path) -> io::Result<Measurements> {
     let (daemon, client, _) = Daemon::start(dir).await?;
     let start = Instant::now();
-    for i in 0..n.div_ceil(PORTS) {
-        ask(
+    for i in 0..n.div_ceil(PORTS_PER_BRIDGE) {
+        send_request(
             &client,
             Method::PUT,
             &format!("/v1/bridges/br{i}"),
-            bridge(i).to_string(),
+            bridge_spec(i).to_string(),
         )
         .await?;
     }
@@ -303,15 +322,15 @@ pub async fn singly(n: u32, connections: u32, dir: &Path) -> io::Result<Measured
         tasks.spawn(async move {
             for i in (first..n).step_by(connections as usize) {
                 let namespace = format!("/v1/namespaces/n{i}");
-                ask(
+                send_request(
                     &client,
                     Method::PUT,
                     &namespace,
-                    json!({"routes": routes(i)}).to_string(),
+                    json!({"routes": default_route(i)}).to_string(),
                 )
                 .await?;
-                let veth = json!({"endpoints": ends(i)}).to_string();
-                ask(&client, Method::PUT, &format!("/v1/veths/v{i}"), veth).await?;
+                let veth = json!({"endpoints": endpoint_specs(i)}).to_string();
+                send_request(&client, Method::PUT, &format!("/v1/veths/v{i}"), veth).await?;
             }
             Ok::<_, io::Error>(())
         });
@@ -319,29 +338,29 @@ pub async fn singly(n: u32, connections: u32, dir: &Path) -> io::Result<Measured
     while let Some(done) = tasks.join_next().await {
         done.map_err(io::Error::other)??;
     }
-    Ok(Measured::from([("make", ms(start))]))
+    Ok(Measurements::from([("make", elapsed_ms(start))]))
 }
 
-/// Requests a second over one connection, one at a time.
-async fn rate(client: &Client, path: &str) -> io::Result<f64> {
+/// Returns the requests per second over one connection, one at a time.
+async fn measure_request_rate(client: &Client, path: &str) -> io::Result<f64> {
     let start = Instant::now();
     let mut count = 0;
     while start.elapsed() < Duration::from_secs(1) {
-        ask(client, Method::GET, path, String::new()).await?;
+        send_request(client, Method::GET, path, String::new()).await?;
         count += 1;
     }
     Ok(f64::from(count) / start.elapsed().as_secs_f64())
 }
 
-/// The same of an axum handler that returns the same bytes.
-async fn axum_rate(client: &Client, dir: &Path) -> io::Result<f64> {
-    let body = ask(client, Method::GET, "/v1/namespaces/n0", String::new())
+/// Returns the requests per second of an axum handler with the same answer.
+async fn measure_axum_rate(client: &Client, dir: &Path) -> io::Result<f64> {
+    let body = send_request(client, Method::GET, "/v1/namespaces/n0", String::new())
         .await?
         .body;
     let socket = dir.join("axum.sock");
     let listener = std::os::unix::net::UnixListener::bind(&socket)?;
     listener.set_nonblocking(true)?;
-    // Like the daemon it has threads of its own.
+    // As in the daemon, the server has threads of its own.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
@@ -353,46 +372,45 @@ async fn axum_rate(client: &Client, dir: &Path) -> io::Result<f64> {
         let router = Router::new().route("/v1/namespaces/n0", get(handler));
         axum::serve(UnixListener::from_std(listener)?, router).await
     });
-    let rate = rate(&Client::unix(&socket), "/v1/namespaces/n0").await;
+    let rate = measure_request_rate(&Client::unix(&socket), "/v1/namespaces/n0").await;
     runtime.shutdown_background();
     rate
 }
 
-/// `ip netns exec`, for comparison.
-fn ip_exec() -> io::Result<f64> {
+/// Returns the median time of `ip netns exec`.
+fn measure_ip_netns_exec() -> io::Result<f64> {
     let mut times = Vec::new();
-    for _ in 0..TIMES {
+    for _ in 0..REPETITIONS {
         let start = Instant::now();
         Command::new("ip")
             .args(["netns", "exec", "n0", "/bin/true"])
             .status()?;
-        times.push(ms(start));
+        times.push(elapsed_ms(start));
     }
     Ok(percentile(times, 50))
 }
 
-/// A veth end deleted by `ip`, until it is back and answers as it did.
-async fn heal(n: u32, measured: &mut Measured) -> io::Result<()> {
-    let eyes = Eyes::open()?;
+/// Measures the time from the deletion of a veth end by `ip` until it is repaired.
+async fn measure_repair(n: u32, measured: &mut Measurements) -> io::Result<()> {
+    let observer = LinkObserver::open()?;
     let mut times = Vec::new();
-    for i in (0..n).step_by((n as usize).div_ceil(TIMES).max(1)) {
-        // No repair of the one before is going on any more.
+    for i in (0..n).step_by((n as usize).div_ceil(REPETITIONS).max(1)) {
+        // Let the previous repair finish.
         tokio::time::sleep(Duration::from_millis(100)).await;
         let port = format!("p{i}");
         let mut ip = Command::new("ip").args(["link", "delete", &port]).spawn()?;
-        // From the moment that it is gone; `ip` itself ends only once the kernel has waited for a
-        // grace period.
-        while eyes.is_port_up(&port)? {
+        // Measure from the moment of deletion; `ip` ends only after an RCU grace period.
+        while observer.is_port_up(&port)? {
             std::hint::spin_loop();
         }
         let start = Instant::now();
-        while !eyes.is_port_up(&port)? {
+        while !observer.is_port_up(&port)? {
             if start.elapsed() > Duration::from_secs(10) {
                 return Err(io::Error::other(format!("{port} did not come back")));
             }
             std::thread::sleep(Duration::from_micros(200));
         }
-        times.push(ms(start));
+        times.push(elapsed_ms(start));
         ip.wait()?;
     }
     measured.insert("heal p50", percentile(times.clone(), 50));
@@ -400,17 +418,8 @@ async fn heal(n: u32, measured: &mut Measured) -> io::Result<()> {
     Ok(())
 }
 
-/// What goes through from one namespace to another, in Gbit/s; nothing where iperf3 is not
-/// installed.
-pub fn packets(measured: &mut Measured) -> io::Result<()> {
-    let within = |name: &str| {
-        let mut command = Command::new("ip");
-        command
-            .args(["netns", "exec", name, "iperf3"])
-            .stdin(Stdio::null())
-            .stderr(Stdio::null());
-        command
-    };
+/// Measures the throughput between two namespaces in Gbit/s, if iperf3 is installed.
+pub fn measure_throughput(measured: &mut Measurements) -> io::Result<()> {
     if Command::new("iperf3")
         .arg("--version")
         .stdout(Stdio::null())
@@ -419,15 +428,15 @@ pub fn packets(measured: &mut Measured) -> io::Result<()> {
     {
         return Ok(());
     }
-    let mut server = within("n0")
+    let mut server = iperf3_in("n0")
         .args(["-s", "-1"])
         .stdout(Stdio::null())
         .spawn()?;
-    // It listens when a connection comes through: refused until then.
+    // The connection is refused until the server listens.
     let mut result = Value::Null;
     for _ in 0..100 {
-        let output = within("n1")
-            .args(["-c", &address(0), "-t", "2", "-J"])
+        let output = iperf3_in("n1")
+            .args(["-c", &namespace_address(0), "-t", "2", "-J"])
             .output()?;
         result = serde_json::from_slice(&output.stdout).unwrap_or_default();
         if result["error"].is_null() {
@@ -440,4 +449,14 @@ pub fn packets(measured: &mut Measured) -> io::Result<()> {
     let bits = result["end"]["sum_received"]["bits_per_second"].as_f64();
     measured.insert("Gbit/s", bits.unwrap_or(f64::NAN) / 1e9);
     Ok(())
+}
+
+/// Returns an iperf3 command in a namespace.
+fn iperf3_in(namespace: &str) -> Command {
+    let mut command = Command::new("ip");
+    command
+        .args(["netns", "exec", namespace, "iperf3"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null());
+    command
 }
