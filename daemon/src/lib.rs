@@ -14,6 +14,7 @@ pub mod fuzz;
 pub mod http;
 pub mod intent;
 pub mod kernel;
+pub mod links;
 pub mod liveness;
 pub mod memory;
 pub mod metrics;

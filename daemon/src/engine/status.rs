@@ -202,8 +202,8 @@ fn port(spec: &Veth, i: usize, link: &ObservedLink) -> Option<(netnsd_api::Name,
             veth: Some(spec.name.clone()),
             endpoint: u8::try_from(i).ok(),
             state: port.state.clone(),
-            path_cost: port.path_cost,
-            priority: port.priority,
+            path_cost: port.attrs.path_cost,
+            priority: port.attrs.priority,
         },
     ))
 }

@@ -11,10 +11,10 @@ use super::*;
 use crate::{
     access::{AuditDraft, Caller},
     kernel::{
-        AddressChange, BridgeSettings, DnsFile, LinkAt, LinkChange, LinkOp, NamespaceChange,
-        NamespaceOp, NewEnd, NewLink, Ns, ObservedAddress, Op, RouteChange, RouteExtras,
-        sim::SimKernel,
+        AddressChange, DnsFile, LinkAt, LinkChange, LinkOp, NamespaceChange, NamespaceOp, NewEnd,
+        NewLink, Ns, ObservedAddress, Op, RouteChange, RouteExtras, sim::SimKernel,
     },
+    links::BridgeSettings,
     model::{Change, ChangeKind, Document, DocumentItem, Spec},
     store::{AuditLog, AuxRecord, EventFilter, History},
 };
@@ -1057,7 +1057,7 @@ fn by_hand(kernel: &SimKernel) {
     let up = |ns: &Ns, name: &str| LinkAt::new(ns.clone(), own(name)).set(LinkChange::Up(true));
     let set = BridgeSettings {
         stp: Some(true),
-        hello_time: Some(300),
+        hello_time: Some(netnsd_api::Centiseconds(300)),
         ..BridgeSettings::default()
     };
     let route =
@@ -1275,6 +1275,7 @@ async fn a_recorded_resource_in_conflict_takes_over_what_is_in_its_way() {
             .bridge
             .as_ref()
             .unwrap()
+            .attrs
             .stp
     );
 }

@@ -1,4 +1,5 @@
-//! What makes sense beside everything else that is recorded: references, device names, addresses.
+//! Checks of a resource against everything else that is recorded: references, device names,
+//! addresses.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! What a write would change, or why it may not.
+//! Validation of writes: the records that a write leads to, or the reason to refuse it.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -14,7 +14,11 @@ use crate::{
 };
 
 impl Intent {
-    /// What a write would change.
+    /// Returns the records that a write leads to.
+    ///
+    /// # Errors
+    /// The reason to refuse it: a precondition, a reference, a name that is taken, a field, a right
+    /// of the caller.
     ///
     /// # Errors
     /// Why it may not: a precondition, a reference, a name that is taken, a field, what its caller
@@ -271,7 +275,7 @@ fn updated(old: &Record, spec: Spec, now: Timestamp) -> Record {
     }
 }
 
-/// That something cannot go because of what uses it.
+/// Returns the problem that a resource cannot be deleted because others use it.
 pub(super) fn in_use(
     resource: &ResourceRef,
     dependents: Vec<ResourceRef>,

@@ -1,4 +1,4 @@
-//! Who refers to whom, who has which device name and which address.
+//! Indices over the records: references, device names, addresses, ids.
 
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
@@ -16,24 +16,23 @@ use crate::{
     },
 };
 
-/// Who claims what. While a change of many resources is being weighed two may claim the same; else
-/// it is one.
+/// Owners of each key. There is one, except while a change of many resources is validated.
 type Claims<K> = BTreeMap<K, Vec<ResourceRef>>;
 
-/// The indices over everything recorded, so that a check never walks the world.
+/// Indices, so that no check iterates over all records.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    /// Who is referred to, and by whom.
+    /// Pairs of a resource and one that refers to it.
     dependents: BTreeSet<(ResourceRef, ResourceRef)>,
     interfaces: Claims<(Ns, String)>,
     addresses: Claims<(Ns, IpAddr)>,
     segments: Claims<(Name, IpAddr)>,
     /// Explicit ids of namespaces.
     netnsids: Claims<u32>,
-    /// Of the automatic names those that are taken: as devices, and as veth pairs.
+    /// Automatic names that are taken: those of devices, and those of veth pairs.
     devices: BTreeMap<Ns, Numbers>,
     pairs: Numbers,
-    /// How often each MAC address is recorded or asked for.
+    /// Number of devices that have, or ask for, each MAC address.
     macs: BTreeMap<Mac, u32>,
 }
 
@@ -47,7 +46,7 @@ impl Index {
             .collect()
     }
 
-    /// Who has a device of this name.
+    /// Returns the owner of a device.
     pub(super) fn owner(&self, ns: &Ns, device: &str) -> Option<&ResourceRef> {
         self.interfaces
             .get(&(ns.clone(), device.to_owned()))?
@@ -62,7 +61,7 @@ impl Index {
             .map(|((_, device), _)| device.as_str())
     }
 
-    /// Who, but for `me`, has a device of this name.
+    /// Returns an owner of a device other than `me`.
     pub(super) fn interface(
         &self,
         ns: &Ns,
@@ -72,7 +71,7 @@ impl Index {
         another(&self.interfaces, &(ns.clone(), device.to_owned()), me)
     }
 
-    /// Who, but for `me`, has this address in a namespace.
+    /// Returns an owner of an address in a namespace other than `me`.
     pub(super) fn address(
         &self,
         ns: &Ns,
@@ -82,7 +81,7 @@ impl Index {
         another(&self.addresses, &(ns.clone(), address), me)
     }
 
-    /// Who, but for `me`, has this address on a bridge.
+    /// Returns an owner of an address on a bridge's segment other than `me`.
     pub(super) fn segment_address(
         &self,
         bridge: &Name,

@@ -1,13 +1,12 @@
-//! MAC addresses that last: derived from the machine's key and the resource's name, so that what is
-//! made again has the same.
+//! Stable MAC addresses, derived from the machine's key and the resource's name.
 
 use netnsd_api::{Mac, ResourceRef};
 use sha2::{Digest, Sha256};
 
 use crate::model::{MachineKey, Spec};
 
-/// Addresses of a resource's devices, one for each end. One that is taken, or asked for by the
-/// resource itself, is passed over.
+/// Derives the MAC addresses of a resource's devices, one for each end. An address that is taken,
+/// or that the resource asks for itself, is skipped.
 pub(super) fn derive_macs(key: &MachineKey, spec: &Spec, taken: impl Fn(Mac) -> bool) -> Vec<Mac> {
     let resource = spec.resource();
     let asked: Vec<Mac> = spec.asked_macs().into_iter().flatten().collect();

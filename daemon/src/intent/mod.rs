@@ -1,4 +1,7 @@
-//! The network as it should be, in memory: references, uniqueness, what depends on what. Pure.
+//! Intent: the recorded network, in memory, with indices.
+//!
+//! [`Intent::decide`] validates a write; [`Intent::set`] makes one change and keeps the indices,
+//! also to roll a change back. Pure.
 //!
 //! [`Intent::decide`] tells what a write would change, or why it may not; [`Intent::set`] makes one
 //! change and keeps the indices, also to take a change back.
@@ -21,7 +24,7 @@ use crate::{
     model::{Leftovers, MachineKey, Record, Spec},
 };
 
-/// Everything recorded.
+/// All records.
 #[derive(Debug, Default)]
 pub struct Intent {
     key: MachineKey,
@@ -30,7 +33,7 @@ pub struct Intent {
 }
 
 impl Intent {
-    /// Nothing recorded, on the machine with this key.
+    /// Creates an intent without records, on the machine with this key.
     pub fn new(key: MachineKey) -> Self {
         Self {
             key,
@@ -38,17 +41,17 @@ impl Intent {
         }
     }
 
-    /// One resource.
+    /// Returns the record of a resource.
     pub fn get(&self, resource: &ResourceRef) -> Option<&Record> {
         self.records[resource.kind as usize].get(&resource.name)
     }
 
-    /// What is asked for of one resource.
+    /// Returns the intent of a resource.
     pub fn spec(&self, resource: &ResourceRef) -> Option<&Spec> {
         self.get(resource).map(|record| &*record.spec)
     }
 
-    /// One resource, to note what is left of earlier intents; its intent itself is changed by
+    /// Returns the traces of earlier intents in a record; the intent itself is changed by
     /// [`Intent::set`] only.
     pub fn leftovers_mut(&mut self, resource: &ResourceRef) -> Option<Leftovers<'_>> {
         let Record {
@@ -66,7 +69,7 @@ impl Intent {
         })
     }
 
-    /// Notes the addresses that a resource's devices have where it asks for none.
+    /// Records the MAC addresses of a resource's devices.
     pub fn set_macs(&mut self, resource: &ResourceRef, macs: &[Mac]) {
         if let Some(record) = self
             .get(resource)
@@ -83,12 +86,12 @@ impl Intent {
         }
     }
 
-    /// Derives addresses for a resource, which no other has recorded or asks for.
+    /// Derives MAC addresses for a resource that no other resource has or asks for.
     pub fn derive_macs(&self, spec: &Spec) -> Vec<Mac> {
         macs::derive_macs(&self.key, spec, |mac| self.index.has_mac(mac))
     }
 
-    /// Every resource, in the order of [`Kind`] and name.
+    /// Iterates over all records in the order of kind and name.
     pub fn all(&self) -> impl Iterator<Item = (ResourceRef, &Record)> {
         Kind::ALL.into_iter().flat_map(|kind| {
             self.records[kind as usize]
@@ -97,8 +100,8 @@ impl Intent {
         })
     }
 
-    /// Namespaces, and what lives in none: with the dependents of the namespaces it is everything.
-    /// In order.
+    /// Iterates over namespaces, and resources that are in none, in order. With the dependents of
+    /// the namespaces they are all resources.
     pub fn leading(&self) -> impl Iterator<Item = (Kind, &Name)> {
         let leads =
             |kind, record: &Record| kind == Kind::Namespace || record.spec.namespaces().is_empty();
@@ -110,13 +113,12 @@ impl Intent {
         })
     }
 
-    /// How many resources there are.
+    /// Returns the number of records.
     pub fn count(&self) -> usize {
         self.records.iter().map(BTreeMap::len).sum()
     }
 
-    /// Puts a record in the place of what was there (none takes it away), and gives back what was
-    /// there.
+    /// Replaces the record of a resource (`None` deletes it), and returns the previous one.
     pub fn set(&mut self, resource: &ResourceRef, record: Option<Record>) -> Option<Record> {
         let records = &mut self.records[resource.kind as usize];
         let before = match record {
@@ -139,7 +141,7 @@ impl Intent {
         before
     }
 
-    /// The device of a bridge resource.
+    /// Returns the device name of a bridge.
     pub fn bridge_device(&self, bridge: &Name) -> Option<String> {
         match &*self.records[Kind::Bridge as usize].get(bridge)?.spec {
             Spec::Bridge(spec) => Some(spec.device().to_owned()),
@@ -147,24 +149,24 @@ impl Intent {
         }
     }
 
-    /// Whose device this is.
+    /// Returns the resource that a device belongs to.
     pub fn owner(&self, ns: &Ns, device: &str) -> Option<ResourceRef> {
         self.index.owner(ns, device).cloned()
     }
 
-    /// The devices that are asked for in a namespace.
+    /// Returns the names of the recorded devices in a namespace.
     pub fn devices_in(&self, ns: &Ns) -> Vec<String> {
         self.index.devices_in(ns).map(str::to_owned).collect()
     }
 
-    /// Resources that refer to this one, sorted.
+    /// Returns the resources that refer to this one, sorted.
     pub fn dependents(&self, resource: &ResourceRef) -> Vec<ResourceRef> {
         self.index.dependents(resource)
     }
 }
 
-/// The bridge on whose segment an end's addresses are: its own, or the one that its other end is a
-/// port of.
+/// Returns the bridge on whose segment an end's addresses are: the end's own, or the one whose port
+/// the other end is.
 fn segment(veth: &Veth, end: usize) -> Option<&Name> {
     veth.endpoints[end]
         .bridge

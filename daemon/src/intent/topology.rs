@@ -12,8 +12,8 @@ use crate::{
 };
 
 impl Intent {
-    /// What a document would change. Its resources are checked as they will be among each other:
-    /// they are all put in place, looked at, and taken back.
+    /// Validates a document. Its resources are checked as they will be among each other: all of
+    /// them are set, checked, and rolled back.
     pub(super) fn decide_topology(
         &mut self,
         caller: &Caller,
@@ -28,7 +28,7 @@ impl Intent {
                 return Err(placed.locate(FieldError::new(Code::Duplicate, "/name", detail).into()));
             }
         }
-        // What a document names by an old label is still named by it.
+        // A resource that loses its label by the document is still one of it.
         let selected = |placed: &&DocumentItem| {
             let recorded = self.spec(&placed.spec.resource());
             let mut specs = recorded.into_iter().chain([&placed.spec]);

@@ -8,8 +8,8 @@ use std::{
 };
 
 use netnsd_api::{
-    BridgePort, Destination, FdbEntry, Features, Kind, Link, LinkAddress, LiveNeighbour, LiveRoute,
-    NamespaceObserved, Peer, ResourceRef,
+    BridgePort, Destination, FdbEntry, Features, Kind, Link, LinkAddress, LinkSettings,
+    LiveNeighbour, LiveRoute, NamespaceObserved, Peer, ResourceRef,
 };
 use nix::errno::Errno;
 use tokio::sync::{mpsc, oneshot};
@@ -19,7 +19,7 @@ use super::{
     real::{Local, address_scope, listed, observe},
 };
 
-/// Looks that wait; one more waits for room.
+/// Capacity of the queue of looks.
 const QUEUE: usize = 256;
 
 /// Why a look failed.
@@ -99,7 +99,7 @@ impl Look {
         Ok(Self { questions })
     }
 
-    /// What the kernel can do.
+    /// Returns the features of the kernel.
     ///
     /// # Errors
     /// When the thread is gone.
@@ -205,7 +205,7 @@ fn serve(mut local: Local, mut queue: mpsc::Receiver<Question>) {
             waiting.push_back(question);
         }
         let local = &mut local;
-        // Who asked may have gone: nobody hears then.
+        // The client may be gone; then nobody receives the answer.
         match question {
             Question::Links(ns, answer) => drop(answer.send(links(local, &ns))),
             Question::Addresses(ns, answer) => drop(answer.send(addresses(local, &ns))),
@@ -296,7 +296,7 @@ fn links(local: &mut Local, ns: &Ns) -> Result<Vec<Link>, LookError> {
 fn live(name: String, link: ObservedLink, peer: Option<Peer>) -> Link {
     // The tag of `lo` is its namespace's.
     let tagged = link.owner_tag.as_deref().and_then(ownership::parse);
-    let settings = crate::plan::own_settings(&link);
+    let settings = own_settings(&link);
     Link {
         index: link.index,
         name,
@@ -313,6 +313,23 @@ fn live(name: String, link: ObservedLink, peer: Option<Peer>) -> Link {
         statistics: link.statistics,
         settings,
     }
+}
+
+/// Returns the settings of a bridge or a port that are not the kernel's defaults; `None` for other
+/// links.
+fn own_settings(link: &ObservedLink) -> Option<LinkSettings> {
+    let mut settings = LinkSettings::default();
+    if let Some(bridge) = &link.bridge {
+        let mut own = bridge.attrs.non_defaults();
+        own.ageing_time = own.ageing_time.filter(|_| !bridge.topology_change);
+        // A bridge shows the times of the root, also for a while after STP was switched off.
+        if bridge.root_id != bridge.bridge_id {
+            (own.forward_delay, own.hello_time, own.max_age) = (None, None, None);
+        }
+        settings = own.into_link_settings();
+    }
+    settings.port = link.port.as_ref().map(|port| port.attrs.non_defaults());
+    (link.bridge.is_some() || link.port.is_some()).then_some(settings)
 }
 
 /// Namespaces by the netnsid that one of them has for the others: the name (none: the host), and
@@ -410,7 +427,7 @@ fn neighbours(local: &mut Local, ns: &Ns) -> Result<Vec<LiveNeighbour>, LookErro
 fn ports(local: &mut Local, ns: &Ns, bridge: &str) -> Result<Vec<BridgePort>, LookError> {
     let seen = local.every_link(ns)?;
     let port = |(name, link): (String, ObservedLink)| {
-        let settings = link
+        let port = link
             .port
             .filter(|_| link.master.as_deref() == Some(bridge))?;
         let (veth, endpoint) = match link.owner_tag.as_deref().and_then(ownership::parse) {
@@ -421,15 +438,15 @@ fn ports(local: &mut Local, ns: &Ns, bridge: &str) -> Result<Vec<BridgePort>, Lo
             interface: name,
             veth,
             endpoint,
-            state: settings.state,
-            path_cost: settings.path_cost,
-            priority: settings.priority,
-            hairpin: settings.hairpin,
-            isolated: settings.isolated,
-            learning: settings.learning,
-            bpdu_guard: settings.bpdu_guard,
-            root_block: settings.root_block,
-            mcast_fast_leave: settings.mcast_fast_leave,
+            state: port.state,
+            path_cost: port.attrs.path_cost,
+            priority: port.attrs.priority,
+            hairpin: port.attrs.hairpin,
+            isolated: port.attrs.isolated,
+            learning: port.attrs.learning,
+            bpdu_guard: port.attrs.bpdu_guard,
+            root_block: port.attrs.root_block,
+            mcast_fast_leave: port.attrs.mcast_fast_leave,
         })
     };
     Ok(seen.into_iter().filter_map(port).collect())

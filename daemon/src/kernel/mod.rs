@@ -1,4 +1,8 @@
-//! The only room that talks to the kernel: netlink, `setns`, mounts, `/proc/sys`.
+//! Kernel: reads and changes network namespaces through netlink, `setns`, mounts and `/proc/sys`.
+//!
+//! The rest of the daemon knows the types here only: a [`Scope`] selects the state to read,
+//! [`Observed`] is that state, an [`Op`] is one change. There are two kernels: the real one
+//! ([`real::RealKernel`]) and a simulated one ([`sim::SimKernel`]), which fails on demand.
 //!
 //! What the rest of the house sees of it are the types here: a [`Scope`] says what to look at,
 //! [`Observed`] is what was there, an [`Op`] is one change. Two kernels understand them: the real
@@ -28,6 +32,7 @@ pub use self::op::{
     NeighbourChange, NewEnd, NewLink, Op, RouteChange,
 };
 pub(crate) use self::real::protocol;
+use crate::links::{BridgeAttrs, PortAttrs};
 
 /// Routes that netnsd makes carry this protocol number (`rtm_protocol`, `linux/rtnetlink.h`; none
 /// of the registered ones).
@@ -51,110 +56,108 @@ pub const IFA_F_NOPREFIXROUTE: u32 = 0x200;
 /// The index of `lo` in every namespace (`LOOPBACK_IFINDEX`, `net/flow.h`).
 pub const LOOPBACK: u32 = 1;
 
-/// What to look at.
+/// State to read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Scope {
-    /// For each namespace what of it.
+    /// Part to read of each namespace.
     pub namespaces: BTreeMap<Ns, NsScope>,
     /// The host's `/etc/nsswitch.conf`.
     pub nsswitch: bool,
 }
 
 impl Scope {
-    /// What to look at in this namespace.
+    /// Returns the part to read of a namespace.
     pub fn ns(&mut self, ns: &Ns) -> &mut NsScope {
         self.namespaces.entry(ns.clone()).or_default()
     }
 }
 
-/// What to look at in one namespace.
+/// State to read of one namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NsScope {
-    /// These links, with their addresses.
+    /// Names of links to read, with their addresses.
     pub links: BTreeSet<String>,
-    /// And those that bear these owner tags, under whatever name, where some link is not under its
-    /// own.
+    /// Owner tags of links to read, whatever their names are.
     pub owner_tags: BTreeSet<String>,
-    /// Those are most of what is there: one answer with everything takes less than one for each.
+    /// These links are most of the namespace: one dump costs less than a request for each.
     pub most: bool,
-    /// Also every other link, with its addresses: routes need them to know what is reachable.
+    /// Every other link too, with its addresses: a route's gateway may be reached by any.
     pub all_links: bool,
     /// The netnsid and the number of links.
     pub summary: bool,
     /// Routes.
     pub routes: bool,
-    /// Of the kernel's own routes also those of table `local` and of IPv6 link-local and multicast
+    /// The kernel's own routes too that are in table `local`, or of IPv6 link-local and multicast
     /// networks.
     pub kernel_routes: bool,
-    /// Routes of netnsd's, where no others are looked at: what an earlier version may have left.
+    /// Routes that netnsd made, if no others are read: an earlier version may have left them.
     pub leftover_routes: bool,
-    /// Those of them that the kernel made with addresses of netnsd's.
+    /// Routes that the kernel made with addresses of netnsd.
     pub prefix_routes: bool,
     /// Permanent neighbours.
     pub neighbours: bool,
-    /// These sysctls.
+    /// Sysctls to read.
     pub sysctls: BTreeSet<netnsd_api::SysctlKey>,
 }
 
-/// What was there.
+/// Observed state of the kernel.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Observed {
-    /// Each namespace of the scope that exists.
+    /// Namespaces of the scope that exist.
     pub namespaces: BTreeMap<Ns, ObservedNs>,
     /// Content of the host's `/etc/nsswitch.conf`; none if there is no such file.
     pub nsswitch: Option<String>,
 }
 
 impl Observed {
-    /// A link, if it was looked at and is there.
+    /// Returns a link, if it was read and exists.
     pub fn link(&self, ns: &Ns, name: &str) -> Option<&ObservedLink> {
         self.namespaces.get(ns)?.links.get(name)
     }
 }
 
-/// One namespace.
+/// Observed state of one namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ObservedNs {
-    /// Its inode number; 0 where it is not there, and only what else bears its name is.
+    /// Inode number; 0 if the namespace does not exist and only its name, or its files, do.
     pub inode: u64,
     /// Its cookie (`SO_NETNS_COOKIE`, since Linux 5.14), which no other namespace gets until the
     /// next boot; 0 if it is not known. Inode numbers are given again at once.
     pub cookie: u64,
-    /// What `/run/netns/NAME` is where it pins no namespace.
+    /// File type of `/run/netns/NAME` if it pins no namespace.
     pub stale: Option<StalePin>,
-    /// The name that it has before this one: it is the host's own namespace, or netnsd pins it
-    /// under another name.
+    /// Name under which the same namespace is known already: the host's, or one that netnsd pins.
     pub alias_of: Option<Ns>,
-    /// Whether it cannot be entered, so that nobody knows whose it is: no network namespace, or one
-    /// of another user namespace.
+    /// True if it cannot be entered, so that its owner is unknown: it is no network namespace, or
+    /// one of another user namespace.
     pub closed: bool,
     /// The owner tag on its `lo`.
     pub owner_tag: Option<String>,
     /// Its id as seen from the host.
     pub netnsid: Option<u32>,
-    /// Whether `lo` is up.
+    /// True if `lo` is up.
     pub loopback: bool,
-    /// How many links are in it, `lo` included.
+    /// Number of links, `lo` included.
     pub link_count: usize,
-    /// The links that were looked at, `lo` excepted, by name.
+    /// Links that were read, by name; without `lo`.
     pub links: BTreeMap<String, ObservedLink>,
-    /// Those of them that were found by their owner tag only: somebody renamed them.
+    /// Names of links that were found by their owner tag only: somebody renamed them.
     pub strayed: BTreeSet<String>,
-    /// Routes of every table, as far as they were looked at.
+    /// Routes of every table, as far as they were read.
     pub routes: Vec<ObservedRoute>,
-    /// The links and networks of those that the kernel made with an address; none where nobody
-    /// looked.
+    /// Interface and network of the routes that the kernel made with addresses; `None` if they were
+    /// not read.
     pub prefix_routes: Option<BTreeSet<(String, IpNet)>>,
     /// Permanent neighbours.
     pub neighbours: Vec<Neighbour>,
-    /// The sysctls that were looked at and exist, white space as one space.
+    /// Sysctls that were read and exist; white space is one space.
     pub sysctls: BTreeMap<netnsd_api::SysctlKey, String>,
-    /// Contents of those files in `/etc/netns/NAME` that exist.
+    /// Contents of the files in `/etc/netns/NAME` that exist.
     pub dns: BTreeMap<DnsFile, String>,
 }
 
 impl ObservedNs {
-    /// Gives a link an address where the kernel puts it. IPv4 (`__inet_insert_ifa()`,
+    /// Adds an address to a link where the kernel puts it. IPv4 (`__inet_insert_ifa()`,
     /// net/ipv4/devinet.c): the first of a network is primary and comes after the other primary
     /// ones, the rest are secondary and come last. IPv6 (`ipv6_link_dev_addr()`,
     /// net/ipv6/addrconf.c): the newest comes first among those of its scope.
@@ -180,13 +183,13 @@ impl ObservedNs {
         all.insert(place, new);
     }
 
-    /// Takes an address away, with what the kernel takes along (`__inet_del_ifa()`,
+    /// Deletes an address, with all that the kernel deletes along (`__inet_del_ifa()`,
     /// net/ipv4/devinet.c). In IPv4 the secondary ones of its network go with a primary one, or
-    /// with `promote` the first of them takes its place; routes of the main table go that prefer
-    /// what is gone as source (`fib_sync_down_addr()`, net/ipv4/fib_semantics.c), and with the last
-    /// address every route by the link (`fib_disable_ip()`, net/ipv4/fib_frontend.c). IPv6 routes
-    /// stay, and forget it as source (`rt6_remove_prefsrc()`, net/ipv6/route.c), but for that to
-    /// its own network.
+    /// with `promote` the first of them takes its place; routes of the main table go that prefer a
+    /// deleted address as source (`fib_sync_down_addr()`, net/ipv4/fib_semantics.c), and with the
+    /// last address every route by the link (`fib_disable_ip()`, net/ipv4/fib_frontend.c). IPv6
+    /// routes stay without that source (`rt6_remove_prefsrc()`, net/ipv6/route.c), except the one
+    /// to its own network.
     pub fn lose_address(&mut self, interface: &str, gone: &ObservedAddress, promote: bool) {
         let Some(link) = self.links.get_mut(interface) else {
             return;
@@ -263,8 +266,8 @@ impl ObservedNs {
         });
     }
 
-    /// Takes addresses away and makes some, and puts back the routes that prefer one of those that
-    /// come again.
+    /// Deletes and adds addresses, and restores the routes that prefer one of those that are added
+    /// again.
     pub fn reorder_addresses(
         &mut self,
         interface: &str,
@@ -305,7 +308,7 @@ impl ObservedNs {
     }
 }
 
-/// The addresses that are deleted and added again.
+/// Iterates over the addresses that are deleted and added again.
 pub fn moved<'a>(
     delete: &'a [ObservedAddress],
     add: &'a [ObservedAddress],
@@ -316,75 +319,75 @@ pub fn moved<'a>(
         .map(|gone| gone.net.addr())
 }
 
-/// The place after the last IPv4 address.
+/// Returns the index after the last IPv4 address.
 fn end_of_ipv4(all: &[ObservedAddress]) -> usize {
     all.iter()
         .rposition(|known| !known.is_ipv6())
         .map_or(0, |last| last + 1)
 }
 
-/// The place after the last primary IPv4 address whose scope is no wider than this one.
+/// Returns the index after the last primary IPv4 address whose scope is no wider than this one.
 fn end_of_primaries(all: &[ObservedAddress], scope: u8) -> usize {
     let before =
         |known: &ObservedAddress| !known.is_ipv6() && !known.secondary && known.scope >= scope;
     all.iter().rposition(before).map_or(0, |last| last + 1)
 }
 
-/// One link.
+/// Observed state of a link.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ObservedLink {
-    /// Its index.
+    /// Interface index.
     pub index: u32,
-    /// Its kind, such as `veth`.
+    /// Device type (`IFLA_INFO_KIND`), such as `veth`.
     pub kind: Option<String>,
-    /// Its owner tag; a legacy one only where there is no other.
+    /// Owner tag; a legacy one only if there is no other.
     pub owner_tag: Option<String>,
-    /// Its MAC address.
+    /// MAC address.
     pub mac: Option<Mac>,
-    /// Its MTU in bytes.
+    /// MTU in bytes.
     pub mtu: u32,
-    /// Whether it is set up (`IFF_UP`).
+    /// True if it is set up (`IFF_UP`).
     pub up: bool,
-    /// Whether it has carrier (`IFLA_CARRIER`).
+    /// True if it has carrier (`IFLA_CARRIER`).
     pub carrier: bool,
-    /// Its operational state, in lower case without separators: up, down, lowerlayerdown, …
+    /// Operational state, in lower case without separators: up, down, lowerlayerdown, …
     pub operstate: String,
-    /// The name of the bridge that it is a port of.
+    /// Name of the bridge that it is a port of.
     pub master: Option<String>,
-    /// Its index's peer (`IFLA_LINK`), and the netnsid of where the peer is if that is elsewhere.
+    /// Index of the peer (`IFLA_LINK`).
     pub peer_index: Option<u32>,
-    /// See `peer_index`.
+    /// Netnsid of the peer's namespace, if that is another one.
     pub peer_netnsid: Option<i32>,
-    /// Whether it makes itself no IPv6 link-local address (`IN6_ADDR_GEN_MODE_NONE`).
+    /// True if it makes no IPv6 link-local address (`IN6_ADDR_GEN_MODE_NONE`).
     pub addr_gen_none: bool,
     /// True if a secondary IPv4 address takes the place of a primary one that is deleted
     /// (`promote_secondaries`, ip-sysctl.rst); that of all interfaces does the same and is not seen
     /// here.
     pub promote_secondaries: bool,
-    /// Its addresses, in the kernel's order: IPv4 before IPv6.
+    /// Addresses in the kernel's order: IPv4 before IPv6.
     pub addresses: Vec<ObservedAddress>,
-    /// What a bridge is set to.
+    /// State of a bridge.
     pub bridge: Option<ObservedBridge>,
-    /// What a bridge's port is set to.
+    /// State of a bridge port.
     pub port: Option<ObservedPort>,
-    /// Its counters.
+    /// Counters.
     pub statistics: Statistics,
 }
 
-/// A link as the kernel tells it from all others: a namespace gives no index twice
-/// (`dev_index_reserve()`, net/core/dev.c), unless it is asked for it.
+/// Identity of a link: a namespace gives no index twice (`dev_index_reserve()`, net/core/dev.c),
+/// unless it is asked for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
-    /// Where it is.
+    /// Namespace.
     pub ns: Ns,
-    /// The cookie of that namespace.
+    /// Cookie of the namespace.
     pub cookie: u64,
-    /// Its index.
+    /// Interface index.
     pub index: u32,
 }
 
 impl ObservedLink {
-    /// Sets the MTU; where it is too small for IPv6 that ends on the link.
+    /// Sets the MTU. If it is too small for IPv6, that ends on the link.
     pub fn set_mtu(&mut self, mtu: u32) {
         self.mtu = mtu;
         if mtu < netnsd_api::MIN_IPV6_MTU {
@@ -393,37 +396,36 @@ impl ObservedLink {
     }
 }
 
-/// One address of a link, with all that the kernel keeps of it (`struct ifaddrmsg`,
-/// linux/if_addr.h).
+/// Address of a link, with all that the kernel keeps of it (`struct ifaddrmsg`, linux/if_addr.h).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ObservedAddress {
     /// The address (`IFA_LOCAL`) with its prefix length.
     pub net: IpNet,
-    /// The other end's address (`IFA_ADDRESS`), where that is another; the prefix length is its
-    /// then.
+    /// Address of the other end (`IFA_ADDRESS`), if it differs; the prefix length is then the
+    /// peer's.
     pub peer: Option<IpAddr>,
-    /// Number of whoever made it (`IFA_PROTO`); 0 if unknown.
+    /// Protocol number of its maker (`IFA_PROTO`); 0 if unknown.
     pub protocol: u8,
     /// `IFA_F_SECONDARY` of IPv4: it goes when the first of its network goes.
     pub secondary: bool,
     /// `IFA_F_PERMANENT`.
     pub permanent: bool,
-    /// Those of the flags that an address is made with (`IFA_F_NODAD`, `IFA_F_NOPREFIXROUTE`, …).
+    /// Flags that an address is made with (`IFA_F_NODAD`, `IFA_F_NOPREFIXROUTE`, …).
     pub flags: u32,
-    /// Its scope (`enum rt_scope_t`, linux/rtnetlink.h).
+    /// Scope (`enum rt_scope_t`, linux/rtnetlink.h).
     pub scope: u8,
     /// Broadcast address (`IFA_BROADCAST`).
     pub broadcast: Option<Ipv4Addr>,
-    /// Label (`IFA_LABEL`), where it is not the link's name.
+    /// Label (`IFA_LABEL`), if it is not the link's name.
     pub label: Option<String>,
     /// Metric of the route to its network (`IFA_RT_PRIORITY`); 0 is the kernel's default.
     pub metric: u32,
-    /// Seconds for which it is preferred, and valid; none: for ever.
+    /// Preferred and valid lifetime in seconds; `None` if unlimited.
     pub lifetimes: Option<(u32, u32)>,
 }
 
 impl ObservedAddress {
-    /// An address as netnsd makes it: in IPv6 without duplicate address detection.
+    /// Creates an address as netnsd makes it: in IPv6 without duplicate address detection.
     pub fn new(net: IpNet) -> Self {
         Self {
             net,
@@ -440,7 +442,7 @@ impl ObservedAddress {
         }
     }
 
-    /// Leaves out a label that is the name of its link, which every IPv4 address has by default.
+    /// Removes a label that is the name of the link, which every IPv4 address has by default.
     fn on(mut self, interface: &str) -> Self {
         self.label = self.label.filter(|label| label != interface);
         self
@@ -451,12 +453,12 @@ impl ObservedAddress {
         self.protocol == ADDRESS_PROTOCOL
     }
 
-    /// Returns true if it is of IPv6.
+    /// Returns true for an IPv6 address.
     pub fn is_ipv6(&self) -> bool {
         self.net.addr().is_ipv6()
     }
 
-    /// Returns true if both are one and the same address of a link.
+    /// Returns true if both are the same address of a link.
     pub fn is_same(&self, other: &Self) -> bool {
         (self.net, self.peer) == (other.net, other.peer)
     }
@@ -468,7 +470,7 @@ impl ObservedAddress {
         self.net.addr() == other.net.addr() && (self.is_ipv6() || self.network() == other.network())
     }
 
-    /// The network that it belongs to: that of the other end, if there is one.
+    /// Returns the network that it belongs to: the other end's, if there is one.
     pub fn network(&self) -> IpNet {
         self.peer
             .and_then(|peer| IpNet::new(peer, self.net.prefix_len()).ok())
@@ -481,7 +483,7 @@ impl ObservedAddress {
         self.flags & IFA_F_NOPREFIXROUTE != 0
     }
 
-    /// The scope of an IPv6 address, which the kernel sorts them by: the widest first
+    /// Returns the scope by which the kernel sorts IPv6 addresses, widest first
     /// (`ipv6_addr_src_scope()`, net/ipv6.h).
     pub fn scope_rank(&self) -> u8 {
         match self.net.addr() {
@@ -507,56 +509,45 @@ impl fmt::Display for ObservedAddress {
     }
 }
 
-/// What a bridge is set to; times in hundredths of a second.
+/// Observed state of a bridge.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[allow(missing_docs, reason = "named as the API's fields")]
 pub struct ObservedBridge {
-    pub stp: bool,
-    pub priority: u16,
-    pub ageing_time: u32,
-    pub forward_delay: u32,
-    pub hello_time: u32,
-    pub max_age: u32,
-    pub multicast_snooping: bool,
-    pub vlan_filtering: bool,
-    pub vlan_default_pvid: u16,
+    /// Settings.
+    pub attrs: BridgeAttrs,
+    /// True while the spanning tree tells of a topology change.
     pub topology_change: bool,
+    /// Identifier in the spanning tree.
     pub bridge_id: String,
+    /// Identifier of the spanning tree's root.
     pub root_id: String,
 }
 
-/// What a bridge's port is set to.
+/// Observed state of a bridge port.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[allow(missing_docs, reason = "named as the API's fields")]
 pub struct ObservedPort {
+    /// State in the spanning tree, as bridge(8) spells it.
     pub state: String,
-    pub path_cost: u32,
-    pub priority: u16,
-    pub hairpin: bool,
-    pub isolated: bool,
-    pub learning: bool,
-    pub bpdu_guard: bool,
-    pub root_block: bool,
-    pub mcast_fast_leave: bool,
+    /// Settings.
+    pub attrs: PortAttrs,
 }
 
-/// One route.
+/// Observed route.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObservedRoute {
-    /// The route; `metric` and `interface` are always what the kernel says. Of a type that the API
-    /// does not know, `kind` is unicast and `foreign_kind` has the kernel's name for it.
+    /// Route; `metric` and `interface` are what the kernel says. If the API lacks the type, `kind`
+    /// is unicast and `foreign_kind` has the kernel's name.
     pub route: Route,
-    /// Whether it is of IPv6 (a default route does not say so itself).
+    /// True for IPv6: a default route has no other sign of its family.
     pub ipv6: bool,
-    /// Whether netnsd made it.
+    /// True if netnsd made it.
     pub ours: bool,
-    /// Who made it (`rtm_protocol`, `linux/rtnetlink.h`).
+    /// Protocol number of its maker (`rtm_protocol`, linux/rtnetlink.h).
     pub protocol: u8,
-    /// The scope as iproute2 spells it.
+    /// Scope as iproute2 spells it.
     pub scope: String,
-    /// Types that the API does not know, such as `local` or `broadcast`.
+    /// Type that the API lacks, such as `local` or `broadcast`.
     pub foreign_kind: Option<String>,
-    /// What it has besides.
+    /// Attributes without a field in the API.
     pub extras: RouteExtras,
     /// True if it cannot be made again as it is from what is read here: it has several next hops, a
     /// nexthop object, a gateway of the other family, an encapsulation or an expiry.
@@ -581,7 +572,7 @@ impl ObservedRoute {
     }
 }
 
-/// Attributes of a route that the API has no fields for. A route that is taken over keeps them.
+/// Attributes of a route without a field in the API. An adopted route keeps them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct RouteExtras {
     /// `RTA_METRICS`: the value of each `RTAX_*` (`linux/rtnetlink.h`) as the kernel writes it.
@@ -590,42 +581,11 @@ pub struct RouteExtras {
     pub realms: Option<u32>,
     /// `RTA_PREF`: the router preference, in IPv6.
     pub preference: Option<u8>,
-    /// `rtm_scope`, in IPv4; none is the one that ip-route(8) chooses.
+    /// `rtm_scope`, in IPv4; `None` is the one that ip-route(8) chooses.
     pub scope: Option<u8>,
 }
 
-/// A bridge's settings; what is none stays as it is. Times in hundredths of a second.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-#[allow(missing_docs, reason = "named as the API's fields")]
-pub struct BridgeSettings {
-    pub stp: Option<bool>,
-    pub priority: Option<u16>,
-    pub ageing_time: Option<u32>,
-    pub forward_delay: Option<u32>,
-    pub hello_time: Option<u32>,
-    pub max_age: Option<u32>,
-    pub multicast_snooping: Option<bool>,
-    pub vlan_filtering: Option<bool>,
-    pub vlan_default_pvid: Option<u16>,
-}
-
-/// The values that a bridge's MTU is set to, one after the other: the kernel takes an MTU for asked
-/// for, and no longer that of the ports, only when it changes (`br_change_mtu()`,
-/// net/bridge/br_device.c).
-pub fn bridge_mtu(now: u32, wanted: u32) -> Vec<u32> {
-    let other = if wanted == u32::from(u16::MAX) {
-        wanted - 1
-    } else {
-        wanted + 1
-    };
-    if wanted == now {
-        vec![other, wanted]
-    } else {
-        vec![wanted]
-    }
-}
-
-/// The route to an address's network as the kernel makes it (`fib_add_ifaddr()`,
+/// Returns the route to an address's network as the kernel makes it (`fib_add_ifaddr()`,
 /// net/ipv4/fib_frontend.c; `addrconf_prefix_route()`, net/ipv6/addrconf.c).
 pub fn prefix_route(interface: &str, address: IpNet) -> Route {
     let ipv6 = address.addr().is_ipv6();
@@ -642,12 +602,12 @@ pub fn prefix_route(interface: &str, address: IpNet) -> Route {
     }
 }
 
-/// Why the kernel did not do an operation.
+/// Failure of an operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpError {
-    /// The kernel's error.
+    /// Error number of the kernel.
     pub errno: Errno,
-    /// The kernel's own words (its extended ack), if it had any.
+    /// Extended ack of the kernel, or an explanation.
     pub message: Option<String>,
 }
 
@@ -669,19 +629,19 @@ impl From<Errno> for OpError {
     }
 }
 
-/// An operation of a batch, and to which of the batch's independent parts it belongs.
+/// Operation of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BatchOp {
-    /// What to do.
+    /// Operation.
     pub op: Op,
-    /// The part: when an operation fails, the later ones of its part are skipped, those of others
-    /// go on.
+    /// Independent part of the batch. When an operation fails, the later ones of its part are
+    /// skipped; other parts continue.
     pub part: usize,
-    /// Whether a failure is passed over: the part goes on (used for what may be pending).
+    /// True if the part continues after a failure of this operation.
     pub optional: bool,
 }
 
-/// A link whose neighbours are told where its addresses are.
+/// Link whose addresses are announced to its neighbours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs, reason = "named as a link's fields")]
 pub struct Announcement {
@@ -692,10 +652,12 @@ pub struct Announcement {
     pub addresses: Vec<IpAddr>,
 }
 
-/// What became of an operation.
+/// Outcome of an operation.
 pub type Outcome = Result<(), OpError>;
 
-/// A kernel: the real one or a simulated one.
+/// Kernel, real or simulated.
+///
+/// Its futures are not `Send`: a kernel lives on the engine's own thread.
 ///
 /// Its futures are not `Send`: a kernel lives on the engine's own thread.
 #[allow(
@@ -703,18 +665,21 @@ pub type Outcome = Result<(), OpError>;
     reason = "used only as a type parameter of the engine, on one thread"
 )]
 pub trait Kernel {
-    /// Looks.
+    /// Reads the state within a scope.
+    ///
+    /// # Errors
+    /// If the kernel cannot be asked at all. State that does not exist is no error.
     ///
     /// # Errors
     /// When the kernel cannot be asked at all; what is not there is no error.
     async fn observe(&mut self, scope: &Scope) -> Result<Observed, OpError>;
 
-    /// So many namespaces are going to be made by the next operations: begins with what nobody sees
-    /// of that.
+    /// Announces that the next operations create this number of namespaces: the kernel begins to
+    /// unshare them before they are pinned.
     fn expect(&mut self, namespaces: usize);
 
-    /// Does operations in order, and tells `done` how many are behind it. The answer has one
-    /// outcome for each; none for those that were skipped because an earlier one of the same part
+    /// Executes operations in order, and reports to `done` how many are finished. Returns one
+    /// outcome for each; `None` for those that were skipped because an earlier one of the same part
     /// failed.
     async fn execute(
         &mut self,
@@ -722,28 +687,27 @@ pub trait Kernel {
         done: Box<dyn Fn(usize) + Send>,
     ) -> Vec<Option<Outcome>>;
 
-    /// Waits for what others do. It may be dropped while it waits, and asked again: nothing is
-    /// lost.
+    /// Waits for the next event. It may be dropped and called again: no event is lost.
     async fn notice(&mut self) -> KernelEvent;
 
-    /// What others did up to now, without waiting. Between changes of one's own and the look after
-    /// them it tells what that look would not find.
+    /// Returns the events up to now, without waiting. Between own changes and the observation after
+    /// them, it tells of changes that the observation does not find.
     fn heard(&mut self) -> Vec<KernelEvent>;
 
     /// Changes which namespaces are watched.
     fn watch(&mut self, changes: Vec<WatchChange>);
 
-    /// What is in `/run/netns`.
+    /// Lists `/run/netns`.
     fn names(&mut self) -> Vec<String>;
 
-    /// Tells a link's neighbours which MAC address its addresses have: one gratuitous ARP request,
-    /// or one unsolicited neighbour advertisement, for each. Neighbours that do not hear it find
-    /// out later: a failure is only logged.
+    /// Announces the MAC address of a link's addresses: one gratuitous ARP request, or one
+    /// unsolicited neighbour advertisement, for each. A failure is only logged: neighbours that
+    /// miss it find out later.
     fn announce(&mut self, links: &[Announcement]);
 
-    /// The values that `SysctlSet` replaced since this was last asked.
+    /// Returns the values that sysctl operations replaced since the last call.
     fn replaced_sysctls(&mut self) -> Vec<(Name, netnsd_api::SysctlKey, String)>;
 
-    /// Lets go of what is held between operations: an open connection keeps a namespace alive.
+    /// Closes idle namespace connections; an open one keeps its namespace alive.
     fn rest(&mut self);
 }

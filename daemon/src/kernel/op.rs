@@ -8,7 +8,8 @@ use std::fmt;
 use ipnet::IpNet;
 use netnsd_api::{Mac, Name, Neighbour, NetnsId, Port, Route, SysctlKey};
 
-use super::{BridgeSettings, DnsFile, Ns, ObservedAddress, RouteExtras};
+use super::{DnsFile, Ns, ObservedAddress, RouteExtras};
+use crate::links::BridgeSettings;
 
 /// Location of a link: its namespace, and its name there.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -11,18 +11,19 @@ use std::{
 };
 
 use netnsd_api::{
-    Destination, InterfaceName, MIN_IPV6_MTU, Mac, Name, NetnsId, Port, Route, SysctlKey,
+    Centiseconds, Destination, InterfaceName, MIN_IPV6_MTU, Mac, Name, NetnsId, Route, SysctlKey,
     is_link_local,
 };
 use nix::errno::Errno;
 
 use super::{
-    ADDRESS_PROTOCOL_KERNEL_LL, AddressChange, Announcement, BatchOp, BridgeSettings, DEFAULT_MTU,
-    FeatureOp, Kernel, KernelEvent, LinkAt, LinkChange, LinkOp, NamespaceChange, NamespaceOp,
-    NeighbourChange, NewEnd, NewLink, Ns, Observed, ObservedAddress, ObservedBridge, ObservedLink,
-    ObservedNs, ObservedPort, ObservedRoute, Op, OpError, Outcome, ROUTE_PROTOCOL, RouteChange,
-    RouteExtras, Scope, WatchChange, sysctl,
+    ADDRESS_PROTOCOL_KERNEL_LL, AddressChange, Announcement, BatchOp, DEFAULT_MTU, FeatureOp,
+    Kernel, KernelEvent, LinkAt, LinkChange, LinkOp, NamespaceChange, NamespaceOp, NeighbourChange,
+    NewEnd, NewLink, Ns, Observed, ObservedAddress, ObservedBridge, ObservedLink, ObservedNs,
+    ObservedPort, ObservedRoute, Op, OpError, Outcome, ROUTE_PROTOCOL, RouteChange, RouteExtras,
+    Scope, WatchChange, sysctl,
 };
+use crate::links::BridgeSettings;
 
 /// First bytes of the MAC addresses that this kernel chooses itself.
 const CHOSEN: [u8; 4] = [0xfe, 0, 0, 0];
@@ -88,7 +89,7 @@ impl SimKernel {
         self.state().fault = Some((after, errno));
     }
 
-    /// Whether a namespace cannot be entered from now on.
+    /// Makes a namespace inaccessible, or accessible again.
     pub fn close(&self, ns: &Ns, closed: bool) {
         let mut state = self.state();
         if closed {
@@ -98,7 +99,7 @@ impl SimKernel {
         };
     }
 
-    /// Whether the operation that was to fail has done so.
+    /// Returns true if the operation that was to fail has failed.
     pub fn failed(&self) -> bool {
         self.state().fault.is_none()
     }
@@ -413,7 +414,7 @@ impl State {
             NewLink::Bridge { end, settings } => {
                 let made = ObservedLink {
                     kind: Some("bridge".into()),
-                    bridge: Some(ObservedBridge::defaults()),
+                    bridge: Some(ObservedBridge::default()),
                     ..new_device(end)
                 };
                 self.add_link(&end.at, made)?;
@@ -455,13 +456,13 @@ impl State {
                 }
                 let link = self.link(at)?;
                 link.master.clone_from(master);
-                link.port = master.as_ref().map(|_| ObservedPort::defaults());
+                link.port = master.as_ref().map(|_| ObservedPort::default());
                 Ok(())
             }
             LinkChange::Bridge(settings) => self.set_bridge(at, settings),
             LinkChange::Port(settings) => {
                 let port = self.link(at)?.port.as_mut().ok_or(Errno::EINVAL)?;
-                set_port(port, settings);
+                port.attrs.apply(settings);
                 Ok(())
             }
             LinkChange::Owner { owner_tag, .. } => self.set_owner(at, owner_tag),
@@ -717,34 +718,18 @@ impl State {
     fn set_bridge(&mut self, at: &LinkAt, set: &BridgeSettings) -> Done {
         let bridge = self.link(at)?.bridge.as_mut();
         let bridge = bridge.ok_or(Errno::EOPNOTSUPP)?;
-        let BridgeSettings {
-            stp,
-            priority,
-            ageing_time,
-            forward_delay,
-            hello_time,
-            max_age,
-            ..
-        } = *set;
         // The times are taken first (`br_changelink()`, net/bridge/br_netlink.c), and bounded while
         // STP is on.
-        let bounds = 200..=3000;
-        if bridge.stp && forward_delay.is_some_and(|delay| !bounds.contains(&delay)) {
+        let (min, max) = (Centiseconds(200), Centiseconds(3000));
+        let is_out = |delay: &Centiseconds| *delay < min || *delay > max;
+        if bridge.attrs.stp && set.forward_delay.as_ref().is_some_and(is_out) {
             return Err(Errno::ERANGE);
         }
-        bridge.stp = stp.unwrap_or(bridge.stp);
-        bridge.priority = priority.unwrap_or(bridge.priority);
-        bridge.ageing_time = ageing_time.unwrap_or(bridge.ageing_time);
-        bridge.forward_delay = forward_delay.unwrap_or(bridge.forward_delay);
-        if stp == Some(true) {
+        bridge.attrs.apply(set);
+        if set.stp == Some(true) {
             // `br_stp_start()`, net/bridge/br_stp_if.c.
-            bridge.forward_delay = bridge.forward_delay.clamp(*bounds.start(), *bounds.end());
+            bridge.attrs.forward_delay = bridge.attrs.forward_delay.clamp(min, max);
         }
-        bridge.hello_time = hello_time.unwrap_or(bridge.hello_time);
-        bridge.max_age = max_age.unwrap_or(bridge.max_age);
-        bridge.multicast_snooping = set.multicast_snooping.unwrap_or(bridge.multicast_snooping);
-        bridge.vlan_filtering = set.vlan_filtering.unwrap_or(bridge.vlan_filtering);
-        bridge.vlan_default_pvid = set.vlan_default_pvid.unwrap_or(bridge.vlan_default_pvid);
         Ok(())
     }
 
@@ -778,7 +763,7 @@ impl State {
         match link.addresses.iter_mut().find(|known| known.excludes(new)) {
             Some(known) if known.is_same(new) => {
                 if replace {
-                    // What a primary one is, and a label, stay (`inet_rtm_newaddr()`,
+                    // The secondary flag and the label stay (`inet_rtm_newaddr()`,
                     // net/ipv4/devinet.c).
                     *known = ObservedAddress {
                         secondary: known.secondary,
@@ -896,15 +881,4 @@ fn same_route(known: &ObservedRoute, route: &Route) -> bool {
                 .metric
                 .filter(|metric| *metric != 0)
                 .unwrap_or(if ipv6 { 1024 } else { 0 })
-}
-
-fn set_port(port: &mut ObservedPort, set: &Port) {
-    port.path_cost = set.path_cost.unwrap_or(port.path_cost);
-    port.priority = set.priority.unwrap_or(port.priority);
-    port.hairpin = set.hairpin.unwrap_or(port.hairpin);
-    port.isolated = set.isolated.unwrap_or(port.isolated);
-    port.learning = set.learning.unwrap_or(port.learning);
-    port.bpdu_guard = set.bpdu_guard.unwrap_or(port.bpdu_guard);
-    port.root_block = set.root_block.unwrap_or(port.root_block);
-    port.mcast_fast_leave = set.mcast_fast_leave.unwrap_or(port.mcast_fast_leave);
 }

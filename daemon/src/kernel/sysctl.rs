@@ -106,7 +106,7 @@ impl ObservedNs {
         let before = self.sysctls.insert(key.clone(), value.to_owned());
         match before {
             Some(before) if is_ipv4_forwarding(key) && is_same_value(&before, value) => return,
-            // Whether this changes the others, which it does when it changes itself, is not known.
+            // It is unknown if this changes the others, which it does when it changes itself.
             None if is_ipv4_forwarding(key) => {
                 changed_along(key)
                     .iter()

@@ -37,7 +37,7 @@ impl Document {
 /// Resource of a topology document.
 #[derive(Debug, Clone)]
 pub struct DocumentItem {
-    /// What is asked for.
+    /// Intent.
     pub spec: Spec,
     /// Index in the document's list of its kind.
     pub index: usize,

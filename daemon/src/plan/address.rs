@@ -1,4 +1,9 @@
-//! Addresses of a link: which go, which come, and in which order the kernel has them.
+//! Addresses of a link: additions, deletions, and their order.
+//!
+//! The first of a network is the source address of packets, in both families, and the order of the
+//! list is that of the kernel. An added address comes last in IPv4 (of the primary or of the
+//! secondary ones) and first in IPv6; so the addresses that stay are the longest run that need not
+//! move, and netnsd's others are added again behind them. Addresses of others stay where they are.
 //!
 //! The first of a network is the one that packets leave with, in both families, and the order of
 //! the list is that of the kernel. What is added comes last in IPv4 (of the primary or of the
@@ -16,7 +21,7 @@ use crate::kernel::{
 };
 
 impl Planner<'_> {
-    /// Plans the addresses of a link that has this MTU.
+    /// Plans the addresses of a link with this MTU.
     pub(super) fn plan_addresses(
         &mut self,
         task: &Task<'_>,
@@ -24,10 +29,10 @@ impl Planner<'_> {
         wanted: &[ObservedAddress],
         mtu: u32,
     ) {
-        // Only what is netnsd's is moved: it is so until everything is where it was, or from the
-        // first.
+        // Only addresses of netnsd are moved: adopted ones are netnsd's before, released ones until
+        // the end.
         if task.hands == Hands::Adopt {
-            self.take_addresses(task, place, wanted);
+            self.mark_addresses(task, place, wanted);
         }
         for ipv6 in [false, true] {
             let mut order: Vec<&ObservedAddress> = wanted
@@ -49,14 +54,13 @@ impl Planner<'_> {
             self.refuse_excluded(task, place, &mut order);
             self.order_addresses(task, place, &order, ipv6);
         }
-        if task.gives_back() {
-            self.take_addresses(task, place, wanted);
+        if task.is_released() {
+            self.mark_addresses(task, place, wanted);
         }
     }
 
-    /// Puts the mark on addresses of others that are taken over, or takes it off again; the rest of
-    /// them is as it was.
-    fn take_addresses(&mut self, task: &Task<'_>, place: &LinkAt, wanted: &[ObservedAddress]) {
+    /// Marks adopted addresses as netnsd's, or removes the mark; their other attributes stay.
+    fn mark_addresses(&mut self, task: &Task<'_>, place: &LinkAt, wanted: &[ObservedAddress]) {
         let Some(link) = self.ns_mut(&place.ns).links.get_mut(&place.name) else {
             return;
         };
@@ -67,7 +71,7 @@ impl Planner<'_> {
             };
             if wanted.protocol != known.protocol {
                 known.protocol = wanted.protocol;
-                taken.push(if task.gives_back() {
+                taken.push(if task.is_released() {
                     wanted.clone()
                 } else {
                     known.clone()
@@ -83,7 +87,7 @@ impl Planner<'_> {
         }
     }
 
-    /// Takes out what the kernel would refuse because of an address of others.
+    /// Leaves out addresses that the kernel would refuse because of an address of others.
     fn refuse_excluded(
         &mut self,
         task: &Task<'_>,
@@ -114,8 +118,7 @@ impl Planner<'_> {
         }
     }
 
-    /// Brings the addresses of a family to what is asked for, given in the order in which they are
-    /// added.
+    /// Plans the addresses of a family, given in the order in which they are added.
     fn order_addresses(
         &mut self,
         task: &Task<'_>,
@@ -132,7 +135,7 @@ impl Planner<'_> {
             links: BTreeMap::from([(name.clone(), link.clone())]),
             ..ObservedNs::default()
         };
-        let all = task.gives_back();
+        let all = task.is_released();
         let mut leaving = leaving(known(&trial, name), order, ipv6, all);
         // Without any IPv4 address the kernel takes the routes by the link away: the first that
         // comes does so before others go.
@@ -160,8 +163,8 @@ impl Planner<'_> {
         let as_it_was = |wanted: &ObservedAddress| {
             let gone = delete
                 .iter()
-                .find(|gone| gone.is_same(wanted) && !task.gives_back());
-            // Nobody else had it until now.
+                .find(|gone| gone.is_same(wanted) && !task.is_released());
+            // The address was unique until now.
             let nodad = if ipv6 { IFA_F_NODAD } else { 0 };
             gone.map_or_else(
                 || wanted.clone(),
@@ -201,7 +204,8 @@ impl Planner<'_> {
             };
             return self.emit(Phase::Addresses, task, place.change_addresses(change));
         }
-        // The route to a network stays where the next address of it comes before the last one goes.
+        // The route to a network stays if the next address of it is added before the last one is
+        // deleted.
         let is_followed = |gone: &ObservedAddress| {
             let is_of_it = |other: &ObservedAddress| other.network() == gone.network();
             !known(&trial, name).iter().any(is_of_it)
@@ -250,17 +254,17 @@ impl Planner<'_> {
         self.emit(Phase::Addresses, task, place.change_addresses(change));
     }
 
-    /// Gives a link that is about to be up its link-local address, where IPv6 packets go by it. The
-    /// kernel makes the same one, and looks for duplicates first; until then the link asks for no
-    /// neighbour (`ndisc_send_ns()`, net/ipv6/ndisc.c), and what a router should forward there is
-    /// lost.
+    /// Adds the link-local address of a link that is set up, if IPv6 packets use it. The kernel
+    /// makes the same one, and looks for duplicates first; until then the link solicits no
+    /// neighbour (`ndisc_send_ns()`, net/ipv6/ndisc.c), and packets that a router should forward
+    /// there are lost.
     pub(super) fn add_link_local(&mut self, task: &Task<'_>, place: &LinkAt) {
         let Some(link) = self.now.link(&place.ns, &place.name) else {
             return;
         };
         let Some(mac) = link
             .mac
-            .filter(|_| !link.addr_gen_none && link.mtu >= MIN_IPV6_MTU && !task.gives_back())
+            .filter(|_| !link.addr_gen_none && link.mtu >= MIN_IPV6_MTU && !task.is_released())
         else {
             return;
         };
@@ -285,9 +289,9 @@ fn known<'n>(inside: &'n ObservedNs, name: &str) -> &'n [ObservedAddress] {
     inside.links.get(name).map_or(&[], |link| &link.addresses)
 }
 
-/// Tells which addresses of netnsd's go: those that are not asked for, and those that are not where
-/// the order has them. Of others those go, and come again, that would rise above netnsd's first of
-/// their network, and with `all` those that are in the order. Secondary ones come first.
+/// Returns netnsd's addresses that are not asked for, or not where the order has them. Addresses of
+/// others are deleted, and added again, if they would rise above netnsd's first of their network,
+/// and with `all` those in the order. Secondary ones come first.
 fn leaving(
     addresses: &[ObservedAddress],
     order: &[&ObservedAddress],
@@ -365,7 +369,7 @@ fn leaving(
             );
         }
         match stays {
-            // It comes to the end of the primary ones.
+            // It is promoted to the end of the primary ones.
             Some(_) if rises => *from = usize::MAX,
             Some(place) => *from = place + 1,
             None if is_fixed => {}

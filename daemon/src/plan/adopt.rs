@@ -1,18 +1,16 @@
-//! Taking over what others made, in place, and giving it back as it was found when the kernel
-//! refuses the rest of a write.
+//! Adoption: takes over namespaces, bridges and pairs that others made, in place, and releases them
+//! as they were found if the kernel refuses the rest of the write.
 
 use std::collections::{BTreeMap, HashSet};
 
 use netnsd_api::{
-    Bridge, Centiseconds, Cidr, Endpoint, Kind, Name, Namespace, NetnsId, ResourceRef, Veth,
-    is_link_local,
+    Bridge, Cidr, Endpoint, Kind, Name, Namespace, NetnsId, ResourceRef, Veth, is_link_local,
 };
 
 use super::{
     Hands, Phase, Planner, Task,
     place::{bridge_at, end_at, set_owner},
     route::{RouteKey, key_of, key_of_known},
-    settings::port_settings,
 };
 use crate::{
     kernel::{
@@ -22,29 +20,27 @@ use crate::{
     model::Spec,
 };
 
-/// How something was found before it was taken over.
+/// State of a resource before its adoption.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// What it was, every setting said. Bridges are called as their devices.
+    /// Spec with every setting set. Bridges are named by their devices.
     pub spec: Spec,
-    /// The owner tags that it had, of a record that is no more; the second is that of a pair's
-    /// second end.
+    /// Owner tags of a deleted record; the second is that of a pair's second end.
     owner_tags: [Option<String>; 2],
-    /// Of each route of `spec` who made it, and what the API has no fields for.
+    /// Protocol and extra attributes of each route of `spec`.
     routes: Vec<(u8, RouteExtras)>,
-    /// The addresses of each end of a pair, or of a bridge, but for those that the kernel makes
-    /// itself.
+    /// Addresses of each end of a pair, or of a bridge, without those that the kernel makes itself.
     addresses: [Vec<ObservedAddress>; 2],
-    /// Which ends of a pair made themselves no IPv6 link-local address.
+    /// True for ends of a pair that made no IPv6 link-local address.
     addr_gen_none: [bool; 2],
 }
 
 impl Task<'_> {
-    pub(super) fn gives_back(&self) -> bool {
+    pub(super) fn is_released(&self) -> bool {
         matches!(self.hands, Hands::GiveBack(_))
     }
 
-    /// The protocol of the route at this place of what is desired.
+    /// Returns the protocol of a desired route, by its index.
     pub(super) fn protocol_of(&self, route: usize) -> u8 {
         match self.hands {
             Hands::GiveBack(found) => found
@@ -56,7 +52,7 @@ impl Task<'_> {
         }
     }
 
-    /// What the route at this place is made with besides.
+    /// Returns the extra attributes of a desired route, by its index.
     pub(super) fn extras_of(&self, route: usize) -> RouteExtras {
         match self.hands {
             Hands::GiveBack(found) => found
@@ -68,8 +64,8 @@ impl Task<'_> {
         }
     }
 
-    /// Returns true if a route has besides what it should have: what is given back is what it was
-    /// to the letter.
+    /// Returns true if the extra attributes of a route are as they should be: a released resource
+    /// gets exactly those that it had.
     pub(super) fn keeps_extras(&self, route: usize, known: &ObservedRoute) -> bool {
         match self.hands {
             Hands::GiveBack(found) => found
@@ -80,7 +76,7 @@ impl Task<'_> {
         }
     }
 
-    /// The addresses that an end of a pair, or a bridge, is to have.
+    /// Returns the addresses that an end of a pair, or a bridge, is to have.
     pub(super) fn addresses_of(&self, asked: &[Cidr], end: usize) -> Vec<ObservedAddress> {
         match self.hands {
             Hands::GiveBack(found) => found.addresses[end].clone(),
@@ -91,7 +87,7 @@ impl Task<'_> {
         }
     }
 
-    /// Whether an end makes itself no IPv6 link-local address; a bridge's port needs none: its
+    /// Returns true if an end is to make no IPv6 link-local address. A bridge port needs none: its
     /// announcements would be flooded to all ports.
     pub(super) fn addr_gen_none(&self, spec: &Endpoint, end: usize) -> bool {
         match self.hands {
@@ -100,11 +96,11 @@ impl Task<'_> {
         }
     }
 
-    /// Returns true if something with this tag may be taken over: what has no owner, or one that
-    /// went away with its record.
+    /// Returns true if a device with this tag may be adopted: it has no owner, or the owner's
+    /// record was deleted.
     fn may_take(&self, found: Option<&str>, end: Option<usize>) -> bool {
-        // Namespaces that netnsd pins under another name are told by `alias_of`: any other tag is
-        // of a record that is no more.
+        // A namespace that netnsd pins under another name has `alias_of`: any other tag is of a
+        // deleted record.
         let may = |owner: (ResourceRef, Option<usize>)| {
             self.resource.kind == Kind::Namespace || owner == (self.resource.clone(), end)
         };
@@ -140,7 +136,7 @@ impl Planner<'_> {
         };
         let owner_tag = Some(task.owner_tag(None));
         self.ns_mut(ns).owner_tag.clone_from(&owner_tag);
-        self.take(
+        self.adopt(
             task,
             found,
             vec![set_owner(
@@ -153,7 +149,7 @@ impl Planner<'_> {
     }
 
     pub(super) fn adopt_bridge(&mut self, task: &Task<'_>, place: &LinkAt) {
-        if task.hands != Hands::Adopt || self.is_there(place, task, None) {
+        if task.hands != Hands::Adopt || self.is_at(place, task, None) {
             return;
         }
         let (Some(Spec::Bridge(spec)), Some(known)) =
@@ -173,15 +169,15 @@ impl Planner<'_> {
                 addr_gen_none: [false; 2],
             };
             let macs = known.mac.into_iter().collect();
-            let op = self.take_link(place.clone(), task.owner_tag(None), None);
-            self.take(task, found, vec![op]);
+            let op = self.adopt_link(place.clone(), task.owner_tag(None), None);
+            self.adopt(task, found, vec![op]);
             self.plan.macs.insert(task.resource.clone(), macs);
         }
     }
 
-    /// Takes a pair over when both its ends are at their places, and each is the other's.
+    /// Adopts a pair if both ends are at their locations, and each is the peer of the other.
     pub(super) fn adopt_pair(&mut self, task: &Task<'_>, places: &[LinkAt; 2]) {
-        let here = [0, 1].map(|end| self.is_there(&places[end], task, Some(end)));
+        let here = [0, 1].map(|end| self.is_at(&places[end], task, Some(end)));
         let Some(Spec::Veth(spec)) = task.desired else {
             return;
         };
@@ -196,8 +192,8 @@ impl Planner<'_> {
             here[end] || task.may_take(link.owner_tag.as_deref(), Some(end))
         };
         let is_veth = |link: &ObservedLink| link.kind.as_deref() == Some(Kind::Veth.as_str());
-        let mates = one.peer_index == Some(two.index) && two.peer_index == Some(one.index);
-        if !(free(0, one) && free(1, two) && is_veth(one) && is_veth(two) && mates) {
+        let are_peers = one.peer_index == Some(two.index) && two.peer_index == Some(one.index);
+        if !(free(0, one) && free(1, two) && is_veth(one) && is_veth(two) && are_peers) {
             return;
         }
         let found = Found {
@@ -215,7 +211,7 @@ impl Planner<'_> {
         };
         let macs = [one.mac, two.mac].into_iter().flatten().collect();
         let take = |end: usize| {
-            self.take_link(
+            self.adopt_link(
                 places[end].clone(),
                 task.owner_tag(Some(end)),
                 Some(&places[1 - end]),
@@ -226,25 +222,25 @@ impl Planner<'_> {
             .filter(|end| !here[*end])
             .map(take)
             .collect();
-        self.take(task, found, ops);
+        self.adopt(task, found, ops);
         self.plan.macs.insert(task.resource.clone(), macs);
     }
 
-    fn take_link(&mut self, place: LinkAt, owner_tag: String, peer: Option<&LinkAt>) -> Op {
+    fn adopt_link(&mut self, place: LinkAt, owner_tag: String, peer: Option<&LinkAt>) -> Op {
         let link = self.ns_mut(&place.ns).links.get_mut(&place.name);
         let was = link.and_then(|link| link.owner_tag.replace(owner_tag.clone()));
         set_owner(&place, was, Some(owner_tag), peer)
     }
 
-    fn take(&mut self, task: &Task<'_>, found: Found, ops: Vec<Op>) {
+    fn adopt(&mut self, task: &Task<'_>, found: Found, ops: Vec<Op>) {
         for op in ops {
             self.emit(Phase::Adopt, task, op);
         }
         self.plan.found.insert(task.resource.clone(), found);
     }
 
-    /// Takes the owner tags off what is given back.
-    pub(super) fn give_back(&mut self, task: &Task<'_>) {
+    /// Removes the owner tags of a released resource.
+    pub(super) fn release(&mut self, task: &Task<'_>) {
         let Hands::GiveBack(found) = task.hands else {
             return;
         };
@@ -272,7 +268,7 @@ impl Planner<'_> {
                 .collect(),
         };
         for (place, end) in places {
-            if self.is_there(&place, task, end) {
+            if self.is_at(&place, task, end) {
                 let tag = self
                     .now
                     .link(&place.ns, &place.name)
@@ -299,7 +295,7 @@ fn found_namespace(spec: &Namespace, known: &ObservedNs) -> Namespace {
             .map(ObservedRoute::as_route)
             .collect(),
         neighbours: known.neighbours.clone(),
-        // They go back to what they were before they were set.
+        // Sysctls get back the values from before they were set.
         sysctls: BTreeMap::new(),
         dns: None,
         attach: None,
@@ -307,8 +303,8 @@ fn found_namespace(spec: &Namespace, known: &ObservedNs) -> Namespace {
     }
 }
 
-/// The routes that can be made again as they are: nothing is done to others, and the kernel makes
-/// those of addresses again itself.
+/// Returns the routes that can be made again as they are. Others are left alone, and the kernel
+/// makes those of addresses itself.
 fn found_routes<'k>(
     spec: &'k Namespace,
     known: &'k ObservedNs,
@@ -325,7 +321,7 @@ fn found_routes<'k>(
         .filter(is_made)
 }
 
-/// Addresses but for those that the kernel makes itself.
+/// Returns the addresses that the kernel did not make itself.
 fn found_addresses(known: &ObservedLink) -> Vec<ObservedAddress> {
     known
         .addresses
@@ -335,26 +331,17 @@ fn found_addresses(known: &ObservedLink) -> Vec<ObservedAddress> {
         .collect()
 }
 
-fn found_bridge(spec: &Bridge, known: &ObservedLink, settings: &ObservedBridge) -> Bridge {
-    let time = |hundredths: u32| Some(Centiseconds(hundredths));
-    Bridge {
+fn found_bridge(spec: &Bridge, known: &ObservedLink, bridge: &ObservedBridge) -> Bridge {
+    let spec = Bridge {
         // Without one asked for it keeps its own.
         mac: spec.mac.and(known.mac),
         mtu: Some(known.mtu),
         up: known.up,
         // See `Found::addresses`.
         addresses: Vec::new(),
-        stp: settings.stp,
-        priority: Some(settings.priority),
-        ageing_time_s: time(settings.ageing_time),
-        forward_delay_s: time(settings.forward_delay),
-        hello_time_s: time(settings.hello_time),
-        max_age_s: time(settings.max_age),
-        multicast_snooping: Some(settings.multicast_snooping),
-        vlan_filtering: Some(settings.vlan_filtering),
-        vlan_default_pvid: Some(settings.vlan_default_pvid),
         ..spec.clone()
-    }
+    };
+    bridge.attrs.settings().into_spec(spec)
 }
 
 fn found_end(spec: &Endpoint, known: &ObservedLink) -> Endpoint {
@@ -364,12 +351,16 @@ fn found_end(spec: &Endpoint, known: &ObservedLink) -> Endpoint {
         up: known.up,
         // See `Found::addresses`.
         addresses: Vec::new(),
-        // One of a name that no resource can have is left.
+        // A name that no resource can have is left out.
         bridge: known
             .master
             .as_deref()
             .and_then(|master| master.parse::<Name>().ok()),
-        port: known.port.as_ref().map(port_settings).unwrap_or_default(),
+        port: known
+            .port
+            .as_ref()
+            .map(|port| port.attrs.settings())
+            .unwrap_or_default(),
         ..spec.clone()
     }
 }

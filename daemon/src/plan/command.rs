@@ -1,17 +1,20 @@
-//! Operations as the lines that do the same by hand: `ip(8)` of iproute2 6.1 or later, `sysctl(8)`,
+//! Shell lines that do the same as operations: `ip(8)` of iproute2 6.1 or later, `sysctl(8)`,
 //! `sh(1)`.
+//!
+//! Each line stands alone, and fails if the kernel refuses. Owner tags are set too, except for the
+//! protocol number of addresses, which that `ip` cannot set yet.
 //!
 //! Each line stands alone, and fails where the kernel refuses. Owner tags are set too, but for the
 //! protocol number of addresses, which that `ip` cannot set yet.
 
-use netnsd_api::{Mac, Neighbour, NetnsId, Port, Route, RouteType, shell_word};
+use netnsd_api::{Mac, Neighbour, NetnsId, Route, RouteType, shell_word};
 
 use crate::kernel::{
-    AddressChange, BridgeSettings, DEFAULT_MTU, FeatureOp, IFA_F_NODAD, IFA_F_NOPREFIXROUTE,
-    LinkAt, LinkChange, LinkOp, NamespaceChange, NamespaceOp, NeighbourChange, NewEnd, NewLink, Ns,
-    ObservedAddress, Op, ROUTE_PROTOCOL, RouteChange, RouteExtras, bridge_mtu, moved, ownership,
-    prefix_route,
+    AddressChange, DEFAULT_MTU, FeatureOp, IFA_F_NODAD, IFA_F_NOPREFIXROUTE, LinkAt, LinkChange,
+    LinkOp, NamespaceChange, NamespaceOp, NeighbourChange, NewEnd, NewLink, Ns, ObservedAddress,
+    Op, ROUTE_PROTOCOL, RouteChange, RouteExtras, moved, ownership, prefix_route,
 };
+use crate::links::{BridgeAttrs, BridgeSettings, PortAttrs, bridge_mtu};
 
 /// Returns the shell line that does the same as an operation.
 pub fn command(op: &Op) -> String {
@@ -81,8 +84,8 @@ fn link_change_line(link: &LinkAt, change: &LinkChange) -> String {
         LinkChange::AddrGenModeNone(false) => "addrgenmode eui64".to_owned(),
         LinkChange::Master(Some(master)) => format!("master {}", shell_word(master)),
         LinkChange::Master(None) => "nomaster".to_owned(),
-        LinkChange::Bridge(settings) => format!("type bridge{}", bridge_settings(settings)),
-        LinkChange::Port(settings) => format!("type bridge_slave{}", port_settings(settings)),
+        LinkChange::Bridge(settings) => format!("type bridge{}", BridgeAttrs::ip_args(settings)),
+        LinkChange::Port(settings) => format!("type bridge_slave{}", PortAttrs::ip_args(settings)),
         LinkChange::Owner { was, owner_tag, .. } => {
             let added = owner_tag.iter().map(|tag| altname(link, "add", tag));
             let removed = was.iter().map(|tag| match ownership::is_legacy(tag) {
@@ -280,7 +283,7 @@ fn address_delete(link: &LinkAt, address: &ObservedAddress) -> String {
     )
 }
 
-/// Lines with `promote_secondaries` on, if that is needed.
+/// Wraps lines in `promote_secondaries` on and off, if needed.
 fn promoting(link: &LinkAt, promote: bool, lines: Vec<String>) -> String {
     let LinkAt { ns, name } = link;
     let inside = ns
@@ -339,7 +342,7 @@ fn bridge(end: &NewEnd, settings: &BridgeSettings) -> String {
         ip(&end.at.ns),
         shell_word(&end.at.name),
         address(end.mac),
-        bridge_settings(settings),
+        BridgeAttrs::ip_args(settings),
         altname(&end.at, "add", &end.owner_tag)
     );
     let mtus = end.mtu.map(|mtu| bridge_mtu(DEFAULT_MTU, mtu));
@@ -376,45 +379,11 @@ fn veth(ends: &[NewEnd; 2]) -> String {
     )
 }
 
-/// Options with the values that are given.
+/// Returns the options whose values are given.
 fn options<const N: usize>(all: [(&str, Option<String>); N]) -> String {
     all.into_iter()
         .filter_map(|(name, value)| Some(format!(" {name} {}", value?)))
         .collect()
-}
-
-/// Times are in hundredths of a second there too.
-fn bridge_settings(set: &BridgeSettings) -> String {
-    let flag = |value: Option<bool>| value.map(|value| u8::from(value).to_string());
-    let number = |value: Option<u32>| value.map(|value| value.to_string());
-    options([
-        ("stp_state", flag(set.stp)),
-        ("priority", number(set.priority.map(u32::from))),
-        ("ageing_time", number(set.ageing_time)),
-        ("forward_delay", number(set.forward_delay)),
-        ("hello_time", number(set.hello_time)),
-        ("max_age", number(set.max_age)),
-        ("mcast_snooping", flag(set.multicast_snooping)),
-        ("vlan_filtering", flag(set.vlan_filtering)),
-        (
-            "vlan_default_pvid",
-            number(set.vlan_default_pvid.map(u32::from)),
-        ),
-    ])
-}
-
-fn port_settings(set: &Port) -> String {
-    let flag = |value: Option<bool>| value.map(|value| if value { "on" } else { "off" }.to_owned());
-    options([
-        ("cost", set.path_cost.map(|value| value.to_string())),
-        ("priority", set.priority.map(|value| value.to_string())),
-        ("hairpin", flag(set.hairpin)),
-        ("isolated", flag(set.isolated)),
-        ("learning", flag(set.learning)),
-        ("guard", flag(set.bpdu_guard)),
-        ("root_block", flag(set.root_block)),
-        ("fastleave", flag(set.mcast_fast_leave)),
-    ])
 }
 
 fn route(ns: &Ns, verb: &str, route: &Route, protocol: &str, extras: &str) -> String {

@@ -1,5 +1,5 @@
-//! Links that are at their places: MAC addresses, MTUs, addresses, bridges and their ports, up and
-//! down.
+//! Settings of links that are at their locations: MAC addresses, MTUs, addresses, bridge ports, up
+//! and down.
 
 use ipnet::IpNet;
 use netnsd_api::{Bridge, Endpoint, Mac, Port, Veth, is_link_local};
@@ -7,50 +7,50 @@ use netnsd_api::{Bridge, Endpoint, Mac, Port, Veth, is_link_local};
 use super::{
     Phase, Planner, Task,
     place::{bridge_at, end_at},
-    settings::{bridge_changes, port_changes, times_of},
 };
 use crate::{
     kernel::{
-        AddressChange, BridgeSettings, DEFAULT_MTU, LinkAt, LinkChange, ObservedAddress,
-        ObservedLink, ObservedPort, bridge_mtu,
+        AddressChange, DEFAULT_MTU, LinkAt, LinkChange, ObservedAddress, ObservedBridge,
+        ObservedLink, ObservedPort,
     },
+    links::{BridgeAttrs, BridgeSettings, bridge_mtu},
     model::Spec,
 };
 
-/// A link's settings that bridges and veth ends share.
+/// Settings that bridges and veth ends share.
 struct Common {
     mac: Option<Mac>,
     mtu: Option<u32>,
-    /// What the MTU was asked to be before. What it is otherwise by now is the kernel's choice,
-    /// such as a bridge's by its ports.
+    /// MTUs that were asked for before. Any other value is the kernel's choice, such as that of a
+    /// bridge by its ports.
     old_mtus: Vec<u32>,
     addresses: Vec<ObservedAddress>,
 }
 
 impl Planner<'_> {
-    pub(super) fn bridge(&mut self, task: &Task<'_>, spec: &Bridge) {
+    pub(super) fn plan_bridge(&mut self, task: &Task<'_>, spec: &Bridge) {
         let place = bridge_at(spec);
-        if !self.is_there(&place, task, None) {
+        if !self.is_at(&place, task, None) {
             return;
         }
-        self.lower_unless(task, &place, spec.up);
+        self.set_down_unless(task, &place, spec.up);
         let Some(known) = self.now.link(&place.ns, &place.name).cloned() else {
             return;
         };
-        // One that was in another namespace was made anew here.
+        // A bridge that was in another namespace was created again here.
         let anew = |old: &&Bridge| {
             self.plan.new_bridges.contains(&spec.name) || old.namespace != spec.namespace
         };
         let old = previous_bridge(task).filter(|old| !anew(old));
         self.set_bridge(task, spec, &place, &known, old);
-        if let (Some(mtu), Some(old), false) = (spec.mtu, old, task.gives_back())
+        if let (Some(mtu), Some(old), false) = (spec.mtu, old, task.is_released())
             && old.mtu != spec.mtu
         {
-            // It may have this one by its ports, now or once some of them have left, and would lose
-            // it with the others.
+            // A bridge may have this MTU from its ports, now or after some of them have left, and
+            // would lose it with the others.
             let mut steps = bridge_mtu(mtu, mtu);
             if known.mtu != mtu {
-                // The last one is set below, where its effect is seen.
+                // The last one is set below, where its effect is observed.
                 steps.pop();
             }
             for mtu in steps {
@@ -60,7 +60,7 @@ impl Planner<'_> {
         let old_mtus = Vec::new();
         let mac = self.mac_of(task, spec.mac, None);
         let addresses = task.addresses_of(&spec.addresses, 0);
-        self.common(
+        self.plan_common(
             task,
             &place,
             &Common {
@@ -70,14 +70,14 @@ impl Planner<'_> {
                 addresses,
             },
         );
-        self.pin(task, spec, &place, mac);
-        self.raise_if(task, &place, spec.up, Phase::RaiseBridges);
+        self.pin_mac(task, spec, &place, mac);
+        self.set_up_if(task, &place, spec.up, Phase::RaiseBridges);
     }
 
-    /// Gives a bridge that keeps its address the very same once more: one whose address was set
-    /// does not take the lowest of its ports any more (`br_stp_recalculate_bridge_id()`,
-    /// net/bridge/br_stp_if.c). Nothing tells that it is so already.
-    fn pin(&mut self, task: &Task<'_>, spec: &Bridge, place: &LinkAt, mac: Option<Mac>) {
+    /// Sets the MAC address that a bridge has already: then it no longer takes the lowest address
+    /// of its ports (`br_stp_recalculate_bridge_id()`, net/bridge/br_stp_if.c). The kernel does not
+    /// show that it is pinned.
+    fn pin_mac(&mut self, task: &Task<'_>, spec: &Bridge, place: &LinkAt, mac: Option<Mac>) {
         let is_kept = spec.mac.is_none() && self.plan.macs.contains_key(&task.resource);
         let is_there = !self.plan.new_bridges.contains(&spec.name);
         if let Some(mac) = mac.filter(|_| is_kept && is_there) {
@@ -86,13 +86,12 @@ impl Planner<'_> {
         }
     }
 
-    /// Gives a bridge whose MTU was once asked for the lowest of its ports: the kernel does so only
-    /// for others (`br_mtu_auto_adjust()`, net/bridge/br_if.c).
+    /// Sets the MTU of a bridge whose MTU was once asked for to the lowest of its ports: the kernel
+    /// does so only for others (`br_mtu_auto_adjust()`, net/bridge/br_if.c).
     pub(super) fn follow_ports(&mut self, task: &Task<'_>, spec: &Bridge) {
         let place = bridge_at(spec);
         let was_made = self.plan.new_bridges.contains(&spec.name);
-        if was_made || left_mtu(spec, task.applied).is_none() || !self.is_there(&place, task, None)
-        {
+        if was_made || left_mtu(spec, task.applied).is_none() || !self.is_at(&place, task, None) {
             return;
         }
         let Some(inside) = self.now.namespaces.get(&place.ns) else {
@@ -137,15 +136,12 @@ impl Planner<'_> {
             );
         }
         if known.root_id != known.bridge_id {
-            // It shows, and goes by, the times of the root; its own are set when they are asked
-            // for, and not seen.
-            let times = BridgeSettings {
-                forward_delay: set.forward_delay.take(),
-                hello_time: set.hello_time.take(),
-                max_age: set.max_age.take(),
-                ..BridgeSettings::default()
-            };
-            if old.is_some_and(|old| times_of(old) != times_of(spec))
+            // A bridge shows and uses the times of the root; its own are set when they are asked
+            // for, and not observed.
+            let times = set.root_times();
+            (set.forward_delay, set.hello_time, set.max_age) = (None, None, None);
+            let asked = |spec| BridgeSettings::of(spec).root_times();
+            if old.is_some_and(|old| asked(old) != asked(spec))
                 && times != BridgeSettings::default()
             {
                 self.emit_blind(
@@ -160,19 +156,19 @@ impl Planner<'_> {
         }
     }
 
-    pub(super) fn veth(&mut self, task: &Task<'_>, spec: &Veth) {
+    pub(super) fn plan_veth(&mut self, task: &Task<'_>, spec: &Veth) {
         for (index, end) in spec.endpoints.iter().enumerate() {
             let place = end_at(end);
-            if self.is_there(&place, task, Some(index)) {
-                self.end(task, end, index, &place);
+            if self.is_at(&place, task, Some(index)) {
+                self.plan_end(task, end, index, &place);
             }
         }
     }
 
-    fn end(&mut self, task: &Task<'_>, spec: &Endpoint, index: usize, place: &LinkAt) {
+    fn plan_end(&mut self, task: &Task<'_>, spec: &Endpoint, index: usize, place: &LinkAt) {
         let old = previous_ends(task, index);
-        self.lower_unless(task, place, spec.up);
-        self.common(
+        self.set_down_unless(task, place, spec.up);
+        self.plan_common(
             task,
             place,
             &Common {
@@ -187,24 +183,24 @@ impl Planner<'_> {
             .link(&place.ns, &place.name)
             .cloned()
             .unwrap_or_default();
-        self.addr_gen(task, task.addr_gen_none(spec, index), place, &known, &old);
+        self.plan_addr_gen(task, task.addr_gen_none(spec, index), place, &known, &old);
         match &spec.bridge {
             None => {
                 self.leave_bridge(task, place, &known, &old);
-                self.raise_if(task, place, spec.up, Phase::RaiseEnds);
+                self.set_up_if(task, place, spec.up, Phase::RaiseEnds);
             }
             Some(bridge) => {
                 let Some(device) = (self.bridge)(bridge) else {
                     return self.pending(task, format!("bridge {bridge} is not there"));
                 };
                 self.enslave(task, spec, place, &known, &device, &old);
-                self.raise_if(task, place, spec.up, Phase::RaisePorts);
+                self.set_up_if(task, place, spec.up, Phase::RaisePorts);
             }
         }
     }
 
-    /// The mode of one that was no port is others' to choose.
-    fn addr_gen(
+    /// Plans `addrgenmode`. That of an end which was never a port is left to others.
+    fn plan_addr_gen(
         &mut self,
         task: &Task<'_>,
         none: bool,
@@ -232,7 +228,7 @@ impl Planner<'_> {
         known: &ObservedLink,
         old: &[&Endpoint],
     ) {
-        // A bridge that others made it a port of is theirs to decide.
+        // If others made it a port, they decide.
         if known.master.is_some() && old.iter().any(|old| old.bridge.is_some()) {
             self.emit(Phase::Release, task, place.set(LinkChange::Master(None)));
             let inside = self.ns_mut(&place.ns);
@@ -270,20 +266,20 @@ impl Planner<'_> {
                 link.master = Some(device.to_owned());
             }
         }
-        // A port that is new has every default.
-        let now = if fresh {
-            ObservedPort::defaults()
-        } else {
-            known.port.clone().unwrap_or_else(ObservedPort::defaults)
+        // A new port has the kernel's defaults.
+        let now = match &known.port {
+            Some(port) if !fresh => port.clone(),
+            _ => ObservedPort::default(),
         };
-        let set = port_changes(&spec.port, old.iter().map(|old| &old.port), &now);
+        let earlier: Vec<&Port> = old.iter().map(|old| &old.port).collect();
+        let set = now.attrs.changes(&spec.port, &earlier);
         if set != Port::default() {
             self.emit(Phase::SetPorts, task, place.set(LinkChange::Port(set)));
         }
     }
 
-    /// MAC, MTU and addresses.
-    fn common(&mut self, task: &Task<'_>, place: &LinkAt, spec: &Common) {
+    /// Plans MAC address, MTU and addresses.
+    fn plan_common(&mut self, task: &Task<'_>, place: &LinkAt, spec: &Common) {
         let Some(known) = self.now.link(&place.ns, &place.name).cloned() else {
             return;
         };
@@ -312,8 +308,8 @@ impl Planner<'_> {
         self.add_prefix_routes(task, place);
     }
 
-    /// Gives addresses the routes to their networks that somebody took away: the kernel makes them
-    /// with the address, and when the link comes up, and never again.
+    /// Restores the routes to the networks of addresses that somebody deleted: the kernel makes
+    /// them with the address, and when the link comes up, and never again.
     fn add_prefix_routes(&mut self, task: &Task<'_>, place: &LinkAt) {
         let LinkAt { ns, name } = place;
         let Some(there) = self
@@ -353,9 +349,9 @@ impl Planner<'_> {
         inside.reset_ipv6_mtu(name);
     }
 
-    /// Takes a link down, with what the kernel then takes away: its IPv6 addresses, its routes and
-    /// neighbours.
-    pub(super) fn lower(&mut self, task: &Task<'_>, place: &LinkAt, phase: Phase) {
+    /// Sets a link down, and removes from the model what the kernel then deletes: IPv6 addresses,
+    /// routes and neighbours.
+    pub(super) fn set_down(&mut self, task: &Task<'_>, place: &LinkAt, phase: Phase) {
         let inside = self.ns_mut(&place.ns);
         let Some(link) = inside.links.get_mut(&place.name).filter(|link| link.up) else {
             return;
@@ -367,14 +363,14 @@ impl Planner<'_> {
         self.emit(phase, task, place.set(LinkChange::Up(false)));
     }
 
-    /// One that has to be down is so first: what is then given to it stays.
-    fn lower_unless(&mut self, task: &Task<'_>, place: &LinkAt, up: bool) {
+    /// Sets a link down first if it is to be down: settings made afterwards stay.
+    fn set_down_unless(&mut self, task: &Task<'_>, place: &LinkAt, up: bool) {
         if !up {
-            self.lower(task, place, Phase::Lower);
+            self.set_down(task, place, Phase::Lower);
         }
     }
 
-    fn raise_if(&mut self, task: &Task<'_>, place: &LinkAt, up: bool, phase: Phase) {
+    fn set_up_if(&mut self, task: &Task<'_>, place: &LinkAt, up: bool, phase: Phase) {
         if !up
             || self
                 .now
@@ -392,12 +388,37 @@ impl Planner<'_> {
     }
 }
 
-/// Whether the kernel has made a route to the network of an address of netnsd's: in IPv6 it does
+/// Returns the settings that lead a bridge from what it is to what is asked for.
+fn bridge_changes(spec: &Bridge, old: Option<&Bridge>, now: &ObservedBridge) -> BridgeSettings {
+    let wanted = BridgeSettings {
+        stp: Some(spec.stp),
+        ..BridgeSettings::of(spec)
+    };
+    let earlier = old.map(BridgeSettings::of);
+    let mut changes = now
+        .attrs
+        .changes(&wanted, &earlier.iter().collect::<Vec<_>>());
+
+    // While STP tells of a topology change the kernel itself forgets addresses sooner
+    // (`__br_set_topology_change()`, net/bridge/br_stp.c).
+    let is_asked_anew = old.is_some_and(|old| old.ageing_time_s != spec.ageing_time_s);
+    let BridgeAttrs {
+        ageing_time,
+        forward_delay,
+        ..
+    } = now.attrs;
+    let is_shortened =
+        now.topology_change && ageing_time.0.abs_diff(2 * forward_delay.0) <= 2 && !is_asked_anew;
+    changes.ageing_time = changes.ageing_time.filter(|_| !is_shortened);
+    changes
+}
+
+/// Returns true if the kernel has made a route to the network of an address of netnsd's: in IPv6 it does
 /// once there is a carrier.
 fn has_prefix_route(link: &ObservedLink, address: &ObservedAddress) -> bool {
     let net = address.net;
     let is_ready = match net {
-        // None to what begins with 0 (`ipv4_is_zeronet()`, linux/in.h).
+        // No route to 0.0.0.0/8 (`ipv4_is_zeronet()`, linux/in.h).
         IpNet::V4(net) => link.up && net.network().octets()[0] != 0,
         IpNet::V6(_) => link.operstate == "up" && !is_link_local(net.addr()),
     };
@@ -407,9 +428,9 @@ fn has_prefix_route(link: &ObservedLink, address: &ObservedAddress) -> bool {
     is_ready && is_made && address.is_ours()
 }
 
-/// Returns what is left in the kernel of an MTU that was asked of a bridge and no longer is: that
-/// it was. The device keeps this until it is made anew (`BROPT_MTU_SET_BY_USER`,
-/// net/bridge/br_private.h); nobody can look at it.
+/// Returns the MTU that was asked of a bridge and no longer is, as a spec. The device keeps the
+/// fact until it is created again (`BROPT_MTU_SET_BY_USER`, net/bridge/br_private.h), and does not
+/// show it.
 pub(super) fn left_mtu(spec: &Bridge, applied: &[Spec]) -> Option<Bridge> {
     let mtu_of = |old: &Spec| match old {
         Spec::Bridge(old) if old.namespace == spec.namespace => old.mtu,

@@ -1,4 +1,9 @@
-//! desired × applied × observed → ordered operations. Pure: no I/O, no clock.
+//! Plans: desired × applied × observed → ordered operations. Pure: no I/O, no clock.
+//!
+//! The planner visits the tasks while it keeps a model of the kernel after the operations emitted
+//! so far (`Planner::now`): a link that goes down loses its IPv6 addresses, a link that moves loses
+//! them all, and lost state that is still asked for is emitted again. Operations are collected by
+//! [`Phase`], so their order does not depend on that of the tasks.
 //!
 //! A plan is made by walking the tasks while keeping a model of what the kernel will be like after
 //! the operations emitted so far (`Planner::now`): taking a link down loses its IPv6 addresses,
@@ -14,7 +19,6 @@ mod namespace;
 mod place;
 mod route;
 mod scope;
-mod settings;
 mod sysctl;
 #[cfg(test)]
 mod tests;
@@ -23,70 +27,68 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use netnsd_api::{Mac, Name, ResourceRef, SysctlKey, is_link_local};
 
-pub use self::{adopt::Found, command::command, scope::scope, settings::own_settings};
+pub use self::{adopt::Found, command::command, scope::scope};
 use crate::{
     kernel::{Device, Ns, Observed, ObservedNs, Op, OpError, ownership},
     model::Spec,
 };
 
-/// One resource to bring about.
+/// Resource to converge.
 #[derive(Debug, Clone)]
 pub struct Task<'a> {
-    /// Which.
+    /// Resource.
     pub resource: ResourceRef,
-    /// Its identity, which its owner tags carry.
+    /// UID, which is part of its owner tags.
     pub uid: &'a str,
-    /// What it should be; none once deleted.
+    /// Intent; `None` if it is deleted.
     pub desired: Option<&'a Spec>,
-    /// What it was asked to be before, and may in part still be.
+    /// Earlier intents that may still be in the kernel.
     pub applied: &'a [Spec],
-    /// Values that sysctls had before netnsd first set them.
+    /// Values of sysctls before netnsd first set them.
     pub prior: &'a BTreeMap<SysctlKey, String>,
-    /// Where its links were last seen: one without a tag is still its own.
+    /// Identities of its links when they were last observed: a link without a tag is still its own.
     pub devices: &'a [Device],
-    /// netnsd's own interfaces in the namespace that it is about, where sysctls of `default` are
-    /// theirs too.
+    /// Interfaces that netnsd made in the namespace, to which sysctls of `default` apply too.
     pub interfaces: Vec<String>,
-    /// Whether this very write creates it: a namespace may be attached, and nothing of it is
-    /// anywhere yet.
+    /// True if this write creates it: a namespace may be attached, and no part of it exists yet.
     pub new: bool,
-    /// The addresses of its devices where none is asked for, one for each end.
+    /// MAC addresses of its devices where the intent leaves them open, one for each end.
     pub macs: &'a [Mac],
-    /// True if devices that are there keep the addresses that they have, and those are recorded.
+    /// True if existing devices keep their MAC addresses, which are then recorded.
     pub keep_macs: bool,
-    /// Whether what others made becomes netnsd's, or theirs again.
+    /// Change of ownership.
     pub hands: Hands<'a>,
 }
 
-/// Whether what a task is about changes hands.
+/// Change of ownership of a task's devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hands<'a> {
-    /// It does not: what others made is left alone.
+    /// None: devices of others are left alone.
     Stay,
-    /// What others made at its places is taken over.
+    /// Devices of others at its locations are adopted.
     Adopt,
-    /// It was taken over, and is given back as it was found, which is what is desired.
+    /// It was adopted, and is released as it was found, which is what is desired.
     GiveBack(&'a Found),
 }
 
 impl Task<'_> {
-    /// Every spec that left, or is to leave, traces in the kernel.
+    /// Returns every spec that left, or is to leave, traces in the kernel.
     fn specs(&self) -> impl Iterator<Item = &Spec> {
         self.desired.into_iter().chain(self.applied)
     }
 
-    /// Returns the owner tag of what it is about.
+    /// Returns the owner tag of a device, or of the namespace.
     fn owner_tag(&self, end: Option<usize>) -> String {
         ownership::owner_tag(&self.resource, end, self.uid)
     }
 
-    /// Returns true if a tag, legacy or not, is that of what it is about.
+    /// Returns true if a tag, legacy or not, is that of a device.
     fn owns(&self, tag: &str, end: Option<usize>) -> bool {
         ownership::current(tag) == self.owner_tag(end)
     }
 
-    /// Returns true if one of its links was last seen here. Of a namespace whose cookie is not
-    /// known, nothing is sure.
+    /// Returns true if one of its links was last observed here. False if the namespace's cookie is
+    /// unknown.
     fn remembers(&self, ns: &Ns, cookie: u64, index: u32) -> bool {
         let here =
             |device: &Device| device.ns == *ns && device.cookie == cookie && device.index == index;
@@ -94,37 +96,37 @@ impl Task<'_> {
     }
 }
 
-/// When an operation is done, relative to those of other resources.
+/// Phase of a plan: orders operations of all resources.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
-    /// What is taken over is netnsd's before anything of it is changed.
+    /// Adopted devices are tagged before they are changed.
     Adopt,
-    /// Neighbours and routes go before what they hang on.
+    /// Neighbours and routes are deleted before the links they depend on.
     TakeRoutes,
-    /// Bridges that go are down before: with each port that leaves one that is up it tries all the
-    /// others anew (`br_port_state_selection()`, net/bridge/br_stp.c).
+    /// Bridges that are deleted are set down before: with each port that leaves a bridge that is
+    /// up, it tries all the others again (`br_port_state_selection()`, net/bridge/br_stp.c).
     LowerBridges,
-    /// Links go before their namespace: the kernel would clear them later only.
+    /// Links are deleted before their namespace: the kernel would clear them only later.
     TakeLinks,
     TakeNamespaces,
     MakeNamespaces,
-    /// Ids before veth pairs: a pair across namespaces gets them ids of the kernel's choice.
+    /// Ids before veth pairs: a pair across namespaces gives them ids of the kernel's choice.
     Identify,
     /// Sysctls before links, which inherit `conf.default`.
     Sysctls,
     Dns,
-    /// Links that have to be down, or to leave their place, are taken down first.
+    /// Links that have to be down, or to leave their location, are set down first.
     Lower,
     Move,
-    /// Ports leave their bridges under the names that they have by now.
+    /// Ports leave their bridges under their new names.
     Release,
     MakeBridges,
     MakeVeths,
-    /// Sysctls of links come after what resets them, and before addresses, which IPv6 refuses where
-    /// it is switched off.
+    /// Sysctls of links come after the changes that reset them, and before addresses, which IPv6
+    /// refuses where it is switched off.
     Mtus,
     LinkSysctls,
-    /// The inside of namespaces is finished before ports go up: the bridge forwards at once.
+    /// Namespaces are complete before ports are set up: the bridge forwards at once.
     Addresses,
     RaiseBridges,
     RaiseEnds,
@@ -134,75 +136,72 @@ enum Phase {
     Enslave,
     SetPorts,
     RaisePorts,
-    /// The IPv6 MTU of a link is set back when it goes up.
+    /// The IPv6 MTU of a link is reset when it is set up.
     LinkMtuSysctls,
-    /// Routes that need no gateway make those reachable that do.
+    /// Routes without a gateway make gateways reachable.
     LinkRoutes,
     GatewayRoutes,
     Neighbours,
-    /// What is given back is changed back before.
+    /// Released devices lose their tags after all changes.
     GiveBack,
 }
 
-/// One operation of a plan.
+/// Operation of a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Step {
-    /// The operation.
+    /// Operation.
     pub op: Op,
-    /// The resource that it is for.
+    /// Resource that it is for.
     pub resource: ResourceRef,
-    /// Whether the kernel's refusal may mean "not yet" (a route, a neighbour, an interface's
-    /// sysctl).
+    /// True if a refusal may mean "not yet" (a route, a neighbour, an interface's sysctl).
     pub may_wait: bool,
-    /// Whether its effect cannot be seen: it is planned again, and not done again.
+    /// True if its effect cannot be observed: it is planned again, and not executed again.
     pub blind: bool,
 }
 
-/// Why a resource cannot be (wholly) as asked.
+/// Reason for which a resource cannot be (wholly) as asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// Something that it needs is not there yet.
+    /// A dependency does not exist yet.
     Pending(String),
-    /// Something of others is where it should be.
+    /// A device or file of others is in its place.
     Conflict {
-        /// What it is, and what to do.
+        /// Description, with a way out.
         reason: String,
-        /// The field, as a JSON pointer, that asks for its place; none if all of the resource does.
+        /// JSON pointer to the field concerned; `None` if all of the resource is.
         pointer: Option<String>,
     },
 }
 
-/// What to do, in order, and what cannot be done.
+/// Operations in order, and what they cannot bring about.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// The operations.
+    /// Operations.
     pub steps: Vec<Step>,
-    /// Resources that wait or are in conflict.
+    /// Resources that are pending or in conflict.
     pub verdicts: BTreeMap<ResourceRef, Verdict>,
-    /// Operations that the kernel would refuse, as is known without trying.
+    /// Operations that the kernel would refuse, known without a try.
     pub refused: Vec<(ResourceRef, Op, OpError)>,
-    /// Bridges that are made anew: their ports have to be enslaved again.
+    /// Bridges that are created: their ports have to be enslaved again.
     pub new_bridges: BTreeSet<Name>,
-    /// Resources whose links are made again, moved, or get another MAC address: their neighbours
-    /// are told of it.
+    /// Resources whose links are created again, moved, or get another MAC address: their addresses
+    /// are announced.
     pub remade: BTreeSet<ResourceRef>,
-    /// What is taken over, as it is before.
+    /// Adopted resources, as they were found.
     pub found: BTreeMap<ResourceRef, Found>,
-    /// The addresses that devices keep which were not made by a record with addresses; one for each
-    /// end.
+    /// MAC addresses of devices that were made by a record without them; one for each end.
     pub macs: BTreeMap<ResourceRef, Vec<Mac>>,
-    /// Links that netnsd did not make, with their kinds, in namespaces that are deleted. Attached
-    /// ones are left out: their processes keep them.
+    /// Links of others, with their types, in namespaces that are deleted. Attached ones are left
+    /// out: their processes keep them.
     pub foreign_links: BTreeMap<ResourceRef, Vec<String>>,
-    /// Namespaces that are made anew: whatever lived in them has to be made again.
+    /// Namespaces that are created: everything in them has to be made again.
     pub new_namespaces: BTreeSet<Name>,
-    /// Resources of which something may be in a namespace that cannot be entered: what they leave
-    /// may still be there.
+    /// Resources that may have state in a namespace that cannot be entered.
     pub unseen: BTreeSet<ResourceRef>,
 }
 
-/// Returns the part of earlier intents that stays in the kernel though it is no longer asked for,
-/// and has to be kept in mind: that a bridge's MTU was set.
+/// Returns the part of earlier intents that stays in the kernel although it is no longer asked for,
+/// and has to stay recorded: a bridge's MTU was set.
 pub fn lasting(spec: &Spec, applied: &[Spec]) -> Option<Spec> {
     match spec {
         Spec::Bridge(spec) => link::left_mtu(spec, applied).map(Spec::Bridge),
@@ -210,7 +209,7 @@ pub fn lasting(spec: &Spec, applied: &[Spec]) -> Option<Spec> {
     }
 }
 
-/// Plans the tasks. `bridge` tells a bridge resource's device name.
+/// Plans the tasks. `bridge` returns the device name of a bridge.
 pub fn plan<'a>(
     tasks: &[Task<'a>],
     bridge: &dyn Fn(&Name) -> Option<String>,
@@ -226,16 +225,16 @@ pub fn plan<'a>(
     };
     let mut tasks: Vec<&Task<'a>> = tasks.iter().collect();
     tasks.sort_by(|a, b| a.resource.cmp(&b.resource));
-    // What goes first frees names for what comes.
+    // Deletions free names for creations.
     for task in &tasks {
-        planner.take_half(task);
+        planner.delete_half_pair(task);
     }
     for task in &tasks {
-        planner.take_away(task);
+        planner.delete_removed(task);
     }
     for task in &tasks {
         if let Some(Spec::Namespace(spec)) = task.desired {
-            planner.namespace(task, spec);
+            planner.plan_namespace(task, spec);
         }
     }
     let (given_back, ours): (Vec<_>, Vec<_>) = tasks
@@ -243,13 +242,13 @@ pub fn plan<'a>(
         .copied()
         .partition(|task| matches!(task.hands, Hands::GiveBack(_)));
     for task in &ours {
-        planner.keep_macs(task);
+        planner.record_macs(task);
     }
-    planner.arrange(&ours);
+    planner.place_links(&ours);
     for task in &tasks {
         match task.desired {
-            Some(Spec::Bridge(spec)) => planner.bridge(task, spec),
-            Some(Spec::Veth(spec)) => planner.veth(task, spec),
+            Some(Spec::Bridge(spec)) => planner.plan_bridge(task, spec),
+            Some(Spec::Veth(spec)) => planner.plan_veth(task, spec),
             _ => {}
         }
     }
@@ -258,14 +257,14 @@ pub fn plan<'a>(
             planner.follow_ports(task, spec);
         }
     }
-    // Routes come last: they hang on every link of their namespace.
+    // Routes come last: they depend on every link of their namespace.
     for task in &tasks {
         if let Some(Spec::Namespace(spec)) = task.desired {
-            planner.inside(task, spec);
+            planner.plan_contents(task, spec);
         }
     }
     for task in given_back {
-        planner.give_back(task);
+        planner.release(task);
     }
     let Planner {
         phases, mut plan, ..
@@ -315,12 +314,12 @@ fn link_local_gateways(tasks: &[Task<'_>]) -> BTreeSet<(Ns, String)> {
 }
 
 struct Planner<'p> {
-    /// What the kernel is like before.
+    /// Observed state.
     seen: &'p Observed,
-    /// What the kernel is like once everything emitted so far is done.
+    /// State after the operations emitted so far.
     now: Observed,
     bridge: &'p dyn Fn(&Name) -> Option<String>,
-    /// Links by which routes with a link-local gateway go.
+    /// Links that are used by routes with a link-local gateway.
     link_local_gateways: BTreeSet<(Ns, String)>,
     phases: BTreeMap<Phase, Vec<Step>>,
     plan: Plan,
@@ -348,7 +347,7 @@ impl Planner<'_> {
         });
     }
 
-    /// Notes that links of a task are not where, or what, their neighbours knew.
+    /// Records that neighbours of a task's links know outdated addresses.
     fn note_remade(&mut self, task: &Task<'_>) {
         if !task.new {
             self.plan.remade.insert(task.resource.clone());
@@ -372,7 +371,7 @@ impl Planner<'_> {
         );
     }
 
-    /// Notes that others' doing is in the way of one field; the rest of the resource goes on.
+    /// Records a conflict of one field; the rest of the resource is planned.
     fn conflict_at(&mut self, task: &Task<'_>, reason: String, pointer: String) {
         self.set_conflict(
             task,
@@ -383,7 +382,7 @@ impl Planner<'_> {
         );
     }
 
-    /// Notes a conflict, unless there is one already.
+    /// Records a conflict, unless there is one already.
     fn set_conflict(&mut self, task: &Task<'_>, verdict: Verdict) {
         if !matches!(
             self.plan.verdicts.get(&task.resource),
@@ -407,7 +406,7 @@ impl Planner<'_> {
 }
 
 impl ObservedNs {
-    /// Takes the neighbours of a link out of the model: with its MAC address the kernel forgets
+    /// Removes the neighbours of a link from the model: with its MAC address the kernel forgets
     /// them, permanent ones too
     ///
     /// (`neigh_changeaddr()`, net/core/neighbour.c). That of a bridge which is to be pinned may
@@ -417,7 +416,7 @@ impl ObservedNs {
             .retain(|neighbour| neighbour.interface.as_str() != interface);
     }
 
-    /// Takes what hangs on a link that is up out of the model: routes by it, and its neighbours.
+    /// Removes what depends on a link that is up from the model: routes by it, and its neighbours.
     fn forget_hanging(&mut self, interface: &str) {
         let by = |name: &Option<netnsd_api::InterfaceName>| {
             name.as_ref().is_some_and(|name| name.as_str() == interface)
@@ -426,7 +425,7 @@ impl ObservedNs {
         self.forget_neighbours(interface);
     }
 
-    /// Takes the sysctls of a link out of the model.
+    /// Removes the sysctls of a link from the model.
     fn forget_sysctls(&mut self, interface: &str) {
         self.sysctls
             .retain(|key, _| key.interface().as_deref() != Some(interface));

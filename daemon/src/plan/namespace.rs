@@ -1,4 +1,4 @@
-//! Namespaces: made, tagged, identified; and what is inside them beside links.
+//! Namespaces: creation, tag, id; neighbours, and the order of what is inside.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use crate::{
 };
 
 impl Planner<'_> {
-    pub(super) fn take_namespace(&mut self, task: &Task<'_>) {
+    pub(super) fn delete_namespace(&mut self, task: &Task<'_>) {
         let ns = Ns::Named(task.resource.name.clone());
         let Some(known) = self.now.namespaces.get(&ns) else {
             return;
@@ -48,8 +48,8 @@ impl Planner<'_> {
         self.now.namespaces.remove(&ns);
     }
 
-    /// Returns true if the namespace of this name is the task's own: by its tag, or, where somebody
-    /// took that off, by what is remembered of it.
+    /// Returns true if the namespace is the task's own: by its tag, or, if somebody removed that,
+    /// by its last known identity.
     fn is_own_namespace(&self, task: &Task<'_>, ns: &Ns) -> bool {
         let known = self
             .now
@@ -62,7 +62,7 @@ impl Planner<'_> {
         })
     }
 
-    /// Tags the task's own namespace where its tag is missing, or is a legacy one.
+    /// Tags the task's own namespace if its tag is missing or legacy.
     fn tag_namespace(&mut self, task: &Task<'_>, ns: &Ns) {
         let owner_tag = task.owner_tag(None);
         if !self.is_own_namespace(task, ns) {
@@ -76,7 +76,7 @@ impl Planner<'_> {
         }
     }
 
-    pub(super) fn namespace(&mut self, task: &Task<'_>, spec: &Namespace) {
+    pub(super) fn plan_namespace(&mut self, task: &Task<'_>, spec: &Namespace) {
         let ns = Ns::Named(spec.name.clone());
         let owner_tag = task.owner_tag(None);
         let name = spec.name.clone();
@@ -169,7 +169,8 @@ impl Planner<'_> {
             let inside = self.ns_mut(&ns);
             inside.loopback = spec.loopback;
             if !spec.loopback {
-                // In IPv6 what rejects hangs on `lo` (`ip6_route_info_create()`, net/ipv6/route.c).
+                // IPv6 routes that reject are on `lo` (`ip6_route_info_create()`,
+                // net/ipv6/route.c).
                 inside
                     .routes
                     .retain(|known| !known.ipv6 || known.route.kind == RouteType::Unicast);
@@ -179,21 +180,21 @@ impl Planner<'_> {
         self.shared_sysctls(task, spec);
     }
 
-    /// What hangs on links: sysctls of interfaces, routes, neighbours.
-    pub(super) fn inside(&mut self, task: &Task<'_>, spec: &Namespace) {
+    /// Plans what depends on links: sysctls of interfaces, neighbours, routes.
+    pub(super) fn plan_contents(&mut self, task: &Task<'_>, spec: &Namespace) {
         if self.in_conflict(task) {
             return;
         }
         self.link_sysctls(task, spec);
         let ns = Ns::Named(spec.name.clone());
-        // Nothing there changes any more, and it may be large.
+        // Nothing there changes any more, and a copy may be large.
         let known = std::mem::take(self.ns_mut(&ns));
-        self.neighbours(task, spec, &known);
-        self.routes(task, spec, &known);
+        self.plan_neighbours(task, spec, &known);
+        self.plan_routes(task, spec, &known);
         *self.ns_mut(&ns) = known;
     }
 
-    fn neighbours(&mut self, task: &Task<'_>, spec: &Namespace, known: &ObservedNs) {
+    fn plan_neighbours(&mut self, task: &Task<'_>, spec: &Namespace, known: &ObservedNs) {
         let ns = Ns::Named(spec.name.clone());
         let there: BTreeSet<&Neighbour> = known.neighbours.iter().collect();
         let wanted: BTreeSet<_> = spec
@@ -245,8 +246,8 @@ impl Planner<'_> {
     }
 }
 
-/// Returns true for what is left of a namespace whose mount was lost. Under a name that is
-/// recorded, any file is, and a link that leads to a process which ended: it was adopted so.
+/// Returns true for the remains of a namespace whose mount was lost. Under a recorded name that is
+/// any file, and also a link to a process that ended: it was adopted so.
 fn is_lost_pin(task: &Task<'_>, stale: &StalePin) -> bool {
     match stale {
         StalePin::Lost => true,
@@ -255,8 +256,8 @@ fn is_lost_pin(task: &Task<'_>, stale: &StalePin) -> bool {
     }
 }
 
-/// Lists the links that are neither netnsd's nor what the kernel makes in each namespace
-/// (`FALLBACK`), with their kinds.
+/// Lists the links that netnsd did not make, with their types, without those that the kernel makes
+/// in each namespace (`FALLBACK`).
 fn foreign_links(known: &ObservedNs) -> impl Iterator<Item = String> {
     known.links.iter().filter_map(|(name, link)| {
         let kind = link.kind.as_deref().unwrap_or("physical");

@@ -1,12 +1,14 @@
-//! Where links are and how they come to where they should be: made, deleted, moved, renamed.
+//! Locations of links: creation, deletion, moves, renames.
 
 use netnsd_api::{Bridge, Endpoint, Kind, Mac, Veth};
 
-use super::{Hands, Phase, Planner, Task, settings};
+use super::{Hands, Phase, Planner, Task};
 use crate::{
     kernel::{
-        DEFAULT_MTU, LinkAt, LinkChange, LinkOp, NewEnd, NewLink, Ns, ObservedLink, Op, ownership,
+        DEFAULT_MTU, LinkAt, LinkChange, LinkOp, NewEnd, NewLink, Ns, ObservedBridge, ObservedLink,
+        Op, ownership,
     },
+    links::BridgeSettings,
     model::Spec,
 };
 
@@ -20,7 +22,7 @@ pub(super) fn end_at(end: &Endpoint) -> LinkAt {
     LinkAt::new(Ns::of(end.namespace.as_ref()), end.device())
 }
 
-/// Where a bridge, or an end of a pair, is asked to be and was asked to be before.
+/// Returns the locations that a bridge, or an end of a pair, is and was asked to have.
 fn places<'t>(task: &'t Task<'_>, end: Option<usize>) -> impl Iterator<Item = LinkAt> + 't {
     task.specs().filter_map(move |spec| match (spec, end) {
         (Spec::Bridge(spec), None) => Some(bridge_at(spec)),
@@ -29,83 +31,83 @@ fn places<'t>(task: &'t Task<'_>, end: Option<usize>) -> impl Iterator<Item = Li
     })
 }
 
-/// Whose link is at a place.
+/// Owner of the link at a location.
 #[derive(Debug, PartialEq, Eq)]
-enum Holder {
-    Nobody,
-    /// The very one that belongs there.
-    Itself,
+enum Occupant {
+    Vacant,
+    /// The link that belongs there.
+    SameLink,
     /// Another link that netnsd made.
-    Ours,
+    OtherManaged,
     /// A link of others.
-    Others,
+    Foreign,
 }
 
 impl Planner<'_> {
-    /// Takes away a pair that goes and has one end only. It would not end with a namespace that
-    /// goes too: what is left of it is to be gone now, for names are asked for again before the
-    /// kernel clears a namespace.
-    pub(super) fn take_half(&mut self, task: &Task<'_>) {
-        let is_half = || self.find_end(task, 0).is_some() != self.find_end(task, 1).is_some();
+    /// Deletes a pair that is removed and has one end only. It would not disappear with its
+    /// namespace: the end has to be gone now, because its name may be asked for before the kernel
+    /// clears the namespace.
+    pub(super) fn delete_half_pair(&mut self, task: &Task<'_>) {
+        let is_half = || self.locate_end(task, 0).is_some() != self.locate_end(task, 1).is_some();
         if task.desired.is_none() && task.resource.kind == Kind::Veth && is_half() {
             self.delete(task);
         }
     }
 
-    /// Takes away what a task no longer wants to have at all.
-    pub(super) fn take_away(&mut self, task: &Task<'_>) {
+    /// Deletes the devices of a removed resource.
+    pub(super) fn delete_removed(&mut self, task: &Task<'_>) {
         if task.desired.is_some() {
             return;
         }
         match task.resource.kind {
-            Kind::Namespace => self.take_namespace(task),
+            Kind::Namespace => self.delete_namespace(task),
             Kind::Bridge | Kind::Veth => {
                 self.delete(task);
             }
         }
     }
 
-    /// Brings every link to its place. Names change hands in turn: who finds its place held by
-    /// another link of ours waits until that has left; of those that wait for each other one is
-    /// deleted, and made anew once it can be.
-    pub(super) fn arrange(&mut self, tasks: &[&Task<'_>]) {
+    /// Brings every link to its location. A link whose location is occupied by another managed link
+    /// waits until that has left; if links wait for each other, one of them is deleted, and created
+    /// again later.
+    pub(super) fn place_links(&mut self, tasks: &[&Task<'_>]) {
         let mut waiting: Vec<&Task<'_>> = tasks.to_vec();
         while !waiting.is_empty() {
             let before = waiting.len();
-            waiting.retain(|task| !self.arrive(task));
+            waiting.retain(|task| !self.place_link(task));
             if waiting.len() == before && !waiting.iter().any(|task| self.delete(task)) {
-                // What holds their places is not where it was left: it goes with the rest of its
-                // own, or the kernel refuses.
+                // The occupants are not where they were left: they leave with the rest of their
+                // resource, or the kernel refuses.
                 for task in waiting {
-                    self.make(task);
+                    self.create_link(task);
                 }
                 return;
             }
         }
     }
 
-    /// Whether a link of this task is at this place.
-    pub(super) fn is_there(&self, place: &LinkAt, task: &Task<'_>, end: Option<usize>) -> bool {
-        self.holder(place, task, end) == Holder::Itself
+    /// Returns true if a link of this task is at this location.
+    pub(super) fn is_at(&self, place: &LinkAt, task: &Task<'_>, end: Option<usize>) -> bool {
+        self.occupant(place, task, end) == Occupant::SameLink
     }
 
-    fn holder(&self, place: &LinkAt, task: &Task<'_>, end: Option<usize>) -> Holder {
+    fn occupant(&self, place: &LinkAt, task: &Task<'_>, end: Option<usize>) -> Occupant {
         let Some(link) = self.now.link(&place.ns, &place.name) else {
-            return Holder::Nobody;
+            return Occupant::Vacant;
         };
         match link.owner_tag.as_deref() {
-            Some(tag) if task.owns(tag, end) => Holder::Itself,
-            Some(tag) if ownership::parse(tag).is_some() => Holder::Ours,
+            Some(tag) if task.owns(tag, end) => Occupant::SameLink,
+            Some(tag) if ownership::parse(tag).is_some() => Occupant::OtherManaged,
             None if link.kind.as_deref() == Some(task.resource.kind.as_str())
                 && self.remembers(task, place, link) =>
             {
-                Holder::Itself
+                Occupant::SameLink
             }
-            _ => Holder::Others,
+            _ => Occupant::Foreign,
         }
     }
 
-    /// Returns true if a link without a tag was last seen as the task's own at this place.
+    /// Returns true if a link without a tag was last observed here as the task's own.
     fn remembers(&self, task: &Task<'_>, place: &LinkAt, link: &ObservedLink) -> bool {
         let cookie = self
             .now
@@ -115,8 +117,8 @@ impl Planner<'_> {
         task.remembers(&place.ns, cookie, link.index)
     }
 
-    /// Tags a link of the task's own where its tag is missing, or is a legacy one; with `peer` only
-    /// if that is its other end.
+    /// Tags a link of the task if its tag is missing or legacy; with `peer` only if that is its
+    /// other end.
     fn tag(&mut self, task: &Task<'_>, end: Option<usize>, place: LinkAt, peer: Option<&LinkAt>) {
         let owner_tag = task.owner_tag(end);
         let Some(link) = self.ns_mut(&place.ns).links.get_mut(&place.name) else {
@@ -132,15 +134,15 @@ impl Planner<'_> {
         }
     }
 
-    /// The place, of those where it was ever asked to be, where an end of the pair is now.
-    fn find_end(&self, task: &Task<'_>, end: usize) -> Option<LinkAt> {
+    /// Returns the present location of an end of a pair, among those it was ever asked to have.
+    fn locate_end(&self, task: &Task<'_>, end: usize) -> Option<LinkAt> {
         places(task, Some(end))
-            .find(|place| self.is_there(place, task, Some(end)))
-            .or_else(|| self.strayed(task, Some(end)))
+            .find(|place| self.is_at(place, task, Some(end)))
+            .or_else(|| self.find_renamed(task, Some(end)))
     }
 
-    /// A link of a task that somebody renamed.
-    fn strayed(&self, task: &Task<'_>, end: Option<usize>) -> Option<LinkAt> {
+    /// Returns the location of a link of the task that somebody renamed.
+    fn find_renamed(&self, task: &Task<'_>, end: Option<usize>) -> Option<LinkAt> {
         let found_in = |place: LinkAt| {
             let names = self
                 .now
@@ -152,10 +154,11 @@ impl Planner<'_> {
         };
         places(task, end)
             .flat_map(found_in)
-            .find(|place| self.is_there(place, task, end))
+            .find(|place| self.is_at(place, task, end))
     }
 
-    /// The address that a device has: the one that is asked for, or the one that it keeps.
+    /// Returns the MAC address that a device is to have: the one that is asked for, or the recorded
+    /// one.
     pub(super) fn mac_of(
         &self,
         task: &Task<'_>,
@@ -170,17 +173,17 @@ impl Planner<'_> {
         asked.or_else(|| kept.get(end.unwrap_or_default()).copied())
     }
 
-    /// Finds out which addresses devices have that keep them. One that is asked for is no device's
-    /// own.
-    pub(super) fn keep_macs(&mut self, task: &Task<'_>) {
+    /// Records the MAC addresses of devices that keep theirs. An address that is asked for is not
+    /// the device's own.
+    pub(super) fn record_macs(&mut self, task: &Task<'_>) {
         let Some(desired) = task.desired.filter(|_| task.keep_macs) else {
             return;
         };
         let mut macs = task.macs.to_vec();
         for (end, (mac, asked)) in macs.iter_mut().zip(desired.asked_macs()).enumerate() {
             let place = match desired {
-                Spec::Veth(_) => self.find_end(task, end),
-                _ => self.find_bridges(task).into_iter().next(),
+                Spec::Veth(_) => self.locate_end(task, end),
+                _ => self.locate_bridges(task).into_iter().next(),
             };
             let known = place.and_then(|place| self.now.link(&place.ns, &place.name)?.mac);
             *mac = known.filter(|_| asked.is_none()).unwrap_or(*mac);
@@ -188,32 +191,32 @@ impl Planner<'_> {
         self.plan.macs.insert(task.resource.clone(), macs);
     }
 
-    fn find_bridges(&self, task: &Task<'_>) -> Vec<LinkAt> {
+    fn locate_bridges(&self, task: &Task<'_>) -> Vec<LinkAt> {
         let mut found: Vec<LinkAt> = Vec::new();
         for place in places(task, None) {
-            if !found.contains(&place) && self.is_there(&place, task, None) {
+            if !found.contains(&place) && self.is_at(&place, task, None) {
                 found.push(place);
             }
         }
         if found.is_empty() {
-            found.extend(self.strayed(task, None));
+            found.extend(self.find_renamed(task, None));
         }
         found
     }
 
-    /// Deletes what there is of a task's links. Whether there was anything.
+    /// Deletes the existing links of a task. Returns true if there were any.
     fn delete(&mut self, task: &Task<'_>) -> bool {
         match task.resource.kind {
             Kind::Namespace => false,
             Kind::Bridge => {
-                let found = self.find_bridges(task);
+                let found = self.locate_bridges(task);
                 for place in &found {
-                    self.lower(task, place, Phase::LowerBridges);
+                    self.set_down(task, place, Phase::LowerBridges);
                     self.delete_link(task, place);
                 }
                 !found.is_empty()
             }
-            Kind::Veth => match [self.find_end(task, 0), self.find_end(task, 1)] {
+            Kind::Veth => match [self.locate_end(task, 0), self.locate_end(task, 1)] {
                 [None, None] => false,
                 [Some(place), None] | [None, Some(place)] => {
                     self.forget_untagged_peer(task, &place);
@@ -221,8 +224,8 @@ impl Planner<'_> {
                     true
                 }
                 [Some(a), Some(b)] => {
-                    // The kernel takes the other end along. Links of one namespace are deleted
-                    // together, so by the end that has more company.
+                    // The kernel deletes the peer too. Links of one namespace are deleted together,
+                    // so the end with more links beside it is chosen.
                     let company = |place: &LinkAt| {
                         self.now
                             .namespaces
@@ -247,36 +250,36 @@ impl Planner<'_> {
         self.forget_link(&place.ns, &place.name);
     }
 
-    /// Brings a task's links to their places. Whether that is settled: false while another link of
-    /// ours is in the way.
-    fn arrive(&mut self, task: &Task<'_>) -> bool {
+    /// Brings a task's links to their locations. Returns false while another managed link occupies
+    /// one.
+    fn place_link(&mut self, task: &Task<'_>) -> bool {
         match task.desired {
-            Some(Spec::Bridge(spec)) => self.arrive_bridge(task, spec),
-            Some(Spec::Veth(spec)) => self.arrive_veth(task, spec),
+            Some(Spec::Bridge(spec)) => self.place_bridge(task, spec),
+            Some(Spec::Veth(spec)) => self.place_veth(task, spec),
             _ => true,
         }
     }
 
-    fn arrive_bridge(&mut self, task: &Task<'_>, spec: &Bridge) -> bool {
+    fn place_bridge(&mut self, task: &Task<'_>, spec: &Bridge) -> bool {
         let place = bridge_at(spec);
         if !self.ns_is_there(task, &place.ns) {
             return true;
         }
         self.adopt_bridge(task, &place);
-        for own in self.find_bridges(task) {
+        for own in self.locate_bridges(task) {
             self.tag(task, None, own, None);
         }
-        match self.holder(&place, task, None) {
-            Holder::Itself => return true,
-            Holder::Ours => return false,
-            Holder::Others => {
+        match self.occupant(&place, task, None) {
+            Occupant::SameLink => return true,
+            Occupant::OtherManaged => return false,
+            Occupant::Foreign => {
                 self.name_conflict(task, &place);
                 return true;
             }
-            Holder::Nobody => {}
+            Occupant::Vacant => {}
         }
         match self
-            .find_bridges(task)
+            .locate_bridges(task)
             .into_iter()
             .find(|old| old.ns == place.ns)
         {
@@ -285,42 +288,49 @@ impl Planner<'_> {
                 // A bridge cannot change its namespace (NETIF_F_NETNS_LOCAL,
                 // net/bridge/br_device.c).
                 self.delete(task);
-                self.make(task);
+                self.create_link(task);
             }
         }
         true
     }
 
-    fn arrive_veth(&mut self, task: &Task<'_>, spec: &Veth) -> bool {
+    fn place_veth(&mut self, task: &Task<'_>, spec: &Veth) -> bool {
         let wanted = [0, 1].map(|end| end_at(&spec.endpoints[end]));
         if !wanted.iter().all(|place| self.ns_is_there(task, &place.ns)) {
             return true;
         }
         self.adopt_pair(task, &wanted);
         self.tag_pair(task);
-        let found = [self.find_end(task, 0), self.find_end(task, 1)];
-        // A pair of which one end is not where it was left is no pair any more.
+        let found = [self.locate_end(task, 0), self.locate_end(task, 1)];
+        // If one end is missing, the whole pair is created again.
         if let [Some(_), None] | [None, Some(_)] = &found {
             self.delete(task);
         }
-        let holders = [0, 1].map(|end| self.holder(&wanted[end], task, Some(end)));
-        if let Some(end) = holders.iter().position(|holder| *holder == Holder::Others) {
+        let occupants = [0, 1].map(|end| self.occupant(&wanted[end], task, Some(end)));
+        if let Some(end) = occupants
+            .iter()
+            .position(|occupant| *occupant == Occupant::Foreign)
+        {
             self.name_conflict(task, &wanted[end]);
             return true;
         }
         let [Some(first), Some(second)] = found else {
-            let free = holders.iter().all(|holder| *holder == Holder::Nobody);
+            let free = occupants
+                .iter()
+                .all(|occupant| *occupant == Occupant::Vacant);
             if free {
-                self.make(task);
+                self.create_link(task);
             }
             return free;
         };
         let now = [first, second];
-        // An end that takes the other's place comes after it.
+        // An end that takes the other's location is moved after it.
         let order = if wanted[0] == now[1] { [1, 0] } else { [0, 1] };
         let leaves = |end: usize| now[end] != wanted[end];
-        let can_come = |end: usize| match holders[end] {
-            Holder::Ours => end == order[1] && leaves(order[0]) && wanted[end] == now[order[0]],
+        let can_come = |end: usize| match occupants[end] {
+            Occupant::OtherManaged => {
+                end == order[1] && leaves(order[0]) && wanted[end] == now[order[0]]
+            }
             _ => true,
         };
         if !order.into_iter().all(can_come) {
@@ -355,7 +365,7 @@ impl Planner<'_> {
         self.conflict(task, reason);
     }
 
-    /// Whether the namespace of a place is there (or made by this plan).
+    /// Returns true if the namespace exists, or is created by this plan.
     fn ns_is_there(&mut self, task: &Task<'_>, ns: &Ns) -> bool {
         let known = self.now.namespaces.get(ns);
         if *ns == Ns::Host
@@ -372,16 +382,16 @@ impl Planner<'_> {
         false
     }
 
-    fn make(&mut self, task: &Task<'_>) {
+    fn create_link(&mut self, task: &Task<'_>) {
         self.note_remade(task);
         match task.desired {
-            Some(Spec::Bridge(spec)) => self.make_bridge(task, spec),
-            Some(Spec::Veth(spec)) => self.make_pair(task, spec),
+            Some(Spec::Bridge(spec)) => self.create_bridge(task, spec),
+            Some(Spec::Veth(spec)) => self.create_pair(task, spec),
             _ => {}
         }
     }
 
-    fn make_bridge(&mut self, task: &Task<'_>, spec: &Bridge) {
+    fn create_bridge(&mut self, task: &Task<'_>, spec: &Bridge) {
         let place = bridge_at(spec);
         let (owner_tag, mac) = (task.owner_tag(None), self.mac_of(task, spec.mac, None));
         let new = NewLink::Bridge {
@@ -391,16 +401,18 @@ impl Planner<'_> {
                 mac,
                 mtu: spec.mtu,
             },
-            settings: settings::bridge_settings(spec),
+            settings: BridgeSettings::of(spec),
         };
         let op = LinkOp::Create(Box::new(new));
         self.emit(Phase::MakeBridges, task, op.into());
+        let mut made = ObservedBridge::default();
+        made.attrs.apply(&BridgeSettings::of(spec));
         let made = ObservedLink {
             kind: Some("bridge".into()),
             owner_tag: Some(owner_tag),
             mac,
             mtu: spec.mtu.unwrap_or(DEFAULT_MTU),
-            bridge: Some(settings::made_bridge(spec)),
+            bridge: Some(made),
             ..ObservedLink::default()
         };
         let inside = self.ns_mut(&place.ns);
@@ -409,7 +421,7 @@ impl Planner<'_> {
         self.plan.new_bridges.insert(spec.name.clone());
     }
 
-    fn make_pair(&mut self, task: &Task<'_>, spec: &Veth) {
+    fn create_pair(&mut self, task: &Task<'_>, spec: &Veth) {
         let ends = [0, 1].map(|end| {
             let (spec, owner_tag) = (&spec.endpoints[end], task.owner_tag(Some(end)));
             NewEnd {
@@ -435,10 +447,10 @@ impl Planner<'_> {
         self.emit(Phase::MakeVeths, task, op.into());
     }
 
-    /// Gives a link another name in its namespace.
+    /// Renames a link in its namespace.
     fn rename(&mut self, task: &Task<'_>, from: &LinkAt, to: &LinkAt) {
         // Before Linux 6.2 a link that is up cannot be renamed.
-        self.lower(task, from, Phase::Lower);
+        self.set_down(task, from, Phase::Lower);
         let op = from.set(LinkChange::Name(to.name.clone()));
         self.emit(Phase::Move, task, op);
         let inside = self.ns_mut(&from.ns);
@@ -468,8 +480,7 @@ impl Planner<'_> {
             .cloned()
             .unwrap_or_default();
         self.forget_link(&from.ns, &from.name);
-        // A move takes it down and away from its bridge, and clears its addresses and its
-        // addrgenmode.
+        // A move sets it down, takes it from its bridge, and clears addresses and `addrgenmode`.
         let moved = ObservedLink {
             up: false,
             carrier: false,
@@ -484,11 +495,10 @@ impl Planner<'_> {
         inside.links.insert(to.name.clone(), moved);
     }
 
-    /// Tags the ends of a pair where they need it. An end without a tag is known by the other one:
-    /// a crash between making a pair and tagging its second end leaves one, or somebody took the
-    /// tag off.
+    /// Tags the ends of a pair if needed. An end without a tag is known by the other one: a crash
+    /// between the creation and the second tag, or somebody, removed it.
     fn tag_pair(&mut self, task: &Task<'_>) {
-        let found = [0, 1].map(|end| self.find_end(task, end));
+        let found = [0, 1].map(|end| self.locate_end(task, end));
         for end in 0..2 {
             match (&found[end], &found[1 - end]) {
                 (Some(place), _) => self.tag(task, Some(end), place.clone(), None),
@@ -502,8 +512,7 @@ impl Planner<'_> {
         }
     }
 
-    /// Finds the other end of the pair that this one belongs to, where it is asked to be and bears
-    /// no tag.
+    /// Returns the location of an end's peer, if that is where it is asked to be and has no tag.
     fn find_untagged_peer(&self, task: &Task<'_>, end: usize, of: &LinkAt) -> Option<LinkAt> {
         let one = self.now.link(&of.ns, &of.name)?;
         let is_peer = |place: &LinkAt| {
@@ -522,8 +531,7 @@ impl Planner<'_> {
             .find(is_peer)
     }
 
-    /// Takes the other end of a pair, which goes with this one, out of the model where it bears no
-    /// tag.
+    /// Removes the untagged peer, which is deleted with this end, from the model.
     fn forget_untagged_peer(&mut self, task: &Task<'_>, left: &LinkAt) {
         for place in (0..2)
             .filter_map(|end| self.find_untagged_peer(task, end, left))
@@ -533,7 +541,7 @@ impl Planner<'_> {
         }
     }
 
-    /// Takes a link out of the model, with its routes, neighbours and sysctls.
+    /// Removes a link from the model, with its routes, neighbours and sysctls.
     fn forget_link(&mut self, ns: &Ns, name: &str) {
         let Some(inside) = self.now.namespaces.get_mut(ns) else {
             return;

@@ -1,4 +1,6 @@
-//! Routes of a namespace: which go, which come, and what those that cannot come yet wait for.
+//! Routes of a namespace: additions, deletions, and what routes that cannot be added yet wait for.
+//!
+//! A namespace may have thousands of routes and of addresses: no loop here is quadratic.
 //!
 //! A namespace may have thousands of routes and of addresses: nothing here compares each with each.
 
@@ -15,11 +17,11 @@ use crate::kernel::{
     Ns, ObservedNs, ObservedRoute, Op, RT_TABLE_LOCAL, RT_TABLE_MAIN, RouteChange, protocol,
 };
 
-/// Tells routes apart as the kernel does (`fib_table_insert()`, net/ipv4/fib_trie.c;
+/// Key by which the kernel tells routes apart (`fib_table_insert()`, net/ipv4/fib_trie.c;
 /// `fib6_add_rt2node()`, net/ipv6/ip6_fib.c): destination with its family, table, metric.
 pub(super) type RouteKey = (IpNet, u32, u32);
 
-/// Returns the key of a route that is asked for.
+/// Returns the key of a desired route.
 pub(super) fn key_of(route: &Route) -> RouteKey {
     (
         route.destination.net(route.is_ipv6()),
@@ -28,7 +30,7 @@ pub(super) fn key_of(route: &Route) -> RouteKey {
     )
 }
 
-/// Returns the key of a route that is there; `None` if the kernel tells it apart by more.
+/// Returns the key of an observed route; `None` if the kernel tells it apart by more.
 pub(super) fn key_of_known(known: &ObservedRoute) -> Option<RouteKey> {
     let ObservedRoute {
         route,
@@ -46,8 +48,8 @@ pub(super) fn key_of_known(known: &ObservedRoute) -> Option<RouteKey> {
 }
 
 impl Planner<'_> {
-    /// Plans the routes of a namespace, in which everything else is as it will be.
-    pub(super) fn routes(&mut self, task: &Task<'_>, spec: &Namespace, known: &ObservedNs) {
+    /// Plans the routes of a namespace; everything else in it is as it will be.
+    pub(super) fn plan_routes(&mut self, task: &Task<'_>, spec: &Namespace, known: &ObservedNs) {
         let ns = Ns::Named(spec.name.clone());
         let wanted: HashSet<RouteKey> = spec.routes.iter().map(key_of).collect();
         for old in known.routes.iter().filter(|old| old.ours) {
@@ -78,8 +80,8 @@ impl Planner<'_> {
             let protocol = task.protocol_of(i);
             let ours = same.iter().find(|other| other.ours);
             if let (Some(old), Some(_)) = (ours, &missing) {
-                // It was asked for before; or the kernel keeps it though nothing reaches its
-                // gateway any more, and would not take it if it was made afresh.
+                // The route is no longer asked for; or the kernel keeps it although no gateway is
+                // reachable, and would refuse it now.
                 self.emit(
                     Phase::TakeRoutes,
                     task,
@@ -114,8 +116,7 @@ impl Planner<'_> {
                 );
                 continue;
             }
-            // A route that is taken over keeps what the API has no fields for, and what the body
-            // does not say.
+            // An adopted route keeps the attributes that the API lacks and the body does not set.
             let (route, extras) = match right {
                 Some(other) if task.hands == Hands::Adopt => {
                     (other.as_route(), other.extras.clone())
@@ -145,8 +146,8 @@ impl Planner<'_> {
     }
 }
 
-/// Returns the route, if any, that others made where one of netnsd's is to be. One that is taken
-/// over is in the way only if it cannot be made again as it is, or is not the only one.
+/// Returns a route of others with the key of a desired one. An adopted route is in the way only if
+/// it cannot be made again as it is, or is not the only one.
 fn in_the_way<'r>(task: &Task<'_>, same: &[&'r ObservedRoute]) -> Option<&'r ObservedRoute> {
     let may_take = |other: &ObservedRoute| {
         task.hands == Hands::Adopt && same.len() == 1 && other.is_adoptable()
@@ -207,13 +208,13 @@ fn fulfils(known: &ObservedRoute, route: &Route) -> bool {
         && (route.source.is_none() || known.route.source == route.source)
 }
 
-/// Indices of what routes need in a namespace. An interface of `None` stands for any.
+/// Indices of what routes depend on in a namespace. An interface of `None` stands for any.
 struct Reach<'k> {
     known: &'k ObservedNs,
     /// Every address of every link.
     addresses: HashSet<IpAddr>,
-    /// The networks of addresses on links that are up: one such address, and true if there is
-    /// another one.
+    /// Networks of addresses on links that are up: one such address, and true if there is another
+    /// one.
     on_link: HashMap<(IpNet, Option<&'k str>), (IpAddr, bool)>,
     /// Destinations, with the table, of routes without a gateway that are or will be there, by
     /// links that are up.
@@ -269,7 +270,7 @@ impl<'k> Reach<'k> {
         }
     }
 
-    /// Tells what a route still waits for; `None` if the kernel should take it.
+    /// Returns the missing dependency of a route; `None` if the kernel should accept it.
     fn missing(&self, route: &Route) -> Option<String> {
         if let Some(waits) = self.missing_here(route) {
             return Some(waits);
@@ -295,7 +296,7 @@ impl<'k> Reach<'k> {
         (!is_reached).then(|| format!("no interface reaches the gateway {via} yet"))
     }
 
-    /// Tells what a route waits for beside its gateway.
+    /// Returns the missing dependency of a route apart from its gateway.
     fn missing_here(&self, route: &Route) -> Option<String> {
         if let Some(interface) = route
             .interface
@@ -308,7 +309,7 @@ impl<'k> Reach<'k> {
                 Some(_) => {}
             }
         }
-        // In IPv4 nobody looks at the source of what rejects (`fib_create_info()`,
+        // In IPv4 the source of a rejecting route is not checked (`fib_create_info()`,
         // net/ipv4/fib_semantics.c).
         let source = route
             .source

@@ -1,4 +1,4 @@
-//! What has to be looked at to plan a set of tasks.
+//! Scope: the state that has to be read to plan a set of tasks.
 
 use netnsd_api::{Destination, Route, is_link_local};
 
@@ -8,7 +8,7 @@ use crate::{
     model::Spec,
 };
 
-/// The part of the kernel that these tasks are about.
+/// Returns the scope of the tasks.
 pub fn scope(tasks: &[Task<'_>]) -> Scope {
     let mut scope = Scope::default();
     for (task, spec) in tasks
@@ -20,12 +20,11 @@ pub fn scope(tasks: &[Task<'_>]) -> Scope {
                 let inside = scope.ns(&Ns::Named(spec.name.clone()));
                 inside.summary = true;
                 if task.desired.is_none() {
-                    // With the namespace goes what is in it, which may be others'. All of it was
-                    // asked for already.
+                    // Everything in a deleted namespace is deleted with it, also links of others.
                     inside.all_links = true;
                     continue;
                 }
-                // Whether a gateway can be reached depends on every link there.
+                // A gateway may be reached by any link there.
                 inside.all_links |= !spec.routes.is_empty();
                 inside.routes |= !spec.routes.is_empty();
                 inside.kernel_routes |= spec.routes.iter().any(is_among_kernels_own);
@@ -51,7 +50,7 @@ pub fn scope(tasks: &[Task<'_>]) -> Scope {
                 inside
                     .owner_tags
                     .extend((!task.new).then(|| task.owner_tag(None)));
-                // Its ports, others' too, are what its MTU goes by.
+                // Its MTU follows its ports, also those of others.
                 inside.all_links |= left_mtu(spec, task.applied).is_some();
             }
             Spec::Veth(spec) => {
@@ -68,7 +67,7 @@ pub fn scope(tasks: &[Task<'_>]) -> Scope {
     scope
 }
 
-/// Returns true for a route whose place may be that of one which the kernel makes of its own.
+/// Returns true for a route that may have the key of one that the kernel makes itself.
 fn is_among_kernels_own(route: &Route) -> bool {
     let Destination::Net(net) = route.destination else {
         return route.table == RT_TABLE_LOCAL;

@@ -1,4 +1,4 @@
-//! Sysctls of a namespace: those asked for, those given back, and those that interfaces of netnsd's
+//! Sysctls of a namespace: those asked for, those restored, and those that interfaces of netnsd
 //! take from `default`.
 
 use std::collections::BTreeSet;
@@ -12,8 +12,8 @@ use crate::{
     model::Spec,
 };
 
-/// The sysctls that a namespace's task is about: asked for now or before, changed by the kernel
-/// along with those that are given back, and those of interfaces that are to be as `default` is.
+/// Returns the sysctls that a namespace's task concerns: asked for now or before, changed by the
+/// kernel along with those that are restored, and those of interfaces that follow `default`.
 pub(super) fn keys_of(task: &Task<'_>) -> BTreeSet<SysctlKey> {
     let mut keys = BTreeSet::new();
     let specs = || {
@@ -37,8 +37,8 @@ pub(super) fn keys_of(task: &Task<'_>) -> BTreeSet<SysctlKey> {
 }
 
 impl Task<'_> {
-    /// The value that a key is to have, and whether that comes of what is asked for (else it is
-    /// given back).
+    /// Returns the value that a key is to have, and true if that follows from the intent (else it
+    /// is restored).
     fn sysctl(
         &self,
         spec: &Namespace,
@@ -82,7 +82,7 @@ impl Task<'_> {
         Some((mtu.or_else(before)?, false))
     }
 
-    /// What forwarding, where it is asked for, makes of accepting redirects in IPv4.
+    /// Returns the value of `accept_redirects` that follows from the desired IPv4 forwarding.
     fn redirects(&self, spec: &Namespace, key: &SysctlKey) -> Option<String> {
         let is_changed = |(forwarding, value): &(&SysctlKey, &netnsd_api::SysctlValue)| {
             sysctl::changed_along(forwarding).contains(key)
@@ -102,8 +102,8 @@ impl Task<'_> {
 }
 
 impl Planner<'_> {
-    /// Sysctls of the whole namespace. They come before links: those inherit `default`, and writing
-    /// `all` changes theirs.
+    /// Plans the sysctls of the whole namespace. They come before links: those inherit `default`,
+    /// and writing `all` changes theirs.
     pub(super) fn shared_sysctls(&mut self, task: &Task<'_>, spec: &Namespace) {
         if self.in_conflict(task) {
             return;
@@ -126,7 +126,7 @@ impl Planner<'_> {
         }
     }
 
-    /// Sysctls of interfaces, once it is known which there are.
+    /// Plans the sysctls of interfaces, when the interfaces are known.
     pub(super) fn link_sysctls(&mut self, task: &Task<'_>, spec: &Namespace) {
         let ns = Ns::Named(spec.name.clone());
         for key in keys_of(task) {
@@ -162,7 +162,7 @@ impl Planner<'_> {
                 }
                 continue;
             };
-            // A bridge's port makes itself no link-local address (`Task::addr_gen_none`).
+            // A bridge port makes no link-local address (`Task::addr_gen_none`).
             if link.addr_gen_none && key.setting() == "addr_gen_mode" && asked.is_none() {
                 continue;
             }
@@ -177,7 +177,7 @@ impl Planner<'_> {
         }
     }
 
-    /// Returns true if no interface has this setting, as far as was looked.
+    /// Returns true if no interface has this setting, as far as was read.
     fn is_unknown_setting(&self, ns: &Ns, key: &SysctlKey) -> bool {
         let seen = self.seen.namespaces.get(ns).filter(|seen| seen.inode != 0);
         let lacks = |seen: &ObservedNs, key: &SysctlKey| !seen.sysctls.contains_key(key);
@@ -187,14 +187,15 @@ impl Planner<'_> {
         })
     }
 
-    /// The value that a sysctl lacks. What is given back and was not seen is not there.
+    /// Returns the value to write to a sysctl. A sysctl that is restored and was not observed does
+    /// not exist.
     fn missing_sysctl(&self, task: &Task<'_>, spec: &Namespace, key: &SysctlKey) -> Option<String> {
         let ns = Ns::Named(spec.name.clone());
         let link = key
             .interface()
             .and_then(|interface| self.now.link(&ns, &interface));
         let (value, asked) = task.sysctl(spec, key, link)?;
-        // One that is renamed keeps what it has, which was not looked at.
+        // A renamed link keeps its values, which were not read.
         let is_renamed = |link: &ObservedLink| {
             let interface = key.interface().unwrap_or_default();
             link.index != 0

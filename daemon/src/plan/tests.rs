@@ -394,7 +394,7 @@ fn steps(from: &[&str], to: &[&str]) -> Vec<&'static str> {
     plan.steps.iter().map(|step| step.op.label()).collect()
 }
 
-/// What need not move is not touched.
+/// Addresses that need not move are not touched.
 #[test]
 fn addresses_change_by_the_fewest_operations() {
     let (a, b, c, other) = ("10.0.0.1/24", "10.0.0.2/24", "10.0.0.3/24", "10.1.0.1/16");
@@ -431,8 +431,8 @@ fn addresses_change_by_the_fewest_operations() {
     );
 }
 
-/// What is left of a pair goes at once, though the kernel would take it with its namespace: names
-/// are free again before that.
+/// The remaining end of a pair is deleted at once, although the kernel would delete it with its
+/// namespace: its name may be used again before that.
 #[test]
 fn half_a_pair_does_not_wait_for_the_end_of_its_namespace() {
     let kernel = SimKernel::default();
@@ -492,9 +492,9 @@ proptest! {
         prop_assert_eq!(kernel.shape(), before);
     }
 
-    /// What others added to a link of ours outlives each change of our addresses: theirs, and their
-    /// routes, also those that prefer an address of ours which stays, whatever
-    /// `promote_secondaries` says. Ours are in order all the same.
+    /// Addresses that others added to a link of netnsd survive each change of netnsd's: they, and
+    /// their routes, also those that prefer an address of netnsd that stays, whatever
+    /// `promote_secondaries` says. netnsd's are in order all the same.
     #[test]
     fn what_others_added_outlives_changes_of_addresses(
         lists in proptest::collection::vec(addresses(), 3),

@@ -1,4 +1,4 @@
-//! Doing: operations in order, each of which is done when the kernel has taken it.
+//! Executes batches of operations. An operation is finished when the kernel has answered.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,19 +25,18 @@ use crate::kernel::{
     ADDRESS_PROTOCOL_KERNEL_LL, AddressChange, BatchOp, DEFAULT_MTU, FeatureOp, LOOPBACK, LinkAt,
     LinkChange, LinkOp, NamespaceChange, NamespaceOp, NeighbourChange, NewLink, Ns,
     ObservedAddress, ObservedLink, ObservedRoute, Op, OpError, Outcome, ROUTE_PROTOCOL,
-    ROUTE_PROTOCOL_KERNEL, RT_TABLE_MAIN, RouteChange, bridge_mtu, moved, prefix_route,
+    ROUTE_PROTOCOL_KERNEL, RT_TABLE_MAIN, RouteChange, moved, prefix_route,
 };
+use crate::links::bridge_mtu;
 
-/// How long a batch waits, in all, for ids of deleted namespaces, which the kernel clears away in
-/// its own time (`cleanup_net()`, net/core/net_namespace.c); how long for one of a namespace that
-/// lives, which may be a deleted one too, for who looks into it lets go of it a moment later; and
-/// how often it is tried.
+/// Time that a batch waits in all for ids of deleted namespaces, which the kernel clears away in
+/// its own time (`cleanup_net()`, net/core/net_namespace.c).
 pub(super) const ID_WAIT: Duration = Duration::from_secs(1);
 const LIVING: Duration = Duration::from_millis(200);
 const AGAIN: Duration = Duration::from_millis(5);
 
-/// Does a batch. Namespaces are made by two threads, and one of them goes on with what comes next
-/// in those that are there.
+/// Executes a batch. Two threads create namespaces, and one of them continues with the next
+/// operations in those that exist.
 pub(super) fn execute(
     local: &mut Local,
     other: &Worker,
@@ -82,11 +81,11 @@ pub(super) fn execute(
     course.outcomes
 }
 
-/// How far a batch is.
+/// Progress of a batch.
 struct Course<'o> {
     ops: &'o [BatchOp],
     outcomes: Vec<Option<Outcome>>,
-    /// The parts that failed: the rest of them is left.
+    /// Parts that failed: the rest of each is skipped.
     failed: BTreeSet<usize>,
 }
 
@@ -415,8 +414,8 @@ fn change_neighbour(
     }
 }
 
-/// Changes with `promote_secondaries` on for them, if that is needed. All is one datagram: nobody
-/// sees the setting otherwise, and no end of this process leaves it so.
+/// Wraps changes in `promote_secondaries` on and off, if needed. All is one datagram: the setting
+/// is never seen otherwise, nor left so by a crash.
 fn promoting(index: u32, promote: bool, changes: Vec<Change>) -> Vec<Change> {
     let set = |on| promote.then(|| (message::promote_secondaries(index, on), 0));
     set(true)
@@ -429,8 +428,8 @@ fn promoting(index: u32, promote: bool, changes: Vec<Change>) -> Vec<Change> {
 /// A request and its flags.
 type Change = (RouteNetlinkMessage, u16);
 
-/// Deletes and adds addresses, and puts back the routes that the kernel takes away, or makes forget
-/// their source, meanwhile.
+/// Deletes and adds addresses, and restores the routes that the kernel deletes, or whose source it
+/// removes, meanwhile.
 fn reorder_addresses(
     channel: &Channel,
     index: u32,
@@ -467,10 +466,10 @@ fn reorder_addresses(
     Ok(())
 }
 
-/// Changes in one datagram: the answers must fit into the socket's buffer.
+/// Number of changes in one datagram: the answers must fit into the socket's buffer.
 const AT_ONCE: usize = 100;
 
-/// The flags of what is made: it must not be there yet, or may be.
+/// Returns the flags of a creation: the object must not exist, or may.
 fn made(replace: bool) -> u16 {
     NLM_F_CREATE | if replace { NLM_F_REPLACE } else { NLM_F_EXCL }
 }
@@ -674,7 +673,7 @@ fn has_route(local: &mut Local, ns: &Ns, route: &netnsd_api::Route) -> Result<bo
     }))
 }
 
-/// Why a namespace got no name, with what to do about it.
+/// Explains why a namespace could not be pinned.
 fn pinned_nowhere(errno: Errno) -> OpError {
     let no_directory = "/run/netns is no directory: remove it, and try again";
     OpError {
@@ -693,8 +692,8 @@ fn begin_namespaces(local: &mut Local, other: &Worker, ops: &[&Op]) {
     local.begin_making(other, new);
 }
 
-/// Makes a namespace; gives a connection into it if it is new: what comes next is most often done
-/// inside.
+/// Creates a namespace; returns a connection into it if it is new: most often the next operations
+/// are done inside.
 pub(super) fn add_namespace(
     local: &mut Local,
     name: &Name,
@@ -712,7 +711,7 @@ pub(super) fn add_namespace(
     Ok(Some(open))
 }
 
-/// Gives a namespace its name, once it is tagged: a name that can be seen is.
+/// Pins a namespace after it is tagged: a name that can be seen is tagged.
 fn pin(open: &Open, name: &Name, owner_tag: &str) -> Outcome {
     open.channel
         .change(message::add_owner_tag("lo", owner_tag), 0)?;
@@ -743,7 +742,7 @@ fn attach(local: &mut Local, name: &Name, pid: u32, owner_tag: &str) -> Outcome 
             message: Some(message),
         });
     }
-    // The tag of a record that is no more.
+    // The tag is of a record that no longer exists.
     if let Some(was) = was.filter(|was| was != owner_tag) {
         open.channel
             .change(message::delete_owner_tag("lo", &was), 0)?;
@@ -809,8 +808,8 @@ fn set_netnsid(local: &mut Local, name: &Name, id: NetnsId) -> Outcome {
     }
 }
 
-/// Returns true if no living namespace has this id: of one that is on its way out the kernel knows
-/// nothing any more (`get_net_ns_by_id()`, net/core/net_namespace.c).
+/// Returns true if no living namespace has this id: the kernel no longer finds one that is being
+/// cleared away (`get_net_ns_by_id()`, net/core/net_namespace.c).
 fn is_dying(local: &mut Local, id: i32) -> Result<bool, OpError> {
     match local
         .reach(&Ns::Host)?

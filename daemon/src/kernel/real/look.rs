@@ -1,4 +1,4 @@
-//! What only live looks ask the real kernel for.
+//! Reads that only live looks need.
 
 use std::{
     collections::BTreeMap,
@@ -24,7 +24,10 @@ use super::{
     message, observe,
     worker::{self, Pinned},
 };
-use crate::kernel::{BridgeSettings, Ns, ObservedLink, OpError, look, look::LookError};
+use crate::{
+    kernel::{Ns, ObservedLink, OpError, look, look::LookError},
+    links::BridgeSettings,
+};
 
 impl Local {
     /// The connection into a namespace that may not be there.
@@ -188,7 +191,7 @@ impl Local {
         Ok(found)
     }
 
-    /// Whether bridges filter VLANs: tried in a namespace that nobody sees.
+    /// Returns true if bridges filter VLANs; tries it in a namespace that has no name.
     pub(in crate::kernel) fn vlan_filtering(&self) -> bool {
         let answer = self.away(|| -> Result<Vec<RouteNetlinkMessage>, OpError> {
             nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)?;

@@ -1,4 +1,4 @@
-//! Operations as netlink messages.
+//! Builds netlink messages of operations and questions.
 
 use std::{net::IpAddr, os::fd::RawFd};
 
@@ -12,9 +12,9 @@ use rtnetlink::{
             CacheInfo,
         },
         link::{
-            AfSpecInet, AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoBridge,
-            InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth,
-            LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage, Prop,
+            AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind,
+            InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkFlags,
+            LinkInfo, LinkMessage, Prop,
         },
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
         nsid::{NsidAttribute, NsidMessage},
@@ -25,7 +25,8 @@ use rtnetlink::{
     },
 };
 
-use super::super::{BridgeSettings, NewEnd, ObservedAddress, RouteExtras, ownership};
+use super::super::{NewEnd, ObservedAddress, RouteExtras, ownership};
+use crate::links::{BridgeAttrs, BridgeSettings, PortAttrs};
 
 /// `IFLA_ALT_IFNAME`, linux/if_link.h.
 const IFLA_ALT_IFNAME: u16 = 53;
@@ -44,7 +45,7 @@ fn end(end: &NewEnd) -> Vec<LinkAttribute> {
     attributes
 }
 
-/// A veth pair, the peer at once in the namespace of `peer_ns`.
+/// Returns the message that creates a veth pair, with the peer in the namespace of `peer_ns`.
 pub(super) fn new_veth(ends: &[NewEnd; 2], peer_ns: RawFd) -> RouteNetlinkMessage {
     let mut peer = end(&ends[1]);
     peer.push(LinkAttribute::NetNsFd(peer_ns));
@@ -56,7 +57,7 @@ pub(super) fn new_veth(ends: &[NewEnd; 2], peer_ns: RawFd) -> RouteNetlinkMessag
     RouteNetlinkMessage::NewLink(link(0, attributes))
 }
 
-/// A bridge.
+/// Returns the message that creates a bridge.
 pub(super) fn new_bridge(name: &str, mac: Option<netnsd_api::Mac>) -> RouteNetlinkMessage {
     let mut attributes = vec![LinkAttribute::IfName(name.to_owned())];
     attributes.extend(mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
@@ -66,7 +67,7 @@ pub(super) fn new_bridge(name: &str, mac: Option<netnsd_api::Mac>) -> RouteNetli
     RouteNetlinkMessage::NewLink(link(0, attributes))
 }
 
-/// One attribute of a link that is known by its name.
+/// Returns the message that sets one attribute of a link, by name.
 pub(super) fn set_named(name: &str, attribute: LinkAttribute) -> RouteNetlinkMessage {
     RouteNetlinkMessage::SetLink(link(
         0,
@@ -79,12 +80,13 @@ fn altname(name: &str, altname: &str) -> LinkMessage {
     link(0, vec![LinkAttribute::IfName(name.to_owned()), list])
 }
 
-/// Gives a link that is known by its name an owner tag (`rtnl_linkprop()`, net/core/rtnetlink.c).
+/// Returns the message that adds an owner tag to a link, by name (`rtnl_linkprop()`,
+/// net/core/rtnetlink.c).
 pub(super) fn add_owner_tag(name: &str, tag: &str) -> RouteNetlinkMessage {
     RouteNetlinkMessage::NewLinkProp(altname(name, tag))
 }
 
-/// Takes an owner tag off a link that is known by its name; a legacy one is its alias.
+/// Returns the message that deletes an owner tag of a link, by name; a legacy one is its alias.
 pub(super) fn delete_owner_tag(name: &str, tag: &str) -> RouteNetlinkMessage {
     match ownership::is_legacy(tag) {
         true => set_named(name, LinkAttribute::IfAlias(String::new())),
@@ -92,12 +94,12 @@ pub(super) fn delete_owner_tag(name: &str, tag: &str) -> RouteNetlinkMessage {
     }
 }
 
-/// One attribute of a link.
+/// Returns the message that sets one attribute of a link.
 pub(super) fn set_link(index: u32, attribute: LinkAttribute) -> RouteNetlinkMessage {
     RouteNetlinkMessage::SetLink(link(index, vec![attribute]))
 }
 
-/// A link to another namespace.
+/// Returns the message that moves a link to another namespace.
 pub(super) fn move_link(index: u32, ns: RawFd, name: &str) -> RouteNetlinkMessage {
     RouteNetlinkMessage::SetLink(link(
         index,
@@ -108,22 +110,23 @@ pub(super) fn move_link(index: u32, ns: RawFd, name: &str) -> RouteNetlinkMessag
     ))
 }
 
-/// A link away.
+/// Returns the message that deletes a link.
 pub(super) fn delete_link(index: u32) -> RouteNetlinkMessage {
     RouteNetlinkMessage::DelLink(link(index, Vec::new()))
 }
 
-/// A link that is known by its name away.
+/// Returns the message that deletes a link, by name.
 pub(super) fn delete_link_named(name: &str) -> RouteNetlinkMessage {
     RouteNetlinkMessage::DelLink(link(0, vec![LinkAttribute::IfName(name.to_owned())]))
 }
 
-/// Every link of a group away (`rtnl_group_dellink()`, net/core/rtnetlink.c).
+/// Returns the message that deletes every link of a group (`rtnl_group_dellink()`,
+/// net/core/rtnetlink.c).
 pub(super) fn delete_group(group: u32) -> RouteNetlinkMessage {
     RouteNetlinkMessage::DelLink(link(0, vec![LinkAttribute::Group(group)]))
 }
 
-/// A link up or down.
+/// Returns the message that sets a link up or down.
 pub(super) fn set_up(index: u32, up: bool) -> RouteNetlinkMessage {
     let mut message = link(index, Vec::new());
     message.header.flags = if up {
@@ -135,7 +138,7 @@ pub(super) fn set_up(index: u32, up: bool) -> RouteNetlinkMessage {
     RouteNetlinkMessage::SetLink(message)
 }
 
-/// Whether a link makes itself an IPv6 link-local address.
+/// Returns the message that sets `addrgenmode`.
 pub(super) fn addr_gen(index: u32, none: bool) -> RouteNetlinkMessage {
     let mode = if none {
         In6AddrGenMode::None
@@ -150,28 +153,9 @@ pub(super) fn addr_gen(index: u32, none: bool) -> RouteNetlinkMessage {
     )
 }
 
-/// A bridge's settings, as far as any are given.
-pub(super) fn set_bridge(name: &str, set: &BridgeSettings) -> Option<RouteNetlinkMessage> {
-    let settings: Vec<InfoBridge> = [
-        set.stp.map(|stp| {
-            InfoBridge::StpState(if stp {
-                BridgeStpState::KernelStp
-            } else {
-                BridgeStpState::Disabled
-            })
-        }),
-        set.priority.map(InfoBridge::Priority),
-        set.ageing_time.map(InfoBridge::AgeingTime),
-        set.forward_delay.map(InfoBridge::ForwardDelay),
-        set.hello_time.map(InfoBridge::HelloTime),
-        set.max_age.map(InfoBridge::MaxAge),
-        set.multicast_snooping.map(InfoBridge::MulticastSnooping),
-        set.vlan_filtering.map(InfoBridge::VlanFiltering),
-        set.vlan_default_pvid.map(InfoBridge::VlanDefaultPvid),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
+/// Returns the message that changes settings of a bridge, if any are given.
+pub(super) fn set_bridge(name: &str, settings: &BridgeSettings) -> Option<RouteNetlinkMessage> {
+    let settings = BridgeAttrs::encode(settings);
     if settings.is_empty() {
         return None;
     }
@@ -188,21 +172,9 @@ pub(super) fn set_bridge(name: &str, set: &BridgeSettings) -> Option<RouteNetlin
     Some(RouteNetlinkMessage::NewLink(link(0, attributes)))
 }
 
-/// A bridge port's settings.
-pub(super) fn set_port(index: u32, set: &Port) -> RouteNetlinkMessage {
-    let settings: Vec<InfoBridgePort> = [
-        set.path_cost.map(InfoBridgePort::Cost),
-        set.priority.map(InfoBridgePort::Priority),
-        set.hairpin.map(InfoBridgePort::HairpinMode),
-        set.isolated.map(InfoBridgePort::Isolated),
-        set.learning.map(InfoBridgePort::Learning),
-        set.bpdu_guard.map(InfoBridgePort::Guard),
-        set.root_block.map(InfoBridgePort::Protect),
-        set.mcast_fast_leave.map(InfoBridgePort::FastLeave),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
+/// Returns the message that changes settings of a bridge port.
+pub(super) fn set_port(index: u32, settings: &Port) -> RouteNetlinkMessage {
+    let settings = PortAttrs::encode(settings);
     let info = vec![
         LinkInfo::PortKind(InfoPortKind::Bridge),
         LinkInfo::PortData(InfoPortData::BridgePort(settings)),
@@ -222,19 +194,19 @@ pub(super) fn get_link(name: Option<&str>, index: u32) -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetLink(link(index, attributes))
 }
 
-/// Asks for the link that bears an owner tag.
+/// Returns the question for the link with an owner tag.
 pub(super) fn get_link_by_tag(tag: &str) -> RouteNetlinkMessage {
     let brief = LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]);
     let altname = DefaultNla::new(IFLA_ALT_IFNAME, [tag.as_bytes(), &[0]].concat());
     RouteNetlinkMessage::GetLink(link(0, vec![LinkAttribute::Other(altname), brief]))
 }
 
-/// Asks for every link, with its counters.
+/// Returns the question for all links, with counters.
 pub(super) fn get_links() -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetLink(LinkMessage::default())
 }
 
-/// Asks for every link, without its counters, which make up most of an answer.
+/// Returns the question for all links, without counters, which make up most of an answer.
 pub(super) fn get_links_briefly() -> RouteNetlinkMessage {
     let mask = LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]);
     RouteNetlinkMessage::GetLink(link(0, vec![mask]))
@@ -248,7 +220,7 @@ fn family(ipv6: bool) -> AddressFamily {
     }
 }
 
-/// An address of a link, by what the kernel tells it from others.
+/// Returns the identifying part of an address.
 fn address(index: u32, known: &ObservedAddress) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.family = family(known.is_ipv6());
@@ -262,7 +234,7 @@ fn address(index: u32, known: &ObservedAddress) -> AddressMessage {
     message
 }
 
-/// A new address, or one that is there with other settings.
+/// Returns the message that adds an address, or changes one.
 pub(super) fn new_address(index: u32, new: &ObservedAddress) -> RouteNetlinkMessage {
     let mut message = address(index, new);
     message.header.scope = AddressScope::from(new.scope);
@@ -297,12 +269,13 @@ pub(super) fn new_address(index: u32, new: &ObservedAddress) -> RouteNetlinkMess
     RouteNetlinkMessage::NewAddress(message)
 }
 
-/// An address away.
+/// Returns the message that deletes an address.
 pub(super) fn delete_address(index: u32, gone: &ObservedAddress) -> RouteNetlinkMessage {
     RouteNetlinkMessage::DelAddress(address(index, gone))
 }
 
-/// `promote_secondaries` of a link (`inet_set_link_af()`, net/ipv4/devinet.c).
+/// Returns the message that sets `promote_secondaries` of a link (`inet_set_link_af()`,
+/// net/ipv4/devinet.c).
 pub(super) fn promote_secondaries(index: u32, on: bool) -> RouteNetlinkMessage {
     let setting = DefaultNla::new(
         IPV4_DEVCONF_PROMOTE_SECONDARIES,
@@ -321,14 +294,14 @@ pub(super) fn promote_secondaries(index: u32, on: bool) -> RouteNetlinkMessage {
 const IFLA_INET_CONF: u16 = 1;
 const IPV4_DEVCONF_PROMOTE_SECONDARIES: u16 = 20;
 
-/// Asks for the addresses of one link (0: of every link).
+/// Returns the question for the addresses of a link (0: of all links).
 pub(super) fn get_addresses(index: u32) -> RouteNetlinkMessage {
     let mut message = AddressMessage::default();
     message.header.index = index;
     RouteNetlinkMessage::GetAddress(message)
 }
 
-/// A route.
+/// Returns a route as a message.
 pub(super) fn route(route: &Route, oif: Option<u32>, protocol: u8) -> RouteMessage {
     let ipv6 = route.is_ipv6();
     let net = route.destination.net(ipv6);
@@ -379,7 +352,7 @@ pub(super) fn route(route: &Route, oif: Option<u32>, protocol: u8) -> RouteMessa
     message
 }
 
-/// A route with what the API has no fields for.
+/// Returns a route as a message, with the attributes that the API lacks.
 pub(super) fn whole_route(
     plain: &Route,
     extras: &RouteExtras,
@@ -417,7 +390,8 @@ pub(super) fn whole_route(
     message
 }
 
-/// A route as it was seen, to be made again; without what the kernel says and does not take.
+/// Returns the message that makes an observed route again, without attributes that the kernel shows
+/// and does not take.
 pub(super) fn same_route(mut seen: RouteMessage) -> RouteNetlinkMessage {
     seen.header.flags &= RouteFlags::Onlink;
     let by_nexthop = seen
@@ -438,7 +412,7 @@ pub(super) fn same_route(mut seen: RouteMessage) -> RouteNetlinkMessage {
     RouteNetlinkMessage::NewRoute(seen)
 }
 
-/// Asks for the routes of a family, all or those of a protocol.
+/// Returns the question for the routes of a family, all or those of a protocol.
 pub(super) fn get_routes(ipv6: bool, protocol: Option<u8>) -> RouteNetlinkMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = family(ipv6);
@@ -447,7 +421,7 @@ pub(super) fn get_routes(ipv6: bool, protocol: Option<u8>) -> RouteNetlinkMessag
     RouteNetlinkMessage::GetRoute(message)
 }
 
-/// A permanent neighbour.
+/// Returns a permanent neighbour as a message.
 pub(super) fn neighbour(neighbour: &Neighbour, index: u32) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
     let (family, address) = match neighbour.address.0 {
@@ -464,7 +438,8 @@ pub(super) fn neighbour(neighbour: &Neighbour, index: u32) -> NeighbourMessage {
     message
 }
 
-/// Asks for every neighbour, of whatever family; of a bridge, its forwarding table.
+/// Returns the question for all neighbours, of whatever family; of a bridge, for its forwarding
+/// table.
 pub(super) fn get_neighbours(family: AddressFamily, master: Option<u32>) -> RouteNetlinkMessage {
     let mut message = NeighbourMessage::default();
     message.header.family = family;
@@ -475,14 +450,15 @@ pub(super) fn get_neighbours(family: AddressFamily, master: Option<u32>) -> Rout
     RouteNetlinkMessage::GetNeighbour(message)
 }
 
-/// Gives a namespace its id (-1: the kernel's choice).
+/// Returns the message that gives a namespace an id (-1: the kernel's choice).
 pub(super) fn new_nsid(ns: RawFd, id: i32) -> RouteNetlinkMessage {
     let mut message = NsidMessage::default();
     message.attributes = vec![NsidAttribute::Fd(ns as u32), NsidAttribute::Id(id)];
     RouteNetlinkMessage::NewNsId(message)
 }
 
-/// Asks for the id of a namespace that is known by an open file, or by an id that it may have.
+/// Returns the question for the id of a namespace that is known by an open file, or by an id that
+/// it may have.
 pub(super) fn get_nsid(of: NsidAttribute) -> RouteNetlinkMessage {
     let mut message = NsidMessage::default();
     message.attributes = vec![of];

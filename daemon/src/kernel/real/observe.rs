@@ -21,7 +21,7 @@ use crate::kernel::{
     ROUTE_PROTOCOL, ROUTE_PROTOCOL_KERNEL, Scope, ownership,
 };
 
-/// Looks with one thread.
+/// Reads a scope on one thread.
 pub(in crate::kernel) fn observe(local: &mut Local, scope: &Scope) -> Result<Observed, OpError> {
     gather(
         scope,
@@ -32,7 +32,7 @@ pub(in crate::kernel) fn observe(local: &mut Local, scope: &Scope) -> Result<Obs
     )
 }
 
-/// Looks with two threads, where there is enough to see.
+/// Reads a scope on two threads if there is enough to read.
 pub(super) fn observe_with(
     other: &Worker,
     local: &mut Local,
@@ -63,7 +63,7 @@ fn gather(
     })
 }
 
-/// Looks at a namespace, if it is there.
+/// Reads a namespace, if it exists.
 fn found(local: &mut Local, ns: &Ns, part: &NsScope) -> Result<Seen, OpError> {
     local.make_room();
     Ok(namespace(local, ns, part)?.map(|seen| (ns.clone(), seen)))
@@ -396,7 +396,7 @@ pub(super) fn neighbour_of(answer: RouteNetlinkMessage) -> Option<parse::ParsedN
     }
 }
 
-/// What a namespace is to `ip netns list`.
+/// Returns a namespace as `ip netns list` shows it.
 pub(super) fn summary(
     local: &mut Local,
     name: &str,

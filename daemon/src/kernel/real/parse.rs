@@ -1,4 +1,4 @@
-//! Netlink messages as what was observed.
+//! Parses netlink messages into observed state.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -9,9 +9,9 @@ use rtnetlink::{
     packet_route::{
         address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
         link::{
-            AfSpecInet, AfSpecInet6, AfSpecUnspec, BridgeId, BridgePortState, BridgeStpState,
-            In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoPortData, LinkAttribute,
-            LinkFlags, LinkInfo, LinkMessage, Prop,
+            AfSpecInet, AfSpecInet6, AfSpecUnspec, BridgeId, BridgePortState, In6AddrGenMode,
+            InfoBridge, InfoBridgePort, InfoData, InfoPortData, LinkAttribute, LinkFlags, LinkInfo,
+            LinkMessage, Prop,
         },
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
         route::{
@@ -26,7 +26,7 @@ use super::super::{
     RT_TABLE_LOCAL, RouteExtras, ownership,
 };
 
-/// A link's name, and what was observed of it; `master` is still an index, in words.
+/// Name and state of a link; the index of its master is not resolved to a name yet.
 pub(super) struct ParsedLink {
     pub name: String,
     pub link: ObservedLink,
@@ -137,59 +137,40 @@ fn bridge_id(id: &BridgeId) -> String {
     format!("{:04x}.{mac}", id.priority)
 }
 
-fn bridge(settings: &[InfoBridge]) -> ObservedBridge {
-    // A kernel without VLAN filtering leaves those two out.
-    let mut seen = ObservedBridge {
-        vlan_default_pvid: 1,
-        ..ObservedBridge::default()
-    };
-    for setting in settings {
-        match setting {
-            InfoBridge::StpState(state) => seen.stp = *state != BridgeStpState::Disabled,
-            InfoBridge::Priority(value) => seen.priority = *value,
-            InfoBridge::AgeingTime(value) => seen.ageing_time = *value,
-            InfoBridge::ForwardDelay(value) => seen.forward_delay = *value,
-            InfoBridge::HelloTime(value) => seen.hello_time = *value,
-            InfoBridge::MaxAge(value) => seen.max_age = *value,
-            InfoBridge::MulticastSnooping(value) => seen.multicast_snooping = *value,
-            InfoBridge::VlanFiltering(value) => seen.vlan_filtering = *value,
-            InfoBridge::VlanDefaultPvid(value) => seen.vlan_default_pvid = *value,
+fn bridge(attributes: &[InfoBridge]) -> ObservedBridge {
+    let mut seen = ObservedBridge::default();
+    for attribute in attributes {
+        match attribute {
             InfoBridge::TopologyChange(value) => seen.topology_change = *value != 0,
             InfoBridge::BridgeId(id) => seen.bridge_id = bridge_id(id),
             InfoBridge::RootId(id) => seen.root_id = bridge_id(id),
-            _ => {}
+            setting => seen.attrs.decode(setting),
         }
     }
     seen
 }
 
-fn port(settings: &[InfoBridgePort]) -> ObservedPort {
+fn port(attributes: &[InfoBridgePort]) -> ObservedPort {
     let mut seen = ObservedPort::default();
-    for setting in settings {
-        match setting {
-            InfoBridgePort::State(state) => {
-                seen.state = match state {
-                    BridgePortState::Disabled => "disabled",
-                    BridgePortState::Listening => "listening",
-                    BridgePortState::Learning => "learning",
-                    BridgePortState::Forwarding => "forwarding",
-                    BridgePortState::Blocking => "blocking",
-                    _ => "unknown",
-                }
-                .into();
-            }
-            InfoBridgePort::Cost(value) => seen.path_cost = *value,
-            InfoBridgePort::Priority(value) => seen.priority = *value,
-            InfoBridgePort::HairpinMode(value) => seen.hairpin = *value,
-            InfoBridgePort::Isolated(value) => seen.isolated = *value,
-            InfoBridgePort::Learning(value) => seen.learning = *value,
-            InfoBridgePort::Guard(value) => seen.bpdu_guard = *value,
-            InfoBridgePort::Protect(value) => seen.root_block = *value,
-            InfoBridgePort::FastLeave(value) => seen.mcast_fast_leave = *value,
-            _ => {}
+    for attribute in attributes {
+        match attribute {
+            InfoBridgePort::State(state) => seen.state = port_state(*state).to_owned(),
+            setting => seen.attrs.decode(setting),
         }
     }
     seen
+}
+
+/// Returns the state of a port as bridge(8) spells it.
+fn port_state(state: BridgePortState) -> &'static str {
+    match state {
+        BridgePortState::Disabled => "disabled",
+        BridgePortState::Listening => "listening",
+        BridgePortState::Learning => "learning",
+        BridgePortState::Forwarding => "forwarding",
+        BridgePortState::Blocking => "blocking",
+        _ => "unknown",
+    }
 }
 
 /// An address, and the index of its link; a label is told in any case.

@@ -25,10 +25,10 @@ use serde_json::Value;
 
 use super::*;
 use crate::kernel::{
-    AddressChange, BridgeSettings, FeatureOp, LOOPBACK, LinkAt, LinkChange, LinkOp,
-    NamespaceChange, NamespaceOp, NewEnd, NewLink, Ns, NsChange, ObservedAddress, Op,
-    ROUTE_PROTOCOL, RouteChange, RouteExtras,
+    AddressChange, FeatureOp, LOOPBACK, LinkAt, LinkChange, LinkOp, NamespaceChange, NamespaceOp,
+    NewEnd, NewLink, Ns, NsChange, ObservedAddress, Op, ROUTE_PROTOCOL, RouteChange, RouteExtras,
 };
+use crate::links::BridgeSettings;
 
 /// Runs a test on a thread that has a host of its own.
 fn on_a_host<F: Future<Output = ()>>(test: impl FnOnce(RealKernel) -> F + Send + 'static) {
@@ -279,7 +279,7 @@ fn a_bridge_with_a_port() {
         let set = BridgeSettings {
             stp: Some(true),
             priority: Some(4096),
-            forward_delay: Some(400),
+            forward_delay: Some(netnsd_api::Centiseconds(400)),
             ..BridgeSettings::default()
         };
         let port = Port {
@@ -330,6 +330,7 @@ fn a_bridge_with_a_port() {
             (Some("br0"), true)
         );
         let known = link.port.as_ref().unwrap();
+        let known = &known.attrs;
         assert!(known.hairpin && known.isolated && known.path_cost == 9 && known.learning);
         assert_eq!(
             seen.link(&Ns::Host, "br0")
@@ -337,6 +338,7 @@ fn a_bridge_with_a_port() {
                 .bridge
                 .as_ref()
                 .unwrap()
+                .attrs
                 .priority,
             4096
         );
@@ -772,7 +774,7 @@ fn what_a_bridge_says_once_more_of_a_port_is_no_news() {
         let (ear, mut ports) = (ears::listen().unwrap(), news::Ports::default());
         let (br0, port0) = (String::from("br0"), String::from("port0"));
         let set = BridgeSettings {
-            forward_delay: Some(10),
+            forward_delay: Some(netnsd_api::Centiseconds(10)),
             ..BridgeSettings::default()
         };
         let up = |name: &str| LinkAt::new(Ns::Host, name).set(LinkChange::Up(true));
@@ -833,7 +835,7 @@ fn link_of_others_gets_no_tag_when_creation_is_refused() {
         ip(&["link", "add", "br0", "type", "bridge"]);
         let before = (theirs("port0"), theirs("br0"));
         let set = BridgeSettings {
-            ageing_time: Some(77),
+            ageing_time: Some(netnsd_api::Centiseconds(77)),
             ..BridgeSettings::default()
         };
         let bridge = Op::Link(LinkOp::Create(Box::new(NewLink::Bridge {
