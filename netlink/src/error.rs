@@ -4,42 +4,53 @@ use std::io;
 
 use nix::errno::Errno;
 
-/// Why a request to the kernel failed.
+use crate::Ns;
+
+/// Why a request failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The kernel refused the request; `message` is its extended ack (`NLMSGERR_ATTR_MSG`,
     /// linux/netlink.h), if there was one.
-    #[error("{}", describe_refusal(*errno, message.as_deref()))]
+    #[error("{}", describe(*errno, message.as_deref()))]
     Kernel {
         /// Error number of the kernel.
         errno: Errno,
         /// The kernel's own words.
         message: Option<String>,
     },
-    /// A dump that the kernel marked as inconsistent (`NLM_F_DUMP_INTR`) every time.
-    #[error("the kernel's answer was interrupted by changes")]
+    /// The kernel marked a dump as inconsistent (`NLM_F_DUMP_INTR`) as often as it was repeated.
+    #[error("the kernel's answer was interrupted by other changes each time")]
     DumpInterrupted,
-    /// An answer that did not fit into the socket's receive buffer.
+    /// An answer did not fit into the socket's receive buffer.
     #[error("the kernel's answer was lost: the receive buffer is full")]
     AnswerLost,
-    /// A datagram that is larger than the kernel sends, or that cannot be parsed.
-    #[error("the kernel's answer cannot be read")]
+    /// A datagram is larger than the kernel sends.
+    #[error("the kernel's answer is too long")]
+    TruncatedAnswer,
+    /// A message cannot be parsed.
+    #[error("the kernel's answer cannot be parsed")]
     InvalidAnswer,
-    /// A namespace that does not exist.
+    /// The namespace does not exist.
     #[error("{0} is not there")]
-    NoSuchNamespace(crate::Ns),
-    /// A namespace to be created whose name pins another one.
-    #[error("the name is in use by another namespace")]
+    NoSuchNamespace(Ns),
+    /// The name of a namespace to be created pins another one.
+    #[error("another namespace has the name")]
     NameInUse,
-    /// A job that panicked, on this thread or on the helper thread; nothing is known of its effect.
+    /// `/run/netns` is not a directory, so that no namespace can be pinned.
+    #[error("/run/netns is no directory: remove it, and try again")]
+    RunDirBlocked,
+    /// Namespaces that are watched were replaced meanwhile.
+    #[error("watched namespaces changed meanwhile")]
+    NamespacesChanged,
+    /// A job panicked, on this thread or on the helper thread; its effect is not known.
     #[error("the request panicked")]
     Panicked,
-    /// All namespace ids of a socket's namespace were handed out.
+    /// The monitor has given every namespace id.
     #[error("no namespace id is left")]
     IdsExhausted,
 }
 
-fn describe_refusal(errno: Errno, message: Option<&str>) -> String {
+fn describe(errno: Errno, message: Option<&str>) -> String {
     match message {
         Some(message) => format!("{message} ({})", errno.desc()),
         None => errno.desc().to_owned(),
@@ -53,12 +64,21 @@ impl Error {
             Error::Kernel { errno, .. } => Some(*errno),
             Error::DumpInterrupted
             | Error::AnswerLost
+            | Error::TruncatedAnswer
             | Error::InvalidAnswer
             | Error::NoSuchNamespace(_)
             | Error::NameInUse
+            | Error::RunDirBlocked
+            | Error::NamespacesChanged
             | Error::Panicked
             | Error::IdsExhausted => None,
         }
+    }
+
+    /// Returns true if a repetition of the request may succeed at once.
+    pub(crate) fn is_transient(&self) -> bool {
+        matches!(self, Error::DumpInterrupted | Error::AnswerLost)
+            || matches!(self.errno(), Some(Errno::EAGAIN | Errno::ENOBUFS))
     }
 }
 
@@ -67,6 +87,15 @@ impl From<Errno> for Error {
         Error::Kernel {
             errno,
             message: None,
+        }
+    }
+}
+
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        match error.errno() {
+            Some(errno) => errno.into(),
+            None => io::Error::other(error),
         }
     }
 }

@@ -4,16 +4,29 @@
 //! here, and is back in the namespace of the daemon before it returns.
 
 pub mod error;
+pub mod helper_thread;
+pub mod link;
 pub mod monitor;
 pub mod netns;
 pub mod ns;
+pub mod nsid;
 pub mod resolv_conf;
+pub mod socket;
 pub mod sysctl;
 
 pub use self::{
     error::{Error, errno_of},
-    monitor::event::{KernelEvent, NsChange, WatchChange},
-    netns::file::StalePin,
+    helper_thread::HelperThread,
+    monitor::{
+        Monitor,
+        event::{KernelEvent, NsChange, WatchChange},
+    },
+    netns::{
+        file::{NetnsFile, StalePin},
+        pool::NamespacePool,
+        switch::{CurrentNs, NamespaceSwitcher, NsConnection},
+    },
     ns::Ns,
     resolv_conf::DnsFile,
+    socket::RouteSocket,
 };

@@ -20,7 +20,7 @@ use nix::{
     unistd::{mkdir, unlink},
 };
 
-use crate::errno_of;
+use crate::{Error, errno_of};
 
 /// Directory in which ip-netns(8) keeps its names (`NETNS_RUN_DIR`).
 pub const RUN_DIR: &str = "/run/netns";
@@ -139,15 +139,15 @@ pub fn open_netns(name: &str) -> Result<NetnsFile, Errno> {
 
 /// Creates `/run/netns` as `ip netns add` does: a shared mount, so that other mount namespaces see
 /// names come and go.
-fn prepare_run_dir() -> Result<(), Errno> {
+fn prepare_run_dir() -> Result<(), Error> {
     match mkdir(RUN_DIR, Mode::from_bits_truncate(0o755)) {
         Ok(()) => {}
         // A file could be made a mount point as well, and would block the directory for good.
         Err(Errno::EEXIST) if fs::metadata(RUN_DIR).is_ok_and(|found| !found.is_dir()) => {
-            return Err(Errno::ENOTDIR);
+            return Err(Error::RunDirBlocked);
         }
         Err(Errno::EEXIST) => {}
-        Err(errno) => return Err(errno),
+        Err(errno) => return Err(errno.into()),
     }
     match make_shared() {
         // It is not a mount point yet.
@@ -160,10 +160,11 @@ fn prepare_run_dir() -> Result<(), Errno> {
                 MsFlags::MS_BIND | MsFlags::MS_REC,
                 none,
             )?;
-            make_shared()
+            make_shared()?;
         }
-        other => other,
+        other => other?,
     }
+    Ok(())
 }
 
 fn make_shared() -> Result<(), Errno> {
@@ -180,8 +181,8 @@ fn make_shared() -> Result<(), Errno> {
 /// Pins a namespace under a name. A file that lost its mount is used again.
 ///
 /// # Errors
-/// EEXIST if the name is in use, ENOTDIR if `/run/netns` is not a directory, and those of mount(2).
-pub fn pin(name: &str, ns: impl AsFd) -> Result<(), Errno> {
+/// EEXIST if the name is in use, [`Error::RunDirBlocked`], and those of mount(2).
+pub fn pin(name: &str, ns: impl AsFd) -> Result<(), Error> {
     prepare_run_dir()?;
     let source = format!("/proc/self/fd/{}", ns.as_fd().as_raw_fd());
     let path = netns_path(name);
@@ -189,12 +190,13 @@ pub fn pin(name: &str, ns: impl AsFd) -> Result<(), Errno> {
     match open(&path, flags, Mode::empty()) {
         Ok(_created) => {}
         Err(Errno::EEXIST) if matches!(open_netns(name)?, NetnsFile::Stale(StalePin::Lost)) => {}
-        Err(errno) => return Err(errno),
+        Err(errno) => return Err(errno.into()),
     }
     let none: Option<&str> = None;
     mount(Some(&*source), &path, Some("none"), MsFlags::MS_BIND, none).inspect_err(|_| {
         let _ = unlink(&path); // the error of the mount is the one to report
-    })
+    })?;
+    Ok(())
 }
 
 /// Removes a name, also one that pins nothing; the namespace lives while something else holds it.

@@ -1,4 +1,4 @@
-//! Telling neighbours where an address is now: gratuitous ARP requests (RFC 5227, section 3) and
+//! Announcements of addresses to neighbours: gratuitous ARP requests (RFC 5227, section 3) and
 //! unsolicited neighbour advertisements (RFC 4861, section 7.2.6), one for each address.
 
 use std::{
@@ -14,42 +14,46 @@ use nix::{
     sys::socket::{AddressFamily, SockFlag, SockType, socket},
 };
 
-use super::{local::Local, worker::Pinned};
+use netnsd_netlink::{Error, NamespaceSwitcher, NetnsFile};
+
 use crate::kernel::Announcement;
 
 /// Next header of ICMPv6 (RFC 4443).
 const ICMPV6: u8 = 58;
 
-/// Sends the packets from a link itself.
-pub(super) fn announce(local: &Local, link: &Announcement) -> Result<(), Errno> {
-    let Pinned::Namespace(ns) = local.pinned(&link.ns)? else {
-        return Err(Errno::ENOENT);
+/// Sends the packets from a link.
+pub(super) fn announce(switcher: &NamespaceSwitcher, link: &Announcement) -> Result<(), Error> {
+    let NetnsFile::Namespace(ns) = switcher.open(&link.ns)? else {
+        return Err(Error::NoSuchNamespace(link.ns.clone()));
     };
-    local.within(ns, || {
-        // Without a protocol it receives nothing (packet(7)).
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-        let socket = socket(AddressFamily::Packet, SockType::Raw, flags, None)?;
-        let is_router = is_router(&link.name);
-        link.addresses.iter().try_for_each(|address| match address {
-            IpAddr::V4(v4) => send(&socket, link.index, &arp_request(link.mac, *v4)),
-            IpAddr::V6(v6) => send(
-                &socket,
-                link.index,
-                &advertisement(link.mac, *v6, is_router),
-            ),
-        })
+    switcher.run_in(ns, || send_all(link))?;
+    Ok(())
+}
+
+fn send_all(link: &Announcement) -> Result<(), Errno> {
+    // Without a protocol it receives nothing (packet(7)).
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Packet, SockType::Raw, flags, None)?;
+    let is_router = is_router(&link.name);
+    link.addresses.iter().try_for_each(|address| match address {
+        IpAddr::V4(v4) => send(&socket, link.index, &arp_request(link.mac, *v4)),
+        IpAddr::V6(v6) => send(
+            &socket,
+            link.index,
+            &advertisement(link.mac, *v6, is_router),
+        ),
     })
 }
 
-/// Returns true if a link of the namespace that this thread is in forwards IPv6: neighbours that
-/// have it for a router would take an advertisement without that for its end as one
+/// Returns true if a link of the namespace that this thread is in forwards IPv6: its
+/// neighbours stop using it as a router after an advertisement without the router flag
 /// (`ndisc_recv_na()`, net/ipv6/ndisc.c).
 fn is_router(link: &str) -> bool {
     let path = format!("/proc/sys/net/ipv6/conf/{link}/forwarding");
     fs::read_to_string(path).is_ok_and(|value| value.trim() != "0")
 }
 
-/// Sends a frame.
+/// Sends a frame (packet(7)).
 #[allow(unsafe_code, reason = "nix cannot make the address of a packet socket")]
 fn send(socket: &OwnedFd, index: u32, frame: &[u8]) -> Result<(), Errno> {
     let mut to = libc::sockaddr_ll {
@@ -69,7 +73,7 @@ fn send(socket: &OwnedFd, index: u32, frame: &[u8]) -> Result<(), Errno> {
     Errno::result(sent).map(drop)
 }
 
-/// An ARP request by which a host asks for its own address (`struct arphdr`, linux/if_arp.h).
+/// Builds an ARP request for a host's own address (`struct arphdr`, linux/if_arp.h).
 fn arp_request(mac: Mac, address: Ipv4Addr) -> Vec<u8> {
     const BROADCAST: [u8; 6] = [0xff; 6];
     // Ethernet, IPv4, their lengths, request.
@@ -87,7 +91,7 @@ fn arp_request(mac: Mac, address: Ipv4Addr) -> Vec<u8> {
     .concat()
 }
 
-/// A neighbour advertisement to all nodes that overrides what they know.
+/// Builds a neighbour advertisement to all nodes that overrides their caches.
 fn advertisement(mac: Mac, address: Ipv6Addr, is_router: bool) -> Vec<u8> {
     const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
     const ALL_NODES_MAC: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
@@ -109,7 +113,7 @@ fn advertisement(mac: Mac, address: Ipv6Addr, is_router: bool) -> Vec<u8> {
     .concat();
     let checksum = checksum(&[&pseudo[..], &icmp].concat());
     icmp[2..4].copy_from_slice(&checksum.to_be_bytes());
-    // Version 6, length, next header, hop limit 255: others are from beyond the link.
+    // Version 6, length, next header, hop limit 255: any other value means that it was forwarded.
     let header = [0x60, 0, 0, 0, 0, LENGTH, ICMPV6, 255];
     let ethernet = [&ALL_NODES_MAC[..], &mac.0, &[0x86, 0xdd]].concat();
     [
@@ -122,7 +126,7 @@ fn advertisement(mac: Mac, address: Ipv6Addr, is_router: bool) -> Vec<u8> {
     .concat()
 }
 
-/// The Internet checksum (RFC 1071) of an even number of bytes.
+/// Computes the Internet checksum (RFC 1071) of an even number of bytes.
 fn checksum(bytes: &[u8]) -> u16 {
     let sum: u32 = bytes
         .chunks_exact(2)
@@ -137,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn frames_are_as_the_rfcs_say() {
+    fn frames_follow_rfcs() {
         let mac = Mac([2, 0, 0, 0, 0, 1]);
         let arp = arp_request(mac, Ipv4Addr::new(10, 1, 0, 1));
         assert_eq!(arp.len(), 42);

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use rtnetlink::packet_route::RouteNetlinkMessage;
 
-use super::{channel::Answers, news, parse};
+use netnsd_netlink::monitor::classify::{PortStateCache, split_datagram};
+
+use super::{channel::Answers, parse};
 
 pub(crate) fn answers(data: &[u8]) {
     let names = BTreeMap::from([(1, "lo".to_owned()), (2, "eth0".to_owned())]);
@@ -24,8 +26,12 @@ pub(crate) fn answers(data: &[u8]) {
 }
 
 pub(crate) fn notices(data: &[u8]) {
-    let mut ports = news::Ports::default();
-    for notice in news::notified(data) {
-        let _about = (ports.say_again(&notice), notice.id_gone(), notice.about());
+    let mut ports = PortStateCache::default();
+    for event in split_datagram(data) {
+        let _ = (
+            ports.is_duplicate(&event),
+            event.deleted_nsid(),
+            event.classify(),
+        );
     }
 }

@@ -2,7 +2,6 @@
 
 mod announce;
 mod channel;
-mod ears;
 mod execute;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
@@ -10,14 +9,10 @@ mod local;
 mod look;
 mod making;
 mod message;
-mod names;
-mod news;
 mod observe;
 mod parse;
 #[cfg(test)]
 mod tests;
-#[allow(unsafe_code, reason = "descriptors that are waited for")]
-mod watch;
 pub(crate) mod worker;
 
 use std::{
@@ -30,14 +25,16 @@ use std::{
 };
 
 use netnsd_api::{Name, SysctlKey};
+use nix::errno::Errno;
 
 pub(crate) use self::parse::protocol;
 pub(super) use self::{local::Local, observe::observe, parse::address_scope};
-use self::{local::Open, watch::Watch, worker::Worker};
+use self::{local::Open, worker::Worker};
 use super::{
     Announcement, BatchOp, Kernel, KernelEvent, Observed, OpError, Outcome, Scope, WatchChange,
 };
 pub(super) use netnsd_netlink::netns::file::list_names as listed;
+use netnsd_netlink::{Error, Monitor, NamespaceSwitcher};
 
 /// The real kernel, as seen from the namespace that it was started in: the host's. What it is asked
 /// for is done on the thread that asks, which another one helps; nothing is awaited, so that the
@@ -45,11 +42,12 @@ pub(super) use netnsd_netlink::netns::file::list_names as listed;
 #[derive(Debug)]
 pub struct RealKernel {
     local: Local,
+    switcher: NamespaceSwitcher,
     helper: Worker,
     /// Namespaces without a name that the other thread makes.
     expected: Option<Expected>,
-    /// None before something is to be watched.
-    watch: Option<Watch>,
+    /// `None` before a namespace is to be watched.
+    monitor: Option<Monitor>,
 }
 
 impl RealKernel {
@@ -61,20 +59,21 @@ impl RealKernel {
         let (local, helper) = (Local::here()?, Worker::start("netnsd-ns")?);
         Ok(Self {
             local,
+            switcher: NamespaceSwitcher::new()?,
             helper,
             expected: None,
-            watch: None,
+            monitor: None,
         })
     }
 
     fn try_watch(&mut self, changes: Vec<WatchChange>) -> io::Result<()> {
-        let watch = &mut self.watch;
-        self.local.safely(|local| {
-            let watch = match watch {
-                Some(watch) => watch,
-                none => none.insert(Watch::start(local)?),
+        let monitor = &mut self.monitor;
+        self.switcher.catch_panic(|switcher| {
+            let monitor = match monitor {
+                Some(monitor) => monitor,
+                none => none.insert(Monitor::start(switcher)?),
             };
-            watch.change(local, changes);
+            monitor.update(switcher, changes);
             Ok(())
         })?
     }
@@ -138,14 +137,17 @@ impl Kernel for RealKernel {
     }
 
     async fn notice(&mut self) -> KernelEvent {
-        match &mut self.watch {
-            Some(watch) => watch.next().await,
+        match &mut self.monitor {
+            Some(monitor) => monitor.next_event().await,
             None => std::future::pending().await,
         }
     }
 
     fn heard(&mut self) -> Vec<KernelEvent> {
-        self.watch.as_mut().map(Watch::heard).unwrap_or_default()
+        self.monitor
+            .as_mut()
+            .map(Monitor::drain_events)
+            .unwrap_or_default()
     }
 
     fn watch(&mut self, changes: Vec<WatchChange>) {
@@ -153,7 +155,7 @@ impl Kernel for RealKernel {
             return;
         }
         if let Err(error) = self.try_watch(changes) {
-            tracing::warn!(%error, "nothing can be watched: changes by others are found only now and then");
+            tracing::warn!(%error, "cannot watch namespaces; falling back to periodic scans");
         }
     }
 
@@ -163,9 +165,16 @@ impl Kernel for RealKernel {
 
     fn announce(&mut self, links: &[Announcement]) {
         for link in links {
-            let sent = self.local.safely(|local| announce::announce(local, link));
-            if let Err(errno) = sent.and_then(|sent| sent) {
-                tracing::debug!(error = errno.desc(), namespace = %link.ns, link = link.name, "cannot announce addresses");
+            let sent = self
+                .switcher
+                .catch_panic(|switcher| announce::announce(switcher, link));
+            if let Err(error) = sent.and_then(|sent| sent) {
+                tracing::debug!(
+                    %error,
+                    namespace = %link.ns,
+                    link = link.name,
+                    "cannot announce addresses"
+                );
             }
         }
     }
@@ -177,5 +186,36 @@ impl Kernel for RealKernel {
     fn rest(&mut self) {
         self.expected = None;
         self.local.rest();
+    }
+}
+
+/// Keeps the error numbers that answers have always had, also for what the kernel did not say.
+impl From<Error> for OpError {
+    fn from(error: Error) -> Self {
+        let errno = match &error {
+            Error::Kernel { errno, .. } => *errno,
+            Error::DumpInterrupted | Error::NamespacesChanged => Errno::EAGAIN,
+            Error::AnswerLost => Errno::ENOBUFS,
+            Error::TruncatedAnswer => Errno::EMSGSIZE,
+            Error::InvalidAnswer => Errno::EBADMSG,
+            Error::NoSuchNamespace(_) => Errno::ENOENT,
+            Error::NameInUse => Errno::EEXIST,
+            Error::RunDirBlocked => Errno::ENOTDIR,
+            Error::Panicked => Errno::ESRCH,
+            Error::IdsExhausted => Errno::EOVERFLOW,
+        };
+        let message = match error {
+            Error::Kernel { message, .. } => message,
+            Error::NoSuchNamespace(_) | Error::RunDirBlocked => Some(error.to_string()),
+            Error::DumpInterrupted
+            | Error::AnswerLost
+            | Error::TruncatedAnswer
+            | Error::InvalidAnswer
+            | Error::NameInUse
+            | Error::NamespacesChanged
+            | Error::Panicked
+            | Error::IdsExhausted => None,
+        };
+        Self { errno, message }
     }
 }

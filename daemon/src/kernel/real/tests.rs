@@ -1,26 +1,14 @@
 //! Tests of the real kernel, each on a thread with namespaces of its own; as root (others come by
 //! `daemon/tests/`).
 
-use std::{
-    collections::BTreeSet,
-    future::Future,
-    os::{
-        fd::{AsFd, AsRawFd},
-        unix::fs::PermissionsExt,
-    },
-    process::Command,
-    time::Duration,
-};
+use std::{future::Future, os::unix::fs::PermissionsExt, process::Command, time::Duration};
 
 use netnsd_api::{NetnsId, Port};
 use nix::{
     errno::Errno,
     mount::{MsFlags, mount},
-    poll::{PollFd, PollFlags, PollTimeout, poll},
     sched::{CloneFlags, unshare},
-    sys::socket::{MsgFlags, recv, setsockopt, sockopt},
 };
-use rtnetlink::sys::Socket;
 use serde_json::Value;
 
 use super::*;
@@ -678,134 +666,6 @@ fn who_stays_is_heard_when_many_go() {
             heard,
             expected.map(|(ns, what)| KernelEvent::Changed(ns, what))
         );
-    });
-}
-
-#[test]
-fn what_is_heard_no_more_is_looked_for_and_heard_anew() {
-    on_a_host(|mut kernel| async move {
-        go(&mut kernel, &[add("a")]).await;
-        let mut ears = ears::Ears::open(&kernel.local).unwrap();
-        for ns in [Ns::Host, named("a")] {
-            ears.attend(&kernel.local, &ns).unwrap();
-        }
-        setsockopt(&ears.socket, sockopt::RcvBuf, &0).unwrap();
-        for host in 1..100 {
-            ip(&[
-                "-n",
-                "a",
-                "address",
-                "add",
-                &format!("10.0.0.{host}/24"),
-                "dev",
-                "lo",
-            ]);
-        }
-        let mut changes = BTreeSet::new();
-        ears.hear(&mut changes);
-        assert!(
-            changes.contains(&(named("a"), NsChange::Everything)),
-            "{changes:?}"
-        );
-        ears.attend(&kernel.local, &named("a")).unwrap();
-        setsockopt(&ears.socket, sockopt::RcvBuf, &(1 << 20)).unwrap();
-        changes.clear();
-        ip(&["-n", "a", "address", "delete", "10.0.0.99/24", "dev", "lo"]);
-        ip(&["address", "add", "10.0.0.99/24", "dev", "lo"]);
-        ears.hear(&mut changes);
-        assert_eq!(
-            changes,
-            [Ns::Host, named("a")]
-                .map(|ns| (ns, NsChange::Address(LOOPBACK)))
-                .into()
-        );
-    });
-}
-
-/// A notice of a neighbour (`struct nlmsghdr`, `struct ndmsg`).
-fn neighbour_notice(kind: u16, state: u16) -> Vec<u8> {
-    let mut bytes = 28u32.to_ne_bytes().to_vec();
-    bytes.extend(kind.to_ne_bytes());
-    bytes.extend([0; 10]);
-    bytes.extend([10, 0, 0, 0, 2, 0, 0, 0]);
-    bytes.extend(state.to_ne_bytes());
-    bytes.extend([0; 2]);
-    bytes
-}
-
-#[test]
-fn neighbours_that_the_kernel_learns_and_forgets_are_no_news() {
-    let (new, gone) = (28, 29);
-    let (stale, failed, noarp, permanent) = (0x04, 0x20, 0x40, 0x80);
-    let is_news = |kind, state| {
-        let notice = neighbour_notice(kind, state);
-        news::notified(&notice).any(|notice| notice.about().is_some())
-    };
-    assert!(is_news(new, permanent) && is_news(gone, permanent) && is_news(gone, failed));
-    assert!(
-        ![(new, stale), (new, noarp), (gone, stale), (gone, noarp)]
-            .into_iter()
-            .any(|(kind, state)| is_news(kind, state))
-    );
-}
-
-/// Waits for what bridges say next of their ports; whether each says it once more.
-fn next_of_ports(ear: &Socket, ports: &mut news::Ports) -> Vec<bool> {
-    let mut buffer = [0; 32 << 10];
-    loop {
-        let ready = poll(
-            &mut [PollFd::new(ear.as_fd(), PollFlags::POLLIN)],
-            PollTimeout::from(10_000u16),
-        )
-        .unwrap();
-        assert_eq!(ready, 1, "nothing was said");
-        let length = recv(ear.as_raw_fd(), &mut buffer, MsgFlags::empty()).unwrap();
-        let notices = news::notified(&buffer[..length]).filter(news::Notified::is_of_bridge);
-        let said: Vec<bool> = notices.map(|notice| ports.say_again(&notice)).collect();
-        if !said.is_empty() {
-            return said;
-        }
-    }
-}
-
-#[test]
-fn what_a_bridge_says_once_more_of_a_port_is_no_news() {
-    on_a_host(|mut kernel| async move {
-        let (ear, mut ports) = (ears::listen().unwrap(), news::Ports::default());
-        let (br0, port0) = (String::from("br0"), String::from("port0"));
-        let set = BridgeSettings {
-            forward_delay: Some(netnsd_api::Centiseconds(10)),
-            ..BridgeSettings::default()
-        };
-        let up = |name: &str| LinkAt::new(Ns::Host, name).set(LinkChange::Up(true));
-        let bridge = Op::Link(LinkOp::Create(Box::new(NewLink::Bridge {
-            end: NewEnd {
-                at: LinkAt::new(Ns::Host, br0.clone()),
-                owner_tag: "netnsd:bridge:br0:u".into(),
-                mac: None,
-                mtu: None,
-            },
-            settings: set,
-        })));
-        let port = LinkAt::new(Ns::Host, port0.clone()).set(LinkChange::Master(Some(br0)));
-        let eth0 = LinkAt::new(named("a"), "eth0").set(LinkChange::Up(true));
-        go(
-            &mut kernel,
-            &[
-                bridge,
-                up("br0"),
-                add("a"),
-                pair("a"),
-                port,
-                eth0,
-                up("port0"),
-            ],
-        )
-        .await;
-        // A tenth of a second after it forwards, and with its carrier.
-        while next_of_ports(&ear, &mut ports) != [true] {}
-        ip(&["link", "set", &port0, "type", "bridge_slave", "cost", "100"]);
-        while next_of_ports(&ear, &mut ports) != [false] {}
     });
 }
 

@@ -3,6 +3,7 @@
 
 use std::{
     io,
+    os::fd::AsFd,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -132,8 +133,7 @@ impl Worker {
 pub(super) use netnsd_netlink::{
     errno_of as errno,
     netns::file::{
-        NetnsFile as Pinned, RUN_DIR as RUN, THREAD_NETNS as HERE, netns_path as path,
-        open_netns as pinned, pin, unpin,
+        NetnsFile as Pinned, THREAD_NETNS as HERE, netns_path as path, open_netns as pinned, unpin,
     },
     resolv_conf::{
         read_dns_files as read_dns, read_host_nsswitch as read_nsswitch,
@@ -148,4 +148,10 @@ pub(super) fn write_sysctl(
     value: &str,
 ) -> Result<Vec<(SysctlKey, String)>, Errno> {
     netnsd_netlink::sysctl::write_sysctl(key, value, &sysctl::changed_along(key))
+}
+
+/// Pins a namespace under a name.
+pub(super) fn pin(name: &str, ns: impl AsFd) -> Result<(), Errno> {
+    netnsd_netlink::netns::file::pin(name, ns)
+        .map_err(|error| crate::kernel::OpError::from(error).errno)
 }
