@@ -11,12 +11,13 @@ use netnsd_api::{
     BridgePort, Destination, FdbEntry, Features, Kind, Link, LinkAddress, LinkSettings,
     LiveNeighbour, LiveRoute, NamespaceObserved, Peer, ResourceRef,
 };
+use netnsd_netlink::{NamespaceSwitcher, netns::file::list_names};
 use nix::errno::Errno;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Ns, NsScope, Observed, ObservedLink, OpError, Scope, ownership, protocol,
-    real::{Local, address_scope, listed, observe},
+    real::{address_scope, look as live, observe},
 };
 
 /// Capacity of the queue of looks.
@@ -29,6 +30,12 @@ pub enum LookError {
     NoSuchNamespace,
     /// The kernel would not say.
     Kernel(OpError),
+}
+
+impl From<netnsd_netlink::Error> for LookError {
+    fn from(error: netnsd_netlink::Error) -> Self {
+        LookError::Kernel(error.into())
+    }
 }
 
 impl From<OpError> for LookError {
@@ -86,10 +93,10 @@ impl Look {
         let (started, start) = std::sync::mpsc::channel();
         std::thread::Builder::new()
             .name("netnsd-look".into())
-            .spawn(move || match Local::here() {
-                Ok(local) => {
+            .spawn(move || match NamespaceSwitcher::new() {
+                Ok(switcher) => {
                     drop(started.send(Ok(())));
-                    serve(local, queue);
+                    serve(switcher, queue);
                 }
                 Err(error) => drop(started.send(Err(error))),
             })?;
@@ -193,7 +200,7 @@ impl Look {
     }
 }
 
-fn serve(mut local: Local, mut queue: mpsc::Receiver<Question>) {
+fn serve(mut switcher: NamespaceSwitcher, mut queue: mpsc::Receiver<Question>) {
     // Tried when first asked for: what that leaves the kernel takes locks to clear away, which a
     // start would wait for.
     let mut features = None;
@@ -204,17 +211,19 @@ fn serve(mut local: Local, mut queue: mpsc::Receiver<Question>) {
         {
             waiting.push_back(question);
         }
-        let local = &mut local;
+        let switcher = &mut switcher;
         // The client may be gone; then nobody receives the answer.
         match question {
-            Question::Links(ns, answer) => drop(answer.send(links(local, &ns))),
-            Question::Addresses(ns, answer) => drop(answer.send(addresses(local, &ns))),
-            Question::Routes(ns, answer) => drop(answer.send(routes(local, &ns))),
-            Question::Neighbours(ns, answer) => drop(answer.send(neighbours(local, &ns))),
-            Question::Ports(ns, bridge, answer) => drop(answer.send(ports(local, &ns, &bridge))),
-            Question::Fdb(ns, bridge, answer) => drop(answer.send(local.fdb(&ns, &bridge))),
+            Question::Links(ns, answer) => drop(answer.send(links(switcher, &ns))),
+            Question::Addresses(ns, answer) => drop(answer.send(addresses(switcher, &ns))),
+            Question::Routes(ns, answer) => drop(answer.send(routes(switcher, &ns))),
+            Question::Neighbours(ns, answer) => drop(answer.send(neighbours(switcher, &ns))),
+            Question::Ports(ns, bridge, answer) => drop(answer.send(ports(switcher, &ns, &bridge))),
+            Question::Fdb(ns, bridge, answer) => {
+                drop(answer.send(live::fdb(switcher, &ns, &bridge)))
+            }
             Question::Unrecorded(is_recorded, answer) => {
-                drop(answer.send(Ok(unrecorded(local, &*is_recorded))))
+                drop(answer.send(Ok(unrecorded(switcher, &*is_recorded))))
             }
             Question::Namespaces(answer) => {
                 // One scan for all who have asked before it begins, and wait for it still.
@@ -225,7 +234,9 @@ fn serve(mut local: Local, mut queue: mpsc::Receiver<Question>) {
                     .collect();
                 askers.retain(|answer| !answer.is_closed());
                 if !askers.is_empty() {
-                    let found = local.namespaces().map(Named::from).map_err(LookError::from);
+                    let found = live::namespaces(switcher)
+                        .map(Named::from)
+                        .map_err(LookError::from);
                     askers
                         .into_iter()
                         .for_each(|answer| drop(answer.send(found.clone())));
@@ -233,18 +244,18 @@ fn serve(mut local: Local, mut queue: mpsc::Receiver<Question>) {
             }
             Question::Features(answer) => {
                 let found = features.get_or_insert_with(|| Features {
-                    vlan_filtering: local.vlan_filtering(),
+                    vlan_filtering: live::vlan_filtering(switcher),
                     ipv6: fs::exists("/proc/sys/net/ipv6").unwrap_or(false),
                 });
                 drop(answer.send(Ok(*found)));
             }
         }
-        local.rest();
+        switcher.release();
     }
 }
 
-fn unrecorded(local: &mut Local, is_recorded: &IsRecorded) -> Vec<ResourceRef> {
-    let named = listed()
+fn unrecorded(switcher: &mut NamespaceSwitcher, is_recorded: &IsRecorded) -> Vec<ResourceRef> {
+    let named = list_names()
         .into_iter()
         .filter_map(|name| Some(ResourceRef::new(Kind::Namespace, name.parse().ok()?)));
     let unknown = named
@@ -253,7 +264,7 @@ fn unrecorded(local: &mut Local, is_recorded: &IsRecorded) -> Vec<ResourceRef> {
     let mut found = BTreeSet::new();
     for ns in std::iter::once(Ns::Host).chain(unknown) {
         // A namespace that cannot be looked into is not netnsd's.
-        let links = local.every_link(&ns).unwrap_or_default();
+        let links = live::every_link(switcher, &ns).unwrap_or_default();
         let tags = links.values().filter_map(|link| link.owner_tag.as_deref());
         found.extend(
             tags.filter_map(ownership::parse)
@@ -266,8 +277,8 @@ fn unrecorded(local: &mut Local, is_recorded: &IsRecorded) -> Vec<ResourceRef> {
         .collect()
 }
 
-fn links(local: &mut Local, ns: &Ns) -> Result<Vec<Link>, LookError> {
-    let seen = local.every_link(ns)?;
+fn links(switcher: &mut NamespaceSwitcher, ns: &Ns) -> Result<Vec<Link>, LookError> {
+    let seen = live::every_link(switcher, ns)?;
     let mut peers = Peers::default();
     let names: BTreeMap<u32, String> = seen
         .iter()
@@ -283,7 +294,7 @@ fn links(local: &mut Local, ns: &Ns) -> Result<Vec<Link>, LookError> {
                 })
             }
             (Some(kind), Some(index), Some(netnsid)) if kind == "veth" => {
-                peers.find(local, ns, netnsid, index)
+                peers.find(switcher, ns, netnsid, index)
             }
             _ => None,
         };
@@ -343,9 +354,15 @@ struct Peers {
 }
 
 impl Peers {
-    fn find(&mut self, local: &mut Local, from: &Ns, netnsid: i32, index: u32) -> Option<Peer> {
+    fn find(
+        &mut self,
+        switcher: &mut NamespaceSwitcher,
+        from: &Ns,
+        netnsid: i32,
+        index: u32,
+    ) -> Option<Peer> {
         if self.known.is_none() {
-            self.known = Some(local.neighbourhood(from).unwrap_or_default());
+            self.known = Some(live::neighbourhood(switcher, from).unwrap_or_default());
         }
         let (namespace, links) = self.known.as_ref()?.get(&u32::try_from(netnsid).ok()?)?;
         Some(Peer {
@@ -355,8 +372,9 @@ impl Peers {
     }
 }
 
-fn addresses(local: &mut Local, ns: &Ns) -> Result<Vec<LinkAddress>, LookError> {
-    let mut links: Vec<(String, ObservedLink)> = local.every_link(ns)?.into_iter().collect();
+fn addresses(switcher: &mut NamespaceSwitcher, ns: &Ns) -> Result<Vec<LinkAddress>, LookError> {
+    let mut links: Vec<(String, ObservedLink)> =
+        live::every_link(switcher, ns)?.into_iter().collect();
     links.sort_by_key(|(_, link)| link.index);
     let mut found = Vec::new();
     for (name, link) in links {
@@ -381,7 +399,7 @@ fn addresses(local: &mut Local, ns: &Ns) -> Result<Vec<LinkAddress>, LookError> 
     Ok(found)
 }
 
-fn routes(local: &mut Local, ns: &Ns) -> Result<Vec<LiveRoute>, LookError> {
+fn routes(switcher: &mut NamespaceSwitcher, ns: &Ns) -> Result<Vec<LiveRoute>, LookError> {
     let part = NsScope {
         all_links: true,
         routes: true,
@@ -391,7 +409,7 @@ fn routes(local: &mut Local, ns: &Ns) -> Result<Vec<LiveRoute>, LookError> {
         namespaces: BTreeMap::from([(ns.clone(), part)]),
         ..Scope::default()
     };
-    let Observed { mut namespaces, .. } = observe(local, &scope)?;
+    let Observed { mut namespaces, .. } = observe(switcher, &scope)?;
     let seen = namespaces
         .remove(ns)
         .filter(|seen| seen.inode != 0)
@@ -420,12 +438,16 @@ fn routes(local: &mut Local, ns: &Ns) -> Result<Vec<LiveRoute>, LookError> {
     Ok(seen.routes.into_iter().map(live).collect())
 }
 
-fn neighbours(local: &mut Local, ns: &Ns) -> Result<Vec<LiveNeighbour>, LookError> {
-    local.all_neighbours(ns)
+fn neighbours(switcher: &mut NamespaceSwitcher, ns: &Ns) -> Result<Vec<LiveNeighbour>, LookError> {
+    live::all_neighbours(switcher, ns)
 }
 
-fn ports(local: &mut Local, ns: &Ns, bridge: &str) -> Result<Vec<BridgePort>, LookError> {
-    let seen = local.every_link(ns)?;
+fn ports(
+    switcher: &mut NamespaceSwitcher,
+    ns: &Ns,
+    bridge: &str,
+) -> Result<Vec<BridgePort>, LookError> {
+    let seen = live::every_link(switcher, ns)?;
     let port = |(name, link): (String, ObservedLink)| {
         let port = link
             .port
@@ -479,7 +501,7 @@ mod tests {
             nix::sched::unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)?;
             nix::mount::mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
             nix::mount::mount(none, "/run", Some("tmpfs"), MsFlags::empty(), none)?;
-            serve(Local::here().unwrap(), queue);
+            serve(NamespaceSwitcher::new().unwrap(), queue);
             nix::Result::Ok(())
         });
         let [first, last] =

@@ -6,12 +6,14 @@
 //!
 //! What the rest of the house sees of it are the types here: a [`Scope`] says what to look at,
 //! [`Observed`] is what was there, an [`Op`] is one change. Two kernels understand them: the real
-//! one ([`real::RealKernel`]) and a simulated one ([`sim::SimKernel`]), which fails on demand.
+//! one ([`real::RealKernel`]) and a simulated one (`sim::SimKernel`) for tests, which fails on
+//! demand.
 
 pub mod look;
 mod op;
 pub mod ownership;
 pub mod real;
+#[cfg(any(test, feature = "test-support"))]
 pub mod sim;
 pub mod sysctl;
 

@@ -1,4 +1,4 @@
-//! Executes batches of operations. An operation is finished when the kernel has answered.
+//! Execution of operations in order; each is done when the kernel has accepted it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,6 +7,21 @@ use std::{
 };
 
 use netnsd_api::{Name, NetnsId, SysctlKey};
+use netnsd_netlink::{
+    HelperThread, NamespaceSwitcher, RouteSocket,
+    address::get_addresses,
+    errno_of,
+    helper_thread::MIN_SHARED_ITEMS,
+    link::{self, LinkId},
+    netns::{
+        file::{pin, unpin},
+        pool::{create_namespace, pin_with_altname},
+    },
+    nsid,
+    resolv_conf::write_dns_file,
+    route::recreate_route,
+    sysctl::{describe_refusal, write_sysctl},
+};
 use nix::errno::Errno;
 use rtnetlink::{
     packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE},
@@ -15,112 +30,130 @@ use rtnetlink::{
     },
 };
 
-use super::{
-    channel::Channel,
-    local::{Local, Open},
-    message, observe, parse,
-    worker::{self, MANY, Pinned, Worker},
-};
+use super::{message, observe, parse};
 use crate::kernel::{
     ADDRESS_PROTOCOL_KERNEL_LL, AddressChange, BatchOp, DEFAULT_MTU, FeatureOp, LOOPBACK, LinkAt,
     LinkChange, LinkOp, NamespaceChange, NamespaceOp, NeighbourChange, NewLink, Ns,
     ObservedAddress, ObservedLink, ObservedRoute, Op, OpError, Outcome, ROUTE_PROTOCOL,
-    ROUTE_PROTOCOL_KERNEL, RT_TABLE_MAIN, RouteChange, moved, prefix_route,
+    ROUTE_PROTOCOL_KERNEL, RT_TABLE_MAIN, RouteChange, moved, prefix_route, sysctl::changed_along,
 };
 use crate::links::bridge_mtu;
+use crate::links::bridge_mtu;
 
-/// Time that a batch waits in all for ids of deleted namespaces, which the kernel clears away in
-/// its own time (`cleanup_net()`, net/core/net_namespace.c).
-pub(super) const ID_WAIT: Duration = Duration::from_secs(1);
-const LIVING: Duration = Duration::from_millis(200);
-const AGAIN: Duration = Duration::from_millis(5);
+/// Time that a batch waits, in all, for the ids of deleted namespaces, which the kernel releases in
+/// the background (`cleanup_net()`, net/core/net_namespace.c).
+const ID_TIMEOUT: Duration = Duration::from_secs(1);
+/// Time that a batch waits for the id of a namespace that lives: it may be deleted, and open for a
+/// moment longer in a process that looks into it.
+const LIVING_ID_TIMEOUT: Duration = Duration::from_millis(200);
+/// Pause between two attempts to set an id.
+const ID_RETRY_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Executes a batch. Two threads create namespaces, and one of them continues with the next
-/// operations in those that exist.
+/// Executes a batch. Two threads create its namespaces, and one of them continues with the next
+/// operations in those that exist. Adds the previous values of sysctls to `replaced_sysctls`.
 pub(super) fn execute(
-    local: &mut Local,
-    other: &Worker,
+    switcher: &mut NamespaceSwitcher,
+    helper: &HelperThread,
     ops: &[BatchOp],
     done: &dyn Fn(usize),
+    replaced_sysctls: &mut Vec<(Name, SysctlKey, String)>,
 ) -> Vec<Option<Outcome>> {
-    local.id_wait = ID_WAIT;
-    let mut course = Course {
+    let mut state = BatchState {
+        indices: BTreeMap::new(),
+        id_wait: ID_TIMEOUT,
+        replaced_sysctls,
+    };
+    let mut results = BatchResults {
         ops,
         outcomes: vec![None; ops.len()],
         failed: BTreeSet::new(),
     };
-    let mut indices = Indices::default();
-    let mut making = Vec::new();
+    let mut creating = Vec::new();
     let mut next = 0;
     while next < ops.len() {
-        let run =
-            |is_one: fn(&Op) -> bool| ops[next..].iter().take_while(|op| is_one(&op.op)).count();
-        let deletions = run(|op| matches!(op, Op::Link(LinkOp::Delete(_))));
-        let creations = run(|op| op.created_namespace().is_some());
-        let room = local.make_room();
+        let deletions = count_leading(&ops[next..], |op| matches!(op, Op::Link(LinkOp::Delete(_))));
+        let creations = count_leading(&ops[next..], |op| op.created_namespace().is_some());
+        let room = switcher.reserve();
         let end = next + deletions.max(creations.min(room)).max(1);
-        let these: Vec<usize> = (next..end).filter(|i| course.goes_on(*i)).collect();
-        let chosen: Vec<&Op> = these.iter().map(|i| &ops[*i].op).collect();
-        if end - next >= MANY && creations > 0 {
-            course.note(std::mem::replace(&mut making, these), local.finish_making());
-            begin_namespaces(local, other, &chosen);
+        let positions: Vec<usize> = (next..end).filter(|i| results.is_due(*i)).collect();
+        let chosen: Vec<&Op> = positions.iter().map(|i| &ops[*i].op).collect();
+
+        if end - next >= MIN_SHARED_ITEMS && creations > 0 {
+            let previous = std::mem::replace(&mut creating, positions);
+            results.record(previous, finish_creation(switcher));
+            begin_creation(switcher, helper, &chosen);
         } else if deletions > 1 {
-            course.note(these, delete(local, &mut indices, &chosen));
+            results.record(positions, delete(switcher, &mut state, &chosen));
         } else {
-            let results = chosen
+            let outcomes = chosen
                 .into_iter()
-                .map(|op| perform(local, &mut indices, op))
+                .map(|op| perform(switcher, &mut state, op))
                 .collect();
-            course.note(these, results);
+            results.record(positions, outcomes);
         }
-        done(end - local.unmade());
+        done(end - switcher.pending_creations());
         next = end;
     }
-    course.note(making, local.finish_making());
+    results.record(creating, finish_creation(switcher));
     done(ops.len());
-    course.outcomes
+    results.outcomes
 }
 
-/// Progress of a batch.
-struct Course<'o> {
+/// Counts the operations at the beginning that are of a sort.
+fn count_leading(ops: &[BatchOp], is_of_sort: fn(&Op) -> bool) -> usize {
+    ops.iter().take_while(|op| is_of_sort(&op.op)).count()
+}
+
+/// Outcomes of a batch, as far as it was executed.
+struct BatchResults<'o> {
     ops: &'o [BatchOp],
     outcomes: Vec<Option<Outcome>>,
-    /// Parts that failed: the rest of each is skipped.
+    /// Parts of which an operation failed: their later operations are skipped.
     failed: BTreeSet<usize>,
 }
 
-impl Course<'_> {
-    fn goes_on(&self, i: usize) -> bool {
+impl BatchResults<'_> {
+    fn is_due(&self, i: usize) -> bool {
         !self.failed.contains(&self.ops[i].part)
     }
 
-    fn note(&mut self, these: Vec<usize>, results: Vec<Outcome>) {
-        for (i, result) in these.into_iter().zip(results) {
-            if result.is_err() && !self.ops[i].optional {
+    fn record(&mut self, positions: Vec<usize>, outcomes: Vec<Outcome>) {
+        for (i, outcome) in positions.into_iter().zip(outcomes) {
+            if outcome.is_err() && !self.ops[i].optional {
                 self.failed.insert(self.ops[i].part);
             }
-            self.outcomes[i] = Some(result);
+            self.outcomes[i] = Some(outcome);
         }
     }
 }
 
-/// Cache of interface indices.
-#[derive(Default)]
-struct Indices(BTreeMap<LinkAt, u32>);
+/// State that lasts for one batch.
+struct BatchState<'r> {
+    /// Cached interface indices.
+    indices: BTreeMap<LinkAt, u32>,
+    /// Time that the batch may still wait for ids of deleted namespaces.
+    id_wait: Duration,
+    /// Previous values of the sysctls that were set.
+    replaced_sysctls: &'r mut Vec<(Name, SysctlKey, String)>,
+}
 
-impl Indices {
+impl BatchState<'_> {
     /// Returns the index of a link, from the kernel if it is not cached.
-    fn get(&mut self, local: &mut Local, link: &LinkAt) -> Result<u32, OpError> {
-        if let Some(index) = self.0.get(link) {
+    fn index_of(
+        &mut self,
+        switcher: &mut NamespaceSwitcher,
+        link: &LinkAt,
+    ) -> Result<u32, OpError> {
+        if let Some(index) = self.indices.get(link) {
             return Ok(*index);
         }
-        let index = look_at(local, link)
+        let index = look_at(switcher, link)
             .map_err(|error| match error.errno {
                 Errno::ENODEV => no_device(link),
                 _ => error,
             })?
             .index;
-        self.0.insert(link.clone(), index);
+        self.indices.insert(link.clone(), index);
         Ok(index)
     }
 
@@ -131,37 +164,57 @@ impl Indices {
                 change: NamespaceChange::Delete,
                 ..
             })
-            | Op::Link(LinkOp::Delete(_)) => self.0.clear(),
+            | Op::Link(LinkOp::Delete(_)) => self.indices.clear(),
             Op::Link(LinkOp::Move { from, to }) => {
-                self.0.remove(from);
-                self.0.remove(to);
+                self.indices.remove(from);
+                self.indices.remove(to);
             }
             Op::Link(LinkOp::Set {
                 link,
                 change: LinkChange::Name(name),
             }) => {
-                self.0.remove(link);
-                self.0.remove(&LinkAt::new(link.ns.clone(), name.clone()));
+                self.indices.remove(link);
+                self.indices
+                    .remove(&LinkAt::new(link.ns.clone(), name.clone()));
             }
             Op::Namespace(_) | Op::Link(_) | Op::Feature(_) => {}
         }
     }
 }
 
+/// Sends one change into a namespace.
+fn send(
+    switcher: &mut NamespaceSwitcher,
+    ns: &Ns,
+    message: RouteNetlinkMessage,
+    flags: u16,
+) -> Outcome {
+    Ok(switcher.send(ns, message, flags)?)
+}
+
+/// Sends changes into a namespace, in one datagram.
+fn send_batch(switcher: &mut NamespaceSwitcher, ns: &Ns, changes: Vec<Change>) -> Outcome {
+    Ok(switcher.connection(ns)?.route.send_batch(changes)?)
+}
+
 /// Executes one operation.
-fn perform(local: &mut Local, indices: &mut Indices, op: &Op) -> Outcome {
+fn perform(switcher: &mut NamespaceSwitcher, state: &mut BatchState<'_>, op: &Op) -> Outcome {
     let outcome = match op {
-        Op::Namespace(op) => change_namespace(local, op),
-        Op::Link(op) => change_link(local, indices, op),
-        Op::Feature(op) => change_feature(local, indices, op),
+        Op::Namespace(op) => change_namespace(switcher, state, op),
+        Op::Link(op) => change_link(switcher, state, op),
+        Op::Feature(op) => change_feature(switcher, state, op),
     };
-    indices.forget(op);
-    complete(local, indices, op, outcome)
+    state.forget(op);
+    complete(switcher, state, op, outcome)
 }
 
 /// Deletes links. Each deletion waits for a grace period of the kernel: those of one namespace
 /// share one.
-fn delete(local: &mut Local, indices: &mut Indices, ops: &[&Op]) -> Vec<Outcome> {
+fn delete(
+    switcher: &mut NamespaceSwitcher,
+    state: &mut BatchState<'_>,
+    ops: &[&Op],
+) -> Vec<Outcome> {
     let mut by_ns: BTreeMap<Ns, Vec<usize>> = BTreeMap::new();
     for (i, op) in ops.iter().enumerate() {
         by_ns.entry(op.ns()).or_default().push(i);
@@ -171,8 +224,8 @@ fn delete(local: &mut Local, indices: &mut Indices, ops: &[&Op]) -> Vec<Outcome>
     for (ns, those) in by_ns {
         let links: Vec<&Op> = those.iter().map(|i| ops[*i]).collect();
         let results = match &links[..] {
-            [only] => vec![perform(local, indices, only)],
-            _ => delete_together(local, indices, &ns, &links),
+            [only] => vec![perform(switcher, state, only)],
+            _ => delete_together(switcher, state, &ns, &links),
         };
         for (i, result) in those.into_iter().zip(results) {
             outcomes[i] = result;
@@ -182,80 +235,92 @@ fn delete(local: &mut Local, indices: &mut Indices, ops: &[&Op]) -> Vec<Outcome>
 }
 
 /// Deletes links of one namespace, as a group that they are put into first.
-fn delete_together(local: &mut Local, indices: &mut Indices, ns: &Ns, ops: &[&Op]) -> Vec<Outcome> {
+fn delete_together(
+    switcher: &mut NamespaceSwitcher,
+    state: &mut BatchState<'_>,
+    ns: &Ns,
+    ops: &[&Op],
+) -> Vec<Outcome> {
     // A random number: no link of others is in that group.
     let group = uuid::Uuid::now_v7().as_u128() as u32;
     let mut joined: Vec<Outcome> = Vec::new();
     for op in ops {
         joined.push(match op {
             Op::Link(LinkOp::Delete(link)) => {
-                let message = message::set_named(&link.name, LinkAttribute::Group(group));
-                local.change(ns, message, 0)
+                let message = link::set_link(LinkId::Name(&link.name), LinkAttribute::Group(group));
+                send(switcher, ns, message, 0)
             }
-            other => perform(local, indices, other),
+            other => perform(switcher, state, other),
         });
     }
-    let deleted = local.change(ns, message::delete_group(group), 0);
+    let deleted = send(switcher, ns, link::delete_link_group(group), 0);
 
     let mut outcomes = Vec::new();
     for (op, outcome) in ops.iter().zip(joined) {
-        indices.forget(op);
-        outcomes.push(complete(local, indices, op, outcome.and(deleted.clone())));
+        state.forget(op);
+        outcomes.push(complete(switcher, state, op, outcome.and(deleted.clone())));
     }
     outcomes
 }
 
-fn change_namespace(local: &mut Local, NamespaceOp { name, change }: &NamespaceOp) -> Outcome {
+fn change_namespace(
+    switcher: &mut NamespaceSwitcher,
+    state: &mut BatchState<'_>,
+    NamespaceOp { name, change }: &NamespaceOp,
+) -> Outcome {
     let ns = Ns::Named(name.clone());
     match change {
         NamespaceChange::Create { owner_tag } => {
-            local.forget(&ns);
-            if let Some(open) = add_namespace(local, name, owner_tag)? {
-                local.hold(ns, open);
+            switcher.forget(&ns);
+            if let Some(connection) = create_namespace(switcher, name, owner_tag)? {
+                switcher.cache(ns, connection);
             }
             Ok(())
         }
-        NamespaceChange::Attach { pid, owner_tag } => attach(local, name, *pid, owner_tag),
+        NamespaceChange::Attach { pid, owner_tag } => attach(switcher, name, *pid, owner_tag),
         NamespaceChange::Delete => {
-            local.forget(&ns);
-            Ok(worker::unpin(name.as_str())?)
+            switcher.forget(&ns);
+            Ok(unpin(name.as_str())?)
         }
-        NamespaceChange::SetId(id) => set_netnsid(local, name, *id),
-        NamespaceChange::SetLoopbackUp(up) => local.change(&ns, message::set_up(LOOPBACK, *up), 0),
+        NamespaceChange::SetId(id) => set_netnsid(switcher, state, name, *id),
+        NamespaceChange::SetLoopbackUp(up) => {
+            send(switcher, &ns, link::set_link_up(LOOPBACK, *up), 0)
+        }
     }
 }
 
-fn change_link(local: &mut Local, indices: &mut Indices, op: &LinkOp) -> Outcome {
+fn change_link(
+    switcher: &mut NamespaceSwitcher,
+    state: &mut BatchState<'_>,
+    op: &LinkOp,
+) -> Outcome {
     match op {
-        LinkOp::Create(new) => create_link(local, new),
+        LinkOp::Create(new) => create_link(switcher, new),
         LinkOp::Delete(link) => {
-            let message = message::delete_link(indices.get(local, link)?);
-            local.change(&link.ns, message, 0)
+            let message = link::delete_link(LinkId::Index(state.index_of(switcher, link)?));
+            send(switcher, &link.ns, message, 0)
         }
         LinkOp::Move { from, to } => {
-            let target = local.reach(&to.ns)?.raw();
-            let message = message::move_link(indices.get(local, from)?, target, &to.name);
-            local.change(&from.ns, message, 0)
+            let target = switcher.connection(&to.ns)?.as_raw_ns();
+            let message = link::move_link(state.index_of(switcher, from)?, target, &to.name);
+            send(switcher, &from.ns, message, 0)
         }
-        LinkOp::Set { link, change } => set_link(local, indices, link, change),
+        LinkOp::Set { link, change } => set_link(switcher, state, link, change),
     }
 }
 
-fn create_link(local: &mut Local, new: &NewLink) -> Outcome {
+fn create_link(switcher: &mut NamespaceSwitcher, new: &NewLink) -> Outcome {
     match new {
         NewLink::Veth { ends } => {
-            let peer = local.reach(&ends[1].at.ns)?.raw();
-            let channel = &local.reach(&ends[0].at.ns)?.channel;
-            channel.create(
-                message::new_veth(ends, peer),
-                &ends[0].at.name,
-                &ends[0].owner_tag,
-            )
+            let peer = switcher.connection(&ends[1].at.ns)?.as_raw_ns();
+            let socket = &switcher.connection(&ends[0].at.ns)?.route;
+            let message = message::new_veth(ends, peer);
+            Ok(socket.create_link(message, &ends[0].at.name, &ends[0].owner_tag)?)
         }
         NewLink::Bridge { end, settings } => {
             let name = &end.at.name;
-            let channel = &local.reach(&end.at.ns)?.channel;
-            channel.create(message::new_bridge(name, end.mac), name, &end.owner_tag)?;
+            let socket = &switcher.connection(&end.at.ns)?.route;
+            socket.create_link(message::new_bridge(name, end.mac), name, &end.owner_tag)?;
 
             // An MTU given at the creation would follow the ports' (br_mtu_auto_adjust(),
             // net/bridge/br_if.c).
@@ -263,107 +328,127 @@ fn create_link(local: &mut Local, new: &NewLink) -> Outcome {
             let mut messages: Vec<Change> = mtus
                 .into_iter()
                 .flatten()
-                .map(|mtu| (message::set_named(name, LinkAttribute::Mtu(mtu)), 0))
+                .map(|mtu| {
+                    (
+                        link::set_link(LinkId::Name(name), LinkAttribute::Mtu(mtu)),
+                        0,
+                    )
+                })
                 .collect();
             messages.extend(message::set_bridge(name, settings).map(|message| (message, 0)));
-            channel.changes(messages)
+            Ok(socket.send_batch(messages)?)
         }
     }
 }
 
 fn set_link(
-    local: &mut Local,
-    indices: &mut Indices,
+    switcher: &mut NamespaceSwitcher,
+    state: &mut BatchState<'_>,
     link: &LinkAt,
     change: &LinkChange,
 ) -> Outcome {
     let message = match change {
-        LinkChange::Name(name) => message::set_link(
-            indices.get(local, link)?,
+        LinkChange::Name(name) => link::set_link(
+            LinkId::Index(state.index_of(switcher, link)?),
             LinkAttribute::IfName(name.clone()),
         ),
-        LinkChange::Up(up) => message::set_up(indices.get(local, link)?, *up),
-        LinkChange::Mac(mac) => message::set_link(
-            indices.get(local, link)?,
+        LinkChange::Up(up) => link::set_link_up(state.index_of(switcher, link)?, *up),
+        LinkChange::Mac(mac) => link::set_link(
+            LinkId::Index(state.index_of(switcher, link)?),
             LinkAttribute::Address(mac.0.to_vec()),
         ),
-        LinkChange::Mtu(mtu) => {
-            message::set_link(indices.get(local, link)?, LinkAttribute::Mtu(*mtu))
+        LinkChange::Mtu(mtu) => link::set_link(
+            LinkId::Index(state.index_of(switcher, link)?),
+            LinkAttribute::Mtu(*mtu),
+        ),
+        LinkChange::AddrGenModeNone(none) => {
+            link::set_addr_gen_mode(state.index_of(switcher, link)?, *none)
         }
-        LinkChange::AddrGenModeNone(none) => message::addr_gen(indices.get(local, link)?, *none),
         LinkChange::Master(master) => {
             let master = match master {
-                Some(master) => indices.get(local, &LinkAt::new(link.ns.clone(), master))?,
+                Some(master) => state.index_of(switcher, &LinkAt::new(link.ns.clone(), master))?,
                 None => 0,
             };
-            message::set_link(indices.get(local, link)?, LinkAttribute::Controller(master))
+            link::set_link(
+                LinkId::Index(state.index_of(switcher, link)?),
+                LinkAttribute::Controller(master),
+            )
         }
         LinkChange::Bridge(settings) => match message::set_bridge(&link.name, settings) {
             Some(message) => message,
             None => return Ok(()),
         },
-        LinkChange::Port(settings) => message::set_port(indices.get(local, link)?, settings),
+        LinkChange::Port(settings) => message::set_port(state.index_of(switcher, link)?, settings),
         LinkChange::Owner {
             was,
             owner_tag,
             peer,
-        } => return set_owner(local, link, (was, owner_tag), peer.as_ref()),
+        } => return set_owner(switcher, link, (was, owner_tag), peer.as_ref()),
     };
-    local.change(&link.ns, message, 0)
+    send(switcher, &link.ns, message, 0)
 }
 
-fn change_feature(local: &mut Local, indices: &mut Indices, op: &FeatureOp) -> Outcome {
+fn change_feature(
+    switcher: &mut NamespaceSwitcher,
+    state: &mut BatchState<'_>,
+    op: &FeatureOp,
+) -> Outcome {
     match op {
-        FeatureOp::Address { link, change } => change_addresses(local, indices, link, change),
-        FeatureOp::Route { ns, change } => change_route(local, indices, ns, change),
-        FeatureOp::Neighbour { ns, change } => change_neighbour(local, indices, ns, change),
-        FeatureOp::Sysctl { name, key, value } => set_sysctl(local, name, key, value),
+        FeatureOp::Address { link, change } => change_addresses(switcher, state, link, change),
+        FeatureOp::Route { ns, change } => change_route(switcher, state, ns, change),
+        FeatureOp::Neighbour { ns, change } => change_neighbour(switcher, state, ns, change),
+        FeatureOp::Sysctl { name, key, value } => set_sysctl(switcher, state, name, key, value),
         FeatureOp::Dns {
             name,
             file,
             content,
-        } => Ok(worker::write_dns(name, *file, content.as_deref())?),
+        } => Ok(write_dns_file(name, *file, content.as_deref())?),
     }
 }
 
 fn change_addresses(
-    local: &mut Local,
-    indices: &mut Indices,
+    switcher: &mut NamespaceSwitcher,
+    state: &mut BatchState<'_>,
     link: &LinkAt,
     change: &AddressChange,
 ) -> Outcome {
-    let index = indices.get(local, link)?;
+    let index = state.index_of(switcher, link)?;
     match change {
         AddressChange::Add { address, replace } => {
             let message = message::new_address(index, address);
-            local.change(&link.ns, message, made(*replace))
+            send(switcher, &link.ns, message, made(*replace))
         }
         AddressChange::Delete { address, promote } => {
             let message = message::delete_address(index, address);
             let messages = promoting(index, *promote, vec![(message, 0)]);
-            local.reach(&link.ns)?.channel.changes(messages)
+            send_batch(switcher, &link.ns, messages)
         }
         AddressChange::Reorder {
             delete,
             add,
             promote,
         } => {
-            let channel = &local.reach(&link.ns)?.channel;
-            reorder_addresses(channel, index, (delete, add), *promote)
+            let socket = &switcher.connection(&link.ns)?.route;
+            reorder_addresses(socket, index, (delete, add), *promote)
         }
         AddressChange::AddPrefixRoute(address) => {
             let route = prefix_route(&link.name, *address);
             let message = message::route(&route, Some(index), ROUTE_PROTOCOL_KERNEL);
             // Beside the route of another link in the same network, as the kernel does it.
             let flags = NLM_F_CREATE | NLM_F_APPEND;
-            local.change(&link.ns, RouteNetlinkMessage::NewRoute(message), flags)
+            send(
+                switcher,
+                &link.ns,
+                RouteNetlinkMessage::NewRoute(message),
+                flags,
+            )
         }
     }
 }
 
 fn change_route(
-    local: &mut Local,
-    indices: &mut Indices,
+    switcher: &mut NamespaceSwitcher,
+    state: &mut BatchState<'_>,
     ns: &Ns,
     change: &RouteChange,
 ) -> Outcome {
@@ -371,7 +456,7 @@ fn change_route(
     let oif = match &route.interface {
         Some(interface) => {
             let link = LinkAt::new(ns.clone(), interface.as_str());
-            Some(indices.get(local, &link)?)
+            Some(state.index_of(switcher, &link)?)
         }
         None => None,
     };
@@ -383,33 +468,43 @@ fn change_route(
             replace,
         } => {
             let message = message::whole_route(route, extras, oif, *protocol);
-            local.change(ns, RouteNetlinkMessage::NewRoute(message), made(*replace))
+            send(
+                switcher,
+                ns,
+                RouteNetlinkMessage::NewRoute(message),
+                made(*replace),
+            )
         }
         RouteChange::Delete(route) => {
             let mut message = message::route(route, oif, ROUTE_PROTOCOL);
             // Any scope (fib_table_delete(), net/ipv4/fib_trie.c).
             message.header.scope = RouteScope::NoWhere;
-            local.change(ns, RouteNetlinkMessage::DelRoute(message), 0)
+            send(switcher, ns, RouteNetlinkMessage::DelRoute(message), 0)
         }
     }
 }
 
 fn change_neighbour(
-    local: &mut Local,
-    indices: &mut Indices,
+    switcher: &mut NamespaceSwitcher,
+    state: &mut BatchState<'_>,
     ns: &Ns,
     change: &NeighbourChange,
 ) -> Outcome {
     let (NeighbourChange::Set(neighbour) | NeighbourChange::Delete(neighbour)) = change;
     let link = LinkAt::new(ns.clone(), neighbour.interface.as_str());
-    let message = message::neighbour(neighbour, indices.get(local, &link)?);
+    let message = message::neighbour(neighbour, state.index_of(switcher, &link)?);
     match change {
         NeighbourChange::Set(_) => {
             let flags = NLM_F_CREATE | NLM_F_REPLACE;
-            local.change(ns, RouteNetlinkMessage::NewNeighbour(message), flags)
+            send(
+                switcher,
+                ns,
+                RouteNetlinkMessage::NewNeighbour(message),
+                flags,
+            )
         }
         NeighbourChange::Delete(_) => {
-            local.change(ns, RouteNetlinkMessage::DelNeighbour(message), 0)
+            send(switcher, ns, RouteNetlinkMessage::DelNeighbour(message), 0)
         }
     }
 }
@@ -417,7 +512,7 @@ fn change_neighbour(
 /// Wraps changes in `promote_secondaries` on and off, if needed. All is one datagram: the setting
 /// is never seen otherwise, nor left so by a crash.
 fn promoting(index: u32, promote: bool, changes: Vec<Change>) -> Vec<Change> {
-    let set = |on| promote.then(|| (message::promote_secondaries(index, on), 0));
+    let set = |on| promote.then(|| (link::set_promote_secondaries(index, on), 0));
     set(true)
         .into_iter()
         .chain(changes)
@@ -431,7 +526,7 @@ type Change = (RouteNetlinkMessage, u16);
 /// Deletes and adds addresses, and restores the routes that the kernel deletes, or whose source it
 /// removes, meanwhile.
 fn reorder_addresses(
-    channel: &Channel,
+    socket: &RouteSocket,
     index: u32,
     (delete, add): (&[ObservedAddress], &[ObservedAddress]),
     promote: bool,
@@ -443,11 +538,11 @@ fn reorder_addresses(
             // In other tables IPv4 routes stay (`fib_sync_down_addr()`, net/ipv4/fib_semantics.c).
             let table = (!ipv6).then_some(RT_TABLE_MAIN);
             let flags = NLM_F_CREATE | if ipv6 { NLM_F_REPLACE } else { NLM_F_APPEND };
-            let routes = observe::routes_from(channel, ipv6, table, &moved)?;
+            let routes = observe::routes_from(socket, ipv6, table, &moved)?;
             lost.extend(
                 routes
                     .into_iter()
-                    .map(|route| (message::same_route(route), flags)),
+                    .map(|route| (recreate_route(route), flags)),
             );
         }
     }
@@ -460,7 +555,7 @@ fn reorder_addresses(
     let mut changes: Vec<Change> = deletions.chain(additions).chain(lost).collect();
     while !changes.is_empty() {
         let rest = changes.split_off(changes.len().min(AT_ONCE));
-        channel.changes(promoting(index, promote, changes))?;
+        socket.send_batch(promoting(index, promote, changes))?;
         changes = rest;
     }
     Ok(())
@@ -483,16 +578,21 @@ fn no_device(link: &LinkAt) -> OpError {
 }
 
 /// Turns errors that say "already so" into success, and tags the second end of a new pair.
-fn complete(local: &mut Local, indices: &mut Indices, op: &Op, outcome: Outcome) -> Outcome {
+fn complete(
+    switcher: &mut NamespaceSwitcher,
+    state: &mut BatchState<'_>,
+    op: &Op,
+    outcome: Outcome,
+) -> Outcome {
     let Err(error) = outcome else {
         return match op {
-            Op::Link(LinkOp::Create(new)) => tag_second_end(local, new),
+            Op::Link(LinkOp::Create(new)) => tag_second_end(switcher, new),
             Op::Namespace(_) | Op::Link(_) | Op::Feature(_) => Ok(()),
         };
     };
     let is_so = match op {
         Op::Namespace(_) => false,
-        Op::Link(LinkOp::Create(new)) => error.errno == Errno::EEXIST && is_created(local, new)?,
+        Op::Link(LinkOp::Create(new)) => error.errno == Errno::EEXIST && is_created(switcher, new)?,
         Op::Link(LinkOp::Delete(_)) => matches!(error.errno, Errno::ENODEV | Errno::ENOENT),
         // A link without IPv6 makes itself no address.
         Op::Link(LinkOp::Set {
@@ -500,25 +600,25 @@ fn complete(local: &mut Local, indices: &mut Indices, op: &Op, outcome: Outcome)
             ..
         }) => matches!(error.errno, Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP),
         Op::Link(LinkOp::Move { .. } | LinkOp::Set { .. }) => false,
-        Op::Feature(op) => is_feature_so(local, indices, op, error.errno)?,
+        Op::Feature(op) => is_feature_so(switcher, state, op, error.errno)?,
     };
     if is_so { Ok(()) } else { Err(error) }
 }
 
-fn tag_second_end(local: &mut Local, new: &NewLink) -> Outcome {
+fn tag_second_end(switcher: &mut NamespaceSwitcher, new: &NewLink) -> Outcome {
     match new {
         NewLink::Bridge { .. } => Ok(()),
         NewLink::Veth { ends: [_, second] } => {
-            let message = message::add_owner_tag(&second.at.name, &second.owner_tag);
-            local.change(&second.at.ns, message, 0)
+            let message = link::add_altname(&second.at.name, &second.owner_tag);
+            send(switcher, &second.at.ns, message, 0)
         }
     }
 }
 
 /// Returns true if every device of a link is there and carries its owner tag.
-fn is_created(local: &mut Local, new: &NewLink) -> Result<bool, OpError> {
+fn is_created(switcher: &mut NamespaceSwitcher, new: &NewLink) -> Result<bool, OpError> {
     for end in new.ends() {
-        if !is_tagged(local, &end.at, &end.owner_tag)? {
+        if !is_tagged(switcher, &end.at, &end.owner_tag)? {
             return Ok(false);
         }
     }
@@ -527,8 +627,8 @@ fn is_created(local: &mut Local, new: &NewLink) -> Result<bool, OpError> {
 
 /// Returns true if an error says that the feature is as the operation wants it.
 fn is_feature_so(
-    local: &mut Local,
-    indices: &mut Indices,
+    switcher: &mut NamespaceSwitcher,
+    state: &mut BatchState<'_>,
     op: &FeatureOp,
     errno: Errno,
 ) -> Result<bool, OpError> {
@@ -542,7 +642,7 @@ fn is_feature_so(
                 true
             }
             AddressChange::Add { address, .. } => {
-                errno == Errno::EEXIST && has_address(local, indices, link, address)?
+                errno == Errno::EEXIST && has_address(switcher, state, link, address)?
             }
             // With an MTU that is too small for it IPv6 is off, and has no addresses.
             AddressChange::Delete { .. } => {
@@ -553,7 +653,7 @@ fn is_feature_so(
         },
         FeatureOp::Route { ns, change } => match change {
             RouteChange::Add { route, .. } => {
-                errno == Errno::EEXIST && has_route(local, ns, route)?
+                errno == Errno::EEXIST && has_route(switcher, ns, route)?
             }
             RouteChange::Delete(_) => matches!(errno, Errno::ESRCH | Errno::ENODEV),
         },
@@ -566,41 +666,43 @@ fn is_feature_so(
 }
 
 fn has_address(
-    local: &mut Local,
-    indices: &mut Indices,
+    switcher: &mut NamespaceSwitcher,
+    state: &mut BatchState<'_>,
     link: &LinkAt,
     address: &ObservedAddress,
 ) -> Result<bool, OpError> {
-    let question = message::get_addresses(indices.get(local, link)?);
-    let channel = &local.reach(&link.ns)?.channel;
-    let there = channel.dump(question, observe::address_of)?;
+    let question = get_addresses(Some(state.index_of(switcher, link)?));
+    let socket = &switcher.connection(&link.ns)?.route;
+    let there = socket.dump(question, observe::address_of)?;
     Ok(there.iter().any(|(_, known)| known.is_same(address)))
 }
 
 /// Replaces the owner tag of a link, in one datagram: it is never there with both tags, or
 /// without one.
 fn set_owner(
-    local: &mut Local,
+    switcher: &mut NamespaceSwitcher,
     link: &LinkAt,
     (was, owner_tag): (&Option<String>, &Option<String>),
     peer: Option<&LinkAt>,
 ) -> Outcome {
     if let Some(other) = peer {
-        check_peer(local, link, other)?;
+        check_peer(switcher, link, other)?;
     }
 
     let name = &link.name;
     let added = owner_tag
         .iter()
-        .map(|tag| (message::add_owner_tag(name, tag), 0));
+        .map(|tag| (link::add_altname(name, tag), 0));
     let deleted = was
         .iter()
         .map(|tag| (message::delete_owner_tag(name, tag), 0));
     let messages = added.chain(deleted).collect();
-    let outcome = local.reach(&link.ns)?.channel.changes(messages);
+    let outcome = send_batch(switcher, &link.ns, messages);
 
     match (outcome, owner_tag) {
-        (Err(error), Some(tag)) if error.errno == Errno::EEXIST && is_tagged(local, link, tag)? => {
+        (Err(error), Some(tag))
+            if error.errno == Errno::EEXIST && is_tagged(switcher, link, tag)? =>
+        {
             Ok(())
         }
         (Err(error), _) if error.errno == Errno::ENOENT => Ok(()),
@@ -609,14 +711,14 @@ fn set_owner(
 }
 
 /// Fails with `EBUSY` if two links are not the ends of one pair.
-fn check_peer(local: &mut Local, link: &LinkAt, other: &LinkAt) -> Outcome {
-    let (one, two) = (look_at(local, link)?, look_at(local, other)?);
-    let raw = local.reach(&other.ns)?.raw();
+fn check_peer(switcher: &mut NamespaceSwitcher, link: &LinkAt, other: &LinkAt) -> Outcome {
+    let (one, two) = (look_at(switcher, link)?, look_at(switcher, other)?);
+    let raw = switcher.connection(&other.ns)?.as_raw_ns();
     // A link does not show an id for the namespace that it is in itself.
     let netnsid = if link.ns == other.ns {
         None
     } else {
-        local.netnsid(&link.ns, raw)?
+        switcher.netnsid(&link.ns, raw)?
     };
     let peer_netnsid = one.peer_netnsid.and_then(|id| u32::try_from(id).ok());
     if one.peer_index == Some(two.index) && peer_netnsid == netnsid {
@@ -629,9 +731,9 @@ fn check_peer(local: &mut Local, link: &LinkAt, other: &LinkAt) -> Outcome {
 }
 
 /// Returns a link as it is now.
-fn look_at(local: &mut Local, link: &LinkAt) -> Result<ObservedLink, OpError> {
-    let channel = &local.reach(&link.ns)?.channel;
-    let answers = channel.get(message::get_link(Some(&link.name), 0))?;
+fn look_at(switcher: &mut NamespaceSwitcher, link: &LinkAt) -> Result<ObservedLink, OpError> {
+    let socket = &switcher.connection(&link.ns)?.route;
+    let answers = socket.get(link::get_link(LinkId::Name(&link.name)))?;
     let found = answers.iter().find_map(|answer| match answer {
         RouteNetlinkMessage::NewLink(link) => Some(parse::link(link).link),
         _ => None,
@@ -639,8 +741,12 @@ fn look_at(local: &mut Local, link: &LinkAt) -> Result<ObservedLink, OpError> {
     found.ok_or_else(|| no_device(link))
 }
 
-fn is_tagged(local: &mut Local, link: &LinkAt, owner_tag: &str) -> Result<bool, OpError> {
-    match look_at(local, link) {
+fn is_tagged(
+    switcher: &mut NamespaceSwitcher,
+    link: &LinkAt,
+    owner_tag: &str,
+) -> Result<bool, OpError> {
+    match look_at(switcher, link) {
         Ok(link) => Ok(link.owner_tag.as_deref() == Some(owner_tag)),
         Err(error) if error.errno == Errno::ENODEV => Ok(false),
         Err(error) => Err(error),
@@ -648,20 +754,18 @@ fn is_tagged(local: &mut Local, link: &LinkAt, owner_tag: &str) -> Result<bool, 
 }
 
 /// Returns true if the very route is there, and netnsd made it.
-fn has_route(local: &mut Local, ns: &Ns, route: &netnsd_api::Route) -> Result<bool, OpError> {
-    let channel = &local.reach(ns)?.channel;
-    let links = observe::all_links(channel, message::get_links_briefly())?;
+fn has_route(
+    switcher: &mut NamespaceSwitcher,
+    ns: &Ns,
+    route: &netnsd_api::Route,
+) -> Result<bool, OpError> {
+    let socket = &switcher.connection(ns)?.route;
+    let links = observe::all_links(socket, link::get_links_without_counters())?;
     let names = links
         .into_iter()
         .map(|(name, link)| (link.index, name))
         .collect();
-    let known = observe::routes_of(
-        channel,
-        &names,
-        route.is_ipv6(),
-        Some(ROUTE_PROTOCOL),
-        false,
-    )?;
+    let known = observe::routes_of(socket, &names, route.is_ipv6(), Some(ROUTE_PROTOCOL), false)?;
     let ours = |known: &ObservedRoute| known.protocol == ROUTE_PROTOCOL && known.is_adoptable();
     Ok(known.into_iter().filter(ours).any(|known| {
         let known = known.route;
@@ -673,64 +777,37 @@ fn has_route(local: &mut Local, ns: &Ns, route: &netnsd_api::Route) -> Result<bo
     }))
 }
 
-/// Explains why a namespace could not be pinned.
-fn pinned_nowhere(errno: Errno) -> OpError {
-    let no_directory = "/run/netns is no directory: remove it, and try again";
-    OpError {
-        errno,
-        message: (errno == Errno::ENOTDIR).then(|| no_directory.to_owned()),
-    }
+/// Begins to create namespaces, with the helper thread.
+fn begin_creation(switcher: &mut NamespaceSwitcher, helper: &HelperThread, ops: &[&Op]) {
+    let new = ops
+        .iter()
+        .filter_map(|op| op.created_namespace())
+        .map(|(name, owner_tag)| (name.clone(), owner_tag.clone()))
+        .collect();
+    switcher.begin_creation(helper, new);
 }
 
-/// Begins to create namespaces, with the other thread's help.
-fn begin_namespaces(local: &mut Local, other: &Worker, ops: &[&Op]) {
-    let mut new: Vec<(Name, String)> = Vec::new();
-    for (name, owner_tag) in ops.iter().filter_map(|op| op.created_namespace()) {
-        local.forget(&Ns::Named(name.clone()));
-        new.push((name.clone(), owner_tag.clone()));
-    }
-    local.begin_making(other, new);
+/// Waits for the namespaces that are being created.
+fn finish_creation(switcher: &mut NamespaceSwitcher) -> Vec<Outcome> {
+    let outcomes = switcher.finish_creation().into_iter();
+    outcomes.map(|outcome| Ok(outcome?)).collect()
 }
 
-/// Creates a namespace; returns a connection into it if it is new: most often the next operations
-/// are done inside.
-pub(super) fn add_namespace(
-    local: &mut Local,
-    name: &Name,
-    owner_tag: &str,
-) -> Result<Option<Open>, OpError> {
-    if matches!(worker::pinned(name.as_str())?, Pinned::Namespace(_)) {
-        return if is_tagged(local, &LinkAt::loopback(Ns::Named(name.clone())), owner_tag)? {
-            Ok(None)
-        } else {
-            Err(Errno::EEXIST.into())
-        };
-    }
-    let open = local.new_namespace()?;
-    pin(&open, name, owner_tag)?;
-    Ok(Some(open))
-}
-
-/// Pins a namespace after it is tagged: a name that can be seen is tagged.
-fn pin(open: &Open, name: &Name, owner_tag: &str) -> Outcome {
-    open.channel
-        .change(message::add_owner_tag("lo", owner_tag), 0)?;
-    worker::pin(name.as_str(), &open.ns).map_err(pinned_nowhere)
-}
-
-fn attach(local: &mut Local, name: &Name, pid: u32, owner_tag: &str) -> Outcome {
-    local.forget(&Ns::Named(name.clone()));
+fn attach(switcher: &mut NamespaceSwitcher, name: &Name, pid: u32, owner_tag: &str) -> Outcome {
+    switcher.forget(&Ns::Named(name.clone()));
     let file = std::fs::File::open(format!("/proc/{pid}/ns/net")).map_err(|error| OpError {
         errno: error.raw_os_error().map_or(Errno::ESRCH, Errno::from_raw),
         message: Some(format!("process {pid}: {error}")),
     })?;
-    let open = local.open(file.into())?;
-    let answers = open.channel.get(message::get_link(None, LOOPBACK))?;
+    let connection = switcher.connect(file.into())?;
+    let answers = connection
+        .route
+        .get(link::get_link(LinkId::Index(LOOPBACK)))?;
     let was = answers
         .into_iter()
         .find_map(observe::link_of)
         .and_then(|lo| lo.link.owner_tag);
-    if let Some(alias) = local.alias_of(open.inode, name, was.as_deref())? {
+    if let Some(alias) = observe::alias_of(switcher, connection.inode, name, was.as_deref())? {
         let message = match alias {
             Ns::Host => format!(
                 "process {pid} is in the host's own network namespace, which is always there"
@@ -744,32 +821,38 @@ fn attach(local: &mut Local, name: &Name, pid: u32, owner_tag: &str) -> Outcome 
     }
     // The tag is of a record that no longer exists.
     if let Some(was) = was.filter(|was| was != owner_tag) {
-        open.channel
-            .change(message::delete_owner_tag("lo", &was), 0)?;
+        connection
+            .route
+            .send(message::delete_owner_tag("lo", &was), 0)?;
     }
-    match pin(&open, name, owner_tag) {
+    match pin_with_altname(&connection, name, owner_tag) {
         // It was tagged before, and lost its name.
-        Err(error) if error.errno == Errno::EEXIST => {
-            Ok(worker::pin(name.as_str(), &open.ns).map_err(pinned_nowhere)?)
+        Err(error) if error.errno() == Some(Errno::EEXIST) => {
+            Ok(pin(name.as_str(), &connection.ns)?)
         }
-        other => other,
+        other => Ok(other?),
     }
 }
 
-fn set_netnsid(local: &mut Local, name: &Name, id: NetnsId) -> Outcome {
-    let raw = local.reach(&Ns::Named(name.clone()))?.raw();
+fn set_netnsid(
+    switcher: &mut NamespaceSwitcher,
+    state: &mut BatchState<'_>,
+    name: &Name,
+    id: NetnsId,
+) -> Outcome {
+    let raw = switcher.connection(&Ns::Named(name.clone()))?.as_raw_ns();
     let wanted = match id {
         NetnsId::Auto => -1,
         NetnsId::Id(id) => i32::try_from(id).map_err(|_| Errno::EINVAL)?,
     };
     let start = Instant::now();
     loop {
-        let outcome = local.change(&Ns::Host, message::new_nsid(raw, wanted), 0);
+        let outcome = send(switcher, &Ns::Host, nsid::new_nsid(raw, wanted), 0);
         let error = match outcome {
             Err(error) if error.errno == Errno::EEXIST => error,
             other => return other,
         };
-        match local.netnsid(&Ns::Host, raw)? {
+        match switcher.netnsid(&Ns::Host, raw)? {
             Some(now) if id == NetnsId::Auto || id == NetnsId::Id(now) => return Ok(()),
             Some(now) => {
                 let message = format!(
@@ -783,14 +866,14 @@ fn set_netnsid(local: &mut Local, name: &Name, id: NetnsId) -> Outcome {
             None => {}
         }
         // A namespace that was just deleted keeps its id until the kernel has cleared it away.
-        let is_dying = is_dying(local, wanted)?;
-        if let Some(left) = local
+        let is_dying = is_dying(switcher, wanted)?;
+        if let Some(left) = state
             .id_wait
-            .checked_sub(AGAIN)
-            .filter(|_| is_dying || start.elapsed() < LIVING)
+            .checked_sub(ID_RETRY_INTERVAL)
+            .filter(|_| is_dying || start.elapsed() < LIVING_ID_TIMEOUT)
         {
-            local.id_wait = left;
-            std::thread::sleep(AGAIN);
+            state.id_wait = left;
+            std::thread::sleep(ID_RETRY_INTERVAL);
         } else if is_dying {
             let message = format!(
                 "the kernel is still clearing away a deleted namespace that has the id {wanted}"
@@ -809,35 +892,39 @@ fn set_netnsid(local: &mut Local, name: &Name, id: NetnsId) -> Outcome {
 }
 
 /// Returns true if no living namespace has this id: the kernel no longer finds one that is being
-/// cleared away (`get_net_ns_by_id()`, net/core/net_namespace.c).
-fn is_dying(local: &mut Local, id: i32) -> Result<bool, OpError> {
-    match local
-        .reach(&Ns::Host)?
-        .channel
-        .get(message::get_nsid(NsidAttribute::Id(id)))
-    {
+/// deleted (`get_net_ns_by_id()`, net/core/net_namespace.c).
+fn is_dying(switcher: &mut NamespaceSwitcher, id: i32) -> Result<bool, OpError> {
+    let socket = &switcher.connection(&Ns::Host)?.route;
+    match socket.get(nsid::get_nsid(NsidAttribute::Id(id))) {
         Ok(_) => Ok(false),
-        Err(error) if error.errno == Errno::ENOENT => Ok(true),
-        Err(error) => Err(error),
+        Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(true),
+        Err(error) => Err(error.into()),
     }
 }
 
-fn set_sysctl(local: &mut Local, name: &Name, key: &SysctlKey, value: &str) -> Outcome {
-    let ns = local
-        .reach(&Ns::Named(name.clone()))?
+fn set_sysctl(
+    switcher: &mut NamespaceSwitcher,
+    state: &mut BatchState<'_>,
+    name: &Name,
+    key: &SysctlKey,
+    value: &str,
+) -> Outcome {
+    let ns = switcher
+        .connection(&Ns::Named(name.clone()))?
         .ns
         .try_clone()
-        .map_err(|error| worker::errno(&error))?;
-    let before = local
-        .within(ns, || worker::write_sysctl(key, value))
+        .map_err(|error| errno_of(&error))?;
+    let side_effects = changed_along(key);
+    let previous = switcher
+        .run_in(ns, || write_sysctl(key, value, &side_effects))
         .map_err(|errno| OpError {
             errno,
-            message: Some(worker::refused_sysctl(key, value, errno)),
+            message: Some(describe_refusal(key, value, errno)),
         })?;
-    local.replaced.extend(
-        before
+    state.replaced_sysctls.extend(
+        previous
             .into_iter()
-            .map(|(key, before)| (name.clone(), key, before)),
+            .map(|(key, value)| (name.clone(), key, value)),
     );
     Ok(())
 }

@@ -4,9 +4,13 @@ use std::collections::BTreeMap;
 
 use rtnetlink::packet_route::RouteNetlinkMessage;
 
-use netnsd_netlink::monitor::classify::{PortStateCache, split_datagram};
+use netnsd_netlink::{
+    monitor::classify::{PortStateCache, split_datagram},
+    neigh::parse_neigh,
+    socket::{Answers, Route},
+};
 
-use super::{channel::Answers, parse};
+use super::parse;
 
 pub(crate) fn answers(data: &[u8]) {
     let names = BTreeMap::from([(1, "lo".to_owned()), (2, "eth0".to_owned())]);
@@ -15,14 +19,14 @@ pub(crate) fn answers(data: &[u8]) {
             RouteNetlinkMessage::NewLink(message) => drop(parse::link(&message)),
             RouteNetlinkMessage::NewAddress(message) => drop(parse::address(&message)),
             RouteNetlinkMessage::NewRoute(message) => drop(parse::route(&message, &names, true)),
-            RouteNetlinkMessage::NewNeighbour(message) => {
-                drop(parse::permanent(&parse::neighbour(&message), &names));
+            answer @ RouteNetlinkMessage::NewNeighbour(_) => {
+                drop(parse_neigh(answer).and_then(|seen| parse::permanent(&seen, &names)));
             }
             _ => {}
         }
         None::<()>
     };
-    let _broken = Answers::new().take_all(data, 0, &mut parse);
+    let _ = Answers::default().read::<Route>(data, 0, &mut parse);
 }
 
 pub(crate) fn notices(data: &[u8]) {

@@ -1,4 +1,4 @@
-//! Reads that only live looks need.
+//! Kernel state that only the live views show.
 
 use std::{
     collections::BTreeMap,
@@ -7,222 +7,224 @@ use std::{
 };
 
 use netnsd_api::{FdbEntry, LiveNeighbour, NamespaceObserved};
+use netnsd_netlink::{
+    Error, NamespaceSwitcher, NetnsFile, RouteSocket,
+    link::{self, LinkId},
+    neigh::{get_fdb, parse_neigh},
+    netns::file::{THREAD_NETNS, list_names, netns_path, open_netns},
+};
 use nix::errno::Errno;
 use rtnetlink::{
     packet_core::{NLM_F_CREATE, NLM_F_EXCL},
     packet_route::{
-        AddressFamily, RouteNetlinkMessage,
+        RouteNetlinkMessage,
         link::{InfoBridge, InfoData, LinkAttribute, LinkInfo},
         neighbour::NeighbourState,
     },
 };
 
-use super::{
-    channel::Channel,
-    listed,
-    local::Local,
-    message, observe,
-    worker::{self, Pinned},
-};
+use super::{message, observe};
 use crate::{
     kernel::{Ns, ObservedLink, OpError, look, look::LookError},
     links::BridgeSettings,
 };
 
-impl Local {
-    /// The connection into a namespace that may not be there.
-    fn look_into(&mut self, ns: &Ns) -> Result<&Channel, LookError> {
-        let open = self.channel(ns).map_err(OpError::from)?;
-        open.map(|open| &open.channel)
-            .ok_or(LookError::NoSuchNamespace)
-    }
+/// Returns the socket in a namespace that may not exist.
+fn look_into<'s>(
+    switcher: &'s mut NamespaceSwitcher,
+    ns: &Ns,
+) -> Result<&'s RouteSocket, LookError> {
+    let open = switcher.try_connection(ns).map_err(OpError::from)?;
+    open.map(|open| &open.route)
+        .ok_or(LookError::NoSuchNamespace)
+}
 
-    /// Every link of a namespace with its addresses, `lo` among them.
-    pub(in crate::kernel) fn every_link(
-        &mut self,
-        ns: &Ns,
-    ) -> Result<BTreeMap<String, ObservedLink>, LookError> {
-        Ok(observe::all_links(
-            self.look_into(ns)?,
-            message::get_links(),
-        )?)
-    }
+/// Reads every link of a namespace with its addresses, `lo` included.
+pub(in crate::kernel) fn every_link(
+    switcher: &mut NamespaceSwitcher,
+    ns: &Ns,
+) -> Result<BTreeMap<String, ObservedLink>, LookError> {
+    Ok(observe::all_links(
+        look_into(switcher, ns)?,
+        link::get_links(),
+    )?)
+}
 
-    fn names_of(&mut self, ns: &Ns) -> Result<BTreeMap<u32, String>, OpError> {
-        let links = self
-            .reach(ns)?
-            .channel
-            .dump(message::get_links_briefly(), observe::link_of)?;
-        Ok(links
-            .into_iter()
-            .map(|parsed| (parsed.link.index, parsed.name))
-            .collect())
-    }
+fn names_of(switcher: &mut NamespaceSwitcher, ns: &Ns) -> Result<BTreeMap<u32, String>, OpError> {
+    let links = switcher
+        .connection(ns)?
+        .route
+        .dump(link::get_links_without_counters(), observe::link_of)?;
+    Ok(links
+        .into_iter()
+        .map(|parsed| (parsed.link.index, parsed.name))
+        .collect())
+}
 
-    /// Every ARP and NDP entry, as `ip neigh` shows them.
-    pub(in crate::kernel) fn all_neighbours(
-        &mut self,
-        ns: &Ns,
-    ) -> Result<Vec<LiveNeighbour>, LookError> {
-        self.look_into(ns)?;
-        let names = self.names_of(ns)?;
-        let channel = &self.reach(ns)?.channel;
-        let mut found = Vec::new();
-        for seen in observe::all_neighbours(channel)? {
-            let (Some(address), Some(interface)) = (seen.address, names.get(&seen.index)) else {
-                continue;
-            };
-            if seen.state == NeighbourState::Noarp {
-                continue;
-            }
-            found.push(LiveNeighbour {
-                address: address.to_string(),
-                mac: seen.mac.map(|mac| netnsd_api::Mac(mac).to_string()),
-                interface: interface.clone(),
-                state: format!("{:?}", seen.state).to_lowercase(),
-            });
-        }
-        Ok(found)
-    }
-
-    /// A bridge's forwarding table, as `brctl showmacs` shows it.
-    pub(in crate::kernel) fn fdb(
-        &mut self,
-        ns: &Ns,
-        bridge: &str,
-    ) -> Result<Vec<FdbEntry>, LookError> {
-        self.look_into(ns)?;
-        let names = self.names_of(ns)?;
-        let master = names
-            .iter()
-            .find(|(_, name)| *name == bridge)
-            .map(|(index, _)| *index)
-            .ok_or(LookError::NoSuchNamespace)?;
-        let channel = &self.reach(ns)?.channel;
-        let mut found: BTreeMap<(String, String), FdbEntry> = BTreeMap::new();
-        let question = message::get_neighbours(AddressFamily::Bridge, Some(master));
-        for seen in channel.dump(question, observe::neighbour_of)? {
-            let (Some(mac), Some(interface)) = (seen.mac, names.get(&seen.index)) else {
-                continue;
-            };
-            // Multicast entries are no stations; those of single VLANs repeat the plain ones.
-            if mac[0] & 1 == 1 || seen.vlan {
-                continue;
-            }
-            let local = seen.state == NeighbourState::Permanent;
-            let entry = FdbEntry {
-                mac: netnsd_api::Mac(mac).to_string(),
-                interface: interface.clone(),
-                local,
-                age_s: seen
-                    .updated
-                    .filter(|_| !local)
-                    .map(|ticks| f64::from(ticks) / 100.0),
-            };
-            found.insert((entry.mac.clone(), entry.interface.clone()), entry);
-        }
-        Ok(found.into_values().collect())
-    }
-
-    /// Every namespace that has a name.
-    pub(in crate::kernel) fn namespaces(
-        &mut self,
-    ) -> Result<Vec<(String, NamespaceObserved)>, OpError> {
-        let mut found = Vec::new();
-        for name in listed() {
-            let entered = match worker::pinned(&name) {
-                Ok(Pinned::Namespace(fd)) => self.open(fd),
-                // It is in the way of its name all the same.
-                Ok(Pinned::Stale(_)) => Err(Errno::EINVAL),
-                _ => continue,
-            };
-            let seen = match entered {
-                Ok(open) => observe::summary(self, &name, open)?,
-                // Not a network namespace, or one that is closed to us (`setns(2)`).
-                Err(Errno::EINVAL | Errno::EPERM | Errno::EACCES) => {
-                    let path = worker::path(&name).display().to_string();
-                    NamespaceObserved {
-                        path,
-                        inode: 0,
-                        netnsid: None,
-                        links: 0,
-                    }
-                }
-                Err(errno) => return Err(errno.into()),
-            };
-            found.push((name, seen));
-        }
-        Ok(found)
-    }
-
-    /// The namespaces that one namespace has ids for.
-    pub(in crate::kernel) fn neighbourhood(
-        &mut self,
-        from: &Ns,
-    ) -> Result<look::Neighbourhood, OpError> {
-        let named = listed()
-            .into_iter()
-            .filter_map(|name| match worker::pinned(&name) {
-                Ok(Pinned::Namespace(fd)) => Some((Some(name), fd)),
-                _ => None,
-            });
-        let host = File::open(worker::HERE)
-            .ok()
-            .map(|file| (None, OwnedFd::from(file)));
-        let mut found = BTreeMap::new();
-        for (name, fd) in named.chain(host) {
-            // One of another kind has no id (`get_net_ns_by_fd()`, net/core/net_namespace.c).
-            let Ok(Some(id)) = self.netnsid(from, fd.as_raw_fd()) else {
-                continue;
-            };
-            let open = self.open(fd)?;
-            let links = observe::all_links(&open.channel, message::get_links_briefly())?;
-            found.insert(
-                id,
-                (
-                    name,
-                    links
-                        .into_iter()
-                        .map(|(name, link)| (link.index, name))
-                        .collect(),
-                ),
-            );
-        }
-        Ok(found)
-    }
-
-    /// Returns true if bridges filter VLANs; tries it in a namespace that has no name.
-    pub(in crate::kernel) fn vlan_filtering(&self) -> bool {
-        let answer = self.away(|| -> Result<Vec<RouteNetlinkMessage>, OpError> {
-            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)?;
-            let set = BridgeSettings {
-                vlan_filtering: Some(true),
-                ..BridgeSettings::default()
-            };
-            let channel = Channel::open()?;
-            channel.change(
-                message::new_bridge("probe", None),
-                NLM_F_CREATE | NLM_F_EXCL,
-            )?;
-            channel.changes(
-                message::set_bridge("probe", &set)
-                    .map(|message| (message, 0))
-                    .into_iter()
-                    .collect(),
-            )?;
-            channel.get(message::get_link(Some("probe"), 0))
-        });
-        let Some(RouteNetlinkMessage::NewLink(link)) = answer.unwrap_or_default().pop() else {
-            return false;
+/// Reads every ARP and NDP entry, as `ip neigh` shows them.
+pub(in crate::kernel) fn all_neighbours(
+    switcher: &mut NamespaceSwitcher,
+    ns: &Ns,
+) -> Result<Vec<LiveNeighbour>, LookError> {
+    look_into(switcher, ns)?;
+    let names = names_of(switcher, ns)?;
+    let socket = &switcher.connection(ns)?.route;
+    let mut found = Vec::new();
+    for seen in observe::all_neighbours(socket)? {
+        let (Some(address), Some(interface)) = (seen.address, names.get(&seen.index)) else {
+            continue;
         };
-        link.attributes.iter().any(|attribute| match attribute {
-            LinkAttribute::LinkInfo(infos) => infos.iter().any(|info| match info {
-                LinkInfo::Data(InfoData::Bridge(settings)) => {
-                    settings.contains(&InfoBridge::VlanFiltering(true))
-                }
-                _ => false,
-            }),
-            _ => false,
-        })
+        if seen.state == NeighbourState::Noarp {
+            continue;
+        }
+        found.push(LiveNeighbour {
+            address: address.to_string(),
+            mac: seen.mac.map(|mac| netnsd_api::Mac(mac).to_string()),
+            interface: interface.clone(),
+            state: format!("{:?}", seen.state).to_lowercase(),
+        });
     }
+    Ok(found)
+}
+
+/// Reads a bridge's forwarding table, as `brctl showmacs` shows it.
+pub(in crate::kernel) fn fdb(
+    switcher: &mut NamespaceSwitcher,
+    ns: &Ns,
+    bridge: &str,
+) -> Result<Vec<FdbEntry>, LookError> {
+    look_into(switcher, ns)?;
+    let names = names_of(switcher, ns)?;
+    let master = names
+        .iter()
+        .find(|(_, name)| *name == bridge)
+        .map(|(index, _)| *index)
+        .ok_or(LookError::NoSuchNamespace)?;
+    let socket = &switcher.connection(ns)?.route;
+    let mut found: BTreeMap<(String, String), FdbEntry> = BTreeMap::new();
+    for seen in socket.dump(get_fdb(master), parse_neigh)? {
+        let (Some(mac), Some(interface)) = (seen.mac, names.get(&seen.index)) else {
+            continue;
+        };
+        // Multicast entries are not stations; those of single VLANs repeat the others.
+        if mac[0] & 1 == 1 || seen.has_vlan {
+            continue;
+        }
+        let local = seen.state == NeighbourState::Permanent;
+        let entry = FdbEntry {
+            mac: netnsd_api::Mac(mac).to_string(),
+            interface: interface.clone(),
+            local,
+            age_s: seen
+                .updated
+                .filter(|_| !local)
+                .map(|ticks| f64::from(ticks) / 100.0),
+        };
+        found.insert((entry.mac.clone(), entry.interface.clone()), entry);
+    }
+    Ok(found.into_values().collect())
+}
+
+/// Summarizes every namespace that has a name.
+pub(in crate::kernel) fn namespaces(
+    switcher: &mut NamespaceSwitcher,
+) -> Result<Vec<(String, NamespaceObserved)>, OpError> {
+    let mut found = Vec::new();
+    for name in list_names() {
+        let entered = match open_netns(&name) {
+            Ok(NetnsFile::Namespace(fd)) => switcher.connect(fd),
+            // It blocks its name nevertheless.
+            Ok(NetnsFile::Stale(_)) => Err(Errno::EINVAL),
+            _ => continue,
+        };
+        let seen = match entered {
+            Ok(open) => observe::summary(switcher, &name, open)?,
+            // Not a network namespace, or one of another user namespace (setns(2)).
+            Err(Errno::EINVAL | Errno::EPERM | Errno::EACCES) => {
+                let path = netns_path(&name).display().to_string();
+                NamespaceObserved {
+                    path,
+                    inode: 0,
+                    netnsid: None,
+                    links: 0,
+                }
+            }
+            Err(errno) => return Err(errno.into()),
+        };
+        found.push((name, seen));
+    }
+    Ok(found)
+}
+
+/// Returns the namespaces that one namespace has ids for, with the names of their links.
+pub(in crate::kernel) fn neighbourhood(
+    switcher: &mut NamespaceSwitcher,
+    from: &Ns,
+) -> Result<look::Neighbourhood, OpError> {
+    let named = list_names()
+        .into_iter()
+        .filter_map(|name| match open_netns(&name) {
+            Ok(NetnsFile::Namespace(fd)) => Some((Some(name), fd)),
+            _ => None,
+        });
+    let host = File::open(THREAD_NETNS)
+        .ok()
+        .map(|file| (None, OwnedFd::from(file)));
+    let mut found = BTreeMap::new();
+    for (name, fd) in named.chain(host) {
+        // A namespace of another type has no id (`get_net_ns_by_fd()`, net/core/net_namespace.c).
+        let Ok(Some(id)) = switcher.netnsid(from, fd.as_raw_fd()) else {
+            continue;
+        };
+        let open = switcher.connect(fd)?;
+        let links = observe::all_links(&open.route, link::get_links_without_counters())?;
+        found.insert(
+            id,
+            (
+                name,
+                links
+                    .into_iter()
+                    .map(|(name, link)| (link.index, name))
+                    .collect(),
+            ),
+        );
+    }
+    Ok(found)
+}
+
+/// Returns true if bridges of this kernel can filter VLANs: tries it in a new namespace.
+pub(in crate::kernel) fn vlan_filtering(switcher: &NamespaceSwitcher) -> bool {
+    let answer = switcher.run_in_new(probe_vlan_filtering);
+    let Some(RouteNetlinkMessage::NewLink(link)) = answer.unwrap_or_default().pop() else {
+        return false;
+    };
+    link.attributes.iter().any(|attribute| match attribute {
+        LinkAttribute::LinkInfo(infos) => infos.iter().any(|info| match info {
+            LinkInfo::Data(InfoData::Bridge(settings)) => {
+                settings.contains(&InfoBridge::VlanFiltering(true))
+            }
+            _ => false,
+        }),
+        _ => false,
+    })
+}
+
+/// Creates a bridge that filters VLANs, and returns it as the kernel reports it.
+fn probe_vlan_filtering() -> Result<Vec<RouteNetlinkMessage>, Error> {
+    let settings = BridgeSettings {
+        vlan_filtering: Some(true),
+        ..BridgeSettings::default()
+    };
+    let socket = RouteSocket::open()?;
+    socket.send(
+        message::new_bridge("probe", None),
+        NLM_F_CREATE | NLM_F_EXCL,
+    )?;
+    socket.send_batch(
+        message::set_bridge("probe", &settings)
+            .map(|message| (message, 0))
+            .into_iter()
+            .collect(),
+    )?;
+    socket.get(link::get_link(LinkId::Name("probe")))
 }

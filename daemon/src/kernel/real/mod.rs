@@ -1,68 +1,57 @@
-//! The real kernel: rtnetlink connections, and a thread kept to help with going into namespaces.
+//! The real kernel: operations and observations over the `netnsd-netlink` crate.
 
 mod announce;
-mod channel;
 mod execute;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
-mod local;
-mod look;
-mod making;
+pub(super) mod look;
 mod message;
 mod observe;
 mod parse;
 #[cfg(test)]
 mod tests;
-pub(crate) mod worker;
 
-use std::{
-    io,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-        mpsc,
-    },
-};
+use std::io;
 
 use netnsd_api::{Name, SysctlKey};
+use netnsd_netlink::{
+    Error, HelperThread, Monitor, NamespacePool, NamespaceSwitcher, netns::file::list_names,
+};
 use nix::errno::Errno;
 
 pub(crate) use self::parse::protocol;
-pub(super) use self::{local::Local, observe::observe, parse::address_scope};
-use self::{local::Open, worker::Worker};
+pub(super) use self::{observe::observe, parse::address_scope};
 use super::{
     Announcement, BatchOp, Kernel, KernelEvent, Observed, OpError, Outcome, Scope, WatchChange,
 };
-pub(super) use netnsd_netlink::netns::file::list_names as listed;
-use netnsd_netlink::{Error, Monitor, NamespaceSwitcher};
 
-/// The real kernel, as seen from the namespace that it was started in: the host's. What it is asked
-/// for is done on the thread that asks, which another one helps; nothing is awaited, so that the
-/// thread is at home again whenever others have it.
+/// The kernel, as seen from the namespace that it was started in: the host's. Requests are handled
+/// on the calling thread, with the help of another; nothing is awaited, so that the thread is in the
+/// host's namespace whenever it does anything else.
 #[derive(Debug)]
 pub struct RealKernel {
-    local: Local,
     switcher: NamespaceSwitcher,
-    helper: Worker,
-    /// Namespaces without a name that the other thread makes.
-    expected: Option<Expected>,
+    helper: HelperThread,
+    /// Namespaces that the helper thread creates for the next batch.
+    pool: Option<NamespacePool>,
     /// `None` before a namespace is to be watched.
     monitor: Option<Monitor>,
+    /// Previous values of the sysctls that were set.
+    replaced_sysctls: Vec<(Name, SysctlKey, String)>,
 }
 
 impl RealKernel {
     /// Starts in the namespace of the calling thread, which must run a tokio runtime.
     ///
     /// # Errors
-    /// When there is no thread, or no `/proc`.
+    /// If no thread can be started, or `/proc` is missing.
     pub fn start() -> io::Result<Self> {
-        let (local, helper) = (Local::here()?, Worker::start("netnsd-ns")?);
         Ok(Self {
-            local,
             switcher: NamespaceSwitcher::new()?,
-            helper,
-            expected: None,
+            helper: HelperThread::start("netnsd-ns")?,
+            pool: None,
             monitor: None,
+            replaced_sysctls: Vec::new(),
         })
     }
 
@@ -79,49 +68,16 @@ impl RealKernel {
     }
 }
 
-/// Namespaces without a name in the making, while what they are for is being recorded.
-#[derive(Debug)]
-struct Expected {
-    made: mpsc::Receiver<Open>,
-    enough: Arc<AtomicBool>,
-}
-
-impl Expected {
-    /// Has the other thread make as many as it can.
-    fn begin(other: &Worker, most: usize) -> Self {
-        let (give, made) = mpsc::channel();
-        let enough = Arc::new(AtomicBool::new(false));
-        let is_enough = enough.clone();
-        other.begin(move |local| {
-            for _ in 0..most {
-                // Whoever needs one that is missing makes it, and hears why it cannot be made.
-                let Ok(spare) = local.new_namespace() else {
-                    break;
-                };
-                if give.send(spare).is_err() || is_enough.load(Ordering::Relaxed) {
-                    break;
-                }
-            }
-        });
-        Self { made, enough }
-    }
-
-    /// Those that are made.
-    fn end(self) -> Vec<Open> {
-        self.enough.store(true, Ordering::Relaxed);
-        self.made.iter().collect()
-    }
-}
-
 impl Kernel for RealKernel {
     async fn observe(&mut self, scope: &Scope) -> Result<Observed, OpError> {
-        self.local
-            .safely(|local| observe::observe_with(&self.helper, local, scope))?
+        let helper = &self.helper;
+        self.switcher
+            .catch_panic(|switcher| observe::observe_with(helper, switcher, scope))?
     }
 
     fn expect(&mut self, namespaces: usize) {
-        self.expected = (namespaces > 0)
-            .then(|| Expected::begin(&self.helper, namespaces.min(self.local.make_room())));
+        self.pool = (namespaces > 0)
+            .then(|| NamespacePool::request(&self.helper, namespaces.min(self.switcher.reserve())));
     }
 
     async fn execute(
@@ -129,11 +85,13 @@ impl Kernel for RealKernel {
         ops: &[BatchOp],
         done: Box<dyn Fn(usize) + Send>,
     ) -> Vec<Option<Outcome>> {
-        self.local.spares = self.expected.take().map(Expected::end).unwrap_or_default();
+        let ready = self.pool.take().map(NamespacePool::into_ready);
+        self.switcher.set_ready(ready.unwrap_or_default());
+        let (helper, replaced) = (&self.helper, &mut self.replaced_sysctls);
         let outcomes = self
-            .local
-            .safely(|local| execute::execute(local, &self.helper, ops, &done));
-        outcomes.unwrap_or_else(|errno| vec![Some(Err(errno.into())); ops.len()])
+            .switcher
+            .catch_panic(|switcher| execute::execute(switcher, helper, ops, &done, replaced));
+        outcomes.unwrap_or_else(|error| vec![Some(Err(error.into())); ops.len()])
     }
 
     async fn notice(&mut self) -> KernelEvent {
@@ -160,7 +118,7 @@ impl Kernel for RealKernel {
     }
 
     fn names(&mut self) -> Vec<String> {
-        listed()
+        list_names()
     }
 
     fn announce(&mut self, links: &[Announcement]) {
@@ -180,12 +138,12 @@ impl Kernel for RealKernel {
     }
 
     fn replaced_sysctls(&mut self) -> Vec<(Name, SysctlKey, String)> {
-        std::mem::take(&mut self.local.replaced)
+        std::mem::take(&mut self.replaced_sysctls)
     }
 
     fn rest(&mut self) {
-        self.expected = None;
-        self.local.rest();
+        self.pool = None;
+        self.switcher.release();
     }
 }
 

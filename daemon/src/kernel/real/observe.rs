@@ -1,4 +1,4 @@
-//! Looking: what is there of a scope.
+//! Observation: reads the kernel state within a scope.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,48 +6,59 @@ use std::{
 };
 
 use ipnet::IpNet;
-use netnsd_api::Neighbour;
-use nix::errno::Errno;
-use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage, route::RouteMessage};
-
-use super::{
-    channel::Channel,
-    local::{Local, Open, Place},
-    message, parse,
-    worker::{self, Worker},
+use netnsd_api::{Name, Neighbour, SysctlKey};
+use netnsd_netlink::{
+    CurrentNs, HelperThread, NamespaceSwitcher, NetnsFile, NsConnection, RouteSocket,
+    address::get_addresses,
+    errno_of,
+    link::{self, LinkId},
+    neigh::{Neigh, get_neighbours, parse_neigh},
+    netns::file::{netns_path, open_netns},
+    resolv_conf::{read_dns_files, read_host_nsswitch},
+    route::{get_routes, prefers_source},
+    sysctl::read_sysctl,
 };
+use nix::{errno::Errno, sys::stat::fstat};
+use rtnetlink::packet_route::{RouteNetlinkMessage, route::RouteMessage};
+
+use super::parse;
 use crate::kernel::{
     Ns, NsScope, Observed, ObservedAddress, ObservedLink, ObservedNs, ObservedRoute, OpError,
     ROUTE_PROTOCOL, ROUTE_PROTOCOL_KERNEL, Scope, ownership,
 };
 
-/// Reads a scope on one thread.
-pub(in crate::kernel) fn observe(local: &mut Local, scope: &Scope) -> Result<Observed, OpError> {
+/// Reads the state within `scope` on this thread.
+pub(in crate::kernel) fn observe(
+    switcher: &mut NamespaceSwitcher,
+    scope: &Scope,
+) -> Result<Observed, OpError> {
     gather(
         scope,
         scope
             .namespaces
             .iter()
-            .map(|(ns, part)| found(local, ns, part)),
+            .map(|(ns, part)| found(switcher, ns, part)),
     )
 }
 
-/// Reads a scope on two threads if there is enough to read.
+/// Reads the state within `scope` on two threads, if it has enough namespaces.
 pub(super) fn observe_with(
-    other: &Worker,
-    local: &mut Local,
+    helper: &HelperThread,
+    switcher: &mut NamespaceSwitcher,
     scope: &Scope,
 ) -> Result<Observed, OpError> {
     let parts = scope.namespaces.clone().into_iter().collect();
     gather(
         scope,
-        other
-            .share(local, parts, |local, (ns, part)| found(local, ns, part))?
+        helper
+            .split_work(switcher, parts, |switcher, (ns, part)| {
+                found(switcher, ns, part)
+            })?
             .into_iter(),
     )
 }
 
-/// A namespace and what is in it, if it is there.
+/// A namespace and its state, if it exists.
 type Seen = Option<(Ns, ObservedNs)>;
 
 fn gather(
@@ -59,33 +70,41 @@ fn gather(
         .collect::<Result<_, _>>()?;
     Ok(Observed {
         namespaces,
-        nsswitch: scope.nsswitch.then(worker::read_nsswitch).flatten(),
+        nsswitch: scope.nsswitch.then(read_host_nsswitch).flatten(),
     })
 }
 
-/// Reads a namespace, if it exists.
-fn found(local: &mut Local, ns: &Ns, part: &NsScope) -> Result<Seen, OpError> {
-    local.make_room();
-    Ok(namespace(local, ns, part)?.map(|seen| (ns.clone(), seen)))
+/// Reads the state of a namespace, if it exists.
+fn found(switcher: &mut NamespaceSwitcher, ns: &Ns, part: &NsScope) -> Result<Seen, OpError> {
+    switcher.reserve();
+    Ok(namespace(switcher, ns, part)?.map(|seen| (ns.clone(), seen)))
 }
 
-fn namespace(local: &mut Local, ns: &Ns, part: &NsScope) -> Result<Option<ObservedNs>, OpError> {
+fn namespace(
+    switcher: &mut NamespaceSwitcher,
+    ns: &Ns,
+    part: &NsScope,
+) -> Result<Option<ObservedNs>, OpError> {
     let mut seen = ObservedNs {
-        dns: ns.name().map(worker::read_dns).unwrap_or_default(),
+        dns: ns.name().map(read_dns_files).unwrap_or_default(),
         ..ObservedNs::default()
     };
-    let open = match local.find(ns) {
-        Ok(Place::There(open)) => open,
-        Ok(Place::Stale(stale)) => {
+    let open = match switcher.lookup(ns) {
+        Ok(CurrentNs::Open(open)) => open,
+        Ok(CurrentNs::Stale(stale)) => {
             return Ok(Some(ObservedNs {
                 stale: Some(stale),
                 ..seen
             }));
         }
-        Ok(Place::Nothing) => return Ok((!seen.dns.is_empty()).then_some(seen)),
-        // Not a network namespace, or one that is closed to us: it holds up nobody.
+        Ok(CurrentNs::Missing) => return Ok((!seen.dns.is_empty()).then_some(seen)),
+        // Not a network namespace, or one of another user namespace: the others are still read.
         Err(errno @ (Errno::EINVAL | Errno::EPERM | Errno::EACCES)) if *ns != Ns::Host => {
-            tracing::warn!(%ns, error = errno.desc(), "cannot be entered");
+            tracing::warn!(
+                error = errno.desc(),
+                namespace = %ns,
+                "cannot enter a network namespace"
+            );
             return Ok(Some(ObservedNs {
                 closed: true,
                 ..seen
@@ -94,13 +113,13 @@ fn namespace(local: &mut Local, ns: &Ns, part: &NsScope) -> Result<Option<Observ
         Err(errno) => return Err(errno.into()),
     };
     seen.inode = open.inode;
-    seen.cookie = open.channel.netns_cookie();
-    let raw = open.raw();
+    seen.cookie = open.route.netns_cookie();
+    let raw = open.as_raw_ns();
     let whole = part.all_links || part.summary || part.most;
     let mut links = if whole {
-        all_links(&open.channel, message::get_links_briefly())?
+        all_links(&open.route, link::get_links_without_counters())?
     } else {
-        some_links(&open.channel, ns, part)?
+        some_links(&open.route, ns, part)?
     };
     if !part.owner_tags.is_empty() && part.links.iter().any(|name| !links.contains_key(name)) {
         if !whole {
@@ -110,8 +129,8 @@ fn namespace(local: &mut Local, ns: &Ns, part: &NsScope) -> Result<Option<Observ
                 .collect();
             let missing = part.owner_tags.iter().filter(|tag| !borne.contains(tag));
             let renamed = these_links(
-                &open.channel,
-                missing.map(|tag| message::get_link_by_tag(tag)),
+                &open.route,
+                missing.map(|tag| link::get_link_by_altname(tag)),
             )?;
             links.extend(renamed);
         }
@@ -135,41 +154,47 @@ fn namespace(local: &mut Local, ns: &Ns, part: &NsScope) -> Result<Option<Observ
     seen.link_count = links.len();
     seen.links = links;
     if part.routes {
-        seen.routes = routes(&open.channel, &names, None, part.kernel_routes)?;
+        seen.routes = routes(&open.route, &names, None, part.kernel_routes)?;
     } else if part.leftover_routes {
-        seen.routes = routes(&open.channel, &names, Some(ROUTE_PROTOCOL), false)?;
+        seen.routes = routes(&open.route, &names, Some(ROUTE_PROTOCOL), false)?;
     }
     if part.prefix_routes {
-        seen.prefix_routes = Some(prefix_routes(&open.channel, &names, &seen, part.routes)?);
+        seen.prefix_routes = Some(prefix_routes(&open.route, &names, &seen, part.routes)?);
     }
     if part.neighbours {
-        seen.neighbours = neighbours(&open.channel, &names)?;
+        seen.neighbours = neighbours(&open.route, &names)?;
     }
     if let Some(lo) = seen.links.remove("lo") {
         seen.loopback = lo.up;
         seen.owner_tag = lo.owner_tag;
     }
     if let Ns::Named(name) = ns {
-        seen.alias_of = local.alias_of(seen.inode, name, seen.owner_tag.as_deref())?;
+        seen.alias_of = alias_of(switcher, seen.inode, name, seen.owner_tag.as_deref())?;
     }
     if !part.all_links {
         seen.links
             .retain(|name, _| part.links.contains(name) || seen.strayed.contains(name));
     }
     if part.summary && *ns != Ns::Host {
-        seen.netnsid = local.netnsid(&Ns::Host, raw)?;
+        seen.netnsid = switcher.netnsid(&Ns::Host, raw)?;
     }
     if !part.sysctls.is_empty() {
-        let file = local
-            .reach(ns)?
+        let file = switcher
+            .connection(ns)?
             .ns
             .try_clone()
-            .map_err(|error| worker::errno(&error))?;
-        let read =
-            |key: &netnsd_api::SysctlKey| Some((key.clone(), worker::read_sysctl(key).ok()?));
-        seen.sysctls = local.within(file, || Ok(part.sysctls.iter().filter_map(read).collect()))?;
+            .map_err(|error| errno_of(&error))?;
+        let sysctls = switcher.run_in(file, || Ok::<_, Errno>(read_sysctls(&part.sysctls)));
+        seen.sysctls = sysctls?;
     }
     Ok(Some(seen))
+}
+
+/// Reads those of some sysctls that exist in the namespace of the calling thread.
+fn read_sysctls(keys: &BTreeSet<SysctlKey>) -> BTreeMap<SysctlKey, String> {
+    keys.iter()
+        .filter_map(|key| Some((key.clone(), read_sysctl(key).ok()?)))
+        .collect()
 }
 
 pub(super) fn link_of(answer: RouteNetlinkMessage) -> Option<parse::ParsedLink> {
@@ -186,12 +211,12 @@ pub(super) fn address_of(answer: RouteNetlinkMessage) -> Option<(u32, ObservedAd
     }
 }
 
-/// Every link that answers the question, with its addresses.
+/// Dumps links, with their addresses.
 pub(super) fn all_links(
-    channel: &Channel,
+    socket: &RouteSocket,
     question: RouteNetlinkMessage,
 ) -> Result<BTreeMap<String, ObservedLink>, OpError> {
-    let parsed = channel.dump(question, link_of)?;
+    let parsed = socket.dump(question, link_of)?;
     let names: BTreeMap<u32, String> = parsed
         .iter()
         .map(|parsed| (parsed.link.index, parsed.name.clone()))
@@ -203,7 +228,7 @@ pub(super) fn all_links(
             (parsed.name, parsed.link)
         })
         .collect();
-    for (index, address) in channel.dump(message::get_addresses(0), address_of)? {
+    for (index, address) in socket.dump(get_addresses(None), address_of)? {
         if let Some(name) = names.get(&index)
             && let Some(link) = links.get_mut(name)
         {
@@ -213,48 +238,47 @@ pub(super) fn all_links(
     Ok(links)
 }
 
-/// The links that were asked for by their names, and `lo` of a named namespace, which bears its
-/// owner tag.
+/// Reads the links that the scope names, and `lo` of a named namespace, which has its owner tag.
 fn some_links(
-    channel: &Channel,
+    socket: &RouteSocket,
     ns: &Ns,
     part: &NsScope,
 ) -> Result<BTreeMap<String, ObservedLink>, OpError> {
     let lo = matches!(ns, Ns::Named(_)).then_some("lo");
     these_links(
-        channel,
+        socket,
         part.links
             .iter()
             .map(String::as_str)
             .chain(lo)
-            .map(|name| message::get_link(Some(name), 0)),
+            .map(|name| link::get_link(LinkId::Name(name))),
     )
 }
 
-/// The links that answer these questions, with their addresses.
+/// Reads the links that these requests are for, with their addresses; a missing one is left out.
 fn these_links(
-    channel: &Channel,
+    socket: &RouteSocket,
     questions: impl Iterator<Item = RouteNetlinkMessage>,
 ) -> Result<BTreeMap<String, ObservedLink>, OpError> {
     let mut found = Vec::new();
     for question in questions {
-        match channel.get(question) {
+        match socket.get(question) {
             Ok(answers) => found.extend(answers.into_iter().filter_map(link_of)),
-            Err(error) if error.errno == Errno::ENODEV => {}
-            Err(error) => return Err(error),
+            Err(error) if error.errno() == Some(Errno::ENODEV) => {}
+            Err(error) => return Err(error.into()),
         }
     }
     let name = |parsed: &parse::ParsedLink| (parsed.link.index, Some(parsed.name.clone()));
     let mut masters: BTreeMap<u32, Option<String>> = found.iter().map(name).collect();
     for master in found.iter().filter_map(|parsed| parsed.master) {
         if let std::collections::btree_map::Entry::Vacant(entry) = masters.entry(master) {
-            let name = match channel.get(message::get_link(None, master)) {
+            let name = match socket.get(link::get_link(LinkId::Index(master))) {
                 Ok(answers) => answers
                     .into_iter()
                     .find_map(link_of)
                     .map(|parsed| parsed.name),
-                Err(error) if error.errno == Errno::ENODEV => None,
-                Err(error) => return Err(error),
+                Err(error) if error.errno() == Some(Errno::ENODEV) => None,
+                Err(error) => return Err(error.into()),
             };
             entry.insert(name);
         }
@@ -264,7 +288,7 @@ fn these_links(
         parsed.link.master = parsed
             .master
             .and_then(|master| masters.get(&master).cloned().flatten());
-        match channel.dump(message::get_addresses(parsed.link.index), address_of) {
+        match socket.dump(get_addresses(Some(parsed.link.index)), address_of) {
             Ok(seen) => {
                 let here = seen
                     .into_iter()
@@ -274,31 +298,31 @@ fn these_links(
                     .addresses
                     .extend(here.map(|(_, address)| address.on(&parsed.name)));
             }
-            // It went away between the two questions.
-            Err(error) if error.errno == Errno::ENODEV => continue,
-            Err(error) => return Err(error),
+            // It was deleted between the two requests.
+            Err(error) if error.errno() == Some(Errno::ENODEV) => continue,
+            Err(error) => return Err(error.into()),
         }
         links.insert(parsed.name, parsed.link);
     }
     Ok(links)
 }
 
-/// The routes of both families, all or those of a protocol.
+/// Reads the routes of both families, all or those of a protocol.
 fn routes(
-    channel: &Channel,
+    socket: &RouteSocket,
     names: &BTreeMap<u32, String>,
     protocol: Option<u8>,
     kernel: bool,
 ) -> Result<Vec<ObservedRoute>, OpError> {
-    let mut routes = routes_of(channel, names, false, protocol, kernel)?;
-    routes.extend(routes_of(channel, names, true, protocol, kernel)?);
+    let mut routes = routes_of(socket, names, false, protocol, kernel)?;
+    routes.extend(routes_of(socket, names, true, protocol, kernel)?);
     Ok(routes)
 }
 
-/// The routes that the kernel made with addresses: of those that were looked at, or else asked for
-/// where there is an address of netnsd's.
+/// Returns the routes that the kernel created with addresses: from those that were read already, or
+/// else dumped if netnsd has an address there.
 fn prefix_routes(
-    channel: &Channel,
+    socket: &RouteSocket,
     names: &BTreeMap<u32, String>,
     seen: &ObservedNs,
     looked: bool,
@@ -318,7 +342,7 @@ fn prefix_routes(
         let asked = if looked {
             Vec::new()
         } else {
-            routes_of(channel, names, ipv6, of_kernel, false)?
+            routes_of(socket, names, ipv6, of_kernel, false)?
         };
         let of_kernel =
             |known: &&ObservedRoute| known.protocol == ROUTE_PROTOCOL_KERNEL && known.ipv6 == ipv6;
@@ -336,10 +360,10 @@ fn prefix_routes(
     Ok(found)
 }
 
-/// The routes of one family, all or those of a protocol, the kernel's own among them or not; a
-/// kernel without IPv6 has nothing to say of it.
+/// Reads the routes of one family, all or those of a protocol, with the kernel's own if `kernel`;
+/// none if the kernel lacks IPv6.
 pub(super) fn routes_of(
-    channel: &Channel,
+    socket: &RouteSocket,
     names: &BTreeMap<u32, String>,
     ipv6: bool,
     protocol: Option<u8>,
@@ -349,63 +373,83 @@ pub(super) fn routes_of(
         RouteNetlinkMessage::NewRoute(message) => parse::route(&message, names, kernel),
         _ => None,
     };
-    match channel.dump(message::get_routes(ipv6, protocol), route_of) {
-        Err(error) if matches!(error.errno, Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT) => {
+    match socket.dump(get_routes(ipv6, protocol), route_of) {
+        Err(error) if matches!(error.errno(), Some(Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT)) => {
             Ok(Vec::new())
         }
-        other => other,
+        other => Ok(other?),
     }
 }
 
-/// The routes of one family, of a table or of all, that prefer one of these addresses as source;
-/// those that the kernel makes with addresses are left out.
+/// Reads the routes of one family, of a table or of all, that prefer one of these addresses as
+/// source, without those that the kernel creates with addresses.
 pub(super) fn routes_from(
-    channel: &Channel,
+    socket: &RouteSocket,
     ipv6: bool,
     table: Option<u32>,
     sources: &[IpAddr],
 ) -> Result<Vec<RouteMessage>, OpError> {
-    channel.dump(message::get_routes(ipv6, None), |answer| match answer {
-        RouteNetlinkMessage::NewRoute(route) if parse::prefers(&route, table, sources) => {
+    Ok(socket.dump(get_routes(ipv6, None), |answer| match answer {
+        RouteNetlinkMessage::NewRoute(route) if prefers_source(&route, table, sources) => {
             Some(route)
         }
         _ => None,
-    })
+    })?)
 }
 
-fn neighbours(channel: &Channel, names: &BTreeMap<u32, String>) -> Result<Vec<Neighbour>, OpError> {
+fn neighbours(
+    socket: &RouteSocket,
+    names: &BTreeMap<u32, String>,
+) -> Result<Vec<Neighbour>, OpError> {
     let permanent = |seen| parse::permanent(&seen, names);
-    Ok(all_neighbours(channel)?
+    Ok(all_neighbours(socket)?
         .into_iter()
         .filter_map(permanent)
         .collect())
 }
 
-/// Every neighbour of both families.
-pub(super) fn all_neighbours(channel: &Channel) -> Result<Vec<parse::ParsedNeighbour>, OpError> {
-    channel.dump(
-        message::get_neighbours(AddressFamily::Unspec, None),
-        neighbour_of,
-    )
+/// Reads every neighbour of both families.
+pub(super) fn all_neighbours(socket: &RouteSocket) -> Result<Vec<Neigh>, OpError> {
+    Ok(socket.dump(get_neighbours(), parse_neigh)?)
 }
 
-pub(super) fn neighbour_of(answer: RouteNetlinkMessage) -> Option<parse::ParsedNeighbour> {
-    match answer {
-        RouteNetlinkMessage::NewNeighbour(message) => Some(parse::neighbour(&message)),
-        _ => None,
+/// Returns the name that a namespace has besides this one: the host's own has none in
+/// `/run/netns`, and netnsd pins each under one name, which its owner tag tells.
+pub(super) fn alias_of(
+    switcher: &NamespaceSwitcher,
+    inode: u64,
+    name: &Name,
+    owner_tag: Option<&str>,
+) -> Result<Option<Ns>, Errno> {
+    if fstat(switcher.host())?.st_ino == inode {
+        return Ok(Some(Ns::Host));
     }
+    let Some((owner, _)) = owner_tag
+        .and_then(ownership::parse)
+        .filter(|(owner, _)| owner.name != *name)
+    else {
+        return Ok(None);
+    };
+    Ok(match open_netns(owner.name.as_str())? {
+        NetnsFile::Namespace(other) if fstat(&other)?.st_ino == inode => {
+            Some(Ns::Named(owner.name))
+        }
+        NetnsFile::Namespace(_) | NetnsFile::Stale(_) | NetnsFile::Missing => None,
+    })
 }
 
-/// Returns a namespace as `ip netns list` shows it.
+/// Summarizes a namespace as `ip netns list` shows it.
 pub(super) fn summary(
-    local: &mut Local,
+    switcher: &mut NamespaceSwitcher,
     name: &str,
-    open: Open,
+    open: NsConnection,
 ) -> Result<netnsd_api::NamespaceObserved, OpError> {
-    let links = open.channel.dump(message::get_links_briefly(), link_of)?;
-    let netnsid = local.netnsid(&Ns::Host, open.raw())?;
+    let links = open
+        .route
+        .dump(link::get_links_without_counters(), link_of)?;
+    let netnsid = switcher.netnsid(&Ns::Host, open.as_raw_ns())?;
     Ok(netnsd_api::NamespaceObserved {
-        path: worker::path(name).display().to_string(),
+        path: netns_path(name).display().to_string(),
         inode: open.inode,
         netnsid,
         links: links.len(),

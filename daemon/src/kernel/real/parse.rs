@@ -1,9 +1,10 @@
-//! Parses netlink messages into observed state.
+//! Parsing of netlink messages.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use netnsd_api::{Address, Destination, Mac, Neighbour, Route, RouteType, Statistics};
+use netnsd_netlink::{neigh::Neigh, route::ip_addr};
 use rtnetlink::{
     packet_core::Nla,
     packet_route::{
@@ -13,7 +14,7 @@ use rtnetlink::{
             InfoBridge, InfoBridgePort, InfoData, InfoPortData, LinkAttribute, LinkFlags, LinkInfo,
             LinkMessage, Prop,
         },
-        neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
+        neighbour::NeighbourState,
         route::{
             RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteProtocol,
             RouteRealm, RouteScope, RouteType as KernelRouteType,
@@ -26,7 +27,7 @@ use super::super::{
     RT_TABLE_LOCAL, RouteExtras, ownership,
 };
 
-/// Name and state of a link; the index of its master is not resolved to a name yet.
+/// A link with its name; `master` is an index, and the link's own field is not set yet.
 pub(super) struct ParsedLink {
     pub name: String,
     pub link: ObservedLink,
@@ -83,7 +84,7 @@ pub(super) fn link(message: &LinkMessage) -> ParsedLink {
     parsed
 }
 
-/// Returns the owner tag that an alternative name is.
+/// Returns an alternative name that is an owner tag.
 fn owner_tag(name: &Prop) -> Option<String> {
     match name {
         Prop::AltIfName(name)
@@ -173,7 +174,7 @@ fn port_state(state: BridgePortState) -> &'static str {
     }
 }
 
-/// An address, and the index of its link; a label is told in any case.
+/// Parses an address, and the index of its link; the label is set also if it is the link's name.
 pub(super) fn address(message: &AddressMessage) -> Option<(u32, ObservedAddress)> {
     let (mut local, mut address, mut flags) = (None, None, AddressFlags::empty());
     let header = &message.header;
@@ -199,19 +200,19 @@ pub(super) fn address(message: &AddressMessage) -> Option<(u32, ObservedAddress)
             _ => {}
         }
     }
-    // IPv6 tells an address without another end by IFA_ADDRESS alone.
+    // An IPv6 address without a peer has IFA_ADDRESS only.
     seen.net = IpNet::new(local.or(address)?, header.prefix_len).ok()?;
     seen.peer = address.filter(|address| *address != seen.net.addr());
     // In IPv6 the same bit marks temporary addresses.
     seen.secondary = !seen.is_ipv6() && flags.contains(AddressFlags::Secondary);
     seen.permanent = flags.contains(AddressFlags::Permanent);
-    seen.flags = (flags & made_with()).bits();
+    seen.flags = (flags & settable_flags()).bits();
     Some((header.index, seen))
 }
 
-/// The flags that an address is made with; the rest is the kernel's (`inet6_addr_modify()`,
+/// Returns the flags that an address is created with; the others are the kernel's (`inet6_addr_modify()`,
 /// net/ipv6/addrconf.c).
-fn made_with() -> AddressFlags {
+fn settable_flags() -> AddressFlags {
     AddressFlags::Nodad
         | AddressFlags::Homeaddress
         | AddressFlags::Managetempaddr
@@ -219,7 +220,7 @@ fn made_with() -> AddressFlags {
         | AddressFlags::Mcautojoin
 }
 
-/// An address's scope as iproute2 spells it.
+/// Returns an address's scope as iproute2 spells it.
 pub(in crate::kernel) fn address_scope(scope: u8) -> String {
     match AddressScope::from(scope) {
         AddressScope::Universe => "global".into(),
@@ -231,16 +232,8 @@ pub(in crate::kernel) fn address_scope(scope: u8) -> String {
     }
 }
 
-fn ip(address: &RouteAddress) -> Option<IpAddr> {
-    match address {
-        RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
-        RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
-        _ => None,
-    }
-}
-
-/// A route. The kernel's own of table `local` and of IPv6 link-local and multicast networks, of
-/// which there are many, are none unless `kernel` is true.
+/// Parses a route. Returns `None` for the kernel's own of table `local` and of IPv6 link-local and
+/// multicast networks, which are many, unless `kernel` is true.
 pub(super) fn route(
     message: &RouteMessage,
     names: &BTreeMap<u32, String>,
@@ -269,9 +262,9 @@ pub(super) fn route(
     let mut unsupported = false;
     for attribute in &message.attributes {
         match attribute {
-            RouteAttribute::Destination(address) => destination = ip(address),
-            RouteAttribute::Gateway(address) => route.via = ip(address).map(Address),
-            RouteAttribute::PrefSource(address) => route.source = ip(address).map(Address),
+            RouteAttribute::Destination(address) => destination = ip_addr(address),
+            RouteAttribute::Gateway(address) => route.via = ip_addr(address).map(Address),
+            RouteAttribute::PrefSource(address) => route.source = ip_addr(address).map(Address),
             RouteAttribute::Oif(index) => {
                 route.interface = names.get(index).and_then(|name| name.parse().ok())
             }
@@ -290,11 +283,11 @@ pub(super) fn route(
             RouteAttribute::Preference(preference) => {
                 extras.preference = Some(u8::from(*preference))
             }
-            // Only of a route that expires it says when (`rt6_fill_node()`, net/ipv6/route.c).
+            // Set only if the route expires (`rt6_fill_node()`, net/ipv6/route.c).
             RouteAttribute::CacheInfo(info) => unsupported |= info.expires != 0,
             RouteAttribute::Source(_) | RouteAttribute::Iif(_) => {}
             // Several next hops, a nexthop object, a gateway of the other family, an encapsulation,
-            // or what is yet to come.
+            // or an attribute of a newer kernel.
             _ => unsupported = true,
         }
     }
@@ -318,7 +311,7 @@ pub(super) fn route(
         other => Some(format!("{other:?}").to_lowercase()),
     };
     if route.kind != RouteType::Unicast {
-        // In IPv6 they say "lo", which nobody asked for.
+        // The kernel reports `lo` for these in IPv6.
         route.interface = None;
     }
     Some(ObservedRoute {
@@ -334,8 +327,8 @@ pub(super) fn route(
     })
 }
 
-/// Returns true for a route that the kernel made of its own, and that `ip route` does not show, or
-/// only for IPv6.
+/// Returns true for a route that the kernel created on its own, and that `ip route` does not show,
+/// or only for IPv6.
 fn is_kernels_own(message: &RouteMessage) -> bool {
     let header = &message.header;
     let of_itself = |attribute: &RouteAttribute| match attribute {
@@ -348,30 +341,14 @@ fn is_kernels_own(message: &RouteMessage) -> bool {
     header.protocol == RouteProtocol::Kernel && message.attributes.iter().any(of_itself)
 }
 
-/// One metric of a route.
+/// Returns a metric of a route: its type, and its value as the kernel encodes it.
 fn metric(metric: &RouteMetric) -> (u16, Vec<u8>) {
     let mut value = vec![0; metric.value_len()];
     metric.emit_value(&mut value);
     (metric.kind(), value)
 }
 
-/// Returns true if a route, of this table if one is given, prefers one of these addresses as
-/// source, and the kernel did not make it with an address.
-pub(super) fn prefers(message: &RouteMessage, table: Option<u32>, sources: &[IpAddr]) -> bool {
-    let (mut of, mut source) = (u32::from(message.header.table), None);
-    for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::Table(table) => of = *table,
-            RouteAttribute::PrefSource(address) => source = ip(address),
-            _ => {}
-        }
-    }
-    message.header.protocol != RouteProtocol::Kernel
-        && table.is_none_or(|table| table == of)
-        && source.is_some_and(|source| sources.contains(&source))
-}
-
-/// A route's protocol as iproute2 spells it, or a number.
+/// Returns a route's protocol as iproute2 spells it, or its number.
 pub(crate) fn protocol(number: u8) -> String {
     match RouteProtocol::from(number) {
         RouteProtocol::Unspec => "unspec".into(),
@@ -390,50 +367,8 @@ fn scope(scope: RouteScope) -> String {
     }
 }
 
-/// A neighbour: address, MAC, link, state, flags as they came.
-pub(super) struct ParsedNeighbour {
-    pub index: u32,
-    pub address: Option<IpAddr>,
-    pub mac: Option<[u8; 6]>,
-    pub state: NeighbourState,
-    /// Hundredths of a second since it was last confirmed or learned (`ndm_updated`).
-    pub updated: Option<u32>,
-    pub vlan: bool,
-}
-
-pub(super) fn neighbour(message: &NeighbourMessage) -> ParsedNeighbour {
-    let mut seen = ParsedNeighbour {
-        index: message.header.ifindex,
-        address: None,
-        mac: None,
-        state: message.header.state,
-        updated: None,
-        vlan: false,
-    };
-    for attribute in &message.attributes {
-        match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => {
-                seen.address = Some(IpAddr::V4(*v4))
-            }
-            NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => {
-                seen.address = Some(IpAddr::V6(*v6))
-            }
-            NeighbourAttribute::LinkLayerAddress(bytes) => {
-                seen.mac = bytes.as_slice().try_into().ok()
-            }
-            NeighbourAttribute::CacheInfo(info) => seen.updated = Some(info.updated),
-            NeighbourAttribute::Vlan(_) => seen.vlan = true,
-            _ => {}
-        }
-    }
-    seen
-}
-
-/// A permanent neighbour.
-pub(super) fn permanent(
-    seen: &ParsedNeighbour,
-    names: &BTreeMap<u32, String>,
-) -> Option<Neighbour> {
+/// Returns a neighbour if it is permanent.
+pub(super) fn permanent(seen: &Neigh, names: &BTreeMap<u32, String>) -> Option<Neighbour> {
     if seen.state != NeighbourState::Permanent {
         return None;
     }

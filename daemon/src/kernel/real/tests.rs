@@ -4,10 +4,12 @@
 use std::{future::Future, os::unix::fs::PermissionsExt, process::Command, time::Duration};
 
 use netnsd_api::{NetnsId, Port};
+use netnsd_netlink::netns::file::THREAD_NETNS;
 use nix::{
     errno::Errno,
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
+    sys::stat::{fstat, stat},
 };
 use serde_json::Value;
 
@@ -40,7 +42,7 @@ fn on_a_host<F: Future<Output = ()>>(test: impl FnOnce(RealKernel) -> F + Send +
     }
 }
 
-/// What `ip -j` says.
+/// Runs `ip -j`, and returns its output.
 fn ip(args: &[&str]) -> Value {
     let output = Command::new("ip").arg("-j").args(args).output().unwrap();
     assert!(
@@ -51,8 +53,8 @@ fn ip(args: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or(Value::Null)
 }
 
-/// Does operations one by one, each twice, and expects success.
-async fn go(kernel: &mut RealKernel, ops: &[Op]) {
+/// Executes operations one by one, each twice, and expects success.
+async fn execute_twice(kernel: &mut RealKernel, ops: &[Op]) {
     for op in ops {
         for _ in 0..2 {
             let batch = BatchOp {
@@ -99,7 +101,7 @@ fn pair(ns: &str) -> Op {
 }
 
 #[test]
-fn a_namespace_with_a_pair_and_addresses() {
+fn namespace_pair_and_addresses_are_observed() {
     on_a_host(|mut kernel| async move {
         let name: Name = "a".parse().unwrap();
         let (ns, eth0) = (named("a"), String::from("eth0"));
@@ -109,7 +111,7 @@ fn a_namespace_with_a_pair_and_addresses() {
                 replace: false,
             })
         };
-        go(
+        execute_twice(
             &mut kernel,
             &[
                 add("a"),
@@ -198,7 +200,7 @@ fn a_namespace_with_a_pair_and_addresses() {
                 .as_deref()
                 == Some("netnsd:veth:v:1:u")
         );
-        go(
+        execute_twice(
             &mut kernel,
             &[
                 Op::Link(LinkOp::Delete(LinkAt::new(Ns::Host, "port0"))),
@@ -214,12 +216,11 @@ fn a_namespace_with_a_pair_and_addresses() {
     });
 }
 
-/// A name is handed on: the second of two operations waits for the first, though it goes by another
-/// socket.
+/// One operation frees a name that the next one takes, through another socket.
 #[test]
 fn moves_between_namespaces_keep_their_order() {
     on_a_host(|mut kernel| async move {
-        go(&mut kernel, &[add("a"), add("b")]).await;
+        execute_twice(&mut kernel, &[add("a"), add("b")]).await;
         for (ns, name) in [("a", "x"), ("a", "y"), ("b", "z"), ("b", "y")] {
             let end = |name: &str| NewEnd {
                 at: LinkAt::new(named(ns), name),
@@ -227,7 +228,7 @@ fn moves_between_namespaces_keep_their_order() {
                 mac: None,
                 mtu: None,
             };
-            go(
+            execute_twice(
                 &mut kernel,
                 &[Op::Link(LinkOp::Create(Box::new(NewLink::Veth {
                     ends: [end(name), end(&format!("{name}-peer"))],
@@ -261,7 +262,7 @@ fn moves_between_namespaces_keep_their_order() {
 }
 
 #[test]
-fn a_bridge_with_a_port() {
+fn bridge_with_port_is_observed() {
     on_a_host(|mut kernel| async move {
         let (br0, port0) = (String::from("br0"), String::from("port0"));
         let set = BridgeSettings {
@@ -276,7 +277,7 @@ fn a_bridge_with_a_port() {
             isolated: Some(true),
             ..Port::default()
         };
-        go(
+        execute_twice(
             &mut kernel,
             &[
                 add("a"),
@@ -330,7 +331,7 @@ fn a_bridge_with_a_port() {
                 .priority,
             4096
         );
-        // Moved into the namespace, it is another's port no more.
+        // Moved into the namespace, it is no longer a port.
         let moved = Op::Link(LinkOp::Move {
             from: LinkAt::new(Ns::Host, port0),
             to: LinkAt::new(named("a"), "eth1"),
@@ -354,7 +355,7 @@ fn a_bridge_with_a_port() {
 }
 
 #[test]
-fn a_refusal_says_why_and_skips_only_its_part() {
+fn refusal_skips_only_its_part() {
     on_a_host(|mut kernel| async move {
         let up = |name: &str, part| BatchOp {
             op: LinkAt::new(Ns::Host, name).set(LinkChange::Up(true)),
@@ -418,7 +419,7 @@ fn a_refusal_says_why_and_skips_only_its_part() {
 }
 
 #[test]
-fn a_file_that_pins_nothing_is_no_namespace() {
+fn stale_pin_is_observed_and_reused() {
     on_a_host(|mut kernel| async move {
         std::fs::create_dir_all("/run/netns").unwrap();
         std::fs::write("/run/netns/a", "").unwrap();
@@ -429,13 +430,13 @@ fn a_file_that_pins_nothing_is_no_namespace() {
             kernel.observe(&scope).await.unwrap().namespaces[&named("a")].inode,
             0
         );
-        go(&mut kernel, &[add("a")]).await;
+        execute_twice(&mut kernel, &[add("a")]).await;
         assert_eq!(ip(&["netns", "list"])[0]["name"], "a");
     });
 }
 
 #[test]
-fn a_file_of_another_kind_of_namespace_holds_up_nobody() {
+fn pin_of_another_namespace_type_is_closed() {
     on_a_host(|mut kernel| async move {
         std::fs::create_dir_all("/run/netns").unwrap();
         std::fs::write("/run/netns/uts", "").unwrap();
@@ -448,7 +449,7 @@ fn a_file_of_another_kind_of_namespace_holds_up_nobody() {
             none,
         )
         .unwrap();
-        go(&mut kernel, &[add("a")]).await;
+        execute_twice(&mut kernel, &[add("a")]).await;
         let mut scope = Scope::default();
         scope.ns(&named("a"));
         scope.ns(&named("uts"));
@@ -457,13 +458,16 @@ fn a_file_of_another_kind_of_namespace_holds_up_nobody() {
             seen.namespaces[&named("a")].owner_tag.is_some()
                 && seen.namespaces[&named("uts")].owner_tag.is_none()
         );
-        assert!(seen.namespaces[&named("uts")].closed, "the name is taken");
+        assert!(
+            seen.namespaces[&named("uts")].closed,
+            "the pin is not reported as closed"
+        );
     });
 }
 
-/// More at once than one thread makes, one of them under a name that is taken.
+/// More than one thread creates, one of them under a name that is in use.
 #[test]
-fn many_namespaces_are_made_while_links_are() {
+fn namespaces_and_links_are_created_in_parallel() {
     on_a_host(|mut kernel| async move {
         assert!(
             Command::new("ip")
@@ -506,7 +510,7 @@ fn many_namespaces_are_made_while_links_are() {
         assert_eq!(told.load(std::sync::atomic::Ordering::Relaxed), ops.len());
         for (op, outcome) in ops.iter().zip(&outcomes) {
             match (op.part, outcome) {
-                // The pair is not put into the other one's.
+                // The pair does not go into the other namespace.
                 (7, Some(Err(error))) => assert_eq!(error.errno, Errno::EEXIST, "{op:?}"),
                 (7, None) => assert_eq!(op.op.label(), "veth_add"),
                 (part, outcome) => {
@@ -524,25 +528,26 @@ fn many_namespaces_are_made_while_links_are() {
 }
 
 #[test]
-fn a_panic_ends_no_thread_and_leaves_it_at_home() {
+fn panic_leaves_threads_in_host_namespace() {
     on_a_host(|mut kernel| async move {
-        let astray = |_: &mut Local| -> () {
+        fn go_astray(_: &mut NamespaceSwitcher) {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
             panic!("as a test wants it");
-        };
-        assert_eq!(kernel.local.safely(astray), Err(Errno::ESRCH));
-        assert_eq!(kernel.helper.begin(astray).wait(), Err(Errno::ESRCH));
-        let at_home = |local: &mut Local| {
-            let inode = |stat: nix::Result<nix::sys::stat::FileStat>| stat.unwrap().st_ino;
-            inode(nix::sys::stat::stat(worker::HERE)) == inode(nix::sys::stat::fstat(&local.host))
-        };
-        assert_eq!(kernel.local.safely(at_home), Ok(true));
-        assert_eq!(kernel.helper.begin(at_home).wait(), Ok(true));
+        }
+        fn is_at_home(switcher: &mut NamespaceSwitcher) -> bool {
+            let here = stat(THREAD_NETNS).unwrap().st_ino;
+            here == fstat(switcher.host()).unwrap().st_ino
+        }
+        let (switcher, helper) = (&mut kernel.switcher, &kernel.helper);
+        assert_eq!(switcher.catch_panic(go_astray), Err(Error::Panicked));
+        assert_eq!(helper.spawn(go_astray).wait(), Err(Error::Panicked));
+        assert_eq!(switcher.catch_panic(is_at_home), Ok(true));
+        assert_eq!(helper.spawn(is_at_home).wait(), Ok(true));
     });
 }
 
-/// Waits until it is told of this.
-async fn told(kernel: &mut RealKernel, ns: &str, what: NsChange) {
+/// Waits until a change is reported.
+async fn wait_for_change(kernel: &mut RealKernel, ns: &str, what: NsChange) {
     let wanted = KernelEvent::Changed(named(ns), what);
     let wait = async { while kernel.notice().await != wanted {} };
     tokio::time::timeout(Duration::from_secs(60), wait)
@@ -551,9 +556,9 @@ async fn told(kernel: &mut RealKernel, ns: &str, what: NsChange) {
 }
 
 #[test]
-fn a_namespace_is_heard_that_has_no_id_and_two_names() {
+fn namespace_with_two_names_is_watched() {
     on_a_host(|mut kernel| async move {
-        go(&mut kernel, &[add("a")]).await;
+        execute_twice(&mut kernel, &[add("a")]).await;
         std::fs::write("/run/netns/b", "").unwrap();
         let none: Option<&str> = None;
         mount(
@@ -570,8 +575,8 @@ fn a_namespace_is_heard_that_has_no_id_and_two_names() {
             added(named("none")),
         ]);
         ip(&["-n", "a", "address", "add", "10.0.0.1/24", "dev", "lo"]);
-        told(&mut kernel, "a", NsChange::Address(LOOPBACK)).await;
-        told(&mut kernel, "b", NsChange::Address(LOOPBACK)).await;
+        wait_for_change(&mut kernel, "a", NsChange::Address(LOOPBACK)).await;
+        wait_for_change(&mut kernel, "b", NsChange::Address(LOOPBACK)).await;
         assert!(
             ip(&["netns", "list-id"])
                 .as_array()
@@ -589,24 +594,24 @@ fn a_namespace_is_heard_that_has_no_id_and_two_names() {
         );
         kernel.watch(vec![added(named("b"))]);
         ip(&["-n", "b", "address", "add", "10.0.0.3/24", "dev", "lo"]);
-        told(&mut kernel, "b", NsChange::Address(LOOPBACK)).await;
+        wait_for_change(&mut kernel, "b", NsChange::Address(LOOPBACK)).await;
     });
 }
 
-/// Its successor may have its inode, too.
+/// Its successor may get the same inode.
 #[test]
-fn a_namespace_that_is_gone_is_told_of_and_its_successor_heard() {
+fn recreated_namespace_is_watched() {
     on_a_host(|mut kernel| async move {
-        go(&mut kernel, &[add("a")]).await;
+        execute_twice(&mut kernel, &[add("a")]).await;
         kernel.watch(vec![added(named("a"))]);
         kernel.rest();
         for _ in 0..3 {
             ip(&["netns", "delete", "a"]);
-            told(&mut kernel, "a", NsChange::Everything).await;
+            wait_for_change(&mut kernel, "a", NsChange::Everything).await;
             ip(&["netns", "add", "a"]);
             kernel.watch(vec![added(named("a"))]);
             ip(&["-n", "a", "link", "set", "lo", "up"]);
-            told(
+            wait_for_change(
                 &mut kernel,
                 "a",
                 NsChange::Link {
@@ -620,14 +625,14 @@ fn a_namespace_that_is_gone_is_told_of_and_its_successor_heard() {
     });
 }
 
-/// Most of those that are listened to go: the rest is listened to anew, and nothing that was said
-/// before is lost.
+/// The monitor is reopened when most namespaces are no longer watched: no event of the others is
+/// lost.
 #[test]
-fn who_stays_is_heard_when_many_go() {
+fn events_survive_mass_unwatch() {
     on_a_host(|mut kernel| async move {
         let names: Vec<String> = (0..20).map(|i| format!("n{i}")).collect();
         for name in &names {
-            go(&mut kernel, &[add(name)]).await;
+            execute_twice(&mut kernel, &[add(name)]).await;
         }
         kernel.watch(
             names
@@ -647,7 +652,7 @@ fn who_stays_is_heard_when_many_go() {
         ip(&["-n", "n0", "link", "set", "lo", "mtu", "9000"]);
         ip(&["-n", "n0", "route", "add", "blackhole", "10.1.0.0/24"]);
         ip(&["address", "add", "10.0.0.1/24", "dev", "lo"]);
-        // Nothing of that sort is asked for on the host.
+        // Routes of the host are not watched.
         ip(&["route", "add", "blackhole", "10.1.0.0/24"]);
         let of_lo = NsChange::Link {
             index: LOOPBACK,
@@ -670,17 +675,17 @@ fn who_stays_is_heard_when_many_go() {
 }
 
 #[test]
-fn namespaces_that_were_expected_are_tagged_like_others() {
+fn prefetched_namespaces_are_tagged() {
     on_a_host(|mut kernel| async move {
         kernel.expect(1);
-        go(&mut kernel, &[add("a"), add("b")]).await;
+        execute_twice(&mut kernel, &[add("a"), add("b")]).await;
         for ns in ["a", "b"] {
             assert_eq!(
                 ip(&["-n", ns, "link", "show", "lo"])[0]["altnames"],
                 serde_json::json!([format!("netnsd:namespace:{ns}:u")])
             );
         }
-        // Those that nobody asks for after all have no name.
+        // Those that no operation takes have no name.
         kernel.expect(2);
         kernel.rest();
         assert_eq!(ip(&["netns", "list"]).as_array().unwrap().len(), 2);
@@ -688,7 +693,7 @@ fn namespaces_that_were_expected_are_tagged_like_others() {
 }
 
 #[test]
-fn link_of_others_gets_no_tag_when_creation_is_refused() {
+fn refused_creation_leaves_foreign_link_untagged() {
     on_a_host(|mut kernel| async move {
         let theirs = |host: &str| ip(&["-d", "link", "show", "dev", host]);
         ip(&["link", "add", "port0", "type", "bridge"]);

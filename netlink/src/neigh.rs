@@ -1,0 +1,70 @@
+//! Neighbours, and forwarding tables of bridges: requests and answers of rtnetlink(7).
+
+use std::net::IpAddr;
+
+use rtnetlink::packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
+};
+
+/// Builds a request for every neighbour, of any family.
+pub fn get_neighbours() -> RouteNetlinkMessage {
+    RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default())
+}
+
+/// Builds a request for the forwarding table of a bridge.
+pub fn get_fdb(bridge: u32) -> RouteNetlinkMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Bridge;
+    message.attributes = vec![NeighbourAttribute::Controller(bridge)];
+    RouteNetlinkMessage::GetNeighbour(message)
+}
+
+/// A neighbour, or an entry of a forwarding table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Neigh {
+    /// Index of its link.
+    pub index: u32,
+    /// IP address; `None` in a forwarding table.
+    pub address: Option<IpAddr>,
+    /// MAC address.
+    pub mac: Option<[u8; 6]>,
+    /// State (`NUD_*`, linux/neighbour.h).
+    pub state: NeighbourState,
+    /// Time since it was last confirmed or learned, in hundredths of a second (`ndm_updated`).
+    pub updated: Option<u32>,
+    /// True if the entry is of a single VLAN.
+    pub has_vlan: bool,
+}
+
+/// Reads an answer; `None` if it is no neighbour.
+pub fn parse_neigh(answer: RouteNetlinkMessage) -> Option<Neigh> {
+    let RouteNetlinkMessage::NewNeighbour(message) = answer else {
+        return None;
+    };
+    let mut neigh = Neigh {
+        index: message.header.ifindex,
+        address: None,
+        mac: None,
+        state: message.header.state,
+        updated: None,
+        has_vlan: false,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => {
+                neigh.address = Some(IpAddr::V4(*v4));
+            }
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => {
+                neigh.address = Some(IpAddr::V6(*v6));
+            }
+            NeighbourAttribute::LinkLayerAddress(bytes) => {
+                neigh.mac = bytes.as_slice().try_into().ok();
+            }
+            NeighbourAttribute::CacheInfo(info) => neigh.updated = Some(info.updated),
+            NeighbourAttribute::Vlan(_) => neigh.has_vlan = true,
+            _ => {}
+        }
+    }
+    Some(neigh)
+}
