@@ -1,5 +1,5 @@
-//! Monitor of changes that others make: notifications of namespaces ([`socket`]), names in
-//! `/run/netns` ([`netns_dir`]), mounts.
+//! Monitor of changes that others make: notifications of namespaces, names in
+//! `/run/netns`, mounts.
 //!
 //! The engine's thread waits for one epoll descriptor over names and socket. Mounts are waited for
 //! beside it: poll(2) reports each change of them only once, and a nested poll would swallow it.
