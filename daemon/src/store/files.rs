@@ -1,4 +1,4 @@
-//! The database's files: for the daemon alone, and still in their places.
+//! Files of the database: private to the daemon, and checked to be at their paths.
 
 use std::{
     fs::{self, OpenOptions, Permissions},
@@ -9,30 +9,30 @@ use std::{
 
 use super::StoreError;
 
-/// A file that is open, and where it was opened.
+/// Identity of an open file, and the path where it was opened.
 #[derive(Debug, Clone)]
 pub(super) struct OpenedFile {
     path: PathBuf,
-    /// Its device and inode; none where there was no such file.
-    file: Option<(u64, u64)>,
+    /// Device and inode; `None` if there was no file.
+    identity: Option<(u64, u64)>,
 }
 
 impl OpenedFile {
-    /// Remembers which file is in its place.
+    /// Remembers the file at this path.
     pub fn of(path: &Path) -> Self {
         Self {
             path: path.to_owned(),
-            file: file_at(path),
+            identity: identity_at(path),
         }
     }
 
-    /// Checks that it is there still: SQLite goes on with a file that has no name any more, and
-    /// what is written to it is lost.
+    /// Checks that the file is still at its path: SQLite continues to use a file that was removed
+    /// or replaced, and what it writes there is lost.
     ///
     /// # Errors
-    /// `StoreError::Replaced` if it is gone, or another is there.
+    /// [`StoreError::Replaced`] if the file is gone, or another is at its path.
     pub fn check(&self) -> Result<(), StoreError> {
-        if file_at(&self.path) == self.file {
+        if identity_at(&self.path) == self.identity {
             Ok(())
         } else {
             Err(StoreError::Replaced {
@@ -42,48 +42,53 @@ impl OpenedFile {
     }
 }
 
-fn file_at(path: &Path) -> Option<(u64, u64)> {
+fn identity_at(path: &Path) -> Option<(u64, u64)> {
     fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }
 
-/// Returns the path of the write-ahead log of a database (`-wal`) or of its index (`-shm`).
-pub(super) fn beside(database: &Path, suffix: &str) -> PathBuf {
-    let mut path = database.as_os_str().to_owned();
+/// Returns the path of a file beside another: its name with a suffix, as of the write-ahead log
+/// (`-wal`) and its index (`-shm`).
+pub(super) fn path_beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut path = path.as_os_str().to_owned();
     path.push(suffix);
     path.into()
 }
 
-/// Makes the database's file where there is none, and takes it and the files beside it away from
-/// others: it has hashes of tokens and the audit log. SQLite gives the latter the mode of the
-/// former (`findCreateFileMode()`, os_unix.c).
-pub(super) fn close_to_others(database: &Path) -> io::Result<()> {
-    make_closed(database)?;
+/// Creates the database's file if there is none, and removes the access of others from it and the
+/// files beside it: it holds hashes of tokens and the audit log. SQLite gives the latter the mode
+/// of the former (`findCreateFileMode()`, os_unix.c).
+pub(super) fn make_private(database: &Path) -> io::Result<()> {
+    create_private(database)?;
     for path in [
         database.to_owned(),
-        beside(database, "-wal"),
-        beside(database, "-shm"),
+        path_beside(database, "-wal"),
+        path_beside(database, "-shm"),
     ] {
         let Ok(metadata) = fs::metadata(&path) else {
             continue;
         };
         let mode = metadata.permissions().mode();
         if metadata.is_file() && mode & 0o077 != 0 {
-            tracing::warn!(path = %path.display(), "others could read a file of the database: it is closed to them now");
+            tracing::warn!(
+                path = %path.display(),
+                "others had access to a file of the database: access removed"
+            );
             fs::set_permissions(&path, Permissions::from_mode(mode & 0o700))?;
         }
     }
     Ok(())
 }
 
-/// Makes an empty file that others cannot open, where there is none.
-pub(super) fn make_closed(path: &Path) -> io::Result<()> {
+/// Creates an empty file that only its owner can open, if there is none.
+pub(super) fn create_private(path: &Path) -> io::Result<()> {
     match OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(path)
     {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(()),
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
     }
 }

@@ -1,101 +1,147 @@
-//! The history of events, for readers: connections of their own, that only read.
+//! Table `events`: the history of events. Only the newest are kept.
 
-use std::{path::Path, time::Duration};
+use std::path::{Path, PathBuf};
 
 use netnsd_api::{Event, EventResource, EventType, Kind};
 use serde_json::json;
-use sqlx::{
-    ConnectOptions, QueryBuilder, Sqlite, SqlitePool,
-    sqlite::{SqliteConnectOptions, SqlitePoolOptions},
-};
+use sqlx::{QueryBuilder, Sqlite, SqliteConnection, SqlitePool};
 use tokio::sync::watch;
 
-use super::{HISTORY, OpenedFile, StoreError, classify, integer};
+use super::{CACHED_ROWS, MAX_VARIABLES, OpenedFile, StoreError, schema, to_integer, to_unsigned};
 
-/// Reads events that happened, from the oldest kept to the newest.
+/// Number of events that are kept: the newest.
+const EVENTS_KEPT: u64 = 32_768;
+
+/// Older events are deleted whenever the id of a new one passes a multiple of this.
+const TRIM_INTERVAL: u64 = 1024;
+
+/// Number of columns that `insert_events` writes.
+const COLUMNS: usize = 7;
+
+/// Inserts events.
+pub(super) async fn insert_events(
+    connection: &mut SqliteConnection,
+    events: &[Event],
+) -> sqlx::Result<()> {
+    for chunk in events.chunks(MAX_VARIABLES / COLUMNS) {
+        let mut insert = QueryBuilder::<Sqlite>::new(
+            "INSERT INTO events (id, time, type, kind, name, uid, detail) ",
+        );
+        insert.push_values(chunk, |mut values, event| {
+            values
+                .push_bind(to_integer(event.id))
+                .push_bind(event.time.clone())
+                .push_bind(event.kind.as_str())
+                .push_bind(event.resource.kind.as_str())
+                .push_bind(event.resource.name.clone())
+                .push_bind(event.resource.uid.clone())
+                .push_bind(event.detail.to_string());
+        });
+        insert
+            .build()
+            .persistent(chunk.len() <= CACHED_ROWS)
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
+}
+
+/// Deletes the events of these ids.
+pub(super) async fn delete_events(
+    connection: &mut SqliteConnection,
+    ids: &[u64],
+) -> sqlx::Result<()> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    sqlx::query("DELETE FROM events WHERE id IN (SELECT value FROM json_each(?))")
+        .bind(json!(ids).to_string())
+        .execute(connection)
+        .await
+        .map(drop)
+}
+
+/// Deletes the oldest events, if these new ones make it due.
+pub(super) async fn trim_events(
+    connection: &mut SqliteConnection,
+    new: &[Event],
+) -> sqlx::Result<()> {
+    let (Some(first), Some(last)) = (new.first(), new.last()) else {
+        return Ok(());
+    };
+    if (first.id - 1) / TRIM_INTERVAL == last.id / TRIM_INTERVAL {
+        return Ok(());
+    }
+    sqlx::query("DELETE FROM events WHERE id <= ?")
+        .bind(to_integer(last.id.saturating_sub(EVENTS_KEPT)))
+        .execute(connection)
+        .await
+        .map(drop)
+}
+
+/// Returns the id of the newest event; 0 if there is none.
+pub(super) async fn load_newest_id(connection: &mut SqliteConnection) -> sqlx::Result<u64> {
+    let newest: Option<i64> = sqlx::query_scalar("SELECT max(id) FROM events")
+        .fetch_one(connection)
+        .await?;
+    Ok(to_unsigned(newest))
+}
+
+/// Reader of the history, on connections of its own.
 #[derive(Debug, Clone)]
 pub struct History {
     pool: SqlitePool,
-    path: std::path::PathBuf,
+    path: PathBuf,
     file: OpenedFile,
     newest: watch::Receiver<u64>,
 }
 
-/// Which events are meant; an empty list means all.
+/// Selection of events; an empty list selects all.
 #[derive(Debug, Clone, Default)]
 pub struct EventFilter {
-    /// Of resources of these kinds.
+    /// Kinds of the resources.
     pub kinds: Vec<Kind>,
-    /// Of resources of these names.
+    /// Names of the resources.
     pub names: Vec<String>,
-    /// Of resources whose names begin with this.
+    /// Prefix of the resources' names.
     pub prefix: String,
-    /// Of these types.
+    /// Types of the events.
     pub types: Vec<EventType>,
 }
 
-/// Connections to a database for readers: few, and none while nobody reads.
-pub(super) fn reading(database: &Path) -> SqlitePool {
-    let options = SqliteConnectOptions::new()
-        .filename(database)
-        .read_only(true)
-        .disable_statement_logging();
-    SqlitePoolOptions::new()
-        .max_connections(2)
-        .idle_timeout(Duration::from_secs(60))
-        .connect_lazy_with(options)
-}
-
-/// Adds events.
-pub(super) fn add(events: &[Event], sql: &mut QueryBuilder<Sqlite>) {
-    sql.push("INSERT INTO events (id, time, type, kind, name, uid, detail) ");
-    sql.push_values(events, |mut values, event| {
-        values
-            .push_bind(integer(event.id))
-            .push_bind(event.time.clone())
-            .push_bind(event.kind.as_str());
-        values
-            .push_bind(event.resource.kind.as_str())
-            .push_bind(event.resource.name.clone());
-        values
-            .push_bind(event.resource.uid.clone())
-            .push_bind(event.detail.to_string());
-    });
-    sql.push(";");
-}
-
 impl History {
-    /// Over a database that is there; `newest` tells the number of the newest event that may be
-    /// shown.
+    /// Creates a reader of an existing database; `newest` holds the id of the newest event that
+    /// may be shown.
     pub fn new(database: &Path, newest: watch::Receiver<u64>) -> Self {
         Self {
-            pool: reading(database),
+            pool: schema::reader_pool(database),
             path: database.to_owned(),
             file: OpenedFile::of(database),
             newest,
         }
     }
 
-    /// The number of the newest event.
+    /// Returns the id of the newest event.
     pub fn newest_id(&self) -> u64 {
         *self.newest.borrow()
     }
 
-    /// Waits until there is an event after this one. False once there will be none any more.
+    /// Waits until there is an event after this id; returns false if there will be none, because
+    /// the engine has ended.
     pub async fn wait_for_event_after(&mut self, id: u64) -> bool {
         self.newest.wait_for(|newest| *newest > id).await.is_ok()
     }
 
-    /// The number that every event still kept is greater than.
+    /// Returns the id of the newest event that may be deleted: all later ones are kept.
     pub fn last_trimmed_id(&self) -> u64 {
-        self.newest_id().saturating_sub(HISTORY)
+        self.newest_id().saturating_sub(EVENTS_KEPT)
     }
 
-    /// At most `limit` events after number `after`, and the number up to which they were looked
-    /// for.
+    /// Returns at most `limit` events after the id `after`, in ascending order, and the id up to
+    /// which events were searched.
     ///
     /// # Errors
-    /// When the database cannot be read.
+    /// If the database cannot be read.
     pub async fn read_after(
         &self,
         after: u64,
@@ -104,45 +150,50 @@ impl History {
     ) -> Result<(Vec<Event>, u64), StoreError> {
         self.file.check()?;
         let newest = self.newest_id();
-        let rows: Vec<RawEvent> = sqlx::query_as(SELECT)
-            .bind(integer(after))
-            .bind(integer(newest))
-            .bind(json!(filter.kinds).to_string())
-            .bind(json!(filter.names).to_string())
-            .bind(json!(filter.types).to_string())
-            .bind(&filter.prefix)
-            .bind(limit)
-            .fetch_all(&self.pool)
+        let events = self
+            .select_events(after, newest, filter, limit)
             .await
-            .map_err(|source| classify(&self.path, "read", source))?;
-        let damaged = |reason| StoreError::Damaged {
-            path: self.path.clone(),
-            reason,
+            .map_err(|source| StoreError::from_sqlx(&self.path, "read", source))?;
+
+        let is_full = events.len() >= limit as usize;
+        let searched = match events.last() {
+            Some(last) if is_full => last.id,
+            _ => newest.max(after),
         };
-        let events = rows
-            .into_iter()
-            .map(|row| row.read().map_err(damaged))
-            .collect::<Result<Vec<Event>, _>>()?;
-        let full = events.len() >= limit as usize;
-        let looked = events
-            .last()
-            .filter(|_| full)
-            .map_or(newest.max(after), |event| event.id);
-        Ok((events, looked))
+        Ok((events, searched))
+    }
+
+    async fn select_events(
+        &self,
+        after: u64,
+        newest: u64,
+        filter: &EventFilter,
+        limit: u32,
+    ) -> sqlx::Result<Vec<Event>> {
+        let stored: Vec<StoredEvent> = sqlx::query_as(
+            "SELECT id, time, type AS event_type, kind, name, uid, detail FROM events
+            WHERE id > ?1 AND id <= ?2
+                AND (?3 = '[]' OR kind IN (SELECT value FROM json_each(?3)))
+                AND (?4 = '[]' OR name IN (SELECT value FROM json_each(?4)))
+                AND (?5 = '[]' OR type IN (SELECT value FROM json_each(?5)))
+                AND substr(name, 1, length(?6)) = ?6
+            ORDER BY id LIMIT ?7",
+        )
+        .bind(to_integer(after))
+        .bind(to_integer(newest))
+        .bind(json!(filter.kinds).to_string())
+        .bind(json!(filter.names).to_string())
+        .bind(json!(filter.types).to_string())
+        .bind(&filter.prefix)
+        .bind(limit)
+        .fetch_all(&self.pool)
+        .await?;
+        stored.into_iter().map(StoredEvent::decode).collect()
     }
 }
 
-const SELECT: &str = "
-    SELECT id, time, type AS event_type, kind, name, uid, detail FROM events
-    WHERE id > ?1 AND id <= ?2
-        AND (?3 = '[]' OR kind IN (SELECT value FROM json_each(?3)))
-        AND (?4 = '[]' OR name IN (SELECT value FROM json_each(?4)))
-        AND (?5 = '[]' OR type IN (SELECT value FROM json_each(?5)))
-        AND substr(name, 1, length(?6)) = ?6
-    ORDER BY id LIMIT ?7";
-
 #[derive(sqlx::FromRow)]
-struct RawEvent {
+struct StoredEvent {
     id: i64,
     time: String,
     event_type: String,
@@ -152,19 +203,23 @@ struct RawEvent {
     detail: String,
 }
 
-impl RawEvent {
-    fn read(self) -> Result<Event, String> {
-        let text = |error: &dyn std::fmt::Display| format!("event {}: {error}", self.id);
+impl StoredEvent {
+    fn decode(self) -> sqlx::Result<Event> {
         Ok(Event {
-            id: u64::try_from(self.id).map_err(|error| text(&error))?,
-            kind: self.event_type.parse().map_err(|error| text(&error))?,
+            id: self.column(u64::try_from(self.id))?,
+            kind: self.column(self.event_type.parse())?,
             resource: EventResource {
-                kind: self.kind.parse().map_err(|error| text(&error))?,
+                kind: self.column(self.kind.parse())?,
                 name: self.name.clone(),
                 uid: self.uid.clone(),
             },
-            detail: serde_json::from_str(&self.detail).map_err(|error| text(&error))?,
-            time: self.time.clone(),
+            detail: self.column(serde_json::from_str(&self.detail))?,
+            time: self.time,
         })
+    }
+
+    /// Names the event in the error of one of its columns.
+    fn column<T>(&self, result: Result<T, impl std::fmt::Display>) -> sqlx::Result<T> {
+        result.map_err(|error| sqlx::Error::Decode(format!("event {}: {error}", self.id).into()))
     }
 }

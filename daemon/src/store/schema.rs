@@ -1,0 +1,153 @@
+//! Schema of the database: connection options, integrity check, migrations and the machine's key.
+
+use std::{fs, path::Path, time::Duration};
+
+use sqlx::{
+    ConnectOptions, SqliteConnection, SqlitePool,
+    migrate::{Migrate, MigrateError, Migrator},
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+
+use super::{StoreError, files};
+use crate::model::MachineKey;
+
+static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
+
+/// Opens the connection that writes.
+pub(super) async fn connect_writer(path: &Path) -> sqlx::Result<SqliteConnection> {
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(Duration::from_secs(5))
+        // In KiB. A small cache is enough: everything is read once, at the start.
+        .pragma("cache_size", "-512")
+        .disable_statement_logging();
+    options.connect().await
+}
+
+/// Returns a pool of at most two connections that only read; idle ones are closed.
+pub(super) fn reader_pool(database: &Path) -> SqlitePool {
+    let options = SqliteConnectOptions::new()
+        .filename(database)
+        .read_only(true)
+        .disable_statement_logging();
+    SqlitePoolOptions::new()
+        .max_connections(2)
+        .idle_timeout(Duration::from_secs(60))
+        .connect_lazy_with(options)
+}
+
+/// Checks the integrity of the database (`PRAGMA quick_check`).
+///
+/// # Errors
+/// [`StoreError::Damaged`] with SQLite's first finding.
+pub(super) async fn check_integrity(
+    connection: &mut SqliteConnection,
+    path: &Path,
+) -> Result<(), StoreError> {
+    let report: String = sqlx::query_scalar("PRAGMA quick_check(1)")
+        .fetch_one(connection)
+        .await
+        .map_err(|source| StoreError::from_sqlx(path, "check", source))?;
+    if report == "ok" {
+        return Ok(());
+    }
+    Err(StoreError::Damaged {
+        path: path.to_owned(),
+        reason: report,
+    })
+}
+
+/// Brings the schema up to date; an older database is copied first.
+///
+/// # Errors
+/// [`StoreError::Newer`] if the schema is newer than this program.
+pub(super) async fn migrate(
+    connection: &mut SqliteConnection,
+    path: &Path,
+) -> Result<(), StoreError> {
+    let applied = applied_version(connection)
+        .await
+        .map_err(|source| migration_error(path, source))?;
+    let newest = MIGRATIONS
+        .iter()
+        .map(|migration| migration.version)
+        .max()
+        .unwrap_or(0);
+    if applied > newest {
+        return Err(StoreError::Newer {
+            path: path.to_owned(),
+            version: applied,
+        });
+    }
+
+    if applied != 0 && applied < newest {
+        copy_database(connection, path, applied)
+            .await
+            .map_err(|source| StoreError::Io {
+                operation: "copy",
+                path: path.to_owned(),
+                source,
+            })?;
+    }
+    MIGRATIONS
+        .run(connection)
+        .await
+        .map_err(|source| migration_error(path, source))
+}
+
+/// Returns the version of the newest migration that was applied; 0 for a new database.
+async fn applied_version(connection: &mut SqliteConnection) -> Result<i64, MigrateError> {
+    let table = &MIGRATIONS.table_name;
+    connection.ensure_migrations_table(table).await?;
+    let applied = connection.list_applied_migrations(table).await?;
+    let versions = applied.iter().map(|migration| migration.version);
+    Ok(versions.max().unwrap_or(0))
+}
+
+fn migration_error(path: &Path, source: MigrateError) -> StoreError {
+    StoreError::Io {
+        operation: "migrate",
+        path: path.to_owned(),
+        source: sqlx::Error::Migrate(Box::new(source)),
+    }
+}
+
+/// Copies the database to `NAME.vVERSION.backup.db` beside it.
+async fn copy_database(
+    connection: &mut SqliteConnection,
+    path: &Path,
+    version: i64,
+) -> sqlx::Result<()> {
+    let copy = path.with_extension(format!("v{version}.backup.db"));
+    // The copy of an earlier attempt is complete: it got its name only when it was.
+    if copy.exists() {
+        return Ok(());
+    }
+
+    let half = files::path_beside(&copy, ".half");
+    // VACUUM INTO refuses a file that is not empty; an interrupted attempt may have left one.
+    let _ = fs::remove_file(&half);
+    files::create_private(&half)?;
+    sqlx::query("VACUUM INTO ?")
+        .bind(half.to_string_lossy().into_owned())
+        .execute(connection)
+        .await?;
+    fs::rename(&half, &copy)?;
+    Ok(())
+}
+
+/// Reads the key of this machine, which the first migration of its table created.
+pub(super) async fn load_machine_key(
+    connection: &mut SqliteConnection,
+) -> sqlx::Result<MachineKey> {
+    let key: Vec<u8> = sqlx::query_scalar("SELECT key FROM machine WHERE id = 1")
+        .fetch_one(connection)
+        .await?;
+    key.try_into().map_err(|key: Vec<u8>| {
+        let reason = format!("the machine's key has {} bytes and not 32", key.len());
+        sqlx::Error::Decode(reason.into())
+    })
+}
