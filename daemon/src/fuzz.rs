@@ -1,11 +1,10 @@
-//! What meets the outside, given noise: the targets of `fuzz/`, and what they once found, as a
-//! test.
+//! Targets of `fuzz/`: parsers of input from outside. A test runs them on the stored seeds.
 
 use netnsd_api::{Exec, Kind, NewToken, Ping, parse};
 
 use crate::{http, kernel::real, model::Spec, settings};
 
-/// Bodies of requests, and their queries and frames.
+/// Fuzzes bodies, queries and frames of requests.
 pub fn request(data: &[u8]) {
     http::fuzz::frame(data);
     let Ok(text) = std::str::from_utf8(data) else {
@@ -15,13 +14,14 @@ pub fn request(data: &[u8]) {
     let Ok(value) = serde_json::from_str::<serde_json::Value>(text) else {
         return;
     };
-    let _refused = (
+    // Invalid input is refused; it must not panic.
+    let _ = (
         parse::<Exec>(&value),
         parse::<Ping>(&value),
         parse::<NewToken>(&value),
     );
     for kind in Kind::ALL {
-        // What is taken can be written down and read again, and is the same.
+        // A valid spec survives serialization.
         if let Some(spec) = http::fuzz::body(kind, &value).filter(|spec| !spec.name().is_unset()) {
             let again = Spec::from_json(kind, spec.to_json().expect("a spec is JSON"))
                 .expect("it was read before");
@@ -30,18 +30,18 @@ pub fn request(data: &[u8]) {
     }
 }
 
-/// Documents, as JSON and as YAML.
+/// Fuzzes topology documents, as JSON and as YAML.
 pub fn topology(data: &[u8]) {
     http::fuzz::document(data);
 }
 
-/// What the kernel says: answers, and notices.
+/// Fuzzes answers and notifications of the kernel.
 pub fn netlink(data: &[u8]) {
     real::fuzz::answers(data);
     real::fuzz::notices(data);
 }
 
-/// The configuration file.
+/// Fuzzes the configuration file.
 pub fn configuration(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data) {
         settings::fuzz(text);
@@ -55,7 +55,7 @@ mod tests {
     type Target = fn(&[u8]);
 
     #[test]
-    fn what_fuzzing_began_with_and_found_does_no_harm() {
+    fn stored_seeds_do_not_panic() {
         let targets: [(&str, Target); 4] = [
             ("request", super::request),
             ("topology", super::topology),

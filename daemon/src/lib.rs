@@ -1,12 +1,9 @@
 //! netnsd: Linux network namespaces, veth pairs and bridges behind an HTTP/JSON API.
 //!
-//! `docs/architecture.md` is the map of this house.
+//! See `docs/architecture.md` for the code map.
 
 pub mod access;
-#[allow(
-    unsafe_code,
-    reason = "descriptors that the service manager hands over"
-)]
+#[allow(unsafe_code, reason = "descriptors that the service manager passes")]
 pub mod daemon;
 pub mod engine;
 #[cfg(any(test, fuzzing))]
@@ -23,7 +20,7 @@ pub mod plan;
 pub mod process;
 #[allow(
     unsafe_code,
-    reason = "what is done between fork and exec, and an ioctl"
+    reason = "system calls between fork and exec, and an ioctl"
 )]
 pub mod sandbox;
 mod service_manager;

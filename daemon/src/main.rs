@@ -1,4 +1,4 @@
-//! netnsd, the program: reads what is asked of it and hands over.
+//! Program netnsd: parses the command line and runs the daemon, or the demo.
 
 #![forbid(unsafe_code)]
 
@@ -8,7 +8,7 @@ use std::{
 };
 
 use netnsd::{
-    daemon::{self, Failure},
+    daemon::{self, DaemonError},
     memory,
     settings::{self, Settings, Verb},
     tryout,
@@ -16,24 +16,25 @@ use netnsd::{
 
 fn main() -> ExitCode {
     memory::use_single_arena();
-    match start() {
+    match run() {
         Ok(code) => code,
-        Err(failure) => {
-            // Unlike eprintln!, this does not panic when nobody reads.
-            let _ = writeln!(io::stderr(), "netnsd: {failure}");
-            failure.exit_code()
+        Err(error) => {
+            // Unlike eprintln!, this does not panic if stderr is closed.
+            let _ = writeln!(io::stderr(), "netnsd: {error}");
+            error.exit_code()
         }
     }
 }
 
-fn start() -> Result<ExitCode, Failure> {
-    let cli = settings::command_line()?;
+fn run() -> Result<ExitCode, DaemonError> {
+    let cli = settings::parse_command_line()?;
     let env = |key: &str| std::env::var(key).ok();
     if let Some(Verb::Try { exit }) = cli.command {
         return tryout::run(exit, settings::log_filter(&env, "warn")?);
     }
+
     let settings = Settings::resolve(&cli.flags, env)?;
     daemon::log_to_stderr(settings.log_format, &settings.log);
-    daemon::runtime()?.block_on(daemon::run(settings, |_| ()))?;
+    daemon::build_runtime()?.block_on(daemon::run(settings, |_| ()))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,8 +1,8 @@
-//! A host of one's own: the sandbox that the demo, the tests and the benches share.
+//! Sandbox: a private host for the demo, the tests and the benches.
 //!
-//! User (when not privileged), network and mount namespaces of its own, a tmpfs on `/run`, an
-//! `/etc` whose `netns` is its own. Nothing done inside changes the machine; `/tmp` and everything
-//! else are the machine's.
+//! It has its own network and mount namespaces, a user namespace if the process is not privileged, a
+//! tmpfs on `/run` and its own `/etc/netns`. What is done inside does not change the machine; `/tmp`
+//! and all other directories are the machine's.
 
 use std::{
     collections::HashSet,
@@ -29,46 +29,47 @@ use nix::{
     unistd::{Pid, chdir, getegid, geteuid, getpid, mkdir, symlinkat, write},
 };
 
-/// Puts this process, which must have one thread only, into a sandbox of its own.
+/// Moves this process, which must have only one thread, into a new sandbox.
 ///
 /// # Errors
-/// The kernel's; where it forbids such namespaces to this user, a sentence says so and what to do.
+/// Those of the kernel; if it forbids such namespaces to this user, the error says what to do.
 pub fn enter() -> io::Result<()> {
     let setup = Setup::prepare()?;
     let cwd = std::env::current_dir().ok();
     setup
         .execute()
-        .map_err(|errno| explain(errno, setup.maps.is_some()))?;
-    // The old working directory may lie under what is covered now.
+        .map_err(|errno| explain_refusal(errno, setup.maps.is_some()))?;
     if let Some(cwd) = cwd {
-        let _ = std::env::set_current_dir(cwd);
+        let _ = std::env::set_current_dir(cwd); // A mount may cover it now.
     }
     Ok(())
 }
 
-/// Everything that the set-up needs, made before a fork: afterwards only system calls are safe.
+/// Arguments of the set-up, prepared before a fork: after it only system calls are safe.
 struct Setup {
-    /// The id maps; none for who needs no user namespace.
-    maps: Option<Maps>,
-    /// Links to make in the new `/etc`: what they hold, where they are.
+    /// Maps of user and group ids; `None` if no user namespace is needed.
+    maps: Option<IdMaps>,
+    /// Symbolic links of the new `/etc`: target and path.
     etc: Vec<(CString, CString)>,
-    /// Directories below `/run` that must stay reachable, each with its parents, outermost first.
-    kept: Vec<Kept>,
+    /// Directories below `/run` that must stay reachable.
+    kept: Vec<KeptDir>,
 }
 
-struct Maps {
+/// Lines of `uid_map` and `gid_map` (user_namespaces(7)).
+struct IdMaps {
     uid: String,
     gid: String,
 }
 
-struct Kept {
+/// Directory with its parents, outermost first.
+struct KeptDir {
     parents: Vec<CString>,
     path: CString,
 }
 
 impl Setup {
     fn prepare() -> io::Result<Self> {
-        let maps = (!is_privileged()).then(|| Maps {
+        let maps = (!is_privileged()).then(|| IdMaps {
             uid: format!("0 {} 1", geteuid()),
             gid: format!("0 {} 1", getegid()),
         });
@@ -82,7 +83,7 @@ impl Setup {
             .chain(exe)
             .filter_map(|dir| fs::canonicalize(dir).ok())
             .filter(|dir| dir.starts_with("/run") && dir != Path::new("/run"))
-            .map(|dir| Kept::new(&dir))
+            .map(|dir| KeptDir::new(&dir))
             .collect::<io::Result<_>>()?;
         Ok(Self {
             maps,
@@ -91,7 +92,7 @@ impl Setup {
         })
     }
 
-    /// Only system calls from here on.
+    /// Creates the namespaces and mounts; makes system calls only.
     fn execute(&self) -> nix::Result<()> {
         let mut flags = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
         if self.maps.is_some() {
@@ -99,9 +100,9 @@ impl Setup {
         }
         unshare(flags)?;
         if let Some(maps) = &self.maps {
-            put(c"/proc/self/setgroups", b"deny")?;
-            put(c"/proc/self/uid_map", maps.uid.as_bytes())?;
-            put(c"/proc/self/gid_map", maps.gid.as_bytes())?;
+            write_file(c"/proc/self/setgroups", b"deny")?;
+            write_file(c"/proc/self/uid_map", maps.uid.as_bytes())?;
+            write_file(c"/proc/self/gid_map", maps.gid.as_bytes())?;
         }
         mount(
             None::<&CStr>,
@@ -112,12 +113,12 @@ impl Setup {
         )?;
         self.cover_run()?;
         self.cover_etc()?;
-        loopback_up()
+        set_loopback_up()
     }
 
     fn cover_run(&self) -> nix::Result<()> {
-        // An opened directory is still there once a mount has covered the path to it. Few are kept:
-        // a fixed array does, where a vector would allocate after the fork.
+        // An open directory stays reachable after a mount covers its path. A fixed array is enough
+        // for the few kept ones; a vector would allocate after the fork.
         let mut opened = [const { None::<OwnedFd> }; 3];
         for (slot, kept) in opened.iter_mut().zip(&self.kept) {
             *slot = Some(open(
@@ -126,21 +127,21 @@ impl Setup {
                 Mode::empty(),
             )?);
         }
-        tmpfs(c"/run")?;
+        mount_tmpfs(c"/run")?;
         for (slot, kept) in opened.iter().zip(&self.kept) {
             let Some(fd) = slot else { continue };
             for parent in &kept.parents {
                 make_dir(parent)?;
             }
-            bind(fd_path(fd.as_raw_fd(), &mut [0; 32]), &kept.path)?;
+            bind_mount(fd_path(fd.as_raw_fd(), &mut [0; 32]), &kept.path)?;
         }
         Ok(())
     }
 
     fn cover_etc(&self) -> nix::Result<()> {
         make_dir(c"/run/.etc")?;
-        bind(c"/etc", c"/run/.etc")?;
-        tmpfs(c"/etc")?;
+        bind_mount(c"/etc", c"/run/.etc")?;
+        mount_tmpfs(c"/etc")?;
         for (target, link) in &self.etc {
             symlinkat(target.as_c_str(), nix::fcntl::AT_FDCWD, link.as_c_str())?;
         }
@@ -148,7 +149,7 @@ impl Setup {
     }
 }
 
-impl Kept {
+impl KeptDir {
     fn new(path: &Path) -> io::Result<Self> {
         let mut parents: Vec<_> = path
             .ancestors()
@@ -163,7 +164,7 @@ impl Kept {
     }
 }
 
-/// A link for each entry of `/etc` but `netns`.
+/// Returns a symbolic link for each entry of `/etc` but `netns`.
 fn etc_links() -> io::Result<Vec<(CString, CString)>> {
     let mut links = Vec::new();
     for entry in fs::read_dir("/etc")? {
@@ -171,7 +172,7 @@ fn etc_links() -> io::Result<Vec<(CString, CString)>> {
         if entry.file_name() == "netns" {
             continue;
         }
-        // What is a link already is copied: a relative one would lead elsewhere from `/run/.etc`.
+        // A symbolic link is copied: a relative one would lead elsewhere from `/run/.etc`.
         let target = match fs::read_link(entry.path()) {
             Ok(target) => target,
             Err(_) => Path::new("/run/.etc").join(entry.file_name()),
@@ -181,7 +182,7 @@ fn etc_links() -> io::Result<Vec<(CString, CString)>> {
     Ok(links)
 }
 
-/// Whether this process may make network and mount namespaces without a user namespace.
+/// Returns true if this process may create network and mount namespaces without a user namespace.
 fn is_privileged() -> bool {
     const NET_ADMIN: u64 = 1 << 12;
     const SYS_ADMIN: u64 = 1 << 21;
@@ -189,7 +190,8 @@ fn is_privileged() -> bool {
         && effective_capabilities() & (NET_ADMIN | SYS_ADMIN) == NET_ADMIN | SYS_ADMIN
 }
 
-/// The effective capabilities of this process as a bit set.
+/// Returns the effective capabilities of this process as a bit set (`CapEff`,
+/// proc_pid_status(5)).
 pub(crate) fn effective_capabilities() -> u64 {
     let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
@@ -197,27 +199,22 @@ pub(crate) fn effective_capabilities() -> u64 {
         .unwrap_or(0)
 }
 
-/// A sentence for a refusal of the set-up.
-fn explain(errno: Errno, with_user_namespace: bool) -> io::Error {
+/// Returns the error of a refused set-up, with advice.
+fn explain_refusal(errno: Errno, with_user_namespace: bool) -> io::Error {
     if !matches!(
         errno,
         Errno::EPERM | Errno::EACCES | Errno::ENOSPC | Errno::EUSERS | Errno::EINVAL
     ) {
         return errno.into();
     }
-    let setting = |path: &str| {
-        fs::read_to_string(path)
-            .map(|value| value.trim().to_owned())
-            .ok()
-    };
     let advice = if !with_user_namespace {
         "this process lacks CAP_SYS_ADMIN or the container it runs in forbids mounts: run it on a host or in a \
          privileged container"
-    } else if setting("/proc/sys/user/max_user_namespaces").as_deref() == Some("0") {
+    } else if read_setting("/proc/sys/user/max_user_namespaces").as_deref() == Some("0") {
         "allow them by `sysctl -w user.max_user_namespaces=10000`, or run this as root with sudo"
-    } else if setting("/proc/sys/kernel/unprivileged_userns_clone").as_deref() == Some("0") {
+    } else if read_setting("/proc/sys/kernel/unprivileged_userns_clone").as_deref() == Some("0") {
         "allow them by `sysctl -w kernel.unprivileged_userns_clone=1`, or run this as root with sudo"
-    } else if setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").as_deref()
+    } else if read_setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").as_deref()
         == Some("1")
     {
         "allow them by `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`, or run this as root with sudo"
@@ -236,11 +233,17 @@ fn explain(errno: Errno, with_user_namespace: bool) -> io::Error {
     io::Error::new(io::ErrorKind::PermissionDenied, text)
 }
 
+/// Returns the value of a file of `/proc/sys`; `None` if the kernel has no such file.
+fn read_setting(path: &str) -> Option<String> {
+    let value = fs::read_to_string(path).ok()?;
+    Some(value.trim().to_owned())
+}
+
 fn c_path(path: &Path) -> io::Result<CString> {
     Ok(CString::new(path.as_os_str().as_bytes())?)
 }
 
-fn put(path: &CStr, content: &[u8]) -> nix::Result<()> {
+fn write_file(path: &CStr, content: &[u8]) -> nix::Result<()> {
     let file = open(path, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())?;
     write(&file, content).map(drop)
 }
@@ -252,7 +255,7 @@ fn make_dir(path: &CStr) -> nix::Result<()> {
     }
 }
 
-fn tmpfs(on: &CStr) -> nix::Result<()> {
+fn mount_tmpfs(on: &CStr) -> nix::Result<()> {
     mount(
         Some(c"tmpfs"),
         on,
@@ -262,8 +265,9 @@ fn tmpfs(on: &CStr) -> nix::Result<()> {
     )
 }
 
-/// Recursively: a part of a mount that others locked cannot be bound without what covers it.
-fn bind(from: &CStr, to: &CStr) -> nix::Result<()> {
+/// Binds a directory with the mounts below it: in a user namespace those are locked and cannot be
+/// left out (mount_namespaces(7)).
+fn bind_mount(from: &CStr, to: &CStr) -> nix::Result<()> {
     mount(
         Some(from),
         to,
@@ -273,14 +277,15 @@ fn bind(from: &CStr, to: &CStr) -> nix::Result<()> {
     )
 }
 
-/// `/proc/self/fd/FD`, written without allocating.
+/// Returns `/proc/self/fd/FD` without allocating.
 fn fd_path(fd: i32, buffer: &mut [u8; 32]) -> &CStr {
     use std::io::Write as _;
+    // The buffer is long enough for any number.
     let _ = write!(&mut buffer[..31], "/proc/self/fd/{fd}");
     CStr::from_bytes_until_nul(buffer).unwrap_or(c"")
 }
 
-fn loopback_up() -> nix::Result<()> {
+fn set_loopback_up() -> nix::Result<()> {
     // SAFETY: plain system calls on a socket that is ours; `ifreq` is valid when all zero.
     unsafe {
         let fd = Errno::result(libc::socket(
@@ -302,7 +307,7 @@ fn loopback_up() -> nix::Result<()> {
     }
 }
 
-/// A sandbox for others to run in, held open by a process that ends with this one.
+/// Sandbox for other processes, held open by a process that ends with this one.
 #[derive(Debug)]
 pub struct Sandbox {
     holder: Child,
@@ -312,14 +317,14 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// A new one.
+    /// Creates a sandbox.
     ///
     /// # Errors
     /// As [`enter`].
     pub fn new() -> io::Result<Self> {
         let setup = Setup::prepare()?;
         let with_user = setup.maps.is_some();
-        // cat ends when the pipe does, which is when this process ends, however that comes about.
+        // cat ends when the pipe is closed: when this process ends, for whatever reason.
         let mut command = Command::new("/bin/cat");
         command
             .stdin(Stdio::piped())
@@ -331,7 +336,7 @@ impl Sandbox {
         let mut holder = command
             .spawn()
             .map_err(|error| match error.raw_os_error() {
-                Some(code) => explain(Errno::from_raw(code), with_user),
+                Some(code) => explain_refusal(Errno::from_raw(code), with_user),
                 None => error,
             })?;
         match open_namespaces(holder.id(), with_user) {
@@ -349,25 +354,27 @@ impl Sandbox {
         }
     }
 
-    /// A command that will run inside, in the working directory that it would have outside.
+    /// Returns a command that will run inside, in the working directory that it would have outside.
     ///
     /// # Errors
-    /// Where no more files can be opened.
+    /// If no more files can be opened.
     pub fn command(&self, program: impl AsRef<OsStr>) -> io::Result<Command> {
         let user = self.user.as_ref().map(OwnedFd::try_clone).transpose()?;
         let (mnt, net) = (self.mnt.try_clone()?, self.net.try_clone()?);
         let mut command = Command::new(program);
         // SAFETY: only system calls, on file descriptors opened before.
         unsafe {
-            command.pre_exec(move || join(user.as_ref(), &mnt, &net).map_err(io::Error::from))
+            command.pre_exec(move || {
+                enter_namespaces(user.as_ref(), &mnt, &net).map_err(io::Error::from)
+            })
         };
         Ok(command)
     }
 
-    /// Runs a command inside to its end.
+    /// Runs a command inside and waits for its end.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// If it cannot be started.
     pub fn run<S: AsRef<OsStr>>(&self, argv: &[S]) -> io::Result<Output> {
         let (program, arguments) = argv
             .split_first()
@@ -378,35 +385,35 @@ impl Sandbox {
             .output()
     }
 
-    /// The process to give to `nsenter --target`.
+    /// Returns the process id for `nsenter --target`.
     pub fn pid(&self) -> u32 {
         self.holder.id()
     }
 
-    /// The sandbox's root directory as seen from outside.
+    /// Returns the path of the sandbox's root directory from outside.
     pub fn root(&self) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root", self.holder.id()))
     }
 
-    /// Kills all who live in the sandbox or in a namespace named there; true when nobody is left.
-    fn kill_inhabitants(&self, namespaces: &HashSet<u64>) -> bool {
-        let mut nobody = true;
+    /// Kills all processes in these namespaces; returns true if there was none.
+    fn kill_processes(&self, namespaces: &HashSet<u64>) -> bool {
+        let mut was_empty = true;
         for pid in
             processes().filter(|pid| *pid != getpid().as_raw() && *pid as u32 != self.holder.id())
         {
-            let lives_here = ["user", "mnt", "net"]
+            let is_inside = ["user", "mnt", "net"]
                 .iter()
                 .filter_map(|kind| fs::metadata(format!("/proc/{pid}/ns/{kind}")).ok())
                 .any(|namespace| namespaces.contains(&namespace.ino()));
-            // One killed but not yet waited for by its parent has no namespaces any more.
-            if lives_here && kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok() {
-                nobody = false;
+            // A zombie has no namespaces any more.
+            if is_inside && kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok() {
+                was_empty = false;
             }
         }
-        nobody
+        was_empty
     }
 
-    /// The inodes of the sandbox's namespaces and of those named in its `/run/netns`.
+    /// Returns the inodes of the sandbox's namespaces and of those named in its `/run/netns`.
     fn namespaces(&self) -> HashSet<u64> {
         let own = |kind: &str| {
             fs::metadata(format!("/proc/self/ns/{kind}"))
@@ -432,8 +439,7 @@ impl Sandbox {
                 .flatten()
                 .filter_map(held),
         );
-        // Someone may have attached a namespace of the machine itself: its processes are not ours
-        // to kill.
+        // A namespace of the machine itself may have been attached: its processes must live.
         for machine in ["user", "mnt", "net"].into_iter().filter_map(own) {
             found.remove(&machine);
         }
@@ -444,9 +450,9 @@ impl Sandbox {
 impl Drop for Sandbox {
     fn drop(&mut self) {
         let namespaces = self.namespaces();
-        // A process killed may have forked just before: look again until nobody is found.
+        // A killed process may have forked just before: repeat until none is found.
         for _ in 0..100 {
-            if self.kill_inhabitants(&namespaces) {
+            if self.kill_processes(&namespaces) {
                 break;
             }
             std::thread::sleep(std::time::Duration::from_millis(2));
@@ -470,21 +476,20 @@ fn open_namespaces(pid: u32, with_user: bool) -> io::Result<Namespaces> {
     Ok((user, namespace("mnt")?, namespace("net")?))
 }
 
-/// Joins a sandbox; only system calls.
-fn join(user: Option<&OwnedFd>, mnt: &OwnedFd, net: &OwnedFd) -> nix::Result<()> {
-    // Joining a mount namespace leads to its root directory: remember where we were.
+/// Enters a sandbox; makes system calls only.
+fn enter_namespaces(user: Option<&OwnedFd>, mnt: &OwnedFd, net: &OwnedFd) -> nix::Result<()> {
+    // Entering a mount namespace changes the working directory to its root (setns(2)).
     let mut cwd = [0u8; libc::PATH_MAX as usize];
-    // SAFETY: the buffer is as long as is said.
+    // SAFETY: the pointer and the length are those of one live buffer.
     let known = !unsafe { libc::getcwd(cwd.as_mut_ptr().cast(), cwd.len()) }.is_null();
-    // The user namespace first: it gives the right to join the others.
+    // The user namespace first: it gives the right to enter the others.
     if let Some(user) = user {
         setns(user, CloneFlags::CLONE_NEWUSER)?;
     }
     setns(mnt, CloneFlags::CLONE_NEWNS)?;
     setns(net, CloneFlags::CLONE_NEWNET)?;
     if known && let Ok(path) = CStr::from_bytes_until_nul(&cwd) {
-        // It may be covered inside; then the root directory is as good as any.
-        let _ = chdir(path);
+        let _ = chdir(path); // It may be covered inside; the root directory stays then.
     }
     Ok(())
 }
@@ -504,7 +509,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_a_host_of_its_own() {
+    fn sandbox_has_its_own_network_run_and_etc() {
         let sandbox = Sandbox::new().unwrap();
         let links = stdout(&sandbox, "ip -o link show up");
         assert_eq!(links.lines().count(), 1, "{links}");
@@ -515,7 +520,7 @@ mod tests {
     }
 
     #[test]
-    fn namespaces_can_be_made_and_used_inside_and_are_not_seen_outside() {
+    fn namespaces_inside_are_not_seen_outside() {
         let sandbox = Sandbox::new().unwrap();
         stdout(
             &sandbox,
@@ -527,14 +532,14 @@ mod tests {
     }
 
     #[test]
-    fn two_sandboxes_are_two() {
+    fn sandboxes_are_separate() {
         let (one, two) = (Sandbox::new().unwrap(), Sandbox::new().unwrap());
         stdout(&one, "ip link add br0 type bridge");
         assert!(!stdout(&two, "ip -o link").contains("br0"));
     }
 
     #[test]
-    fn the_working_directory_is_kept() {
+    fn working_directory_is_kept() {
         let sandbox = Sandbox::new().unwrap();
         let output = sandbox
             .command("pwd")
@@ -546,7 +551,7 @@ mod tests {
     }
 
     #[test]
-    fn dropping_it_ends_all_who_live_there() {
+    fn drop_kills_all_processes_inside() {
         let sandbox = Sandbox::new().unwrap();
         stdout(&sandbox, "ip netns add inner");
         let mut direct = sandbox
@@ -562,7 +567,7 @@ mod tests {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        // Its line tells that it is in the namespace by now.
+        // Its line shows that it has entered the namespace.
         io::Read::read_exact(nested.stdout.as_mut().unwrap(), &mut [0]).unwrap();
         drop(sandbox);
         assert!(!direct.wait().unwrap().success());

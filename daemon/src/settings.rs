@@ -1,4 +1,5 @@
-//! What the daemon was asked to be: flags over environment over file.
+//! Settings of the daemon: flags take precedence over the environment, the environment over the
+//! configuration file.
 
 use std::{
     fs, io,
@@ -18,12 +19,12 @@ use crate::{
     engine::{Interval, Policy},
 };
 
-/// Where the configuration is read from if it exists and no other is named.
-pub const CONFIG: &str = "/etc/netnsd/netnsd.toml";
-/// What a Unix socket's path may have at the most, in bytes.
+/// Configuration file that is read if no other is named; it need not exist.
+pub const DEFAULT_CONFIG: &str = "/etc/netnsd/netnsd.toml";
+/// Longest path of a Unix socket in bytes (`sun_path`, unix(7)), without the final NUL.
 const SOCKET_PATH_MAX: usize = 107;
 
-/// The command line.
+/// Command line.
 #[derive(Debug, Parser)]
 #[command(
     name = "netnsd",
@@ -32,72 +33,69 @@ const SOCKET_PATH_MAX: usize = 107;
     args_conflicts_with_subcommands = true
 )]
 pub struct Cli {
-    /// What to do, if not to be the daemon.
+    /// Command other than running the daemon.
     #[command(subcommand)]
     pub command: Option<Verb>,
-    /// The daemon's settings.
+    /// Settings of the daemon.
     #[command(flatten)]
     pub flags: Flags,
 }
 
-/// What else the program does.
+/// Commands of the program other than running the daemon.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Try it: a daemon with a small network in a sandbox of its own; changes nothing on this
-    /// machine, needs no root
+    /// Run a demo: a daemon with a small network in a sandbox; changes nothing on this machine and
+    /// needs no root
     Try {
-        /// End after the pings: with 0 only if all were answered
+        /// Exit after the pings: with 0 only if all were answered
         #[arg(long)]
         exit: bool,
     },
 }
 
-/// Each flag as it was written; [`Settings::resolve`] judges it.
+/// Flags as they were given; [`Settings::resolve`] validates them.
 #[derive(Debug, Default, Parser)]
 pub struct Flags {
     /// TOML file with these settings [env: NETNSD_CONFIG] [default: /etc/netnsd/netnsd.toml if it
     /// exists]
     #[arg(long, value_name = "FILE")]
     pub config: Option<String>,
-    /// Where everything recorded is kept [env: NETNSD_STATE_DIR] [default: /var/lib/netnsd]
+    /// Directory of the database and the lock [env: NETNSD_STATE_DIR] [default: /var/lib/netnsd]
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<String>,
-    /// The Unix socket to serve [env: NETNSD_SOCKET] [default: /run/netnsd/netnsd.sock]
+    /// Unix socket to serve [env: NETNSD_SOCKET] [default: /run/netnsd/netnsd.sock]
     #[arg(long, value_name = "PATH")]
     pub socket: Option<String>,
-    /// A TCP address to serve as well, repeatable; needs --token-file [env: NETNSD_LISTEN,
-    /// separated by commas]
+    /// TCP address to serve as well, repeatable; needs --token-file or --tls-client-ca [env:
+    /// NETNSD_LISTEN, separated by commas]
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Vec<String>,
-    /// File with the bearer token that TCP asks for [env: NETNSD_TOKEN_FILE]
+    /// File with the bearer token for TCP [env: NETNSD_TOKEN_FILE]
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<String>,
-    /// File with the certificate (PEM, with those that vouch for it) that TCP is served with by TLS
-    /// [env: NETNSD_TLS_CERT]
+    /// Certificate chain for TLS on TCP (PEM) [env: NETNSD_TLS_CERT]
     #[arg(long, value_name = "FILE")]
     pub tls_cert: Option<String>,
-    /// File with its private key (PEM) [env: NETNSD_TLS_KEY]
+    /// Private key of the certificate (PEM) [env: NETNSD_TLS_KEY]
     #[arg(long, value_name = "FILE")]
     pub tls_key: Option<String>,
-    /// File with the certificates (PEM) that vouch for those of clients, who then need no token
-    /// [env: NETNSD_TLS_CLIENT_CA]
+    /// CA for client certificates (PEM); clients that present one need no token [env:
+    /// NETNSD_TLS_CLIENT_CA]
     #[arg(long, value_name = "FILE")]
     pub tls_client_ca: Option<String>,
-    /// What is done about changes by others: auto repairs them, report only tells of them [env:
-    /// NETNSD_REPAIR] [default: auto]
+    /// Drift policy: auto = repair, report = only report [env: NETNSD_REPAIR] [default: auto]
     #[arg(long, value_name = "HOW")]
     pub repair: Option<String>,
-    /// In how many seconds everything is compared with the kernel once, besides what is heard of
-    /// changes; where that takes long, and nothing is said, up to 600 [env:
-    /// NETNSD_RECONCILE_INTERVAL_S] [default: 60]
+    /// Seconds between full comparisons with the kernel, besides repairs on notifications [env:
+    /// NETNSD_RECONCILE_INTERVAL_S] [default: 60, up to 600 where a comparison takes long]
     #[arg(long, value_name = "SECONDS")]
     pub reconcile_interval_s: Option<String>,
-    /// How the log on stderr is written: text or json [env: NETNSD_LOG_FORMAT] [default: text]
+    /// Format of the log on stderr: text or json [env: NETNSD_LOG_FORMAT] [default: text]
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
 }
 
-/// The configuration file.
+/// Configuration file.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -106,7 +104,7 @@ struct File {
     listen: Option<Vec<String>>,
     token_file: Option<String>,
     repair: Option<String>,
-    #[serde(default, deserialize_with = "number")]
+    #[serde(default, deserialize_with = "deserialize_number")]
     reconcile_interval_s: Option<String>,
     log_format: Option<String>,
     tls_cert: Option<String>,
@@ -116,8 +114,8 @@ struct File {
     access: Vec<AccessEntry>,
 }
 
-/// An access rule: a user, a group or a certificate, a role, and perhaps a prefix and rights on the
-/// host.
+/// Access rule: a user, a group or a certificate, its role, and optionally a prefix of names and
+/// rights on the host.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct AccessEntry {
@@ -129,84 +127,85 @@ struct AccessEntry {
     host: Option<String>,
 }
 
-/// A number, as the flag and the environment have it: as text.
-fn number<'de, D: serde::Deserializer<'de>>(
+/// Deserializes a number into text, as the flag and the environment have it.
+fn deserialize_number<'de, D: serde::Deserializer<'de>>(
     from: D,
 ) -> std::result::Result<Option<String>, D::Error> {
     u64::deserialize(from).map(|number| Some(number.to_string()))
 }
 
-/// How the log is written.
+/// Format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LogFormat {
-    /// For people.
+    /// Lines for people.
     #[default]
     Text,
-    /// One JSON object a line.
+    /// One JSON object on each line.
     Json,
 }
 
-/// What the daemon was asked to be.
+/// Validated settings.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
-    /// Where everything recorded is kept.
+    /// Directory of the database and the lock.
     pub state_dir: PathBuf,
-    /// The Unix socket.
+    /// Path of the Unix socket.
     pub socket: PathBuf,
-    /// The TCP addresses.
+    /// TCP addresses.
     pub listen: Vec<SocketAddr>,
-    /// The file with the bearer token; it or `tls.client_ca` is there if `listen` is not empty.
+    /// File with the bearer token; it or `tls.client_ca` is set if `listen` is not empty.
     pub token_file: Option<PathBuf>,
-    /// What TCP is served with; without it only on loopback.
+    /// TLS for TCP; without it TCP is served on loopback only.
     pub tls: Option<TlsFiles>,
-    /// Who may do what, beside root and the members of the group netnsd.
+    /// Access rules, besides those of root and of members of the group netnsd.
     pub access: Vec<AccessRule>,
-    /// What is done about changes by others.
+    /// Drift policy.
     pub policy: Policy,
-    /// How the log is written.
+    /// Format of the log.
     pub log_format: LogFormat,
-    /// What the log lets through (`NETNSD_LOG`).
+    /// Filter of the log (`NETNSD_LOG`).
     pub log: Targets,
 }
 
-/// The files of TLS, in PEM.
+/// Files of TLS, in PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// The certificate, and those that vouch for it.
+    /// Certificate chain.
     pub cert: PathBuf,
-    /// Its private key.
+    /// Private key of the certificate.
     pub key: PathBuf,
-    /// Those that vouch for clients' certificates.
+    /// CA for client certificates.
     pub client_ca: Option<PathBuf>,
 }
 
-/// A wrong setting, in one sentence.
+/// Invalid setting, described in one sentence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Wrong(String);
+pub struct SettingsError(String);
 
-type Result<T> = std::result::Result<T, Wrong>;
+type Result<T> = std::result::Result<T, SettingsError>;
 
-/// A value and where it came from, as its user would spell that.
+/// Value of a setting, and its source as the user spells it.
 struct Given<T> {
-    from: String,
+    source: String,
     value: T,
 }
 
 impl Given<&str> {
-    fn wrong(&self, right: &str) -> Wrong {
-        Wrong(format!("{} is \"{}\": {right}", self.from, self.value))
+    fn invalid(&self, expected: &str) -> SettingsError {
+        let Self { source, value } = self;
+        SettingsError(format!("{source} is \"{value}\": {expected}"))
     }
 }
 
-/// The command line, or what is to be said instead.
+/// Parses the command line; prints help or version and exits if they are asked for.
 ///
 /// # Errors
-/// A command line that is not understood.
-pub fn command_line() -> Result<Cli> {
+/// If the command line is invalid.
+pub fn parse_command_line() -> Result<Cli> {
     Cli::try_parse().map_err(|error| {
         if !error.use_stderr() {
-            // Help and version were asked for: that is an answer, not an error.
+            // Help or version.
             error.exit();
         }
         let text = error.to_string();
@@ -216,7 +215,7 @@ pub fn command_line() -> Result<Cli> {
             .map(str::trim)
             .collect();
         let first = first.join(" ");
-        Wrong(format!(
+        SettingsError(format!(
             "{}; see netnsd --help",
             first.strip_prefix("error: ").unwrap_or(&first)
         ))
@@ -224,40 +223,40 @@ pub fn command_line() -> Result<Cli> {
 }
 
 impl Settings {
-    /// Puts flags, environment and file together.
+    /// Merges flags, environment and configuration file.
     ///
     /// # Errors
-    /// The first setting that is wrong.
+    /// The first invalid setting.
     pub fn resolve(flags: &Flags, env: impl Fn(&str) -> Option<String>) -> Result<Self> {
-        Self::of(Sources {
+        Self::from_sources(Sources {
             flags,
             env: &env,
             file: read_file(flags.config.as_deref(), &env)?,
         })
     }
 
-    fn of(sources: Sources<'_>) -> Result<Self> {
+    fn from_sources(sources: Sources<'_>) -> Result<Self> {
         let listen = sources.listen()?;
-        let token_file = sources.one(
+        let token_file = sources.find(
             "token_file",
             |flags| &flags.token_file,
             |file| &file.token_file,
         );
         let tls = sources.tls()?;
-        let by_certificate = tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
-        if let (Some(first), None, false) = (listen.first(), &token_file, by_certificate) {
-            return Err(Wrong(format!(
-                "listen is \"{first}\" but token_file is not set: TCP is served only to who knows a token, so name the \
-                 file that holds it by --token-file FILE"
+        let has_client_ca = tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+        if let (Some(first), None, false) = (listen.first(), &token_file, has_client_ca) {
+            return Err(SettingsError(format!(
+                "listen is \"{first}\" but neither token_file nor tls_client_ca is set: TCP needs \
+                 authentication, so name the file of a token by --token-file FILE"
             )));
         }
         if let (Some(open), None) = (
             listen.iter().find(|address| !address.ip().is_loopback()),
             &tls,
         ) {
-            return Err(Wrong(format!(
-                "listen is \"{open}\": beyond loopback TCP needs TLS, so name its files by --tls-cert FILE and --tls-key FILE, \
-                 or use a loopback address such as 127.0.0.1:8080"
+            return Err(SettingsError(format!(
+                "listen is \"{open}\": beyond loopback TCP needs TLS, so name its files by --tls-cert \
+                 FILE and --tls-key FILE, or use a loopback address such as 127.0.0.1:8080"
             )));
         }
         Ok(Self {
@@ -269,14 +268,16 @@ impl Settings {
             )?,
             socket: sources.socket()?,
             listen,
-            token_file: token_file.map(|given| path(&given.as_str())).transpose()?,
+            token_file: token_file
+                .map(|given| parse_path(&given.as_str()))
+                .transpose()?,
             tls,
             access: sources
                 .file
                 .access
                 .iter()
                 .enumerate()
-                .map(rule)
+                .map(convert_rule)
                 .collect::<Result<_>>()?,
             policy: Policy {
                 repair: sources.repair()?,
@@ -288,6 +289,7 @@ impl Settings {
     }
 }
 
+/// Sources of settings.
 struct Sources<'a> {
     flags: &'a Flags,
     env: &'a dyn Fn(&str) -> Option<String>,
@@ -297,20 +299,22 @@ struct Sources<'a> {
 impl Given<String> {
     fn as_str(&self) -> Given<&str> {
         Given {
-            from: self.from.clone(),
+            source: self.source.clone(),
             value: &self.value,
         }
     }
 }
 
 impl Sources<'_> {
-    fn one(
+    /// Returns a setting from the first source that has it.
+    fn find(
         &self,
         key: &str,
         flag: impl Fn(&Flags) -> &Option<String>,
         file: impl Fn(&File) -> &Option<String>,
     ) -> Option<Given<String>> {
-        let given = |from, value: &Option<String>| value.clone().map(|value| Given { from, value });
+        let given =
+            |source, value: &Option<String>| value.clone().map(|value| Given { source, value });
         given(flag_name(key), flag(self.flags))
             .or_else(|| given(env_name(key), &(self.env)(&env_name(key))))
             .or_else(|| given(format!("{key} in the configuration file"), file(&self.file)))
@@ -323,32 +327,34 @@ impl Sources<'_> {
         flag: impl Fn(&Flags) -> &Option<String>,
         file: impl Fn(&File) -> &Option<String>,
     ) -> Result<PathBuf> {
-        self.one(key, flag, file)
-            .map_or_else(|| Ok(default.into()), |given| path(&given.as_str()))
+        self.find(key, flag, file)
+            .map_or_else(|| Ok(default.into()), |given| parse_path(&given.as_str()))
     }
 
     fn tls(&self) -> Result<Option<TlsFiles>> {
-        let cert = self.one("tls_cert", |flags| &flags.tls_cert, |file| &file.tls_cert);
-        let key = self.one("tls_key", |flags| &flags.tls_key, |file| &file.tls_key);
-        let client_ca = self.one(
+        let cert = self.find("tls_cert", |flags| &flags.tls_cert, |file| &file.tls_cert);
+        let key = self.find("tls_key", |flags| &flags.tls_key, |file| &file.tls_key);
+        let client_ca = self.find(
             "tls_client_ca",
             |flags| &flags.tls_client_ca,
             |file| &file.tls_client_ca,
         );
         match (cert, key) {
             (Some(cert), Some(key)) => Ok(Some(TlsFiles {
-                cert: path(&cert.as_str())?,
-                key: path(&key.as_str())?,
-                client_ca: client_ca.map(|given| path(&given.as_str())).transpose()?,
+                cert: parse_path(&cert.as_str())?,
+                key: parse_path(&key.as_str())?,
+                client_ca: client_ca
+                    .map(|given| parse_path(&given.as_str()))
+                    .transpose()?,
             })),
             (None, None) if client_ca.is_none() => Ok(None),
             (given, other) => {
                 let given = given
                     .or(other)
                     .or(client_ca)
-                    .map(|given| given.from)
+                    .map(|given| given.source)
                     .unwrap_or_default();
-                Err(Wrong(format!(
+                Err(SettingsError(format!(
                     "{given} is set, but TLS needs both --tls-cert FILE and --tls-key FILE"
                 )))
             }
@@ -356,19 +362,19 @@ impl Sources<'_> {
     }
 
     fn repair(&self) -> Result<bool> {
-        let Some(given) = self.one("repair", |flags| &flags.repair, |file| &file.repair) else {
+        let Some(given) = self.find("repair", |flags| &flags.repair, |file| &file.repair) else {
             return Ok(true);
         };
         match given.value.as_str() {
             "auto" => Ok(true),
             "report" => Ok(false),
-            _ => Err(given.as_str().wrong("it must be auto or report")),
+            _ => Err(given.as_str().invalid("it must be auto or report")),
         }
     }
 
     fn interval(&self) -> Result<Interval> {
         let key = "reconcile_interval_s";
-        let given = self.one(
+        let given = self.find(
             key,
             |flags| &flags.reconcile_interval_s,
             |file| &file.reconcile_interval_s,
@@ -383,7 +389,7 @@ impl Sources<'_> {
             .filter(|seconds| (1..=86_400).contains(seconds));
         seconds
             .map(|seconds| Interval::Every(Duration::from_secs(seconds)))
-            .ok_or_else(|| given.as_str().wrong("it must be 1 to 86400 seconds"))
+            .ok_or_else(|| given.as_str().invalid("it must be 1 to 86400 seconds"))
     }
 
     fn socket(&self) -> Result<PathBuf> {
@@ -396,16 +402,17 @@ impl Sources<'_> {
         let length = socket.as_os_str().len();
         if length > SOCKET_PATH_MAX || socket.file_name().is_none() {
             let text = format!(
-                "socket is \"{}\": it must be the path of a file, of at most {SOCKET_PATH_MAX} bytes (it has {length})",
+                "socket is \"{}\": it must be the path of a file, of at most {SOCKET_PATH_MAX} \
+                 bytes (it has {length})",
                 socket.display()
             );
-            return Err(Wrong(text));
+            return Err(SettingsError(text));
         }
         Ok(socket)
     }
 
     fn listen(&self) -> Result<Vec<SocketAddr>> {
-        let (from, values) = if !self.flags.listen.is_empty() {
+        let (source, values) = if !self.flags.listen.is_empty() {
             (flag_name("listen"), self.flags.listen.clone())
         } else if let Some(list) = (self.env)(&env_name("listen")) {
             (
@@ -424,8 +431,8 @@ impl Sources<'_> {
         values
             .iter()
             .map(|value| {
-                address(&Given {
-                    from: from.clone(),
+                parse_address(&Given {
+                    source: source.clone(),
                     value,
                 })
             })
@@ -433,7 +440,7 @@ impl Sources<'_> {
     }
 
     fn log_format(&self) -> Result<LogFormat> {
-        let Some(given) = self.one(
+        let Some(given) = self.find(
             "log_format",
             |flags| &flags.log_format,
             |file| &file.log_format,
@@ -443,7 +450,7 @@ impl Sources<'_> {
         match given.value.as_str() {
             "text" => Ok(LogFormat::Text),
             "json" => Ok(LogFormat::Json),
-            _ => Err(given.as_str().wrong("it must be text or json")),
+            _ => Err(given.as_str().invalid("it must be text or json")),
         }
     }
 }
@@ -456,66 +463,41 @@ fn env_name(key: &str) -> String {
     format!("NETNSD_{}", key.to_uppercase())
 }
 
-fn path(given: &Given<&str>) -> Result<PathBuf> {
+fn parse_path(given: &Given<&str>) -> Result<PathBuf> {
     if given.value.is_empty() {
-        return Err(given.wrong("it must be a path"));
+        return Err(given.invalid("it must be a path"));
     }
-    // The daemon never changes its directory, yet what it prints should be good from anywhere.
+    // The log and messages show paths that are valid in any directory.
     std::path::absolute(given.value)
-        .map_err(|error| given.wrong(&format!("it must be a path ({error})")))
+        .map_err(|error| given.invalid(&format!("it must be a path ({error})")))
 }
 
-fn address(given: &Given<&String>) -> Result<SocketAddr> {
+fn parse_address(given: &Given<&String>) -> Result<SocketAddr> {
     let given = Given {
-        from: given.from.clone(),
+        source: given.source.clone(),
         value: given.value.as_str(),
     };
-    let address: SocketAddr = given.value.parse().map_err(|_| {
-        given.wrong("it must be an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080")
-    })?;
-    Ok(address)
+    given.value.parse().map_err(|_| {
+        given.invalid("it must be an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080")
+    })
 }
 
-/// A rule of the configuration file. Names are looked up now, and never while somebody waits.
-fn rule((at, entry): (usize, &AccessEntry)) -> Result<AccessRule> {
-    let wrong = |key: &str, text: String| {
-        Wrong(format!(
-            "access[{at}].{key} in the configuration file {text}"
-        ))
-    };
-    let unknown = |key: &str, name: &str, what: &str| {
-        wrong(key, format!("is \"{name}\": there is no such {what}"))
-    };
-    let subject = match (&entry.user, &entry.group, &entry.certificate) {
-        (Some(name), None, None) => {
-            let by_name = || User::from_name(name).ok().flatten().map(|user| user.uid);
-            let uid = name.parse().ok().map(Uid::from_raw).or_else(by_name);
-            Subject::User(uid.ok_or_else(|| unknown("user", name, "user"))?)
-        }
-        (None, Some(name), None) => {
-            let by_name = || Group::from_name(name).ok().flatten().map(|group| group.gid);
-            let gid = name.parse().ok().map(Gid::from_raw).or_else(by_name);
-            Subject::Group(gid.ok_or_else(|| unknown("group", name, "group"))?)
-        }
-        (None, None, Some(name)) => Subject::Certificate(name.clone()),
-        _ => {
-            return Err(wrong(
-                "user",
-                "is needed, or group, or certificate: one of them".into(),
-            ));
-        }
-    };
+/// Converts a rule of the configuration file. Names of users and groups are looked up now, so that
+/// no request waits for that.
+fn convert_rule((index, entry): (usize, &AccessEntry)) -> Result<AccessRule> {
+    let subject = rule_subject(index, entry)?;
     let role = entry
         .role
         .parse()
-        .map_err(|error: InvalidValue| wrong("role", error.0))?;
+        .map_err(|error: InvalidValue| rule_error(index, "role", &error.0))?;
     let prefix = entry.prefix.as_deref().filter(|prefix| !prefix.is_empty());
     if let Some(prefix) = prefix {
-        check_prefix(prefix).map_err(|error| wrong("prefix", error.0))?;
+        check_prefix(prefix).map_err(|error| rule_error(index, "prefix", &error.0))?;
     }
-    let given = entry.host.as_deref().map(str::parse).transpose();
-    let host = given.and_then(|given| HostAccess::resolve(given, role, prefix));
-    let host = host.map_err(|error| wrong("host", error.0))?;
+    let host = entry.host.as_deref().map(str::parse).transpose();
+    let host = host
+        .and_then(|host| HostAccess::resolve(host, role, prefix))
+        .map_err(|error| rule_error(index, "host", &error.0))?;
     Ok(AccessRule {
         subject,
         role,
@@ -524,11 +506,48 @@ fn rule((at, entry): (usize, &AccessEntry)) -> Result<AccessRule> {
     })
 }
 
-/// Reads a file's text, and what it comes to, for `crate::fuzz`.
+/// Returns the user, group or certificate of a rule; users and groups are names or numbers.
+fn rule_subject(index: usize, entry: &AccessEntry) -> Result<Subject> {
+    match (&entry.user, &entry.group, &entry.certificate) {
+        (Some(name), None, None) => {
+            let uid = match name.parse() {
+                Ok(number) => Some(Uid::from_raw(number)),
+                Err(_) => User::from_name(name).ok().flatten().map(|user| user.uid),
+            };
+            uid.map(Subject::User).ok_or_else(|| {
+                let text = format!("is \"{name}\": there is no such user");
+                rule_error(index, "user", &text)
+            })
+        }
+        (None, Some(name), None) => {
+            let gid = match name.parse() {
+                Ok(number) => Some(Gid::from_raw(number)),
+                Err(_) => Group::from_name(name).ok().flatten().map(|group| group.gid),
+            };
+            gid.map(Subject::Group).ok_or_else(|| {
+                let text = format!("is \"{name}\": there is no such group");
+                rule_error(index, "group", &text)
+            })
+        }
+        (None, None, Some(name)) => Ok(Subject::Certificate(name.clone())),
+        _ => {
+            let text = "is needed, or group, or certificate: one of them";
+            Err(rule_error(index, "user", text))
+        }
+    }
+}
+
+fn rule_error(index: usize, key: &str, text: &str) -> SettingsError {
+    SettingsError(format!(
+        "access[{index}].{key} in the configuration file {text}"
+    ))
+}
+
+/// Resolves the settings of a configuration file, for `crate::fuzz`.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn fuzz(text: &str) {
-    let _refused = parse_file(Path::new("fuzz.toml"), text).and_then(|file| {
-        Settings::of(Sources {
+    let _ = parse_file(Path::new("fuzz.toml"), text).and_then(|file| {
+        Settings::from_sources(Sources {
             flags: &Flags::default(),
             env: &|_| None,
             file,
@@ -536,15 +555,15 @@ pub(crate) fn fuzz(text: &str) {
     });
 }
 
-/// What the log lets through, or this if it is not said.
+/// Returns the filter of the log (`NETNSD_LOG`), or the default.
 ///
 /// # Errors
-/// When what is said is no filter.
-pub fn log_filter(env: &dyn Fn(&str) -> Option<String>, otherwise: &str) -> Result<Targets> {
-    let value = env("NETNSD_LOG").unwrap_or_else(|| otherwise.into());
+/// If it is not a valid filter.
+pub fn log_filter(env: &dyn Fn(&str) -> Option<String>, default: &str) -> Result<Targets> {
+    let value = env("NETNSD_LOG").unwrap_or_else(|| default.into());
     value.parse().map_err(|_| {
-        Given { from: "NETNSD_LOG".into(), value: value.as_str() }
-            .wrong("it must be a level (error, warn, info, debug, trace) or module=level pairs separated by commas")
+        Given { source: "NETNSD_LOG".into(), value: value.as_str() }
+            .invalid("it must be a level (error, warn, info, debug, trace) or module=level pairs separated by commas")
     })
 }
 
@@ -553,38 +572,41 @@ fn read_file(flag: Option<&str>, env: &dyn Fn(&str) -> Option<String>) -> Result
         Some(file) => Some(("--config", file.to_owned())),
         None => env("NETNSD_CONFIG").map(|file| ("NETNSD_CONFIG", file)),
     };
-    let (from, name) = named
+    let (source, name) = named
         .clone()
-        .unwrap_or(("the configuration file", CONFIG.into()));
+        .unwrap_or(("the configuration file", DEFAULT_CONFIG.into()));
     match fs::read_to_string(&name) {
         Ok(text) => parse_file(Path::new(&name), &text),
         Err(error) if named.is_none() && error.kind() == io::ErrorKind::NotFound => {
             Ok(File::default())
         }
         Err(error) => Err(Given {
-            from: from.into(),
+            source: source.into(),
             value: name.as_str(),
         }
-        .wrong(&format!(
+        .invalid(&format!(
             "it must be a TOML file that can be read ({error})"
         ))),
     }
 }
 
 fn parse_file(name: &Path, text: &str) -> Result<File> {
-    let wrong = |text: String| Wrong(format!("{}: {}", name.display(), text.replace('\n', " ")));
-    let document =
-        toml::Deserializer::parse(text).map_err(|error| wrong(error.message().to_owned()))?;
+    let document = toml::Deserializer::parse(text)
+        .map_err(|error| file_error(name, error.message().to_owned()))?;
     serde_path_to_error::deserialize(document).map_err(|error| {
         let key = error.path().to_string();
         let message = error.into_inner().message().to_owned();
-        // The message of an unknown key names it already.
+        // The message of an unknown key already names the key.
         if key == "." || message.contains(&key) {
-            wrong(message)
+            file_error(name, message)
         } else {
-            wrong(format!("{key}: {message}"))
+            file_error(name, format!("{key}: {message}"))
         }
     })
+}
+
+fn file_error(name: &Path, text: String) -> SettingsError {
+    SettingsError(format!("{}: {}", name.display(), text.replace('\n', " ")))
 }
 
 #[cfg(test)]
@@ -612,7 +634,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults() {
+    fn unset_settings_have_defaults() {
         let settings = resolve(&[], &[]).unwrap();
         assert_eq!(settings.state_dir, Path::new("/var/lib/netnsd"));
         assert_eq!(settings.socket, Path::new("/run/netnsd/netnsd.sock"));
@@ -625,7 +647,7 @@ mod tests {
     }
 
     #[test]
-    fn flag_over_environment_over_file() {
+    fn flag_precedes_environment_and_file() {
         let file = file(
             "state_dir = '/file'\nsocket = '/file.sock'\nlog_format = 'json'\nrepair = 'report'\nreconcile_interval_s = 7\nlisten = ['127.0.0.1:1']\ntoken_file = '/t'",
         );
@@ -659,7 +681,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_in_one_sentence() {
+    fn invalid_setting_is_one_sentence() {
         let unknown = file("state_dri = '/x'");
         let mistyped = file("log_format = 3");
         let broken = file("listen = [");

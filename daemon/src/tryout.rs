@@ -1,5 +1,5 @@
-//! `netnsd try`: a daemon and a small network in a sandbox, shown as the curl lines that do the
-//! same.
+//! `netnsd try`: a demo that runs a daemon in a sandbox, creates a small network and prints the curl
+//! commands that do the same.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -16,32 +16,32 @@ use tokio::sync::oneshot;
 use tracing_subscriber::filter::Targets;
 
 use crate::{
-    daemon::{self, Failure},
+    daemon::{self, DaemonError},
     engine::Policy,
     sandbox,
     settings::{LogFormat, Settings},
 };
 
-/// Path and body of each PUT, in order.
+/// Path and body of each PUT of the demo, in order.
 const NETWORK: &str = include_str!("../../examples/try/network.json");
-/// From which namespace, to which address, and what that shows.
+/// Namespace, address and description of each ping of the demo.
 const PINGS: &str = include_str!("../../examples/try/pings.json");
 
-type Result<T> = std::result::Result<T, Failure>;
+type Result<T> = std::result::Result<T, DaemonError>;
 
-/// Tries the daemon out; with `exit` it ends after the pings, else it stays until a signal.
+/// Runs the demo; with `exit` it ends after the pings, else at a signal.
 ///
 /// # Errors
-/// What kept it from showing anything.
+/// If the sandbox or the daemon cannot be started, or the network cannot be created.
 pub fn run(exit: bool, log: Targets) -> Result<ExitCode> {
-    // Seen from outside, where this process may be somebody else than inside.
+    // Before the sandbox, in whose user namespace every user is root.
     let as_root = geteuid().is_root();
-    sandbox::enter().map_err(|error| Failure::Other(error.to_string()))?;
+    sandbox::enter().map_err(|error| DaemonError::Other(error.to_string()))?;
     let dir = tempfile::Builder::new()
         .prefix("netnsd-try-")
         .tempdir_in(reachable_temp_dir())
         .map_err(|error| {
-            Failure::Other(format!("no temporary directory could be made: {error}"))
+            DaemonError::Other(format!("no temporary directory could be made: {error}"))
         })?;
     let settings = Settings {
         state_dir: dir.path().join("state"),
@@ -62,10 +62,11 @@ pub fn run(exit: bool, log: Targets) -> Result<ExitCode> {
         colours: has_colours(),
         as_root,
     };
-    daemon::runtime()?.block_on(guide(settings, tour, exit))
+    daemon::build_runtime()?.block_on(run_demo(settings, tour, exit))
 }
 
-/// Where another terminal finds the socket: not below what the sandbox covers.
+/// Returns a directory for the socket that other terminals can reach: not one that the sandbox
+/// covers.
 fn reachable_temp_dir() -> PathBuf {
     let dir = std::env::temp_dir();
     if dir.starts_with("/run") || dir.starts_with("/etc") {
@@ -79,31 +80,30 @@ fn has_colours() -> bool {
     io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
-/// The daemon and the tour side by side.
-async fn guide(settings: Settings, tour: Tour, exit: bool) -> Result<ExitCode> {
-    let (tell, told) = oneshot::channel();
+/// Runs the daemon and the tour concurrently.
+async fn run_demo(settings: Settings, tour: Tour, exit: bool) -> Result<ExitCode> {
+    let (ready, is_ready) = oneshot::channel();
     let mut daemon = std::pin::pin!(daemon::run(settings, move |_| {
-        // Nobody listens any more if the tour has failed.
-        let _ = tell.send(());
+        let _ = ready.send(()); // The tour may have failed already.
     }));
     let walk = async {
-        if told.await.is_err() {
+        if is_ready.await.is_err() {
             return std::future::pending().await;
         }
-        tour.walk().await
+        tour.show_network().await
     };
     let all_answered = tokio::select! {
-        // A signal before the end of the tour, or a failed start.
+        // A signal came before the end of the tour, or the start failed.
         result = &mut daemon => return result.map(|()| ExitCode::FAILURE),
         result = walk => result?,
     };
     if !exit {
-        tour.show_how_to_go_on();
+        tour.show_next_steps();
         return daemon.await.map(|()| ExitCode::SUCCESS);
     }
-    // The orderly way out is the same as at a signal.
+    // The daemon stops in order, as at any signal.
     nix::sys::signal::kill(Pid::this(), nix::sys::signal::Signal::SIGTERM).map_err(|error| {
-        Failure::Other(format!("the daemon could not be told to stop: {error}"))
+        DaemonError::Other(format!("the daemon could not be told to stop: {error}"))
     })?;
     daemon.await?;
     Ok(if all_answered {
@@ -113,6 +113,7 @@ async fn guide(settings: Settings, tour: Tour, exit: bool) -> Result<ExitCode> {
     })
 }
 
+/// Demo shown on stdout.
 struct Tour {
     client: Client,
     socket: PathBuf,
@@ -121,25 +122,26 @@ struct Tour {
 }
 
 impl Tour {
-    async fn walk(&self) -> Result<bool> {
-        let network: Vec<(String, Value)> = bundled(NETWORK)?;
-        let pings: Vec<(String, String, String)> = bundled(PINGS)?;
-        self.say(&format!(
+    /// Creates the network and pings through it; returns true if all pings were answered.
+    async fn show_network(&self) -> Result<bool> {
+        let network: Vec<(String, Value)> = parse_bundled(NETWORK)?;
+        let pings: Vec<(String, String, String)> = parse_bundled(PINGS)?;
+        self.print_line(&format!(
             "A daemon in a sandbox of its own serves {}. It makes a network:",
             self.socket.display()
         ));
         for (path, body) in &network {
-            self.say(&self.curl("PUT", path, Some(body)));
+            self.print_line(&self.curl("PUT", path, Some(body)));
             let answer = self.send(Method::PUT, path, body).await?;
             if !answer.status.is_success() {
-                return Err(Failure::Other(format!(
+                return Err(DaemonError::Other(format!(
                     "PUT {path} was answered {}: {}",
                     answer.status,
                     answer.json()
                 )));
             }
         }
-        self.say("\nNow through all of it:");
+        self.print_line("\nNow through all of it:");
         let mut all_answered = true;
         for (from, address, what) in &pings {
             all_answered &= self.ping(from, address, what).await?;
@@ -151,7 +153,7 @@ impl Tour {
         let path = format!("/v1/namespaces/{from}/ping");
         // The first packet may wait for a bridge port that is only just up.
         let body = serde_json::json!({"address": address, "count": 3});
-        self.say(&self.curl("POST", &path, Some(&body)));
+        self.print_line(&self.curl("POST", &path, Some(&body)));
         let answer = self.send(Method::POST, &path, &body).await?;
         let result = serde_json::from_slice::<PingResult>(&answer.body)
             .ok()
@@ -169,7 +171,7 @@ impl Tour {
             Some(_) => "no answer".to_owned(),
             None => format!("{}: {}", answer.status, answer.json()),
         };
-        self.say(&format!("  {word}  {from} -> {address} ({what}): {found}"));
+        self.print_line(&format!("  {word}  {from} -> {address} ({what}): {found}"));
         Ok(ok)
     }
 
@@ -181,27 +183,27 @@ impl Tour {
             body.to_string(),
         );
         sent.await
-            .map_err(|error| Failure::Other(format!("{path} could not be asked for: {error}")))
+            .map_err(|error| DaemonError::Other(format!("{path} could not be asked for: {error}")))
     }
 
-    fn show_how_to_go_on(&self) {
+    fn show_next_steps(&self) {
         let pid = std::process::id();
         let nsenter = if self.as_root {
             format!("nsenter --target {pid} --mount --net")
         } else {
             format!("nsenter --target {pid} --user --preserve-credentials --mount --net")
         };
-        self.say("\nGo on from another terminal:");
-        self.say(&self.curl("GET", "/v1/namespaces", None));
-        self.say(&self.curl("GET", "/v1/namespaces/router/links", None));
-        self.say(&self.curl("DELETE", "/v1/veths/alice-bob", None));
-        self.say("Look at it from inside, as ip sees it:");
-        self.say(&format!("{nsenter} ip netns list"));
-        self.say(&format!("{nsenter} ip -n router route"));
-        self.say("Ctrl-C ends it and leaves nothing behind.");
+        self.print_line("\nGo on from another terminal:");
+        self.print_line(&self.curl("GET", "/v1/namespaces", None));
+        self.print_line(&self.curl("GET", "/v1/namespaces/router/links", None));
+        self.print_line(&self.curl("DELETE", "/v1/veths/alice-bob", None));
+        self.print_line("Look at it from inside, as ip sees it:");
+        self.print_line(&format!("{nsenter} ip netns list"));
+        self.print_line(&format!("{nsenter} ip -n router route"));
+        self.print_line("Ctrl-C ends it and leaves nothing behind.");
     }
 
-    /// The line that does the same, for a shell.
+    /// Returns the shell command of a request.
     fn curl(&self, method: &str, path: &str, body: Option<&Value>) -> String {
         let socket = shell_word(&self.socket.to_string_lossy());
         let verb = if method == "GET" {
@@ -227,15 +229,14 @@ impl Tour {
         }
     }
 
-    fn say(&self, line: &str) {
-        // A reader who went away, as `head` does, is no reason to fail.
-        let _ = writeln!(io::stdout(), "{line}");
+    fn print_line(&self, line: &str) {
+        let _ = writeln!(io::stdout(), "{line}"); // The reader may be gone, as with `head`.
     }
 }
 
-fn bundled<T: serde::de::DeserializeOwned>(text: &str) -> Result<T> {
+fn parse_bundled<T: serde::de::DeserializeOwned>(text: &str) -> Result<T> {
     serde_json::from_str(text)
-        .map_err(|error| Failure::Other(format!("the bundled network is malformed: {error}")))
+        .map_err(|error| DaemonError::Other(format!("the bundled network is malformed: {error}")))
 }
 
 #[cfg(test)]
@@ -243,10 +244,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_bundled_can_be_read() {
-        assert_eq!(bundled::<Vec<(String, Value)>>(NETWORK).unwrap().len(), 13);
+    fn bundled_network_is_valid() {
         assert_eq!(
-            bundled::<Vec<(String, String, String)>>(PINGS)
+            parse_bundled::<Vec<(String, Value)>>(NETWORK)
+                .unwrap()
+                .len(),
+            13
+        );
+        assert_eq!(
+            parse_bundled::<Vec<(String, String, String)>>(PINGS)
                 .unwrap()
                 .len(),
             6
