@@ -157,7 +157,7 @@ impl Lines {
         loop {
             let session = self.session.as_mut()?;
             let happening = tokio::select! {
-                happening = session.next() => happening,
+                happening = session.next_event() => happening,
                 why = self.lifetime.expired() => Err(why),
             };
             let line = match happening {
@@ -525,7 +525,7 @@ async fn send_all(sink: &mut SplitSink<WebSocket, Message>, session: &mut Sessio
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
     loop {
         let message = tokio::select! {
-            happening = session.next() => match happening {
+            happening = session.next_event() => match happening {
                 Ok(SessionEvent::Output(OutputStream::Stdout, bytes)) => frame(STDOUT, &bytes),
                 Ok(SessionEvent::Output(OutputStream::Stderr, bytes)) => frame(STDERR, &bytes),
                 Ok(SessionEvent::Ended(end)) => {

@@ -1,4 +1,4 @@
-//! Running a command in a namespace.
+//! Commands that run to their end, with their whole output as the result.
 
 use std::{
     collections::BTreeMap,
@@ -34,32 +34,32 @@ use super::{
 
 use crate::access::Identity;
 
-/// How a command is to be run in its namespace.
+/// Options of a command in its namespace.
 #[derive(Debug, Clone, Default)]
 pub struct Launch {
-    /// Whose rights it has; none: the daemon's own, or those of whom the request names.
+    /// User whose rights the command has; `None`: the user that the request names, or the daemon's.
     pub identity: Option<Identity>,
     /// True if the namespace has `dns`: its own `resolv.conf` must be there, and the host's
     /// resolvers are out of reach.
     pub has_dns: bool,
-    /// The share of places that it takes one of, and the namespace that it enters.
+    /// Limits of the caller.
     pub origin: CallerScope,
 }
 
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The longest time that may be asked for, in seconds: a day.
-const LONGEST: f64 = 86_400.0;
+/// Longest time limit of a request in seconds: a day.
+const MAX_TIMEOUT_S: f64 = 86_400.0;
 
-/// How long the pipes of a command that has ended are waited for.
+/// Time that the pipes of a command that has ended may stay open.
 ///
-/// What it wrote itself is in the pipes by then and read at once, so this is only for descendants
-/// that are about to end, as in `cmd | tee &`. Those that stay would keep the pipes open for ever,
-/// and each such answer waits this long.
+/// Its own output is in the pipes by then, so this time is only for descendants that are about to
+/// end, as in `cmd | tee &`. Descendants that stay would keep the pipes open for ever; each such
+/// response waits this long.
 pub(super) const GRACE: Duration = Duration::from_millis(100);
 
-/// Refuses what could not be run, before it waits for its turn.
-pub(super) fn check(request: &Exec) -> Result<(), Problem> {
+/// Validates a request, before it waits for a permit.
+pub(super) fn check_request(request: &Exec) -> Result<(), Problem> {
     let Some(program) = request.argv.first() else {
         return Err(invalid(
             &["argv"],
@@ -70,22 +70,24 @@ pub(super) fn check(request: &Exec) -> Result<(), Problem> {
         return Err(invalid(&["argv", "0"], "the program's name is empty"));
     }
     for (index, argument) in request.argv.iter().enumerate() {
-        no_nul(&["argv", &index.to_string()], argument)?;
+        check_no_nul(&["argv", &index.to_string()], argument)?;
     }
     for (key, value) in &request.env {
         if key.is_empty() || key.contains(['=', '\0']) {
             return Err(invalid(
                 &["env", key],
-                format!("{key:?} is no variable's name: not empty, without = and NUL"),
+                format!(
+                    "{key:?} is not a valid variable name: it must not be empty or contain = or NUL"
+                ),
             ));
         }
-        no_nul(&["env", key], value)?;
+        check_no_nul(&["env", key], value)?;
     }
-    no_nul(&["cwd"], request.cwd.as_deref().unwrap_or_default())?;
-    no_nul(&["user"], request.user.as_deref().unwrap_or_default())?;
-    if !(request.timeout_s > 0.0 && request.timeout_s <= LONGEST) {
+    check_no_nul(&["cwd"], request.cwd.as_deref().unwrap_or_default())?;
+    check_no_nul(&["user"], request.user.as_deref().unwrap_or_default())?;
+    if !(request.timeout_s > 0.0 && request.timeout_s <= MAX_TIMEOUT_S) {
         let detail = format!(
-            "{} is not a time limit: it is more than 0 and at most {LONGEST} seconds",
+            "{} is not a valid time limit: it must be more than 0 and at most {MAX_TIMEOUT_S} seconds",
             request.timeout_s
         );
         return Err(invalid(&["timeout_s"], detail));
@@ -93,7 +95,7 @@ pub(super) fn check(request: &Exec) -> Result<(), Problem> {
     Ok(())
 }
 
-fn no_nul(path: &[&str], text: &str) -> Result<(), Problem> {
+fn check_no_nul(path: &[&str], text: &str) -> Result<(), Problem> {
     if text.contains('\0') {
         Err(invalid(path, "it contains a NUL byte"))
     } else {
@@ -101,8 +103,8 @@ fn no_nul(path: &[&str], text: &str) -> Result<(), Problem> {
     }
 }
 
-/// Runs the command to its end.
-pub(super) async fn run(
+/// Runs a command to its end.
+pub(super) async fn run_command(
     name: &Name,
     namespace: OwnedFd,
     request: &Exec,
@@ -115,23 +117,36 @@ pub(super) async fn run(
     let (name, owned) = (name.clone(), request.clone());
     let start = move |process: &Process| {
         let (pipes, stdio) = Pipes::open()?;
-        spawn(process, &name, namespace, &owned, launch, stdio, false).map(|()| pipes)
+        spawn_command(process, &name, namespace, &owned, launch, stdio, false).map(|()| pipes)
     };
     let Some((mut child, pipes)) = Child::start(permit, time, start).await? else {
-        return Ok(result(killed(), true, started.elapsed(), stdout, stderr));
+        return Ok(build_result(
+            killed_status(),
+            true,
+            started.elapsed(),
+            stdout,
+            stderr,
+        ));
     };
     let input = request.stdin.as_deref().unwrap_or_default().as_bytes();
     let time = time.saturating_sub(started.elapsed());
-    let (status, killed) = attend(&mut child, pipes, input, time, &mut stdout, &mut stderr).await?;
-    Ok(result(status, killed, started.elapsed(), stdout, stderr))
+    let (status, killed) =
+        pump_pipes(&mut child, pipes, input, time, &mut stdout, &mut stderr).await?;
+    Ok(build_result(
+        status,
+        killed,
+        started.elapsed(),
+        stdout,
+        stderr,
+    ))
 }
 
-/// The end of a command that was killed before it had become its program.
-pub(super) fn killed() -> ExitStatus {
+/// Returns the status of a command that was killed before it executed its program.
+pub(super) fn killed_status() -> ExitStatus {
     ExitStatus::from_raw(Signal::SIGKILL as i32)
 }
 
-/// The daemon's ends of a command's standard input, output and error.
+/// Daemon's ends of the pipes to a command's standard input, output and error.
 pub(super) struct Pipes {
     pub(super) stdin: pipe::Sender,
     pub(super) stdout: pipe::Receiver,
@@ -139,7 +154,7 @@ pub(super) struct Pipes {
 }
 
 impl Pipes {
-    /// Opens them; returns them and the command's ends. It needs the runtime's context.
+    /// Opens the pipes; returns them and the command's ends. It needs the runtime's context.
     pub(super) fn open() -> Result<(Self, [OwnedFd; 3]), Problem> {
         let open = || {
             let ((input, stdin), (stdout, output), (stderr, error)) = (
@@ -158,7 +173,7 @@ impl Pipes {
     }
 }
 
-fn result(
+fn build_result(
     status: ExitStatus,
     killed: bool,
     took: Duration,
@@ -176,23 +191,23 @@ fn result(
         stdout_base64,
         stderr_base64,
         truncated,
-        // One that ended by itself just before the kill was in time.
+        // A command that ended just before it was killed was in time.
         timed_out: killed && status.signal() == Some(Signal::SIGKILL as i32),
         duration_ms: (took.as_secs_f64() * 1e6).round() / 1e3,
     }
 }
 
 pub(super) fn signal_name(number: i32) -> String {
-    // Those without a name are the real-time signals.
+    // Real-time signals have no names.
     Signal::try_from(number).map_or_else(
         |_| format!("SIG{number}"),
         |signal| signal.as_str().to_owned(),
     )
 }
 
-/// Feeds a command, reads it, and kills it when its time is over; tells how it ended and whether it
-/// was killed.
-async fn attend(
+/// Writes a command's input, reads its output and kills it when its time is over. Returns its status,
+/// and true if it was killed.
+async fn pump_pipes(
     child: &mut Child,
     Pipes {
         stdin,
@@ -204,7 +219,13 @@ async fn attend(
     stdout: &mut Output,
     stderr: &mut Output,
 ) -> Result<(ExitStatus, bool), Problem> {
-    let pipes = async { tokio::join!(stdout.fill(out), stderr.fill(err), feed(stdin, input)) };
+    let pipes = async {
+        tokio::join!(
+            stdout.read_all(out),
+            stderr.read_all(err),
+            write_input(stdin, input)
+        )
+    };
     tokio::pin!(pipes);
     let limit = sleep(time);
     tokio::pin!(limit);
@@ -220,20 +241,20 @@ async fn attend(
         }
     };
     if !closed {
-        let _ = timeout(GRACE, pipes).await;
+        let _ = timeout(GRACE, pipes).await; // Descendants may keep the pipes open.
     }
     Ok((status, killed))
 }
 
-async fn feed(mut stdin: pipe::Sender, input: &[u8]) {
-    // A command need not read what it is given: EPIPE is no error. Dropping it then closes it.
+async fn write_input(mut stdin: pipe::Sender, input: &[u8]) {
+    // A command need not read its input: EPIPE is not an error. Dropping the pipe closes it.
     let _ = stdin.write_all(input).await;
 }
 
-/// Starts a command with these as its standard input, output and error; `terminal`: they are one,
-/// and it controls it. With an identity it runs as that user, and never has more privileges. It
-/// blocks until the command is its program.
-pub(super) fn spawn(
+/// Starts a command with these as its standard input, output and error; with `terminal` they are one
+/// terminal, which becomes its controlling one. With an identity it runs as that user, and can never
+/// gain privileges. Blocks until the command has executed its program.
+pub(super) fn spawn_command(
     process: &Process,
     name: &Name,
     namespace: OwnedFd,
@@ -244,15 +265,15 @@ pub(super) fn spawn(
 ) -> Result<(), Problem> {
     let confined = launch.identity.is_some();
     let (user, identity) = match launch.identity {
-        Some(who) => (User::from_uid(who.uid).ok().flatten(), Some(who)),
+        Some(identity) => (User::from_uid(identity.uid).ok().flatten(), Some(identity)),
         None => {
-            let user = user(request.user.as_deref())?;
+            let user = look_up_user(request.user.as_deref())?;
             let asked = user.as_ref().filter(|_| request.user.is_some());
-            let identity = asked.map(identity).transpose()?.flatten();
+            let identity = asked.map(identity_of).transpose()?.flatten();
             (user, identity)
         }
     };
-    let variables = variables(user.as_ref(), &request.env);
+    let variables = build_environment(user.as_ref(), &request.env);
     let directory = CString::new(request.cwd.as_deref().unwrap_or("/"))
         .map_err(|_| invalid(&["cwd"], "a NUL byte"))?;
     let environment = Environment::prepare(
@@ -269,11 +290,11 @@ pub(super) fn spawn(
         .map_err(|_| invalid(&["argv"], "it contains a NUL byte"))?;
     process
         .fork(&image, &environment, stdio)
-        .map_err(|error| not_started(&error, request, &variables))
+        .map_err(|error| start_problem(&error, request, &variables))
 }
 
-/// The user asked for, or the daemon's own if it has a name.
-pub(super) fn user(asked: Option<&str>) -> Result<Option<User>, Problem> {
+/// Looks up the requested user, or the daemon's own, which may have no name.
+pub(super) fn look_up_user(asked: Option<&str>) -> Result<Option<User>, Problem> {
     let Some(asked) = asked else {
         return Ok(User::from_uid(geteuid()).ok().flatten());
     };
@@ -288,9 +309,9 @@ pub(super) fn user(asked: Option<&str>) -> Result<Option<User>, Problem> {
     }
 }
 
-/// What to change to be that user; none if the daemon is that user, as a sandbox could not even
-/// change to itself.
-fn identity(user: &User) -> Result<Option<Identity>, Problem> {
+/// Returns the identity of a user; `None` if the daemon is that user, because in a sandbox it could
+/// not even change to itself.
+fn identity_of(user: &User) -> Result<Option<Identity>, Problem> {
     if user.uid == geteuid() && user.gid == getegid() {
         return Ok(None);
     }
@@ -304,9 +325,12 @@ fn identity(user: &User) -> Result<Option<Identity>, Problem> {
     }))
 }
 
-/// The command's environment: nothing of the daemon's own but language and terminal, which may hold
-/// secrets.
-fn variables(user: Option<&User>, asked: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+/// Returns the command's environment. The daemon's own may hold secrets: only `LANG` and `TERM` are
+/// passed on.
+fn build_environment(
+    user: Option<&User>,
+    asked: &BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
     let mut variables = BTreeMap::from([("PATH".to_owned(), DEFAULT_PATH.to_owned())]);
     for key in ["LANG", "TERM"] {
         if let Ok(value) = std::env::var(key) {
@@ -322,8 +346,8 @@ fn variables(user: Option<&User>, asked: &BTreeMap<String, String>) -> BTreeMap<
     variables
 }
 
-/// Says why a command was not started, by the step that failed.
-fn not_started(
+/// Returns the problem of a command that was not started, by the step that failed.
+fn start_problem(
     error: &std::io::Error,
     request: &Exec,
     variables: &BTreeMap<String, String>,
@@ -345,11 +369,11 @@ fn not_started(
             )
         }
         Some(step) => failed(step.words(), errno),
-        None => not_executed(errno, &request.argv[0], variables),
+        None => exec_problem(errno, &request.argv[0], variables),
     }
 }
 
-fn not_executed(errno: Errno, program: &str, variables: &BTreeMap<String, String>) -> Problem {
+fn exec_problem(errno: Errno, program: &str, variables: &BTreeMap<String, String>) -> Problem {
     let pointer = ["argv", "0"];
     match errno {
         Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE => {

@@ -1,4 +1,4 @@
-//! ICMP and ICMPv6 packets: echo requests made, their answers read. Pure.
+//! ICMP and ICMPv6 packets: echo requests encoded, their answers decoded. Pure.
 
 const ECHO_REQUEST: [u8; 2] = [8, 128];
 const ECHO_REPLY: [u8; 2] = [0, 129];
@@ -6,29 +6,29 @@ const ECHO_REPLY: [u8; 2] = [0, 129];
 const ERRORS_V4: [u8; 3] = [3, 11, 12];
 const ERRORS_V6: [u8; 4] = [1, 2, 3, 4];
 
-/// The length of an ICMP header.
+/// Length of an ICMP header in bytes.
 const HEADER: usize = 8;
 
-/// What a packet says about a request of ours.
+/// Answer to an echo request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// The echo came back; with the header's time to live in IPv4.
+    /// Echo reply; in IPv4 with the time to live of its header.
     Reply { seq: u16, ttl: Option<u8> },
-    /// A router, or the kernel itself, says that it will not arrive.
+    /// Error of a router, or of the kernel itself: the request will not arrive.
     Error { seq: u16, reason: &'static str },
 }
 
-/// What requests of one ping have in common.
+/// Values that all requests of a ping have in common.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Mark {
+pub(super) struct EchoId {
     pub(super) v6: bool,
     pub(super) ident: u16,
     pub(super) cookie: [u8; 8],
 }
 
-impl Mark {
-    /// An echo request with `size` bytes of payload.
-    pub(super) fn request(&self, seq: u16, size: usize) -> Vec<u8> {
+impl EchoId {
+    /// Encodes an echo request with `size` bytes of payload.
+    pub(super) fn encode_request(&self, seq: u16, size: usize) -> Vec<u8> {
         let mut packet = vec![0; HEADER + size];
         packet[0] = ECHO_REQUEST[usize::from(self.v6)];
         packet[4..6].copy_from_slice(&self.ident.to_be_bytes());
@@ -39,7 +39,7 @@ impl Mark {
         {
             *byte = value;
         }
-        // In IPv6 the sum covers the addresses too: there the kernel fills it in.
+        // In IPv6 the checksum covers the addresses too: there the kernel fills it in.
         if !self.v6 {
             let sum = checksum(&packet);
             packet[2..4].copy_from_slice(&sum.to_be_bytes());
@@ -47,17 +47,17 @@ impl Mark {
         packet
     }
 
-    /// Reads what a raw socket received: an IPv4 packet with its header, or an ICMPv6 message
-    /// without.
-    pub(super) fn read(&self, received: &[u8]) -> Option<Answer> {
+    /// Decodes a packet of a raw socket: an IPv4 packet with its header, or an ICMPv6 message without
+    /// one (raw(7)). Returns `None` if it answers no request of this ping.
+    pub(super) fn decode(&self, received: &[u8]) -> Option<Answer> {
         if self.v6 {
-            self.message(received, None)
+            self.decode_message(received, None)
         } else {
-            self.message(skip_v4(received)?, received.get(8).copied())
+            self.decode_message(skip_v4(received)?, received.get(8).copied())
         }
     }
 
-    fn message(&self, message: &[u8], ttl: Option<u8>) -> Option<Answer> {
+    fn decode_message(&self, message: &[u8], ttl: Option<u8>) -> Option<Answer> {
         let (&kind, &code) = (message.first()?, message.get(1)?);
         if kind == ECHO_REPLY[usize::from(self.v6)] {
             let seq = self.sequence(message)?;
@@ -92,7 +92,7 @@ impl Mark {
     }
 
     fn has_cookie(&self, payload: &[u8]) -> bool {
-        // A payload too short for the whole cookie carries its beginning.
+        // A short payload has only the beginning of the cookie.
         payload.iter().zip(self.cookie).all(|(a, b)| *a == b)
     }
 }
@@ -101,8 +101,8 @@ fn skip_v4(packet: &[u8]) -> Option<&[u8]> {
     packet.get(usize::from(packet.first()? & 0x0f) * 4..)
 }
 
-/// Skips an IPv6 header; what is sent here has no extension headers but, if large, that of a
-/// fragment.
+/// Skips an IPv6 header. The requests have no extension headers, except for a fragment header if they
+/// are large.
 fn skip_v6(packet: &[u8]) -> Option<&[u8]> {
     const FRAGMENT: u8 = 44;
     packet.get(if *packet.get(6)? == FRAGMENT { 48 } else { 40 }..)

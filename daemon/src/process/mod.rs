@@ -1,20 +1,19 @@
-//! Commands inside namespaces: exec, ping, and who lives where. Never changes links.
+//! Commands inside namespaces, pings, and lists of processes.
 //!
-//! Begin at [`Processes`]. `exec` runs commands to their end, `session` carries their output off as
-//! it comes; `child` forks and reaps them, `environment` is what happens between their fork and
-//! exec, `output` keeps what they print; `permits` has their places. `ping` sends echoes, `icmp`
-//! makes and reads their packets; `who` looks at `/proc`.
+//! Begin at [`Processes`]. `exec` runs commands to their end, `session` streams their output; `child`
+//! forks and reaps them, `environment` sets them up between fork and exec, `output` keeps their
+//! output, `permits` bounds their number. `ping` sends echo requests, `icmp` encodes and decodes
+//! their packets, `sockets` opens their sockets; `procfs` reads `/proc`.
 //!
-//! No thread that serves requests is ever in another namespace: a command enters its own after the
-//! fork, and the sockets of `ping` are opened by the one thread of `sockets`.
+//! It never changes links.
+//!
+//! **Invariant:** no thread that serves requests is ever in another namespace: a command enters its
+//! own after the fork, and the one thread of `sockets` opens the sockets of `ping`.
 
-#![allow(
-    unsafe_code,
-    reason = "what is done between fork and exec, terminals, and filters of sockets"
-)]
+#![allow(unsafe_code, reason = "fork, exec, terminals and socket filters")]
 #![allow(
     clippy::result_large_err,
-    reason = "a problem is the answer of a request, made once and not in a loop"
+    reason = "a problem is created once for a request, not in a loop"
 )]
 
 mod child;
@@ -24,11 +23,11 @@ mod icmp;
 mod output;
 mod permits;
 mod ping;
+mod procfs;
 mod session;
 mod sockets;
 #[cfg(test)]
 mod tests;
-mod who;
 
 use std::{io, os::fd::OwnedFd, time::Duration};
 
@@ -46,19 +45,19 @@ pub use self::{
     session::{CommandEnd, OutputStream, Session, SessionEvent, SessionInput, TerminalSize},
 };
 
-/// Time that a request waits for its place among those that run at the same time.
-const WAIT: Duration = Duration::from_secs(10);
+/// Time that a request waits for a permit.
+const PERMIT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The caller of a command or a ping as far as its place and its namespace are concerned.
+/// Limits of the caller of a command or a ping.
 #[derive(Debug, Clone, Default)]
 pub struct CallerScope {
-    /// The name whose share of places it takes; `None` for an admin, who has no share.
+    /// Name of the caller, whose share of permits it uses; `None` for an admin, who has no share.
     pub share: Option<String>,
-    /// The inode number that the namespace must have; `None` for an admin, who enters any.
+    /// Inode number that the namespace must have; `None` for an admin, who may enter any.
     pub inode: Option<u64>,
 }
 
-/// Runs commands and pings in namespaces, and tells who lives in them.
+/// Runs commands and pings in namespaces, and lists processes.
 #[derive(Clone)]
 pub struct Processes {
     sockets: sockets::Opener,
@@ -78,10 +77,9 @@ impl Processes {
         })
     }
 
-    /// Runs a command in the environment of `ip netns exec`, as the daemon, or as whom it names;
-    /// dropping the future kills its process group. The permit that is returned holds its place
-    /// while the result is in memory. `record` is awaited right before it starts, and an error of
-    /// it is the answer instead.
+    /// Runs a command in the environment of `ip netns exec` (ip-netns(8)); dropping the future kills
+    /// its process group. The returned permit is held while the result is in memory. `record` is
+    /// awaited right before the command starts; if it fails, the command is not started.
     pub async fn run_command(
         &self,
         name: &Name,
@@ -89,19 +87,19 @@ impl Processes {
         launch: Launch,
         record: impl Future<Output = Result<(), Problem>>,
     ) -> Result<(ExecResult, Permit), Problem> {
-        exec::check(request)?;
+        exec::check_request(request)?;
         let permit = self
             .commands
-            .acquire(launch.origin.share.as_deref(), WAIT)
+            .acquire(launch.origin.share.as_deref(), PERMIT_TIMEOUT)
             .await?;
         let namespace = open_namespace(name, launch.origin.inode).await?;
         record.await?;
-        let result = exec::run(name, namespace, request, launch, permit.clone()).await?;
+        let result = exec::run_command(name, namespace, request, launch, permit.clone()).await?;
         Ok((result, permit))
     }
 
-    /// Starts a command whose output is carried off as it comes; with a size, in a terminal of its
-    /// own. `record` is as for `exec`.
+    /// Starts a command whose output is streamed; if a size is given, in a terminal of its own.
+    /// `record` is as for [`Self::run_command`].
     pub async fn start_session(
         &self,
         name: &Name,
@@ -110,8 +108,8 @@ impl Processes {
         terminal: Option<TerminalSize>,
         record: impl Future<Output = Result<(), Problem>>,
     ) -> Result<Session, Problem> {
-        exec::check(request)?;
-        // They may last for days: one more is refused, not made to wait.
+        exec::check_request(request)?;
+        // Sessions may last for days: waiting for a permit is of no use.
         let permit = self.sessions.try_acquire(launch.origin.share.as_deref())?;
         let namespace = open_namespace(name, launch.origin.inode).await?;
         record.await?;
@@ -125,26 +123,29 @@ impl Processes {
         request: &Ping,
         origin: &CallerScope,
     ) -> Result<PingResult, Problem> {
-        ping::check(request)?;
-        let _permit = self.pings.acquire(origin.share.as_deref(), WAIT).await?;
+        ping::check_request(request)?;
+        let _permit_guard = self
+            .pings
+            .acquire(origin.share.as_deref(), PERMIT_TIMEOUT)
+            .await?;
         let namespace = open_namespace(name, origin.inode).await?;
-        ping::run(&self.sockets, name, namespace, request).await
+        ping::run_ping(&self.sockets, name, namespace, request).await
     }
 
-    /// The processes that live in a namespace, by their ids (`ip netns pids`).
+    /// Lists the processes in a namespace, by their ids (`ip netns pids`).
     pub async fn list_processes(&self, name: &Name) -> Result<Vec<Process>, Problem> {
         let name = name.clone();
-        blocking(move || who::processes(&name)).await
+        run_blocking(move || procfs::list_processes(&name)).await
     }
 
-    /// The namespace that a process lives in (`ip netns identify`).
+    /// Returns the namespace of a process (`ip netns identify`).
     pub async fn identify_process(&self, pid: u32) -> Result<ProcessNamespace, Problem> {
-        blocking(move || who::identify(pid)).await
+        run_blocking(move || procfs::identify_process(pid)).await
     }
 }
 
-/// Opens the namespace that `/run/netns/NAME` pins. It blocks: not for async threads.
-fn namespace_file(name: &Name) -> Result<OwnedFd, Problem> {
+/// Opens the namespace that `/run/netns/NAME` pins. Blocks: not for async threads.
+fn open_namespace_file(name: &Name) -> Result<OwnedFd, Problem> {
     let missing = |detail: String| Problem::new(Code::NotFound, detail);
     match open_netns(name.as_str()).map_err(|errno| failed("open the namespace", errno))? {
         NetnsFile::Namespace(fd) => Ok(fd),
@@ -159,12 +160,12 @@ fn namespace_file(name: &Name) -> Result<OwnedFd, Problem> {
     }
 }
 
-/// Opens the namespace that `/run/netns/NAME` pins, if it is the one of this inode number. What is
-/// opened is what is entered: the name may be another's later.
+/// Opens the namespace that `/run/netns/NAME` pins, if it has this inode number. The command enters
+/// the opened file, because another namespace may get the name later.
 async fn open_namespace(name: &Name, inode: Option<u64>) -> Result<OwnedFd, Problem> {
     let name = name.clone();
-    blocking(move || {
-        let file = namespace_file(&name)?;
+    run_blocking(move || {
+        let file = open_namespace_file(&name)?;
         let Some(expected) = inode else {
             return Ok(file);
         };
@@ -183,7 +184,7 @@ async fn open_namespace(name: &Name, inode: Option<u64>) -> Result<OwnedFd, Prob
     .await
 }
 
-/// Refuses to enter a namespace that is recorded, where what is there is not netnsd's.
+/// Returns the problem of a recorded namespace whose name pins a namespace that is not netnsd's.
 pub fn foreign_namespace(name: &Name, why: &str) -> Problem {
     let detail = format!(
         "namespace {name} is recorded, but the one in the kernel is not netnsd's ({why}): only admins run commands and pings \
@@ -192,8 +193,8 @@ pub fn foreign_namespace(name: &Name, why: &str) -> Problem {
     Problem::new(Code::Conflict, detail)
 }
 
-/// Runs what blocks away from the async threads.
-async fn blocking<T: Send + 'static>(
+/// Runs blocking work on a thread for it.
+async fn run_blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {
     match tokio::task::spawn_blocking(work).await {
@@ -214,10 +215,10 @@ fn invalid(path: &[&str], detail: impl Into<String>) -> Problem {
     netnsd_api::FieldError::at(Code::InvalidField, path, detail).into()
 }
 
-/// The kernel refused a step.
+/// Returns the problem of a step that the kernel refused.
 fn failed(step: &str, errno: Errno) -> Problem {
     let code = match errno {
-        // The machine is short of something: the same request may succeed later.
+        // A shortage: the same request may succeed later.
         Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE => Code::KernelUnavailable,
         _ => Code::KernelRejected,
     };

@@ -1,4 +1,4 @@
-//! Places for what runs at the same time: a share for each caller, and some kept for admins.
+//! Permits for work that runs at the same time: a share for each caller, and a reserve for admins.
 
 use std::{
     collections::HashMap,
@@ -14,33 +14,33 @@ use tokio::{
 
 use super::closing;
 
-/// Places in all.
-const AT_ONCE: usize = 256;
-/// Places that callers who are no admins hold together; the rest is kept for admins.
-const SHARED: usize = 224;
-/// Places that one caller who is no admin holds.
+/// Permits in all.
+const TOTAL: usize = 256;
+/// Permits that all callers but admins hold together; the rest is reserved for admins.
+const NON_ADMINS: usize = 224;
+/// Permits of one caller who is not an admin.
 const SHARE: usize = 64;
 
-/// A place, which is free again when the last clone of this is dropped.
+/// Permit to run; it is free again when the last clone is dropped.
 #[derive(Clone)]
 pub struct Permit {
-    _places: Arc<[OwnedSemaphorePermit]>,
+    _permits: Arc<[OwnedSemaphorePermit]>,
 }
 
-/// Places of one kind of work.
+/// Permits of one kind of work.
 #[derive(Clone)]
 pub(super) struct Permits {
-    /// Names the work, in the plural.
+    /// Name of the work, in the plural.
     work: &'static str,
     all: Arc<Semaphore>,
     shared: Arc<Semaphore>,
-    /// Places of each caller who holds one or waits for one.
+    /// Permits of each caller who holds one or waits for one.
     shares: Arc<Mutex<HashMap<String, Weak<Semaphore>>>>,
 }
 
 impl Permits {
     pub(super) fn new(work: &'static str) -> Self {
-        let [all, shared] = [AT_ONCE, SHARED].map(|places| Arc::new(Semaphore::new(places)));
+        let [all, shared] = [TOTAL, NON_ADMINS].map(|permits| Arc::new(Semaphore::new(permits)));
         Self {
             work,
             all,
@@ -49,11 +49,11 @@ impl Permits {
         }
     }
 
-    /// Takes a place for a caller, by its name, or for an admin, who has no share; waits for one at
-    /// most this long.
+    /// Acquires a permit for a caller, by its name, or for an admin (`None`), who has no share; waits
+    /// at most this long.
     ///
     /// # Errors
-    /// `too_many_requests` when none became free.
+    /// `too_many_requests` if none became free.
     pub(super) async fn acquire(
         &self,
         share: Option<&str>,
@@ -61,13 +61,13 @@ impl Permits {
     ) -> Result<Permit, Problem> {
         let pools = self.pools(share);
         let all = async {
-            // The own share first: who waits for that holds no place of others.
-            let mut places = Vec::with_capacity(pools.len());
+            // The own share first: while it waits for that, a caller holds no permit of others.
+            let mut permits = Vec::with_capacity(pools.len());
             for pool in pools {
-                places.push(pool.acquire_owned().await.map_err(|_| closing())?);
+                permits.push(pool.acquire_owned().await.map_err(|_| closing())?);
             }
             Ok(Permit {
-                _places: places.into(),
+                _permits: permits.into(),
             })
         };
         timeout(wait, all)
@@ -75,17 +75,17 @@ impl Permits {
             .unwrap_or_else(|_| Err(self.refused(share)))
     }
 
-    /// Takes a place as `acquire` does, without waiting.
+    /// Acquires a permit as `acquire` does, without waiting.
     ///
     /// # Errors
-    /// `too_many_requests` when none is free.
+    /// `too_many_requests` if none is free.
     pub(super) fn try_acquire(&self, share: Option<&str>) -> Result<Permit, Problem> {
-        let places = self
+        let permits = self
             .pools(share)
             .into_iter()
             .map(|pool| pool.try_acquire_owned().map_err(|_| self.refused(share)));
         Ok(Permit {
-            _places: places.collect::<Result<_, _>>()?,
+            _permits: permits.collect::<Result<_, _>>()?,
         })
     }
 
@@ -110,10 +110,10 @@ impl Permits {
         let work = self.work;
         let detail = match share {
             Some(caller) => format!(
-                "no place is free: {caller} may have {SHARE} {work} at the same time, all who are no admins {SHARED}; end \
+                "no place is free: {caller} may have {SHARE} {work} at the same time, all who are no admins {NON_ADMINS}; end \
                  one, or try again later"
             ),
-            None => format!("{AT_ONCE} {work} run already: end one, or try again later"),
+            None => format!("{TOTAL} {work} run already: end one, or try again later"),
         };
         Problem::new(Code::TooManyRequests, detail)
     }
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn full_share_leaves_places_to_others_and_to_admins() {
+    async fn full_share_leaves_permits_to_others_and_admins() {
         let permits = Permits::new("commands");
         let wait = Duration::from_millis(20);
         let mut held = Vec::new();
@@ -137,16 +137,16 @@ mod tests {
         ] {
             assert_eq!(problem.unwrap().code, Code::TooManyRequests);
         }
-        for caller in 0..SHARED - SHARE {
+        for caller in 0..NON_ADMINS - SHARE {
             held.push(permits.try_acquire(Some(&format!("uid {caller}"))).unwrap());
         }
         assert!(permits.try_acquire(Some("blue")).is_err());
-        for _ in 0..AT_ONCE - SHARED {
+        for _ in 0..TOTAL - NON_ADMINS {
             held.push(permits.try_acquire(None).unwrap());
         }
         assert!(permits.acquire(None, wait).await.is_err());
         held.clear();
-        // Its share is whole again, and callers who are gone are forgotten.
+        // The share is free again, and callers without permits are forgotten.
         held.push(permits.try_acquire(Some("red")).unwrap());
         assert_eq!(permits.shares.lock().unwrap().len(), 1);
     }

@@ -1,4 +1,4 @@
-//! ICMP echoes, made by the daemon itself.
+//! Ping: ICMP echo requests that the daemon itself sends.
 
 use std::{
     collections::VecDeque,
@@ -24,24 +24,22 @@ use tokio::{
 
 use super::{
     failed,
-    icmp::{Answer, Mark},
+    icmp::{Answer, EchoId},
     invalid,
     sockets::{Opener, Target},
 };
 
-/// The largest IP packet.
-const LARGEST: usize = 65_536;
+/// Largest IP packet in bytes.
+const MAX_PACKET: usize = 65_536;
 
-/// How many packets are read before the clock is looked at again, so that a flood cannot keep a
-/// ping alive.
+/// Packets read before the time is checked again, so that a flood cannot keep a ping running.
 const BURST: usize = 64;
 
-/// The longest time that a ping may take in all, in milliseconds: it holds a place among those that
-/// run at the same time.
-const LONGEST_MS: u64 = 600_000;
+/// Longest duration of a ping in milliseconds: it holds a permit that long.
+const MAX_DURATION_MS: u64 = 600_000;
 
-/// Refuses values out of their range.
-pub(super) fn check(request: &Ping) -> Result<(), Problem> {
+/// Checks that the values of a request are in their ranges.
+pub(super) fn check_request(request: &Ping) -> Result<(), Problem> {
     let ranges = [
         ("count", request.count, 1, 1000),
         ("timeout_ms", request.timeout_ms, 1, 60_000),
@@ -58,9 +56,9 @@ pub(super) fn check(request: &Ping) -> Result<(), Problem> {
     }
     let whole =
         u64::from(request.count) * u64::from(request.interval_ms) + u64::from(request.timeout_ms);
-    if whole > LONGEST_MS {
+    if whole > MAX_DURATION_MS {
         let detail = format!(
-            "count {} × interval_ms {} + timeout_ms {} is {whole} ms, and a ping takes {LONGEST_MS} ms at most: lower count or \
+            "count {} × interval_ms {} + timeout_ms {} is {whole} ms, and a ping takes {MAX_DURATION_MS} ms at most: lower count or \
              interval_ms",
             request.count, request.interval_ms, request.timeout_ms
         );
@@ -78,59 +76,62 @@ pub(super) fn check(request: &Ping) -> Result<(), Problem> {
     }
 }
 
-/// Sends the requests and waits until each is answered or given up.
-pub(super) async fn run(
+/// Sends the echo requests and waits until each is answered or timed out.
+pub(super) async fn run_ping(
     sockets: &Opener,
     name: &Name,
     namespace: OwnedFd,
     request: &Ping,
 ) -> Result<PingResult, Problem> {
-    let (socket, scope_id) = sockets.icmp(Target::of(name, request), namespace).await?;
+    let (socket, scope_id) = sockets
+        .open_icmp(Target::of(name, request), namespace)
+        .await?;
     // SAFETY: an OwnedFd keeps the same descriptor open until it is dropped, and the AsyncFd
     // deregisters it before that.
     let socket = unsafe { AsyncFd::register(socket) };
     let socket = socket.map_err(|error| failed("watch a socket", errno(&error.into())))?;
-    let mut session = Session::new(socket, scope_id, request);
-    // Sending may have to wait too.
-    let _not_all_were_sent = timeout(Duration::from_millis(LONGEST_MS), session.run()).await;
-    Ok(session.result())
+    let mut echoes = EchoRun::new(socket, scope_id, request);
+    // Sending may have to wait too: a ping that takes too long has sent fewer requests.
+    let _ = timeout(Duration::from_millis(MAX_DURATION_MS), echoes.run()).await;
+    Ok(echoes.into_result())
 }
 
-/// One request under way.
+/// Request that was sent and not answered yet.
 struct Sent {
     seq: u16,
     at: Instant,
 }
 
-struct Session<'a> {
+/// Ping that is running.
+struct EchoRun<'a> {
     socket: AsyncFd<OwnedFd>,
-    /// The index of a link-local address' interface (`sin6_scope_id`, ipv6(7)); 0 for others.
+    /// Index of the interface of a link-local address (`sin6_scope_id`, ipv6(7)); 0 for others.
     scope_id: u32,
     request: &'a Ping,
-    mark: Mark,
-    /// When each was sent, and what became of it; `seq` counts from 1.
+    echo_id: EchoId,
+    /// Time of sending and result of each request; `seq` counts from 1.
     requests: Vec<(Instant, Option<PingReply>)>,
-    /// Those without an answer, oldest first.
+    /// Requests without an answer, oldest first.
     waiting: VecDeque<Sent>,
     buffer: Vec<u8>,
 }
 
-impl<'a> Session<'a> {
+impl<'a> EchoRun<'a> {
     fn new(socket: AsyncFd<OwnedFd>, scope_id: u32, request: &'a Ping) -> Self {
-        let mark = Mark {
+        let echo_id = EchoId {
             v6: request.address.address.is_ipv6(),
-            ident: ident(),
-            cookie: cookie(),
+            ident: next_ident(),
+            cookie: random_cookie(),
         };
         let (requests, waiting) = (Vec::new(), VecDeque::new());
         Self {
             socket,
             scope_id,
             request,
-            mark,
+            echo_id,
             requests,
             waiting,
-            buffer: vec![0; LARGEST],
+            buffer: vec![0; MAX_PACKET],
         }
     }
 
@@ -138,39 +139,42 @@ impl<'a> Session<'a> {
         let interval = Duration::from_millis(self.request.interval_ms.into());
         let mut next = Instant::now();
         loop {
-            self.receive();
-            self.expire();
+            self.receive_burst();
+            self.expire_requests();
             let more = self.requests.len() < self.request.count as usize;
             if more && Instant::now() >= next {
-                self.send().await;
+                self.send_request().await;
                 next += interval;
                 continue;
             }
-            let oldest = self.waiting.front().map(|sent| sent.at + self.patience());
+            let oldest = self
+                .waiting
+                .front()
+                .map(|sent| sent.at + self.reply_timeout());
             let wake = match (more.then_some(next), oldest) {
                 (Some(a), Some(b)) => a.min(b),
                 (Some(one), None) | (None, Some(one)) => one,
                 (None, None) => return,
             };
-            self.wait(wake).await;
+            self.wait_until(wake).await;
         }
     }
 
-    fn patience(&self) -> Duration {
+    fn reply_timeout(&self) -> Duration {
         Duration::from_millis(self.request.timeout_ms.into())
     }
 
-    async fn wait(&self, wake: Instant) {
+    async fn wait_until(&self, wake: Instant) {
         tokio::select! {
-            // Retained: it is `receive` that clears it, once a read says that nothing is left.
+            // Retained: `receive_burst` clears it, once a read finds no packet.
             ready = self.socket.readable() => if let Ok(mut ready) = ready { ready.retain_ready() },
             () = sleep_until(wake) => {}
         }
     }
 
-    async fn send(&mut self) {
+    async fn send_request(&mut self) {
         let seq = (self.requests.len() + 1) as u16;
-        let packet = self.mark.request(seq, self.request.size as usize);
+        let packet = self.echo_id.encode_request(seq, self.request.size as usize);
         let address = SockaddrStorage::from(match self.request.address.address {
             IpAddr::V4(v4) => SocketAddr::from((v4, 0)),
             IpAddr::V6(v6) => SocketAddrV6::new(v6, 0, 0, self.scope_id).into(),
@@ -180,7 +184,7 @@ impl<'a> Session<'a> {
                 .map_err(io::Error::from)
         });
         let at = Instant::now();
-        let error = match timeout(self.patience(), sending).await {
+        let error = match timeout(self.reply_timeout(), sending).await {
             Ok(Ok(_)) => None,
             Ok(Err(error)) => Some(errno(&error).desc().to_lowercase()),
             Err(_) => Some("timeout".to_owned()),
@@ -189,18 +193,18 @@ impl<'a> Session<'a> {
             self.waiting.push_back(Sent { seq, at });
         }
         self.requests
-            .push((at, error.map(|error| unanswered(seq, error))));
+            .push((at, error.map(|error| failed_reply(seq, error))));
     }
 
-    /// Reads what has come, at most a burst.
-    fn receive(&mut self) {
+    /// Reads the packets that have arrived, at most [`BURST`].
+    fn receive_burst(&mut self) {
         for _ in 0..BURST {
             let mut buffer = std::mem::take(&mut self.buffer);
             let got = self.socket.try_io(Interest::READABLE, |socket| {
-                Ok(packet(socket, &mut buffer)?)
+                Ok(receive_packet(socket, &mut buffer)?)
             });
             if let Ok((length, from, hops)) = got {
-                self.consider(&buffer[..length], from, hops);
+                self.handle_packet(&buffer[..length], from, hops);
             }
             self.buffer = buffer;
             if got.is_err() {
@@ -209,22 +213,22 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn consider(&mut self, packet: &[u8], from: Option<IpAddr>, hops: Option<u8>) {
+    fn handle_packet(&mut self, packet: &[u8], from: Option<IpAddr>, hops: Option<u8>) {
         let now = Instant::now();
-        let Some(answer) = self.mark.read(packet) else {
+        let Some(answer) = self.echo_id.decode(packet) else {
             return;
         };
         let seq = match answer {
             Answer::Reply { seq, .. } | Answer::Error { seq, .. } => seq,
         };
         // A second answer, or one after the timeout, changes nothing.
-        let Some((at, fate @ None)) = usize::from(seq)
+        let Some((at, result @ None)) = usize::from(seq)
             .checked_sub(1)
             .and_then(|at| self.requests.get_mut(at))
         else {
             return;
         };
-        *fate = match answer {
+        *result = match answer {
             Answer::Reply { .. } if !may_answer(from, self.request.address.address) => return,
             Answer::Reply { ttl, .. } => Some(PingReply {
                 seq: seq.into(),
@@ -233,28 +237,28 @@ impl<'a> Session<'a> {
                 ttl: ttl.or(hops),
                 error: None,
             }),
-            Answer::Error { reason, .. } => Some(unanswered(seq, reason.to_owned())),
+            Answer::Error { reason, .. } => Some(failed_reply(seq, reason.to_owned())),
         };
         self.waiting.retain(|sent| sent.seq != seq);
     }
 
-    fn expire(&mut self) {
-        let oldest_allowed = Instant::now().checked_sub(self.patience());
+    fn expire_requests(&mut self) {
+        let oldest_allowed = Instant::now().checked_sub(self.reply_timeout());
         while let Some(&Sent { seq, at }) = self.waiting.front()
             && oldest_allowed.is_some_and(|allowed| at <= allowed)
         {
             self.waiting.pop_front();
-            if let Some((_, fate)) = self.requests.get_mut(usize::from(seq) - 1) {
-                *fate = Some(unanswered(seq, "timeout".to_owned()));
+            if let Some((_, result)) = self.requests.get_mut(usize::from(seq) - 1) {
+                *result = Some(failed_reply(seq, "timeout".to_owned()));
             }
         }
     }
 
-    fn result(self) -> PingResult {
+    fn into_result(self) -> PingResult {
         let replies: Vec<PingReply> = self
             .requests
             .into_iter()
-            .filter_map(|(_, fate)| fate)
+            .filter_map(|(_, result)| result)
             .collect();
         let times: Vec<f64> = replies.iter().filter_map(|reply| reply.rtt_ms).collect();
         let (transmitted, received) = (replies.len() as u32, times.len() as u32);
@@ -263,14 +267,14 @@ impl<'a> Session<'a> {
             transmitted,
             received,
             loss,
-            rtt_ms: round_trip(&times),
+            rtt_ms: summarize_times(&times),
             replies,
         }
     }
 }
 
-/// One packet: its length, its sender, and in IPv6 the hops it had left.
-fn packet(
+/// Receives a packet; returns its length, its sender, and in IPv6 its hop limit.
+fn receive_packet(
     socket: &OwnedFd,
     buffer: &mut [u8],
 ) -> Result<(usize, Option<IpAddr>, Option<u8>), Errno> {
@@ -295,12 +299,13 @@ fn packet(
     Ok((got.bytes, from, hops))
 }
 
-/// Only the one asked answers, unless many were asked, or "this host" by its unspecified address.
+/// Returns true if the sender may answer: it is the target, unless that is a multicast address, or
+/// the unspecified one, which stands for this host.
 fn may_answer(from: Option<IpAddr>, asked: IpAddr) -> bool {
     asked.is_multicast() || asked.is_unspecified() || from == Some(asked)
 }
 
-fn unanswered(seq: u16, error: String) -> PingReply {
+fn failed_reply(seq: u16, error: String) -> PingReply {
     PingReply {
         seq: seq.into(),
         from: None,
@@ -310,7 +315,7 @@ fn unanswered(seq: u16, error: String) -> PingReply {
     }
 }
 
-fn round_trip(times: &[f64]) -> Option<RoundTrip> {
+fn summarize_times(times: &[f64]) -> Option<RoundTrip> {
     let min = times.iter().copied().reduce(f64::min)?;
     let max = times.iter().copied().reduce(f64::max)?;
     let avg = times.iter().sum::<f64>() / times.len() as f64;
@@ -321,19 +326,19 @@ fn round_trip(times: &[f64]) -> Option<RoundTrip> {
     })
 }
 
-/// In milliseconds, to the microsecond.
+/// Converts to milliseconds, rounded to microseconds.
 fn milliseconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
 }
 
-/// Distinct for each ping of this daemon, and not predictable from its last run.
-fn ident() -> u16 {
+/// Returns an identifier that differs for each ping of this daemon, and from those of its last run.
+fn next_ident() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     NEXT.fetch_add(1, Ordering::Relaxed) ^ (std::process::id() as u16)
 }
 
-/// Tells our packets from those of another ping that chose the same identifier.
-fn cookie() -> [u8; 8] {
+/// Returns a random payload, which other pings with the same identifier do not have.
+fn random_cookie() -> [u8; 8] {
     let random = uuid::Uuid::now_v7().into_bytes();
     std::array::from_fn(|at| random[8 + at])
 }

@@ -1,5 +1,4 @@
-//! A command whose output is carried off as it comes: through pipes, or through a terminal of its
-//! own.
+//! Commands whose output is streamed: through pipes, or through a terminal of their own.
 
 use std::{
     future::pending,
@@ -31,20 +30,20 @@ use tokio::{
 
 use super::{
     child::{Child, Process},
-    exec::{GRACE, Launch, Pipes, killed, signal_name, spawn},
+    exec::{GRACE, Launch, Pipes, killed_status, signal_name, spawn_command},
     failed,
     permits::Permit,
 };
 
-/// How much is read at once; a pipe holds as much.
+/// Bytes read at once: the capacity of a pipe (pipe(7)).
 const CHUNK: usize = 64 << 10;
 
-/// The size of a terminal, in characters.
+/// Size of a terminal in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TerminalSize {
     /// Lines.
     pub rows: u16,
-    /// Characters on a line.
+    /// Columns.
     pub cols: u16,
 }
 
@@ -59,44 +58,45 @@ impl From<TerminalSize> for Winsize {
     }
 }
 
-/// Which stream output came from.
+/// Stream of a command's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the words say it")]
+#[allow(missing_docs, reason = "named as the streams")]
 pub enum OutputStream {
     Stdout,
     Stderr,
 }
 
-/// What happens in a session.
+/// Event of a session.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SessionEvent {
     /// The command wrote.
     Output(OutputStream, Bytes),
-    /// The command ended, and everything that it wrote was told.
+    /// The command ended; all of its output came before.
     Ended(CommandEnd),
 }
 
-/// How a command ended.
+/// Result of a command that ended.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CommandEnd {
-    /// Its exit code; none if a signal ended it.
+    /// Exit code; `None` if a signal ended the command.
     pub exit_code: Option<i32>,
-    /// The signal that ended it.
+    /// Name of the signal that ended it.
     pub signal: Option<String>,
-    /// Whether it was killed because its time was over.
+    /// True if it was killed because its time was over.
     pub timed_out: bool,
-    /// How long it ran, in milliseconds.
+    /// Run time in milliseconds.
     pub duration_ms: f64,
 }
 
-/// What goes into a command; closed when dropped, which a terminal does not notice.
+/// Input of a command. Dropping it closes a pipe; a terminal stays open.
 pub struct SessionInput {
     writer: Option<Pin<Box<dyn AsyncWrite + Send>>>,
     terminal: Option<OwnedFd>,
 }
 
 impl SessionInput {
-    /// Writes; waits while the command does not read. One that has ended takes what it is given.
+    /// Writes bytes; waits while the command does not read. Input of a command that has ended is
+    /// discarded.
     pub async fn write(&mut self, bytes: &[u8]) {
         if let Some(writer) = &mut self.writer
             && (writer.write_all(bytes).await.is_err() || writer.flush().await.is_err())
@@ -105,22 +105,22 @@ impl SessionInput {
         }
     }
 
-    /// Ends the command's input.
+    /// Closes the command's input.
     pub fn close(&mut self) {
         self.writer = None;
     }
 
-    /// Tells the terminal its size, if there is one (`TIOCSWINSZ`, ioctl_tty(2)).
+    /// Sets the size of the terminal, if there is one (`TIOCSWINSZ`, ioctl_tty(2)).
     pub fn resize(&self, size: TerminalSize) {
         if let Some(terminal) = &self.terminal {
-            let _too_late = set_size(terminal, size);
+            let _ = set_terminal_size(terminal, size); // The command may have ended.
         }
     }
 }
 
-/// A command that runs. Dropped before its end, it takes its process group along.
+/// Running command. Dropping it before its end kills its process group.
 pub struct Session {
-    /// `None` if its time was over before it had become its program.
+    /// `None` if its time was over before it executed its program.
     child: Option<Child>,
     input: Option<SessionInput>,
     outputs: [Option<Pin<Box<dyn AsyncRead + Send>>>; 2],
@@ -133,7 +133,8 @@ pub struct Session {
 }
 
 impl Session {
-    /// Starts a command, which is killed after `timeout_s`; with a size, in a terminal of its own.
+    /// Starts a command, which is killed after `timeout_s`; if a size is given, in a terminal of its
+    /// own.
     pub(super) async fn start(
         name: &Name,
         namespace: OwnedFd,
@@ -146,11 +147,11 @@ impl Session {
         let limit = Box::pin(sleep(time));
         let (name, request) = (name.clone(), request.clone());
         let start = move |process: &Process| match terminal {
-            None => in_pipes(process, &name, namespace, &request, launch),
-            Some(size) => in_terminal(process, &name, namespace, &request, launch, size),
+            None => spawn_with_pipes(process, &name, namespace, &request, launch),
+            Some(size) => spawn_in_terminal(process, &name, namespace, &request, launch, size),
         };
         let (child, (input, outputs)) = match Child::start(permit.clone(), time, start).await? {
-            Some((child, wired)) => (Some(child), wired),
+            Some((child, io)) => (Some(child), io),
             None => (
                 None,
                 (
@@ -164,7 +165,7 @@ impl Session {
         };
         Ok(Self {
             timed_out: child.is_none(),
-            status: child.is_none().then(killed),
+            status: child.is_none().then(killed_status),
             child,
             input: Some(input),
             outputs,
@@ -175,27 +176,27 @@ impl Session {
         })
     }
 
-    /// What goes into the command; it can be taken once.
+    /// Returns the command's input; `None` if it was taken already.
     pub fn take_input(&mut self) -> Option<SessionInput> {
         self.input.take()
     }
 
-    /// What happens next; nothing after the end. It may be dropped while it waits, and asked again.
+    /// Waits for the next event; must not be called after [`SessionEvent::Ended`]. Cancel safe.
     ///
     /// # Errors
-    /// When the command cannot be waited for.
-    pub async fn next(&mut self) -> Result<SessionEvent, Problem> {
+    /// If the command cannot be waited for.
+    pub async fn next_event(&mut self) -> Result<SessionEvent, Problem> {
         while self.status.is_none() {
             let [out, err] = &mut self.outputs;
             let [out_buffer, err_buffer] = &mut self.buffers;
             let Some(child) = &mut self.child else { break };
             tokio::select! {
-                read = read(out, out_buffer) => {
+                read = read_output(out, out_buffer) => {
                     if let Some(bytes) = read {
                         return Ok(SessionEvent::Output(OutputStream::Stdout, bytes));
                     }
                 }
-                read = read(err, err_buffer) => {
+                read = read_output(err, err_buffer) => {
                     if let Some(bytes) = read {
                         return Ok(SessionEvent::Output(OutputStream::Stderr, bytes));
                     }
@@ -207,22 +208,27 @@ impl Session {
                 }
             }
         }
-        // What it wrote is still in the pipes; what descendants hold open is not waited for.
+        // The command's own output is in the pipes; those that descendants keep open are abandoned.
         for (i, stream) in [OutputStream::Stdout, OutputStream::Stderr]
             .into_iter()
             .enumerate()
         {
             while self.outputs[i].is_some() {
-                match timeout(GRACE, read(&mut self.outputs[i], &mut self.buffers[i])).await {
+                match timeout(
+                    GRACE,
+                    read_output(&mut self.outputs[i], &mut self.buffers[i]),
+                )
+                .await
+                {
                     Ok(Some(bytes)) => return Ok(SessionEvent::Output(stream, bytes)),
                     Ok(None) | Err(_) => self.outputs[i] = None,
                 }
             }
         }
-        Ok(SessionEvent::Ended(self.end()))
+        Ok(SessionEvent::Ended(self.command_end()))
     }
 
-    fn end(&self) -> CommandEnd {
+    fn command_end(&self) -> CommandEnd {
         let signal = self.status.and_then(|status| status.signal());
         CommandEnd {
             exit_code: self.status.and_then(|status| status.code()),
@@ -233,9 +239,9 @@ impl Session {
     }
 }
 
-/// Reads what is there; none at the stream's end, and then it is put away. Waits for ever where
-/// there is none.
-async fn read(
+/// Reads available output; returns `None` at the end of the stream, which is closed then. Waits for
+/// ever if the stream is closed already.
+async fn read_output(
     stream: &mut Option<Pin<Box<dyn AsyncRead + Send>>>,
     buffer: &mut Vec<u8>,
 ) -> Option<Bytes> {
@@ -253,15 +259,16 @@ async fn read(
     }
 }
 
-type Wired = (SessionInput, [Option<Pin<Box<dyn AsyncRead + Send>>>; 2]);
+/// Input and output of a command that was started.
+type CommandIo = (SessionInput, [Option<Pin<Box<dyn AsyncRead + Send>>>; 2]);
 
-fn in_pipes(
+fn spawn_with_pipes(
     process: &Process,
     name: &Name,
     namespace: OwnedFd,
     request: &Exec,
     launch: Launch,
-) -> Result<Wired, Problem> {
+) -> Result<CommandIo, Problem> {
     let (
         Pipes {
             stdin,
@@ -270,7 +277,7 @@ fn in_pipes(
         },
         stdio,
     ) = Pipes::open()?;
-    spawn(process, name, namespace, request, launch, stdio, false)?;
+    spawn_command(process, name, namespace, request, launch, stdio, false)?;
     let input = SessionInput {
         writer: Some(Box::pin(stdin)),
         terminal: None,
@@ -278,14 +285,14 @@ fn in_pipes(
     Ok((input, [Some(Box::pin(stdout)), Some(Box::pin(stderr))]))
 }
 
-fn in_terminal(
+fn spawn_in_terminal(
     process: &Process,
     name: &Name,
     namespace: OwnedFd,
     request: &Exec,
     launch: Launch,
     size: TerminalSize,
-) -> Result<Wired, Problem> {
+) -> Result<CommandIo, Problem> {
     let refused = |errno: Errno| failed("open a terminal", errno);
     let io = |error: io::Error| {
         refused(Errno::from_raw(
@@ -297,8 +304,8 @@ fn in_terminal(
         fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(refused)?;
     }
     let owner = match (&launch.identity, &request.user) {
-        (Some(who), _) => Some(who.uid),
-        (None, Some(user)) => super::exec::user(Some(user))?.map(|user| user.uid),
+        (Some(identity), _) => Some(identity.uid),
+        (None, Some(user)) => super::exec::look_up_user(Some(user))?.map(|user| user.uid),
         (None, None) => None,
     };
     if owner.is_some() {
@@ -306,7 +313,7 @@ fn in_terminal(
     }
     fcntl(&pair.master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(refused)?;
     let slave = || pair.slave.try_clone().map_err(io);
-    spawn(
+    spawn_command(
         process,
         name,
         namespace,
@@ -326,7 +333,7 @@ fn in_terminal(
     Ok((input, [Some(Box::pin(reader)), None]))
 }
 
-fn set_size(terminal: &OwnedFd, size: TerminalSize) -> Result<(), Errno> {
+fn set_terminal_size(terminal: &OwnedFd, size: TerminalSize) -> Result<(), Errno> {
     use std::os::fd::AsRawFd;
     let size = Winsize::from(size);
     // SAFETY: the kernel reads one `struct winsize`, which lives as long as the call.

@@ -1,4 +1,4 @@
-//! The thread that opens sockets inside namespaces, so that no other thread ever enters one.
+//! Thread that opens sockets inside namespaces, so that no other thread enters one.
 
 use std::{
     collections::BTreeSet,
@@ -26,22 +26,22 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{closing, failed, icmp, invalid};
 
-/// How many may wait for the thread before the next has to wait to ask.
-const WAITING: usize = 64;
+/// Capacity of the thread's queue.
+const QUEUE: usize = 64;
 
-/// Where the packets of a socket are to go.
+/// Destination of a socket's packets.
 pub(super) struct Target {
     name: Name,
     address: IpAddr,
-    /// True if the address is one only together with its interface.
+    /// True if the address is valid only together with its interface (link-local).
     needs_interface: bool,
     interface: Option<InterfaceName>,
-    /// The field that names the interface.
+    /// Field of the request that names the interface.
     field: &'static str,
 }
 
 impl Target {
-    /// Returns that of a ping from a namespace.
+    /// Returns the destination of a ping from a namespace.
     pub(super) fn of(name: &Name, ping: &Ping) -> Self {
         let field = if ping.interface.is_some() {
             "interface"
@@ -66,7 +66,7 @@ struct Job {
     answer: oneshot::Sender<Result<(OwnedFd, u32), Problem>>,
 }
 
-/// Asks the thread for sockets.
+/// Handle of the thread.
 #[derive(Clone)]
 pub(super) struct Opener(mpsc::Sender<Job>);
 
@@ -74,16 +74,16 @@ impl Opener {
     /// Starts the thread; it ends when the last clone is dropped.
     pub(super) fn start() -> io::Result<Self> {
         let home = File::open(HERE)?;
-        let (jobs, queue) = mpsc::channel(WAITING);
+        let (jobs, queue) = mpsc::channel(QUEUE);
         std::thread::Builder::new()
             .name("netnsd-sockets".into())
-            .spawn(move || serve(&home, queue))?;
+            .spawn(move || serve_jobs(&home, queue))?;
         Ok(Self(jobs))
     }
 
-    /// Opens a raw ICMP or ICMPv6 socket, which belongs to the namespace for ever and is usable
-    /// from any thread; beside it the scope id for the target's address, 0 where it needs none.
-    pub(super) async fn icmp(
+    /// Opens a raw ICMP or ICMPv6 socket, which belongs to the namespace for ever and is usable from
+    /// any thread. Returns it with the scope id of the target's address; 0 if it needs none.
+    pub(super) async fn open_icmp(
         &self,
         target: Target,
         namespace: OwnedFd,
@@ -101,19 +101,21 @@ impl Opener {
     }
 }
 
-fn serve(home: &File, mut queue: mpsc::Receiver<Job>) {
+fn serve_jobs(home: &File, mut queue: mpsc::Receiver<Job>) {
     while let Some(job) = queue.blocking_recv() {
-        let opened = open_inside(&job.namespace, &job.target);
-        // A thread keeps the namespace it is in alive: one deleted meanwhile must be able to go.
+        let opened = open_in_namespace(&job.namespace, &job.target);
+        // A thread keeps its namespace alive, which may be deleted meanwhile.
         if let Err(errno) = setns(home, CloneFlags::CLONE_NEWNET) {
-            tracing::error!(%errno, "the thread for sockets could not leave a namespace");
+            tracing::error!(
+                error = errno.desc(),
+                "cannot leave a namespace after opening a socket"
+            );
         }
-        // Whoever asked may be gone.
-        let _ = job.answer.send(opened);
+        let _ = job.answer.send(opened); // The request may have ended.
     }
 }
 
-fn open_inside(namespace: &OwnedFd, target: &Target) -> Result<(OwnedFd, u32), Problem> {
+fn open_in_namespace(namespace: &OwnedFd, target: &Target) -> Result<(OwnedFd, u32), Problem> {
     let v6 = target.address.is_ipv6();
     setns(namespace, CloneFlags::CLONE_NEWNET)
         .map_err(|errno| failed("enter the network namespace", errno))?;
@@ -126,11 +128,11 @@ fn open_inside(namespace: &OwnedFd, target: &Target) -> Result<(OwnedFd, u32), P
         Errno::EAFNOSUPPORT => Problem::new(Code::UnsupportedByKernel, "this kernel has no IPv6"),
         _ => failed("open a raw socket", errno),
     })?;
-    filter(&socket, v6).map_err(|errno| failed("filter a raw socket", errno))?;
+    drop_non_echoes(&socket, v6).map_err(|errno| failed("filter a raw socket", errno))?;
     let scope_id = if target.needs_interface {
-        scope_id(target)?
+        find_scope_id(target)?
     } else {
-        bind(&socket, target)?;
+        bind_to_interface(&socket, target)?;
         0
     };
     Ok((socket, scope_id))
@@ -138,20 +140,20 @@ fn open_inside(namespace: &OwnedFd, target: &Target) -> Result<(OwnedFd, u32), P
 
 /// Returns the index of the interface on whose link the address is: the one named, or the only one
 /// that is up.
-fn scope_id(target: &Target) -> Result<u32, Problem> {
+fn find_scope_id(target: &Target) -> Result<u32, Problem> {
     let no_interface = |errno| failed("list the interfaces", errno);
     if let Some(interface) = &target.interface {
         return if_nametoindex(interface.as_str())
-            .map_err(|errno| not_there(target, interface, errno));
+            .map_err(|errno| interface_problem(target, interface, errno));
     }
-    let up = interfaces(InterfaceFlags::IFF_UP).map_err(no_interface)?;
+    let up = list_interfaces(InterfaceFlags::IFF_UP).map_err(no_interface)?;
     let candidates = Vec::from_iter(&up);
     match candidates[..] {
-        // Nothing can be sent, and the kernel says why.
+        // The kernel refuses to send, and its error is the result.
         [] => Ok(0),
         [only] => if_nametoindex(only.as_str()).map_err(no_interface),
         _ => {
-            let (address, names) = (target.address, listed(&up));
+            let (address, names) = (target.address, join_names(&up));
             let detail = format!(
                 "{address} is link-local, and more than one interface is up in {}: give interface, or write \
                  {address}%{}; they are {names}",
@@ -162,24 +164,25 @@ fn scope_id(target: &Target) -> Result<u32, Problem> {
     }
 }
 
-/// Has packets leave by the interface named only (`SO_BINDTODEVICE`, socket(7)).
-fn bind(socket: &OwnedFd, target: &Target) -> Result<(), Problem> {
+/// Binds a socket to the interface named, if one is (`SO_BINDTODEVICE`, socket(7)).
+fn bind_to_interface(socket: &OwnedFd, target: &Target) -> Result<(), Problem> {
     let Some(interface) = &target.interface else {
         return Ok(());
     };
     let device = OsString::from(interface.as_str());
-    setsockopt(socket, BindToDevice, &device).map_err(|errno| not_there(target, interface, errno))
+    setsockopt(socket, BindToDevice, &device)
+        .map_err(|errno| interface_problem(target, interface, errno))
 }
 
-fn not_there(target: &Target, interface: &InterfaceName, errno: Errno) -> Problem {
+fn interface_problem(target: &Target, interface: &InterfaceName, errno: Errno) -> Problem {
     if errno != Errno::ENODEV {
         return failed("choose the interface", errno);
     }
-    let there = interfaces(InterfaceFlags::empty()).unwrap_or_default();
+    let there = list_interfaces(InterfaceFlags::empty()).unwrap_or_default();
     let names = if there.is_empty() {
         "none but lo".to_owned()
     } else {
-        listed(&there)
+        join_names(&there)
     };
     invalid(
         &[target.field],
@@ -191,23 +194,24 @@ fn not_there(target: &Target, interface: &InterfaceName, errno: Errno) -> Proble
 }
 
 /// Returns the names of the interfaces that have these flags, without `lo`.
-fn interfaces(flags: InterfaceFlags) -> Result<BTreeSet<String>, Errno> {
+fn list_interfaces(flags: InterfaceFlags) -> Result<BTreeSet<String>, Errno> {
     let right = |found: InterfaceFlags| {
         found.contains(flags) && !found.contains(InterfaceFlags::IFF_LOOPBACK)
     };
     let names = getifaddrs()?
         .filter(|found| right(found.flags))
         .map(|found| found.interface_name);
-    // IPv4 addresses come with their label instead.
+    // The names of IPv4 addresses are labels, which may have a colon.
     Ok(names.filter(|name| !name.contains(':')).collect())
 }
 
-fn listed(names: &BTreeSet<String>) -> String {
+fn join_names(names: &BTreeSet<String>) -> String {
     Vec::from_iter(names.iter().map(String::as_str)).join(", ")
 }
 
-/// Lets the kernel drop what answers no echo, such as the requests themselves on `lo`.
-fn filter(socket: &OwnedFd, v6: bool) -> Result<(), Errno> {
+/// Makes the kernel drop packets that do not answer an echo, such as the requests themselves on
+/// `lo`.
+fn drop_non_echoes(socket: &OwnedFd, v6: bool) -> Result<(), Errno> {
     if !v6 {
         return set_filter(socket, libc::SOL_RAW, &icmp::blocked_v4());
     }
