@@ -1,13 +1,13 @@
-//! What the audit log says of a request.
+//! Entries of the audit log: the draft of one request, and the log lines of all.
 
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use netnsd_api::{AuditEntry, Role};
 
-/// Bytes of a command that are recorded.
+/// Bytes of a command that an entry has at most.
 const ARGV_BYTES: usize = 4096;
 
-/// Returns as much of a command as is recorded; a last `…` stands for the rest.
+/// Cuts a command off after [`ARGV_BYTES`]; a last `…` stands for the rest.
 fn cut_argv(argv: &[String]) -> Vec<String> {
     let (mut cut, mut left) = (Vec::new(), ARGV_BYTES);
     for argument in argv {
@@ -25,19 +25,21 @@ fn cut_argv(argv: &[String]) -> Vec<String> {
     cut
 }
 
-/// The entry of one request. A write's is recorded in one commit with what it changes, a command's
-/// once it has begun: both say what the answer will be. What is left unrecorded, or is answered
-/// otherwise, is recorded before it is answered.
+/// Draft of a request's audit entry, with the entry that is durable, if one is.
+///
+/// The entry of a write is recorded in the commit of its changes, that of a command before the
+/// command runs: both have the status that the response is expected to have. A request without an
+/// entry, or whose response has another status, is recorded before its response is sent.
 #[derive(Debug)]
 pub struct AuditDraft {
-    /// Without its number and its status.
+    /// The entry, without id and status.
     draft: AuditEntry,
     argv: OnceLock<Vec<String>>,
     recorded: Mutex<Option<AuditEntry>>,
 }
 
 impl AuditDraft {
-    /// Of a request that has no answer yet.
+    /// Creates the draft of a request that has no response yet.
     pub fn new(draft: AuditEntry) -> Self {
         Self {
             draft,
@@ -46,7 +48,7 @@ impl AuditDraft {
         }
     }
 
-    /// The entry, once it is answered by this HTTP status.
+    /// Returns the entry of a response with this HTTP status.
     pub fn with_status(&self, status: u16) -> AuditEntry {
         AuditEntry {
             status,
@@ -55,12 +57,12 @@ impl AuditDraft {
         }
     }
 
-    /// Adds the command that is asked for, cut after [`ARGV_BYTES`]; the first one stays.
+    /// Adds the command of the request, unless it has one.
     pub fn set_argv(&self, argv: &[String]) {
-        let _first_stays = self.argv.set(cut_argv(argv));
+        let _ = self.argv.set(cut_argv(argv)); // the first one stays
     }
 
-    /// Remembers the entry that is durable, if one is; what was remembered before.
+    /// Sets the entry that is durable, if any, and returns the previous one.
     pub fn set_recorded(&self, entry: Option<AuditEntry>) -> Option<AuditEntry> {
         std::mem::replace(
             &mut *self.recorded.lock().unwrap_or_else(PoisonError::into_inner),
@@ -68,7 +70,7 @@ impl AuditDraft {
         )
     }
 
-    /// Whether it is durable that the answer was of this status.
+    /// Returns true if an entry with this status is durable.
     pub fn is_recorded_with(&self, status: u16) -> bool {
         let recorded = self.recorded.lock().unwrap_or_else(PoisonError::into_inner);
         recorded
@@ -77,11 +79,11 @@ impl AuditDraft {
     }
 }
 
-/// Target of the log's lines that are entries of the audit log.
+/// `tracing` target of the log lines of audit entries.
 pub const TARGET: &str = "audit";
 
-/// Writes an entry to the log, as one line; `recorded` unless the database does not have it. Its
-/// texts are quoted: what a client sent cannot make lines of its own.
+/// Logs an entry as one line; `recorded` is false if the database does not have it. Texts are
+/// quoted, so that a client cannot forge lines.
 pub fn log_entry(entry: &AuditEntry, recorded: bool) {
     let AuditEntry {
         id,
@@ -115,7 +117,7 @@ pub fn log_entry(entry: &AuditEntry, recorded: bool) {
     );
 }
 
-/// Writes to the log that an entry is not true any more: its write was taken back.
+/// Logs that an entry is no longer true: its write was rolled back.
 pub fn log_retraction(id: u64) {
     tracing::info!(target: TARGET, id, "audit entry retracted");
 }

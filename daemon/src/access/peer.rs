@@ -1,4 +1,4 @@
-//! The other side of a connection, as the kernel knows it.
+//! The peer of a connection, as the kernel reports it.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -13,25 +13,25 @@ use tokio::net::UnixStream;
 
 use super::Identity;
 
-/// Where a connection comes from.
+/// The peer of a connection.
 #[derive(Debug, Clone)]
 pub enum SocketPeer {
-    /// A Unix socket; none where the kernel does not say who is there.
+    /// A process on a Unix socket; `None` if the kernel does not report its credentials.
     Unix(Option<Identity>),
-    /// An address.
+    /// A host on TCP.
     Tcp {
-        /// Which.
+        /// Its address and port.
         address: SocketAddr,
-        /// Whether it came to an address of loopback.
+        /// True if netnsd listens on a loopback address here.
         to_loopback: bool,
-        /// The names of its certificate, which one of ours vouches for.
+        /// DNS names in its certificate, which the configured CA has signed.
         certificate: Vec<String>,
     },
 }
 
-/// Returns the first address of the network that counts as one with an address. Nobody owns only a
-/// part of an IPv6 /64 (RFC 4291, section 2.5.4), and every local user has all of 127/8 (RFC 1122,
-/// section 3.2.1.3).
+/// Returns the first address of the network whose addresses are counted as one source: an IPv6 /64,
+/// of which nobody owns only a part (RFC 4291, section 2.5.4), or 127/8, which every local user has
+/// whole (RFC 1122, section 3.2.1.3); the address itself for any other.
 pub fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) if !address.is_loopback() => {
@@ -42,8 +42,8 @@ pub fn network_of(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Who is on the other side of a Unix socket (`SO_PEERCRED`, `SO_PEERGROUPS`, `unix(7)`): as it was
-/// when it connected.
+/// Returns the peer of a Unix socket, with the credentials that it had when it connected
+/// (`SO_PEERCRED`, `SO_PEERGROUPS`, `unix(7)`).
 pub fn peer_of(stream: &UnixStream) -> SocketPeer {
     let identity = stream.peer_cred().ok().map(|cred| Identity {
         uid: Uid::from_raw(cred.uid()),
@@ -53,16 +53,16 @@ pub fn peer_of(stream: &UnixStream) -> SocketPeer {
     SocketPeer::Unix(identity)
 }
 
-/// The other side's supplementary groups. A kernel that does not tell them leaves it with its own
-/// group only.
+/// Returns the peer's supplementary groups; none if the kernel does not report them, which leaves
+/// the peer its primary group only.
 fn groups_of(stream: &UnixStream) -> Vec<Gid> {
-    // NGROUPS_MAX is 65536 (`linux/limits.h`); who is in more groups than fit here is asked about
-    // again.
-    for room in [64usize, 65536] {
-        let mut groups: Vec<libc::gid_t> = vec![0; room];
+    // NGROUPS_MAX is 65536 (`linux/limits.h`). The second try is for users in more groups than the
+    // first has room for.
+    for capacity in [64usize, 65536] {
+        let mut groups: Vec<libc::gid_t> = vec![0; capacity];
         let mut length = libc::socklen_t::try_from(size_of_val(&groups[..])).unwrap_or(0);
-        // SAFETY: the kernel writes at most `length` bytes, which is how much room there is, and
-        // sets it to what it wrote.
+        // SAFETY: the kernel writes at most `length` bytes, which is the size of `groups`, and sets
+        // `length` to the number written.
         let result = unsafe {
             libc::getsockopt(
                 stream.as_raw_fd(),

@@ -1,5 +1,4 @@
-//! Hides names out of the reach of a caller with a prefix, which stand in the way of, or beside,
-//! its own.
+//! Redaction: replaces the names of resources that are out of a caller's scope in what it gets.
 
 use std::cmp::Reverse;
 
@@ -7,20 +6,20 @@ use netnsd_api::{BridgePort, FdbEntry, Link, LinkAddress, LiveNeighbour, LiveRou
 
 use super::Caller;
 
-/// Stands for a name out of reach.
+/// Replacement of a redacted name.
 const REDACTED: &str = "something else";
 
 impl Caller {
-    /// Returns a problem without the names of the resources in its list that are out of reach.
-    /// Whoever makes a problem that names another resource puts it in that list.
+    /// Redacts the resources in a problem's list that are out of scope, there and in its detail.
+    /// Code that makes a problem whose detail names another resource adds it to that list.
     pub fn redact_problem(&self, mut problem: Problem) -> Problem {
-        let (told, hidden): (Vec<_>, Vec<_>) = problem
+        let (shown, hidden): (Vec<_>, Vec<_>) = problem
             .resources
             .into_iter()
             .partition(|resource| self.can_access(resource.name.as_str()));
-        problem.resources = told;
+        problem.resources = shown;
         let mut hidden: Vec<String> = hidden.iter().map(ToString::to_string).collect();
-        // The longest first: a name may begin with another.
+        // The longest first: one name may be the start of another.
         hidden.sort_by_key(|name| Reverse(name.len()));
         for name in hidden {
             problem.detail = problem.detail.replace(&name, REDACTED);
@@ -29,9 +28,9 @@ impl Caller {
     }
 }
 
-/// Something seen in a namespace or on a bridge that is within a caller's reach.
+/// A kernel object in a namespace or on a bridge that is within a caller's scope.
 pub trait Redact {
-    /// Takes out what names things out of the caller's reach.
+    /// Removes the names of resources that are out of the caller's scope.
     fn redact(&mut self, caller: &Caller);
 }
 
@@ -42,7 +41,7 @@ impl Redact for Link {
         let is_own = self.resource.is_some();
         self.peer.take_if(|peer| match &peer.namespace {
             Some(namespace) => !caller.can_access(namespace),
-            // On the host it is a name of the pair's owner.
+            // On the host, the name of a device is its owner's.
             None => caller.is_scoped() && !is_own,
         });
     }
@@ -67,16 +66,19 @@ impl Redact for BridgePort {
     }
 }
 
-/// These name devices and addresses of the namespace only.
-macro_rules! not_redacted {
-    ($($seen:ty),*) => {
-        $(impl Redact for $seen {
-            fn redact(&mut self, _caller: &Caller) {}
-        })*
-    };
+// Routes, neighbours and forwarding entries name only devices and addresses of their namespace.
+
+impl Redact for LiveRoute {
+    fn redact(&mut self, _caller: &Caller) {}
 }
 
-not_redacted!(LiveRoute, LiveNeighbour, FdbEntry);
+impl Redact for LiveNeighbour {
+    fn redact(&mut self, _caller: &Caller) {}
+}
+
+impl Redact for FdbEntry {
+    fn redact(&mut self, _caller: &Caller) {}
+}
 
 #[cfg(test)]
 mod tests {
@@ -85,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_out_of_reach_are_not_told() {
+    fn names_out_of_scope_are_redacted() {
         let caller = Caller {
             prefix: "red-".into(),
             ..Caller::admin("token red")

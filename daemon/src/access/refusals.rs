@@ -1,5 +1,5 @@
-//! Requests that were not carried out, counted: the audit log has them, and whoever repeats them
-//! does not fill it.
+//! Counts requests that were refused or failed: repeated ones become one audit entry with a count,
+//! so that a client cannot fill the audit log.
 
 use std::{
     collections::HashMap,
@@ -9,20 +9,20 @@ use std::{
 
 use netnsd_api::AuditEntry;
 
-/// Time in which refusals that are alike become two entries: the first one's, and one for the rest.
+/// Time in which refusals of one kind become two entries: the first one's, and one for the rest.
 const WINDOW: Duration = Duration::from_secs(60);
-/// Kinds of refusals that one source may have in a window; further ones are told apart by their
-/// status only.
-const SHARE: usize = 32;
-/// The same of all sources together; then sources are not told apart either.
-const KINDS: usize = 1024;
-/// Stands for everything that was not told apart.
-const ANYTHING: &str = "…";
+/// Kinds that one source may have in a window; its further refusals are distinguished by status
+/// only.
+const MAX_OF_SOURCE: usize = 32;
+/// Kinds that all sources together may have in a window; then sources are not distinguished either.
+const MAX_KINDS: usize = 1024;
+/// Text of a field that differs between the counted refusals.
+const VARIOUS: &str = "…";
 
-/// The refused caller, if that is known, and the place that the request came from, without a port.
+/// The refused caller, if it was authenticated, and the network or socket of the request.
 type Source = (Option<String>, String);
 
-/// Refusals of one kind; `None` where it is not told apart.
+/// Refusals that are counted together; `None` where they may differ.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Kind {
     source: Option<Source>,
@@ -31,7 +31,7 @@ struct Kind {
     status: u16,
 }
 
-/// Counts refusals, by what they are, in windows of [`WINDOW`].
+/// Counts refusals by kind, in windows of [`WINDOW`].
 #[derive(Debug, Default)]
 pub struct Refusals {
     window: Mutex<Window>,
@@ -39,19 +39,19 @@ pub struct Refusals {
 
 #[derive(Debug, Default)]
 struct Window {
-    /// When it ends; none before the first one.
+    /// Its end; `None` before the first refusal.
     end: Option<Instant>,
-    /// The kinds whose first refusal is recorded, or being recorded, with the entry of the rest.
+    /// Kinds whose first refusal is recorded, or being recorded, with the entry of the others.
     kinds: HashMap<Kind, Option<AuditEntry>>,
-    /// Number of kinds that each source has.
+    /// Number of kinds of each source.
     sources: HashMap<Source, usize>,
-    /// True if any has a rest.
+    /// True if any kind has an entry of others.
     has_rests: bool,
 }
 
 impl Refusals {
-    /// Counts a refusal that came from this place, and returns true; or false for the first of its
-    /// kind, which is to be recorded by itself.
+    /// Counts a refusal of a request from this network or socket, and returns true. Returns false
+    /// for the first of its kind, which the caller records itself.
     pub fn count(&self, entry: &AuditEntry, place: &str) -> bool {
         let mut window = self.lock();
         let now = Instant::now();
@@ -70,20 +70,20 @@ impl Refusals {
         false
     }
 
-    /// Counts a refusal that could not be recorded by itself.
+    /// Counts a first refusal that could not be recorded.
     pub fn add(&self, entry: AuditEntry, place: &str) {
         let mut window = self.lock();
         let kind = window.kind_of(&entry, place);
         window.add(kind, entry);
     }
 
-    /// Returns when entries are due; none if nothing was counted.
+    /// Returns the time at which entries are due; `None` if nothing was counted.
     pub fn due_at(&self) -> Option<Instant> {
         let window = self.lock();
         window.end.filter(|_| window.has_rests)
     }
 
-    /// Takes the entries that are due, which begins a new window.
+    /// Takes the entries that are due, and begins a new window.
     pub fn take_due(&self) -> Vec<AuditEntry> {
         let mut window = self.lock();
         if !window.has_rests || window.end.is_some_and(|end| end > Instant::now()) {
@@ -98,7 +98,7 @@ impl Refusals {
         due
     }
 
-    /// Counts again what was taken and could not be recorded.
+    /// Counts entries again that were taken and could not be recorded.
     pub fn put_back(&self, entries: Vec<AuditEntry>) {
         for entry in entries {
             let place = entry.from.clone();
@@ -106,7 +106,7 @@ impl Refusals {
         }
     }
 
-    /// Ends the window: what it has is due.
+    /// Ends the window: its entries are due.
     pub fn end_window(&self) {
         self.lock().end = None;
     }
@@ -117,11 +117,11 @@ impl Refusals {
 }
 
 impl Window {
-    /// Returns the kind that a refusal is of, or the wider one where there are too many.
+    /// Returns the kind of a refusal, or a wider one if there are too many kinds.
     fn kind_of(&self, entry: &AuditEntry, place: &str) -> Kind {
         let source = (entry.caller.clone(), place.to_owned());
-        let has_room = self.sources.get(&source).is_none_or(|kinds| *kinds < SHARE)
-            && self.kinds.len() < KINDS;
+        let of_source = self.sources.get(&source).copied().unwrap_or_default();
+        let has_room = of_source < MAX_OF_SOURCE && self.kinds.len() < MAX_KINDS;
         let target = Some((entry.method.clone(), entry.path.clone()));
         let exact = Kind {
             source: Some(source),
@@ -131,16 +131,16 @@ impl Window {
         if has_room || self.kinds.contains_key(&exact) {
             return exact;
         }
-        let of_source = Kind {
+        let wider = Kind {
             target: None,
             ..exact
         };
-        if self.kinds.len() < KINDS || self.kinds.contains_key(&of_source) {
-            return of_source;
+        if self.kinds.len() < MAX_KINDS || self.kinds.contains_key(&wider) {
+            return wider;
         }
         Kind {
             source: None,
-            ..of_source
+            ..wider
         }
     }
 
@@ -151,7 +151,7 @@ impl Window {
         self.kinds.insert(kind, None);
     }
 
-    /// Adds an entry to the rest of its kind, which tells of the last one.
+    /// Adds a refusal to the entry of others of its kind, which has the fields of the last one.
     fn add(&mut self, kind: Kind, entry: AuditEntry) {
         if !self.kinds.contains_key(&kind) {
             self.begin(kind.clone());
@@ -160,12 +160,12 @@ impl Window {
         self.has_rests = true;
         let (caller, from) = match &kind.source {
             Some((caller, place)) => (caller.clone(), place.clone()),
-            None => (None, ANYTHING.to_owned()),
+            None => (None, VARIOUS.to_owned()),
         };
         let role = entry.role.filter(|_| kind.source.is_some());
         let (method, path) = match &kind.target {
             Some(target) => target.clone(),
-            None => (ANYTHING.to_owned(), ANYTHING.to_owned()),
+            None => (VARIOUS.to_owned(), VARIOUS.to_owned()),
         };
         if let Some(rest) = self.kinds.get_mut(&kind) {
             let count = entry.count + rest.as_ref().map_or(0, |rest| rest.count);
@@ -203,8 +203,7 @@ mod tests {
         }
     }
 
-    /// Sends refusals, and returns how many were recorded by themselves and the entries of the
-    /// rest.
+    /// Counts refusals; returns the number of first ones, and the entries of the others.
     fn send(
         refusals: &Refusals,
         entries: impl Iterator<Item = AuditEntry>,
@@ -212,7 +211,10 @@ mod tests {
         let first = entries
             .filter(|entry| !refusals.count(entry, "192.0.2.1"))
             .count() as u64;
-        assert!(refusals.take_due().is_empty(), "the window is open");
+        assert!(
+            refusals.take_due().is_empty(),
+            "no entry is due before the window ends"
+        );
         refusals.end_window();
         (first, refusals.take_due())
     }
@@ -225,7 +227,7 @@ mod tests {
             (first, rest.len(), rest[0].count, &*rest[0].from),
             (1, 1, 999, "192.0.2.1")
         );
-        // An unrecorded rest is counted on; so is a first one.
+        // Entries that could not be recorded are counted on.
         refusals.put_back(rest);
         refusals.add(entry("red", "/v1/x"), "192.0.2.1");
         assert!(refusals.count(&entry("red", "/v1/x"), "192.0.2.1") && refusals.due_at().is_some());
@@ -237,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn source_has_a_share_and_all_have_a_bound() {
+    fn kinds_are_bounded_by_source_and_in_total() {
         let refusals = Refusals::default();
         let (first, rest) = send(
             &refusals,
@@ -245,7 +247,7 @@ mod tests {
         );
         assert_eq!(
             (first, rest.len(), rest[0].count),
-            (SHARE as u64 + 1, 1, 999 - SHARE as u64)
+            (MAX_OF_SOURCE as u64 + 1, 1, 999 - MAX_OF_SOURCE as u64)
         );
         assert_eq!(
             (rest[0].caller.as_deref(), &*rest[0].path, &*rest[0].method),
@@ -257,7 +259,7 @@ mod tests {
         );
         assert_eq!(
             (first, rest.len(), rest[0].count),
-            (KINDS as u64 + 1, 1, 5000 - 1 - KINDS as u64)
+            (MAX_KINDS as u64 + 1, 1, 5000 - 1 - MAX_KINDS as u64)
         );
         assert_eq!((&rest[0].caller, &*rest[0].from), (&None, "…"));
     }

@@ -1,4 +1,4 @@
-//! What makes a caller: rules for who is behind a Unix socket, and tokens.
+//! Authenticates callers: by access rules for users, groups and certificates, and by tokens.
 
 use std::sync::RwLock;
 
@@ -12,32 +12,32 @@ use tokio::sync::watch;
 use super::{Caller, Identity};
 use crate::model::{TokenRow, format_rfc3339};
 
-/// Whom a rule is about.
+/// Subject of an access rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subject {
-    /// A user.
+    /// A user on a Unix socket.
     User(Uid),
-    /// The members of a group.
+    /// Members of a group on a Unix socket.
     Group(Gid),
-    /// Who has a certificate for this DNS name (`subjectAltName`, RFC 5280, section 4.2.1.6).
+    /// Clients with a certificate for this DNS name (`subjectAltName`, RFC 5280, section 4.2.1.6).
     Certificate(String),
 }
 
-/// What somebody may do.
+/// Rights of a subject.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccessRule {
-    /// Who.
+    /// Subject that has the rights.
     pub subject: Subject,
-    /// What.
+    /// Role.
     pub role: Role,
-    /// The beginning of the names that they reach; empty: all.
+    /// Prefix of the names of the resources that it may access; empty: all.
     pub prefix: String,
-    /// Their rights on the host itself.
+    /// Rights on the host itself.
     pub host: HostAccess,
 }
 
 impl AccessRule {
-    fn is_about(&self, identity: &Identity) -> bool {
+    fn matches(&self, identity: &Identity) -> bool {
         match &self.subject {
             Subject::User(uid) => identity.uid == *uid,
             Subject::Group(gid) => identity.gid == *gid || identity.groups.contains(gid),
@@ -45,7 +45,7 @@ impl AccessRule {
         }
     }
 
-    /// Who may do it, under this name.
+    /// Returns a caller with the rights, under this name.
     fn caller(&self, name: String, identity: Option<Identity>) -> Caller {
         Caller {
             name,
@@ -60,22 +60,22 @@ impl AccessRule {
     }
 }
 
-/// A token that is valid, unless it has expired.
+/// A token that has not been revoked; it may have expired.
 #[derive(Debug)]
-struct Known {
+struct KnownToken {
     row: TokenRow,
     expires_at: Option<Timestamp>,
     revoked: watch::Sender<bool>,
 }
 
-/// Who may call.
+/// Access rules and tokens, by which callers are authenticated.
 #[derive(Debug, Default)]
 pub struct Authenticator {
-    /// The first rule that is about somebody holds.
+    /// The first rule that matches a caller applies.
     rules: Vec<AccessRule>,
-    /// The hash of the token of `--token-file`.
+    /// Hash of the token in `--token-file`.
     file: Option<String>,
-    tokens: RwLock<Vec<Known>>,
+    tokens: RwLock<Vec<KnownToken>>,
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -86,15 +86,15 @@ fn hash(secret: &str) -> String {
     hex(&Sha256::digest(secret))
 }
 
-/// Compares in a time that does not tell where they differ.
-fn same(a: &str, b: &str) -> bool {
+/// Compares in constant time.
+fn ct_equal(a: &str, b: &str) -> bool {
     a.as_bytes().ct_eq(b.as_bytes()).into()
 }
 
-/// Makes a token, and its secret: 256 random bits.
+/// Makes a token, and its secret of 256 random bits.
 ///
 /// # Errors
-/// When there is no randomness to be had.
+/// If the kernel returns no random bytes (`getrandom(2)`).
 pub fn issue_token(new: NewToken, now: Timestamp) -> Result<(TokenRow, String), getrandom::Error> {
     let mut bits = [0u8; 32];
     getrandom::fill(&mut bits)?;
@@ -106,7 +106,7 @@ pub fn issue_token(new: NewToken, now: Timestamp) -> Result<(TokenRow, String), 
         host,
         expires_at,
     } = new;
-    // A rule that `NewToken::check` would refuse binds nobody.
+    // `NewToken::check` has refused what cannot be resolved.
     let host = HostAccess::resolve(host, role, prefix.as_deref()).unwrap_or_default();
     let token = Token {
         name,
@@ -126,7 +126,7 @@ pub fn issue_token(new: NewToken, now: Timestamp) -> Result<(TokenRow, String), 
 }
 
 impl Authenticator {
-    /// Over the configured rules, before which root is an admin, and the token of a file.
+    /// Uses the configured rules, after one that makes root an admin, and the token of a file.
     pub fn new(rules: Vec<AccessRule>, file: Option<&str>) -> Self {
         let root = AccessRule {
             subject: Subject::User(Uid::from_raw(0)),
@@ -141,14 +141,14 @@ impl Authenticator {
         }
     }
 
-    /// Takes the tokens that are recorded.
+    /// Adds the tokens in the database.
     pub fn load(&self, rows: Vec<TokenRow>) {
         for row in rows {
             self.add(row);
         }
     }
 
-    /// From now on this token is valid; false if there is one of its name.
+    /// Makes a token valid; returns false if there is one of this name already.
     pub fn add(&self, row: TokenRow) -> bool {
         let mut tokens = self.write();
         let free = tokens
@@ -160,7 +160,7 @@ impl Authenticator {
                 .expires_at
                 .as_deref()
                 .and_then(|text| text.parse().ok());
-            tokens.push(Known {
+            tokens.push(KnownToken {
                 row,
                 expires_at,
                 revoked: watch::Sender::new(false),
@@ -169,7 +169,7 @@ impl Authenticator {
         free
     }
 
-    /// From now on this token is not valid, and whoever it let in is told.
+    /// Revokes a token, also for the callers that it has authenticated.
     pub fn remove(&self, name: &str) {
         self.write().retain(|known| {
             let stays = known.row.token.name.as_str() != name;
@@ -180,7 +180,7 @@ impl Authenticator {
         });
     }
 
-    /// Every recorded token, by name.
+    /// Returns all tokens, sorted by name.
     pub fn tokens(&self) -> Vec<Token> {
         let mut all: Vec<Token> = self
             .read()
@@ -191,13 +191,13 @@ impl Authenticator {
         all
     }
 
-    /// Who is behind a Unix socket; none if they may not do anything.
+    /// Returns the caller with these credentials; `None` if no rule matches.
     pub fn authenticate_unix(&self, identity: &Identity) -> Option<Caller> {
-        let rule = self.rules.iter().find(|rule| rule.is_about(identity))?;
+        let rule = self.rules.iter().find(|rule| rule.matches(identity))?;
         Some(rule.caller(format!("uid {}", identity.uid), Some(identity.clone())))
     }
 
-    /// Who has a certificate for these names; none if they may not do anything.
+    /// Returns the caller with a certificate for these names; `None` if no rule matches.
     pub fn authenticate_certificate(&self, names: &[String]) -> Option<Caller> {
         let (rule, name) = self.rules.iter().find_map(|rule| match &rule.subject {
             Subject::Certificate(name) if names.contains(name) => Some((rule, name)),
@@ -206,15 +206,17 @@ impl Authenticator {
         Some(rule.caller(format!("certificate {name}"), None))
     }
 
-    /// Who sends this secret; none if it is of no valid token.
+    /// Returns the caller with this secret; `None` if no valid token has it.
     pub fn authenticate_token(&self, secret: &str) -> Option<Caller> {
         let hash = hash(secret);
-        if self.file.as_ref().is_some_and(|file| same(file, &hash)) {
+        if self.file.as_ref().is_some_and(|file| ct_equal(file, &hash)) {
             return Some(Caller::admin("the token of --token-file"));
         }
         let now = Timestamp::now();
         let tokens = self.read();
-        let known = tokens.iter().find(|known| same(&known.row.hash, &hash))?;
+        let known = tokens
+            .iter()
+            .find(|known| ct_equal(&known.row.hash, &hash))?;
         if known.expires_at.is_some_and(|at| at <= now) {
             return None;
         }
@@ -237,13 +239,13 @@ impl Authenticator {
         })
     }
 
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, Vec<Known>> {
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Vec<KnownToken>> {
         self.tokens
             .read()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Vec<Known>> {
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Vec<KnownToken>> {
         self.tokens
             .write()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -264,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_rule_about_somebody_holds() {
+    fn first_matching_rule_applies() {
         let lab = AccessRule {
             subject: Subject::User(Uid::from_raw(7)),
             role: Role::Viewer,
@@ -290,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_lets_in_until_it_is_revoked_or_expires() {
+    fn secret_is_valid_until_revoked_or_expired() {
         let access = Authenticator::new(Vec::new(), Some("file"));
         let new = |name: &str, expires_at: Option<&str>| NewToken {
             name: name.parse().unwrap(),
@@ -303,7 +305,7 @@ mod tests {
             issue_token(new("ci", Some("2999-01-01T00:00:00Z")), Timestamp::now()).unwrap();
         assert!(
             !format!("{row:?}").contains(&secret[7..]),
-            "the secret is not kept"
+            "the row contains the secret"
         );
         access.add(row);
         let (old, old_secret) =

@@ -1,4 +1,4 @@
-//! A bound on the bytes of answers that clients have not taken yet.
+//! Limits the bytes of responses that clients have not read yet.
 
 use std::sync::Arc;
 
@@ -19,18 +19,20 @@ use crate::{
     shares::{LimitReached, Shares, Slot},
 };
 
-/// Length up to which an answer is not counted: a socket's send buffer holds it.
+/// Size up to which a response is not counted: a socket's send buffer holds it.
 const SMALL: usize = 16 << 10;
-/// Bytes of one caller's answers, of those for all; admins may fill both these and the reserve.
+/// Bytes of unread responses of one caller.
 const SHARE: usize = 64 << 20;
+/// Bytes of unread responses of all callers.
 const ALL: usize = 256 << 20;
+/// Bytes beyond [`ALL`] that only admins may use.
 const RESERVE: usize = 64 << 20;
 
-/// Bytes of answers that were not sent yet, by the names of callers.
+/// Bytes of unread responses, by the names of callers.
 pub(super) type Unsent = Shares<String>;
 
-/// Refuses a caller that leaves too much unread; counts each large answer until its last byte has
-/// been written.
+/// Refuses requests of a caller that leaves too much unread, and counts each large response until
+/// its last byte has been written.
 pub(super) async fn bound_unsent(
     State(unsent): State<Unsent>,
     Extension(caller): Extension<Arc<Caller>>,
@@ -43,8 +45,8 @@ pub(super) async fn bound_unsent(
     } else {
         (SHARE, ALL)
     };
-    // Before anything is done for it. Those who leave nothing unread get small answers, and change
-    // things, however much others do.
+    // Before the request is carried out. A caller that leaves nothing unread gets small responses,
+    // and can write, however much others leave.
     if let Err(full) = unsent.acquire_sized(caller.name.clone(), 0, share, usize::MAX) {
         return refuse(&caller, full);
     }
@@ -54,10 +56,10 @@ pub(super) async fn bound_unsent(
     };
     let place = match unsent.acquire_sized(caller.name.clone(), size as usize, share, all) {
         Err(full) if is_read => return refuse(&caller, full),
-        // A change that was made, or a command that was run, is answered all the same.
+        // A request that has changed something, or run a command, gets its response in any case.
         place => place.ok(),
     };
-    // Of one piece already: nothing is waited for, nor copied.
+    // The body is one piece in memory: this neither waits nor copies.
     match body.collect().await {
         Ok(bytes) => {
             let counted = Counted {
@@ -70,7 +72,7 @@ pub(super) async fn bound_unsent(
     }
 }
 
-/// An answer's bytes: hyper drops them once they are written.
+/// Bytes of a response, which hyper drops once they are written.
 struct Counted {
     bytes: Bytes,
     _place: Option<Slot<String>>,
@@ -86,12 +88,12 @@ fn refuse(caller: &Caller, full: LimitReached) -> Response {
     let detail = match full {
         LimitReached::Holder(bytes) => {
             format!(
-                "{bytes} bytes of answers to {} are unread: read them, or close their connections",
+                "{bytes} bytes of responses to {} are unread: read them, or close their connections",
                 caller.name
             )
         }
         LimitReached::Total(bytes) => {
-            format!("{bytes} bytes of answers to all are unread: try again in a moment")
+            format!("{bytes} bytes of responses to all callers are unread: retry in a moment")
         }
     };
     Failure::new(Code::TooManyRequests, detail).into_response()
@@ -106,7 +108,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn unread_answers_are_bounded_for_each_caller() {
+    async fn unread_responses_are_bounded_for_each_caller() {
         let unsent = Unsent::default();
         let large = || async { vec![0u8; SHARE / 2] };
         let router = Router::new()
@@ -143,7 +145,7 @@ mod tests {
         }
         assert_eq!(status("b", Method::GET, "/large").await, StatusCode::OK);
         drop(first);
-        // Taken over by hyper, and not written yet.
+        // hyper has the bytes, and has not written them.
         let bytes = second.into_body().collect().await.unwrap().to_bytes();
         let again = of("a").await;
         assert_eq!(
@@ -151,7 +153,7 @@ mod tests {
             (StatusCode::OK, StatusCode::TOO_MANY_REQUESTS)
         );
         drop(bytes);
-        // A change is made and answered even if its answer is more than the share.
+        // A write gets its response even if that exceeds the share.
         let changed = ask("a", Role::Viewer, Method::POST, "/large").await;
         assert_eq!((changed.status(), unsent.in_use()), (StatusCode::OK, SHARE));
         drop((changed, again));

@@ -1,4 +1,5 @@
-//! Bodies: JSON objects, documents and patches, each mistake told with its place.
+//! Request bodies: JSON objects, documents and patches. Errors have the JSON pointer of the
+//! mistake.
 
 use std::time::Duration;
 
@@ -19,29 +20,31 @@ use super::{BODY_LIMIT, problem::Failure, resource::internal};
 const JSON: &str = "application/json";
 const MERGE_PATCH: &str = "application/merge-patch+json";
 const JSON_PATCH: &str = "application/json-patch+json";
-/// Names of YAML's media type: that of RFC 9512, and those from before it.
+/// Media types of YAML: that of RFC 9512, and older names.
 pub(super) const YAML: [&str; 3] = ["application/yaml", "application/x-yaml", "text/yaml"];
 
-/// Time in which a body must have come, and what it is longer for each MiB that there may be.
+/// Time in which a body of up to 1 MiB must be received.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time in addition for each MiB of the largest body that the route accepts.
 const TIMEOUT_PER_MIB: Duration = Duration::from_secs(1);
-/// The most operations that one JSON patch has: they are carried out while other writes wait.
-const OPERATIONS: usize = 1000;
-/// The most steps of a path in one, and values that its `copy` and `move` operations take along:
-/// each could double the resource, or how deep it is, and what is very deep cannot be dropped.
-const STEPS: usize = 64;
-const TAKEN: usize = 10_000;
+/// Operations in one JSON patch: other writes wait while they are applied.
+const MAX_OPERATIONS: usize = 1000;
+/// Segments in a path of a JSON patch: a very deep value overflows the stack when it is dropped.
+const MAX_PATH_SEGMENTS: usize = 64;
+/// Values that `copy` and `move` operations of one patch may copy: each operation could double the
+/// size or the depth of the resource.
+const MAX_COPIED: usize = 10_000;
 
 /// Reads a JSON object.
 pub(super) async fn object(request: Request) -> Result<Map<String, Value>, Failure> {
     match content_type(&request, &[JSON])? {
         None => Ok(Map::new()),
-        Some(_) => whole(json(&read(request, BODY_LIMIT).await?)?),
+        Some(_) => expect_object(json(&read(request, BODY_LIMIT).await?)?),
     }
 }
 
-/// Reads a document of at most `limit` bytes, JSON or YAML, and what `make` makes of it. It may be
-/// large: no thread that serves others waits for that.
+/// Reads a document of at most `limit` bytes, JSON or YAML, and converts it with `make`. As it may
+/// be large, it is parsed on a blocking thread, not on one that serves other requests.
 pub(super) async fn document<T: Send + 'static>(
     request: Request,
     limit: usize,
@@ -57,7 +60,7 @@ pub(super) async fn document<T: Send + 'static>(
         } else {
             yaml(&bytes)
         };
-        Ok(make(whole(value?)?)?)
+        Ok(make(expect_object(value?)?)?)
     };
     tokio::task::spawn_blocking(parse).await.map_err(internal)?
 }
@@ -88,7 +91,7 @@ async fn read(request: Request, limit: usize) -> Result<Bytes, Failure> {
             format!("the body is larger than {limit} bytes"),
         )
     };
-    // Before anything is read: a client that asks first (`Expect: 100-continue`) need not send it.
+    // Before anything is read: a client that sent `Expect: 100-continue` need not send the body.
     let length = request
         .headers()
         .get(header::CONTENT_LENGTH)
@@ -115,15 +118,15 @@ async fn read(request: Request, limit: usize) -> Result<Bytes, Failure> {
     })
 }
 
-fn whole(value: Value) -> Result<Map<String, Value>, Failure> {
+fn expect_object(value: Value) -> Result<Map<String, Value>, Failure> {
     match value {
         Value::Object(map) => Ok(map),
         _ => Err(FieldError::new(Code::InvalidField, "", "the body must be an object").into()),
     }
 }
 
-/// Returns the content type, which must be one of these, or `None` for a request without a body,
-/// which is the same as `{}`.
+/// Returns the content type, which must be one of these; `None` for a request without a body, which
+/// is the same as `{}`.
 fn content_type(
     request: &Request,
     accepted: &[&'static str],
@@ -158,7 +161,7 @@ fn unsupported(what: &str, accepted: &[&str]) -> Failure {
     Failure::new(Code::UnsupportedMediaType, detail)
 }
 
-/// Refuses bodies that are compressed.
+/// Refuses compressed bodies.
 fn check_encoding(headers: &HeaderMap) -> Result<(), Failure> {
     let values = headers
         .get_all(header::CONTENT_ENCODING)
@@ -177,34 +180,34 @@ fn check_encoding(headers: &HeaderMap) -> Result<(), Failure> {
     }
 }
 
-/// A change of a resource, as the body of a PATCH.
+/// Body of a PATCH: a change of a resource.
 #[derive(Debug)]
 pub(super) enum Patch {
     /// Fields to merge (RFC 7396).
     Merge(Value),
-    /// Operations to carry out in order (RFC 6902).
+    /// Operations to apply in order (RFC 6902).
     Operations(Vec<PatchOperation>),
 }
 
 impl Patch {
-    /// Reads a patch: which kind it is, its content type says.
+    /// Reads a patch of the kind that its content type names.
     pub async fn read(request: Request) -> Result<Self, Failure> {
         match content_type(&request, &[MERGE_PATCH, JSON, JSON_PATCH])? {
             None => Ok(Self::Merge(Value::Object(Map::new()))),
             Some(JSON_PATCH) => Ok(Self::Operations(operations(json(
                 &read(request, BODY_LIMIT).await?,
             )?)?)),
-            Some(_) => Ok(Self::Merge(Value::Object(whole(json(
+            Some(_) => Ok(Self::Merge(Value::Object(expect_object(json(
                 &read(request, BODY_LIMIT).await?,
             )?)?))),
         }
     }
 
-    /// Returns what becomes of a resource, without the fields that requests may not change.
+    /// Applies the patch to a resource; returns the result without its read-only fields.
     pub fn apply(&self, mut target: Value) -> Result<Map<String, Value>, Problem> {
         match self {
             Self::Merge(patch) => merge(&mut target, patch),
-            Self::Operations(operations) => carry_out(operations, &mut target)?,
+            Self::Operations(operations) => apply_operations(operations, &mut target)?,
         }
         match target {
             Value::Object(map) => Ok(without_read_only(map)),
@@ -219,9 +222,9 @@ fn operations(value: Value) -> Result<Vec<PatchOperation>, FieldError> {
         let detail = "a JSON patch is a list of operations, such as [{\"op\": \"replace\", \"path\": \"/mtu\", \"value\": 1400}]";
         return Err(FieldError::new(Code::InvalidField, "", detail));
     };
-    if items.len() > OPERATIONS {
+    if items.len() > MAX_OPERATIONS {
         let detail = format!(
-            "a JSON patch has at most {OPERATIONS} operations, and this one has {}",
+            "a JSON patch has at most {MAX_OPERATIONS} operations, and this one has {}",
             items.len()
         );
         return Err(FieldError::new(Code::InvalidField, "", detail));
@@ -232,39 +235,43 @@ fn operations(value: Value) -> Result<Vec<PatchOperation>, FieldError> {
         let read =
             read.map_err(|error| wrong(format!("operation {at} is none of RFC 6902: {error}")))?;
         match read.path().count() {
-            0..=STEPS => Ok(read),
+            0..=MAX_PATH_SEGMENTS => Ok(read),
             steps => Err(wrong(format!(
-                "operation {at}: its path has {steps} steps, and {STEPS} are the most"
+                "operation {at}: its path has {steps} steps, and {MAX_PATH_SEGMENTS} are the most"
             ))),
         }
     };
     items.into_iter().enumerate().map(operation).collect()
 }
 
-/// Carries out the operations of a JSON patch.
-fn carry_out(operations: &[PatchOperation], target: &mut Value) -> Result<(), Problem> {
-    let mut taken = 0;
+/// Applies the operations of a JSON patch.
+fn apply_operations(operations: &[PatchOperation], target: &mut Value) -> Result<(), Problem> {
+    let mut copied = 0;
     for (at, operation) in operations.iter().enumerate() {
-        taken += from(operation)
+        copied += from(operation)
             .and_then(|from| target.pointer(from))
             .map_or(0, count);
-        if taken > TAKEN {
-            let detail =
-                format!("operation {at} copies too much: {TAKEN} values are the most of one patch");
+        if copied > MAX_COPIED {
+            let detail = format!(
+                "operation {at} copies too much: {MAX_COPIED} values are the most of one patch"
+            );
             return Err(FieldError::at(Code::InvalidField, &[&at.to_string()], detail).into());
         }
         json_patch::patch_unsafe(target, std::slice::from_ref(operation))
-            .map_err(|error| refused(at, operation, &error.kind, target))?;
+            .map_err(|error| operation_problem(at, operation, &error.kind, target))?;
     }
     Ok(())
 }
 
-/// Returns the place that an operation takes its value from.
+/// Returns the JSON pointer of the value that an operation moves or copies.
 fn from(operation: &PatchOperation) -> Option<&str> {
     match operation {
         PatchOperation::Move(operation) => Some(operation.from.as_str()),
         PatchOperation::Copy(operation) => Some(operation.from.as_str()),
-        _ => None,
+        PatchOperation::Add(_)
+        | PatchOperation::Remove(_)
+        | PatchOperation::Replace(_)
+        | PatchOperation::Test(_) => None,
     }
 }
 
@@ -277,8 +284,8 @@ fn count(value: &Value) -> usize {
     }
 }
 
-/// Returns the problem of an operation that cannot be carried out.
-fn refused(
+/// Returns the problem of an operation that cannot be applied.
+fn operation_problem(
     at: usize,
     operation: &PatchOperation,
     kind: &PatchErrorKind,
@@ -293,7 +300,7 @@ fn refused(
         PatchOperation::Test(_) => "test",
     };
     let path = operation.path().as_str();
-    let told = |field: &str, detail: String| {
+    let at_field = |field: &str, detail: String| {
         let detail = format!("operation {at} ({verb} {path:?}): {detail}");
         (format!("/{at}/{field}"), detail)
     };
@@ -302,29 +309,29 @@ fn refused(
             let found = target.pointer(path).unwrap_or(&Value::Null);
             (
                 Code::Conflict,
-                told("value", format!("it is {found}, not {}", test.value)),
+                at_field("value", format!("it is {found}, not {}", test.value)),
             )
         }
         (PatchErrorKind::InvalidFromPointer, _) => {
             let from = from(operation).unwrap_or_default();
             (
                 Code::InvalidField,
-                told("from", format!("the resource has no {from:?}")),
+                at_field("from", format!("the resource has no {from:?}")),
             )
         }
         (PatchErrorKind::CannotMoveInsideItself, _) => (
             Code::InvalidField,
-            told("path", "a value cannot be moved into itself".into()),
+            at_field("path", "a value cannot be moved into itself".into()),
         ),
         _ => (
             Code::InvalidField,
-            told("path", "the resource has no such place".into()),
+            at_field("path", "the resource has no such place".into()),
         ),
     };
     FieldError::new(code, pointer, detail).into()
 }
 
-/// Leaves out what answers carry beside what was asked for.
+/// Removes the fields of responses that requests may not set.
 pub(super) fn without_read_only(mut map: Map<String, Value>) -> Map<String, Value> {
     for field in READ_ONLY {
         map.remove(field);
@@ -360,8 +367,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_patch_merges_as_the_rfc_says() {
-        // Of the examples in RFC 7396, appendix A.
+    fn merge_patch_follows_rfc_7396() {
+        // Some of the examples in RFC 7396, appendix A.
         for (mut target, patch, result) in [
             (json!({"a": "b"}), json!({"a": "c"}), json!({"a": "c"})),
             (
@@ -399,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn operations_are_carried_out_in_order() {
+    fn operations_are_applied_in_order() {
         let operations = json!([
             {"op": "test", "path": "/mtu", "value": 1500},
             {"op": "add", "path": "/addresses/-", "value": "10.0.0.2/24"},
@@ -415,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn operations_that_are_wrong_are_named() {
+    fn invalid_operations_are_named() {
         let double = json!({"op": "copy", "from": "/labels", "path": "/labels/x"});
         for (operations, code, pointer, detail) in [
             (

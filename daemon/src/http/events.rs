@@ -1,4 +1,4 @@
-//! What happens, as a stream of Server-Sent Events or as a list.
+//! Events, as a stream of Server-Sent Events or as a list.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -23,9 +23,9 @@ use crate::{
     store::{EventFilter, History},
 };
 
-/// How often a comment is sent while nothing happens.
+/// Time between two comments on a stream without events, which show that the connection is alive.
 const HEARTBEAT: Duration = Duration::from_secs(15);
-/// Events read at once.
+/// Events per query of the database.
 const CHUNK: u32 = 256;
 
 pub(super) async fn events(
@@ -49,7 +49,8 @@ pub(super) async fn events(
     }
     let since = last_event_id(&headers)?.or(since);
     let newest = history.newest_id();
-    // What is no longer kept cannot be told, and a number yet to come is none of this history.
+    // Events that were dropped cannot be sent, and an id that is still to come is not of this
+    // database.
     let at = since.map_or(newest, |since| {
         since.clamp(history.last_trimmed_id(), newest)
     });
@@ -83,7 +84,7 @@ async fn list(history: &History, since: u64, filter: &EventFilter) -> Answer {
     }
 }
 
-/// Where a reader that was cut off goes on (`Last-Event-ID`).
+/// Reads `Last-Event-ID`, with which a reader resumes after its connection was closed.
 fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Failure> {
     let Some(value) = headers.get("last-event-id") else {
         return Ok(None);
@@ -95,27 +96,27 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Failure> {
     let wrong = || {
         Failure::new(
             Code::InvalidQuery,
-            format!("Last-Event-ID: {value:?} is not the number of an event"),
+            format!("Last-Event-ID: {value:?} is not an event id"),
         )
     };
     id.map(Some).ok_or_else(wrong)
 }
 
-/// One reader: it holds its place in the history and nothing else, so that a slow one costs nothing
-/// and holds up nobody.
+/// Reader of a stream. It has its position in the history and one query's events, so that a slow
+/// one costs little and delays nobody.
 struct Reader {
     history: History,
     filter: EventFilter,
-    /// The number of the last event that it was given.
+    /// Id of the last event read.
     at: u64,
-    /// Read, and not given yet; the next one last.
+    /// Events read and not sent yet, in reverse order.
     read: Vec<Event>,
     lifetime: StreamLifetime,
 }
 
 impl Reader {
-    /// The next event; none once the daemon stops or the reader may no longer read, or when the
-    /// reader was too slow for what is kept.
+    /// Returns the next event; `None` if the daemon stops, the caller's rights expire, or the
+    /// reader was so slow that events it has not read were dropped.
     async fn next(&mut self) -> Option<sse::Event> {
         loop {
             if let Some(event) = self.read.pop() {
@@ -128,15 +129,12 @@ impl Reader {
                 );
             }
             if self.at < self.history.last_trimmed_id() {
-                tracing::info!(
-                    at = self.at,
-                    "a reader of events was too slow and is cut off"
-                );
+                tracing::info!(at = self.at, "event reader too slow; closing its stream");
                 return None;
             }
             if self.history.newest_id() == self.at {
                 tokio::select! {
-                    there_is_more = self.history.wait_for_event_after(self.at) => there_is_more.then_some(())?,
+                    has_more = self.history.wait_for_event_after(self.at) => has_more.then_some(())?,
                     _ = self.lifetime.expired() => return None,
                 }
             }
@@ -147,7 +145,7 @@ impl Reader {
                     self.read.reverse();
                 }
                 Err(error) => {
-                    tracing::error!(%error, "events cannot be read");
+                    tracing::error!(%error, "cannot read events");
                     return None;
                 }
             }

@@ -1,5 +1,5 @@
-//! Commands whose output is carried off as it comes: as lines of JSON, or over a WebSocket, with or
-//! without a terminal.
+//! Commands in namespaces: their result as one JSON object, or their output while they run, as
+//! lines of JSON or over a WebSocket, with or without a terminal.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -36,44 +36,40 @@ use crate::{
     store::AuxRecord,
 };
 
-/// The first byte of a frame (see API.md): which channel it belongs to.
+/// First byte of a frame: its channel.
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
 const STDERR: u8 = 2;
 const CONTROL: u8 = 3;
-/// The largest message of a client, in bytes.
-const FRAME: usize = 1 << 20;
-/// How often a client is asked whether it is still there.
+/// Largest message of a client, in bytes.
+const MAX_MESSAGE: usize = 1 << 20;
+/// Time between two Pings, by which a lost client is noticed.
 const HEARTBEAT: Duration = Duration::from_secs(15);
-/// The longest reason of a Close frame, in bytes (RFC 6455, section 5.5).
-const REASON: usize = 123;
-/// How long a client may take to close its side.
-const PARTING: Duration = Duration::from_secs(2);
-/// The longest time that a command may run in a WebSocket's session: a day, unless `timeout_s` says
-/// less.
-const LONGEST_S: f64 = 86_400.0;
+/// Longest reason in a Close frame, in bytes (RFC 6455, section 5.5).
+const MAX_REASON: usize = 123;
+/// Time for a client to close its side.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Default of `timeout_s` for a command on a WebSocket: a day, the longest time.
+const MAX_TIMEOUT_S: f64 = 86_400.0;
 
-// ---- The whole
-// -------------------------------------------------------------------------------------------------
-
-/// An answer as bytes, with the place of its command.
-struct Held {
+/// Bytes of a response, with the permit of its command.
+struct PermittedBytes {
     bytes: Vec<u8>,
     _permit: Permit,
 }
 
-impl AsRef<[u8]> for Held {
+impl AsRef<[u8]> for PermittedBytes {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-/// Runs a command and answers when it has ended. Its place is another's once the answer has been
-/// written to the socket: so answers that nobody reads are no more than there are places.
+/// Runs a command and answers when it has ended. The permit is held until the response has been
+/// written to the socket, so that there are no more unread responses than permits.
 pub(super) async fn run(app: &App, caller: Arc<Caller>, name: &Name, exec: &Exec) -> Answer {
     let launch = launch(app, &caller, name, exec)?;
     let record = record_command(app, &caller, exec, StatusCode::OK);
-    // Dropped, the command is killed.
+    // Dropping the future kills the command.
     let lifetime = StreamLifetime::new(&app.stopping, caller.clone());
     let (result, permit) = lifetime
         .bound(app.process.run_command(name, exec, launch, record))
@@ -81,22 +77,19 @@ pub(super) async fn run(app: &App, caller: Arc<Caller>, name: &Name, exec: &Exec
     let bytes = serde_json::to_vec(&result).map_err(|error| {
         Problem::new(
             Code::Internal,
-            format!("the result cannot be written: {error}"),
+            format!("cannot serialize the result: {error}"),
         )
     })?;
     drop(result);
     let kind = HeaderValue::from_static("application/json");
-    let body = Body::from(Bytes::from_owner(Held {
+    let body = Body::from(Bytes::from_owner(PermittedBytes {
         bytes,
         _permit: permit,
     }));
     Ok((StatusCode::OK, [(header::CONTENT_TYPE, kind)], body).into_response())
 }
 
-// ---- Lines of JSON
-// ---------------------------------------------------------------------------------------------
-
-/// Runs a command and answers line by line.
+/// Runs a command and streams its output, one JSON object per line.
 pub(super) async fn stream_lines(
     app: App,
     caller: Arc<Caller>,
@@ -111,7 +104,7 @@ pub(super) async fn stream_lines(
         .await?;
     let mut input = session.take_input();
     let text = exec.stdin.clone().unwrap_or_default();
-    // The command may write before it has read everything: both go on at the same time.
+    // Concurrent with the output: the command may write before it has read everything.
     let feed = tokio::spawn(async move {
         if let Some(input) = &mut input {
             input.write(text.as_bytes()).await;
@@ -120,7 +113,7 @@ pub(super) async fn stream_lines(
     let lifetime = StreamLifetime::new(&app.stopping, caller);
     let state = Lines {
         session: Some(session),
-        halves: [const { Vec::new() }; 2],
+        partial: [const { Vec::new() }; 2],
         lifetime,
         feed,
     };
@@ -138,10 +131,10 @@ pub(super) async fn stream_lines(
 }
 
 struct Lines {
-    /// None once its end was told. Dropped with the answer, it ends the command.
+    /// `None` after the last line was returned. Dropping it kills the command.
     session: Option<Session>,
-    /// What was read of a character whose rest is still to come.
-    halves: [Vec<u8>; 2],
+    /// Incomplete UTF-8 characters at the end of what was read of each stream.
+    partial: [Vec<u8>; 2],
     lifetime: StreamLifetime,
     feed: tokio::task::JoinHandle<()>,
 }
@@ -156,15 +149,15 @@ impl Lines {
     async fn next(&mut self) -> Option<String> {
         loop {
             let session = self.session.as_mut()?;
-            let happening = tokio::select! {
-                happening = session.next_event() => happening,
+            let event = tokio::select! {
+                event = session.next_event() => event,
                 why = self.lifetime.expired() => Err(why),
             };
-            let line = match happening {
+            let line = match event {
                 Ok(SessionEvent::Output(stream, bytes)) => self.output(stream, &bytes),
                 Ok(SessionEvent::Ended(end)) => {
                     self.session = None;
-                    let rest = self.rest();
+                    let rest = self.take_partial();
                     return Some(format!("{rest}{}\n", ended(&end)));
                 }
                 Err(problem) => {
@@ -178,26 +171,26 @@ impl Lines {
         }
     }
 
-    /// A line of output, with characters kept whole; none while one is still incomplete.
+    /// Returns a line of output without splitting characters; `None` if there is no whole one.
     fn output(&mut self, stream: OutputStream, bytes: &[u8]) -> Option<Value> {
-        let half = &mut self.halves[stream as usize];
-        half.extend_from_slice(bytes);
-        let cut = match std::str::from_utf8(half) {
+        let partial = &mut self.partial[stream as usize];
+        partial.extend_from_slice(bytes);
+        let cut = match std::str::from_utf8(partial) {
             Err(error) if error.error_len().is_none() => error.valid_up_to(),
-            _ => half.len(),
+            _ => partial.len(),
         };
-        let rest = half.split_off(cut);
-        let whole = std::mem::replace(half, rest);
+        let rest = partial.split_off(cut);
+        let whole = std::mem::replace(partial, rest);
         (!whole.is_empty()).then(|| output(stream, whole))
     }
 
-    /// Lines of what never became whole characters.
-    fn rest(&mut self) -> String {
+    /// Returns lines of the incomplete characters that are left at the end.
+    fn take_partial(&mut self) -> String {
         let mut lines = String::new();
         for stream in [OutputStream::Stdout, OutputStream::Stderr] {
-            let half = std::mem::take(&mut self.halves[stream as usize]);
-            if !half.is_empty() {
-                lines += &format!("{}\n", output(stream, half));
+            let partial = std::mem::take(&mut self.partial[stream as usize]);
+            if !partial.is_empty() {
+                lines += &format!("{}\n", output(stream, partial));
             }
         }
         lines
@@ -219,7 +212,7 @@ fn ended(end: &CommandEnd) -> Value {
     json!({"exit_code": end.exit_code, "signal": end.signal, "timed_out": end.timed_out, "duration_ms": end.duration_ms})
 }
 
-/// Returns how the caller's command is to be run.
+/// Returns the identity and the namespace of the caller's command.
 pub(super) fn launch(
     app: &App,
     caller: &Caller,
@@ -238,8 +231,9 @@ pub(super) fn launch(
     })
 }
 
-/// Returns the share of places for a caller's command or ping, and the namespace that it may enter:
-/// admins enter any, others only the one that netnsd made or took over under this name.
+/// Returns the holder of permits for a caller's command or ping, and the inode of the namespace
+/// that it may enter: admins enter any, others only the one that netnsd made or adopted under this
+/// name.
 ///
 /// # Errors
 /// `forbidden` where nothing is recorded, `conflict` where what is there is not what is recorded.
@@ -270,11 +264,11 @@ pub(super) fn origin(app: &App, caller: &Caller, name: &Name) -> Result<CallerSc
     })
 }
 
-/// Records that a command begins, before it does: its caller may not wait for its end. `status` is
-/// that of the answer to come; an answer of another status is an entry in addition.
+/// Records a command in the audit log before it runs, since its caller may not wait for its end.
+/// `status` is that of the expected response; another one is recorded in addition.
 ///
 /// # Errors
-/// `store_unavailable` where it cannot be recorded: an admin's waits in memory then, where there is
+/// `store_unavailable` if it cannot be recorded. That of an admin waits in memory then, if there is
 /// room.
 pub(super) async fn record_command(
     app: &App,
@@ -307,10 +301,7 @@ pub(super) async fn record_command(
     }
 }
 
-// ---- WebSocket
-// -------------------------------------------------------------------------------------------------
-
-/// What the query of a WebSocket's request asks for.
+/// Reads the command in the query of a WebSocket's request, and the size of its terminal.
 pub(super) fn read(query: Option<&str>) -> Result<(Exec, Option<TerminalSize>), Failure> {
     let mut query = Query::read(query)?;
     let mut cells = |name, default| {
@@ -325,7 +316,7 @@ pub(super) fn read(query: Option<&str>) -> Result<(Exec, Option<TerminalSize>), 
         cols: cells("cols", 80)?,
     };
     let tty = query.flag("tty", false)?;
-    let timeout_s = query.value("timeout_s")?.unwrap_or(LONGEST_S);
+    let timeout_s = query.value("timeout_s")?.unwrap_or(MAX_TIMEOUT_S);
     let mut env = BTreeMap::new();
     for pair in query.all("env") {
         let Some((key, value)) = pair.split_once('=') else {
@@ -354,7 +345,7 @@ pub(super) fn read(query: Option<&str>) -> Result<(Exec, Option<TerminalSize>), 
     Ok((exec, tty.then_some(size)))
 }
 
-/// Runs a command on the other side of a WebSocket.
+/// Runs a command with its input and output on a WebSocket.
 pub(super) async fn socket(
     State(app): State<App>,
     Extension(caller): Extension<Arc<Caller>>,
@@ -376,16 +367,17 @@ pub(super) async fn socket(
         .start_session(&name, &exec, launch, terminal, record)
         .await?;
     let lifetime = StreamLifetime::new(&app.stopping, caller);
-    // A frame is read whole before its message is judged.
-    let upgrade = upgrade.max_frame_size(FRAME).max_message_size(FRAME);
-    let response: Response = upgrade.on_upgrade(move |socket| carry(socket, session, lifetime));
+    // A frame is read whole before the size of its message is checked.
+    let upgrade = upgrade
+        .max_frame_size(MAX_MESSAGE)
+        .max_message_size(MAX_MESSAGE);
+    let response: Response = upgrade.on_upgrade(move |socket| pump(socket, session, lifetime));
     Ok(response)
 }
 
-/// Carries both ways until the command has ended, the client is gone, or the daemon stops. Whatever
-/// ends it, the session is dropped with this, and with it the command; then the socket is closed as
-/// RFC 6455, section 7.1.2, asks for.
-async fn carry(socket: WebSocket, mut session: Session, mut lifetime: StreamLifetime) {
+/// Pumps data both ways until the command has ended, the client is gone, or the daemon stops. Then
+/// drops the session, which kills the command, and closes the socket (RFC 6455, section 7.1.2).
+async fn pump(socket: WebSocket, mut session: Session, mut lifetime: StreamLifetime) {
     let Some(mut input) = session.take_input() else {
         return;
     };
@@ -393,8 +385,8 @@ async fn carry(socket: WebSocket, mut session: Session, mut lifetime: StreamLife
     let incoming = async {
         loop {
             match frames.next().await {
-                Some(Ok(Message::Binary(frame))) => match said(&frame) {
-                    Ok(said) => take(&mut input, said).await,
+                Some(Ok(Message::Binary(frame))) => match parse_frame(&frame) {
+                    Ok(message) => handle(&mut input, message).await,
                     Err(close) => return Some(close),
                 },
                 Some(Ok(Message::Text(_))) => {
@@ -403,52 +395,54 @@ async fn carry(socket: WebSocket, mut session: Session, mut lifetime: StreamLife
                     return Some((close_code::UNSUPPORTED, reason.to_owned()));
                 }
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-                // Reading goes on below, and answers the Close frame.
+                // The loop below reads on, which answers the Close frame.
                 Some(Ok(Message::Close(_))) | None => return None,
                 Some(Err(error)) => return unreadable(error),
             }
         }
     };
-    let outgoing = send_all(&mut sink, &mut session);
+    let outgoing = send_output(&mut sink, &mut session);
     let close = tokio::select! {
         close = incoming => close,
         ended = outgoing => ended.then(|| (close_code::NORMAL, "ended".to_owned())),
         why = lifetime.expired() => Some((close_code::AWAY, why.detail)),
     };
     drop(session);
-    let mut unread = false;
+    let mut is_unreadable = false;
     if let Some((code, mut reason)) = close {
-        unread = matches!(code, close_code::SIZE | close_code::PROTOCOL);
-        let cut = (0..=REASON).rev().find(|at| reason.is_char_boundary(*at));
+        is_unreadable = matches!(code, close_code::SIZE | close_code::PROTOCOL);
+        let cut = (0..=MAX_REASON)
+            .rev()
+            .find(|at| reason.is_char_boundary(*at));
         reason.truncate(cut.unwrap_or_default());
-        let _gone = sink
-            .send(Message::Close(Some(CloseFrame {
-                code,
-                reason: reason.into(),
-            })))
-            .await;
+        let close = Message::Close(Some(CloseFrame {
+            code,
+            reason: reason.into(),
+        }));
+        let _ = sink.send(close).await; // the client may be gone
     }
-    let parting = async {
+    let closing = async {
         while let Some(Ok(_)) = frames.next().await {}
-        if unread {
-            // Nothing more can be read, and the client may still be writing.
+        if is_unreadable {
+            // Nothing more can be read, and the client may still write.
             std::future::pending::<()>().await;
         }
     };
-    // A connection that is closed with something unread in it takes what was sent along (RFC 1122,
+    // Closing a connection with unread data in it resets it, which loses what was sent (RFC 1122,
     // 4.2.2.13).
-    let _patience = tokio::time::timeout(PARTING, parting).await;
+    let _ = tokio::time::timeout(CLOSE_TIMEOUT, closing).await;
 }
 
-/// Says how to close a socket that cannot be read any more; none if the client is gone.
+/// Returns the code and reason to close a socket that cannot be read any more; `None` if the client
+/// is gone.
 fn unreadable(error: axum::Error) -> Option<(CloseCode, String)> {
     let error = error.into_inner();
     match error.downcast_ref::<tungstenite::Error>()? {
-        // It went without a Close frame.
+        // The client closed the connection without a Close frame.
         tungstenite::Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => None,
         tungstenite::Error::Capacity(_) => Some((
             close_code::SIZE,
-            format!("a message of more than {FRAME} bytes: send it in smaller ones"),
+            format!("a message of more than {MAX_MESSAGE} bytes: send it in smaller ones"),
         )),
         error @ (tungstenite::Error::Protocol(_) | tungstenite::Error::Utf8(_)) => {
             Some((close_code::PROTOCOL, error.to_string()))
@@ -457,7 +451,7 @@ fn unreadable(error: axum::Error) -> Option<(CloseCode, String)> {
     }
 }
 
-/// What a client may control.
+/// Message on the control channel.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Control {
@@ -470,29 +464,29 @@ struct Resize {
     cols: u16,
 }
 
-/// What a frame of a client says.
+/// Message in a frame of a client.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Said<'f> {
-    /// What the command is to read.
+pub(super) enum ClientMessage<'f> {
+    /// Standard input of the command.
     Input(&'f [u8]),
-    /// That there is no more of it.
-    End,
-    /// How large the terminal is.
+    /// End of the input.
+    EndOfInput,
+    /// New size of the terminal.
     Resize(TerminalSize),
 }
 
-/// Reads a frame.
+/// Parses a frame.
 ///
 /// # Errors
-/// The code and the reason to close the socket with, where it makes no sense.
-pub(super) fn said(frame: &[u8]) -> Result<Said<'_>, (CloseCode, String)> {
+/// The code and reason to close the socket, if the frame is invalid.
+pub(super) fn parse_frame(frame: &[u8]) -> Result<ClientMessage<'_>, (CloseCode, String)> {
     match frame.split_first() {
-        Some((&STDIN, [])) => Ok(Said::End),
-        Some((&STDIN, bytes)) => Ok(Said::Input(bytes)),
+        Some((&STDIN, [])) => Ok(ClientMessage::EndOfInput),
+        Some((&STDIN, bytes)) => Ok(ClientMessage::Input(bytes)),
         Some((&CONTROL, text)) => match serde_json::from_slice(text) {
             Ok(Control {
                 resize: Resize { rows, cols },
-            }) => Ok(Said::Resize(TerminalSize { rows, cols })),
+            }) => Ok(ClientMessage::Resize(TerminalSize { rows, cols })),
             Err(error) => {
                 let reason = format!(
                     "on channel 3 send {{\"resize\": {{\"rows\": 24, \"cols\": 80}}}}: {error}"
@@ -511,28 +505,29 @@ pub(super) fn said(frame: &[u8]) -> Result<Said<'_>, (CloseCode, String)> {
     }
 }
 
-/// Does what the client said.
-async fn take(input: &mut SessionInput, said: Said<'_>) {
-    match said {
-        Said::Input(bytes) => input.write(bytes).await,
-        Said::End => input.close(),
-        Said::Resize(size) => input.resize(size),
+/// Passes a client's message to the command.
+async fn handle(input: &mut SessionInput, message: ClientMessage<'_>) {
+    match message {
+        ClientMessage::Input(bytes) => input.write(bytes).await,
+        ClientMessage::EndOfInput => input.close(),
+        ClientMessage::Resize(size) => input.resize(size),
     }
 }
 
-/// Sends what the command writes, and how it ended; whether it did.
-async fn send_all(sink: &mut SplitSink<WebSocket, Message>, session: &mut Session) -> bool {
+/// Sends the output of the command, and its result. Returns true if the session has ended, false if
+/// the client is gone.
+async fn send_output(sink: &mut SplitSink<WebSocket, Message>, session: &mut Session) -> bool {
     let mut heartbeat = tokio::time::interval(HEARTBEAT);
     loop {
         let message = tokio::select! {
-            happening = session.next_event() => match happening {
+            event = session.next_event() => match event {
                 Ok(SessionEvent::Output(OutputStream::Stdout, bytes)) => frame(STDOUT, &bytes),
                 Ok(SessionEvent::Output(OutputStream::Stderr, bytes)) => frame(STDERR, &bytes),
                 Ok(SessionEvent::Ended(end)) => {
                     return sink.send(frame(CONTROL, ended(&end).to_string().as_bytes())).await.is_ok();
                 }
                 Err(problem) => {
-                    tracing::error!(%problem, "a session broke off");
+                    tracing::error!(error = %problem, "exec session aborted");
                     return true;
                 }
             },

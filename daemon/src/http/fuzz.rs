@@ -1,4 +1,4 @@
-//! The parsers of requests, for `crate::fuzz`.
+//! Parsers of requests, for `crate::fuzz`.
 
 use netnsd_api::{Bridge, Kind, Namespace, Veth, read_json, read_yaml};
 use serde_json::Value;
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::model::Spec;
 
-/// A resource of a body, if it is one.
+/// Reads a resource of a body; `None` if it is invalid.
 pub(crate) fn body(kind: Kind, value: &Value) -> Option<Spec> {
     let map = body::without_read_only(value.as_object()?.clone());
     match kind {
@@ -23,16 +23,14 @@ pub(crate) fn body(kind: Kind, value: &Value) -> Option<Spec> {
 }
 
 pub(crate) fn query(text: &str) {
-    let _refused = (
-        WriteParams::read(Some(text)).map(drop),
-        Label::read(text).map(drop),
-        exec::read(Some(text)).map(drop),
-    );
-    let _refused = Query::read(Some(text)).and_then(|mut query| query.limit());
+    drop(WriteParams::read(Some(text)));
+    drop(Label::read(text));
+    drop(exec::read(Some(text)));
+    drop(Query::read(Some(text)).and_then(|mut query| query.limit()));
 }
 
 pub(crate) fn frame(data: &[u8]) {
-    let _makes_no_sense = exec::said(data);
+    drop(exec::parse_frame(data));
 }
 
 pub(crate) fn document(data: &[u8]) {
@@ -42,7 +40,7 @@ pub(crate) fn document(data: &[u8]) {
         .and_then(|text| read_yaml(text).ok());
     for value in json.into_iter().chain(yaml) {
         if let Value::Object(map) = value {
-            let _refused = topology::read(map);
+            drop(topology::read(map));
         }
     }
 }

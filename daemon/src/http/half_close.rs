@@ -1,9 +1,9 @@
-//! Clients that end their side of a connection and still wait for the answer, as `printf … | socat
-//! - UNIX:SOCKET` does.
+//! Half-closed connections: clients that close their side and wait for the response, like `printf …
+//! | socat - UNIX:SOCKET`.
 //!
-//! hyper takes the end of what a client sends for the end of the client, and drops the request that
-//! it works on: so a command ends with its client. Here the end is held back while a complete
-//! request is answered, until the client is really gone.
+//! hyper takes the end of a client's data for a client that is gone, and drops the request in
+//! progress, which is how a command ends with its client. Here the end of data is held back while a
+//! complete request is answered, until the client is really gone.
 
 use std::{
     io,
@@ -25,31 +25,31 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-/// How long a client over TCP is waited for that ended its side: nothing tells whether it has
-/// closed the other one too.
-const GRACE: Duration = Duration::from_secs(2);
-/// Time between two looks at whether a client is gone, or answered.
-const TICK: Duration = Duration::from_millis(50);
+/// Time to answer a TCP client that closed its side: the kernel does not show whether it has closed
+/// the other side too.
+const TCP_GRACE: Duration = Duration::from_secs(2);
+/// Time between two checks of whether a client is gone, or answered.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// No request is at hand.
+/// No request is in progress.
 const IDLE: u8 = 0;
-/// A request has come, and nobody has asked for its body yet.
+/// A request's head has been received, and its body has not been read.
 const UNREAD: u8 = 1;
-/// More of a request's body is waited for.
+/// The handler waits for more of the body.
 const RECEIVING: u8 = 2;
-/// A complete request is being answered.
+/// The request is complete and being answered.
 const ANSWERING: u8 = 3;
 
-/// How far a connection's request is.
+/// Progress of a connection's current request, in one of the states above.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Exchange {
     state: Arc<AtomicU8>,
-    /// True once the connection is no longer HTTP's.
+    /// True once the connection was upgraded: it is no longer HTTP.
     is_upgraded: Arc<AtomicBool>,
 }
 
 impl Exchange {
-    /// Begins with a request.
+    /// Begins a request.
     pub fn begin(&self, request: http::Request<Incoming>) -> http::Request<Received> {
         self.state.store(UNREAD, Ordering::Release);
         let received = request.map(|body| Received {
@@ -60,7 +60,7 @@ impl Exchange {
         received
     }
 
-    /// Ends with the body of its answer.
+    /// Ends the request when the body of its response is dropped.
     pub fn end_with(&self, response: http::Response<Body>) -> http::Response<Answered> {
         if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
             self.is_upgraded.store(true, Ordering::Release);
@@ -71,13 +71,13 @@ impl Exchange {
         })
     }
 
-    /// Returns true if no request is at hand, and another may come.
+    /// Returns true if no request is in progress, and another may follow.
     pub fn is_idle(&self) -> bool {
         self.state.load(Ordering::Acquire) == IDLE && !self.is_upgraded.load(Ordering::Acquire)
     }
 }
 
-/// The body of a request.
+/// Body of a request.
 pub(super) struct Received {
     body: Incoming,
     exchange: Exchange,
@@ -90,13 +90,11 @@ impl Received {
         }
     }
 
-    /// Goes on to a later state; a request that is answered already stays so.
+    /// Advances to a later state, unless the request has been answered.
     fn advance_to(&self, next: u8) {
         let later = |state: u8| (IDLE < state && state < next).then_some(next);
-        let _answered =
-            self.exchange
-                .state
-                .fetch_update(Ordering::AcqRel, Ordering::Acquire, later);
+        let state = &self.exchange.state;
+        let _ = state.fetch_update(Ordering::AcqRel, Ordering::Acquire, later); // answered
     }
 }
 
@@ -123,7 +121,7 @@ impl HttpBody for Received {
     }
 }
 
-/// The body of an answer: hyper drops it once it has taken all of it over.
+/// Body of a response, which hyper drops once it has taken all of it.
 pub(super) struct Answered {
     body: Body,
     exchange: Exchange,
@@ -153,36 +151,37 @@ impl HttpBody for Answered {
     }
 }
 
-/// Tells whether a client is gone that ended its side so long ago.
+/// Returns true if a client is gone that closed its side this long ago.
 pub(super) type IsGone<S> = fn(&S, Duration) -> bool;
 
-/// The kernel says when both sides of a Unix socket are closed (`unix_poll()`, net/unix/af_unix.c).
+/// Returns true if both sides of a Unix socket are closed, which the kernel reports as `POLLHUP`
+/// (`unix_poll()`, net/unix/af_unix.c).
 pub(super) fn unix_client_is_gone(stream: &impl AsFd, _since: Duration) -> bool {
     let fd: BorrowedFd<'_> = stream.as_fd();
-    let mut asked = [PollFd::new(fd, PollFlags::empty())];
-    let found = poll(&mut asked, PollTimeout::ZERO);
+    let mut fds = [PollFd::new(fd, PollFlags::empty())];
+    let found = poll(&mut fds, PollTimeout::ZERO);
     found.is_err()
-        || asked[0]
+        || fds[0]
             .revents()
             .is_none_or(|events| events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))
 }
 
-/// Nothing does so of TCP: it is a matter of time.
+/// Returns true after [`TCP_GRACE`]: TCP does not report it.
 pub(super) fn tcp_client_is_gone<S>(_stream: &S, since: Duration) -> bool {
-    since >= GRACE
+    since >= TCP_GRACE
 }
 
-/// A connection's bytes, whose end is held back while a request is answered.
+/// A connection whose end of data is held back while a request is answered.
 pub(super) struct HalfClosable<S> {
-    /// The first byte, which was read already.
+    /// First byte, which was read before.
     first: Option<u8>,
     stream: S,
     exchange: Exchange,
     is_gone: IsGone<S>,
-    /// Since when the client sends nothing more, and when it is looked at again.
+    /// Time at which the client closed its side, and the timer of the next check.
     ended: Option<(Instant, Pin<Box<Sleep>>)>,
-    /// At the last look more of a body was waited for: what had come by then may not have been
-    /// handed over.
+    /// True if the last check found [`RECEIVING`]: the handler may not have had what was received
+    /// by then.
     was_receiving: bool,
     /// True if everything written has been flushed.
     flushed: bool,
@@ -224,7 +223,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for HalfClosable<S> {
         }
         let (since, alarm) = this
             .ended
-            .get_or_insert_with(|| (Instant::now(), Box::pin(tokio::time::sleep(TICK))));
+            .get_or_insert_with(|| (Instant::now(), Box::pin(tokio::time::sleep(POLL_INTERVAL))));
         loop {
             let state = this.exchange.state.load(Ordering::Acquire);
             let was_receiving = std::mem::replace(&mut this.was_receiving, state == RECEIVING);
@@ -234,7 +233,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for HalfClosable<S> {
                 return Poll::Ready(Ok(()));
             }
             ready!(alarm.as_mut().poll(context));
-            alarm.as_mut().reset(Instant::now() + TICK);
+            alarm.as_mut().reset(Instant::now() + POLL_INTERVAL);
         }
     }
 }

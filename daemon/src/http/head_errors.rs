@@ -1,5 +1,5 @@
-//! Problems for heads that hyper refuses: it answers those itself, without a body, and has no hook
-//! for that.
+//! Problems for request heads that hyper refuses: it answers those itself, without a body, and has
+//! no hook for that.
 
 use std::{
     io,
@@ -17,7 +17,7 @@ use super::{half_close::Exchange, headers::REQUEST_ID};
 pub(super) struct HeadErrors<S> {
     stream: S,
     exchange: Exchange,
-    /// The answer in the place of hyper's, and how much of it is written.
+    /// Response in place of hyper's, and the number of its bytes that are written.
     answer: Option<(Vec<u8>, usize)>,
 }
 
@@ -32,7 +32,7 @@ impl<S> HeadErrors<S> {
 }
 
 impl<S: AsyncWrite + Unpin> HeadErrors<S> {
-    /// Writes the answer that replaces `data`; none if it is to be written as it is.
+    /// Writes the response that replaces `data`; `None` if `data` is not replaced.
     fn replace(
         &mut self,
         context: &mut Context<'_>,
@@ -57,7 +57,7 @@ impl<S: AsyncWrite + Unpin> HeadErrors<S> {
     }
 }
 
-/// Returns the code of an answer that is hyper's own: netnsd's have an id.
+/// Returns the code of a response that is hyper's own; netnsd's have a request id.
 fn refusal(data: &[u8]) -> Option<Code> {
     if !data.starts_with(b"HTTP/1.") || !data.ends_with(b"\r\n\r\n") {
         return None;
@@ -76,7 +76,7 @@ fn refusal(data: &[u8]) -> Option<Code> {
 
 fn problem(code: Code) -> Vec<u8> {
     let detail = match code {
-        Code::UriTooLong => "the URI is longer than 65,534 bytes: ask for less at once",
+        Code::UriTooLong => "the URI is longer than 65,534 bytes: send a shorter one",
         Code::HeadTooLarge => {
             "the head of the request has more than 100 headers, or is too large: send fewer"
         }

@@ -1,4 +1,4 @@
-//! Headers: request ids, ETags and preconditions.
+//! Headers: request ids, ETags, preconditions, media types, timing.
 
 use std::{
     sync::Arc,
@@ -27,10 +27,10 @@ pub(super) async fn request_context(
     next: Next,
 ) -> Response {
     let start = Instant::now();
-    let sane = |value: &&HeaderValue| {
+    let is_valid = |value: &&HeaderValue| {
         !value.is_empty() && value.len() <= 128 && value.as_bytes().iter().all(u8::is_ascii_graphic)
     };
-    let given = request.headers().get(REQUEST_ID).filter(sane).cloned();
+    let given = request.headers().get(REQUEST_ID).filter(is_valid).cloned();
     let id = given.or_else(|| HeaderValue::from_str(&uuid::Uuid::now_v7().to_string()).ok());
     let id = id.unwrap_or_else(|| HeaderValue::from_static("-"));
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
@@ -57,13 +57,13 @@ pub(super) async fn request_context(
     response
 }
 
-/// The ETag of a generation.
+/// Returns the ETag of a generation.
 pub(super) fn etag(generation: u64) -> HeaderValue {
     HeaderValue::from_str(&format!("\"{generation}\""))
         .unwrap_or_else(|_| HeaderValue::from_static("\"0\""))
 }
 
-/// Whether an answer of one of these media types is asked for by name (`Accept`).
+/// Returns true if `Accept` names one of these media types; ranges such as `*/*` do not count.
 pub(super) fn accepts(headers: &HeaderMap, kinds: &[&str]) -> bool {
     let values = headers
         .get_all(header::ACCEPT)
@@ -79,7 +79,7 @@ pub(super) fn accepts(headers: &HeaderMap, kinds: &[&str]) -> bool {
     })
 }
 
-/// `Server-Timing` of a write, in milliseconds.
+/// Returns the `Server-Timing` of a write, in milliseconds.
 pub(super) fn server_timing(written: &Written) -> HeaderValue {
     let ms = |time: Duration| time.as_secs_f64() * 1000.0;
     let text = format!(
@@ -90,15 +90,15 @@ pub(super) fn server_timing(written: &Written) -> HeaderValue {
     HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static("store"))
 }
 
-/// `If-Match` and `If-None-Match` (RFC 9110, section 13.1).
+/// Reads `If-Match` and `If-None-Match` (RFC 9110, section 13.1).
 pub(super) fn preconditions(headers: &HeaderMap) -> Result<Vec<Precondition>, Failure> {
     let exact = tags(headers, &header::IF_MATCH, false)?.map(Precondition::Match);
     let none = tags(headers, &header::IF_NONE_MATCH, true)?.map(Precondition::NoneMatch);
     Ok(exact.into_iter().chain(none).collect())
 }
 
-/// The generations that a header names; `*` is an inner none. Weak tags count for `If-None-Match`
-/// only.
+/// Reads the generations in a header; `Some(None)` stands for `*`. Weak tags count only if
+/// `weak_counts`, as they do in `If-None-Match`.
 fn tags(
     headers: &HeaderMap,
     name: &HeaderName,
@@ -112,7 +112,7 @@ fn tags(
             let shown = String::from_utf8_lossy(value.as_bytes());
             Failure::new(
                 Code::InvalidQuery,
-                format!("{name}: {shown:?} is not a list of ETags: write it as \"3\", or *"),
+                format!("{name}: {shown:?} is not a valid ETag list: write it like \"3\", or *"),
             )
         };
         let text = value.to_str().map_err(|_| wrong())?.trim();
@@ -127,7 +127,7 @@ fn tags(
                 .strip_prefix('"')
                 .and_then(|tag| tag.strip_suffix('"'))
                 .ok_or_else(wrong)?;
-            // A tag that is none of ours matches nothing.
+            // A tag that netnsd did not make matches nothing.
             let generation = inner
                 .parse()
                 .ok()
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn etags_are_read_as_the_rfc_says() {
+    fn etags_follow_rfc_9110() {
         assert_eq!(
             read("if-match", "\"3\", \"4\"").unwrap(),
             [Precondition::Match(Some(vec![3, 4]))]

@@ -1,4 +1,4 @@
-//! Answers of JSON: they end with a newline, so that a shell's prompt does not stand behind them.
+//! JSON responses. They end with a newline, so that a shell's prompt is on a line of its own.
 
 use axum::{
     http::{HeaderValue, StatusCode, header},
@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{problem::Failure, resource::internal};
 
-/// An answer of a value as JSON.
+/// Response with a value as JSON.
 pub(super) struct Json<T>(pub T);
 
 impl<T: Serialize> IntoResponse for Json<T> {
@@ -20,7 +20,7 @@ impl<T: Serialize> IntoResponse for Json<T> {
     }
 }
 
-/// Returns an answer of what is JSON already.
+/// Returns a response with a text that is JSON already.
 pub(super) fn json(status: StatusCode, text: impl Into<Vec<u8>>) -> Response {
     let mut body = text.into();
     body.push(b'\n');

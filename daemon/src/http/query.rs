@@ -1,4 +1,4 @@
-//! Query parameters: what is unknown or malformed is refused, by name.
+//! Query parameters. Unknown and malformed ones are refused by name.
 
 use std::{borrow::Cow, collections::BTreeMap, fmt::Display, ops::RangeInclusive, str::FromStr};
 
@@ -7,13 +7,15 @@ use percent_encoding::percent_decode_str;
 
 use super::problem::Failure;
 
-/// Items on a page, unless asked otherwise, and at the most.
-const PAGE: (u32, u32) = (1000, 10_000);
+/// Items on a page by default.
+const DEFAULT_LIMIT: u32 = 1000;
+/// Items on a page at most.
+const MAX_LIMIT: u32 = 10_000;
 
-/// Number of values that one repeatable condition may have: each is compared with every resource.
+/// Values of one repeatable condition at most: each is compared with every resource.
 pub(super) const CONDITIONS: usize = 16;
 
-/// The parameters of one request; each is taken out by its name, and nothing may be left over.
+/// Parameters of one request. Handlers take them out by name; [`Query::finish`] refuses the rest.
 #[derive(Debug)]
 pub(super) struct Query {
     pairs: Vec<(String, String)>,
@@ -37,7 +39,7 @@ impl Query {
         })
     }
 
-    /// Every value of a parameter that may be repeated.
+    /// Takes all values of a repeatable parameter.
     pub fn all(&mut self, name: &'static str) -> Vec<String> {
         self.known.push(name);
         let (found, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.pairs)
@@ -47,10 +49,10 @@ impl Query {
         found.into_iter().map(|(_, value)| value).collect()
     }
 
-    /// Returns every value of a condition that may be repeated.
+    /// Takes all values of a repeatable condition.
     ///
     /// # Errors
-    /// `invalid_query`, if it is given more often than [`CONDITIONS`].
+    /// `invalid_query` if there are more than [`CONDITIONS`].
     pub fn conditions(&mut self, name: &'static str) -> Result<Vec<String>, Failure> {
         let values = self.all(name);
         if values.len() > CONDITIONS {
@@ -63,7 +65,7 @@ impl Query {
         Ok(values)
     }
 
-    /// The same, as values of some type.
+    /// Takes all values of a repeatable condition, and parses them.
     pub fn values<T: FromStr<Err: Display>>(
         &mut self,
         name: &'static str,
@@ -82,7 +84,7 @@ impl Query {
             .collect()
     }
 
-    /// The value of a parameter that may be there once.
+    /// Takes the value of a parameter that may be given once.
     pub fn one(&mut self, name: &'static str) -> Result<Option<String>, Failure> {
         let mut values = self.all(name);
         if values.len() > 1 {
@@ -97,7 +99,7 @@ impl Query {
         Ok(values.pop())
     }
 
-    /// The same, as a value of some type.
+    /// Takes the value of a parameter, and parses it.
     pub fn value<T: FromStr<Err: Display>>(
         &mut self,
         name: &'static str,
@@ -105,7 +107,7 @@ impl Query {
         self.one(name)?.map(|text| read(name, &text)).transpose()
     }
 
-    /// The same, as a whole number of some range.
+    /// Takes the value of a parameter, a whole number in `range`.
     pub fn number(
         &mut self,
         name: &'static str,
@@ -131,7 +133,7 @@ impl Query {
         })
     }
 
-    /// The same, as true or false; left out, it is `default`.
+    /// Takes the value of a parameter, true or false; `default` if it is not given.
     pub fn flag(&mut self, name: &'static str, default: bool) -> Result<bool, Failure> {
         match self.one(name)?.as_deref() {
             None => Ok(default),
@@ -144,15 +146,15 @@ impl Query {
         }
     }
 
-    /// How many items are asked for at the most (`limit`).
+    /// Takes the maximum number of items (`limit`).
     pub fn limit(&mut self) -> Result<u32, Failure> {
-        let limit = self.number("limit", 1..=PAGE.1.into())?;
+        let limit = self.number("limit", 1..=MAX_LIMIT.into())?;
         Ok(limit
             .and_then(|limit| limit.try_into().ok())
-            .unwrap_or(PAGE.0))
+            .unwrap_or(DEFAULT_LIMIT))
     }
 
-    /// Refuses whatever nobody took.
+    /// Refuses the parameters that have not been taken.
     pub fn finish(self) -> Result<(), Failure> {
         let Some((name, value)) = self.pairs.first() else {
             return Ok(());
@@ -221,7 +223,7 @@ impl Label {
         Ok(label)
     }
 
-    /// Whether labels fulfil it.
+    /// Returns true if labels fulfil the condition.
     pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
         match self {
             Label::Is(key, value) => labels.get(key) == Some(value),
@@ -236,7 +238,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_left_over_is_refused_by_name() {
+    fn unknown_and_invalid_parameters_are_refused() {
         let mut query = Query::read(Some("limit=5&label=a%3Db&label=c&colour=red")).unwrap();
         assert_eq!(query.limit().unwrap(), 5);
         assert_eq!(query.all("label"), ["a=b", "c"]);
@@ -307,11 +309,11 @@ mod tests {
     }
 
     #[test]
-    fn labels_are_there_equal_or_not() {
+    fn label_conditions_match_labels() {
         let labels = [("a".to_owned(), "1".to_owned())].into();
-        let holds = |text: &str| Label::read(text).is_ok_and(|label| label.matches(&labels));
-        assert!(holds("a=1") && holds("a") && holds("a!=2") && holds("b!=1"));
-        assert!(!holds("a=2") && !holds("b") && !holds("a!=1"));
+        let matches = |text: &str| Label::read(text).is_ok_and(|label| label.matches(&labels));
+        assert!(matches("a=1") && matches("a") && matches("a!=2") && matches("b!=1"));
+        assert!(!matches("a=2") && !matches("b") && !matches("a!=1"));
         assert!(Label::read("=x").is_err() && Label::read("!=x").is_err());
         assert_eq!(
             Label::read("a=b!=c").unwrap(),

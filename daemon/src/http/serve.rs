@@ -1,4 +1,5 @@
-//! Connections: HTTP/1.1 over a Unix socket or TCP, bounded, and ended in order.
+//! Serves HTTP/1.1 on a Unix socket or TCP, with a bounded number of connections and an orderly
+//! end.
 
 use std::{
     net::IpAddr,
@@ -42,20 +43,20 @@ use crate::{
     shares::{LimitReached, Shares, Slot},
 };
 
-/// Connections at once; more wait to be accepted.
-const CONNECTIONS: u32 = 12_000;
-/// Of them those of one user or address; one more is closed at once. Root has no such limit.
-const OF_ONE: usize = 1_000;
-/// Of all connections to a socket those that are kept for root.
-const FOR_ROOT: usize = 1_000;
-/// Time from the accept to the end of the first head, the handshake of TLS included; the same for
-/// each later head.
+/// Connections to a socket; further ones wait to be accepted.
+const MAX_CONNECTIONS: u32 = 12_000;
+/// Connections of one user or network; further ones are closed at once. Root has no such limit.
+const MAX_OF_SOURCE: usize = 1_000;
+/// Connections to a socket that are reserved for root.
+const ROOT_RESERVE: usize = 1_000;
+/// Time from the accept, or from the previous response, to the end of a request's head; a TLS
+/// handshake is included.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
-/// Time that running requests have once the daemon stops.
+/// Time for requests in progress to end once the daemon stops.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// Serves a Unix socket until `stop` turns true, then ends in order: no new requests, the running
-/// ones answered.
+/// Serves a Unix socket until `stop` turns true. Then it takes no new requests, and answers those
+/// in progress.
 pub async fn serve_unix(listener: UnixListener, router: Router, stop: watch::Receiver<bool>) {
     let shares = Shares::default();
     serve(listener, stop, move |stream: UnixStream, _, life| {
@@ -69,14 +70,16 @@ pub async fn serve_unix(listener: UnixListener, router: Router, stop: watch::Rec
         async move {
             match place {
                 Err(full) => tracing::debug!(uid, ?full, "too many connections"),
-                Ok(_place) => carry(stream, unix_client_is_gone, router, peer, life).await,
+                Ok(_place) => {
+                    serve_connection(stream, unix_client_is_gone, router, peer, life).await
+                }
             }
         }
     })
     .await;
 }
 
-/// Serves a TCP address in the same way, with TLS if that is given.
+/// Serves a TCP address like [`serve_unix`], with TLS if that is given.
 pub async fn serve_tcp(
     listener: TcpListener,
     router: Router,
@@ -86,12 +89,12 @@ pub async fn serve_tcp(
     let to_loopback = listener
         .local_addr()
         .is_ok_and(|address| address.ip().is_loopback());
-    let quick = |stream: &mut TcpStream| {
-        let _latency_only = stream.set_nodelay(true);
+    let set_nodelay = |stream: &mut TcpStream| {
+        let _ = stream.set_nodelay(true); // only latency suffers
     };
     let shares = Shares::default();
     serve(
-        listener.tap_io(quick),
+        listener.tap_io(set_nodelay),
         stop,
         move |stream, address, mut life| {
             let (router, tls) = (router.clone(), tls.clone());
@@ -107,7 +110,14 @@ pub async fn serve_tcp(
                     certificate,
                 };
                 let Some(tls) = tls else {
-                    return carry(stream, tcp_client_is_gone, router, peer(Vec::new()), life).await;
+                    return serve_connection(
+                        stream,
+                        tcp_client_is_gone,
+                        router,
+                        peer(Vec::new()),
+                        life,
+                    )
+                    .await;
                 };
                 let accepted = tokio::select! {
                     accepted = tls.accept(stream) => accepted,
@@ -115,9 +125,16 @@ pub async fn serve_tcp(
                 };
                 match accepted {
                     Ok((stream, certificate)) => {
-                        carry(stream, tcp_client_is_gone, router, peer(certificate), life).await
+                        serve_connection(
+                            stream,
+                            tcp_client_is_gone,
+                            router,
+                            peer(certificate),
+                            life,
+                        )
+                        .await
                     }
-                    Err(error) => tracing::debug!(%error, %address, "a handshake failed"),
+                    Err(error) => tracing::debug!(%error, %address, "TLS handshake failed"),
                 }
             }
         },
@@ -125,45 +142,45 @@ pub async fn serve_tcp(
     .await;
 }
 
-/// Holder of a share of the connections.
+/// Source of connections, whose number is limited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Source {
-    /// A user on a Unix socket; `None` if the kernel does not tell.
+    /// A user on a Unix socket; `None` if the kernel does not report it.
     User(Option<u32>),
-    /// An address, or the first of the network that counts as one.
+    /// First address of a network, see [`network_of`].
     Address(IpAddr),
 }
 
 impl Source {
-    /// Returns the source that an address belongs to.
+    /// Returns the source of an address.
     fn of(address: IpAddr) -> Self {
         Source::Address(network_of(address))
     }
 }
 
-/// Takes a place for one more connection to a socket; `None` for root, whose connections are not
-/// counted.
+/// Counts one more connection to a socket, while the returned place lives; `None` for root, whose
+/// connections are not counted.
 fn take_place(
     shares: &Shares<Source>,
     source: Source,
 ) -> Result<Option<Slot<Source>>, LimitReached> {
     let most = match source {
         Source::User(Some(0)) => return Ok(None),
-        Source::User(_) => CONNECTIONS as usize - FOR_ROOT,
+        Source::User(_) => MAX_CONNECTIONS as usize - ROOT_RESERVE,
         Source::Address(_) => usize::MAX,
     };
-    shares.acquire(source, OF_ONE, most).map(Some)
+    shares.acquire(source, MAX_OF_SOURCE, most).map(Some)
 }
 
-/// Limits of a connection's life.
+/// Limits on the lifetime of a connection.
 struct Life {
     stop: watch::Receiver<bool>,
     /// Deadline of the first complete head.
     first_head_by: Instant,
 }
 
-/// Accepts; where that fails (out of descriptors, most likely), axum's listeners wait before they
-/// try again.
+/// Accepts connections. If `accept` fails, most likely for want of file descriptors, axum's
+/// listeners wait before they retry.
 async fn serve<L, C>(
     mut listener: L,
     mut stop: watch::Receiver<bool>,
@@ -172,7 +189,7 @@ async fn serve<L, C>(
     L: Listener,
     C: Future<Output = ()> + Send + 'static,
 {
-    let room = Arc::new(Semaphore::new(CONNECTIONS as usize));
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS as usize));
     loop {
         let accepted = async {
             let place = room.clone().acquire_owned().await;
@@ -191,27 +208,26 @@ async fn serve<L, C>(
         tokio::spawn(async move {
             tokio::select! {
                 () = connection => (),
-                // A connection has a clone of the router, and the engine ends with the last of
-                // them.
+                // Each connection has a clone of the router, and the engine ends with the last.
                 () = async { stopped(&mut stop).await; tokio::time::sleep(GRACE).await } => {
-                    tracing::warn!("a request still runs after {} s: it is cut off", GRACE.as_secs());
+                    tracing::warn!(grace = ?GRACE, "closing a connection with a request in progress");
                 }
             }
             drop(place);
         });
     }
     drop(listener);
-    // Each connection ends within the time of grace.
-    let _all = room.acquire_many(CONNECTIONS).await;
+    // Each connection ends within GRACE.
+    let _ = room.acquire_many(MAX_CONNECTIONS).await;
 }
 
 async fn stopped(stop: &mut watch::Receiver<bool>) {
-    // Nobody who could ask for more service is left, either.
-    let _closed = stop.wait_for(|stop| *stop).await;
+    // An error means that the sender is gone, so the daemon ends.
+    let _ = stop.wait_for(|stop| *stop).await;
 }
 
-/// Carries one connection to its end.
-async fn carry<S>(
+/// Serves one connection to its end.
+async fn serve_connection<S>(
     mut stream: S,
     is_gone: IsGone<S>,
     router: Router,
@@ -220,7 +236,7 @@ async fn carry<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    // hyper's connection takes 8 KB: not before the client has sent something.
+    // hyper's connection takes 8 KB of memory: only once the client has sent something.
     let mut first = [0];
     let read = tokio::select! {
         read = timeout_at(life.first_head_by, stream.read(&mut first)) => read,
@@ -268,14 +284,14 @@ async fn carry<S>(
             if has_head.load(Ordering::Acquire) {
                 std::future::pending().await
             }
-        } => return tracing::debug!("no head of a request within {HEADER_TIMEOUT:?}"),
+        } => return tracing::debug!("no request head within {HEADER_TIMEOUT:?}"),
     };
     if let Err(error) = ended {
-        tracing::debug!(%error, "a connection ended");
+        tracing::debug!(%error, "connection failed");
     }
 }
 
-/// Returns the URI without the slash at its path's end, if it has one.
+/// Returns the URI without the trailing slash of its path; `None` if it has none.
 fn without_trailing_slash(uri: &Uri) -> Option<Uri> {
     let path = uri
         .path()
@@ -313,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn each_source_has_a_share_and_root_a_reserve() {
+    fn sources_are_limited_and_root_has_a_reserve() {
         let shares = Shares::default();
         let from = |from: &str| take_place(&shares, Source::of(from.parse().unwrap()));
         for (one, same, other) in [
@@ -321,7 +337,7 @@ mod tests {
             ("2001:db8::1", "2001:db8::ffff", "2001:db8:0:1::1"),
             ("127.0.0.1", "127.9.9.9", "::1"),
         ] {
-            let mut places: Vec<_> = (0..OF_ONE).map(|_| from(one).unwrap()).collect();
+            let mut places: Vec<_> = (0..MAX_OF_SOURCE).map(|_| from(one).unwrap()).collect();
             assert!(
                 from(one).is_err() && from(same).is_err() && from(other).is_ok(),
                 "{one}"
@@ -331,9 +347,9 @@ mod tests {
         }
         assert!(shares.is_empty());
         let user = |uid| take_place(&shares, Source::User(Some(uid)));
-        let users = CONNECTIONS - FOR_ROOT as u32;
+        let users = MAX_CONNECTIONS - ROOT_RESERVE as u32;
         let _places: Vec<_> = (0..users)
-            .map(|i| user(1 + i / OF_ONE as u32).unwrap())
+            .map(|i| user(1 + i / MAX_OF_SOURCE as u32).unwrap())
             .collect();
         assert!(user(9999).is_err() && user(0).is_ok());
     }

@@ -1,4 +1,4 @@
-//! TLS for TCP (RFC 8446), by rustls.
+//! TLS on TCP (RFC 8446), with rustls.
 
 use std::{
     io,
@@ -18,10 +18,10 @@ use tokio_rustls::{
 
 use crate::settings::TlsFiles;
 
-/// How long a client may take for its handshake.
+/// Time for a handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// What TCP is served with. The files can be read anew while connections go on.
+/// Certificate, key and client CA. They can be reloaded while connections stay open.
 #[derive(Debug)]
 pub struct Tls {
     files: TlsFiles,
@@ -32,7 +32,7 @@ impl Tls {
     /// Reads the files.
     ///
     /// # Errors
-    /// Which file is wrong, and how.
+    /// The file that cannot be used, and why.
     pub fn new(files: TlsFiles) -> Result<Self, String> {
         let config = read(&files)?;
         Ok(Self {
@@ -41,10 +41,10 @@ impl Tls {
         })
     }
 
-    /// Reads the files anew, for connections to come.
+    /// Reads the files again, for new connections.
     ///
     /// # Errors
-    /// Which file is wrong, and how; then those read before stay in use.
+    /// The file that cannot be used, and why; then the files read before stay in use.
     pub fn reload(&self) -> Result<(), String> {
         let config = read(&self.files)?;
         *self
@@ -54,7 +54,7 @@ impl Tls {
         Ok(())
     }
 
-    /// Shakes hands; the names of the client's certificate, if it has one.
+    /// Does the handshake; returns the DNS names in the client's certificate, if it sent one.
     pub(super) async fn accept(
         &self,
         stream: TcpStream,
@@ -95,7 +95,7 @@ fn read(files: &TlsFiles) -> Result<Arc<ServerConfig>, String> {
         Some(path) => {
             let roots =
                 read_ca_certificates(path).map_err(|error| wrong("tls_client_ca", path, &error))?;
-            // Who has none may still send a token.
+            // A client without a certificate may send a token.
             let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
                 .allow_unauthenticated()
                 .build()

@@ -1,4 +1,4 @@
-//! The whole network as one document, JSON or YAML.
+//! Routes of the whole network as one document, JSON or YAML.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
@@ -31,7 +31,7 @@ use crate::{
     model::{Change, ChangeKind, Document, DocumentItem, Spec},
 };
 
-/// The largest document, in bytes.
+/// Largest document, in bytes.
 pub(super) const LIMIT: usize = 64 << 20;
 
 pub(super) async fn show(
@@ -107,8 +107,10 @@ async fn write(
         }
         .into());
     }
-    let who = caller.clone();
-    let selects = Arc::new(move |spec: &Spec| is_selected(&who, &labels, spec));
+    let selects = {
+        let caller = caller.clone();
+        Arc::new(move |spec: &Spec| is_selected(&caller, &labels, spec))
+    };
     let dry_run = params.dry_run;
     let mut write = params.write(
         caller,
@@ -121,7 +123,7 @@ async fn write(
         Vec::new(),
     );
     if lines && !dry_run {
-        return follow(app, write).await;
+        return stream_progress(app, write).await;
     }
     write.status = Some(|_, applied| status(applied).as_u16());
     answer(&app.engine.write(write).await?, dry_run)
@@ -160,8 +162,8 @@ fn collect<R: ResourceRoutes>(
         }
     };
     for (at, item) in items.into_iter().enumerate() {
-        let place = at.to_string();
-        let below = |error: FieldError| error.below(&[list, &place]);
+        let index = at.to_string();
+        let below = |error: FieldError| error.below(&[list, &index]);
         let Value::Object(map) = item else {
             return Err(below(FieldError::new(
                 Code::InvalidField,
@@ -182,19 +184,19 @@ fn collect<R: ResourceRoutes>(
 }
 
 fn result(written: &Written) -> TopologyResult {
-    let of = |what: ChangeKind| -> Vec<ResourceRef> {
+    let changed = |wanted: ChangeKind| -> Vec<ResourceRef> {
         written
             .named
             .iter()
-            .filter(|(_, did)| *did == what)
+            .filter(|(_, kind)| *kind == wanted)
             .map(|(resource, _)| resource.clone())
             .collect()
     };
     TopologyResult {
-        created: of(ChangeKind::Created),
-        updated: of(ChangeKind::Updated),
-        deleted: of(ChangeKind::Deleted),
-        unchanged: of(ChangeKind::Unchanged).len(),
+        created: changed(ChangeKind::Created),
+        updated: changed(ChangeKind::Updated),
+        deleted: changed(ChangeKind::Deleted),
+        unchanged: changed(ChangeKind::Unchanged).len(),
     }
 }
 
@@ -220,16 +222,15 @@ fn answer(written: &Written, dry_run: bool) -> Answer {
 
 type Writing = Pin<Box<dyn Future<Output = Result<Written, Problem>> + Send>>;
 
-/// Time until the head of the answer goes out, whatever the engine is at.
-const FIRST: Duration = Duration::from_millis(100);
-/// Time between two lines: a client that draws them sees them move, and is not told of each
-/// operation.
-const TICK: Duration = Duration::from_millis(100);
+/// Time until the response begins, whatever the engine does.
+const RESPONSE_DELAY: Duration = Duration::from_millis(100);
+/// Time between two lines: short enough for a progress bar, without a line per operation.
+const LINE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Carries a write out, and tells how far it is: one JSON object a line, the result last. What is
-/// refused before anything was done, and before the head went out, is an answer of its own;
+/// Streams the progress of a write: one JSON object per line, the result last. A write that is
+/// refused before its first operation and before the response begins is answered with a problem;
 /// afterwards the problem is the last line.
-async fn follow(app: App, mut write: Write) -> Answer {
+async fn stream_progress(app: App, mut write: Write) -> Answer {
     let (sender, mut progress) = watch::channel(Progress::default());
     write.progress = Some(sender);
     write.status = Some(|_, _| StatusCode::OK.as_u16());
@@ -239,7 +240,7 @@ async fn follow(app: App, mut write: Write) -> Answer {
         biased;
         written = &mut writing => Some(written),
         Ok(()) = progress.changed() => None,
-        () = tokio::time::sleep(FIRST) => None,
+        () = tokio::time::sleep(RESPONSE_DELAY) => None,
     };
     let kind = [(
         header::CONTENT_TYPE,
@@ -252,49 +253,49 @@ async fn follow(app: App, mut write: Write) -> Answer {
             written => return Ok((StatusCode::OK, kind, line(&result(&written?))?).into_response()),
         }
     }
-    let following = Following {
+    let stream = ProgressStream {
         app,
         caller,
         writing,
         progress,
         next: None,
     };
-    let lines = Body::from_stream(futures_util::stream::unfold(Some(following), next_line));
-    // How it ends is known, and recorded, at its end: the engine has no time for that now.
+    let lines = Body::from_stream(futures_util::stream::unfold(Some(stream), next_line));
+    // The outcome is recorded at the end of the stream.
     Ok((StatusCode::OK, kind, Extension(Unfinished), lines).into_response())
 }
 
-/// A write whose client is told how far it is.
-struct Following {
+/// State of a progress stream.
+struct ProgressStream {
     app: App,
     caller: Arc<Caller>,
     writing: Writing,
     progress: watch::Receiver<Progress>,
-    /// When the next line is due; `None` before the first one.
+    /// Time of the next line; `None` before the first one.
     next: Option<Instant>,
 }
 
 async fn next_line(
-    following: Option<Following>,
-) -> Option<(Result<Vec<u8>, serde_json::Error>, Option<Following>)> {
-    let mut following = following?;
-    let written = match following.next {
+    stream: Option<ProgressStream>,
+) -> Option<(Result<Vec<u8>, serde_json::Error>, Option<ProgressStream>)> {
+    let mut stream = stream?;
+    let written = match stream.next {
         None => None,
-        Some(next) => tokio::time::timeout_at(next, &mut following.writing)
+        Some(next) => tokio::time::timeout_at(next, &mut stream.writing)
             .await
             .ok(),
     };
     let Some(written) = written else {
-        following.next = Some(Instant::now() + TICK);
-        let now = *following.progress.borrow();
-        return Some((line(&now), Some(following)));
+        stream.next = Some(Instant::now() + LINE_INTERVAL);
+        let now = *stream.progress.borrow();
+        return Some((line(&now), Some(stream)));
     };
     let status = written
         .as_ref()
         .map_or_else(|problem| problem.status, |_| StatusCode::OK.as_u16());
-    if let Some(audit) = &following.caller.audit {
-        // A failure is logged by `record`; the write has been decided all the same.
-        let _told = audit::record(&following.app, audit, status).await;
+    if let Some(audit) = &stream.caller.audit {
+        // The write is done in any case, and `record` logs the failure.
+        let _ = audit::record(&stream.app, audit, status).await;
     }
     let last = match written {
         Ok(written) => line(&result(&written)),

@@ -18,7 +18,7 @@ use crate::{access::Caller, shares::Shares};
 /// delay other callers.
 const SHARE: usize = 2;
 
-/// What an expensive request takes much of.
+/// Scarce resource that an expensive request takes much of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Cost {
     /// Time of the thread that queries the kernel. `include=unmanaged` is not among these: one scan

@@ -1,4 +1,4 @@
-//! A time limit on writes: a client that takes nothing is not waited for.
+//! Time limit on writes to a client that does not read.
 
 use std::{
     io,
@@ -12,11 +12,11 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-/// Time in which a client must make room for more in a full send buffer.
+/// Time in which a client must read something of a full send buffer.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A connection whose writes fail once one of them has waited for too long. One with nothing to
-/// write has no limit.
+/// A connection whose writes fail once one of them has waited for [`TIMEOUT`]. A connection with
+/// nothing to write has no limit.
 pub(super) struct WriteTimeout<S> {
     stream: S,
     /// Runs while a write waits.
@@ -48,7 +48,7 @@ impl<S: Unpin> WriteTimeout<S> {
         timer.as_mut().poll(context).map(|()| {
             Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                format!("the client took nothing for {TIMEOUT:?}"),
+                format!("the client read nothing for {TIMEOUT:?}"),
             ))
         })
     }

@@ -1,22 +1,22 @@
-//! Schemas of parameters: one table, by location and name.
+//! Schemas of parameters, by location and name.
 
 use serde_json::{Value, json};
 
 use crate::http::query::CONDITIONS;
 
-/// Conditions on labels, as `query::Label` reads them.
+/// Pattern of a condition on labels, see `query::Label`.
 const LABEL: &str = "^[^=!].*$";
-/// A list of ETags, or `*` (RFC 9110, section 13.1).
+/// Pattern of a list of ETags, or `*` (RFC 9110, section 13.1).
 const ETAGS: &str = r#"^(\*|(W/)?"[^"]*"( *, *(W/)?"[^"]*")*)$"#;
 
-/// Returns the schema of a parameter; none where its operation says all of it.
-fn schema_of(place: &str, name: &str) -> Option<Value> {
+/// Returns the schema of a parameter; `None` if its operation has the whole schema.
+fn schema_of(location: &str, name: &str) -> Option<Value> {
     let number = |least: u64| json!({"type": "integer", "format": "int64", "minimum": least});
     let list = |items: Value| json!({"type": "array", "items": items});
     let conditions =
         |items: Value| json!({"type": "array", "items": items, "maxItems": CONDITIONS});
     let reference = |name: &str| json!({"$ref": format!("#/components/schemas/{name}")});
-    Some(match (place, name) {
+    Some(match (location, name) {
         ("query", "limit") => {
             json!({"type": "integer", "minimum": 1, "maximum": 10000, "default": 1000})
         }
@@ -49,7 +49,7 @@ fn schema_of(place: &str, name: &str) -> Option<Value> {
     })
 }
 
-/// Says of an operation's parameters what they may be.
+/// Sets the schemas of an operation's parameters.
 pub(super) fn specify(operation: &mut Value) {
     for parameter in operation
         .get_mut("parameters")
@@ -57,9 +57,9 @@ pub(super) fn specify(operation: &mut Value) {
         .into_iter()
         .flatten()
     {
-        let place = |field: &str| parameter[field].as_str().unwrap_or_default().to_owned();
-        let (place, name) = (place("in"), place("name"));
-        if let Some(schema) = schema_of(&place, &name) {
+        let text = |field: &str| parameter[field].as_str().unwrap_or_default().to_owned();
+        let (location, name) = (text("in"), text("name"));
+        if let Some(schema) = schema_of(&location, &name) {
             parameter["schema"] = schema;
         }
         if name == "argv" {

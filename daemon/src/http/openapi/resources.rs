@@ -270,7 +270,7 @@ fn end() -> Parameter {
     )
 }
 
-/// What a successful write did to its resource.
+/// Effect of a successful write on its resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     Created,

@@ -1,4 +1,4 @@
-//! Schemas of a kind for each verb, derived from the schema of its intent.
+//! Variants of a kind's schema for each verb, derived from the schema of its configuration.
 
 use netnsd_api::{READ_ONLY, Resource, Stored};
 use serde_json::{Map, Value, json};
@@ -8,15 +8,15 @@ use super::to_value;
 
 type Schemas = Map<String, Value>;
 
-/// Parts of a kind's schemas beyond the schema of its intent.
+/// Parts of a kind's schemas beyond the schema of its configuration.
 #[derive(Debug)]
 pub(super) struct Shapes {
     name: String,
-    /// The name of what the kernel said of it.
+    /// Name of the schema of its observed state.
     observed: String,
-    /// The fields that are always answered of what was asked for: a default is written out.
+    /// Configuration fields that every answer has, with their defaults.
     shown: Vec<String>,
-    /// The fields of answers only, and those of them that are always there.
+    /// Schema of the fields that only answers have.
     own: Value,
 }
 
@@ -53,14 +53,12 @@ impl Shapes {
         let mut answer = intent.clone();
         let own = self.own["properties"].as_object().into_iter().flatten();
         own.for_each(|(field, schema)| answer["properties"][field] = schema.clone());
-        // The status is of a generic type, and has its name from here.
+        // `Status` is a generic type: it gets its name here.
         let mut status = schemas
             .remove(&format!("Status_{}", self.observed))
             .unwrap_or_default();
-        status["properties"]["observed"] = or_null(
-            &self.observed,
-            "What the kernel said when it was last looked at.",
-        );
+        status["properties"]["observed"] =
+            or_null(&self.observed, "Kernel state when it was last observed.");
         schemas.insert(format!("{}Status", self.name), status);
         answer["properties"]["status"] = reference(&format!("{}Status", self.name));
         let always = self.own["required"]
@@ -76,10 +74,7 @@ impl Shapes {
             .collect();
         open(
             &mut answer,
-            &format!(
-                "{}, as it is answered: what was asked for, and how it stands.",
-                self.name
-            ),
+            &format!("{} in an answer: configuration and status.", self.name),
         );
         add_patch(schemas, &self.name, &intent);
         ignore_read_only(&mut intent);
@@ -87,7 +82,7 @@ impl Shapes {
         let mut put = intent.clone();
         without(&mut put, "required");
         put["description"] = json!(format!(
-            "{}, as a path names it: its name may be left out.",
+            "{} of a path that names it: its name may be left out.",
             self.name
         ));
         for (of, schema) in [("", intent), ("Put", put), ("Answer", answer)] {
@@ -96,7 +91,7 @@ impl Shapes {
     }
 }
 
-/// Adds what is made of the schemas of the kinds, of endpoints and of patches.
+/// Adds the schemas derived from those of the kinds and of endpoints, and that of JSON patches.
 pub(super) fn add(schemas: &mut Schemas, kinds: &[Shapes]) {
     kinds.iter().for_each(|kind| kind.add(schemas));
     let Some(endpoint) = schemas.get("Endpoint").cloned() else {
@@ -106,11 +101,11 @@ pub(super) fn add(schemas: &mut Schemas, kinds: &[Shapes]) {
     let mut answer = endpoint;
     let observed = or_null(
         "EndpointObserved",
-        "What the kernel said of it when its pair was last looked at.",
+        "Kernel state of the endpoint when its pair was last observed.",
     );
     answer["properties"]["status"] = json!({
         "type": "object",
-        "description": "How its pair stands, and what the kernel said of this end.",
+        "description": "State of the pair, and observed state of this endpoint.",
         "required": ["state", "reason", "observed"],
         "properties": {
             "state": reference("State"),
@@ -124,7 +119,7 @@ pub(super) fn add(schemas: &mut Schemas, kinds: &[Shapes]) {
         .flatten()
         .map(|(field, _)| json!(field));
     answer["required"] = fields.collect();
-    open(&mut answer, "One end of a veth pair, as it is answered.");
+    open(&mut answer, "One endpoint of a veth pair in an answer.");
     schemas.insert("EndpointAnswer".into(), answer);
     schemas.insert("JsonPatch".into(), json_patch());
 }
@@ -137,7 +132,7 @@ fn or_null(name: &str, description: &str) -> Value {
     json!({"anyOf": [reference(name), {"type": "null"}], "description": description})
 }
 
-/// Leaves a schema of answers open: fields may come.
+/// Opens a schema of answers for fields of later versions.
 fn open(answer: &mut Value, description: &str) {
     without(answer, "additionalProperties");
     answer["description"] = json!(description);
@@ -147,7 +142,7 @@ fn without(schema: &mut Value, key: &str) {
     schema.as_object_mut().map(|fields| fields.remove(key));
 }
 
-/// Says of a request's schema which other fields it may have.
+/// Adds the read-only fields to a request's schema, which it may have without effect.
 fn ignore_read_only(request: &mut Value) {
     for field in READ_ONLY {
         request["properties"][field] =
@@ -155,18 +150,17 @@ fn ignore_read_only(request: &mut Value) {
     }
 }
 
-/// Adds what a merge patch of something may say: each field, and null where it goes back to its
-/// default.
+/// Adds the schema of a merge patch: each field, or null to reset it to its default.
 fn add_patch(schemas: &mut Schemas, name: &str, intent: &Value) {
     let mut patch = mergeable(intent, schemas);
     ignore_read_only(&mut patch);
     patch["description"] = json!(format!(
-        "A merge patch of {name} (RFC 7396): null takes a field back to its default."
+        "A merge patch of {name} (RFC 7396): null resets a field to its default."
     ));
     schemas.insert(format!("{name}Patch"), patch);
 }
 
-/// Returns what may be merged into an object of some schema.
+/// Returns the schema of values that may be merged into an object of a schema.
 fn mergeable(object: &Value, schemas: &Schemas) -> Value {
     let mut merged = object.clone();
     without(&mut merged, "required");
@@ -210,18 +204,18 @@ fn nullable(schema: &Value) -> Value {
     json!({"anyOf": [schema, nothing]})
 }
 
-/// The schema of a JSON patch.
+/// Returns the schema of a JSON patch.
 fn json_patch() -> Value {
     let pointer = |description: &str| json!({"type": "string", "description": description, "pattern": "^(/.*)?$"});
     let operation = |names: &[&str], fields: &[&str]| {
         let mut properties = json!({
             "op": {"type": "string", "enum": names},
-            "path": pointer("Where (RFC 6901)."),
+            "path": pointer("JSON pointer (RFC 6901)."),
         });
         for field in fields {
             properties[*field] = match *field {
-                "from" => pointer("Where the value comes from (RFC 6901)."),
-                _ => json!({"description": "The value; for `test` what it must be."}),
+                "from" => pointer("JSON pointer to the source of the value (RFC 6901)."),
+                _ => json!({"description": "The value; for `test` the expected value."}),
             };
         }
         let required: Vec<&str> = ["op", "path"].iter().chain(fields).copied().collect();
@@ -229,7 +223,7 @@ fn json_patch() -> Value {
     };
     json!({
         "type": "array",
-        "description": "Operations that are carried out in order, all or none (RFC 6902).",
+        "description": "Operations that are applied in order, all or none (RFC 6902).",
         "maxItems": 1000,
         "items": {"oneOf": [
             operation(&["add", "replace", "test"], &["value"]),
