@@ -8,6 +8,7 @@ use std::{
     ffi::CString,
     fs::File,
     io::{self, Read},
+    mem,
     os::{
         fd::{AsRawFd, OwnedFd, RawFd},
         unix::process::ExitStatusExt,
@@ -33,7 +34,7 @@ use nix::{
 };
 use tokio::{runtime::Handle, sync::oneshot, time::timeout};
 
-use super::{environment::Environment, failed, permits::Permit};
+use super::{cgroup::CommandCgroup, environment::Environment, failed, permits::Permit};
 
 /// A program with its arguments and its environment, as execve(2) takes them.
 pub(super) struct Image {
@@ -66,7 +67,13 @@ enum State {
     /// It was killed before the fork, which is not done any more.
     Cancelled,
     /// It is not reaped: its number is nobody else's.
-    Forked(Pid),
+    Forked {
+        pid: Pid,
+        /// `None` without systemd's delegation.
+        cgroup: Option<CommandCgroup>,
+        /// True after [`Process::kill`].
+        killed: bool,
+    },
     Reaped,
 }
 
@@ -104,6 +111,7 @@ impl Process {
         };
         let (argv, env) = (pointers(&image.argv), pointers(&image.env));
         let (report, reporter) = pipe2(OFlag::O_CLOEXEC)?;
+        let cgroup = CommandCgroup::create();
         {
             let mut state = self.state();
             if matches!(*state, State::Cancelled) {
@@ -111,8 +119,17 @@ impl Process {
             }
             // SAFETY: the child makes system calls only, on what was made before the fork.
             match unsafe { fork() }? {
-                ForkResult::Parent { child } => *state = State::Forked(child),
+                ForkResult::Parent { child } => {
+                    *state = State::Forked {
+                        pid: child,
+                        cgroup,
+                        killed: false,
+                    }
+                }
                 ForkResult::Child => {
+                    if let Some(cgroup) = &cgroup {
+                        cgroup.enter();
+                    }
                     let stdio = stdio.each_ref().map(AsRawFd::as_raw_fd);
                     let raw = become_program(&argv, &env, environment, stdio, reporter.as_raw_fd())
                         .to_ne_bytes();
@@ -135,39 +152,59 @@ impl Process {
         }
     }
 
-    /// Kills the child's process group, or the child that has none yet; one that is not forked yet
-    /// never is.
+    /// Kills the child, its process group and its control group, if it has them; one that is not
+    /// forked yet never is.
     fn kill(&self) {
         let mut state = self.state();
-        match *state {
+        match &mut *state {
             State::Starting => *state = State::Cancelled,
-            State::Forked(pid) => {
+            State::Forked {
+                pid,
+                cgroup,
+                killed,
+            } => {
+                *killed = true;
                 // They can only fail because nobody is left.
-                let _ = kill(pid, Signal::SIGKILL);
-                let _ = killpg(pid, Signal::SIGKILL);
+                let _ = kill(*pid, Signal::SIGKILL);
+                let _ = killpg(*pid, Signal::SIGKILL);
+                if let Some(cgroup) = cgroup {
+                    cgroup.kill();
+                }
             }
             State::Cancelled | State::Reaped => {}
         }
     }
 
-    /// Waits for the child's end. What it left running is left alone from then on.
-    fn reap(&self) -> Result<ExitStatus, Errno> {
-        let State::Forked(pid) = *self.state() else {
-            return Err(Errno::ECHILD);
+    /// Waits for the child's end. Returns its control group too, if processes that it started were
+    /// killed in there with it; those that it left running are left alone from then on.
+    fn reap(&self) -> (Result<ExitStatus, Errno>, Option<CommandCgroup>) {
+        let State::Forked { pid, .. } = *self.state() else {
+            return (Err(Errno::ECHILD), None);
         };
         // It is a zombie until the lock is held, so that nobody kills who gets its number next.
-        while let Err(errno) = waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) {
-            if errno != Errno::EINTR {
-                *self.state() = State::Reaped;
-                return Err(errno);
-            }
-        }
+        let waited = wait_without_reaping(pid);
         let mut state = self.state();
-        *state = State::Reaped;
-        let mut status = 0;
-        // SAFETY: the kernel writes one int, which lives as long as the call.
-        Errno::result(unsafe { libc::waitpid(pid.as_raw(), &mut status, 0) })
-            .map(|_| ExitStatus::from_raw(status))
+        let State::Forked { cgroup, killed, .. } = mem::replace(&mut *state, State::Reaped) else {
+            return (Err(Errno::ECHILD), None);
+        };
+        let status = waited.and_then(|()| {
+            let mut status = 0;
+            // SAFETY: the kernel writes one int, which lives as long as the call.
+            Errno::result(unsafe { libc::waitpid(pid.as_raw(), &mut status, 0) })
+                .map(|_| ExitStatus::from_raw(status))
+        });
+        (status, cgroup.filter(|_| killed))
+    }
+}
+
+/// Waits until a child is a zombie (`WNOWAIT`, waitid(2)).
+fn wait_without_reaping(pid: Pid) -> Result<(), Errno> {
+    loop {
+        match waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) {
+            Ok(_) => return Ok(()),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
     }
 }
 
@@ -211,7 +248,7 @@ fn close_files_except(mut kept: [RawFd; 2]) {
     }
 }
 
-/// A child that was begun. Dropped before its end, it is killed with its process group.
+/// A child that was begun. Dropped before its end, it is killed with all that it started.
 pub(super) struct Child {
     process: Arc<Process>,
     ended: oneshot::Receiver<Result<ExitStatus, Errno>>,
@@ -238,9 +275,12 @@ impl Child {
             // Nobody waits for either any more where the request has ended.
             let _ = tell_started.send(work(&shared));
             drop(context);
-            let status = shared.reap();
+            let (status, killed_cgroup) = shared.reap();
             drop(permit);
             let _ = tell_ended.send(status);
+            if let Some(cgroup) = killed_cgroup {
+                cgroup.remove_killed();
+            }
         };
         // Drops at the end of this function, at the latest, where it is not returned.
         let child = Self { process, ended };
@@ -261,7 +301,7 @@ impl Child {
         status.map_err(|errno| failed("wait for the command", errno))
     }
 
-    /// Kills its process group.
+    /// Kills it with its process group and its control group.
     pub(super) fn kill(&self) {
         self.process.kill();
     }

@@ -16,6 +16,7 @@
     reason = "a problem is created once for a request, not in a loop"
 )]
 
+mod cgroup;
 mod child;
 mod environment;
 mod exec;
@@ -69,6 +70,7 @@ pub struct Processes {
 impl Processes {
     /// Starts the thread that opens sockets inside namespaces; it ends with the last clone.
     pub fn start() -> io::Result<Self> {
+        cgroup::remove_leftovers();
         Ok(Self {
             sockets: sockets::Opener::start()?,
             commands: Permits::new("commands"),
