@@ -1,12 +1,16 @@
 //! `docs/from-ip.md` is correct: each column of its tables runs on a host of its own, and after
 //! each row `ip` and `bridge` show the same on all three. The same for the tours of the README.
 
+#[path = "../../daemon/tests/common/skip.rs"]
+#[allow(dead_code, reason = "other test files use the rest")]
+mod skip;
+
 use std::{
     fs,
     io::Read,
     os::unix::net::UnixDatagram,
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Output, Stdio},
     time::Duration,
 };
 
@@ -15,8 +19,8 @@ use serde_json::{Value, json};
 
 const NETNSCTL: &str = env!("CARGO_BIN_EXE_netnsctl");
 
-/// Time that the daemon has to start.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time that the daemon has to start, on a machine with a load of 20 too.
+const START_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// A column of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -241,20 +245,6 @@ fn netnsd_path() -> PathBuf {
     Path::new(NETNSCTL).with_file_name("netnsd")
 }
 
-/// Returns true if a program is installed.
-fn is_installed(program: &str) -> bool {
-    let found = Command::new("sh")
-        .args(["-c", &format!("command -v {program}")])
-        .output()
-        .unwrap()
-        .status
-        .success();
-    if !found {
-        eprintln!("skipped: {program} is not installed");
-    }
-    found
-}
-
 fn repository_root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
@@ -287,16 +277,16 @@ fn table_rows(document: &str, heading: &str) -> Vec<[Vec<String>; 3]> {
 /// Returns true if everything that a test needs is installed.
 fn can_run(needs: &[&str]) -> bool {
     if !netnsd_path().exists() {
-        eprintln!(
-            "skipped: {} is not built (cargo build -p netnsd)",
+        skip::skip(&format!(
+            "{} is not built: cargo build --workspace",
             netnsd_path().display()
-        );
+        ));
         return false;
     }
     needs
         .iter()
         .chain(&["curl", "unshare"])
-        .all(|program| is_installed(program))
+        .all(|program| skip::has(program))
 }
 
 /// Runs a table and compares the hosts after each row.

@@ -561,8 +561,7 @@ fn delete_all_removes_dependents() {
 fn json_is_unchanged_and_curl_lines_work() {
     let host = host!();
     host.add_connected_namespaces();
-    if host.run_script("command -v curl").out.is_empty() {
-        eprintln!("skipped: curl is not installed");
+    if !common::skip::has("curl") {
         return;
     }
     let read = host.run(&["-v", "netns", "list", "-o", "json"]);

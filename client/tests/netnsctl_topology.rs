@@ -367,7 +367,7 @@ fn tcp_with_token_works() {
         .args(["-c", &format!("ip link set lo up; set -m; {script}")])
         .output();
     let Ok(output) = output else {
-        return eprintln!("skipped: bash is not installed");
+        return common::skip::skip("bash is not installed");
     };
     let (out, err) = (
         String::from_utf8_lossy(&output.stdout),
@@ -414,7 +414,7 @@ fn https_with_client_certificate_works() {
         .current_dir(dir)
         .output();
     let Ok(output) = output else {
-        return eprintln!("skipped: bash is not installed");
+        return common::skip::skip("bash is not installed");
     };
     let (out, err) = (
         String::from_utf8_lossy(&output.stdout),

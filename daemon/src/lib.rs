@@ -26,6 +26,10 @@ pub mod sandbox;
 mod service_manager;
 pub mod settings;
 pub mod shares;
+#[cfg(test)]
+#[path = "../tests/common/skip.rs"]
+#[allow(dead_code, reason = "integration tests use the rest")]
+pub(crate) mod skip;
 pub mod store;
 pub mod tryout;
 pub mod watchdog;

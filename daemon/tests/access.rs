@@ -1,10 +1,13 @@
-//! Who may do what: tokens, roles, prefixes, users of the Unix socket, and the audit log.
+//! Access: tokens, roles, prefixes, users of the Unix socket, and the audit log.
 
 mod common;
 
 use std::{io::BufRead, os::unix::fs::PermissionsExt, path::Path};
 
-use common::{Host, has};
+use common::{
+    Host,
+    skip::{has, is_root},
+};
 use serde_json::{Value, json};
 
 /// A host whose daemon listens on TCP too, and that address.
@@ -82,7 +85,7 @@ fn token(host: &Host, body: Value) -> String {
 }
 
 #[test]
-fn tokens_do_what_their_role_says_and_survive_a_restart() {
+fn token_has_its_role_after_a_restart() {
     let (mut host, address) = with_tcp();
     let viewer = token(&host, json!({"name": "looks", "role": "viewer"}));
     let operator = token(&host, json!({"name": "works", "role": "operator"}));
@@ -216,7 +219,7 @@ fn tokens_do_what_their_role_says_and_survive_a_restart() {
 }
 
 #[test]
-fn wrong_tokens_do_not_keep_a_right_one_out() {
+fn wrong_tokens_do_not_lock_out_a_right_one() {
     let (host, address) = with_tcp();
     let status = |token: &str| ask(&host, &address, token, "GET", "/v1", Value::Null).0;
     let answers: Vec<u16> = (0..22).map(|_| status("netnsd_wrong")).collect();
@@ -228,7 +231,7 @@ fn wrong_tokens_do_not_keep_a_right_one_out() {
 }
 
 #[test]
-fn a_revoked_token_ends_what_it_opened() {
+fn revoked_token_ends_its_streams() {
     let (host, address) = with_tcp();
     let secret = token(&host, json!({"name": "watches", "role": "viewer"}));
     let place = address.replace(':', "/");
@@ -254,7 +257,7 @@ fn a_revoked_token_ends_what_it_opened() {
 }
 
 #[test]
-fn a_prefix_confines() {
+fn prefix_confines_its_caller() {
     let (host, address) = with_tcp();
     let secret = token(
         &host,
@@ -277,7 +280,7 @@ fn a_prefix_confines() {
         201
     );
 
-    // What is out of reach is not there, and is not made.
+    // A name out of reach is not found, and cannot be created.
     assert_eq!(
         code(ask("GET", "/v1/namespaces/other", Value::Null)),
         not_found
@@ -483,7 +486,7 @@ fn prefix_answers_alike_for_present_and_absent_names() {
 }
 
 #[test]
-fn the_audit_log_tells_who_did_what() {
+fn audit_log_records_caller_and_action() {
     let (host, address) = with_tcp();
     let secret = token(&host, json!({"name": "works", "role": "operator"}));
     ask(
@@ -527,7 +530,7 @@ fn the_audit_log_tells_who_did_what() {
         "/v1/namespaces/n0",
         Value::Null,
     );
-    // What the kernel refuses was recorded before, and is told once, as it was answered.
+    // A write that the kernel refuses was recorded before; it has one entry, with its answer.
     let nonsense = json!({"sysctls": {"net.ipv4.ip_forward": "nonsense"}});
     let refused = host.put("/v1/namespaces/n2", nonsense).status;
     assert!(refused >= 400, "{refused}");
@@ -581,7 +584,7 @@ fn the_audit_log_tells_who_did_what() {
 }
 
 #[test]
-fn entries_go_to_the_journal_where_stderr_is_one() {
+fn audit_entries_reach_the_journal() {
     use std::os::unix::fs::MetadataExt;
     let mut host = Host::new();
     let log = host.dir().join("log");
@@ -649,7 +652,7 @@ fn send_all(host: &Host, address: &str, requests: &str) {
 }
 
 #[test]
-fn repeated_refusals_leave_few_entries() {
+fn repeated_refusals_are_folded_in_the_audit_log() {
     let (mut host, address) = with_tcp();
     host.put("/v1/namespaces/n0", json!({})).ok();
     host.post("/v1/namespaces/n0/exec", json!({"argv": ["true"]}))
@@ -708,7 +711,7 @@ fn repeated_refusals_leave_few_entries() {
 }
 
 #[test]
-fn a_command_is_on_record_once_it_has_begun() {
+fn running_command_is_in_the_audit_log() {
     let host = Host::started();
     host.put("/v1/namespaces/n0", json!({})).ok();
     let path = "/v1/namespaces/n0/exec";
@@ -733,7 +736,7 @@ fn a_command_is_on_record_once_it_has_begun() {
             .is_empty()
     };
     host.until("it runs", runs);
-    // Who asked for it leaves, and it ends with that.
+    // Its client leaves, and it ends.
     drop(waiting);
     host.until("it is gone", || !runs());
     host.post(path, json!({"argv": ["true"]})).ok();
@@ -925,7 +928,7 @@ fn unrecorded_command_runs_for_admins_only() {
     );
 }
 
-/// What somebody else on this machine asks over the Unix socket: status and body.
+/// Sends a request over the Unix socket as another user; returns status and body.
 fn as_user(
     host: &Host,
     uid: u32,
@@ -961,11 +964,7 @@ fn open_to_all(path: &Path, mode: u32) {
 
 /// A host whose socket every user reaches, by these rules; none where there is only one user.
 fn open_to_users(rules: &str) -> Option<Host> {
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: only root can be several users");
-        return None;
-    }
-    if !has("setpriv") || !has("curl") {
+    if !is_root() || !has("setpriv") || !has("curl") {
         return None;
     }
     let mut host = Host::new();
@@ -980,7 +979,7 @@ fn open_to_users(rules: &str) -> Option<Host> {
 }
 
 #[test]
-fn users_of_the_socket_do_what_their_rule_says_and_never_become_root() {
+fn socket_user_is_bound_by_its_rule() {
     let rules = "[[access]]\nuser = '4001'\nrole = 'operator'\n[[access]]\ngroup = '4100'\nrole = 'viewer'\nprefix = 'lab-'\n";
     let Some(host) = open_to_users(rules) else {
         return;
@@ -1086,7 +1085,7 @@ fn users_of_the_socket_do_what_their_rule_says_and_never_become_root() {
 
 /// The rules of `docs/teams.md`, as they stand there but for groups by number.
 #[test]
-fn a_team_has_its_prefix_as_the_document_says() {
+fn documented_team_setup_works() {
     let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/teams.md");
     let document = std::fs::read_to_string(document).unwrap();
     let rules = document
@@ -1141,7 +1140,7 @@ fn a_team_has_its_prefix_as_the_document_says() {
 }
 
 #[test]
-fn host_rule_binds_what_is_made_or_changed() {
+fn host_rule_binds_creation_and_change() {
     let (host, address) = with_tcp();
     let secret = |name: &str, rule: Value| {
         token(
@@ -1380,7 +1379,7 @@ fn host_rule_binds_what_is_made_or_changed() {
 }
 
 #[test]
-fn operator_gives_the_host_no_address_in_use() {
+fn operator_cannot_take_a_host_address() {
     let (host, address) = with_tcp();
     let operator = token(&host, json!({"name": "works", "role": "operator"}));
     let run = host.sh(
@@ -1479,7 +1478,7 @@ fn operator_gives_the_host_no_address_in_use() {
 }
 
 #[test]
-fn prefix_hides_what_others_attach() {
+fn prefix_hides_foreign_attachments() {
     let (host, address) = with_tcp();
     let secret = token(
         &host,
@@ -1624,7 +1623,7 @@ fn prefix_hides_what_others_attach() {
 }
 
 #[test]
-fn processes_elsewhere_are_told_to_admins_only() {
+fn only_admins_see_processes_elsewhere() {
     let (host, address) = with_tcp();
     let secret = |name: &str, prefix: Value| {
         token(

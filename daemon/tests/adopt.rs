@@ -1,4 +1,4 @@
-//! What was made by `ip` is taken over in place, with traffic going through it.
+//! Adoption: a network made by `ip` is taken over in place, under traffic.
 
 mod common;
 
@@ -78,7 +78,7 @@ fn make(host: &Host) {
             .all(|port| port["state"] == "forwarding")
     };
     host.until("the ports forward", forwards);
-    host.settled();
+    host.wait_until_settled();
 }
 
 /// The kernel without what taking over leaves: owner tags and protocol numbers.
@@ -100,7 +100,7 @@ fn untagged(host: &Host) -> Vec<String> {
 }
 
 #[test]
-fn a_network_made_by_hand_is_taken_over_under_traffic() {
+fn adoption_under_traffic_loses_no_packet() {
     let mut host = Host::started();
     make(&host);
     let before = untagged(&host);
@@ -149,7 +149,7 @@ fn a_network_made_by_hand_is_taken_over_under_traffic() {
             .status
             .success()
     );
-    host.settled();
+    host.wait_until_settled();
     host.until("the address is back", || {
         host.run(&["ip", "-n", "n1", "addr"])
             .contains("10.1.0.1/24")
@@ -175,7 +175,7 @@ fn a_network_made_by_hand_is_taken_over_under_traffic() {
 }
 
 #[test]
-fn what_is_not_what_was_asked_for_is_not_taken_over() {
+fn different_link_is_not_adopted() {
     let host = Host::started();
     make(&host);
     host.run(&[
@@ -235,7 +235,7 @@ fn what_is_not_what_was_asked_for_is_not_taken_over() {
 }
 
 #[test]
-fn a_crash_while_taking_over_is_made_good_at_the_next_start() {
+fn crash_during_adoption_is_repaired_at_start() {
     let mut host = Host::started();
     make(&host);
     let before = untagged(&host);
@@ -254,7 +254,7 @@ fn a_crash_while_taking_over_is_made_good_at_the_next_start() {
     .ok();
     host.kill9();
     host.start();
-    host.settled();
+    host.wait_until_settled();
     common::same(&before, &untagged(&host));
     for path in ["/v1/namespaces/n1", "/v1/bridges/br", "/v1/veths/p1"] {
         assert_eq!(host.get(path).ok()["status"]["state"], "in_sync", "{path}");
@@ -319,7 +319,7 @@ fn details(host: &Host, marked: bool) -> Vec<String> {
 }
 
 #[test]
-fn routes_keep_what_the_api_cannot_say() {
+fn adopted_routes_keep_unknown_attributes() {
     let host = Host::started();
     make(&host);
     for route in ROUTES {
@@ -339,7 +339,7 @@ fn routes_keep_what_the_api_cannot_say() {
     ] {
         host.sh(line);
     }
-    host.settled();
+    host.wait_until_settled();
     let (before, exact) = (details(&host, false), details(&host, true));
     let steady = |lines: Vec<String>| -> Vec<String> {
         lines
@@ -368,7 +368,7 @@ fn routes_keep_what_the_api_cannot_say() {
     let mut routes: Vec<Value> = ROUTES.iter().map(|text| route(text)).collect();
     let spec = json!({"name": "n1", "routes": routes});
 
-    // What has more than netnsd can make again is in the way, and stays.
+    // A link with more attributes than netnsd can recreate is a conflict, and stays.
     for (i, (destination, via)) in [
         ("10.20.0.0/16", "10.1.0.9"),
         ("10.21.0.0/16", "10.1.0.9"),
@@ -463,7 +463,8 @@ ip link set v1 up
 ip route add 10.44.0.0/16 via 10.0.0.77 src 10.0.0.9
 ";
 
-/// What `ip` says of the addresses, the mark of who made them left out if asked; lifetimes go by.
+/// Returns the addresses as `ip` prints them without lifetimes, and without their protocol if
+/// asked.
 fn addresses(host: &Host, marks: bool) -> Vec<Value> {
     let mut all = host.ip(&["addr", "show", "dev", "v0"])[0]["addr_info"]
         .as_array()
@@ -482,10 +483,10 @@ fn addresses(host: &Host, marks: bool) -> Vec<Value> {
 }
 
 #[test]
-fn addresses_are_taken_over_byte_for_byte() {
+fn adopted_addresses_keep_every_attribute() {
     let host = Host::started();
     assert!(host.sh(ADDRESSES).status.success());
-    host.settled();
+    host.wait_until_settled();
     let before = addresses(&host, false);
     let ends = |addresses: Value| json!({"endpoints": [{"interface": "v0", "addresses": addresses}, {"interface": "v1"}]});
     let all = json!([
@@ -544,7 +545,7 @@ fn addresses_are_taken_over_byte_for_byte() {
         host.ip(&["route", "show", "10.44.0.0/16"])[0]["prefsrc"],
         "10.0.0.9"
     );
-    // What is beside an address with another end, and what cannot be.
+    // Beside an address with a peer, and combinations that cannot be.
     host.patch(
         "/v1/veths/v0/endpoints/0",
         json!({"addresses": ["192.0.2.1/32"]}),
@@ -585,10 +586,10 @@ fn addresses_are_taken_over_byte_for_byte() {
 }
 
 #[test]
-fn addresses_are_given_back_byte_for_byte() {
+fn released_addresses_get_every_attribute_back() {
     let host = Host::started();
     assert!(host.sh(ADDRESSES).status.success());
-    host.settled();
+    host.wait_until_settled();
     host.run(&[
         "sh",
         "-c",
@@ -600,7 +601,7 @@ fn addresses_are_given_back_byte_for_byte() {
         {"interface": "v1", "addresses": ["fd00:9::1/64"]}]});
     host.put("/v1/veths/v0?adopt=true", ends)
         .refused(422, "kernel_rejected", None);
-    host.settled();
+    host.wait_until_settled();
     assert_eq!(addresses(&host, true), before);
     assert_eq!(
         host.ip(&["route", "show", "10.44.0.0/16"])[0]["prefsrc"],

@@ -23,7 +23,7 @@ fn host() -> Host {
     host
 }
 
-/// What is recorded, and what is in the kernel and on disk.
+/// Returns the recorded document, and the state in the kernel and on disk.
 fn state(host: &Host) -> Vec<String> {
     let lists = ["namespaces", "bridges", "veths"]
         .map(|kind| serde_json::to_string_pretty(&host.get(&format!("/v1/{kind}")).ok()).unwrap());
@@ -37,10 +37,10 @@ fn state(host: &Host) -> Vec<String> {
 }
 
 #[test]
-fn fields_that_are_wrong_are_named() {
+fn wrong_field_is_named_by_its_pointer() {
     let host = host();
     // Operational states and carrier settle by themselves shortly after the network is made.
-    host.settled();
+    host.wait_until_settled();
     let before = state(&host);
     let veth = |end: Value| ("/v1/veths/v", json!({"endpoints": [end, {}]}));
     let ns = |body: Value| ("/v1/namespaces/n", body);
@@ -253,9 +253,9 @@ fn fields_that_are_wrong_are_named() {
 }
 
 #[test]
-fn requests_that_are_wrong_are_told_so() {
+fn malformed_request_is_refused() {
     let host = host();
-    host.settled();
+    host.wait_until_settled();
     let before = state(&host);
     let json_type = [("content-type", "application/json")];
     let put = |path: &str, body: &str| host.raw("PUT", path, &json_type, body.as_bytes().to_vec());
@@ -395,9 +395,9 @@ fn requests_that_are_wrong_are_told_so() {
 }
 
 #[test]
-fn a_dry_run_tells_and_changes_nothing() {
+fn dry_run_lists_commands_and_changes_nothing() {
     let host = host();
-    host.settled();
+    host.wait_until_settled();
     let before = state(&host);
     let answer = host
         .put(
@@ -425,10 +425,10 @@ fn a_dry_run_tells_and_changes_nothing() {
 }
 
 #[test]
-fn what_others_made_is_a_conflict_and_stays() {
+fn foreign_resource_is_a_conflict_and_stays() {
     let host = host();
     host.sh("ip link add theirs type bridge; ip netns add theirs; ip -n net0 link add dev theirs type bridge");
-    host.settled();
+    host.wait_until_settled();
     let before = state(&host);
     host.put("/v1/bridges/theirs", json!({}))
         .refused(409, "conflict", None);
@@ -482,7 +482,7 @@ fn what_others_made_is_a_conflict_and_stays() {
 }
 
 #[test]
-fn a_client_that_still_sends_sees_the_answer() {
+fn refusal_reaches_a_client_that_still_sends() {
     use std::{
         io::{Read, Write},
         os::unix::net::UnixStream,
@@ -544,7 +544,7 @@ fn too_many_conditions_are_refused() {
 }
 
 #[test]
-fn long_lists_of_a_resource_are_refused() {
+fn too_long_lists_are_refused() {
     let host = Host::started();
     let addresses = |most: usize| {
         (0..most)
@@ -576,7 +576,7 @@ fn long_lists_of_a_resource_are_refused() {
 }
 
 #[test]
-fn a_recorded_netnsid_is_refused_without_asking_the_kernel() {
+fn recorded_netnsid_is_refused_from_the_record() {
     let host = Host::started();
     host.put("/v1/namespaces/first", json!({"netnsid": 5})).ok();
     let second = json!({"netnsid": 5});

@@ -16,7 +16,7 @@ fn of<R: serde::de::DeserializeOwned>(value: serde_json::Value) -> R {
 }
 
 #[test]
-fn everything_has_a_type() {
+fn answers_parse_into_api_types() {
     let host = Host::started();
     host.typed(async |client| {
         assert_eq!(client.get_about().await.unwrap().name, "netnsd");
@@ -51,7 +51,7 @@ fn everything_has_a_type() {
 }
 
 #[test]
-fn pages_follow_one_another() {
+fn client_follows_pages() {
     let host = Host::started();
     host.typed(async |client| {
         for i in 0..5 {
@@ -76,7 +76,7 @@ fn pages_follow_one_another() {
 }
 
 #[test]
-fn over_tcp_the_token_is_asked_for() {
+fn tcp_needs_a_token() {
     use std::io::{Read, Write};
     let mut host = Host::new();
     let token = host.dir().join("token");

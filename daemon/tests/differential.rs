@@ -7,9 +7,10 @@
 mod common;
 
 use common::{
-    Host, has,
+    Host,
     random::{Random, number},
     shape::look,
+    skip::has,
 };
 use serde_json::{Map, Value, json};
 
@@ -376,7 +377,7 @@ fn change(random: &mut Random, recorded: &Value) -> (&'static str, String, Value
 }
 
 #[test]
-fn the_commands_of_a_dry_run_do_what_the_daemon_does() {
+fn dry_run_commands_do_what_the_daemon_does() {
     if !has("ip") || !has("bridge") || !has("sysctl") {
         return;
     }
@@ -395,8 +396,8 @@ fn the_commands_of_a_dry_run_do_what_the_daemon_does() {
     );
 }
 
-/// What is there, and the MAC addresses of all links: those that nobody asked for are in the
-/// commands too.
+/// Returns the shape of the host and the MAC addresses of all links: the commands contain those
+/// that nobody asked for, too.
 fn look_with_macs(host: &Host) -> Vec<String> {
     const MACS: &str = r#"
 for ns in "" $(ls /run/netns 2>/dev/null); do

@@ -67,7 +67,7 @@ fn operations(plan: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn nsswitch_is_the_hosts_without_what_leaves_the_namespace() {
+fn nsswitch_drops_services_outside_the_namespace() {
     let host = host(
         "passwd: files systemd\nhosts: mymachines resolve [!UNAVAIL=return] files mdns4 [NOTFOUND=return] dns\n",
     );
@@ -112,7 +112,7 @@ fn nsswitch_is_the_hosts_without_what_leaves_the_namespace() {
 }
 
 #[test]
-fn nsswitch_goes_with_dns_and_with_the_namespace() {
+fn nsswitch_is_removed_with_dns_and_namespace() {
     let mut host = host("hosts: files resolve\n");
     let restored = on_host(&host, &format!("cat {SWITCH}"));
     host.restart();
@@ -127,7 +127,7 @@ fn nsswitch_goes_with_dns_and_with_the_namespace() {
 }
 
 #[test]
-fn files_of_others_are_a_conflict_and_stay() {
+fn foreign_files_are_a_conflict_and_stay() {
     let host = Host::started();
     host.put(NET0, json!({})).ok();
     for file in ["nsswitch.conf", "resolv.conf"] {
@@ -186,7 +186,7 @@ fn across(host: &Host, change: &str) -> [String; 2] {
 }
 
 #[test]
-fn a_command_keeps_the_namespaces_resolv_conf() {
+fn running_command_keeps_its_resolv_conf() {
     let host = host("hosts: files dns\n");
     let own = "# written by netnsd\nnameserver 192.0.2.53\noptions timeout:1";
     // As with systemd-resolved, which replaces what the link leads to.
@@ -214,7 +214,7 @@ fn a_command_keeps_the_namespaces_resolv_conf() {
 }
 
 #[test]
-fn without_its_resolv_conf_nothing_runs() {
+fn command_without_its_resolv_conf_is_refused() {
     let host = host("hosts: files dns\n");
     on_host(&host, "rm /etc/netns/net0/resolv.conf");
     let refused = host.post(&format!("{NET0}/exec"), json!({"argv": ["true"]}));
@@ -240,7 +240,7 @@ fn without_its_resolv_conf_nothing_runs() {
 }
 
 #[test]
-fn files_of_others_are_shown_or_told_why_not() {
+fn foreign_files_are_bound_or_refused() {
     let host = host("hosts: files dns\n");
     on_host(
         &host,
@@ -281,7 +281,7 @@ fn connects(socket: &str) -> String {
 }
 
 #[test]
-fn resolvers_of_the_host_are_out_of_reach() {
+fn host_resolvers_are_hidden() {
     let host = host("hosts: files dns\n");
     on_host(&host, "mkdir -p /run/nscd /run/systemd/resolve");
     let sockets = [

@@ -37,7 +37,7 @@ fn prose(text: &str) -> String {
     text.split("\n```").step_by(2).collect()
 }
 
-/// What the parentheses after a bracket hold.
+/// Returns the targets in the parentheses after a bracket.
 fn links(text: &str) -> impl Iterator<Item = &str> {
     text.split("](")
         .skip(1)
@@ -55,7 +55,7 @@ fn anchor(heading: &str) -> String {
 }
 
 #[test]
-fn links_lead_somewhere() {
+fn links_have_targets() {
     let mut wrong = Vec::new();
     for document in documents() {
         let text = prose(&fs::read_to_string(&document).unwrap());
@@ -81,7 +81,7 @@ fn links_lead_somewhere() {
 }
 
 #[test]
-fn the_readme_says_what_to_run() {
+fn readme_names_the_commands_to_run() {
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
     for line in ["cargo run --release -- try", "cargo test --workspace"] {
         assert!(readme.contains(&format!("```sh\n{line}\n```")), "{line}");
@@ -97,7 +97,7 @@ fn the_readme_says_what_to_run() {
 }
 
 #[test]
-fn the_guide_leaves_no_path_field_or_code_out() {
+fn guide_names_every_path_field_and_code() {
     let guide = fs::read_to_string(root().join("docs/api.md")).unwrap();
     let openapi: Value = serde_json::from_str(&netnsd::http::openapi().to_json().unwrap()).unwrap();
     let mut names: BTreeSet<&str> = openapi["paths"]

@@ -1,4 +1,4 @@
-//! What others change is put right; what is theirs stays.
+//! Drift: changes by others to managed state are repaired, and foreign state stays.
 
 mod common;
 
@@ -25,7 +25,7 @@ fn lab(host: &Host) {
     let ends = json!([{"namespace": "net0", "interface": "eth0", "addresses": ["10.1.0.1/24", "fd00:1::1/64"], "mtu": 1400},
         {"interface": "port0", "bridge": "br0", "port": {"path_cost": 7, "hairpin": true}}]);
     host.put("/v1/veths/lan0", json!({"endpoints": ends})).ok();
-    host.settled();
+    host.wait_until_settled();
 }
 
 /// The kernel without what changes when a thing is made anew, what STP makes of it, and what the
@@ -74,7 +74,7 @@ fn steady(value: &mut Value) {
 }
 
 #[test]
-fn every_kind_of_damage_is_repaired() {
+fn every_kind_of_drift_is_repaired() {
     let host = Host::started();
     lab(&host);
     let whole = shape(&host);
@@ -149,7 +149,7 @@ fn every_kind_of_damage_is_repaired() {
                 .map(|path| host.get(path).ok());
             all.iter().all(|one| one["status"]["state"] == "in_sync")
         });
-        host.settled();
+        host.wait_until_settled();
     }
     times.sort();
     eprintln!(
@@ -176,7 +176,7 @@ fn state(host: &Host, path: &str) -> String {
 }
 
 #[test]
-fn the_same_damage_over_and_over_is_no_fight() {
+fn repeated_drift_is_repaired_ever_more_slowly() {
     let host = Host::started();
     host.put("/v1/bridges/br0", json!({"addresses": ["10.1.0.254/24"]}))
         .ok();
@@ -207,7 +207,7 @@ fn the_same_damage_over_and_over_is_no_fight() {
 }
 
 #[test]
-fn changes_are_only_reported_where_that_is_asked_for() {
+fn report_mode_does_not_repair() {
     let mut host = Host::new();
     host.start_with(|command| {
         command.args(["--repair", "report"]);
@@ -242,7 +242,7 @@ fn changes_are_only_reported_where_that_is_asked_for() {
 }
 
 #[test]
-fn what_others_add_is_shown_and_stays() {
+fn foreign_additions_are_shown_and_stay() {
     let mut host = Host::started();
     lab(&host);
     for theirs in [
@@ -309,7 +309,7 @@ fn what_others_add_is_shown_and_stays() {
 }
 
 #[test]
-fn what_is_not_heard_is_found_in_the_round() {
+fn unnotified_drift_is_found_by_the_full_check() {
     let mut host = Host::new();
     host.start_with(|command| {
         command.args(["--reconcile-interval-s", "1"]);
@@ -343,7 +343,7 @@ fn what_is_not_heard_is_found_in_the_round() {
 }
 
 #[test]
-fn networks_that_get_no_route_miss_none() {
+fn unused_prefix_route_is_not_missed() {
     let host = Host::started();
     let addresses = json!([
         "10.0.0.1/0",
@@ -356,7 +356,7 @@ fn networks_that_get_no_route_miss_none() {
     ]);
     let ends = json!([{"interface": "a", "addresses": addresses}, {"interface": "b"}]);
     host.put("/v1/veths/v", json!({"endpoints": ends})).ok();
-    host.settled();
+    host.wait_until_settled();
     let routes = host.run(&["ip", "route"]);
     assert_eq!(
         host.post("/v1/reconcile", json!({})).ok(),
@@ -366,7 +366,7 @@ fn networks_that_get_no_route_miss_none() {
 }
 
 #[test]
-fn a_storm_of_changes_is_looked_at_afresh() {
+fn overflow_of_notifications_starts_a_full_check() {
     let host = Host::started();
     lab(&host);
     // Far more notifications than a socket holds, and damage among them.
@@ -379,7 +379,7 @@ fn a_storm_of_changes_is_looked_at_afresh() {
 }
 
 #[test]
-fn ready_tells_of_damage_until_it_is_repaired() {
+fn drift_clears_ready_until_repaired() {
     let host = Host::started();
     let names = |i| json!({"name": format!("n{i}")});
     host.put(
@@ -387,7 +387,7 @@ fn ready_tells_of_damage_until_it_is_repaired() {
         json!({"namespaces": (0..200).map(names).collect::<Vec<_>>()}),
     )
     .ok();
-    host.settled();
+    host.wait_until_settled();
     let states = || host.get("/v1/ready").json["states"].clone();
     host.until("it is told", || {
         let whole = states()["in_sync"] == 200;
@@ -402,13 +402,13 @@ fn ready_tells_of_damage_until_it_is_repaired() {
 /// Routes of every kind that can be asked for are made, put back, and taken away; or refused, and
 /// then nothing is left of them.
 #[test]
-fn routes_of_every_kind_are_made_or_refused() {
+fn every_route_type_is_created_or_refused() {
     let host = Host::started();
     host.put("/v1/namespaces/a", json!({})).ok();
     let ends = json!([{"namespace": "a", "interface": "eth0", "addresses": ["10.0.0.1/24", "fd00::1/64"]},
         {"interface": "port0", "addresses": ["10.0.0.2/24"]}]);
     host.put("/v1/veths/lan0", json!({"endpoints": ends})).ok();
-    host.settled();
+    host.wait_until_settled();
     let all = |host: &Host| {
         let show = "for f in -4 -6; do ip -n a $f route show table all; done";
         String::from_utf8(host.sh(show).stdout)
@@ -496,7 +496,7 @@ fn routes_of_every_kind_are_made_or_refused() {
             common::same(&there, &all(&host));
             made += 1;
         }
-        // What the kernel refuses beside it leaves it as it was.
+        // A setting beside it that the kernel refuses leaves it as it was.
         host.patch("/v1/namespaces/a", json!({"routes": [refused]}))
             .refused(422, "kernel_rejected", None);
         common::same(&there, &all(&host));
@@ -504,8 +504,8 @@ fn routes_of_every_kind_are_made_or_refused() {
         common::same(&before, &all(&host));
     }
     println!("{made} are made; refused are\n{}", left.join("\n"));
-    // What the other way round was refused is undone too; and what an earlier version left is found
-    // by reconciling.
+    // A refused change in the other direction is undone too, and reconciling finds state that an
+    // earlier version left.
     let route = json!({"destination": "10.9.0.0/16", "via": "10.0.0.2", "table": 255});
     host.patch("/v1/namespaces/a", json!({"routes": [route, refused]}))
         .refused(422, "kernel_rejected", None);
@@ -549,7 +549,7 @@ fn routes_of_every_kind_are_made_or_refused() {
 /// STP and its times are set from any state to any other: by the daemon, by its dry run's lines,
 /// back after a refusal, and after damage.
 #[test]
-fn bridge_times_are_set_from_any_state_to_any_other() {
+fn bridge_timers_change_between_any_two_states() {
     let (host, by_hand) = (Host::started(), Host::new());
     host.put("/v1/namespaces/a", json!({})).ok();
     let (off, on) = (false, true);
@@ -646,10 +646,10 @@ fn bridge_times_are_set_from_any_state_to_any_other() {
     }
 }
 
-/// What the kernel goes on to do by itself with many addresses interrupts the look at them, and is
-/// waited for.
+/// Removing many addresses makes the kernel change others, which interrupts dumps: they are
+/// repeated.
 #[test]
-fn many_addresses_are_taken_away_at_once() {
+fn many_addresses_are_removed_at_once() {
     let host = Host::started();
     let all: Vec<String> = (1..=500).map(|i| format!("fd00::{i:x}/64")).collect();
     for round in 0..15 {
@@ -667,7 +667,7 @@ fn many_addresses_are_taken_away_at_once() {
 /// A bridge whose MTU was asked for once goes by its ports again, those of others too, also after a
 /// restart; an unequal pair is told.
 #[test]
-fn bridge_follows_its_ports_after_its_mtu() {
+fn bridge_mtu_follows_its_ports_when_unset() {
     let mut host = Host::started();
     let end = |mtu: Value| json!({"endpoints": [{"interface": "p0", "bridge": "br0", "mtu": mtu}, {"interface": "e0", "mtu": mtu}]});
     let mtu = |host: &Host| host.ip(&["link", "show", "br0"])[0]["mtu"].clone();
@@ -705,7 +705,7 @@ fn bridge_follows_its_ports_after_its_mtu() {
     // One that is made anew needs nobody for it.
     host.put("/v1/veths/v0", end(json!(2000))).ok();
     host.reboot();
-    host.settled();
+    host.wait_until_settled();
     assert_eq!(mtu(&host), 2000);
     assert_eq!(
         host.post("/v1/reconcile", json!({})).ok()["repaired"],
@@ -729,7 +729,7 @@ fn bridge_follows_its_ports_after_its_mtu() {
 /// Source addresses: the first of the list is the one that packets leave with, whatever happened to
 /// it.
 #[test]
-fn the_first_address_is_the_source_after_everything() {
+fn first_address_stays_the_source_address() {
     let mut host = Host::started();
     host.put("/v1/namespaces/net0", json!({})).ok();
     let ends = |list: &[&str]| {
@@ -766,7 +766,7 @@ fn the_first_address_is_the_source_after_everything() {
                 .unwrap();
             let got = host.ip(&["-n", "net0", "route", "get", to]);
             assert_eq!(got[0]["prefsrc"], first, "{when}");
-            // Who asks for a neighbour does so with the packet's source, and is known by it there.
+            // A neighbour solicitation carries the packet's source, which the neighbour then knows.
             host.run(&[
                 "sh",
                 "-c",
@@ -828,7 +828,7 @@ fn the_first_address_is_the_source_after_everything() {
 /// An MTU that somebody made too small for IPv6 is told in words, and the addresses are back when
 /// it is large enough.
 #[test]
-fn an_mtu_too_small_for_ipv6_is_the_reason() {
+fn too_small_mtu_explains_missing_ipv6() {
     let host = Host::started();
     let ends = json!([{"interface": "va", "addresses": ["10.0.0.1/24", "fd00::1/64"]}, {"interface": "vb"}]);
     host.put("/v1/veths/v", json!({"endpoints": ends})).ok();

@@ -1,4 +1,4 @@
-//! What happens, as clients watch it.
+//! Events, as lists and as streams.
 
 mod common;
 
@@ -60,7 +60,7 @@ fn next(stream: &mut BufReader<UnixStream>) -> Option<(u64, String, Value)> {
 }
 
 #[test]
-fn a_stream_tells_what_happens_and_goes_on_where_it_was_cut() {
+fn event_stream_resumes_after_a_cut() {
     let mut host = Host::started();
     let mut stream = follow(&host, "", &[]);
     host.put("/v1/namespaces/net0", json!({})).ok();
@@ -102,7 +102,7 @@ fn a_stream_tells_what_happens_and_goes_on_where_it_was_cut() {
 }
 
 #[test]
-fn a_list_is_filtered() {
+fn event_list_is_filtered() {
     let host = Host::started();
     host.put("/v1/namespaces/net0", json!({})).ok();
     host.put("/v1/bridges/br0", json!({})).ok();
@@ -124,7 +124,7 @@ fn a_list_is_filtered() {
 }
 
 #[test]
-fn namespaces_of_others_appear_and_disappear() {
+fn foreign_namespaces_appear_and_disappear() {
     let host = Host::new();
     host.run(&["ip", "netns", "add", "early"]);
     let mut host = host;
@@ -149,7 +149,7 @@ fn namespaces_of_others_appear_and_disappear() {
 }
 
 #[test]
-fn the_first_namespace_on_a_host_is_seen_too() {
+fn first_namespace_of_a_host_is_seen() {
     // There is no /run/netns yet.
     let host = Host::started();
     let mut stream = follow(&host, "?type=appeared", &[]);
@@ -158,7 +158,7 @@ fn the_first_namespace_on_a_host_is_seen_too() {
 }
 
 #[test]
-fn a_reader_that_does_not_read_holds_up_nobody() {
+fn slow_reader_does_not_block_others() {
     let host = Host::started();
     let mut stream = follow(&host, "?since=0", &[]);
     // More than its connection and the history hold.
@@ -187,7 +187,7 @@ fn a_reader_that_does_not_read_holds_up_nobody() {
 }
 
 #[test]
-fn a_pass_is_asked_for() {
+fn reconcile_request_runs_a_pass() {
     // Left alone, the damage would be repaired before it is asked for.
     let mut host = Host::new();
     host.start_with(|command| {
@@ -210,7 +210,7 @@ fn a_pass_is_asked_for() {
 }
 
 #[test]
-fn a_write_that_does_not_wait_is_answered_at_once_and_done_all_the_same() {
+fn unwaited_write_returns_at_once_and_is_applied() {
     let host = Host::started();
     let answer = host.put("/v1/namespaces/net0?wait=false", json!({}));
     assert_eq!(

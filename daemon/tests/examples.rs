@@ -5,7 +5,7 @@ mod common;
 
 use std::{fs, path::Path};
 
-use common::{Host, has};
+use common::{Host, skip::has};
 use serde_json::{Value, json};
 
 /// A ping that a document's comment promises.
@@ -19,7 +19,7 @@ struct Promise {
 struct Example {
     text: String,
     promises: Vec<Promise>,
-    /// How many resources it names.
+    /// Number of resources that it names.
     resources: usize,
 }
 
@@ -166,17 +166,17 @@ fn works(name: &str) -> Host {
 }
 
 #[test]
-fn two_namespaces() {
+fn two_namespaces_example_works() {
     works("two-namespaces.yaml");
 }
 
 #[test]
-fn bridge_lan() {
+fn bridge_lan_example_works() {
     works("bridge-lan.yaml");
 }
 
 #[test]
-fn router() {
+fn router_example_works() {
     let host = works("router.yaml");
     let links = host.ip(&["link"]);
     assert_eq!(
@@ -187,7 +187,7 @@ fn router() {
 }
 
 #[test]
-fn fifty_nodes() {
+fn fifty_nodes_example_works() {
     let host = works("fifty-nodes.yaml");
     assert_eq!(host.ip(&["netns", "list"]).as_array().unwrap().len(), 50);
     assert_eq!(host.bridge(&["link"]).as_array().unwrap().len(), 50);
@@ -201,7 +201,7 @@ fn fifty_nodes() {
 }
 
 #[test]
-fn vpn_jail() {
+fn vpn_jail_example_works() {
     let host = works("vpn-jail.yaml");
     let links = host.ip(&["-n", "jail", "link"]);
     let names: Vec<_> = links
@@ -275,9 +275,9 @@ fn vpn_jail() {
 
 /// A service that it is dropped into is one to systemd, whatever else this machine has.
 #[test]
-fn a_service_in_a_namespace() {
+fn service_example_is_a_valid_unit() {
     if !has("systemd-analyze") {
-        return eprintln!("SKIPPED: there is no systemd-analyze");
+        return;
     }
     let dir = tempfile::tempdir().unwrap();
     let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd");
@@ -319,7 +319,7 @@ fn a_service_in_a_namespace() {
 }
 
 #[test]
-fn all_of_them_side_by_side() {
+fn all_examples_work_side_by_side() {
     let host = Host::started();
     let mut names: Vec<_> = fs::read_dir(path(""))
         .unwrap()
@@ -345,7 +345,7 @@ fn all_of_them_side_by_side() {
             example.resources
         })
         .sum();
-    // What is exported can be put back, as YAML and as JSON.
+    // An export can be put back, as YAML and as JSON.
     let put = |kind: &str, body: Vec<u8>| {
         host.raw("PUT", "/v1/topology", &[("content-type", kind)], body)
             .ok()

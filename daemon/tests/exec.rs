@@ -50,7 +50,7 @@ fn alive(pid: u32) -> bool {
 }
 
 #[test]
-fn output_comes_line_by_line_while_the_command_runs() {
+fn running_command_streams_its_lines() {
     let host = host();
     // The command waits for us, so its first line cannot have come at its end.
     host.run(&["mkfifo", host.dir().join("fifo").to_str().unwrap()]);
@@ -76,7 +76,7 @@ fn output_comes_line_by_line_while_the_command_runs() {
 }
 
 #[test]
-fn characters_are_kept_whole_and_bytes_are_kept() {
+fn stream_keeps_characters_whole() {
     let host = host();
     // An ä in two pieces, and what is no text.
     let mut stream = lines(
@@ -92,7 +92,7 @@ fn characters_are_kept_whole_and_bytes_are_kept() {
 }
 
 #[test]
-fn what_it_is_given_goes_in_and_its_time_ends() {
+fn stream_takes_input_and_ends_by_timeout() {
     let host = host();
     let text = "x".repeat(300_000);
     let mut stream = lines(&host, &json!({"argv": ["cat"], "stdin": text}));
@@ -125,7 +125,7 @@ fn what_it_is_given_goes_in_and_its_time_ends() {
 }
 
 #[test]
-fn a_client_that_goes_away_ends_what_it_started() {
+fn client_that_leaves_ends_its_command() {
     let host = host();
     let mut stream = lines(
         &host,
@@ -143,7 +143,7 @@ fn a_client_that_goes_away_ends_what_it_started() {
 }
 
 #[test]
-fn stop_ends_a_command_and_a_ping_under_way() {
+fn stop_ends_running_command_and_ping() {
     let mut host = host();
     let headers = [("content-type", "application/json")];
     let answer = |mut stream: BufReader<UnixStream>| std::io::read_to_string(&mut stream).unwrap();
@@ -176,7 +176,7 @@ fn stop_ends_a_command_and_a_ping_under_way() {
 }
 
 #[test]
-fn unread_answers_hold_their_places() {
+fn unread_answer_keeps_its_permit() {
     let host = host();
     // More than a socket takes in.
     let body = json!({"argv": ["seq", "40000"]}).to_string();
@@ -216,13 +216,12 @@ fn take_lease(path: &std::path::Path) -> Option<fs::File> {
 }
 
 #[test]
-fn time_limit_and_leaving_end_a_program_that_does_not_start() {
+fn unstarted_program_ends_by_timeout_or_leaving() {
     let host = host();
     let program = host.dir().join("leased");
     fs::copy("/bin/true", &program).unwrap();
     let Some(_lease) = take_lease(&program) else {
-        eprintln!("SKIPPED: no leases on this file system");
-        return;
+        return common::skip::skip("no leases (fcntl(2)) on this file system");
     };
     let limited = json!({"argv": [program], "timeout_s": 0.5});
     let patient = json!({"argv": [program], "timeout_s": 1000}).to_string();
@@ -283,7 +282,7 @@ fn time_limit_and_leaving_end_a_program_that_does_not_start() {
 }
 
 #[test]
-fn the_daemon_stops_at_once_and_says_so() {
+fn stop_closes_sessions_with_a_reason() {
     let mut host = host();
     let mut stream = lines(
         &host,
@@ -340,7 +339,7 @@ impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Socket<S> {
                 .unwrap_or_else(|| panic!("no {text:?} in {:?}", self.seen));
             self.seen += &String::from_utf8_lossy(&bytes);
         }
-        // What came along with it may be awaited next.
+        // Later frames may have come in the same read.
         self.seen = self
             .seen
             .split_once(text)
@@ -378,7 +377,7 @@ fn in_socket<T>(
 }
 
 #[test]
-fn a_terminal_is_one() {
+fn session_has_a_terminal() {
     let host = host();
     in_socket(
         &host,
@@ -413,7 +412,7 @@ fn a_terminal_is_one() {
 }
 
 #[test]
-fn pipes_carry_bytes_and_their_end() {
+fn pipes_carry_bytes_and_end_of_file() {
     let host = host();
     in_socket(
         &host,
@@ -421,7 +420,7 @@ fn pipes_carry_bytes_and_their_end() {
         async |socket| {
             let all: Vec<u8> = (0..3_000_000u32).map(|i| (i % 251) as u8).collect();
             let (mut sink, mut stream) = socket.socket.split();
-            // What comes back is taken in turn, or both sides would wait for the other to read.
+            // Read the echo now and then, or both sides would wait for the other to read.
             let send = async {
                 for piece in all.chunks(100_000) {
                     sink.send(Message::Binary([&[0], piece].concat().into()))
@@ -452,7 +451,7 @@ fn pipes_carry_bytes_and_their_end() {
 }
 
 #[test]
-fn a_closed_socket_ends_the_command() {
+fn closed_websocket_ends_the_command() {
     let host = host();
     let pid = in_socket(
         &host,
@@ -470,7 +469,7 @@ fn a_closed_socket_ends_the_command() {
 }
 
 #[test]
-fn what_is_wrong_is_told_before_the_upgrade() {
+fn invalid_session_is_refused_before_upgrade() {
     let host = host();
     host.get(&format!("{PATH}?argv=true"))
         .refused(400, "invalid_query", None);
@@ -510,7 +509,7 @@ fn peak(host: &Host) -> u64 {
 }
 
 #[test]
-fn much_output_needs_little_memory_and_loses_nothing() {
+fn large_output_needs_little_memory() {
     // The whole gibibyte: NETNSD_MIB=1024.
     let mib: u64 = std::env::var("NETNSD_MIB")
         .ok()
@@ -555,8 +554,8 @@ fn closed_with(host: &Host, message: Message) -> (u16, String) {
                 .parse::<u32>()
                 .unwrap();
             let (mut sink, mut stream) = socket.socket.split();
-            // What is too large is not read to its end: the answer comes while it is still being
-            // sent.
+            // A body that is too large is not read to its end: the answer comes while it is still
+            // being sent.
             let send = async {
                 let _broken_off = sink.send(message).await;
             };
@@ -576,7 +575,7 @@ fn closed_with(host: &Host, message: Message) -> (u16, String) {
 }
 
 #[test]
-fn a_frame_without_sense_closes_the_socket_with_a_reason() {
+fn invalid_frame_closes_with_a_reason() {
     let host = host();
     let binary = |bytes: &[u8]| Message::Binary(bytes.to_vec().into());
     for (message, code, words) in [
@@ -612,7 +611,7 @@ fn a_frame_without_sense_closes_the_socket_with_a_reason() {
 }
 
 #[test]
-fn a_close_frame_is_answered_with_one() {
+fn close_frame_is_answered() {
     use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
     let host = host();
     for close in [

@@ -6,7 +6,7 @@ use common::{Host, same};
 use serde_json::json;
 
 #[test]
-fn a_full_disk_refuses_writes_and_loses_nothing() {
+fn full_disk_refuses_writes_and_loses_nothing() {
     let mut host = Host::new();
     let full = host.sh("mkdir /run/small && mount -t tmpfs -o size=512k tmpfs /run/small");
     assert!(
@@ -18,7 +18,7 @@ fn a_full_disk_refuses_writes_and_loses_nothing() {
     command.env("NETNSD_LOG", "info");
     host.start_as(command);
     host.put("/v1/namespaces/net0", json!({})).ok();
-    host.settled();
+    host.wait_until_settled();
     let before = host.kernel();
     let count_held = || {
         host.sh(&format!("ls -l /proc/{}/fd | grep -c net:", host.pid()))
@@ -66,7 +66,7 @@ fn lost_pin_under_a_name_is_replaced() {
 }
 
 #[test]
-fn a_place_for_names_that_is_none_is_told_and_used_once_it_is_mended() {
+fn broken_run_netns_is_used_once_mended() {
     let host = Host::started();
     host.put("/v1/bridges/br0", json!({})).ok();
     host.sh("umount /run/netns; rm -rf /run/netns && : > /run/netns");
@@ -79,7 +79,7 @@ fn a_place_for_names_that_is_none_is_told_and_used_once_it_is_mended() {
     );
     host.get("/v1/namespaces/net0")
         .refused(404, "not_found", None);
-    // What has nothing to do with it goes on.
+    // Unrelated resources are still written.
     host.put("/v1/bridges/br0", json!({"stp": true})).ok();
     host.sh("rm /run/netns");
     host.put("/v1/namespaces/net0", json!({})).ok();

@@ -1,10 +1,10 @@
-//! What others add stays: a thousand changes by others, in among our own writes, repairs and
-//! restarts, are all found again, byte for byte in `ip -j`; and what they made before the first
-//! start too.
+//! Foreign state stays: a thousand changes by others, among netnsd's own writes, repairs and
+//! restarts, are all found again, byte for byte in `ip -j`; also state from before the first
+//! start.
 
 mod common;
 
-use common::{Host, has, random::Random};
+use common::{Host, random::Random, skip::has};
 use serde_json::{Value, json};
 
 /// Changes by root; an ordinary user's run is another, and shorter.
@@ -12,7 +12,7 @@ const CHANGES: u64 = 1_000;
 const BY_USERS: u64 = 250;
 const NAMESPACES: [&str; 3] = ["net0", "net1", "net2"];
 
-/// What somebody added, and how to see it: a command, and what picks it out of what that prints.
+/// A foreign change, and how to see it: a command, and the key that selects it in its output.
 struct Foreign {
     ask: Vec<String>,
     key: &'static str,
@@ -20,7 +20,7 @@ struct Foreign {
     seen: String,
 }
 
-/// What a command prints of one thing.
+/// Returns the part of a command's output that a key and value select.
 fn look(host: &Host, ask: &[String], key: &str, value: &Value) -> String {
     let ask: Vec<&str> = ask.iter().map(String::as_str).collect();
     let said = host.run(&ask);
@@ -65,7 +65,7 @@ fn lab(host: &Host) {
         host.put(&format!("/v1/veths/lan{i}"), json!({"endpoints": ends}))
             .ok();
     }
-    host.settled();
+    host.wait_until_settled();
 }
 
 /// The next change by others; the number makes it another than all before.
@@ -252,7 +252,7 @@ fn all_there(host: &Host, all: &[Foreign]) {
 }
 
 #[test]
-fn a_thousand_changes_by_others_are_all_found_again() {
+fn foreign_changes_survive_writes_and_repairs() {
     if !has("ip") {
         return;
     }
@@ -264,7 +264,7 @@ fn a_thousand_changes_by_others_are_all_found_again() {
     let mut all: Vec<Foreign> = Vec::new();
     for number in 0..changes {
         let new = change(&host, &mut random, number);
-        // What they wrote last is what they have.
+        // The last write of a foreign sysctl counts.
         all.retain(|old| (&old.ask, &old.value) != (&new.ask, &new.value));
         all.push(new);
         if number % 8 == 0 {
@@ -273,7 +273,7 @@ fn a_thousand_changes_by_others_are_all_found_again() {
     }
     host.restart();
     host.post("/v1/reconcile", json!({})).ok();
-    host.settled();
+    host.wait_until_settled();
     all_there(&host, &all);
     let shown =
         host.get("/v1/veths/lan0").ok()["status"]["observed"]["endpoints"][0]["foreign_addresses"]
@@ -289,7 +289,7 @@ fn a_thousand_changes_by_others_are_all_found_again() {
 }
 
 #[test]
-fn what_was_there_before_the_boot_pass_stays() {
+fn foreign_state_survives_the_boot_pass() {
     let mut host = Host::started();
     lab(&host);
     host.power_cycle();
@@ -329,14 +329,14 @@ fn what_was_there_before_the_boot_pass_stays() {
     });
     let before = theirs(&host);
     host.start();
-    host.settled();
+    host.wait_until_settled();
     assert_eq!(theirs(&host), before);
 }
 
-/// What the kernel takes along with an address of ours, or lets rise in its place, is there
-/// afterwards in any case.
+/// Foreign addresses that the kernel deletes with one of netnsd's, or promotes in its place, are
+/// there afterwards.
 #[test]
-fn an_address_in_the_same_network_outlives_ours() {
+fn foreign_address_in_our_network_survives() {
     for promote in ["0", "1"] {
         let host = Host::started();
         let put = |address: &str| {
@@ -378,14 +378,14 @@ fn an_address_in_the_same_network_outlives_ours() {
 /// A route of others where one of netnsd's should be is named, and left; the rest is kept right
 /// meanwhile.
 #[test]
-fn route_in_the_way_is_a_conflict() {
+fn foreign_route_in_the_way_is_a_conflict() {
     let mut host = Host::started();
     let wanted = json!({"routes": [{"destination": "default", "via": "10.1.0.254"}, {"destination": "10.8.0.0/16", "via": "10.1.0.254"},
         {"destination": "default", "via": "fd00:1::fe"}], "sysctls": {"net.ipv4.ip_forward": 1}});
     host.put("/v1/namespaces/a", wanted.clone()).ok();
     let ends = json!([{"namespace": "a", "interface": "eth0", "addresses": ["10.1.0.1/24", "fd00:1::1/64"]}, {"interface": "port0"}]);
     host.put("/v1/veths/lan0", json!({"endpoints": ends})).ok();
-    host.settled();
+    host.wait_until_settled();
     let status = |host: &Host| host.get("/v1/namespaces/a").ok()["status"].clone();
     assert_eq!(status(&host)["state"], "in_sync", "{}", status(&host));
     for (family, theirs, i) in [
@@ -538,7 +538,7 @@ impl Link {
 /// addresses, outlive every change of its addresses, in a namespace and on the host, whatever
 /// `promote_secondaries` is.
 #[test]
-fn routes_of_others_outlive_changes_of_addresses() {
+fn foreign_routes_survive_address_changes() {
     for promote in ["0", "1"] {
         let host = Host::started();
         host.put("/v1/namespaces/net0", json!({})).ok();
@@ -550,7 +550,7 @@ fn routes_of_others_outlive_changes_of_addresses() {
             json!({"endpoints": [{"interface": "port", "bridge": "br0"}, {}]}),
         )
         .ok();
-        host.settled();
+        host.wait_until_settled();
         for link in [
             Link {
                 ns: &["-n", "net0"],
@@ -654,7 +654,7 @@ fn routes_of_others_outlive_changes_of_addresses() {
                     json!([])
                 );
             }
-            // What prefers an address goes with that; the rest stays with theirs.
+            // A route that prefers an address goes with it; others stay.
             link.change(&host, &["10.1.0.5/24"]);
             link.change(&host, &[]);
             let left = link.routes(&host).concat();

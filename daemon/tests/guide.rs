@@ -2,8 +2,8 @@
 //! and the answers are those that the guide shows. `NETNSD_WRITE_GUIDE=1 cargo test -p netnsd
 //! --test guide` writes the answers anew.
 //!
-//! What differs from one run to the next (identities, times, MAC addresses, …) is not compared, and
-//! what has not changed otherwise is not written again.
+//! Values that differ from one run to the next (identities, times, MAC addresses, …) are not
+//! compared, and blocks that differ in nothing else are not written again.
 
 mod common;
 
@@ -16,7 +16,7 @@ use std::{
     process::{Child, Stdio},
 };
 
-use common::{Host, has};
+use common::{Host, skip::has};
 use indexmap::IndexMap;
 use nix::{
     sys::signal::{Signal, killpg},
@@ -25,7 +25,7 @@ use nix::{
 use serde::Deserialize;
 use serde_json::Value;
 
-/// How wide a line of JSON in the guide may be.
+/// Largest width of a line of JSON in the guide.
 const WIDTH: usize = 118;
 
 /// Where netnsd's socket is, as the documents say.
@@ -127,7 +127,8 @@ fn shell(host: &Host, script: &str) -> Child {
     command.spawn().unwrap()
 }
 
-/// What a block prints; of a stream that does not end, as many lines as are expected.
+/// Runs a block and returns its output; of a stream that does not end, as many lines as are
+/// expected.
 fn run(host: &Host, functions: &str, script: &str, expected: usize) -> String {
     let mut child = shell(host, &format!("{functions}{script}"));
     let mut printed = String::new();
@@ -248,7 +249,7 @@ fn spread(json: &Json, indent: usize, out: &mut String) {
     write!(out, "\n{:1$}{close}", "", indent).unwrap();
 }
 
-/// How many more characters the last line may have.
+/// Returns the number of characters by which the last line may still grow.
 fn room(text: &str) -> usize {
     WIDTH.saturating_sub(text.rsplit('\n').next().unwrap_or_default().chars().count())
 }
@@ -320,7 +321,7 @@ fn without_identities(text: &str) -> String {
 }
 
 #[test]
-fn the_guide_shows_what_the_daemon_answers() {
+fn guide_shows_real_answers() {
     if !has("curl") {
         return;
     }

@@ -1,4 +1,4 @@
-//! Whose a thing is, and which thing it is: owner tags, aliases of others, names in `/run/netns`.
+//! Ownership and identity: owner tags, foreign aliases, names in `/run/netns`.
 
 mod common;
 
@@ -13,7 +13,7 @@ fn lab(host: &Host) {
     let ends = json!([{"namespace": "net0", "interface": "eth0", "addresses": ["10.1.0.1/24"]},
         {"interface": "port0", "bridge": "br0"}]);
     host.put("/v1/veths/lan0", json!({"endpoints": ends})).ok();
-    host.settled();
+    host.wait_until_settled();
 }
 
 /// Where the lab has links, as arguments of `ip`.
@@ -71,7 +71,7 @@ fn all_in_sync(host: &Host) -> bool {
 }
 
 #[test]
-fn aliases_of_others_change_nothing() {
+fn foreign_alias_changes_nothing() {
     let mut host = Host::started();
     lab(&host);
     let before = events(&host);
@@ -158,7 +158,7 @@ fn legacy_tags_are_replaced_under_traffic() {
 }
 
 #[test]
-fn tags_taken_off_are_put_back_in_place() {
+fn removed_tags_are_restored_in_place() {
     let mut host = Host::started();
     lab(&host);
     let before = identities(&host);
@@ -257,7 +257,7 @@ fn kernel(host: &Host) -> (Vec<String>, String) {
 }
 
 #[test]
-fn own_namespace_of_the_host_is_never_managed() {
+fn host_namespace_is_never_managed() {
     let host = Host::started();
     host.put("/v1/namespaces/net0", json!({})).ok();
     let here = Sleeper::start(&host, &[]);
@@ -367,7 +367,7 @@ fn namespace_has_one_name() {
 }
 
 #[test]
-fn things_of_others_in_run_netns_are_named_and_stay() {
+fn foreign_entries_in_run_netns_stay() {
     let host = Host::started();
     host.put("/v1/namespaces/net0", json!({})).ok();
     host.run(&[
@@ -416,13 +416,13 @@ fn things_of_others_in_run_netns_are_named_and_stay() {
         assert_eq!(item["status"]["observed"]["inode"], 0);
     }
     assert_eq!(names(), before);
-    // What is left when a mount is lost is replaced.
+    // The empty file that a lost mount leaves is replaced.
     host.run(&["sh", "-c", "(umask 777; : >/run/netns/lost)"]);
     host.put("/v1/namespaces/lost", json!({})).ok();
 }
 
 #[test]
-fn recorded_names_that_pin_nothing_any_more() {
+fn recorded_name_without_a_pin_is_recreated() {
     let mut host = Host::started();
     for name in ["file", "link", "dir"] {
         host.put(&format!("/v1/namespaces/{name}"), json!({})).ok();
@@ -461,7 +461,7 @@ fn recorded_names_that_pin_nothing_any_more() {
 
 /// A link in `/run/netns` may lead to another name there, which is unmounted by nobody.
 #[test]
-fn deleting_an_adopted_link_leaves_what_it_leads_to() {
+fn deleting_an_adopted_link_leaves_its_target() {
     let host = Host::started();
     host.run(&["ip", "netns", "add", "theirs"]);
     host.run(&["ln", "-s", "/run/netns/theirs", "/run/netns/link"]);
@@ -472,7 +472,7 @@ fn deleting_an_adopted_link_leaves_what_it_leads_to() {
 }
 
 #[test]
-fn deleting_a_namespace_asks_before_devices_of_others_go() {
+fn foreign_devices_block_namespace_deletion() {
     let host = Host::started();
     lab(&host);
     host.put("/v1/namespaces/net1", json!({})).ok();

@@ -169,7 +169,7 @@ fn write(
 }
 
 #[test]
-fn no_update_is_lost() {
+fn concurrent_updates_are_not_lost() {
     let host = Host::started();
     for i in 0..SHARED {
         host.put(
@@ -227,12 +227,12 @@ fn no_update_is_lost() {
 }
 
 #[test]
-fn idle_slow_and_deaf_clients_are_in_nobodys_way() {
+fn idle_and_slow_clients_do_not_block_others() {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     let wanted = IDLE as u64 + 500;
     if hard < wanted {
-        eprintln!("skipped: this user may open {hard} files only");
-        return;
+        let reason = format!("the hard limit of open files is {hard}");
+        return common::skip::skip_unless_root(&reason);
     }
     setrlimit(Resource::RLIMIT_NOFILE, wanted.max(soft), hard).unwrap();
     let host = Host::started();
@@ -251,7 +251,7 @@ fn idle_slow_and_deaf_clients_are_in_nobodys_way() {
     let slow = std::thread::spawn(move || {
         for byte in b"GET /v1/namespaces/net0 HTTP/1.0\r\n\r\n" {
             slow.write_all(&[*byte]).unwrap();
-            // What is awaited is time itself.
+            // The pause between two bytes is the point of the test.
             std::thread::sleep(Duration::from_millis(20));
         }
         let mut answer = String::new();

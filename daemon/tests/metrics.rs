@@ -1,4 +1,4 @@
-//! What is counted, as Prometheus reads it.
+//! Metrics, as Prometheus reads them.
 
 mod common;
 
@@ -33,7 +33,7 @@ fn value(samples: &[(String, f64)], name: &str) -> f64 {
 }
 
 #[test]
-fn what_happens_is_counted() {
+fn metrics_count_requests_and_changes() {
     let host = Host::started();
     let before = samples(&host);
     host.put("/v1/namespaces/net0", json!({})).ok();

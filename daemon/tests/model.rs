@@ -10,8 +10,9 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 
 use common::{
-    Host, has,
+    Host,
     random::{Random, number},
+    skip::has,
 };
 use netnsd_api::{Kind, sparse};
 use serde_json::{Map, Value, json};
@@ -33,7 +34,7 @@ const KINDS: [(&str, Kind); 3] = [
 /// Where a link is: its namespace, none for the host's, and its name.
 type Place = (Option<String>, String);
 
-/// What others added, and may expect to find again.
+/// Foreign state, which must still be there later.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Added {
     /// An address of a link, whose index tells whether the link is still the same.
@@ -60,7 +61,7 @@ struct World {
     host: Host,
     random: Random,
     added: BTreeSet<Added>,
-    /// What was done since the last quiet moment.
+    /// Operations since the last quiet moment.
     story: Vec<String>,
     /// The MAC address that each link had when it was first seen without one of its own choice.
     macs: BTreeMap<String, Value>,
@@ -77,7 +78,7 @@ const SYSCTLS: [&str; 5] = [
     "net.ipv6.conf.default.accept_ra",
 ];
 
-/// What the kernel says of one namespace.
+/// Kernel state of one namespace.
 struct Seen {
     identity: Identity,
     links: BTreeMap<String, Value>,
@@ -498,7 +499,7 @@ impl World {
                 _ => format!("{ip} link set {name} down && {ip} link set {name} name gone"),
             }
         };
-        // What hung on it may go along, and what it does may not be possible by now.
+        // Dependents may be deleted with it, and the operation may have become impossible.
         self.host.sh(&line);
         self.story.push(line);
         self.lose();
@@ -622,7 +623,7 @@ impl World {
         self.lose();
     }
 
-    /// What others added need not be there any more where what it hung on was broken.
+    /// Forgets foreign state that depended on broken state: it may be gone.
     fn lose(&mut self) {
         if !self.added.is_empty() {
             let seen = self.look();
@@ -695,7 +696,7 @@ impl World {
         seen
     }
 
-    /// What must be there, by rules that know nothing of how netnsd works.
+    /// Asserts the expected state, by rules that know nothing of how netnsd works.
     fn oracle(
         &mut self,
         recorded: &Value,
@@ -927,7 +928,7 @@ impl World {
             }
             (found, clean)
         };
-        // What is done is noted a moment later.
+        // The status is recorded a moment after the operation.
         let excused = self.host.get("/v1/ready").json["states"]["conflict"] != 0;
         self.host
             .until("what is done is noted", || read().1 || excused);
@@ -1114,7 +1115,7 @@ fn is_there(added: &Added, seen: &Views) -> bool {
     }
 }
 
-/// Whether what was found has all that was sent; what is at its default may be left out.
+/// Returns true if `found` has everything that was sent; defaults may be left out.
 fn includes(found: &Value, sent: &Value) -> bool {
     match (found, sent) {
         (Value::Object(found), Value::Object(sent)) => sent.iter().all(|(key, sent)| {
@@ -1160,7 +1161,7 @@ fn play(seed: u64, sequences: u64) -> u64 {
         }
         for _ in 0..=world.random.below(4) {
             world.step();
-            // What was added to a link that was made anew is gone with it.
+            // Additions to a link that was recreated are gone with it.
             let hangs = |added: &Added| {
                 matches!(
                     added,
@@ -1216,7 +1217,7 @@ fn play(seed: u64, sequences: u64) -> u64 {
 }
 
 #[test]
-fn the_kernel_shows_what_is_recorded_whatever_happens() {
+fn random_operations_leave_kernel_as_recorded() {
     if !["ip", "sqlite3", "stat"].into_iter().all(has) {
         return;
     }

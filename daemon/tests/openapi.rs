@@ -175,7 +175,7 @@ fn asked() -> Vec<(&'static str, &'static str, String, Value)> {
     all
 }
 
-/// What the daemon answers to each.
+/// Returns the daemon's answer to each.
 fn answers() -> BTreeMap<String, Value> {
     let host = Host::started();
     let mut sleeper: Option<std::process::Child> = None;
@@ -282,8 +282,8 @@ fn misfit(value: &Value, schema: &Value, root: &Value) -> Option<String> {
 }
 
 #[test]
-fn answers_are_as_their_schemas_say() {
-    if !common::has("ip") {
+fn answers_match_their_schemas() {
+    if !common::skip::has("ip") {
         return;
     }
     let openapi: Value = serde_json::from_str(&netnsd::http::openapi().to_json().unwrap()).unwrap();
@@ -315,7 +315,7 @@ fn answers_are_as_their_schemas_say() {
             "{id}: {misfits:?}\n{answer}"
         );
     }
-    // What is read can be put back: a request's schema says so of what answers have beside.
+    // An answer can be put back: a request's schema allows the fields that only answers have.
     let schemas = &openapi["components"]["schemas"];
     for kind in ["Namespace", "Bridge", "Veth"] {
         let fields = |of: &str| -> BTreeSet<String> {
@@ -351,8 +351,8 @@ fn places(value: &Value, at: &str, found: &mut BTreeSet<String>) {
 }
 
 #[test]
-fn the_examples_are_what_the_daemon_answers() {
-    if !common::has("ip") {
+fn examples_match_real_answers() {
+    if !common::skip::has("ip") {
         return;
     }
     let path = root().join("daemon/src/http/openapi/answers.json");
@@ -402,7 +402,7 @@ fn the_examples_are_what_the_daemon_answers() {
 }
 
 #[test]
-fn openapi_yaml_is_not_stale() {
+fn openapi_yaml_is_current() {
     let path = root().join("openapi.yaml");
     let now = netnsd::http::openapi().to_yaml().unwrap();
     if writes() {

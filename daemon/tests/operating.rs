@@ -15,7 +15,7 @@ use std::{
     process::{Command, Output},
 };
 
-use common::{Host, NETNSD, clean, has, same};
+use common::{Host, NETNSD, clear_daemon_environment, same, skip::has};
 use serde_json::json;
 
 fn document() -> String {
@@ -37,11 +37,11 @@ fn code(text: &str) -> Vec<&str> {
 }
 
 #[test]
-fn the_table_of_settings_is_complete() {
+fn settings_table_is_complete() {
     let document = document();
     let rows = table(&document, "Settings");
     let mut command = Command::new(NETNSD);
-    clean(&mut command);
+    clear_daemon_environment(&mut command);
     let help = String::from_utf8(command.arg("--help").output().unwrap().stdout).unwrap();
     let flags: Vec<&str> = help
         .lines()
@@ -80,7 +80,7 @@ fn the_table_of_settings_is_complete() {
 }
 
 #[test]
-fn the_example_of_a_configuration_can_be_read() {
+fn documented_configuration_is_valid() {
     let document = document();
     let toml = document
         .split("```toml\n")
@@ -110,9 +110,9 @@ fn the_example_of_a_configuration_can_be_read() {
 }
 
 #[test]
-fn each_metric_is_explained() {
+fn every_metric_is_documented() {
     let host = Host::started();
-    // What never happened is not told.
+    // Counters of things that never happened are absent.
     host.put("/v1/namespaces/net0", json!({})).ok();
     let mut stream = UnixStream::connect(host.socket()).unwrap();
     write!(
@@ -142,7 +142,7 @@ fn each_metric_is_explained() {
     );
 }
 
-/// Whether a text is what a pattern says, whose `…` stand for anything.
+/// Returns true if a text matches a pattern, in which `…` stands for anything.
 fn is(text: &str, pattern: &str) -> bool {
     let (first, rest) = pattern.split_once('…').unwrap_or((pattern, ""));
     let Some(mut text) = text.strip_prefix(first) else {
@@ -158,7 +158,7 @@ fn is(text: &str, pattern: &str) -> bool {
 }
 
 #[test]
-fn each_sentence_that_it_may_not_start_with_is_explained() {
+fn every_start_failure_is_documented() {
     let document = document();
     let patterns: Vec<&str> = table(&document, "It does not start")
         .iter()
@@ -220,7 +220,7 @@ fn each_sentence_that_it_may_not_start_with_is_explained() {
     }
     let plainly = || {
         let mut command = host.sandbox.command(NETNSD).unwrap();
-        clean(&mut command);
+        clear_daemon_environment(&mut command);
         command
     };
     explained(plainly().args(["--state-dir", ""]).output().unwrap());
@@ -243,7 +243,7 @@ fn each_sentence_that_it_may_not_start_with_is_explained() {
         command = Command::new("setpriv");
         command.args(["--bounding-set=-all", NETNSD]);
     }
-    clean(&mut command);
+    clear_daemon_environment(&mut command);
     explained(
         command
             .arg("--state-dir")
@@ -324,7 +324,7 @@ fn change(host: &Host) {
         .ok();
 }
 
-/// What a network is made of, as `ip` sees it.
+/// Returns the links and addresses of the network, as `ip` sees them.
 fn links(host: &Host) -> Vec<String> {
     let names = host.run(&["ip", "netns", "list"]);
     let names: Vec<&str> = names
@@ -343,7 +343,7 @@ fn links(host: &Host) -> Vec<String> {
 }
 
 #[test]
-fn the_intent_is_restored_while_it_runs() {
+fn document_restores_the_network_at_runtime() {
     let host = Host::started();
     let before = network(&host);
     let yaml = host.run(&[
@@ -354,8 +354,7 @@ fn the_intent_is_restored_while_it_runs() {
         host.socket().to_str().unwrap(),
     ]);
     if yaml.is_empty() {
-        eprintln!("skipped: curl is not installed");
-        return;
+        return common::skip::skip("curl is not installed");
     }
     change(&host);
     assert_ne!(before, links(&host));
@@ -397,7 +396,7 @@ fn restore(host: &Host, backup: &Path) {
 }
 
 #[test]
-fn the_database_is_restored() {
+fn backup_restores_the_database() {
     let mut host = Host::started();
     let before = network(&host);
     let live = host.dir().join("live.db");

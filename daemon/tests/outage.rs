@@ -1,5 +1,4 @@
-//! What a repair is for those who use the network: packets come through again at once, because MAC
-//! addresses last.
+//! Outages: after a repair packets come through again at once, because MAC addresses last.
 
 mod common;
 
@@ -197,7 +196,7 @@ fn make_pair(host: &Host, name: &str, number: u32) {
 }
 
 #[test]
-fn ports_that_come_and_go_cost_others_no_packet() {
+fn changing_ports_cost_other_ports_no_packet() {
     let host = Host::started();
     make_bridge(&host);
     let mac = bridge_mac(&host);
@@ -242,14 +241,14 @@ fn ports_that_come_and_go_cost_others_no_packet() {
 
 #[test]
 fn repaired_network_carries_packets_at_once() {
-    // How long it may take on a machine that is busy with other things. Neighbour caches are warm:
-    // a wrong entry would last for 20 s and more.
+    // A bound for a busy machine. Neighbour caches are warm: a wrong entry would last for 20 s and
+    // more.
     const BOUND: Duration = Duration::from_secs(15);
     let mut host = Host::started();
     make_bridge(&host);
     make_host(&host, "net0", 1);
     make_host(&host, "far", 9);
-    host.settled();
+    host.wait_until_settled();
     let whole = macs(&host, &["net0", "far"]);
     let targets = ["10.1.0.1", "fd00:1::1", "10.1.0.254", "fd00:1::fe"];
     let pingers = targets.map(|address| Pinger::start(&host, "far", address));
@@ -332,12 +331,12 @@ fn repaired_network_carries_packets_at_once() {
 
 /// A neighbour entry that is wrong is put right by who was made again, and not by its expiry.
 #[test]
-fn remade_link_announces_its_addresses() {
+fn recreated_link_announces_its_addresses() {
     let host = Host::started();
     make_bridge(&host);
     make_host(&host, "net0", 1);
     make_host(&host, "far", 9);
-    host.settled();
+    host.wait_until_settled();
     let right = host.ip(&["-n", "net0", "link", "show", "eth0"])[0]["address"].clone();
     for damage in [
         "ip link del p-net0",
@@ -370,7 +369,7 @@ fn remade_link_announces_its_addresses() {
 }
 
 #[test]
-fn mac_set_and_taken_back_is_the_one_before() {
+fn unset_mac_is_the_one_before() {
     let mut host = Host::started();
     make_bridge(&host);
     make_host(&host, "net0", 1);
@@ -411,8 +410,8 @@ fn mac_set_and_taken_back_is_the_one_before() {
     assert_eq!(macs(&host, &["net0"]), whole);
 }
 
-/// What a netnsd from before addresses were recorded left: its database, links with addresses of
-/// the kernel's choice, and a bridge that has the lowest of its ports.
+/// Restores the state that a netnsd from before addresses were recorded left: its database, links
+/// with addresses of the kernel's choice, and a bridge that has the lowest of its ports.
 fn make_old(host: &Host) {
     let database = host.state_dir().join("netnsd.db");
     host.run(&[
@@ -458,7 +457,7 @@ fn make_old(host: &Host) {
 
 #[test]
 fn upgrade_keeps_addresses_and_pins_the_bridge() {
-    if !common::has("sqlite3") {
+    if !common::skip::has("sqlite3") {
         return;
     }
     let mut host = Host::started();

@@ -22,7 +22,7 @@ fn host() -> Host {
         json!({"namespaces": spaces, "bridges": [], "veths": [pair(0), pair(1)]}),
     )
     .ok();
-    host.settled();
+    host.wait_until_settled();
     host
 }
 
@@ -47,7 +47,7 @@ fn refused(host: &Host, body: Value, pointer: &str) -> String {
 }
 
 #[test]
-fn a_link_local_address_is_pinged_by_its_interface() {
+fn link_local_ping_uses_its_interface() {
     let host = host();
     for i in [0, 1] {
         // Only behind that one.
@@ -74,7 +74,7 @@ fn a_link_local_address_is_pinged_by_its_interface() {
             {"namespace": other, "interface": "eth0", "addresses": [format!("10.0.{}.2/24", 1 - i), "fe80::77/64"]}]}),
         )
         .ok();
-        host.settled();
+        host.wait_until_settled();
     }
     let detail = refused(&host, json!({"address": "fe80::77"}), "/address");
     assert!(
@@ -93,7 +93,7 @@ fn a_link_local_address_is_pinged_by_its_interface() {
 }
 
 #[test]
-fn other_addresses_are_pinged_by_the_interface_too() {
+fn ping_uses_the_named_interface() {
     let host = host();
     answered(&host, json!({"address": "10.0.1.2", "interface": "eth1"}));
     let lost = host
@@ -107,7 +107,7 @@ fn other_addresses_are_pinged_by_the_interface_too() {
 }
 
 #[test]
-fn what_cannot_be_is_told_with_its_field() {
+fn invalid_ping_is_refused_with_its_field() {
     let host = host();
     let detail = refused(&host, json!({"address": "fe80::77%eth9"}), "/address");
     assert!(

@@ -1,4 +1,4 @@
-//! How the daemon starts, refuses to, and ends.
+//! Start of the daemon, refusals to start, and its end.
 
 #![allow(
     unsafe_code,
@@ -15,13 +15,13 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use common::{Host, NETNSD, clean};
+use common::{Host, NETNSD, clear_daemon_environment};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
 fn netnsd(arguments: &[&str]) -> Output {
     let mut command = Command::new(NETNSD);
-    clean(&mut command);
+    clear_daemon_environment(&mut command);
     command.args(arguments).output().unwrap()
 }
 
@@ -33,7 +33,7 @@ fn sentence(output: &Output) -> String {
 }
 
 #[test]
-fn wrong_settings_stop_it_with_a_sentence() {
+fn wrong_option_stops_the_start() {
     for (arguments, parts) in [
         (
             vec!["--listen", "nonsense"],
@@ -69,7 +69,7 @@ fn wrong_settings_stop_it_with_a_sentence() {
 }
 
 #[test]
-fn wrong_settings_in_the_environment_and_the_file_too() {
+fn wrong_environment_or_file_stops_the_start() {
     let host = Host::new();
     let output = host
         .netnsd()
@@ -84,7 +84,7 @@ fn wrong_settings_in_the_environment_and_the_file_too() {
 }
 
 #[test]
-fn a_token_file_that_is_not_there_is_named() {
+fn missing_token_file_is_named() {
     let host = Host::new();
     let output = host
         .netnsd()
@@ -96,13 +96,13 @@ fn a_token_file_that_is_not_there_is_named() {
 }
 
 #[test]
-fn without_capabilities_it_says_which_are_missing() {
+fn missing_capabilities_are_named() {
     let mut command = Command::new(NETNSD);
-    clean(&mut command);
+    clear_daemon_environment(&mut command);
     if nix::unistd::geteuid().is_root() {
         // Root as well has only those that the bounding set lets through.
         command = Command::new("setpriv");
-        clean(&mut command);
+        clear_daemon_environment(&mut command);
         command.args(["--bounding-set=-all", NETNSD]);
     }
     let output = command
@@ -118,7 +118,7 @@ fn without_capabilities_it_says_which_are_missing() {
 }
 
 #[test]
-fn a_second_daemon_on_the_same_state_directory_is_refused() {
+fn second_daemon_on_state_directory_is_refused() {
     let host = Host::started();
     let other = host.dir().join("other.sock");
     let output = host
@@ -134,7 +134,7 @@ fn a_second_daemon_on_the_same_state_directory_is_refused() {
 }
 
 #[test]
-fn a_socket_that_is_served_is_not_taken() {
+fn socket_in_use_is_not_taken() {
     let host = Host::started();
     let output = host
         .netnsd_with(&host.dir().join("two"), &host.socket())
@@ -145,7 +145,7 @@ fn a_socket_that_is_served_is_not_taken() {
 }
 
 #[test]
-fn only_its_user_may_open_what_it_makes() {
+fn created_files_are_private() {
     let host = Host::started();
     let mode = |path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(
@@ -253,7 +253,7 @@ fn removed_or_replaced_database_refuses_writes() {
 }
 
 #[test]
-fn lost_write_ahead_log_is_told_at_the_start() {
+fn lost_write_ahead_log_is_reported_at_start() {
     let mut host = Host::started();
     let ends = json!([{"namespace": "net0", "interface": "eth0"}, {"interface": "port0", "bridge": "br0"}]);
     let document = json!({"namespaces": [{"name": "net0"}], "bridges": [{"name": "br0"}],
@@ -279,7 +279,7 @@ fn lost_write_ahead_log_is_told_at_the_start() {
 }
 
 #[test]
-fn a_signal_ends_it_in_order() {
+fn signal_ends_the_daemon_in_order() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let mut host = Host::started();
         assert!(host.end_by(signal).success(), "{}", host.log());
@@ -289,7 +289,7 @@ fn a_signal_ends_it_in_order() {
 }
 
 #[test]
-fn after_a_crash_it_starts_again() {
+fn daemon_starts_after_a_crash() {
     let mut host = Host::started();
     host.kill9();
     assert!(host.socket().exists());
@@ -299,7 +299,7 @@ fn after_a_crash_it_starts_again() {
 }
 
 #[test]
-fn it_answers_on_its_socket() {
+fn daemon_answers_on_its_socket() {
     let host = Host::started();
     let mut stream = UnixStream::connect(host.socket()).unwrap();
     write!(
@@ -313,13 +313,13 @@ fn it_answers_on_its_socket() {
 }
 
 #[test]
-fn a_socket_of_the_service_manager_is_served() {
+fn passed_socket_is_served() {
     let mut host = Host::new();
     let handed_over =
         std::os::unix::net::UnixListener::bind(host.dir().join("activated.sock")).unwrap();
     // LISTEN_PID must be the daemon's own: a shell that becomes the daemon knows it.
     let mut command = host.sandbox.command("/bin/sh").unwrap();
-    clean(&mut command);
+    clear_daemon_environment(&mut command);
     command
         .args([
             "-c",

@@ -49,7 +49,7 @@ fn pair(namespace: &str, addresses: &[&str]) -> Value {
 }
 
 #[test]
-fn ipv6_off_beside_ipv6_addresses_is_refused() {
+fn disabled_ipv6_with_addresses_is_refused() {
     let host = Host::started();
     host.put("/v1/namespaces/a", json!({})).ok();
     host.put("/v1/veths/p", pair("a", &["10.0.0.1/24", "fd00::1/64"]))
@@ -82,7 +82,7 @@ fn ipv6_off_beside_ipv6_addresses_is_refused() {
 }
 
 #[test]
-fn ipv6_on_for_one_interface_goes_before_all() {
+fn ipv6_per_interface_overrides_all() {
     let mut host = Host::started();
     let key = |place: &str| format!("net.ipv6.conf.{place}.disable_ipv6");
     let sysctls = json!({key("all"): 1, key("default"): 1, key("eth0"): 0});
@@ -119,7 +119,7 @@ fn ipv6_on_for_one_interface_goes_before_all() {
 }
 
 #[test]
-fn default_reaches_own_links_in_any_order() {
+fn sysctl_default_reaches_own_links() {
     let mut host = Host::started();
     let asked = json!({"sysctls": {"net.ipv6.conf.default.accept_ra": 0, "net.ipv4.conf.default.rp_filter": 2}});
     host.put("/v1/namespaces/before", asked.clone()).ok();
@@ -186,7 +186,7 @@ fn ipv6_mtu_survives_the_carrier() {
             json!({"namespaces": [namespace], "veths": [veth]}),
         )
         .ok();
-        host.settled();
+        host.wait_until_settled();
         host.until(&format!("it is 1400 in round {round}"), || {
             read(&host, "a", "ipv6/conf/eth0/mtu") == "1400"
         });
@@ -217,7 +217,7 @@ const FAMILY: [&str; 14] = [
 ];
 
 #[test]
-fn sysctls_that_change_each_other_do_not_depend_on_the_way() {
+fn coupled_sysctls_are_order_independent() {
     let host = Host::started();
     let others = ["ipv4/conf/all/forwarding", "ipv6/conf/eth0/accept_ra"];
     let values = |namespace: &str| -> BTreeMap<&str, String> {
@@ -279,7 +279,7 @@ fn sysctls_that_change_each_other_do_not_depend_on_the_way() {
 }
 
 #[test]
-fn refused_sysctls_say_what_would_be_right() {
+fn refused_sysctl_names_valid_values() {
     let host = Host::started();
     host.put("/v1/namespaces/a", json!({})).ok();
     let refused = |key: &str, words: &str| {

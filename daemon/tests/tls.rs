@@ -4,7 +4,7 @@ mod common;
 
 use std::{fs, io::BufRead, path::Path};
 
-use common::{Host, has};
+use common::{Host, skip::has};
 use nix::sys::signal::Signal;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -51,7 +51,7 @@ impl Authority {
 }
 
 #[test]
-fn certificates_let_in_and_are_read_anew() {
+fn client_certificates_are_reloaded() {
     if !has("curl") {
         return;
     }
@@ -171,7 +171,7 @@ fn certificates_let_in_and_are_read_anew() {
 /// The lines of `docs/remote.md`, as they stand there but for where things are, and who starts the
 /// daemon.
 #[test]
-fn from_another_machine_as_the_document_says() {
+fn documented_remote_setup_works() {
     if !has("curl") || !has("openssl") {
         return;
     }
@@ -228,7 +228,7 @@ fn from_another_machine_as_the_document_says() {
 }
 
 #[test]
-fn without_tls_nothing_beyond_loopback() {
+fn without_tls_only_loopback_is_served() {
     let host = Host::new();
     fs::write(host.dir().join("token"), "secret\n").unwrap();
     let token = host.dir().join("token");

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Host, has, same};
+use common::{Host, same, skip::has};
 use serde_json::{Value, json};
 
 const PATH: &str = "/v1/topology";
@@ -53,7 +53,7 @@ fn apply(host: &Host, yaml: &str) -> Value {
 }
 
 #[test]
-fn a_document_makes_a_network_that_talks_and_comes_back_from_get() {
+fn document_makes_a_network_and_round_trips() {
     let host = Host::started();
     assert_eq!(counts(&apply(&host, LAB)), [6, 0, 0, 0]);
     let reply = host
@@ -63,7 +63,7 @@ fn a_document_makes_a_network_that_talks_and_comes_back_from_get() {
         )
         .ok();
     assert_eq!(reply["received"], 1, "{reply}");
-    // What GET gives, in both forms, changes nothing.
+    // Putting back an answer of GET, in both forms, changes nothing.
     let exported = host.get(PATH).ok();
     assert_eq!(
         exported["bridges"],
@@ -77,14 +77,14 @@ fn a_document_makes_a_network_that_talks_and_comes_back_from_get() {
     assert_eq!(counts(&host.put(PATH, exported).ok()), [0, 0, 0, 6]);
     let (head, yaml) = host.whole("GET", PATH, &YAML, "");
     assert!(head.contains("content-type: application/yaml"), "{head}");
-    host.settled();
+    host.wait_until_settled();
     let before = host.kernel();
     assert_eq!(counts(&apply(&host, &yaml)), [0, 0, 0, 6], "{yaml}");
     same(&before, &host.kernel());
 }
 
 #[test]
-fn put_deletes_what_it_does_not_name_and_patch_does_not() {
+fn put_deletes_unnamed_and_patch_does_not() {
     let host = Host::started();
     apply(&host, LAB);
     let one = json!({"namespaces": [{"name": "left"}, {"name": "new"}]});
@@ -103,7 +103,7 @@ fn put_deletes_what_it_does_not_name_and_patch_does_not() {
 }
 
 #[test]
-fn labels_narrow_what_is_meant() {
+fn label_selector_limits_a_document() {
     let host = Host::started();
     apply(&host, LAB);
     let one = host.get("/v1/topology?label=lab=one").ok();
@@ -137,10 +137,10 @@ fn labels_narrow_what_is_meant() {
 }
 
 #[test]
-fn what_the_kernel_refuses_half_way_leaves_everything_as_it_was() {
+fn refused_document_is_rolled_back() {
     let host = Host::started();
     apply(&host, LAB);
-    host.settled();
+    host.wait_until_settled();
     let (kernel, recorded) = (host.kernel(), host.get(PATH).ok());
     // Everything is made anew elsewhere, then the kernel refuses a value.
     let bad = LAB
@@ -148,7 +148,7 @@ fn what_the_kernel_refuses_half_way_leaves_everything_as_it_was() {
         .replace("10.2", "10.3");
     host.raw("PUT", PATH, &YAML, bad.clone().into_bytes())
         .refused(422, "kernel_rejected", None);
-    host.settled();
+    host.wait_until_settled();
     same(&kernel, &host.kernel());
     assert_eq!(host.get(PATH).ok(), recorded);
     // The same followed line by line: the problem is the last one.
@@ -167,12 +167,12 @@ fn what_the_kernel_refuses_half_way_leaves_everything_as_it_was() {
         (Some("kernel_rejected"), true),
         "{body}"
     );
-    host.settled();
+    host.wait_until_settled();
     same(&kernel, &host.kernel());
 }
 
 #[test]
-fn progress_is_told_while_the_engine_works() {
+fn progress_is_reported_during_a_write() {
     use std::io::{BufRead, Read};
     let host = Host::started();
     let namespaces: Vec<Value> = (0..500)
@@ -222,7 +222,7 @@ fn progress_is_told_while_the_engine_works() {
 }
 
 #[test]
-fn a_document_is_followed_line_by_line() {
+fn document_progress_comes_line_by_line() {
     let host = Host::started();
     let follow = |yaml: &str| {
         let headers = [
@@ -256,7 +256,7 @@ fn a_document_is_followed_line_by_line() {
     );
     let (_, lines) = follow(LAB);
     assert_eq!((lines.len(), counts(&lines[0])), (1, [0, 0, 0, 6]));
-    // What is refused before anything is done is an answer like any other.
+    // A refusal before anything is done is an answer like any other.
     let (head, _) = follow("bridges: [{name: br9, namespace: nowhere}]");
     assert!(
         head.starts_with("HTTP/1.0 422") && head.contains("application/problem+json"),
@@ -265,7 +265,7 @@ fn a_document_is_followed_line_by_line() {
 }
 
 #[test]
-fn a_dry_run_changes_nothing() {
+fn dry_run_of_a_document_changes_nothing() {
     let host = Host::started();
     let before = host.kernel();
     let answer = host
@@ -281,7 +281,7 @@ fn a_dry_run_changes_nothing() {
 }
 
 #[test]
-fn mistakes_are_told_with_their_place() {
+fn document_errors_name_their_place() {
     let host = Host::started();
     for (document, code, pointer) in [
         (
@@ -355,7 +355,7 @@ fn mistakes_are_told_with_their_place() {
 }
 
 #[test]
-fn a_document_larger_than_other_bodies_passes() {
+fn document_may_be_larger_than_other_bodies() {
     let host = Host::started();
     // 1,200 resources in some 1.6 MiB, most of it labels.
     let label = "x".repeat(1000);
@@ -383,7 +383,7 @@ fn a_document_larger_than_other_bodies_passes() {
 }
 
 #[test]
-fn a_topology_survives_a_reboot() {
+fn topology_survives_a_reboot() {
     let mut host = Host::started();
     apply(&host, LAB);
     let before = host.get(PATH).ok();
@@ -402,7 +402,7 @@ fn a_topology_survives_a_reboot() {
 /// neighbours by its link-local address, which the kernel keeps back for a second or two while it
 /// looks for duplicates.
 #[test]
-fn the_first_ipv6_packet_through_a_router_arrives() {
+fn first_ipv6_packet_through_a_router_arrives() {
     if !has("ping") {
         return;
     }

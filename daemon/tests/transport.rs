@@ -26,7 +26,7 @@ fn send(host: &Host, request: &str, ends: bool) -> String {
 }
 
 #[test]
-fn client_that_ends_its_side_is_answered() {
+fn half_closed_client_is_answered() {
     let host = Host::started();
     host.put("/v1/namespaces/net0", json!({})).ok();
     for _ in 0..50 {
@@ -56,7 +56,7 @@ fn client_that_ends_its_side_is_answered() {
 }
 
 #[test]
-fn request_is_answered_as_a_shell_wants_it() {
+fn shell_clients_get_readable_answers() {
     let host = Host::started();
     let plain = |request: &str| {
         send(
@@ -112,7 +112,7 @@ fn request_is_answered_as_a_shell_wants_it() {
 }
 
 #[test]
-fn json_patch_changes_one_thing() {
+fn json_patch_changes_one_field() {
     let host = Host::started();
     let path = "/v1/bridges/br0";
     host.put(path, json!({"addresses": ["10.0.0.1/24"]})).ok();
@@ -261,7 +261,7 @@ fn closed(mut stream: &UnixStream, start: Instant) -> Duration {
 }
 
 #[test]
-fn connection_without_request_is_closed() {
+fn idle_connection_is_closed() {
     let host = Host::started();
     let start = Instant::now();
     let open = |text: &str| {
@@ -284,7 +284,7 @@ fn connection_without_request_is_closed() {
 }
 
 #[test]
-fn stuck_client_is_cut_off_and_quiet_one_is_not() {
+fn stuck_client_is_closed_and_quiet_one_kept() {
     let host = Host::started();
     let connect = || {
         let stream = UnixStream::connect(host.socket()).unwrap();
@@ -331,7 +331,7 @@ fn stuck_client_is_cut_off_and_quiet_one_is_not() {
 }
 
 #[test]
-fn stop_ends_whatever_is_under_way() {
+fn stop_ends_running_requests() {
     let mut host = Host::started();
     let open = |text: &str| {
         let mut stream = UnixStream::connect(host.socket()).unwrap();

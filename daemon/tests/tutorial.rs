@@ -1,5 +1,5 @@
-//! What a namespace tutorial shows, by HTTP alone; judged by `ip -j`, `bridge -j`, `/proc` and real
-//! pings.
+//! The steps of a namespace tutorial by HTTP alone, checked by `ip -j`, `bridge -j`, `/proc` and
+//! real pings.
 
 mod common;
 
@@ -35,7 +35,7 @@ fn names(list: &Value, key: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_namespace_is_made_listed_and_entered() {
+fn namespace_is_created_listed_and_entered() {
     let host = Host::started();
     host.put("/v1/namespaces/net0", json!({"labels": {"team": "lab"}}))
         .ok();
@@ -58,7 +58,7 @@ fn a_namespace_is_made_listed_and_entered() {
 }
 
 #[test]
-fn a_netnsid_is_set() {
+fn netnsid_is_set() {
     let host = Host::started();
     host.put("/v1/namespaces/net0", json!({"netnsid": 100}))
         .ok();
@@ -137,7 +137,7 @@ fn processes_are_identified_and_listed() {
 }
 
 #[test]
-fn commands_run_in_one_namespace_and_in_all() {
+fn commands_run_in_one_and_all_namespaces() {
     let host = Host::started();
     for name in ["net0", "net1"] {
         host.put(&format!("/v1/namespaces/{name}"), json!({})).ok();
@@ -173,7 +173,7 @@ fn commands_run_in_one_namespace_and_in_all() {
 }
 
 #[test]
-fn loopback_is_up_unless_it_is_not_wanted() {
+fn loopback_is_up_unless_disabled() {
     let host = Host::started();
     host.put("/v1/namespaces/net0", json!({})).ok();
     host.put("/v1/namespaces/net1", json!({"loopback": false}))
@@ -184,7 +184,7 @@ fn loopback_is_up_unless_it_is_not_wanted() {
 }
 
 #[test]
-fn a_new_namespace_reaches_nobody() {
+fn new_namespace_is_isolated() {
     let host = Host::started();
     joined(&host);
     host.put("/v1/namespaces/alone", json!({})).ok();
@@ -194,7 +194,7 @@ fn a_new_namespace_reaches_nobody() {
 }
 
 #[test]
-fn pairs_are_named_or_name_themselves() {
+fn pair_names_are_given_or_generated() {
     let host = Host::started();
     let automatic = host.post("/v1/veths", json!({}));
     assert_eq!(
@@ -240,7 +240,7 @@ fn pairs_are_named_or_name_themselves() {
 }
 
 #[test]
-fn an_end_is_moved_while_it_exists() {
+fn existing_endpoint_is_moved() {
     let host = Host::started();
     host.put("/v1/namespaces/netns0", json!({})).ok();
     let ends = json!([{"interface": "veth0", "addresses": ["10.1.1.1/24"]}, {"interface": "veth1", "addresses": ["10.1.1.2/24"]}]);
@@ -264,7 +264,7 @@ fn an_end_is_moved_while_it_exists() {
 }
 
 #[test]
-fn a_pair_carries_packets_of_both_families() {
+fn pair_carries_ipv4_and_ipv6() {
     let host = Host::started();
     joined(&host);
     assert!(pings(&host, "net0", "10.1.1.2") && pings(&host, "net1", "fd00:1::1"));
@@ -292,7 +292,7 @@ fn deleting_a_pair_deletes_both_ends() {
 }
 
 #[test]
-fn one_end_up_alone_is_not_ready() {
+fn pair_with_one_end_up_is_not_ready() {
     let host = Host::started();
     let ends = json!([{"interface": "veth0"}, {"interface": "veth1", "up": false}]);
     let made = host.put("/v1/veths/pair", json!({"endpoints": ends})).ok();
@@ -331,7 +331,7 @@ fn one_end_up_alone_is_not_ready() {
 }
 
 #[test]
-fn a_bridge_has_every_setting_that_brctl_knows() {
+fn bridge_has_every_brctl_setting() {
     let host = Host::started();
     host.put(
         "/v1/bridges/br0",
@@ -406,7 +406,7 @@ fn a_bridge_has_every_setting_that_brctl_knows() {
         host.get("/v1/bridges/br0").ok()["status"]["observed"]["ports"][0]["interface"],
         "port0"
     );
-    // What is no longer asked for goes back to the kernel's default.
+    // A setting that is no longer requested goes back to the kernel's default.
     host.put("/v1/bridges/br0", json!({"stp": true})).ok();
     let data = host.ip(&["-d", "link", "show", "br0"])[0]["linkinfo"]["info_data"].clone();
     assert_eq!(
@@ -428,7 +428,7 @@ fn a_bridge_has_every_setting_that_brctl_knows() {
 }
 
 #[test]
-fn three_namespaces_on_a_bridge_talk_and_it_learns_them() {
+fn bridge_connects_and_learns_three_namespaces() {
     let host = Host::started();
     host.put(
         "/v1/bridges/br0",
@@ -476,7 +476,7 @@ fn three_namespaces_on_a_bridge_talk_and_it_learns_them() {
 }
 
 #[test]
-fn a_router_namespace_forwards_between_two_subnets() {
+fn router_namespace_forwards_between_subnets() {
     let host = Host::started();
     let forward = json!({"net.ipv4.ip_forward": 1, "net.ipv6.conf.all.forwarding": "1"});
     host.put("/v1/namespaces/router", json!({"sysctls": forward}))
@@ -509,7 +509,7 @@ fn a_router_namespace_forwards_between_two_subnets() {
 }
 
 #[test]
-fn routes_and_neighbours_of_every_sort() {
+fn every_route_and_neighbour_type_is_created() {
     let host = Host::started();
     joined(&host);
     let routes = json!([
@@ -589,7 +589,7 @@ fn routes_and_neighbours_of_every_sort() {
 }
 
 #[test]
-fn a_command_sees_its_namespaces_resolv_conf() {
+fn command_sees_its_resolv_conf() {
     let host = Host::started();
     let dns = json!({"nameservers": ["10.1.1.53", "fd00::53"], "search": ["lab.example"], "options": ["ndots:2"]});
     host.put("/v1/namespaces/net0", json!({"dns": dns})).ok();
@@ -611,7 +611,7 @@ fn a_command_sees_its_namespaces_resolv_conf() {
 }
 
 #[test]
-fn a_process_namespace_is_attached() {
+fn process_namespace_is_attached() {
     let host = Host::started();
     let mut holder = host.spawn(&["unshare", "--net", "sleep", "1000"]);
     host.until("it has a namespace of its own", || {
@@ -643,7 +643,7 @@ fn a_process_namespace_is_attached() {
 }
 
 #[test]
-fn deleting_leaves_nothing() {
+fn deletion_leaves_nothing() {
     let host = Host::started();
     host.put(
         "/v1/namespaces/net0",
@@ -723,7 +723,7 @@ fn everything_works(host: &Host) {
 }
 
 #[test]
-fn a_reboot_brings_it_back_before_ready() {
+fn reboot_restores_the_network_before_ready() {
     let mut host = Host::started();
     everything(&host);
     everything_works(&host);
@@ -734,13 +734,13 @@ fn a_reboot_brings_it_back_before_ready() {
 }
 
 #[test]
-fn a_restart_loses_no_packet_and_does_nothing() {
-    if !common::has("ping") {
+fn restart_loses_no_packet_and_changes_nothing() {
+    if !common::skip::has("ping") {
         return;
     }
     let mut host = Host::started();
     everything(&host);
-    host.settled();
+    host.wait_until_settled();
     let before = host.kernel();
     let ping = host.spawn_ping("net0", "10.1.1.2", 5);
     host.until("it pings", || ping.received() >= 20);

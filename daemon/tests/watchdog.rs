@@ -33,7 +33,7 @@ impl Stopped {
             // SAFETY: neither request writes to this process.
             let taken = unsafe { libc::ptrace(libc::PTRACE_SEIZE, id, no, no) };
             if taken != 0 {
-                eprintln!("SKIPPED: ptrace: {}", Errno::last());
+                common::skip::skip(&format!("ptrace(2): {}", Errno::last()));
                 return None;
             }
             stopped.0.push(id);
@@ -102,17 +102,17 @@ fn starves_without(thread: &str, part: &str) {
 }
 
 #[test]
-fn idle_daemon_feeds_it() {
+fn idle_daemon_feeds_the_watchdog() {
     let host = host();
     (0..5).for_each(|_| fed(&host));
 }
 
 #[test]
-fn hanging_engine_starves_it() {
+fn hung_engine_starves_the_watchdog() {
     starves_without("netnsd-engine", "part=Engine");
 }
 
 #[test]
-fn hanging_requests_starve_it() {
+fn hung_requests_starve_the_watchdog() {
     starves_without("netnsd", "part=Runtime");
 }

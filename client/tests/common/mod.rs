@@ -2,6 +2,9 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(missing_docs, reason = "the names say it")]
 
+#[path = "../../../daemon/tests/common/skip.rs"]
+pub mod skip;
+
 use std::{
     fs,
     os::unix::net::UnixDatagram,
@@ -13,8 +16,8 @@ use std::{
 use netnsd::sandbox::Sandbox;
 use serde_json::{Value, json};
 
-/// Time after which a test gives up waiting.
-pub const TIMEOUT: Duration = Duration::from_secs(60);
+/// Time after which a test gives up waiting, enough for a load of 20.
+pub const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// The admin token of the daemon at 127.0.0.1:8080.
 pub const TOKEN: &str = "secret-of-this-test";
@@ -32,10 +35,10 @@ pub struct TestHost {
 fn netnsd_path() -> Option<PathBuf> {
     let path = Path::new(NETNSCTL).with_file_name("netnsd");
     if !path.exists() {
-        eprintln!(
-            "skipped: {} is not built (cargo build -p netnsd)",
+        skip::skip(&format!(
+            "{} is not built: cargo build --workspace",
             path.display()
-        );
+        ));
         return None;
     }
     Some(path)

@@ -243,6 +243,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::skip::{skip, skip_unless_root};
 
     /// Groups below a directory of the test's own in the machine's cgroup2; `None`, with a line
     /// that says so, without the privilege or the file system.
@@ -255,14 +256,14 @@ mod tests {
         let own = fs::read_to_string("/proc/self/cgroup").unwrap();
         let own = own.lines().find_map(|line| line.strip_prefix("0::/"));
         let (Some(root), Some(own)) = (root, own) else {
-            eprintln!("SKIPPED: no cgroup2 file system");
+            skip("no cgroup2 file system is mounted");
             return None;
         };
         let delegated = Path::new(root)
             .join(own)
             .join(format!("netnsd-test-{name}-{}", std::process::id()));
         if let Err(error) = fs::create_dir(&delegated) {
-            eprintln!("SKIPPED (needs root): cannot create a control group: {error}");
+            skip_unless_root(&format!("cannot create a control group: {error}"));
             return None;
         }
         let cgroups = CommandCgroups::open(&delegated).unwrap();

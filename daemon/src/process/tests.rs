@@ -8,7 +8,6 @@ use netnsd_api::{Code, Exec, ExecResult, Name, Ping, ZonedAddress};
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
-    unistd::geteuid,
 };
 
 use super::{CallerScope, Launch, Processes};
@@ -16,8 +15,7 @@ use super::{CallerScope, Launch, Processes};
 /// Runs a test in a sandbox that has the namespace `a` and a stale file `stale`; skips it without
 /// privileges.
 fn sandbox<F: Future<Output = ()>>(test: impl FnOnce(Processes) -> F + Send + 'static) {
-    if !geteuid().is_root() {
-        eprintln!("skipped: needs root");
+    if !crate::skip::is_root() {
         return;
     }
     let body = move || {

@@ -1,9 +1,10 @@
-//! What the tests share: a private host, a daemon on it, and ways to look at both.
+//! Shared by the tests: a private host, a daemon on it, and ways to observe both.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 #![allow(missing_docs, reason = "the names say it")]
 
 pub mod random;
 pub mod shape;
+pub mod skip;
 
 use std::{
     fs,
@@ -28,8 +29,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 pub const NETNSD: &str = env!("CARGO_BIN_EXE_netnsd");
-/// Long enough for a busy machine; nothing waits for it in good times.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Time after which a wait has failed, on a machine with a load of 20 too. Each wait ends with its
+/// event.
+pub const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A host of the test's own, with at most one daemon that was started by [`Host::start`].
 pub struct Host {
@@ -133,7 +135,7 @@ impl Host {
     /// The same with another state directory or socket.
     pub fn netnsd_with(&self, state_dir: &Path, socket: &Path) -> Command {
         let mut command = self.sandbox.command(NETNSD).unwrap();
-        clean(&mut command);
+        clear_daemon_environment(&mut command);
         command
             .arg("--state-dir")
             .arg(state_dir)
@@ -164,7 +166,7 @@ impl Host {
         );
     }
 
-    /// The same with one that may end before it is ready; whether it did not.
+    /// The same with one that may end before it is ready; returns true if it got ready.
     pub fn try_start_as(&mut self, mut command: Command) -> bool {
         assert!(self.daemon.is_none(), "the daemon runs already");
         let (notify, path) = self.notify_socket();
@@ -191,7 +193,8 @@ impl Host {
         let path = self.dir.path().join("notify");
         let _ = fs::remove_file(&path);
         let socket = UnixDatagram::bind(&path).unwrap();
-        // So often the daemon's end is looked for: it tells nothing when it fails to start.
+        // The interval at which wait_ready checks for the daemon's end: one that fails to start
+        // sends no notification.
         socket
             .set_read_timeout(Some(Duration::from_millis(200)))
             .unwrap();
@@ -235,7 +238,7 @@ impl Host {
         self.daemon.as_ref().expect("the daemon runs").id()
     }
 
-    /// What the daemons on this host logged.
+    /// Returns the log of the daemons on this host.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_path()).unwrap_or_default()
     }
@@ -426,13 +429,13 @@ impl Host {
         }
     }
 
-    /// What `ip -j` says.
+    /// Returns the output of `ip -j`.
     #[track_caller]
     pub fn ip(&self, args: &[&str]) -> Value {
         self.json("ip", args)
     }
 
-    /// What `bridge -j` says.
+    /// Returns the output of `bridge -j`.
     #[track_caller]
     pub fn bridge(&self, args: &[&str]) -> Value {
         self.json("bridge", args)
@@ -483,7 +486,7 @@ impl Host {
 
     /// Waits until every link that has carrier says that it is up, and no address is being looked
     /// for twice.
-    pub fn settled(&self) {
+    pub fn wait_until_settled(&self) {
         self.until("links settle", || {
             let pairs = self.get("/v1/veths").ok();
             let ends = pairs["items"]
@@ -583,8 +586,8 @@ impl Drop for Host {
     }
 }
 
-/// A command that does not see what the tests' own environment may say to a daemon.
-pub fn clean(command: &mut Command) {
+/// Removes the variables that a daemon reads from a command's environment.
+pub fn clear_daemon_environment(command: &mut Command) {
     for (key, _) in std::env::vars_os() {
         let ours = key.to_string_lossy().starts_with("NETNSD_");
         if ours
@@ -597,7 +600,7 @@ pub fn clean(command: &mut Command) {
     }
 }
 
-/// Takes out what changes by itself: timers, and the end of duplicate address detection.
+/// Removes values that change by themselves: timers, and the end of duplicate address detection.
 fn steady(value: &mut Value) {
     match value {
         Value::Object(map) => {
@@ -609,7 +612,7 @@ fn steady(value: &mut Value) {
     }
 }
 
-/// That two states are the same; shows the lines that are not.
+/// Asserts that two states are the same; the message has the lines that differ.
 #[track_caller]
 pub fn same(before: &[String], after: &[String]) {
     let count =
@@ -636,12 +639,12 @@ pub struct Pings {
 }
 
 impl Pings {
-    /// How many replies there were so far.
+    /// Returns the number of replies so far.
     pub fn received(&self) -> u32 {
         self.received.load(Ordering::SeqCst)
     }
 
-    /// Ends it: how many were sent, and how many came back.
+    /// Ends it; returns the numbers of requests and of replies.
     pub fn stop(mut self) -> (u32, u32) {
         kill(Pid::from_raw(self.child.id() as i32), Signal::SIGINT).unwrap();
         self.child.wait().unwrap();
@@ -653,16 +656,4 @@ impl Pings {
             .collect();
         (numbers[0], numbers[1])
     }
-}
-
-/// Whether a program is there; says so where it is not, and the test that wants it is skipped.
-pub fn has(program: &str) -> bool {
-    let found = Command::new("sh")
-        .args(["-c", &format!("command -v {program}")])
-        .output()
-        .is_ok_and(|out| out.status.success());
-    if !found {
-        eprintln!("skipped: {program} is not installed");
-    }
-    found
 }

@@ -1,8 +1,8 @@
-//! Chance that is the same everywhere.
+//! A deterministic random generator.
 
 use serde_json::Value;
 
-/// A generator of numbers that is the same everywhere (splitmix64).
+/// A generator that gives the same numbers everywhere (splitmix64).
 pub struct Random(pub u64);
 
 impl Random {
@@ -26,7 +26,7 @@ impl Random {
         all[self.below(all.len() as u64) as usize].clone()
     }
 
-    /// Sets a field now and then.
+    /// Sets a field once in `n` times.
     pub fn maybe(
         &mut self,
         map: &mut Value,
@@ -40,7 +40,7 @@ impl Random {
     }
 }
 
-/// A number that the environment gives.
+/// Returns a number from an environment variable.
 pub fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }

@@ -1,4 +1,4 @@
-//! What is there, as `ip` and `bridge` tell it, so that two hosts can be compared.
+//! The state of a host as `ip` and `bridge` print it, so that two hosts can be compared.
 
 use serde_json::{Map, Value, json};
 
@@ -23,7 +23,7 @@ done
 echo "== names"; ls /run/netns /etc/netns 2>/dev/null
 "#;
 
-/// What is there, without what the kernel chooses by itself or does in its own time.
+/// Returns the state of a host, without values that the kernel chooses or changes by itself.
 pub fn look(host: &Host) -> Vec<String> {
     let output = host.sh(LOOK);
     let text = String::from_utf8(output.stdout).unwrap();
@@ -111,7 +111,7 @@ fn normal(value: &mut Value) {
             }
             for (key, value) in map.iter_mut() {
                 match (key.as_str(), value.as_str()) {
-                    // What else there is comes a little later by itself.
+                    // Other attributes come a little later by themselves.
                     ("flags", _) => value.as_array_mut().unwrap().retain(|flag| *flag == "UP"),
                     // The last part of an owner tag is the resource's uid, which is new on each
                     // host.

@@ -22,8 +22,7 @@ use crate::links::BridgeSettings;
 
 /// Runs a test on a thread that has a host of its own.
 fn on_a_host<F: Future<Output = ()>>(test: impl FnOnce(RealKernel) -> F + Send + 'static) {
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: needs root");
+    if !crate::skip::is_root() {
         return;
     }
     let thread = std::thread::spawn(move || {
