@@ -16,7 +16,7 @@ use tracing_subscriber::filter::Targets;
 
 use crate::{
     access::{AccessRule, Subject},
-    engine::{Interval, Policy},
+    engine::{DriftPolicy, ScanInterval},
 };
 
 /// Configuration file that is read if no other is named; it need not exist.
@@ -160,7 +160,7 @@ pub struct Settings {
     /// Access rules, besides those of root and of members of the group netnsd.
     pub access: Vec<AccessRule>,
     /// Drift policy.
-    pub policy: Policy,
+    pub policy: DriftPolicy,
     /// Format of the log.
     pub log_format: LogFormat,
     /// Filter of the log (`NETNSD_LOG`).
@@ -279,9 +279,9 @@ impl Settings {
                 .enumerate()
                 .map(convert_rule)
                 .collect::<Result<_>>()?,
-            policy: Policy {
+            policy: DriftPolicy {
                 repair: sources.repair()?,
-                interval: sources.interval()?,
+                scan_interval: sources.interval()?,
             },
             log_format: sources.log_format()?,
             log: log_filter(sources.env, "info")?,
@@ -372,7 +372,7 @@ impl Sources<'_> {
         }
     }
 
-    fn interval(&self) -> Result<Interval> {
+    fn interval(&self) -> Result<ScanInterval> {
         let key = "reconcile_interval_s";
         let given = self.find(
             key,
@@ -380,7 +380,7 @@ impl Sources<'_> {
             |file| &file.reconcile_interval_s,
         );
         let Some(given) = given else {
-            return Ok(Policy::default().interval);
+            return Ok(DriftPolicy::default().scan_interval);
         };
         let seconds = given
             .value
@@ -388,7 +388,7 @@ impl Sources<'_> {
             .ok()
             .filter(|seconds| (1..=86_400).contains(seconds));
         seconds
-            .map(|seconds| Interval::Every(Duration::from_secs(seconds)))
+            .map(|seconds| ScanInterval::Every(Duration::from_secs(seconds)))
             .ok_or_else(|| given.as_str().invalid("it must be 1 to 86400 seconds"))
     }
 
@@ -643,7 +643,7 @@ mod tests {
             (settings.log_format, settings.log),
             (LogFormat::Text, "info".parse().unwrap())
         );
-        assert_eq!(settings.policy, Policy::default());
+        assert_eq!(settings.policy, DriftPolicy::default());
     }
 
     #[test]
@@ -663,9 +663,9 @@ mod tests {
         assert_eq!(settings.log_format, LogFormat::Json);
         assert_eq!(
             settings.policy,
-            Policy {
+            DriftPolicy {
                 repair: false,
-                interval: Interval::Every(Duration::from_secs(7))
+                scan_interval: ScanInterval::Every(Duration::from_secs(7))
             }
         );
         assert_eq!(settings.listen, ["127.0.0.1:1".parse().unwrap()]);

@@ -17,7 +17,7 @@ use tracing_subscriber::filter::Targets;
 
 use crate::{
     daemon::{self, DaemonError},
-    engine::Policy,
+    engine::DriftPolicy,
     sandbox,
     settings::{LogFormat, Settings},
 };
@@ -50,7 +50,7 @@ pub fn run(exit: bool, log: Targets) -> Result<ExitCode> {
         token_file: None,
         tls: None,
         access: Vec::new(),
-        policy: Policy::default(),
+        policy: DriftPolicy::default(),
         log_format: LogFormat::Text,
         log,
     };

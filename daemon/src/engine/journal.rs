@@ -1,5 +1,5 @@
-//! Events between their happening and their being shown: they are recorded with the next commit,
-//! and shown once durable.
+//! Journal: events from their occurrence until readers may see them. They are recorded with the
+//! next commit, and shown once they are durable.
 
 use crate::model::format_rfc3339;
 use jiff::Timestamp;
@@ -7,25 +7,26 @@ use netnsd_api::{Event, EventResource, EventType, Kind};
 use serde_json::Value;
 use tokio::sync::watch;
 
-/// The most events that wait while the database cannot be written; the oldest give way.
-const WAITING: usize = 50_000;
+/// Number of events that wait while the database cannot be written; then the oldest are dropped.
+const MAX_WAITING: usize = 50_000;
 
-/// The events of the engine.
+/// Events that are not recorded yet, and how far the others are shown.
 #[derive(Debug)]
 pub(super) struct Journal {
+    /// Id of the next event.
     next: u64,
-    /// Happened, and not recorded yet.
+    /// Events that are not recorded yet.
     waiting: Vec<Event>,
-    /// Recorded, and to be taken out of the record: events of writes that were taken back.
+    /// Ids of recorded events to delete: their writes were rolled back.
     retracted: Vec<u64>,
-    /// Recorded up to here.
+    /// Id of the newest recorded event.
     recorded: u64,
-    /// Shown up to here.
+    /// Receives the id of the newest event that readers may see.
     shown: watch::Sender<u64>,
 }
 
 impl Journal {
-    /// After the newest event of the record.
+    /// Returns the journal of a database whose newest event has this id.
     pub fn new(newest: u64, shown: watch::Sender<u64>) -> Self {
         shown.send_replace(newest);
         Self {
@@ -37,15 +38,15 @@ impl Journal {
         }
     }
 
-    /// The number of the next event.
-    pub fn next(&self) -> u64 {
+    /// Returns the id of the next event.
+    pub fn next_id(&self) -> u64 {
         self.next
     }
 
-    /// Notes that something happened.
+    /// Adds an event.
     pub fn add(
         &mut self,
-        what: EventType,
+        event_type: EventType,
         kind: Kind,
         name: impl ToString,
         uid: Option<&str>,
@@ -56,48 +57,48 @@ impl Journal {
             name: name.to_string(),
             uid: uid.map(ToOwned::to_owned),
         };
-        if self.waiting.len() >= WAITING {
-            self.waiting.drain(..WAITING / 10);
+        if self.waiting.len() >= MAX_WAITING {
+            self.waiting.drain(..MAX_WAITING / 10);
         }
         self.waiting.push(Event {
             id: self.next,
             time: format_rfc3339(Timestamp::now()),
-            kind: what,
+            kind: event_type,
             resource,
             detail,
         });
         self.next += 1;
     }
 
-    /// Forgets events from this number on, none of which is recorded.
-    pub fn forget_from(&mut self, id: u64) {
+    /// Drops the events from this id on, none of which is recorded.
+    pub fn drop_from(&mut self, id: u64) {
         self.waiting.retain(|event| event.id < id);
         self.next = id;
     }
 
-    /// Has recorded events taken back.
+    /// Deletes recorded events with the next commit.
     pub fn retract(&mut self, ids: std::ops::Range<u64>) {
         self.retracted.extend(ids);
     }
 
-    /// Whether there is something to record.
-    pub fn has_news(&self) -> bool {
+    /// Returns true if there is something to record.
+    pub fn has_unrecorded(&self) -> bool {
         !self.waiting.is_empty() || !self.retracted.is_empty()
     }
 
-    /// What is to be recorded: events, and those to be taken out again.
-    pub fn news(&self) -> (Vec<Event>, Vec<u64>) {
+    /// Returns the events to record, and the ids of those to delete.
+    pub fn unrecorded(&self) -> (Vec<Event>, Vec<u64>) {
         (self.waiting.clone(), self.retracted.clone())
     }
 
-    /// The news were recorded.
-    pub fn recorded(&mut self) {
-        // With their room: a document has thousands.
+    /// Notes that everything was recorded.
+    pub fn mark_recorded(&mut self) {
+        // New vectors release the memory: a document has thousands of events.
         (self.waiting, self.retracted) = (Vec::new(), Vec::new());
         self.recorded = self.next - 1;
     }
 
-    /// Shows what is recorded, unless some of it is yet to be taken back.
+    /// Shows the recorded events to readers, unless some of them are still to be deleted.
     pub fn show(&self) {
         if self.retracted.is_empty() && *self.shown.borrow() != self.recorded {
             self.shown.send_replace(self.recorded);

@@ -1,29 +1,56 @@
-//! The single writer: one queue, group commit, status, retries.
+//! Engine: the single writer. One thread takes writes off a queue, commits them in batches, brings
+//! them about in the kernel, and repairs drift.
 //!
-//! [`Engine`] is the handle that the HTTP room holds; [`Core`] runs on a thread of its own, which
-//! is also the kernel's. A batch is every waiting write that is independent of the others of it:
-//! one transaction, one netlink batch.
+//! [`Engine`] is the handle that clients' requests use. Behind it, on one thread:
+//!
+//! | Part | Owns | Does not |
+//! |---|---|---|
+//! | [`event_loop`] | the parts below; waits for requests, kernel events and timers | I/O |
+//! | [`records`] | intent and tombstones in memory | decide what is valid (`intent`) |
+//! | [`recorder`] | the database, events, the audit log | touch the kernel |
+//! | [`reconciler`] | the kernel | commit |
+//! | [`drift`] | dirty resources, scans, repair backoff | observe or repair itself |
+//! | [`retries`] | scheduled retries | |
+//! | [`status`] | health of resources, the view of readers | |
+//!
+//! The life of a write is a table in [`batch`].
 
 mod batch;
-mod core;
+mod devices;
 mod drift;
-mod host;
+mod event_loop;
+mod failure;
+mod host_addresses;
 mod journal;
+mod policy;
 mod queue;
-mod settle;
+mod reconciler;
+mod recorder;
+mod records;
+mod render;
+mod retries;
 mod status;
 #[cfg(test)]
 mod tests;
-mod types;
-mod work;
+mod view;
+mod workset;
+mod write;
 
-use std::{path::Path, sync::Arc, thread::JoinHandle};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::JoinHandle,
+};
 
 use netnsd_api::{AuditEntry, Code, Problem, Reconciled};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use self::core::Core;
-pub use self::types::*;
+use self::{event_loop::EngineLoop, recorder::Recorder, records::Records};
+pub use self::{
+    policy::{DriftPolicy, ScanInterval},
+    view::{Entry, View},
+    write::{QUEUE_CAPACITY, Write, Written},
+};
 use crate::{
     access::{Authenticator, Refusals},
     kernel::Kernel,
@@ -32,164 +59,201 @@ use crate::{
     store::{AuxRecord, StoreError},
 };
 
-/// Size of the lane of tokens and audit entries; one more waits until there is room.
-const KEEPINGS: usize = 256;
+/// Capacity of the lane of tokens and audit entries; senders of further ones wait.
+const AUX_LANE_CAPACITY: usize = 256;
 
-/// Why the engine could not start.
+/// Reason for which the engine could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The database.
+    /// The database cannot be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Threads or sockets.
+    /// Threads or sockets cannot be made.
     #[error("cannot start the engine: {0}")]
     Io(#[from] std::io::Error),
 }
 
-/// What the engine is asked.
+/// Request to the engine's thread.
 #[derive(Debug)]
 enum Request {
-    Write(Box<Message>),
-    /// One pass over everything.
+    Write(Box<QueuedWrite>),
+    /// One pass over everything recorded.
     Reconcile(oneshot::Sender<Reconciled>),
 }
 
-/// Something to be recorded beside resources, on its way.
+/// Request to record something beside the resources.
 #[derive(Debug)]
-struct Keeping {
-    what: AuxRecord,
+struct AuxRequest {
+    record: AuxRecord,
     answer: oneshot::Sender<Result<(), Problem>>,
 }
 
-/// A write on its way.
+/// Write in the queue or under way.
 #[derive(Debug)]
-struct Message {
+struct QueuedWrite {
     write: Write,
     /// `None` after the answer was sent.
     answer: Option<oneshot::Sender<Result<Written, Problem>>>,
-    /// Its place in the queue, which it gives back when it is done.
+    /// Place in the queue, which is freed when the write is done.
     _place: Slot<String>,
 }
 
-impl Message {
-    /// Answers it, once, without what its caller may not know; a client that has gone away does not
-    /// hear.
+impl QueuedWrite {
+    /// Answers the client, without what it may not know. Later answers are ignored.
     fn answer(&mut self, result: Result<Written, Problem>) {
+        let Some(answer) = self.answer.take() else {
+            return;
+        };
         let caller = &self.write.caller;
         let result = match result {
             Ok(written) => Ok(written.redact(caller)),
             Err(problem) => Err(caller.redact_problem(problem)),
         };
-        if let Some(answer) = self.answer.take() {
-            let _gone = answer.send(result);
-        }
+        let _ = answer.send(result); // the client may be gone
     }
 
-    /// Returns true if its client has gone: nobody waits for the answer.
+    /// Returns true if the client is gone and waits for no answer.
     fn is_abandoned(&self) -> bool {
         self.answer.as_ref().is_some_and(oneshot::Sender::is_closed)
     }
+}
 
-    fn refuse(&mut self, problem: Problem) {
-        self.answer(Err(problem));
+/// Everything that the engine's thread is started with, except the kernel.
+struct Setup {
+    database: PathBuf,
+    aux_lane: mpsc::Receiver<AuxRequest>,
+    refusals: Arc<Refusals>,
+    view: Arc<View>,
+    shown: watch::Sender<u64>,
+    policy: DriftPolicy,
+    metrics: Arc<Metrics>,
+    access: Arc<Authenticator>,
+}
+
+impl Setup {
+    /// Opens the database, and publishes what is recorded.
+    async fn open<K: Kernel>(self, kernel: K) -> Result<EngineLoop<K>, StoreError> {
+        let (recorder, stored) = Recorder::open(
+            &self.database,
+            self.aux_lane,
+            self.refusals,
+            self.shown,
+            self.metrics.clone(),
+        )
+        .await?;
+        self.access.load(stored.tokens);
+        let records = Records::load(stored.key, stored.rows);
+        Ok(EngineLoop::new(
+            records,
+            recorder,
+            kernel,
+            self.view,
+            self.policy,
+            self.metrics,
+        ))
     }
 }
 
-/// The way to the engine.
+/// Runs the engine on this thread, and reports to `started` once it is open.
+fn run_thread<K: Kernel>(
+    setup: Setup,
+    kernel: impl FnOnce() -> std::io::Result<K>,
+    requests: mpsc::UnboundedReceiver<Request>,
+    started: &std::sync::mpsc::Sender<Result<(), StartError>>,
+) {
+    let report = |result| {
+        let _ = started.send(result); // the starter may be gone
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return report(Err(error.into())),
+    };
+    runtime.block_on(async {
+        let kernel = match kernel() {
+            Ok(kernel) => kernel,
+            Err(error) => return report(Err(error.into())),
+        };
+        match setup.open(kernel).await {
+            Ok(engine) => {
+                report(Ok(()));
+                engine.run(requests).await;
+            }
+            Err(error) => report(Err(error.into())),
+        }
+    });
+}
+
+/// Handle of the engine; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Engine {
-    /// Bounded by `places`; a pass of everything by the requests that ask for it.
-    queue: mpsc::UnboundedSender<Request>,
-    /// Places of waiting writes, by the caller's name.
+    /// Bounded by `places`, and by the clients that ask for a reconciliation.
+    requests: mpsc::UnboundedSender<Request>,
+    /// Places of pending writes, by the caller's name.
     places: Shares<String>,
-    /// Its own lane, which waiting writes cannot fill.
-    keepings: mpsc::Sender<Keeping>,
+    /// Lane of its own, which pending writes cannot fill.
+    aux_lane: mpsc::Sender<AuxRequest>,
     refusals: Arc<Refusals>,
 }
 
 impl Engine {
-    /// Starts the engine on a thread of its own, over a database and a kernel that is made there;
-    /// `shown` is told the number of the newest event that may be shown, and `access` the recorded
+    /// Starts the engine on a thread of its own, over a database and a kernel that is opened there.
+    /// `shown` receives the id of the newest event that readers may see, and `access` the recorded
     /// tokens.
     ///
-    /// The thread ends once every clone of the engine is dropped.
+    /// The thread ends once every clone of the handle is dropped.
     ///
     /// # Errors
-    /// When the database cannot be opened or the kernel cannot be reached.
+    /// When the database or the kernel cannot be opened.
     pub fn start<K: Kernel + 'static>(
         database: &Path,
         view: Arc<View>,
         shown: watch::Sender<u64>,
-        policy: Policy,
+        policy: DriftPolicy,
         metrics: Arc<Metrics>,
         access: Arc<Authenticator>,
         kernel: impl FnOnce() -> std::io::Result<K> + Send + 'static,
     ) -> Result<(Self, JoinHandle<()>), StartError> {
-        let (sender, queue) = mpsc::unbounded_channel();
-        let (keepings, keeping_lane) = mpsc::channel(KEEPINGS);
+        let (requests, request_receiver) = mpsc::unbounded_channel();
+        let (aux_lane, aux_receiver) = mpsc::channel(AUX_LANE_CAPACITY);
         let refusals = Arc::<Refusals>::default();
-        let counted = refusals.clone();
+        let setup = Setup {
+            database: database.to_owned(),
+            aux_lane: aux_receiver,
+            refusals: refusals.clone(),
+            view,
+            shown,
+            policy,
+            metrics,
+            access,
+        };
         let (started, start) = std::sync::mpsc::channel();
-        let database = database.to_owned();
         let thread = std::thread::Builder::new()
             .name("netnsd-engine".into())
-            .spawn(move || {
-                let runtime = match tokio::runtime::Builder::new_current_thread()
-                    .enable_all()
-                    .build()
-                {
-                    Ok(runtime) => runtime,
-                    Err(error) => return report(&started, Err(error.into())),
-                };
-                runtime.block_on(async {
-                    let core = match kernel() {
-                        Ok(kernel) => Core::open(
-                            &database,
-                            kernel,
-                            keeping_lane,
-                            counted,
-                            view,
-                            shown,
-                            policy,
-                            metrics,
-                            &access,
-                        )
-                        .await
-                        .map_err(StartError::from),
-                        Err(error) => Err(error.into()),
-                    };
-                    match core {
-                        Ok(core) => {
-                            report(&started, Ok(()));
-                            core.run(queue).await;
-                        }
-                        Err(error) => report(&started, Err(error)),
-                    }
-                });
-            })?;
+            .spawn(move || run_thread(setup, kernel, request_receiver, &started))?;
         start
             .recv()
             .map_err(|_| std::io::Error::other("the engine's thread ended"))??;
-        Ok((
-            Self {
-                queue: sender,
-                places: Shares::default(),
-                keepings,
-                refusals,
-            },
-            thread,
-        ))
+        let engine = Self {
+            requests,
+            places: Shares::default(),
+            aux_lane,
+            refusals,
+        };
+        Ok((engine, thread))
     }
 
-    /// Carries out a write; answers when it is durable and applied. A write that still waits when
-    /// this future is dropped is not carried out.
+    /// Carries out a write, and returns once it is durable and applied. A write that still waits in
+    /// the queue when this future is dropped is not carried out.
     ///
     /// # Errors
-    /// Why it was refused; then nothing is changed.
+    /// The problem that the write is refused with; then nothing has changed.
     pub async fn write(&self, write: Write) -> Result<Written, Problem> {
-        let place = queue::take_place(&self.places, &write.caller)?;
+        let place = queue::reserve_place(&self.places, &write.caller)?;
         let (answer, answered) = oneshot::channel();
-        self.send(Request::Write(Box::new(Message {
+        self.send(Request::Write(Box::new(QueuedWrite {
             write,
             answer: Some(answer),
             _place: place,
@@ -197,66 +261,64 @@ impl Engine {
         answered.await.unwrap_or_else(|_| Err(stopping()))
     }
 
-    /// One pass over everything recorded, now.
+    /// Compares everything recorded with the kernel, and repairs it.
     ///
     /// # Errors
-    /// When the engine is too busy, or stops.
+    /// `shutting_down` if the engine stops.
     pub async fn reconcile(&self) -> Result<Reconciled, Problem> {
         let (answer, answered) = oneshot::channel();
         self.send(Request::Reconcile(answer))?;
         answered.await.map_err(|_| stopping())
     }
 
-    /// Records a request that was not carried out. The first of its kind in a minute is durable
-    /// when this answers, which also goes on if this future is dropped; further ones, and one that
-    /// could not be recorded, are counted and recorded together.
+    /// Records a request that was refused. The first of its kind in a minute is durable when this
+    /// returns, which also happens if the future is dropped; further ones, and one that could not
+    /// be recorded, are counted and recorded together.
     ///
     /// # Errors
-    /// Why it is not recorded by itself.
+    /// The reason for which it is not recorded by itself.
     pub async fn record_refusal(&self, entry: AuditEntry, place: String) -> Result<(), Problem> {
         if self.refusals.count(&entry, &place) {
             return Ok(());
         }
         let engine = self.clone();
-        let keeping = tokio::spawn(async move {
-            let result = engine.record_aux(AuxRecord::PutAudit(entry.clone())).await;
+        let recording = tokio::spawn(async move {
+            let record = AuxRecord::PutAudit(entry.clone());
+            let result = engine.record_aux(record).await;
             if result.is_err() {
                 engine.refusals.add(entry, &place);
             }
             result
         });
-        keeping.await.unwrap_or_else(|_| Err(stopping()))
+        recording.await.unwrap_or_else(|_| Err(stopping()))
     }
 
-    /// Records something beside resources, in turn and not refused for a full queue; answers when
-    /// it is durable. An admin's entry of the audit log that cannot be recorded waits in memory,
-    /// where there is room: then this is a success too.
+    /// Records something beside the resources, and returns once it is durable. It waits for the
+    /// next commit, and is never refused for a full queue. If the database cannot be written, the
+    /// entry of what an admin did is kept in memory as long as there is room: that is a success
+    /// too.
     ///
     /// # Errors
-    /// Why it is not recorded.
-    pub async fn record_aux(&self, what: AuxRecord) -> Result<(), Problem> {
+    /// The reason for which it is not recorded.
+    pub async fn record_aux(&self, record: AuxRecord) -> Result<(), Problem> {
         let (answer, answered) = oneshot::channel();
-        self.keepings
-            .send(Keeping { what, answer })
+        self.aux_lane
+            .send(AuxRequest { record, answer })
             .await
             .map_err(|_| stopping())?;
         answered.await.unwrap_or_else(|_| Err(stopping()))
     }
 
-    /// Returns the number of writes that are waiting or under way.
+    /// Returns the number of writes that wait or are under way.
     pub fn pending_writes(&self) -> usize {
         self.places.in_use()
     }
 
     fn send(&self, request: Request) -> Result<(), Problem> {
-        self.queue.send(request).map_err(|_| stopping())
+        self.requests.send(request).map_err(|_| stopping())
     }
 }
 
 fn stopping() -> Problem {
     Problem::new(Code::ShuttingDown, "netnsd is stopping")
-}
-
-fn report(to: &std::sync::mpsc::Sender<Result<(), StartError>>, result: Result<(), StartError>) {
-    let _starter_gone = to.send(result);
 }

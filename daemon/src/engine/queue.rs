@@ -1,44 +1,50 @@
-//! The queue of writes: bounded, with a share for each caller, served in turns.
+//! Queue of writes: bounded, with a share for each caller, served round robin.
+//!
+//! **Invariant:** the writes of one caller stay in their order, and no caller can keep the others
+//! from being served.
 
 use std::collections::VecDeque;
 
 use netnsd_api::{Code, Problem, Role};
 
-use super::{Message, QUEUE};
+use super::{QUEUE_CAPACITY, QueuedWrite};
 use crate::{
     access::Caller,
     shares::{LimitReached, Shares, Slot},
 };
 
-/// Writes of one caller that may wait at once, of the [`QUEUE`] for all; admins may fill it.
-pub(super) const SHARE: usize = QUEUE / 4;
-/// Places beside the queue, which only admins take.
-pub(super) const RESERVE: usize = QUEUE / 8;
+/// Writes of one caller that may wait at once; admins may fill the queue.
+pub(super) const CALLER_SHARE: usize = QUEUE_CAPACITY / 4;
+/// Places beside the queue, for admins only.
+pub(super) const ADMIN_RESERVE: usize = QUEUE_CAPACITY / 8;
 
-/// Takes a place in the queue for a write of a caller.
+/// Reserves a place in the queue for a write of a caller.
 ///
 /// # Errors
-/// `overloaded`, if the caller has its share already or all places are taken.
-pub(super) fn take_place(
+/// `overloaded` if the caller has its share already or all places are taken.
+pub(super) fn reserve_place(
     places: &Shares<String>,
     caller: &Caller,
 ) -> Result<Slot<String>, Problem> {
     let is_admin = caller.role == Role::Admin;
     let (share, most) = if is_admin {
-        (QUEUE + RESERVE, QUEUE + RESERVE)
+        (
+            QUEUE_CAPACITY + ADMIN_RESERVE,
+            QUEUE_CAPACITY + ADMIN_RESERVE,
+        )
     } else {
-        (SHARE, QUEUE)
+        (CALLER_SHARE, QUEUE_CAPACITY)
     };
     places
         .acquire(caller.name.clone(), share, most)
         .map_err(|full| {
             let detail = match full {
                 LimitReached::Total(count) => {
-                    format!("the queue of writes is full ({count} wait): try again in a moment")
+                    format!("write queue is full ({count} pending); retry later")
                 }
                 LimitReached::Holder(own) => {
                     format!(
-                        "{own} writes of {} wait already, which is its share: try again later",
+                        "{} has {own} pending writes, which is its share of the queue; retry later",
                         caller.name
                     )
                 }
@@ -47,33 +53,33 @@ pub(super) fn take_place(
         })
 }
 
-/// Waiting writes: those of one caller in their order, callers in turns.
+/// Waiting writes, by caller.
 #[derive(Debug, Default)]
-pub(super) struct Turns {
-    /// The callers that have something waiting, by name; the first is next.
-    callers: VecDeque<(String, VecDeque<Message>)>,
+pub(super) struct WriteQueue {
+    /// Callers with waiting writes, by name; the first is served next.
+    callers: VecDeque<(String, VecDeque<QueuedWrite>)>,
 }
 
-impl Turns {
+impl WriteQueue {
     /// Appends a write to those of its caller.
-    pub(super) fn push(&mut self, message: Message) {
-        let name = &message.write.caller.name;
+    pub(super) fn push(&mut self, queued: QueuedWrite) {
+        let name = &queued.write.caller.name;
         match self.callers.iter_mut().find(|(caller, _)| caller == name) {
-            Some((_, messages)) => messages.push_back(message),
+            Some((_, writes)) => writes.push_back(queued),
             None => self
                 .callers
-                .push_back((name.clone(), VecDeque::from([message]))),
+                .push_back((name.clone(), VecDeque::from([queued]))),
         }
     }
 
-    /// Returns the next write whose client still waits for it. Others are dropped: nothing was
-    /// promised to them.
-    pub(super) fn peek(&mut self) -> Option<&Message> {
-        while let Some((_, messages)) = self.callers.front_mut() {
-            while messages.front().is_some_and(Message::is_abandoned) {
-                messages.pop_front();
+    /// Returns the next write whose client still waits. The others are dropped: nothing was
+    /// promised to their clients.
+    pub(super) fn peek(&mut self) -> Option<&QueuedWrite> {
+        while let Some((_, writes)) = self.callers.front_mut() {
+            while writes.front().is_some_and(QueuedWrite::is_abandoned) {
+                writes.pop_front();
             }
-            if !messages.is_empty() {
+            if !writes.is_empty() {
                 break;
             }
             self.callers.pop_front();
@@ -81,15 +87,15 @@ impl Turns {
         self.callers.front()?.1.front()
     }
 
-    /// Takes the next write, after which it is the next caller's turn.
-    pub(super) fn pop(&mut self) -> Option<Message> {
+    /// Takes the next write; then the next caller is served.
+    pub(super) fn pop(&mut self) -> Option<QueuedWrite> {
         self.peek()?;
-        let (caller, mut messages) = self.callers.pop_front()?;
-        let message = messages.pop_front();
-        if !messages.is_empty() {
-            self.callers.push_back((caller, messages));
+        let (caller, mut writes) = self.callers.pop_front()?;
+        let queued = writes.pop_front();
+        if !writes.is_empty() {
+            self.callers.push_back((caller, writes));
         }
-        message
+        queued
     }
 
     /// Returns true if nothing waits.
@@ -120,16 +126,16 @@ mod tests {
         caller
     }
 
-    fn message(places: &Shares<String>, of: &str, name: &str) -> (Message, Answered) {
+    fn queued(places: &Shares<String>, of: &str, name: &str) -> (QueuedWrite, Answered) {
         let spec = Spec::from_json(Kind::Namespace, json!({"name": name})).unwrap();
         let (answer, answered) = oneshot::channel();
         let write = Write {
             caller: Arc::new(caller(of, Role::Operator)),
             ..Write::by_admin(Change::Put(spec))
         };
-        let place = take_place(places, &write.caller).unwrap();
+        let place = reserve_place(places, &write.caller).unwrap();
         (
-            Message {
+            QueuedWrite {
                 write,
                 answer: Some(answer),
                 _place: place,
@@ -138,28 +144,29 @@ mod tests {
         )
     }
 
-    fn name(message: &Message) -> String {
-        let Change::Put(spec) = &message.write.change else {
+    fn name(queued: &QueuedWrite) -> String {
+        let Change::Put(spec) = &queued.write.change else {
             unreachable!()
         };
         spec.resource().name.to_string()
     }
 
     #[test]
-    fn callers_take_turns_and_keep_their_order() {
-        let (places, mut turns, mut answers) = (Shares::default(), Turns::default(), Vec::new());
+    fn callers_are_served_in_turn_and_in_order() {
+        let (places, mut queue, mut answers) =
+            (Shares::default(), WriteQueue::default(), Vec::new());
         for (of, name) in [("red", "r0"), ("red", "r1"), ("red", "r2"), ("blue", "b0")] {
-            let (message, answered) = message(&places, of, name);
-            turns.push(message);
+            let (queued, answered) = queued(&places, of, name);
+            queue.push(queued);
             answers.push(answered);
         }
         // Its client has gone.
         answers.remove(1);
-        let order: Vec<String> = std::iter::from_fn(|| turns.pop())
-            .map(|message| name(&message))
+        let order: Vec<String> = std::iter::from_fn(|| queue.pop())
+            .map(|queued| name(&queued))
             .collect();
         assert_eq!(order, ["r0", "b0", "r2"]);
-        assert!(turns.is_empty() && places.in_use() == 0);
+        assert!(queue.is_empty() && places.in_use() == 0);
     }
 
     #[test]
@@ -170,23 +177,23 @@ mod tests {
             caller("blue", Role::Operator),
             caller("root", Role::Admin),
         );
-        let mut held: Vec<Slot<String>> = (0..SHARE)
-            .map(|_| take_place(&places, &red).unwrap())
+        let mut held: Vec<Slot<String>> = (0..CALLER_SHARE)
+            .map(|_| reserve_place(&places, &red).unwrap())
             .collect();
         assert_eq!(
-            take_place(&places, &red).unwrap_err().code,
+            reserve_place(&places, &red).unwrap_err().code,
             Code::Overloaded
         );
-        held.push(take_place(&places, &blue).unwrap());
+        held.push(reserve_place(&places, &blue).unwrap());
         for i in 0.. {
-            match take_place(&places, &caller(&format!("uid {i}"), Role::Operator)) {
+            match reserve_place(&places, &caller(&format!("uid {i}"), Role::Operator)) {
                 Ok(place) => held.push(place),
                 Err(_) => break,
             }
         }
-        assert_eq!(places.in_use(), QUEUE);
-        held.extend((0..RESERVE).map(|_| take_place(&places, &root).unwrap()));
-        assert!(take_place(&places, &root).is_err());
+        assert_eq!(places.in_use(), QUEUE_CAPACITY);
+        held.extend((0..ADMIN_RESERVE).map(|_| reserve_place(&places, &root).unwrap()));
+        assert!(reserve_place(&places, &root).is_err());
         drop(held);
         assert!(places.is_empty());
     }

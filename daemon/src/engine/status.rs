@@ -1,230 +1,140 @@
-//! What the kernel said, as the status of a resource and as what readers see.
+//! Status board: the health of each resource, and its publication to readers.
 
-use netnsd_api::{
-    Bridge, BridgeObserved, Cidr, EndpointObserved, NamespaceObserved, PortObserved, Resource,
-    State, Status, Stored, Veth, VethObserved, is_link_local,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
-use super::Entry;
-use crate::{
-    kernel::{Ns, Observed, ObservedAddress, ObservedLink},
-    model::{Record, Spec, format_rfc3339},
-};
+use netnsd_api::{ResourceRef, State};
 
-/// How a resource stands, apart from what was observed of it.
+use super::{Entry, View, records::Records, render};
+use crate::kernel::Observed;
+
+/// Health of a resource, apart from what was observed of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Standing {
+pub(super) struct Health {
     pub state: State,
     pub reason: Option<String>,
 }
 
-impl Standing {
+impl Health {
+    /// Returns the health of a resource that is in sync.
     pub fn in_sync() -> Self {
         Self {
             state: State::InSync,
             reason: None,
         }
     }
-}
 
-/// What readers see of a resource. Without an observation (a dry run), `observed` is null.
-pub(super) fn entry(record: &Record, standing: &Standing, observed: &Observed) -> Entry {
-    match &*record.spec {
-        Spec::Namespace(spec) => {
-            let known = observed
-                .namespaces
-                .get(&Ns::Named(spec.name.clone()))
-                .filter(|known| known.inode != 0);
-            let seen = known.map(|known| NamespaceObserved {
-                path: format!("/run/netns/{}", spec.name),
-                inode: known.inode,
-                netnsid: known.netnsid,
-                links: known.link_count,
-            });
-            finish(record, &stored(spec, Some(true), record, standing, seen))
+    /// Returns the health of a resource in this state, for this reason.
+    pub fn new(state: State, reason: impl Into<String>) -> Self {
+        Self {
+            state,
+            reason: Some(reason.into()),
         }
-        Spec::Bridge(spec) => {
-            let seen = observed
-                .link(&Ns::of(spec.namespace.as_ref()), spec.device())
-                .and_then(|link| bridge(spec, link));
-            let stored = stored(spec, None, record, standing, seen);
-            Entry {
-                bridge: Some(Box::new(stored.clone())),
-                ..finish(record, &stored)
-            }
-        }
-        Spec::Veth(spec) => {
-            let links = [0, 1].map(|i: usize| end_link(spec, i, observed));
-            let seen = veth(spec, links);
-            let mut standing = standing.clone();
-            if standing.state == State::InSync && standing.reason.is_none() {
-                standing.reason = if seen.ready {
-                    unequal_mtus(spec, &seen)
-                } else {
-                    Some(not_ready(spec, &seen))
-                };
-            }
-            let mut ports: Vec<_> = (0..2).filter_map(|i| port(spec, i, links[i]?)).collect();
-            ports.shrink_to_fit();
-            Entry {
-                ports,
-                ..finish(record, &stored(spec, None, record, &standing, Some(seen)))
-            }
-        }
+    }
+
+    /// Returns true if the resource is in sync, or waits for something outside of netnsd.
+    pub fn is_settled(&self) -> bool {
+        matches!(self.state, State::InSync | State::Pending)
     }
 }
 
-fn stored<R: Resource>(
-    spec: &R,
-    managed: Option<bool>,
-    record: &Record,
-    standing: &Standing,
-    observed: Option<R::Observed>,
-) -> Stored<R> {
-    Stored {
-        spec: spec.clone(),
-        uid: record.uid.clone(),
-        generation: record.generation,
-        managed,
-        created_at: format_rfc3339(record.created_at),
-        updated_at: format_rfc3339(record.updated_at),
-        status: Status {
-            state: standing.state,
-            reason: standing.reason.clone(),
-            observed,
-        },
+/// Health of all resources, and the view that readers see.
+///
+/// Resources have no health until they were first compared with the kernel.
+#[derive(Debug)]
+pub(super) struct StatusBoard {
+    health: BTreeMap<ResourceRef, Health>,
+    view: Arc<View>,
+}
+
+impl StatusBoard {
+    /// Publishes the recorded resources as not yet compared.
+    pub fn new(view: Arc<View>, records: &Records) -> Self {
+        let health = Health::new(State::Pending, "not yet compared with the kernel");
+        let entries = records
+            .intent()
+            .all()
+            .map(|(_, record)| render::render_entry(record, &health, &Observed::default()))
+            .collect();
+        view.publish(entries, &[]);
+        Self {
+            health: BTreeMap::new(),
+            view,
+        }
     }
-}
 
-fn finish<R: Resource>(record: &Record, stored: &Stored<R>) -> Entry {
-    let mut json = serde_json::to_vec(stored).unwrap_or_else(|error| {
-        tracing::error!(%error, resource = %record.spec.resource(), "a resource cannot be written as JSON");
-        b"null".to_vec()
-    });
-    json.shrink_to_fit();
-    Entry {
-        spec: record.spec.clone(),
-        uid: record.uid.clone(),
-        generation: record.generation,
-        state: stored.status.state,
-        json: json.into(),
-        bridge: None,
-        ports: Vec::new(),
+    /// Returns the health of a resource.
+    pub fn health(&self, resource: &ResourceRef) -> Option<&Health> {
+        self.health.get(resource)
     }
-}
 
-fn end_link<'o>(spec: &Veth, i: usize, observed: &'o Observed) -> Option<&'o ObservedLink> {
-    let end = &spec.endpoints[i];
-    observed.link(&Ns::of(end.namespace.as_ref()), end.device())
-}
+    /// Returns the state of a resource.
+    pub fn state(&self, resource: &ResourceRef) -> Option<State> {
+        self.health.get(resource).map(|health| health.state)
+    }
 
-fn bridge(spec: &Bridge, link: &ObservedLink) -> Option<BridgeObserved> {
-    let settings = link.bridge.as_ref()?;
-    let (addresses, foreign_addresses) = split(&spec.addresses, link);
-    Some(BridgeObserved {
-        index: link.index,
-        mac: mac(link),
-        mtu: link.mtu,
-        up: link.up,
-        carrier: link.carrier,
-        operstate: link.operstate.clone(),
-        addresses,
-        foreign_addresses,
-        bridge_id: settings.bridge_id.clone(),
-        root_id: settings.root_id.clone(),
-        ports: Vec::new(),
-    })
-}
+    /// Returns true if a resource is in sync, or waits for something outside of netnsd.
+    pub fn is_settled(&self, resource: &ResourceRef) -> bool {
+        self.health
+            .get(resource)
+            .is_some_and(|health| health.is_settled())
+    }
 
-fn veth(spec: &Veth, links: [Option<&ObservedLink>; 2]) -> VethObserved {
-    let seen = |i: usize| {
-        links[i].map(|link| {
-            let (addresses, foreign_addresses) = split(&spec.endpoints[i].addresses, link);
-            EndpointObserved {
-                index: link.index,
-                mac: mac(link),
-                mtu: link.mtu,
-                up: link.up,
-                carrier: link.carrier,
-                operstate: link.operstate.clone(),
-                addresses,
-                foreign_addresses,
-                bridge: link.master.clone(),
-            }
-        })
-    };
-    VethObserved {
-        ready: links
+    /// Returns the resources that are not settled.
+    pub fn unsettled(&self) -> impl Iterator<Item = (&ResourceRef, &Health)> {
+        self.health
             .iter()
-            .all(|link| link.is_some_and(|link| link.up && link.carrier)),
-        endpoints: [seen(0), seen(1)],
+            .filter(|(_, health)| !health.is_settled())
     }
-}
 
-fn not_ready(spec: &Veth, seen: &VethObserved) -> String {
-    let missing: Vec<String> = (0..2)
-        .filter_map(|i| {
-            let end = &spec.endpoints[i];
-            let place = format!(
-                "end {i} ({} in {})",
-                end.device(),
-                Ns::of(end.namespace.as_ref())
-            );
-            match &seen.endpoints[i] {
-                None => Some(format!("{place} is not there")),
-                Some(link) if !link.up => Some(format!("{place} is down")),
-                Some(_) => None,
-            }
-        })
-        .collect();
-    match missing.is_empty() {
-        true => "not ready: waiting for carrier".to_owned(),
-        false => format!("not ready: {}", missing.join(", ")),
+    /// Sets the health of a resource.
+    pub fn set(&mut self, resource: &ResourceRef, health: Health) {
+        self.health.insert(resource.clone(), health);
     }
-}
 
-/// Returns what a pair does whose ends have different MTUs (`veth_forward_skb()`,
-/// drivers/net/veth.c).
-fn unequal_mtus(spec: &Veth, seen: &VethObserved) -> Option<String> {
-    let [a, b] = [0, 1].map(|i: usize| seen.endpoints[i].as_ref().map_or(0, |end| end.mtu));
-    let (larger, most, least) = if a > b { (0, a, b) } else { (1, b, a) };
-    let name = spec.endpoints[larger].device();
-    (most != least)
-        .then(|| format!("{name} has MTU {most}, its peer {least}: larger packets are dropped"))
-}
+    /// Forgets a resource that is no longer recorded.
+    pub fn remove(&mut self, resource: &ResourceRef) {
+        self.health.remove(resource);
+    }
 
-fn port(spec: &Veth, i: usize, link: &ObservedLink) -> Option<(netnsd_api::Name, PortObserved)> {
-    let (bridge, port) = (spec.endpoints[i].bridge.clone()?, link.port.as_ref()?);
-    Some((
-        bridge,
-        PortObserved {
-            interface: spec.endpoints[i].device().to_owned(),
-            veth: Some(spec.name.clone()),
-            endpoint: u8::try_from(i).ok(),
-            state: port.state.clone(),
-            path_cost: port.attrs.path_cost,
-            priority: port.attrs.priority,
-        },
-    ))
-}
+    /// Publishes these resources as they were observed; those that are not recorded are skipped.
+    pub fn publish<'a>(
+        &self,
+        records: &Records,
+        resources: impl IntoIterator<Item = &'a ResourceRef>,
+        observed: &Observed,
+    ) {
+        let mut entries = Vec::new();
+        for resource in resources {
+            let Some(record) = records.get(resource) else {
+                continue;
+            };
+            let health = self
+                .health
+                .get(resource)
+                .cloned()
+                .unwrap_or_else(Health::in_sync);
+            entries.push(render::render_entry(record, &health, observed));
+        }
+        self.view.publish(entries, &[]);
+    }
 
-fn mac(link: &ObservedLink) -> String {
-    link.mac.map(|mac| mac.to_string()).unwrap_or_default()
-}
+    /// Removes deleted resources from the view.
+    pub fn unpublish(&self, deleted: &[ResourceRef]) {
+        self.view.publish(Vec::new(), deleted);
+    }
 
-/// The addresses that were asked for and are there, in the order in which they were, and those of
-/// others; link-local ones that the kernel makes itself are neither.
-fn split(wanted: &[Cidr], link: &ObservedLink) -> (Vec<String>, Vec<String>) {
-    let is_asked =
-        |known: &ObservedAddress, asked: &Cidr| known.peer.is_none() && known.net == asked.0;
-    let there = wanted
-        .iter()
-        .filter(|asked| link.addresses.iter().any(|known| is_asked(known, asked)));
-    let others = link.addresses.iter().filter(|known| {
-        !is_link_local(known.net.addr()) && !wanted.iter().any(|asked| is_asked(known, asked))
-    });
-    (
-        there.map(ToString::to_string).collect(),
-        others.map(ToString::to_string).collect(),
-    )
+    /// Returns a resource as readers see it.
+    pub fn entry(&self, resource: &ResourceRef) -> Option<Arc<Entry>> {
+        self.view.get(resource.kind, &resource.name)
+    }
+
+    /// Returns true if all recorded resources were compared with the kernel since the start.
+    pub fn is_ready(&self) -> bool {
+        self.view.ready()
+    }
+
+    /// Notes that all recorded resources were compared with the kernel.
+    pub fn set_ready(&self) {
+        self.view.set_ready();
+    }
 }

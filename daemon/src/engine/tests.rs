@@ -1,6 +1,6 @@
 //! Tests of the engine over the simulated kernel and a real database.
 
-use std::{net::Ipv4Addr, path::PathBuf, sync::Arc, task::Poll, time::Duration};
+use std::{net::Ipv4Addr, path::PathBuf, sync::Arc, task::Poll};
 
 use netnsd_api::{AuditEntry, Code, Kind, Name, ResourceRef, Role, State, is_link_local};
 use nix::errno::Errno;
@@ -53,7 +53,7 @@ impl House {
                 &self.database(),
                 self.view.clone(),
                 shown,
-                Policy::default(),
+                DriftPolicy::default(),
                 Arc::default(),
                 Arc::default(),
                 || Ok(kernel),
@@ -1409,7 +1409,7 @@ async fn admins_entries_wait_until_they_can_be_recorded() {
     };
     let unavailable =
         |result: Result<(), Problem>| assert_eq!(result.unwrap_err().code, Code::StoreUnavailable);
-    for at in 0..core::BACKLOG {
+    for at in 0..recorder::BACKLOG_CAPACITY {
         engine
             .record_aux(AuxRecord::PutAudit(entry(Role::Admin, 200, at)))
             .await
@@ -1461,7 +1461,7 @@ async fn admins_entries_wait_until_they_can_be_recorded() {
         .iter()
         .map(|entry| (entry.status, entry.count, entry.request_id.clone()))
         .collect();
-    let waited = (0..core::BACKLOG).map(|at| (200, 1, at.to_string()));
+    let waited = (0..recorder::BACKLOG_CAPACITY).map(|at| (200, 1, at.to_string()));
     let all: Vec<_> = waited
         .chain([(201, 1, String::new()), (503, 2, "0".to_owned())])
         .collect();
@@ -1529,7 +1529,7 @@ async fn a_full_queue_refuses_and_what_it_took_is_done() {
     };
     let count = writes.len();
     assert!(
-        count >= QUEUE && refused.code == Code::Overloaded,
+        count >= QUEUE_CAPACITY && refused.code == Code::Overloaded,
         "{count}: {refused:?}"
     );
     // The audit log has a lane of its own.
@@ -1553,14 +1553,4 @@ async fn a_full_queue_refuses_and_what_it_took_is_done() {
         1
     );
     assert_eq!(house.kernel.everything().len(), 1 + count);
-}
-
-#[test]
-fn rounds_are_as_rare_as_they_are_long_but_once_in_ten_minutes() {
-    let (second, ms) = (Duration::from_secs(1), Duration::from_millis(1));
-    assert_eq!(Interval::Paced.pause(1, ms), 60 * second);
-    assert_eq!(Interval::Paced.pause(4, ms), 15 * second);
-    assert_eq!(Interval::Paced.pause(4, 20 * ms), 40 * second);
-    assert_eq!(Interval::Paced.pause(4, second), 150 * second);
-    assert_eq!(Interval::Every(7 * second).pause(7, second), second);
 }

@@ -18,7 +18,7 @@ use super::{
     query, resource,
     resource::Answer,
 };
-use crate::{access::Caller, engine::QUEUE};
+use crate::{access::Caller, engine::QUEUE_CAPACITY};
 
 const NAME: &str = "netnsd";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -82,7 +82,7 @@ pub(super) async fn about(State(app): State<App>, RawQuery(query): RawQuery) -> 
             body_bytes: BODY_LIMIT as u64,
             page_items: 10_000,
             labels: 64,
-            queued_writes: QUEUE as u32,
+            queued_writes: QUEUE_CAPACITY as u32,
         },
     };
     Ok(Json(about).into_response())

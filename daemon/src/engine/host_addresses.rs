@@ -1,5 +1,5 @@
-//! Addresses that writes give to the host itself: some would take its own traffic, and are for
-//! admins.
+//! Addresses that writes add on the host itself. Some would divert the host's own traffic: only
+//! admins may add them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,7 +28,7 @@ pub(super) struct HostAddress {
 }
 
 /// Returns the addresses that a resource has on the host, and that it had not before.
-pub(super) fn new_addresses(before: Option<&Spec>, after: &Spec) -> Vec<HostAddress> {
+pub(super) fn added_addresses(before: Option<&Spec>, after: &Spec) -> Vec<HostAddress> {
     let old: BTreeSet<IpNet> = before
         .map(addresses)
         .unwrap_or_default()
