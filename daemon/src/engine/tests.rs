@@ -19,7 +19,7 @@ use crate::{
     store::{AuditLog, AuxRecord, EventFilter, History},
 };
 
-struct House {
+struct TestHost {
     dir: tempfile::TempDir,
     kernel: SimKernel,
     view: Arc<View>,
@@ -27,17 +27,17 @@ struct House {
     history: Option<History>,
 }
 
-impl House {
+impl TestHost {
     fn new() -> Self {
-        let mut house = Self {
+        let mut host = Self {
             dir: tempfile::tempdir().unwrap(),
             kernel: SimKernel::default(),
             view: Arc::default(),
             engine: None,
             history: None,
         };
-        house.start();
-        house
+        host.start();
+        host
     }
 
     fn database(&self) -> PathBuf {
@@ -69,7 +69,7 @@ impl House {
         thread.join().unwrap();
     }
 
-    /// Starts again on a kernel that has nothing.
+    /// Restarts on an empty kernel.
     async fn reboot(&mut self) {
         self.stop();
         self.kernel = SimKernel::default();
@@ -104,7 +104,7 @@ impl House {
         .await
     }
 
-    /// A bridge, a namespace on it, a router with routes, a second pair.
+    /// Creates a bridge, and a namespace with routes that is connected to it.
     async fn network(&self) {
         self.put(
             Kind::Namespace,
@@ -135,43 +135,47 @@ impl House {
 }
 
 #[tokio::test]
-async fn what_is_asked_for_is_made_and_a_restart_does_nothing() {
-    let mut house = House::new();
-    house.network().await;
+async fn network_is_applied_and_restart_changes_nothing() {
+    let mut host = TestHost::new();
+    host.network().await;
     for (kind, name) in [
         (Kind::Namespace, "net0"),
         (Kind::Bridge, "br0"),
         (Kind::Veth, "lan0"),
     ] {
-        assert_eq!(house.state(kind, name), State::InSync, "{kind} {name}");
+        assert_eq!(
+            host.state(kind, name),
+            State::InSync,
+            "{kind} {name} is not in sync"
+        );
     }
-    assert!(!house.kernel.executed().is_empty());
-    house.stop();
-    house.start();
-    while !house.view.ready() {
+    assert!(!host.kernel.executed().is_empty());
+    host.stop();
+    host.start();
+    while !host.view.ready() {
         tokio::task::yield_now().await;
     }
-    assert_eq!(house.kernel.executed(), []);
+    assert_eq!(host.kernel.executed(), []);
 }
 
 #[tokio::test]
-async fn a_reboot_brings_everything_back() {
-    let mut house = House::new();
-    house.network().await;
-    let before = house.kernel.everything();
-    house.stop();
-    house.kernel = SimKernel::default();
-    house.start();
-    while !house.view.ready() {
+async fn reboot_restores_everything() {
+    let mut host = TestHost::new();
+    host.network().await;
+    let before = host.kernel.everything();
+    host.stop();
+    host.kernel = SimKernel::default();
+    host.start();
+    while !host.view.ready() {
         tokio::task::yield_now().await;
     }
     let names = |all: &std::collections::BTreeMap<Ns, crate::kernel::ObservedNs>| -> Vec<(Ns, Vec<String>, usize)> {
         all.iter().map(|(ns, known)| (ns.clone(), known.links.keys().cloned().collect(), known.routes.len())).collect()
     };
-    assert_eq!(names(&house.kernel.everything()), names(&before));
+    assert_eq!(names(&host.kernel.everything()), names(&before));
 }
 
-/// The MAC addresses of all links, by where they are.
+/// Returns the MAC addresses of all links.
 fn macs(kernel: &SimKernel) -> Vec<(Ns, String, Option<netnsd_api::Mac>)> {
     let all = kernel.everything();
     let of = |(ns, known): (&Ns, &crate::kernel::ObservedNs)| {
@@ -184,7 +188,7 @@ fn macs(kernel: &SimKernel) -> Vec<(Ns, String, Option<netnsd_api::Mac>)> {
     all.iter().flat_map(of).collect()
 }
 
-impl House {
+impl TestHost {
     async fn reconcile(&self) -> Vec<ResourceRef> {
         self.engine
             .as_ref()
@@ -196,7 +200,7 @@ impl House {
             .repaired
     }
 
-    /// Stops, and makes the database one from before addresses were recorded.
+    /// Stops, and turns the database into one from before MAC addresses were recorded.
     async fn forget_macs(&mut self) {
         self.stop();
         let url = format!("sqlite://{}", self.database().display());
@@ -210,48 +214,44 @@ impl House {
 }
 
 #[tokio::test]
-async fn macs_last_through_repair_reboot_and_remaking() {
-    let mut house = House::new();
-    house.network().await;
-    let before = macs(&house.kernel);
-    house
-        .kernel
+async fn macs_survive_repair_reboot_and_recreation() {
+    let mut host = TestHost::new();
+    host.network().await;
+    let before = macs(&host.kernel);
+    host.kernel
         .apply(&Op::Link(LinkOp::Delete(LinkAt::new(Ns::Host, "port0"))))
         .unwrap();
-    house
-        .kernel
+    host.kernel
         .apply(&Op::Link(LinkOp::Delete(LinkAt::new(Ns::Host, "br0"))))
         .unwrap();
-    assert_eq!(house.reconcile().await.len(), 3);
-    assert_eq!(macs(&house.kernel), before);
-    // Another device is set right; one that is set and taken back is the one before.
+    assert_eq!(host.reconcile().await.len(), 3);
+    assert_eq!(macs(&host.kernel), before);
+    // A foreign MAC address is repaired; one that was asked for gives way to the earlier one.
     let other = "02:00:00:00:00:aa".parse().unwrap();
-    house
-        .kernel
+    host.kernel
         .apply(&LinkAt::new(Ns::Host, "br0").set(LinkChange::Mac(other)))
         .unwrap();
-    house.reconcile().await;
-    assert_eq!(macs(&house.kernel), before);
-    house
-        .put(Kind::Bridge, json!({"name": "br0", "mac": other}))
+    host.reconcile().await;
+    assert_eq!(macs(&host.kernel), before);
+    host.put(Kind::Bridge, json!({"name": "br0", "mac": other}))
         .await
         .unwrap();
-    assert_ne!(macs(&house.kernel), before);
-    house.network().await;
-    assert_eq!(macs(&house.kernel), before);
-    house.delete(Kind::Namespace, "net0", true).await.unwrap();
-    house.delete(Kind::Bridge, "br0", true).await.unwrap();
-    house.network().await;
-    assert_eq!(macs(&house.kernel), before);
-    house.reboot().await;
-    assert_eq!(macs(&house.kernel), before);
+    assert_ne!(macs(&host.kernel), before);
+    host.network().await;
+    assert_eq!(macs(&host.kernel), before);
+    host.delete(Kind::Namespace, "net0", true).await.unwrap();
+    host.delete(Kind::Bridge, "br0", true).await.unwrap();
+    host.network().await;
+    assert_eq!(macs(&host.kernel), before);
+    host.reboot().await;
+    assert_eq!(macs(&host.kernel), before);
 }
 
 #[tokio::test]
-async fn what_is_there_before_macs_are_recorded_keeps_them() {
-    let mut house = House::new();
-    house.network().await;
-    house.forget_macs().await;
+async fn devices_from_before_macs_were_recorded_keep_them() {
+    let mut host = TestHost::new();
+    host.network().await;
+    host.forget_macs().await;
     let places = [
         (Ns::Host, "br0"),
         (Ns::Host, "port0"),
@@ -259,97 +259,91 @@ async fn what_is_there_before_macs_are_recorded_keeps_them() {
     ];
     for (i, (ns, name)) in places.into_iter().enumerate() {
         let mac = netnsd_api::Mac([2, 0, 0, 0, 1, u8::try_from(i).unwrap()]);
-        house
-            .kernel
+        host.kernel
             .apply(&LinkAt::new(ns, name).set(LinkChange::Mac(mac)))
             .unwrap();
     }
-    let before = macs(&house.kernel);
-    house.kernel.executed();
-    house.start();
-    house.view.wait_ready().await;
+    let before = macs(&host.kernel);
+    host.kernel.executed();
+    host.start();
+    host.view.wait_ready().await;
     let pin =
         LinkAt::new(Ns::Host, "br0").set(LinkChange::Mac(netnsd_api::Mac([2, 0, 0, 0, 1, 0])));
-    assert_eq!(house.kernel.executed(), [pin]);
-    assert_eq!(macs(&house.kernel), before);
-    // They are recorded by now: neither the next start nor a reboot changes them.
-    house.stop();
-    house.start();
-    house.view.wait_ready().await;
-    assert_eq!(house.kernel.executed(), []);
-    house.reboot().await;
-    assert_eq!(macs(&house.kernel), before);
+    assert_eq!(host.kernel.executed(), [pin]);
+    assert_eq!(macs(&host.kernel), before);
+    // They are recorded now: neither a restart nor a reboot changes them.
+    host.stop();
+    host.start();
+    host.view.wait_ready().await;
+    assert_eq!(host.kernel.executed(), []);
+    host.reboot().await;
+    assert_eq!(macs(&host.kernel), before);
 }
 
 #[tokio::test]
-async fn addresses_are_announced_where_links_were_remade_only() {
-    let mut house = House::new();
-    house.network().await;
-    house
-        .put(Kind::Bridge, json!({"name": "br1"}))
+async fn only_recreated_links_announce_addresses() {
+    let mut host = TestHost::new();
+    host.network().await;
+    host.put(Kind::Bridge, json!({"name": "br1"}))
         .await
         .unwrap();
-    assert_eq!(house.kernel.announced(), [], "nobody knew another one");
-    let announced = |house: &House| -> Vec<(String, usize)> {
-        house
-            .kernel
+    assert_eq!(host.kernel.announced(), [], "a new device is announced");
+    let announced = |host: &TestHost| -> Vec<(String, usize)> {
+        host.kernel
             .announced()
             .into_iter()
             .map(|link| (link.name, link.addresses.len()))
             .collect()
     };
-    house
-        .kernel
+    host.kernel
         .apply(&Op::Link(LinkOp::Delete(LinkAt::new(Ns::Host, "port0"))))
         .unwrap();
-    house.reconcile().await;
-    assert_eq!(announced(&house), [("eth0".to_owned(), 3)]);
-    house
-        .kernel
+    host.reconcile().await;
+    assert_eq!(announced(&host), [("eth0".to_owned(), 3)]);
+    host.kernel
         .apply(&Op::Link(LinkOp::Delete(LinkAt::new(Ns::Host, "br0"))))
         .unwrap();
-    house.reconcile().await;
+    host.reconcile().await;
     assert_eq!(
-        announced(&house),
+        announced(&host),
         [("br0".to_owned(), 1), ("eth0".to_owned(), 3)]
     );
-    // To another bridge; and one without carrier once it has one.
+    // Moved to another bridge, and announced only once there is carrier.
     let ends = |bridge: &str, up: bool| {
         json!({"name": "lan0", "endpoints": [{"namespace": "net0", "interface": "eth0", "addresses": ["10.0.0.1/24"]},
             {"interface": "port0", "bridge": bridge, "up": up}]})
     };
-    house.put(Kind::Veth, ends("br1", false)).await.unwrap();
-    assert_eq!(announced(&house), []);
-    house.put(Kind::Veth, ends("br1", true)).await.unwrap();
-    assert_eq!(announced(&house), [("eth0".to_owned(), 1)]);
-    house
-        .put(
-            Kind::Namespace,
-            json!({"name": "net0", "labels": {"a": "b"}}),
-        )
-        .await
-        .unwrap();
-    assert_eq!(announced(&house), []);
-    house.reboot().await;
-    assert_eq!(announced(&house), [], "at boot nothing is where it was not");
+    host.put(Kind::Veth, ends("br1", false)).await.unwrap();
+    assert_eq!(announced(&host), []);
+    host.put(Kind::Veth, ends("br1", true)).await.unwrap();
+    assert_eq!(announced(&host), [("eth0".to_owned(), 1)]);
+    host.put(
+        Kind::Namespace,
+        json!({"name": "net0", "labels": {"a": "b"}}),
+    )
+    .await
+    .unwrap();
+    assert_eq!(announced(&host), []);
+    host.reboot().await;
+    assert_eq!(announced(&host), [], "announcements at boot");
 }
 
 #[tokio::test]
 async fn refused_setting_at_boot_stops_nothing_else() {
-    let mut house = House::new();
-    house.network().await;
+    let mut host = TestHost::new();
+    host.network().await;
     let mut all = Vec::new();
     let mut count = 0;
     loop {
-        house.stop();
-        house.kernel = SimKernel::default();
+        host.stop();
+        host.kernel = SimKernel::default();
         // First without a fault.
         if count > 0 {
-            house.kernel.fail(count - 1, Errno::EPERM);
+            host.kernel.fail(count - 1, Errno::EPERM);
         }
-        house.start();
-        house.view.wait_ready().await;
-        let done = house.kernel.executed();
+        host.start();
+        host.view.wait_ready().await;
+        let done = host.kernel.executed();
         if all.is_empty() {
             all = done;
         } else if all[count - 1].is_setting() {
@@ -366,7 +360,7 @@ async fn refused_setting_at_boot_stops_nothing_else() {
             ];
             let failed = states
                 .iter()
-                .filter(|(kind, name)| house.state(*kind, name) == State::Failed);
+                .filter(|(kind, name)| host.state(*kind, name) == State::Failed);
             assert_eq!(failed.count(), 1, "{:?}", all[count - 1]);
         }
         count += 1;
@@ -377,8 +371,8 @@ async fn refused_setting_at_boot_stops_nothing_else() {
     assert!(count > 15, "{all:#?}");
 }
 
-/// What the kernel may say to any operation (`netlink(7)`, `mount(2)`, `setns(2)`), and some that
-/// mean "not yet".
+/// Errors that any operation may have (`netlink(7)`, `mount(2)`, `setns(2)`), and some that mean
+/// that a dependency is missing.
 const ERRNOS: [Errno; 10] = [
     Errno::EPERM,
     Errno::ENOMEM,
@@ -392,8 +386,8 @@ const ERRNOS: [Errno; 10] = [
     Errno::ENETUNREACH,
 ];
 
-/// Changes of the network, of every kind.
-fn changes() -> Vec<Change> {
+/// Returns changes of the network, of every kind.
+fn changes_of_every_kind() -> Vec<Change> {
     let put = |kind, body| Change::Put(Spec::from_json(kind, body).unwrap());
     let delete = |kind, name: &str| Change::Delete {
         resource: ResourceRef::new(kind, name.parse().unwrap()),
@@ -445,19 +439,19 @@ fn changes() -> Vec<Change> {
 }
 
 #[tokio::test]
-async fn every_refusal_of_the_kernel_leaves_everything_as_it_was() {
+async fn refused_operation_leaves_everything_as_before() {
     let mut faults = 0;
-    for change in changes() {
+    for change in changes_of_every_kind() {
         for errno in ERRNOS {
-            // One database serves for all: a change that is refused leaves nothing.
-            let mut house = House::new();
-            house.network().await;
+            // One database serves for all faults: a refused change leaves nothing.
+            let mut host = TestHost::new();
+            host.network().await;
             for after in 0.. {
-                house.kernel.executed();
-                let (kernel, json) = (house.kernel.shape(), all_json(&house.view));
-                house.kernel.fail(after, errno);
+                host.kernel.executed();
+                let (kernel, json) = (host.kernel.shape(), render_all(&host.view));
+                host.kernel.fail(after, errno);
                 let what = format!("{change:?}, the operation {after} failed with {errno}");
-                match house.write(change.clone()).await {
+                match host.write(change.clone()).await {
                     Err(problem) => {
                         faults += 1;
                         assert_eq!(
@@ -465,17 +459,17 @@ async fn every_refusal_of_the_kernel_leaves_everything_as_it_was() {
                             Some(format!("{errno:?}")),
                             "{what}: {problem:?}"
                         );
-                        assert_eq!(house.kernel.shape(), kernel, "{what}");
-                        assert_eq!(all_json(&house.view), json, "{what}");
+                        assert_eq!(host.kernel.shape(), kernel, "{what}");
+                        assert_eq!(render_all(&host.view), json, "{what}");
                     }
-                    // What may wait was done at the next try.
-                    Ok(_) if house.kernel.failed() => {
+                    // An operation that may wait succeeded at the next try.
+                    Ok(_) if host.kernel.failed() => {
                         faults += 1;
-                        house = House::new();
-                        house.network().await;
+                        host = TestHost::new();
+                        host.network().await;
                     }
                     Ok(_) => {
-                        assert!(after > 0, "{what}: some operation was tried");
+                        assert!(after > 0, "{what}: no operation was tried");
                         break;
                     }
                 }
@@ -485,41 +479,40 @@ async fn every_refusal_of_the_kernel_leaves_everything_as_it_was() {
     println!("{faults} faults");
 }
 
-fn all_json(view: &View) -> Vec<Value> {
+fn render_all(view: &View) -> Vec<Value> {
     let mut all = Vec::new();
     for kind in Kind::ALL {
         for entry in view.list(kind, None, 100, |_| true).0 {
             let mut value: Value = serde_json::from_slice(&entry.json).unwrap();
-            // What is made again has another number.
+            // A recreated device has another index.
             ["index", "inode"]
                 .iter()
-                .for_each(|key| strip(&mut value, key));
+                .for_each(|key| remove_key(&mut value, key));
             all.push(value);
         }
     }
     all
 }
 
-fn strip(value: &mut Value, key: &str) {
+fn remove_key(value: &mut Value, key: &str) {
     match value {
         Value::Object(map) => {
             map.remove(key);
-            map.values_mut().for_each(|value| strip(value, key));
+            map.values_mut().for_each(|value| remove_key(value, key));
         }
-        Value::Array(items) => items.iter_mut().for_each(|value| strip(value, key)),
+        Value::Array(items) => items.iter_mut().for_each(|value| remove_key(value, key)),
         _ => {}
     }
 }
 
 #[tokio::test]
-async fn removing_a_setting_gives_the_earlier_one_back() {
-    let house = House::new();
-    house.network().await;
-    house
-        .put(Kind::Namespace, json!({"name": "net0", "netnsid": 7}))
+async fn removed_setting_restores_the_earlier_value() {
+    let host = TestHost::new();
+    host.network().await;
+    host.put(Kind::Namespace, json!({"name": "net0", "netnsid": 7}))
         .await
         .unwrap();
-    let ns = &house.kernel.everything()[&Ns::Named("net0".parse::<Name>().unwrap())];
+    let ns = &host.kernel.everything()[&Ns::Named("net0".parse::<Name>().unwrap())];
     assert!(
         !ns.sysctls.is_empty() && ns.sysctls.values().all(|value| value == "0"),
         "{ns:?}"
@@ -528,55 +521,62 @@ async fn removing_a_setting_gives_the_earlier_one_back() {
 }
 
 #[tokio::test]
-async fn nsswitch_follows_the_hosts() {
-    let house = House::new();
-    house.kernel.set_nsswitch(Some(
+async fn nsswitch_follows_that_of_the_host() {
+    let host = TestHost::new();
+    host.kernel.set_nsswitch(Some(
         "hosts: mymachines resolve [!UNAVAIL=return] files dns\n",
     ));
-    house
-        .put(
-            Kind::Namespace,
-            json!({"name": "net0", "dns": {"nameservers": ["10.0.0.254"]}}),
-        )
-        .await
-        .unwrap();
+    host.put(
+        Kind::Namespace,
+        json!({"name": "net0", "dns": {"nameservers": ["10.0.0.254"]}}),
+    )
+    .await
+    .unwrap();
     let hosts = || {
-        let ns = &house.kernel.everything()[&Ns::Named("net0".parse::<Name>().unwrap())];
+        let ns = &host.kernel.everything()[&Ns::Named("net0".parse::<Name>().unwrap())];
         ns.dns[&DnsFile::Nsswitch].lines().nth(1).map(str::to_owned)
     };
     assert_eq!(hosts().as_deref(), Some("hosts: files dns"));
-    house.kernel.executed();
-    let reconcile = async || house.engine.as_ref().unwrap().0.reconcile().await.unwrap();
+    host.kernel.executed();
+    let reconcile = async || host.engine.as_ref().unwrap().0.reconcile().await.unwrap();
     reconcile().await;
-    assert_eq!(house.kernel.executed(), []);
-    house.kernel.set_nsswitch(Some("hosts: files resolve\n"));
+    assert_eq!(host.kernel.executed(), []);
+    host.kernel.set_nsswitch(Some("hosts: files resolve\n"));
     reconcile().await;
-    assert_eq!(house.kernel.executed(), [], "it comes to the same");
-    house.kernel.set_nsswitch(Some("hosts: files\n"));
+    assert_eq!(
+        host.kernel.executed(),
+        [],
+        "an equivalent nsswitch.conf is rewritten"
+    );
+    host.kernel.set_nsswitch(Some("hosts: files\n"));
     reconcile().await;
-    assert_eq!(house.kernel.executed().len(), 1, "resolv.conf is as it was");
+    assert_eq!(
+        host.kernel.executed().len(),
+        1,
+        "more than nsswitch.conf was written"
+    );
     assert_eq!(hosts().as_deref(), Some("hosts: files"));
 }
 
 #[tokio::test]
-async fn a_namespace_takes_its_links_along_and_a_bridge_lets_its_ports_go() {
-    let house = House::new();
-    house.network().await;
-    let refused = house.delete(Kind::Bridge, "br0", false).await.unwrap_err();
+async fn cascade_deletes_links_and_releases_ports() {
+    let host = TestHost::new();
+    host.network().await;
+    let refused = host.delete(Kind::Bridge, "br0", false).await.unwrap_err();
     assert_eq!((refused.code, refused.resources.len()), (Code::InUse, 1));
-    house.delete(Kind::Bridge, "br0", true).await.unwrap();
+    host.delete(Kind::Bridge, "br0", true).await.unwrap();
     assert_eq!(
-        house.kernel.everything()[&Ns::Host].links["port0"].master,
+        host.kernel.everything()[&Ns::Host].links["port0"].master,
         None
     );
-    house.delete(Kind::Namespace, "net0", true).await.unwrap();
-    let left = house.kernel.everything();
+    host.delete(Kind::Namespace, "net0", true).await.unwrap();
+    let left = host.kernel.everything();
     assert_eq!((left.len(), left[&Ns::Host].links.len()), (1, 0));
 }
 
 #[tokio::test]
-async fn what_others_made_is_a_conflict_and_stays() {
-    let house = House::new();
+async fn foreign_device_is_a_conflict_and_stays() {
+    let host = TestHost::new();
     let theirs = Op::Link(LinkOp::Create(Box::new(NewLink::Bridge {
         end: NewEnd {
             at: LinkAt::new(Ns::Host, "br0"),
@@ -586,26 +586,25 @@ async fn what_others_made_is_a_conflict_and_stays() {
         },
         settings: BridgeSettings::default(),
     })));
-    house.kernel.apply(&theirs).unwrap();
-    let before = house.kernel.everything();
-    let refused = house
+    host.kernel.apply(&theirs).unwrap();
+    let before = host.kernel.everything();
+    let refused = host
         .put(Kind::Bridge, json!({"name": "br0"}))
         .await
         .unwrap_err();
     assert_eq!(refused.code, Code::Conflict);
-    assert_eq!(house.kernel.everything(), before);
+    assert_eq!(host.kernel.everything(), before);
     assert!(
-        house
-            .view
+        host.view
             .get(Kind::Bridge, &"br0".parse().unwrap())
             .is_none()
     );
 }
 
 #[tokio::test]
-async fn routes_wait_for_what_they_need() {
-    let house = House::new();
-    house
+async fn routes_wait_for_their_interface() {
+    let host = TestHost::new();
+    host
         .put(
             Kind::Namespace,
             json!({"name": "a", "routes": [{"destination": "default", "via": "10.9.0.1"}],
@@ -614,28 +613,27 @@ async fn routes_wait_for_what_they_need() {
         )
         .await
         .unwrap();
-    assert_eq!(house.state(Kind::Namespace, "a"), State::Pending);
-    house
+    assert_eq!(host.state(Kind::Namespace, "a"), State::Pending);
+    host
         .put(Kind::Veth, json!({"name": "v", "endpoints": [{"namespace": "a", "interface": "eth0", "addresses": ["10.9.0.2/24"]}, {}]}))
         .await
         .unwrap();
-    assert_eq!(house.state(Kind::Namespace, "a"), State::InSync);
-    // Another address takes the route away, and going back brings it again.
-    house
+    assert_eq!(host.state(Kind::Namespace, "a"), State::InSync);
+    // Without the address the kernel deletes the route.
+    host
         .put(Kind::Veth, json!({"name": "v", "endpoints": [{"namespace": "a", "interface": "eth0", "addresses": ["10.8.0.2/24"]}, {}]}))
         .await
         .unwrap();
-    assert_eq!(house.state(Kind::Namespace, "a"), State::Pending);
+    assert_eq!(host.state(Kind::Namespace, "a"), State::Pending);
 }
 
 #[tokio::test]
-async fn writes_that_wait_together_are_answered_together_and_truly() {
-    let house = House::new();
-    house
-        .put(Kind::Bridge, json!({"name": "br0"}))
+async fn concurrent_writes_are_all_applied() {
+    let host = TestHost::new();
+    host.put(Kind::Bridge, json!({"name": "br0"}))
         .await
         .unwrap();
-    let engine = house.engine.as_ref().unwrap().0.clone();
+    let engine = host.engine.as_ref().unwrap().0.clone();
     let mut all = Vec::new();
     for i in 0..50 {
         let engine = engine.clone();
@@ -653,8 +651,8 @@ async fn writes_that_wait_together_are_answered_together_and_truly() {
     for one in all {
         one.await.unwrap();
     }
-    assert_eq!(house.kernel.everything()[&Ns::Host].links.len(), 51);
-    let bridge = house
+    assert_eq!(host.kernel.everything()[&Ns::Host].links.len(), 51);
+    let bridge = host
         .view
         .get(Kind::Bridge, &"br0".parse().unwrap())
         .unwrap();
@@ -669,12 +667,12 @@ async fn writes_that_wait_together_are_answered_together_and_truly() {
 }
 
 #[tokio::test]
-async fn one_that_cannot_be_applied_holds_up_nobody_and_is_tried_again() {
-    let mut house = House::new();
-    house.network().await;
-    house.stop();
-    // The machine comes back with somebody else's device under our bridge's name.
-    house.kernel = SimKernel::default();
+async fn failed_resource_does_not_block_others() {
+    let mut host = TestHost::new();
+    host.network().await;
+    host.stop();
+    // After the reboot a foreign device has the name of the bridge.
+    host.kernel = SimKernel::default();
     let theirs = |name: &str| {
         Op::Link(LinkOp::Create(Box::new(NewLink::Bridge {
             end: NewEnd {
@@ -686,36 +684,39 @@ async fn one_that_cannot_be_applied_holds_up_nobody_and_is_tried_again() {
             settings: BridgeSettings::default(),
         })))
     };
-    house.kernel.apply(&theirs("br0")).unwrap();
-    house.start();
-    house.view.wait_ready().await;
-    assert_eq!(house.state(Kind::Bridge, "br0"), State::Conflict);
-    assert_eq!(house.kernel.everything().len(), 2, "the namespace is there");
+    host.kernel.apply(&theirs("br0")).unwrap();
+    host.start();
+    host.view.wait_ready().await;
+    assert_eq!(host.state(Kind::Bridge, "br0"), State::Conflict);
+    assert_eq!(
+        host.kernel.everything().len(),
+        2,
+        "the namespace is missing"
+    );
     assert!(
-        house.kernel.everything()[&Ns::Named("net0".parse().unwrap())]
+        host.kernel.everything()[&Ns::Named("net0".parse().unwrap())]
             .links
             .contains_key("eth0")
     );
     assert_eq!(
-        house.kernel.everything()[&Ns::Host].links["br0"]
+        host.kernel.everything()[&Ns::Host].links["br0"]
             .owner_tag
             .as_deref(),
         Some("theirs")
     );
-    // Once the name is free it is made by itself.
-    house
-        .kernel
+    // Once the name is free, a retry creates the bridge.
+    host.kernel
         .apply(&Op::Link(LinkOp::Delete(LinkAt::new(Ns::Host, "br0"))))
         .unwrap();
     let patience = std::time::Instant::now() + std::time::Duration::from_secs(20);
-    while house.state(Kind::Bridge, "br0") != State::InSync
-        || house.state(Kind::Veth, "lan0") != State::InSync
+    while host.state(Kind::Bridge, "br0") != State::InSync
+        || host.state(Kind::Veth, "lan0") != State::InSync
     {
         assert!(std::time::Instant::now() < patience);
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
     assert_eq!(
-        house.kernel.everything()[&Ns::Host].links["port0"]
+        host.kernel.everything()[&Ns::Host].links["port0"]
             .master
             .as_deref(),
         Some("br0")
@@ -724,30 +725,30 @@ async fn one_that_cannot_be_applied_holds_up_nobody_and_is_tried_again() {
 
 #[tokio::test]
 async fn untagged_end_of_own_pair_is_tagged_in_place() {
-    let mut house = House::new();
-    house.network().await;
-    let before = house.kernel.everything();
-    house.stop();
+    let mut host = TestHost::new();
+    host.network().await;
+    let before = host.kernel.everything();
+    host.stop();
     // As a crash between making the pair and tagging its second end leaves it.
-    house.kernel.untag(&Ns::Host, "port0");
-    house.start();
-    house.view.wait_ready().await;
-    assert_eq!(house.state(Kind::Veth, "lan0"), State::InSync);
-    assert_eq!(house.kernel.everything(), before);
+    host.kernel.untag(&Ns::Host, "port0");
+    host.start();
+    host.view.wait_ready().await;
+    assert_eq!(host.state(Kind::Veth, "lan0"), State::InSync);
+    assert_eq!(host.kernel.everything(), before);
 }
 
 #[tokio::test]
 async fn legacy_tags_are_replaced_in_place() {
-    let mut house = House::new();
-    house.network().await;
-    let before = house.kernel.everything();
-    house.stop();
-    house.kernel.make_tags_legacy();
-    house.kernel.executed();
-    house.start();
-    house.view.wait_ready().await;
-    assert_eq!(house.kernel.everything(), before);
-    let executed = house.kernel.executed();
+    let mut host = TestHost::new();
+    host.network().await;
+    let before = host.kernel.everything();
+    host.stop();
+    host.kernel.make_tags_legacy();
+    host.kernel.executed();
+    host.start();
+    host.view.wait_ready().await;
+    assert_eq!(host.kernel.everything(), before);
+    let executed = host.kernel.executed();
     assert!(!executed.is_empty());
     assert!(
         executed.iter().all(|op| matches!(
@@ -763,18 +764,18 @@ async fn legacy_tags_are_replaced_in_place() {
 
 #[tokio::test]
 async fn tags_taken_off_are_put_back_in_place() {
-    let house = House::new();
-    house.network().await;
-    let before = house.kernel.everything();
-    house.kernel.executed();
+    let host = TestHost::new();
+    host.network().await;
+    let before = host.kernel.everything();
+    host.kernel.executed();
     for (ns, inside) in &before {
         for name in inside.links.keys().map(String::as_str).chain(["lo"]) {
-            house.kernel.untag(ns, name);
+            host.kernel.untag(ns, name);
         }
     }
-    house.engine.as_ref().unwrap().0.reconcile().await.unwrap();
-    assert_eq!(house.kernel.everything(), before);
-    let executed = house.kernel.executed();
+    host.engine.as_ref().unwrap().0.reconcile().await.unwrap();
+    assert_eq!(host.kernel.everything(), before);
+    let executed = host.kernel.executed();
     assert!(!executed.is_empty());
     assert!(
         executed.iter().all(|op| matches!(
@@ -811,8 +812,8 @@ fn topology(prune: bool, document: Value) -> Change {
     })
 }
 
-/// What `network` makes, changed in every kind of way.
-fn another() -> Value {
+/// Returns a document that changes the network of [`TestHost::network`] in every way.
+fn changed_document() -> Value {
     json!({"namespaces": [{"name": "net0", "sysctls": {"net.ipv4.ip_forward": 0}}, {"name": "net1"}],
         "bridges": [{"name": "br1", "namespace": "net1", "addresses": ["10.0.0.254/24"]}],
         "veths": [{"name": "lan0", "endpoints": [
@@ -821,19 +822,19 @@ fn another() -> Value {
 }
 
 #[tokio::test]
-async fn a_topology_is_all_or_nothing() {
+async fn topology_is_applied_atomically() {
     for prune in [true, false] {
         for after in 0.. {
-            let house = House::new();
-            house.network().await;
-            house.kernel.executed();
-            let (kernel, json) = (house.kernel.shape(), all_json(&house.view));
-            house.kernel.fail(after, Errno::EPERM);
-            match house.write(topology(prune, another())).await {
+            let host = TestHost::new();
+            host.network().await;
+            host.kernel.executed();
+            let (kernel, json) = (host.kernel.shape(), render_all(&host.view));
+            host.kernel.fail(after, Errno::EPERM);
+            match host.write(topology(prune, changed_document())).await {
                 Err(problem) => {
                     assert_eq!(problem.code, Code::KernelRejected, "{problem:?}");
-                    assert_eq!(house.kernel.shape(), kernel, "the operation {after} failed");
-                    assert_eq!(all_json(&house.view), json);
+                    assert_eq!(host.kernel.shape(), kernel, "the operation {after} failed");
+                    assert_eq!(render_all(&host.view), json);
                 }
                 Ok(written) => {
                     let of = |what| written.named.iter().filter(|(_, did)| *did == what).count();
@@ -845,7 +846,7 @@ async fn a_topology_is_all_or_nothing() {
                     ]
                     .map(of);
                     assert_eq!(counts, [2, 2, usize::from(prune), 0]);
-                    assert!(after > 5, "some operations were tried");
+                    assert!(after > 5, "too few operations were tried");
                     break;
                 }
             }
@@ -854,11 +855,16 @@ async fn a_topology_is_all_or_nothing() {
 }
 
 #[tokio::test]
-async fn a_topology_again_changes_nothing() {
-    let house = House::new();
-    house.write(topology(true, another())).await.unwrap();
-    house.kernel.executed();
-    let again = house.write(topology(true, another())).await.unwrap();
+async fn repeated_topology_changes_nothing() {
+    let host = TestHost::new();
+    host.write(topology(true, changed_document()))
+        .await
+        .unwrap();
+    host.kernel.executed();
+    let again = host
+        .write(topology(true, changed_document()))
+        .await
+        .unwrap();
     assert!(
         again
             .named
@@ -866,24 +872,25 @@ async fn a_topology_again_changes_nothing() {
             .all(|(_, did)| *did == ChangeKind::Unchanged),
         "{again:?}"
     );
-    assert_eq!(house.kernel.executed(), []);
+    assert_eq!(host.kernel.executed(), []);
 }
 
 #[tokio::test]
-async fn events_tell_what_happened_and_not_what_was_refused() {
-    let mut house = House::new();
-    house.network().await;
-    house.kernel.fail(3, Errno::EPERM);
-    house.write(topology(true, another())).await.unwrap_err();
-    house
-        .put(Kind::Namespace, json!({"name": "net0", "netnsid": 7}))
+async fn refused_write_leaves_no_events() {
+    let mut host = TestHost::new();
+    host.network().await;
+    host.kernel.fail(3, Errno::EPERM);
+    host.write(topology(true, changed_document()))
+        .await
+        .unwrap_err();
+    host.put(Kind::Namespace, json!({"name": "net0", "netnsid": 7}))
         .await
         .unwrap();
-    house.delete(Kind::Namespace, "net0", true).await.unwrap();
-    house.stop();
-    house.start();
-    house.view.wait_ready().await;
-    let (events, _) = house
+    host.delete(Kind::Namespace, "net0", true).await.unwrap();
+    host.stop();
+    host.start();
+    host.view.wait_ready().await;
+    let (events, _) = host
         .history
         .as_ref()
         .unwrap()
@@ -913,41 +920,38 @@ async fn events_tell_what_happened_and_not_what_was_refused() {
 }
 
 #[tokio::test]
-async fn id_of_a_dying_namespace_is_waited_for_beside_the_engine() {
-    let house = House::new();
-    // The namespace is made first.
-    house.kernel.fail(1, Errno::EAGAIN);
-    house
-        .put(Kind::Namespace, json!({"name": "net0", "netnsid": 7}))
+async fn netnsid_in_use_is_retried_in_the_background() {
+    let host = TestHost::new();
+    // Operation 0 creates the namespace.
+    host.kernel.fail(1, Errno::EAGAIN);
+    host.put(Kind::Namespace, json!({"name": "net0", "netnsid": 7}))
         .await
         .unwrap();
-    assert!(house.kernel.failed());
-    assert_eq!(house.state(Kind::Namespace, "net0"), State::Pending);
-    house.kernel.fail(1, Errno::EEXIST);
-    house
-        .put(Kind::Namespace, json!({"name": "net1", "netnsid": 8}))
+    assert!(host.kernel.failed());
+    assert_eq!(host.state(Kind::Namespace, "net0"), State::Pending);
+    host.kernel.fail(1, Errno::EEXIST);
+    host.put(Kind::Namespace, json!({"name": "net1", "netnsid": 8}))
         .await
         .unwrap_err();
     let patience = std::time::Instant::now() + std::time::Duration::from_secs(20);
-    while house.state(Kind::Namespace, "net0") != State::InSync {
+    while host.state(Kind::Namespace, "net0") != State::InSync {
         assert!(std::time::Instant::now() < patience);
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
-    let ns = &house.kernel.everything()[&Ns::Named("net0".parse::<Name>().unwrap())];
+    let ns = &host.kernel.everything()[&Ns::Named("net0".parse::<Name>().unwrap())];
     assert_eq!(ns.netnsid, Some(7));
 }
 
 #[tokio::test]
-async fn a_pass_repairs_and_tells_so() {
-    let house = House::new();
-    house.network().await;
-    let engine = &house.engine.as_ref().unwrap().0;
+async fn reconciliation_repairs_and_reports_it() {
+    let host = TestHost::new();
+    host.network().await;
+    let engine = &host.engine.as_ref().unwrap().0;
     assert_eq!(
         engine.reconcile().await.unwrap(),
         netnsd_api::Reconciled::default()
     );
-    house
-        .kernel
+    host.kernel
         .apply(&Op::Link(LinkOp::Delete(LinkAt::new(Ns::Host, "port0"))))
         .unwrap();
     let reconciled = engine.reconcile().await.unwrap();
@@ -967,7 +971,7 @@ async fn a_pass_repairs_and_tells_so() {
         names: vec!["lan0".into()],
         ..EventFilter::default()
     };
-    let (events, _) = house
+    let (events, _) = host
         .history
         .as_ref()
         .unwrap()
@@ -978,12 +982,12 @@ async fn a_pass_repairs_and_tells_so() {
 }
 
 #[tokio::test]
-async fn a_write_that_does_not_wait_is_durable_and_its_failure_shows_in_its_state() {
-    let house = House::new();
-    house.network().await;
-    house.kernel.fail(0, Errno::EPERM);
+async fn async_write_failure_shows_in_the_state() {
+    let host = TestHost::new();
+    host.network().await;
+    host.kernel.fail(0, Errno::EPERM);
     let bridge = Change::Put(Spec::from_json(Kind::Bridge, json!({"name": "br7"})).unwrap());
-    let written = house
+    let written = host
         .engine
         .as_ref()
         .unwrap()
@@ -999,11 +1003,11 @@ async fn a_write_that_does_not_wait_is_durable_and_its_failure_shows_in_its_stat
         "{written:?}"
     );
     let patience = std::time::Instant::now() + std::time::Duration::from_secs(20);
-    while house.state(Kind::Bridge, "br7") != State::InSync {
+    while host.state(Kind::Bridge, "br7") != State::InSync {
         assert!(std::time::Instant::now() < patience);
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
-    let (events, _) = house
+    let (events, _) = host
         .history
         .as_ref()
         .unwrap()
@@ -1021,12 +1025,12 @@ async fn a_write_that_does_not_wait_is_durable_and_its_failure_shows_in_its_stat
     assert_eq!(
         told[..2],
         ["created", "failed"],
-        "and `applied`, once it is recorded"
+        "first two events; `applied` follows"
     );
 }
 
-/// What others made by hand: a namespace with a pair to a bridge, addresses, a route.
-fn by_hand(kernel: &SimKernel) {
+/// Creates a foreign network: a namespace with a pair to a bridge, addresses, a route.
+fn create_foreign_network(kernel: &SimKernel) {
     let (net0, eth0, port0, br0) = (Ns::Named("net0".parse().unwrap()), "eth0", "port0", "br0");
     let own = |name: &str| name.to_owned();
     let mac = "02:00:00:00:00:fe".parse().ok();
@@ -1111,8 +1115,8 @@ fn by_hand(kernel: &SimKernel) {
     }
 }
 
-/// The same as a document that changes a little of everything.
-fn taken_over() -> Change {
+/// Returns a document that adopts the foreign network and changes a little of everything.
+fn adoption_document() -> Change {
     let specs = [
         (
             Kind::Namespace,
@@ -1148,16 +1152,16 @@ fn taken_over() -> Change {
 }
 
 #[tokio::test]
-async fn what_is_taken_over_is_kept_in_place_or_given_back_as_it_was() {
+async fn adopted_devices_are_kept_or_restored() {
     for after in 0.. {
-        let house = House::new();
-        by_hand(&house.kernel);
-        let before = house.kernel.shape();
+        let host = TestHost::new();
+        create_foreign_network(&host.kernel);
+        let before = host.kernel.shape();
         let write = Write {
             adopt: true,
-            ..Write::by_admin(taken_over())
+            ..Write::by_admin(adoption_document())
         };
-        let refused = house
+        let refused = host
             .engine
             .as_ref()
             .unwrap()
@@ -1169,16 +1173,16 @@ async fn what_is_taken_over_is_kept_in_place_or_given_back_as_it_was() {
             .await
             .unwrap_err();
         assert_eq!(refused.code, Code::Conflict);
-        house.kernel.executed();
-        house.kernel.fail(after, Errno::EPERM);
-        match house.engine.as_ref().unwrap().0.write(write).await {
+        host.kernel.executed();
+        host.kernel.fail(after, Errno::EPERM);
+        match host.engine.as_ref().unwrap().0.write(write).await {
             Err(problem) => {
                 assert_eq!(problem.errno.as_deref(), Some("EPERM"), "{problem:?}");
-                assert_eq!(house.kernel.shape(), before, "the operation {after} failed");
-                assert_eq!(all_json(&house.view), Vec::<Value>::new());
+                assert_eq!(host.kernel.shape(), before, "the operation {after} failed");
+                assert_eq!(render_all(&host.view), Vec::<Value>::new());
             }
             Ok(_) => {
-                let done = house.kernel.executed();
+                let done = host.kernel.executed();
                 let apart = |op: &Op| {
                     matches!(
                         op,
@@ -1194,7 +1198,7 @@ async fn what_is_taken_over_is_kept_in_place_or_given_back_as_it_was() {
                     )
                 };
                 assert!(after > 10 && !done.iter().any(apart), "{after}: {done:#?}");
-                let net0 = house
+                let net0 = host
                     .kernel
                     .everything()
                     .remove(&Ns::Named("net0".parse().unwrap()))
@@ -1216,12 +1220,12 @@ async fn what_is_taken_over_is_kept_in_place_or_given_back_as_it_was() {
                     2,
                     "{net0:#?}"
                 );
-                house.kernel.fail(usize::MAX, Errno::EPERM);
-                // They are netnsd's: what is no longer asked for goes.
-                house.delete(Kind::Namespace, "net0", true).await.unwrap();
-                house.delete(Kind::Bridge, "lan", true).await.unwrap();
-                house.delete(Kind::Veth, "new", false).await.unwrap();
-                assert_eq!(house.kernel.shape(), SimKernel::default().shape());
+                host.kernel.fail(usize::MAX, Errno::EPERM);
+                // They are netnsd's now, and are deleted with their resources.
+                host.delete(Kind::Namespace, "net0", true).await.unwrap();
+                host.delete(Kind::Bridge, "lan", true).await.unwrap();
+                host.delete(Kind::Veth, "new", false).await.unwrap();
+                assert_eq!(host.kernel.shape(), SimKernel::default().shape());
                 break;
             }
         }
@@ -1229,31 +1233,29 @@ async fn what_is_taken_over_is_kept_in_place_or_given_back_as_it_was() {
 }
 
 #[tokio::test]
-async fn a_recorded_resource_in_conflict_takes_over_what_is_in_its_way() {
-    let mut house = House::new();
-    house
-        .put(
-            Kind::Bridge,
-            json!({"name": "br0", "addresses": ["10.0.0.254/24"]}),
-        )
-        .await
-        .unwrap();
-    house.stop();
-    house.kernel = SimKernel::default();
-    by_hand(&house.kernel);
-    house.start();
-    house.view.wait_ready().await;
-    assert_eq!(house.state(Kind::Bridge, "br0"), State::Conflict);
-    let before = house.kernel.shape();
+async fn conflicting_resource_adopts_foreign_device() {
+    let mut host = TestHost::new();
+    host.put(
+        Kind::Bridge,
+        json!({"name": "br0", "addresses": ["10.0.0.254/24"]}),
+    )
+    .await
+    .unwrap();
+    host.stop();
+    host.kernel = SimKernel::default();
+    create_foreign_network(&host.kernel);
+    host.start();
+    host.view.wait_ready().await;
+    assert_eq!(host.state(Kind::Bridge, "br0"), State::Conflict);
+    let before = host.kernel.shape();
     let body = json!({"name": "br0", "addresses": ["10.0.0.254/24"]});
     let change = Change::Put(Spec::from_json(Kind::Bridge, body).unwrap());
     let write = Write {
         adopt: true,
         ..Write::by_admin(change)
     };
-    house.kernel.fail(1, Errno::EPERM);
-    house
-        .engine
+    host.kernel.fail(1, Errno::EPERM);
+    host.engine
         .as_ref()
         .unwrap()
         .0
@@ -1261,17 +1263,17 @@ async fn a_recorded_resource_in_conflict_takes_over_what_is_in_its_way() {
         .await
         .unwrap_err();
     assert_eq!(
-        (house.kernel.shape(), house.state(Kind::Bridge, "br0")),
+        (host.kernel.shape(), host.state(Kind::Bridge, "br0")),
         (before, State::Conflict)
     );
-    let written = house.engine.as_ref().unwrap().0.write(write).await.unwrap();
+    let written = host.engine.as_ref().unwrap().0.write(write).await.unwrap();
     assert_eq!(
         (written.change_kind(), written.entry.unwrap().generation),
         (ChangeKind::Unchanged, 1)
     );
-    assert_eq!(house.state(Kind::Bridge, "br0"), State::InSync);
+    assert_eq!(host.state(Kind::Bridge, "br0"), State::InSync);
     assert!(
-        !house.kernel.everything()[&Ns::Host].links["br0"]
+        !host.kernel.everything()[&Ns::Host].links["br0"]
             .bridge
             .as_ref()
             .unwrap()
@@ -1297,11 +1299,10 @@ fn audit_draft() -> AuditEntry {
 }
 
 #[tokio::test]
-async fn what_the_audit_log_says_of_a_refused_write_goes_with_the_next_commit_where_the_first_fails()
- {
-    let house = House::new();
+async fn refused_write_audit_is_retracted_by_next_commit() {
+    let host = TestHost::new();
     let mut other =
-        sqlx::SqliteConnection::connect(&format!("sqlite:{}", house.database().display()))
+        sqlx::SqliteConnection::connect(&format!("sqlite:{}", host.database().display()))
             .await
             .unwrap();
     let disturb =
@@ -1310,57 +1311,53 @@ async fn what_the_audit_log_says_of_a_refused_write_goes_with_the_next_commit_wh
     let mut caller = Caller::admin("a test");
     caller.audit = Some(Arc::new(AuditDraft::new(audit_draft())));
     let change = Change::Put(Spec::from_json(Kind::Bridge, json!({"name": "br0"})).unwrap());
-    house.kernel.fail(0, Errno::EPERM);
+    host.kernel.fail(0, Errno::EPERM);
     let write = Write {
         caller: Arc::new(caller),
         status: Some(|_, _| 201),
         ..Write::by_admin(change)
     };
-    house
-        .engine
+    host.engine
         .as_ref()
         .unwrap()
         .0
         .write(write)
         .await
         .unwrap_err();
-    let log = AuditLog::new(&house.database());
+    let log = AuditLog::new(&host.database());
     assert_eq!(log.read(None, 9).await.unwrap().len(), 1);
     sqlx::raw_sql("DROP TRIGGER disturb")
         .execute(&mut other)
         .await
         .unwrap();
-    house
-        .put(Kind::Bridge, json!({"name": "br1"}))
+    host.put(Kind::Bridge, json!({"name": "br1"}))
         .await
         .unwrap();
     assert_eq!(log.read(None, 9).await.unwrap(), []);
 }
 
 #[tokio::test]
-async fn prior_value_of_a_sysctl_is_recorded_before_it_is_replaced() {
-    let mut house = House::new();
-    house
-        .put(Kind::Namespace, json!({"name": "net0"}))
+async fn sysctl_value_is_saved_before_it_is_replaced() {
+    let mut host = TestHost::new();
+    host.put(Kind::Namespace, json!({"name": "net0"}))
         .await
         .unwrap();
-    house
-        .put(
-            Kind::Namespace,
-            json!({"name": "net0", "labels": {"a": "b"}}),
-        )
-        .await
-        .unwrap();
+    host.put(
+        Kind::Namespace,
+        json!({"name": "net0", "labels": {"a": "b"}}),
+    )
+    .await
+    .unwrap();
     let mut other =
-        sqlx::SqliteConnection::connect(&format!("sqlite:{}", house.database().display()))
+        sqlx::SqliteConnection::connect(&format!("sqlite:{}", host.database().display()))
             .await
             .unwrap();
-    // The daemon dies before it can record what it has done.
+    // Commits of confirmations fail, as if the daemon had died before.
     let die = "CREATE TRIGGER die BEFORE UPDATE ON resources WHEN NEW.generation = OLD.generation
         BEGIN SELECT RAISE(ABORT, 'dead'); END";
     sqlx::raw_sql(die).execute(&mut other).await.unwrap();
-    let set = |house: &House| -> Vec<String> {
-        let net0 = house
+    let set = |host: &TestHost| -> Vec<String> {
+        let net0 = host
             .kernel
             .everything()
             .remove(&Ns::Named("net0".parse().unwrap()))
@@ -1371,36 +1368,38 @@ async fn prior_value_of_a_sysctl_is_recorded_before_it_is_replaced() {
             .collect()
     };
     let sysctls = json!({"net.ipv4.conf.all.rp_filter": 1});
-    house
-        .put(Kind::Namespace, json!({"name": "net0", "sysctls": sysctls}))
+    host.put(Kind::Namespace, json!({"name": "net0", "sysctls": sysctls}))
         .await
         .unwrap();
-    assert_eq!(set(&house).len(), 1);
-    house.stop();
+    assert_eq!(set(&host).len(), 1);
+    host.stop();
     sqlx::raw_sql("DROP TRIGGER die")
         .execute(&mut other)
         .await
         .unwrap();
-    house.start();
-    house.view.wait_ready().await;
-    house
-        .put(Kind::Namespace, json!({"name": "net0"}))
+    host.start();
+    host.view.wait_ready().await;
+    host.put(Kind::Namespace, json!({"name": "net0"}))
         .await
         .unwrap();
-    assert_eq!(set(&house), Vec::<String>::new(), "it is given back");
+    assert_eq!(
+        set(&host),
+        Vec::<String>::new(),
+        "the earlier value was not restored"
+    );
 }
 
 #[tokio::test]
-async fn admins_entries_wait_until_they_can_be_recorded() {
-    let mut house = House::new();
+async fn admin_audit_entries_wait_for_the_database() {
+    let mut host = TestHost::new();
     let mut other =
-        sqlx::SqliteConnection::connect(&format!("sqlite:{}", house.database().display()))
+        sqlx::SqliteConnection::connect(&format!("sqlite:{}", host.database().display()))
             .await
             .unwrap();
     let disturb =
         "CREATE TRIGGER disturb BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'disturbed'); END";
     sqlx::raw_sql(disturb).execute(&mut other).await.unwrap();
-    let engine = house.engine.as_ref().unwrap().0.clone();
+    let engine = host.engine.as_ref().unwrap().0.clone();
     let entry = |role, status, at: usize| AuditEntry {
         role: Some(role),
         status,
@@ -1425,7 +1424,7 @@ async fn admins_entries_wait_until_they_can_be_recorded() {
             .record_aux(AuxRecord::PutAudit(entry(Role::Operator, 200, 0)))
             .await,
     );
-    // A refusal is counted, and a second one of its kind is not even tried.
+    // A refusal is counted; a second one of its kind is not tried.
     unavailable(
         engine
             .record_refusal(entry(Role::Admin, 503, 0), "unix".into())
@@ -1439,7 +1438,7 @@ async fn admins_entries_wait_until_they_can_be_recorded() {
         .execute(&mut other)
         .await
         .unwrap();
-    // A write comes after them.
+    // The entry of a write comes after them.
     let mut caller = Caller::admin("a test");
     caller.audit = Some(Arc::new(AuditDraft::new(audit_draft())));
     let change = Change::Put(Spec::from_json(Kind::Bridge, json!({"name": "br0"})).unwrap());
@@ -1452,8 +1451,8 @@ async fn admins_entries_wait_until_they_can_be_recorded() {
         .await
         .unwrap();
     drop(engine);
-    house.stop();
-    let kept = AuditLog::new(&house.database())
+    host.stop();
+    let kept = AuditLog::new(&host.database())
         .read(Some(0), 5000)
         .await
         .unwrap();
@@ -1469,50 +1468,48 @@ async fn admins_entries_wait_until_they_can_be_recorded() {
 }
 
 #[tokio::test]
-async fn what_is_deleted_while_nobody_can_look_is_gone_once_somebody_can() {
-    let mut house = House::new();
-    let empty = house.kernel.shape();
+async fn deletion_in_closed_namespace_is_finished_later() {
+    let mut host = TestHost::new();
+    let empty = host.kernel.shape();
     let net0 = Ns::Named("net0".parse().unwrap());
     for restart in [false, true] {
-        house
-            .put(
-                Kind::Namespace,
-                json!({"name": "net0", "dns": {"nameservers": ["10.0.0.254"]}}),
-            )
-            .await
-            .unwrap();
+        host.put(
+            Kind::Namespace,
+            json!({"name": "net0", "dns": {"nameservers": ["10.0.0.254"]}}),
+        )
+        .await
+        .unwrap();
         let ends = json!([{"namespace": "net0", "interface": "a"}, {"namespace": "net0", "interface": "b"}]);
-        house
-            .put(Kind::Veth, json!({"name": "inside", "endpoints": ends}))
+        host.put(Kind::Veth, json!({"name": "inside", "endpoints": ends}))
             .await
             .unwrap();
-        house.kernel.close(&net0, true);
-        house.delete(Kind::Veth, "inside", false).await.unwrap();
-        house.delete(Kind::Namespace, "net0", false).await.unwrap();
-        assert_eq!(house.kernel.everything()[&net0].links.len(), 2);
+        host.kernel.close(&net0, true);
+        host.delete(Kind::Veth, "inside", false).await.unwrap();
+        host.delete(Kind::Namespace, "net0", false).await.unwrap();
+        assert_eq!(host.kernel.everything()[&net0].links.len(), 2);
         if restart {
-            house.stop();
-            house.start();
-            house.view.wait_ready().await;
+            host.stop();
+            host.start();
+            host.view.wait_ready().await;
         }
-        house.kernel.close(&net0, false);
-        house.engine.as_ref().unwrap().0.reconcile().await.unwrap();
-        assert_eq!(house.kernel.shape(), empty, "{restart}");
+        host.kernel.close(&net0, false);
+        host.engine.as_ref().unwrap().0.reconcile().await.unwrap();
+        assert_eq!(host.kernel.shape(), empty, "{restart}");
     }
 }
 
 #[tokio::test]
-async fn a_full_queue_refuses_and_what_it_took_is_done() {
-    let house = House::new();
-    let engine = house.engine.as_ref().unwrap().0.clone();
+async fn full_queue_refuses_and_drains() {
+    let host = TestHost::new();
+    let engine = host.engine.as_ref().unwrap().0.clone();
     let write = |i: usize| {
         let spec = Spec::from_json(Kind::Namespace, json!({"name": format!("n{i}")})).unwrap();
         let engine = engine.clone();
         Box::pin(async move { engine.write(Write::by_admin(Change::Put(spec))).await })
     };
-    // Somebody else holds the database: what is taken waits.
+    // Another process locks the database, so that writes wait.
     let mut other =
-        sqlx::SqliteConnection::connect(&format!("sqlite:{}", house.database().display()))
+        sqlx::SqliteConnection::connect(&format!("sqlite:{}", host.database().display()))
             .await
             .unwrap();
     sqlx::raw_sql("BEGIN IMMEDIATE")
@@ -1545,12 +1542,12 @@ async fn a_full_queue_refuses_and_what_it_took_is_done() {
     }
     entry.await.unwrap();
     assert_eq!(
-        AuditLog::new(&house.database())
+        AuditLog::new(&host.database())
             .read(None, 9)
             .await
             .unwrap()
             .len(),
         1
     );
-    assert_eq!(house.kernel.everything().len(), 1 + count);
+    assert_eq!(host.kernel.everything().len(), 1 + count);
 }
