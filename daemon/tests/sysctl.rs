@@ -303,7 +303,7 @@ fn refused_sysctl_names_valid_values() {
     refused("net.ipv4.ip_forwad", "no such sysctl");
     refused("net.ipv4.conf.eth7.rp_fliter", "no such sysctl");
     refused("net.ipv4.neigh.eth7.gc_stale_tiem", "no such sysctl");
-    refused("net.ipv4.route.flush", "cannot be given back");
+    refused("net.ipv4.route.flush", "cannot be restored");
     refused(
         "net.netfilter.nf_hooks_lwtunnel",
         "is one switch of the whole host",

@@ -1054,7 +1054,7 @@ fn create_foreign_network(kernel: &SimKernel) {
             ..ObservedAddress::new(address.parse().unwrap())
         };
         LinkAt::new(ns.clone(), own(name)).change_addresses(AddressChange::Add {
-            address: address,
+            address,
             replace: false,
         })
     };
@@ -1077,7 +1077,7 @@ fn create_foreign_network(kernel: &SimKernel) {
             end: NewEnd {
                 at: LinkAt::new(Ns::Host, own(br0)),
                 owner_tag: own("by hand"),
-                mac: mac,
+                mac,
                 mtu: None,
             },
             settings: set,
@@ -1096,7 +1096,7 @@ fn create_foreign_network(kernel: &SimKernel) {
         Op::route(
             &Ns::Named("net0".parse().unwrap()),
             RouteChange::Add {
-                route: route,
+                route,
                 extras: RouteExtras::default(),
                 protocol: 4,
                 replace: false,

@@ -506,7 +506,7 @@ proptest! {
         let (ns, n0) = (Ns::Named(name("n0")), name("n0"));
         let add = |address: &IpNet| {
             let address = ObservedAddress { protocol: 0, metric: 7, ..ObservedAddress::new(*address) };
-            let _exists = kernel.apply(&LinkAt::new(ns.clone(), "eth0").change_addresses(AddressChange::Add { address: address, replace: false }));
+            let _exists = kernel.apply(&LinkAt::new(ns.clone(), "eth0").change_addresses(AddressChange::Add { address, replace: false }));
         };
         // Theirs come first, or after ours.
         go(&kernel, &Network::new(), &one_pair(if early { &[] } else { &lists[0] }));
@@ -518,7 +518,7 @@ proptest! {
             let bits = if source.is_ipv6() { format!("fd99:{i}::/32") } else { format!("198.51.{i}.0/24") };
             let route = json!({"destination": bits, "interface": "eth0", "source": source.net.addr()});
             let route = serde_json::from_value(route).unwrap();
-            kernel.apply(&Op::route(&Ns::Named(n0.clone()), RouteChange::Add { route: route, extras: RouteExtras::default(), protocol: 4, replace: false })).unwrap();
+            kernel.apply(&Op::route(&Ns::Named(n0.clone()), RouteChange::Add { route, extras: RouteExtras::default(), protocol: 4, replace: false })).unwrap();
         }
         let foreign = |kernel: &SimKernel| {
             let mut all: Vec<ObservedAddress> = link(kernel).addresses;

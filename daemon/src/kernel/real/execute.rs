@@ -38,7 +38,6 @@ use crate::kernel::{
     ROUTE_PROTOCOL_KERNEL, RT_TABLE_MAIN, RouteChange, moved, prefix_route, sysctl::changed_along,
 };
 use crate::links::bridge_mtu;
-use crate::links::bridge_mtu;
 
 /// Time that a batch waits, in all, for the ids of deleted namespaces, which the kernel releases in
 /// the background (`cleanup_net()`, net/core/net_namespace.c).

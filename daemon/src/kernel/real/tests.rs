@@ -204,7 +204,7 @@ fn namespace_pair_and_addresses_are_observed() {
             &[
                 Op::Link(LinkOp::Delete(LinkAt::new(Ns::Host, "port0"))),
                 Op::Namespace(NamespaceOp {
-                    name: name,
+                    name,
                     change: NamespaceChange::Delete,
                 }),
             ],
@@ -391,7 +391,7 @@ fn refusal_skips_only_its_part() {
             Op::route(
                 &Ns::Named(name),
                 RouteChange::Add {
-                    route: route,
+                    route,
                     extras: RouteExtras::default(),
                     protocol: ROUTE_PROTOCOL,
                     replace: false,
