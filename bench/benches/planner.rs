@@ -9,7 +9,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use netnsd::{
     kernel::{Observed, sim::SimKernel},
     model::Spec,
-    plan::{Hands, Task, plan},
+    plan::{Ownership, Task, plan},
 };
 use netnsd_api::Kind;
 use serde_json::json;
@@ -58,10 +58,10 @@ fn planning(criterion: &mut Criterion) {
                 prior: &prior,
                 devices: &[],
                 interfaces: Vec::new(),
-                new,
+                is_new: new,
                 macs: &[],
                 keep_macs: false,
-                hands: Hands::Stay,
+                ownership: Ownership::Keep,
             };
             let tasks: Vec<Task<'_>> = specs.iter().map(task).collect();
             let bridge = |name: &netnsd_api::Name| Some(name.to_string());

@@ -232,12 +232,11 @@ fn start_netnsd(sandbox: &Sandbox, dir: &Path) -> Child {
         .spawn()
         .unwrap();
     let mut text = [0; 256];
-    loop {
-        let size = notify.recv(&mut text).expect("netnsd reports readiness");
-        if text[..size].starts_with(b"READY=1") {
-            return daemon;
-        }
+    while !text.starts_with(b"READY=1") {
+        text.fill(0);
+        notify.recv(&mut text).expect("netnsd reports readiness");
     }
+    daemon
 }
 
 /// Returns the path of the daemon, which is beside netnsctl if it was built.

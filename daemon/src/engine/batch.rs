@@ -39,7 +39,7 @@ use crate::{
     intent::Intent,
     kernel::{Ns, Observed},
     model::{Change, ChangeKind, Decision, Spec, main_change},
-    plan::{Found, Plan, Verdict},
+    plan::{AdoptionSnapshot, Plan, PlanStatus},
 };
 
 /// Number of links that an error message lists.
@@ -52,7 +52,7 @@ pub(super) struct PendingWrite {
     /// Records that it replaced, for the rollback.
     previous: Previous,
     /// Devices that it adopts, as they were found.
-    adopted: BTreeMap<ResourceRef, Found>,
+    adopted: BTreeMap<ResourceRef, AdoptionSnapshot>,
     /// Ids of its events.
     events: Range<u64>,
 }
@@ -137,7 +137,7 @@ impl PendingWrite {
     }
 
     /// Returns the devices that it adopts, as they were found.
-    pub fn adopted(&self) -> &BTreeMap<ResourceRef, Found> {
+    pub fn adopted(&self) -> &BTreeMap<ResourceRef, AdoptionSnapshot> {
         &self.adopted
     }
 
@@ -205,9 +205,9 @@ impl PendingWrite {
     /// Returns the conflict, if any, of a resource that it names or changes.
     fn find_conflict(&self, plan: &Plan) -> Option<Problem> {
         self.resources()
-            .filter_map(|resource| Some((resource, plan.verdicts.get(resource)?)))
+            .filter_map(|resource| Some((resource, plan.statuses.get(resource)?)))
             .find_map(|(resource, verdict)| match verdict {
-                Verdict::Conflict { reason, pointer } => {
+                PlanStatus::Conflict { reason, pointer } => {
                     let problem = Problem {
                         pointer: pointer.clone(),
                         resources: vec![resource.clone()],
@@ -215,7 +215,7 @@ impl PendingWrite {
                     };
                     Some(self.queued.write.change.locate(resource, problem))
                 }
-                Verdict::Pending(_) => None,
+                PlanStatus::Pending(_) => None,
             })
     }
 

@@ -30,7 +30,7 @@ use crate::{
     liveness::Part,
     metrics::Metrics,
     model::{ChangeKind, Record, Spec},
-    plan::{self, Found, Hands, Plan, Step, Task, Verdict},
+    plan::{self, AdoptionSnapshot, Ownership, Plan, PlanStatus, Step, Task},
 };
 
 /// Rounds of planning and executing after which the plan must be empty.
@@ -84,17 +84,17 @@ impl<K: Kernel> Reconciler<K> {
 
     /// Waits for an event that a foreign change caused. Cancel safe.
     pub async fn next_event(&mut self) -> KernelEvent {
-        self.kernel.notice().await
+        self.kernel.next_event().await
     }
 
     /// Returns the names in `/run/netns`.
     pub fn list_netns_names(&mut self) -> Vec<String> {
-        self.kernel.names()
+        self.kernel.list_netns_names()
     }
 
     /// Closes idle namespace connections; an open one keeps the namespace alive.
     pub fn release_idle(&mut self) {
-        self.kernel.rest();
+        self.kernel.release_idle();
     }
 
     /// Returns the number of resources of the largest observation since the last call.
@@ -107,7 +107,7 @@ impl<K: Kernel> Reconciler<K> {
     pub fn prefetch_namespaces(&mut self, plan: &Plan) {
         let is_creation = |step: &&Step| step.op.created_namespace().is_some();
         self.kernel
-            .expect(plan.steps.iter().filter(is_creation).count());
+            .prefetch_namespaces(plan.steps.iter().filter(is_creation).count());
     }
 
     /// Observes the addresses and routes of the host that new addresses must not overlap.
@@ -183,7 +183,7 @@ impl<K: Kernel> Reconciler<K> {
         }
         if let Some(host) = scope.namespaces.get_mut(&Ns::Host) {
             let most = MAX_SINGLE_LINKS.max(records.intent().count() / 8);
-            host.most = host.links.len() >= most;
+            host.dump_all_links = host.links.len() >= most;
         }
         self.kernel.observe(&scope).await
     }
@@ -235,13 +235,13 @@ impl<K: Kernel> Reconciler<K> {
                 prior: &record.prior,
                 devices: self.devices.devices(resource),
                 interfaces: inheriting_interfaces(record, records),
-                new: work.is_created(resource),
+                is_new: work.is_created(resource),
                 macs: &record.macs,
                 keep_macs: record.keep_macs,
-                hands: if record.adopt {
-                    Hands::Adopt
+                ownership: if record.adopt {
+                    Ownership::Adopt
                 } else {
-                    Hands::Stay
+                    Ownership::Keep
                 },
             });
         }
@@ -264,10 +264,10 @@ impl<K: Kernel> Reconciler<K> {
                     prior: &tombstone.prior,
                     devices: self.devices.devices(resource),
                     interfaces: Vec::new(),
-                    new: false,
+                    is_new: false,
                     macs: &[],
                     keep_macs: false,
-                    hands: Hands::Stay,
+                    ownership: Ownership::Keep,
                 })
         })
     }
@@ -298,7 +298,7 @@ impl<K: Kernel> Reconciler<K> {
             self.execute(work, steps, &mut state, records, status).await;
             // Events that arrived by now are of this work, and the next observation shows what
             // they are about; or else they are foreign.
-            state.outcome.events.extend(self.kernel.heard());
+            state.outcome.events.extend(self.kernel.drain_events());
             let failures = &state.outcome.failures;
             match self.observe_and_plan(work, failures, records, status).await {
                 Ok((next, after)) => (plan, state.outcome.observed) = (next, after),
@@ -326,7 +326,7 @@ impl<K: Kernel> Reconciler<K> {
             .map(|step| BatchOp {
                 op: step.op.clone(),
                 part: work.group(&step.resource).unwrap_or_default(),
-                optional: step.may_wait
+                optional: step.retriable
                     || step.op.is_setting() && work.failed_group(&step.resource, status).is_none(),
             })
             .collect();
@@ -383,7 +383,7 @@ impl<K: Kernel> Reconciler<K> {
 
     /// Restores what refused writes adopted, as it was found.
     pub async fn restore_adopted(&mut self, refused: &[PendingWrite], records: &Records) {
-        let adopted: BTreeMap<&ResourceRef, (&Found, &Record)> = refused
+        let adopted: BTreeMap<&ResourceRef, (&AdoptionSnapshot, &Record)> = refused
             .iter()
             .flat_map(PendingWrite::adopted)
             .filter_map(|(resource, found)| Some((resource, (found, records.get(resource)?))))
@@ -481,16 +481,16 @@ impl<K: Kernel> Reconciler<K> {
 }
 
 impl Convergence {
-    /// Takes the verdicts and refusals of a plan over, and returns the steps to execute.
+    /// Takes the statuses and refusals of a plan over, and returns the steps to execute.
     fn begin_round(&mut self, plan: Plan) -> Vec<Step> {
         let outcome = &mut self.outcome;
-        outcome.verdicts = plan.verdicts;
-        outcome.unverifiable = plan.unseen;
+        outcome.statuses = plan.statuses;
+        outcome.unverifiable = plan.unobserved;
         for (resource, reason) in &self.waiting {
             outcome
-                .verdicts
+                .statuses
                 .entry(resource.clone())
-                .or_insert_with(|| Verdict::Pending(reason.clone()));
+                .or_insert_with(|| PlanStatus::Pending(reason.clone()));
         }
         for (resource, op, error) in plan.refused {
             outcome
@@ -505,7 +505,7 @@ impl Convergence {
             .filter(|step| !tried.contains(step))
             .collect();
         self.tried
-            .extend(steps.iter().filter(|step| step.blind).cloned());
+            .extend(steps.iter().filter(|step| step.unverifiable).cloned());
         steps
     }
 
@@ -519,7 +519,7 @@ impl Convergence {
             Err(error) => error,
         };
         let failures = &mut self.outcome.failures;
-        if step.may_wait && may_succeed_later(&step.op, error.errno) {
+        if step.retriable && may_succeed_later(&step.op, error.errno) {
             let reason = format!("{} waits: {error}", step.op.label());
             self.waiting.entry(step.resource.clone()).or_insert(reason);
             self.tried.insert(step);
@@ -564,7 +564,7 @@ fn sets_inherited_sysctls(spec: &Spec) -> bool {
 /// Returns the task that restores an adopted resource as it was found.
 fn restore_task<'a>(
     resource: &ResourceRef,
-    found: &'a Found,
+    found: &'a AdoptionSnapshot,
     record: &'a Record,
     records: &Records,
 ) -> Task<'a> {
@@ -576,10 +576,10 @@ fn restore_task<'a>(
         prior: &record.prior,
         devices: &[],
         interfaces: inheriting_interfaces(record, records),
-        new: false,
+        is_new: false,
         macs: &[],
         keep_macs: false,
-        hands: Hands::GiveBack(found),
+        ownership: Ownership::Release(found),
     }
 }
 

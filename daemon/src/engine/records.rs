@@ -154,7 +154,8 @@ impl Records {
     /// # Errors
     /// The problem that the write is refused with.
     pub fn validate_write(&mut self, write: &Write) -> Result<Decision, Problem> {
-        self.intent.decide(write, Timestamp::now(), &new_uid)
+        self.intent
+            .validate_write(&write.proposal(), Timestamp::now(), &new_uid)
     }
 
     /// Makes the changes of a validated write, and returns what they replaced. A deleted resource

@@ -9,7 +9,7 @@ use super::{devices::DeviceIndex, failure::OpFailure, records::Records, status::
 use crate::{
     kernel::{KernelEvent, Observed},
     model::{Record, Spec, ipv6_switches},
-    plan::{Plan, Verdict},
+    plan::{Plan, PlanStatus},
 };
 
 /// Failed operations, by the resource that they were for.
@@ -219,7 +219,7 @@ impl Workset {
 pub(super) struct ApplyOutcome {
     /// State of the kernel after the last operation.
     pub observed: Observed,
-    pub verdicts: BTreeMap<ResourceRef, Verdict>,
+    pub statuses: BTreeMap<ResourceRef, PlanStatus>,
     /// Resources that may still have state in a namespace that cannot be entered.
     pub unverifiable: BTreeSet<ResourceRef>,
     pub failures: Failures,

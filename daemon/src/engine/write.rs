@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use super::Entry;
 use crate::{
     access::Caller,
+    intent::Proposal,
     model::{Change, ChangeKind, Precondition, main_change},
 };
 
@@ -35,6 +36,18 @@ pub struct Write {
     /// is committed with the change, before the answer. `None` if the caller of the engine records
     /// the entry.
     pub status: Option<fn(ChangeKind, bool) -> u16>,
+}
+
+impl Write {
+    /// Returns the part that the intent validates.
+    pub(super) fn proposal(&self) -> Proposal<'_> {
+        Proposal {
+            change: &self.change,
+            preconditions: &self.preconditions,
+            adopt: self.adopt,
+            caller: &self.caller,
+        }
+    }
 }
 
 #[cfg(test)]

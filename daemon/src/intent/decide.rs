@@ -8,10 +8,22 @@ use netnsd_api::{Code, FieldError, InterfaceName, Kind, Name, Problem, ResourceR
 use super::Intent;
 use crate::{
     access::{Caller, authorize},
-    engine::Write,
     kernel::Ns,
     model::{Change, ChangeKind, Decision, Precondition, Record, Spec},
 };
+
+/// Part of a write that its validation depends on.
+#[derive(Debug, Clone, Copy)]
+pub struct Proposal<'w> {
+    /// Change asked for.
+    pub change: &'w Change,
+    /// Conditions, all of which must hold.
+    pub preconditions: &'w [Precondition],
+    /// True to adopt the devices that others made at its locations.
+    pub adopt: bool,
+    /// Sender of the request.
+    pub caller: &'w Caller,
+}
 
 impl Intent {
     /// Returns the records that a write leads to.
@@ -19,29 +31,25 @@ impl Intent {
     /// # Errors
     /// The reason to refuse it: a precondition, a reference, a name that is taken, a field, a right
     /// of the caller.
-    ///
-    /// # Errors
-    /// Why it may not: a precondition, a reference, a name that is taken, a field, what its caller
-    /// may not.
-    pub fn decide(
+    pub fn validate_write(
         &mut self,
-        write: &Write,
+        write: &Proposal<'_>,
         now: Timestamp,
         new_uid: &dyn Fn() -> String,
     ) -> Result<Decision, Problem> {
-        // Before anything recorded is looked at: the answer must not depend on resources out of the
-        // caller's reach.
-        authorize::check_request(&write.caller, &write.change)?;
-        let mut decision = self.weigh(write, now, new_uid)?;
-        authorize::check_decision(&write.caller, &decision, write.adopt)?;
+        // Before any record is read: the answer must not depend on resources that the caller may
+        // not access.
+        authorize::check_request(write.caller, write.change)?;
+        let mut decision = self.find_changes(write, now, new_uid)?;
+        authorize::check_decision(write.caller, &decision, write.adopt)?;
         if write.adopt {
-            self.adopt(&mut decision);
+            self.mark_for_adoption(&mut decision);
         }
         Ok(decision)
     }
 
-    /// Has what a write names taken over, also where nothing else changes.
-    fn adopt(&self, decision: &mut Decision) {
+    /// Marks the resources that a write names for adoption, also if nothing else of them changes.
+    fn mark_for_adoption(&self, decision: &mut Decision) {
         for (resource, did) in &decision.named {
             if let (ChangeKind::Unchanged, Some(record)) = (did, self.get(resource)) {
                 decision
@@ -58,17 +66,17 @@ impl Intent {
         }
     }
 
-    fn weigh(
+    fn find_changes(
         &mut self,
-        write: &Write,
+        write: &Proposal<'_>,
         now: Timestamp,
         new_uid: &dyn Fn() -> String,
     ) -> Result<Decision, Problem> {
-        match &write.change {
+        match write.change {
             Change::Create(spec) => {
                 let spec = self.named(spec.clone());
                 let resource = spec.resource();
-                check_preconditions(&write.preconditions, self.get(&resource))?;
+                check_preconditions(write.preconditions, self.get(&resource))?;
                 if self.get(&resource).is_some() {
                     let detail =
                         format!("{resource} exists already: PUT replaces it, PATCH changes it");
@@ -77,26 +85,26 @@ impl Intent {
                         ..Problem::new(Code::AlreadyExists, detail)
                     });
                 }
-                self.decide_put(&write.caller, spec, now, new_uid)
+                self.decide_put(write.caller, spec, now, new_uid)
             }
             Change::Put(spec) => {
-                check_preconditions(&write.preconditions, self.get(&spec.resource()))?;
-                self.decide_put(&write.caller, spec.clone(), now, new_uid)
+                check_preconditions(write.preconditions, self.get(&spec.resource()))?;
+                self.decide_put(write.caller, spec.clone(), now, new_uid)
             }
             Change::Edit(resource, edit) => {
                 let record = self.get(resource).ok_or_else(|| not_found(resource))?;
-                check_preconditions(&write.preconditions, Some(record))?;
+                check_preconditions(write.preconditions, Some(record))?;
                 let spec = edit(&record.spec)?;
-                authorize::check_references(&write.caller, &spec)?;
-                self.decide_put(&write.caller, spec, now, new_uid)
+                authorize::check_references(write.caller, &spec)?;
+                self.decide_put(write.caller, spec, now, new_uid)
             }
             Change::Delete { resource, cascade } => {
                 let record = self.get(resource).ok_or_else(|| not_found(resource))?;
-                check_preconditions(&write.preconditions, Some(record))?;
+                check_preconditions(write.preconditions, Some(record))?;
                 self.decide_delete(resource, *cascade, now)
             }
             Change::Topology(document) => {
-                self.decide_topology(&write.caller, document, now, new_uid)
+                self.decide_topology(write.caller, document, now, new_uid)
             }
         }
     }

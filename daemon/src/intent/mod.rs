@@ -1,9 +1,9 @@
 //! Intent: the recorded network, in memory, with indices.
 //!
-//! [`Intent::decide`] validates a write; [`Intent::set`] makes one change and keeps the indices,
+//! [`Intent::validate_write`] validates a write; [`Intent::set`] makes one change and keeps the indices,
 //! also to roll a change back. Pure.
 //!
-//! [`Intent::decide`] tells what a write would change, or why it may not; [`Intent::set`] makes one
+//! [`Intent::validate_write`] tells what a write would change, or why it may not; [`Intent::set`] makes one
 //! change and keeps the indices, also to take a change back.
 
 mod check;
@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 
 use netnsd_api::{Kind, Mac, Name, ResourceRef, Veth};
 
+pub use self::decide::Proposal;
 use self::index::Index;
 use crate::{
     kernel::Ns,
@@ -28,7 +29,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct Intent {
     key: MachineKey,
-    records: [BTreeMap<Name, Record>; 3],
+    records: [BTreeMap<Name, Record>; Kind::ALL.len()],
     index: Index,
 }
 

@@ -7,11 +7,12 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    engine::Write,
+    access::Caller,
     model::{Change, Decision, Document, DocumentItem},
 };
 
-fn write(prune: bool, document: &Value) -> Write {
+/// Returns the change to the specs of a topology document.
+fn topology(prune: bool, document: &Value) -> Change {
     let mut specs = Vec::new();
     for kind in Kind::ALL {
         for (at, item) in document[kind.plural()]
@@ -26,19 +27,24 @@ fn write(prune: bool, document: &Value) -> Write {
             });
         }
     }
-    let change = Change::Topology(Document {
+    Change::Topology(Document {
         specs,
         prune,
         cascade: false,
         selects: Arc::new(|_| true),
-    });
-    Write::by_admin(change)
+    })
 }
 
 /// Makes a document's changes.
 fn put(intent: &mut Intent, document: &Value) -> Result<Decision, netnsd_api::Problem> {
     let now = "2026-11-24T20:11:04.512Z".parse().unwrap();
-    let decision = intent.decide(&write(true, document), now, &|| "uid".into())?;
+    let write = Proposal {
+        change: &topology(true, document),
+        preconditions: &[],
+        adopt: false,
+        caller: &Caller::admin("a test"),
+    };
+    let decision = intent.validate_write(&write, now, &|| "uid".into())?;
     for (resource, record) in &decision.changes {
         intent.set(resource, record.clone());
     }

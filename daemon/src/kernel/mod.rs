@@ -82,7 +82,7 @@ pub struct NsScope {
     /// Owner tags of links to read, whatever their names are.
     pub owner_tags: BTreeSet<String>,
     /// These links are most of the namespace: one dump costs less than a request for each.
-    pub most: bool,
+    pub dump_all_links: bool,
     /// Every other link too, with its addresses: a route's gateway may be reached by any.
     pub all_links: bool,
     /// The netnsid and the number of links.
@@ -132,7 +132,7 @@ pub struct ObservedNs {
     pub alias_of: Option<Ns>,
     /// True if it cannot be entered, so that its owner is unknown: it is no network namespace, or
     /// one of another user namespace.
-    pub closed: bool,
+    pub inaccessible: bool,
     /// The owner tag on its `lo`.
     pub owner_tag: Option<String>,
     /// Its id as seen from the host.
@@ -144,7 +144,7 @@ pub struct ObservedNs {
     /// Links that were read, by name; without `lo`.
     pub links: BTreeMap<String, ObservedLink>,
     /// Names of links that were found by their owner tag only: somebody renamed them.
-    pub strayed: BTreeSet<String>,
+    pub renamed: BTreeSet<String>,
     /// Routes of every table, as far as they were read.
     pub routes: Vec<ObservedRoute>,
     /// Interface and network of the routes that the kernel made with addresses; `None` if they were
@@ -678,7 +678,7 @@ pub trait Kernel {
 
     /// Announces that the next operations create this number of namespaces: the kernel begins to
     /// unshare them before they are pinned.
-    fn expect(&mut self, namespaces: usize);
+    fn prefetch_namespaces(&mut self, namespaces: usize);
 
     /// Executes operations in order, and reports to `done` how many are finished. Returns one
     /// outcome for each; `None` for those that were skipped because an earlier one of the same part
@@ -690,17 +690,17 @@ pub trait Kernel {
     ) -> Vec<Option<Outcome>>;
 
     /// Waits for the next event. It may be dropped and called again: no event is lost.
-    async fn notice(&mut self) -> KernelEvent;
+    async fn next_event(&mut self) -> KernelEvent;
 
     /// Returns the events up to now, without waiting. Between own changes and the observation after
     /// them, it tells of changes that the observation does not find.
-    fn heard(&mut self) -> Vec<KernelEvent>;
+    fn drain_events(&mut self) -> Vec<KernelEvent>;
 
     /// Changes which namespaces are watched.
     fn watch(&mut self, changes: Vec<WatchChange>);
 
     /// Lists `/run/netns`.
-    fn names(&mut self) -> Vec<String>;
+    fn list_netns_names(&mut self) -> Vec<String>;
 
     /// Announces the MAC address of a link's addresses: one gratuitous ARP request, or one
     /// unsolicited neighbour advertisement, for each. A failure is only logged: neighbours that
@@ -711,5 +711,5 @@ pub trait Kernel {
     fn replaced_sysctls(&mut self) -> Vec<(Name, netnsd_api::SysctlKey, String)>;
 
     /// Closes idle namespace connections; an open one keeps its namespace alive.
-    fn rest(&mut self);
+    fn release_idle(&mut self);
 }

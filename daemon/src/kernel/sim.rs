@@ -192,7 +192,7 @@ impl SimKernel {
 }
 
 impl Kernel for SimKernel {
-    fn expect(&mut self, _namespaces: usize) {}
+    fn prefetch_namespaces(&mut self, _namespaces: usize) {}
 
     async fn observe(&mut self, scope: &Scope) -> Result<Observed, OpError> {
         let state = self.state();
@@ -207,7 +207,7 @@ impl Kernel for SimKernel {
             };
             if state.closed.contains(ns) {
                 let seen = ObservedNs {
-                    closed: true,
+                    inaccessible: true,
                     dns: known.dns.clone(),
                     ..ObservedNs::default()
                 };
@@ -224,9 +224,9 @@ impl Kernel for SimKernel {
                 .links
                 .iter()
                 .filter(|(name, link)| !part.links.contains(*name) && tagged(link));
-            seen.strayed = strayed.map(|(name, _)| name.clone()).collect();
+            seen.renamed = strayed.map(|(name, _)| name.clone()).collect();
             seen.links.retain(|name, _| {
-                part.all_links || part.links.contains(name) || seen.strayed.contains(name)
+                part.all_links || part.links.contains(name) || seen.renamed.contains(name)
             });
             seen.link_count = known.links.len() + 1;
             for (name, link) in &mut seen.links {
@@ -290,17 +290,17 @@ impl Kernel for SimKernel {
             .collect()
     }
 
-    async fn notice(&mut self) -> KernelEvent {
+    async fn next_event(&mut self) -> KernelEvent {
         std::future::pending().await
     }
 
-    fn heard(&mut self) -> Vec<KernelEvent> {
+    fn drain_events(&mut self) -> Vec<KernelEvent> {
         Vec::new()
     }
 
     fn watch(&mut self, _changes: Vec<WatchChange>) {}
 
-    fn names(&mut self) -> Vec<String> {
+    fn list_netns_names(&mut self) -> Vec<String> {
         self.state()
             .namespaces
             .keys()
@@ -316,7 +316,7 @@ impl Kernel for SimKernel {
         std::mem::take(&mut self.state().replaced)
     }
 
-    fn rest(&mut self) {}
+    fn release_idle(&mut self) {}
 }
 
 impl ObservedNs {

@@ -2,96 +2,89 @@
 
 use std::collections::BTreeMap;
 
-use netnsd_api::{
-    Bridge, Kind, Mac, Name, Namespace, Resource, ResourceRef, SysctlKey, SysctlValue, Veth,
-};
+use netnsd_api::{Kind, Mac, Name, Namespace, Resource, ResourceRef, SysctlKey, SysctlValue};
+use netnsd_netlink::Ns;
 use serde::{Deserialize, Deserializer};
 
-use crate::kernel::Ns;
+/// Defines [`Spec`] from the list of resource kinds.
+macro_rules! define_spec {
+    ($($kind:ident($spec:ident) $name:ident $plural:ident $description:literal;)+) => {
+        /// Intent of one resource, of any kind.
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        #[allow(missing_docs, reason = "one for each kind")]
+        pub enum Spec {
+            $($kind(netnsd_api::$spec),)+
+        }
 
-/// Intent of one resource, of any kind.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(missing_docs, reason = "one for each kind")]
-pub enum Spec {
-    Namespace(Namespace),
-    Bridge(Bridge),
-    Veth(Veth),
-}
+        impl Spec {
+            /// Returns the kind.
+            pub fn kind(&self) -> Kind {
+                match self {
+                    $(Spec::$kind(_) => Kind::$kind,)+
+                }
+            }
 
-/// Evaluates the same expression for the spec of each kind.
-macro_rules! each {
-    ($spec:expr, $inner:ident => $result:expr) => {
-        match $spec {
-            Spec::Namespace($inner) => $result,
-            Spec::Bridge($inner) => $result,
-            Spec::Veth($inner) => $result,
+            /// Returns the name.
+            pub fn name(&self) -> &Name {
+                match self {
+                    $(Spec::$kind(spec) => spec.name(),)+
+                }
+            }
+
+            /// Returns the labels.
+            pub fn labels(&self) -> &BTreeMap<String, String> {
+                match self {
+                    $(Spec::$kind(spec) => spec.labels(),)+
+                }
+            }
+
+            /// Deserializes the spec of a resource of this kind.
+            ///
+            /// # Errors
+            /// The deserializer's error if the JSON does not fit the kind.
+            pub fn from_json<'de, D: Deserializer<'de>>(
+                kind: Kind,
+                json: D,
+            ) -> Result<Self, D::Error> {
+                match kind {
+                    $(Kind::$kind => netnsd_api::$spec::deserialize(json).map(Spec::$kind),)+
+                }
+            }
+
+            /// Serializes the spec as a JSON value.
+            ///
+            /// # Errors
+            /// Those of serde_json; none is known for these types.
+            pub fn to_json(&self) -> serde_json::Result<serde_json::Value> {
+                match self {
+                    $(Spec::$kind(spec) => serde_json::to_value(spec),)+
+                }
+            }
+
+            /// Serializes the spec as JSON text.
+            ///
+            /// # Errors
+            /// As [`Spec::to_json`].
+            pub fn to_text(&self) -> serde_json::Result<String> {
+                match self {
+                    $(Spec::$kind(spec) => serde_json::to_string(spec),)+
+                }
+            }
         }
     };
 }
 
+netnsd_api::resource_kinds!(define_spec);
+
 impl Spec {
-    /// Returns the kind.
-    pub fn kind(&self) -> Kind {
-        match self {
-            Spec::Namespace(_) => Kind::Namespace,
-            Spec::Bridge(_) => Kind::Bridge,
-            Spec::Veth(_) => Kind::Veth,
-        }
-    }
-
-    /// Returns the name.
-    pub fn name(&self) -> &Name {
-        each!(self, inner => inner.name())
-    }
-
     /// Returns kind and name.
     pub fn resource(&self) -> ResourceRef {
         ResourceRef::new(self.kind(), self.name().clone())
     }
 
-    /// Returns the labels.
-    pub fn labels(&self) -> &BTreeMap<String, String> {
-        each!(self, inner => inner.labels())
-    }
-
     /// Returns true if a part of the resource lives in this namespace (`?namespace=`).
     pub fn is_in(&self, namespace: &Name) -> bool {
-        match self {
-            Spec::Namespace(inner) => inner.name == *namespace,
-            Spec::Bridge(inner) => inner.namespace.as_ref() == Some(namespace),
-            Spec::Veth(inner) => inner
-                .endpoints
-                .iter()
-                .any(|end| end.namespace.as_ref() == Some(namespace)),
-        }
-    }
-
-    /// Deserializes the spec of a resource of this kind.
-    ///
-    /// # Errors
-    /// The deserializer's error if the JSON does not fit the kind.
-    pub fn from_json<'de, D: Deserializer<'de>>(kind: Kind, json: D) -> Result<Self, D::Error> {
-        Ok(match kind {
-            Kind::Namespace => Spec::Namespace(Namespace::deserialize(json)?),
-            Kind::Bridge => Spec::Bridge(Bridge::deserialize(json)?),
-            Kind::Veth => Spec::Veth(Veth::deserialize(json)?),
-        })
-    }
-
-    /// Serializes the spec as a JSON value.
-    ///
-    /// # Errors
-    /// Those of serde_json; none is known for these types.
-    pub fn to_json(&self) -> serde_json::Result<serde_json::Value> {
-        each!(self, inner => serde_json::to_value(inner))
-    }
-
-    /// Serializes the spec as JSON text.
-    ///
-    /// # Errors
-    /// As [`Spec::to_json`].
-    pub fn to_text(&self) -> serde_json::Result<String> {
-        each!(self, inner => serde_json::to_string(inner))
+        self.namespaces().contains(&namespace)
     }
 
     /// Returns the namespaces that the resource, or a part of it, lives in.

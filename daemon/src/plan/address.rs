@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, HashMap};
 use ipnet::IpNet;
 use netnsd_api::{MIN_IPV6_MTU, is_link_local};
 
-use super::{Hands, Phase, Planner, Task};
+use super::{Ownership, Phase, Planner, Task};
 use crate::kernel::{
     ADDRESS_PROTOCOL_KERNEL_LL, AddressChange, IFA_F_NODAD, LinkAt, ObservedAddress, ObservedNs,
 };
@@ -31,7 +31,7 @@ impl Planner<'_> {
     ) {
         // Only addresses of netnsd are moved: adopted ones are netnsd's before, released ones until
         // the end.
-        if task.hands == Hands::Adopt {
+        if task.ownership == Ownership::Adopt {
             self.mark_addresses(task, place, wanted);
         }
         for ipv6 in [false, true] {

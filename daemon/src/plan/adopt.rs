@@ -8,7 +8,7 @@ use netnsd_api::{
 };
 
 use super::{
-    Hands, Phase, Planner, Task,
+    Ownership, Phase, Planner, Task,
     place::{bridge_at, end_at, set_owner},
     route::{RouteKey, key_of, key_of_known},
 };
@@ -22,7 +22,7 @@ use crate::{
 
 /// State of a resource before its adoption.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
+pub struct AdoptionSnapshot {
     /// Spec with every setting set. Bridges are named by their devices.
     pub spec: Spec,
     /// Owner tags of a deleted record; the second is that of a pair's second end.
@@ -37,13 +37,13 @@ pub struct Found {
 
 impl Task<'_> {
     pub(super) fn is_released(&self) -> bool {
-        matches!(self.hands, Hands::GiveBack(_))
+        matches!(self.ownership, Ownership::Release(_))
     }
 
     /// Returns the protocol of a desired route, by its index.
     pub(super) fn protocol_of(&self, route: usize) -> u8 {
-        match self.hands {
-            Hands::GiveBack(found) => found
+        match self.ownership {
+            Ownership::Release(found) => found
                 .routes
                 .get(route)
                 .map(|(protocol, _)| *protocol)
@@ -54,8 +54,8 @@ impl Task<'_> {
 
     /// Returns the extra attributes of a desired route, by its index.
     pub(super) fn extras_of(&self, route: usize) -> RouteExtras {
-        match self.hands {
-            Hands::GiveBack(found) => found
+        match self.ownership {
+            Ownership::Release(found) => found
                 .routes
                 .get(route)
                 .map(|(_, extras)| extras.clone())
@@ -67,8 +67,8 @@ impl Task<'_> {
     /// Returns true if the extra attributes of a route are as they should be: a released resource
     /// gets exactly those that it had.
     pub(super) fn keeps_extras(&self, route: usize, known: &ObservedRoute) -> bool {
-        match self.hands {
-            Hands::GiveBack(found) => found
+        match self.ownership {
+            Ownership::Release(found) => found
                 .routes
                 .get(route)
                 .is_none_or(|(_, extras)| *extras == known.extras),
@@ -78,8 +78,8 @@ impl Task<'_> {
 
     /// Returns the addresses that an end of a pair, or a bridge, is to have.
     pub(super) fn addresses_of(&self, asked: &[Cidr], end: usize) -> Vec<ObservedAddress> {
-        match self.hands {
-            Hands::GiveBack(found) => found.addresses[end].clone(),
+        match self.ownership {
+            Ownership::Release(found) => found.addresses[end].clone(),
             _ => asked
                 .iter()
                 .map(|address| ObservedAddress::new(address.0))
@@ -90,8 +90,8 @@ impl Task<'_> {
     /// Returns true if an end is to make no IPv6 link-local address. A bridge port needs none: its
     /// announcements would be flooded to all ports.
     pub(super) fn addr_gen_none(&self, spec: &Endpoint, end: usize) -> bool {
-        match self.hands {
-            Hands::GiveBack(found) => found.addr_gen_none[end],
+        match self.ownership {
+            Ownership::Release(found) => found.addr_gen_none[end],
             _ => spec.bridge.is_some(),
         }
     }
@@ -119,13 +119,13 @@ impl Planner<'_> {
             return;
         };
         let was = known.owner_tag.clone();
-        if task.hands != Hands::Adopt
+        if task.ownership != Ownership::Adopt
             || was.as_deref().is_some_and(|tag| task.owns(tag, None))
             || !task.may_take(was.as_deref(), None)
         {
             return;
         }
-        let found = Found {
+        let found = AdoptionSnapshot {
             spec: Spec::Namespace(found_namespace(spec, known)),
             owner_tags: [current(&known.owner_tag), None],
             routes: found_routes(spec, known)
@@ -149,7 +149,7 @@ impl Planner<'_> {
     }
 
     pub(super) fn adopt_bridge(&mut self, task: &Task<'_>, place: &LinkAt) {
-        if task.hands != Hands::Adopt || self.is_at(place, task, None) {
+        if task.ownership != Ownership::Adopt || self.is_at(place, task, None) {
             return;
         }
         let (Some(Spec::Bridge(spec)), Some(known)) =
@@ -161,7 +161,7 @@ impl Planner<'_> {
             &known.bridge,
             task.may_take(known.owner_tag.as_deref(), None),
         ) {
-            let found = Found {
+            let found = AdoptionSnapshot {
                 spec: Spec::Bridge(found_bridge(spec, known, settings)),
                 owner_tags: [current(&known.owner_tag), None],
                 routes: Vec::new(),
@@ -181,7 +181,7 @@ impl Planner<'_> {
         let Some(Spec::Veth(spec)) = task.desired else {
             return;
         };
-        if task.hands != Hands::Adopt || here == [true, true] {
+        if task.ownership != Ownership::Adopt || here == [true, true] {
             return;
         }
         let links = [0, 1].map(|end: usize| self.now.link(&places[end].ns, &places[end].name));
@@ -196,7 +196,7 @@ impl Planner<'_> {
         if !(free(0, one) && free(1, two) && is_veth(one) && is_veth(two) && are_peers) {
             return;
         }
-        let found = Found {
+        let found = AdoptionSnapshot {
             spec: Spec::Veth(Veth {
                 endpoints: [
                     found_end(&spec.endpoints[0], one),
@@ -232,7 +232,7 @@ impl Planner<'_> {
         set_owner(&place, was, Some(owner_tag), peer)
     }
 
-    fn adopt(&mut self, task: &Task<'_>, found: Found, ops: Vec<Op>) {
+    fn adopt(&mut self, task: &Task<'_>, found: AdoptionSnapshot, ops: Vec<Op>) {
         for op in ops {
             self.emit(Phase::Adopt, task, op);
         }
@@ -241,7 +241,7 @@ impl Planner<'_> {
 
     /// Removes the owner tags of a released resource.
     pub(super) fn release(&mut self, task: &Task<'_>) {
-        let Hands::GiveBack(found) = task.hands else {
+        let Ownership::Release(found) = task.ownership else {
             return;
         };
         let places: Vec<(LinkAt, Option<usize>)> = match &found.spec {
@@ -255,7 +255,7 @@ impl Planner<'_> {
                 if tag.as_deref().is_some_and(|tag| task.owns(tag, None)) {
                     let lo = LinkAt::loopback(ns);
                     self.emit(
-                        Phase::GiveBack,
+                        Phase::ReleaseAdopted,
                         task,
                         set_owner(&lo, tag, found.owner_tags[0].clone(), None),
                     );
@@ -275,7 +275,11 @@ impl Planner<'_> {
                     .and_then(|link| link.owner_tag.clone());
                 let before = found.owner_tags[end.unwrap_or_default()].clone();
                 if tag != before {
-                    self.emit(Phase::GiveBack, task, set_owner(&place, tag, before, None));
+                    self.emit(
+                        Phase::ReleaseAdopted,
+                        task,
+                        set_owner(&place, tag, before, None),
+                    );
                 }
             }
         }
@@ -337,7 +341,7 @@ fn found_bridge(spec: &Bridge, known: &ObservedLink, bridge: &ObservedBridge) ->
         mac: spec.mac.and(known.mac),
         mtu: Some(known.mtu),
         up: known.up,
-        // See `Found::addresses`.
+        // See `AdoptionSnapshot::addresses`.
         addresses: Vec::new(),
         ..spec.clone()
     };
@@ -349,7 +353,7 @@ fn found_end(spec: &Endpoint, known: &ObservedLink) -> Endpoint {
         mac: known.mac,
         mtu: Some(known.mtu),
         up: known.up,
-        // See `Found::addresses`.
+        // See `AdoptionSnapshot::addresses`.
         addresses: Vec::new(),
         // A name that no resource can have is left out.
         bridge: known

@@ -54,7 +54,7 @@ impl Planner<'_> {
                 steps.pop();
             }
             for mtu in steps {
-                self.emit_blind(Phase::Mtus, task, place.set(LinkChange::Mtu(mtu)));
+                self.emit_unverifiable(Phase::Mtus, task, place.set(LinkChange::Mtu(mtu)));
             }
         }
         let old_mtus = Vec::new();
@@ -71,7 +71,7 @@ impl Planner<'_> {
             },
         );
         self.pin_mac(task, spec, &place, mac);
-        self.set_up_if(task, &place, spec.up, Phase::RaiseBridges);
+        self.set_up_if(task, &place, spec.up, Phase::SetBridgesUp);
     }
 
     /// Sets the MAC address that a bridge has already: then it no longer takes the lowest address
@@ -82,7 +82,7 @@ impl Planner<'_> {
         let is_there = !self.plan.new_bridges.contains(&spec.name);
         if let Some(mac) = mac.filter(|_| is_kept && is_there) {
             self.ns_mut(&place.ns).forget_neighbours(&place.name);
-            self.emit_blind(Phase::Pin, task, place.set(LinkChange::Mac(mac)));
+            self.emit_unverifiable(Phase::PinMacs, task, place.set(LinkChange::Mac(mac)));
         }
     }
 
@@ -130,7 +130,7 @@ impl Planner<'_> {
                 ..BridgeSettings::default()
             };
             self.emit(
-                Phase::MakeBridges,
+                Phase::CreateBridges,
                 task,
                 place.set(LinkChange::Bridge(first)),
             );
@@ -144,15 +144,19 @@ impl Planner<'_> {
             if old.is_some_and(|old| asked(old) != asked(spec))
                 && times != BridgeSettings::default()
             {
-                self.emit_blind(
-                    Phase::MakeBridges,
+                self.emit_unverifiable(
+                    Phase::CreateBridges,
                     task,
                     place.set(LinkChange::Bridge(times)),
                 );
             }
         }
         if set != BridgeSettings::default() {
-            self.emit(Phase::MakeBridges, task, place.set(LinkChange::Bridge(set)));
+            self.emit(
+                Phase::CreateBridges,
+                task,
+                place.set(LinkChange::Bridge(set)),
+            );
         }
     }
 
@@ -187,14 +191,14 @@ impl Planner<'_> {
         match &spec.bridge {
             None => {
                 self.leave_bridge(task, place, &known, &old);
-                self.set_up_if(task, place, spec.up, Phase::RaiseEnds);
+                self.set_up_if(task, place, spec.up, Phase::SetEndsUp);
             }
             Some(bridge) => {
                 let Some(device) = (self.bridge)(bridge) else {
                     return self.pending(task, format!("bridge {bridge} is not there"));
                 };
                 self.enslave(task, spec, place, &known, &device, &old);
-                self.set_up_if(task, place, spec.up, Phase::RaisePorts);
+                self.set_up_if(task, place, spec.up, Phase::SetPortsUp);
             }
         }
     }
@@ -230,7 +234,11 @@ impl Planner<'_> {
     ) {
         // If others made it a port, they decide.
         if known.master.is_some() && old.iter().any(|old| old.bridge.is_some()) {
-            self.emit(Phase::Release, task, place.set(LinkChange::Master(None)));
+            self.emit(
+                Phase::ReleasePorts,
+                task,
+                place.set(LinkChange::Master(None)),
+            );
             let inside = self.ns_mut(&place.ns);
             if let Some(link) = inside.links.get_mut(&place.name) {
                 link.port = None;
@@ -337,7 +345,7 @@ impl Planner<'_> {
             .collect();
         for address in lacking {
             let op = place.change_addresses(AddressChange::AddPrefixRoute(address));
-            self.emit_waiting(Phase::LinkRoutes, task, op);
+            self.emit_retriable(Phase::LinkRoutes, task, op);
         }
     }
 
@@ -366,7 +374,7 @@ impl Planner<'_> {
     /// Sets a link down first if it is to be down: settings made afterwards stay.
     fn set_down_unless(&mut self, task: &Task<'_>, place: &LinkAt, up: bool) {
         if !up {
-            self.set_down(task, place, Phase::Lower);
+            self.set_down(task, place, Phase::SetLinksDown);
         }
     }
 

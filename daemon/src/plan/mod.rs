@@ -27,7 +27,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use netnsd_api::{Mac, Name, ResourceRef, SysctlKey, is_link_local};
 
-pub use self::{adopt::Found, command::command, scope::scope};
+pub use self::{adopt::AdoptionSnapshot, command::command, scope::scope};
 use crate::{
     kernel::{Device, Ns, Observed, ObservedNs, Op, OpError, ownership},
     model::Spec,
@@ -51,24 +51,24 @@ pub struct Task<'a> {
     /// Interfaces that netnsd made in the namespace, to which sysctls of `default` apply too.
     pub interfaces: Vec<String>,
     /// True if this write creates it: a namespace may be attached, and no part of it exists yet.
-    pub new: bool,
+    pub is_new: bool,
     /// MAC addresses of its devices where the intent leaves them open, one for each end.
     pub macs: &'a [Mac],
     /// True if existing devices keep their MAC addresses, which are then recorded.
     pub keep_macs: bool,
     /// Change of ownership.
-    pub hands: Hands<'a>,
+    pub ownership: Ownership<'a>,
 }
 
 /// Change of ownership of a task's devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Hands<'a> {
+pub enum Ownership<'a> {
     /// None: devices of others are left alone.
-    Stay,
+    Keep,
     /// Devices of others at its locations are adopted.
     Adopt,
     /// It was adopted, and is released as it was found, which is what is desired.
-    GiveBack(&'a Found),
+    Release(&'a AdoptionSnapshot),
 }
 
 impl Task<'_> {
@@ -102,40 +102,40 @@ enum Phase {
     /// Adopted devices are tagged before they are changed.
     Adopt,
     /// Neighbours and routes are deleted before the links they depend on.
-    TakeRoutes,
+    DeleteRoutes,
     /// Bridges that are deleted are set down before: with each port that leaves a bridge that is
     /// up, it tries all the others again (`br_port_state_selection()`, net/bridge/br_stp.c).
-    LowerBridges,
+    SetBridgesDown,
     /// Links are deleted before their namespace: the kernel would clear them only later.
-    TakeLinks,
-    TakeNamespaces,
-    MakeNamespaces,
+    DeleteLinks,
+    DeleteNamespaces,
+    CreateNamespaces,
     /// Ids before veth pairs: a pair across namespaces gives them ids of the kernel's choice.
-    Identify,
+    SetNetnsIds,
     /// Sysctls before links, which inherit `conf.default`.
     Sysctls,
     Dns,
     /// Links that have to be down, or to leave their location, are set down first.
-    Lower,
+    SetLinksDown,
     Move,
     /// Ports leave their bridges under their new names.
-    Release,
-    MakeBridges,
-    MakeVeths,
+    ReleasePorts,
+    CreateBridges,
+    CreateVeths,
     /// Sysctls of links come after the changes that reset them, and before addresses, which IPv6
     /// refuses where it is switched off.
     Mtus,
     LinkSysctls,
     /// Namespaces are complete before ports are set up: the bridge forwards at once.
     Addresses,
-    RaiseBridges,
-    RaiseEnds,
+    SetBridgesUp,
+    SetEndsUp,
     /// A bridge's address is pinned before ports come that could change it. As late as that: it
     /// cannot be undone.
-    Pin,
+    PinMacs,
     Enslave,
     SetPorts,
-    RaisePorts,
+    SetPortsUp,
     /// The IPv6 MTU of a link is reset when it is set up.
     LinkMtuSysctls,
     /// Routes without a gateway make gateways reachable.
@@ -143,7 +143,7 @@ enum Phase {
     GatewayRoutes,
     Neighbours,
     /// Released devices lose their tags after all changes.
-    GiveBack,
+    ReleaseAdopted,
 }
 
 /// Operation of a plan.
@@ -154,14 +154,14 @@ pub struct Step {
     /// Resource that it is for.
     pub resource: ResourceRef,
     /// True if a refusal may mean "not yet" (a route, a neighbour, an interface's sysctl).
-    pub may_wait: bool,
+    pub retriable: bool,
     /// True if its effect cannot be observed: it is planned again, and not executed again.
-    pub blind: bool,
+    pub unverifiable: bool,
 }
 
 /// Reason for which a resource cannot be (wholly) as asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub enum PlanStatus {
     /// A dependency does not exist yet.
     Pending(String),
     /// A device or file of others is in its place.
@@ -179,7 +179,7 @@ pub struct Plan {
     /// Operations.
     pub steps: Vec<Step>,
     /// Resources that are pending or in conflict.
-    pub verdicts: BTreeMap<ResourceRef, Verdict>,
+    pub statuses: BTreeMap<ResourceRef, PlanStatus>,
     /// Operations that the kernel would refuse, known without a try.
     pub refused: Vec<(ResourceRef, Op, OpError)>,
     /// Bridges that are created: their ports have to be enslaved again.
@@ -188,7 +188,7 @@ pub struct Plan {
     /// are announced.
     pub remade: BTreeSet<ResourceRef>,
     /// Adopted resources, as they were found.
-    pub found: BTreeMap<ResourceRef, Found>,
+    pub found: BTreeMap<ResourceRef, AdoptionSnapshot>,
     /// MAC addresses of devices that were made by a record without them; one for each end.
     pub macs: BTreeMap<ResourceRef, Vec<Mac>>,
     /// Links of others, with their types, in namespaces that are deleted. Attached ones are left
@@ -197,7 +197,7 @@ pub struct Plan {
     /// Namespaces that are created: everything in them has to be made again.
     pub new_namespaces: BTreeSet<Name>,
     /// Resources that may have state in a namespace that cannot be entered.
-    pub unseen: BTreeSet<ResourceRef>,
+    pub unobserved: BTreeSet<ResourceRef>,
 }
 
 /// Returns the part of earlier intents that stays in the kernel although it is no longer asked for,
@@ -240,7 +240,7 @@ pub fn plan<'a>(
     let (given_back, ours): (Vec<_>, Vec<_>) = tasks
         .iter()
         .copied()
-        .partition(|task| matches!(task.hands, Hands::GiveBack(_)));
+        .partition(|task| matches!(task.ownership, Ownership::Release(_)));
     for task in &ours {
         planner.record_macs(task);
     }
@@ -272,7 +272,7 @@ pub fn plan<'a>(
     let closed = observed
         .namespaces
         .iter()
-        .filter(|(_, inside)| inside.closed);
+        .filter(|(_, inside)| inside.inaccessible);
     let closed: BTreeSet<&Name> = closed.filter_map(|(ns, _)| ns.name()).collect();
     if !closed.is_empty() {
         let lives_there = |task: &&&Task<'_>| {
@@ -280,7 +280,7 @@ pub fn plan<'a>(
                 .flat_map(Spec::namespaces)
                 .any(|name| closed.contains(name))
         };
-        plan.unseen = tasks
+        plan.unobserved = tasks
             .iter()
             .filter(lives_there)
             .map(|task| task.resource.clone())
@@ -330,41 +330,47 @@ impl Planner<'_> {
         self.push(phase, task, op, (false, false));
     }
 
-    fn emit_blind(&mut self, phase: Phase, task: &Task<'_>, op: Op) {
+    fn emit_unverifiable(&mut self, phase: Phase, task: &Task<'_>, op: Op) {
         self.push(phase, task, op, (false, true));
     }
 
-    fn emit_waiting(&mut self, phase: Phase, task: &Task<'_>, op: Op) {
+    fn emit_retriable(&mut self, phase: Phase, task: &Task<'_>, op: Op) {
         self.push(phase, task, op, (true, false));
     }
 
-    fn push(&mut self, phase: Phase, task: &Task<'_>, op: Op, (may_wait, blind): (bool, bool)) {
+    fn push(
+        &mut self,
+        phase: Phase,
+        task: &Task<'_>,
+        op: Op,
+        (retriable, unverifiable): (bool, bool),
+    ) {
         self.phases.entry(phase).or_default().push(Step {
             op,
             resource: task.resource.clone(),
-            may_wait,
-            blind,
+            retriable,
+            unverifiable,
         });
     }
 
     /// Records that neighbours of a task's links know outdated addresses.
     fn note_remade(&mut self, task: &Task<'_>) {
-        if !task.new {
+        if !task.is_new {
             self.plan.remade.insert(task.resource.clone());
         }
     }
 
     fn pending(&mut self, task: &Task<'_>, reason: String) {
         self.plan
-            .verdicts
+            .statuses
             .entry(task.resource.clone())
-            .or_insert(Verdict::Pending(reason));
+            .or_insert(PlanStatus::Pending(reason));
     }
 
     fn conflict(&mut self, task: &Task<'_>, reason: String) {
         self.set_conflict(
             task,
-            Verdict::Conflict {
+            PlanStatus::Conflict {
                 reason,
                 pointer: None,
             },
@@ -375,7 +381,7 @@ impl Planner<'_> {
     fn conflict_at(&mut self, task: &Task<'_>, reason: String, pointer: String) {
         self.set_conflict(
             task,
-            Verdict::Conflict {
+            PlanStatus::Conflict {
                 reason,
                 pointer: Some(pointer),
             },
@@ -383,20 +389,20 @@ impl Planner<'_> {
     }
 
     /// Records a conflict, unless there is one already.
-    fn set_conflict(&mut self, task: &Task<'_>, verdict: Verdict) {
+    fn set_conflict(&mut self, task: &Task<'_>, status: PlanStatus) {
         if !matches!(
-            self.plan.verdicts.get(&task.resource),
-            Some(Verdict::Conflict { .. })
+            self.plan.statuses.get(&task.resource),
+            Some(PlanStatus::Conflict { .. })
         ) {
-            self.plan.verdicts.insert(task.resource.clone(), verdict);
+            self.plan.statuses.insert(task.resource.clone(), status);
         }
     }
 
     /// Returns true if all of a resource is in conflict, not only one of its fields.
     fn in_conflict(&self, task: &Task<'_>) -> bool {
         matches!(
-            self.plan.verdicts.get(&task.resource),
-            Some(Verdict::Conflict { pointer: None, .. })
+            self.plan.statuses.get(&task.resource),
+            Some(PlanStatus::Conflict { pointer: None, .. })
         )
     }
 

@@ -18,7 +18,7 @@ impl Planner<'_> {
         let Some(known) = self.now.namespaces.get(&ns) else {
             return;
         };
-        if known.closed || known.inode != 0 && !self.is_own_namespace(task, &ns) {
+        if known.inaccessible || known.inode != 0 && !self.is_own_namespace(task, &ns) {
             return;
         }
         let name = task.resource.name.clone();
@@ -43,7 +43,7 @@ impl Planner<'_> {
         self.plan_dns(task, &name, None, &dns);
         if is_there {
             let op = Op::namespace(&name, NamespaceChange::Delete);
-            self.emit(Phase::TakeNamespaces, task, op);
+            self.emit(Phase::DeleteNamespaces, task, op);
         }
         self.now.namespaces.remove(&ns);
     }
@@ -83,7 +83,7 @@ impl Planner<'_> {
         self.adopt_namespace(task, &ns);
         self.tag_namespace(task, &ns);
         match self.now.namespaces.get(&ns) {
-            Some(known) if known.closed => {
+            Some(known) if known.inaccessible => {
                 let reason = "cannot be entered: it is no network namespace, or not netnsd's: choose another name, or delete it";
                 return self.conflict(task, format!("/run/netns/{name} {reason}"));
             }
@@ -126,10 +126,10 @@ impl Planner<'_> {
                 let dns = known.map(|known| known.dns.clone()).unwrap_or_default();
                 if known.is_some_and(|known| known.stale.is_some()) {
                     let op = Op::namespace(&name, NamespaceChange::Delete);
-                    self.emit(Phase::TakeNamespaces, task, op);
+                    self.emit(Phase::DeleteNamespaces, task, op);
                 }
                 let change = match &spec.attach {
-                    Some(attach) if task.new => NamespaceChange::Attach {
+                    Some(attach) if task.is_new => NamespaceChange::Attach {
                         pid: attach.pid,
                         owner_tag: owner_tag.clone(),
                     },
@@ -138,7 +138,7 @@ impl Planner<'_> {
                     },
                 };
                 let op = Op::namespace(&name, change);
-                self.emit(Phase::MakeNamespaces, task, op);
+                self.emit(Phase::CreateNamespaces, task, op);
                 self.now.namespaces.insert(
                     ns.clone(),
                     ObservedNs {
@@ -161,7 +161,7 @@ impl Planner<'_> {
         };
         if let (Some(id), false) = (spec.netnsid, id_is_right) {
             let op = Op::namespace(&name, NamespaceChange::SetId(id));
-            self.emit_waiting(Phase::Identify, task, op);
+            self.emit_retriable(Phase::SetNetnsIds, task, op);
         }
         if loopback != spec.loopback {
             let op = Op::namespace(&name, NamespaceChange::SetLoopbackUp(spec.loopback));
@@ -213,7 +213,7 @@ impl Planner<'_> {
             .filter(|old| !wanted.contains(&(old.address, &old.interface)) && there.contains(old));
         for neighbour in gone {
             let op = Op::neighbour(&ns, NeighbourChange::Delete(neighbour.clone()));
-            self.emit(Phase::TakeRoutes, task, op);
+            self.emit(Phase::DeleteRoutes, task, op);
         }
         for neighbour in spec
             .neighbours
@@ -223,7 +223,7 @@ impl Planner<'_> {
             match known.links.get(neighbour.interface.as_str()) {
                 Some(link) if link.up => {
                     let op = Op::neighbour(&ns, NeighbourChange::Set(neighbour.clone()));
-                    self.emit_waiting(Phase::Neighbours, task, op);
+                    self.emit_retriable(Phase::Neighbours, task, op);
                 }
                 Some(_) => self.pending(
                     task,
@@ -251,7 +251,7 @@ impl Planner<'_> {
 fn is_lost_pin(task: &Task<'_>, stale: &StalePin) -> bool {
     match stale {
         StalePin::Lost => true,
-        StalePin::File | StalePin::Link { dangling: true, .. } => !task.new,
+        StalePin::File | StalePin::Link { dangling: true, .. } => !task.is_new,
         StalePin::Link { .. } | StalePin::Other(_) => false,
     }
 }

@@ -2,7 +2,7 @@
 
 use netnsd_api::{Bridge, Endpoint, Kind, Mac, Veth};
 
-use super::{Hands, Phase, Planner, Task};
+use super::{Ownership, Phase, Planner, Task};
 use crate::{
     kernel::{
         DEFAULT_MTU, LinkAt, LinkChange, LinkOp, NewEnd, NewLink, Ns, ObservedBridge, ObservedLink,
@@ -149,7 +149,7 @@ impl Planner<'_> {
                 .namespaces
                 .get(&place.ns)
                 .into_iter()
-                .flat_map(|known| &known.strayed);
+                .flat_map(|known| &known.renamed);
             names.map(move |name| LinkAt::new(place.ns.clone(), name))
         };
         places(task, end)
@@ -211,7 +211,7 @@ impl Planner<'_> {
             Kind::Bridge => {
                 let found = self.locate_bridges(task);
                 for place in &found {
-                    self.set_down(task, place, Phase::LowerBridges);
+                    self.set_down(task, place, Phase::SetBridgesDown);
                     self.delete_link(task, place);
                 }
                 !found.is_empty()
@@ -246,7 +246,7 @@ impl Planner<'_> {
     }
 
     fn delete_link(&mut self, task: &Task<'_>, place: &LinkAt) {
-        self.emit(Phase::TakeLinks, task, place.delete());
+        self.emit(Phase::DeleteLinks, task, place.delete());
         self.forget_link(&place.ns, &place.name);
     }
 
@@ -352,11 +352,11 @@ impl Planner<'_> {
         let kind = link
             .and_then(|link| link.kind.clone())
             .unwrap_or_else(|| "physical".into());
-        let way_out = match task.hands {
-            Hands::Stay if kind == resource.kind.as_str() => {
+        let way_out = match task.ownership {
+            Ownership::Keep if kind == resource.kind.as_str() => {
                 "choose another name, delete it first, or take it over by PUT with ?adopt=true"
             }
-            Hands::Stay => "choose another name, or delete it first",
+            Ownership::Keep => "choose another name, or delete it first",
             _ if resource.kind == Kind::Bridge => "only a bridge is taken over",
             _ => "a pair is taken over when both its ends are where they are asked for",
         };
@@ -374,7 +374,7 @@ impl Planner<'_> {
             return true;
         }
         let why = match known {
-            Some(known) if known.closed => "cannot be entered",
+            Some(known) if known.inaccessible => "cannot be entered",
             Some(known) if known.alias_of.is_some() => "is another namespace",
             _ => "is not there",
         };
@@ -404,7 +404,7 @@ impl Planner<'_> {
             settings: BridgeSettings::of(spec),
         };
         let op = LinkOp::Create(Box::new(new));
-        self.emit(Phase::MakeBridges, task, op.into());
+        self.emit(Phase::CreateBridges, task, op.into());
         let mut made = ObservedBridge::default();
         made.attrs.apply(&BridgeSettings::of(spec));
         let made = ObservedLink {
@@ -444,13 +444,13 @@ impl Planner<'_> {
             inside.links.insert(end.at.name.clone(), made);
         }
         let op = LinkOp::Create(Box::new(NewLink::Veth { ends }));
-        self.emit(Phase::MakeVeths, task, op.into());
+        self.emit(Phase::CreateVeths, task, op.into());
     }
 
     /// Renames a link in its namespace.
     fn rename(&mut self, task: &Task<'_>, from: &LinkAt, to: &LinkAt) {
         // Before Linux 6.2 a link that is up cannot be renamed.
-        self.set_down(task, from, Phase::Lower);
+        self.set_down(task, from, Phase::SetLinksDown);
         let op = from.set(LinkChange::Name(to.name.clone()));
         self.emit(Phase::Move, task, op);
         let inside = self.ns_mut(&from.ns);

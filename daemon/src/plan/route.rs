@@ -12,7 +12,7 @@ use std::{
 use ipnet::IpNet;
 use netnsd_api::{Destination, Namespace, Route, RouteType, is_link_local};
 
-use super::{Hands, Phase, Planner, Task};
+use super::{Ownership, Phase, Planner, Task};
 use crate::kernel::{
     Ns, ObservedNs, ObservedRoute, Op, RT_TABLE_LOCAL, RT_TABLE_MAIN, RouteChange, protocol,
 };
@@ -55,7 +55,7 @@ impl Planner<'_> {
         for old in known.routes.iter().filter(|old| old.ours) {
             if key_of_known(old).is_none_or(|key| !wanted.contains(&key)) {
                 self.emit(
-                    Phase::TakeRoutes,
+                    Phase::DeleteRoutes,
                     task,
                     Op::route(&ns, RouteChange::Delete(old.as_route())),
                 );
@@ -83,13 +83,13 @@ impl Planner<'_> {
                 // The route is no longer asked for; or the kernel keeps it although no gateway is
                 // reachable, and would refuse it now.
                 self.emit(
-                    Phase::TakeRoutes,
+                    Phase::DeleteRoutes,
                     task,
                     Op::route(&ns, RouteChange::Delete(old.as_route())),
                 );
-            } else if right
-                .is_some_and(|other| task.hands == Hands::Stay || other.protocol == protocol)
-            {
+            } else if right.is_some_and(|other| {
+                task.ownership == Ownership::Keep || other.protocol == protocol
+            }) {
                 continue;
             }
             if let Some(other) = in_the_way(task, same) {
@@ -97,7 +97,7 @@ impl Planner<'_> {
                     // The kernel would take the first of them for the one to be replaced
                     // (`fib_table_insert()`, net/ipv4/fib_trie.c).
                     self.emit(
-                        Phase::TakeRoutes,
+                        Phase::DeleteRoutes,
                         task,
                         Op::route(&ns, RouteChange::Delete(old.as_route())),
                     );
@@ -118,7 +118,7 @@ impl Planner<'_> {
             }
             // An adopted route keeps the attributes that the API lacks and the body does not set.
             let (route, extras) = match right {
-                Some(other) if task.hands == Hands::Adopt => {
+                Some(other) if task.ownership == Ownership::Adopt => {
                     (other.as_route(), other.extras.clone())
                 }
                 _ => (route.clone(), task.extras_of(i)),
@@ -129,7 +129,7 @@ impl Planner<'_> {
                 Phase::GatewayRoutes
             };
             let replace = !same.is_empty();
-            self.emit_waiting(
+            self.emit_retriable(
                 phase,
                 task,
                 Op::route(
@@ -150,7 +150,7 @@ impl Planner<'_> {
 /// it cannot be made again as it is, or is not the only one.
 fn in_the_way<'r>(task: &Task<'_>, same: &[&'r ObservedRoute]) -> Option<&'r ObservedRoute> {
     let may_take = |other: &ObservedRoute| {
-        task.hands == Hands::Adopt && same.len() == 1 && other.is_adoptable()
+        task.ownership == Ownership::Adopt && same.len() == 1 && other.is_adoptable()
     };
     same.iter()
         .find(|other| !other.ours && !may_take(other))

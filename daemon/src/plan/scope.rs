@@ -49,7 +49,7 @@ pub fn scope(tasks: &[Task<'_>]) -> Scope {
                 inside.links.insert(spec.device().to_owned());
                 inside
                     .owner_tags
-                    .extend((!task.new).then(|| task.owner_tag(None)));
+                    .extend((!task.is_new).then(|| task.owner_tag(None)));
                 // Its MTU follows its ports, also those of others.
                 inside.all_links |= left_mtu(spec, task.applied).is_some();
             }
@@ -59,7 +59,7 @@ pub fn scope(tasks: &[Task<'_>]) -> Scope {
                     inside.links.insert(end.device().to_owned());
                     inside
                         .owner_tags
-                        .extend((!task.new).then(|| task.owner_tag(Some(i))));
+                        .extend((!task.is_new).then(|| task.owner_tag(Some(i))));
                 }
             }
         }

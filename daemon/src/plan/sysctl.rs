@@ -226,7 +226,7 @@ impl Planner<'_> {
     ) {
         self.ns_mut(&Ns::Named(spec.name.clone()))
             .write_sysctl(&key, &value);
-        let may_wait = key.interface().is_some();
+        let retriable = key.interface().is_some();
         self.push(
             phase,
             task,
@@ -236,7 +236,7 @@ impl Planner<'_> {
                 value,
             }
             .into(),
-            (may_wait, false),
+            (retriable, false),
         );
     }
 }

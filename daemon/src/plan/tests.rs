@@ -291,10 +291,10 @@ fn go(kernel: &SimKernel, from: &Network, to: &Network) -> (Plan, Plan) {
             prior: &prior,
             devices: &[],
             interfaces: devices_in(resource),
-            new: false,
+            is_new: false,
             macs: &macs[resource],
             keep_macs: false,
-            hands: Hands::Stay,
+            ownership: Ownership::Keep,
         })
         .collect();
     let device = |bridge: &Name| match to.get(&ResourceRef::new(Kind::Bridge, bridge.clone())) {
@@ -314,7 +314,7 @@ fn go(kernel: &SimKernel, from: &Network, to: &Network) -> (Plan, Plan) {
             .map(|step| BatchOp {
                 op: step.op.clone(),
                 part: 0,
-                optional: step.may_wait,
+                optional: step.retriable,
             })
             .collect();
         for (step, outcome) in first

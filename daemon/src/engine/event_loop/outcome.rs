@@ -13,7 +13,7 @@ use crate::{
     },
     kernel::{Kernel, Observed},
     model::Spec,
-    plan::{self, Verdict},
+    plan::{self, PlanStatus},
 };
 
 /// Reason for which a workset was converged.
@@ -224,9 +224,9 @@ fn health_of(resource: &ResourceRef, outcome: &ApplyOutcome) -> Health {
     if let Some(failure) = outcome.failures.get(resource) {
         return Health::new(State::Failed, failure.to_problem(resource).detail);
     }
-    match outcome.verdicts.get(resource) {
-        Some(Verdict::Conflict { reason, .. }) => Health::new(State::Conflict, reason),
-        Some(Verdict::Pending(reason)) => Health::new(State::Pending, reason),
+    match outcome.statuses.get(resource) {
+        Some(PlanStatus::Conflict { reason, .. }) => Health::new(State::Conflict, reason),
+        Some(PlanStatus::Pending(reason)) => Health::new(State::Pending, reason),
         None => Health::in_sync(),
     }
 }

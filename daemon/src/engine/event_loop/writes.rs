@@ -22,7 +22,7 @@ use crate::{
     kernel::{Kernel, Observed, OpError},
     liveness::Part,
     model::ChangeKind,
-    plan::{self, Plan, Step, Verdict},
+    plan::{self, Plan, PlanStatus, Step},
 };
 
 impl<K: Kernel> EngineLoop<K> {
@@ -311,9 +311,9 @@ impl<K: Kernel> EngineLoop<K> {
     ) -> Option<Arc<Entry>> {
         let resource = write.only_named()?;
         let record = self.records.get(resource)?;
-        let health = match plan.verdicts.get(resource) {
-            Some(Verdict::Pending(reason)) => Health::new(State::Pending, reason),
-            Some(Verdict::Conflict { .. }) | None => Health::in_sync(),
+        let health = match plan.statuses.get(resource) {
+            Some(PlanStatus::Pending(reason)) => Health::new(State::Pending, reason),
+            Some(PlanStatus::Conflict { .. }) | None => Health::in_sync(),
         };
         Some(Arc::new(render::render_entry(record, &health, observed)))
     }

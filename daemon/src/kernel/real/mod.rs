@@ -75,7 +75,7 @@ impl Kernel for RealKernel {
             .catch_panic(|switcher| observe::observe_with(helper, switcher, scope))?
     }
 
-    fn expect(&mut self, namespaces: usize) {
+    fn prefetch_namespaces(&mut self, namespaces: usize) {
         self.pool = (namespaces > 0)
             .then(|| NamespacePool::request(&self.helper, namespaces.min(self.switcher.reserve())));
     }
@@ -94,14 +94,14 @@ impl Kernel for RealKernel {
         outcomes.unwrap_or_else(|error| vec![Some(Err(error.into())); ops.len()])
     }
 
-    async fn notice(&mut self) -> KernelEvent {
+    async fn next_event(&mut self) -> KernelEvent {
         match &mut self.monitor {
             Some(monitor) => monitor.next_event().await,
             None => std::future::pending().await,
         }
     }
 
-    fn heard(&mut self) -> Vec<KernelEvent> {
+    fn drain_events(&mut self) -> Vec<KernelEvent> {
         self.monitor
             .as_mut()
             .map(Monitor::drain_events)
@@ -117,7 +117,7 @@ impl Kernel for RealKernel {
         }
     }
 
-    fn names(&mut self) -> Vec<String> {
+    fn list_netns_names(&mut self) -> Vec<String> {
         list_names()
     }
 
@@ -141,7 +141,7 @@ impl Kernel for RealKernel {
         std::mem::take(&mut self.replaced_sysctls)
     }
 
-    fn rest(&mut self) {
+    fn release_idle(&mut self) {
         self.pool = None;
         self.switcher.release();
     }

@@ -106,7 +106,7 @@ fn namespace(
                 "cannot enter a network namespace"
             );
             return Ok(Some(ObservedNs {
-                closed: true,
+                inaccessible: true,
                 ..seen
             }));
         }
@@ -115,7 +115,7 @@ fn namespace(
     seen.inode = open.inode;
     seen.cookie = open.route.netns_cookie();
     let raw = open.as_raw_ns();
-    let whole = part.all_links || part.summary || part.most;
+    let whole = part.all_links || part.summary || part.dump_all_links;
     let mut links = if whole {
         all_links(&open.route, link::get_links_without_counters())?
     } else {
@@ -141,7 +141,7 @@ fn namespace(
                     .as_deref()
                     .is_some_and(|tag| part.owner_tags.contains(&*ownership::current(tag)))
         };
-        seen.strayed = links
+        seen.renamed = links
             .iter()
             .filter(strayed)
             .map(|(name, _)| name.clone())
@@ -173,7 +173,7 @@ fn namespace(
     }
     if !part.all_links {
         seen.links
-            .retain(|name, _| part.links.contains(name) || seen.strayed.contains(name));
+            .retain(|name, _| part.links.contains(name) || seen.renamed.contains(name));
     }
     if part.summary && *ns != Ns::Host {
         seen.netnsid = switcher.netnsid(&Ns::Host, raw)?;

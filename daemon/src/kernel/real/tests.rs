@@ -458,8 +458,8 @@ fn pin_of_another_namespace_type_is_closed() {
                 && seen.namespaces[&named("uts")].owner_tag.is_none()
         );
         assert!(
-            seen.namespaces[&named("uts")].closed,
-            "the pin is not reported as closed"
+            seen.namespaces[&named("uts")].inaccessible,
+            "the pin is not reported as inaccessible"
         );
     });
 }
@@ -548,7 +548,7 @@ fn panic_leaves_threads_in_host_namespace() {
 /// Waits until a change is reported.
 async fn wait_for_change(kernel: &mut RealKernel, ns: &str, what: NsChange) {
     let wanted = KernelEvent::Changed(named(ns), what);
-    let wait = async { while kernel.notice().await != wanted {} };
+    let wait = async { while kernel.next_event().await != wanted {} };
     tokio::time::timeout(Duration::from_secs(60), wait)
         .await
         .unwrap_or_else(|_| panic!("not told: {wanted:?}"));
@@ -585,7 +585,7 @@ fn namespace_with_two_names_is_watched() {
         kernel.watch(vec![WatchChange::Remove(named("b"))]);
         ip(&["-n", "a", "address", "add", "10.0.0.2/24", "dev", "lo"]);
         assert_eq!(
-            kernel.heard(),
+            kernel.drain_events(),
             [KernelEvent::Changed(
                 named("a"),
                 NsChange::Address(LOOPBACK)
@@ -603,7 +603,7 @@ fn recreated_namespace_is_watched() {
     on_a_host(|mut kernel| async move {
         execute_twice(&mut kernel, &[add("a")]).await;
         kernel.watch(vec![added(named("a"))]);
-        kernel.rest();
+        kernel.release_idle();
         for _ in 0..3 {
             ip(&["netns", "delete", "a"]);
             wait_for_change(&mut kernel, "a", NsChange::Everything).await;
@@ -658,7 +658,7 @@ fn events_survive_mass_unwatch() {
             name: "lo".into(),
             presence_changed: false,
         };
-        let mut heard = kernel.heard();
+        let mut heard = kernel.drain_events();
         heard.retain(|notice| !matches!(notice, KernelEvent::Appeared(_)));
         let expected = [
             (Ns::Host, NsChange::Address(LOOPBACK)),
@@ -676,7 +676,7 @@ fn events_survive_mass_unwatch() {
 #[test]
 fn prefetched_namespaces_are_tagged() {
     on_a_host(|mut kernel| async move {
-        kernel.expect(1);
+        kernel.prefetch_namespaces(1);
         execute_twice(&mut kernel, &[add("a"), add("b")]).await;
         for ns in ["a", "b"] {
             assert_eq!(
@@ -685,8 +685,8 @@ fn prefetched_namespaces_are_tagged() {
             );
         }
         // Those that no operation takes have no name.
-        kernel.expect(2);
-        kernel.rest();
+        kernel.prefetch_namespaces(2);
+        kernel.release_idle();
         assert_eq!(ip(&["netns", "list"]).as_array().unwrap().len(), 2);
     });
 }
