@@ -163,7 +163,7 @@ fn client_certificates_are_reloaded() {
     fs::write(dir.join("server.pem"), "nonsense").unwrap();
     host.signal(Signal::SIGHUP);
     host.until("it is told", || {
-        host.log().contains("stays the one read before")
+        host.log().contains("the old one stays")
     });
     assert_eq!(curl("next", token), "200");
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use netnsd_api::{AuditEntry, Role};
 use serde_json::json;
-use sqlx::{QueryBuilder, Sqlite, SqliteConnection, SqlitePool};
+use sqlx::{FromRow, QueryBuilder, Row, Sqlite, SqliteConnection, SqlitePool, sqlite::SqliteRow};
 
 use super::{CACHED_ROWS, OpenedFile, StoreError, schema, to_integer, to_unsigned};
 
@@ -153,7 +153,6 @@ impl AuditLog {
     }
 }
 
-#[derive(sqlx::FromRow)]
 struct StoredEntry {
     id: i64,
     time: String,
@@ -166,6 +165,24 @@ struct StoredEntry {
     status: u16,
     count: i64,
     request_id: String,
+}
+
+impl FromRow<'_, SqliteRow> for StoredEntry {
+    fn from_row(row: &SqliteRow) -> sqlx::Result<Self> {
+        Ok(Self {
+            id: row.try_get("id")?,
+            time: row.try_get("time")?,
+            caller: row.try_get("caller")?,
+            role: row.try_get("role")?,
+            origin: row.try_get("origin")?,
+            method: row.try_get("method")?,
+            path: row.try_get("path")?,
+            argv: row.try_get("argv")?,
+            status: row.try_get("status")?,
+            count: row.try_get("count")?,
+            request_id: row.try_get("request_id")?,
+        })
+    }
 }
 
 impl StoredEntry {

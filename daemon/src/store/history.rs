@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use netnsd_api::{Event, EventResource, EventType, Kind};
 use serde_json::json;
-use sqlx::{QueryBuilder, Sqlite, SqliteConnection, SqlitePool};
+use sqlx::{FromRow, QueryBuilder, Row, Sqlite, SqliteConnection, SqlitePool, sqlite::SqliteRow};
 use tokio::sync::watch;
 
 use super::{CACHED_ROWS, MAX_VARIABLES, OpenedFile, StoreError, schema, to_integer, to_unsigned};
@@ -192,7 +192,6 @@ impl History {
     }
 }
 
-#[derive(sqlx::FromRow)]
 struct StoredEvent {
     id: i64,
     time: String,
@@ -201,6 +200,20 @@ struct StoredEvent {
     name: String,
     uid: Option<String>,
     detail: String,
+}
+
+impl FromRow<'_, SqliteRow> for StoredEvent {
+    fn from_row(row: &SqliteRow) -> sqlx::Result<Self> {
+        Ok(Self {
+            id: row.try_get("id")?,
+            time: row.try_get("time")?,
+            event_type: row.try_get("event_type")?,
+            kind: row.try_get("kind")?,
+            name: row.try_get("name")?,
+            uid: row.try_get("uid")?,
+            detail: row.try_get("detail")?,
+        })
+    }
 }
 
 impl StoredEvent {

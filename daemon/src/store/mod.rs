@@ -11,6 +11,7 @@ mod audit;
 mod error;
 mod files;
 mod history;
+mod migrations;
 mod resources;
 mod schema;
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Schema of the database: connection options, integrity check, migrations and the machine's key.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path, sync::LazyLock, time::Duration};
 
 use sqlx::{
     ConnectOptions, SqliteConnection, SqlitePool,
@@ -8,10 +8,10 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use super::{StoreError, files};
+use super::{StoreError, files, migrations};
 use crate::model::MachineKey;
 
-static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
+static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(migrations::migrator);
 
 /// Opens the connection that writes.
 pub(super) async fn connect_writer(path: &Path) -> sqlx::Result<SqliteConnection> {

@@ -1,7 +1,7 @@
 //! Table `tokens`: bearer tokens, with the hash of their secret.
 
 use netnsd_api::Token;
-use sqlx::SqliteConnection;
+use sqlx::{FromRow, Row, SqliteConnection, sqlite::SqliteRow};
 
 use crate::model::TokenRow;
 
@@ -48,7 +48,6 @@ pub(super) async fn delete_token(
         .map(drop)
 }
 
-#[derive(sqlx::FromRow)]
 struct StoredToken {
     name: String,
     role: String,
@@ -57,6 +56,20 @@ struct StoredToken {
     expires_at: Option<String>,
     created_at: String,
     hash: String,
+}
+
+impl FromRow<'_, SqliteRow> for StoredToken {
+    fn from_row(row: &SqliteRow) -> sqlx::Result<Self> {
+        Ok(Self {
+            name: row.try_get("name")?,
+            role: row.try_get("role")?,
+            prefix: row.try_get("prefix")?,
+            host: row.try_get("host")?,
+            expires_at: row.try_get("expires_at")?,
+            created_at: row.try_get("created_at")?,
+            hash: row.try_get("hash")?,
+        })
+    }
 }
 
 impl StoredToken {
