@@ -162,9 +162,7 @@ fn client_certificates_are_reloaded() {
     // A file that is no good leaves the one that was.
     fs::write(dir.join("server.pem"), "nonsense").unwrap();
     host.signal(Signal::SIGHUP);
-    host.until("it is told", || {
-        host.log().contains("the old one stays")
-    });
+    host.until("it is told", || host.log().contains("the old one stays"));
     assert_eq!(curl("next", token), "200");
 }
 

@@ -191,7 +191,7 @@ impl RouteSocket {
     /// that is another link's, the alternative name is removed again.
     ///
     /// # Errors
-    /// What the kernel refuses.
+    /// The kernel's refusal.
     pub fn create_link(
         &self,
         link: RouteNetlinkMessage,

@@ -28,7 +28,7 @@ impl RouteSocket {
     /// Returns the id of a namespace as seen from the socket's own.
     ///
     /// # Errors
-    /// What the kernel refuses, such as a file that is no network namespace.
+    /// The kernel's refusal, such as a file that is no network namespace.
     pub fn netnsid(&self, ns: RawFd) -> Result<Option<u32>, Error> {
         let answers = self.get(get_nsid(NsidAttribute::Fd(ns as u32)))?;
         Ok(answers.iter().find_map(|answer| match answer {

@@ -114,7 +114,7 @@ impl<F: Family> NetlinkSocket<F> {
     /// Sends one change.
     ///
     /// # Errors
-    /// What the kernel refuses.
+    /// The kernel's refusal.
     pub fn send(&self, message: F::Message, flags: u16) -> Result<(), Error> {
         self.send_batch(vec![(message, flags)])
     }
@@ -139,7 +139,7 @@ impl<F: Family> NetlinkSocket<F> {
     /// Asks for one object.
     ///
     /// # Errors
-    /// What the kernel refuses.
+    /// The kernel's refusal.
     pub fn get(&self, message: F::Message) -> Result<Vec<F::Message>, Error> {
         retry(|| self.request(vec![(message.clone(), 0)], Some))
     }
@@ -147,7 +147,7 @@ impl<F: Family> NetlinkSocket<F> {
     /// Dumps all objects of a type. Each goes through `parse` at once: whole messages are large.
     ///
     /// # Errors
-    /// What the kernel refuses.
+    /// The kernel's refusal.
     pub fn dump<T>(
         &self,
         message: F::Message,

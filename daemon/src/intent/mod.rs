@@ -1,10 +1,7 @@
 //! Intent: the recorded network, in memory, with indices.
 //!
-//! [`Intent::validate_write`] validates a write; [`Intent::set`] makes one change and keeps the indices,
-//! also to roll a change back. Pure.
-//!
-//! [`Intent::validate_write`] tells what a write would change, or why it may not; [`Intent::set`] makes one
-//! change and keeps the indices, also to take a change back.
+//! [`Intent::validate_write`] validates a write; [`Intent::set`] makes one change and keeps the
+//! indices, also to roll a change back. Pure.
 
 mod check;
 mod decide;

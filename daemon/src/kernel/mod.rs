@@ -2,12 +2,7 @@
 //!
 //! The rest of the daemon knows the types here only: a [`Scope`] selects the state to read,
 //! [`Observed`] is that state, an [`Op`] is one change. There are two kernels: the real one
-//! ([`real::RealKernel`]) and a simulated one ([`sim::SimKernel`]), which fails on demand.
-//!
-//! What the rest of the house sees of it are the types here: a [`Scope`] says what to look at,
-//! [`Observed`] is what was there, an [`Op`] is one change. Two kernels understand them: the real
-//! one ([`real::RealKernel`]) and a simulated one (`sim::SimKernel`) for tests, which fails on
-//! demand.
+//! ([`real::RealKernel`]) and a simulated one (`sim::SimKernel`) for tests, which fails on demand.
 
 pub mod look;
 mod op;
@@ -660,8 +655,6 @@ pub type Outcome = Result<(), OpError>;
 /// Kernel, real or simulated.
 ///
 /// Its futures are not `Send`: a kernel lives on the engine's own thread.
-///
-/// Its futures are not `Send`: a kernel lives on the engine's own thread.
 #[allow(
     async_fn_in_trait,
     reason = "used only as a type parameter of the engine, on one thread"
@@ -671,9 +664,6 @@ pub trait Kernel {
     ///
     /// # Errors
     /// If the kernel cannot be asked at all. State that does not exist is no error.
-    ///
-    /// # Errors
-    /// When the kernel cannot be asked at all; what is not there is no error.
     async fn observe(&mut self, scope: &Scope) -> Result<Observed, OpError>;
 
     /// Announces that the next operations create this number of namespaces: the kernel begins to

@@ -4,11 +4,6 @@
 //! list is that of the kernel. An added address comes last in IPv4 (of the primary or of the
 //! secondary ones) and first in IPv6; so the addresses that stay are the longest run that need not
 //! move, and netnsd's others are added again behind them. Addresses of others stay where they are.
-//!
-//! The first of a network is the one that packets leave with, in both families, and the order of
-//! the list is that of the kernel. What is added comes last in IPv4 (of the primary or of the
-//! secondary ones) and first in IPv6, so those that stay are the longest run that need not move;
-//! the others of netnsd's are added again behind them. Addresses of others stay where they are.
 
 use std::collections::{BTreeMap, HashMap};
 

@@ -3,9 +3,6 @@
 //!
 //! Each line stands alone, and fails if the kernel refuses. Owner tags are set too, except for the
 //! protocol number of addresses, which that `ip` cannot set yet.
-//!
-//! Each line stands alone, and fails where the kernel refuses. Owner tags are set too, but for the
-//! protocol number of addresses, which that `ip` cannot set yet.
 
 use netnsd_api::{Mac, Neighbour, NetnsId, Route, RouteType, shell_word};
 

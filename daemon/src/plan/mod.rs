@@ -4,11 +4,6 @@
 //! so far (`Planner::now`): a link that goes down loses its IPv6 addresses, a link that moves loses
 //! them all, and lost state that is still asked for is emitted again. Operations are collected by
 //! [`Phase`], so their order does not depend on that of the tasks.
-//!
-//! A plan is made by walking the tasks while keeping a model of what the kernel will be like after
-//! the operations emitted so far (`Planner::now`): taking a link down loses its IPv6 addresses,
-//! moving it loses them all, and what was lost and is still asked for is emitted again. Operations
-//! are collected by [`Phase`], so that their order does not depend on that of the tasks.
 
 mod address;
 mod adopt;

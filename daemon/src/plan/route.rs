@@ -1,8 +1,6 @@
 //! Routes of a namespace: additions, deletions, and what routes that cannot be added yet wait for.
 //!
 //! A namespace may have thousands of routes and of addresses: no loop here is quadratic.
-//!
-//! A namespace may have thousands of routes and of addresses: nothing here compares each with each.
 
 use std::{
     collections::{HashMap, HashSet},

@@ -1,5 +1,5 @@
-//! What `ip netns exec` does between fork and exec (iproute2, `lib/namespace.c`, `netns_switch`),
-//! and changing user.
+//! Environment of a command: the steps of `ip netns exec` between fork and exec (iproute2,
+//! `lib/namespace.c`, `netns_switch`), and the change of user.
 //!
 //! Unlike there, a file of `/etc/netns/NAME` is mounted on the name in `/etc` itself: where that is
 //! a symbolic link, replacing what it leads to changes nothing. And where the namespace has `dns`,
@@ -142,8 +142,7 @@ pub(super) struct Environment {
     /// Directories that are covered by an empty one.
     hidden: Vec<CString>,
     identity: Option<Identity>,
-    /// Whether it and what it starts can never have more privileges than that
-    /// (`PR_SET_NO_NEW_PRIVS`).
+    /// True if the command and its children can never gain privileges (`PR_SET_NO_NEW_PRIVS`).
     confined: bool,
     directory: CString,
     terminal: bool,
@@ -322,7 +321,7 @@ impl Environment {
     }
 }
 
-/// What is ignored or blocked stays so across exec: the daemon's own choices are not the command's.
+/// Ignored and blocked signals stay so across exec: the daemon's own choices are not the command's.
 fn reset_signals() {
     // The kernel's own call: glibc's keeps two of the real-time signals for itself, and they can be
     // inherited ignored. A `struct sigaction` of zeroes is the default action without flags.

@@ -20,7 +20,7 @@ impl Output {
     /// Reads until the end of the stream, also what is not kept: a full pipe would stop the command.
     pub(super) async fn read_all(&mut self, mut stream: impl AsyncRead + Unpin) {
         let mut chunk = vec![0; CHUNK];
-        // What was read before an error of the pipe is still returned.
+        // Output that was read before an error of the pipe is still returned.
         while let Ok(count @ 1..) = stream.read(&mut chunk).await {
             let kept = count.min(MAX_KEPT - self.bytes.len());
             self.bytes.extend_from_slice(&chunk[..kept]);

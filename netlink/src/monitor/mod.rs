@@ -126,7 +126,7 @@ impl Monitor {
         }
         let removed = before - self.socket.count();
         if removed >= MIN_SHARED_ITEMS && removed > self.socket.count() {
-            // So many notifications of their deletion would be received in vain.
+            // Their deletion would send as many notifications for nothing.
             if let Err(error) = self.reopen_socket(switcher) {
                 tracing::debug!(%error, "cannot reopen the netlink monitor");
             }

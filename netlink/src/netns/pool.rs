@@ -85,7 +85,7 @@ pub fn create_namespace(
 /// Gives the `lo` of a namespace an alternative name, and pins the namespace.
 ///
 /// # Errors
-/// What the kernel refuses, such as EEXIST for an alternative name that is there.
+/// The kernel's refusal, such as EEXIST for an alternative name that is there.
 pub fn pin_with_altname(namespace: &NsConnection, name: &Name, altname: &str) -> Result<(), Error> {
     namespace.route.send(link::add_altname("lo", altname), 0)?;
     pin(name.as_str(), &namespace.ns)
