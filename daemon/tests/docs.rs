@@ -86,6 +86,7 @@ fn readme_names_the_commands_to_run() {
     for line in ["cargo run --profile quick -- try", "cargo test --workspace"] {
         assert!(readme.contains(&format!("```sh\n{line}\n```")), "{line}");
     }
+    assert!(readme.contains("`cargo run --release -- try`"));
     // Each document can be found from there.
     for document in documents() {
         let path = document.strip_prefix(root()).unwrap().to_str().unwrap();
