@@ -789,29 +789,6 @@ async fn tags_taken_off_are_put_back_in_place() {
     );
 }
 
-fn topology(prune: bool, document: Value) -> Change {
-    let mut specs = Vec::new();
-    for kind in Kind::ALL {
-        for (at, item) in document[kind.plural()]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .enumerate()
-        {
-            specs.push(DocumentItem {
-                spec: Spec::from_json(kind, item.clone()).unwrap(),
-                index: at,
-            });
-        }
-    }
-    Change::Topology(Document {
-        specs,
-        prune,
-        cascade: false,
-        selects: Arc::new(|_| true),
-    })
-}
-
 /// Returns a document that changes the network of [`TestHost::network`] in every way.
 fn changed_document() -> Value {
     json!({"namespaces": [{"name": "net0", "sysctls": {"net.ipv4.ip_forward": 0}}, {"name": "net1"}],
@@ -830,7 +807,10 @@ async fn topology_is_applied_atomically() {
             host.kernel.executed();
             let (kernel, json) = (host.kernel.shape(), render_all(&host.view));
             host.kernel.fail(after, Errno::EPERM);
-            match host.write(topology(prune, changed_document())).await {
+            match host
+                .write(Change::topology(prune, &changed_document()))
+                .await
+            {
                 Err(problem) => {
                     assert_eq!(problem.code, Code::KernelRejected, "{problem:?}");
                     assert_eq!(host.kernel.shape(), kernel, "the operation {after} failed");
@@ -857,12 +837,12 @@ async fn topology_is_applied_atomically() {
 #[tokio::test]
 async fn repeated_topology_changes_nothing() {
     let host = TestHost::new();
-    host.write(topology(true, changed_document()))
+    host.write(Change::topology(true, &changed_document()))
         .await
         .unwrap();
     host.kernel.executed();
     let again = host
-        .write(topology(true, changed_document()))
+        .write(Change::topology(true, &changed_document()))
         .await
         .unwrap();
     assert!(
@@ -880,7 +860,7 @@ async fn refused_write_leaves_no_events() {
     let mut host = TestHost::new();
     host.network().await;
     host.kernel.fail(3, Errno::EPERM);
-    host.write(topology(true, changed_document()))
+    host.write(Change::topology(true, &changed_document()))
         .await
         .unwrap_err();
     host.put(Kind::Namespace, json!({"name": "net0", "netnsid": 7}))

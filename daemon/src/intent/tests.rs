@@ -1,45 +1,19 @@
 //! Tests of the intent.
 
-use std::sync::Arc;
-
 use netnsd_api::{Code, Kind};
 use serde_json::{Value, json};
 
 use super::*;
 use crate::{
     access::Caller,
-    model::{Change, Decision, Document, DocumentItem},
+    model::{Change, Decision},
 };
-
-/// Returns the change to the specs of a topology document.
-fn topology(prune: bool, document: &Value) -> Change {
-    let mut specs = Vec::new();
-    for kind in Kind::ALL {
-        for (at, item) in document[kind.plural()]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .enumerate()
-        {
-            specs.push(DocumentItem {
-                spec: Spec::from_json(kind, item.clone()).unwrap(),
-                index: at,
-            });
-        }
-    }
-    Change::Topology(Document {
-        specs,
-        prune,
-        cascade: false,
-        selects: Arc::new(|_| true),
-    })
-}
 
 /// Makes a document's changes.
 fn put(intent: &mut Intent, document: &Value) -> Result<Decision, netnsd_api::Problem> {
     let now = "2026-11-24T20:11:04.512Z".parse().unwrap();
     let write = Proposal {
-        change: &topology(true, document),
+        change: &Change::topology(true, document),
         preconditions: &[],
         adopt: false,
         caller: &Caller::admin("a test"),

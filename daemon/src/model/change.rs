@@ -99,6 +99,27 @@ impl Change {
     }
 }
 
+#[cfg(test)]
+impl Change {
+    /// Returns the change to the specs of a topology document in JSON.
+    pub(crate) fn topology(prune: bool, document: &serde_json::Value) -> Self {
+        let mut specs = Vec::new();
+        for kind in netnsd_api::Kind::ALL {
+            let items = document[kind.plural()].as_array().into_iter().flatten();
+            for (index, item) in items.enumerate() {
+                let spec = Spec::from_json(kind, item.clone()).unwrap();
+                specs.push(DocumentItem { spec, index });
+            }
+        }
+        Change::Topology(Document {
+            specs,
+            prune,
+            cascade: false,
+            selects: Arc::new(|_| true),
+        })
+    }
+}
+
 impl fmt::Debug for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
