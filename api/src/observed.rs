@@ -7,7 +7,7 @@ use crate::{Centiseconds, Name, NamespaceObserved, Port, ResourceRef};
 
 /// A network device, live from the kernel.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct Link {
+pub struct LiveLink {
     /// Interface index.
     pub index: u32,
     /// Its name.

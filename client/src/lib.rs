@@ -22,8 +22,8 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 pub use netnsd_api::shell_word;
 use netnsd_api::{
-    About, Exec, ExecResult, Items, Link, LinkAddress, LiveNeighbour, LiveRoute, Name, Page, Ping,
-    PingResult, Problem, Process, Ready, Resource, Stored,
+    About, Exec, ExecResult, Items, LinkAddress, LiveLink, LiveNeighbour, LiveRoute, Name, Page,
+    Ping, PingResult, Problem, Process, Ready, Resource, Stored,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -522,7 +522,7 @@ impl Client {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn list_links(&self, namespace: Option<&Name>) -> Result<Vec<Link>, Error> {
+    pub async fn list_links(&self, namespace: Option<&Name>) -> Result<Vec<LiveLink>, Error> {
         self.list_live(namespace, "links").await
     }
 

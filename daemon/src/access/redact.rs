@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use netnsd_api::{BridgePort, FdbEntry, Link, LinkAddress, LiveNeighbour, LiveRoute, Problem};
+use netnsd_api::{BridgePort, FdbEntry, LinkAddress, LiveLink, LiveNeighbour, LiveRoute, Problem};
 
 use super::Caller;
 
@@ -34,7 +34,7 @@ pub trait Redact {
     fn redact(&mut self, caller: &Caller);
 }
 
-impl Redact for Link {
+impl Redact for LiveLink {
     fn redact(&mut self, caller: &Caller) {
         self.resource
             .take_if(|resource| !caller.can_access(resource.name.as_str()));

@@ -8,7 +8,7 @@ use std::{
 };
 
 use netnsd_api::{
-    BridgePort, Destination, FdbEntry, Features, Kind, Link, LinkAddress, LinkSettings,
+    BridgePort, Destination, FdbEntry, Features, Kind, LinkAddress, LinkSettings, LiveLink,
     LiveNeighbour, LiveRoute, NamespaceObserved, Peer, ResourceRef,
 };
 use netnsd_netlink::{NamespaceSwitcher, netns::file::list_names};
@@ -47,7 +47,7 @@ impl From<OpError> for LookError {
 type Answer<T> = oneshot::Sender<Result<T, LookError>>;
 
 enum Question {
-    Links(Ns, Answer<Vec<Link>>),
+    Links(Ns, Answer<Vec<LiveLink>>),
     Addresses(Ns, Answer<Vec<LinkAddress>>),
     Routes(Ns, Answer<Vec<LiveRoute>>),
     Neighbours(Ns, Answer<Vec<LiveNeighbour>>),
@@ -141,7 +141,7 @@ impl Look {
     ///
     /// # Errors
     /// No such namespace, or the kernel's.
-    pub async fn links(&self, ns: &Ns) -> Result<Vec<Link>, LookError> {
+    pub async fn links(&self, ns: &Ns) -> Result<Vec<LiveLink>, LookError> {
         self.ask(|answer| Question::Links(ns.clone(), answer)).await
     }
 
@@ -277,7 +277,7 @@ fn unrecorded(switcher: &mut NamespaceSwitcher, is_recorded: &IsRecorded) -> Vec
         .collect()
 }
 
-fn links(switcher: &mut NamespaceSwitcher, ns: &Ns) -> Result<Vec<Link>, LookError> {
+fn links(switcher: &mut NamespaceSwitcher, ns: &Ns) -> Result<Vec<LiveLink>, LookError> {
     let seen = live::every_link(switcher, ns)?;
     let mut peers = Peers::default();
     let names: BTreeMap<u32, String> = seen
@@ -304,11 +304,11 @@ fn links(switcher: &mut NamespaceSwitcher, ns: &Ns) -> Result<Vec<Link>, LookErr
     Ok(links)
 }
 
-fn live(name: String, link: ObservedLink, peer: Option<Peer>) -> Link {
+fn live(name: String, link: ObservedLink, peer: Option<Peer>) -> LiveLink {
     // The tag of `lo` is its namespace's.
     let tagged = link.owner_tag.as_deref().and_then(ownership::parse);
     let settings = own_settings(&link);
-    Link {
+    LiveLink {
         index: link.index,
         name,
         kind: link.kind,

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use clap::Args;
 use http::Method;
 use netnsd_api::{
-    DEFAULT_MTU, Items, Kind, Link, LinkAddress, LiveNeighbour, LiveRoute, Name, RouteType,
+    DEFAULT_MTU, Items, Kind, LinkAddress, LiveLink, LiveNeighbour, LiveRoute, Name, RouteType,
     UnmanagedNamespace, default_metric, is_link_local,
 };
 use serde::de::DeserializeOwned;
@@ -123,7 +123,7 @@ struct NamespaceSnapshot {
     name: Option<String>,
     /// `None` for the host's, and for those that netnsd manages.
     unmanaged: Option<UnmanagedState>,
-    links: Vec<Link>,
+    links: Vec<LiveLink>,
     addresses: Vec<LinkAddress>,
 }
 
@@ -274,16 +274,19 @@ impl HostSnapshot {
     }
 }
 
-fn is_bridge(link: &Link) -> bool {
+fn is_bridge(link: &LiveLink) -> bool {
     link.kind.as_deref() == Some("bridge")
 }
 
-fn is_unmanaged_veth(link: &Link) -> bool {
+fn is_unmanaged_veth(link: &LiveLink) -> bool {
     link.kind.as_deref() == Some("veth") && link.resource.is_none()
 }
 
 /// Returns the peer of a veth device, and the index of its namespace.
-fn find_peer<'a>(namespaces: &'a [NamespaceSnapshot], link: &Link) -> Option<(usize, &'a Link)> {
+fn find_peer<'a>(
+    namespaces: &'a [NamespaceSnapshot],
+    link: &LiveLink,
+) -> Option<(usize, &'a LiveLink)> {
     let peer = link.peer.as_ref()?;
     let at = namespaces
         .iter()
@@ -418,7 +421,7 @@ impl NamespaceSnapshot {
     }
 
     /// Returns the fields of every device. MAC addresses are left out: those of the links stay.
-    fn device_spec(&self, link: &Link, document: &mut AdoptDocument) -> Map<String, Value> {
+    fn device_spec(&self, link: &LiveLink, document: &mut AdoptDocument) -> Map<String, Value> {
         let mut addresses: Vec<&str> = Vec::new();
         for address in &self.addresses {
             if address.interface != link.name || !is_adoptable_address(address) {
@@ -447,7 +450,7 @@ impl NamespaceSnapshot {
         device
     }
 
-    fn bridge_spec(&self, name: &str, link: &Link, document: &mut AdoptDocument) -> Value {
+    fn bridge_spec(&self, name: &str, link: &LiveLink, document: &mut AdoptDocument) -> Value {
         let mut bridge = self.device_spec(link, document);
         bridge.insert("name".into(), name.into());
         // A bridge takes the lowest MTU of its ports unless one is set.
@@ -467,7 +470,7 @@ impl NamespaceSnapshot {
 
     fn endpoint_spec(
         &self,
-        link: &Link,
+        link: &LiveLink,
         bridges: &BridgeNames,
         document: &mut AdoptDocument,
     ) -> Value {

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use netnsd_api::{
-    Items, Link, LinkAddress, LiveNeighbour, LiveRoute, RT_TABLE_DEFAULT, RT_TABLE_MAIN,
+    Items, LinkAddress, LiveLink, LiveNeighbour, LiveRoute, RT_TABLE_DEFAULT, RT_TABLE_MAIN,
 };
 use serde::de::DeserializeOwned;
 
@@ -80,7 +80,7 @@ impl ShowArgs {
 }
 
 /// Returns the two lines of a link.
-fn format_link(link: &Link) -> String {
+fn format_link(link: &LiveLink) -> String {
     let peer = link.peer.as_ref().map(|peer| match &peer.namespace {
         Some(namespace) => format!("@{namespace}:{}", peer.interface),
         None => format!("@{}", peer.interface),
@@ -121,7 +121,10 @@ fn format_link(link: &Link) -> String {
 
 /// Prints links.
 pub async fn show_links(context: &Context, args: &ShowArgs) -> Result<(), CliError> {
-    let Some(links) = args.read_or_print_json::<Link>(context, "links").await? else {
+    let Some(links) = args
+        .read_or_print_json::<LiveLink>(context, "links")
+        .await?
+    else {
         return Ok(());
     };
     let mut text = String::new();
@@ -152,7 +155,10 @@ pub async fn show_addresses(context: &Context, args: &ShowArgs) -> Result<(), Cl
         return print_text(names.collect::<String>());
     }
 
-    let Some(links) = args.read_or_print_json::<Link>(context, "links").await? else {
+    let Some(links) = args
+        .read_or_print_json::<LiveLink>(context, "links")
+        .await?
+    else {
         return Ok(());
     };
     let mut text = String::new();

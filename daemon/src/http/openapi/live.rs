@@ -1,7 +1,7 @@
 //! Live kernel state: links, addresses, routes, neighbours, processes, ports, forwarding tables.
 
 use netnsd_api::{
-    BridgePort, Code, FdbEntry, Items, Link, LinkAddress, LiveNeighbour, LiveRoute, Process,
+    BridgePort, Code, FdbEntry, Items, LinkAddress, LiveLink, LiveNeighbour, LiveRoute, Process,
     ProcessNamespace,
 };
 use utoipa::{
@@ -37,7 +37,7 @@ fn with_settings(operation: OperationBuilder) -> OperationBuilder {
 }
 
 pub(in crate::http) fn namespace_links(api: &mut Components) -> OperationBuilder {
-    with_settings(in_namespace::<Link>(
+    with_settings(in_namespace::<LiveLink>(
         api,
         "namespace_links",
         "List the links of a namespace",
@@ -89,7 +89,7 @@ pub(in crate::http) fn bridge_fdb(api: &mut Components) -> OperationBuilder {
 }
 
 pub(in crate::http) fn host_links(api: &mut Components) -> OperationBuilder {
-    with_settings(on_host::<Link>(
+    with_settings(on_host::<LiveLink>(
         api,
         "host_links",
         "List the links of the host",
