@@ -192,6 +192,14 @@ impl FieldError {
     }
 }
 
+impl std::fmt::Display for FieldError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
+impl std::error::Error for FieldError {}
+
 impl From<FieldError> for Problem {
     fn from(error: FieldError) -> Self {
         Problem {

@@ -1,25 +1,23 @@
 //! Checks a write against the rights of its caller: role, name prefix and rights on the host.
 
-use netnsd_api::{Problem, Role};
+use netnsd_api::Role;
 
 pub use super::host_access::check_host_use;
-use super::{Caller, forbidden};
+use super::{AccessError, Caller};
 use crate::model::{Change, ChangeKind, Decision, DocumentItem, Spec};
 
 /// Checks the names and references of a change as it was sent, without looking at recorded
 /// resources.
 ///
 /// # Errors
-/// `forbidden`, the same for a resource that exists and for one that does not.
-pub fn check_request(caller: &Caller, change: &Change) -> Result<(), Problem> {
+/// The right that is missing, the same for a resource that exists and for one that does not.
+pub fn check_request(caller: &Caller, change: &Change) -> Result<(), AccessError> {
     match change {
         Change::Create(Spec::Veth(veth)) if caller.is_scoped() && veth.name.is_unset() => {
-            // The name that netnsd would choose reveals which names others have.
-            let detail = format!(
-                "{} reaches only what is called {}…: give the pair a name",
-                caller.name, caller.prefix
-            );
-            Err(forbidden(detail))
+            Err(AccessError::NameNotGiven {
+                caller: caller.name.clone(),
+                prefix: caller.prefix.clone(),
+            })
         }
         Change::Create(spec) | Change::Put(spec) => check_references(caller, spec),
         Change::Edit(resource, _) | Change::Delete { resource, .. }
@@ -31,8 +29,8 @@ pub fn check_request(caller: &Caller, change: &Change) -> Result<(), Problem> {
         // resource only.
         Change::Edit(..) | Change::Delete { .. } => Ok(()),
         Change::Topology(document) => {
-            let check = |placed: &DocumentItem| {
-                check_references(caller, &placed.spec).map_err(|problem| placed.locate(problem))
+            let check = |item: &DocumentItem| {
+                check_references(caller, &item.spec).map_err(|error| error.in_document(item))
             };
             document.specs.iter().try_for_each(check)
         }
@@ -42,8 +40,8 @@ pub fn check_request(caller: &Caller, change: &Change) -> Result<(), Problem> {
 /// Checks a spec's name and references against the caller's prefix.
 ///
 /// # Errors
-/// `forbidden`, naming the first one that is out of scope.
-pub fn check_references(caller: &Caller, spec: &Spec) -> Result<(), Problem> {
+/// The first one that is out of scope.
+pub fn check_references(caller: &Caller, spec: &Spec) -> Result<(), AccessError> {
     if !caller.is_scoped() {
         return Ok(());
     }
@@ -58,8 +56,8 @@ pub fn check_references(caller: &Caller, spec: &Spec) -> Result<(), Problem> {
 /// others made.
 ///
 /// # Errors
-/// `forbidden`, with the first resource that is out of scope, or the right that is missing.
-pub fn check_decision(caller: &Caller, decision: &Decision, adopt: bool) -> Result<(), Problem> {
+/// The first resource that is out of scope, or the right that is missing.
+pub fn check_decision(caller: &Caller, decision: &Decision, adopt: bool) -> Result<(), AccessError> {
     let named = decision.named.iter().map(|(resource, _)| resource.clone());
     let changed = decision
         .changes
@@ -77,10 +75,11 @@ pub fn check_decision(caller: &Caller, decision: &Decision, adopt: bool) -> Resu
         .chain(referred)
         .find(|other| !caller.can_access(other.name.as_str()))
     {
-        // A dependent of what the caller named: the request itself does not name it.
-        return Err(Problem {
-            resources: vec![outside.clone()],
-            ..caller.out_of_scope(&outside)
+        return Err(AccessError::OutOfScope {
+            caller: caller.name.clone(),
+            prefix: caller.prefix.clone(),
+            resource: outside,
+            is_named: false,
         });
     }
 
@@ -94,10 +93,7 @@ pub fn check_decision(caller: &Caller, decision: &Decision, adopt: bool) -> Resu
     } else {
         return Ok(());
     };
-    Err(forbidden(format!(
-        "{right}, and {} is {}",
-        caller.name, caller.role
-    )))
+    Err(AccessError::admin_only(right, caller))
 }
 
 /// Returns true if a spec makes a new namespace of a process's.

@@ -1,20 +1,20 @@
 //! Checks a caller's rights on the host itself: outside every namespace, beside the machine's own
 //! interfaces and addresses.
 
-use netnsd_api::{Bridge, Cidr, Endpoint, FieldError, HostAccess, Problem, Veth};
+use netnsd_api::{Bridge, Cidr, Code, Endpoint, FieldError, HostAccess, Veth};
 
-use super::{Caller, forbidden_field};
+use super::Caller;
 use crate::model::{Spec, auto_name};
 
 /// Checks the part of a new or changed resource that is on the host.
 ///
 /// # Errors
 /// `forbidden`, with the field that puts it there.
-pub fn check_host_use(caller: &Caller, spec: &Spec) -> Result<(), Problem> {
+pub fn check_host_use(caller: &Caller, spec: &Spec) -> Result<(), FieldError> {
     match (caller.host, spec) {
         (HostAccess::Any, _) | (_, Spec::Namespace(_)) => Ok(()),
-        (_, Spec::Bridge(bridge)) => check_bridge(caller, bridge).map_err(Problem::from),
-        (_, Spec::Veth(veth)) => check_ends(caller, veth).map_err(Problem::from),
+        (_, Spec::Bridge(bridge)) => check_bridge(caller, bridge),
+        (_, Spec::Veth(veth)) => check_ends(caller, veth),
     }
 }
 
@@ -42,7 +42,7 @@ fn check_end(caller: &Caller, end: &Endpoint, at: &str) -> Result<(), FieldError
             caller.name,
             admin_hint(caller)
         );
-        return Err(forbidden_field(format!("{at}/bridge"), detail));
+        return Err(FieldError::new(Code::Forbidden, format!("{at}/bridge"), detail));
     }
     check_device_name(caller, end.device(), at)
 }
@@ -56,7 +56,7 @@ fn check_location(caller: &Caller, at: &str) -> Result<(), FieldError> {
         caller.name,
         admin_hint(caller)
     );
-    Err(forbidden_field(format!("{at}/namespace"), detail))
+    Err(FieldError::new(Code::Forbidden, format!("{at}/namespace"), detail))
 }
 
 fn check_addresses(caller: &Caller, addresses: &[Cidr], at: &str) -> Result<(), FieldError> {
@@ -68,7 +68,7 @@ fn check_addresses(caller: &Caller, addresses: &[Cidr], at: &str) -> Result<(), 
         caller.name,
         admin_hint(caller)
     );
-    Err(forbidden_field(format!("{at}/addresses/0"), detail))
+    Err(FieldError::new(Code::Forbidden, format!("{at}/addresses/0"), detail))
 }
 
 fn check_device_name(caller: &Caller, device: &str, at: &str) -> Result<(), FieldError> {
@@ -87,7 +87,7 @@ fn check_device_name(caller: &Caller, device: &str, at: &str) -> Result<(), Fiel
         caller.prefix,
         admin_hint(caller)
     );
-    Err(forbidden_field(format!("{at}/interface"), detail))
+    Err(FieldError::new(Code::Forbidden, format!("{at}/interface"), detail))
 }
 
 /// Returns the end of a detail: the way out that needs an admin.

@@ -8,6 +8,7 @@
 
 pub mod audit;
 pub mod authorize;
+mod error;
 mod host_access;
 #[allow(unsafe_code, reason = "SO_PEERGROUPS, which no library asks for")]
 mod peer;
@@ -18,12 +19,13 @@ mod tokens;
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use netnsd_api::{Code, FieldError, HostAccess, Problem, ResourceRef, Role};
+use netnsd_api::{HostAccess, ResourceRef, Role};
 use nix::unistd::{Gid, Uid};
 use tokio::sync::watch;
 
 pub use self::{
     audit::AuditDraft,
+    error::AccessError,
     peer::{SocketPeer, network_of, peer_of},
     redact::Redact,
     refusals::Refusals,
@@ -115,41 +117,37 @@ impl Caller {
     /// the namespace recorded.
     ///
     /// # Errors
-    /// `forbidden` if it may not run the command.
+    /// If it may not run the command.
     pub fn command_identity(
         &self,
         managed: bool,
         user: Option<&str>,
-    ) -> Result<Option<Identity>, Problem> {
+    ) -> Result<Option<Identity>, AccessError> {
         if self.role == Role::Admin {
             return Ok(None);
         }
         if user.is_some() {
-            return Err(forbidden(format!(
-                "user is for admins, and {} is {}",
-                self.name, self.role
-            )));
+            return Err(AccessError::admin_only("user is for admins", self));
         }
         if !managed {
-            return Err(forbidden(
-                "commands in namespaces that netnsd does not manage are for admins",
-            ));
+            return Err(AccessError::UnmanagedNamespace { work: "commands" });
         }
         match &self.identity {
             Some(identity) => Ok(Some(identity.clone())),
-            None => Err(forbidden(format!(
-                "commands of an operator run as its own user, and {} is none: use the Unix socket, or a token of an admin",
-                self.name
-            ))),
+            None => Err(AccessError::NoUser {
+                caller: self.name.clone(),
+            }),
         }
     }
 
-    /// Returns the problem of a resource that is out of its scope.
-    pub fn out_of_scope(&self, resource: &ResourceRef) -> Problem {
-        forbidden(format!(
-            "{} reaches only what is called {}…, and not {resource}",
-            self.name, self.prefix
-        ))
+    /// Returns the error of a resource that it named and that is out of its scope.
+    pub fn out_of_scope(&self, resource: &ResourceRef) -> AccessError {
+        AccessError::OutOfScope {
+            caller: self.name.clone(),
+            prefix: self.prefix.clone(),
+            resource: resource.clone(),
+            is_named: true,
+        }
     }
 }
 
@@ -166,16 +164,6 @@ async fn wait_until(at: Timestamp, now: impl Fn() -> Timestamp) {
         }
         tokio::time::sleep(left.unsigned_abs().min(CLOCK_CHECK)).await;
     }
-}
-
-/// Returns a `forbidden` problem.
-pub fn forbidden(detail: impl Into<String>) -> Problem {
-    Problem::new(Code::Forbidden, detail)
-}
-
-/// Returns a `forbidden` error of a field, given by its JSON pointer.
-pub fn forbidden_field(pointer: String, detail: String) -> FieldError {
-    FieldError::new(Code::Forbidden, pointer, detail)
 }
 
 #[cfg(test)]

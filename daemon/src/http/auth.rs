@@ -18,7 +18,7 @@ use super::{
     resource,
     routes::{self, RoutePolicy, RouteScope},
 };
-use crate::access::{AuditDraft, Authenticator, Caller, SocketPeer, forbidden, network_of};
+use crate::access::{AuditDraft, Authenticator, Caller, SocketPeer, network_of};
 
 /// Authenticates the caller, checks the policy of the route that the request matched, and runs the
 /// handler. The audit entry is durable before the response is returned.
@@ -98,7 +98,7 @@ fn authenticate(app: &App, request: &Request) -> Result<Caller, Failure> {
                     "uid {} is not authorised: use root, a member of group netnsd, or add an [[access]] rule",
                     identity.uid
                 );
-                forbidden(detail).into()
+                Failure::new(Code::Forbidden, detail)
             })
         }
         Some(SocketPeer::Tcp {
@@ -168,21 +168,23 @@ fn authorize(
 ) -> Result<(), Failure> {
     let (method, path) = (&info.method, &info.path);
     if caller.role < policy.role {
-        return Err(forbidden(format!(
+        let detail = format!(
             "{method} {path} requires role {}; {} has role {}",
             policy.role, caller.name, caller.role
-        ))
-        .into());
+        );
+        return Err(Failure::new(Code::Forbidden, detail));
     }
     if !caller.is_scoped() {
         return Ok(());
     }
     match (policy.scope, name) {
-        (RouteScope::Unscoped, _) => Err(forbidden(format!(
-            "{path} requires access to all names; {} is restricted to names that start with {:?}",
-            caller.name, caller.prefix
-        ))
-        .into()),
+        (RouteScope::Unscoped, _) => {
+            let detail = format!(
+                "{path} requires access to all names; {} is restricted to names that start with {:?}",
+                caller.name, caller.prefix
+            );
+            Err(Failure::new(Code::Forbidden, detail))
+        }
         (RouteScope::Resource(kind), Some(name)) if !caller.can_access(name) => {
             // Resources out of scope look as if they did not exist; only creating one is refused.
             match (method, resource::existing(kind, name)) {

@@ -27,7 +27,7 @@ use super::{
     resource::Answer,
 };
 use crate::{
-    access::{Caller, forbidden},
+    access::{AccessError, Caller},
     model::Spec,
     process::{
         CallerScope, CommandEnd, Launch, OutputStream, Permit, Session, SessionEvent, SessionInput,
@@ -242,9 +242,8 @@ pub(super) fn origin(app: &App, caller: &Caller, name: &Name) -> Result<CallerSc
         return Ok(CallerScope::default());
     }
     let Some(entry) = app.view.get(Kind::Namespace, name) else {
-        return Err(forbidden(
-            "commands and pings in namespaces that netnsd does not manage are for admins",
-        ));
+        let work = "commands and pings";
+        return Err(AccessError::UnmanagedNamespace { work }.into());
     };
     if entry.state == netnsd_api::State::Conflict {
         return Err(foreign_namespace(name, "its state is conflict"));

@@ -11,7 +11,7 @@ use axum::{
 use netnsd_api::{Code, FieldError, Problem};
 
 use super::routes;
-use crate::{kernel::look::LookError, store::StoreError};
+use crate::{access::AccessError, kernel::look::LookError, store::StoreError};
 
 /// Error of a handler: the problem that is sent.
 #[derive(Debug, Clone)]
@@ -55,6 +55,41 @@ impl From<FieldError> for Failure {
     fn from(error: FieldError) -> Self {
         Self(Box::new(error.into()))
     }
+}
+
+impl From<AccessError> for Failure {
+    fn from(error: AccessError) -> Self {
+        Problem::from(error).into()
+    }
+}
+
+impl From<AccessError> for Problem {
+    fn from(error: AccessError) -> Self {
+        let detail = error.to_string();
+        match error {
+            AccessError::OutOfScope {
+                resource,
+                is_named: false,
+                ..
+            } => Problem {
+                resources: vec![resource],
+                ..Problem::new(Code::Forbidden, detail)
+            },
+            AccessError::OutOfScope { .. }
+            | AccessError::NameNotGiven { .. }
+            | AccessError::AdminOnly { .. }
+            | AccessError::UnmanagedNamespace { .. }
+            | AccessError::NoUser { .. } => Problem::new(Code::Forbidden, detail),
+            AccessError::Field(error) => error.into(),
+            AccessError::InDocument { item, error } => locate(&item, (*error).into()),
+        }
+    }
+}
+
+/// Prefixes a problem's pointer with that of the item of a document that it is about.
+fn locate(item: &str, problem: Problem) -> Problem {
+    let pointer = Some(item.to_owned() + problem.pointer.as_deref().unwrap_or_default());
+    Problem { pointer, ..problem }
 }
 
 /// Detail that clients get of an internal error.

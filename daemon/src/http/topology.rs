@@ -101,11 +101,8 @@ async fn write(
         .iter()
         .find(|placed| !caller.can_access(placed.spec.name().as_str()))
     {
-        return Err(Problem {
-            pointer: Some(outside.pointer()),
-            ..caller.out_of_scope(&outside.spec.resource())
-        }
-        .into());
+        let error = caller.out_of_scope(&outside.spec.resource());
+        return Err(error.in_document(outside).into());
     }
     let selects = {
         let caller = caller.clone();

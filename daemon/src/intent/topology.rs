@@ -84,7 +84,7 @@ impl Intent {
             decision.named.push((resource.clone(), did));
             if let Some(record) = record {
                 authorize::check_host_use(caller, &record.spec)
-                    .map_err(|problem| placed.locate(problem))?;
+                    .map_err(|error| placed.locate(error.into()))?;
                 before.push((resource.clone(), self.set(&resource, Some(record.clone()))));
                 decision.changes.push((resource, Some(record)));
                 changed.push(placed);
