@@ -57,7 +57,11 @@ pub fn check_references(caller: &Caller, spec: &Spec) -> Result<(), AccessError>
 ///
 /// # Errors
 /// The first resource that is out of scope, or the right that is missing.
-pub fn check_decision(caller: &Caller, decision: &Decision, adopt: bool) -> Result<(), AccessError> {
+pub fn check_decision(
+    caller: &Caller,
+    decision: &Decision,
+    adopt: bool,
+) -> Result<(), AccessError> {
     let named = decision.named.iter().map(|(resource, _)| resource.clone());
     let changed = decision
         .changes

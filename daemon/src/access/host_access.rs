@@ -42,7 +42,11 @@ fn check_end(caller: &Caller, end: &Endpoint, at: &str) -> Result<(), FieldError
             caller.name,
             admin_hint(caller)
         );
-        return Err(FieldError::new(Code::Forbidden, format!("{at}/bridge"), detail));
+        return Err(FieldError::new(
+            Code::Forbidden,
+            format!("{at}/bridge"),
+            detail,
+        ));
     }
     check_device_name(caller, end.device(), at)
 }
@@ -56,7 +60,11 @@ fn check_location(caller: &Caller, at: &str) -> Result<(), FieldError> {
         caller.name,
         admin_hint(caller)
     );
-    Err(FieldError::new(Code::Forbidden, format!("{at}/namespace"), detail))
+    Err(FieldError::new(
+        Code::Forbidden,
+        format!("{at}/namespace"),
+        detail,
+    ))
 }
 
 fn check_addresses(caller: &Caller, addresses: &[Cidr], at: &str) -> Result<(), FieldError> {
@@ -68,7 +76,11 @@ fn check_addresses(caller: &Caller, addresses: &[Cidr], at: &str) -> Result<(), 
         caller.name,
         admin_hint(caller)
     );
-    Err(FieldError::new(Code::Forbidden, format!("{at}/addresses/0"), detail))
+    Err(FieldError::new(
+        Code::Forbidden,
+        format!("{at}/addresses/0"),
+        detail,
+    ))
 }
 
 fn check_device_name(caller: &Caller, device: &str, at: &str) -> Result<(), FieldError> {
@@ -87,7 +99,11 @@ fn check_device_name(caller: &Caller, device: &str, at: &str) -> Result<(), Fiel
         caller.prefix,
         admin_hint(caller)
     );
-    Err(FieldError::new(Code::Forbidden, format!("{at}/interface"), detail))
+    Err(FieldError::new(
+        Code::Forbidden,
+        format!("{at}/interface"),
+        detail,
+    ))
 }
 
 /// Returns the end of a detail: the way out that needs an admin.

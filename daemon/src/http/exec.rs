@@ -30,8 +30,8 @@ use crate::{
     access::{AccessError, Caller},
     model::Spec,
     process::{
-        CallerScope, CommandEnd, Launch, OutputStream, Permit, Session, SessionEvent, SessionInput,
-        TerminalSize, foreign_namespace, text_or_base64,
+        CallerScope, CommandEnd, Launch, OutputStream, Permit, ProcessError, Session, SessionEvent,
+        SessionInput, TerminalSize, text_or_base64,
     },
     store::AuxRecord,
 };
@@ -150,7 +150,7 @@ impl Lines {
         loop {
             let session = self.session.as_mut()?;
             let event = tokio::select! {
-                event = session.next_event() => event,
+                event = session.next_event() => event.map_err(Problem::from),
                 why = self.lifetime.expired() => Err(why),
             };
             let line = match event {
@@ -245,8 +245,14 @@ pub(super) fn origin(app: &App, caller: &Caller, name: &Name) -> Result<CallerSc
         let work = "commands and pings";
         return Err(AccessError::UnmanagedNamespace { work }.into());
     };
+    let foreign = |reason| {
+        Problem::from(ProcessError::ForeignNamespace {
+            name: name.clone(),
+            reason,
+        })
+    };
     if entry.state == netnsd_api::State::Conflict {
-        return Err(foreign_namespace(name, "its state is conflict"));
+        return Err(foreign("its state is conflict"));
     }
     let stored: Stored<Namespace> = serde_json::from_slice(&entry.json).map_err(|error| {
         Problem::new(
@@ -255,7 +261,7 @@ pub(super) fn origin(app: &App, caller: &Caller, name: &Name) -> Result<CallerSc
         )
     })?;
     let Some(observed) = stored.status.observed else {
-        return Err(foreign_namespace(name, "it is not there yet"));
+        return Err(foreign("it is not there yet"));
     };
     Ok(CallerScope {
         share: Some(caller.name.clone()),
@@ -525,8 +531,8 @@ async fn send_output(sink: &mut SplitSink<WebSocket, Message>, session: &mut Ses
                 Ok(SessionEvent::Ended(end)) => {
                     return sink.send(frame(CONTROL, ended(&end).to_string().as_bytes())).await.is_ok();
                 }
-                Err(problem) => {
-                    tracing::error!(error = %problem, "exec session aborted");
+                Err(error) => {
+                    tracing::error!(%error, "exec session aborted");
                     return true;
                 }
             },

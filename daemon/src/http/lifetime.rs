@@ -38,12 +38,15 @@ impl StreamLifetime {
     ///
     /// # Errors
     /// That of the result, or the reason of the end.
-    pub async fn bound<T>(
+    pub async fn bound<T, E>(
         mut self,
-        result: impl Future<Output = Result<T, Problem>>,
-    ) -> Result<T, Problem> {
+        result: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, Problem>
+    where
+        Problem: From<E>,
+    {
         tokio::select! {
-            result = result => result,
+            result = result => Ok(result?),
             reason = self.expired() => Err(reason),
         }
     }

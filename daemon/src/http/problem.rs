@@ -9,9 +9,12 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use netnsd_api::{Code, FieldError, Problem};
+use nix::errno::Errno;
 
 use super::routes;
-use crate::{access::AccessError, kernel::look::LookError, store::StoreError};
+use crate::{
+    access::AccessError, kernel::look::LookError, process::ProcessError, store::StoreError,
+};
 
 /// Error of a handler: the problem that is sent.
 #[derive(Debug, Clone)]
@@ -39,27 +42,19 @@ impl Failure {
     }
 }
 
-impl From<Problem> for Failure {
-    fn from(problem: Problem) -> Self {
-        Self(Box::new(problem))
-    }
-}
-
-impl From<StoreError> for Failure {
-    fn from(error: StoreError) -> Self {
-        Self::new(Code::StoreUnavailable, error.to_string())
-    }
-}
-
-impl From<FieldError> for Failure {
-    fn from(error: FieldError) -> Self {
+/// Every error that a problem can be made of.
+impl<E> From<E> for Failure
+where
+    Problem: From<E>,
+{
+    fn from(error: E) -> Self {
         Self(Box::new(error.into()))
     }
 }
 
-impl From<AccessError> for Failure {
-    fn from(error: AccessError) -> Self {
-        Problem::from(error).into()
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        Self::new(Code::StoreUnavailable, error.to_string())
     }
 }
 
@@ -82,6 +77,49 @@ impl From<AccessError> for Problem {
             | AccessError::NoUser { .. } => Problem::new(Code::Forbidden, detail),
             AccessError::Field(error) => error.into(),
             AccessError::InDocument { item, error } => locate(&item, (*error).into()),
+        }
+    }
+}
+
+impl From<ProcessError> for Problem {
+    fn from(error: ProcessError) -> Self {
+        let detail = error.to_string();
+        match error {
+            ProcessError::Field(error) => error.into(),
+            ProcessError::NotExecutable { errno, .. } => Problem {
+                errno: Some(format!("{errno:?}")),
+                ..FieldError::at(Code::InvalidField, &["argv", "0"], detail).into()
+            },
+            ProcessError::Refused { step, errno } => {
+                let code = match errno {
+                    // A shortage: the same request may succeed later.
+                    Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE => {
+                        Code::KernelUnavailable
+                    }
+                    _ => Code::KernelRejected,
+                };
+                Problem {
+                    op: Some(step.into_owned()),
+                    errno: Some(format!("{errno:?}")),
+                    ..Problem::new(code, detail)
+                }
+            }
+            ProcessError::NoIpv6 => Problem::new(Code::UnsupportedByKernel, detail),
+            ProcessError::NoNamespace(_)
+            | ProcessError::StaleNamespace { .. }
+            | ProcessError::NoProcess(_) => Problem::new(Code::NotFound, detail),
+            ProcessError::HiddenProcess(_) => Problem::new(Code::Forbidden, detail),
+            ProcessError::ForeignNamespace { .. }
+            | ProcessError::DanglingLink(_)
+            | ProcessError::TypesDiffer { .. }
+            | ProcessError::NoResolvConf(_) => Problem::new(Code::Conflict, detail),
+            ProcessError::ShareFull { .. } | ProcessError::Full { .. } => {
+                Problem::new(Code::TooManyRequests, detail)
+            }
+            ProcessError::Stopping => Problem::new(Code::ShuttingDown, detail),
+            ProcessError::NulInPath | ProcessError::ThreadEnded | ProcessError::WorkerFailed(_) => {
+                Problem::new(Code::Internal, detail)
+            }
         }
     }
 }

@@ -21,7 +21,6 @@ use super::{
     audit::{self, Unfinished},
     body, headers,
     json::json,
-    problem::Failure,
     query::Query,
     resource::{self, Answer, ResourceRoutes, WriteParams, internal, is_selected},
 };
@@ -247,7 +246,10 @@ async fn stream_progress(app: App, mut write: Write) -> Answer {
         let has_begun = progress.borrow().total > 0;
         match written {
             written if has_begun => writing = Box::pin(std::future::ready(written)),
-            written => return Ok((StatusCode::OK, kind, line(&result(&written?))?).into_response()),
+            written => {
+                let line = line(&result(&written?)).map_err(internal)?;
+                return Ok((StatusCode::OK, kind, line).into_response());
+            }
         }
     }
     let stream = ProgressStream {
@@ -305,10 +307,4 @@ fn line(value: &impl serde::Serialize) -> Result<Vec<u8>, serde_json::Error> {
     let mut line = serde_json::to_vec(value)?;
     line.push(b'\n');
     Ok(line)
-}
-
-impl From<serde_json::Error> for Failure {
-    fn from(error: serde_json::Error) -> Self {
-        internal(error).into()
-    }
 }

@@ -20,7 +20,6 @@ use std::{
     time::Duration,
 };
 
-use netnsd_api::{Code, Problem};
 use netnsd_netlink::errno_of as errno;
 use nix::{
     errno::Errno,
@@ -34,7 +33,7 @@ use nix::{
 };
 use tokio::{runtime::Handle, sync::oneshot, time::timeout};
 
-use super::{cgroup::CommandCgroup, environment::Environment, failed, permits::Permit};
+use super::{ProcessError, cgroup::CommandCgroup, environment::Environment, permits::Permit};
 
 /// A program with its arguments and its environment, as execve(2) takes them.
 pub(super) struct Image {
@@ -264,8 +263,8 @@ impl Child {
     pub(super) async fn start<T: Send + 'static>(
         permit: Permit,
         time: Duration,
-        work: impl FnOnce(&Process) -> Result<T, Problem> + Send + 'static,
-    ) -> Result<Option<(Self, T)>, Problem> {
+        work: impl FnOnce(&Process) -> Result<T, ProcessError> + Send + 'static,
+    ) -> Result<Option<(Self, T)>, ProcessError> {
         let process = Arc::new(Process(Mutex::new(State::Starting)));
         let (tell_started, started) = oneshot::channel();
         let (tell_ended, ended) = oneshot::channel();
@@ -287,31 +286,26 @@ impl Child {
         thread::Builder::new()
             .name("command".into())
             .spawn(thread)
-            .map_err(|error| failed("start a thread", errno(&error)))?;
+            .map_err(|error| ProcessError::refused("start a thread", errno(&error)))?;
         match timeout(time, started).await {
             Ok(Ok(result)) => Ok(Some((child, result?))),
-            Ok(Err(_)) => Err(thread_ended()),
+            Ok(Err(_)) => Err(ProcessError::ThreadEnded),
             Err(_) => Ok(None),
         }
     }
 
     /// Waits for its end, which is told once.
-    pub(super) async fn wait(&mut self) -> Result<ExitStatus, Problem> {
-        let status = (&mut self.ended).await.map_err(|_| thread_ended())?;
-        status.map_err(|errno| failed("wait for the command", errno))
+    pub(super) async fn wait(&mut self) -> Result<ExitStatus, ProcessError> {
+        let status = (&mut self.ended)
+            .await
+            .map_err(|_| ProcessError::ThreadEnded)?;
+        status.map_err(|errno| ProcessError::refused("wait for the command", errno))
     }
 
     /// Kills it with its process group and its control group.
     pub(super) fn kill(&self) {
         self.process.kill();
     }
-}
-
-fn thread_ended() -> Problem {
-    Problem::new(
-        Code::Internal,
-        "the command's thread ended before the command",
-    )
 }
 
 impl Drop for Child {

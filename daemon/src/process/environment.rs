@@ -20,7 +20,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use netnsd_api::{Code, Name, Problem};
+use netnsd_api::Name;
 use netnsd_netlink::{DnsFile, errno_of as errno, resolv_conf::etc_dir};
 use nix::{
     errno::Errno,
@@ -38,7 +38,7 @@ use nix::{
     unistd::{chdir, setgid, setgroups, setsid, setuid},
 };
 
-use super::failed;
+use super::ProcessError;
 use crate::access::Identity;
 
 /// A step between fork and exec that can fail; it travels to the parent in the upper half of the
@@ -161,7 +161,7 @@ impl Environment {
         confined: bool,
         directory: CString,
         terminal: bool,
-    ) -> Result<Self, Problem> {
+    ) -> Result<Self, ProcessError> {
         let (overlay, binds) = binds(name, has_dns)?;
         let hidden = if has_dns { resolvers() } else { Vec::new() };
         // A name has no NUL byte; should that change, sysfs takes any source.
@@ -410,13 +410,18 @@ impl Bind {
 /// Returns the files of `/etc/netns/NAME` that have their like in `/etc`. Without
 /// `/etc/resolv.conf` on the host, also an overlay that gives the namespace's a place there; others
 /// without their like are left out, as by ip.
-fn binds(name: &Name, has_dns: bool) -> Result<(Option<Overlay>, Vec<Bind>), Problem> {
+fn binds(name: &Name, has_dns: bool) -> Result<(Option<Overlay>, Vec<Bind>), ProcessError> {
     let folder = etc_dir(name);
     let mut entries = Vec::new();
     match fs::read_dir(&folder) {
         Ok(all) => entries.extend(all.flatten()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(failed(&format!("read {}", folder.display()), errno(&error))),
+        Err(error) => {
+            return Err(ProcessError::refused(
+                format!("read {}", folder.display()),
+                errno(&error),
+            ));
+        }
     }
     let (mut overlay, mut binds, mut resolv_conf) = (None, Vec::new(), false);
     for entry in entries {
@@ -431,11 +436,7 @@ fn binds(name: &Name, has_dns: bool) -> Result<(Option<Overlay>, Vec<Bind>), Pro
         let is_resolv_conf = *file == *DnsFile::ResolvConf.as_str();
         let Ok(is_dir) = fs::metadata(&from).map(|found| found.is_dir()) else {
             if is_resolv_conf {
-                let detail = format!(
-                    "{} is a link that leads nowhere: mend or remove it",
-                    from.display()
-                );
-                return Err(Problem::new(Code::Conflict, detail));
+                return Err(ProcessError::DanglingLink(from));
             }
             continue;
         };
@@ -446,7 +447,7 @@ fn binds(name: &Name, has_dns: bool) -> Result<(Option<Overlay>, Vec<Bind>), Pro
         };
         match covered {
             Ok(covered) if covered.is_dir() != is_dir => {
-                return Err(of_two_kinds(&from, &to, is_dir));
+                return Err(ProcessError::TypesDiffer { from, to, is_dir });
             }
             Ok(_) => {}
             Err(_) if is_resolv_conf => {
@@ -468,24 +469,9 @@ fn binds(name: &Name, has_dns: bool) -> Result<(Option<Overlay>, Vec<Bind>), Pro
     }
     if has_dns && !resolv_conf {
         let path = folder.join(DnsFile::ResolvConf.as_str());
-        let detail = format!(
-            "{} is missing, and the command would ask the host's name servers: POST /v1/reconcile writes it again",
-            path.display()
-        );
-        return Err(Problem::new(Code::Conflict, detail));
+        return Err(ProcessError::NoResolvConf(path));
     }
     Ok((overlay, binds))
-}
-
-fn of_two_kinds(from: &Path, to: &Path, is_dir: bool) -> Problem {
-    let kind = |is_dir| if is_dir { "a directory" } else { "a file" };
-    let (from, to) = (from.display(), to.display());
-    let detail = format!(
-        "{from} is {}, and {to} is {}: one cannot stand for the other, so remove or rename {from}",
-        kind(is_dir),
-        kind(!is_dir)
-    );
-    Problem::new(Code::Conflict, detail)
 }
 
 /// Returns the directories of resolvers that are there, each once: `/var/run` is a link to `/run`
@@ -502,7 +488,6 @@ fn resolvers() -> Vec<CString> {
         .collect()
 }
 
-fn c_path(path: &(impl AsRef<std::ffi::OsStr> + ?Sized)) -> Result<CString, Problem> {
-    CString::new(path.as_ref().as_bytes())
-        .map_err(|_| Problem::new(Code::Internal, "a path with a NUL byte"))
+fn c_path(path: &(impl AsRef<std::ffi::OsStr> + ?Sized)) -> Result<CString, ProcessError> {
+    CString::new(path.as_ref().as_bytes()).map_err(|_| ProcessError::NulInPath)
 }

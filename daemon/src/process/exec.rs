@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netnsd_api::{Exec, ExecResult, Name, Problem};
+use netnsd_api::{Exec, ExecResult, Name};
 use netnsd_netlink::errno_of as errno;
 use nix::{
     errno::Errno,
@@ -24,10 +24,9 @@ use tokio::{
 };
 
 use super::{
-    CallerScope,
+    CallerScope, ProcessError,
     child::{Child, Image, Process},
     environment::{Environment, Step},
-    failed, invalid,
     output::Output,
     permits::Permit,
 };
@@ -59,22 +58,25 @@ const MAX_TIMEOUT_S: f64 = 86_400.0;
 pub(super) const GRACE: Duration = Duration::from_millis(100);
 
 /// Validates a request, before it waits for a permit.
-pub(super) fn check_request(request: &Exec) -> Result<(), Problem> {
+pub(super) fn check_request(request: &Exec) -> Result<(), ProcessError> {
     let Some(program) = request.argv.first() else {
-        return Err(invalid(
+        return Err(ProcessError::invalid(
             &["argv"],
             "argv is empty: it needs a program at least",
         ));
     };
     if program.is_empty() {
-        return Err(invalid(&["argv", "0"], "the program's name is empty"));
+        return Err(ProcessError::invalid(
+            &["argv", "0"],
+            "the program's name is empty",
+        ));
     }
     for (index, argument) in request.argv.iter().enumerate() {
         check_no_nul(&["argv", &index.to_string()], argument)?;
     }
     for (key, value) in &request.env {
         if key.is_empty() || key.contains(['=', '\0']) {
-            return Err(invalid(
+            return Err(ProcessError::invalid(
                 &["env", key],
                 format!(
                     "{key:?} is not a valid variable name: it must not be empty or contain = or NUL"
@@ -90,14 +92,14 @@ pub(super) fn check_request(request: &Exec) -> Result<(), Problem> {
             "{} is not a valid time limit: it must be more than 0 and at most {MAX_TIMEOUT_S} seconds",
             request.timeout_s
         );
-        return Err(invalid(&["timeout_s"], detail));
+        return Err(ProcessError::invalid(&["timeout_s"], detail));
     }
     Ok(())
 }
 
-fn check_no_nul(path: &[&str], text: &str) -> Result<(), Problem> {
+fn check_no_nul(path: &[&str], text: &str) -> Result<(), ProcessError> {
     if text.contains('\0') {
-        Err(invalid(path, "it contains a NUL byte"))
+        Err(ProcessError::invalid(path, "it contains a NUL byte"))
     } else {
         Ok(())
     }
@@ -110,7 +112,7 @@ pub(super) async fn run_command(
     request: &Exec,
     launch: Launch,
     permit: Permit,
-) -> Result<ExecResult, Problem> {
+) -> Result<ExecResult, ProcessError> {
     let started = Instant::now();
     let time = Duration::from_secs_f64(request.timeout_s);
     let (mut stdout, mut stderr) = (Output::default(), Output::default());
@@ -155,7 +157,7 @@ pub(super) struct Pipes {
 
 impl Pipes {
     /// Opens the pipes; returns them and the command's ends. It needs the runtime's context.
-    pub(super) fn open() -> Result<(Self, [OwnedFd; 3]), Problem> {
+    pub(super) fn open() -> Result<(Self, [OwnedFd; 3]), ProcessError> {
         let open = || {
             let ((input, stdin), (stdout, output), (stderr, error)) = (
                 pipe2(OFlag::O_CLOEXEC)?,
@@ -169,7 +171,7 @@ impl Pipes {
             };
             Ok::<_, io::Error>((ours, [input, output, error]))
         };
-        open().map_err(|error| failed("open a pipe", errno(&error)))
+        open().map_err(|error| ProcessError::refused("open a pipe", errno(&error)))
     }
 }
 
@@ -218,7 +220,7 @@ async fn pump_pipes(
     time: Duration,
     stdout: &mut Output,
     stderr: &mut Output,
-) -> Result<(ExitStatus, bool), Problem> {
+) -> Result<(ExitStatus, bool), ProcessError> {
     let pipes = async {
         tokio::join!(
             stdout.read_all(out),
@@ -262,7 +264,7 @@ pub(super) fn spawn_command(
     launch: Launch,
     stdio: [OwnedFd; 3],
     terminal: bool,
-) -> Result<(), Problem> {
+) -> Result<(), ProcessError> {
     let confined = launch.identity.is_some();
     let (user, identity) = match launch.identity {
         Some(identity) => (User::from_uid(identity.uid).ok().flatten(), Some(identity)),
@@ -275,7 +277,7 @@ pub(super) fn spawn_command(
     };
     let variables = build_environment(user.as_ref(), &request.env);
     let directory = CString::new(request.cwd.as_deref().unwrap_or("/"))
-        .map_err(|_| invalid(&["cwd"], "a NUL byte"))?;
+        .map_err(|_| ProcessError::invalid(&["cwd"], "a NUL byte"))?;
     let environment = Environment::prepare(
         name,
         launch.has_dns,
@@ -287,14 +289,14 @@ pub(super) fn spawn_command(
     )?;
 
     let image = Image::new(&request.argv, &variables)
-        .map_err(|_| invalid(&["argv"], "it contains a NUL byte"))?;
+        .map_err(|_| ProcessError::invalid(&["argv"], "it contains a NUL byte"))?;
     process
         .fork(&image, &environment, stdio)
-        .map_err(|error| start_problem(&error, request, &variables))
+        .map_err(|error| start_error(&error, request, &variables))
 }
 
 /// Looks up the requested user, or the daemon's own, which may have no name.
-pub(super) fn look_up_user(asked: Option<&str>) -> Result<Option<User>, Problem> {
+pub(super) fn look_up_user(asked: Option<&str>) -> Result<Option<User>, ProcessError> {
     let Some(asked) = asked else {
         return Ok(User::from_uid(geteuid()).ok().flatten());
     };
@@ -304,20 +306,24 @@ pub(super) fn look_up_user(asked: Option<&str>) -> Result<Option<User>, Problem>
     };
     match found {
         Ok(Some(user)) => Ok(Some(user)),
-        Ok(None) => Err(invalid(&["user"], format!("there is no user {asked:?}"))),
-        Err(errno) => Err(failed("look up the user", errno)),
+        Ok(None) => Err(ProcessError::invalid(
+            &["user"],
+            format!("there is no user {asked:?}"),
+        )),
+        Err(errno) => Err(ProcessError::refused("look up the user", errno)),
     }
 }
 
 /// Returns the identity of a user; `None` if the daemon is that user, because in a sandbox it could
 /// not even change to itself.
-fn identity_of(user: &User) -> Result<Option<Identity>, Problem> {
+fn identity_of(user: &User) -> Result<Option<Identity>, ProcessError> {
     if user.uid == geteuid() && user.gid == getegid() {
         return Ok(None);
     }
-    let name = CString::new(user.name.as_str()).map_err(|_| invalid(&["user"], "a NUL byte"))?;
+    let name = CString::new(user.name.as_str())
+        .map_err(|_| ProcessError::invalid(&["user"], "a NUL byte"))?;
     let groups = getgrouplist(&name, user.gid)
-        .map_err(|errno| failed("look up the user's groups", errno))?;
+        .map_err(|errno| ProcessError::refused("look up the user's groups", errno))?;
     Ok(Some(Identity {
         uid: user.uid,
         gid: user.gid,
@@ -346,44 +352,44 @@ fn build_environment(
     variables
 }
 
-/// Returns the problem of a command that was not started, by the step that failed.
-fn start_problem(
-    error: &std::io::Error,
+/// Returns the error of a command that was not started, by the step that failed.
+fn start_error(
+    error: &io::Error,
     request: &Exec,
     variables: &BTreeMap<String, String>,
-) -> Problem {
+) -> ProcessError {
     let (step, errno) = Step::split(error.raw_os_error().unwrap_or(Errno::EIO as i32));
     match step {
         Some(step @ Step::Directory) => {
             let directory = request.cwd.as_deref().unwrap_or("/");
-            invalid(
+            ProcessError::invalid(
                 &["cwd"],
                 format!("could not {} {directory:?}: {}", step.words(), errno.desc()),
             )
         }
         Some(step @ Step::User) => {
             let user = request.user.as_deref().unwrap_or_default();
-            invalid(
+            ProcessError::invalid(
                 &["user"],
                 format!("could not {} to {user:?}: {}", step.words(), errno.desc()),
             )
         }
-        Some(step) => failed(step.words(), errno),
-        None => exec_problem(errno, &request.argv[0], variables),
+        Some(step) => ProcessError::refused(step.words(), errno),
+        None => exec_error(errno, &request.argv[0], variables),
     }
 }
 
-fn exec_problem(errno: Errno, program: &str, variables: &BTreeMap<String, String>) -> Problem {
+fn exec_error(errno: Errno, program: &str, variables: &BTreeMap<String, String>) -> ProcessError {
     let pointer = ["argv", "0"];
     match errno {
         Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE => {
-            failed("start a process", errno)
+            ProcessError::refused("start a process", errno)
         }
         Errno::E2BIG => {
             let detail = "the arguments and the environment are too long for the kernel (execve(2)): give what is large as stdin";
-            invalid(&["argv"], detail)
+            ProcessError::invalid(&["argv"], detail)
         }
-        Errno::ENOENT if program.contains('/') => invalid(
+        Errno::ENOENT if program.contains('/') => ProcessError::invalid(
             &pointer,
             format!("program {program:?} was not found, or what it names after #! was not"),
         ),
@@ -392,26 +398,11 @@ fn exec_problem(errno: Errno, program: &str, variables: &BTreeMap<String, String
             let detail = format!(
                 "program {program:?} was not found in PATH {path}: give its whole path, or PATH in env"
             );
-            invalid(&pointer, detail)
+            ProcessError::invalid(&pointer, detail)
         }
-        _ => {
-            let advice = match errno {
-                Errno::EACCES => {
-                    ": it needs to be a file that its user may execute (chmod +x), in directories that it may enter"
-                }
-                Errno::ENOEXEC => {
-                    ": a script begins with #! and its interpreter, or is given to one, as [\"sh\", \"script\"]"
-                }
-                _ => "",
-            };
-            let detail = format!(
-                "program {program:?} could not be executed: {}{advice}",
-                errno.desc()
-            );
-            Problem {
-                errno: Some(format!("{errno:?}")),
-                ..invalid(&pointer, detail)
-            }
-        }
+        _ => ProcessError::NotExecutable {
+            program: program.to_owned(),
+            errno,
+        },
     }
 }

@@ -11,14 +11,11 @@
 //! own after the fork, and the one thread of `sockets` opens the sockets of `ping`.
 
 #![allow(unsafe_code, reason = "fork, exec, terminals and socket filters")]
-#![allow(
-    clippy::result_large_err,
-    reason = "a problem is created once for a request, not in a loop"
-)]
 
 mod cgroup;
 mod child;
 mod environment;
+mod error;
 mod exec;
 mod icmp;
 mod output;
@@ -32,14 +29,13 @@ mod tests;
 
 use std::{io, os::fd::OwnedFd, time::Duration};
 
-use netnsd_api::{
-    Code, Exec, ExecResult, Name, Ping, PingResult, Problem, Process, ProcessNamespace,
-};
+use netnsd_api::{Exec, ExecResult, Name, Ping, PingResult, Process, ProcessNamespace};
 use netnsd_netlink::netns::file::{NetnsFile, netns_path, open_netns};
-use nix::{errno::Errno, sys::stat::fstat};
+use nix::sys::stat::fstat;
 
 use self::permits::Permits;
 pub use self::{
+    error::ProcessError,
     exec::Launch,
     output::text_or_base64,
     permits::Permit,
@@ -82,13 +78,13 @@ impl Processes {
     /// Runs a command in the environment of `ip netns exec` (ip-netns(8)); dropping the future kills
     /// its process group. The returned permit is held while the result is in memory. `record` is
     /// awaited right before the command starts; if it fails, the command is not started.
-    pub async fn run_command(
+    pub async fn run_command<E: From<ProcessError>>(
         &self,
         name: &Name,
         request: &Exec,
         launch: Launch,
-        record: impl Future<Output = Result<(), Problem>>,
-    ) -> Result<(ExecResult, Permit), Problem> {
+        record: impl Future<Output = Result<(), E>>,
+    ) -> Result<(ExecResult, Permit), E> {
         exec::check_request(request)?;
         let permit = self
             .commands
@@ -102,20 +98,20 @@ impl Processes {
 
     /// Starts a command whose output is streamed; if a size is given, in a terminal of its own.
     /// `record` is as for [`Self::run_command`].
-    pub async fn start_session(
+    pub async fn start_session<E: From<ProcessError>>(
         &self,
         name: &Name,
         request: &Exec,
         launch: Launch,
         terminal: Option<TerminalSize>,
-        record: impl Future<Output = Result<(), Problem>>,
-    ) -> Result<Session, Problem> {
+        record: impl Future<Output = Result<(), E>>,
+    ) -> Result<Session, E> {
         exec::check_request(request)?;
         // Sessions may last for days: waiting for a permit is of no use.
         let permit = self.sessions.try_acquire(launch.origin.share.as_deref())?;
         let namespace = open_namespace(name, launch.origin.inode).await?;
         record.await?;
-        Session::start(name, namespace, request, launch, terminal, permit).await
+        Ok(Session::start(name, namespace, request, launch, terminal, permit).await?)
     }
 
     /// Sends ICMP echo requests from inside a namespace.
@@ -124,7 +120,7 @@ impl Processes {
         name: &Name,
         request: &Ping,
         origin: &CallerScope,
-    ) -> Result<PingResult, Problem> {
+    ) -> Result<PingResult, ProcessError> {
         ping::check_request(request)?;
         let _permit_guard = self
             .pings
@@ -135,36 +131,35 @@ impl Processes {
     }
 
     /// Lists the processes in a namespace, by their ids (`ip netns pids`).
-    pub async fn list_processes(&self, name: &Name) -> Result<Vec<Process>, Problem> {
+    pub async fn list_processes(&self, name: &Name) -> Result<Vec<Process>, ProcessError> {
         let name = name.clone();
         run_blocking(move || procfs::list_processes(&name)).await
     }
 
     /// Returns the namespace of a process (`ip netns identify`).
-    pub async fn identify_process(&self, pid: u32) -> Result<ProcessNamespace, Problem> {
+    pub async fn identify_process(&self, pid: u32) -> Result<ProcessNamespace, ProcessError> {
         run_blocking(move || procfs::identify_process(pid)).await
     }
 }
 
 /// Opens the namespace that `/run/netns/NAME` pins. Blocks: not for async threads.
-fn open_namespace_file(name: &Name) -> Result<OwnedFd, Problem> {
-    let missing = |detail: String| Problem::new(Code::NotFound, detail);
-    match open_netns(name.as_str()).map_err(|errno| failed("open the namespace", errno))? {
+fn open_namespace_file(name: &Name) -> Result<OwnedFd, ProcessError> {
+    match open_netns(name.as_str())
+        .map_err(|errno| ProcessError::refused("open the namespace", errno))?
+    {
         NetnsFile::Namespace(fd) => Ok(fd),
-        NetnsFile::Missing => Err(missing(format!("there is no namespace {name}"))),
-        NetnsFile::Stale(stale) => {
-            let path = netns_path(name.as_str());
-            Err(missing(format!(
-                "there is no namespace {name}: {} is {stale}",
-                path.display()
-            )))
-        }
+        NetnsFile::Missing => Err(ProcessError::NoNamespace(name.clone())),
+        NetnsFile::Stale(pin) => Err(ProcessError::StaleNamespace {
+            name: name.clone(),
+            path: netns_path(name.as_str()),
+            pin,
+        }),
     }
 }
 
 /// Opens the namespace that `/run/netns/NAME` pins, if it has this inode number. The command enters
 /// the opened file, because another namespace may get the name later.
-async fn open_namespace(name: &Name, inode: Option<u64>) -> Result<OwnedFd, Problem> {
+async fn open_namespace(name: &Name, inode: Option<u64>) -> Result<OwnedFd, ProcessError> {
     let name = name.clone();
     run_blocking(move || {
         let file = open_namespace_file(&name)?;
@@ -172,60 +167,27 @@ async fn open_namespace(name: &Name, inode: Option<u64>) -> Result<OwnedFd, Prob
             return Ok(file);
         };
         let found = fstat(&file)
-            .map_err(|errno| failed("look at the namespace", errno))?
+            .map_err(|errno| ProcessError::refused("look at the namespace", errno))?
             .st_ino;
         if found == expected {
             Ok(file)
         } else {
-            Err(foreign_namespace(
-                &name,
-                "something else has its name in /run/netns",
-            ))
+            Err(ProcessError::ForeignNamespace {
+                name,
+                reason: "something else has its name in /run/netns",
+            })
         }
     })
     .await
 }
 
-/// Returns the problem of a recorded namespace whose name pins a namespace that is not netnsd's.
-pub fn foreign_namespace(name: &Name, why: &str) -> Problem {
-    let detail = format!(
-        "namespace {name} is recorded, but the one in the kernel is not netnsd's ({why}): only admins run commands and pings \
-         there; GET /v1/namespaces/{name} tells its state"
-    );
-    Problem::new(Code::Conflict, detail)
-}
-
 /// Runs blocking work on a thread for it.
 async fn run_blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
-) -> Result<T, Problem> {
+    work: impl FnOnce() -> Result<T, ProcessError> + Send + 'static,
+) -> Result<T, ProcessError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        Err(error) if error.is_cancelled() => Err(closing()),
-        Err(error) => Err(Problem::new(
-            Code::Internal,
-            format!("a worker thread failed: {error}"),
-        )),
+        Err(error) if error.is_cancelled() => Err(ProcessError::Stopping),
+        Err(error) => Err(ProcessError::WorkerFailed(error.to_string())),
     }
-}
-
-fn closing() -> Problem {
-    Problem::new(Code::ShuttingDown, "the daemon is stopping")
-}
-
-fn invalid(path: &[&str], detail: impl Into<String>) -> Problem {
-    netnsd_api::FieldError::at(Code::InvalidField, path, detail).into()
-}
-
-/// Returns the problem of a step that the kernel refused.
-fn failed(step: &str, errno: Errno) -> Problem {
-    let code = match errno {
-        // A shortage: the same request may succeed later.
-        Errno::EAGAIN | Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE => Code::KernelUnavailable,
-        _ => Code::KernelRejected,
-    };
-    let mut problem = Problem::new(code, format!("could not {step}: {}", errno.desc()));
-    problem.op = Some(step.to_owned());
-    problem.errno = Some(format!("{errno:?}"));
-    problem
 }

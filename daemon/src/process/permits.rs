@@ -6,20 +6,19 @@ use std::{
     time::Duration,
 };
 
-use netnsd_api::{Code, Problem};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
 
-use super::closing;
+use super::ProcessError;
 
 /// Permits in all.
-const TOTAL: usize = 256;
+pub(super) const TOTAL: usize = 256;
 /// Permits that all callers but admins hold together; the rest is reserved for admins.
-const NON_ADMINS: usize = 224;
+pub(super) const NON_ADMINS: usize = 224;
 /// Permits of one caller who is not an admin.
-const SHARE: usize = 64;
+pub(super) const SHARE: usize = 64;
 
 /// Permit to run; it is free again when the last clone is dropped.
 #[derive(Clone)]
@@ -53,18 +52,22 @@ impl Permits {
     /// at most this long.
     ///
     /// # Errors
-    /// `too_many_requests` if none became free.
+    /// [`ProcessError::ShareFull`] or [`ProcessError::Full`] if none became free.
     pub(super) async fn acquire(
         &self,
         share: Option<&str>,
         wait: Duration,
-    ) -> Result<Permit, Problem> {
+    ) -> Result<Permit, ProcessError> {
         let pools = self.pools(share);
         let all = async {
             // The own share first: while it waits for that, a caller holds no permit of others.
             let mut permits = Vec::with_capacity(pools.len());
             for pool in pools {
-                permits.push(pool.acquire_owned().await.map_err(|_| closing())?);
+                permits.push(
+                    pool.acquire_owned()
+                        .await
+                        .map_err(|_| ProcessError::Stopping)?,
+                );
             }
             Ok(Permit {
                 _permits: permits.into(),
@@ -78,8 +81,8 @@ impl Permits {
     /// Acquires a permit as `acquire` does, without waiting.
     ///
     /// # Errors
-    /// `too_many_requests` if none is free.
-    pub(super) fn try_acquire(&self, share: Option<&str>) -> Result<Permit, Problem> {
+    /// [`ProcessError::ShareFull`] or [`ProcessError::Full`] if none is free.
+    pub(super) fn try_acquire(&self, share: Option<&str>) -> Result<Permit, ProcessError> {
         let permits = self
             .pools(share)
             .into_iter()
@@ -106,16 +109,15 @@ impl Permits {
         vec![own, self.shared.clone(), self.all.clone()]
     }
 
-    fn refused(&self, share: Option<&str>) -> Problem {
+    fn refused(&self, share: Option<&str>) -> ProcessError {
         let work = self.work;
-        let detail = match share {
-            Some(caller) => format!(
-                "no place is free: {caller} may have {SHARE} {work} at the same time, all who are no admins {NON_ADMINS}; end \
-                 one, or try again later"
-            ),
-            None => format!("{TOTAL} {work} run already: end one, or try again later"),
-        };
-        Problem::new(Code::TooManyRequests, detail)
+        match share {
+            Some(caller) => ProcessError::ShareFull {
+                caller: caller.to_owned(),
+                work,
+            },
+            None => ProcessError::Full { work },
+        }
     }
 }
 
@@ -131,11 +133,11 @@ mod tests {
         for _ in 0..SHARE {
             held.push(permits.acquire(Some("red"), wait).await.unwrap());
         }
-        for problem in [
+        for error in [
             permits.acquire(Some("red"), wait).await.err(),
             permits.try_acquire(Some("red")).err(),
         ] {
-            assert_eq!(problem.unwrap().code, Code::TooManyRequests);
+            assert!(matches!(error, Some(ProcessError::ShareFull { .. })));
         }
         for caller in 0..NON_ADMINS - SHARE {
             held.push(permits.try_acquire(Some(&format!("uid {caller}"))).unwrap());
@@ -144,7 +146,10 @@ mod tests {
         for _ in 0..TOTAL - NON_ADMINS {
             held.push(permits.try_acquire(None).unwrap());
         }
-        assert!(permits.acquire(None, wait).await.is_err());
+        assert_eq!(
+            permits.acquire(None, wait).await.err(),
+            Some(ProcessError::Full { work: "commands" })
+        );
         held.clear();
         // The share is free again, and callers without permits are forgotten.
         held.push(permits.try_acquire(Some("red")).unwrap());

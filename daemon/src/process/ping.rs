@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use netnsd_api::{Name, Ping, PingReply, PingResult, Problem, RoundTrip};
+use netnsd_api::{Name, Ping, PingReply, PingResult, RoundTrip};
 use netnsd_netlink::errno_of as errno;
 use nix::{
     cmsg_space,
@@ -23,9 +23,8 @@ use tokio::{
 };
 
 use super::{
-    failed,
+    ProcessError,
     icmp::{Answer, EchoId},
-    invalid,
     sockets::{Opener, Target},
 };
 
@@ -39,7 +38,7 @@ const BURST: usize = 64;
 const MAX_DURATION_MS: u64 = 600_000;
 
 /// Checks that the values of a request are in their ranges.
-pub(super) fn check_request(request: &Ping) -> Result<(), Problem> {
+pub(super) fn check_request(request: &Ping) -> Result<(), ProcessError> {
     let ranges = [
         ("count", request.count, 1, 1000),
         ("timeout_ms", request.timeout_ms, 1, 60_000),
@@ -48,7 +47,7 @@ pub(super) fn check_request(request: &Ping) -> Result<(), Problem> {
     ];
     for (field, value, least, most) in ranges {
         if !(least..=most).contains(&value) {
-            return Err(invalid(
+            return Err(ProcessError::invalid(
                 &[field],
                 format!("{value} is out of range: {field} is {least} to {most}"),
             ));
@@ -62,7 +61,7 @@ pub(super) fn check_request(request: &Ping) -> Result<(), Problem> {
              interval_ms",
             request.count, request.interval_ms, request.timeout_ms
         );
-        return Err(invalid(&["count"], detail));
+        return Err(ProcessError::invalid(&["count"], detail));
     }
     match (&request.address.zone, &request.interface) {
         (Some(zone), Some(interface)) if zone != interface => {
@@ -70,7 +69,7 @@ pub(super) fn check_request(request: &Ping) -> Result<(), Problem> {
                 "{interface} is not the interface of {}: leave one of them out",
                 request.address
             );
-            Err(invalid(&["interface"], detail))
+            Err(ProcessError::invalid(&["interface"], detail))
         }
         _ => Ok(()),
     }
@@ -82,14 +81,15 @@ pub(super) async fn run_ping(
     name: &Name,
     namespace: OwnedFd,
     request: &Ping,
-) -> Result<PingResult, Problem> {
+) -> Result<PingResult, ProcessError> {
     let (socket, scope_id) = sockets
         .open_icmp(Target::of(name, request), namespace)
         .await?;
     // SAFETY: an OwnedFd keeps the same descriptor open until it is dropped, and the AsyncFd
     // deregisters it before that.
     let socket = unsafe { AsyncFd::register(socket) };
-    let socket = socket.map_err(|error| failed("watch a socket", errno(&error.into())))?;
+    let socket =
+        socket.map_err(|error| ProcessError::refused("watch a socket", errno(&error.into())))?;
     let mut echoes = EchoRun::new(socket, scope_id, request);
     // Sending may have to wait too: a ping that takes too long has sent fewer requests.
     let _ = timeout(Duration::from_millis(MAX_DURATION_MS), echoes.run()).await;

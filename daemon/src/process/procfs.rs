@@ -5,10 +5,10 @@ use std::{
     os::{fd::OwnedFd, unix::fs::MetadataExt},
 };
 
-use netnsd_api::{Code, Name, Problem, Process, ProcessNamespace};
+use netnsd_api::{Name, Process, ProcessNamespace};
 use netnsd_netlink::{errno_of as errno, netns::file::RUN_DIR as RUN};
 
-use super::{failed, open_namespace_file};
+use super::{ProcessError, open_namespace_file};
 
 /// Identity of a namespace: device and inode number (namespaces(7)).
 type NsKey = (u64, u64);
@@ -24,10 +24,11 @@ fn key_of_file(file: OwnedFd) -> io::Result<NsKey> {
 }
 
 /// Lists the processes whose main thread is in the namespace, by their ids.
-pub(super) fn list_processes(name: &Name) -> Result<Vec<Process>, Problem> {
+pub(super) fn list_processes(name: &Name) -> Result<Vec<Process>, ProcessError> {
     let key = key_of_file(open_namespace_file(name)?)
-        .map_err(|error| failed("look at the namespace", errno(&error)))?;
-    let entries = fs::read_dir("/proc").map_err(|error| failed("read /proc", errno(&error)))?;
+        .map_err(|error| ProcessError::refused("look at the namespace", errno(&error)))?;
+    let entries = fs::read_dir("/proc")
+        .map_err(|error| ProcessError::refused("read /proc", errno(&error)))?;
     let ids = entries
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -63,17 +64,12 @@ fn parse_effective_uid(status: &str) -> Option<u32> {
 }
 
 /// Returns the namespace of a process, with its name if it has one.
-pub(super) fn identify_process(pid: u32) -> Result<ProcessNamespace, Problem> {
+pub(super) fn identify_process(pid: u32) -> Result<ProcessNamespace, ProcessError> {
     let key = key_of(&format!("/proc/{pid}/ns/net")).map_err(|error| match error.kind() {
         // A zombie has no namespaces any more.
-        io::ErrorKind::NotFound => {
-            Problem::new(Code::NotFound, format!("there is no process {pid}"))
-        }
-        io::ErrorKind::PermissionDenied => Problem::new(
-            Code::Forbidden,
-            format!("the daemon may not look at process {pid}"),
-        ),
-        _ => failed("look at the process", errno(&error)),
+        io::ErrorKind::NotFound => ProcessError::NoProcess(pid),
+        io::ErrorKind::PermissionDenied => ProcessError::HiddenProcess(pid),
+        _ => ProcessError::refused("look at the process", errno(&error)),
     })?;
     Ok(ProcessNamespace {
         pid,

@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use netnsd_api::{Exec, Name, Problem};
+use netnsd_api::{Exec, Name};
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, FdFlag, OFlag, fcntl},
@@ -29,9 +29,9 @@ use tokio::{
 };
 
 use super::{
+    ProcessError,
     child::{Child, Process},
     exec::{GRACE, Launch, Pipes, killed_status, signal_name, spawn_command},
-    failed,
     permits::Permit,
 };
 
@@ -142,7 +142,7 @@ impl Session {
         launch: Launch,
         terminal: Option<TerminalSize>,
         permit: Permit,
-    ) -> Result<Self, Problem> {
+    ) -> Result<Self, ProcessError> {
         let (started, time) = (Instant::now(), Duration::from_secs_f64(request.timeout_s));
         let limit = Box::pin(sleep(time));
         let (name, request) = (name.clone(), request.clone());
@@ -185,7 +185,7 @@ impl Session {
     ///
     /// # Errors
     /// If the command cannot be waited for.
-    pub async fn next_event(&mut self) -> Result<SessionEvent, Problem> {
+    pub async fn next_event(&mut self) -> Result<SessionEvent, ProcessError> {
         while self.status.is_none() {
             let [out, err] = &mut self.outputs;
             let [out_buffer, err_buffer] = &mut self.buffers;
@@ -268,7 +268,7 @@ fn spawn_with_pipes(
     namespace: OwnedFd,
     request: &Exec,
     launch: Launch,
-) -> Result<CommandIo, Problem> {
+) -> Result<CommandIo, ProcessError> {
     let (
         Pipes {
             stdin,
@@ -292,8 +292,8 @@ fn spawn_in_terminal(
     request: &Exec,
     launch: Launch,
     size: TerminalSize,
-) -> Result<CommandIo, Problem> {
-    let refused = |errno: Errno| failed("open a terminal", errno);
+) -> Result<CommandIo, ProcessError> {
+    let refused = |errno: Errno| ProcessError::refused("open a terminal", errno);
     let io = |error: io::Error| {
         refused(Errno::from_raw(
             error.raw_os_error().unwrap_or(Errno::EIO as i32),

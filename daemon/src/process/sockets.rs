@@ -9,7 +9,7 @@ use std::{
     os::fd::{AsRawFd, OwnedFd},
 };
 
-use netnsd_api::{Code, InterfaceName, Name, Ping, Problem};
+use netnsd_api::{InterfaceName, Name, Ping};
 use netnsd_netlink::netns::file::THREAD_NETNS as HERE;
 use nix::{
     errno::Errno,
@@ -24,7 +24,7 @@ use nix::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use super::{closing, failed, icmp, invalid};
+use super::{ProcessError, icmp};
 
 /// Capacity of the thread's queue.
 const QUEUE: usize = 64;
@@ -63,7 +63,7 @@ impl Target {
 struct Job {
     namespace: OwnedFd,
     target: Target,
-    answer: oneshot::Sender<Result<(OwnedFd, u32), Problem>>,
+    answer: oneshot::Sender<Result<(OwnedFd, u32), ProcessError>>,
 }
 
 /// Handle of the thread.
@@ -87,7 +87,7 @@ impl Opener {
         &self,
         target: Target,
         namespace: OwnedFd,
-    ) -> Result<(OwnedFd, u32), Problem> {
+    ) -> Result<(OwnedFd, u32), ProcessError> {
         let (answer, result) = oneshot::channel();
         self.0
             .send(Job {
@@ -96,8 +96,8 @@ impl Opener {
                 answer,
             })
             .await
-            .map_err(|_| closing())?;
-        result.await.map_err(|_| closing())?
+            .map_err(|_| ProcessError::Stopping)?;
+        result.await.map_err(|_| ProcessError::Stopping)?
     }
 }
 
@@ -115,20 +115,21 @@ fn serve_jobs(home: &File, mut queue: mpsc::Receiver<Job>) {
     }
 }
 
-fn open_in_namespace(namespace: &OwnedFd, target: &Target) -> Result<(OwnedFd, u32), Problem> {
+fn open_in_namespace(namespace: &OwnedFd, target: &Target) -> Result<(OwnedFd, u32), ProcessError> {
     let v6 = target.address.is_ipv6();
     setns(namespace, CloneFlags::CLONE_NEWNET)
-        .map_err(|errno| failed("enter the network namespace", errno))?;
+        .map_err(|errno| ProcessError::refused("enter the network namespace", errno))?;
     let (family, protocol) = match v6 {
         false => (AddressFamily::Inet, SockProtocol::Icmp),
         true => (AddressFamily::Inet6, SockProtocol::IcmpV6),
     };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(family, SockType::Raw, flags, protocol).map_err(|errno| match errno {
-        Errno::EAFNOSUPPORT => Problem::new(Code::UnsupportedByKernel, "this kernel has no IPv6"),
-        _ => failed("open a raw socket", errno),
+        Errno::EAFNOSUPPORT => ProcessError::NoIpv6,
+        _ => ProcessError::refused("open a raw socket", errno),
     })?;
-    drop_non_echoes(&socket, v6).map_err(|errno| failed("filter a raw socket", errno))?;
+    drop_non_echoes(&socket, v6)
+        .map_err(|errno| ProcessError::refused("filter a raw socket", errno))?;
     let scope_id = if target.needs_interface {
         find_scope_id(target)?
     } else {
@@ -140,11 +141,11 @@ fn open_in_namespace(namespace: &OwnedFd, target: &Target) -> Result<(OwnedFd, u
 
 /// Returns the index of the interface on whose link the address is: the one named, or the only one
 /// that is up.
-fn find_scope_id(target: &Target) -> Result<u32, Problem> {
-    let no_interface = |errno| failed("list the interfaces", errno);
+fn find_scope_id(target: &Target) -> Result<u32, ProcessError> {
+    let no_interface = |errno| ProcessError::refused("list the interfaces", errno);
     if let Some(interface) = &target.interface {
         return if_nametoindex(interface.as_str())
-            .map_err(|errno| interface_problem(target, interface, errno));
+            .map_err(|errno| interface_error(target, interface, errno));
     }
     let up = list_interfaces(InterfaceFlags::IFF_UP).map_err(no_interface)?;
     let candidates = Vec::from_iter(&up);
@@ -159,24 +160,24 @@ fn find_scope_id(target: &Target) -> Result<u32, Problem> {
                  {address}%{}; they are {names}",
                 target.name, candidates[0]
             );
-            Err(invalid(&["address"], detail))
+            Err(ProcessError::invalid(&["address"], detail))
         }
     }
 }
 
 /// Binds a socket to the interface named, if one is (`SO_BINDTODEVICE`, socket(7)).
-fn bind_to_interface(socket: &OwnedFd, target: &Target) -> Result<(), Problem> {
+fn bind_to_interface(socket: &OwnedFd, target: &Target) -> Result<(), ProcessError> {
     let Some(interface) = &target.interface else {
         return Ok(());
     };
     let device = OsString::from(interface.as_str());
     setsockopt(socket, BindToDevice, &device)
-        .map_err(|errno| interface_problem(target, interface, errno))
+        .map_err(|errno| interface_error(target, interface, errno))
 }
 
-fn interface_problem(target: &Target, interface: &InterfaceName, errno: Errno) -> Problem {
+fn interface_error(target: &Target, interface: &InterfaceName, errno: Errno) -> ProcessError {
     if errno != Errno::ENODEV {
-        return failed("choose the interface", errno);
+        return ProcessError::refused("choose the interface", errno);
     }
     let there = list_interfaces(InterfaceFlags::empty()).unwrap_or_default();
     let names = if there.is_empty() {
@@ -184,7 +185,7 @@ fn interface_problem(target: &Target, interface: &InterfaceName, errno: Errno) -
     } else {
         join_names(&there)
     };
-    invalid(
+    ProcessError::invalid(
         &[target.field],
         format!(
             "there is no interface {interface} in {}: it has {names}",

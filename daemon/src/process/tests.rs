@@ -4,13 +4,13 @@
 use std::{fs, future::Future, path::Path, thread, time::Duration, time::Instant};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use netnsd_api::{Code, Exec, ExecResult, Name, Ping, ZonedAddress};
+use netnsd_api::{Code, Exec, ExecResult, Name, Ping, Problem, ZonedAddress};
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
 };
 
-use super::{CallerScope, Launch, Processes};
+use super::{CallerScope, Launch, ProcessError, Processes};
 
 /// Runs a test in a sandbox that has the namespace `a` and a stale file `stale`; skips it without
 /// privileges.
@@ -106,7 +106,9 @@ fn shell(script: &str) -> Exec {
 
 async fn ok(processes: &Processes, request: &Exec) -> ExecResult {
     processes
-        .run_command(&a(), request, Launch::default(), async { Ok(()) })
+        .run_command(&a(), request, Launch::default(), async {
+            Ok::<_, Problem>(())
+        })
         .await
         .unwrap()
         .0
@@ -124,7 +126,9 @@ async fn text(processes: &Processes, request: &Exec) -> String {
 
 async fn refused(processes: &Processes, request: &Exec, pointer: &str) -> String {
     let problem = processes
-        .run_command(&a(), request, Launch::default(), async { Ok(()) })
+        .run_command(&a(), request, Launch::default(), async {
+            Ok::<_, Problem>(())
+        })
         .await
         .err()
         .unwrap();
@@ -231,7 +235,7 @@ fn a_dropped_future_kills_the_group() {
         let request = shell("sleep 79 & echo $$ $! > /run/pids; wait");
         let name = a();
         tokio::select! {
-            _ = p.run_command(&name, &request, Launch::default(), async { Ok(()) }) => panic!("it ended"),
+            _ = p.run_command(&name, &request, Launch::default(), async { Ok::<_, Problem>(()) }) => panic!("it ended"),
             () = async { while fs::read_to_string("/run/pids").unwrap_or_default().len() < 4 {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             } } => {}
@@ -400,7 +404,7 @@ fn what_cannot_run_is_refused() {
             let name = name.parse().unwrap();
             assert_eq!(
                 p.run_command(&name, &command(&["true"]), Launch::default(), async {
-                    Ok(())
+                    Ok::<_, Problem>(())
                 })
                 .await
                 .err()
@@ -409,13 +413,18 @@ fn what_cannot_run_is_refused() {
                 Code::NotFound
             );
             assert_eq!(
-                p.list_processes(&name).await.unwrap_err().code,
+                p.list_processes(&name)
+                    .await
+                    .map_err(Problem::from)
+                    .unwrap_err()
+                    .code,
                 Code::NotFound
             );
             let ping = Ping::new("127.0.0.1".parse().unwrap());
             assert_eq!(
                 p.ping(&name, &ping, &CallerScope::default())
                     .await
+                    .map_err(Problem::from)
                     .unwrap_err()
                     .code,
                 Code::NotFound
@@ -517,6 +526,7 @@ fn pings_are_answered_or_told_why_not() {
         assert_eq!(
             p.ping(&a(), &wrong, &CallerScope::default())
                 .await
+                .map_err(Problem::from)
                 .unwrap_err()
                 .pointer
                 .as_deref(),
@@ -551,7 +561,7 @@ fn processes_are_found_and_identified() {
             p.identify_process(one.pid).await.unwrap()
         };
         tokio::select! {
-            _ = p.run_command(&name, &request, Launch::default(), async { Ok(()) }) => panic!("it ended"),
+            _ = p.run_command(&name, &request, Launch::default(), async { Ok::<_, Problem>(()) }) => panic!("it ended"),
             found = identified => assert_eq!(found.namespace.as_deref(), Some("a")),
         }
         assert_eq!(
@@ -562,8 +572,8 @@ fn processes_are_found_and_identified() {
             None
         );
         assert_eq!(
-            p.identify_process(0).await.unwrap_err().code,
-            Code::NotFound
+            p.identify_process(0).await.unwrap_err(),
+            ProcessError::NoProcess(0)
         );
     });
 }
