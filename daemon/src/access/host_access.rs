@@ -3,18 +3,18 @@
 
 use netnsd_api::{Bridge, Cidr, Code, Endpoint, FieldError, HostAccess, Veth};
 
-use super::Caller;
+use super::{AccessError, Caller};
 use crate::model::{Spec, auto_name};
 
 /// Checks the part of a new or changed resource that is on the host.
 ///
 /// # Errors
 /// `forbidden`, with the field that puts it there.
-pub fn check_host_use(caller: &Caller, spec: &Spec) -> Result<(), FieldError> {
+pub fn check_host_use(caller: &Caller, spec: &Spec) -> Result<(), AccessError> {
     match (caller.host, spec) {
         (HostAccess::Any, _) | (_, Spec::Namespace(_)) => Ok(()),
-        (_, Spec::Bridge(bridge)) => check_bridge(caller, bridge),
-        (_, Spec::Veth(veth)) => check_ends(caller, veth),
+        (_, Spec::Bridge(bridge)) => Ok(check_bridge(caller, bridge)?),
+        (_, Spec::Veth(veth)) => Ok(check_ends(caller, veth)?),
     }
 }
 

@@ -154,8 +154,10 @@ impl Records {
     /// # Errors
     /// The problem that the write is refused with.
     pub fn validate_write(&mut self, write: &Write) -> Result<Decision, Problem> {
-        self.intent
-            .validate_write(&write.proposal(), Timestamp::now(), &new_uid)
+        let proposal = write.proposal();
+        Ok(self
+            .intent
+            .validate_write(&proposal, Timestamp::now(), &new_uid)?)
     }
 
     /// Makes the changes of a validated write, and returns what they replaced. A deleted resource

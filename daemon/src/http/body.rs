@@ -12,7 +12,7 @@ use axum::{
     http::{HeaderMap, header},
 };
 use json_patch::{PatchErrorKind, PatchOperation};
-use netnsd_api::{Code, FieldError, Problem, READ_ONLY, read_json, read_yaml};
+use netnsd_api::{Code, FieldError, READ_ONLY, read_json, read_yaml};
 use serde_json::{Map, Value};
 
 use super::{BODY_LIMIT, problem::Failure, resource::internal};
@@ -204,14 +204,18 @@ impl Patch {
     }
 
     /// Applies the patch to a resource; returns the result without its read-only fields.
-    pub fn apply(&self, mut target: Value) -> Result<Map<String, Value>, Problem> {
+    pub fn apply(&self, mut target: Value) -> Result<Map<String, Value>, FieldError> {
         match self {
             Self::Merge(patch) => merge(&mut target, patch),
             Self::Operations(operations) => apply_operations(operations, &mut target)?,
         }
         match target {
             Value::Object(map) => Ok(without_read_only(map)),
-            _ => Err(FieldError::new(Code::InvalidField, "", "a resource is an object").into()),
+            _ => Err(FieldError::new(
+                Code::InvalidField,
+                "",
+                "a resource is an object",
+            )),
         }
     }
 }
@@ -245,7 +249,7 @@ fn operations(value: Value) -> Result<Vec<PatchOperation>, FieldError> {
 }
 
 /// Applies the operations of a JSON patch.
-fn apply_operations(operations: &[PatchOperation], target: &mut Value) -> Result<(), Problem> {
+fn apply_operations(operations: &[PatchOperation], target: &mut Value) -> Result<(), FieldError> {
     let mut copied = 0;
     for (at, operation) in operations.iter().enumerate() {
         copied += from(operation)
@@ -255,10 +259,14 @@ fn apply_operations(operations: &[PatchOperation], target: &mut Value) -> Result
             let detail = format!(
                 "operation {at} copies too much: {MAX_COPIED} values are the most of one patch"
             );
-            return Err(FieldError::at(Code::InvalidField, &[&at.to_string()], detail).into());
+            return Err(FieldError::at(
+                Code::InvalidField,
+                &[&at.to_string()],
+                detail,
+            ));
         }
         json_patch::patch_unsafe(target, std::slice::from_ref(operation))
-            .map_err(|error| operation_problem(at, operation, &error.kind, target))?;
+            .map_err(|error| operation_error(at, operation, &error.kind, target))?;
     }
     Ok(())
 }
@@ -284,13 +292,13 @@ fn count(value: &Value) -> usize {
     }
 }
 
-/// Returns the problem of an operation that cannot be applied.
-fn operation_problem(
+/// Returns the error of an operation that cannot be applied.
+fn operation_error(
     at: usize,
     operation: &PatchOperation,
     kind: &PatchErrorKind,
     target: &Value,
-) -> Problem {
+) -> FieldError {
     let verb = match operation {
         PatchOperation::Add(_) => "add",
         PatchOperation::Remove(_) => "remove",
@@ -328,7 +336,7 @@ fn operation_problem(
             at_field("path", "the resource has no such place".into()),
         ),
     };
-    FieldError::new(code, pointer, detail).into()
+    FieldError::new(code, pointer, detail)
 }
 
 /// Removes the fields of responses that requests may not set.
@@ -399,7 +407,7 @@ mod tests {
         }
     }
 
-    fn patched(operations: Value) -> Result<Value, Problem> {
+    fn patched(operations: Value) -> Result<Value, FieldError> {
         let target = json!({"addresses": ["10.0.0.1/24"], "labels": {"a/b": "1"}, "mtu": 1500});
         let patch = Patch::Operations(super::operations(operations)?);
         patch.apply(target).map(Value::Object)
@@ -504,13 +512,9 @@ mod tests {
                 "a resource is an object",
             ),
         ] {
-            let problem = patched(operations).unwrap_err();
-            assert_eq!(
-                (problem.code, problem.pointer.as_deref()),
-                (code, Some(pointer)),
-                "{problem}"
-            );
-            assert!(problem.detail.starts_with(detail), "{problem}");
+            let error = patched(operations).unwrap_err();
+            assert_eq!((error.code, &*error.pointer), (code, pointer), "{error}");
+            assert!(error.detail.starts_with(detail), "{error}");
         }
     }
 }

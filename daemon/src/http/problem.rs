@@ -13,7 +13,8 @@ use nix::errno::Errno;
 
 use super::routes;
 use crate::{
-    access::AccessError, kernel::look::LookError, process::ProcessError, store::StoreError,
+    access::AccessError, intent::IntentError, kernel::look::LookError, model::EditError,
+    process::ProcessError, store::StoreError,
 };
 
 /// Error of a handler: the problem that is sent.
@@ -77,6 +78,42 @@ impl From<AccessError> for Problem {
             | AccessError::NoUser { .. } => Problem::new(Code::Forbidden, detail),
             AccessError::Field(error) => error.into(),
             AccessError::InDocument { item, error } => locate(&item, (*error).into()),
+        }
+    }
+}
+
+impl From<EditError> for Problem {
+    fn from(error: EditError) -> Self {
+        match error {
+            EditError::Field(error) => error.into(),
+            EditError::Unreadable(detail) => Problem::new(Code::Internal, detail),
+        }
+    }
+}
+
+impl From<IntentError> for Problem {
+    fn from(error: IntentError) -> Self {
+        let detail = error.to_string();
+        match error {
+            IntentError::Access(error) => error.into(),
+            IntentError::Field { error, resources } => Problem {
+                resources,
+                ..error.into()
+            },
+            IntentError::Edit(error) => error.into(),
+            IntentError::AlreadyExists(resource) => Problem {
+                resources: vec![resource],
+                ..Problem::new(Code::AlreadyExists, detail)
+            },
+            IntentError::NotFound(_) => Problem::new(Code::NotFound, detail),
+            IntentError::InUse { dependents, .. } => Problem {
+                resources: dependents,
+                ..Problem::new(Code::InUse, detail)
+            },
+            IntentError::PreconditionFailed { .. } => {
+                Problem::new(Code::PreconditionFailed, detail)
+            }
+            IntentError::InDocument { item, error } => locate(&item, (*error).into()),
         }
     }
 }

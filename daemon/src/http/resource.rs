@@ -26,7 +26,7 @@ use super::{
 use crate::{
     access::Caller,
     engine::{Entry, Write, Written},
-    model::{Change, ChangeKind, Precondition, Spec},
+    model::{Change, ChangeKind, EditError, Precondition, Spec},
 };
 
 pub(super) type Answer = Result<Response, Failure>;
@@ -126,6 +126,11 @@ pub(super) fn entry(app: &App, resource: &ResourceRef) -> Result<Arc<Entry>, Fai
 /// Returns the problem of an error that has no known cause; [`Failure`] logs it.
 pub(super) fn internal(error: impl Display) -> Problem {
     Problem::new(Code::Internal, error.to_string())
+}
+
+/// Returns the error of recorded intent that cannot be read.
+pub(super) fn unreadable(error: impl Display) -> EditError {
+    EditError::Unreadable(error.to_string())
 }
 
 /// Returns true if a resource is within the caller's scope and has the labels.
@@ -457,7 +462,8 @@ pub(super) async fn patch<R: ResourceRoutes>(
         normalize_sysctls(patch);
     }
     let edit = move |spec: &Spec| {
-        let patched = patch.apply(spec.to_json().map_err(internal)?)?;
+        let recorded = spec.to_json().map_err(unreadable)?;
+        let patched = patch.apply(recorded)?;
         Ok(read::<R>(with_name(patched, &name)?)?.into_spec())
     };
     let change = Change::Edit(resource, Arc::new(edit));

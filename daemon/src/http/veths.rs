@@ -22,12 +22,12 @@ use super::{
     json::json,
     problem::Failure,
     query,
-    resource::{self, Answer, ResourceRoutes, WriteParams, internal},
+    resource::{self, Answer, ResourceRoutes, WriteParams, internal, unreadable},
 };
 use crate::{
     access::Caller,
     engine::Entry,
-    model::{Change, Spec},
+    model::{Change, EditError, Spec},
 };
 
 fn read_index(end: &str) -> Result<usize, Failure> {
@@ -133,11 +133,11 @@ pub(super) async fn patch(
 }
 
 /// Applies a patch to one endpoint of a pair.
-fn patch_endpoint(spec: &Spec, index: usize, patch: &Patch) -> Result<Spec, Problem> {
+fn patch_endpoint(spec: &Spec, index: usize, patch: &Patch) -> Result<Spec, EditError> {
     let mut pair = Veth::from_spec(spec)
         .cloned()
-        .ok_or_else(|| internal("the spec of a veth pair is of another kind"))?;
-    let endpoint = serde_json::to_value(&pair.endpoints[index]).map_err(internal)?;
+        .ok_or_else(|| unreadable("the spec of a veth pair is of another kind"))?;
+    let endpoint = serde_json::to_value(&pair.endpoints[index]).map_err(unreadable)?;
     let patched = Value::Object(patch.apply(endpoint)?);
     pair.endpoints[index] =
         parse(&patched).map_err(|error| error.below(&["endpoints", &index.to_string()]))?;

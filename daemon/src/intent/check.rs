@@ -4,11 +4,11 @@
 use std::net::IpAddr;
 
 use netnsd_api::{
-    Bridge, Cidr, Code, Endpoint, FieldError, Kind, Name, Namespace, NetnsId, Problem, Resource,
+    Bridge, Cidr, Code, Endpoint, FieldError, Kind, Name, Namespace, NetnsId, Resource,
     ResourceRef, SysctlKey, SysctlValue, Veth,
 };
 
-use super::{Intent, segment};
+use super::{Intent, IntentError, segment};
 use crate::{
     kernel::{Ns, sysctl::is_on},
     model::{Spec, ipv6_switches},
@@ -16,7 +16,7 @@ use crate::{
 
 impl Intent {
     /// Checks a resource against everything that is recorded, itself included.
-    pub(super) fn check(&self, resource: &ResourceRef, spec: &Spec) -> Result<(), Problem> {
+    pub(super) fn check(&self, resource: &ResourceRef, spec: &Spec) -> Result<(), IntentError> {
         match spec {
             Spec::Namespace(spec) => {
                 spec.check()?;
@@ -29,7 +29,7 @@ impl Intent {
         }
     }
 
-    fn check_bridge(&self, resource: &ResourceRef, spec: &Bridge) -> Result<(), Problem> {
+    fn check_bridge(&self, resource: &ResourceRef, spec: &Bridge) -> Result<(), IntentError> {
         spec.check()?;
         self.check_namespace(spec.namespace.as_ref(), "/namespace")?;
         let ns = Ns::of(spec.namespace.as_ref());
@@ -60,17 +60,14 @@ impl Intent {
                         .clone()
                         .map(|name| ResourceRef::new(Kind::Namespace, name));
                     let resources = std::iter::once(port).chain(namespace).collect();
-                    return Err(Problem {
-                        resources,
-                        ..Problem::from(error)
-                    });
+                    return Err(IntentError::field(error, resources));
                 }
             }
         }
         Ok(())
     }
 
-    fn check_veth(&self, resource: &ResourceRef, spec: &Veth) -> Result<(), Problem> {
+    fn check_veth(&self, resource: &ResourceRef, spec: &Veth) -> Result<(), IntentError> {
         spec.check()?;
         for (i, end) in spec.endpoints.iter().enumerate() {
             let at = |field: &str| format!("/endpoints/{i}/{field}");
@@ -90,7 +87,7 @@ impl Intent {
         check_own_addresses(spec)
     }
 
-    fn check_netnsid(&self, resource: &ResourceRef, spec: &Namespace) -> Result<(), Problem> {
+    fn check_netnsid(&self, resource: &ResourceRef, spec: &Namespace) -> Result<(), IntentError> {
         let Some(NetnsId::Id(id)) = spec.netnsid else {
             return Ok(());
         };
@@ -99,14 +96,15 @@ impl Intent {
         };
         let detail = format!("{owner} has the netnsid {id} already: choose another, or \"auto\"");
         let error = FieldError::new(Code::Duplicate, "/netnsid", detail);
-        Err(Problem {
-            resources: vec![owner.clone()],
-            ..Problem::from(error)
-        })
+        Err(IntentError::field(error, vec![owner.clone()]))
     }
 
     /// Checks that IPv6 is not switched off where there are IPv6 addresses.
-    fn check_ipv6_switches(&self, resource: &ResourceRef, spec: &Namespace) -> Result<(), Problem> {
+    fn check_ipv6_switches(
+        &self,
+        resource: &ResourceRef,
+        spec: &Namespace,
+    ) -> Result<(), IntentError> {
         if ipv6_switches(spec).next().is_none() {
             return Ok(());
         }
@@ -124,10 +122,7 @@ impl Intent {
                      take that away first, or set {on} to 0"
                 );
                 let error = FieldError::at(Code::InvalidField, &["sysctls", key.as_str()], detail);
-                return Err(Problem {
-                    resources: vec![other],
-                    ..Problem::from(error)
-                });
+                return Err(IntentError::field(error, vec![other]));
             }
         }
         Ok(())
@@ -139,7 +134,7 @@ impl Intent {
         device: &str,
         address: &Cidr,
         pointer: &str,
-    ) -> Result<(), Problem> {
+    ) -> Result<(), IntentError> {
         let Some(name) = ns.filter(|_| address.0.addr().is_ipv6()) else {
             return Ok(());
         };
@@ -156,13 +151,10 @@ impl Intent {
              leave it out, or set {on} to 0 there first"
         );
         let error = FieldError::new(Code::InvalidField, pointer, detail);
-        Err(Problem {
-            resources: vec![resource],
-            ..Problem::from(error)
-        })
+        Err(IntentError::field(error, vec![resource]))
     }
 
-    fn check_namespace(&self, namespace: Option<&Name>, pointer: &str) -> Result<(), Problem> {
+    fn check_namespace(&self, namespace: Option<&Name>, pointer: &str) -> Result<(), IntentError> {
         match namespace {
             Some(name) if !self.records[Kind::Namespace as usize].contains_key(name) => {
                 let detail = format!("there is no namespace {name}: create it first");
@@ -172,7 +164,12 @@ impl Intent {
         }
     }
 
-    fn check_bridge_of(&self, end: &Endpoint, bridge: &Name, pointer: &str) -> Result<(), Problem> {
+    fn check_bridge_of(
+        &self,
+        end: &Endpoint,
+        bridge: &Name,
+        pointer: &str,
+    ) -> Result<(), IntentError> {
         let Some(Spec::Bridge(found)) = self.records[Kind::Bridge as usize]
             .get(bridge)
             .map(|record| &*record.spec)
@@ -191,10 +188,7 @@ impl Intent {
                 .namespace
                 .clone()
                 .map(|name| ResourceRef::new(Kind::Namespace, name));
-            return Err(Problem {
-                resources: namespace.into_iter().collect(),
-                ..Problem::from(error)
-            });
+            return Err(IntentError::field(error, namespace.into_iter().collect()));
         }
         Ok(())
     }
@@ -205,16 +199,13 @@ impl Intent {
         ns: &Ns,
         device: &str,
         pointer: &str,
-    ) -> Result<(), Problem> {
+    ) -> Result<(), IntentError> {
         let Some(owner) = self.index.interface(ns, device, resource) else {
             return Ok(());
         };
         let detail = format!("{ns} has an interface {device:?} already, of {owner}");
         let error = FieldError::new(Code::Duplicate, pointer, detail);
-        Err(Problem {
-            resources: vec![owner.clone()],
-            ..Problem::from(error)
-        })
+        Err(IntentError::field(error, vec![owner.clone()]))
     }
 
     fn check_address(
@@ -224,7 +215,7 @@ impl Intent {
         segment: Option<&Name>,
         address: IpAddr,
         pointer: &str,
-    ) -> Result<(), Problem> {
+    ) -> Result<(), IntentError> {
         let in_ns = self
             .index
             .address(ns, address, resource)
@@ -239,10 +230,7 @@ impl Intent {
             Some((owner, place)) => {
                 let detail = format!("{address} is given twice in {place}: {owner} has it already");
                 let error = FieldError::new(Code::Duplicate, pointer, detail);
-                Err(Problem {
-                    resources: vec![owner.clone()],
-                    ..Problem::from(error)
-                })
+                Err(IntentError::field(error, vec![owner.clone()]))
             }
             None => Ok(()),
         }
@@ -320,7 +308,7 @@ fn ipv6_addresses<'s>(spec: &'s Spec, ns: &Name) -> Vec<(&'s str, &'s Cidr)> {
         .collect()
 }
 
-fn check_own_addresses(veth: &Veth) -> Result<(), Problem> {
+fn check_own_addresses(veth: &Veth) -> Result<(), IntentError> {
     let [a, b] = &veth.endpoints;
     let one_place = a.namespace == b.namespace || segment(veth, 0).is_some();
     for (i, address) in b.addresses.iter().enumerate().filter(|_| one_place) {

@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use jiff::Timestamp;
-use netnsd_api::{Code, FieldError, InterfaceName, Kind, Name, Problem, ResourceRef, Veth};
+use netnsd_api::{Code, FieldError, InterfaceName, Kind, Name, ResourceRef, Veth};
 
-use super::Intent;
+use super::{Intent, IntentError};
 use crate::{
     access::{Caller, authorize},
     kernel::Ns,
@@ -36,7 +36,7 @@ impl Intent {
         write: &Proposal<'_>,
         now: Timestamp,
         new_uid: &dyn Fn() -> String,
-    ) -> Result<Decision, Problem> {
+    ) -> Result<Decision, IntentError> {
         // Before any record is read: the answer must not depend on resources that the caller may
         // not access.
         authorize::check_request(write.caller, write.change)?;
@@ -71,19 +71,14 @@ impl Intent {
         write: &Proposal<'_>,
         now: Timestamp,
         new_uid: &dyn Fn() -> String,
-    ) -> Result<Decision, Problem> {
+    ) -> Result<Decision, IntentError> {
         match write.change {
             Change::Create(spec) => {
                 let spec = self.named(spec.clone());
                 let resource = spec.resource();
                 check_preconditions(write.preconditions, self.get(&resource))?;
                 if self.get(&resource).is_some() {
-                    let detail =
-                        format!("{resource} exists already: PUT replaces it, PATCH changes it");
-                    return Err(Problem {
-                        resources: vec![resource],
-                        ..Problem::new(Code::AlreadyExists, detail)
-                    });
+                    return Err(IntentError::AlreadyExists(resource));
                 }
                 self.decide_put(write.caller, spec, now, new_uid)
             }
@@ -92,14 +87,14 @@ impl Intent {
                 self.decide_put(write.caller, spec.clone(), now, new_uid)
             }
             Change::Edit(resource, edit) => {
-                let record = self.get(resource).ok_or_else(|| not_found(resource))?;
+                let record = self.recorded(resource)?;
                 check_preconditions(write.preconditions, Some(record))?;
                 let spec = edit(&record.spec)?;
                 authorize::check_references(write.caller, &spec)?;
                 self.decide_put(write.caller, spec, now, new_uid)
             }
             Change::Delete { resource, cascade } => {
-                let record = self.get(resource).ok_or_else(|| not_found(resource))?;
+                let record = self.recorded(resource)?;
                 check_preconditions(write.preconditions, Some(record))?;
                 self.decide_delete(resource, *cascade, now)
             }
@@ -107,6 +102,11 @@ impl Intent {
                 self.decide_topology(write.caller, document, now, new_uid)
             }
         }
+    }
+
+    fn recorded(&self, resource: &ResourceRef) -> Result<&Record, IntentError> {
+        self.get(resource)
+            .ok_or_else(|| IntentError::NotFound(resource.clone()))
     }
 
     /// Gives a veth pair that was sent without a name the first free one.
@@ -129,7 +129,7 @@ impl Intent {
         mut spec: Spec,
         now: Timestamp,
         new_uid: &dyn Fn() -> String,
-    ) -> Result<Decision, Problem> {
+    ) -> Result<Decision, IntentError> {
         let resource = spec.resource();
         let current = self.get(&resource);
         self.complete(&mut spec, current.map(|record| &*record.spec))?;
@@ -150,7 +150,11 @@ impl Intent {
     }
 
     /// Fills in what the daemon chooses: device names; and keeps what is of creation only.
-    pub(super) fn complete(&self, spec: &mut Spec, current: Option<&Spec>) -> Result<(), Problem> {
+    pub(super) fn complete(
+        &self,
+        spec: &mut Spec,
+        current: Option<&Spec>,
+    ) -> Result<(), IntentError> {
         match (spec, current) {
             (Spec::Namespace(spec), Some(Spec::Namespace(current))) => {
                 if spec.attach.is_some() && spec.attach != current.attach {
@@ -211,14 +215,18 @@ impl Intent {
         resource: &ResourceRef,
         cascade: bool,
         now: Timestamp,
-    ) -> Result<Decision, Problem> {
+    ) -> Result<Decision, IntentError> {
         let dependents = self.dependents(resource);
         if !dependents.is_empty() && !cascade {
             let way_out = match resource.kind {
                 Kind::Bridge => "?cascade=true lets them go",
                 _ => "?cascade=true deletes them too",
             };
-            return Err(in_use(resource, dependents, way_out));
+            return Err(IntentError::InUse {
+                resource: resource.clone(),
+                dependents,
+                way_out,
+            });
         }
         let mut changes = Vec::new();
         match resource.kind {
@@ -283,20 +291,6 @@ fn updated(old: &Record, spec: Spec, now: Timestamp) -> Record {
     }
 }
 
-/// Returns the problem that a resource cannot be deleted because others use it.
-pub(super) fn in_use(
-    resource: &ResourceRef,
-    dependents: Vec<ResourceRef>,
-    way_out: &str,
-) -> Problem {
-    let names: Vec<String> = dependents.iter().map(ToString::to_string).collect();
-    let detail = format!("{resource} is used by {}; {way_out}", names.join(", "));
-    Problem {
-        resources: dependents,
-        ..Problem::new(Code::InUse, detail)
-    }
-}
-
 /// The veth without its ends' being ports of this bridge.
 fn release(old: &Record, bridge: &Name, now: Timestamp) -> Record {
     let mut spec = Spec::clone(&old.spec);
@@ -313,14 +307,10 @@ fn release(old: &Record, bridge: &Name, now: Timestamp) -> Record {
     updated(old, spec, now)
 }
 
-fn not_found(resource: &ResourceRef) -> Problem {
-    Problem::new(Code::NotFound, format!("there is no {resource}"))
-}
-
 fn check_preconditions(
     preconditions: &[Precondition],
     current: Option<&Record>,
-) -> Result<(), Problem> {
+) -> Result<(), IntentError> {
     for precondition in preconditions {
         let holds = match (precondition, current) {
             (Precondition::Match(None), current) => current.is_some(),
@@ -333,13 +323,9 @@ fn check_preconditions(
             }
         };
         if !holds {
-            let now = current.map_or("it does not exist".to_owned(), |record| {
-                format!("its ETag is \"{}\"", record.generation)
+            return Err(IntentError::PreconditionFailed {
+                generation: current.map(|record| record.generation),
             });
-            return Err(Problem::new(
-                Code::PreconditionFailed,
-                format!("the resource is not as the request expects: {now}"),
-            ));
         }
     }
     Ok(())

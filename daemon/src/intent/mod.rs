@@ -5,6 +5,7 @@
 
 mod check;
 mod decide;
+mod error;
 mod index;
 mod macs;
 #[cfg(test)]
@@ -15,8 +16,8 @@ use std::collections::BTreeMap;
 
 use netnsd_api::{Kind, Mac, Name, ResourceRef, Veth};
 
-pub use self::decide::Proposal;
 use self::index::Index;
+pub use self::{decide::Proposal, error::IntentError};
 use crate::{
     kernel::Ns,
     model::{Leftovers, MachineKey, Record, Spec},

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Makes a document's changes.
-fn put(intent: &mut Intent, document: &Value) -> Result<Decision, netnsd_api::Problem> {
+fn put(intent: &mut Intent, document: &Value) -> Result<Decision, IntentError> {
     let now = "2026-11-24T20:11:04.512Z".parse().unwrap();
     let write = Proposal {
         change: &Change::topology(true, document),
@@ -75,7 +75,7 @@ fn a_refused_document_leaves_no_trace_in_the_intent() {
         ),
     ] {
         let before = format!("{intent:?}");
-        let problem = put(&mut intent, &bad).unwrap_err();
+        let problem = netnsd_api::Problem::from(put(&mut intent, &bad).unwrap_err());
         assert_eq!(problem.code, code, "{problem:?}");
         assert_eq!(problem.pointer.as_deref(), Some(pointer), "{problem:?}");
         assert_eq!(format!("{intent:?}"), before);

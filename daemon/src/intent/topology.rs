@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use netnsd_api::{Code, FieldError, Problem, ResourceRef};
+use netnsd_api::{Code, FieldError, ResourceRef};
 
-use super::{Intent, decide::in_use};
+use super::{Intent, IntentError};
 use crate::{
     access::{Caller, authorize},
     model::{ChangeKind, Decision, Document, DocumentItem, Record, Spec},
@@ -20,12 +20,13 @@ impl Intent {
         document: &Document,
         now: Timestamp,
         new_uid: &dyn Fn() -> String,
-    ) -> Result<Decision, Problem> {
+    ) -> Result<Decision, IntentError> {
         let mut named = BTreeSet::new();
         for placed in &document.specs {
             if !named.insert(placed.spec.resource()) {
                 let detail = format!("{} is given twice in this document", placed.spec.resource());
-                return Err(placed.locate(FieldError::new(Code::Duplicate, "/name", detail).into()));
+                let error = FieldError::new(Code::Duplicate, "/name", detail);
+                return Err(IntentError::from(error).in_document(placed));
             }
         }
         // A resource that loses its label by the document is still one of it.
@@ -60,7 +61,7 @@ impl Intent {
         now: Timestamp,
         new_uid: &dyn Fn() -> String,
         before: &mut Vec<(ResourceRef, Option<Record>)>,
-    ) -> Result<Decision, Problem> {
+    ) -> Result<Decision, IntentError> {
         let mut decision = Decision {
             named: Vec::new(),
             changes: Vec::new(),
@@ -79,12 +80,12 @@ impl Intent {
             let mut spec = placed.spec.clone();
             let current = self.get(&resource);
             self.complete(&mut spec, current.map(|record| &*record.spec))
-                .map_err(|problem| placed.locate(problem))?;
+                .map_err(|error| error.in_document(placed))?;
             let (did, record) = self.next(current, spec, now, new_uid);
             decision.named.push((resource.clone(), did));
             if let Some(record) = record {
                 authorize::check_host_use(caller, &record.spec)
-                    .map_err(|error| placed.locate(error.into()))?;
+                    .map_err(|error| IntentError::from(error).in_document(placed))?;
                 before.push((resource.clone(), self.set(&resource, Some(record.clone()))));
                 decision.changes.push((resource, Some(record)));
                 changed.push(placed);
@@ -94,7 +95,7 @@ impl Intent {
             let resource = placed.spec.resource();
             if let Some(record) = self.get(&resource) {
                 self.check(&resource, &record.spec)
-                    .map_err(|problem| placed.locate(problem))?;
+                    .map_err(|error| error.in_document(placed))?;
             }
         }
         for resource in deleted {
@@ -105,14 +106,14 @@ impl Intent {
                 .filter(|placed| dependents.contains(&placed.spec.resource()))
             {
                 self.check(&placed.spec.resource(), &placed.spec)
-                    .map_err(|problem| placed.locate(problem))?;
+                    .map_err(|error| error.in_document(placed))?;
             }
             if !dependents.is_empty() {
-                return Err(in_use(
-                    resource,
+                return Err(IntentError::InUse {
+                    resource: resource.clone(),
                     dependents,
-                    "the document must name it, or not leave those behind",
-                ));
+                    way_out: "the document must name it, or not leave those behind",
+                });
             }
         }
         decision.named.sort();

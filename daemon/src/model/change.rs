@@ -2,12 +2,23 @@
 
 use std::{fmt, sync::Arc};
 
-use netnsd_api::{Problem, ResourceRef};
+use netnsd_api::{FieldError, Problem, ResourceRef};
 
 use super::{Record, Spec};
 
 /// Computes the new intent from the recorded one; may be called more than once.
-pub type Edit = Arc<dyn Fn(&Spec) -> Result<Spec, Problem> + Send + Sync>;
+pub type Edit = Arc<dyn Fn(&Spec) -> Result<Spec, EditError> + Send + Sync>;
+
+/// Failure of an [`Edit`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EditError {
+    /// A field of the patch, or of the result, is invalid.
+    #[error(transparent)]
+    Field(#[from] FieldError),
+    /// The recorded intent cannot be read.
+    #[error("{0}")]
+    Unreadable(String),
+}
 
 /// Returns true if a resource of this intent is selected.
 pub type Selects = Arc<dyn Fn(&Spec) -> bool + Send + Sync>;

@@ -10,8 +10,8 @@ mod time;
 
 pub use self::{
     change::{
-        Change, ChangeKind, Decision, Document, DocumentItem, Edit, Precondition, Selects,
-        main_change,
+        Change, ChangeKind, Decision, Document, DocumentItem, Edit, EditError, Precondition,
+        Selects, main_change,
     },
     record::{Leftovers, MachineKey, Record, Row, TokenRow},
     spec::{Spec, ipv6_switches},
