@@ -1,5 +1,7 @@
 //! Error answers (RFC 9457).
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -44,6 +46,13 @@ pub enum Code {
     Overloaded,
     Starting,
     Internal,
+}
+
+impl fmt::Display for Code {
+    /// Writes the code as it is in JSON.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
 }
 
 impl Code {

@@ -353,3 +353,53 @@ fn stop_ends_running_requests() {
         closed(&stream, start);
     }
 }
+
+#[test]
+fn log_line_names_caller_and_reason() {
+    let mut host = Host::new();
+    host.start_with(|command| {
+        command.args(["--log-format", "json"]);
+    });
+    host.put("/v1/bridges/br0", json!({})).ok();
+    host.put("/v1/bridges/br1", json!({"mtu": 1}))
+        .refused(422, "invalid_field", Some("/mtu"));
+    let answered = |path: &str| {
+        let log = host.log();
+        let lines = log
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok());
+        let mut lines = lines.filter(|line: &Value| line["fields"]["path"] == path);
+        lines
+            .find(|line| line["fields"]["message"] == "answered")
+            .map(|line| line["fields"].clone())
+    };
+    // The answer may overtake its line.
+    host.until("both are logged", || answered("/v1/bridges/br1").is_some());
+    let (created, refused) = (
+        answered("/v1/bridges/br0").unwrap(),
+        answered("/v1/bridges/br1").unwrap(),
+    );
+    assert_eq!(
+        (&created["method"], &created["status"], &created["caller"]),
+        (&json!("PUT"), &json!(201), &json!("uid 0"))
+    );
+    assert_eq!(
+        (&created["code"], &created["detail"]),
+        (&Value::Null, &Value::Null)
+    );
+    assert_eq!(
+        (&refused["status"], &refused["caller"], &refused["code"]),
+        (&json!(422), &json!("uid 0"), &json!("invalid_field"))
+    );
+    assert!(
+        refused["detail"]
+            .as_str()
+            .unwrap()
+            .contains("not a valid MTU"),
+        "{refused}"
+    );
+    for line in [created, refused] {
+        let ms = line["ms"].as_f64().unwrap();
+        assert_eq!(ms, (ms * 1000.0).round() / 1000.0, "{line}");
+    }
+}

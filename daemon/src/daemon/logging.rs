@@ -18,7 +18,10 @@ pub fn log_to_stderr(format: LogFormat, filter: &Targets) {
         // They would go to stderr too, by a macro that panics if writing to stderr failed.
         .log_internal_errors(false)
         .with_ansi(io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none());
+    let to_journal = stderr_is_journal();
     let layer = match format {
+        // The journal adds the time to each line.
+        LogFormat::Text if to_journal => layer.without_time().boxed(),
         LogFormat::Text => layer.boxed(),
         LogFormat::Json => layer.json().boxed(),
     };
@@ -26,7 +29,7 @@ pub fn log_to_stderr(format: LogFormat, filter: &Targets) {
     let mut filter = filter.clone();
     // A journal keeps audit entries where the daemon cannot change them. Elsewhere they are noise,
     // unless the filter asks for them.
-    if !filter.iter().any(|(target, _)| target == audit::TARGET) && !stderr_is_journal() {
+    if !filter.iter().any(|(target, _)| target == audit::TARGET) && !to_journal {
         filter = filter.with_target(audit::TARGET, LevelFilter::OFF);
     }
     // Fails if a log is set up already, which then stays.

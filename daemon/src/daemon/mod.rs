@@ -165,6 +165,7 @@ pub async fn run(settings: Settings, ready: impl FnOnce(&Serving)) -> Result<()>
     let _ = stop.send(true); // All servers may have ended by themselves.
     drain_servers(&mut servers, &mut signals).await;
     services_stopped.await;
+    tracing::info!("stopped");
     Ok(())
 }
 

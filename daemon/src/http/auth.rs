@@ -20,6 +20,10 @@ use super::{
 };
 use crate::access::{AuditDraft, Authenticator, Caller, SocketPeer, network_of};
 
+/// Name of an authenticated caller, for the log line of its request.
+#[derive(Debug, Clone)]
+pub(super) struct CallerName(pub Arc<Caller>);
+
 /// Authenticates the caller, checks the policy of the route that the request matched, and runs the
 /// handler. The audit entry is durable before the response is returned.
 pub(super) async fn auth_middleware(
@@ -62,6 +66,9 @@ pub(super) async fn auth_middleware(
         {
             response = Failure::from(problem).into_response();
         }
+    }
+    if let Ok(caller) = caller {
+        response.extensions_mut().insert(CallerName(caller));
     }
     response.headers_mut().insert(
         header::X_CONTENT_TYPE_OPTIONS,

@@ -157,7 +157,9 @@ fn unsupported(what: &str, accepted: &[&str]) -> Failure {
         accepted.join(" or "),
         accepted.first().copied().unwrap_or_default(),
     );
-    let detail = format!("{what}: send {kinds} (with curl: -H 'Content-Type: {first}')");
+    // curl has a short form for JSON since 7.82.
+    let short = if first == JSON { ", or --json" } else { "" };
+    let detail = format!("{what}: send {kinds} (with curl: -H 'Content-Type: {first}'{short})");
     Failure::new(Code::UnsupportedMediaType, detail)
 }
 

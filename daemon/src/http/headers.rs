@@ -14,7 +14,10 @@ use axum::{
 use netnsd_api::Code;
 use tracing::Instrument;
 
-use super::problem::Failure;
+use super::{
+    auth::CallerName,
+    problem::{Failure, Reason},
+};
 use crate::{engine::Written, metrics::Metrics, model::Precondition};
 
 pub(super) const REQUEST_ID: &str = "x-request-id";
@@ -39,12 +42,18 @@ pub(super) async fn request_context(
     request.headers_mut().insert(REQUEST_ID, id.clone());
     let mut response = next.run(request).instrument(span.clone()).await;
     let (status, took) = (response.status().as_u16(), start.elapsed());
-    let ms = took.as_secs_f64() * 1000.0;
+    let ms = took.as_micros() as f64 / 1000.0;
+    let answer = response.extensions();
+    let caller = answer.get::<CallerName>();
+    let caller = caller.map(|caller| caller.0.name.as_str());
+    let reason = answer.get::<Reason>();
+    let code = reason.map(|reason| tracing::field::display(reason.code));
+    let detail = reason.map(|reason| reason.detail.as_str());
     span.in_scope(|| {
         if method == Method::GET || method == Method::HEAD {
-            tracing::debug!(%method, path, status, ms, "answered");
+            tracing::debug!(%method, path, status, caller, code, detail, ms, "answered");
         } else {
-            tracing::info!(%method, path, status, ms, "answered");
+            tracing::info!(%method, path, status, caller, code, detail, ms, "answered");
         }
     });
     metrics.record_request(

@@ -43,6 +43,16 @@ impl Failure {
     }
 }
 
+/// Longest detail in the log, in characters: details may quote a large body.
+const LOGGED_DETAIL_CHARS: usize = 500;
+
+/// Reason of an error response, for the log line of its request.
+#[derive(Debug, Clone)]
+pub(super) struct Reason {
+    pub code: Code,
+    pub detail: String,
+}
+
 /// Every error that a problem can be made of.
 impl<E> From<E> for Failure
 where
@@ -182,6 +192,10 @@ impl IntoResponse for Failure {
         let mut body = serde_json::to_vec(&*self.0).unwrap_or_default();
         body.push(b'\n');
         let mut response = (status, body).into_response();
+        response.extensions_mut().insert(Reason {
+            code: self.0.code,
+            detail: self.0.detail.chars().take(LOGGED_DETAIL_CHARS).collect(),
+        });
         response.headers_mut().insert(
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/problem+json"),
