@@ -1,14 +1,21 @@
 //! Prometheus metrics. Every label has a bounded number of values.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write as _},
+    sync::Arc,
+    time::Duration,
+};
 
 use netnsd_api::{Kind, State};
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text::encode},
     metrics::{
-        counter::Counter,
+        MetricType,
+        counter::{ConstCounter, Counter},
         family::Family,
-        gauge::Gauge,
+        gauge::{ConstGauge, Gauge},
         histogram::{Histogram, exponential_buckets},
         info::Info,
     },
@@ -60,21 +67,21 @@ pub struct Metrics {
     commit_time: Histogram,
     queued: Gauge,
     resources: Family<ResourceState, Gauge>,
-    memory: Gauge,
-    cpu: Gauge<f64, std::sync::atomic::AtomicU64>,
-    descriptors: Gauge,
+    ready: Gauge,
     /// Progress counters that the watchdog reads.
     pub liveness: Arc<Liveness>,
 }
 
-/// Returns a histogram of times from 0.1 ms to some 15 s.
+/// Returns a histogram of times from 0.5 ms to some 8 s. Each route has one, so the buckets are few.
 fn time_histogram() -> Histogram {
-    Histogram::new(exponential_buckets(0.0001, 2.5, 14))
+    Histogram::new(exponential_buckets(0.0005, 4.0, 8))
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        let mut registry = Registry::with_prefix("netnsd");
+        let mut root = Registry::default();
+        root.register_collector(Box::new(ProcessCollector));
+        let registry = root.sub_registry_with_prefix("netnsd");
         let mut metrics = Self {
             registry: Registry::default(),
             requests: Family::default(),
@@ -87,22 +94,20 @@ impl Default for Metrics {
             commit_time: time_histogram(),
             queued: Gauge::default(),
             resources: Family::default(),
-            memory: Gauge::default(),
-            cpu: Gauge::default(),
-            descriptors: Gauge::default(),
+            ready: Gauge::default(),
             liveness: Arc::default(),
         };
         registry.register(
             "build",
-            "The daemon's version",
+            "Version of the daemon",
             Info::new([("version", env!("CARGO_PKG_VERSION"))]),
         );
         registry.register(
             "http_requests",
-            "Requests answered",
+            "HTTP requests answered",
             metrics.requests.clone(),
         );
-        let time = "Time from a request's head to its answer's";
+        let time = "Time from the head of a request to the head of its response";
         registry.register_with_unit(
             "http_request_duration",
             time,
@@ -111,10 +116,10 @@ impl Default for Metrics {
         );
         registry.register(
             "kernel_operations",
-            "Operations that the kernel did or refused",
+            "Kernel operations that succeeded or failed",
             metrics.operations.clone(),
         );
-        let time = "Time of a batch of operations, from the first sent to the last answered";
+        let time = "Time that the kernel takes for the operations of one batch of writes";
         registry.register_with_unit(
             "kernel_batch_duration",
             time,
@@ -123,49 +128,41 @@ impl Default for Metrics {
         );
         registry.register(
             "repairs",
-            "Resources put right after others changed them",
+            "Resources repaired after a change made outside netnsd",
             metrics.repairs.clone(),
         );
         registry.register(
             "store_commits",
-            "Commits of the database",
+            "Commits to the database, failed ones included",
             metrics.commits.clone(),
         );
         registry.register(
             "store_commit_failures",
-            "Commits that failed",
+            "Commits to the database that failed",
             metrics.commit_failures.clone(),
         );
         registry.register_with_unit(
             "store_commit_duration",
-            "Time of a commit, its fsync included",
+            "Time of a commit to the database, including its fsync",
             Unit::Seconds,
             metrics.commit_time.clone(),
         );
         registry.register(
             "queue_depth",
-            "Requests that wait for the engine",
+            "Writes that wait in the queue",
             metrics.queued.clone(),
         );
-        registry.register("resources", "Resources recorded", metrics.resources.clone());
-        registry.register_with_unit(
-            "process_resident_memory",
-            "Memory in use",
-            Unit::Bytes,
-            metrics.memory.clone(),
-        );
-        registry.register_with_unit(
-            "process_cpu",
-            "Processor time used since the start",
-            Unit::Seconds,
-            metrics.cpu.clone(),
+        registry.register(
+            "resources",
+            "Resources by kind and state",
+            metrics.resources.clone(),
         );
         registry.register(
-            "process_open_fds",
-            "Open file descriptors",
-            metrics.descriptors.clone(),
+            "ready",
+            "1 once the initial reconciliation has finished, else 0",
+            metrics.ready.clone(),
         );
-        metrics.registry = registry;
+        metrics.registry = root;
         metrics
     }
 }
@@ -220,16 +217,19 @@ impl Metrics {
         self.commit_time.observe(time.as_secs_f64());
     }
 
-    /// Renders all metrics as OpenMetrics text, the gauges updated: `states` counts the resources
-    /// of each kind by their state, `queued` is the number of queued writes.
+    /// Renders all metrics, the gauges updated: `states` counts the resources of each kind by their
+    /// state, `queued` is the number of queued writes.
     ///
     /// # Errors
     /// If the text cannot be formatted.
     pub fn render(
         &self,
+        format: Format,
+        ready: bool,
         states: &[(Kind, BTreeMap<State, usize>)],
         queued: usize,
-    ) -> Result<String, std::fmt::Error> {
+    ) -> Result<String, fmt::Error> {
+        self.ready.set(i64::from(ready));
         self.queued.set(i64::try_from(queued).unwrap_or(i64::MAX));
         for (kind, states) in states {
             for state in State::ALL {
@@ -243,28 +243,124 @@ impl Metrics {
                     .set(i64::try_from(count).unwrap_or(i64::MAX));
             }
         }
-        self.update_process_gauges();
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
-        Ok(text)
+        match format {
+            Format::OpenMetrics => Ok(text),
+            Format::Prometheus => to_prometheus_text(&text),
+        }
     }
+}
 
-    /// Reads the gauges of the process from proc_pid_stat(5); if that fails, the last values stay.
-    fn update_process_gauges(&self) {
+/// Text formats of the metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+    /// Prometheus text format 0.0.4.
+    Prometheus,
+}
+
+impl Format {
+    /// Returns the media type of the format.
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
+        }
+    }
+}
+
+/// Converts OpenMetrics text to the Prometheus text format 0.0.4. Samples are the same in both; the
+/// older format names a counter and an info by their samples, and has neither units nor `# EOF`.
+fn to_prometheus_text(open_metrics: &str) -> Result<String, fmt::Error> {
+    let mut text = String::with_capacity(open_metrics.len());
+    let mut help = None;
+    for line in open_metrics.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            help = rest.split_once(' ').map(|(_, help)| help);
+        } else if let Some((family, kind)) = line
+            .strip_prefix("# TYPE ")
+            .and_then(|rest| rest.split_once(' '))
+        {
+            let (suffix, kind) = match kind {
+                "counter" => ("_total", kind),
+                "info" => ("_info", "gauge"),
+                _ => ("", kind),
+            };
+            if let Some(help) = help.take() {
+                writeln!(text, "# HELP {family}{suffix} {help}")?;
+            }
+            writeln!(text, "# TYPE {family}{suffix} {kind}")?;
+        } else if !line.starts_with('#') {
+            writeln!(text, "{line}")?;
+        }
+    }
+    Ok(text)
+}
+
+/// Collects the metrics of the process from proc_pid_stat(5), under the names that Prometheus'
+/// client libraries agree on. Values that cannot be read are left out.
+#[derive(Debug)]
+struct ProcessCollector;
+
+impl Collector for ProcessCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let Ok(process) = procfs::process::Process::myself() else {
-            return;
+            return Ok(());
         };
         if let Ok(stat) = process.stat() {
             let ticks = procfs::ticks_per_second() as f64;
-            self.memory
-                .set(i64::try_from(stat.rss * procfs::page_size()).unwrap_or(i64::MAX));
-            self.cpu.set((stat.utime + stat.stime) as f64 / ticks);
+            let cpu = ConstCounter::new((stat.utime + stat.stime) as f64 / ticks);
+            let help = "User and system CPU time spent";
+            let seconds = Some(&Unit::Seconds);
+            cpu.encode(encoder.encode_descriptor(
+                "process_cpu",
+                help,
+                seconds,
+                MetricType::Counter,
+            )?)?;
+            if let Ok(boot) = procfs::boot_time_secs() {
+                let start = boot as f64 + stat.starttime as f64 / ticks;
+                let help = "Start time of the process since the Unix epoch";
+                encode_gauge(&mut encoder, "process_start_time", help, seconds, start)?;
+            }
+            let memory = [
+                ("process_virtual_memory", "Virtual memory size", stat.vsize),
+                (
+                    "process_resident_memory",
+                    "Resident memory size",
+                    stat.rss * procfs::page_size(),
+                ),
+            ];
+            for (name, help, bytes) in memory {
+                encode_gauge(&mut encoder, name, help, Some(&Unit::Bytes), bytes as f64)?;
+            }
         }
         if let Ok(count) = process.fd_count() {
-            self.descriptors
-                .set(i64::try_from(count).unwrap_or(i64::MAX));
+            let help = "Open file descriptors";
+            encode_gauge(&mut encoder, "process_open_fds", help, None, count as f64)?;
         }
+        let limit = process
+            .limits()
+            .map(|limits| limits.max_open_files.soft_limit);
+        if let Ok(procfs::process::LimitValue::Value(limit)) = limit {
+            let help = "Limit of open file descriptors";
+            encode_gauge(&mut encoder, "process_max_fds", help, None, limit as f64)?;
+        }
+        Ok(())
     }
+}
+
+fn encode_gauge(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    unit: Option<&Unit>,
+    value: f64,
+) -> Result<(), fmt::Error> {
+    let gauge = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
+    ConstGauge::new(value).encode(gauge)
 }
 
 /// Returns the method; unknown methods become one, so that clients cannot create labels.

@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use common::Host;
 use serde_json::json;
 
@@ -13,7 +15,10 @@ fn samples(host: &Host) -> Vec<(String, f64)> {
     assert!(body.ends_with("# EOF\n"), "{body}");
     let sample = |line: &str| {
         let (name, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("{line}"));
-        assert!(name.starts_with("netnsd_") && name.is_ascii(), "{line}");
+        assert!(
+            (name.starts_with("netnsd_") || name.starts_with("process_")) && name.is_ascii(),
+            "{line}"
+        );
         (
             name.to_owned(),
             value.parse().unwrap_or_else(|_| panic!("{line}")),
@@ -97,8 +102,76 @@ fn metrics_count_requests_and_changes() {
         grown("netnsd_store_commits_total") >= 2.0
             && grown("netnsd_store_commit_duration_seconds_count") >= 2.0
     );
-    assert!(value(&after, "netnsd_process_resident_memory_bytes") > 1e6);
-    assert!(value(&after, "netnsd_process_open_fds") > 5.0);
+    assert_eq!(value(&after, "netnsd_ready"), 1.0);
     host.raw("GET", "/metrics?x=1", &[], Vec::new())
         .refused(400, "invalid_query", None);
+}
+
+#[test]
+fn process_metrics_have_standard_names() {
+    let before = SystemTime::now();
+    let host = Host::started();
+    let samples = samples(&host);
+    let value = |name: &str| value(&samples, name);
+    let memory = value("process_resident_memory_bytes");
+    assert!(
+        memory > 1e6 && value("process_virtual_memory_bytes") > memory,
+        "{samples:#?}"
+    );
+    assert!(
+        value("process_open_fds") > 5.0
+            && value("process_max_fds") > value("process_open_fds")
+            && value("process_cpu_seconds_total") >= 0.0,
+        "{samples:#?}"
+    );
+    // The kernel counts the start in ticks since the boot, and tells the boot's time in seconds.
+    let start = UNIX_EPOCH + Duration::from_secs_f64(value("process_start_time_seconds"));
+    let margin = Duration::from_secs(2);
+    assert!(
+        start > before - margin && start < SystemTime::now() + margin,
+        "{start:?} is not after {before:?}"
+    );
+}
+
+#[test]
+fn plain_text_has_the_prometheus_format() {
+    let host = Host::started();
+    host.put("/v1/namespaces/net0", json!({})).ok();
+    let get = |accept: &str| host.whole("GET", "/metrics", &[("accept", accept)], "");
+    let (head, plain) = get("text/plain");
+    assert!(
+        head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"),
+        "{head}"
+    );
+    assert!(
+        !plain.contains("# EOF") && !plain.contains("# UNIT"),
+        "{plain}"
+    );
+    for line in [
+        "# HELP netnsd_build_info Version of the daemon.",
+        "# TYPE netnsd_build_info gauge",
+        "# TYPE netnsd_http_requests_total counter",
+        "# TYPE netnsd_http_request_duration_seconds histogram",
+        "# TYPE netnsd_ready gauge",
+        "# TYPE process_cpu_seconds_total counter",
+    ] {
+        assert!(plain.lines().any(|known| known == line), "{line}\n{plain}");
+    }
+    // A scrape changes the metrics of requests; all others are the same.
+    let others = |text: &str| {
+        let names = text.lines().filter(|line| !line.starts_with('#'));
+        let names = names.filter_map(|line| line.rsplit_once(' ').map(|(name, _)| name.to_owned()));
+        names
+            .filter(|name| !name.contains("_http_"))
+            .collect::<Vec<_>>()
+    };
+    // Prometheus accepts both.
+    let (head, open) = get(
+        "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
+    );
+    assert!(
+        head.contains("content-type: application/openmetrics-text"),
+        "{head}"
+    );
+    assert_eq!(others(&plain), others(&open));
 }

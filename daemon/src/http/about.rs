@@ -5,7 +5,7 @@ use std::{fs, sync::Arc};
 use axum::{
     Extension,
     extract::{RawQuery, State},
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::IntoResponse,
 };
 use netnsd_api::{About, Code, Health, Index, Limits, Problem, Ready};
@@ -13,12 +13,13 @@ use serde::Serialize;
 
 use super::{
     App, BODY_LIMIT,
+    headers::accepts,
     json::{Json, json},
     problem::Failure,
     query, resource,
     resource::Answer,
 };
-use crate::{access::Caller, engine::QUEUE_CAPACITY};
+use crate::{access::Caller, engine::QUEUE_CAPACITY, metrics::Format};
 
 const NAME: &str = "netnsd";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -145,15 +146,31 @@ pub(super) async fn reconcile(State(app): State<App>, RawQuery(query): RawQuery)
     Ok(Json(app.engine.reconcile().await?).into_response())
 }
 
-/// Answers with the metrics as OpenMetrics 1.0 text, for Prometheus.
-pub(super) async fn metrics(State(app): State<App>, RawQuery(query): RawQuery) -> Answer {
+/// Answers with the metrics: as OpenMetrics, or in Prometheus' older text format for clients that
+/// accept only that.
+pub(super) async fn metrics(
+    State(app): State<App>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Answer {
     query::none(query.as_deref())?;
+    let format = if accepts(&headers, &["text/plain"])
+        && !accepts(&headers, &["application/openmetrics-text"])
+    {
+        Format::Prometheus
+    } else {
+        Format::OpenMetrics
+    };
     let text = app
         .metrics
-        .render(&app.view.states_by_kind(), app.engine.pending_writes())
+        .render(
+            format,
+            app.view.ready(),
+            &app.view.states_by_kind(),
+            app.engine.pending_writes(),
+        )
         .map_err(resource::internal)?;
-    let media_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    Ok(([(header::CONTENT_TYPE, media_type)], text).into_response())
+    Ok(([(header::CONTENT_TYPE, format.media_type())], text).into_response())
 }
 
 pub(super) async fn openapi_yaml(RawQuery(query): RawQuery) -> Answer {

@@ -54,7 +54,11 @@ pub(in crate::http) fn metrics(api: &mut Components) -> OperationBuilder {
     api.operation("metrics", "Metrics for Prometheus", "daemon", &[])
         .response(
             "200",
-            response("OpenMetrics text", "application/openmetrics-text", text),
+            response(
+                "metrics; in the Prometheus text format with Accept: text/plain",
+                "application/openmetrics-text",
+                text,
+            ),
         )
 }
 
