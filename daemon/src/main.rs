@@ -29,8 +29,16 @@ fn main() -> ExitCode {
 fn run() -> Result<ExitCode, DaemonError> {
     let cli = settings::parse_command_line()?;
     let env = |key: &str| std::env::var(key).ok();
-    if let Some(Verb::Try { exit }) = cli.command {
-        return tryout::run(exit, settings::log_filter(&env, "warn")?);
+    match cli.command {
+        Some(Verb::Try { exit }) => {
+            return tryout::run(exit, settings::log_filter(&env, "warn")?);
+        }
+        Some(Verb::Man { dir }) => {
+            let failed = |error| DaemonError::Other(format!("{}: {error}", dir.display()));
+            settings::write_manual(&dir).map_err(failed)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        None => (),
     }
 
     let settings = Settings::resolve(&cli.flags, env)?;

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use netnsd_api::{HostAccess, InvalidValue, check_prefix};
 use nix::unistd::{Gid, Group, Uid, User};
 use serde::Deserialize;
@@ -30,6 +30,8 @@ const SOCKET_PATH_MAX: usize = 107;
     name = "netnsd",
     version,
     about,
+    after_help = "Environment:\n  NETNSD_LOG  Log filter: error, warn, info (the default), debug, trace, or \
+                  MODULE=LEVEL pairs\n\nManual pages: netnsd(8), netnsd.toml(5), netnsctl(1)",
     args_conflicts_with_subcommands = true
 )]
 pub struct Cli {
@@ -51,6 +53,13 @@ pub enum Verb {
         #[arg(long)]
         exit: bool,
     },
+    /// Write the manual pages of this program
+    #[command(hide = true)]
+    Man {
+        /// Directory to write to
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+    },
 }
 
 /// Flags as they were given; [`Settings::resolve`] validates them.
@@ -60,7 +69,7 @@ pub struct Flags {
     /// exists]
     #[arg(long, value_name = "FILE")]
     pub config: Option<String>,
-    /// Directory of the database and the lock [env: NETNSD_STATE_DIR] [default: /var/lib/netnsd]
+    /// Directory of the database and of the lock file [env: NETNSD_STATE_DIR] [default: /var/lib/netnsd]
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<String>,
     /// Unix socket to serve [env: NETNSD_SOCKET] [default: /run/netnsd/netnsd.sock]
@@ -83,10 +92,10 @@ pub struct Flags {
     /// NETNSD_TLS_CLIENT_CA]
     #[arg(long, value_name = "FILE")]
     pub tls_client_ca: Option<String>,
-    /// Drift policy: auto = repair, report = only report [env: NETNSD_REPAIR] [default: auto]
+    /// Reaction to changes made outside netnsd: auto = repair, report = only report [env: NETNSD_REPAIR] [default: auto]
     #[arg(long, value_name = "HOW")]
     pub repair: Option<String>,
-    /// Seconds between full comparisons with the kernel, besides repairs on notifications [env:
+    /// Seconds between full comparisons with the kernel, in addition to its notifications [env:
     /// NETNSD_RECONCILE_INTERVAL_S] [default: 60, up to 600 where a comparison takes long]
     #[arg(long, value_name = "SECONDS")]
     pub reconcile_interval_s: Option<String>,
@@ -215,11 +224,66 @@ pub fn parse_command_line() -> Result<Cli> {
             .map(str::trim)
             .collect();
         let first = first.join(" ");
+        let tip = text
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("tip: "))
+            .map_or_else(String::new, |tip| format!(" ({tip})"));
         SettingsError(format!(
-            "{}; see netnsd --help",
+            "{}{tip}; see netnsd --help",
             first.strip_prefix("error: ").unwrap_or(&first)
         ))
     })
+}
+
+/// Sections of netnsd(8) besides those of the command line.
+const MANUAL_FILES: &str = r#".SH FILES
+.TP
+.I /etc/netnsd/netnsd.toml
+Settings, see
+.BR netnsd.toml (5).
+.TP
+.I /var/lib/netnsd
+Database (SQLite) and lock.
+.TP
+.I /run/netnsd/netnsd.sock
+Unix socket, for root and members of the group netnsd.
+.TP
+.I /run/netns
+Network namespaces, in the place where
+.BR ip-netns (8)
+has them.
+.SH SIGNALS
+SIGTERM and SIGINT stop the daemon and leave the network as it is. SIGHUP reloads the files of TLS.
+.SH EXIT STATUS
+0 after a stop, 2 if a setting is invalid, 1 after any other error.
+.SH SEE ALSO
+.BR netnsd.toml (5),
+.BR netnsctl (1),
+.BR ip-netns (8)
+"#;
+
+/// Writes netnsd(8) and netnsd-try(8) to a directory.
+///
+/// # Errors
+/// If the directory or a file cannot be written.
+pub fn write_manual(dir: &Path) -> io::Result<()> {
+    let mut command = Cli::command().disable_help_subcommand(true);
+    command.build();
+    fs::create_dir_all(dir)?;
+    let pages = command.find_subcommand("try").cloned();
+    for command in pages.into_iter().chain([command]) {
+        let name = command
+            .get_display_name()
+            .unwrap_or(command.get_name())
+            .to_owned();
+        let mut page = Vec::new();
+        clap_mangen::Man::new(command)
+            .section("8")
+            .render(&mut page)?;
+        page.extend_from_slice(MANUAL_FILES.as_bytes());
+        fs::write(dir.join(format!("{name}.8")), page)?;
+    }
+    Ok(())
 }
 
 impl Settings {

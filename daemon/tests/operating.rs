@@ -80,6 +80,68 @@ fn settings_table_is_complete() {
 }
 
 #[test]
+fn sample_and_manual_pages_name_every_setting() {
+    let read = |name: &str| {
+        fs::read_to_string(
+            Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("../packaging")
+                .join(name),
+        )
+        .unwrap()
+    };
+    let (sample, page) = (read("netnsd.toml"), read("netnsd.toml.5"));
+    let mut host = Host::new();
+    let manual = host.dir().join("man");
+    let mut command = Command::new(NETNSD);
+    clear_daemon_environment(&mut command);
+    let written = command.arg("man").arg(&manual).output().unwrap();
+    assert!(written.status.success(), "{written:?}");
+    let daemon = fs::read_to_string(manual.join("netnsd.8")).unwrap();
+    assert!(manual.join("netnsd-try.8").exists());
+    for row in table(&document(), "Settings") {
+        if let [key] = code(row[2])[..] {
+            assert!(sample.contains(&format!("\n# {key} = ")), "{key}");
+            assert!(page.contains(&format!("\n.BI {key} ")), "{key}");
+        }
+        if let [flag] = code(row[0])[..] {
+            let name = flag.split(' ').next().unwrap().replace('-', "\\-");
+            assert!(daemon.contains(&name), "{name}");
+        }
+    }
+    // The daemon accepts the sample, and all of its lines without the #. It refuses the latter for
+    // the files that they name.
+    let config = host.dir().join("netnsd.toml");
+    let lines = sample.lines().map(|line| {
+        let setting = line.strip_prefix("# ");
+        setting
+            .filter(|line| {
+                line.starts_with("[[")
+                    || line
+                        .split_once(" = ")
+                        .is_some_and(|(key, _)| !key.contains(' '))
+            })
+            .unwrap_or(line)
+    });
+    fs::write(
+        &config,
+        lines
+            .collect::<Vec<_>>()
+            .join("\n")
+            .replace("\"lab\"", "\"0\""),
+    )
+    .unwrap();
+    let mut command = Command::new(NETNSD);
+    clear_daemon_environment(&mut command);
+    let refused = command.arg("--config").arg(&config).output().unwrap();
+    let text = String::from_utf8_lossy(&refused.stderr);
+    assert!(text.contains("/etc/netnsd/"), "{text}");
+    fs::write(&config, sample).unwrap();
+    host.start_with(|command| {
+        command.arg("--config").arg(config);
+    });
+}
+
+#[test]
 fn documented_configuration_is_valid() {
     let document = document();
     let toml = document
@@ -215,6 +277,7 @@ fn every_start_failure_is_documented() {
         &["--tls-cert", &plain, "--tls-key", &plain],
         &["--config", &bad_rule],
         &["--frobnicate"],
+        &["--sockett"],
     ] {
         explained(host.netnsd().args(arguments).output().unwrap());
     }
