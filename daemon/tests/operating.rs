@@ -222,7 +222,7 @@ fn is(text: &str, pattern: &str) -> bool {
 #[test]
 fn every_start_failure_is_documented() {
     let document = document();
-    let patterns: Vec<&str> = table(&document, "It does not start")
+    let patterns: Vec<&str> = table(&document, "Startup errors")
         .iter()
         .map(|row| code(row[0])[0])
         .collect();
