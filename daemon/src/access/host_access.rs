@@ -1,42 +1,27 @@
 //! Checks a caller's rights on the host itself: outside every namespace, beside the machine's own
 //! interfaces and addresses.
 
-use netnsd_api::{Bridge, Cidr, Code, Endpoint, FieldError, HostAccess, Veth};
+use netnsd_api::{Code, FieldError, HostAccess, Kind};
 
 use super::{AccessError, Caller};
-use crate::model::{Spec, auto_name};
+use crate::model::{DeviceSpec, Spec, auto_name};
 
 /// Checks the part of a new or changed resource that is on the host.
 ///
 /// # Errors
 /// `forbidden`, with the field that puts it there.
 pub fn check_host_use(caller: &Caller, spec: &Spec) -> Result<(), AccessError> {
-    match (caller.host, spec) {
-        (HostAccess::Any, _) | (_, Spec::Namespace(_)) => Ok(()),
-        (_, Spec::Bridge(bridge)) => Ok(check_bridge(caller, bridge)?),
-        (_, Spec::Veth(veth)) => Ok(check_ends(caller, veth)?),
-    }
-}
-
-fn check_bridge(caller: &Caller, bridge: &Bridge) -> Result<(), FieldError> {
-    if bridge.namespace.is_some() {
+    if caller.host == HostAccess::Any {
         return Ok(());
     }
-    check_location(caller, "")?;
-    check_addresses(caller, &bridge.addresses, "")?;
-    check_device_name(caller, bridge.device(), "")
+    let mut on_host = spec.devices().filter(|device| device.namespace.is_none());
+    Ok(on_host.try_for_each(|device| check_device(caller, spec, &device))?)
 }
 
-fn check_ends(caller: &Caller, veth: &Veth) -> Result<(), FieldError> {
-    let ends = (0..).zip(&veth.endpoints);
-    ends.filter(|(_, end)| end.namespace.is_none())
-        .try_for_each(|(i, end)| check_end(caller, end, &format!("/endpoints/{i}")))
-}
-
-fn check_end(caller: &Caller, end: &Endpoint, at: &str) -> Result<(), FieldError> {
-    check_location(caller, at)?;
-    check_addresses(caller, &end.addresses, at)?;
-    if end.bridge.is_none() {
+fn check_device(caller: &Caller, spec: &Spec, device: &DeviceSpec<'_>) -> Result<(), FieldError> {
+    check_location(caller, device)?;
+    check_addresses(caller, device)?;
+    if device.port.is_none() && spec.kind() != Kind::Bridge {
         let detail = format!(
             "bridge is null, and an end on the host is a port of a bridge of its own for {}: write the name of one, {}",
             caller.name,
@@ -44,14 +29,14 @@ fn check_end(caller: &Caller, end: &Endpoint, at: &str) -> Result<(), FieldError
         );
         return Err(FieldError::new(
             Code::Forbidden,
-            format!("{at}/bridge"),
+            device.pointer("bridge"),
             detail,
         ));
     }
-    check_device_name(caller, end.device(), at)
+    check_device_name(caller, device)
 }
 
-fn check_location(caller: &Caller, at: &str) -> Result<(), FieldError> {
+fn check_location(caller: &Caller, device: &DeviceSpec<'_>) -> Result<(), FieldError> {
     if caller.host > HostAccess::None {
         return Ok(());
     }
@@ -62,13 +47,13 @@ fn check_location(caller: &Caller, at: &str) -> Result<(), FieldError> {
     );
     Err(FieldError::new(
         Code::Forbidden,
-        format!("{at}/namespace"),
+        device.pointer("namespace"),
         detail,
     ))
 }
 
-fn check_addresses(caller: &Caller, addresses: &[Cidr], at: &str) -> Result<(), FieldError> {
-    let Some(first) = addresses.first() else {
+fn check_addresses(caller: &Caller, device: &DeviceSpec<'_>) -> Result<(), FieldError> {
+    let Some(first) = device.addresses.first() else {
         return Ok(());
     };
     let detail = format!(
@@ -78,30 +63,30 @@ fn check_addresses(caller: &Caller, addresses: &[Cidr], at: &str) -> Result<(), 
     );
     Err(FieldError::new(
         Code::Forbidden,
-        format!("{at}/addresses/0"),
+        device.pointer("addresses/0"),
         detail,
     ))
 }
 
-fn check_device_name(caller: &Caller, device: &str, at: &str) -> Result<(), FieldError> {
-    if caller.can_access(device) {
+fn check_device_name(caller: &Caller, device: &DeviceSpec<'_>) -> Result<(), FieldError> {
+    if caller.can_access(device.name) {
         return Ok(());
     }
     // The number in a name that netnsd chose reveals how many such interfaces others have.
-    let device = if auto_name::is_automatic(device) {
+    let name = if auto_name::is_automatic(device.name) {
         "a name chosen by netnsd"
     } else {
-        &format!("{device:?}")
+        &format!("{:?}", device.name)
     };
     let detail = format!(
-        "the interface has {device} on the host, where {} has only what is called {}…: write such a name, {}",
+        "the interface has {name} on the host, where {} has only what is called {}…: write such a name, {}",
         caller.name,
         caller.prefix,
         admin_hint(caller)
     );
     Err(FieldError::new(
         Code::Forbidden,
-        format!("{at}/interface"),
+        device.pointer("interface"),
         detail,
     ))
 }

@@ -324,7 +324,9 @@ impl Footprint {
             let after = after.as_ref().map(|record| &*record.spec);
             for spec in intent.spec(resource).into_iter().chain(after) {
                 footprint.referenced.extend(spec.references());
-                footprint.devices.extend(spec.devices());
+                footprint
+                    .devices
+                    .extend(spec.devices().map(|device| device.location()));
             }
         }
         footprint

@@ -35,7 +35,9 @@ impl DeviceIndex {
         let known = self.devices(resource);
         let interfaces = match spec {
             Spec::Namespace(spec) => vec![(Ns::Named(spec.name.clone()), "lo".to_owned())],
-            Spec::Bridge(_) | Spec::Veth(_) => spec.devices(),
+            Spec::Bridge(_) | Spec::Veth(_) => {
+                spec.devices().map(|device| device.location()).collect()
+            }
         };
         let devices: Vec<Device> = interfaces
             .into_iter()
@@ -71,8 +73,8 @@ impl DeviceIndex {
     /// Sets the intent of a bridge whose MTU follows its ports; `None` if it does not.
     pub fn set_mtu_follower(&mut self, resource: &ResourceRef, spec: Option<&Spec>) {
         let ns = spec
-            .and_then(|spec| spec.devices().into_iter().next())
-            .map(|(ns, _)| ns);
+            .and_then(|spec| spec.devices().next())
+            .map(|device| device.ns());
         match ns {
             Some(ns) => self.mtu_followers.insert(resource.clone(), ns),
             None => self.mtu_followers.remove(resource),

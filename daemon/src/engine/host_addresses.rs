@@ -42,26 +42,15 @@ pub(super) fn added_addresses(before: Option<&Spec>, after: &Spec) -> Vec<HostAd
 }
 
 fn addresses(spec: &Spec) -> Vec<HostAddress> {
-    let all = |at: &str, addresses: &[Cidr]| -> Vec<HostAddress> {
-        let pointed = |(i, address): (usize, &Cidr)| HostAddress {
-            pointer: format!("{at}/{i}"),
+    let on_host = spec.devices().filter(|device| device.namespace.is_none());
+    let all = on_host.flat_map(|device| {
+        let addresses = device.addresses.iter().enumerate();
+        addresses.map(move |(i, address)| HostAddress {
+            pointer: device.pointer(&format!("addresses/{i}")),
             address: *address,
-        };
-        addresses.iter().enumerate().map(pointed).collect()
-    };
-    match spec {
-        Spec::Bridge(bridge) if bridge.namespace.is_none() => all("/addresses", &bridge.addresses),
-        Spec::Veth(veth) => {
-            let ends = veth
-                .endpoints
-                .iter()
-                .enumerate()
-                .filter(|(_, end)| end.namespace.is_none());
-            ends.flat_map(|(i, end)| all(&format!("/endpoints/{i}/addresses"), &end.addresses))
-                .collect()
-        }
-        Spec::Namespace(_) | Spec::Bridge(_) => Vec::new(),
-    }
+        })
+    });
+    all.collect()
 }
 
 /// Returns what has to be looked at for [`check`].
@@ -92,8 +81,8 @@ pub(super) fn check(
     let own: BTreeSet<String> = replaced
         .iter()
         .flat_map(|spec| spec.devices())
-        .filter(|(ns, _)| *ns == Ns::Host)
-        .map(|(_, device)| device)
+        .filter(|device| device.namespace.is_none())
+        .map(|device| device.name.to_owned())
         .collect();
     let host = observed.namespaces.get(&Ns::Host);
     let on_links = host

@@ -469,8 +469,7 @@ impl<K: Kernel> Reconciler<K> {
             };
             let found: Option<Vec<Announcement>> = spec
                 .devices()
-                .into_iter()
-                .map(|(ns, name)| announcement_of(ns, name, observed))
+                .map(|device| announcement_of(device.ns(), device.name, observed))
                 .collect();
             let ready = found.iter().flatten();
             announcements.extend(ready.filter(|link| !link.addresses.is_empty()).cloned());
@@ -593,14 +592,14 @@ fn observed_inode(
     let inside = observed.namespaces.get(ns)?;
     let record = records.get(resource)?;
     let owner_tag = inside.owner_tag.as_deref()?;
-    let is_own = ownership::current(owner_tag) == ownership::owner_tag(resource, None, &record.uid);
+    let is_own = ownership::current(owner_tag) == ownership::owner_tag(resource, 0, &record.uid);
     (is_own && inside.inode != 0).then_some(inside.inode)
 }
 
 /// Returns the announcement of a link's addresses; `None` before they can be used. Link-local ones
 /// that the kernel made are left out: their duplicate address detection may not be over.
-fn announcement_of(ns: Ns, name: String, observed: &Observed) -> Option<Announcement> {
-    let link = observed.link(&ns, &name)?;
+fn announcement_of(ns: Ns, name: &str, observed: &Observed) -> Option<Announcement> {
+    let link = observed.link(&ns, name)?;
     let addresses: Vec<IpAddr> = link
         .addresses
         .iter()
@@ -611,7 +610,7 @@ fn announcement_of(ns: Ns, name: String, observed: &Observed) -> Option<Announce
     let mac = link.mac.filter(|_| is_ready)?;
     Some(Announcement {
         ns,
-        name,
+        name: name.to_owned(),
         index: link.index,
         mac,
         addresses,

@@ -78,7 +78,7 @@ impl Records {
                 .insert((resource, uid), Tombstone { applied, prior });
             return;
         };
-        let keep_macs = macs.len() != spec.asked_macs().len();
+        let keep_macs = macs.len() != spec.devices().count();
         let record = Record {
             uid,
             generation,

@@ -577,15 +577,15 @@ async fn cascade_deletes_links_and_releases_ports() {
 #[tokio::test]
 async fn foreign_device_is_a_conflict_and_stays() {
     let host = TestHost::new();
-    let theirs = Op::Link(LinkOp::Create(Box::new(NewLink::Bridge {
-        end: NewEnd {
+    let theirs = Op::Link(LinkOp::Create(Box::new(NewLink::bridge(
+        NewEnd {
             at: LinkAt::new(Ns::Host, "br0"),
             owner_tag: "theirs".into(),
             mac: None,
             mtu: None,
         },
-        settings: BridgeSettings::default(),
-    })));
+        BridgeSettings::default(),
+    ))));
     host.kernel.apply(&theirs).unwrap();
     let before = host.kernel.everything();
     let refused = host
@@ -674,15 +674,15 @@ async fn failed_resource_does_not_block_others() {
     // After the reboot a foreign device has the name of the bridge.
     host.kernel = SimKernel::default();
     let theirs = |name: &str| {
-        Op::Link(LinkOp::Create(Box::new(NewLink::Bridge {
-            end: NewEnd {
+        Op::Link(LinkOp::Create(Box::new(NewLink::bridge(
+            NewEnd {
                 at: LinkAt::new(Ns::Host, name),
                 owner_tag: "theirs".into(),
                 mac: None,
                 mtu: None,
             },
-            settings: BridgeSettings::default(),
-        })))
+            BridgeSettings::default(),
+        ))))
     };
     host.kernel.apply(&theirs("br0")).unwrap();
     host.start();
@@ -1053,18 +1053,19 @@ fn create_foreign_network(kernel: &SimKernel) {
                 owner_tag: own("by hand"),
             },
         }),
-        Op::Link(LinkOp::Create(Box::new(NewLink::Bridge {
-            end: NewEnd {
+        Op::Link(LinkOp::Create(Box::new(NewLink::bridge(
+            NewEnd {
                 at: LinkAt::new(Ns::Host, own(br0)),
                 owner_tag: own("by hand"),
                 mac,
                 mtu: None,
             },
-            settings: set,
-        }))),
-        Op::Link(LinkOp::Create(Box::new(NewLink::Veth {
-            ends: [end(&net0, eth0), end(&Ns::Host, port0)],
-        }))),
+            set,
+        )))),
+        Op::Link(LinkOp::Create(Box::new(NewLink::veth([
+            end(&net0, eth0),
+            end(&Ns::Host, port0),
+        ])))),
         address(&net0, eth0, "10.0.0.2/24"),
         address(&net0, eth0, "10.0.0.1/24"),
         address(&net0, eth0, "192.0.2.1/32 peer 192.0.2.100"),

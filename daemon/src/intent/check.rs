@@ -4,87 +4,79 @@
 use std::net::IpAddr;
 
 use netnsd_api::{
-    Bridge, Cidr, Code, Endpoint, FieldError, Kind, Name, Namespace, NetnsId, Resource,
-    ResourceRef, SysctlKey, SysctlValue, Veth,
+    Bridge, Cidr, Code, FieldError, Kind, Name, Namespace, NetnsId, ResourceRef, SysctlKey,
+    SysctlValue, Veth,
 };
 
 use super::{Intent, IntentError, segment};
 use crate::{
     kernel::{Ns, sysctl::is_on},
-    model::{Spec, ipv6_switches},
+    model::{DeviceSpec, Spec, ipv6_switches},
 };
 
 impl Intent {
     /// Checks a resource against everything that is recorded, itself included.
     pub(super) fn check(&self, resource: &ResourceRef, spec: &Spec) -> Result<(), IntentError> {
+        spec.check()?;
+        for device in spec.devices() {
+            self.check_device(resource, spec, &device)?;
+        }
         match spec {
             Spec::Namespace(spec) => {
-                spec.check()?;
                 check_sysctls(spec)?;
                 self.check_netnsid(resource, spec)?;
                 self.check_ipv6_switches(resource, spec)
             }
-            Spec::Bridge(spec) => self.check_bridge(resource, spec),
-            Spec::Veth(spec) => self.check_veth(resource, spec),
+            Spec::Bridge(spec) => self.check_ports_of(resource, spec),
+            Spec::Veth(spec) => check_own_addresses(spec),
         }
     }
 
-    fn check_bridge(&self, resource: &ResourceRef, spec: &Bridge) -> Result<(), IntentError> {
-        spec.check()?;
-        self.check_namespace(spec.namespace.as_ref(), "/namespace")?;
-        let ns = Ns::of(spec.namespace.as_ref());
-        self.check_interface(resource, &ns, spec.device(), "/interface")?;
-        for (i, address) in spec.addresses.iter().enumerate() {
-            let pointer = format!("/addresses/{i}");
-            self.check_ipv6(spec.namespace.as_ref(), spec.device(), address, &pointer)?;
-            self.check_address(resource, &ns, Some(&spec.name), address.0.addr(), &pointer)?;
+    fn check_device(
+        &self,
+        resource: &ResourceRef,
+        spec: &Spec,
+        device: &DeviceSpec<'_>,
+    ) -> Result<(), IntentError> {
+        self.check_namespace(device.namespace, &device.pointer("namespace"))?;
+        let ns = device.ns();
+        self.check_interface(resource, &ns, device.name, &device.pointer("interface"))?;
+        if let Some(port) = device.port {
+            self.check_bridge_of(device, port.bridge)?;
         }
-        // Ports stay in the bridge's namespace: they are moved first.
-        for port in self.dependents(resource) {
-            let Some(Spec::Veth(veth)) = self.spec(&port) else {
-                continue;
-            };
-            for end in veth
-                .endpoints
-                .iter()
-                .filter(|end| end.bridge.as_ref() == Some(&spec.name))
-            {
-                if end.namespace != spec.namespace {
-                    let detail = format!(
-                        "{port} is a port of it in {}: move that end first",
-                        Ns::of(end.namespace.as_ref())
-                    );
-                    let error = FieldError::new(Code::InvalidField, "/namespace", detail);
-                    let namespace = end
-                        .namespace
-                        .clone()
-                        .map(|name| ResourceRef::new(Kind::Namespace, name));
-                    let resources = std::iter::once(port).chain(namespace).collect();
-                    return Err(IntentError::field(error, resources));
-                }
-            }
+        let segment = segment(spec, device.end);
+        for (i, address) in device.addresses.iter().enumerate() {
+            let pointer = device.pointer(&format!("addresses/{i}"));
+            self.check_ipv6(device, address, &pointer)?;
+            self.check_address(resource, &ns, segment, address.0.addr(), &pointer)?;
         }
         Ok(())
     }
 
-    fn check_veth(&self, resource: &ResourceRef, spec: &Veth) -> Result<(), IntentError> {
-        spec.check()?;
-        for (i, end) in spec.endpoints.iter().enumerate() {
-            let at = |field: &str| format!("/endpoints/{i}/{field}");
-            self.check_namespace(end.namespace.as_ref(), &at("namespace"))?;
-            let ns = Ns::of(end.namespace.as_ref());
-            self.check_interface(resource, &ns, end.device(), &at("interface"))?;
-            if let Some(bridge) = &end.bridge {
-                self.check_bridge_of(end, bridge, &at("bridge"))?;
-            }
-            let segment = segment(spec, i);
-            for (j, address) in end.addresses.iter().enumerate() {
-                let pointer = at(&format!("addresses/{j}"));
-                self.check_ipv6(end.namespace.as_ref(), end.device(), address, &pointer)?;
-                self.check_address(resource, &ns, segment, address.0.addr(), &pointer)?;
+    /// Checks that the ports of a bridge are in its namespace: they are moved first.
+    fn check_ports_of(&self, resource: &ResourceRef, spec: &Bridge) -> Result<(), IntentError> {
+        for other in self.dependents(resource) {
+            let Some(found) = self.spec(&other) else {
+                continue;
+            };
+            let is_astray = |device: &DeviceSpec<'_>| {
+                device.port.is_some_and(|port| port.bridge == &spec.name)
+                    && device.namespace != spec.namespace.as_ref()
+            };
+            if let Some(port) = found.devices().find(is_astray) {
+                let detail = format!(
+                    "{other} is a port of it in {}: move that end first",
+                    port.ns()
+                );
+                let error = FieldError::new(Code::InvalidField, "/namespace", detail);
+                let namespace = port
+                    .namespace
+                    .map(|name| ResourceRef::new(Kind::Namespace, name.clone()));
+                let resources = std::iter::once(other).chain(namespace).collect();
+                return Err(IntentError::field(error, resources));
             }
         }
-        check_own_addresses(spec)
+        Ok(())
     }
 
     fn check_netnsid(&self, resource: &ResourceRef, spec: &Namespace) -> Result<(), IntentError> {
@@ -130,14 +122,14 @@ impl Intent {
 
     fn check_ipv6(
         &self,
-        ns: Option<&Name>,
-        device: &str,
+        device: &DeviceSpec<'_>,
         address: &Cidr,
         pointer: &str,
     ) -> Result<(), IntentError> {
-        let Some(name) = ns.filter(|_| address.0.addr().is_ipv6()) else {
+        let Some(name) = device.namespace.filter(|_| address.0.addr().is_ipv6()) else {
             return Ok(());
         };
+        let device = device.name;
         let resource = ResourceRef::new(Kind::Namespace, name.clone());
         let Some(Spec::Namespace(spec)) = self.spec(&resource) else {
             return Ok(());
@@ -164,12 +156,8 @@ impl Intent {
         }
     }
 
-    fn check_bridge_of(
-        &self,
-        end: &Endpoint,
-        bridge: &Name,
-        pointer: &str,
-    ) -> Result<(), IntentError> {
+    fn check_bridge_of(&self, end: &DeviceSpec<'_>, bridge: &Name) -> Result<(), IntentError> {
+        let pointer = end.pointer("bridge");
         let Some(Spec::Bridge(found)) = self.records[Kind::Bridge as usize]
             .get(bridge)
             .map(|record| &*record.spec)
@@ -177,11 +165,11 @@ impl Intent {
             let detail = format!("there is no bridge {bridge}: create it first");
             return Err(FieldError::new(Code::UnknownReference, pointer, detail).into());
         };
-        if found.namespace != end.namespace {
+        if found.namespace.as_ref() != end.namespace {
             let detail = format!(
                 "bridge {bridge} is in {}, this end in {}: a port and its bridge live in the same namespace",
                 Ns::of(found.namespace.as_ref()),
-                Ns::of(end.namespace.as_ref())
+                end.ns()
             );
             let error = FieldError::new(Code::InvalidField, pointer, detail);
             let namespace = found
@@ -288,29 +276,18 @@ fn ipv6_switched_off<'s>(
 
 /// The IPv6 addresses that are asked for in a namespace, and of which device.
 fn ipv6_addresses<'s>(spec: &'s Spec, ns: &Name) -> Vec<(&'s str, &'s Cidr)> {
-    let places: Vec<(Option<&Name>, &str, &[Cidr])> = match spec {
-        Spec::Namespace(_) => Vec::new(),
-        Spec::Bridge(bridge) => vec![(
-            bridge.namespace.as_ref(),
-            bridge.device(),
-            &bridge.addresses[..],
-        )],
-        Spec::Veth(veth) => veth
-            .endpoints
-            .iter()
-            .map(|end| (end.namespace.as_ref(), end.device(), &*end.addresses))
-            .collect(),
-    };
-    let here = places.into_iter().filter(|(place, ..)| *place == Some(ns));
-    let all = here
-        .flat_map(|(_, device, addresses)| addresses.iter().map(move |address| (device, address)));
+    let here = spec.devices().filter(|device| device.namespace == Some(ns));
+    let all = here.flat_map(|device| {
+        let addresses = device.addresses.iter();
+        addresses.map(move |address| (device.name, address))
+    });
     all.filter(|(_, address)| address.0.addr().is_ipv6())
         .collect()
 }
 
 fn check_own_addresses(veth: &Veth) -> Result<(), IntentError> {
     let [a, b] = &veth.endpoints;
-    let one_place = a.namespace == b.namespace || segment(veth, 0).is_some();
+    let one_place = a.namespace == b.namespace || a.bridge.is_some() || b.bridge.is_some();
     for (i, address) in b.addresses.iter().enumerate().filter(|_| one_place) {
         let same = |other: &&netnsd_api::Cidr| other.0.addr() == address.0.addr();
         if a.addresses.iter().any(|other| same(&other))

@@ -291,15 +291,11 @@ fn updated(old: &Record, spec: Spec, now: Timestamp) -> Record {
     }
 }
 
-/// The veth without its ends' being ports of this bridge.
+/// Returns the record with none of its devices a port of this bridge.
 fn release(old: &Record, bridge: &Name, now: Timestamp) -> Record {
     let mut spec = Spec::clone(&old.spec);
-    if let Spec::Veth(veth) = &mut spec {
-        for end in veth
-            .endpoints
-            .iter_mut()
-            .filter(|end| end.bridge.as_ref() == Some(bridge))
-        {
+    for end in spec.endpoints_mut() {
+        if end.bridge.as_ref() == Some(bridge) {
             end.bridge = None;
             end.port = netnsd_api::Port::default();
         }

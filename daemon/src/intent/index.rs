@@ -128,7 +128,7 @@ impl Index {
         for target in spec.references() {
             self.dependents.insert((target, resource.clone()));
         }
-        for key in spec.devices() {
+        for key in spec.devices().map(|device| device.location()) {
             if let Some(number) = auto_name::number(&key.1) {
                 self.devices
                     .entry(key.0.clone())
@@ -166,7 +166,7 @@ impl Index {
         for target in spec.references() {
             self.dependents.remove(&(target, resource.clone()));
         }
-        for key in spec.devices() {
+        for key in spec.devices().map(|device| device.location()) {
             take(&mut self.interfaces, &key, resource);
             self.free_device(&key);
         }
@@ -228,7 +228,7 @@ fn macs(record: &Record) -> impl Iterator<Item = Mac> {
         .macs
         .iter()
         .copied()
-        .chain(record.spec.asked_macs().into_iter().flatten())
+        .chain(record.spec.devices().filter_map(|device| device.mac))
 }
 
 /// Returns the netnsid that a namespace asks for by number.
@@ -245,28 +245,15 @@ fn explicit_netnsid(spec: &Spec) -> Option<u32> {
 /// Each address of a spec: where it is, and on which bridge's segment. Link-local ones may be on
 /// many links.
 fn addresses(spec: &Spec) -> Vec<(Ns, Option<Name>, IpAddr)> {
-    let all: Vec<(Ns, Option<Name>, IpAddr)> = match spec {
-        Spec::Namespace(_) => Vec::new(),
-        Spec::Bridge(bridge) => {
-            let place = (Ns::of(bridge.namespace.as_ref()), Some(bridge.name.clone()));
-            bridge
-                .addresses
-                .iter()
-                .map(|address| (place.0.clone(), place.1.clone(), address.0.addr()))
-                .collect()
-        }
-        Spec::Veth(veth) => {
-            let of_end = |i: usize| {
-                let end = &veth.endpoints[i];
-                let (ns, segment) = (Ns::of(end.namespace.as_ref()), segment(veth, i).cloned());
-                end.addresses
-                    .iter()
-                    .map(move |address| (ns.clone(), segment.clone(), address.0.addr()))
-            };
-            of_end(0).chain(of_end(1)).collect()
-        }
-    };
-    all.into_iter()
-        .filter(|(_, _, address)| !is_link_local(*address))
-        .collect()
+    let mut found = Vec::new();
+    for device in spec.devices() {
+        let (ns, bridge) = (device.ns(), segment(spec, device.end));
+        let addresses = device.addresses.iter().map(|address| address.0.addr());
+        found.extend(
+            addresses
+                .filter(|address| !is_link_local(*address))
+                .map(|address| (ns.clone(), bridge.cloned(), address)),
+        );
+    }
+    found
 }

@@ -3,15 +3,15 @@
 use netnsd_api::{Mac, ResourceRef};
 use sha2::{Digest, Sha256};
 
-use crate::model::{MachineKey, Spec};
+use crate::model::{DeviceSpec, MachineKey, Spec};
 
 /// Derives the MAC addresses of a resource's devices, one for each end. An address that is taken,
 /// or that the resource asks for itself, is skipped.
 pub(super) fn derive_macs(key: &MachineKey, spec: &Spec, taken: impl Fn(Mac) -> bool) -> Vec<Mac> {
     let resource = spec.resource();
-    let asked: Vec<Mac> = spec.asked_macs().into_iter().flatten().collect();
+    let asked: Vec<Mac> = spec.devices().filter_map(|device| device.mac).collect();
     let mut macs: Vec<Mac> = Vec::new();
-    for end in 0..spec.asked_macs().len() {
+    for DeviceSpec { end, .. } in spec.devices() {
         let is_free = |mac: &Mac| !taken(*mac) && !asked.contains(mac) && !macs.contains(mac);
         let mac = (0..=u32::MAX)
             .map(|counter| derive_mac(key, &resource, end, counter))

@@ -14,7 +14,7 @@ mod topology;
 
 use std::collections::BTreeMap;
 
-use netnsd_api::{Kind, Mac, Name, ResourceRef, Veth};
+use netnsd_api::{Kind, Mac, Name, ResourceRef};
 
 use self::index::Index;
 pub use self::{decide::Proposal, error::IntentError};
@@ -164,11 +164,12 @@ impl Intent {
     }
 }
 
-/// Returns the bridge on whose segment an end's addresses are: the end's own, or the one whose port
-/// the other end is.
-fn segment(veth: &Veth, end: usize) -> Option<&Name> {
-    veth.endpoints[end]
-        .bridge
-        .as_ref()
-        .or(veth.endpoints[1 - end].bridge.as_ref())
+/// Returns the bridge on whose segment a device's addresses are: itself, the one whose port it is,
+/// or the one whose port the other end of its pair is.
+fn segment(spec: &Spec, end: usize) -> Option<&Name> {
+    if let Spec::Bridge(bridge) = spec {
+        return Some(&bridge.name);
+    }
+    let bridge_of = |end: usize| spec.endpoints().get(end)?.bridge.as_ref();
+    bridge_of(end).or_else(|| bridge_of(1 - end))
 }

@@ -8,7 +8,7 @@ use netnsd_api::{Code, FieldError, ResourceRef};
 use super::{Intent, IntentError};
 use crate::{
     access::{Caller, authorize},
-    model::{ChangeKind, Decision, Document, DocumentItem, Record, Spec},
+    model::{ChangeKind, Decision, Document, DocumentItem, Record},
 };
 
 impl Intent {
@@ -122,8 +122,6 @@ impl Intent {
 }
 
 fn has_unnamed_end(placed: &DocumentItem) -> bool {
-    match &placed.spec {
-        Spec::Veth(veth) => veth.endpoints.iter().any(|end| end.interface.is_none()),
-        _ => false,
-    }
+    let mut ends = placed.spec.endpoints().iter();
+    ends.any(|end| end.interface.is_none())
 }

@@ -453,8 +453,10 @@ fn ports(
             .port
             .filter(|_| link.master.as_deref() == Some(bridge))?;
         let (veth, endpoint) = match link.owner_tag.as_deref().and_then(ownership::parse) {
-            Some((resource, Some(end))) => (Some(resource.name), u8::try_from(end).ok()),
-            _ => (None, None),
+            Some((resource, end)) if resource.kind == Kind::Veth => {
+                (Some(resource.name), u8::try_from(end).ok())
+            }
+            Some(_) | None => (None, None),
         };
         Some(BridgePort {
             interface: name,

@@ -29,7 +29,7 @@ pub use self::op::{
     NeighbourChange, NewEnd, NewLink, Op, RouteChange,
 };
 pub(crate) use self::real::protocol;
-use crate::links::{BridgeAttrs, PortAttrs};
+use crate::links::{BridgeAttrs, LinkSettings, PortAttrs};
 
 /// Routes that netnsd makes carry this protocol number (`rtm_protocol`, `linux/rtnetlink.h`; none
 /// of the registered ones).
@@ -384,6 +384,23 @@ pub struct Device {
 }
 
 impl ObservedLink {
+    /// Returns the state of a device right after its creation.
+    pub fn created(settings: &LinkSettings, end: &NewEnd) -> Self {
+        let mut bridge = None;
+        if let LinkSettings::Bridge(settings) = settings {
+            let made: &mut ObservedBridge = bridge.insert(ObservedBridge::default());
+            made.attrs.apply(settings);
+        }
+        Self {
+            kind: Some(settings.device_type().kind().into()),
+            owner_tag: Some(end.owner_tag.clone()),
+            mac: end.mac,
+            mtu: end.mtu.unwrap_or(DEFAULT_MTU),
+            bridge,
+            ..Self::default()
+        }
+    }
+
     /// Sets the MTU. If it is too small for IPv6, that ends on the link.
     pub fn set_mtu(&mut self, mtu: u32) {
         self.mtu = mtu;

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use netnsd_api::{Mac, Name, Neighbour, NetnsId, Port, Route, SysctlKey};
 
 use super::{DnsFile, Ns, ObservedAddress, RouteExtras};
-use crate::links::BridgeSettings;
+use crate::links::{BridgeSettings, LinkSettings, NoSettings};
 
 /// Location of a link: its namespace, and its name there.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -130,28 +130,37 @@ pub enum LinkOp {
 
 /// Link that is to be created.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum NewLink {
-    /// A bridge.
-    Bridge {
-        /// Device.
-        end: NewEnd,
-        /// Settings besides the defaults.
-        settings: BridgeSettings,
-    },
-    /// A veth pair.
-    Veth {
-        /// Both ends.
-        ends: [NewEnd; 2],
-    },
+pub struct NewLink {
+    /// Type, and settings besides the defaults.
+    pub settings: LinkSettings,
+    /// Device.
+    pub end: NewEnd,
+    /// Other end of a veth pair.
+    pub peer: Option<NewEnd>,
 }
 
 impl NewLink {
-    /// Returns the devices that it has.
-    pub fn ends(&self) -> &[NewEnd] {
-        match self {
-            NewLink::Bridge { end, .. } => std::slice::from_ref(end),
-            NewLink::Veth { ends } => ends,
+    /// Creates a veth pair.
+    pub fn veth([end, peer]: [NewEnd; 2]) -> Self {
+        Self {
+            settings: LinkSettings::Veth(NoSettings),
+            end,
+            peer: Some(peer),
         }
+    }
+
+    /// Creates a bridge.
+    pub fn bridge(end: NewEnd, settings: BridgeSettings) -> Self {
+        Self {
+            settings: LinkSettings::Bridge(settings),
+            end,
+            peer: None,
+        }
+    }
+
+    /// Iterates over the devices that it has.
+    pub fn ends(&self) -> impl Iterator<Item = &NewEnd> {
+        std::iter::once(&self.end).chain(&self.peer)
     }
 }
 
@@ -183,8 +192,8 @@ pub enum LinkChange {
     AddrGenModeNone(bool),
     /// Makes it a port of this bridge of its namespace, or of none.
     Master(Option<String>),
-    /// Changes settings of a bridge.
-    Bridge(BridgeSettings),
+    /// Changes settings of its type.
+    Settings(LinkSettings),
     /// Changes settings of a bridge port.
     Port(Port),
     /// Replaces the owner tag (on `lo`: of its namespace).
@@ -434,10 +443,7 @@ impl NamespaceChange {
 impl LinkOp {
     fn label(&self) -> &'static str {
         match self {
-            LinkOp::Create(new) => match **new {
-                NewLink::Bridge { .. } => "bridge_add",
-                NewLink::Veth { .. } => "veth_add",
-            },
+            LinkOp::Create(new) => new.settings.create_label(),
             LinkOp::Delete(_) => "link_delete",
             LinkOp::Move { .. } => "link_move",
             LinkOp::Set { change, .. } => match change {
@@ -447,7 +453,7 @@ impl LinkOp {
                 LinkChange::Mtu(_) => "link_mtu",
                 LinkChange::AddrGenModeNone(_) => "link_addrgenmode",
                 LinkChange::Master(_) => "link_master",
-                LinkChange::Bridge(_) => "bridge_set",
+                LinkChange::Settings(settings) => settings.set_label(),
                 LinkChange::Port(_) => "port_set",
                 LinkChange::Owner { .. } => "link_owner",
             },
@@ -457,10 +463,7 @@ impl LinkOp {
     /// Returns the namespace that it is done in.
     pub fn ns(&self) -> &Ns {
         match self {
-            LinkOp::Create(new) => match &**new {
-                NewLink::Bridge { end, .. } => &end.at.ns,
-                NewLink::Veth { ends } => &ends[0].at.ns,
-            },
+            LinkOp::Create(new) => &new.end.at.ns,
             LinkOp::Set { link, .. } | LinkOp::Delete(link) => &link.ns,
             LinkOp::Move { from, .. } => &from.ns,
         }

@@ -13,17 +13,26 @@ use std::borrow::Cow;
 
 use netnsd_api::{Kind, Name, ResourceRef};
 
-/// Returns the owner tag of a resource; `end` for a veth's end.
-pub fn owner_tag(resource: &ResourceRef, end: Option<usize>, uid: &str) -> String {
+/// Returns the owner tag of a resource's device; `end` is 0 but for the second end of a pair.
+pub fn owner_tag(resource: &ResourceRef, end: usize, uid: &str) -> String {
     let ResourceRef { kind, name } = resource;
-    match end {
-        Some(end) => format!("netnsd:{kind}:{name}:{end}:{uid}"),
-        None => format!("netnsd:{kind}:{name}:{uid}"),
+    if has_ends(*kind) {
+        format!("netnsd:{kind}:{name}:{end}:{uid}")
+    } else {
+        format!("netnsd:{kind}:{name}:{uid}")
     }
 }
 
-/// Reads a tag, legacy or not: the resource and, for a veth, which end.
-pub fn parse(tag: &str) -> Option<(ResourceRef, Option<usize>)> {
+/// Returns true if the tags of a kind's devices have the number of their end.
+fn has_ends(kind: Kind) -> bool {
+    match kind {
+        Kind::Veth => true,
+        Kind::Namespace | Kind::Bridge => false,
+    }
+}
+
+/// Reads a tag, legacy or not: the resource, and which end of it.
+pub fn parse(tag: &str) -> Option<(ResourceRef, usize)> {
     let tag = current(tag);
     let (path, _uid) = tag.strip_prefix("netnsd:")?.rsplit_once(':')?;
     let mut parts = path.split(':');
@@ -33,8 +42,8 @@ pub fn parse(tag: &str) -> Option<(ResourceRef, Option<usize>)> {
         Some(end) => Some(end.parse().ok().filter(|end| *end < 2)?),
         None => None,
     };
-    (parts.next().is_none() && end.is_some() == (kind == Kind::Veth))
-        .then(|| (ResourceRef::new(kind, name), end))
+    (parts.next().is_none() && end.is_some() == has_ends(kind))
+        .then(|| (ResourceRef::new(kind, name), end.unwrap_or_default()))
 }
 
 /// Returns true for a tag that is an alias.
@@ -58,14 +67,11 @@ mod tests {
     #[test]
     fn owner_tag_is_read_as_written() {
         let veth = ResourceRef::new(Kind::Veth, "lan0".parse().unwrap());
-        assert_eq!(
-            parse(&owner_tag(&veth, Some(1), "u-1")),
-            Some((veth, Some(1)))
-        );
+        assert_eq!(parse(&owner_tag(&veth, 1, "u-1")), Some((veth, 1)));
         let bridge = ResourceRef::new(Kind::Bridge, "br0".parse().unwrap());
         assert_eq!(
-            parse(&owner_tag(&bridge, None, "u")),
-            Some((bridge.clone(), None))
+            parse(&owner_tag(&bridge, 0, "u")),
+            Some((bridge.clone(), 0))
         );
         for other in [
             "",
@@ -80,21 +86,17 @@ mod tests {
         let legacy = "netnsd:bridge/br0:u";
         assert_eq!(
             (parse(legacy), is_legacy(legacy)),
-            (Some((bridge.clone(), None)), true)
+            (Some((bridge.clone(), 0)), true)
         );
-        assert_eq!(current(legacy), owner_tag(&bridge, None, "u"));
+        assert_eq!(current(legacy), owner_tag(&bridge, 0, "u"));
     }
 
     #[test]
     fn longest_owner_tag_fits_in_an_altname() {
         let name = "n".repeat(64).parse().unwrap();
         let uid = uuid::Uuid::nil().to_string();
-        for (kind, end) in [
-            (Kind::Namespace, None),
-            (Kind::Bridge, None),
-            (Kind::Veth, Some(1)),
-        ] {
-            assert!(owner_tag(&ResourceRef::new(kind, Name::clone(&name)), end, &uid).len() < 128);
+        for kind in Kind::ALL {
+            assert!(owner_tag(&ResourceRef::new(kind, Name::clone(&name)), 1, &uid).len() < 128);
         }
     }
 }

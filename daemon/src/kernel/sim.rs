@@ -17,13 +17,13 @@ use netnsd_api::{
 use nix::errno::Errno;
 
 use super::{
-    ADDRESS_PROTOCOL_KERNEL_LL, AddressChange, Announcement, BatchOp, DEFAULT_MTU, FeatureOp,
-    Kernel, KernelEvent, LinkAt, LinkChange, LinkOp, NamespaceChange, NamespaceOp, NeighbourChange,
-    NewEnd, NewLink, Ns, Observed, ObservedAddress, ObservedBridge, ObservedLink, ObservedNs,
-    ObservedPort, ObservedRoute, Op, OpError, Outcome, ROUTE_PROTOCOL, RouteChange, RouteExtras,
-    Scope, WatchChange, sysctl,
+    ADDRESS_PROTOCOL_KERNEL_LL, AddressChange, Announcement, BatchOp, FeatureOp, Kernel,
+    KernelEvent, LinkAt, LinkChange, LinkOp, NamespaceChange, NamespaceOp, NeighbourChange,
+    NewLink, Ns, Observed, ObservedAddress, ObservedBridge, ObservedLink, ObservedNs, ObservedPort,
+    ObservedRoute, Op, OpError, Outcome, ROUTE_PROTOCOL, RouteChange, RouteExtras, Scope,
+    WatchChange, sysctl,
 };
-use crate::links::BridgeSettings;
+use crate::links::{BridgeSettings, LinkSettings};
 
 /// First bytes of the MAC addresses that this kernel chooses itself.
 const CHOSEN: [u8; 4] = [0xfe, 0, 0, 0];
@@ -410,18 +410,32 @@ impl State {
     }
 
     fn create_link(&mut self, new: &NewLink) -> Done {
-        match new {
-            NewLink::Bridge { end, settings } => {
-                let made = ObservedLink {
-                    kind: Some("bridge".into()),
-                    bridge: Some(ObservedBridge::default()),
-                    ..new_device(end)
-                };
-                self.add_link(&end.at, made)?;
-                self.set_bridge(&end.at, settings)
+        for end in new.ends() {
+            let other = self.ns(&end.at.ns)?.links.get(&end.at.name);
+            if other.is_some_and(|other| other.owner_tag.as_ref() != Some(&end.owner_tag)) {
+                return Err(Errno::EEXIST);
             }
-            NewLink::Veth { ends } => self.add_veth(ends),
         }
+        for end in new.ends() {
+            let created = ObservedLink::created(&new.settings, end);
+            let made = ObservedLink {
+                bridge: created.bridge.map(|_| ObservedBridge::default()),
+                ..created
+            };
+            self.add_link(&end.at, made)?;
+        }
+        if let Some(peer) = &new.peer {
+            self.peers.insert(new.end.at.clone(), peer.at.clone());
+            self.peers.insert(peer.at.clone(), new.end.at.clone());
+        }
+        self.set_settings(&new.end.at, &new.settings)
+    }
+
+    fn set_settings(&mut self, at: &LinkAt, settings: &LinkSettings) -> Done {
+        if let LinkSettings::Bridge(settings) = settings {
+            self.set_bridge(at, settings)?;
+        }
+        Ok(())
     }
 
     fn set_link(&mut self, at: &LinkAt, change: &LinkChange) -> Done {
@@ -459,7 +473,7 @@ impl State {
                 link.port = master.as_ref().map(|_| ObservedPort::default());
                 Ok(())
             }
-            LinkChange::Bridge(settings) => self.set_bridge(at, settings),
+            LinkChange::Settings(settings) => self.set_settings(at, settings),
             LinkChange::Port(settings) => {
                 let port = self.link(at)?.port.as_mut().ok_or(Errno::EINVAL)?;
                 port.attrs.apply(settings);
@@ -609,26 +623,6 @@ impl State {
                 Ok(())
             }
         }
-    }
-
-    fn add_veth(&mut self, ends: &[NewEnd; 2]) -> Done {
-        for end in ends {
-            let other = self.ns(&end.at.ns)?.links.get(&end.at.name);
-            if other.is_some_and(|other| other.owner_tag.as_ref() != Some(&end.owner_tag)) {
-                return Err(Errno::EEXIST);
-            }
-        }
-        for end in ends {
-            let made = ObservedLink {
-                kind: Some("veth".into()),
-                ..new_device(end)
-            };
-            self.add_link(&end.at, made)?;
-        }
-        let [a, b] = [0, 1].map(|i| ends[i].at.clone());
-        self.peers.insert(a.clone(), b.clone());
-        self.peers.insert(b, a);
-        Ok(())
     }
 
     fn delete_link(&mut self, at: &LinkAt) {
@@ -845,16 +839,6 @@ impl State {
             None => known.routes.push(made),
         }
         Ok(())
-    }
-}
-
-/// Returns the state of a device right after its creation.
-fn new_device(end: &NewEnd) -> ObservedLink {
-    ObservedLink {
-        owner_tag: Some(end.owner_tag.clone()),
-        mac: end.mac,
-        mtu: end.mtu.unwrap_or(DEFAULT_MTU),
-        ..ObservedLink::default()
     }
 }
 

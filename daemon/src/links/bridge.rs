@@ -1,9 +1,46 @@
 //! Bridges: `IFLA_BR_*` of linux/if_link.h.
 
-use netnsd_api::{Bridge, Centiseconds, LinkSettings};
-use rtnetlink::packet_route::link::{BridgeStpState, InfoBridge};
+use netnsd_api::{Bridge, Centiseconds, DEFAULT_MTU, LinkSettings};
+use rtnetlink::packet_route::link::{BridgeStpState, InfoBridge, InfoData};
 
-use super::attributes::{AttributeValue, link_attributes};
+use super::{
+    attributes::{AttributeValue, link_attributes},
+    driver::LinkDriver,
+};
+
+/// Driver of bridges.
+#[derive(Debug)]
+pub struct Driver;
+
+impl LinkDriver for Driver {
+    type Spec = Bridge;
+    type Settings = BridgeSettings;
+
+    const KIND: &'static str = "bridge";
+    const CREATE_LABEL: &'static str = "bridge_add";
+    const SET_LABEL: &'static str = "bridge_set";
+    /// `NETIF_F_NETNS_LOCAL`, net/bridge/br_device.c.
+    const CAN_MOVE: bool = false;
+
+    fn settings(spec: &Bridge) -> BridgeSettings {
+        BridgeSettings::of(spec)
+    }
+
+    fn encode(settings: &BridgeSettings) -> Option<InfoData> {
+        let attributes = BridgeAttrs::encode(settings);
+        (!attributes.is_empty()).then_some(InfoData::Bridge(attributes))
+    }
+
+    fn ip_args(settings: &BridgeSettings) -> String {
+        BridgeAttrs::ip_args(settings)
+    }
+
+    /// An MTU given at the creation would follow the ports' (`br_mtu_auto_adjust()`,
+    /// net/bridge/br_if.c).
+    fn mtus_after_creation(mtu: u32) -> Option<Vec<u32>> {
+        Some(bridge_mtu(DEFAULT_MTU, mtu))
+    }
+}
 
 link_attributes! {
     /// Attributes of a bridge, with the kernel's defaults (`br_dev_setup()`,

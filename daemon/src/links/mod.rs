@@ -1,4 +1,4 @@
-//! Attributes of devices, by device type: one table each.
+//! Device types: a driver for each, and tables of their attributes.
 //!
 //! A table names every attribute once; desired settings, observed state, differences, netlink
 //! attributes and arguments of ip-link(8) follow from it. Never does I/O.
@@ -6,8 +6,11 @@
 mod attributes;
 mod bridge;
 mod bridge_port;
+mod driver;
+mod veth;
 
 pub use self::{
     bridge::{BridgeAttrs, BridgeSettings, bridge_mtu},
     bridge_port::PortAttrs,
+    driver::{DeviceType, LinkDriver, LinkSettings, NoSettings},
 };

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use netnsd_api::{Kind, Mac, Name, Namespace, Resource, ResourceRef, SysctlKey, SysctlValue};
+use netnsd_api::{
+    Bridge, Cidr, Endpoint, FieldError, Kind, Mac, Name, Namespace, Port, Resource, ResourceRef,
+    SysctlKey, SysctlValue,
+};
 use netnsd_netlink::Ns;
 use serde::{Deserialize, Deserializer};
 
@@ -35,6 +38,16 @@ macro_rules! define_spec {
             pub fn labels(&self) -> &BTreeMap<String, String> {
                 match self {
                     $(Spec::$kind(spec) => spec.labels(),)+
+                }
+            }
+
+            /// Validates what one resource alone can answer.
+            ///
+            /// # Errors
+            /// The first field that is wrong.
+            pub fn check(&self) -> Result<(), FieldError> {
+                match self {
+                    $(Spec::$kind(spec) => spec.check(),)+
                 }
             }
 
@@ -91,39 +104,27 @@ impl Spec {
     pub fn namespaces(&self) -> Vec<&Name> {
         match self {
             Spec::Namespace(namespace) => vec![&namespace.name],
-            Spec::Bridge(bridge) => bridge.namespace.iter().collect(),
-            Spec::Veth(veth) => veth
-                .endpoints
-                .iter()
-                .filter_map(|end| end.namespace.as_ref())
+            Spec::Bridge(_) | Spec::Veth(_) => self
+                .devices()
+                .filter_map(|device| device.namespace)
                 .collect(),
         }
     }
 
     /// Returns the bridges whose ports the resource's devices are.
-    pub fn bridges(&self) -> Vec<&Name> {
-        match self {
-            Spec::Namespace(_) | Spec::Bridge(_) => Vec::new(),
-            Spec::Veth(veth) => veth
-                .endpoints
-                .iter()
-                .filter_map(|end| end.bridge.as_ref())
-                .collect(),
-        }
+    pub fn bridges(&self) -> impl Iterator<Item = &Name> {
+        self.devices()
+            .filter_map(|device| Some(device.port?.bridge))
     }
 
     /// Returns the resources that the spec refers to, sorted, each once.
     pub fn references(&self) -> Vec<ResourceRef> {
-        let namespaces = match self {
-            Spec::Namespace(_) => Vec::new(),
-            Spec::Bridge(_) | Spec::Veth(_) => self.namespaces(),
-        };
-        let namespaces = namespaces
-            .into_iter()
+        let namespaces = self
+            .devices()
+            .filter_map(|device| device.namespace)
             .map(|name| ResourceRef::new(Kind::Namespace, name.clone()));
         let bridges = self
             .bridges()
-            .into_iter()
             .map(|name| ResourceRef::new(Kind::Bridge, name.clone()));
 
         let mut found: Vec<ResourceRef> = namespaces.chain(bridges).collect();
@@ -132,29 +133,120 @@ impl Spec {
         found
     }
 
-    /// Returns the location of each device that the spec asks for, in the order of its ends.
-    pub fn devices(&self) -> Vec<(Ns, String)> {
+    /// Returns each device that the spec asks for, in the order of its ends.
+    pub fn devices(&self) -> impl Iterator<Item = DeviceSpec<'_>> + Clone {
+        let bridge = match self {
+            Spec::Bridge(bridge) => Some(DeviceSpec::of_bridge(bridge)),
+            Spec::Namespace(_) | Spec::Veth(_) => None,
+        };
+        let ends = self.endpoints().iter().zip(self.end_pointers()).zip(0..);
+        let ends = ends.map(|((spec, pointer), end)| DeviceSpec::of_end(spec, end, pointer));
+        bridge.into_iter().chain(ends)
+    }
+
+    /// Returns the ends that it has: devices that may be ports.
+    pub fn endpoints(&self) -> &[Endpoint] {
         match self {
-            Spec::Namespace(_) => Vec::new(),
-            Spec::Bridge(bridge) => vec![(
-                Ns::of(bridge.namespace.as_ref()),
-                bridge.device().to_owned(),
-            )],
-            Spec::Veth(veth) => veth
-                .endpoints
-                .iter()
-                .map(|end| (Ns::of(end.namespace.as_ref()), end.device().to_owned()))
-                .collect(),
+            Spec::Namespace(_) | Spec::Bridge(_) => &[],
+            Spec::Veth(veth) => &veth.endpoints,
         }
     }
 
-    /// Returns the MAC address that each device is asked to have, in the order of its ends.
-    pub fn asked_macs(&self) -> Vec<Option<Mac>> {
+    /// Returns the ends that it has.
+    pub fn endpoints_mut(&mut self) -> &mut [Endpoint] {
         match self {
-            Spec::Namespace(_) => Vec::new(),
-            Spec::Bridge(bridge) => vec![bridge.mac],
-            Spec::Veth(veth) => veth.endpoints.iter().map(|end| end.mac).collect(),
+            Spec::Namespace(_) | Spec::Bridge(_) => &mut [],
+            Spec::Veth(veth) => &mut veth.endpoints,
         }
+    }
+
+    /// Returns the JSON pointers of the ends.
+    fn end_pointers(&self) -> &'static [&'static str] {
+        match self {
+            Spec::Namespace(_) | Spec::Bridge(_) => &[],
+            Spec::Veth(_) => &["/endpoints/0", "/endpoints/1"],
+        }
+    }
+}
+
+/// Device that a spec asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceSpec<'s> {
+    /// Its number in the resource: 1 for the second end of a pair, else 0.
+    pub end: usize,
+    /// JSON pointer of its fields in the resource.
+    pointer: &'static str,
+    /// Namespace that it lives in; `None` is the host's.
+    pub namespace: Option<&'s Name>,
+    /// Interface name; empty until the intent has chosen one.
+    pub name: &'s str,
+    /// MAC address that is asked for.
+    pub mac: Option<Mac>,
+    /// MTU in bytes that is asked for.
+    pub mtu: Option<u32>,
+    /// True if it is set up.
+    pub up: bool,
+    /// Addresses.
+    pub addresses: &'s [Cidr],
+    /// Bridge port that it is.
+    pub port: Option<PortSpec<'s>>,
+}
+
+/// Bridge port that a device is asked to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PortSpec<'s> {
+    /// Bridge, by the name of its resource.
+    pub bridge: &'s Name,
+    /// Settings of the port.
+    pub settings: &'s Port,
+}
+
+impl<'s> DeviceSpec<'s> {
+    fn of_bridge(bridge: &'s Bridge) -> Self {
+        Self {
+            end: 0,
+            pointer: "",
+            namespace: bridge.namespace.as_ref(),
+            name: bridge.device(),
+            mac: bridge.mac,
+            mtu: bridge.mtu,
+            up: bridge.up,
+            addresses: &bridge.addresses,
+            port: None,
+        }
+    }
+
+    fn of_end(spec: &'s Endpoint, end: usize, pointer: &'static str) -> Self {
+        let settings = &spec.port;
+        Self {
+            end,
+            pointer,
+            namespace: spec.namespace.as_ref(),
+            name: spec.device(),
+            mac: spec.mac,
+            mtu: spec.mtu,
+            up: spec.up,
+            addresses: &spec.addresses,
+            port: spec
+                .bridge
+                .as_ref()
+                .map(|bridge| PortSpec { bridge, settings }),
+        }
+    }
+
+    /// Returns the namespace that it lives in.
+    pub fn ns(&self) -> Ns {
+        Ns::of(self.namespace)
+    }
+
+    /// Returns its namespace and name.
+    pub fn location(&self) -> (Ns, String) {
+        (self.ns(), self.name.to_owned())
+    }
+
+    /// Returns the JSON pointer of one of its fields.
+    pub fn pointer(&self, field: &str) -> String {
+        format!("{}/{field}", self.pointer)
     }
 }
 

@@ -3,13 +3,11 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use netnsd_api::{
-    Bridge, Cidr, Endpoint, Kind, Name, Namespace, NetnsId, ResourceRef, Veth, is_link_local,
-};
+use netnsd_api::{Bridge, Endpoint, Kind, Name, Namespace, NetnsId, ResourceRef, is_link_local};
 
 use super::{
     Ownership, Phase, Planner, Task,
-    place::{bridge_at, end_at, set_owner},
+    place::{device_at, set_owner},
     route::{RouteKey, key_of, key_of_known},
 };
 use crate::{
@@ -17,7 +15,8 @@ use crate::{
         LinkAt, Ns, ObservedAddress, ObservedBridge, ObservedLink, ObservedNs, ObservedRoute, Op,
         ROUTE_PROTOCOL, ROUTE_PROTOCOL_KERNEL, RouteExtras, ownership,
     },
-    model::Spec,
+    links::DeviceType,
+    model::{DeviceSpec, Spec},
 };
 
 /// State of a resource before its adoption.
@@ -25,14 +24,21 @@ use crate::{
 pub struct AdoptionSnapshot {
     /// Spec with every setting set. Bridges are named by their devices.
     pub spec: Spec,
-    /// Owner tags of a deleted record; the second is that of a pair's second end.
-    owner_tags: [Option<String>; 2],
+    /// Owner tag of a deleted record on the namespace, or on each device.
+    owner_tags: Vec<Option<String>>,
     /// Protocol and extra attributes of each route of `spec`.
     routes: Vec<(u8, RouteExtras)>,
-    /// Addresses of each end of a pair, or of a bridge, without those that the kernel makes itself.
-    addresses: [Vec<ObservedAddress>; 2],
-    /// True for ends of a pair that made no IPv6 link-local address.
-    addr_gen_none: [bool; 2],
+    /// Devices, in the order of their ends.
+    devices: Vec<FoundDevice>,
+}
+
+/// State of a device before its adoption, besides its spec.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct FoundDevice {
+    /// Addresses, without those that the kernel makes itself.
+    addresses: Vec<ObservedAddress>,
+    /// True if it made no IPv6 link-local address.
+    addr_gen_none: bool,
 }
 
 impl Task<'_> {
@@ -76,32 +82,39 @@ impl Task<'_> {
         }
     }
 
-    /// Returns the addresses that an end of a pair, or a bridge, is to have.
-    pub(super) fn addresses_of(&self, asked: &[Cidr], end: usize) -> Vec<ObservedAddress> {
-        match self.ownership {
-            Ownership::Release(found) => found.addresses[end].clone(),
-            _ => asked
+    /// Returns the addresses that a device is to have.
+    pub(super) fn addresses_of(&self, device: &DeviceSpec<'_>) -> Vec<ObservedAddress> {
+        match self.found_device(device) {
+            Some(found) => found.addresses.clone(),
+            None => device
+                .addresses
                 .iter()
                 .map(|address| ObservedAddress::new(address.0))
                 .collect(),
         }
     }
 
-    /// Returns true if an end is to make no IPv6 link-local address. A bridge port needs none: its
-    /// announcements would be flooded to all ports.
-    pub(super) fn addr_gen_none(&self, spec: &Endpoint, end: usize) -> bool {
+    /// Returns true if a device is to make no IPv6 link-local address. A bridge port needs none:
+    /// its announcements would be flooded to all ports.
+    pub(super) fn addr_gen_none(&self, device: &DeviceSpec<'_>) -> bool {
+        self.found_device(device)
+            .map_or(device.port.is_some(), |found| found.addr_gen_none)
+    }
+
+    /// Returns the state to which a device of a released resource goes back.
+    fn found_device(&self, device: &DeviceSpec<'_>) -> Option<&FoundDevice> {
         match self.ownership {
-            Ownership::Release(found) => found.addr_gen_none[end],
-            _ => spec.bridge.is_some(),
+            Ownership::Release(found) => found.devices.get(device.end),
+            Ownership::Keep | Ownership::Adopt => None,
         }
     }
 
     /// Returns true if a device with this tag may be adopted: it has no owner, or the owner's
     /// record was deleted.
-    fn may_take(&self, found: Option<&str>, end: Option<usize>) -> bool {
+    fn may_take(&self, found: Option<&str>, end: usize) -> bool {
         // A namespace that netnsd pins under another name has `alias_of`: any other tag is of a
         // deleted record.
-        let may = |owner: (ResourceRef, Option<usize>)| {
+        let may = |owner: (ResourceRef, usize)| {
             self.resource.kind == Kind::Namespace || owner == (self.resource.clone(), end)
         };
         found.and_then(ownership::parse).is_none_or(may)
@@ -120,21 +133,20 @@ impl Planner<'_> {
         };
         let was = known.owner_tag.clone();
         if task.ownership != Ownership::Adopt
-            || was.as_deref().is_some_and(|tag| task.owns(tag, None))
-            || !task.may_take(was.as_deref(), None)
+            || was.as_deref().is_some_and(|tag| task.owns(tag, 0))
+            || !task.may_take(was.as_deref(), 0)
         {
             return;
         }
         let found = AdoptionSnapshot {
             spec: Spec::Namespace(found_namespace(spec, known)),
-            owner_tags: [current(&known.owner_tag), None],
+            owner_tags: vec![current(&known.owner_tag)],
             routes: found_routes(spec, known)
                 .map(|known| (known.protocol, known.extras.clone()))
                 .collect(),
-            addresses: [Vec::new(), Vec::new()],
-            addr_gen_none: [false; 2],
+            devices: Vec::new(),
         };
-        let owner_tag = Some(task.owner_tag(None));
+        let owner_tag = Some(task.owner_tag(0));
         self.ns_mut(ns).owner_tag.clone_from(&owner_tag);
         self.adopt(
             task,
@@ -148,79 +160,49 @@ impl Planner<'_> {
         );
     }
 
-    pub(super) fn adopt_bridge(&mut self, task: &Task<'_>, place: &LinkAt) {
-        if task.ownership != Ownership::Adopt || self.is_at(place, task, None) {
+    /// Adopts the devices of a resource if all of them are at their locations and of its type, and
+    /// the ends of a pair are each other's peers.
+    pub(super) fn adopt_devices(&mut self, task: &Task<'_>, spec: &Spec, places: &[LinkAt]) {
+        if task.ownership != Ownership::Adopt {
             return;
         }
-        let (Some(Spec::Bridge(spec)), Some(known)) =
-            (task.desired, self.now.link(&place.ns, &place.name))
-        else {
+        let ends = || places.iter().enumerate();
+        let here: Vec<bool> = ends()
+            .map(|(end, place)| self.is_at(place, task, end))
+            .collect();
+        if here.iter().all(|here| *here) {
+            return;
+        }
+        let links: Option<Vec<&ObservedLink>> = places
+            .iter()
+            .map(|place| self.now.link(&place.ns, &place.name))
+            .collect();
+        let Some(links) = links else {
             return;
         };
-        if let (Some(settings), true) = (
-            &known.bridge,
-            task.may_take(known.owner_tag.as_deref(), None),
-        ) {
-            let found = AdoptionSnapshot {
-                spec: Spec::Bridge(found_bridge(spec, known, settings)),
-                owner_tags: [current(&known.owner_tag), None],
-                routes: Vec::new(),
-                addresses: [found_addresses(known), Vec::new()],
-                addr_gen_none: [false; 2],
-            };
-            let macs = known.mac.into_iter().collect();
-            let op = self.adopt_link(place.clone(), task.owner_tag(None), None);
-            self.adopt(task, found, vec![op]);
-            self.plan.macs.insert(task.resource.clone(), macs);
-        }
-    }
 
-    /// Adopts a pair if both ends are at their locations, and each is the peer of the other.
-    pub(super) fn adopt_pair(&mut self, task: &Task<'_>, places: &[LinkAt; 2]) {
-        let here = [0, 1].map(|end| self.is_at(&places[end], task, Some(end)));
-        let Some(Spec::Veth(spec)) = task.desired else {
-            return;
+        let kind = task.device_type().map(DeviceType::kind);
+        let may_take = |(end, link): (usize, &&ObservedLink)| {
+            link.kind.as_deref() == kind
+                && (here[end] || task.may_take(link.owner_tag.as_deref(), end))
         };
-        if task.ownership != Ownership::Adopt || here == [true, true] {
-            return;
-        }
-        let links = [0, 1].map(|end: usize| self.now.link(&places[end].ns, &places[end].name));
-        let [Some(one), Some(two)] = links else {
-            return;
-        };
-        let free = |end: usize, link: &ObservedLink| {
-            here[end] || task.may_take(link.owner_tag.as_deref(), Some(end))
-        };
-        let is_veth = |link: &ObservedLink| link.kind.as_deref() == Some(Kind::Veth.as_str());
-        let are_peers = one.peer_index == Some(two.index) && two.peer_index == Some(one.index);
-        if !(free(0, one) && free(1, two) && is_veth(one) && is_veth(two) && are_peers) {
+        if !links.iter().enumerate().all(may_take) || !are_peers(&links) {
             return;
         }
         let found = AdoptionSnapshot {
-            spec: Spec::Veth(Veth {
-                endpoints: [
-                    found_end(&spec.endpoints[0], one),
-                    found_end(&spec.endpoints[1], two),
-                ],
-                ..spec.clone()
-            }),
-            owner_tags: [current(&one.owner_tag), current(&two.owner_tag)],
+            spec: found_spec(spec, &links),
+            owner_tags: links.iter().map(|link| current(&link.owner_tag)).collect(),
             routes: Vec::new(),
-            addresses: [found_addresses(one), found_addresses(two)],
-            addr_gen_none: [one.addr_gen_none, two.addr_gen_none],
+            devices: links.iter().map(|link| found_device(link)).collect(),
         };
-        let macs = [one.mac, two.mac].into_iter().flatten().collect();
-        let take = |end: usize| {
-            self.adopt_link(
-                places[end].clone(),
-                task.owner_tag(Some(end)),
-                Some(&places[1 - end]),
-            )
-        };
-        let ops = [0, 1]
+        let macs = links.iter().filter_map(|link| link.mac).collect();
+        let taken: Vec<(usize, &LinkAt)> = ends().filter(|(end, _)| !here[*end]).collect();
+        let ops = taken
             .into_iter()
-            .filter(|end| !here[*end])
-            .map(take)
+            .map(|(end, place)| {
+                let peer = task.is_pair().then(|| places.get(1 - end)).flatten();
+                self.adopt_link(place.clone(), task.owner_tag(end), peer)
+            })
             .collect();
         self.adopt(task, found, ops);
         self.plan.macs.insert(task.resource.clone(), macs);
@@ -244,44 +226,30 @@ impl Planner<'_> {
         let Ownership::Release(found) = task.ownership else {
             return;
         };
-        let places: Vec<(LinkAt, Option<usize>)> = match &found.spec {
-            Spec::Namespace(spec) => {
-                let ns = Ns::Named(spec.name.clone());
-                let tag = self
-                    .now
-                    .namespaces
-                    .get(&ns)
-                    .and_then(|known| known.owner_tag.clone());
-                if tag.as_deref().is_some_and(|tag| task.owns(tag, None)) {
-                    let lo = LinkAt::loopback(ns);
-                    self.emit(
-                        Phase::ReleaseAdopted,
-                        task,
-                        set_owner(&lo, tag, found.owner_tags[0].clone(), None),
-                    );
-                }
-                return;
+        if let Spec::Namespace(spec) = &found.spec {
+            return self.release_namespace(task, found, Ns::Named(spec.name.clone()));
+        }
+        for (device, before) in found.spec.devices().zip(&found.owner_tags) {
+            let place = device_at(&device);
+            if !self.is_at(&place, task, device.end) {
+                continue;
             }
-            Spec::Bridge(spec) => vec![(bridge_at(spec), None)],
-            Spec::Veth(spec) => (0..2)
-                .map(|end| (end_at(&spec.endpoints[end]), Some(end)))
-                .collect(),
-        };
-        for (place, end) in places {
-            if self.is_at(&place, task, end) {
-                let tag = self
-                    .now
-                    .link(&place.ns, &place.name)
-                    .and_then(|link| link.owner_tag.clone());
-                let before = found.owner_tags[end.unwrap_or_default()].clone();
-                if tag != before {
-                    self.emit(
-                        Phase::ReleaseAdopted,
-                        task,
-                        set_owner(&place, tag, before, None),
-                    );
-                }
+            let link = self.now.link(&place.ns, &place.name);
+            let tag = link.and_then(|link| link.owner_tag.clone());
+            if tag != *before {
+                let op = set_owner(&place, tag, before.clone(), None);
+                self.emit(Phase::ReleaseAdopted, task, op);
             }
+        }
+    }
+
+    fn release_namespace(&mut self, task: &Task<'_>, found: &AdoptionSnapshot, ns: Ns) {
+        let known = self.now.namespaces.get(&ns);
+        let tag = known.and_then(|known| known.owner_tag.clone());
+        if tag.as_deref().is_some_and(|tag| task.owns(tag, 0)) {
+            let before = found.owner_tags.first().cloned().flatten();
+            let op = set_owner(&LinkAt::loopback(ns), tag, before, None);
+            self.emit(Phase::ReleaseAdopted, task, op);
         }
     }
 }
@@ -325,14 +293,38 @@ fn found_routes<'k>(
         .filter(is_made)
 }
 
-/// Returns the addresses that the kernel did not make itself.
-fn found_addresses(known: &ObservedLink) -> Vec<ObservedAddress> {
-    known
-        .addresses
-        .iter()
-        .filter(|address| !is_link_local(address.net.addr()))
-        .cloned()
-        .collect()
+/// Returns true if there is one link, or two that are each other's peers.
+fn are_peers(links: &[&ObservedLink]) -> bool {
+    match links {
+        [one, two] => one.peer_index == Some(two.index) && two.peer_index == Some(one.index),
+        _ => true,
+    }
+}
+
+fn found_device(known: &ObservedLink) -> FoundDevice {
+    // Link-local addresses are made by the kernel itself.
+    let addresses = known.addresses.iter();
+    FoundDevice {
+        addresses: addresses
+            .filter(|address| !is_link_local(address.net.addr()))
+            .cloned()
+            .collect(),
+        addr_gen_none: known.addr_gen_none,
+    }
+}
+
+/// Returns a spec that asks for devices as they were found.
+fn found_spec(spec: &Spec, links: &[&ObservedLink]) -> Spec {
+    let mut found = spec.clone();
+    if let (Spec::Bridge(bridge), Some(known)) = (&mut found, links.first())
+        && let Some(settings) = &known.bridge
+    {
+        *bridge = found_bridge(bridge, known, settings);
+    }
+    for (end, known) in found.endpoints_mut().iter_mut().zip(links) {
+        *end = found_end(end, known);
+    }
+    found
 }
 
 fn found_bridge(spec: &Bridge, known: &ObservedLink, bridge: &ObservedBridge) -> Bridge {
@@ -341,7 +333,7 @@ fn found_bridge(spec: &Bridge, known: &ObservedLink, bridge: &ObservedBridge) ->
         mac: spec.mac.and(known.mac),
         mtu: Some(known.mtu),
         up: known.up,
-        // See `AdoptionSnapshot::addresses`.
+        // See `FoundDevice`.
         addresses: Vec::new(),
         ..spec.clone()
     };
@@ -353,7 +345,7 @@ fn found_end(spec: &Endpoint, known: &ObservedLink) -> Endpoint {
         mac: known.mac,
         mtu: Some(known.mtu),
         up: known.up,
-        // See `AdoptionSnapshot::addresses`.
+        // See `FoundDevice`.
         addresses: Vec::new(),
         // A name that no resource can have is left out.
         bridge: known

@@ -7,11 +7,11 @@
 use netnsd_api::{Mac, Neighbour, NetnsId, Route, RouteType, shell_word};
 
 use crate::kernel::{
-    AddressChange, DEFAULT_MTU, FeatureOp, IFA_F_NODAD, IFA_F_NOPREFIXROUTE, LinkAt, LinkChange,
-    LinkOp, NamespaceChange, NamespaceOp, NeighbourChange, NewEnd, NewLink, Ns, ObservedAddress,
-    Op, ROUTE_PROTOCOL, RouteChange, RouteExtras, moved, ownership, prefix_route,
+    AddressChange, FeatureOp, IFA_F_NODAD, IFA_F_NOPREFIXROUTE, LinkAt, LinkChange, LinkOp,
+    NamespaceChange, NamespaceOp, NeighbourChange, NewEnd, Ns, ObservedAddress, Op, ROUTE_PROTOCOL,
+    RouteChange, RouteExtras, moved, ownership, prefix_route,
 };
-use crate::links::{BridgeAttrs, BridgeSettings, PortAttrs, bridge_mtu};
+use crate::links::{LinkSettings, PortAttrs};
 
 /// Returns the shell line that does the same as an operation.
 pub fn command(op: &Op) -> String {
@@ -51,9 +51,9 @@ fn namespace_line(NamespaceOp { name, change }: &NamespaceOp) -> String {
 
 fn link_line(op: &LinkOp) -> String {
     match op {
-        LinkOp::Create(new) => match &**new {
-            NewLink::Bridge { end, settings } => bridge(end, settings),
-            NewLink::Veth { ends } => veth(ends),
+        LinkOp::Create(new) => match &new.peer {
+            Some(peer) => veth(&new.end, peer),
+            None => link_add(&new.end, &new.settings),
         },
         LinkOp::Delete(link) => format!(
             "{} link delete dev {}",
@@ -81,7 +81,7 @@ fn link_change_line(link: &LinkAt, change: &LinkChange) -> String {
         LinkChange::AddrGenModeNone(false) => "addrgenmode eui64".to_owned(),
         LinkChange::Master(Some(master)) => format!("master {}", shell_word(master)),
         LinkChange::Master(None) => "nomaster".to_owned(),
-        LinkChange::Bridge(settings) => format!("type bridge{}", BridgeAttrs::ip_args(settings)),
+        LinkChange::Settings(settings) => type_args(settings),
         LinkChange::Port(settings) => format!("type bridge_slave{}", PortAttrs::ip_args(settings)),
         LinkChange::Owner { was, owner_tag, .. } => {
             let added = owner_tag.iter().map(|tag| altname(link, "add", tag));
@@ -333,33 +333,44 @@ fn address(mac: Option<Mac>) -> String {
     mac.map(|mac| format!(" address {mac}")).unwrap_or_default()
 }
 
-fn bridge(end: &NewEnd, settings: &BridgeSettings) -> String {
+/// Returns the device type and its settings.
+fn type_args(settings: &LinkSettings) -> String {
+    format!(
+        "type {}{}",
+        settings.device_type().kind(),
+        settings.ip_args()
+    )
+}
+
+fn link_add(end: &NewEnd, settings: &LinkSettings) -> String {
+    let later = end.mtu.and_then(|mtu| settings.mtus_after_creation(mtu));
+    let mtu = end.mtu.filter(|_| later.is_none());
     let mut line = format!(
-        "{} link add name {}{} type bridge{} && {}",
+        "{} link add name {}{}{} {} && {}",
         ip(&end.at.ns),
         shell_word(&end.at.name),
         address(end.mac),
-        BridgeAttrs::ip_args(settings),
+        options([("mtu", mtu.map(|mtu| mtu.to_string()))]),
+        type_args(settings),
         altname(&end.at, "add", &end.owner_tag)
     );
-    let mtus = end.mtu.map(|mtu| bridge_mtu(DEFAULT_MTU, mtu));
-    for mtu in mtus.into_iter().flatten() {
+    for mtu in later.into_iter().flatten() {
         line += &format!(" && {}", link_set(&end.at, &format!("mtu {mtu}")));
     }
     line
 }
 
-fn veth(ends: &[NewEnd; 2]) -> String {
+fn veth(one: &NewEnd, other: &NewEnd) -> String {
     let end = |end: &NewEnd| {
         let mtu = end.mtu.map(|mtu| format!(" mtu {mtu}")).unwrap_or_default();
         format!("name {}{}{mtu}", shell_word(&end.at.name), address(end.mac))
     };
     // The option `netns` of the peer knows namespaces by their names: the host's end is the one
     // that is not the peer.
-    let (a, b) = if ends[1].at.ns == Ns::Host {
-        (&ends[1], &ends[0])
+    let (a, b) = if other.at.ns == Ns::Host {
+        (other, one)
     } else {
-        (&ends[0], &ends[1])
+        (one, other)
     };
     let elsewhere = if a.at.ns == b.at.ns {
         String::new()

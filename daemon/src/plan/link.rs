@@ -2,19 +2,16 @@
 //! and down.
 
 use ipnet::IpNet;
-use netnsd_api::{Bridge, Endpoint, Mac, Port, Veth, is_link_local};
+use netnsd_api::{Bridge, Mac, Port, is_link_local};
 
-use super::{
-    Phase, Planner, Task,
-    place::{bridge_at, end_at},
-};
+use super::{Phase, Planner, Task, place::device_at};
 use crate::{
     kernel::{
         AddressChange, DEFAULT_MTU, LinkAt, LinkChange, ObservedAddress, ObservedBridge,
-        ObservedLink, ObservedPort,
+        ObservedLink, ObservedPort, Op,
     },
-    links::{BridgeAttrs, BridgeSettings, bridge_mtu},
-    model::Spec,
+    links::{BridgeAttrs, BridgeSettings, LinkSettings, bridge_mtu},
+    model::{DeviceSpec, Spec},
 };
 
 /// Settings that bridges and veth ends share.
@@ -29,10 +26,9 @@ struct Common {
 
 impl Planner<'_> {
     pub(super) fn plan_bridge(&mut self, task: &Task<'_>, spec: &Bridge) {
-        let place = bridge_at(spec);
-        if !self.is_at(&place, task, None) {
+        let Some((device, place)) = self.own_device(task) else {
             return;
-        }
+        };
         self.set_down_unless(task, &place, spec.up);
         let Some(known) = self.now.link(&place.ns, &place.name).cloned() else {
             return;
@@ -42,7 +38,7 @@ impl Planner<'_> {
             self.plan.new_bridges.contains(&spec.name) || old.namespace != spec.namespace
         };
         let old = previous_bridge(task).filter(|old| !anew(old));
-        self.set_bridge(task, spec, &place, &known, old);
+        self.plan_bridge_settings(task, spec, &place, &known, old);
         if let (Some(mtu), Some(old), false) = (spec.mtu, old, task.is_released())
             && old.mtu != spec.mtu
         {
@@ -58,8 +54,8 @@ impl Planner<'_> {
             }
         }
         let old_mtus = Vec::new();
-        let mac = self.mac_of(task, spec.mac, None);
-        let addresses = task.addresses_of(&spec.addresses, 0);
+        let mac = self.mac_of(task, &device);
+        let addresses = task.addresses_of(&device);
         self.plan_common(
             task,
             &place,
@@ -72,6 +68,14 @@ impl Planner<'_> {
         );
         self.pin_mac(task, spec, &place, mac);
         self.set_up_if(task, &place, spec.up, Phase::SetBridgesUp);
+    }
+
+    /// Returns the desired device of a task that has one, and its location, if it is there.
+    fn own_device<'t>(&self, task: &Task<'t>) -> Option<(DeviceSpec<'t>, LinkAt)> {
+        let device = task.desired?.devices().next()?;
+        let place = device_at(&device);
+        self.is_at(&place, task, device.end)
+            .then_some((device, place))
     }
 
     /// Sets the MAC address that a bridge has already: then it no longer takes the lowest address
@@ -89,11 +93,13 @@ impl Planner<'_> {
     /// Sets the MTU of a bridge whose MTU was once asked for to the lowest of its ports: the kernel
     /// does so only for others (`br_mtu_auto_adjust()`, net/bridge/br_if.c).
     pub(super) fn follow_ports(&mut self, task: &Task<'_>, spec: &Bridge) {
-        let place = bridge_at(spec);
         let was_made = self.plan.new_bridges.contains(&spec.name);
-        if was_made || left_mtu(spec, task.applied).is_none() || !self.is_at(&place, task, None) {
+        if was_made || left_mtu(spec, task.applied).is_none() {
             return;
         }
+        let Some((_, place)) = self.own_device(task) else {
+            return;
+        };
         let Some(inside) = self.now.namespaces.get(&place.ns) else {
             return;
         };
@@ -110,7 +116,7 @@ impl Planner<'_> {
         }
     }
 
-    fn set_bridge(
+    fn plan_bridge_settings(
         &mut self,
         task: &Task<'_>,
         spec: &Bridge,
@@ -129,11 +135,7 @@ impl Planner<'_> {
                 stp,
                 ..BridgeSettings::default()
             };
-            self.emit(
-                Phase::CreateBridges,
-                task,
-                place.set(LinkChange::Bridge(first)),
-            );
+            self.emit(Phase::Settings, task, set_bridge(place, first));
         }
         if known.root_id != known.bridge_id {
             // A bridge shows and uses the times of the root; its own are set when they are asked
@@ -144,42 +146,35 @@ impl Planner<'_> {
             if old.is_some_and(|old| asked(old) != asked(spec))
                 && times != BridgeSettings::default()
             {
-                self.emit_unverifiable(
-                    Phase::CreateBridges,
-                    task,
-                    place.set(LinkChange::Bridge(times)),
-                );
+                self.emit_unverifiable(Phase::Settings, task, set_bridge(place, times));
             }
         }
         if set != BridgeSettings::default() {
-            self.emit(
-                Phase::CreateBridges,
-                task,
-                place.set(LinkChange::Bridge(set)),
-            );
+            self.emit(Phase::Settings, task, set_bridge(place, set));
         }
     }
 
-    pub(super) fn plan_veth(&mut self, task: &Task<'_>, spec: &Veth) {
-        for (index, end) in spec.endpoints.iter().enumerate() {
-            let place = end_at(end);
-            if self.is_at(&place, task, Some(index)) {
-                self.plan_end(task, end, index, &place);
+    /// Plans devices that may be bridge ports.
+    pub(super) fn plan_ends(&mut self, task: &Task<'_>, spec: &Spec) {
+        for device in spec.devices() {
+            let place = device_at(&device);
+            if self.is_at(&place, task, device.end) {
+                self.plan_end(task, &device, &place);
             }
         }
     }
 
-    fn plan_end(&mut self, task: &Task<'_>, spec: &Endpoint, index: usize, place: &LinkAt) {
-        let old = previous_ends(task, index);
+    fn plan_end(&mut self, task: &Task<'_>, spec: &DeviceSpec<'_>, place: &LinkAt) {
+        let old = previous_devices(task, spec.end);
         self.set_down_unless(task, place, spec.up);
         self.plan_common(
             task,
             place,
             &Common {
-                mac: self.mac_of(task, spec.mac, Some(index)),
+                mac: self.mac_of(task, spec),
                 mtu: spec.mtu,
                 old_mtus: old.iter().filter_map(|old| old.mtu).collect(),
-                addresses: task.addresses_of(&spec.addresses, index),
+                addresses: task.addresses_of(spec),
             },
         );
         let known = self
@@ -187,17 +182,17 @@ impl Planner<'_> {
             .link(&place.ns, &place.name)
             .cloned()
             .unwrap_or_default();
-        self.plan_addr_gen(task, task.addr_gen_none(spec, index), place, &known, &old);
-        match &spec.bridge {
+        self.plan_addr_gen(task, task.addr_gen_none(spec), place, &known, &old);
+        match spec.port {
             None => {
                 self.leave_bridge(task, place, &known, &old);
-                self.set_up_if(task, place, spec.up, Phase::SetEndsUp);
+                self.set_up_if(task, place, spec.up, Phase::SetLinksUp);
             }
-            Some(bridge) => {
-                let Some(device) = (self.bridge)(bridge) else {
-                    return self.pending(task, format!("bridge {bridge} is not there"));
+            Some(port) => {
+                let Some(device) = (self.bridge)(port.bridge) else {
+                    return self.pending(task, format!("bridge {} is not there", port.bridge));
                 };
-                self.enslave(task, spec, place, &known, &device, &old);
+                self.enslave(task, port.settings, place, &known, &device, &old);
                 self.set_up_if(task, place, spec.up, Phase::SetPortsUp);
             }
         }
@@ -210,9 +205,9 @@ impl Planner<'_> {
         none: bool,
         place: &LinkAt,
         known: &ObservedLink,
-        old: &[&Endpoint],
+        old: &[DeviceSpec<'_>],
     ) {
-        let was_port = old.iter().any(|old| old.bridge.is_some());
+        let was_port = old.iter().any(|old| old.port.is_some());
         if known.addr_gen_none != none && (none || was_port) {
             self.emit(
                 Phase::Mtus,
@@ -230,10 +225,10 @@ impl Planner<'_> {
         task: &Task<'_>,
         place: &LinkAt,
         known: &ObservedLink,
-        old: &[&Endpoint],
+        old: &[DeviceSpec<'_>],
     ) {
         // If others made it a port, they decide.
-        if known.master.is_some() && old.iter().any(|old| old.bridge.is_some()) {
+        if known.master.is_some() && old.iter().any(|old| old.port.is_some()) {
             self.emit(
                 Phase::ReleasePorts,
                 task,
@@ -252,11 +247,11 @@ impl Planner<'_> {
     fn enslave(
         &mut self,
         task: &Task<'_>,
-        spec: &Endpoint,
+        settings: &Port,
         place: &LinkAt,
         known: &ObservedLink,
         device: &str,
-        old: &[&Endpoint],
+        old: &[DeviceSpec<'_>],
     ) {
         let fresh = known.master.as_deref() != Some(device);
         if fresh {
@@ -279,8 +274,9 @@ impl Planner<'_> {
             Some(port) if !fresh => port.clone(),
             _ => ObservedPort::default(),
         };
-        let earlier: Vec<&Port> = old.iter().map(|old| &old.port).collect();
-        let set = now.attrs.changes(&spec.port, &earlier);
+        let ports = old.iter().filter_map(|old| old.port);
+        let earlier: Vec<&Port> = ports.map(|port| port.settings).collect();
+        let set = now.attrs.changes(settings, &earlier);
         if set != Port::default() {
             self.emit(Phase::SetPorts, task, place.set(LinkChange::Port(set)));
         }
@@ -442,7 +438,7 @@ fn has_prefix_route(link: &ObservedLink, address: &ObservedAddress) -> bool {
 pub(super) fn left_mtu(spec: &Bridge, applied: &[Spec]) -> Option<Bridge> {
     let mtu_of = |old: &Spec| match old {
         Spec::Bridge(old) if old.namespace == spec.namespace => old.mtu,
-        _ => None,
+        Spec::Namespace(_) | Spec::Bridge(_) | Spec::Veth(_) => None,
     };
     let mtu = applied
         .iter()
@@ -457,16 +453,17 @@ pub(super) fn left_mtu(spec: &Bridge, applied: &[Spec]) -> Option<Bridge> {
 fn previous_bridge<'a>(task: &Task<'a>) -> Option<&'a Bridge> {
     task.applied.iter().rev().find_map(|spec| match spec {
         Spec::Bridge(spec) => Some(spec),
-        _ => None,
+        Spec::Namespace(_) | Spec::Veth(_) => None,
     })
 }
 
-fn previous_ends<'a>(task: &Task<'a>, index: usize) -> Vec<&'a Endpoint> {
-    task.applied
-        .iter()
-        .filter_map(|spec| match spec {
-            Spec::Veth(spec) => Some(&spec.endpoints[index]),
-            _ => None,
-        })
-        .collect()
+/// Returns a device as earlier intents asked for it.
+fn previous_devices<'a>(task: &Task<'a>, end: usize) -> Vec<DeviceSpec<'a>> {
+    let specs = task.applied.iter();
+    specs.filter_map(|spec| spec.devices().nth(end)).collect()
+}
+
+/// Returns the operation that changes settings of a bridge.
+fn set_bridge(place: &LinkAt, settings: BridgeSettings) -> Op {
+    place.set(LinkChange::Settings(LinkSettings::Bridge(settings)))
 }

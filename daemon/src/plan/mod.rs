@@ -20,11 +20,12 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use netnsd_api::{Mac, Name, ResourceRef, SysctlKey, is_link_local};
+use netnsd_api::{Kind, Mac, Name, ResourceRef, SysctlKey, is_link_local};
 
 pub use self::{adopt::AdoptionSnapshot, command::command, scope::scope};
 use crate::{
     kernel::{Device, Ns, Observed, ObservedNs, Op, OpError, ownership},
+    links::{DeviceType, LinkSettings},
     model::Spec,
 };
 
@@ -73,13 +74,24 @@ impl Task<'_> {
     }
 
     /// Returns the owner tag of a device, or of the namespace.
-    fn owner_tag(&self, end: Option<usize>) -> String {
+    fn owner_tag(&self, end: usize) -> String {
         ownership::owner_tag(&self.resource, end, self.uid)
     }
 
     /// Returns true if a tag, legacy or not, is that of a device.
-    fn owns(&self, tag: &str, end: Option<usize>) -> bool {
+    fn owns(&self, tag: &str, end: usize) -> bool {
         ownership::current(tag) == self.owner_tag(end)
+    }
+
+    /// Returns true if its devices are the two ends of a pair, which live and die together.
+    fn is_pair(&self) -> bool {
+        self.resource.kind == Kind::Veth
+    }
+
+    /// Returns the type of its devices, as it is desired or was applied last.
+    fn device_type(&self) -> Option<DeviceType> {
+        let mut settings = self.specs().filter_map(LinkSettings::of);
+        settings.next().map(|settings| settings.device_type())
     }
 
     /// Returns true if one of its links was last observed here. False if the namespace's cookie is
@@ -105,7 +117,7 @@ enum Phase {
     DeleteLinks,
     DeleteNamespaces,
     CreateNamespaces,
-    /// Ids before veth pairs: a pair across namespaces gives them ids of the kernel's choice.
+    /// Ids before links: a pair across namespaces gives them ids of the kernel's choice.
     SetNetnsIds,
     /// Sysctls before links, which inherit `conf.default`.
     Sysctls,
@@ -115,8 +127,8 @@ enum Phase {
     Move,
     /// Ports leave their bridges under their new names.
     ReleasePorts,
-    CreateBridges,
-    CreateVeths,
+    CreateLinks,
+    Settings,
     /// Sysctls of links come after the changes that reset them, and before addresses, which IPv6
     /// refuses where it is switched off.
     Mtus,
@@ -124,7 +136,7 @@ enum Phase {
     /// Namespaces are complete before ports are set up: the bridge forwards at once.
     Addresses,
     SetBridgesUp,
-    SetEndsUp,
+    SetLinksUp,
     /// A bridge's address is pinned before ports come that could change it. As late as that: it
     /// cannot be undone.
     PinMacs,
@@ -200,7 +212,7 @@ pub struct Plan {
 pub fn lasting(spec: &Spec, applied: &[Spec]) -> Option<Spec> {
     match spec {
         Spec::Bridge(spec) => link::left_mtu(spec, applied).map(Spec::Bridge),
-        _ => None,
+        Spec::Namespace(_) | Spec::Veth(_) => None,
     }
 }
 
@@ -243,8 +255,8 @@ pub fn plan<'a>(
     for task in &tasks {
         match task.desired {
             Some(Spec::Bridge(spec)) => planner.plan_bridge(task, spec),
-            Some(Spec::Veth(spec)) => planner.plan_veth(task, spec),
-            _ => {}
+            Some(spec @ Spec::Veth(_)) => planner.plan_ends(task, spec),
+            Some(Spec::Namespace(_)) | None => {}
         }
     }
     for task in &tasks {
@@ -295,7 +307,7 @@ fn link_local_gateways(tasks: &[Task<'_>]) -> BTreeSet<(Ns, String)> {
                 .iter()
                 .map(|route| (&spec.name, route))
                 .collect(),
-            _ => Vec::new(),
+            Spec::Bridge(_) | Spec::Veth(_) => Vec::new(),
         });
     let routes = routes.filter(|(_, route)| route.via.is_some_and(|via| is_link_local(via.0)));
     routes

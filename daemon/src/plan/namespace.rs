@@ -57,14 +57,14 @@ impl Planner<'_> {
             .get(ns)
             .filter(|known| known.alias_of.is_none());
         known.is_some_and(|known| match &known.owner_tag {
-            Some(tag) => task.owns(tag, None),
+            Some(tag) => task.owns(tag, 0),
             None => task.remembers(ns, known.cookie, LOOPBACK),
         })
     }
 
     /// Tags the task's own namespace if its tag is missing or legacy.
     fn tag_namespace(&mut self, task: &Task<'_>, ns: &Ns) {
-        let owner_tag = task.owner_tag(None);
+        let owner_tag = task.owner_tag(0);
         if !self.is_own_namespace(task, ns) {
             return;
         }
@@ -78,7 +78,7 @@ impl Planner<'_> {
 
     pub(super) fn plan_namespace(&mut self, task: &Task<'_>, spec: &Namespace) {
         let ns = Ns::Named(spec.name.clone());
-        let owner_tag = task.owner_tag(None);
+        let owner_tag = task.owner_tag(0);
         let name = spec.name.clone();
         self.adopt_namespace(task, &ns);
         self.tag_namespace(task, &ns);

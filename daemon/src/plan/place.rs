@@ -1,34 +1,24 @@
 //! Locations of links: creation, deletion, moves, renames.
 
-use netnsd_api::{Bridge, Endpoint, Kind, Mac, Veth};
+use netnsd_api::{Kind, Mac};
 
 use super::{Ownership, Phase, Planner, Task};
 use crate::{
-    kernel::{
-        DEFAULT_MTU, LinkAt, LinkChange, LinkOp, NewEnd, NewLink, Ns, ObservedBridge, ObservedLink,
-        Op, ownership,
-    },
-    links::BridgeSettings,
-    model::Spec,
+    kernel::{LinkAt, LinkChange, LinkOp, NewEnd, NewLink, Ns, ObservedLink, Op, ownership},
+    links::{DeviceType, LinkSettings},
+    model::{DeviceSpec, Spec},
 };
 
-/// Returns the location that a bridge is asked to have.
-pub(super) fn bridge_at(spec: &Bridge) -> LinkAt {
-    LinkAt::new(Ns::of(spec.namespace.as_ref()), spec.device())
+/// Returns the location that a device is asked to have.
+pub(super) fn device_at(device: &DeviceSpec<'_>) -> LinkAt {
+    LinkAt::new(device.ns(), device.name)
 }
 
-/// Returns the location that an end of a pair is asked to have.
-pub(super) fn end_at(end: &Endpoint) -> LinkAt {
-    LinkAt::new(Ns::of(end.namespace.as_ref()), end.device())
-}
-
-/// Returns the locations that a bridge, or an end of a pair, is and was asked to have.
-fn places<'t>(task: &'t Task<'_>, end: Option<usize>) -> impl Iterator<Item = LinkAt> + 't {
-    task.specs().filter_map(move |spec| match (spec, end) {
-        (Spec::Bridge(spec), None) => Some(bridge_at(spec)),
-        (Spec::Veth(spec), Some(end)) => Some(end_at(&spec.endpoints[end])),
-        _ => None,
-    })
+/// Returns the locations that a device is and was asked to have.
+fn places(task: &Task<'_>, end: usize) -> impl Iterator<Item = LinkAt> {
+    task.specs()
+        .filter_map(move |spec| spec.devices().nth(end))
+        .map(|device| device_at(&device))
 }
 
 /// Owner of the link at a location.
@@ -48,8 +38,8 @@ impl Planner<'_> {
     /// namespace: the end has to be gone now, because its name may be asked for before the kernel
     /// clears the namespace.
     pub(super) fn delete_half_pair(&mut self, task: &Task<'_>) {
-        let is_half = || self.locate_end(task, 0).is_some() != self.locate_end(task, 1).is_some();
-        if task.desired.is_none() && task.resource.kind == Kind::Veth && is_half() {
+        let is_half = || self.locate(task, 0).is_some() != self.locate(task, 1).is_some();
+        if task.desired.is_none() && task.is_pair() && is_half() {
             self.delete(task);
         }
     }
@@ -87,18 +77,18 @@ impl Planner<'_> {
     }
 
     /// Returns true if a link of this task is at this location.
-    pub(super) fn is_at(&self, place: &LinkAt, task: &Task<'_>, end: Option<usize>) -> bool {
+    pub(super) fn is_at(&self, place: &LinkAt, task: &Task<'_>, end: usize) -> bool {
         self.occupant(place, task, end) == Occupant::SameLink
     }
 
-    fn occupant(&self, place: &LinkAt, task: &Task<'_>, end: Option<usize>) -> Occupant {
+    fn occupant(&self, place: &LinkAt, task: &Task<'_>, end: usize) -> Occupant {
         let Some(link) = self.now.link(&place.ns, &place.name) else {
             return Occupant::Vacant;
         };
         match link.owner_tag.as_deref() {
             Some(tag) if task.owns(tag, end) => Occupant::SameLink,
             Some(tag) if ownership::parse(tag).is_some() => Occupant::OtherManaged,
-            None if link.kind.as_deref() == Some(task.resource.kind.as_str())
+            None if link.kind.as_deref() == task.device_type().map(DeviceType::kind)
                 && self.remembers(task, place, link) =>
             {
                 Occupant::SameLink
@@ -119,7 +109,7 @@ impl Planner<'_> {
 
     /// Tags a link of the task if its tag is missing or legacy; with `peer` only if that is its
     /// other end.
-    fn tag(&mut self, task: &Task<'_>, end: Option<usize>, place: LinkAt, peer: Option<&LinkAt>) {
+    fn tag(&mut self, task: &Task<'_>, end: usize, place: LinkAt, peer: Option<&LinkAt>) {
         let owner_tag = task.owner_tag(end);
         let Some(link) = self.ns_mut(&place.ns).links.get_mut(&place.name) else {
             return;
@@ -134,15 +124,29 @@ impl Planner<'_> {
         }
     }
 
-    /// Returns the present location of an end of a pair, among those it was ever asked to have.
-    fn locate_end(&self, task: &Task<'_>, end: usize) -> Option<LinkAt> {
-        places(task, Some(end))
-            .find(|place| self.is_at(place, task, Some(end)))
-            .or_else(|| self.find_renamed(task, Some(end)))
+    /// Returns the present location of a device, among those it was ever asked to have.
+    fn locate(&self, task: &Task<'_>, end: usize) -> Option<LinkAt> {
+        places(task, end)
+            .find(|place| self.is_at(place, task, end))
+            .or_else(|| self.find_renamed(task, end))
+    }
+
+    /// Returns every location of a device: after a crash the one from before may be there too.
+    fn locate_all(&self, task: &Task<'_>, end: usize) -> Vec<LinkAt> {
+        let mut found: Vec<LinkAt> = Vec::new();
+        for place in places(task, end) {
+            if !found.contains(&place) && self.is_at(&place, task, end) {
+                found.push(place);
+            }
+        }
+        if found.is_empty() {
+            found.extend(self.find_renamed(task, end));
+        }
+        found
     }
 
     /// Returns the location of a link of the task that somebody renamed.
-    fn find_renamed(&self, task: &Task<'_>, end: Option<usize>) -> Option<LinkAt> {
+    fn find_renamed(&self, task: &Task<'_>, end: usize) -> Option<LinkAt> {
         let found_in = |place: LinkAt| {
             let names = self
                 .now
@@ -159,18 +163,13 @@ impl Planner<'_> {
 
     /// Returns the MAC address that a device is to have: the one that is asked for, or the recorded
     /// one.
-    pub(super) fn mac_of(
-        &self,
-        task: &Task<'_>,
-        asked: Option<Mac>,
-        end: Option<usize>,
-    ) -> Option<Mac> {
+    pub(super) fn mac_of(&self, task: &Task<'_>, device: &DeviceSpec<'_>) -> Option<Mac> {
         let kept = self
             .plan
             .macs
             .get(&task.resource)
             .map_or(task.macs, Vec::as_slice);
-        asked.or_else(|| kept.get(end.unwrap_or_default()).copied())
+        device.mac.or_else(|| kept.get(device.end).copied())
     }
 
     /// Records the MAC addresses of devices that keep theirs. An address that is asked for is not
@@ -180,68 +179,55 @@ impl Planner<'_> {
             return;
         };
         let mut macs = task.macs.to_vec();
-        for (end, (mac, asked)) in macs.iter_mut().zip(desired.asked_macs()).enumerate() {
-            let place = match desired {
-                Spec::Veth(_) => self.locate_end(task, end),
-                _ => self.locate_bridges(task).into_iter().next(),
-            };
+        for (mac, device) in macs.iter_mut().zip(desired.devices()) {
+            let place = self.locate(task, device.end);
             let known = place.and_then(|place| self.now.link(&place.ns, &place.name)?.mac);
-            *mac = known.filter(|_| asked.is_none()).unwrap_or(*mac);
+            *mac = known.filter(|_| device.mac.is_none()).unwrap_or(*mac);
         }
         self.plan.macs.insert(task.resource.clone(), macs);
     }
 
-    fn locate_bridges(&self, task: &Task<'_>) -> Vec<LinkAt> {
-        let mut found: Vec<LinkAt> = Vec::new();
-        for place in places(task, None) {
-            if !found.contains(&place) && self.is_at(&place, task, None) {
-                found.push(place);
-            }
-        }
-        if found.is_empty() {
-            found.extend(self.find_renamed(task, None));
-        }
-        found
-    }
-
     /// Deletes the existing links of a task. Returns true if there were any.
     fn delete(&mut self, task: &Task<'_>) -> bool {
-        match task.resource.kind {
-            Kind::Namespace => false,
-            Kind::Bridge => {
-                let found = self.locate_bridges(task);
-                for place in &found {
-                    self.set_down(task, place, Phase::SetBridgesDown);
-                    self.delete_link(task, place);
-                }
-                !found.is_empty()
+        if task.is_pair() {
+            return self.delete_pair(task);
+        }
+        let found = self.locate_all(task, 0);
+        for place in &found {
+            if task.resource.kind == Kind::Bridge {
+                self.set_down(task, place, Phase::SetBridgesDown);
             }
-            Kind::Veth => match [self.locate_end(task, 0), self.locate_end(task, 1)] {
-                [None, None] => false,
-                [Some(place), None] | [None, Some(place)] => {
-                    self.forget_untagged_peer(task, &place);
-                    self.delete_link(task, &place);
-                    true
-                }
-                [Some(a), Some(b)] => {
-                    // The kernel deletes the peer too. Links of one namespace are deleted together,
-                    // so the end with more links beside it is chosen.
-                    let company = |place: &LinkAt| {
-                        self.now
-                            .namespaces
-                            .get(&place.ns)
-                            .map_or(0, |ns| ns.links.len())
-                    };
-                    let (by, other) = if company(&b) > company(&a) {
-                        (b, a)
-                    } else {
-                        (a, b)
-                    };
-                    self.delete_link(task, &by);
-                    self.forget_link(&other.ns, &other.name);
-                    true
-                }
-            },
+            self.delete_link(task, place);
+        }
+        !found.is_empty()
+    }
+
+    fn delete_pair(&mut self, task: &Task<'_>) -> bool {
+        match [self.locate(task, 0), self.locate(task, 1)] {
+            [None, None] => false,
+            [Some(place), None] | [None, Some(place)] => {
+                self.forget_untagged_peer(task, &place);
+                self.delete_link(task, &place);
+                true
+            }
+            [Some(a), Some(b)] => {
+                // The kernel deletes the peer too. Links of one namespace are deleted together, so
+                // the end with more links beside it is chosen.
+                let company = |place: &LinkAt| {
+                    self.now
+                        .namespaces
+                        .get(&place.ns)
+                        .map_or(0, |ns| ns.links.len())
+                };
+                let (by, other) = if company(&b) > company(&a) {
+                    (b, a)
+                } else {
+                    (a, b)
+                };
+                self.delete_link(task, &by);
+                self.forget_link(&other.ns, &other.name);
+                true
+            }
         }
     }
 
@@ -253,65 +239,60 @@ impl Planner<'_> {
     /// Brings a task's links to their locations. Returns false while another managed link occupies
     /// one.
     fn place_link(&mut self, task: &Task<'_>) -> bool {
-        match task.desired {
-            Some(Spec::Bridge(spec)) => self.place_bridge(task, spec),
-            Some(Spec::Veth(spec)) => self.place_veth(task, spec),
+        let Some(spec) = task.desired else {
+            return true;
+        };
+        let places: Vec<LinkAt> = spec.devices().map(|device| device_at(&device)).collect();
+        if !places.iter().all(|place| self.ns_is_there(task, &place.ns)) {
+            return true;
+        }
+        self.adopt_devices(task, spec, &places);
+        match &places[..] {
+            [first, second] => self.place_pair(task, [first, second]),
+            [place] => self.place_device(task, place),
             _ => true,
         }
     }
 
-    fn place_bridge(&mut self, task: &Task<'_>, spec: &Bridge) -> bool {
-        let place = bridge_at(spec);
-        if !self.ns_is_there(task, &place.ns) {
-            return true;
+    fn place_device(&mut self, task: &Task<'_>, place: &LinkAt) -> bool {
+        for own in self.locate_all(task, 0) {
+            self.tag(task, 0, own, None);
         }
-        self.adopt_bridge(task, &place);
-        for own in self.locate_bridges(task) {
-            self.tag(task, None, own, None);
-        }
-        match self.occupant(&place, task, None) {
+        match self.occupant(place, task, 0) {
             Occupant::SameLink => return true,
             Occupant::OtherManaged => return false,
             Occupant::Foreign => {
-                self.name_conflict(task, &place);
+                self.name_conflict(task, place);
                 return true;
             }
             Occupant::Vacant => {}
         }
-        match self
-            .locate_bridges(task)
-            .into_iter()
-            .find(|old| old.ns == place.ns)
-        {
-            Some(old) => self.rename(task, &old, &place),
-            None => {
-                // A bridge cannot change its namespace (NETIF_F_NETNS_LOCAL,
-                // net/bridge/br_device.c).
-                self.delete(task);
-                self.create_link(task);
-            }
+        let found = self.locate_all(task, 0);
+        let can_move = task.device_type().is_some_and(DeviceType::can_move);
+        if let Some(old) = found.iter().find(|old| old.ns == place.ns) {
+            self.rename(task, old, place);
+        } else if let Some(old) = found.first().filter(|_| can_move) {
+            self.move_link(task, old, place);
+        } else {
+            self.delete(task);
+            self.create_link(task);
         }
         true
     }
 
-    fn place_veth(&mut self, task: &Task<'_>, spec: &Veth) -> bool {
-        let wanted = [0, 1].map(|end| end_at(&spec.endpoints[end]));
-        if !wanted.iter().all(|place| self.ns_is_there(task, &place.ns)) {
-            return true;
-        }
-        self.adopt_pair(task, &wanted);
+    fn place_pair(&mut self, task: &Task<'_>, wanted: [&LinkAt; 2]) -> bool {
         self.tag_pair(task);
-        let found = [self.locate_end(task, 0), self.locate_end(task, 1)];
+        let found = [self.locate(task, 0), self.locate(task, 1)];
         // If one end is missing, the whole pair is created again.
         if let [Some(_), None] | [None, Some(_)] = &found {
             self.delete(task);
         }
-        let occupants = [0, 1].map(|end| self.occupant(&wanted[end], task, Some(end)));
+        let occupants = [0, 1].map(|end| self.occupant(wanted[end], task, end));
         if let Some(end) = occupants
             .iter()
             .position(|occupant| *occupant == Occupant::Foreign)
         {
-            self.name_conflict(task, &wanted[end]);
+            self.name_conflict(task, wanted[end]);
             return true;
         }
         let [Some(first), Some(second)] = found else {
@@ -325,11 +306,11 @@ impl Planner<'_> {
         };
         let now = [first, second];
         // An end that takes the other's location is moved after it.
-        let order = if wanted[0] == now[1] { [1, 0] } else { [0, 1] };
-        let leaves = |end: usize| now[end] != wanted[end];
+        let order = if *wanted[0] == now[1] { [1, 0] } else { [0, 1] };
+        let leaves = |end: usize| now[end] != *wanted[end];
         let can_come = |end: usize| match occupants[end] {
             Occupant::OtherManaged => {
-                end == order[1] && leaves(order[0]) && wanted[end] == now[order[0]]
+                end == order[1] && leaves(order[0]) && *wanted[end] == now[order[0]]
             }
             _ => true,
         };
@@ -338,9 +319,9 @@ impl Planner<'_> {
         }
         for end in order.into_iter().filter(|end| leaves(*end)) {
             if now[end].ns == wanted[end].ns {
-                self.rename(task, &now[end], &wanted[end]);
+                self.rename(task, &now[end], wanted[end]);
             } else {
-                self.move_link(task, &now[end], &wanted[end]);
+                self.move_link(task, &now[end], wanted[end]);
             }
         }
         true
@@ -352,13 +333,18 @@ impl Planner<'_> {
         let kind = link
             .and_then(|link| link.kind.clone())
             .unwrap_or_else(|| "physical".into());
+        let own = task.device_type().map(DeviceType::kind);
         let way_out = match task.ownership {
-            Ownership::Keep if kind == resource.kind.as_str() => {
+            Ownership::Keep if Some(&*kind) == own => {
                 "choose another name, delete it first, or take it over by PUT with ?adopt=true"
             }
             Ownership::Keep => "choose another name, or delete it first",
-            _ if resource.kind == Kind::Bridge => "only a bridge is taken over",
-            _ => "a pair is taken over when both its ends are where they are asked for",
+            Ownership::Adopt | Ownership::Release(_) if task.is_pair() => {
+                "a pair is taken over when both its ends are where they are asked for"
+            }
+            Ownership::Adopt | Ownership::Release(_) => {
+                &format!("only a {} is taken over", own.unwrap_or_default())
+            }
         };
         let reason =
             format!("{ns} has an interface {name} ({kind}) that is not of {resource}: {way_out}");
@@ -383,68 +369,41 @@ impl Planner<'_> {
     }
 
     fn create_link(&mut self, task: &Task<'_>) {
+        let Some((spec, settings)) = task
+            .desired
+            .and_then(|spec| Some((spec, LinkSettings::of(spec)?)))
+        else {
+            return;
+        };
         self.note_remade(task);
-        match task.desired {
-            Some(Spec::Bridge(spec)) => self.create_bridge(task, spec),
-            Some(Spec::Veth(spec)) => self.create_pair(task, spec),
-            _ => {}
-        }
-    }
-
-    fn create_bridge(&mut self, task: &Task<'_>, spec: &Bridge) {
-        let place = bridge_at(spec);
-        let (owner_tag, mac) = (task.owner_tag(None), self.mac_of(task, spec.mac, None));
-        let new = NewLink::Bridge {
-            end: NewEnd {
-                at: place.clone(),
-                owner_tag: owner_tag.clone(),
-                mac,
-                mtu: spec.mtu,
-            },
-            settings: BridgeSettings::of(spec),
-        };
-        let op = LinkOp::Create(Box::new(new));
-        self.emit(Phase::CreateBridges, task, op.into());
-        let mut made = ObservedBridge::default();
-        made.attrs.apply(&BridgeSettings::of(spec));
-        let made = ObservedLink {
-            kind: Some("bridge".into()),
-            owner_tag: Some(owner_tag),
-            mac,
-            mtu: spec.mtu.unwrap_or(DEFAULT_MTU),
-            bridge: Some(made),
-            ..ObservedLink::default()
-        };
-        let inside = self.ns_mut(&place.ns);
-        inside.inherit_sysctls(&place.name);
-        inside.links.insert(place.name, made);
-        self.plan.new_bridges.insert(spec.name.clone());
-    }
-
-    fn create_pair(&mut self, task: &Task<'_>, spec: &Veth) {
-        let ends = [0, 1].map(|end| {
-            let (spec, owner_tag) = (&spec.endpoints[end], task.owner_tag(Some(end)));
-            NewEnd {
-                at: end_at(spec),
-                owner_tag,
-                mac: self.mac_of(task, spec.mac, Some(end)),
-                mtu: spec.mtu,
-            }
-        });
-        for end in &ends {
-            let made = ObservedLink {
-                kind: Some("veth".into()),
-                owner_tag: Some(end.owner_tag.clone()),
-                mac: end.mac,
-                mtu: end.mtu.unwrap_or(DEFAULT_MTU),
-                ..ObservedLink::default()
+        let mut ends = Vec::new();
+        for device in spec.devices() {
+            let end = NewEnd {
+                at: device_at(&device),
+                owner_tag: task.owner_tag(device.end),
+                mac: self.mac_of(task, &device),
+                mtu: device.mtu,
             };
             let inside = self.ns_mut(&end.at.ns);
             inside.inherit_sysctls(&end.at.name);
+            let made = ObservedLink::created(&settings, &end);
             inside.links.insert(end.at.name.clone(), made);
+            ends.push(end);
         }
-        let op = LinkOp::Create(Box::new(NewLink::Veth { ends }));
-        self.emit(Phase::CreateVeths, task, op.into());
+        if let Spec::Bridge(bridge) = spec {
+            self.plan.new_bridges.insert(bridge.name.clone());
+        }
+        let mut ends = ends.into_iter();
+        if let Some(end) = ends.next() {
+            let peer = ends.next();
+            let new = NewLink {
+                settings,
+                end,
+                peer,
+            };
+            let op = LinkOp::Create(Box::new(new));
+            self.emit(Phase::CreateLinks, task, op.into());
+        }
     }
 
     /// Renames a link in its namespace.
@@ -498,13 +457,13 @@ impl Planner<'_> {
     /// Tags the ends of a pair if needed. An end without a tag is known by the other one: a crash
     /// between the creation and the second tag, or somebody, removed it.
     fn tag_pair(&mut self, task: &Task<'_>) {
-        let found = [0, 1].map(|end| self.locate_end(task, end));
+        let found = [0, 1].map(|end| self.locate(task, end));
         for end in 0..2 {
             match (&found[end], &found[1 - end]) {
-                (Some(place), _) => self.tag(task, Some(end), place.clone(), None),
+                (Some(place), _) => self.tag(task, end, place.clone(), None),
                 (None, Some(other)) => {
                     if let Some(place) = self.find_untagged_peer(task, end, other) {
-                        self.tag(task, Some(end), place, Some(other));
+                        self.tag(task, end, place, Some(other));
                     }
                 }
                 (None, None) => {}
@@ -521,14 +480,12 @@ impl Planner<'_> {
                 .link(&place.ns, &place.name)
                 .filter(|link| link.owner_tag.is_none());
             link.is_some_and(|link| {
-                link.kind.as_deref() == Some(Kind::Veth.as_str())
+                link.kind.as_deref() == Some(DeviceType::Veth.kind())
                     && one.peer_index == Some(link.index)
                     && link.peer_index == Some(one.index)
             })
         };
-        places(task, Some(end))
-            .filter(|place| place != of)
-            .find(is_peer)
+        places(task, end).filter(|place| place != of).find(is_peer)
     }
 
     /// Removes the untagged peer, which is deleted with this end, from the model.

@@ -44,27 +44,24 @@ pub fn scope(tasks: &[Task<'_>]) -> Scope {
                 inside.sysctls.extend(sysctls);
                 scope.nsswitch |= spec.dns.is_some();
             }
-            Spec::Bridge(spec) => {
-                let inside = scope.ns(&Ns::of(spec.namespace.as_ref()));
-                inside.links.insert(spec.device().to_owned());
-                inside
-                    .owner_tags
-                    .extend((!task.is_new).then(|| task.owner_tag(None)));
-                // Its MTU follows its ports, also those of others.
-                inside.all_links |= left_mtu(spec, task.applied).is_some();
-            }
-            Spec::Veth(spec) => {
-                for (i, end) in spec.endpoints.iter().enumerate() {
-                    let inside = scope.ns(&Ns::of(end.namespace.as_ref()));
-                    inside.links.insert(end.device().to_owned());
-                    inside
-                        .owner_tags
-                        .extend((!task.is_new).then(|| task.owner_tag(Some(i))));
-                }
-            }
+            Spec::Bridge(_) | Spec::Veth(_) => add_devices(&mut scope, task, spec),
         }
     }
     scope
+}
+
+fn add_devices(scope: &mut Scope, task: &Task<'_>, spec: &Spec) {
+    for device in spec.devices() {
+        let inside = scope.ns(&device.ns());
+        inside.links.insert(device.name.to_owned());
+        if !task.is_new {
+            inside.owner_tags.insert(task.owner_tag(device.end));
+        }
+        if let Spec::Bridge(bridge) = spec {
+            // Its MTU follows its ports, also those of others.
+            inside.all_links |= left_mtu(bridge, task.applied).is_some();
+        }
+    }
 }
 
 /// Returns true for a route that may have the key of one that the kernel makes itself.

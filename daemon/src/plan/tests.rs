@@ -199,17 +199,7 @@ fn free_name(
         .map(|end| (end.namespace.as_ref(), end.device()))
         .collect();
     for spec in network.values() {
-        match spec {
-            Spec::Bridge(bridge) => taken.push((bridge.namespace.as_ref(), bridge.device())),
-            Spec::Veth(veth) => {
-                taken.extend(
-                    veth.endpoints
-                        .iter()
-                        .map(|end| (end.namespace.as_ref(), end.device())),
-                );
-            }
-            Spec::Namespace(_) => {}
-        }
+        taken.extend(spec.devices().map(|device| (device.namespace, device.name)));
     }
     let mut names = std::iter::once(wanted.to_owned()).chain((0..).map(|i| format!("eth{i}")));
     names
@@ -264,10 +254,11 @@ fn go(kernel: &SimKernel, from: &Network, to: &Network) -> (Plan, Plan) {
         .collect();
     let devices_in = |resource: &ResourceRef| {
         let places = to.values().flat_map(Spec::devices);
-        let here = places.filter(|(ns, _)| {
-            ns.name() == Some(&resource.name) && resource.kind == Kind::Namespace
+        let here = places.filter(|device| {
+            device.namespace == Some(&resource.name) && resource.kind == Kind::Namespace
         });
-        here.map(|(_, device)| device).collect::<Vec<String>>()
+        here.map(|device| device.name.to_owned())
+            .collect::<Vec<String>>()
     };
     let uids: BTreeMap<&ResourceRef, String> = all
         .iter()
@@ -355,11 +346,7 @@ fn ours(link: &ObservedLink) -> Vec<IpNet> {
 /// Every link has its addresses in the order of its list.
 fn assert_order(kernel: &SimKernel, network: &Network) {
     let all = kernel.everything();
-    let veths = network.values().filter_map(|spec| match spec {
-        Spec::Veth(veth) => Some(&veth.endpoints),
-        _ => None,
-    });
-    for end in veths.flatten() {
+    for end in network.values().flat_map(Spec::endpoints) {
         let link = &all[&Ns::of(end.namespace.as_ref())].links[end.device()];
         let list: Vec<IpNet> = end.addresses.iter().map(|address| address.0).collect();
         assert_eq!(ours(link), in_order(&list, &[]), "{list:?} of {link:#?}");

@@ -32,12 +32,11 @@ use rtnetlink::{
 
 use super::{message, observe, parse};
 use crate::kernel::{
-    ADDRESS_PROTOCOL_KERNEL_LL, AddressChange, BatchOp, DEFAULT_MTU, FeatureOp, LOOPBACK, LinkAt,
-    LinkChange, LinkOp, NamespaceChange, NamespaceOp, NeighbourChange, NewLink, Ns,
-    ObservedAddress, ObservedLink, ObservedRoute, Op, OpError, Outcome, ROUTE_PROTOCOL,
-    ROUTE_PROTOCOL_KERNEL, RT_TABLE_MAIN, RouteChange, moved, prefix_route, sysctl::changed_along,
+    ADDRESS_PROTOCOL_KERNEL_LL, AddressChange, BatchOp, FeatureOp, LOOPBACK, LinkAt, LinkChange,
+    LinkOp, NamespaceChange, NamespaceOp, NeighbourChange, NewLink, Ns, ObservedAddress,
+    ObservedLink, ObservedRoute, Op, OpError, Outcome, ROUTE_PROTOCOL, ROUTE_PROTOCOL_KERNEL,
+    RT_TABLE_MAIN, RouteChange, moved, prefix_route, sysctl::changed_along,
 };
-use crate::links::bridge_mtu;
 
 /// Time that a batch waits, in all, for the ids of deleted namespaces, which the kernel releases in
 /// the background (`cleanup_net()`, net/core/net_namespace.c).
@@ -309,35 +308,23 @@ fn change_link(
 }
 
 fn create_link(switcher: &mut NamespaceSwitcher, new: &NewLink) -> Outcome {
-    match new {
-        NewLink::Veth { ends } => {
-            let peer = switcher.connection(&ends[1].at.ns)?.as_raw_ns();
-            let socket = &switcher.connection(&ends[0].at.ns)?.route;
-            let message = message::new_veth(ends, peer);
-            Ok(socket.create_link(message, &ends[0].at.name, &ends[0].owner_tag)?)
-        }
-        NewLink::Bridge { end, settings } => {
-            let name = &end.at.name;
-            let socket = &switcher.connection(&end.at.ns)?.route;
-            socket.create_link(message::new_bridge(name, end.mac), name, &end.owner_tag)?;
+    let peer_ns = match &new.peer {
+        Some(peer) => Some(switcher.connection(&peer.at.ns)?.as_raw_ns()),
+        None => None,
+    };
+    let name = &new.end.at.name;
+    let socket = &switcher.connection(&new.end.at.ns)?.route;
+    socket.create_link(message::new_link(new, peer_ns), name, &new.end.owner_tag)?;
 
-            // An MTU given at the creation would follow the ports' (br_mtu_auto_adjust(),
-            // net/bridge/br_if.c).
-            let mtus = end.mtu.map(|mtu| bridge_mtu(DEFAULT_MTU, mtu));
-            let mut messages: Vec<Change> = mtus
-                .into_iter()
-                .flatten()
-                .map(|mtu| {
-                    (
-                        link::set_link(LinkId::Name(name), LinkAttribute::Mtu(mtu)),
-                        0,
-                    )
-                })
-                .collect();
-            messages.extend(message::set_bridge(name, settings).map(|message| (message, 0)));
-            Ok(socket.send_batch(messages)?)
-        }
-    }
+    let mtus = new
+        .end
+        .mtu
+        .and_then(|mtu| new.settings.mtus_after_creation(mtu));
+    let messages = mtus.into_iter().flatten().map(|mtu| {
+        let message = link::set_link(LinkId::Name(name), LinkAttribute::Mtu(mtu));
+        (message, 0)
+    });
+    Ok(socket.send_batch(messages.collect())?)
 }
 
 fn set_link(
@@ -373,7 +360,7 @@ fn set_link(
                 LinkAttribute::Controller(master),
             )
         }
-        LinkChange::Bridge(settings) => match message::set_bridge(&link.name, settings) {
+        LinkChange::Settings(settings) => match message::set_settings(&link.name, settings) {
             Some(message) => message,
             None => return Ok(()),
         },
@@ -605,13 +592,11 @@ fn complete(
 }
 
 fn tag_second_end(switcher: &mut NamespaceSwitcher, new: &NewLink) -> Outcome {
-    match new {
-        NewLink::Bridge { .. } => Ok(()),
-        NewLink::Veth { ends: [_, second] } => {
-            let message = link::add_altname(&second.at.name, &second.owner_tag);
-            send(switcher, &second.at.ns, message, 0)
-        }
-    }
+    let Some(peer) = &new.peer else {
+        return Ok(());
+    };
+    let message = link::add_altname(&peer.at.name, &peer.owner_tag);
+    send(switcher, &peer.at.ns, message, 0)
 }
 
 /// Returns true if every device of a link is there and carries its owner tag.

@@ -25,7 +25,7 @@ use rtnetlink::{
 
 use super::{message, observe};
 use crate::{
-    kernel::{Ns, ObservedLink, OpError, look, look::LookError},
+    kernel::{LinkAt, NewEnd, NewLink, Ns, ObservedLink, OpError, look, look::LookError},
     links::BridgeSettings,
 };
 
@@ -216,15 +216,13 @@ fn probe_vlan_filtering() -> Result<Vec<RouteNetlinkMessage>, Error> {
         ..BridgeSettings::default()
     };
     let socket = RouteSocket::open()?;
-    socket.send(
-        message::new_bridge("probe", None),
-        NLM_F_CREATE | NLM_F_EXCL,
-    )?;
-    socket.send_batch(
-        message::set_bridge("probe", &settings)
-            .map(|message| (message, 0))
-            .into_iter()
-            .collect(),
-    )?;
+    let end = NewEnd {
+        at: LinkAt::new(Ns::Host, "probe"),
+        owner_tag: String::new(),
+        mac: None,
+        mtu: None,
+    };
+    let message = message::new_link(&NewLink::bridge(end, settings), None);
+    socket.send(message, NLM_F_CREATE | NLM_F_EXCL)?;
     socket.get(link::get_link(LinkId::Name("probe")))
 }

@@ -21,8 +21,8 @@ use rtnetlink::{
     },
 };
 
-use super::super::{NewEnd, ObservedAddress, RouteExtras, ownership};
-use crate::links::{BridgeAttrs, BridgeSettings, PortAttrs};
+use super::super::{NewEnd, NewLink, ObservedAddress, RouteExtras, ownership};
+use crate::links::{LinkSettings, PortAttrs};
 
 fn end_attributes(end: &NewEnd) -> Vec<LinkAttribute> {
     let mut attributes = vec![LinkAttribute::IfName(end.at.name.clone())];
@@ -31,26 +31,29 @@ fn end_attributes(end: &NewEnd) -> Vec<LinkAttribute> {
     attributes
 }
 
-/// Builds a request that creates a veth pair, the peer in the namespace of `peer_ns`.
-pub(super) fn new_veth(ends: &[NewEnd; 2], peer_ns: RawFd) -> RouteNetlinkMessage {
-    let mut peer = end_attributes(&ends[1]);
-    peer.push(LinkAttribute::NetNsFd(peer_ns));
-    let mut attributes = end_attributes(&ends[0]);
-    attributes.push(LinkAttribute::LinkInfo(vec![
-        LinkInfo::Kind(InfoKind::Veth),
-        LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(link_message(0, peer)))),
-    ]));
+/// Builds a request that creates a link, the peer of a pair in the namespace of `peer_ns`.
+pub(super) fn new_link(new: &NewLink, peer_ns: Option<RawFd>) -> RouteNetlinkMessage {
+    let mut end = new.end.clone();
+    let is_mtu_set_later = |mtu| new.settings.mtus_after_creation(mtu).is_some();
+    end.mtu = end.mtu.filter(|mtu| !is_mtu_set_later(*mtu));
+
+    let data = match &new.peer {
+        Some(peer) => {
+            let mut attributes = end_attributes(peer);
+            attributes.extend(peer_ns.map(LinkAttribute::NetNsFd));
+            Some(InfoData::Veth(InfoVeth::Peer(link_message(0, attributes))))
+        }
+        None => new.settings.encode(),
+    };
+    let mut attributes = end_attributes(&end);
+    attributes.push(LinkAttribute::LinkInfo(link_info(&new.settings, data)));
     RouteNetlinkMessage::NewLink(link_message(0, attributes))
 }
 
-/// Builds a request that creates a bridge.
-pub(super) fn new_bridge(name: &str, mac: Option<netnsd_api::Mac>) -> RouteNetlinkMessage {
-    let mut attributes = vec![LinkAttribute::IfName(name.to_owned())];
-    attributes.extend(mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
-    attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(
-        InfoKind::Bridge,
-    )]));
-    RouteNetlinkMessage::NewLink(link_message(0, attributes))
+fn link_info(settings: &LinkSettings, data: Option<InfoData>) -> Vec<LinkInfo> {
+    let kind = InfoKind::from(settings.device_type().kind());
+    let data = data.map(LinkInfo::Data);
+    std::iter::once(LinkInfo::Kind(kind)).chain(data).collect()
 }
 
 /// Builds a request that removes an owner tag; a legacy one is the link's alias.
@@ -62,16 +65,9 @@ pub(super) fn delete_owner_tag(name: &str, tag: &str) -> RouteNetlinkMessage {
     }
 }
 
-/// Builds a request that changes a bridge's settings; `None` if none is given.
-pub(super) fn set_bridge(name: &str, settings: &BridgeSettings) -> Option<RouteNetlinkMessage> {
-    let settings = BridgeAttrs::encode(settings);
-    if settings.is_empty() {
-        return None;
-    }
-    let info = vec![
-        LinkInfo::Kind(InfoKind::Bridge),
-        LinkInfo::Data(InfoData::Bridge(settings)),
-    ];
+/// Builds a request that changes settings of a link's type; `None` if none is given.
+pub(super) fn set_settings(name: &str, settings: &LinkSettings) -> Option<RouteNetlinkMessage> {
+    let info = link_info(settings, Some(settings.encode()?));
     // Without NLM_F_CREATE this changes the link of that name (rtnl_newlink(),
     // net/core/rtnetlink.c).
     let attributes = vec![

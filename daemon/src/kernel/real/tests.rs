@@ -94,9 +94,10 @@ fn pair(ns: &str) -> Op {
         mac: None,
         mtu: Some(1400),
     };
-    Op::Link(LinkOp::Create(Box::new(NewLink::Veth {
-        ends: [end(named(ns), "eth0", 0), end(Ns::Host, "port0", 1)],
-    })))
+    Op::Link(LinkOp::Create(Box::new(NewLink::veth([
+        end(named(ns), "eth0", 0),
+        end(Ns::Host, "port0", 1),
+    ]))))
 }
 
 #[test]
@@ -229,9 +230,10 @@ fn moves_between_namespaces_keep_their_order() {
             };
             execute_twice(
                 &mut kernel,
-                &[Op::Link(LinkOp::Create(Box::new(NewLink::Veth {
-                    ends: [end(name), end(&format!("{name}-peer"))],
-                })))],
+                &[Op::Link(LinkOp::Create(Box::new(NewLink::veth([
+                    end(name),
+                    end(&format!("{name}-peer")),
+                ]))))],
             )
             .await;
         }
@@ -281,15 +283,15 @@ fn bridge_with_port_is_observed() {
             &[
                 add("a"),
                 pair("a"),
-                Op::Link(LinkOp::Create(Box::new(NewLink::Bridge {
-                    end: NewEnd {
+                Op::Link(LinkOp::Create(Box::new(NewLink::bridge(
+                    NewEnd {
                         at: LinkAt::new(Ns::Host, br0.clone()),
                         owner_tag: "netnsd:bridge:br0:u".into(),
                         mac: None,
                         mtu: Some(1300),
                     },
-                    settings: set,
-                }))),
+                    set,
+                )))),
                 LinkAt::new(Ns::Host, port0.clone()).set(LinkChange::AddrGenModeNone(true)),
                 LinkAt::new(Ns::Host, port0.clone()).set(LinkChange::Master(Some(br0.clone()))),
                 LinkAt::new(Ns::Host, port0.clone()).set(LinkChange::Port(port)),
@@ -362,14 +364,14 @@ fn refusal_skips_only_its_part() {
             optional: false,
         };
         let wrong = BatchOp {
-            op: Op::Link(LinkOp::Create(Box::new(NewLink::Veth {
-                ends: ["x", "x"].map(|name| NewEnd {
+            op: Op::Link(LinkOp::Create(Box::new(NewLink::veth(["x", "x"].map(
+                |name| NewEnd {
                     at: LinkAt::new(Ns::Host, name),
                     owner_tag: "netnsd:veth:m:0:u".into(),
                     mac: None,
                     mtu: None,
-                }),
-            }))),
+                },
+            ))))),
             part: 0,
             optional: false,
         };
@@ -495,12 +497,10 @@ fn namespaces_and_links_are_created_in_parallel() {
                     mtu: None,
                 }
             };
-            Op::Link(LinkOp::Create(Box::new(NewLink::Veth {
-                ends: [
-                    end(named(name), "eth0"),
-                    end(Ns::Host, &format!("p-{name}")),
-                ],
-            })))
+            Op::Link(LinkOp::Create(Box::new(NewLink::veth([
+                end(named(name), "eth0"),
+                end(Ns::Host, &format!("p-{name}")),
+            ]))))
         }));
         let told = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
         let tell = told.clone();
@@ -702,22 +702,20 @@ fn refused_creation_leaves_foreign_link_untagged() {
             ageing_time: Some(netnsd_api::Centiseconds(77)),
             ..BridgeSettings::default()
         };
-        let bridge = Op::Link(LinkOp::Create(Box::new(NewLink::Bridge {
-            end: NewEnd {
+        let bridge = Op::Link(LinkOp::Create(Box::new(NewLink::bridge(
+            NewEnd {
                 at: LinkAt::new(Ns::Host, "br0"),
                 owner_tag: "netnsd:bridge:br0:u".into(),
                 mac: None,
                 mtu: Some(1300),
             },
-            settings: set,
-        })));
+            set,
+        ))));
         let Op::Link(LinkOp::Create(new)) = pair("a") else {
             panic!("a pair")
         };
-        let NewLink::Veth { ends: [a, b] } = *new else {
-            panic!("a pair")
-        };
-        let pair = Op::Link(LinkOp::Create(Box::new(NewLink::Veth { ends: [b, a] })));
+        let ends = [new.peer.clone().unwrap(), new.end];
+        let pair = Op::Link(LinkOp::Create(Box::new(NewLink::veth(ends))));
         let ops = [add("a"), bridge, pair];
         let ops: Vec<BatchOp> = (0..)
             .zip(ops)

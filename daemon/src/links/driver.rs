@@ -1,0 +1,139 @@
+//! Drivers: the part of a device type that no other type has.
+
+use std::{fmt::Debug, hash::Hash};
+
+use rtnetlink::packet_route::link::InfoData;
+
+use super::{bridge, veth};
+use crate::model::Spec;
+
+/// Driver of a device type. Its functions do no I/O.
+pub trait LinkDriver {
+    /// Specification that asks for a device of this type.
+    type Spec;
+    /// Settings of the type (`IFLA_INFO_DATA`); those left out have the kernel's default.
+    type Settings: Debug + Clone + PartialEq + Eq + Hash;
+
+    /// Name of the type (`IFLA_INFO_KIND`), as in ip-link(8).
+    const KIND: &'static str;
+    /// Name of its creation in plans, errors and metrics.
+    const CREATE_LABEL: &'static str;
+    /// Name of a change of its settings.
+    const SET_LABEL: &'static str;
+    /// True if the kernel moves such a device to another namespace; else it is created again there.
+    const CAN_MOVE: bool = true;
+
+    /// Returns the settings that a specification asks for.
+    fn settings(spec: &Self::Spec) -> Self::Settings;
+
+    /// Returns the netlink attributes of settings; `None` if there are none.
+    fn encode(settings: &Self::Settings) -> Option<InfoData>;
+
+    /// Returns the arguments of ip-link(8) for settings, each after a space.
+    fn ip_args(settings: &Self::Settings) -> String;
+
+    /// Returns the MTUs to set one after the other once the device is created; `None` if the MTU
+    /// is given at its creation.
+    fn mtus_after_creation(_mtu: u32) -> Option<Vec<u32>> {
+        None
+    }
+}
+
+/// Settings of a device type that has none.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct NoSettings;
+
+/// Defines the enumerations of device types and of their settings from the list of drivers.
+macro_rules! define_device_types {
+    ($($type:ident($driver:ty);)+) => {
+        /// Device type.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[allow(missing_docs, reason = "one for each driver")]
+        pub enum DeviceType {
+            $($type,)+
+        }
+
+        impl DeviceType {
+            /// Returns the name of the type (`IFLA_INFO_KIND`).
+            pub const fn kind(self) -> &'static str {
+                match self {
+                    $(Self::$type => <$driver>::KIND,)+
+                }
+            }
+
+            /// Returns true if the kernel moves such a device to another namespace.
+            pub const fn can_move(self) -> bool {
+                match self {
+                    $(Self::$type => <$driver>::CAN_MOVE,)+
+                }
+            }
+        }
+
+        /// Settings of a device, by its type.
+        #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+        #[allow(missing_docs, reason = "one for each driver")]
+        pub enum LinkSettings {
+            $($type(<$driver as LinkDriver>::Settings),)+
+        }
+
+        impl LinkSettings {
+            /// Returns the type of the device.
+            pub const fn device_type(&self) -> DeviceType {
+                match self {
+                    $(Self::$type(_) => DeviceType::$type,)+
+                }
+            }
+
+            /// Returns the name of the creation of such a device.
+            pub const fn create_label(&self) -> &'static str {
+                match self {
+                    $(Self::$type(_) => <$driver>::CREATE_LABEL,)+
+                }
+            }
+
+            /// Returns the name of a change of these settings.
+            pub const fn set_label(&self) -> &'static str {
+                match self {
+                    $(Self::$type(_) => <$driver>::SET_LABEL,)+
+                }
+            }
+
+            /// Returns their netlink attributes.
+            pub fn encode(&self) -> Option<InfoData> {
+                match self {
+                    $(Self::$type(settings) => <$driver>::encode(settings),)+
+                }
+            }
+
+            /// Returns their arguments of ip-link(8), each after a space.
+            pub fn ip_args(&self) -> String {
+                match self {
+                    $(Self::$type(settings) => <$driver>::ip_args(settings),)+
+                }
+            }
+
+            /// Returns the MTUs to set once the device is created.
+            pub fn mtus_after_creation(&self, mtu: u32) -> Option<Vec<u32>> {
+                match self {
+                    $(Self::$type(_) => <$driver>::mtus_after_creation(mtu),)+
+                }
+            }
+        }
+    };
+}
+
+define_device_types! {
+    Bridge(bridge::Driver);
+    Veth(veth::Driver);
+}
+
+impl LinkSettings {
+    /// Returns the settings that a spec asks for; `None` if it asks for no device.
+    pub fn of(spec: &Spec) -> Option<Self> {
+        match spec {
+            Spec::Namespace(_) => None,
+            Spec::Bridge(spec) => Some(Self::Bridge(bridge::Driver::settings(spec))),
+            Spec::Veth(spec) => Some(Self::Veth(veth::Driver::settings(spec))),
+        }
+    }
+}
