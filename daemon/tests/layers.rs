@@ -124,6 +124,26 @@ fn modules_import_only_modules_below_them() {
     assert!(upward.is_empty(), "{}", upward.join("\n"));
 }
 
+/// Modules that may know the answer to a request.
+const ABOVE_ERRORS: [&str; 4] = ["http", "daemon", "tryout", "main"];
+
+#[test]
+fn only_http_makes_problems() {
+    let is_word = |text: &str| {
+        text.split(|c: char| !c.is_alphanumeric())
+            .any(|w| w == "Problem")
+    };
+    let mut found = Vec::new();
+    for file in source_files(&source_root()) {
+        let name = file.file_name().unwrap().to_str().unwrap();
+        if name != "tests.rs" && !ABOVE_ERRORS.contains(&&*module_of(&file)) {
+            let source = production_source(&file);
+            found.extend(is_word(&source).then(|| file.display().to_string()));
+        }
+    }
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
 #[test]
 fn imports_are_found_in_groups_and_paths() {
     let source = "use crate::{engine::{Write, View}, model::Spec};\nfn f() { crate::plan::plan() }";

@@ -2,7 +2,10 @@
 
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use http::StatusCode;
 use netnsd_api::{AuditEntry, Role};
+
+use crate::model::WriteOutcome;
 
 /// Bytes of a command that an entry has at most.
 const ARGV_BYTES: usize = 4096;
@@ -35,6 +38,8 @@ pub struct AuditDraft {
     /// The entry, without id and status.
     draft: AuditEntry,
     argv: OnceLock<Vec<String>>,
+    /// HTTP status of the response to a write, by its outcome.
+    statuses: OnceLock<fn(WriteOutcome) -> StatusCode>,
     recorded: Mutex<Option<AuditEntry>>,
 }
 
@@ -44,6 +49,7 @@ impl AuditDraft {
         Self {
             draft,
             argv: OnceLock::new(),
+            statuses: OnceLock::new(),
             recorded: Mutex::default(),
         }
     }
@@ -55,6 +61,18 @@ impl AuditDraft {
             argv: self.argv.get().cloned(),
             ..self.draft.clone()
         }
+    }
+
+    /// Returns the entry of a write with this outcome; `None` if its status is not known before the
+    /// response.
+    pub fn with_outcome(&self, outcome: WriteOutcome) -> Option<AuditEntry> {
+        let status_of = self.statuses.get()?;
+        Some(self.with_status(status_of(outcome).as_u16()))
+    }
+
+    /// Sets the HTTP statuses of the responses to the request, which is a write.
+    pub fn set_statuses(&self, status_of: fn(WriteOutcome) -> StatusCode) {
+        let _ = self.statuses.set(status_of); // the first one stays
     }
 
     /// Adds the command of the request, unless it has one.

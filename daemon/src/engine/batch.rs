@@ -12,9 +12,9 @@
 //! | durable: rows, events, audit entry (answered here with `wait=false`) | `Commit` | `Recorder` |
 //! | in the kernel | `ApplyOutcome` | `Reconciler` |
 //! | status recorded; rolled back if the kernel refused it | `Cause` | `EngineLoop` |
-//! | answered | [`Written`](super::Written) or `Problem` | [`QueuedWrite::answer`] |
+//! | answered | [`Written`](super::Written) or [`WriteError`](super::WriteError) | [`QueuedWrite::answer`] |
 //!
-//! **Invariant:** a write that is answered with a problem has left nothing in the intent, in the
+//! **Invariant:** a write that is answered with an error has left nothing in the intent, in the
 //! database and in the kernel. Exception: what the kernel could not be brought back to is recorded
 //! as leftovers, and retried.
 
@@ -24,11 +24,11 @@ use std::{
     sync::Arc,
 };
 
-use netnsd_api::{AuditEntry, Code, Kind, Problem, Progress, ResourceRef, Role};
+use netnsd_api::{AuditEntry, Kind, Progress, ResourceRef, Role};
 use tokio::sync::watch;
 
 use super::{
-    QueuedWrite, Written,
+    QueuedWrite, WriteError, Written,
     failure::OpFailure,
     host_addresses::{self, HostAddress},
     queue::WriteQueue,
@@ -38,12 +38,9 @@ use crate::{
     access::AuditDraft,
     intent::Intent,
     kernel::{Ns, Observed},
-    model::{Change, ChangeKind, Decision, Spec, main_change},
+    model::{Change, ChangeKind, Decision, Spec, WriteOutcome},
     plan::{AdoptionSnapshot, Plan, PlanStatus},
 };
-
-/// Number of links that an error message lists.
-const MAX_LISTED_LINKS: usize = 10;
 
 /// Write whose changes are made in the intent, and not committed or not applied yet.
 pub(super) struct PendingWrite {
@@ -117,13 +114,11 @@ impl PendingWrite {
         self.queued.write.caller.audit.as_ref()
     }
 
-    /// Returns its audit entry, with the status that its answer will have.
+    /// Returns its audit entry, if it is recorded together with its changes.
     pub fn audit_entry(&self) -> Option<(Arc<AuditDraft>, AuditEntry)> {
-        let write = &self.queued.write;
-        let status = write.status?(main_change(&self.decision.named), write.wait);
-        let audit = write.caller.audit.clone()?;
-        let entry = audit.with_status(status);
-        Some((audit, entry))
+        let audit = self.audit()?;
+        let outcome = WriteOutcome::of(&self.decision.named, self.is_sync());
+        Some((audit.clone(), audit.with_outcome(outcome)?))
     }
 
     /// Returns the ids of its events.
@@ -154,9 +149,9 @@ impl PendingWrite {
         self.queued.answer(Ok(written));
     }
 
-    /// Answers the client with a problem.
-    pub fn refuse(&mut self, problem: Problem) {
-        self.queued.answer(Err(problem));
+    /// Answers the client with the reason to refuse the write.
+    pub fn refuse(&mut self, error: WriteError) {
+        self.queued.answer(Err(error));
     }
 
     /// Rolls its changes back in the intent before anything was done in the kernel.
@@ -172,56 +167,63 @@ impl PendingWrite {
         });
     }
 
-    /// Returns the problem of a failed operation, with the resource's location in the document.
-    pub fn problem_of(&self, resource: &ResourceRef, failure: &OpFailure) -> Problem {
-        let mut problem = self.locate_pointer(resource, failure.to_problem(resource));
+    /// Returns the error of a failed operation, with the resource's location in the document if a
+    /// field of it is to blame.
+    pub fn error_of(&self, resource: &ResourceRef, failure: &OpFailure) -> WriteError {
+        let mut others = Vec::new();
         if !self.resources().any(|own| own == resource) {
-            let namespace = failure
-                .op()
-                .ns()
-                .name()
-                .map(|name| ResourceRef::new(Kind::Namespace, name.clone()));
-            problem.resources = std::iter::once(resource.clone()).chain(namespace).collect();
+            others.push(resource.clone());
+            let ns = failure.op().ns();
+            let namespace = ns.name().cloned();
+            others.extend(namespace.map(|name| ResourceRef::new(Kind::Namespace, name)));
         }
-        problem
-    }
-
-    /// Prefixes a problem's pointer, if it has one, with that of the resource in the document.
-    fn locate_pointer(&self, resource: &ResourceRef, problem: Problem) -> Problem {
-        match problem.pointer {
-            Some(_) => self.queued.write.change.locate(resource, problem),
-            None => problem,
+        let error = WriteError::Operation {
+            resource: resource.clone(),
+            failure: Box::new(failure.clone()),
+            others,
+        };
+        match failure.refused_sysctl() {
+            Some(_) => self.locate(resource, error),
+            None => error,
         }
     }
 
-    /// Returns the problem, if any, that a plan shows: the write is refused before anything is
+    /// Adds the resource's location in the document, if the write is one.
+    fn locate(&self, resource: &ResourceRef, error: WriteError) -> WriteError {
+        match self.queued.write.change.item_of(resource) {
+            Some(item) => error.in_document(item),
+            None => error,
+        }
+    }
+
+    /// Returns the reason, if any, that a plan shows: the write is refused before anything is
     /// recorded.
-    pub fn find_refusal(&self, plan: &Plan) -> Option<Problem> {
+    pub fn find_refusal(&self, plan: &Plan) -> Option<WriteError> {
         self.find_conflict(plan)
             .or_else(|| self.find_refused_setting(plan))
             .or_else(|| self.find_foreign_links(plan))
     }
 
     /// Returns the conflict, if any, of a resource that it names or changes.
-    fn find_conflict(&self, plan: &Plan) -> Option<Problem> {
+    fn find_conflict(&self, plan: &Plan) -> Option<WriteError> {
         self.resources()
             .filter_map(|resource| Some((resource, plan.statuses.get(resource)?)))
-            .find_map(|(resource, verdict)| match verdict {
+            .find_map(|(resource, status)| match status {
                 PlanStatus::Conflict { reason, pointer } => {
-                    let problem = Problem {
+                    let error = WriteError::Conflict {
+                        resource: resource.clone(),
+                        reason: reason.clone(),
                         pointer: pointer.clone(),
-                        resources: vec![resource.clone()],
-                        ..Problem::new(Code::Conflict, reason.clone())
                     };
-                    Some(self.queued.write.change.locate(resource, problem))
+                    Some(self.locate(resource, error))
                 }
                 PlanStatus::Pending(_) => None,
             })
     }
 
-    /// Returns the problem of a setting that the kernel is known to refuse, if the client waits
-    /// for the kernel.
-    fn find_refused_setting(&self, plan: &Plan) -> Option<Problem> {
+    /// Returns the error of a setting that the kernel is known to refuse, if the client waits for
+    /// the kernel.
+    fn find_refused_setting(&self, plan: &Plan) -> Option<WriteError> {
         if !self.is_sync() {
             return None;
         }
@@ -230,12 +232,12 @@ impl PendingWrite {
             .iter()
             .find(|(resource, ..)| self.resources().any(|own| own == resource))?;
         let failure = OpFailure::refused(op.clone(), error.clone());
-        Some(self.problem_of(resource, &failure))
+        Some(self.error_of(resource, &failure))
     }
 
-    /// Returns the problem, if any, that it deletes a namespace with links that others made, and
+    /// Returns the error, if any, that it deletes a namespace with links that others made, and
     /// does not ask for that.
-    fn find_foreign_links(&self, plan: &Plan) -> Option<Problem> {
+    fn find_foreign_links(&self, plan: &Plan) -> Option<WriteError> {
         if self.queued.write.change.cascades() {
             return None;
         }
@@ -245,22 +247,9 @@ impl PendingWrite {
                 .iter()
                 .any(|(changed, after)| changed == *resource && after.is_none())
         })?;
-        let listed: Vec<&str> = links
-            .iter()
-            .take(MAX_LISTED_LINKS)
-            .map(String::as_str)
-            .collect();
-        let more = match links.len().saturating_sub(MAX_LISTED_LINKS) {
-            0 => String::new(),
-            count => format!(" and {count} more"),
-        };
-        let detail = format!(
-            "{resource} has interfaces that netnsd did not make: {}{more}; move them out, or ?cascade=true deletes the namespace with them",
-            listed.join(", ")
-        );
-        Some(Problem {
-            resources: vec![resource.clone()],
-            ..Problem::new(Code::InUse, detail)
+        Some(WriteError::ForeignLinks {
+            resource: resource.clone(),
+            links: links.iter().cloned().collect(),
         })
     }
 
@@ -272,8 +261,8 @@ impl PendingWrite {
     /// Checks the addresses that it adds on the host.
     ///
     /// # Errors
-    /// The problem of the first address that only admins may add.
-    pub fn check_host_addresses(&self, observed: &Observed) -> Result<(), Problem> {
+    /// The first address that only admins may add.
+    pub fn check_host_addresses(&self, observed: &Observed) -> Result<(), WriteError> {
         let write = &self.queued.write;
         let replaced: Vec<&Spec> = self
             .previous
@@ -283,7 +272,7 @@ impl PendingWrite {
             .collect();
         for (resource, new) in self.host_addresses() {
             let checked = host_addresses::check(&write.caller, &new, &replaced, observed);
-            checked.map_err(|error| write.change.locate(resource, error.into()))?;
+            checked.map_err(|error| self.locate(resource, error.into()))?;
         }
         Ok(())
     }
@@ -363,9 +352,9 @@ pub(super) fn take_batch(queue: &mut WriteQueue, records: &mut Records) -> Vec<P
             // Another write of the batch may be the reason: only a refusal of the first one is
             // final.
             Err(_) if !batch.is_empty() => break,
-            Err(problem) => {
+            Err(error) => {
                 if let Some(mut queued) = queue.pop() {
-                    queued.answer(Err(problem));
+                    queued.answer(Err(error.into()));
                 }
                 continue;
             }

@@ -1,15 +1,15 @@
-//! Operations that failed, and the problems that their writes are answered with.
+//! Operations that failed.
 
 use std::fmt;
 
-use netnsd_api::{Code, FieldError, Problem, ResourceRef};
+use netnsd_api::{ResourceRef, SysctlKey};
 use nix::errno::Errno;
 
 use crate::kernel::{FeatureOp, Op, OpError};
 
 /// Reason of a failed operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum FailureCause {
+pub enum FailureCause {
     /// The kernel refused it.
     Refused(OpError),
     /// The kernel accepted it without an error, but a later observation does not show its effect.
@@ -27,7 +27,7 @@ impl fmt::Display for FailureCause {
 
 /// Operation that failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct OpFailure {
+pub struct OpFailure {
     op: Op,
     cause: FailureCause,
 }
@@ -54,6 +54,11 @@ impl OpFailure {
         &self.op
     }
 
+    /// Returns the reason.
+    pub fn cause(&self) -> &FailureCause {
+        &self.cause
+    }
+
     /// Returns true if an object that the operation needs is missing: something else may have
     /// deleted it meanwhile.
     pub fn is_missing_dependency(&self) -> bool {
@@ -63,63 +68,28 @@ impl OpFailure {
         }
     }
 
-    /// Returns the problem of a resource that this operation was for.
-    pub fn to_problem(&self, resource: &ResourceRef) -> Problem {
-        let error = match &self.cause {
-            FailureCause::Refused(error) => error,
-            FailureCause::NotApplied => {
-                let detail = format!("{}: {}", self.describe(resource), self.cause);
-                return Problem {
-                    op: Some(self.op.label().into()),
-                    ..Problem::new(Code::UnsupportedByKernel, detail)
-                };
+    /// Returns the message of a resource that this operation was for.
+    pub fn describe(&self, resource: &ResourceRef) -> String {
+        let Self { op, cause } = self;
+        let place = || format!("{} of {resource} in {}", op.label(), op.ns());
+        match (cause, op.written_sysctl()) {
+            (FailureCause::NotApplied, _) => format!("{}: {cause}", place()),
+            (FailureCause::Refused(error), Some((_, key))) => {
+                format!("sysctl {key} of {resource}: {error}")
             }
-        };
-        let problem = match self.op.written_sysctl() {
-            Some((_, key)) => {
-                let is_mistaken =
-                    matches!(error.errno, Errno::ENOENT | Errno::EACCES | Errno::EPERM)
-                        && error.message.is_some();
-                let code = if is_mistaken {
-                    Code::InvalidField
-                } else {
-                    code_of(error.errno)
-                };
-                let detail = format!("sysctl {key} of {resource}: {error}");
-                Problem::from(FieldError::at(code, &["sysctls", key.as_str()], detail))
+            (FailureCause::Refused(error), None) => {
+                format!("the kernel refused {}: {error}", place())
             }
-            None => {
-                let detail = format!("the kernel refused {}: {error}", self.describe(resource));
-                Problem {
-                    kernel_message: error.message.clone(),
-                    ..Problem::new(code_of(error.errno), detail)
-                }
-            }
-        };
-        Problem {
-            op: Some(self.op.label().into()),
-            errno: Some(format!("{:?}", error.errno)),
-            ..problem
         }
     }
 
-    fn describe(&self, resource: &ResourceRef) -> String {
-        format!("{} of {resource} in {}", self.op.label(), self.op.ns())
-    }
-}
-
-/// Returns the code of the problem that an errno becomes.
-fn code_of(errno: Errno) -> Code {
-    match errno {
-        Errno::EEXIST | Errno::EBUSY => Code::Conflict,
-        // `ENOTSUPP` (include/linux/errno.h) is among those that libc has no name for.
-        Errno::UnknownErrno | Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT | Errno::EPROTONOSUPPORT => {
-            Code::UnsupportedByKernel
+    /// Returns the sysctl that the kernel refused to write, if the operation wrote one: a field of
+    /// the resource.
+    pub fn refused_sysctl(&self) -> Option<&SysctlKey> {
+        match &self.cause {
+            FailureCause::Refused(_) => self.op.written_sysctl().map(|(_, key)| key),
+            FailureCause::NotApplied => None,
         }
-        Errno::ENOMEM | Errno::ENOBUFS | Errno::EMFILE | Errno::ENFILE | Errno::ENOTCONN => {
-            Code::KernelUnavailable
-        }
-        _ => Code::KernelRejected,
     }
 }
 
@@ -140,24 +110,4 @@ fn is_missing_dependency(errno: Errno) -> bool {
         errno,
         Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::ENETDOWN | Errno::ENODEV | Errno::ENOENT
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use netnsd_api::Kind;
-
-    use super::*;
-    use crate::kernel::{LinkAt, LinkChange, Ns};
-
-    #[test]
-    fn ineffective_operation_is_unsupported_without_errno() {
-        let bridge = ResourceRef::new(Kind::Bridge, "br0".parse().unwrap());
-        let op = LinkAt::new(Ns::Host, "br0").set(LinkChange::Up(true));
-        let problem = OpFailure::not_applied(op.clone()).to_problem(&bridge);
-        assert_eq!(problem.code, Code::UnsupportedByKernel);
-        assert_eq!(problem.errno, None, "the kernel reported no error");
-        let problem = OpFailure::refused(op, Errno::EBUSY.into()).to_problem(&bridge);
-        assert_eq!(problem.code, Code::Conflict);
-        assert_eq!(problem.errno.as_deref(), Some("EBUSY"));
-    }
 }

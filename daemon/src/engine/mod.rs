@@ -18,6 +18,7 @@
 mod batch;
 mod devices;
 mod drift;
+mod error;
 mod event_loop;
 mod failure;
 mod host_addresses;
@@ -42,15 +43,17 @@ use std::{
     thread::JoinHandle,
 };
 
-use netnsd_api::{AuditEntry, Code, Problem, Reconciled};
+use netnsd_api::{AuditEntry, Reconciled};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use self::{event_loop::EngineLoop, recorder::Recorder, records::Records};
 pub use self::{
+    error::{RecordError, Stopping, WriteError},
+    failure::{FailureCause, OpFailure},
     policy::{DriftPolicy, ScanInterval},
     view::{Entry, View},
     write::{QUEUE_CAPACITY, Write, Written},
 };
+use self::{event_loop::EngineLoop, recorder::Recorder, records::Records};
 use crate::{
     access::{Authenticator, Refusals},
     kernel::Kernel,
@@ -85,7 +88,7 @@ enum Request {
 #[derive(Debug)]
 struct AuxRequest {
     record: AuxRecord,
-    answer: oneshot::Sender<Result<(), Problem>>,
+    answer: oneshot::Sender<Result<(), RecordError>>,
 }
 
 /// Write in the queue or under way.
@@ -93,22 +96,19 @@ struct AuxRequest {
 struct QueuedWrite {
     write: Write,
     /// `None` after the answer was sent.
-    answer: Option<oneshot::Sender<Result<Written, Problem>>>,
+    answer: Option<oneshot::Sender<Result<Written, WriteError>>>,
     /// Place in the queue, which is freed when the write is done.
     _place: Slot<String>,
 }
 
 impl QueuedWrite {
-    /// Answers the client, without what it may not know. Later answers are ignored.
-    fn answer(&mut self, result: Result<Written, Problem>) {
+    /// Answers the client, without what it may not know of the resources. Later answers are
+    /// ignored.
+    fn answer(&mut self, result: Result<Written, WriteError>) {
         let Some(answer) = self.answer.take() else {
             return;
         };
-        let caller = &self.write.caller;
-        let result = match result {
-            Ok(written) => Ok(written.redact(caller)),
-            Err(problem) => Err(caller.redact_problem(problem)),
-        };
+        let result = result.map(|written| written.redact(&self.write.caller));
         let _ = answer.send(result); // the client may be gone
     }
 
@@ -249,8 +249,8 @@ impl Engine {
     /// the queue when this future is dropped is not carried out.
     ///
     /// # Errors
-    /// The problem that the write is refused with; then nothing has changed.
-    pub async fn write(&self, write: Write) -> Result<Written, Problem> {
+    /// The reason for which the write is refused; then nothing has changed.
+    pub async fn write(&self, write: Write) -> Result<Written, WriteError> {
         let place = queue::reserve_place(&self.places, &write.caller)?;
         let (answer, answered) = oneshot::channel();
         self.send(Request::Write(Box::new(QueuedWrite {
@@ -258,17 +258,17 @@ impl Engine {
             answer: Some(answer),
             _place: place,
         })))?;
-        answered.await.unwrap_or_else(|_| Err(stopping()))
+        answered.await.unwrap_or_else(|_| Err(Stopping.into()))
     }
 
     /// Compares everything recorded with the kernel, and repairs it.
     ///
     /// # Errors
-    /// `shutting_down` if the engine stops.
-    pub async fn reconcile(&self) -> Result<Reconciled, Problem> {
+    /// If the engine stops.
+    pub async fn reconcile(&self) -> Result<Reconciled, Stopping> {
         let (answer, answered) = oneshot::channel();
         self.send(Request::Reconcile(answer))?;
-        answered.await.map_err(|_| stopping())
+        answered.await.map_err(|_| Stopping)
     }
 
     /// Records a request that was refused. The first of its kind in a minute is durable when this
@@ -277,7 +277,11 @@ impl Engine {
     ///
     /// # Errors
     /// The reason for which it is not recorded by itself.
-    pub async fn record_refusal(&self, entry: AuditEntry, place: String) -> Result<(), Problem> {
+    pub async fn record_refusal(
+        &self,
+        entry: AuditEntry,
+        place: String,
+    ) -> Result<(), RecordError> {
         if self.refusals.count(&entry, &place) {
             return Ok(());
         }
@@ -290,7 +294,7 @@ impl Engine {
             }
             result
         });
-        recording.await.unwrap_or_else(|_| Err(stopping()))
+        recording.await.unwrap_or_else(|_| Err(Stopping.into()))
     }
 
     /// Records something beside the resources, and returns once it is durable. It waits for the
@@ -300,13 +304,13 @@ impl Engine {
     ///
     /// # Errors
     /// The reason for which it is not recorded.
-    pub async fn record_aux(&self, record: AuxRecord) -> Result<(), Problem> {
+    pub async fn record_aux(&self, record: AuxRecord) -> Result<(), RecordError> {
         let (answer, answered) = oneshot::channel();
         self.aux_lane
             .send(AuxRequest { record, answer })
             .await
-            .map_err(|_| stopping())?;
-        answered.await.unwrap_or_else(|_| Err(stopping()))
+            .map_err(|_| Stopping)?;
+        answered.await.unwrap_or_else(|_| Err(Stopping.into()))
     }
 
     /// Returns the number of writes that wait or are under way.
@@ -314,11 +318,7 @@ impl Engine {
         self.places.in_use()
     }
 
-    fn send(&self, request: Request) -> Result<(), Problem> {
-        self.requests.send(request).map_err(|_| stopping())
+    fn send(&self, request: Request) -> Result<(), Stopping> {
+        self.requests.send(request).map_err(|_| Stopping)
     }
-}
-
-fn stopping() -> Problem {
-    Problem::new(Code::ShuttingDown, "netnsd is stopping")
 }

@@ -5,9 +5,9 @@
 
 use std::collections::VecDeque;
 
-use netnsd_api::{Code, Problem, Role};
+use netnsd_api::Role;
 
-use super::{QUEUE_CAPACITY, QueuedWrite};
+use super::{QUEUE_CAPACITY, QueuedWrite, WriteError};
 use crate::{
     access::Caller,
     shares::{LimitReached, Shares, Slot},
@@ -21,11 +21,11 @@ pub(super) const ADMIN_RESERVE: usize = QUEUE_CAPACITY / 8;
 /// Reserves a place in the queue for a write of a caller.
 ///
 /// # Errors
-/// `overloaded` if the caller has its share already or all places are taken.
+/// If the caller has its share already or all places are taken.
 pub(super) fn reserve_place(
     places: &Shares<String>,
     caller: &Caller,
-) -> Result<Slot<String>, Problem> {
+) -> Result<Slot<String>, WriteError> {
     let is_admin = caller.role == Role::Admin;
     let (share, most) = if is_admin {
         (
@@ -37,19 +37,12 @@ pub(super) fn reserve_place(
     };
     places
         .acquire(caller.name.clone(), share, most)
-        .map_err(|full| {
-            let detail = match full {
-                LimitReached::Total(count) => {
-                    format!("write queue is full ({count} pending); retry later")
-                }
-                LimitReached::Holder(own) => {
-                    format!(
-                        "{} has {own} pending writes, which is its share of the queue; retry later",
-                        caller.name
-                    )
-                }
-            };
-            Problem::new(Code::Overloaded, detail)
+        .map_err(|full| match full {
+            LimitReached::Total(pending) => WriteError::QueueFull { pending },
+            LimitReached::Holder(pending) => WriteError::ShareFull {
+                caller: caller.name.clone(),
+                pending,
+            },
         })
 }
 
@@ -118,7 +111,7 @@ mod tests {
         model::{Change, Spec},
     };
 
-    type Answered = oneshot::Receiver<Result<Written, Problem>>;
+    type Answered = oneshot::Receiver<Result<Written, WriteError>>;
 
     fn caller(name: &str, role: Role) -> Caller {
         let mut caller = Caller::admin(name);
@@ -180,10 +173,10 @@ mod tests {
         let mut held: Vec<Slot<String>> = (0..CALLER_SHARE)
             .map(|_| reserve_place(&places, &red).unwrap())
             .collect();
-        assert_eq!(
-            reserve_place(&places, &red).unwrap_err().code,
-            Code::Overloaded
-        );
+        assert!(matches!(
+            reserve_place(&places, &red),
+            Err(WriteError::ShareFull { .. })
+        ));
         held.push(reserve_place(&places, &blue).unwrap());
         for i in 0.. {
             match reserve_place(&places, &caller(&format!("uid {i}"), Role::Operator)) {

@@ -14,12 +14,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netnsd_api::{AuditEntry, Code, EventType, Problem, ResourceRef, Role};
+use netnsd_api::{AuditEntry, EventType, ResourceRef, Role};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    AUX_LANE_CAPACITY, AuxRequest,
+    AUX_LANE_CAPACITY, AuxRequest, RecordError,
     batch::PendingWrite,
     journal::Journal,
     records::{Records, RowChanges},
@@ -181,7 +181,7 @@ impl Recorder {
         &mut self,
         records: &Records,
         batch: &mut [PendingWrite],
-    ) -> Result<(), StoreError> {
+    ) -> Result<(), Arc<StoreError>> {
         if !self.backlog.is_empty() {
             // Its entries are older, and so have lower ids.
             self.flush().await;
@@ -287,7 +287,7 @@ impl Recorder {
         &mut self,
         rows: RowChanges,
         mut aux_records: Vec<AuxRecord>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<(), Arc<StoreError>> {
         let mut all = self.confirmations.clone();
         all.extend(rows);
         let (events, retracted) = self.journal.unrecorded();
@@ -306,7 +306,7 @@ impl Recorder {
         };
 
         let start = Instant::now();
-        let result = self.store.commit(&commit).await;
+        let result = self.store.commit(&commit).await.map_err(Arc::new);
         if result.is_ok() {
             log_audit_records(&commit.aux_records);
         }
@@ -367,7 +367,11 @@ impl Recorder {
     }
 
     /// Answers the requests of a commit. An audit entry that could not be recorded is logged.
-    fn answer_aux_requests(&mut self, requests: Vec<AuxRequest>, result: &Result<(), StoreError>) {
+    fn answer_aux_requests(
+        &mut self,
+        requests: Vec<AuxRequest>,
+        result: &Result<(), Arc<StoreError>>,
+    ) {
         for AuxRequest { record, answer } in requests {
             let answered = match result {
                 Ok(()) => Ok(()),
@@ -378,7 +382,7 @@ impl Recorder {
                     if self.add_to_backlog(&record) {
                         Ok(())
                     } else {
-                        Err(Problem::new(Code::StoreUnavailable, error.to_string()))
+                        Err(RecordError::Store(error.clone()))
                     }
                 }
             };

@@ -10,11 +10,11 @@ use std::{
 };
 
 use jiff::Timestamp;
-use netnsd_api::{Kind, Problem, ResourceRef, SysctlKey};
+use netnsd_api::{Kind, ResourceRef, SysctlKey};
 
 use super::Write;
 use crate::{
-    intent::Intent,
+    intent::{Intent, IntentError},
     kernel::{Ns, Observed},
     model::{Decision, Leftovers, MachineKey, Record, Row, Spec},
     plan::{self, Plan},
@@ -152,12 +152,10 @@ impl Records {
     /// Validates a write against the intent, and returns the changes that it comes to.
     ///
     /// # Errors
-    /// The problem that the write is refused with.
-    pub fn validate_write(&mut self, write: &Write) -> Result<Decision, Problem> {
-        let proposal = write.proposal();
-        Ok(self
-            .intent
-            .validate_write(&proposal, Timestamp::now(), &new_uid)?)
+    /// The reason to refuse the write.
+    pub fn validate_write(&mut self, write: &Write) -> Result<Decision, IntentError> {
+        self.intent
+            .validate_write(&write.proposal(), Timestamp::now(), &new_uid)
     }
 
     /// Makes the changes of a validated write, and returns what they replaced. A deleted resource

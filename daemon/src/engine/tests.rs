@@ -2,7 +2,8 @@
 
 use std::{net::Ipv4Addr, path::PathBuf, sync::Arc, task::Poll};
 
-use netnsd_api::{AuditEntry, Code, Kind, Name, ResourceRef, Role, State, is_link_local};
+use http::StatusCode;
+use netnsd_api::{AuditEntry, Code, Kind, Name, Problem, ResourceRef, Role, State, is_link_local};
 use nix::errno::Errno;
 use serde_json::{Value, json};
 use sqlx::Connection;
@@ -77,26 +78,22 @@ impl TestHost {
         self.view.wait_ready().await;
     }
 
-    async fn write(&self, change: Change) -> Result<Written, netnsd_api::Problem> {
+    async fn write(&self, change: Change) -> Result<Written, Problem> {
         self.engine
             .as_ref()
             .unwrap()
             .0
             .write(Write::by_admin(change))
             .await
+            .map_err(Problem::from)
     }
 
-    async fn put(&self, kind: Kind, body: Value) -> Result<Written, netnsd_api::Problem> {
+    async fn put(&self, kind: Kind, body: Value) -> Result<Written, Problem> {
         self.write(Change::Put(Spec::from_json(kind, body).unwrap()))
             .await
     }
 
-    async fn delete(
-        &self,
-        kind: Kind,
-        name: &str,
-        cascade: bool,
-    ) -> Result<Written, netnsd_api::Problem> {
+    async fn delete(&self, kind: Kind, name: &str, cascade: bool) -> Result<Written, Problem> {
         self.write(Change::Delete {
             resource: ResourceRef::new(kind, name.parse().unwrap()),
             cascade,
@@ -1152,11 +1149,13 @@ async fn adopted_devices_are_kept_or_restored() {
                 ..write.clone()
             })
             .await
+            .map_err(Problem::from)
             .unwrap_err();
         assert_eq!(refused.code, Code::Conflict);
         host.kernel.executed();
         host.kernel.fail(after, Errno::EPERM);
-        match host.engine.as_ref().unwrap().0.write(write).await {
+        let written = host.engine.as_ref().unwrap().0.write(write).await;
+        match written.map_err(Problem::from) {
             Err(problem) => {
                 assert_eq!(problem.errno.as_deref(), Some("EPERM"), "{problem:?}");
                 assert_eq!(host.kernel.shape(), before, "the operation {after} failed");
@@ -1279,6 +1278,13 @@ fn audit_draft() -> AuditEntry {
     }
 }
 
+/// Returns the draft of a write's entry.
+fn write_draft() -> AuditDraft {
+    let draft = AuditDraft::new(audit_draft());
+    draft.set_statuses(|_| StatusCode::CREATED);
+    draft
+}
+
 #[tokio::test]
 async fn refused_write_audit_is_retracted_by_next_commit() {
     let host = TestHost::new();
@@ -1290,12 +1296,11 @@ async fn refused_write_audit_is_retracted_by_next_commit() {
         "CREATE TRIGGER disturb BEFORE DELETE ON audit BEGIN SELECT RAISE(ABORT, 'disturbed'); END";
     sqlx::raw_sql(disturb).execute(&mut other).await.unwrap();
     let mut caller = Caller::admin("a test");
-    caller.audit = Some(Arc::new(AuditDraft::new(audit_draft())));
+    caller.audit = Some(Arc::new(write_draft()));
     let change = Change::Put(Spec::from_json(Kind::Bridge, json!({"name": "br0"})).unwrap());
     host.kernel.fail(0, Errno::EPERM);
     let write = Write {
         caller: Arc::new(caller),
-        status: Some(|_, _| 201),
         ..Write::by_admin(change)
     };
     host.engine
@@ -1387,8 +1392,7 @@ async fn admin_audit_entries_wait_for_the_database() {
         request_id: at.to_string(),
         ..audit_draft()
     };
-    let unavailable =
-        |result: Result<(), Problem>| assert_eq!(result.unwrap_err().code, Code::StoreUnavailable);
+    let unavailable = |result| assert!(matches!(result, Err(RecordError::Store(_))), "{result:?}");
     for at in 0..recorder::BACKLOG_CAPACITY {
         engine
             .record_aux(AuxRecord::PutAudit(entry(Role::Admin, 200, at)))
@@ -1421,12 +1425,11 @@ async fn admin_audit_entries_wait_for_the_database() {
         .unwrap();
     // The entry of a write comes after them.
     let mut caller = Caller::admin("a test");
-    caller.audit = Some(Arc::new(AuditDraft::new(audit_draft())));
+    caller.audit = Some(Arc::new(write_draft()));
     let change = Change::Put(Spec::from_json(Kind::Bridge, json!({"name": "br0"})).unwrap());
     engine
         .write(Write {
             caller: Arc::new(caller),
-            status: Some(|_, _| 201),
             ..Write::by_admin(change)
         })
         .await
@@ -1507,7 +1510,7 @@ async fn full_queue_refuses_and_drains() {
     };
     let count = writes.len();
     assert!(
-        count >= QUEUE_CAPACITY && refused.code == Code::Overloaded,
+        count >= QUEUE_CAPACITY && matches!(refused, WriteError::QueueFull { .. }),
         "{count}: {refused:?}"
     );
     // The audit log has a lane of its own.

@@ -9,7 +9,7 @@ use super::Entry;
 use crate::{
     access::Caller,
     intent::Proposal,
-    model::{Change, ChangeKind, Precondition, main_change},
+    model::{Change, ChangeKind, Precondition, WriteOutcome, main_change},
 };
 
 /// Number of writes that may wait in the queue; further ones are answered 503, `overloaded`.
@@ -32,10 +32,6 @@ pub struct Write {
     pub progress: Option<watch::Sender<Progress>>,
     /// Sender of the request.
     pub caller: Arc<Caller>,
-    /// Returns the HTTP status of its answer from the change and from `applied`: the audit entry
-    /// is committed with the change, before the answer. `None` if the caller of the engine records
-    /// the entry.
-    pub status: Option<fn(ChangeKind, bool) -> u16>,
 }
 
 impl Write {
@@ -62,7 +58,6 @@ impl Write {
             adopt: false,
             progress: None,
             caller: Arc::new(Caller::admin("a test")),
-            status: None,
         }
     }
 }
@@ -93,6 +88,11 @@ impl Written {
         self.plan
             .retain(|operation| caller.can_access(operation.resource.name.as_str()));
         self
+    }
+
+    /// Returns the outcome.
+    pub fn outcome(&self) -> WriteOutcome {
+        WriteOutcome::of(&self.named, self.applied)
     }
 
     /// Returns the change of the first resource that it names.

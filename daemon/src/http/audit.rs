@@ -11,11 +11,12 @@ use axum::{
     http::{Method, StatusCode},
 };
 use jiff::Timestamp;
-use netnsd_api::{AuditEntry, Problem};
+use netnsd_api::AuditEntry;
 
 use super::{App, headers::REQUEST_ID};
 use crate::{
     access::{AuditDraft, Caller, SocketPeer, network_of},
+    engine::RecordError,
     model::format_rfc3339,
     store::AuxRecord,
 };
@@ -77,14 +78,14 @@ pub(super) fn is_refusal(status: StatusCode) -> bool {
 /// true if its route is audited; refused requests always are.
 ///
 /// # Errors
-/// The reason why it is not recorded, which is in the log too.
+/// The reason for which it is not recorded, which is in the log too.
 pub(super) async fn record_answer(
     app: &App,
     info: &RequestInfo,
     caller: Option<&Caller>,
     audited: bool,
     status: StatusCode,
-) -> Result<(), Problem> {
+) -> Result<(), RecordError> {
     match caller.and_then(|caller| caller.audit.as_deref()) {
         Some(draft) => record(app, draft, status.as_u16()).await,
         None if audited || is_refusal(status) => {
@@ -101,8 +102,8 @@ pub(super) async fn record_answer(
 /// Records the status of a request's response, unless an entry with that status is recorded.
 ///
 /// # Errors
-/// The reason why it is not recorded, which is in the log too.
-pub(super) async fn record(app: &App, draft: &AuditDraft, status: u16) -> Result<(), Problem> {
+/// The reason for which it is not recorded, which is in the log too.
+pub(super) async fn record(app: &App, draft: &AuditDraft, status: u16) -> Result<(), RecordError> {
     if draft.is_recorded_with(status) {
         Ok(())
     } else {
@@ -110,7 +111,7 @@ pub(super) async fn record(app: &App, draft: &AuditDraft, status: u16) -> Result
     }
 }
 
-async fn write_entry(app: &App, entry: AuditEntry) -> Result<(), Problem> {
+async fn write_entry(app: &App, entry: AuditEntry) -> Result<(), RecordError> {
     let AuditEntry {
         method,
         path,

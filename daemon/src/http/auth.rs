@@ -18,7 +18,10 @@ use super::{
     resource,
     routes::{self, RoutePolicy, RouteScope},
 };
-use crate::access::{AuditDraft, Authenticator, Caller, SocketPeer, network_of};
+use crate::{
+    access::{AuditDraft, Authenticator, Caller, SocketPeer, network_of},
+    engine::RecordError,
+};
 
 /// Name of an authenticated caller, for the log line of its request.
 #[derive(Debug, Clone)]
@@ -60,11 +63,10 @@ pub(super) async fn auth_middleware(
     if response.extensions().get::<Unfinished>().is_none() {
         let (caller, status) = (caller.as_deref().ok(), response.status());
         let recorded = audit::record_answer(&app, &info, caller, audited, status).await;
-        if let Err(problem) = recorded
-            && problem.code == Code::ShuttingDown
+        if let Err(RecordError::Stopping(error)) = recorded
             && audit::is_refusal(status)
         {
-            response = Failure::from(problem).into_response();
+            response = Failure::from(error).into_response();
         }
     }
     if let Ok(caller) = caller {

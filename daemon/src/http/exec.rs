@@ -28,6 +28,7 @@ use super::{
 };
 use crate::{
     access::{AccessError, Caller},
+    engine::RecordError,
     model::Spec,
     process::{
         CallerScope, CommandEnd, Launch, OutputStream, Permit, ProcessError, Session, SessionEvent,
@@ -295,11 +296,10 @@ pub(super) async fn record_command(
             audit.set_recorded(Some(entry));
             Ok(())
         }
-        Err(problem) if problem.code == Code::ShuttingDown => Err(problem),
-        Err(problem) => {
+        Err(RecordError::Stopping(error)) => Err(error.into()),
+        Err(RecordError::Store(error)) => {
             let detail = format!(
-                "the command was not run, since the audit log cannot be written ({}): try again",
-                problem.detail
+                "the command was not run, since the audit log cannot be written ({error}): try again"
             );
             Err(Problem::new(Code::StoreUnavailable, detail))
         }

@@ -1,6 +1,6 @@
 //! Error responses: always `application/problem+json` (RFC 9457).
 
-use std::{any::Any, fmt::Display};
+use std::{any::Any, cmp::Reverse, fmt::Display};
 
 use axum::{
     extract::{MatchedPath, Request},
@@ -13,8 +13,13 @@ use nix::errno::Errno;
 
 use super::routes;
 use crate::{
-    access::AccessError, intent::IntentError, kernel::look::LookError, model::EditError,
-    process::ProcessError, store::StoreError,
+    access::{AccessError, Caller},
+    engine::{FailureCause, OpFailure, RecordError, Stopping, WriteError},
+    intent::IntentError,
+    kernel::look::LookError,
+    model::EditError,
+    process::ProcessError,
+    store::StoreError,
 };
 
 /// Error of a handler: the problem that is sent.
@@ -126,6 +131,126 @@ impl From<IntentError> for Problem {
             IntentError::InDocument { item, error } => locate(&item, (*error).into()),
         }
     }
+}
+
+impl From<Stopping> for Problem {
+    fn from(error: Stopping) -> Self {
+        Problem::new(Code::ShuttingDown, error.to_string())
+    }
+}
+
+impl From<RecordError> for Problem {
+    fn from(error: RecordError) -> Self {
+        match error {
+            RecordError::Stopping(error) => error.into(),
+            RecordError::Store(error) => Problem::new(Code::StoreUnavailable, error.to_string()),
+        }
+    }
+}
+
+/// For [`send_write`](super::resource::send_write), which redacts it.
+impl From<WriteError> for Problem {
+    fn from(error: WriteError) -> Self {
+        let detail = error.to_string();
+        match error {
+            WriteError::Stopping(error) => error.into(),
+            WriteError::QueueFull { .. } | WriteError::ShareFull { .. } => {
+                Problem::new(Code::Overloaded, detail)
+            }
+            WriteError::Intent(error) => error.into(),
+            WriteError::HostAddress(error) => error.into(),
+            WriteError::Conflict {
+                resource, pointer, ..
+            } => Problem {
+                pointer,
+                resources: vec![resource],
+                ..Problem::new(Code::Conflict, detail)
+            },
+            WriteError::ForeignLinks { resource, .. } => Problem {
+                resources: vec![resource],
+                ..Problem::new(Code::InUse, detail)
+            },
+            WriteError::Operation {
+                failure, others, ..
+            } => Problem {
+                resources: others,
+                ..operation_problem(&failure, detail)
+            },
+            WriteError::Unobservable(_) => Problem::new(Code::KernelUnavailable, detail),
+            WriteError::Store(_) => Problem::new(Code::StoreUnavailable, detail),
+            WriteError::InDocument { item, error } => locate(&item, (*error).into()),
+        }
+    }
+}
+
+/// Returns the problem of a failed operation.
+fn operation_problem(failure: &OpFailure, detail: String) -> Problem {
+    let op = Some(failure.op().label().to_owned());
+    let error = match failure.cause() {
+        FailureCause::Refused(error) => error,
+        FailureCause::NotApplied => {
+            return Problem {
+                op,
+                ..Problem::new(Code::UnsupportedByKernel, detail)
+            };
+        }
+    };
+    let problem = match failure.refused_sysctl() {
+        Some(key) => {
+            let is_mistaken = matches!(error.errno, Errno::ENOENT | Errno::EACCES | Errno::EPERM)
+                && error.message.is_some();
+            let code = if is_mistaken {
+                Code::InvalidField
+            } else {
+                code_of(error.errno)
+            };
+            FieldError::at(code, &["sysctls", key.as_str()], detail).into()
+        }
+        None => Problem {
+            kernel_message: error.message.clone(),
+            ..Problem::new(code_of(error.errno), detail)
+        },
+    };
+    Problem {
+        op,
+        errno: Some(format!("{:?}", error.errno)),
+        ..problem
+    }
+}
+
+/// Returns the code of the problem that an errno becomes.
+fn code_of(errno: Errno) -> Code {
+    match errno {
+        Errno::EEXIST | Errno::EBUSY => Code::Conflict,
+        // `ENOTSUPP` (include/linux/errno.h) is among those that libc has no name for.
+        Errno::UnknownErrno | Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT | Errno::EPROTONOSUPPORT => {
+            Code::UnsupportedByKernel
+        }
+        Errno::ENOMEM | Errno::ENOBUFS | Errno::EMFILE | Errno::ENFILE | Errno::ENOTCONN => {
+            Code::KernelUnavailable
+        }
+        _ => Code::KernelRejected,
+    }
+}
+
+/// Replacement of a redacted name.
+const REDACTED: &str = "something else";
+
+/// Redacts the resources in a problem's list that are out of the caller's scope, there and in its
+/// detail. Code that makes a problem whose detail names another resource adds it to that list.
+pub(super) fn redact(mut problem: Problem, caller: &Caller) -> Problem {
+    let (shown, hidden): (Vec<_>, Vec<_>) = problem
+        .resources
+        .into_iter()
+        .partition(|resource| caller.can_access(resource.name.as_str()));
+    problem.resources = shown;
+    let mut hidden: Vec<String> = hidden.iter().map(ToString::to_string).collect();
+    // The longest first: one name may be the start of another.
+    hidden.sort_by_key(|name| Reverse(name.len()));
+    for name in hidden {
+        problem.detail = problem.detail.replace(&name, REDACTED);
+    }
+    problem
 }
 
 impl From<ProcessError> for Problem {
@@ -291,5 +416,49 @@ pub(super) async fn only_problems(request: Request, next: Next) -> Response {
             Failure::new(Code::Internal, status.to_string()).into_response()
         }
         _ => response,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netnsd_api::{Kind, Name, ResourceRef};
+
+    use super::*;
+    use crate::kernel::{LinkAt, LinkChange, Ns};
+
+    #[test]
+    fn names_out_of_scope_are_redacted() {
+        let mut caller = Caller::admin("token red");
+        caller.prefix = "red-".into();
+        let veth = |name: &str| ResourceRef::new(Kind::Veth, name.parse::<Name>().unwrap());
+        let problem = Problem {
+            resources: vec![veth("core"), veth("core-up"), veth("red-v")],
+            ..Problem::new(Code::InUse, "used by veth core, veth core-up, veth red-v")
+        };
+        let redacted = redact(problem, &caller);
+        assert_eq!(
+            redacted.detail,
+            "used by something else, something else, veth red-v"
+        );
+        assert_eq!(redacted.resources, [veth("red-v")]);
+    }
+
+    #[test]
+    fn ineffective_operation_is_unsupported_without_errno() {
+        let bridge = ResourceRef::new(Kind::Bridge, "br0".parse().unwrap());
+        let op = LinkAt::new(Ns::Host, "br0").set(LinkChange::Up(true));
+        let problem_of = |failure| {
+            Problem::from(WriteError::Operation {
+                resource: bridge.clone(),
+                failure: Box::new(failure),
+                others: Vec::new(),
+            })
+        };
+        let problem = problem_of(OpFailure::not_applied(op.clone()));
+        assert_eq!(problem.code, Code::UnsupportedByKernel);
+        assert_eq!(problem.errno, None, "the kernel reported no error");
+        let problem = problem_of(OpFailure::refused(op, Errno::EBUSY.into()));
+        assert_eq!(problem.code, Code::Conflict);
+        assert_eq!(problem.errno.as_deref(), Some("EBUSY"));
     }
 }

@@ -20,13 +20,13 @@ use super::{
     body::{self, Patch},
     headers,
     json::json,
-    problem::Failure,
+    problem::{Failure, redact},
     query::{self, Label, Query},
 };
 use crate::{
     access::Caller,
-    engine::{Entry, Write, Written},
-    model::{Change, ChangeKind, EditError, Precondition, Spec},
+    engine::{Engine, Entry, Write, Written},
+    model::{Change, ChangeKind, EditError, Precondition, Spec, WriteOutcome},
 };
 
 pub(super) type Answer = Result<Response, Failure>;
@@ -380,9 +380,23 @@ impl WriteParams {
             adopt,
             progress: None,
             caller,
-            status: Some(|did, applied| status_of(did, applied).as_u16()),
         }
     }
+}
+
+/// Sends a write to the engine. `status_of` returns the status of the response by the outcome: the
+/// audit entry is committed with the change, before the response.
+pub(super) async fn send_write(
+    engine: &Engine,
+    write: Write,
+    status_of: fn(WriteOutcome) -> StatusCode,
+) -> Result<Written, Problem> {
+    let caller = write.caller.clone();
+    if let Some(audit) = &caller.audit {
+        audit.set_statuses(status_of);
+    }
+    let result = engine.write(write).await;
+    result.map_err(|error| redact(error.into(), &caller))
 }
 
 /// Sends a write of one resource to the engine, and answers with its result.
@@ -394,7 +408,7 @@ async fn write_resource(
     preconditions: Vec<Precondition>,
 ) -> Answer {
     let write = params.write(caller, change, preconditions);
-    let written = app.engine.write(write).await?;
+    let written = send_write(&app.engine, write, status_of).await?;
     answer(&written, params.dry_run)
 }
 
@@ -521,12 +535,12 @@ pub(super) fn answer_dry_run(written: &Written, result: Value) -> Answer {
 }
 
 /// Returns the status of the answer to a write of one resource.
-fn status_of(did: ChangeKind, applied: bool) -> StatusCode {
-    match (applied, did) {
-        (false, _) => StatusCode::ACCEPTED,
-        (true, ChangeKind::Created) => StatusCode::CREATED,
-        (true, ChangeKind::Deleted) => StatusCode::NO_CONTENT,
-        (true, ChangeKind::Updated | ChangeKind::Unchanged) => StatusCode::OK,
+pub(super) fn status_of(outcome: WriteOutcome) -> StatusCode {
+    match outcome {
+        WriteOutcome::Accepted => StatusCode::ACCEPTED,
+        WriteOutcome::Applied(ChangeKind::Created) => StatusCode::CREATED,
+        WriteOutcome::Applied(ChangeKind::Deleted) => StatusCode::NO_CONTENT,
+        WriteOutcome::Applied(ChangeKind::Updated | ChangeKind::Unchanged) => StatusCode::OK,
     }
 }
 
@@ -544,7 +558,7 @@ fn answer(written: &Written, dry_run: bool) -> Answer {
         return answer_dry_run(written, result.unwrap_or(Value::Null));
     }
 
-    let status = status_of(did, written.applied);
+    let status = status_of(written.outcome());
     let mut response = match entry {
         None => status.into_response(),
         Some(entry) => {

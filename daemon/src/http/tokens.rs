@@ -74,9 +74,9 @@ pub(super) async fn create(
             format!("token {name} exists already: delete it first"),
         ));
     }
-    if let Err(problem) = app.engine.record_aux(AuxRecord::PutToken(row)).await {
+    if let Err(error) = app.engine.record_aux(AuxRecord::PutToken(row)).await {
         app.access.remove(name.as_str());
-        return Err(problem.into());
+        return Err(error.into());
     }
     tracing::info!(token = %name, by = caller.name, "token created");
 

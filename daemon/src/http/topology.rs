@@ -22,12 +22,12 @@ use super::{
     body, headers,
     json::json,
     query::Query,
-    resource::{self, Answer, ResourceRoutes, WriteParams, internal, is_selected},
+    resource::{self, Answer, ResourceRoutes, WriteParams, internal, is_selected, send_write},
 };
 use crate::{
     access::Caller,
     engine::{Write, Written},
-    model::{Change, ChangeKind, Document, DocumentItem, Spec},
+    model::{Change, ChangeKind, Document, DocumentItem, Spec, WriteOutcome},
 };
 
 /// Largest document, in bytes.
@@ -108,7 +108,7 @@ async fn write(
         Arc::new(move |spec: &Spec| is_selected(&caller, &labels, spec))
     };
     let dry_run = params.dry_run;
-    let mut write = params.write(
+    let write = params.write(
         caller,
         Change::Topology(Document {
             specs,
@@ -121,8 +121,7 @@ async fn write(
     if lines && !dry_run {
         return stream_progress(app, write).await;
     }
-    write.status = Some(|_, applied| status(applied).as_u16());
-    answer(&app.engine.write(write).await?, dry_run)
+    answer(&send_write(&app.engine, write, status_of).await?, dry_run)
 }
 
 /// Reads the resources of a document.
@@ -196,11 +195,10 @@ fn result(written: &Written) -> TopologyResult {
     }
 }
 
-fn status(applied: bool) -> StatusCode {
-    if applied {
-        StatusCode::OK
-    } else {
-        StatusCode::ACCEPTED
+fn status_of(outcome: WriteOutcome) -> StatusCode {
+    match outcome {
+        WriteOutcome::Accepted => StatusCode::ACCEPTED,
+        WriteOutcome::Applied(_) => StatusCode::OK,
     }
 }
 
@@ -209,7 +207,7 @@ fn answer(written: &Written, dry_run: bool) -> Answer {
     if dry_run {
         return resource::answer_dry_run(written, result);
     }
-    let mut response = json(status(written.applied), result.to_string());
+    let mut response = json(status_of(written.outcome()), result.to_string());
     response
         .headers_mut()
         .insert("server-timing", headers::server_timing(written));
@@ -229,9 +227,9 @@ const LINE_INTERVAL: Duration = Duration::from_millis(100);
 async fn stream_progress(app: App, mut write: Write) -> Answer {
     let (sender, mut progress) = watch::channel(Progress::default());
     write.progress = Some(sender);
-    write.status = Some(|_, _| StatusCode::OK.as_u16());
     let (caller, engine) = (write.caller.clone(), app.engine.clone());
-    let mut writing: Writing = Box::pin(async move { engine.write(write).await });
+    let mut writing: Writing =
+        Box::pin(async move { send_write(&engine, write, |_| StatusCode::OK).await });
     let done = tokio::select! {
         biased;
         written = &mut writing => Some(written),

@@ -22,7 +22,9 @@ use super::{
     json::json,
     problem::Failure,
     query,
-    resource::{self, Answer, ResourceRoutes, WriteParams, internal, unreadable},
+    resource::{
+        self, Answer, ResourceRoutes, WriteParams, internal, send_write, status_of, unreadable,
+    },
 };
 use crate::{
     access::Caller,
@@ -107,9 +109,7 @@ pub(super) async fn patch(
     let patch = Patch::read(request).await?;
     let edit = Arc::new(move |spec: &Spec| patch_endpoint(spec, index, &patch));
     let write = params.write(caller, Change::Edit(resource, edit), preconditions);
-    let written = app
-        .engine
-        .write(write)
+    let written = send_write(&app.engine, write, status_of)
         .await
         .map_err(|problem| relative_to_endpoint(problem, index))?;
 

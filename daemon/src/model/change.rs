@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use netnsd_api::{FieldError, Problem, ResourceRef};
+use netnsd_api::{FieldError, ResourceRef};
 
 use super::{Record, Spec};
 
@@ -59,12 +59,6 @@ impl DocumentItem {
     pub fn pointer(&self) -> String {
         format!("/{}/{}", self.spec.kind().plural(), self.index)
     }
-
-    /// Prefixes a problem's pointer with that of the item.
-    pub fn locate(&self, problem: Problem) -> Problem {
-        let pointer = Some(self.pointer() + problem.pointer.as_deref().unwrap_or_default());
-        Problem { pointer, ..problem }
-    }
 }
 
 /// Change that a write asks for.
@@ -89,15 +83,11 @@ pub enum Change {
 }
 
 impl Change {
-    /// Returns a problem of a resource, with its place in the document, if it is one, before its
-    /// pointer.
-    pub fn locate(&self, resource: &ResourceRef, problem: Problem) -> Problem {
+    /// Returns a resource's item, if the change is a document that has it.
+    pub fn item_of(&self, resource: &ResourceRef) -> Option<&DocumentItem> {
         match self {
-            Change::Topology(document) => match document.item_of(resource) {
-                Some(item) => item.locate(problem),
-                None => problem,
-            },
-            _ => problem,
+            Change::Topology(document) => document.item_of(resource),
+            Change::Create(_) | Change::Put(_) | Change::Edit(..) | Change::Delete { .. } => None,
         }
     }
 
@@ -172,6 +162,26 @@ pub fn main_change(named: &[(ResourceRef, ChangeKind)]) -> ChangeKind {
     named
         .first()
         .map_or(ChangeKind::Unchanged, |(_, change)| *change)
+}
+
+/// Outcome of a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WriteOutcome {
+    /// It is durable, and not applied yet.
+    Accepted,
+    /// It is durable and applied; the change is that of the first resource that it names.
+    Applied(ChangeKind),
+}
+
+impl WriteOutcome {
+    /// Returns the outcome of a write that names these resources.
+    pub fn of(named: &[(ResourceRef, ChangeKind)], is_applied: bool) -> Self {
+        if is_applied {
+            Self::Applied(main_change(named))
+        } else {
+            Self::Accepted
+        }
+    }
 }
 
 /// Outcome of validating a write.

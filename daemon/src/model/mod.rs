@@ -11,7 +11,7 @@ mod time;
 pub use self::{
     change::{
         Change, ChangeKind, Decision, Document, DocumentItem, Edit, EditError, Precondition,
-        Selects, main_change,
+        Selects, WriteOutcome, main_change,
     },
     record::{Leftovers, MachineKey, Record, Row, TokenRow},
     spec::{DeviceSpec, PortSpec, Spec, ipv6_switches},

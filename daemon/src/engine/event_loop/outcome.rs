@@ -222,7 +222,7 @@ fn settled_event(
 /// Returns the health of a resource after its workset was converged.
 fn health_of(resource: &ResourceRef, outcome: &ApplyOutcome) -> Health {
     if let Some(failure) = outcome.failures.get(resource) {
-        return Health::new(State::Failed, failure.to_problem(resource).detail);
+        return Health::new(State::Failed, failure.describe(resource));
     }
     match outcome.statuses.get(resource) {
         Some(PlanStatus::Conflict { reason, .. }) => Health::new(State::Conflict, reason),

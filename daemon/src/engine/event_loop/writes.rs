@@ -6,12 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netnsd_api::{Code, PlannedOperation, Problem, ResourceRef, State};
+use netnsd_api::{PlannedOperation, ResourceRef, State};
 
 use super::{EngineLoop, outcome::Cause};
 use crate::{
     engine::{
-        Entry, Written,
+        Entry, WriteError, Written,
         batch::{self, PendingWrite},
         queue::WriteQueue,
         records::RowChanges,
@@ -19,7 +19,7 @@ use crate::{
         status::Health,
         workset::{ApplyOutcome, Workset},
     },
-    kernel::{Kernel, Observed, OpError},
+    kernel::{Kernel, Observed},
     liveness::Part,
     model::ChangeKind,
     plan::{self, Plan, PlanStatus, Step},
@@ -46,7 +46,7 @@ impl<K: Kernel> EngineLoop<K> {
                 .workset_of(&batch, &self.records, &self.status);
             let (plan, observed) = match self.observe_and_plan(&mut work).await {
                 Ok(found) => found,
-                Err(error) => return self.refuse_all(batch, &unobservable(&error)),
+                Err(error) => return self.refuse_all(batch, &WriteError::Unobservable(error)),
             };
             // Refusals first, before anything is recorded: the others are planned without them.
             let count = batch.len();
@@ -93,7 +93,7 @@ impl<K: Kernel> EngineLoop<K> {
         let observed = match self.reconciler.observe_host().await {
             Ok(observed) => observed,
             Err(error) => {
-                self.refuse_all(batch, &unobservable(&error));
+                self.refuse_all(batch, &WriteError::Unobservable(error));
                 return None;
             }
         };
@@ -101,32 +101,32 @@ impl<K: Kernel> EngineLoop<K> {
         for write in batch {
             match write.check_host_addresses(&observed) {
                 Ok(()) => others.push(write),
-                Err(problem) => self.refuse(write, problem),
+                Err(error) => self.refuse(write, error),
             }
         }
         Some(others)
     }
 
-    /// Refuses writes for which the plan shows a problem; returns the others.
+    /// Refuses writes that the plan shows a reason against; returns the others.
     fn refuse_conflicting(&mut self, batch: Vec<PendingWrite>, plan: &Plan) -> Vec<PendingWrite> {
         let mut others = Vec::new();
         for write in batch {
             match write.find_refusal(plan) {
-                Some(problem) => self.refuse(write, problem),
+                Some(error) => self.refuse(write, error),
                 None => others.push(write),
             }
         }
         others
     }
 
-    fn refuse(&mut self, mut write: PendingWrite, problem: Problem) {
+    fn refuse(&mut self, mut write: PendingWrite, error: WriteError) {
         write.roll_back(&mut self.records);
-        write.refuse(problem);
+        write.refuse(error);
     }
 
-    fn refuse_all(&mut self, batch: Vec<PendingWrite>, problem: &Problem) {
+    fn refuse_all(&mut self, batch: Vec<PendingWrite>, error: &WriteError) {
         for write in batch.into_iter().rev() {
-            self.refuse(write, problem.clone());
+            self.refuse(write, error.clone());
         }
     }
 
@@ -149,8 +149,7 @@ impl<K: Kernel> EngineLoop<K> {
         let committing = Instant::now();
         if let Err(error) = self.recorder.commit_batch(&self.records, &mut batch).await {
             tracing::error!(%error, "cannot commit a batch");
-            let detail = format!("{error}: nothing was changed");
-            return self.refuse_all(batch, &Problem::new(Code::StoreUnavailable, detail));
+            return self.refuse_all(batch, &WriteError::Store(error));
         }
         let store = committing.elapsed();
         self.answer_async(&mut batch, store);
@@ -193,7 +192,7 @@ impl<K: Kernel> EngineLoop<K> {
         store: Duration,
         applying: Instant,
     ) {
-        let (mut refused, mut problems, mut done) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut refused, mut errors, mut done) = (Vec::new(), Vec::new(), Vec::new());
         let mut refused_groups = BTreeSet::new();
         for (group, write) in batch.into_iter().enumerate() {
             let failure = outcome
@@ -202,7 +201,7 @@ impl<K: Kernel> EngineLoop<K> {
                 .find(|(resource, _)| work.failed_group(resource, &self.status) == Some(group));
             match failure {
                 Some((resource, failure)) => {
-                    problems.push(write.problem_of(resource, failure));
+                    errors.push(write.error_of(resource, failure));
                     refused.push(write);
                     refused_groups.insert(group);
                 }
@@ -239,8 +238,8 @@ impl<K: Kernel> EngineLoop<K> {
             };
             write.answer(written);
         }
-        for (mut write, problem) in refused.into_iter().zip(problems) {
-            write.refuse(problem);
+        for (mut write, error) in refused.into_iter().zip(errors) {
+            write.refuse(error);
         }
     }
 
@@ -340,9 +339,4 @@ fn planned_operation(step: &Step) -> PlannedOperation {
         resource: step.resource.clone(),
         command: plan::command(&step.op),
     }
-}
-
-fn unobservable(error: &OpError) -> Problem {
-    let detail = format!("netlink request failed: {error}");
-    Problem::new(Code::KernelUnavailable, detail)
 }
