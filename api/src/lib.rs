@@ -47,7 +47,7 @@ pub use parse::{READ_ONLY, parse};
 pub use ping::*;
 pub use problem::{Code, FieldError, Problem};
 pub use process::*;
-pub use read::{read_json, read_yaml};
+pub use read::{locate_pointer, read_json, read_yaml};
 pub use route::*;
 pub use shell::shell_word;
 pub use status::*;

@@ -174,6 +174,84 @@ pub fn read_yaml(text: &str) -> Result<Value, String> {
     }
 }
 
+/// Returns the line and the column, from 1, of the value at a JSON pointer (RFC 6901) in a document
+/// of YAML or JSON; of the innermost value around it, if it is missing.
+pub fn locate_pointer(text: &str, pointer: &str) -> Option<(usize, usize)> {
+    let wanted: Vec<String> = pointer
+        .split('/')
+        .skip(1)
+        .map(|key| key.replace("~1", "/").replace("~0", "~"))
+        .collect();
+    let mut parser = Parser::new_from_str(text);
+    let mut open: Vec<Position> = Vec::new();
+    let mut best: Option<(usize, Marker)> = None;
+    while let Some(Ok((event, span))) = parser.next_event() {
+        match event {
+            Event::SequenceEnd | Event::MappingEnd => {
+                open.pop();
+                if let Some(position) = open.last_mut() {
+                    position.advance();
+                }
+                continue;
+            }
+            Event::Scalar(key, ..) if matches!(open.last(), Some(Position::Key(None))) => {
+                if let Some(position) = open.last_mut() {
+                    *position = Position::Key(Some((key.into_owned(), span.start)));
+                }
+                continue;
+            }
+            Event::Scalar(..) | Event::SequenceStart(..) | Event::MappingStart(..) => {}
+            _ => continue,
+        }
+        let depth = open.len();
+        let is_around = depth <= wanted.len()
+            && open
+                .iter()
+                .zip(&wanted)
+                .all(|(position, key)| position.is_at(key));
+        if is_around && best.as_ref().is_none_or(|(deepest, _)| *deepest < depth) {
+            let start = match open.last() {
+                Some(Position::Key(Some((_, start)))) => *start,
+                _ => span.start,
+            };
+            best = Some((depth, start));
+        }
+        match event {
+            Event::SequenceStart(..) => open.push(Position::Item(0)),
+            Event::MappingStart(..) => open.push(Position::Key(None)),
+            _ => {
+                if let Some(position) = open.last_mut() {
+                    position.advance();
+                }
+            }
+        }
+    }
+    best.map(|(_, start)| (start.line(), start.col() + 1))
+}
+
+/// The position of the current value in a list or a mapping that is still open.
+enum Position {
+    Item(usize),
+    /// The key and where it is; `None` before a key.
+    Key(Option<(String, Marker)>),
+}
+
+impl Position {
+    fn is_at(&self, key: &str) -> bool {
+        match self {
+            Position::Item(index) => index.to_string() == key,
+            Position::Key(current) => current.as_ref().is_some_and(|(current, _)| current == key),
+        }
+    }
+
+    fn advance(&mut self) {
+        match self {
+            Position::Item(index) => *index += 1,
+            Position::Key(key) => *key = None,
+        }
+    }
+}
+
 /// A list or a mapping that is still open; a mapping with the key of the next value.
 enum Collection {
     List(Vec<Value>),
@@ -281,6 +359,25 @@ mod tests {
         }
         let error = read_yaml("a:\n  c: 1\nb: 2\na:\n  d: 1\n").unwrap_err();
         assert_eq!(error, "duplicate key \"a\" at line 4 column 1");
+    }
+
+    #[test]
+    fn pointer_is_located_in_yaml_and_json() {
+        let text = "namespaces:\n- {name: a}\n- name: b\n  sysctls: {net/x: 1}\n  routes:\n  - destination: default\n";
+        for (pointer, expected) in [
+            ("", (1, 1)),
+            ("/namespaces", (1, 1)),
+            ("/namespaces/0/name", (2, 4)),
+            ("/namespaces/1", (3, 3)),
+            ("/namespaces/1/sysctls/net~1x", (4, 13)),
+            ("/namespaces/1/routes/0/destination", (6, 5)),
+            ("/namespaces/1/routes/0/via", (6, 5)),
+            ("/namespaces/1/missing", (3, 3)),
+        ] {
+            assert_eq!(locate_pointer(text, pointer), Some(expected), "{pointer}");
+        }
+        assert_eq!(locate_pointer("{\"a\":\n [1, 2]}", "/a/1"), Some((2, 6)));
+        assert_eq!(locate_pointer("", "/a"), None);
     }
 
     #[test]
