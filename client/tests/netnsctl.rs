@@ -487,7 +487,10 @@ fn exec_passes_output_and_exit_code() {
         (Some(1), printed),
         "stopped after a failure"
     );
-    exec(&["net0", "no-such-program"]).assert_failed(1, &["no-such-program", "/argv/0"]);
+    exec(&["net0", "no-such-program"]).assert_failed(127, &["no-such-program"]);
+    exec(&["net0", "/etc/passwd"]).assert_failed(126, &["/etc/passwd", "chmod +x"]);
+    exec(&["net0", "-it", "true"])
+        .assert_failed(2, &["\"-it\" is neither a command nor an option"]);
     exec(&["net0"]).assert_failed(2, &["no command"]);
 }
 
@@ -621,15 +624,17 @@ fn refusals_name_cause_and_remedy() {
     let host = host!();
     host.run_ok(&["netns", "add", "net0"]);
     host.run(&["netns", "add", "net0"])
-        .assert_failed(1, &["net0", "set"]);
+        .assert_failed(1, &["net0", "netnsctl netns set net0"]);
     host.run(&["netns", "show", "nowhere"])
         .assert_failed(1, &["nowhere"]);
+    host.run(&["netns", "show", "nte0"])
+        .assert_failed(1, &["nte0", "did you mean net0?"]);
     host.run(&["netns", "show", "../x"])
         .assert_failed(1, &["../x"]);
     host.run(&["veth", "add", "net0:e0,addr=10.1.1.1", "e1"])
-        .assert_failed(1, &["/endpoints/0/addresses/0", "10.1.1.1/24"]);
-    host.run(&["veth", "add", "nowhere:e0", "e1"])
-        .assert_failed(1, &["/endpoints/0/namespace", "nowhere"]);
+        .assert_failed(1, &["netnsctl: end 0, address: ", "10.1.1.1/24"]);
+    host.run(&["veth", "add", "net1:e0", "e1"])
+        .assert_failed(1, &["end 0, namespace", "net1", "did you mean net0?"]);
     for usage in [
         &["netns", "add", "-x"][..],
         &["netns", "set", "net0", "x"],
@@ -645,10 +650,12 @@ fn refusals_name_cause_and_remedy() {
         pending.err.contains("namespace net0 is pending"),
         "{pending:?}"
     );
-    let status = host.run_ok(&["status"]);
+    let status = host.run(&["status"]);
     assert!(
-        status.contains("1 pending") && status.contains("namespace/net0"),
-        "{status}"
+        status.code == Some(1)
+            && status.out.contains("resources  1 pending\n")
+            && status.out.contains("namespace/net0"),
+        "{status:?}"
     );
     host.run(&["wait", "netns/net0", "--timeout", "0.1"])
         .assert_failed(1, &["namespace net0 is pending"]);
@@ -852,4 +859,173 @@ fn login_is_saved_until_logout() {
     assert_eq!(run(&["logout"], "").code, Some(0));
     assert_eq!(run(&["logout"], "").code, Some(0));
     run(&list, "").assert_failed(3, &["/run/netnsd/netnsd.sock"]);
+}
+
+#[test]
+fn wrong_command_lines_are_answered_with_the_nearest() {
+    let run = |line: &str| {
+        Outcome::of(
+            Command::new(NETNSCTL)
+                .args(line.split_whitespace())
+                .output()
+                .unwrap(),
+        )
+    };
+    for (line, said) in [
+        ("ntens list", "did you mean netnsctl netns?"),
+        ("netns lst", "did you mean netnsctl netns list?"),
+        ("netns list --lable a", "did you mean --label?"),
+        ("netns list --outptu json", "did you mean --output?"),
+        ("netns list -o jsn", "did you mean json?"),
+        ("edit netn/net0", "did you mean netns?"),
+        ("events --type drift", "\"drift\" is not an event type"),
+        ("validate", "use netnsctl plan -f FILE"),
+        ("inspect net0", "use netnsctl netns show NAME"),
+        ("ps", "use netnsctl netns list"),
+        ("bridge describe br0", "use netnsctl bridge show NAME"),
+        (
+            "veth set lan0/0 --master br0",
+            "unknown option --master: use --bridge NAME",
+        ),
+        ("netns list --json", "use --output json"),
+        ("events --tail x", "--tail: \"x\" is not a number"),
+        ("netns show", "NAME is missing: netnsctl netns show"),
+        ("e", "\"e\" is ambiguous: it may be "),
+        ("wait veth/pair/0", "pair/0"),
+    ] {
+        run(line).assert_failed(2, &[said, "see netnsctl"]);
+    }
+}
+
+#[test]
+fn kind_commands_have_words_of_other_tools() {
+    let host = host!();
+    host.run_ok(&["netns", "create", "net0"]);
+    host.run_ok(&["bridge", "new", "br0"]);
+    assert_eq!(host.list_namespaces(), ["net0"]);
+    host.run_ok(&["bridge", "rm", "br0"]);
+    host.run_ok(&["netns", "remove", "net0"]);
+    assert_eq!(host.list_namespaces(), Vec::<String>::new());
+}
+
+#[test]
+fn global_options_are_on_two_pages_only() {
+    for page in [vec!["options".to_owned()], Vec::new()] {
+        let text = help_text(&page);
+        assert!(
+            text.contains("--token-file") && text.contains("--dry-run"),
+            "{text}"
+        );
+    }
+    let output = Command::new(NETNSCTL).args(["help", "options"]).output();
+    let text = String::from_utf8(output.unwrap().stdout).unwrap();
+    assert!(text.contains("--token-file"), "{text}");
+    for page in [&["netns"][..], &["netns", "add"], &["apply"], &["status"]] {
+        let page: Vec<String> = page.iter().map(|word| (*word).to_owned()).collect();
+        let text = help_text(&page);
+        assert!(!text.contains("--token-file"), "{text}");
+    }
+}
+
+#[test]
+fn lists_are_sorted_by_number() {
+    let host = host!();
+    host.run_ok(&["netns", "add", "net10", "net9", "net1"]);
+    assert_eq!(
+        host.run_ok(&["netns", "list", "-o", "name"]),
+        "net1\nnet9\nnet10\n"
+    );
+    let table = table_lines(&host.run_ok(&["netns", "list"]));
+    let names: Vec<&str> = table[1..]
+        .iter()
+        .filter_map(|line| line.split(' ').next())
+        .collect();
+    assert_eq!(names, ["net1", "net9", "net10"]);
+}
+
+#[test]
+fn output_format_is_honoured_by_every_reader() {
+    let host = host!();
+    host.add_connected_namespaces();
+    host.run_ok(&["bridge", "add", "br0"]);
+    fs::write(
+        host.dir.path().join("lab.yaml"),
+        "namespaces: [{name: new}]",
+    )
+    .unwrap();
+    for line in [
+        "status",
+        "version",
+        "events",
+        "reconcile",
+        "export",
+        "plan -f lab.yaml",
+        "plan -f lab.yaml --commands",
+        "top net0 --interval 0.1",
+        "netns list",
+        "netns show net0",
+        "netns identify",
+        "netns pids net0",
+        "netns ping net0 10.1.1.1",
+        "veth list",
+        "bridge list",
+        "token list",
+        "audit",
+    ] {
+        let run = |format| {
+            let words = ["-o", format].into_iter().chain(line.split(' '));
+            host.run_ok(&words.collect::<Vec<_>>())
+        };
+        let json = run("json");
+        assert!(
+            serde_json::from_str::<Value>(&json).is_ok_and(|json| json.is_object()),
+            "{line}: {json}"
+        );
+        let yaml = run("yaml");
+        let first = yaml.lines().next().unwrap_or_default();
+        assert!(
+            first.contains(':') && !first.starts_with('{'),
+            "{line}: {yaml}"
+        );
+    }
+    assert_eq!(
+        host.run_ok(&["-o", "name", "export"]),
+        "namespace/net0\nnamespace/net1\nbridge/br0\nveth/lan0\n"
+    );
+    assert_eq!(
+        host.run_ok(&["-o", "name", "plan", "-f", "lab.yaml"]),
+        "namespace/new\n"
+    );
+}
+
+#[test]
+fn top_prints_rates_of_links() {
+    let host = host!();
+    host.add_connected_namespaces();
+    host.run_ok(&["wait", "veth/lan0", "--for", "ready"]);
+    let mut ping = host
+        .command("netnsctl")
+        .args([
+            "netns", "ping", "net0", "10.1.1.2", "-c", "1000", "-i", "0.01",
+        ])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    host.wait_until("packets are counted", || {
+        let table = table_lines(&host.run_ok(&["top", "--interval", "0.2"]));
+        assert!(table[0].starts_with("LINK STATE RX bit/s"), "{table:?}");
+        // The busiest links come first.
+        table[1].starts_with("net0:eth0 up ") && !table[1].contains("up 0 0 0 0")
+            || table[1].starts_with("net1:eth0 up ") && !table[1].contains("up 0 0 0 0")
+    });
+    ping.kill().unwrap();
+    ping.wait().unwrap();
+    let only = table_lines(&host.run_ok(&["top", "net1", "--interval", "0.1"]));
+    assert!(
+        only[1..].iter().all(|line| line.starts_with("net1:")),
+        "{only:?}"
+    );
+    host.run(&["top", "--interval", "0"])
+        .assert_failed(2, &["--interval 0"]);
+    host.run(&["top", "net2"]).assert_failed(1, &["net2"]);
 }

@@ -34,16 +34,33 @@ fn document_is_planned_applied_diffed_and_exported() {
     let host = host!();
     write_document(&host, LAB);
     let plan = host.run_ok(&["plan", "-f", "lab.yaml"]);
-    assert!(
-        plan.starts_with("+ namespace/left\n+ namespace/right\n+ veth/lan\n3 created, 0 updated"),
-        "{plan}"
-    );
-    assert!(plan.contains("\n(ip netns add left && "), "{plan}");
-    let dry = host.run_ok(&["apply", "-f", "lab.yaml", "--dry-run"]);
+    let expected = "\
++ namespace/left
+  + labels:
+    + lab: one
++ namespace/right
+  + labels:
+    + lab: one
++ veth/lan
+  + end 0:
+    + addresses: 10.1.0.1/24
+    + interface: eth0
+    + namespace: left
+  + end 1:
+    + addresses: 10.1.0.2/24
+    + interface: eth0
+    + namespace: right
+  + labels:
+    + lab: one
+3 to create, 0 to update, 0 to delete, 0 unchanged
+";
+    assert_eq!(plan, expected);
+    let commands = host.run_ok(&["plan", "-f", "lab.yaml", "--commands"]);
+    assert!(commands.starts_with("(ip netns add left && "), "{commands}");
     assert_eq!(
-        dry.lines().count(),
-        plan.lines().count(),
-        "plan and dry run differ: {dry}"
+        host.run_ok(&["apply", "-f", "lab.yaml", "--dry-run"]),
+        plan,
+        "plan and dry run differ"
     );
     assert_eq!(host.list_namespaces(), Vec::<String>::new());
     let diff = host.run(&["diff", "-f", "lab.yaml"]);
@@ -99,8 +116,35 @@ fn document_is_planned_applied_diffed_and_exported() {
 fn invalid_document_is_located_and_changes_nothing() {
     let host = host!();
     write_document(&host, "namespaces: [{name: a}, {name: b, colour: red}]");
-    host.run(&["apply", "-f", "lab.yaml"])
-        .assert_failed(1, &["/namespaces/1/colour"]);
+    host.run(&["apply", "-f", "lab.yaml"]).assert_failed(
+        1,
+        &["lab.yaml:1: namespace b, colour: unknown field colour. Expected "],
+    );
+    for (text, code, said) in [
+        ("", 2, "lab.yaml is empty"),
+        ("namespaces:\n\t- name: a\n", 2, "lab.yaml: "),
+        (
+            "namespaces:\n- name: a\n  lables: {a: b}\n",
+            1,
+            "lab.yaml:3: namespace a, lables: unknown field lables: did you mean labels?",
+        ),
+        (
+            "namespaces:\n- name: left\nveths:\n- name: lan\n  endpoints:\n  - {namespace: left}\n  - namespace: right\n",
+            1,
+            "lab.yaml:7: veth lan, end 1, namespace: ",
+        ),
+        (
+            "{\"bridges\": [\n  {\"name\": \"br0\",\n   \"addresses\": [\"10.0.0.1\"]}]}",
+            1,
+            "lab.yaml:3: bridge br0, address: \"10.0.0.1\" has no prefix length",
+        ),
+    ] {
+        write_document(&host, text);
+        host.run(&["apply", "-f", "lab.yaml"])
+            .assert_failed(code, &[said]);
+        host.run(&["plan", "-f", "lab.yaml"])
+            .assert_failed(code, &[said]);
+    }
     write_document(
         &host,
         "namespaces: [{name: a, sysctls: {net.ipv4.ip_default_ttl: 100000}}, {name: b}]",
@@ -173,7 +217,7 @@ fn adopt_takes_over_everything_unmanaged() {
         "+ bridge/lan\n",
         "+ veth/port1\n",
         "+ veth/net0-x\n",
-        "\n6 created",
+        "\n6 to create",
     ] {
         assert!(plan.out.contains(said), "{said:?} in {}", plan.out);
     }
@@ -256,7 +300,7 @@ fn edit_replaces_resource_or_keeps_the_edits() {
     assert!(edit("true").err.contains("no changes"));
     let refused = edit("sed -i s/10.0.0.2/10.0.0.2x/");
     assert!(
-        refused.code == Some(1) && refused.err.contains("/addresses/0"),
+        refused.code == Some(1) && refused.err.contains("netnsctl: address: "),
         "{refused:?}"
     );
     let kept = refused.err.split("are kept in ").nth(1).unwrap().trim();
@@ -313,9 +357,21 @@ fn events_are_listed_and_followed() {
     });
     let all = host.run_ok(&["events", "--kind", "namespace", "--name", "net0"]);
     assert!(
-        all.contains("Z created namespace/net0\n") && all.contains("Z applied namespace/net0\n"),
+        all.contains("Z  created      namespace/net0\n")
+            && all.contains("Z  applied      namespace/net0\n"),
         "{all}"
     );
+    let last = host.run_ok(&["events", "--tail", "1"]);
+    assert_eq!(all.lines().last(), last.lines().next());
+    assert_eq!(last.lines().count(), 1);
+    assert_eq!(host.run_ok(&["events", "--since", "1h"]), all);
+    assert_eq!(host.run_ok(&["events", "--since", "0s"]), "");
+    assert_eq!(
+        host.run_ok(&["events", "--since", "2020-01-01T00:00:00Z"]),
+        all
+    );
+    host.run(&["events", "--since", "yesterday"])
+        .assert_failed(2, &["\"yesterday\"", "10m"]);
     let wrong = host.run(&["events", "--type", "made"]);
     assert!(
         wrong.code == Some(2) && wrong.err.contains("created, updated"),
@@ -325,9 +381,9 @@ fn events_are_listed_and_followed() {
         &host,
         &["events", "-f", "--since", "0", "--type", "created"],
     );
-    assert!(lines.next_line().ends_with("created namespace/net0\n"));
+    assert!(lines.next_line().ends_with("created      namespace/net0\n"));
     host.run_ok(&["netns", "add", "net1"]);
-    assert!(lines.next_line().ends_with("created namespace/net1\n"));
+    assert!(lines.next_line().ends_with("created      namespace/net1\n"));
     // The monitor shows changes by others. Repeat them until it has connected.
     let mut monitor = OutputLines::start(&host, &["netns", "monitor"]);
     let mut made = 0;
@@ -463,6 +519,42 @@ fn completion_offers_names_of_resources() {
     assert_eq!(complete(&["bridge", "show", "ne"]), ["net-br"]);
     assert_eq!(complete(&["route", "l"]), ["lab"]);
     assert_eq!(complete(&["wait", "bridge/"]), ["bridge/net-br"]);
+    host.run_ok(&["veth", "add", "lan0", "net0:eth0", "net1:eth0"]);
+    fs::write(host.dir.path().join("lab.yaml"), "").unwrap();
+    assert_eq!(complete(&["apply", "-f", "la"]), ["lab.yaml"]);
+    assert_eq!(complete(&["apply", "--file", "./la"]), ["./lab.yaml"]);
+    assert_eq!(
+        complete(&["veth", "set", "la"]),
+        ["lan0/0", "lan0/1", "lan0"]
+    );
+    assert_eq!(complete(&["veth", "add", "x", "net"]), ["net0:", "net1:"]);
+    assert_eq!(
+        complete(&["veth", "set", "lan0/0", "--namespace", "n"]),
+        ["net0", "net1"]
+    );
+    assert_eq!(
+        complete(&["veth", "set", "lan0/0", "--bridge", ""]),
+        ["net-br"]
+    );
+    assert_eq!(
+        complete(&["bridge", "set", "net-br", "--stp", "o"]),
+        ["on", "off"]
+    );
+    assert_eq!(complete(&["netns", "list", "--state", "in"]), ["in_sync"]);
+    assert_eq!(complete(&["events", "--type", "dr"]), ["drifted"]);
+    assert_eq!(complete(&["token", "add", "x", "--role", "v"]), ["viewer"]);
+    assert_eq!(complete(&["-o", "js"]), ["json"]);
+    assert_eq!(
+        complete(&["netns", "exec", "net0", "netnsct"]),
+        ["netnsctl"]
+    );
+    assert!(complete(&["netns", "exec", "net0", "cat", "la"]).contains(&"lab.yaml".to_owned()));
+    assert_eq!(
+        complete(&["netns", "exec", "net0", "cat", "-n", "lab"]),
+        ["lab.yaml"]
+    );
+    let options = complete(&["netns", "show", "-"]);
+    assert!(!options.contains(&"--token-file".to_owned()), "{options:?}");
     assert!(complete(&["netns", "mon"]).contains(&"monitor".to_owned()));
     let script = host.run_ok(&["completion", "bash"]);
     assert!(script.contains("COMPLETE=\"bash\""), "{script}");
@@ -479,6 +571,125 @@ fn completion_offers_names_of_resources() {
     assert_eq!(
         (output.stdout.trim_ascii(), &output.stderr[..]),
         (&b""[..], &b""[..])
+    );
+}
+
+/// Completes a command line in a shell, with the script of netnsctl.
+fn complete_in_shell(host: &TestHost, shell: &str, line: &str) -> Option<Vec<String>> {
+    if !common::skip::has(shell) {
+        return None;
+    }
+    let script = match shell {
+        "bash" => {
+            "source <(netnsctl completion bash); COMP_LINE=$0; COMP_POINT=${#0}; COMP_WORDS=($0); \
+             [[ $0 == *' ' ]] && COMP_WORDS+=(''); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); \
+             complete=($(complete -p netnsctl)); \
+             for ((i = 0; i < ${#complete[@]}; i++)); do \
+                 [[ ${complete[i]} == -F ]] && function=${complete[i + 1]}; done; \
+             $function netnsctl \"${COMP_WORDS[COMP_CWORD]}\" \"${COMP_WORDS[COMP_CWORD - 1]}\"; \
+             printf '%s\\n' \"${COMPREPLY[@]}\""
+        }
+        // Prints descriptions after a tab.
+        _ => "netnsctl completion fish | source; complete -C $argv[1] | string split -f1 \\t; true",
+    };
+    let mut command = host.command(shell);
+    let output = command.args(["-c", script, line]).output().unwrap();
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(output.status.success(), "{line}: {out}{err}");
+    let mut words: Vec<String> = out.lines().map(|word| word.trim_end().to_owned()).collect();
+    words.sort();
+    Some(words)
+}
+
+#[test]
+fn completion_works_in_real_shells() {
+    let host = host!();
+    host.add_connected_namespaces();
+    fs::write(host.dir.path().join("lab.yaml"), "").unwrap();
+    for shell in ["bash", "fish"] {
+        for (line, expected) in [
+            ("netnsctl netns delete n", &["net0", "net1"][..]),
+            ("netnsctl netns mon", &["monitor"]),
+            ("netnsctl apply -f la", &["lab.yaml"]),
+            ("netnsctl veth set la", &["lan0", "lan0/0", "lan0/1"]),
+            ("netnsctl veth set lan0/0 --namespace n", &["net0", "net1"]),
+            ("netnsctl netns exec net0 netnsct", &["netnsctl"]),
+            ("netnsctl netns list --out", &["--output"]),
+        ] {
+            let Some(words) = complete_in_shell(&host, shell, line) else {
+                break;
+            };
+            assert_eq!(words, expected, "{shell}: {line}");
+        }
+    }
+}
+
+#[test]
+fn events_go_on_after_a_restart() {
+    let mut host = host!();
+    host.run_ok(&["netns", "add", "net0"]);
+    let mut lines = OutputLines::start(
+        &host,
+        &["events", "-f", "--since", "0", "--type", "created"],
+    );
+    assert!(lines.next_line().contains("namespace/net0"));
+    host.restart();
+    host.run_ok(&["netns", "add", "net1"]);
+    assert!(lines.next_line().contains("namespace/net1"));
+}
+
+#[test]
+fn plan_shows_fields_that_change() {
+    let host = host!();
+    write_document(&host, LAB);
+    host.run_ok(&["apply", "-f", "lab.yaml"]);
+    assert_eq!(
+        host.run_ok(&["plan", "-f", "lab.yaml"]),
+        "no changes, 3 unchanged\n"
+    );
+    write_document(
+        &host,
+        "
+namespaces:
+- {name: left, labels: {lab: two}, routes: [{destination: default, via: 10.1.0.2}]}
+veths:
+- name: lan
+  labels: {lab: one}
+  endpoints:
+  - {namespace: left, interface: eth0, addresses: [10.1.0.3/24], mtu: 1400}
+  - {interface: eth1, addresses: [10.1.0.2/24]}
+",
+    );
+    let expected = "\
+~ namespace/left
+  ~ labels:
+    ~ lab: one -> two
+  + routes: {destination: default, via: 10.1.0.2}
+~ veth/lan
+  ~ end 0:
+    - addresses: 10.1.0.1/24
+    + addresses: 10.1.0.3/24
+    + mtu: 1400
+  ~ end 1:
+    ~ interface: eth0 -> eth1
+    - namespace: right
+- namespace/right
+  - labels:
+    - lab: one
+0 to create, 2 to update, 1 to delete, 0 unchanged
+";
+    assert_eq!(
+        host.run_ok(&["plan", "-f", "lab.yaml", "--prune"]),
+        expected
+    );
+    let colored = host.run_ok(&["plan", "-f", "lab.yaml", "--color", "always"]);
+    assert!(
+        colored.contains("\u{1b}[33m    ~ lab: one -> two\u{1b}[0m\n")
+            && colored.contains("\u{1b}[32m    + mtu: 1400\u{1b}[0m\n"),
+        "{colored:?}"
     );
 }
 
@@ -515,10 +726,17 @@ struct Terminal {
     child: Child,
     master: fs::File,
     unread: String,
+    /// All that was shown.
+    shown: String,
 }
 
 impl Terminal {
     fn start(host: &TestHost, line: &[&str]) -> Self {
+        Self::start_with(host, line, &[("TERM", "dumb")])
+    }
+
+    /// Starts netnsctl with variables of its environment.
+    fn start_with(host: &TestHost, line: &[&str], variables: &[(&str, &str)]) -> Self {
         let size = Winsize {
             ws_row: 33,
             ws_col: 99,
@@ -533,7 +751,7 @@ impl Terminal {
             .arg(NETNSCTL)
             .args(line)
             .env("SHELL", "/bin/sh")
-            .env("TERM", "dumb");
+            .envs(variables.iter().copied());
         let child = command
             .stdin(side())
             .stdout(side())
@@ -545,6 +763,7 @@ impl Terminal {
             child,
             master: fs::File::from(pair.master),
             unread: String::new(),
+            shown: String::new(),
         }
     }
 
@@ -559,7 +778,9 @@ impl Terminal {
         while !self.unread.contains(text) {
             let count = self.master.read(&mut buffer).unwrap_or(0);
             assert!(count > 0, "no {text:?} in {:?}", self.unread);
-            self.unread += &String::from_utf8_lossy(&buffer[..count]);
+            let text = String::from_utf8_lossy(&buffer[..count]);
+            self.unread += &text;
+            self.shown += &text;
         }
         // Keep the rest for the next call.
         self.unread = self
@@ -589,6 +810,55 @@ fn shell_works_in_a_terminal() {
     terminal.wait_for("# ");
     terminal.type_text("exit 5\r");
     assert_eq!(terminal.child.wait().unwrap().code(), Some(5));
+}
+
+#[test]
+fn progress_moves_and_help_wraps_in_a_terminal() {
+    let host = host!();
+    let names = (0..2000).map(|i| format!("- name: net{i}\n"));
+    write_document(
+        &host,
+        &format!("namespaces:\n{}", names.collect::<String>()),
+    );
+    let variables = [("TERM", "xterm")];
+    let mut terminal = Terminal::start_with(&host, &["apply", "-f", "lab.yaml"], &variables);
+    terminal.wait_for(" operations");
+    terminal.wait_for("2000 created");
+    assert_eq!(terminal.child.wait().unwrap().code(), Some(0));
+
+    let mut terminal = Terminal::start(&host, &["netns", "add", "--help"]);
+    terminal.wait_for("Example:");
+    let mut text = terminal.shown.replace("\r\n", "\n");
+    text.push('\n');
+    for line in text.lines() {
+        assert!(line.chars().count() <= 99, "{line}");
+    }
+    terminal.child.wait().unwrap();
+}
+
+#[test]
+fn refused_edit_is_opened_again_in_a_terminal() {
+    let host = host!();
+    host.run_ok(&["bridge", "add", "br0", "--address", "10.0.0.1/24"]);
+    // Makes a mistake at first, and mends it when it sees the reason.
+    let editor = host.dir.path().join("editor");
+    fs::write(
+        &editor,
+        "#!/bin/sh\nif grep -q '^# ! .*10.0.0.2x' \"$1\"; then sed -i 's/2x/2/' \"$1\"; \
+         else sed -i 's/10.0.0.1/10.0.0.2x/' \"$1\"; fi\n",
+    )
+    .unwrap();
+    let mut terminal = Terminal::start_with(
+        &host,
+        &["edit", "bridge/br0"],
+        &[("EDITOR", &format!("sh {}", editor.display()))],
+    );
+    assert_eq!(terminal.child.wait().unwrap().code(), Some(0));
+    assert!(
+        host.ip_json(&["addr", "show", "dev", "br0"])
+            .to_string()
+            .contains("\"10.0.0.2\"")
+    );
 }
 
 #[test]

@@ -27,6 +27,8 @@ pub const NETNSCTL: &str = env!("CARGO_BIN_EXE_netnsctl");
 /// A sandboxed host with a running daemon.
 pub struct TestHost {
     daemon: Child,
+    program: PathBuf,
+    notify: UnixDatagram,
     pub sandbox: Sandbox,
     pub dir: tempfile::TempDir,
 }
@@ -44,6 +46,28 @@ fn netnsd_path() -> Option<PathBuf> {
     Some(path)
 }
 
+/// Starts the daemon, which tells the socket `notify` when it is ready.
+fn start_daemon(program: &Path, sandbox: &Sandbox, dir: &Path) -> Child {
+    let log = fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(dir.join("log"))
+        .unwrap();
+    sandbox
+        .command(program)
+        .unwrap()
+        .env("NETNSD_STATE_DIR", dir.join("state"))
+        .env("NETNSD_SOCKET", dir.join("netnsd.sock"))
+        .env("NETNSD_LISTEN", "127.0.0.1:8080")
+        .env("NETNSD_TOKEN_FILE", dir.join("token"))
+        .env("NOTIFY_SOCKET", dir.join("notify"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap()
+}
+
 impl TestHost {
     /// Starts a host with a daemon and waits until it is ready; `None` if the daemon is not built.
     pub fn start() -> Option<Self> {
@@ -53,36 +77,38 @@ impl TestHost {
             .tempdir_in("/tmp")
             .unwrap();
         let sandbox = Sandbox::new().unwrap();
-        let path = dir.path().join("notify");
-        let notify = UnixDatagram::bind(&path).unwrap();
-        notify.set_read_timeout(Some(TIMEOUT)).unwrap();
-        let log = fs::File::create(dir.path().join("log")).unwrap();
         fs::write(dir.path().join("token"), TOKEN).unwrap();
-        let daemon = sandbox
-            .command(program)
-            .unwrap()
-            .env("NETNSD_STATE_DIR", dir.path().join("state"))
-            .env("NETNSD_SOCKET", dir.path().join("netnsd.sock"))
-            .env("NETNSD_LISTEN", "127.0.0.1:8080")
-            .env("NETNSD_TOKEN_FILE", dir.path().join("token"))
-            .env("NOTIFY_SOCKET", &path)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let notify = UnixDatagram::bind(dir.path().join("notify")).unwrap();
+        notify.set_read_timeout(Some(TIMEOUT)).unwrap();
+        let daemon = start_daemon(&program, &sandbox, dir.path());
         let host = Self {
             daemon,
+            program,
+            notify,
             sandbox,
             dir,
         };
+        host.wait_until_ready();
+        Some(host)
+    }
+
+    /// Kills the daemon, starts it again and waits until it is ready.
+    pub fn restart(&mut self) {
+        self.daemon.kill().unwrap();
+        self.daemon.wait().unwrap();
+        self.daemon = start_daemon(&self.program, &self.sandbox, self.dir.path());
+        self.wait_until_ready();
+    }
+
+    fn wait_until_ready(&self) {
         let mut text = [0; 256];
         loop {
-            let size = notify
+            let size = self
+                .notify
                 .recv(&mut text)
-                .unwrap_or_else(|error| panic!("not ready: {error}\n{}", host.log()));
+                .unwrap_or_else(|error| panic!("not ready: {error}\n{}", self.log()));
             if text[..size].starts_with(b"READY=1") {
-                return Some(host);
+                return;
             }
         }
     }

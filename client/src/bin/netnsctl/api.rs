@@ -2,11 +2,16 @@
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
-use netnsd_api::{Code, Page, Problem};
+use netnsd_api::{Code, Kind, Page, Problem, read_yaml};
 use netnsd_client::{Answer, Client, Error, Server, Stream, WebSocketStream, shell_word};
 use serde_json::{Value, value::RawValue};
 
-use crate::error::{CliError, problem_hint};
+use crate::{
+    completion::kind_command,
+    error::{CliError, problem_hint},
+    resource::{collection_path, item_names},
+    suggest::find_nearest,
+};
 
 /// A client of the daemon for the commands.
 #[derive(Debug)]
@@ -30,6 +35,14 @@ impl RequestBody<'_> {
         match self {
             RequestBody::Json(_) => "application/json",
             RequestBody::Yaml(_) => "application/yaml",
+        }
+    }
+
+    /// Returns the body as JSON.
+    pub fn to_value(&self) -> Result<Value, CliError> {
+        match self {
+            RequestBody::Json(value) => Ok((*value).clone()),
+            RequestBody::Yaml(text) => read_yaml(text).map_err(CliError::Usage),
         }
     }
 
@@ -72,7 +85,7 @@ impl Api {
         if answer.status.is_success() || path == "/v1/ready" {
             Ok(answer.body)
         } else {
-            Err(self.refusal(&answer))
+            Err(self.refusal(path, body, &answer).await)
         }
     }
 
@@ -82,7 +95,7 @@ impl Api {
         match answer.status {
             status if status.is_success() => Ok(Some(answer.body)),
             StatusCode::NOT_FOUND => Ok(None),
-            _ => Err(self.refusal(&answer)),
+            _ => Err(self.refusal(path, None, &answer).await),
         }
     }
 
@@ -101,7 +114,7 @@ impl Api {
                     .unwrap_or_default()
                     .to_owned(),
             )),
-            _ => Err(self.refusal(&answer)),
+            _ => Err(self.refusal(path, Some(body), &answer).await),
         }
     }
 
@@ -128,18 +141,14 @@ impl Api {
 
     /// Replaces a resource, if its ETag matches.
     pub async fn put_if_match(&self, path: &str, body: &Value, etag: &str) -> Result<(), CliError> {
+        let body = RequestBody::Json(body);
         let answer = self
-            .request(
-                Method::PUT,
-                path,
-                Some(&RequestBody::Json(body)),
-                &[("if-match", etag)],
-            )
+            .request(Method::PUT, path, Some(&body), &[("if-match", etag)])
             .await?;
         if answer.status.is_success() {
             Ok(())
         } else {
-            Err(self.refusal(&answer))
+            Err(self.refusal(path, Some(&body), &answer).await)
         }
     }
 
@@ -151,7 +160,7 @@ impl Api {
         if answer.status.is_success() {
             Ok(answer.body)
         } else {
-            Err(self.refusal(&answer))
+            Err(self.refusal(path, None, &answer).await)
         }
     }
 
@@ -175,7 +184,7 @@ impl Api {
         if answer.status.is_success() {
             Ok(())
         } else {
-            Err(self.refusal(&answer))
+            Err(self.refusal(path, Some(body), &answer).await)
         }
     }
 
@@ -193,7 +202,7 @@ impl Api {
         if answer.status.is_success() {
             Ok(())
         } else {
-            Err(self.refusal(&answer))
+            Err(self.refusal(path, None, &answer).await)
         }
     }
 
@@ -202,13 +211,11 @@ impl Api {
         if self.verbose {
             eprintln!("# WebSocket, not supported by curl: {path}");
         }
-        self.client
-            .websocket(path)
-            .await
-            .map_err(|error| match error {
-                Error::Problem(problem) => self.describe_problem(&problem),
-                other => other.into(),
-            })
+        match self.client.websocket(path).await {
+            Ok(socket) => Ok(socket),
+            Err(Error::Problem(problem)) => Err(self.add_hint(path, None, *problem).await),
+            Err(other) => Err(other.into()),
+        }
     }
 
     /// Prints the equivalent curl line, with `-v`.
@@ -253,9 +260,14 @@ impl Api {
     }
 
     /// Returns the error for an answer that is not successful.
-    fn refusal(&self, answer: &Answer) -> CliError {
+    async fn refusal(
+        &self,
+        path: &str,
+        body: Option<&RequestBody<'_>>,
+        answer: &Answer,
+    ) -> CliError {
         match serde_json::from_slice::<Problem>(&answer.body) {
-            Ok(problem) => self.describe_problem(&problem),
+            Ok(problem) => self.add_hint(path, body, problem).await,
             Err(error) => Error::Unexpected {
                 status: answer.status,
                 reason: error.to_string(),
@@ -264,16 +276,46 @@ impl Api {
         }
     }
 
-    /// Describes a problem, with advice that fits the connection.
-    fn describe_problem(&self, problem: &Problem) -> CliError {
+    /// Adds advice that fits the request and the connection to a problem.
+    async fn add_hint(
+        &self,
+        path: &str,
+        body: Option<&RequestBody<'_>>,
+        problem: Problem,
+    ) -> CliError {
         let is_unprivileged_local =
             matches!(self.server, Server::Unix(_)) && !nix::unistd::geteuid().is_root();
         let hint = match problem.code {
             // On the Unix socket root is an admin.
-            Code::Forbidden if is_unprivileged_local => Some("root is an admin: try sudo"),
-            _ => problem_hint(problem),
+            Code::Forbidden if is_unprivileged_local => Some("root is an admin: try sudo".into()),
+            Code::AlreadyExists => existing_resource(path, body).map(|(kind, name)| {
+                let command = kind_command(kind);
+                format!("to change it: netnsctl {command} set {name} …")
+            }),
+            Code::NotFound => match resource_in_path(path) {
+                Some((kind, name)) => self.suggest_name(kind, &name).await,
+                None => None,
+            },
+            Code::UnknownReference => match unknown_reference(&problem, body) {
+                Some((kind, name)) => self.suggest_name(kind, &name).await,
+                None => None,
+            },
+            _ => problem_hint(&problem),
         };
-        CliError::from_problem(problem, hint)
+        CliError::Problem {
+            problem: Box::new(problem),
+            hint,
+        }
+    }
+
+    /// Returns the question after the existing name that is nearest to a mistyped one.
+    async fn suggest_name(&self, kind: Kind, name: &str) -> Option<String> {
+        let path = with_query(&collection_path(kind), &[("limit", "10000")]);
+        let answer = self.request(Method::GET, &path, None, &[]).await.ok()?;
+        let page: Page<Box<RawValue>> = serde_json::from_slice(&answer.body).ok()?;
+        let names = item_names(&page.items).ok()?;
+        let near = find_nearest(name, names.iter().map(String::as_str))?;
+        Some(format!("did you mean {near}?"))
     }
 
     /// Returns the curl line that sends the same request.
@@ -313,6 +355,36 @@ impl Api {
         }
         format!("{line} {}", shell_word(&url))
     }
+}
+
+/// Returns the kind and the name in the path of a resource.
+fn resource_in_path(path: &str) -> Option<(Kind, String)> {
+    let path = path.split('?').next()?;
+    let mut segments = path.strip_prefix("/v1/")?.split('/');
+    let plural = segments.next()?;
+    let kind = Kind::ALL.into_iter().find(|kind| kind.plural() == plural)?;
+    Some((kind, segments.next()?.to_owned()))
+}
+
+/// Returns the kind and the name of a resource that a POST would have created.
+fn existing_resource(path: &str, body: Option<&RequestBody<'_>>) -> Option<(Kind, String)> {
+    let path = path.split('?').next()?;
+    let kind = Kind::ALL
+        .into_iter()
+        .find(|kind| collection_path(*kind) == path)?;
+    match body? {
+        RequestBody::Json(body) => Some((kind, body["name"].as_str()?.to_owned())),
+        RequestBody::Yaml(_) => None,
+    }
+}
+
+/// Returns the kind and the name that a request refers to, and that does not exist.
+fn unknown_reference(problem: &Problem, body: Option<&RequestBody<'_>>) -> Option<(Kind, String)> {
+    let pointer = problem.pointer.as_deref()?;
+    let field = pointer.rsplit('/').next()?;
+    let kind = Kind::ALL.into_iter().find(|kind| kind.as_str() == field)?;
+    let body = body?.to_value().ok()?;
+    Some((kind, body.pointer(pointer)?.as_str()?.to_owned()))
 }
 
 /// Percent-encodes a segment of a path, or a key or value of a query.

@@ -2,7 +2,7 @@
 
 use std::{io::IsTerminal, path::PathBuf};
 
-use clap::{Args, ColorChoice, Parser, Subcommand};
+use clap::{Args, ColorChoice, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use netnsd_client::Server;
 
@@ -15,9 +15,11 @@ use crate::{
     login::Login,
     netns::NetnsCommand,
     output::{Format, escape_controls},
+    plan::PlanArgs,
     show::ShowArgs,
     status::{ResourceArg, WaitArgs},
     token::TokenCommand,
+    top::TopArgs,
     topology::DocumentArgs,
     veth::VethCommand,
 };
@@ -30,13 +32,43 @@ use crate::{
     name = "netnsctl",
     version,
     infer_subcommands = true,
-    after_help = "Exit codes: 0 success, 1 refused or failed, 2 wrong usage, 3 netnsd cannot be reached.\n\nExample:\n  netnsctl netns list"
+    after_help = "Exit codes: 0 success, 1 refused or failed, 2 wrong usage, 3 netnsd cannot be reached. Commands in a \
+                  namespace: their own, 126 if it cannot be executed, 127 if it is not found.\n\nExample:\n  netnsctl netns list"
 )]
 pub struct Cli {
     #[command(flatten)]
     pub globals: Globals,
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// Words of other tools for commands of every kind; clap accepts them instead.
+const COMMAND_ALIASES: [(&str, [&str; 2]); 2] =
+    [("add", ["create", "new"]), ("delete", ["rm", "remove"])];
+
+/// Returns the commands. Pages below the first do not repeat the global options, which
+/// `netnsctl help options` shows.
+pub fn build_command() -> clap::Command {
+    let mut root = Cli::command();
+    let globals: Vec<clap::Arg> = root
+        .get_arguments()
+        .filter(|argument| argument.is_global_set())
+        .map(|argument| argument.clone().hide(true))
+        .collect();
+    root = root.mut_subcommands(|command| {
+        command.args(globals.clone()).mut_subcommands(|below| {
+            let name = below.get_name().to_owned();
+            let aliases = COMMAND_ALIASES.into_iter().find(|(own, _)| *own == name);
+            below.aliases(aliases.into_iter().flat_map(|(_, words)| words))
+        })
+    });
+    // Takes the global options of the first page as they are.
+    root.subcommand(
+        clap::Command::new("options")
+            .about("The options of every command")
+            .hide(true)
+            .arg_required_else_help(true),
+    )
 }
 
 /// The default URL of netnsd.
@@ -61,6 +93,7 @@ pub struct Globals {
         global = true,
         env = "NETNSCTL_TOKEN_FILE",
         value_name = "FILE",
+        value_hint = clap::ValueHint::FilePath,
         help_heading = "Global options"
     )]
     pub token_file: Option<PathBuf>,
@@ -70,6 +103,7 @@ pub struct Globals {
         global = true,
         env = "NETNSCTL_CA_FILE",
         value_name = "FILE",
+        value_hint = clap::ValueHint::FilePath,
         help_heading = "Global options"
     )]
     pub ca_file: Option<PathBuf>,
@@ -79,6 +113,7 @@ pub struct Globals {
         global = true,
         env = "NETNSCTL_CERT_FILE",
         value_name = "FILE",
+        value_hint = clap::ValueHint::FilePath,
         requires = "key_file",
         help_heading = "Global options"
     )]
@@ -89,6 +124,7 @@ pub struct Globals {
         global = true,
         env = "NETNSCTL_KEY_FILE",
         value_name = "FILE",
+        value_hint = clap::ValueHint::FilePath,
         requires = "cert_file",
         help_heading = "Global options"
     )]
@@ -107,7 +143,7 @@ pub struct Globals {
     /// Print each request as a curl line to stderr
     #[arg(short, long, global = true, help_heading = "Global options")]
     pub verbose: bool,
-    /// Do not change anything; print the equivalent ip(8) commands
+    /// Do not change anything; print the equivalent ip(8) commands, or the plan of a document
     #[arg(long, global = true, help_heading = "Global options")]
     pub dry_run: bool,
     /// Wait until the change is applied (false: only until it is persisted)
@@ -246,8 +282,13 @@ pub enum Command {
     #[command(after_help = "Example:\n  netnsctl link net0 --dev eth0")]
     Link(ShowArgs),
     /// Show daemon and resource status
-    #[command(after_help = "Example:\n  netnsctl status")]
+    #[command(
+        after_help = "Exits with 1 unless everything is in sync.\n\nExample:\n  netnsctl status"
+    )]
     Status,
+    /// Show the rates of all links, live
+    #[command(after_help = "Examples:\n  netnsctl top\n  netnsctl top net0 --interval 5")]
+    Top(TopArgs),
     /// Wait until resources are in sync, for scripts and units
     #[command(
         after_help = "Example:\n  netnsctl wait veth/lan0 netns/net0 --for ready --timeout 10"
@@ -258,9 +299,11 @@ pub enum Command {
         after_help = "Examples:\n  netnsctl apply -f lab.yaml\n  netnsctl apply -f lab.yaml --prune --label lab=one"
     )]
     Apply(DocumentArgs),
-    /// Show the changes that apply would make, and the equivalent ip(8) commands
-    #[command(after_help = "Example:\n  netnsctl plan -f lab.yaml")]
-    Plan(DocumentArgs),
+    /// Show the changes that apply would make, field by field, or the equivalent commands
+    #[command(
+        after_help = "Examples:\n  netnsctl plan -f lab.yaml\n  netnsctl plan -f lab.yaml --commands"
+    )]
+    Plan(PlanArgs),
     /// Diff a document against the recorded state (exit 1 if different)
     #[command(after_help = "Example:\n  netnsctl diff -f lab.yaml")]
     Diff(DocumentArgs),
@@ -322,6 +365,7 @@ pub enum Command {
     #[command(after_help = "Example:\n  netnsctl man man1")]
     Man {
         /// Output directory
+        #[arg(value_hint = clap::ValueHint::DirPath)]
         dir: PathBuf,
     },
     /// Show the versions of netnsctl and netnsd
@@ -342,6 +386,7 @@ impl Command {
             | Command::Neigh(_)
             | Command::Link(_)
             | Command::Status
+            | Command::Top(_)
             | Command::Wait(_)
             | Command::Plan(_)
             | Command::Diff(_)

@@ -1,18 +1,26 @@
 //! Shell completions, which complete names of resources too, and manual pages; both are generated
 //! from the commands.
 
-use std::{ffi::OsStr, path::Path, time::Duration};
+use std::{
+    collections::BTreeSet,
+    ffi::{OsStr, OsString},
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    time::Duration,
+};
 
-use clap::{CommandFactory, Parser};
+use clap::Parser;
 use clap_complete::{
-    ArgValueCompleter, CompletionCandidate, Shell,
+    ArgValueCompleter, CompletionCandidate, PathCompleter, Shell,
+    engine::ValueCompleter,
     env::{CompleteEnv, Shells},
 };
-use netnsd_api::Kind;
+use netnsd_api::{EventType, HostAccess, Kind, Role, State};
 
 use crate::{
     api::Api,
-    cli::Cli,
+    cli::{Cli, build_command},
     error::CliError,
     output::write_raw,
     resource::{collection_path, item_names},
@@ -25,12 +33,8 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Commands below that of a kind whose names are new ones.
 const CREATING_COMMANDS: &[&str] = &["add", "attach"];
-/// Arguments that take names of a kind.
-const NAME_ARGS: &[&str] = &["name", "names", "target"];
-/// Commands whose argument `name` is a namespace.
-const NAMESPACE_COMMANDS: &[&str] = &["addr", "route", "neigh", "link"];
-/// Commands and their arguments that take KIND/NAME.
-const RESOURCE_COMMANDS: &[(&str, &str)] = &[("wait", "resources"), ("edit", "resource")];
+/// Commands whose names are namespaces.
+const NAMESPACE_COMMANDS: &[&str] = &["addr", "route", "neigh", "link", "top"];
 
 /// Answers a shell that asks for completions, and exits.
 pub fn complete_and_exit() {
@@ -51,44 +55,122 @@ pub fn kind_command(kind: Kind) -> &'static str {
 
 /// Returns the commands, with completers for their arguments.
 fn commands_with_completers() -> clap::Command {
-    let mut all = Cli::command();
-    for kind in Kind::ALL {
-        all = all.mut_subcommand(kind_command(kind), |command| {
-            command.mut_subcommands(|command| {
-                if CREATING_COMMANDS.contains(&command.get_name()) {
-                    command
-                } else {
-                    complete_args(command, NAME_ARGS, &name_completer(kind))
-                }
-            })
-        });
-    }
-    for name in NAMESPACE_COMMANDS {
-        all = all.mut_subcommand(name, |command| {
-            complete_args(command, NAME_ARGS, &name_completer(Kind::Namespace))
-        });
-    }
-    for (name, argument) in RESOURCE_COMMANDS {
-        all = all.mut_subcommand(name, |command| {
-            complete_args(command, &[argument], &resource_completer())
-        });
-    }
-    all
+    build_command().mut_subcommands(|command| {
+        let name = command.get_name().to_owned();
+        add_completers(command, &[&name]).mut_subcommands(|below| {
+            let below_name = below.get_name().to_owned();
+            add_completers(below, &[&name, &below_name])
+        })
+    })
 }
 
-/// Adds a completer to arguments of a command.
-fn complete_args(
-    command: clap::Command,
-    ids: &[&str],
-    completer: &ArgValueCompleter,
-) -> clap::Command {
+/// Adds completers to the arguments of the command with these words.
+fn add_completers(command: clap::Command, words: &[&str]) -> clap::Command {
     // `mut_arg` would change the order of positional arguments.
-    command.mut_args(|argument| {
-        if ids.contains(&argument.get_id().as_str()) {
-            argument.add(completer.clone())
-        } else {
-            argument
+    command.mut_args(|argument| match find_completer(words, &argument) {
+        Some(completer) => argument.add(completer),
+        None => argument,
+    })
+}
+
+/// Returns the completer of an argument, by its name and its command.
+fn find_completer(words: &[&str], argument: &clap::Arg) -> Option<ArgValueCompleter> {
+    let values = argument.get_value_names().unwrap_or_default();
+    if values.iter().any(|value| *value == "on|off") {
+        return Some(word_completer(&["on", "off"]));
+    }
+    let kind = Kind::ALL
+        .into_iter()
+        .find(|kind| words.first() == Some(&kind_command(*kind)));
+    match (words, argument.get_id().as_str()) {
+        (_, "namespace") => Some(name_completer(Kind::Namespace)),
+        (_, "bridge") => Some(name_completer(Kind::Bridge)),
+        (_, "state") => Some(word_completer(&State::ALL.map(State::as_str))),
+        (["events"], "kind") => Some(word_completer(&Kind::ALL.map(Kind::as_str))),
+        (["events"], "type") => Some(word_completer(&EventType::ALL.map(EventType::as_str))),
+        (["token", _], "role") => Some(word_completer(&Role::ALL.map(Role::as_str))),
+        (["token", _], "host") => Some(word_completer(&HostAccess::ALL.map(HostAccess::as_str))),
+        (["wait" | "adopt"], "resources") | (["edit"], "resource") => Some(resource_completer()),
+        (["netns", "exec"], "command") => Some(ArgValueCompleter::new(CommandCompleter)),
+        (["veth", "add"], "words") => Some(place_completer()),
+        (["veth", "set"], "target") => Some(end_completer()),
+        ([command], "name" | "names") if NAMESPACE_COMMANDS.contains(command) => {
+            Some(name_completer(Kind::Namespace))
         }
+        ([_, command], "name" | "names" | "target") if !CREATING_COMMANDS.contains(command) => {
+            kind.map(name_completer)
+        }
+        _ => None,
+    }
+}
+
+/// Completes one of a few words.
+fn word_completer(words: &[&'static str]) -> ArgValueCompleter {
+    let words = words.to_owned();
+    ArgValueCompleter::new(move |prefix: &OsStr| {
+        let words = words.iter().map(|word| (*word).to_owned());
+        filter_candidates(prefix, words.collect())
+    })
+}
+
+/// Completes a command in a namespace: programs of PATH, and files.
+struct CommandCompleter;
+
+impl ValueCompleter for CommandCompleter {
+    fn complete(&self, prefix: &OsStr) -> Vec<CompletionCandidate> {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let programs: BTreeSet<OsString> = std::env::split_paths(&path)
+            .filter_map(|dir| fs::read_dir(dir).ok())
+            .flatten()
+            .flatten()
+            .filter(|entry| {
+                let name = entry.file_name();
+                name.as_encoded_bytes()
+                    .starts_with(prefix.as_encoded_bytes())
+                    && is_executable(&entry.path())
+            })
+            .map(|entry| entry.file_name())
+            .collect();
+        let programs = programs.into_iter().map(CompletionCandidate::new);
+        programs
+            .chain(PathCompleter::any().complete(prefix))
+            .collect()
+    }
+
+    fn complete_at(&self, index: usize, prefix: &OsStr) -> Vec<CompletionCandidate> {
+        // clap_complete counts both the first and the second word as 0.
+        if index > 0 {
+            PathCompleter::any().complete(prefix)
+        } else {
+            self.complete(prefix)
+        }
+    }
+}
+
+fn is_executable(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+}
+
+/// Completes the namespace of a new end: `net0:`.
+fn place_completer() -> ArgValueCompleter {
+    ArgValueCompleter::new(|prefix: &OsStr| {
+        list_candidates(prefix, async |api| {
+            let names = list_names(api, Kind::Namespace).await?;
+            Some(names.into_iter().map(|name| format!("{name}:")).collect())
+        })
+    })
+}
+
+/// Completes a pair or one of its ends: `lan0`, `lan0/0`, `lan0/1`.
+fn end_completer() -> ArgValueCompleter {
+    ArgValueCompleter::new(|prefix: &OsStr| {
+        list_candidates(prefix, async |api| {
+            let names = list_names(api, Kind::Veth).await?;
+            let ends = names
+                .into_iter()
+                .flat_map(|name| [format!("{name}/0"), format!("{name}/1"), name]);
+            Some(ends.collect())
+        })
     })
 }
 
@@ -123,7 +205,6 @@ fn list_candidates(
     prefix: &OsStr,
     list: impl AsyncFnOnce(&Api) -> Option<Vec<String>>,
 ) -> Vec<CompletionCandidate> {
-    let prefix = prefix.to_string_lossy();
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -140,10 +221,15 @@ fn list_candidates(
         let api = Api::new(server, false);
         tokio::time::timeout(TIMEOUT, list(&api)).await.ok()?
     });
-    candidates
-        .unwrap_or_default()
+    filter_candidates(prefix, candidates.unwrap_or_default())
+}
+
+/// Returns the words that begin with a prefix.
+fn filter_candidates(prefix: &OsStr, words: Vec<String>) -> Vec<CompletionCandidate> {
+    let prefix = prefix.to_string_lossy();
+    words
         .into_iter()
-        .filter(|name| name.starts_with(&*prefix))
+        .filter(|word| word.starts_with(&*prefix))
         .map(CompletionCandidate::new)
         .collect()
 }
@@ -164,7 +250,7 @@ pub fn print_script(shell: Shell) -> Result<(), CliError> {
 
 /// Writes a manual page for each command to a directory.
 pub fn write_manual(dir: &Path) -> Result<(), CliError> {
-    std::fs::create_dir_all(dir)
-        .and_then(|()| clap_mangen::generate_to(Cli::command(), dir))
+    fs::create_dir_all(dir)
+        .and_then(|()| clap_mangen::generate_to(build_command(), dir))
         .map_err(|error| CliError::Refused(format!("{}: {error}", dir.display())))
 }

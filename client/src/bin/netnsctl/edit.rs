@@ -1,6 +1,11 @@
 //! `netnsctl edit`.
 
-use std::{fs, io::Write, path::Path, process::Command};
+use std::{
+    fs,
+    io::{self, IsTerminal, Write},
+    path::Path,
+    process::Command,
+};
 
 use netnsd_api::{READ_ONLY, read_yaml, sparse};
 use serde_json::Value;
@@ -10,7 +15,8 @@ use crate::{
     cli::Context, error::CliError, output::to_yaml, resource::resource_path, status::ResourceArg,
 };
 
-/// Opens a resource as YAML in an editor, and replaces it if it did not change meanwhile.
+/// Opens a resource as YAML in an editor, and replaces it if it did not change meanwhile. On a
+/// terminal a refused text is opened again, with the reason.
 pub async fn edit_resource(context: &Context, resource: &ResourceArg) -> Result<(), CliError> {
     let path = resource_path(resource.kind, &resource.name);
     let mut spec: Value = serde_json::from_slice(&context.api.get(&path).await?)?;
@@ -27,22 +33,38 @@ pub async fn edit_resource(context: &Context, resource: &ResourceArg) -> Result<
         .suffix(".yaml")
         .tempfile()?;
     file.write_all(before.as_bytes())?;
-    run_editor(file.path())?;
-    let after = fs::read_to_string(file.path())?;
-    if after == before {
-        eprintln!("netnsctl: no changes");
-        return Ok(());
+    let mut before = before;
+    loop {
+        run_editor(file.path())?;
+        let after = fs::read_to_string(file.path())?;
+        if after == before {
+            eprintln!("netnsctl: no changes");
+            return Ok(());
+        }
+        let error = match read_yaml(&after) {
+            Ok(body) => match context.api.put_if_match(&path, &body, &etag).await {
+                Ok(()) => return Ok(()),
+                Err(error @ (CliError::Problem { .. } | CliError::Refused(_))) => error.text(),
+                Err(other) => return Err(other),
+            },
+            Err(error) => format!("invalid YAML: {error}"),
+        };
+        // An editor without a terminal cannot be asked again.
+        if !io::stdin().is_terminal() {
+            return Err(keep_file(file, &error));
+        }
+        before = with_comment(&after, &error);
+        fs::write(file.path(), &before)?;
     }
+}
 
-    let body = match read_yaml(&after) {
-        Ok(body) => body,
-        Err(error) => return Err(keep_file(file, &format!("invalid YAML: {error}"))),
-    };
-    match context.api.put_if_match(&path, &body, &etag).await {
-        Ok(()) => Ok(()),
-        Err(CliError::Refused(reason)) => Err(keep_file(file, &reason)),
-        Err(other) => Err(other),
-    }
+/// Puts an error before a text as a comment, instead of an earlier one.
+fn with_comment(text: &str, error: &str) -> String {
+    let rest = text.lines().skip_while(|line| line.starts_with("# ! "));
+    let comment = error.lines().map(|line| format!("# ! {line}\n"));
+    comment
+        .chain(rest.map(|line| format!("{line}\n")))
+        .collect()
 }
 
 /// Runs the editor of the environment, by default vi.

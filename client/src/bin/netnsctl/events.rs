@@ -1,19 +1,23 @@
 //! `netnsctl events` and `netnsctl netns monitor`.
 
-use std::time::Duration;
+use std::{str::FromStr, time::Duration};
 
 use clap::Args;
+use jiff::{SignedDuration, Timestamp};
 use netnsd_api::{Event, EventType, Items, Kind};
+use serde_json::{Value, json, value::RawValue};
 
 use crate::{
     api::with_query,
     cli::Context,
     error::CliError,
-    output::{Format, print_line},
+    output::{Format, print_json_or_yaml, print_line, print_text, to_yaml},
 };
 
 /// Time before netnsctl reconnects.
 const RECONNECT_DELAY: Duration = Duration::from_secs(1);
+/// The status of a daemon that starts or stops: Service Unavailable.
+const UNAVAILABLE: u16 = 503;
 
 /// `netnsctl events …`
 #[derive(Debug, Args)]
@@ -21,9 +25,12 @@ pub struct EventsArgs {
     /// Follow new events
     #[arg(short, long)]
     follow: bool,
-    /// Only events after this id
-    #[arg(long, value_name = "ID")]
-    since: Option<u64>,
+    /// Only events after this id, or since a time: RFC 3339, or 30s, 10m, 2h, 3d ago
+    #[arg(long, value_name = "ID|TIME")]
+    since: Option<Since>,
+    /// Only the last N of them
+    #[arg(long, value_name = "N")]
+    tail: Option<usize>,
     /// Only events of resources of this kind; repeatable
     #[arg(long)]
     kind: Vec<Kind>,
@@ -33,6 +40,50 @@ pub struct EventsArgs {
     /// Only events of this type, such as drifted; repeatable
     #[arg(long, value_name = "TYPE")]
     r#type: Vec<EventType>,
+}
+
+/// The beginning of the events to show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Since {
+    /// After the event with this id.
+    Id(u64),
+    /// From this time on.
+    Time(Timestamp),
+}
+
+impl FromStr for Since {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(id) = text.parse() {
+            return Ok(Since::Id(id));
+        }
+        if let Ok(time) = text.parse() {
+            return Ok(Since::Time(time));
+        }
+        let ago = parse_duration(text).and_then(|ago| Timestamp::now().checked_sub(ago).ok());
+        ago.map(Since::Time).ok_or_else(|| {
+            format!(
+                "{text:?} is not the id of an event, a time as 2026-01-31T12:00:00Z, or an age as \
+                 10m"
+            )
+        })
+    }
+}
+
+/// Parses a number with a unit: `30s`, `10m`, `2h`, `3d`.
+fn parse_duration(text: &str) -> Option<SignedDuration> {
+    let unit = match text.chars().last()? {
+        's' => 1,
+        'm' => 60,
+        'h' => 60 * 60,
+        'd' => 24 * 60 * 60,
+        _ => return None,
+    };
+    let number: i64 = text[..text.len() - 1].parse().ok()?;
+    Some(SignedDuration::from_secs(
+        number.checked_mul(unit).filter(|seconds| *seconds >= 0)?,
+    ))
 }
 
 impl EventsArgs {
@@ -50,28 +101,67 @@ impl EventsArgs {
 /// Prints past events, and with `-f` new ones.
 pub async fn show_events(context: &Context, args: &EventsArgs) -> Result<(), CliError> {
     let query = args.query();
-    if !args.follow {
-        let since = args.since.map(|since| ("since", since.to_string()));
-        let params: Vec<(&str, String)> = query.into_iter().chain(since).collect();
-        let body = context
-            .api
-            .get_as(&events_path(&params), "application/json")
-            .await?;
-        return match context.format {
-            Format::Json => print_line(&body),
-            _ => serde_json::from_slice::<Items<Event>>(&body)?
-                .items
-                .iter()
-                .try_for_each(|event| print_line(format_event(event))),
-        };
+    let list = list_events(context, &query).await?;
+    let newest = list.last().map_or(0, |(event, _)| event.id);
+    let shows_past = !args.follow || args.since.is_some() || args.tail.is_some();
+    let mut shown: Vec<&(Event, Box<RawValue>)> = list
+        .iter()
+        .filter(|(event, _)| shows_past && is_since(event, args.since))
+        .collect();
+    if let Some(tail) = args.tail {
+        shown.drain(..shown.len().saturating_sub(tail));
     }
-    follow_events(context, &query, args.since, |event, json| {
-        match context.format {
-            Format::Json => print_line(json),
-            _ => print_line(format_event(event)),
-        }
+    if !args.follow && matches!(context.format, Format::Json | Format::Yaml) {
+        let items: Vec<&RawValue> = shown.iter().map(|(_, json)| &**json).collect();
+        let body = serde_json::to_vec(&json!({ "items": items }))?;
+        return print_json_or_yaml(context.format, &body).map(|_| ());
+    }
+    for (event, json) in shown {
+        print_event(context, event, json.get())?;
+    }
+    if !args.follow {
+        return Ok(());
+    }
+    follow_events(context, &query, newest, |event, json| {
+        print_event(context, event, json)
     })
     .await
+}
+
+/// Returns true if an event is one of those to show.
+fn is_since(event: &Event, since: Option<Since>) -> bool {
+    match since {
+        None => true,
+        Some(Since::Id(id)) => event.id > id,
+        // The daemon's times are RFC 3339.
+        Some(Since::Time(time)) => event.time.parse::<Timestamp>().is_ok_and(|at| at >= time),
+    }
+}
+
+/// Reads the recorded events, parsed and as they are.
+async fn list_events(
+    context: &Context,
+    query: &[(&str, String)],
+) -> Result<Vec<(Event, Box<RawValue>)>, CliError> {
+    let body = context
+        .api
+        .get_as(&events_path(query), "application/json")
+        .await?;
+    serde_json::from_slice::<Items<Box<RawValue>>>(&body)?
+        .items
+        .into_iter()
+        .map(|json| Ok((serde_json::from_str(json.get())?, json)))
+        .collect()
+}
+
+/// Prints one event of many: a line, or a document of YAML.
+fn print_event(context: &Context, event: &Event, json: &str) -> Result<(), CliError> {
+    match context.format {
+        Format::Json => print_line(json),
+        Format::Yaml => print_text(format!("---\n{}", to_yaml(json.as_bytes())?)),
+        Format::Name => print_line(format!("{}/{}", event.resource.kind, event.resource.name)),
+        Format::Table => print_line(format_event(event)),
+    }
 }
 
 /// Prints `add NAME` and `delete NAME` as namespaces are created and deleted, by netnsd or others,
@@ -85,7 +175,9 @@ pub async fn monitor_namespaces(context: &Context) -> Result<(), CliError> {
     ];
     let mut query = vec![("kind", Kind::Namespace.to_string())];
     query.extend(types.iter().map(|kind| ("type", kind.to_string())));
-    follow_events(context, &query, None, |event, json| {
+    let newest = list_events(context, &query).await?;
+    let newest = newest.last().map_or(0, |(event, _)| event.id);
+    follow_events(context, &query, newest, |event, json| {
         let verb = match event.kind {
             EventType::Created | EventType::Appeared => "add",
             EventType::Deleted
@@ -113,30 +205,65 @@ fn events_path(query: &[(&str, String)]) -> String {
     with_query("/v1/events", &pairs)
 }
 
+/// Returns an event as a line, whose columns are as wide as their usual contents.
 fn format_event(event: &Event) -> String {
-    let detail = if event.detail.as_object().is_none_or(|map| map.is_empty()) {
-        String::new()
-    } else {
-        format!(" {}", event.detail)
-    };
-    format!(
-        "{} {} {} {}/{}{detail}",
-        event.id, event.time, event.kind, event.resource.kind, event.resource.name
-    )
+    let resource = format!("{}/{}", event.resource.kind, event.resource.name);
+    let line = format!(
+        "{:>6}  {}  {:<11}  {resource:<24}  {}",
+        event.id,
+        event.time,
+        event.kind.as_str(),
+        format_detail(&event.detail)
+    );
+    line.trim_end().to_owned()
 }
 
-/// Calls `on_event` with each new event. Reconnects if netnsd closes the connection, without losing
-/// events.
+/// Returns the details of an event: the reason, and the other fields by name.
+fn format_detail(detail: &Value) -> String {
+    let fields = detail.as_object().into_iter().flatten();
+    let texts = fields.filter_map(|(key, value)| match value {
+        Value::Null => None,
+        Value::String(text) if key == "reason" => Some(text.clone()),
+        Value::String(text) => Some(format!("{key} {text}")),
+        Value::Array(items) => Some(count_items(items)),
+        Value::Bool(_) | Value::Number(_) | Value::Object(_) => Some(format!("{key} {value}")),
+    });
+    texts.collect::<Vec<_>>().join(", ")
+}
+
+/// Returns the items of a list, each once with its number: `address_add ×2, link_up`.
+fn count_items(items: &[Value]) -> String {
+    let mut counts: Vec<(String, usize)> = Vec::new();
+    for item in items {
+        let text = item
+            .as_str()
+            .map_or_else(|| item.to_string(), str::to_owned);
+        match counts.iter_mut().find(|(known, _)| *known == text) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((text, 1)),
+        }
+    }
+    let texts: Vec<String> = counts
+        .into_iter()
+        .map(|(text, count)| match count {
+            1 => text,
+            count => format!("{text} ×{count}"),
+        })
+        .collect();
+    texts.join(", ")
+}
+
+/// Calls `on_event` with each event after the one with the id `since`. Reconnects if netnsd closes
+/// the connection or is restarted, without losing events.
 async fn follow_events(
     context: &Context,
     query: &[(&str, String)],
-    mut since: Option<u64>,
+    mut since: u64,
     mut on_event: impl FnMut(&Event, &str) -> Result<(), CliError>,
 ) -> Result<(), CliError> {
-    let mut has_connected = false;
     loop {
-        let since_param = since.map(|since| ("since", since.to_string()));
-        let params: Vec<(&str, String)> = query.iter().cloned().chain(since_param).collect();
+        let since_param = ("since", since.to_string());
+        let params: Vec<(&str, String)> = query.iter().cloned().chain([since_param]).collect();
         let mut failed = None;
         let result = context
             .api
@@ -147,7 +274,7 @@ async fn follow_events(
                 let Ok(event) = serde_json::from_str::<Event>(data) else {
                     return true;
                 };
-                since = Some(event.id);
+                since = event.id;
                 failed = on_event(&event, data).err();
                 failed.is_none()
             })
@@ -156,11 +283,48 @@ async fn follow_events(
             return Err(failure);
         }
         match result {
-            Ok(()) => {}
-            Err(CliError::Unreachable(_)) if has_connected => {}
+            // The first request was answered, so the daemon is gone only for a time.
+            Ok(()) | Err(CliError::Unreachable(_)) => {}
+            Err(CliError::Problem { problem, .. }) if problem.status == UNAVAILABLE => {}
             Err(failure) => return Err(failure),
         }
-        has_connected = true;
         tokio::time::sleep(RECONNECT_DELAY).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beginning_is_an_id_a_time_or_an_age() {
+        assert_eq!("12".parse(), Ok(Since::Id(12)));
+        let time: Timestamp = "2026-01-31T12:00:00Z".parse().unwrap();
+        assert_eq!("2026-01-31T13:00:00+01:00".parse(), Ok(Since::Time(time)));
+        for age in ["30s", "10m", "2h", "3d"] {
+            assert!(matches!(age.parse(), Ok(Since::Time(_))), "{age}");
+        }
+        for wrong in [
+            "",
+            "m",
+            "yesterday",
+            "-3m",
+            "10w",
+            "9223372036854775807d",
+            "é",
+        ] {
+            wrong.parse::<Since>().unwrap_err();
+        }
+    }
+
+    #[test]
+    fn details_are_told_without_json() {
+        let detail = json!({"operations": ["address_add", "link_up", "address_add"]});
+        assert_eq!(format_detail(&detail), "address_add ×2, link_up");
+        assert_eq!(
+            format_detail(&json!({"generation": 2, "reason": "gone"})),
+            "generation 2, gone"
+        );
+        assert_eq!(format_detail(&Value::Null), "");
     }
 }

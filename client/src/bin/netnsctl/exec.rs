@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 
 use crate::{
     cli::Context,
-    error::CliError,
+    error::{CliError, describe_problem},
     output::print_line,
     parse_args,
     resource::{ResourcePath, collection_path, for_each_name, item_names},
@@ -17,6 +17,10 @@ use crate::{
 
 /// Runs the shell `$0` if it exists, which may differ on another machine, else `/bin/sh`.
 const SHELL_SCRIPT: &str = "command -v \"$0\" >/dev/null && exec \"$0\"; exec /bin/sh";
+
+/// Exit codes of a shell for a program that it cannot start (POSIX, Shell Command Language, 2.8.2).
+const NOT_EXECUTABLE: u8 = 126;
+const NOT_FOUND: u8 = 127;
 
 /// `netnsctl netns exec …`
 #[derive(Debug, Args)]
@@ -87,6 +91,11 @@ pub async fn run_command(context: &Context, args: &ExecArgs) -> Result<(), CliEr
             "no command given: netnsctl netns exec NAME -- COMMAND".into(),
         ));
     }
+    if let Some(option) = command.first().filter(|word| word.starts_with('-')) {
+        return Err(CliError::Usage(format!(
+            "{option:?} is neither a command nor an option: netnsctl netns exec --help lists them"
+        )));
+    }
     if let Some(namespace) = namespace {
         return run_in(context, namespace, args.query(&command), Input::Stdin).await;
     }
@@ -116,6 +125,23 @@ pub async fn run_shell(context: &Context, namespace: &str) -> Result<(), CliErro
     run_in(context, namespace, query, Input::Stdin).await
 }
 
+/// Gives a program that cannot be started the exit code of a shell: 127 if it is not found, else
+/// 126.
+fn with_shell_exit_code(error: CliError) -> CliError {
+    match &error {
+        CliError::Problem { problem, .. } if problem.pointer.as_deref() == Some("/argv/0") => {
+            let is_missing = problem.detail.contains(" was not found");
+            let code = if is_missing {
+                NOT_FOUND
+            } else {
+                NOT_EXECUTABLE
+            };
+            CliError::NotExecuted(describe_problem(problem), code)
+        }
+        _ => error,
+    }
+}
+
 async fn run_in(
     context: &Context,
     namespace: &str,
@@ -123,7 +149,9 @@ async fn run_in(
     input: Input,
 ) -> Result<(), CliError> {
     let path = ResourcePath::resource::<Namespace>(namespace).child("exec");
-    let end = terminal::run_session(context, &path.to_string(), query, input).await?;
+    let end = terminal::run_session(context, &path.to_string(), query, input)
+        .await
+        .map_err(with_shell_exit_code)?;
     if end.timed_out {
         eprintln!("netnsctl: command timed out and was killed (see --timeout)");
     }

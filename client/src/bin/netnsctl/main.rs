@@ -17,28 +17,38 @@ mod netns;
 mod output;
 mod parse_args;
 mod ping;
+mod plan;
 mod process;
 mod resource;
 mod show;
 mod status;
+mod suggest;
 mod terminal;
 mod token;
+mod top;
 mod topology;
+mod usage;
 mod veth;
 
-use std::process::ExitCode;
+use std::{ffi::OsString, process::ExitCode};
 
-use clap::Parser;
+use clap::FromArgMatches;
 
 use crate::{
     api::Api,
-    cli::{Cli, Command, Context},
+    cli::{Cli, Command, Context, build_command},
     error::CliError,
 };
 
 fn main() -> ExitCode {
     completion::complete_and_exit();
-    match run_command(Cli::parse()) {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let result = build_command()
+        .try_get_matches_from(&words)
+        .and_then(|matches| Cli::from_arg_matches(&matches))
+        .map_err(|error| usage::describe_usage_error(&error, &words))
+        .and_then(run_command);
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => ExitCode::from(error.report()),
     }
@@ -91,7 +101,7 @@ async fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Neigh(args) => show::show_neighbours(&context, &args).await,
         Command::Link(args) => show::show_links(&context, &args).await,
         Command::Apply(document) => topology::apply_document(&context, &document).await,
-        Command::Plan(document) => topology::plan_document(&context, &document).await,
+        Command::Plan(args) => topology::plan_document(&context, &args).await,
         Command::Diff(document) => topology::diff_document(&context, &document).await,
         Command::Export { label } => topology::export_document(&context, &label).await,
         Command::Adopt(args) => adopt::adopt_resources(&context, &args).await,
@@ -101,6 +111,7 @@ async fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Audit { since, limit } => token::show_audit_log(&context, since, limit).await,
         Command::Edit { resource } => edit::edit_resource(&context, &resource).await,
         Command::Status => status::show_status(&context).await,
+        Command::Top(args) => top::show_top(&context, &args).await,
         Command::Wait(args) => status::wait_for_resources(&context, &args).await,
         Command::Version => status::show_versions(&context).await,
         Command::Completion { shell } => completion::print_script(shell),

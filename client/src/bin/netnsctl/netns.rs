@@ -91,7 +91,8 @@ pub enum NetnsCommand {
     /// Run a command in one namespace, or in all of them
     ///
     /// It has the standard input and output of netnsctl, and a terminal if netnsctl has one.
-    /// netnsctl exits with its exit code, or 128+N if the signal N killed it.
+    /// netnsctl exits with its exit code, or as a shell does: 128+N if the signal N killed it, 126 if
+    /// it cannot be executed, 127 if it is not found.
     #[command(
         override_usage = "netnsctl netns exec [OPTIONS] NAME|--all [--] COMMAND [ARGUMENT]...",
         after_help = "Options of netnsctl come before NAME; later ones are options of the command.\n\nExamples:\n  netnsctl netns \

@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Cow,
+    cmp::Ordering,
     io::{self, Write},
 };
 
@@ -10,6 +11,12 @@ use comfy_table::{Table, presets};
 use netnsd_api::DryRun;
 
 use crate::error::CliError;
+
+/// Colors of text in terminals (ECMA-48, select graphic rendition).
+pub const RED: u8 = 31;
+pub const GREEN: u8 = 32;
+pub const YELLOW: u8 = 33;
+pub const GREY: u8 = 90;
 
 /// Output formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -85,6 +92,54 @@ pub fn format_table(header: &[&str], rows: Vec<Vec<String>>) -> String {
         .collect()
 }
 
+/// Returns words as a list in a sentence: `a, b or c`.
+pub fn join_words(words: &[&str], conjunction: &str) -> String {
+    match words {
+        [] => String::new(),
+        [only] => (*only).to_owned(),
+        [first @ .., last] => format!("{} {conjunction} {last}", first.join(", ")),
+    }
+}
+
+/// Compares names as people do: runs of digits by their number, so that `net2` precedes `net10`.
+pub fn compare_natural(a: &str, b: &str) -> Ordering {
+    let (mut a, mut b) = (a, b);
+    loop {
+        let (digits_a, rest_a) = split_digits(a);
+        let (digits_b, rest_b) = split_digits(b);
+        if !digits_a.is_empty() && !digits_b.is_empty() {
+            let (number_a, number_b) = (
+                digits_a.trim_start_matches('0'),
+                digits_b.trim_start_matches('0'),
+            );
+            let order = number_a
+                .len()
+                .cmp(&number_b.len())
+                .then_with(|| number_a.cmp(number_b))
+                .then_with(|| digits_a.len().cmp(&digits_b.len()));
+            if order != Ordering::Equal {
+                return order;
+            }
+            (a, b) = (rest_a, rest_b);
+            continue;
+        }
+        match (a.chars().next(), b.chars().next()) {
+            (Some(first_a), Some(first_b)) if first_a == first_b => {
+                (a, b) = (&a[first_a.len_utf8()..], &b[first_b.len_utf8()..]);
+            }
+            (first_a, first_b) => return first_a.cmp(&first_b),
+        }
+    }
+}
+
+/// Splits a text after the digits that it begins with.
+fn split_digits(text: &str) -> (&str, &str) {
+    let end = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    text.split_at(end)
+}
+
 /// Returns the cell of a table for an optional value.
 pub fn or_dash(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
@@ -107,19 +162,42 @@ pub fn to_yaml(json: &[u8]) -> Result<String, CliError> {
         .map_err(|error| CliError::Refused(format!("cannot convert to YAML: {error}")))
 }
 
+/// Prints an answer of the daemon in a format of programs; returns false for the others, in which
+/// the command prints.
+pub fn print_json_or_yaml(format: Format, body: &[u8]) -> Result<bool, CliError> {
+    match format {
+        Format::Json => print_line(body)?,
+        Format::Yaml => print_text(to_yaml(body)?)?,
+        Format::Table | Format::Name => return Ok(false),
+    }
+    Ok(true)
+}
+
 /// Prints the answer to a dry run: the equivalent commands.
 pub fn print_dry_run(format: Format, body: &[u8]) -> Result<(), CliError> {
-    match format {
-        Format::Json => print_line(body),
-        Format::Yaml => print_text(to_yaml(body)?),
-        Format::Table | Format::Name => {
-            let dry_run: DryRun = serde_json::from_slice(body)?;
-            let commands: String = dry_run
-                .plan
-                .into_iter()
-                .map(|operation| operation.command + "\n")
-                .collect();
-            print_text(commands)
-        }
+    if print_json_or_yaml(format, body)? {
+        return Ok(());
+    }
+    let dry_run: DryRun = serde_json::from_slice(body)?;
+    let commands: String = dry_run
+        .plan
+        .into_iter()
+        .map(|operation| operation.command + "\n")
+        .collect();
+    print_text(commands)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_sorted_by_their_numbers() {
+        let mut names = ["net10", "net2", "net", "a-10", "a-9b", "net02", "net1", "b"];
+        names.sort_by(|a, b| compare_natural(a, b));
+        assert_eq!(
+            names,
+            ["a-9b", "a-10", "b", "net", "net1", "net2", "net02", "net10"]
+        );
     }
 }

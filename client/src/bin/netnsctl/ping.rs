@@ -9,7 +9,7 @@ use crate::{
     body::BodyBuilder,
     cli::Context,
     error::CliError,
-    output::{Format, print_line, print_text},
+    output::{print_json_or_yaml, print_text},
     resource::ResourcePath,
 };
 
@@ -56,11 +56,8 @@ pub async fn ping_address(context: &Context, args: &PingArgs) -> Result<(), CliE
         )
         .await?;
     let result: PingResult = serde_json::from_slice(&answer)?;
-    match context.format {
-        Format::Json => print_line(&answer)?,
-        Format::Yaml | Format::Table | Format::Name => {
-            print_text(format_result(&args.address, &result))?;
-        }
+    if !print_json_or_yaml(context.format, &answer)? {
+        print_text(format_result(&args.address, &result))?;
     }
     if result.received > 0 {
         Ok(())

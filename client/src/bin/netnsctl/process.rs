@@ -5,7 +5,7 @@ use netnsd_api::{Items, Namespace, Process, ProcessNamespace};
 use crate::{
     cli::Context,
     error::CliError,
-    output::{Format, format_table, print_line, print_text},
+    output::{Format, format_table, print_json_or_yaml, print_line, print_text},
     resource::ResourcePath,
 };
 
@@ -16,8 +16,8 @@ pub async fn show_process_namespace(context: &Context, pid: Option<u32>) -> Resu
         .api
         .get(&format!("/v1/processes/{pid}/namespace"))
         .await?;
-    if context.format == Format::Json {
-        return print_line(&answer);
+    if print_json_or_yaml(context.format, &answer)? {
+        return Ok(());
     }
     serde_json::from_slice::<ProcessNamespace>(&answer)?
         .namespace
@@ -32,8 +32,8 @@ pub async fn list_processes(
 ) -> Result<(), CliError> {
     let path = ResourcePath::resource::<Namespace>(namespace).child("processes");
     let answer = context.api.get(&path.to_string()).await?;
-    if context.format == Format::Json {
-        return print_line(&answer);
+    if print_json_or_yaml(context.format, &answer)? {
+        return Ok(());
     }
 
     let processes = serde_json::from_slice::<Items<Process>>(&answer)?.items;

@@ -13,7 +13,9 @@ use crate::{
     body::BodyBuilder,
     cli::Context,
     error::CliError,
-    output::{Format, format_table, print_dry_run, print_line, print_text, to_yaml},
+    output::{
+        Format, compare_natural, format_table, print_dry_run, print_line, print_text, to_yaml,
+    },
     parse_args,
 };
 
@@ -208,14 +210,17 @@ pub async fn list_resources<R: ShowInTable>(
     match context.format {
         Format::Json => print_line(&list.body),
         Format::Yaml => print_text(to_yaml(&list.body)?),
-        Format::Name => item_names(&list.items)?
-            .into_iter()
-            .try_for_each(print_line),
+        Format::Name => {
+            let mut names = item_names(&list.items)?;
+            names.sort_by(|a, b| compare_natural(a, b));
+            names.into_iter().try_for_each(print_line)
+        }
         Format::Table => {
             let mut rows = Vec::new();
             for item in &list.items {
                 rows.push(R::row(&serde_json::from_str(item.get())?));
             }
+            rows.sort_by(|a, b| compare_natural(&a[0], &b[0]));
             print_text(format_table(R::COLUMNS, rows))
         }
     }
@@ -343,7 +348,12 @@ pub async fn for_each_name(
     for name in names {
         match action(name).await {
             Ok(()) => {}
-            Err(error @ (CliError::Refused(_) | CliError::Exit(_))) => {
+            Err(
+                error @ (CliError::Problem { .. }
+                | CliError::Refused(_)
+                | CliError::NotExecuted(..)
+                | CliError::Exit(_)),
+            ) => {
                 exit_code = exit_code.max(error.report());
             }
             Err(other) => return Err(other),

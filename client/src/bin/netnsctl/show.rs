@@ -10,7 +10,7 @@ use crate::{
     api::percent_encode,
     cli::Context,
     error::CliError,
-    output::{Format, print_line, print_text},
+    output::{Format, print_json_or_yaml, print_text},
 };
 
 /// Arguments: a namespace, and filters.
@@ -64,15 +64,14 @@ impl ShowArgs {
         }
     }
 
-    /// Reads a live list; with the JSON format it is printed and `None` returned.
+    /// Reads a live list; with the JSON and YAML formats it is printed and `None` returned.
     async fn read_or_print_json<T: DeserializeOwned>(
         &self,
         context: &Context,
         list: &str,
     ) -> Result<Option<Vec<T>>, CliError> {
         let body = context.api.get(&self.path(list)).await?;
-        if context.format == Format::Json {
-            print_line(&body)?;
+        if print_json_or_yaml(context.format, &body)? {
             return Ok(None);
         }
         Ok(Some(serde_json::from_slice::<Items<T>>(&body)?.items))

@@ -6,16 +6,20 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
-use netnsd_api::{About, Kind, Ready, State};
-use serde::Deserialize;
+use netnsd_api::{About, Kind, Name, NotInSync, Ready, State};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
     cli::Context,
     completion::kind_command,
     error::CliError,
-    output::{Format, format_table, or_dash, print_line, print_text},
+    output::{
+        Format, GREEN, RED, YELLOW, escape_controls, format_table, join_words, or_dash,
+        print_json_or_yaml, print_line, write_raw,
+    },
     resource::{collection_path, resource_path},
+    suggest::did_you_mean,
 };
 
 /// Time between the first two polls of `netnsctl wait`; it doubles with each poll.
@@ -23,100 +27,145 @@ const MIN_POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// Maximum time between two polls of `netnsctl wait`.
 const MAX_POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Prints the status of netnsd and its resources; fails until netnsd is ready.
+/// Number of resources not in sync that `netnsctl status` shows.
+const SHOWN_RESOURCES: usize = 20;
+
+/// The answer of `netnsctl status` for programs.
+#[derive(Debug, Serialize)]
+struct Overview {
+    netnsd: About,
+    #[serde(flatten)]
+    ready: Ready,
+    not_in_sync: Vec<NotInSync>,
+}
+
+/// Prints the status of netnsd and its resources; fails unless netnsd is ready and everything is in
+/// sync.
 pub async fn show_status(context: &Context) -> Result<(), CliError> {
-    let about_body = context.api.get("/v1").await?;
-    let ready_body = context.api.get("/v1/ready").await?;
-    let ready: Ready = serde_json::from_slice(&ready_body)?;
-    let result = if ready.ready {
+    let overview = Overview {
+        netnsd: serde_json::from_slice(&context.api.get("/v1").await?)?,
+        ready: serde_json::from_slice(&context.api.get("/v1/ready").await?)?,
+        not_in_sync: list_not_in_sync(context).await?,
+    };
+    let body = serde_json::to_vec(&overview)?;
+    if !print_json_or_yaml(context.format, &body)? {
+        match context.format {
+            Format::Name => overview
+                .not_in_sync
+                .iter()
+                .try_for_each(|item| print_line(format!("{}/{}", item.kind, item.name)))?,
+            Format::Table | Format::Json | Format::Yaml => {
+                write_raw(format_overview(context, &overview))?;
+            }
+        }
+    }
+    if overview.ready.ready && overview.not_in_sync.is_empty() {
         Ok(())
     } else {
         Err(CliError::Exit(1))
-    };
-    if context.format == Format::Json {
-        print_line(&about_body)?;
-        print_line(&ready_body)?;
-        return result;
     }
-    let about: About = serde_json::from_slice(&about_body)?;
-    let not_in_sync: Vec<State> = State::ALL
-        .into_iter()
-        .filter(|state| {
-            *state != State::InSync
-                && ready
-                    .states
-                    .get(state.as_str())
-                    .is_some_and(|count| *count > 0)
-        })
-        .collect();
-    let mut rows = Vec::new();
+}
+
+/// Reads the resources that are not in sync.
+async fn list_not_in_sync(context: &Context) -> Result<Vec<NotInSync>, CliError> {
+    let mut found = Vec::new();
     for kind in Kind::ALL {
-        for state in &not_in_sync {
+        for state in State::ALL {
+            if state == State::InSync {
+                continue;
+            }
             let list = context
                 .api
                 .list(&collection_path(kind), &[("state", state.as_str())])
                 .await?;
             for item in &list.items {
                 let item: ItemStatus = serde_json::from_str(item.get())?;
-                let name = format!("{kind}/{}", item.name);
-                rows.push(vec![
-                    name,
-                    state.as_str().to_owned(),
-                    or_dash(item.status.reason),
-                ]);
+                found.push(NotInSync {
+                    kind,
+                    name: item.name,
+                    state,
+                    reason: item.status.reason,
+                });
             }
         }
     }
-    if context.format == Format::Name {
-        rows.iter().try_for_each(|row| print_line(&row[0]))?;
-        return result;
-    }
-    let states = ready
-        .states
-        .iter()
-        .map(|(state, count)| format!("{count} {state}"));
-    let states: Vec<String> = states.collect();
+    Ok(found)
+}
+
+fn format_overview(context: &Context, overview: &Overview) -> String {
+    let Overview {
+        netnsd,
+        ready,
+        not_in_sync,
+    } = overview;
+    let total: usize = ready.states.values().sum();
+    let count = |state: State| ready.states.get(state.as_str()).copied().unwrap_or(0);
+    let ready_text = if ready.ready {
+        "yes".to_owned()
+    } else {
+        let tried = total - count(State::Pending).min(total);
+        format!("no, still applying ({tried} of {total})")
+    };
+    let states: Vec<String> = State::ALL
+        .into_iter()
+        .filter(|state| count(*state) > 0)
+        .map(|state| context.paint(state_color(state), &format!("{} {state}", count(state))))
+        .collect();
+    let states = if states.is_empty() {
+        "none".to_owned()
+    } else {
+        states.join(", ")
+    };
     let fields = [
         (
             "netnsd",
             format!(
                 "{} on {}, kernel {}",
-                about.version, about.hostname, about.kernel
+                netnsd.version, netnsd.hostname, netnsd.kernel
             ),
         ),
-        ("listens", about.listen.join(" ")),
-        ("since", about.started_at),
-        (
-            "ready",
-            (if ready.ready {
-                "yes"
-            } else {
-                "no: initial reconciliation in progress"
-            })
-            .into(),
-        ),
-        ("resources", states.join(", ")),
+        ("listens", netnsd.listen.join(" ")),
+        ("since", netnsd.started_at.clone()),
+        ("ready", ready_text),
     ];
-    print_text(format_table(
-        &[],
-        fields
-            .into_iter()
-            .map(|(field, value)| vec![field.to_owned(), value])
-            .collect(),
-    ))?;
-    if !rows.is_empty() {
-        print_text(format!(
-            "\n{}",
-            format_table(&["RESOURCE", "STATE", "REASON"], rows)
-        ))?;
+    let rows = fields.map(|(field, value)| vec![field.to_owned(), value]);
+    let mut text = escape_controls(&format_table(&[], rows.into())).into_owned();
+    text += &format!("resources  {states}\n");
+    if not_in_sync.is_empty() {
+        return text;
     }
-    result
+    let rows = not_in_sync.iter().take(SHOWN_RESOURCES).map(|item| {
+        vec![
+            format!("{}/{}", item.kind, item.name),
+            item.state.to_string(),
+            or_dash(item.reason.as_ref()),
+        ]
+    });
+    let table = format_table(&["RESOURCE", "STATE", "REASON"], rows.collect());
+    let mut lines = table.lines();
+    text += &format!("\n{}\n", lines.next().unwrap_or_default());
+    for (line, item) in lines.zip(not_in_sync) {
+        text += &context.paint(state_color(item.state), line);
+        text += "\n";
+    }
+    if let Some(more) = not_in_sync.len().checked_sub(SHOWN_RESOURCES + 1) {
+        text += &format!("… and {} more: netnsctl status -o name\n", more + 1);
+    }
+    text
+}
+
+fn state_color(state: State) -> u8 {
+    match state {
+        State::InSync => GREEN,
+        State::Pending | State::Drifted => YELLOW,
+        State::Failed | State::Conflict => RED,
+    }
 }
 
 /// The status in a resource.
 #[derive(Debug, Deserialize)]
 struct ItemStatus {
-    name: String,
+    name: Name,
     status: netnsd_api::Status<Value>,
 }
 
@@ -149,6 +198,8 @@ impl FromStr for ResourceArg {
             .split_once('/')
             .ok_or("expected KIND/NAME, such as veth/lan0")?;
         let kind = parse_kind(kind)?;
+        name.parse::<Name>()
+            .map_err(|error| format!("{text:?}: {}", error.0))?;
         Ok(Self {
             kind,
             name: name.to_owned(),
@@ -162,8 +213,12 @@ fn parse_kind(text: &str) -> Result<Kind, String> {
         .into_iter()
         .find(|kind| [kind_command(*kind), kind.as_str(), kind.plural()].contains(&text))
         .ok_or_else(|| {
-            let known = Kind::ALL.map(kind_command).join(", ");
-            format!("{text:?} is not a kind: expected one of {known}")
+            let known = Kind::ALL.map(kind_command);
+            let near = did_you_mean(text, known);
+            format!(
+                "{text:?} is not a kind ({}){near}",
+                join_words(&known, "or")
+            )
         })
 }
 
@@ -261,8 +316,8 @@ async fn find_unmet_condition(
 /// Prints the versions of netnsctl and, if it can be reached, netnsd.
 pub async fn show_versions(context: &Context) -> Result<(), CliError> {
     let answer = context.api.get("/v1").await;
-    if context.format == Format::Json {
-        return print_line(answer?);
+    if matches!(context.format, Format::Json | Format::Yaml) {
+        return print_json_or_yaml(context.format, &answer?).map(|_| ());
     }
     print_line(format!("netnsctl {}", env!("CARGO_PKG_VERSION")))?;
     match answer {

@@ -1,6 +1,7 @@
 //! The whole network as a document: apply, plan, diff, export; and reconcile.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{self, IsTerminal, Read},
 };
@@ -9,8 +10,8 @@ use clap::Args;
 use http::Method;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use netnsd_api::{
-    DryRun, Kind, Problem, Progress, Reconciled, ResourceRef, Topology, TopologyResult, parse,
-    read_yaml, sparse,
+    Kind, Problem, Progress, Reconciled, ResourceRef, Topology, TopologyResult, locate_pointer,
+    parse, read_yaml, sparse,
 };
 use serde_json::{Map, Value};
 use similar::{ChangeTag, TextDiff};
@@ -18,23 +19,21 @@ use similar::{ChangeTag, TextDiff};
 use crate::{
     api::{RequestBody, with_query},
     cli::Context,
-    error::CliError,
-    output::{Format, escape_controls, print_line, print_text, to_yaml, write_raw},
+    error::{CliError, describe_field, describe_problem},
+    output::{
+        Format, GREEN, GREY, RED, YELLOW, escape_controls, print_dry_run, print_json_or_yaml,
+        print_line, print_text, to_yaml, write_raw,
+    },
+    plan::{PlanArgs, print_plan},
 };
 
 const PATH: &str = "/v1/topology";
-
-/// Colors of text in terminals (ECMA-48, select graphic rendition).
-const RED: u8 = 31;
-const GREEN: u8 = 32;
-const YELLOW: u8 = 33;
-const GREY: u8 = 90;
 
 /// A document, and options of a write.
 #[derive(Debug, Args)]
 pub struct DocumentArgs {
     /// The document, YAML or JSON; - is the standard input
-    #[arg(short, long, value_name = "FILE|-")]
+    #[arg(short, long, value_name = "FILE|-", value_hint = clap::ValueHint::FilePath)]
     file: String,
     /// Delete recorded resources that are not in the document
     #[arg(long)]
@@ -51,6 +50,15 @@ pub struct DocumentArgs {
 }
 
 impl DocumentArgs {
+    /// Returns the name of the file for messages.
+    fn file_name(&self) -> &str {
+        match self.file.as_str() {
+            "-" => "standard input",
+            file => file,
+        }
+    }
+
+    /// Reads the document, and checks that it is YAML.
     fn read_file(&self) -> Result<String, CliError> {
         let text = match self.file.as_str() {
             "-" => {
@@ -59,7 +67,42 @@ impl DocumentArgs {
             }
             file => fs::read_to_string(file),
         };
-        text.map_err(|error| CliError::Usage(format!("cannot read {}: {error}", self.file)))
+        let name = self.file_name();
+        let text = text.map_err(|error| CliError::Usage(format!("cannot read {name}: {error}")))?;
+        match read_yaml(&text) {
+            Ok(Value::Null) => Err(CliError::Usage(format!("{name} is empty"))),
+            Ok(_) => Ok(text),
+            Err(error) => Err(CliError::Usage(format!("{name}: {error}"))),
+        }
+    }
+
+    /// Names the line and the resource of a refused document.
+    fn locate(&self, text: &str, error: CliError) -> CliError {
+        let CliError::Problem { problem, hint } = error else {
+            return error;
+        };
+        let document = read_yaml(text).unwrap_or_default();
+        let pointer = problem
+            .pointer
+            .clone()
+            .or_else(|| find_pointer(&document, problem.resources.first()?));
+        let Some(pointer) = pointer.filter(|pointer| !pointer.is_empty()) else {
+            return CliError::Problem { problem, hint };
+        };
+        let place =
+            locate_pointer(text, &pointer).map_or(String::new(), |(line, _)| format!(":{line}"));
+        let field = describe_item(&document, &pointer);
+        // The detail of a problem without a pointer names the resource.
+        let field = match &problem.pointer {
+            Some(_) if !field.is_empty() => format!(" {field}:"),
+            _ => String::new(),
+        };
+        let hint = hint.map_or(String::new(), |hint| format!("\n  {hint}"));
+        CliError::Refused(format!(
+            "{}{place}:{field} {}{hint}",
+            self.file_name(),
+            describe_problem(&problem)
+        ))
     }
 
     fn method(&self) -> Method {
@@ -83,6 +126,95 @@ impl DocumentArgs {
     }
 }
 
+/// Returns the pointer of a resource in a document.
+fn find_pointer(document: &Value, resource: &ResourceRef) -> Option<String> {
+    let plural = resource.kind.plural();
+    let items = document.get(plural)?.as_array()?;
+    let index = items
+        .iter()
+        .position(|item| item["name"] == resource.name.as_str())?;
+    Some(format!("/{plural}/{index}"))
+}
+
+/// Describes a place in a document: `veth lan, end 0, address`.
+fn describe_item(document: &Value, pointer: &str) -> String {
+    let mut keys = pointer.splitn(4, '/').skip(1);
+    let resource = keys.next().zip(keys.next()).and_then(|(plural, index)| {
+        let kind = Kind::ALL.into_iter().find(|kind| kind.plural() == plural)?;
+        let item = document.get(plural)?.get(index.parse::<usize>().ok()?)?;
+        let name = item["name"].as_str().map_or_else(
+            || {
+                format!(
+                    "number {}",
+                    index.parse::<usize>().map_or(0, |index| index + 1)
+                )
+            },
+            str::to_owned,
+        );
+        Some(format!("{kind} {name}"))
+    });
+    let Some(resource) = resource else {
+        return describe_field(pointer);
+    };
+    let rest = keys.next().map(|rest| describe_field(&format!("/{rest}")));
+    match rest.filter(|rest| !rest.is_empty()) {
+        Some(field) => format!("{resource}, {field}"),
+        None => resource,
+    }
+}
+
+/// Resources of a document as an export shows them, by kind.
+#[derive(Debug, Default)]
+pub struct Resources(BTreeMap<Kind, Vec<Value>>);
+
+impl Resources {
+    /// Reads the resources of a document, for a comparison with the recorded ones.
+    fn read(document: &Value) -> Result<Self, CliError> {
+        let document: Topology = parse(document).map_err(Problem::from)?;
+        let mut resources = Self::default();
+        for kind in Kind::ALL {
+            let mut items: Vec<Value> = document
+                .to_json(kind)?
+                .into_iter()
+                .map(|item| sparse(kind, item))
+                .collect();
+            items.sort_by_key(|item| item["name"].to_string());
+            resources.0.insert(kind, items);
+        }
+        Ok(resources)
+    }
+
+    /// Reads the recorded resources.
+    async fn read_recorded(context: &Context, labels: &[(&str, &str)]) -> Result<Self, CliError> {
+        let answer = context.api.get(&with_query(PATH, labels)).await?;
+        let mut recorded: Map<String, Value> = serde_json::from_slice(&answer)?;
+        let mut resources = Self::default();
+        for kind in Kind::ALL {
+            if let Some(Value::Array(items)) = recorded.remove(kind.plural()) {
+                resources.0.insert(kind, items);
+            }
+        }
+        Ok(resources)
+    }
+
+    /// Returns the resources of a kind, sorted by name.
+    pub fn of_kind(&self, kind: Kind) -> &[Value] {
+        self.0.get(&kind).map_or(&[], Vec::as_slice)
+    }
+
+    /// Fills in names of devices that netnsd chose and the document leaves out.
+    fn keep_chosen_names(&mut self, recorded: &Self) {
+        for (kind, items) in &mut self.0 {
+            for item in items {
+                let recorded = recorded.of_kind(*kind);
+                if let Some(recorded) = recorded.iter().find(|old| old["name"] == item["name"]) {
+                    keep_chosen_names(item, recorded);
+                }
+            }
+        }
+    }
+}
+
 /// Applies a document.
 pub async fn apply_document(context: &Context, document: &DocumentArgs) -> Result<(), CliError> {
     let text = document.read_file()?;
@@ -93,6 +225,7 @@ pub async fn apply_document(context: &Context, document: &DocumentArgs) -> Resul
         &RequestBody::Yaml(&text),
     )
     .await
+    .map_err(|error| document.locate(&text, error))
 }
 
 /// Sends a document, shows its progress, and prints the changes.
@@ -106,7 +239,7 @@ pub async fn send_document<'a>(
     let path = with_query(PATH, &query);
     if context.dry_run {
         let answer = context.api.send(method, &path, Some(body)).await?;
-        return print_plan(context, &answer);
+        return print_tree(context, &answer, body).await;
     }
     if !context.wait {
         let answer = context.api.send(method, &path, Some(body)).await?;
@@ -138,6 +271,18 @@ pub async fn send_document<'a>(
     print_result(context, last_line.as_bytes())
 }
 
+/// Prints the answer to the dry run of a document as a tree of fields.
+async fn print_tree(
+    context: &Context,
+    answer: &[u8],
+    body: &RequestBody<'_>,
+) -> Result<(), CliError> {
+    let mut desired = Resources::read(&body.to_value()?)?;
+    let recorded = Resources::read_recorded(context, &[]).await?;
+    desired.keep_chosen_names(&recorded);
+    print_plan(context, answer, &recorded, &desired)
+}
+
 /// Returns a progress bar, which is hidden unless stderr is a terminal.
 fn create_progress_bar() -> ProgressBar {
     let bar = ProgressBar::hidden();
@@ -152,12 +297,16 @@ fn create_progress_bar() -> ProgressBar {
 
 /// Prints the changes of a write.
 fn print_result(context: &Context, answer: &[u8]) -> Result<(), CliError> {
+    if print_json_or_yaml(context.format, answer)? {
+        return Ok(());
+    }
+    let result: TopologyResult = serde_json::from_slice(answer)?;
     match context.format {
-        Format::Json => print_line(answer),
-        Format::Yaml => print_text(to_yaml(answer)?),
-        Format::Table | Format::Name => {
-            write_raw(format_changes(context, &serde_json::from_slice(answer)?))
-        }
+        Format::Name => [&result.created, &result.updated, &result.deleted]
+            .into_iter()
+            .flatten()
+            .try_for_each(|resource| print_line(format!("{}/{}", resource.kind, resource.name))),
+        Format::Table | Format::Json | Format::Yaml => write_raw(format_changes(context, &result)),
     }
 }
 
@@ -184,96 +333,64 @@ fn format_changes(context: &Context, result: &TopologyResult) -> String {
     )
 }
 
-/// Prints the changes that a document would make, and the equivalent commands.
-pub async fn plan_document(context: &Context, document: &DocumentArgs) -> Result<(), CliError> {
+/// Prints the changes that a document would make, or the equivalent commands.
+pub async fn plan_document(context: &Context, args: &PlanArgs) -> Result<(), CliError> {
+    let document = &args.document;
     let text = document.read_file()?;
+    let body = RequestBody::Yaml(&text);
     let query: Vec<(&str, &str)> = document
         .write_params()
         .chain([("dry_run", "true")])
         .collect();
     let answer = context
         .api
-        .send(
-            document.method(),
-            &with_query(PATH, &query),
-            Some(&RequestBody::Yaml(&text)),
-        )
-        .await?;
-    print_plan(context, &answer)
+        .send(document.method(), &with_query(PATH, &query), Some(&body))
+        .await
+        .map_err(|error| document.locate(&text, error))?;
+    if args.commands {
+        print_dry_run(context.format, &answer)
+    } else {
+        print_tree(context, &answer, &body).await
+    }
 }
 
-fn print_plan(context: &Context, answer: &[u8]) -> Result<(), CliError> {
-    if context.format == Format::Json {
-        return print_line(answer);
-    }
-    let dry_run: DryRun = serde_json::from_slice(answer)?;
-    let mut text = format_changes(context, &serde_json::from_value(dry_run.result)?);
-    for operation in dry_run.plan {
-        text += &context.paint(GREY, &operation.command);
-        text += "\n";
-    }
-    write_raw(text)
-}
-
-/// Prints the difference between a document and the recorded state; fails if there is one, as
+/// Prints the difference between the recorded state and a document; fails if there is one, as
 /// diff(1).
 pub async fn diff_document(context: &Context, document: &DocumentArgs) -> Result<(), CliError> {
-    let desired = parse_document(document)?;
-    let path = with_query(PATH, &document.label_params().collect::<Vec<_>>());
-    let recorded: Map<String, Value> = serde_json::from_slice(&context.api.get(&path).await?)?;
+    let text = document.read_file()?;
+    let mut desired = RequestBody::Yaml(&text)
+        .to_value()
+        .and_then(|value| Resources::read(&value))
+        .map_err(|error| document.locate(&text, error))?;
+    let labels: Vec<(&str, &str)> = document.label_params().collect();
+    let recorded = Resources::read_recorded(context, &labels).await?;
+    desired.keep_chosen_names(&recorded);
 
     let (mut before, mut after) = (String::new(), String::new());
     for kind in Kind::ALL {
-        let desired = sparse_resources(&desired, kind)?;
-        let mut recorded: Vec<&Value> = recorded
-            .get(kind.plural())
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-            .collect();
-        if !document.prune {
-            recorded.retain(|item| desired.iter().any(|other| has_same_name(other, item)));
-        }
-        for item in &recorded {
-            before += &format_resource(kind, item)?;
-        }
-        for mut item in desired {
-            if let Some(recorded) = recorded.iter().find(|old| has_same_name(old, &item)) {
-                keep_chosen_names(&mut item, recorded);
+        for item in recorded.of_kind(kind) {
+            let is_named = desired
+                .of_kind(kind)
+                .iter()
+                .any(|other| other["name"] == item["name"]);
+            if document.prune || is_named {
+                before += &format_resource(kind, item)?;
             }
-            after += &format_resource(kind, &item)?;
+        }
+        for item in desired.of_kind(kind) {
+            after += &format_resource(kind, item)?;
         }
     }
 
     let text = format_diff(context, &before, &after);
-    write_raw(&text)?;
     if text.is_empty() {
-        Ok(())
-    } else {
-        Err(CliError::Exit(1))
+        return Ok(());
     }
-}
-
-fn parse_document(document: &DocumentArgs) -> Result<Topology, CliError> {
-    let text = document.read_file()?;
-    read_yaml(&text)
-        .and_then(|value| parse(&value).map_err(|error| Problem::from(error).to_string()))
-        .map_err(|error| CliError::Usage(format!("invalid document {}: {error}", document.file)))
-}
-
-fn has_same_name(a: &Value, b: &Value) -> bool {
-    a["name"] == b["name"]
-}
-
-/// Returns the resources of a kind as an export shows them, sorted by name.
-fn sparse_resources(document: &Topology, kind: Kind) -> Result<Vec<Value>, CliError> {
-    let mut items: Vec<Value> = document
-        .to_json(kind)?
-        .into_iter()
-        .map(|item| sparse(kind, item))
-        .collect();
-    items.sort_by_key(|item| item["name"].to_string());
-    Ok(items)
+    write_raw(format!(
+        "--- recorded\n+++ {}\n{text}",
+        document.file_name()
+    ))?;
+    Err(CliError::Exit(1))
 }
 
 /// Fills in names of devices that netnsd chose and the document leaves out.
@@ -327,11 +444,20 @@ pub async fn export_document(context: &Context, labels: &[String]) -> Result<(),
         .iter()
         .map(|label| ("label", label.as_str()))
         .collect();
+    if context.format == Format::Name {
+        let resources = Resources::read_recorded(context, &query).await?;
+        for kind in Kind::ALL {
+            for item in resources.of_kind(kind) {
+                let name = item["name"].as_str().unwrap_or_default();
+                print_line(format!("{kind}/{name}"))?;
+            }
+        }
+        return Ok(());
+    }
     let answer = context.api.get(&with_query(PATH, &query)).await?;
-    if context.format == Format::Json {
-        print_line(answer)
-    } else {
-        print_text(to_yaml(&answer)?)
+    match context.format {
+        Format::Json => print_line(answer),
+        Format::Yaml | Format::Table | Format::Name => print_text(to_yaml(&answer)?),
     }
 }
 
@@ -342,19 +468,23 @@ pub async fn reconcile(context: &Context) -> Result<(), CliError> {
         .send(Method::POST, "/v1/reconcile", None)
         .await?;
     let result: Reconciled = serde_json::from_slice(&answer)?;
-    if context.format == Format::Json {
-        print_line(&answer)?;
-    } else {
+    if !print_json_or_yaml(context.format, &answer)? {
         let mut text = String::new();
         for ResourceRef { kind, name } in &result.repaired {
-            text += &format!("repaired {kind}/{name}\n");
+            text += &match context.format {
+                Format::Name => format!("{kind}/{name}\n"),
+                Format::Table | Format::Json | Format::Yaml => format!("repaired {kind}/{name}\n"),
+            };
         }
         for resource in &result.failed {
+            let name = format!("{}/{}", resource.kind, resource.name);
             let reason = resource.reason.as_deref().unwrap_or_default();
-            text += &format!(
-                "{} {}/{}: {reason}\n",
-                resource.state, resource.kind, resource.name
-            );
+            text += &match context.format {
+                Format::Name => format!("{name}\n"),
+                Format::Table | Format::Json | Format::Yaml => {
+                    format!("{} {name}: {reason}\n", resource.state)
+                }
+            };
         }
         print_text(text)?;
     }
