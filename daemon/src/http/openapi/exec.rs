@@ -82,7 +82,7 @@ pub(in crate::http) fn exec_socket(api: &mut Components) -> OperationBuilder {
     ))
     .parameter(query(
         "timeout_s",
-        "seconds until it is killed; default never",
+        "seconds until it is killed; default 86400",
         Type::Number,
     ))
     .response(

@@ -78,7 +78,7 @@ pub(in crate::http) fn list<R: ResourceRoutes>(api: &mut Components) -> Operatio
             Type::String,
         ));
     if R::KIND == Kind::Namespace {
-        let description = "also namespaces that others made (UnmanagedNamespace)";
+        let description = "also namespaces that netnsd did not create (UnmanagedNamespace)";
         operation = operation.parameter(query("include", description, Type::String));
     }
     operation.response("200", json_response("a page", page.into()))
@@ -195,7 +195,7 @@ pub(in crate::http) fn delete<R: ResourceRoutes>(api: &mut Components) -> Operat
     .parameter(name())
     .parameter(query(
         "cascade",
-        "also delete dependents, and interfaces that others put into a namespace; a bridge releases its ports",
+        "also delete dependents, and foreign interfaces in a namespace; a bridge releases its ports",
         Type::Boolean,
     ))
     .parameter(dry_run_parameter())
