@@ -1,5 +1,5 @@
 //! `docs/from-ip.md` is correct: each column of its tables runs on a host of its own, and after
-//! each row `ip` and `bridge` show the same on all three. The same for the tours of the README.
+//! each row `ip` and `bridge` show the same on all of them. The same for the tours of the README.
 
 #[path = "../../daemon/tests/common/skip.rs"]
 #[allow(dead_code, reason = "other test files use the rest")]
@@ -28,9 +28,16 @@ enum Column {
     ByHand,
     Netnsctl,
     Curl,
+    /// The first column, with `netnsctl` in the place of `ip`, and before `bridge` and `brctl`.
+    Words,
 }
 
-const COLUMNS: [Column; 3] = [Column::ByHand, Column::Netnsctl, Column::Curl];
+const COLUMNS: [Column; 4] = [
+    Column::ByHand,
+    Column::Netnsctl,
+    Column::Curl,
+    Column::Words,
+];
 
 /// brctl reads settings in `/sys`, which must be mounted in the sandbox.
 const BRCTL: &str =
@@ -273,6 +280,15 @@ fn table_rows(document: &str, heading: &str) -> Vec<[Vec<String>; 3]> {
     rows.collect()
 }
 
+/// Returns a line in which netnsctl does the work of `ip`, `bridge` and `brctl`.
+fn in_words_of_ip(line: &str) -> String {
+    match line.split_once(' ') {
+        Some(("ip", rest)) => format!("netnsctl {rest}"),
+        Some(("bridge" | "brctl", _)) => format!("netnsctl {line}"),
+        _ => line.to_owned(),
+    }
+}
+
 /// Returns true if everything that a test needs is installed.
 fn can_run(needs: &[&str]) -> bool {
     if !netnsd_path().exists() {
@@ -303,7 +319,10 @@ fn check_table(heading: &str, needs: &[&str]) {
     let rows = table_rows(&document, heading);
     assert!(rows.len() > 5, "{heading} has no table");
     for row in &rows {
-        for (host, lines) in hosts.iter().zip(row) {
+        let [by_hand, netnsctl, curl] = row;
+        let words = by_hand.iter().map(|line| in_words_of_ip(line)).collect();
+        let columns = [by_hand, netnsctl, curl, &words];
+        for (host, lines) in hosts.iter().zip(columns) {
             let script = lines.join("\n");
             let output = host.run_script(&script);
             let said =
@@ -314,15 +333,15 @@ fn check_table(heading: &str, needs: &[&str]) {
                 output.status
             );
         }
-        let [by_hand, netnsctl, curl] = hosts.each_ref().map(ColumnHost::network);
-        for (column, network) in [(1, netnsctl), (2, curl)] {
+        let [by_hand, netnsctl, curl, words] = hosts.each_ref().map(ColumnHost::network);
+        for (column, network) in [(1, netnsctl), (2, curl), (3, words)] {
             let text = |network: &Value| serde_json::to_string_pretty(network).unwrap();
             assert_eq!(
                 text(&network),
                 text(&by_hand),
                 "{:#?} differs from {:#?}",
-                row[column],
-                row[0]
+                columns[column],
+                columns[0]
             );
         }
     }

@@ -32,7 +32,7 @@ fn namespace_is_added_listed_set_and_deleted() {
     );
     assert_eq!(host.list_namespaces(), ["net0", "net1"]);
     assert_eq!(
-        host.run_ok(&["n", "l", "-o", "name"]),
+        host.run_ok(&["net", "l", "-o", "name"]),
         "net0\nnet1\n",
         "commands can be abbreviated"
     );
@@ -170,7 +170,7 @@ fn routes_neighbours_and_dns_have_syntax_of_ip() {
         "{resolv}"
     );
 
-    let printed = host.run_ok(&["route", "net0"]);
+    let printed = host.run_ok(&["-n", "net0", "route"]);
     assert!(
         printed.contains("default via 10.1.1.2 dev eth0"),
         "{printed}"
@@ -189,13 +189,13 @@ fn routes_neighbours_and_dns_have_syntax_of_ip() {
         "a route of another table is printed: {printed}"
     );
     for table in ["all", "100"] {
-        let printed = host.run_ok(&["route", "net0", "--table", table]);
+        let printed = host.run_ok(&["-n", "net0", "route", "show", "table", table]);
         assert!(
             printed.contains("192.0.2.8 via 10.1.1.2 dev eth0 table 100"),
             "{printed}"
         );
     }
-    let neighbours = host.run_ok(&["neigh", "net0"]);
+    let neighbours = host.run_ok(&["-n", "net0", "neigh"]);
     assert!(
         neighbours.contains(&format!("10.1.1.9 dev eth0 lladdr {mac} PERMANENT")),
         "{neighbours}"
@@ -266,7 +266,7 @@ fn bridge_has_ports_and_learns_addresses() {
     assert_eq!(silence.code, Some(1));
     assert!(silence.out.contains("100% loss"), "{silence:?}");
 
-    let ports = table_lines(&host.run_ok(&["bridge", "link", "br0"]));
+    let ports = table_lines(&host.run_ok(&["bridge", "link"]));
     assert!(
         ports[1].starts_with("port0 lan0/1 forwarding") && ports[1].ends_with("hairpin"),
         "{ports:?}"
@@ -275,7 +275,7 @@ fn bridge_has_ports_and_learns_addresses() {
         .as_str()
         .unwrap()
         .to_owned();
-    let fdb = table_lines(&host.run_ok(&["bridge", "fdb", "br0"]));
+    let fdb = table_lines(&host.run_ok(&["bridge", "fdb", "show", "br", "br0"]));
     assert!(
         fdb.iter()
             .any(|line| line.starts_with(&format!("{mac} port1 no "))),
@@ -396,7 +396,7 @@ fn veth_is_added_moved_and_shown_in_same_syntax() {
 fn live_state_is_printed_like_ip() {
     let host = host!();
     host.add_connected_namespaces();
-    let addresses = host.run_ok(&["addr", "net0", "--dev", "eth0", "-4"]);
+    let addresses = host.run_ok(&["-4", "-n", "net0", "addr", "show", "dev", "eth0"]);
     let index = host.ip_json(&["-n", "net0", "link", "show", "eth0"])[0]["ifindex"].clone();
     assert!(
         addresses.starts_with(&format!("{index}: eth0@net1:eth0: <UP,LOWER_UP> mtu 1500")),
@@ -415,7 +415,7 @@ fn live_state_is_printed_like_ip() {
         links.contains("    link/loopback 00:00:00:00:00:00\n"),
         "{links}"
     );
-    let live = host.run_json(&["addr", "net0"]);
+    let live = host.run_json(&["-n", "net0", "addr"]);
     assert!(
         live["items"]
             .as_array()
@@ -423,7 +423,7 @@ fn live_state_is_printed_like_ip() {
             .iter()
             .any(|item| item["address"] == "10.1.1.1/24")
     );
-    host.run(&["addr", "nowhere"])
+    host.run(&["-n", "nowhere", "addr"])
         .assert_failed(1, &["nowhere"]);
 }
 
@@ -623,7 +623,7 @@ fn list_joins_all_pages() {
 fn refusals_name_cause_and_remedy() {
     let host = host!();
     host.run_ok(&["netns", "add", "net0"]);
-    host.run(&["netns", "add", "net0"])
+    host.run(&["netns", "add", "net0", "--loopback", "off"])
         .assert_failed(1, &["net0", "netnsctl netns set net0"]);
     host.run(&["netns", "show", "nowhere"])
         .assert_failed(1, &["nowhere"]);

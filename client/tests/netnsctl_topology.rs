@@ -517,7 +517,7 @@ fn completion_offers_names_of_resources() {
     };
     assert_eq!(complete(&["netns", "delete", "ne"]), ["net0", "net1"]);
     assert_eq!(complete(&["bridge", "show", "ne"]), ["net-br"]);
-    assert_eq!(complete(&["route", "l"]), ["lab"]);
+    assert_eq!(complete(&["-n", "l"]), ["lab"]);
     assert_eq!(complete(&["wait", "bridge/"]), ["bridge/net-br"]);
     host.run_ok(&["veth", "add", "lan0", "net0:eth0", "net1:eth0"]);
     fs::write(host.dir.path().join("lab.yaml"), "").unwrap();

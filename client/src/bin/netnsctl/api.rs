@@ -28,6 +28,8 @@ pub enum RequestBody<'a> {
     Json(&'a Value),
     /// YAML.
     Yaml(&'a str),
+    /// Operations of a JSON patch (RFC 6902).
+    Patch(&'a Value),
 }
 
 impl RequestBody<'_> {
@@ -35,20 +37,21 @@ impl RequestBody<'_> {
         match self {
             RequestBody::Json(_) => "application/json",
             RequestBody::Yaml(_) => "application/yaml",
+            RequestBody::Patch(_) => "application/json-patch+json",
         }
     }
 
     /// Returns the body as JSON.
     pub fn to_value(&self) -> Result<Value, CliError> {
         match self {
-            RequestBody::Json(value) => Ok((*value).clone()),
+            RequestBody::Json(value) | RequestBody::Patch(value) => Ok((*value).clone()),
             RequestBody::Yaml(text) => read_yaml(text).map_err(CliError::Usage),
         }
     }
 
     fn text(&self) -> String {
         match self {
-            RequestBody::Json(value) => value.to_string(),
+            RequestBody::Json(value) | RequestBody::Patch(value) => value.to_string(),
             RequestBody::Yaml(text) => (*text).to_owned(),
         }
     }
@@ -149,6 +152,25 @@ impl Api {
             Ok(())
         } else {
             Err(self.refusal(path, Some(&body), &answer).await)
+        }
+    }
+
+    /// Patches a resource, if its generation is this one; returns `None` if it has changed.
+    pub async fn patch_if_match(
+        &self,
+        path: &str,
+        operations: &Value,
+        generation: u64,
+    ) -> Result<Option<Bytes>, CliError> {
+        let etag = format!("\"{generation}\"");
+        let body = RequestBody::Patch(operations);
+        let answer = self
+            .request(Method::PATCH, path, Some(&body), &[("if-match", &etag)])
+            .await?;
+        match answer.status {
+            status if status.is_success() => Ok(Some(answer.body)),
+            StatusCode::PRECONDITION_FAILED => Ok(None),
+            _ => Err(self.refusal(path, Some(&body), &answer).await),
         }
     }
 
@@ -374,7 +396,7 @@ fn existing_resource(path: &str, body: Option<&RequestBody<'_>>) -> Option<(Kind
         .find(|kind| collection_path(*kind) == path)?;
     match body? {
         RequestBody::Json(body) => Some((kind, body["name"].as_str()?.to_owned())),
-        RequestBody::Yaml(_) => None,
+        RequestBody::Yaml(_) | RequestBody::Patch(_) => None,
     }
 }
 

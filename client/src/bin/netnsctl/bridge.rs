@@ -1,18 +1,20 @@
 //! `netnsctl bridge`.
 
 use clap::{Args, Subcommand};
-use netnsd_api::{Bridge, BridgePort, Centiseconds, FdbEntry, Items, Stored};
+use netnsd_api::{Bridge, BridgePort, Centiseconds, FdbEntry, Stored};
 use serde_json::Value;
 
 use crate::{
     body::BodyBuilder,
-    cli::Context,
+    cli::{Context, IpOptions},
     error::CliError,
-    output::{Format, format_table, on_off, or_dash, print_line, print_text, yes_no},
+    ip::{self, Words},
+    output::{on_off, or_dash, yes_no},
     parse_args,
+    recorded::Recorded,
     resource::{
-        self, DeleteArgs, DeviceOptions, Filter, LabelOptions, ResourcePath, ShowInTable,
-        format_labels, join_lines,
+        self, AddressEdits, DeleteArgs, DeviceOptions, Filter, LabelOptions, ResourcePath,
+        ShowInTable, format_labels, join_lines,
     },
 };
 
@@ -50,29 +52,38 @@ pub enum BridgeCommand {
         name: String,
         #[command(flatten)]
         options: BridgeOptions,
+        #[command(flatten)]
+        addresses: AddressEdits,
     },
     /// Delete bridges; with --cascade their ports are detached
     #[command(after_help = "Example:\n  netnsctl bridge delete br0 --cascade")]
     Delete(DeleteArgs),
-    /// List a bridge's ports, as `bridge link` does
-    #[command(after_help = "Example:\n  netnsctl bridge link br0")]
-    Link {
-        /// The name
-        name: String,
-    },
-    /// List a bridge's forwarding table, as `brctl showmacs` does
-    #[command(after_help = "Example:\n  netnsctl bridge fdb br0")]
-    Fdb {
-        /// The name
-        name: String,
-    },
+    /// Show and change ports, in the words of `bridge link`
+    #[command(
+        after_help = "Examples:\n  netnsctl bridge link\n  netnsctl bridge link show master br0\n  netnsctl bridge link set dev port0 hairpin on"
+    )]
+    Link(Words),
+    /// Show the forwarding tables, in the words of `bridge fdb`
+    #[command(after_help = "Examples:\n  netnsctl bridge fdb\n  netnsctl bridge fdb show br br0")]
+    Fdb(Words),
 }
 
 impl BridgeCommand {
     /// Returns true if it writes.
     pub fn is_write(&self) -> bool {
-        use BridgeCommand::{Add, Delete, Set};
-        matches!(self, Add { .. } | Set { .. } | Delete(_))
+        match self {
+            BridgeCommand::Add { .. } | BridgeCommand::Set { .. } | BridgeCommand::Delete(_) => {
+                true
+            }
+            BridgeCommand::List(_) | BridgeCommand::Show { .. } => false,
+            BridgeCommand::Link(words) => words.is_write(ip::parse_bridge_link),
+            BridgeCommand::Fdb(words) => words.is_write(ip::parse_bridge_fdb),
+        }
+    }
+
+    /// Returns true if the command takes the options of ip(8), such as `-n`.
+    pub fn takes_ip_options(&self) -> bool {
+        matches!(self, BridgeCommand::Link(_) | BridgeCommand::Fdb(_))
     }
 }
 
@@ -132,7 +143,11 @@ impl BridgeOptions {
 }
 
 /// Runs a command.
-pub async fn run_bridge(context: &Context, command: BridgeCommand) -> Result<(), CliError> {
+pub async fn run_bridge(
+    context: &Context,
+    options: &IpOptions,
+    command: BridgeCommand,
+) -> Result<(), CliError> {
     match command {
         BridgeCommand::List(filter) => resource::list_resources::<Bridge>(context, &filter).await,
         BridgeCommand::Add { name, options } => {
@@ -141,44 +156,37 @@ pub async fn run_bridge(context: &Context, command: BridgeCommand) -> Result<(),
             resource::add_resource::<Bridge>(context, &body.build()).await
         }
         BridgeCommand::Show { name } => resource::show_resource::<Bridge>(context, &name).await,
-        BridgeCommand::Set { name, options } => {
+        BridgeCommand::Set {
+            name,
+            options,
+            addresses,
+        } => {
             let target = ResourcePath::resource::<Bridge>(&name);
-            resource::set_fields(context, &target, options.into_body()).await
+            let find = async || Recorded::read::<Bridge>(context, &name).await;
+            let body = options.into_body();
+            resource::set_fields(context, &target, body, &addresses.edits(), find).await
         }
         BridgeCommand::Delete(args) => resource::delete_resources::<Bridge>(context, &args).await,
-        BridgeCommand::Link { name } => list_ports(context, &name).await,
-        BridgeCommand::Fdb { name } => list_fdb(context, &name).await,
+        BridgeCommand::Link(words) => {
+            let names = ["bridge", "link"];
+            words
+                .run(context, options, &names, ip::parse_bridge_link)
+                .await
+        }
+        BridgeCommand::Fdb(words) => {
+            let names = ["bridge", "fdb"];
+            words
+                .run(context, options, &names, ip::parse_bridge_fdb)
+                .await
+        }
     }
 }
 
-/// Lists the ports of a bridge.
-async fn list_ports(context: &Context, name: &str) -> Result<(), CliError> {
-    let body = context
-        .api
-        .get(
-            &ResourcePath::resource::<Bridge>(name)
-                .child("ports")
-                .to_string(),
-        )
-        .await?;
-    if context.format == Format::Json {
-        return print_line(&body);
-    }
-    let ports = serde_json::from_slice::<Items<BridgePort>>(&body)?.items;
-    if context.format == Format::Name {
-        return ports
-            .into_iter()
-            .try_for_each(|port| print_line(port.interface));
-    }
-    print_text(format_table(
-        &["INTERFACE", "VETH", "STATE", "COST", "PRIORITY", "FLAGS"],
-        ports.into_iter().map(port_row).collect(),
-    ))
-}
-
-fn port_row(port: BridgePort) -> Vec<String> {
+/// Returns a port as a row of a table.
+pub fn port_row(port: &BridgePort) -> Vec<String> {
     let endpoint = port
         .veth
+        .as_ref()
         .zip(port.endpoint)
         .map(|(veth, end)| format!("{veth}/{end}"));
     // Flags that differ from the default: learning is on, all others are off.
@@ -196,44 +204,20 @@ fn port_row(port: BridgePort) -> Vec<String> {
         .map(|(flag, _)| *flag)
         .collect();
     vec![
-        port.interface,
+        port.interface.clone(),
         or_dash(endpoint),
-        port.state,
+        port.state.clone(),
         port.path_cost.to_string(),
         port.priority.to_string(),
         flags.join(", "),
     ]
 }
 
-/// Lists the forwarding table of a bridge.
-async fn list_fdb(context: &Context, name: &str) -> Result<(), CliError> {
-    let body = context
-        .api
-        .get(
-            &ResourcePath::resource::<Bridge>(name)
-                .child("fdb")
-                .to_string(),
-        )
-        .await?;
-    if context.format == Format::Json {
-        return print_line(&body);
-    }
-    let entries = serde_json::from_slice::<Items<FdbEntry>>(&body)?.items;
-    if context.format == Format::Name {
-        return entries
-            .into_iter()
-            .try_for_each(|entry| print_line(entry.mac));
-    }
-    print_text(format_table(
-        &["MAC", "INTERFACE", "LOCAL", "AGE"],
-        entries.into_iter().map(fdb_row).collect(),
-    ))
-}
-
-fn fdb_row(entry: FdbEntry) -> Vec<String> {
+/// Returns an entry of a forwarding table as a row of a table.
+pub fn fdb_row(entry: &FdbEntry) -> Vec<String> {
     vec![
-        entry.mac,
-        entry.interface,
+        entry.mac.clone(),
+        entry.interface.clone(),
         yes_no(entry.local),
         or_dash(entry.age_s.map(|age| format!("{age:.2}"))),
     ]

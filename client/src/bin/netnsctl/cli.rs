@@ -12,11 +12,11 @@ use crate::{
     bridge::BridgeCommand,
     error::CliError,
     events::EventsArgs,
+    ip::{self, Words},
     login::Login,
     netns::NetnsCommand,
     output::{Format, escape_controls},
     plan::PlanArgs,
-    show::ShowArgs,
     status::{ResourceArg, WaitArgs},
     token::TokenCommand,
     top::TopArgs,
@@ -26,7 +26,7 @@ use crate::{
 
 /// Manage the network namespaces, veth pairs and bridges of netnsd, in the syntax of iproute2
 ///
-/// Commands can be abbreviated as with ip: `netnsctl n l` lists the namespaces.
+/// Commands can be abbreviated as with ip: `netnsctl a` shows addresses.
 #[derive(Debug, Parser)]
 #[command(
     name = "netnsctl",
@@ -38,6 +38,8 @@ use crate::{
 pub struct Cli {
     #[command(flatten)]
     pub globals: Globals,
+    #[command(flatten)]
+    pub ip: IpOptions,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -69,6 +71,37 @@ pub fn build_command() -> clap::Command {
             .hide(true)
             .arg_required_else_help(true),
     )
+}
+
+/// Options of ip(8), before the command.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Options of ip, before the command")]
+pub struct IpOptions {
+    /// The namespace of the command [default: the host's]
+    #[arg(short = 'n', long, value_name = "NAMESPACE")]
+    pub netns: Option<String>,
+    /// Only IPv4
+    #[arg(short = '4', conflicts_with = "ipv6")]
+    pub ipv4: bool,
+    /// Only IPv6
+    #[arg(short = '6')]
+    pub ipv6: bool,
+    /// Show the type of a link, and its settings
+    #[arg(short, long)]
+    pub details: bool,
+}
+
+impl IpOptions {
+    /// Returns true if an address is of the family that was asked for.
+    pub fn matches_family(&self, address: &str) -> bool {
+        let is_ipv6 = address.contains(':');
+        !(self.ipv4 && is_ipv6 || self.ipv6 && !is_ipv6)
+    }
+
+    /// Returns true if an option was given.
+    pub fn is_given(&self) -> bool {
+        self.netns.is_some() || self.ipv4 || self.ipv6 || self.details
+    }
 }
 
 /// The default URL of netnsd.
@@ -260,27 +293,76 @@ impl Context {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Manage network namespaces
-    #[command(subcommand, alias = "n", infer_subcommands = true)]
-    Netns(NetnsCommand),
+    /// Manage network namespaces; without a command, list them
+    #[command(alias = "ns", infer_subcommands = true)]
+    Netns {
+        #[command(subcommand)]
+        command: Option<NetnsCommand>,
+    },
     /// Manage bridges
-    #[command(subcommand, alias = "b", infer_subcommands = true)]
+    #[command(subcommand, aliases = ["b", "br"], infer_subcommands = true)]
     Bridge(BridgeCommand),
     /// Manage veth pairs
     #[command(subcommand, alias = "v", infer_subcommands = true)]
     Veth(VethCommand),
-    /// Show addresses (live kernel state)
-    #[command(alias = "address", after_help = "Example:\n  netnsctl addr net0")]
-    Addr(ShowArgs),
-    /// Show routes (live kernel state)
-    #[command(after_help = "Example:\n  netnsctl route net0")]
-    Route(ShowArgs),
-    /// Show ARP and NDP neighbours (live kernel state)
-    #[command(alias = "neighbour", after_help = "Example:\n  netnsctl neigh net0")]
-    Neigh(ShowArgs),
-    /// Show links (live kernel state)
-    #[command(after_help = "Example:\n  netnsctl link net0 --dev eth0")]
-    Link(ShowArgs),
+    /// Show addresses, and add or delete them, in the words of `ip address`
+    ///
+    /// `add` and `delete` change the recorded resource that has the device; other addresses stay.
+    #[command(
+        aliases = ["address", "a", "ad"],
+        override_usage = "netnsctl [-n NAMESPACE] addr [show] [dev DEVICE] [up] [master BRIDGE] [type TYPE]\n       \
+                          netnsctl [-n NAMESPACE] addr add|replace|delete ADDRESS/PREFIX dev DEVICE\n       \
+                          netnsctl [-n NAMESPACE] [-4|-6] addr flush dev DEVICE",
+        after_help = "Examples:\n  netnsctl addr\n  netnsctl -n net0 addr add 10.0.0.1/24 dev eth0"
+    )]
+    Addr(Words),
+    /// Show routes, and add or delete them, in the words of `ip route`
+    ///
+    /// Routes are recorded in the namespace of -n.
+    #[command(
+        aliases = ["r", "ro"],
+        override_usage = "netnsctl [-n NAMESPACE] route [show] [DESTINATION] [dev DEVICE] [table TABLE|all]\n       \
+                          netnsctl -n NAMESPACE route add|replace|delete [TYPE] DESTINATION [via GATEWAY] [dev DEVICE]\n              \
+                          [metric N] [table N] [src ADDRESS] [onlink]",
+        after_help = "Examples:\n  netnsctl -n net0 route\n  netnsctl -n net0 route add default via 10.0.0.254"
+    )]
+    Route(Words),
+    /// Show ARP and NDP neighbours, and add or delete permanent ones, in the words of `ip neighbour`
+    #[command(
+        aliases = ["neighbour", "neighbor", "n", "ne"],
+        override_usage = "netnsctl [-n NAMESPACE] neigh [show] [dev DEVICE]\n       \
+                          netnsctl -n NAMESPACE neigh add|replace ADDRESS lladdr MAC dev DEVICE\n       \
+                          netnsctl -n NAMESPACE neigh delete ADDRESS dev DEVICE",
+        after_help = "Example:\n  netnsctl -n net0 neigh add 10.0.0.9 lladdr 02:00:00:00:00:09 dev eth0"
+    )]
+    Neigh(Words),
+    /// Show links, and add, change or delete them, in the words of `ip link`
+    ///
+    /// A new link is recorded as a veth pair or a bridge with its name, and is down until it is set
+    /// up. Other words change the recorded resource that has the device.
+    #[command(
+        alias = "l",
+        override_usage = "netnsctl [-n NAMESPACE] [-d] link [show] [dev DEVICE] [up] [master BRIDGE] [type TYPE]\n       \
+                          netnsctl [-n NAMESPACE] link add [NAME] type veth [peer name NAME [netns NAMESPACE]]\n       \
+                          netnsctl [-n NAMESPACE] link add NAME type bridge [SETTING VALUE]...\n       \
+                          netnsctl [-n NAMESPACE] link set DEVICE [up|down] [netns NAMESPACE] [master BRIDGE|nomaster]\n              \
+                          [mtu N] [address MAC] [name NAME] [type bridge|bridge_slave SETTING VALUE...]\n       \
+                          netnsctl [-n NAMESPACE] link delete DEVICE",
+        after_help = "Examples:\n  netnsctl link add cable0 type veth peer name cable1 netns net0\n  netnsctl link set cable0 master br0 up"
+    )]
+    Link(Words),
+    /// Manage bridges in the words of `brctl`
+    #[command(
+        override_usage = "netnsctl brctl addbr|delbr|showmacs|showstp BRIDGE\n       \
+                          netnsctl brctl addif|delif BRIDGE DEVICE\n       \
+                          netnsctl brctl show [BRIDGE]\n       \
+                          netnsctl brctl stp BRIDGE on|off\n       \
+                          netnsctl brctl setageing|setbridgeprio|setfd|sethello|setmaxage BRIDGE NUMBER\n       \
+                          netnsctl brctl setpathcost|setportprio BRIDGE PORT NUMBER\n       \
+                          netnsctl brctl hairpin BRIDGE PORT on|off",
+        after_help = "Example:\n  netnsctl brctl addif br0 veth1"
+    )]
+    Brctl(Words),
     /// Show daemon and resource status
     #[command(
         after_help = "Exits with 1 unless everything is in sync.\n\nExample:\n  netnsctl status"
@@ -377,14 +459,47 @@ impl Command {
     /// Returns true if it writes, so that `--dry-run` makes sense.
     pub fn is_write(&self) -> bool {
         match self {
-            Command::Netns(command) => command.is_write(),
+            Command::Netns { command } => command.as_ref().is_some_and(NetnsCommand::is_write),
             Command::Bridge(command) => command.is_write(),
             Command::Veth(command) => command.is_write(),
+            Command::Addr(words) => words.is_write(ip::parse_address),
+            Command::Route(words) => words.is_write(ip::parse_route),
+            Command::Neigh(words) => words.is_write(ip::parse_neighbour),
+            Command::Link(words) => words.is_write(ip::parse_link),
+            Command::Brctl(words) => words.is_write(ip::parse_brctl),
             Command::Apply(_) | Command::Adopt(_) => true,
+            Command::Status
+            | Command::Top(_)
+            | Command::Wait(_)
+            | Command::Plan(_)
+            | Command::Diff(_)
+            | Command::Export { .. }
+            | Command::Reconcile
+            | Command::Events(_)
+            | Command::Token(_)
+            | Command::Login { .. }
+            | Command::Logout
+            | Command::Audit { .. }
+            | Command::Edit { .. }
+            | Command::Completion { .. }
+            | Command::Man { .. }
+            | Command::Version => false,
+        }
+    }
+
+    /// Returns true if it takes the options of ip(8), such as `-n`.
+    pub fn takes_ip_options(&self) -> bool {
+        match self {
+            Command::Bridge(command) => command.takes_ip_options(),
             Command::Addr(_)
             | Command::Route(_)
             | Command::Neigh(_)
             | Command::Link(_)
+            | Command::Brctl(_) => true,
+            Command::Netns { .. }
+            | Command::Veth(_)
+            | Command::Apply(_)
+            | Command::Adopt(_)
             | Command::Status
             | Command::Top(_)
             | Command::Wait(_)

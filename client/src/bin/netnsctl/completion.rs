@@ -34,7 +34,7 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 /// Commands below that of a kind whose names are new ones.
 const CREATING_COMMANDS: &[&str] = &["add", "attach"];
 /// Commands whose names are namespaces.
-const NAMESPACE_COMMANDS: &[&str] = &["addr", "route", "neigh", "link", "top"];
+const NAMESPACE_COMMANDS: &[&str] = &["top"];
 
 /// Answers a shell that asks for completions, and exits.
 pub fn complete_and_exit() {
@@ -55,7 +55,7 @@ pub fn kind_command(kind: Kind) -> &'static str {
 
 /// Returns the commands, with completers for their arguments.
 fn commands_with_completers() -> clap::Command {
-    build_command().mut_subcommands(|command| {
+    add_completers(build_command(), &[]).mut_subcommands(|command| {
         let name = command.get_name().to_owned();
         add_completers(command, &[&name]).mut_subcommands(|below| {
             let below_name = below.get_name().to_owned();
@@ -83,7 +83,7 @@ fn find_completer(words: &[&str], argument: &clap::Arg) -> Option<ArgValueComple
         .into_iter()
         .find(|kind| words.first() == Some(&kind_command(*kind)));
     match (words, argument.get_id().as_str()) {
-        (_, "namespace") => Some(name_completer(Kind::Namespace)),
+        (_, "namespace") | ([], "netns") => Some(name_completer(Kind::Namespace)),
         (_, "bridge") => Some(name_completer(Kind::Bridge)),
         (_, "state") => Some(word_completer(&State::ALL.map(State::as_str))),
         (["events"], "kind") => Some(word_completer(&Kind::ALL.map(Kind::as_str))),

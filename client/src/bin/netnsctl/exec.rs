@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 use crate::{
     cli::Context,
     error::{CliError, describe_problem},
+    ip,
     output::print_line,
     parse_args,
     resource::{ResourcePath, collection_path, for_each_name, item_names},
@@ -97,7 +98,13 @@ pub async fn run_command(context: &Context, args: &ExecArgs) -> Result<(), CliEr
         )));
     }
     if let Some(namespace) = namespace {
-        return run_in(context, namespace, args.query(&command), Input::Stdin).await;
+        run_in(context, namespace, args.query(&command), Input::Stdin).await?;
+        if let Some(line) = ip::unrecorded_change(context, namespace, &args.command).await {
+            eprintln!(
+                "netnsctl: this change is not recorded, and is lost at a reboot; to record it: {line}"
+            );
+        }
+        return Ok(());
     }
 
     let list = context

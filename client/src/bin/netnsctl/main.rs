@@ -9,9 +9,11 @@ mod bridge;
 mod cli;
 mod completion;
 mod edit;
+mod entries;
 mod error;
 mod events;
 mod exec;
+mod ip;
 mod login;
 mod netns;
 mod output;
@@ -19,6 +21,7 @@ mod parse_args;
 mod ping;
 mod plan;
 mod process;
+mod recorded;
 mod resource;
 mod show;
 mod status;
@@ -30,7 +33,7 @@ mod topology;
 mod usage;
 mod veth;
 
-use std::{ffi::OsString, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::FromArgMatches;
 
@@ -42,12 +45,13 @@ use crate::{
 
 fn main() -> ExitCode {
     completion::complete_and_exit();
-    let words: Vec<OsString> = std::env::args_os().collect();
-    let result = build_command()
-        .try_get_matches_from(&words)
-        .and_then(|matches| Cli::from_arg_matches(&matches))
-        .map_err(|error| usage::describe_usage_error(&error, &words))
-        .and_then(run_command);
+    let result = ip::translate_words(std::env::args_os().collect()).and_then(|words| {
+        build_command()
+            .try_get_matches_from(&words)
+            .and_then(|matches| Cli::from_arg_matches(&matches))
+            .map_err(|error| usage::describe_usage_error(&error, &words))
+            .and_then(run_command)
+    });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => ExitCode::from(error.report()),
@@ -66,7 +70,7 @@ fn run_command(cli: Cli) -> Result<(), CliError> {
 }
 
 async fn dispatch(cli: Cli) -> Result<(), CliError> {
-    let globals = cli.globals;
+    let (globals, ip) = (cli.globals, cli.ip);
     let command = match cli.command {
         // These do not talk to the configured daemon.
         Command::Login { target } => return login::log_in(globals, target).await,
@@ -92,14 +96,32 @@ async fn dispatch(cli: Cli) -> Result<(), CliError> {
         )));
     }
 
+    if ip.is_given() && !command.takes_ip_options() {
+        return Err(CliError::Usage(
+            "-n, -4, -6 and -d are only for link, addr, route, neigh, brctl, bridge link and \
+             bridge fdb"
+                .into(),
+        ));
+    }
+
     match command {
-        Command::Netns(command) => netns::run_netns(&context, command).await,
-        Command::Bridge(command) => bridge::run_bridge(&context, command).await,
+        Command::Netns { command } => netns::run_netns(&context, command).await,
+        Command::Bridge(command) => bridge::run_bridge(&context, &ip, command).await,
         Command::Veth(command) => veth::run_veth(&context, command).await,
-        Command::Addr(args) => show::show_addresses(&context, &args).await,
-        Command::Route(args) => show::show_routes(&context, &args).await,
-        Command::Neigh(args) => show::show_neighbours(&context, &args).await,
-        Command::Link(args) => show::show_links(&context, &args).await,
+        Command::Addr(words) => {
+            let names = ["addr"];
+            words.run(&context, &ip, &names, ip::parse_address).await
+        }
+        Command::Route(words) => {
+            let names = ["route"];
+            words.run(&context, &ip, &names, ip::parse_route).await
+        }
+        Command::Neigh(words) => {
+            let names = ["neigh"];
+            words.run(&context, &ip, &names, ip::parse_neighbour).await
+        }
+        Command::Link(words) => words.run(&context, &ip, &["link"], ip::parse_link).await,
+        Command::Brctl(words) => words.run(&context, &ip, &["brctl"], ip::parse_brctl).await,
         Command::Apply(document) => topology::apply_document(&context, &document).await,
         Command::Plan(args) => topology::plan_document(&context, &args).await,
         Command::Diff(document) => topology::diff_document(&context, &document).await,

@@ -8,13 +8,16 @@ use serde_json::{Value, json, value::RawValue};
 use crate::{
     body::BodyBuilder,
     cli::Context,
+    entries::Edit,
     error::CliError,
     events,
     exec::{self, ExecArgs},
+    ip::{self, Request},
     output::{Format, format_table, on_off, or_dash, print_line, print_text, yes_no},
     parse_args,
     ping::{self, PingArgs},
     process,
+    recorded::Recorded,
     resource::{
         self, DeleteArgs, Filter, LabelOptions, ResourcePath, ShowInTable, format_labels,
         join_lines,
@@ -67,6 +70,8 @@ pub enum NetnsCommand {
         id: Option<Value>,
         #[command(flatten)]
         options: NamespaceOptions,
+        #[command(flatten)]
+        entries: EntryEdits,
     },
     /// Delete namespaces
     #[command(
@@ -195,9 +200,53 @@ impl NamespaceOptions {
     }
 }
 
+/// Options of `set` for single routes and neighbours.
+#[derive(Debug, Default, Args)]
+pub struct EntryEdits {
+    /// Add a route, written as for --route, and keep the others; repeatable
+    #[arg(long, value_name = "ROUTE")]
+    add_route: Vec<String>,
+    /// Remove a route: its destination, and more words if several have it; repeatable
+    #[arg(long, value_name = "ROUTE")]
+    remove_route: Vec<String>,
+    /// Add a neighbour, written as for --neighbour, and keep the others; repeatable
+    #[arg(long, value_name = "NEIGHBOUR")]
+    add_neighbour: Vec<String>,
+    /// Remove a neighbour: "ADDRESS dev INTERFACE"; repeatable
+    #[arg(long, value_name = "NEIGHBOUR")]
+    remove_neighbour: Vec<String>,
+}
+
+impl EntryEdits {
+    /// Returns the edits: removals first.
+    fn edits(&self) -> Result<Vec<Edit>, CliError> {
+        let lists: [(&str, &[String], ip::Parser); 4] = [
+            ("delete", &self.remove_route, ip::parse_route),
+            ("add", &self.add_route, ip::parse_route),
+            ("delete", &self.remove_neighbour, ip::parse_neighbour),
+            ("add", &self.add_neighbour, ip::parse_neighbour),
+        ];
+        let mut edits = Vec::new();
+        for (verb, texts, parser) in lists {
+            for text in texts {
+                let words = [verb].into_iter().chain(text.split_whitespace());
+                let words: Vec<String> = words.map(str::to_owned).collect();
+                if let Request::EditNamespace(edit) = parser(&words).map_err(CliError::Usage)? {
+                    edits.push(edit);
+                }
+            }
+        }
+        Ok(edits)
+    }
+}
+
 /// Runs a command.
-pub async fn run_netns(context: &Context, command: NetnsCommand) -> Result<(), CliError> {
-    match command {
+pub async fn run_netns(context: &Context, command: Option<NetnsCommand>) -> Result<(), CliError> {
+    let list = NetnsCommand::List {
+        filter: Filter::default(),
+        unmanaged: false,
+    };
+    match command.unwrap_or(list) {
         NetnsCommand::List {
             filter,
             unmanaged: false,
@@ -215,10 +264,17 @@ pub async fn run_netns(context: &Context, command: NetnsCommand) -> Result<(), C
             .await
         }
         NetnsCommand::Show { name } => resource::show_resource::<Namespace>(context, &name).await,
-        NetnsCommand::Set { name, id, options } => {
+        NetnsCommand::Set {
+            name,
+            id,
+            options,
+            entries,
+        } => {
             let mut body = options.to_body();
             body.set("netnsid", id);
-            resource::set_fields(context, &ResourcePath::resource::<Namespace>(&name), body).await
+            let target = ResourcePath::resource::<Namespace>(&name);
+            let find = async || Recorded::read::<Namespace>(context, &name).await;
+            resource::set_fields(context, &target, body, &entries.edits()?, find).await
         }
         NetnsCommand::Delete(args) => resource::delete_resources::<Namespace>(context, &args).await,
         NetnsCommand::Identify { pid } => process::show_process_namespace(context, pid).await,

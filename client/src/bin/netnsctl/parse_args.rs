@@ -73,8 +73,16 @@ pub fn parse_route(text: &str) -> Result<Value, String> {
     if text == "none" {
         return Ok(Value::Null);
     }
-    let mut words = text.split_whitespace().peekable();
+    parse_route_words(text.split_whitespace()).map(Value::Object)
+}
+
+/// Parses the words of a route.
+pub fn parse_route_words<'a>(
+    words: impl Iterator<Item = &'a str>,
+) -> Result<Map<String, Value>, String> {
+    let mut words = words.peekable();
     let mut route = Map::new();
+    let _ = words.next_if(|word| *word == "to"); // It may be left out.
     if let Some(kind) = words.next_if(|word| word.parse::<RouteType>().is_ok()) {
         route.insert("type".into(), kind.into());
     }
@@ -113,7 +121,7 @@ pub fn parse_route(text: &str) -> Result<Value, String> {
         };
         route.insert(field.into(), value);
     }
-    Ok(Value::Object(route))
+    Ok(route)
 }
 
 /// Parses the number after a keyword.
@@ -128,7 +136,13 @@ pub fn parse_neighbour(text: &str) -> Result<Value, String> {
     if text == "none" {
         return Ok(Value::Null);
     }
-    let mut words = text.split_whitespace();
+    parse_neighbour_words(text.split_whitespace()).map(Value::Object)
+}
+
+/// Parses the words of a neighbour.
+pub fn parse_neighbour_words<'a>(
+    mut words: impl Iterator<Item = &'a str>,
+) -> Result<Map<String, Value>, String> {
     let mut entry = Map::new();
     let address = words
         .next()
@@ -149,7 +163,7 @@ pub fn parse_neighbour(text: &str) -> Result<Value, String> {
             }
         };
     }
-    Ok(Value::Object(entry))
+    Ok(entry)
 }
 
 /// Parses one end of a pair:

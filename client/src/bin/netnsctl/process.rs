@@ -24,6 +24,28 @@ pub async fn show_process_namespace(context: &Context, pid: Option<u32>) -> Resu
         .map_or(Ok(()), print_line)
 }
 
+/// Returns the managed namespace that a process is in; `None` for the host's.
+pub async fn find_process_namespace(
+    context: &Context,
+    pid: u32,
+) -> Result<Option<String>, CliError> {
+    // As in `ip link set … netns 1`, from within a namespace.
+    if pid == 1 {
+        return Ok(None);
+    }
+    let identify = async |pid: u32| -> Result<ProcessNamespace, CliError> {
+        let path = format!("/v1/processes/{pid}/namespace");
+        Ok(serde_json::from_slice(&context.api.get(&path).await?)?)
+    };
+    let found = identify(pid).await?;
+    if found.namespace.is_some() || found.inode == identify(std::process::id()).await?.inode {
+        return Ok(found.namespace);
+    }
+    Err(CliError::Refused(format!(
+        "process {pid} is in a namespace without a name: netnsctl netns attach NAME {pid} names it"
+    )))
+}
+
 /// Lists the processes of a namespace; with `long` their users and commands too.
 pub async fn list_processes(
     context: &Context,

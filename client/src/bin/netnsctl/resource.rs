@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use clap::Args;
 use http::Method;
-use netnsd_api::{Kind, Resource, State, Status, Stored};
+use netnsd_api::{Cidr, Code, DryRun, Kind, Resource, State, Status, Stored};
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
@@ -12,11 +12,14 @@ use crate::{
     api::{RequestBody, percent_encode, with_query},
     body::BodyBuilder,
     cli::Context,
+    entries::{Edit, Verb},
     error::CliError,
     output::{
         Format, compare_natural, format_table, print_dry_run, print_line, print_text, to_yaml,
     },
     parse_args,
+    recorded::{Recorded, edit_operations, merge_operations, patch_recorded},
+    topology,
 };
 
 /// A kind that tables can show.
@@ -32,7 +35,7 @@ pub trait ShowInTable: Resource {
 }
 
 /// Filters of a list.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct Filter {
     /// Only those with this label: KEY=VALUE, KEY or KEY!=VALUE; repeatable
     #[arg(long, value_name = "LABEL")]
@@ -118,6 +121,27 @@ impl DeviceOptions {
     }
 }
 
+/// Options of `set` for single addresses.
+#[derive(Debug, Default, Args)]
+pub struct AddressEdits {
+    /// Add an IP address, and keep the others; repeatable
+    #[arg(long, value_name = "CIDR")]
+    add_address: Vec<Cidr>,
+    /// Remove an IP address, and keep the others; repeatable
+    #[arg(long, value_name = "CIDR")]
+    remove_address: Vec<Cidr>,
+}
+
+impl AddressEdits {
+    /// Returns the edits: removals first.
+    pub fn edits(&self) -> Vec<Edit> {
+        let edit = |verb| move |address: &Cidr| Edit::Address(verb, *address);
+        let removed = self.remove_address.iter().map(edit(Verb::Delete));
+        let added = self.add_address.iter().map(edit(Verb::Add));
+        removed.chain(added).collect()
+    }
+}
+
 /// Arguments of `delete`.
 #[derive(Debug, Args)]
 pub struct DeleteArgs {
@@ -158,6 +182,11 @@ impl ResourcePath {
             name: Some(name.to_owned()),
             path: resource_path(R::KIND, name),
         }
+    }
+
+    /// Returns the name of the resource; empty for all of a kind.
+    pub fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or_default()
     }
 
     /// Returns the path of a part of the resource.
@@ -285,14 +314,26 @@ async fn send_write(
     let path = with_query(&target.path, &query);
     let body = body.map(RequestBody::Json);
     let answer = context.api.send(method, &path, body.as_ref()).await?;
+    print_written(context, target, &answer, print_name)
+}
+
+/// Prints the answer to a write.
+///
+/// With `print_name` the name is printed also as a table: netnsd chose it.
+pub fn print_written(
+    context: &Context,
+    target: &ResourcePath,
+    answer: &[u8],
+    print_name: bool,
+) -> Result<(), CliError> {
     if context.dry_run {
-        return print_dry_run(context.format, &answer);
+        return print_dry_run(context.format, answer);
     }
     if answer.is_empty() {
         return Ok(());
     }
 
-    let written: WriteAnswer = serde_json::from_slice(&answer)?;
+    let written: WriteAnswer = serde_json::from_slice(answer)?;
     let name = written
         .name
         .as_deref()
@@ -304,38 +345,86 @@ async fn send_write(
         eprintln!("netnsctl: {} {name} is pending: {reason}", target.kind);
     }
     match context.format {
-        Format::Json => print_line(&answer),
-        Format::Yaml => print_text(to_yaml(&answer)?),
+        Format::Json => print_line(answer),
+        Format::Yaml => print_text(to_yaml(answer)?),
         Format::Name => print_line(name),
         Format::Table if print_name => print_line(name),
         Format::Table => Ok(()),
     }
 }
 
-/// Creates a resource.
+/// Creates a resource; it is no error if it exists and is exactly so.
 pub async fn add_resource<R: Resource>(context: &Context, body: &Value) -> Result<(), CliError> {
-    let is_unnamed = body["name"].is_null();
-    let target = ResourcePath::collection::<R>();
-    send_write(context, Method::POST, &target, &[], Some(body), is_unnamed).await
+    let collection = ResourcePath::collection::<R>();
+    let name = body["name"].as_str();
+    let is_unnamed = name.is_none();
+    let sent = send_write(
+        context,
+        Method::POST,
+        &collection,
+        &[],
+        Some(body),
+        is_unnamed,
+    )
+    .await;
+    match (sent, name) {
+        (Err(CliError::Problem { problem, hint }), Some(name))
+            if problem.code == Code::AlreadyExists =>
+        {
+            let target = ResourcePath::resource::<R>(name);
+            if is_recorded(context, &target, body).await.unwrap_or(false) {
+                return Ok(());
+            }
+            Err(CliError::Problem { problem, hint })
+        }
+        (sent, _) => sent,
+    }
 }
 
-/// Merges a patch into a resource or a part of it.
+/// Returns true if a PUT of this body would change nothing.
+async fn is_recorded(
+    context: &Context,
+    target: &ResourcePath,
+    body: &Value,
+) -> Result<bool, CliError> {
+    let generation = |resource: &Value| resource["generation"].clone();
+    let recorded: Value = serde_json::from_slice(&context.api.get(&target.path).await?)?;
+    let path = with_query(&target.path, &[("dry_run", "true")]);
+    let answer = context
+        .api
+        .send(Method::PUT, &path, Some(&RequestBody::Json(body)))
+        .await?;
+    let dry_run: DryRun = serde_json::from_slice(&answer)?;
+    Ok(generation(&dry_run.result) == generation(&recorded))
+}
+
+/// Changes the fields of a resource, or of a part of it, and single entries of its lists; others
+/// stay. `find` reads what is recorded, for the edits.
 pub async fn set_fields(
     context: &Context,
     target: &ResourcePath,
-    patch: BodyBuilder,
+    body: BodyBuilder,
+    edits: &[Edit],
+    find: impl AsyncFn() -> Result<Recorded, CliError>,
 ) -> Result<(), CliError> {
-    if patch.is_empty() {
+    if body.is_empty() && edits.is_empty() {
         return Err(CliError::Usage("no options given; see --help".into()));
     }
-    send_write(
-        context,
-        Method::PATCH,
-        target,
-        &[],
-        Some(&patch.build()),
-        false,
-    )
+    let merge = body.build();
+    if edits.is_empty() {
+        return send_write(context, Method::PATCH, target, &[], Some(&merge), false).await;
+    }
+    if let Some(edit) = edits.iter().find(|edit| merge.get(edit.field()).is_some()) {
+        return Err(CliError::Usage(format!(
+            "all {} are replaced, and single ones are edited: give only one of both",
+            edit.field()
+        )));
+    }
+    patch_recorded(context, find, async |recorded| {
+        let mut operations = merge_operations("", &recorded.fields, &merge);
+        operations.extend(edit_operations(&recorded.fields, edits)?);
+        Ok(operations)
+    })
     .await
 }
 
@@ -371,18 +460,15 @@ pub async fn delete_resources<R: Resource>(
     context: &Context,
     args: &DeleteArgs,
 ) -> Result<(), CliError> {
-    let names = if args.all {
-        let list = context.api.list(&collection_path(R::KIND), &[]).await?;
-        item_names(&list.items)?
-    } else {
-        args.names.clone()
-    };
-    let query: &[_] = if args.all || args.cascade {
+    if args.all {
+        return topology::delete_all(context, R::KIND).await;
+    }
+    let query: &[_] = if args.cascade {
         &[("cascade", "true")]
     } else {
         &[]
     };
-    for_each_name(&names, async |name| {
+    for_each_name(&args.names, async |name| {
         let target = ResourcePath::resource::<R>(name);
         send_write(context, Method::DELETE, &target, query, None, false).await
     })

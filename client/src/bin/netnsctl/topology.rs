@@ -283,6 +283,50 @@ async fn print_tree(
     print_plan(context, answer, &recorded, &desired)
 }
 
+/// Deletes all resources of a kind and their dependents, all or none: with a namespace goes what
+/// lives in it, and a bridge lets its ports go.
+pub async fn delete_all(context: &Context, kind: Kind) -> Result<(), CliError> {
+    let mut document: Map<String, Value> = serde_json::from_slice(&context.api.get(PATH).await?)?;
+    document.remove(kind.plural());
+    for (_, items) in &mut document {
+        let Value::Array(items) = items else { continue };
+        match kind {
+            Kind::Namespace => items.retain(|item| !is_in_namespace(item)),
+            Kind::Bridge => items.iter_mut().for_each(detach_ports),
+            Kind::Veth => {}
+        }
+    }
+    let body = Value::Object(document);
+    let query = [("cascade", "true")].into_iter();
+    if context.dry_run {
+        let query: Vec<(&str, &str)> = query.chain(context.write_params()).collect();
+        let path = with_query(PATH, &query);
+        let answer = context
+            .api
+            .send(Method::PUT, &path, Some(&RequestBody::Json(&body)))
+            .await?;
+        // Only the commands: they can be run by hand.
+        return print_dry_run(context.format, &answer);
+    }
+    send_document(context, Method::PUT, query, &RequestBody::Json(&body)).await
+}
+
+/// Returns true if a resource, or an end of it, lives in a namespace.
+fn is_in_namespace(item: &Value) -> bool {
+    let ends = item["endpoints"].as_array().into_iter().flatten();
+    ends.chain([item])
+        .any(|device| device.get("namespace").is_some_and(|name| !name.is_null()))
+}
+
+/// Removes the bridge of each end of a pair, and the settings of its port.
+fn detach_ports(item: &mut Value) {
+    let ends = item.get_mut("endpoints").and_then(Value::as_array_mut);
+    for end in ends.into_iter().flatten().filter_map(Value::as_object_mut) {
+        end.remove("bridge");
+        end.remove("port");
+    }
+}
+
 /// Returns a progress bar, which is hidden unless stderr is a terminal.
 fn create_progress_bar() -> ProgressBar {
     let bar = ProgressBar::hidden();

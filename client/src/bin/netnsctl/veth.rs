@@ -1,18 +1,20 @@
 //! `netnsctl veth`.
 
 use clap::{Args, Subcommand};
-use netnsd_api::{Endpoint, EndpointObserved, Stored, Veth};
+use netnsd_api::{Endpoint, EndpointObserved, Namespace, Stored, Veth};
 use serde_json::{Value, json};
 
 use crate::{
     body::BodyBuilder,
-    cli::Context,
+    cli::{Context, IpOptions},
     error::CliError,
+    ip,
     output::or_dash,
     parse_args,
+    recorded::Recorded,
     resource::{
-        self, DeleteArgs, DeviceOptions, Filter, LabelOptions, ResourcePath, ShowInTable,
-        format_labels,
+        self, AddressEdits, DeleteArgs, DeviceOptions, Filter, LabelOptions, ResourcePath,
+        ShowInTable, format_labels,
     },
 };
 
@@ -39,8 +41,8 @@ pub enum VethCommand {
                       veth add net0:eth1,addr=10.1.2.1/24 port0,bridge=br0,hairpin\n  netnsctl veth add"
     )]
     Add {
-        /// The name of the pair, and its two ends
-        #[arg(value_name = "NAME|END", num_args = 0..=3)]
+        /// The name of the pair, and its two ends; or the words of ip: NAME peer NAME
+        #[arg(value_name = "NAME|END")]
         words: Vec<String>,
         /// A label; repeatable
         #[arg(long, value_name = "KEY=VALUE", value_parser = parse_args::parse_key_value)]
@@ -82,6 +84,8 @@ impl VethCommand {
 pub struct EndpointOptions {
     #[command(flatten)]
     device: DeviceOptions,
+    #[command(flatten)]
+    addresses: AddressEdits,
     /// The bridge that it is a port of
     #[arg(long, value_name = "NAME")]
     bridge: Option<String>,
@@ -146,25 +150,85 @@ impl EndpointOptions {
 pub async fn run_veth(context: &Context, command: VethCommand) -> Result<(), CliError> {
     match command {
         VethCommand::List(filter) => resource::list_resources::<Veth>(context, &filter).await,
-        VethCommand::Add { words, label } => {
-            resource::add_resource::<Veth>(context, &parse_pair(&words, &label)?).await
-        }
+        VethCommand::Add { words, label } => add_pair(context, &words, &label).await,
         VethCommand::Show { name } => resource::show_resource::<Veth>(context, &name).await,
         VethCommand::Set { target, options } => set_veth(context, &target, &options).await,
         VethCommand::Delete(args) => resource::delete_resources::<Veth>(context, &args).await,
     }
 }
 
+/// Creates a pair, also in the words of ip(8).
+async fn add_pair(
+    context: &Context,
+    words: &[String],
+    label: &[(String, String)],
+) -> Result<(), CliError> {
+    if let Some(at) = words
+        .iter()
+        .skip(1)
+        .position(|word| word == "peer" || word == "type")
+    {
+        if !label.is_empty() {
+            return Err(CliError::Usage(
+                "labels need the other form: veth add NAME END END --label KEY=VALUE".into(),
+            ));
+        }
+        let (name, rest) = words.split_at(at + 1);
+        let mut line = vec!["add".to_owned()];
+        line.extend_from_slice(name);
+        if rest[0] == "peer" {
+            line.extend(["type", "veth"].map(str::to_owned));
+        }
+        line.extend_from_slice(rest);
+        let request = ip::parse_link(&line).map_err(CliError::Usage)?;
+        return ip::execute(context, &IpOptions::default(), request).await;
+    }
+    let body = parse_pair(words, label)?;
+    refuse_namespaces_as_interfaces(context, &body).await?;
+    resource::add_resource::<Veth>(context, &body).await
+}
+
+/// Refuses an end on the host that has the name of a namespace: most probably its colon is missing.
+async fn refuse_namespaces_as_interfaces(context: &Context, body: &Value) -> Result<(), CliError> {
+    for end in body["endpoints"].as_array().into_iter().flatten() {
+        let (None, Some(name)) = (end["namespace"].as_str(), end["interface"].as_str()) else {
+            continue;
+        };
+        let path = ResourcePath::resource::<Namespace>(name).to_string();
+        if context.api.get_optional(&path).await?.is_some() {
+            return Err(CliError::Usage(format!(
+                "{name} is a namespace: write {name}:eth0 for an end in it"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Returns true if a word has the form of an end, and not of a name.
+fn is_end(word: &str) -> bool {
+    word.contains([':', ','])
+}
+
 /// Returns the body of a new pair, with its name and its ends if they were given.
 fn parse_pair(words: &[String], label: &[(String, String)]) -> Result<Value, CliError> {
     let (name, ends) = match words {
         [] => (None, None),
+        [end] if is_end(end) => {
+            return Err(CliError::Usage(format!(
+                "{end:?} is one end, and a pair has two: veth add [NAME] END END"
+            )));
+        }
         [name] => (Some(name), None),
+        [name, end] if !is_end(name) && is_end(end) => {
+            return Err(CliError::Usage(format!(
+                "a pair has two ends: veth add {name} {end} END, or :{name} for an end on the host"
+            )));
+        }
         [a, b] => (None, Some((a, b))),
         [name, a, b] => (Some(name), Some((a, b))),
         _ => {
             return Err(CliError::Usage(
-                "a pair has a name and two ends: veth add [NAME] A B".into(),
+                "a pair has a name and two ends: veth add [NAME] END END".into(),
             ));
         }
     };
@@ -194,9 +258,12 @@ async fn set_veth(
     let mut pair_body = BodyBuilder::default();
     options.labels.apply_to(&mut pair_body);
     let end_body = options.to_endpoint_body();
+    let edits = options.addresses.edits();
     match target.split_once('/') {
-        None if end_body.is_empty() => {
-            resource::set_fields(context, &ResourcePath::resource::<Veth>(target), pair_body).await
+        None if end_body.is_empty() && edits.is_empty() => {
+            let find = async || Recorded::read::<Veth>(context, target).await;
+            let path = ResourcePath::resource::<Veth>(target);
+            resource::set_fields(context, &path, pair_body, &edits, find).await
         }
         None => Err(CliError::Usage(format!(
             "these options are for one end: {target}/0 or {target}/1"
@@ -205,8 +272,14 @@ async fn set_veth(
             "labels belong to the pair: netnsctl veth set {name} --label …"
         ))),
         Some((name, end @ ("0" | "1"))) => {
-            let endpoint = ResourcePath::resource::<Veth>(name).child(&format!("endpoints/{end}"));
-            resource::set_fields(context, &endpoint, end_body).await
+            let index = usize::from(end == "1");
+            let pair_path = ResourcePath::resource::<Veth>(name);
+            let find = async || {
+                let pair = Recorded::read::<Veth>(context, name).await?;
+                Ok(Recorded::end(&pair.fields, pair_path.clone(), index))
+            };
+            let path = pair_path.clone().child(&format!("endpoints/{end}"));
+            resource::set_fields(context, &path, end_body, &edits, find).await
         }
         Some((name, other)) => Err(CliError::Usage(format!(
             "a pair has the ends {name}/0 and {name}/1, not {name}/{other}"

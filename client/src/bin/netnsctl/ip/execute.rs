@@ -1,0 +1,341 @@
+//! Executes requests in the words of `ip`, `bridge` and `brctl` on the recorded network.
+
+use netnsd_api::{Bridge, Veth, shell_word};
+use serde_json::{Map, Value, json};
+
+use super::{
+    device::{Location, find_bridge, find_device, find_namespace},
+    parse::{CommandLine, parse_command_line},
+    request::{DeviceWords, LinkType, NewLink, Request, SetLink},
+};
+use crate::{
+    cli::{Context, IpOptions},
+    entries::{Edit, address_of},
+    error::CliError,
+    process::find_process_namespace,
+    recorded::{Recorded, edit_operations, patch_recorded, set_field},
+    resource::{self, DeleteArgs},
+    show,
+};
+
+const LOOPBACK: &str = "lo";
+
+/// Executes a request that is not for help.
+pub async fn execute(
+    context: &Context,
+    options: &IpOptions,
+    request: Request,
+) -> Result<(), CliError> {
+    let location = options.netns.as_deref();
+    match request {
+        Request::Help => Ok(()),
+        Request::Show(list, selection) => show::show_list(context, options, list, &selection).await,
+        Request::AddLink(device, link) => add_link(context, location, device, link).await,
+        Request::SetLink(set) => set_link(context, location, &set).await,
+        Request::DeleteLink(device, link_type) => {
+            delete_link(context, location, &device, link_type).await
+        }
+        Request::EditDevice(edit, device) => {
+            patch_recorded(
+                context,
+                async || find_device(context, location, &device).await,
+                async |recorded| edit_operations(&recorded.fields, std::slice::from_ref(&edit)),
+            )
+            .await
+        }
+        Request::EditNamespace(edit) => edit_namespace(context, location, &edit).await,
+        Request::FlushAddresses(device) => {
+            flush_addresses(context, location, options, &device).await
+        }
+    }
+}
+
+/// Returns the namespace that `netns` names: by its name, or as that of a process.
+async fn resolve_netns(context: &Context, text: &str) -> Result<Option<String>, CliError> {
+    match text.parse::<u32>() {
+        Ok(pid) if find_namespace(context, text).await.is_err() => {
+            find_process_namespace(context, pid).await
+        }
+        _ => Ok(Some(text.to_owned())),
+    }
+}
+
+/// Returns the fields of a new device.
+async fn new_device_fields(
+    context: &Context,
+    location: Location<'_>,
+    words: &DeviceWords,
+) -> Result<Map<String, Value>, CliError> {
+    let namespace = match &words.netns {
+        Some(netns) => resolve_netns(context, netns).await?,
+        None => location.map(str::to_owned),
+    };
+    if let Some(namespace) = &namespace {
+        find_namespace(context, namespace).await?;
+    }
+    let mut fields = words.fields.clone();
+    // A new link is down, as by ip(8).
+    fields.entry("up").or_insert(Value::from(false));
+    if let Some(Some(master)) = &words.master {
+        let bridge = find_bridge(context, namespace.as_deref(), master).await?;
+        fields.insert("bridge".into(), bridge.into());
+    }
+    fields.insert("namespace".into(), namespace.into());
+    Ok(fields)
+}
+
+async fn add_link(
+    context: &Context,
+    location: Location<'_>,
+    device: DeviceWords,
+    link: NewLink,
+) -> Result<(), CliError> {
+    let mut fields = new_device_fields(context, location, &device).await?;
+    match link {
+        NewLink::Veth(peer) => {
+            let mut peer_fields = new_device_fields(context, location, &peer).await?;
+            for (fields, words) in [(&mut fields, &device), (&mut peer_fields, &peer)] {
+                if let Some(name) = &words.name {
+                    fields.insert("interface".into(), name.as_str().into());
+                }
+            }
+            let mut body = json!({"endpoints": [fields, peer_fields]});
+            if let Some(name) = device.name {
+                body["name"] = name.into();
+            }
+            resource::add_resource::<Veth>(context, &body).await
+        }
+        NewLink::Bridge(options) => {
+            if fields.remove("bridge").is_some() {
+                return Err(CliError::Usage(
+                    "a bridge cannot be a port of a bridge".into(),
+                ));
+            }
+            fields.extend(options);
+            fields.insert("name".into(), device.name.into());
+            resource::add_resource::<Bridge>(context, &fields.into()).await
+        }
+    }
+}
+
+/// Sets `lo` of a namespace up or down, which is a field of the namespace.
+async fn set_loopback(context: &Context, namespace: &str, set: &SetLink) -> Result<(), CliError> {
+    let up = set.device.fields.get("up");
+    let only_up = SetLink {
+        device: DeviceWords {
+            name: set.device.name.clone(),
+            fields: up
+                .map(|up| ("up".to_owned(), up.clone()))
+                .into_iter()
+                .collect(),
+            ..DeviceWords::default()
+        },
+        ..SetLink::default()
+    };
+    let Some(up) = up.filter(|_| *set == only_up) else {
+        return Err(CliError::Refused(
+            "of lo, netnsd manages only up and down".into(),
+        ));
+    };
+    patch_recorded(
+        context,
+        async || find_namespace(context, namespace).await,
+        async |recorded| {
+            Ok(set_field(&recorded.fields, "loopback", up)
+                .into_iter()
+                .collect())
+        },
+    )
+    .await
+}
+
+async fn set_link(
+    context: &Context,
+    location: Location<'_>,
+    set: &SetLink,
+) -> Result<(), CliError> {
+    let device = set.device.name.as_deref().unwrap_or_default();
+    if let (LOOPBACK, Some(namespace)) = (device, location) {
+        return set_loopback(context, namespace, set).await;
+    }
+    patch_recorded(
+        context,
+        async || find_device(context, location, device).await,
+        async |recorded| link_operations(context, location, device, set, recorded).await,
+    )
+    .await
+}
+
+/// Returns the operations of `link set` on what is recorded about a device.
+async fn link_operations(
+    context: &Context,
+    location: Location<'_>,
+    device: &str,
+    set: &SetLink,
+    recorded: &Recorded,
+) -> Result<Vec<Value>, CliError> {
+    let old = &recorded.fields;
+    let is_port = old.get("port").is_some();
+    let mut new = set.device.fields.clone();
+    let mut place = location.map(str::to_owned);
+    if let Some(netns) = &set.device.netns {
+        place = resolve_netns(context, netns).await?;
+        if let Some(namespace) = &place {
+            find_namespace(context, namespace).await?;
+        }
+        new.insert("namespace".into(), place.clone().into());
+    }
+    let moves = place.as_deref() != location;
+    if let Some(bridge) = &set.port_of {
+        let name = find_bridge(context, location, bridge).await?;
+        if old["bridge"].as_str() != Some(&name) {
+            return Err(CliError::Refused(format!(
+                "{device} is not a port of {bridge}"
+            )));
+        }
+    }
+
+    match &set.device.master {
+        Some(Some(_)) if !is_port => {
+            return Err(CliError::Refused(format!(
+                "{device} is a bridge, which cannot be a port of a bridge"
+            )));
+        }
+        Some(Some(master)) => {
+            let bridge = find_bridge(context, place.as_deref(), master).await?;
+            new.insert("bridge".into(), bridge.into());
+        }
+        // The kernel detaches a port that leaves its namespace.
+        None if moves && is_port => detach(&mut new),
+        Some(None) if is_port => detach(&mut new),
+        Some(None) | None => {}
+    }
+
+    if !set.bridge.is_empty() && is_port {
+        return Err(CliError::Refused(format!("{device} is not a bridge")));
+    }
+    new.extend(set.bridge.clone());
+    let bridge = new.get("bridge").unwrap_or(&old["bridge"]);
+    if !set.port.is_empty() && bridge.is_null() {
+        return Err(CliError::Refused(format!(
+            "{device} is not a port of a bridge"
+        )));
+    }
+    let port = set
+        .port
+        .iter()
+        .filter(|(field, value)| old["port"][*field] != **value);
+    let port = port.map(
+        |(field, value)| json!({"op": "add", "path": format!("/port/{field}"), "value": value}),
+    );
+    let fields = new
+        .iter()
+        .filter_map(|(field, value)| set_field(old, field, value));
+    Ok(fields.chain(port).collect())
+}
+
+/// Sets the fields of an end that is not a port.
+fn detach(fields: &mut Map<String, Value>) {
+    fields.insert("bridge".into(), Value::Null);
+    fields.insert("port".into(), json!({}));
+}
+
+async fn delete_link(
+    context: &Context,
+    location: Location<'_>,
+    device: &str,
+    link_type: Option<LinkType>,
+) -> Result<(), CliError> {
+    let recorded = find_device(context, location, device).await?;
+    let args = DeleteArgs {
+        names: vec![recorded.target.name().to_owned()],
+        all: false,
+        // A bridge that is deleted lets its ports go.
+        cascade: true,
+    };
+    let is_port = recorded.fields.get("port").is_some();
+    match (link_type, is_port) {
+        (Some(LinkType::Bridge), true) => {
+            Err(CliError::Refused(format!("{device} is not a bridge")))
+        }
+        (Some(LinkType::Veth), false) => Err(CliError::Refused(format!(
+            "{device} is not an end of a veth pair"
+        ))),
+        (_, true) => resource::delete_resources::<Veth>(context, &args).await,
+        (_, false) => resource::delete_resources::<Bridge>(context, &args).await,
+    }
+}
+
+/// Edits a list of the namespace of a command.
+async fn edit_namespace(
+    context: &Context,
+    location: Location<'_>,
+    edit: &Edit,
+) -> Result<(), CliError> {
+    let Some(namespace) = location else {
+        return Err(CliError::Refused(format!(
+            "{} of the host are not managed by netnsd yet: change them with ip, or give a \
+             namespace (netnsctl -n NAME)",
+            edit.field()
+        )));
+    };
+    patch_recorded(
+        context,
+        async || find_namespace(context, namespace).await,
+        async |recorded| edit_operations(&recorded.fields, std::slice::from_ref(edit)),
+    )
+    .await
+}
+
+async fn flush_addresses(
+    context: &Context,
+    location: Location<'_>,
+    options: &IpOptions,
+    device: &str,
+) -> Result<(), CliError> {
+    patch_recorded(
+        context,
+        async || find_device(context, location, device).await,
+        async |recorded| {
+            let mut kept = recorded.fields["addresses"].clone();
+            if let Value::Array(list) = &mut kept {
+                list.retain(|entry| {
+                    !address_of(entry).is_some_and(|address| options.matches_family(address))
+                });
+            }
+            Ok(set_field(&recorded.fields, "addresses", &kept)
+                .into_iter()
+                .collect())
+        },
+    )
+    .await
+}
+
+/// Returns the netnsctl command that records what a command changed, if it changed something that
+/// netnsd manages.
+pub async fn unrecorded_change(
+    context: &Context,
+    namespace: &str,
+    command: &[String],
+) -> Option<String> {
+    let CommandLine {
+        netns,
+        words,
+        request,
+    } = parse_command_line(command)?;
+    let location = netns.unwrap_or(namespace);
+    let device = match &request.ok()? {
+        Request::Help | Request::Show(..) => return None,
+        Request::AddLink(..) | Request::EditNamespace(_) => None,
+        Request::SetLink(set) => set.device.name.clone(),
+        Request::DeleteLink(device, _)
+        | Request::EditDevice(_, device)
+        | Request::FlushAddresses(device) => Some(device.clone()),
+    };
+    find_namespace(context, location).await.ok()?;
+    if let Some(device) = device.filter(|device| device != LOOPBACK) {
+        find_device(context, Some(location), &device).await.ok()?;
+    }
+    let words: Vec<_> = words.iter().map(|word| shell_word(word)).collect();
+    Some(format!("netnsctl -n {location} {}", words.join(" ")))
+}

@@ -1,0 +1,1252 @@
+//! The grammar of ip(8), bridge(8) and brctl(8): words to a [`Request`]. Does no I/O.
+
+use std::net::IpAddr;
+
+use netnsd_api::{Cidr, Mac, Neighbour, Problem, RT_TABLE_DEFAULT, RT_TABLE_MAIN, Route, parse};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use super::request::{
+    DeviceWords, LINK_TYPES, LinkType, NewLink, Request, Selection, SetLink, Show, Table,
+};
+use crate::{
+    entries::{Edit, Verb},
+    parse_args,
+};
+
+/// A verb of an object of ip(8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Command {
+    Entry(Verb),
+    Set,
+    Flush,
+    Show,
+    Help,
+}
+
+const SHOW: [(&str, Command); 4] = [
+    ("show", Command::Show),
+    ("lst", Command::Show),
+    ("list", Command::Show),
+    ("help", Command::Help),
+];
+
+/// Verbs in the order in which iproute2 compares them, which decides abbreviations.
+const LINK_VERBS: &[(&str, Command)] = &[
+    ("add", Command::Entry(Verb::Add)),
+    ("set", Command::Set),
+    ("change", Command::Set),
+    ("delete", Command::Entry(Verb::Delete)),
+    SHOW[0],
+    SHOW[1],
+    SHOW[2],
+    SHOW[3],
+];
+const ENTRY_VERBS: &[(&str, Command)] = &[
+    ("add", Command::Entry(Verb::Add)),
+    ("change", Command::Entry(Verb::Change)),
+    ("chg", Command::Entry(Verb::Change)),
+    ("replace", Command::Entry(Verb::Replace)),
+    ("delete", Command::Entry(Verb::Delete)),
+    SHOW[0],
+    SHOW[1],
+    SHOW[2],
+    ("flush", Command::Flush),
+    SHOW[3],
+];
+const BRIDGE_LINK_VERBS: &[(&str, Command)] =
+    &[("set", Command::Set), SHOW[0], SHOW[1], SHOW[2], SHOW[3]];
+const SHOW_VERBS: &[(&str, Command)] = &SHOW;
+
+/// Verbs of ip(8) that netnsctl does not have.
+const UNSUPPORTED_VERBS: &[&str] = &[
+    "afstats", "append", "get", "prepend", "property", "restore", "save", "showdump", "test",
+    "xstats",
+];
+
+/// Commands of brctl(8).
+pub const BRCTL_COMMANDS: &[&str] = &[
+    "addbr",
+    "delbr",
+    "addif",
+    "delif",
+    "show",
+    "showmacs",
+    "showstp",
+    "stp",
+    "setageing",
+    "setbridgeprio",
+    "setfd",
+    "sethello",
+    "setmaxage",
+    "setpathcost",
+    "setportprio",
+    "hairpin",
+];
+
+/// The way in which a value of an option is written.
+#[derive(Debug, Clone, Copy)]
+enum Form {
+    /// `on`, `off`, `1` or `0`.
+    Flag,
+    Number,
+    /// A time in hundredths of a second, as the kernel has it.
+    Centiseconds,
+    /// A time in seconds, with fractions.
+    Seconds,
+}
+
+/// Options of `type bridge` in ip-link(8), and the fields of a bridge.
+const BRIDGE_OPTIONS: &[(&str, &str, Form)] = &[
+    ("stp_state", "stp", Form::Flag),
+    ("priority", "priority", Form::Number),
+    ("ageing_time", "ageing_time_s", Form::Centiseconds),
+    ("forward_delay", "forward_delay_s", Form::Centiseconds),
+    ("hello_time", "hello_time_s", Form::Centiseconds),
+    ("max_age", "max_age_s", Form::Centiseconds),
+    ("mcast_snooping", "multicast_snooping", Form::Flag),
+    ("vlan_filtering", "vlan_filtering", Form::Flag),
+    ("vlan_default_pvid", "vlan_default_pvid", Form::Number),
+];
+
+/// Options of `type bridge_slave` in ip-link(8) and of `bridge link set`, and the fields of a port.
+const PORT_OPTIONS: &[(&str, &str, Form)] = &[
+    ("cost", "path_cost", Form::Number),
+    ("priority", "priority", Form::Number),
+    ("hairpin", "hairpin", Form::Flag),
+    ("isolated", "isolated", Form::Flag),
+    ("learning", "learning", Form::Flag),
+    ("guard", "bpdu_guard", Form::Flag),
+    ("root_block", "root_block", Form::Flag),
+    ("fastleave", "mcast_fast_leave", Form::Flag),
+];
+
+/// Words of ip-link(8) about every device that netnsd has no field for.
+const UNMANAGED_DEVICE_WORDS: &[&str] = &[
+    "addrgenmode",
+    "alias",
+    "allmulticast",
+    "altname",
+    "arp",
+    "broadcast",
+    "brd",
+    "carrier",
+    "dynamic",
+    "group",
+    "index",
+    "multicast",
+    "numrxqueues",
+    "numtxqueues",
+    "promisc",
+    "protodown",
+    "qlen",
+    "txqlen",
+    "txqueuelen",
+    "vf",
+    "vrf",
+    "xdp",
+];
+
+/// A parser of the words of one command.
+pub type Parser = fn(&[String]) -> Result<Request, String>;
+
+/// Returns true if a word is a keyword or an abbreviation of it, as `matches()` of iproute2.
+pub fn matches(word: &str, keyword: &str) -> bool {
+    !word.is_empty() && keyword.starts_with(word)
+}
+
+/// The words of a command that are left.
+struct Words<'a> {
+    rest: &'a [String],
+}
+
+impl<'a> Words<'a> {
+    fn next(&mut self) -> Option<&'a str> {
+        let (first, rest) = self.rest.split_first()?;
+        self.rest = rest;
+        Some(first)
+    }
+
+    /// Returns the value of a keyword.
+    fn value(&mut self, keyword: &str) -> Result<&'a str, String> {
+        self.next()
+            .ok_or_else(|| format!("{keyword} needs a value after it"))
+    }
+
+    /// Returns the value of a keyword, parsed.
+    fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(
+        &mut self,
+        keyword: &str,
+    ) -> Result<T, String> {
+        parse_value(keyword, self.value(keyword)?)
+    }
+}
+
+fn parse_value<T: std::str::FromStr<Err: std::fmt::Display>>(
+    keyword: &str,
+    text: &str,
+) -> Result<T, String> {
+    text.parse()
+        .map_err(|error| format!("{keyword} {text:?}: {error}"))
+}
+
+/// Splits off the verb; a command without words shows.
+fn take_verb<'a>(
+    object: &str,
+    verbs: &[(&str, Command)],
+    words: &'a [String],
+) -> Result<(Command, Words<'a>), String> {
+    let Some((word, rest)) = words.split_first() else {
+        return Ok((Command::Show, Words { rest: words }));
+    };
+    match verbs.iter().find(|(verb, _)| matches(word, verb)) {
+        Some((_, command)) => Ok((*command, Words { rest })),
+        None => {
+            let known: Vec<&str> = verbs
+                .iter()
+                .map(|(verb, _)| *verb)
+                .filter(|verb| !matches!(*verb, "lst" | "chg"))
+                .collect();
+            let expected = known.join(", ");
+            Err(if UNSUPPORTED_VERBS.contains(&word.as_str()) {
+                format!(
+                    "{object} {word} is not done by netnsctl: use ip (netnsctl netns exec NAME ip …)"
+                )
+            } else {
+                format!(
+                    "{object} {word:?} is not a command: expected {expected}; of the namespace \
+                     {word}: netnsctl -n {word} {object}"
+                )
+            })
+        }
+    }
+}
+
+/// Parses the words after `ip link`.
+pub fn parse_link(words: &[String]) -> Result<Request, String> {
+    let (command, mut words) = take_verb("link", LINK_VERBS, words)?;
+    match command {
+        Command::Help => Ok(Request::Help),
+        Command::Show => Ok(Request::Show(Show::Links, parse_selection(words)?)),
+        Command::Entry(Verb::Delete) => {
+            let (mut device, mut kind) = (None, None);
+            while let Some(word) = words.next() {
+                match word {
+                    "dev" => device = Some(words.value("dev")?),
+                    "type" => kind = Some(parse_link_type(words.value("type")?)?),
+                    name if device.is_none() => device = Some(name),
+                    other => {
+                        return Err(format!(
+                            "link delete takes one device, and {other:?} is another word"
+                        ));
+                    }
+                }
+            }
+            let device = device.ok_or("link delete needs a device: link delete veth0")?;
+            Ok(Request::DeleteLink(device.to_owned(), kind))
+        }
+        Command::Set => parse_set_link(words),
+        Command::Entry(_) => parse_add_link(words),
+        Command::Flush => Err("links are not flushed: link delete DEVICE".into()),
+    }
+}
+
+/// Parses `link add`.
+fn parse_add_link(mut words: Words<'_>) -> Result<Request, String> {
+    let device = parse_device(&mut words, true)?;
+    let Some(link_type) = words.next() else {
+        return Err("link add needs a type: link add veth0 type veth peer name veth1".into());
+    };
+    let link = match parse_link_type(link_type)? {
+        LinkType::Veth => NewLink::Veth(parse_peer(words)?),
+        LinkType::Bridge => {
+            if device.name.is_none() {
+                return Err("a bridge needs a name: link add br0 type bridge".into());
+            }
+            NewLink::Bridge(parse_options("type bridge", BRIDGE_OPTIONS, words)?)
+        }
+    };
+    Ok(Request::AddLink(device, link))
+}
+
+fn parse_link_type(word: &str) -> Result<LinkType, String> {
+    match LINK_TYPES.iter().find(|(name, _)| *name == word) {
+        Some((_, link_type)) => Ok(*link_type),
+        None => {
+            let known: Vec<&str> = LINK_TYPES.iter().map(|(name, _)| *name).collect();
+            Err(format!(
+                "type {word} is not managed by netnsd yet; managed types: {}",
+                known.join(", ")
+            ))
+        }
+    }
+}
+
+/// Parses the words after `type veth`.
+fn parse_peer(mut words: Words<'_>) -> Result<DeviceWords, String> {
+    match words.next() {
+        None => Ok(DeviceWords::default()),
+        Some("peer") => {
+            let peer = parse_device(&mut words, true)?;
+            match words.next() {
+                None => Ok(peer),
+                Some(_) => Err("peer has no type: it is the other end of the pair".into()),
+            }
+        }
+        Some(other) => Err(format!(
+            "unknown word {other:?} after type veth: expected peer name NAME"
+        )),
+    }
+}
+
+/// Parses `link set`.
+fn parse_set_link(mut words: Words<'_>) -> Result<Request, String> {
+    let device = parse_device(&mut words, false)?;
+    let mut set = SetLink {
+        device,
+        ..SetLink::default()
+    };
+    match words.next() {
+        None => {}
+        Some("bridge") => set.bridge = parse_options("type bridge", BRIDGE_OPTIONS, words)?,
+        Some("bridge_slave") => set.port = parse_options("type bridge_slave", PORT_OPTIONS, words)?,
+        Some(other) => {
+            return Err(format!(
+                "type {other} has no settings that netnsd manages: expected bridge or bridge_slave"
+            ));
+        }
+    }
+    if set.device.name.is_none() {
+        return Err("link set needs a device: link set veth0 up".into());
+    }
+    if set == nothing_of(&set.device.name) {
+        return Err(
+            "link set needs a change: up, down, netns, master, nomaster, mtu, address or name"
+                .into(),
+        );
+    }
+    Ok(Request::SetLink(set))
+}
+
+/// Returns a change of a device that changes nothing.
+fn nothing_of(name: &Option<String>) -> SetLink {
+    SetLink {
+        device: DeviceWords {
+            name: name.clone(),
+            ..DeviceWords::default()
+        },
+        ..SetLink::default()
+    }
+}
+
+/// Parses the words that every device has, up to and with `type`.
+///
+/// In `link add` the name may be after `name`; in `link set` that is the new name.
+fn parse_device(words: &mut Words<'_>, is_new: bool) -> Result<DeviceWords, String> {
+    let mut device = DeviceWords::default();
+    while let Some(word) = words.next() {
+        match word {
+            "type" => {
+                if words.rest.is_empty() {
+                    return Err("type needs a value after it".into());
+                }
+                return Ok(device);
+            }
+            "dev" => device.name = Some(words.value("dev")?.into()),
+            "name" if is_new => device.name = Some(words.value("name")?.into()),
+            "name" => drop(
+                device
+                    .fields
+                    .insert("interface".into(), words.value("name")?.into()),
+            ),
+            "up" | "down" => drop(device.fields.insert("up".into(), (word == "up").into())),
+            "mtu" => {
+                let mtu: u32 = words.parsed("mtu")?;
+                device.fields.insert("mtu".into(), mtu.into());
+            }
+            "address" | "addr" => {
+                let mac: Mac = words.parsed("address")?;
+                device.fields.insert("mac".into(), mac.to_string().into());
+            }
+            "netns" => device.netns = Some(words.value("netns")?.into()),
+            "master" => device.master = Some(Some(words.value("master")?.into())),
+            "nomaster" => device.master = Some(None),
+            "link" if is_new => {
+                words.value("link")?; // The type, which follows, is the reason to refuse it.
+            }
+            unmanaged if UNMANAGED_DEVICE_WORDS.contains(&unmanaged) && device.name.is_some() => {
+                return Err(format!("{unmanaged} is not managed by netnsd yet"));
+            }
+            name if device.name.is_none() => device.name = Some(name.into()),
+            other => {
+                return Err(format!(
+                    "unknown word {other:?}: expected up, down, netns, master, nomaster, mtu, \
+                     address, name or type"
+                ));
+            }
+        }
+    }
+    Ok(device)
+}
+
+/// Parses options with values, by a table.
+fn parse_options(
+    of: &str,
+    options: &[(&str, &str, Form)],
+    mut words: Words<'_>,
+) -> Result<Map<String, Value>, String> {
+    let mut fields = Map::new();
+    while let Some(word) = words.next() {
+        let Some((_, field, form)) = options.iter().find(|(name, ..)| *name == word) else {
+            let known: Vec<&str> = options.iter().map(|(name, ..)| *name).collect();
+            return Err(format!(
+                "{word} of {of} is not managed by netnsd: expected {}",
+                known.join(", ")
+            ));
+        };
+        let value = parse_form(word, *form, words.value(word)?)?;
+        fields.insert((*field).into(), value);
+    }
+    Ok(fields)
+}
+
+fn parse_form(word: &str, form: Form, text: &str) -> Result<Value, String> {
+    match form {
+        Form::Flag => parse_args::parse_on_off(text)
+            .map(Value::from)
+            .map_err(|error| format!("{word} {error}")),
+        Form::Number => parse_value::<u32>(word, text).map(Value::from),
+        Form::Centiseconds => {
+            let hundredths: u32 = parse_value(word, text)?;
+            Ok(Value::from(f64::from(hundredths) / 100.0))
+        }
+        Form::Seconds => parse_value::<f64>(word, text)
+            .map(Value::from)
+            .and_then(|value| match value {
+                Value::Null => Err(format!("{word} {text:?} is not a number of seconds")),
+                finite => Ok(finite),
+            }),
+    }
+}
+
+/// Parses the words after `show` of links, addresses, ports and neighbours.
+fn parse_selection(mut words: Words<'_>) -> Result<Selection, String> {
+    let mut selection = Selection::default();
+    while let Some(word) = words.next() {
+        match word {
+            "dev" => selection.device = Some(words.value("dev")?.into()),
+            "up" => selection.up = true,
+            "type" => selection.kind = Some(words.value("type")?.into()),
+            "master" => selection.master = Some(words.value("master")?.into()),
+            device if selection.device.is_none() => selection.device = Some(device.into()),
+            other => {
+                return Err(format!(
+                    "unknown filter {other:?}: expected dev DEVICE, up, type TYPE or master BRIDGE"
+                ));
+            }
+        }
+    }
+    Ok(selection)
+}
+
+/// Returns an address with its prefix length, which is that of one host if it is left out.
+fn parse_cidr(text: &str) -> Result<Cidr, String> {
+    let full = match text.parse::<IpAddr>() {
+        Ok(IpAddr::V4(_)) => format!("{text}/32"),
+        Ok(IpAddr::V6(_)) => format!("{text}/128"),
+        Err(_) => text.to_owned(),
+    };
+    full.parse().map_err(|error| format!("{error}"))
+}
+
+/// Parses the words after `ip address`.
+pub fn parse_address(words: &[String]) -> Result<Request, String> {
+    let (command, words) = take_verb("addr", ENTRY_VERBS, words)?;
+    match command {
+        Command::Help => Ok(Request::Help),
+        Command::Show => Ok(Request::Show(Show::Addresses, parse_selection(words)?)),
+        Command::Entry(verb) => {
+            let (address, device) = parse_address_words(words)?;
+            let address = address.ok_or("an address is missing: addr add 10.0.0.1/24 dev veth0")?;
+            Ok(Request::EditDevice(Edit::Address(verb, address), device))
+        }
+        Command::Flush => match parse_address_words(words)? {
+            (None, device) => Ok(Request::FlushAddresses(device)),
+            (Some(address), device) => Err(format!(
+                "addr flush removes all addresses of a device: for one, addr delete {address} dev {device}"
+            )),
+        },
+        Command::Set => Err("addresses are not set: addr add ADDRESS dev DEVICE".into()),
+    }
+}
+
+/// Parses an address and its device.
+fn parse_address_words(mut words: Words<'_>) -> Result<(Option<Cidr>, String), String> {
+    let (mut address, mut device) = (None, None);
+    while let Some(word) = words.next() {
+        match word {
+            "dev" => device = Some(words.value("dev")?.to_owned()),
+            "local" if address.is_none() => address = Some(parse_cidr(words.value("local")?)?),
+            // So it is anyway, by netnsd or the kernel.
+            "nodad" => {}
+            "scope" => expect_value("scope", words.value("scope")?, "global")?,
+            "valid_lft" | "preferred_lft" => {
+                expect_value(word, words.value(word)?, "forever")?;
+            }
+            "broadcast" | "brd" => {
+                let value = words.value(word)?;
+                let of_network = match address {
+                    Some(Cidr(net)) => net.broadcast().to_string(),
+                    None => "+".to_owned(),
+                };
+                if value != "+" && value != of_network {
+                    return Err(format!(
+                        "broadcast {value} is not managed by netnsd yet: leave it out"
+                    ));
+                }
+            }
+            "peer" | "label" | "metric" | "anycast" | "home" | "mngtmpaddr" | "noprefixroute"
+            | "autojoin" | "optimistic" | "proto" => {
+                return Err(format!("{word} of an address is not managed by netnsd yet"));
+            }
+            other if address.is_none() => address = Some(parse_cidr(other)?),
+            other => {
+                return Err(format!(
+                    "unknown word {other:?} after the address: expected dev DEVICE"
+                ));
+            }
+        }
+    }
+    let device = device.ok_or("a device is missing: addr add 10.0.0.1/24 dev veth0")?;
+    Ok((address, device))
+}
+
+fn expect_value(keyword: &str, value: &str, expected: &str) -> Result<(), String> {
+    if value == expected {
+        Ok(())
+    } else {
+        Err(format!(
+            "{keyword} {value} is not managed by netnsd yet: leave it out"
+        ))
+    }
+}
+
+/// Parses the words after `ip route`.
+pub fn parse_route(words: &[String]) -> Result<Request, String> {
+    let (command, words) = take_verb("route", ENTRY_VERBS, words)?;
+    match command {
+        Command::Help => Ok(Request::Help),
+        Command::Show => Ok(Request::Show(Show::Routes, parse_route_selection(words)?)),
+        Command::Entry(Verb::Delete) => {
+            let fields = parse_args::parse_route_words(words.rest.iter().map(String::as_str))?;
+            Ok(Request::EditNamespace(Edit::DeleteRoute(fields)))
+        }
+        Command::Entry(verb) => {
+            let fields = parse_args::parse_route_words(words.rest.iter().map(String::as_str))?;
+            let route: Route = typed(fields)?;
+            Ok(Request::EditNamespace(Edit::Route(verb, Box::new(route))))
+        }
+        Command::Flush => Err(
+            "routes are not flushed: route delete each, or netnsctl netns set NAME --route none"
+                .into(),
+        ),
+        Command::Set => Err("routes are not set: route replace DESTINATION via GATEWAY".into()),
+    }
+}
+
+fn parse_route_selection(mut words: Words<'_>) -> Result<Selection, String> {
+    let mut selection = Selection::default();
+    while let Some(word) = words.next() {
+        match word {
+            "dev" => selection.device = Some(words.value("dev")?.into()),
+            "table" => {
+                selection.table = Some(match words.value("table")? {
+                    "all" => Table::All,
+                    "main" => Table::Id(RT_TABLE_MAIN),
+                    "default" => Table::Id(RT_TABLE_DEFAULT),
+                    number => Table::Id(number.parse().map_err(|_| {
+                        format!("invalid routing table {number:?}: expected a number, main or all")
+                    })?),
+                });
+            }
+            destination if selection.destination.is_none() => {
+                selection.destination = Some(destination.into());
+            }
+            other => {
+                return Err(format!(
+                    "unknown filter {other:?}: expected dev DEVICE, table TABLE or a destination"
+                ));
+            }
+        }
+    }
+    Ok(selection)
+}
+
+/// Reads a value of the API from its fields.
+fn typed<T: DeserializeOwned>(fields: Map<String, Value>) -> Result<T, String> {
+    parse(&Value::Object(fields)).map_err(|error| Problem::from(error).detail)
+}
+
+/// Parses the words after `ip neighbour`.
+pub fn parse_neighbour(words: &[String]) -> Result<Request, String> {
+    let (command, words) = take_verb("neigh", ENTRY_VERBS, words)?;
+    let entry = || parse_args::parse_neighbour_words(words.rest.iter().map(String::as_str));
+    match command {
+        Command::Help => Ok(Request::Help),
+        Command::Show => Ok(Request::Show(Show::Neighbours, parse_selection(words)?)),
+        Command::Entry(Verb::Delete) => {
+            let mut fields = entry()?;
+            let mut text = |field: &str, word: &str| match fields.remove(field) {
+                Some(Value::String(text)) => Ok(text),
+                _ => Err(format!(
+                    "{word} is missing: neigh delete 10.0.0.2 dev veth0"
+                )),
+            };
+            let (address, device) = (text("address", "the address")?, text("interface", "dev")?);
+            Ok(Request::EditNamespace(Edit::DeleteNeighbour(
+                parse_value("address", &address)?,
+                parse_value("dev", &device)?,
+            )))
+        }
+        Command::Entry(verb) => {
+            let fields = entry()?;
+            for (field, word) in [("mac", "lladdr MAC"), ("interface", "dev DEVICE")] {
+                if !fields.contains_key(field) {
+                    return Err(format!(
+                        "{word} is missing: neigh add 10.0.0.2 lladdr 02:00:00:00:00:01 dev veth0"
+                    ));
+                }
+            }
+            let neighbour: Neighbour = typed(fields)?;
+            Ok(Request::EditNamespace(Edit::Neighbour(verb, neighbour)))
+        }
+        Command::Flush => Err(
+            "neighbours are not flushed: neigh delete each, or netnsctl netns set NAME \
+             --neighbour none"
+                .into(),
+        ),
+        Command::Set => {
+            Err("neighbours are not set: neigh replace ADDRESS lladdr MAC dev DEVICE".into())
+        }
+    }
+}
+
+/// Parses the words after `bridge link`.
+pub fn parse_bridge_link(words: &[String]) -> Result<Request, String> {
+    let (command, mut words) = take_verb("bridge link", BRIDGE_LINK_VERBS, words)?;
+    match command {
+        Command::Help => Ok(Request::Help),
+        Command::Set => {
+            let device = match words.next() {
+                Some("dev") => words.value("dev")?,
+                _ => {
+                    return Err(
+                        "bridge link set needs a device: bridge link set dev veth0 …".into(),
+                    );
+                }
+            };
+            let mut set = nothing_of(&Some(device.to_owned()));
+            set.port = parse_options("bridge link", PORT_OPTIONS, words)?;
+            if set.port.is_empty() {
+                return Err("bridge link set needs a change: cost, priority, hairpin on …".into());
+            }
+            Ok(Request::SetLink(set))
+        }
+        Command::Show | Command::Entry(_) | Command::Flush => {
+            Ok(Request::Show(Show::Ports, parse_selection(words)?))
+        }
+    }
+}
+
+/// Parses the words after `bridge fdb`.
+pub fn parse_bridge_fdb(words: &[String]) -> Result<Request, String> {
+    let (command, mut words) = take_verb("bridge fdb", SHOW_VERBS, words)?;
+    if command == Command::Help {
+        return Ok(Request::Help);
+    }
+    let mut selection = Selection::default();
+    while let Some(word) = words.next() {
+        match word {
+            "br" | "master" => selection.master = Some(words.value(word)?.into()),
+            "brport" | "dev" => selection.device = Some(words.value(word)?.into()),
+            other => {
+                return Err(format!(
+                    "unknown filter {other:?}: expected br BRIDGE or dev DEVICE"
+                ));
+            }
+        }
+    }
+    Ok(Request::Show(Show::Fdb, selection))
+}
+
+/// Parses the words after `brctl`.
+pub fn parse_brctl(words: &[String]) -> Result<Request, String> {
+    let texts: Vec<&str> = words.iter().map(String::as_str).collect();
+    let of_bridge = |bridge: &str| Selection {
+        master: Some(bridge.to_owned()),
+        ..Selection::default()
+    };
+    match texts.as_slice() {
+        [] | ["help"] => Ok(Request::Help),
+        ["addbr", bridge] => Ok(Request::AddLink(named(bridge), NewLink::Bridge(Map::new()))),
+        ["delbr", bridge] => Ok(Request::DeleteLink(
+            (*bridge).to_owned(),
+            Some(LinkType::Bridge),
+        )),
+        ["addif", bridge, port] => Ok(set_master(port, Some(bridge), None)),
+        ["delif", bridge, port] => Ok(set_master(port, None, Some(bridge))),
+        ["addif" | "delif", _, _, ..] => {
+            Err("netnsctl attaches one port in a command: brctl addif br0 veth1".into())
+        }
+        ["show"] => Ok(Request::Show(Show::Bridges, Selection::default())),
+        ["show", bridge] => Ok(Request::Show(Show::Bridges, of_bridge(bridge))),
+        ["showmacs", bridge] => Ok(Request::Show(Show::Fdb, of_bridge(bridge))),
+        ["showstp", bridge] => Ok(Request::Show(Show::Stp, of_bridge(bridge))),
+        [command, arguments @ ..] if BRCTL_COMMANDS.contains(command) => {
+            parse_brctl_setting(command, arguments)
+        }
+        [other, ..] => Err(format!(
+            "{other:?} is not a command of brctl: expected {}",
+            BRCTL_COMMANDS.join(", ")
+        )),
+    }
+}
+
+/// Parses a command of brctl that changes one setting.
+fn parse_brctl_setting(command: &str, arguments: &[&str]) -> Result<Request, String> {
+    match (bridge_setting(command), port_setting(command), arguments) {
+        (Some((field, form)), _, [bridge, value]) => {
+            let mut set = nothing_of(&Some((*bridge).to_owned()));
+            set.bridge
+                .insert(field.into(), parse_form(command, form, value)?);
+            Ok(Request::SetLink(set))
+        }
+        (_, Some((field, form)), [bridge, port, value]) => {
+            let mut set = nothing_of(&Some((*port).to_owned()));
+            set.port
+                .insert(field.into(), parse_form(command, form, value)?);
+            set.port_of = Some((*bridge).to_owned());
+            Ok(Request::SetLink(set))
+        }
+        (is_bridge, is_port, _) => {
+            let arguments = match command {
+                "addif" | "delif" => "BRIDGE DEVICE",
+                "stp" => "BRIDGE on|off",
+                "hairpin" => "BRIDGE PORT on|off",
+                "show" => "[BRIDGE]",
+                _ if is_bridge.is_some() => "BRIDGE NUMBER",
+                _ if is_port.is_some() => "BRIDGE PORT NUMBER",
+                _ => "BRIDGE",
+            };
+            Err(format!("expected brctl {command} {arguments}"))
+        }
+    }
+}
+
+fn bridge_setting(command: &str) -> Option<(&'static str, Form)> {
+    match command {
+        "stp" => Some(("stp", Form::Flag)),
+        "setageing" => Some(("ageing_time_s", Form::Seconds)),
+        "setbridgeprio" => Some(("priority", Form::Number)),
+        "setfd" => Some(("forward_delay_s", Form::Seconds)),
+        "sethello" => Some(("hello_time_s", Form::Seconds)),
+        "setmaxage" => Some(("max_age_s", Form::Seconds)),
+        _ => None,
+    }
+}
+
+fn port_setting(command: &str) -> Option<(&'static str, Form)> {
+    match command {
+        "setpathcost" => Some(("path_cost", Form::Number)),
+        "setportprio" => Some(("priority", Form::Number)),
+        "hairpin" => Some(("hairpin", Form::Flag)),
+        _ => None,
+    }
+}
+
+fn named(name: &str) -> DeviceWords {
+    DeviceWords {
+        name: Some(name.to_owned()),
+        ..DeviceWords::default()
+    }
+}
+
+fn set_master(port: &str, bridge: Option<&str>, port_of: Option<&str>) -> Request {
+    Request::SetLink(SetLink {
+        device: DeviceWords {
+            master: Some(bridge.map(str::to_owned)),
+            ..named(port)
+        },
+        port_of: port_of.map(str::to_owned),
+        ..SetLink::default()
+    })
+}
+
+/// A command line of `ip`, `bridge` or `brctl`.
+pub struct CommandLine<'a> {
+    /// The namespace of `-n`.
+    pub netns: Option<&'a str>,
+    /// The words for netnsctl: without the program `ip`, and without options.
+    pub words: Vec<&'a str>,
+    /// The request.
+    pub request: Result<Request, String>,
+}
+
+/// Parses a command line; returns `None` for another program, or an object that netnsctl has no
+/// word for.
+pub fn parse_command_line(line: &[String]) -> Option<CommandLine<'_>> {
+    let (program, mut rest) = line.split_first()?;
+    let program = program.rsplit('/').next()?;
+    let mut netns = None;
+    while let [option, after @ ..] = rest
+        && option.starts_with('-')
+    {
+        rest = after;
+        if matches(option.trim_start_matches('-'), "netns") {
+            let (name, after) = after.split_first()?;
+            netns = Some(name.as_str());
+            rest = after;
+        }
+    }
+    let (object, after) = rest.split_first()?;
+    let objects: &[(&str, Parser)] = match program {
+        "ip" => &[
+            ("address", parse_address),
+            ("route", parse_route),
+            ("neighbour", parse_neighbour),
+            ("neighbor", parse_neighbour),
+            ("link", parse_link),
+        ],
+        "bridge" => &[("link", parse_bridge_link), ("fdb", parse_bridge_fdb)],
+        "brctl" => &[],
+        _ => return None,
+    };
+    let request = if program == "brctl" {
+        parse_brctl(rest)
+    } else {
+        let (_, parser) = objects.iter().find(|(name, _)| matches(object, name))?;
+        parser(after)
+    };
+    let program = (program != "ip").then_some(program);
+    let words = program.into_iter().chain(rest.iter().map(String::as_str));
+    Some(CommandLine {
+        netns,
+        words: words.collect(),
+        request,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn parse_line(line: &str) -> Result<Request, String> {
+        let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        parse_command_line(&words).expect(line).request
+    }
+
+    fn fields(value: Value) -> Map<String, Value> {
+        match value {
+            Value::Object(map) => map,
+            other => panic!("{other} is not an object"),
+        }
+    }
+
+    fn device(name: &str, value: Value) -> DeviceWords {
+        DeviceWords {
+            fields: fields(value),
+            ..named(name)
+        }
+    }
+
+    fn set(name: &str, value: Value) -> Request {
+        Request::SetLink(SetLink {
+            device: device(name, value),
+            ..SetLink::default()
+        })
+    }
+
+    fn set_bridge(name: &str, value: Value) -> Request {
+        Request::SetLink(SetLink {
+            device: named(name),
+            bridge: fields(value),
+            ..SetLink::default()
+        })
+    }
+
+    fn set_port(name: &str, value: Value, port_of: Option<&str>) -> Request {
+        Request::SetLink(SetLink {
+            device: named(name),
+            port: fields(value),
+            port_of: port_of.map(str::to_owned),
+            ..SetLink::default()
+        })
+    }
+
+    fn show(list: Show) -> Request {
+        Request::Show(list, Selection::default())
+    }
+
+    fn show_device(list: Show, name: &str) -> Request {
+        let selection = Selection {
+            device: Some(name.into()),
+            ..Selection::default()
+        };
+        Request::Show(list, selection)
+    }
+
+    fn address(verb: Verb, cidr: &str, device: &str) -> Request {
+        Request::EditDevice(Edit::Address(verb, cidr.parse().unwrap()), device.into())
+    }
+
+    fn route(verb: Verb, value: Value) -> Request {
+        Request::EditNamespace(Edit::Route(verb, serde_json::from_value(value).unwrap()))
+    }
+
+    fn neighbour(verb: Verb, value: Value) -> Request {
+        Request::EditNamespace(Edit::Neighbour(
+            verb,
+            serde_json::from_value(value).unwrap(),
+        ))
+    }
+
+    /// Lines of the manual pages of iproute2 and bridge-utils, and of tutorials.
+    #[test]
+    fn lines_of_manual_pages_are_parsed() {
+        let pair =
+            |name: DeviceWords, peer: DeviceWords| Request::AddLink(name, NewLink::Veth(peer));
+        let bridge = |name: DeviceWords, value: Value| {
+            Request::AddLink(name, NewLink::Bridge(fields(value)))
+        };
+        let in_netns = |words: DeviceWords, netns: &str| DeviceWords {
+            netns: Some(netns.into()),
+            ..words
+        };
+        let mac = "02:00:00:00:00:09";
+        let entry = json!({"address": "10.0.0.9", "mac": mac, "interface": "eth0"});
+        let default_route =
+            json!({"destination": "default", "via": "192.168.1.1", "interface": "eth0"});
+        for (line, expected) in [
+            // ip-link(8)
+            ("ip link", show(Show::Links)),
+            ("ip l", show(Show::Links)),
+            ("ip link show", show(Show::Links)),
+            ("ip link ls", show(Show::Links)),
+            ("ip -d link list dev eth0", show_device(Show::Links, "eth0")),
+            ("ip link help gre", Request::Help),
+            (
+                "ip link set dev ppp0 mtu 1400",
+                set("ppp0", json!({"mtu": 1400})),
+            ),
+            (
+                "ip link delete dev eth0.10",
+                Request::DeleteLink("eth0.10".into(), None),
+            ),
+            ("ip l d veth0", Request::DeleteLink("veth0".into(), None)),
+            (
+                "ip link del br0 type bridge",
+                Request::DeleteLink("br0".into(), Some(LinkType::Bridge)),
+            ),
+            (
+                "ip link add veth0 type veth peer name veth1",
+                pair(named("veth0"), named("veth1")),
+            ),
+            (
+                "ip link add name veth0 type veth peer veth1",
+                pair(named("veth0"), named("veth1")),
+            ),
+            (
+                "ip link add type veth",
+                pair(DeviceWords::default(), DeviceWords::default()),
+            ),
+            (
+                "ip link add eth0 netns net0 type veth peer name eth0 netns net1",
+                pair(
+                    in_netns(named("eth0"), "net0"),
+                    in_netns(named("eth0"), "net1"),
+                ),
+            ),
+            (
+                "ip link add veth0 mtu 1400 address 02:00:00:00:00:09 up type veth peer mtu 1400 name veth1",
+                pair(
+                    device("veth0", json!({"mtu": 1400, "mac": mac, "up": true})),
+                    device("veth1", json!({"mtu": 1400})),
+                ),
+            ),
+            (
+                "ip link add br0 type bridge",
+                bridge(named("br0"), json!({})),
+            ),
+            (
+                "ip link add name br0 type bridge stp_state 1 ageing_time 30000 forward_delay 1500 vlan_filtering 1",
+                bridge(
+                    named("br0"),
+                    json!({"stp": true, "ageing_time_s": 300.0, "forward_delay_s": 15.0, "vlan_filtering": true}),
+                ),
+            ),
+            (
+                "ip link set br0 type bridge mcast_snooping 0",
+                set_bridge("br0", json!({"multicast_snooping": false})),
+            ),
+            ("ip link set veth0 up", set("veth0", json!({"up": true}))),
+            ("ip l s veth0 down", set("veth0", json!({"up": false}))),
+            (
+                "ip link set dev veth0 name eth0",
+                set("veth0", json!({"interface": "eth0"})),
+            ),
+            (
+                "ip link set dev veth0 netns net0",
+                Request::SetLink(SetLink {
+                    device: in_netns(named("veth0"), "net0"),
+                    ..SetLink::default()
+                }),
+            ),
+            (
+                "ip link set dev veth0 master br0",
+                set_master("veth0", Some("br0"), None),
+            ),
+            (
+                "ip link set veth0 nomaster",
+                set_master("veth0", None, None),
+            ),
+            (
+                "ip link set port0 type bridge_slave cost 4 fastleave on",
+                set_port(
+                    "port0",
+                    json!({"path_cost": 4, "mcast_fast_leave": true}),
+                    None,
+                ),
+            ),
+            // ip-address(8)
+            ("ip address show", show(Show::Addresses)),
+            ("ip a", show(Show::Addresses)),
+            ("ip addr show eth0", show_device(Show::Addresses, "eth0")),
+            (
+                "ip address show up",
+                Request::Show(
+                    Show::Addresses,
+                    Selection {
+                        up: true,
+                        ..Selection::default()
+                    },
+                ),
+            ),
+            (
+                "ip address add 2001:0db8:85a3::0370:7334/64 dev eth1",
+                address(Verb::Add, "2001:db8:85a3::370:7334/64", "eth1"),
+            ),
+            (
+                "ip address delete 2001:0db8:85a3::0370:7334/64 dev eth1",
+                address(Verb::Delete, "2001:db8:85a3::370:7334/64", "eth1"),
+            ),
+            (
+                "ip a a 10.0.0.1/24 brd + dev eth0",
+                address(Verb::Add, "10.0.0.1/24", "eth0"),
+            ),
+            (
+                "ip addr add 10.0.0.1/24 broadcast 10.0.0.255 dev eth0 scope global",
+                address(Verb::Add, "10.0.0.1/24", "eth0"),
+            ),
+            (
+                "ip addr replace 10.0.0.1 dev eth0",
+                address(Verb::Replace, "10.0.0.1/32", "eth0"),
+            ),
+            (
+                "ip address flush dev eth4 scope global",
+                Request::FlushAddresses("eth4".into()),
+            ),
+            // ip-route(8)
+            ("ip ro", show(Show::Routes)),
+            ("ip -n net0 r s", show(Show::Routes)),
+            (
+                "ip route add default via 192.168.1.1 dev eth0",
+                route(Verb::Add, default_route.clone()),
+            ),
+            (
+                "ip route replace to default via 192.168.1.1 dev eth0",
+                route(Verb::Replace, default_route),
+            ),
+            (
+                "ip -6 route add 2001:db8::/32 via fe80::1 dev eth0 metric 5",
+                route(
+                    Verb::Add,
+                    json!({"destination": "2001:db8::/32", "via": "fe80::1", "interface": "eth0", "metric": 5}),
+                ),
+            ),
+            (
+                "ip route del default",
+                Request::EditNamespace(Edit::DeleteRoute(fields(
+                    json!({"destination": "default"}),
+                ))),
+            ),
+            (
+                "ip route show table 100",
+                Request::Show(
+                    Show::Routes,
+                    Selection {
+                        table: Some(Table::Id(100)),
+                        ..Selection::default()
+                    },
+                ),
+            ),
+            // ip-neighbour(8)
+            ("ip neighbour", show(Show::Neighbours)),
+            ("ip n", show(Show::Neighbours)),
+            (
+                "ip neigh show dev eth0",
+                show_device(Show::Neighbours, "eth0"),
+            ),
+            (
+                "ip neigh add 10.0.0.9 lladdr 02:00:00:00:00:09 dev eth0 nud permanent",
+                neighbour(Verb::Add, entry.clone()),
+            ),
+            (
+                "ip n r 10.0.0.9 lladdr 02:00:00:00:00:09 dev eth0",
+                neighbour(Verb::Replace, entry),
+            ),
+            (
+                "ip neigh del 10.0.0.9 dev eth0",
+                Request::EditNamespace(Edit::DeleteNeighbour(
+                    "10.0.0.9".parse().unwrap(),
+                    "eth0".parse().unwrap(),
+                )),
+            ),
+            // bridge(8)
+            ("bridge link", show(Show::Ports)),
+            (
+                "bridge link show dev port0",
+                show_device(Show::Ports, "port0"),
+            ),
+            ("bridge fdb show", show(Show::Fdb)),
+            (
+                "bridge fdb show br br0",
+                Request::Show(
+                    Show::Fdb,
+                    Selection {
+                        master: Some("br0".into()),
+                        ..Selection::default()
+                    },
+                ),
+            ),
+            (
+                "bridge link set dev port0 hairpin on guard off root_block on",
+                set_port(
+                    "port0",
+                    json!({"hairpin": true, "bpdu_guard": false, "root_block": true}),
+                    None,
+                ),
+            ),
+            // brctl(8)
+            ("brctl addbr br0", bridge(named("br0"), json!({}))),
+            (
+                "brctl delbr br0",
+                Request::DeleteLink("br0".into(), Some(LinkType::Bridge)),
+            ),
+            (
+                "brctl addif br0 port0",
+                set_master("port0", Some("br0"), None),
+            ),
+            (
+                "brctl delif br0 port0",
+                set_master("port0", None, Some("br0")),
+            ),
+            ("brctl show", show(Show::Bridges)),
+            ("brctl stp br0 on", set_bridge("br0", json!({"stp": true}))),
+            (
+                "brctl setageing br0 60.5",
+                set_bridge("br0", json!({"ageing_time_s": 60.5})),
+            ),
+            (
+                "brctl setbridgeprio br0 4096",
+                set_bridge("br0", json!({"priority": 4096})),
+            ),
+            (
+                "brctl setpathcost br0 port0 4",
+                set_port("port0", json!({"path_cost": 4}), Some("br0")),
+            ),
+            (
+                "brctl hairpin br0 port0 off",
+                set_port("port0", json!({"hairpin": false}), Some("br0")),
+            ),
+        ] {
+            assert_eq!(parse_line(line), Ok(expected), "{line}");
+        }
+    }
+
+    #[test]
+    fn lines_that_cannot_be_recorded_are_refused() {
+        for (line, text) in [
+            (
+                "ip link add link eth0 name eth0.10 type vlan id 10",
+                "type vlan is not managed by netnsd yet; managed types: veth, bridge",
+            ),
+            (
+                "ip link add vx0 type vxlan id 5",
+                "type vxlan is not managed by netnsd yet",
+            ),
+            (
+                "ip link add name tun1 type ipip remote 192.168.1.1",
+                "type ipip",
+            ),
+            ("ip link add veth0", "needs a type"),
+            ("ip link add type bridge", "needs a name"),
+            (
+                "ip link add veth0 type veth veth1",
+                "expected peer name NAME",
+            ),
+            (
+                "ip link add br0 type bridge mcast_querier 1",
+                "mcast_querier of type bridge",
+            ),
+            ("ip link set veth0", "needs a change"),
+            ("ip link set", "needs a device"),
+            ("ip link set veth0 mtu", "mtu needs a value"),
+            ("ip link set veth0 mtu big", "mtu \"big\""),
+            ("ip link set veth0 address 1:2", "address \"1:2\""),
+            (
+                "ip link set veth0 txqueuelen 5",
+                "txqueuelen is not managed",
+            ),
+            ("ip link set veth0 color red", "unknown word \"color\""),
+            ("ip link net0", "netnsctl -n net0 link"),
+            ("ip link delete", "needs a device"),
+            ("ip addr add 10.0.0.1/24", "a device is missing"),
+            ("ip addr add dev eth0", "an address is missing"),
+            ("ip addr add 10.0.0.1/33 dev eth0", "33"),
+            (
+                "ip addr add 10.0.0.1/24 dev eth0 label eth0:1",
+                "label of an address",
+            ),
+            (
+                "ip addr add 10.0.0.1/24 brd 10.0.0.7 dev eth0",
+                "broadcast 10.0.0.7",
+            ),
+            (
+                "ip addr flush dev eth0 10.0.0.1/24",
+                "addr delete 10.0.0.1/24",
+            ),
+            ("ip route add 10.1.1.0/30 nhid 10", "nhid"),
+            (
+                "ip route add 10.1.1.0/30 encap mpls 200/300 via 10.1.1.1 dev eth0",
+                "encap",
+            ),
+            ("ip route add default via 10.0.0.300", "10.0.0.300"),
+            ("ip route get 10.0.0.1", "route get is not done by netnsctl"),
+            ("ip neigh add 10.0.0.9 dev eth0", "lladdr MAC is missing"),
+            ("ip neigh flush dev eth0", "neighbours are not flushed"),
+            (
+                "ip neighbour get 10.0.1.10 dev eth0",
+                "neigh get is not done by netnsctl",
+            ),
+            ("bridge link set dev port0 state 0", "state of bridge link"),
+            ("brctl addif br0", "expected brctl addif BRIDGE DEVICE"),
+            ("brctl stp br0 maybe", "maybe"),
+            ("brctl setgcint br0 4", "not a command of brctl"),
+        ] {
+            let error = parse_line(line).unwrap_err();
+            assert!(error.contains(text), "{line}: {error}");
+        }
+    }
+}

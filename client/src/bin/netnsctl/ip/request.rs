@@ -1,0 +1,128 @@
+//! Requests in the words of `ip`, `bridge` and `brctl`, parsed.
+
+use serde_json::{Map, Value};
+
+use crate::entries::Edit;
+
+/// One command.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Request {
+    /// `help`: the help of the command.
+    Help,
+    /// A command that only reads.
+    Show(Show, Selection),
+    /// `link add`.
+    AddLink(DeviceWords, NewLink),
+    /// `link set`, and `bridge link set`.
+    SetLink(SetLink),
+    /// `link delete`; with the type if it was given.
+    DeleteLink(String, Option<LinkType>),
+    /// `addr add` and its siblings: an edit of the addresses of a device.
+    EditDevice(Edit, String),
+    /// `addr flush dev DEVICE`.
+    FlushAddresses(String),
+    /// `route add`, `neigh add` and their siblings: an edit of a list of the namespace.
+    EditNamespace(Edit),
+}
+
+impl Request {
+    /// Returns true if it writes.
+    pub fn is_write(&self) -> bool {
+        !matches!(self, Request::Help | Request::Show(..))
+    }
+}
+
+/// The list that a reading command shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Show {
+    /// `link show`.
+    Links,
+    /// `addr show`.
+    Addresses,
+    /// `route show`.
+    Routes,
+    /// `neigh show`.
+    Neighbours,
+    /// `bridge link show`.
+    Ports,
+    /// `bridge fdb show`, `brctl showmacs`.
+    Fdb,
+    /// `brctl show`.
+    Bridges,
+    /// `brctl showstp`.
+    Stp,
+}
+
+/// Filters of a list.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// Only of this device.
+    pub device: Option<String>,
+    /// Only links of this type.
+    pub kind: Option<String>,
+    /// Only ports of this bridge.
+    pub master: Option<String>,
+    /// Only links that are up.
+    pub up: bool,
+    /// Only routes to this destination.
+    pub destination: Option<String>,
+    /// Only routes of this table, or of all tables; the main table if `None`.
+    pub table: Option<Table>,
+}
+
+/// A choice of routing tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Table {
+    /// Every table.
+    All,
+    /// One table.
+    Id(u32),
+}
+
+/// Types of `ip link add … type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkType {
+    /// A veth pair.
+    Veth,
+    /// A bridge.
+    Bridge,
+}
+
+/// The managed types, by the word of ip-link(8).
+pub const LINK_TYPES: &[(&str, LinkType)] =
+    &[("veth", LinkType::Veth), ("bridge", LinkType::Bridge)];
+
+/// A new link, with what only its type has.
+#[derive(Debug, Clone, PartialEq)]
+pub enum NewLink {
+    /// A veth pair: its other end.
+    Veth(DeviceWords),
+    /// A bridge: its fields.
+    Bridge(Map<String, Value>),
+}
+
+/// The words about a device that every type has.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct DeviceWords {
+    /// Its name, which `link add` may leave out.
+    pub name: Option<String>,
+    /// The namespace to place it in: a name, or a process id.
+    pub netns: Option<String>,
+    /// The bridge to attach it to; `Some(None)` for `nomaster`.
+    pub master: Option<Option<String>>,
+    /// Fields of the resource: `interface`, `mac`, `mtu`, `up`.
+    pub fields: Map<String, Value>,
+}
+
+/// A change of a device.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SetLink {
+    /// The words that every device has.
+    pub device: DeviceWords,
+    /// Fields of a bridge.
+    pub bridge: Map<String, Value>,
+    /// Fields of a bridge port.
+    pub port: Map<String, Value>,
+    /// For brctl: the bridge whose port it must be.
+    pub port_of: Option<String>,
+}
