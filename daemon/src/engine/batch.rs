@@ -249,7 +249,7 @@ impl PendingWrite {
         })?;
         Some(WriteError::ForeignLinks {
             resource: resource.clone(),
-            links: links.iter().cloned().collect(),
+            links: links.to_vec(),
         })
     }
 
