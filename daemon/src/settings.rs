@@ -655,27 +655,79 @@ fn read_file(flag: Option<&str>, env: &dyn Fn(&str) -> Option<String>) -> Result
 }
 
 fn parse_file(name: &Path, text: &str) -> Result<File> {
-    let document = toml::Deserializer::parse(text)
-        .map_err(|error| file_error(name, error.message().to_owned()))?;
+    let at_line = |error: &toml::de::Error, message: &str| {
+        let before = error.span().and_then(|span| text.get(..span.start));
+        let line = before.map_or_else(String::new, |before| {
+            format!("line {}: ", before.matches('\n').count() + 1)
+        });
+        let message = message.replace('\n', " ");
+        SettingsError(format!("{}: {line}{message}", name.display()))
+    };
+    let document =
+        toml::Deserializer::parse(text).map_err(|error| at_line(&error, error.message()))?;
     serde_path_to_error::deserialize(document).map_err(|error| {
         let key = error.path().to_string();
-        let message = error.into_inner().message().to_owned();
-        // The message of an unknown key already names the key.
-        if key == "." || message.contains(&key) {
-            file_error(name, message)
+        let error = error.into_inner();
+        let message = error.message();
+        if let Some(message) = describe_unknown_key(message) {
+            at_line(&error, &message)
+        } else if key == "." || message.contains(&key) {
+            at_line(&error, message)
         } else {
-            file_error(name, format!("{key}: {message}"))
+            at_line(&error, &format!("{key}: {message}"))
         }
     })
 }
 
-fn file_error(name: &Path, text: String) -> SettingsError {
-    SettingsError(format!("{}: {}", name.display(), text.replace('\n', " ")))
+/// Rewrites serde's message about an unknown field, to name the known key that is most similar.
+fn describe_unknown_key(message: &str) -> Option<String> {
+    let mut quoted = message.strip_prefix("unknown field ")?.split('`');
+    let given = quoted.nth(1)?;
+    let known: Vec<&str> = quoted.skip(1).step_by(2).collect();
+    let nearest = known
+        .iter()
+        .min_by_key(|known| strsim::levenshtein(known, given))
+        .filter(|known| strsim::levenshtein(known, given) <= 3);
+    let hint = nearest.map_or_else(String::new, |nearest| format!(": did you mean {nearest}?"));
+    Some(format!(
+        "unknown key {given}{hint} (known: {})",
+        known.join(", ")
+    ))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn file_errors_name_line_and_nearest_key() {
+        let error = |text: &str| {
+            let parsed = parse_file(Path::new("netnsd.toml"), text);
+            parsed.map(|_| ()).unwrap_err().0
+        };
+        for (text, start) in [
+            (
+                "# first\nstatedir = '/x'",
+                "netnsd.toml: line 2: unknown key statedir: did you mean state_dir? (known: state_dir, ",
+            ),
+            (
+                "colour = 'red'",
+                "netnsd.toml: line 1: unknown key colour (known: state_dir, ",
+            ),
+            ("\n\nsocket = /run/x", "netnsd.toml: line 3: "),
+            (
+                "reconcile_interval_s = '5m'",
+                "netnsd.toml: line 1: reconcile_interval_s: ",
+            ),
+            (
+                "[[access]]\nuser = '0'\nrole = 'viewer'\nprefx = 'a'",
+                "netnsd.toml: line 4: unknown key prefx: did you mean prefix?",
+            ),
+        ] {
+            let error = error(text);
+            assert!(error.starts_with(start), "{error}");
+        }
+    }
 
     fn flags(arguments: &[&str]) -> Flags {
         Cli::try_parse_from([&["netnsd"], arguments].concat())
