@@ -42,7 +42,9 @@ fn settings_table_is_complete() {
     let rows = table(&document, "Settings");
     let mut command = Command::new(NETNSD);
     clear_daemon_environment(&mut command);
-    let help = String::from_utf8(command.arg("--help").output().unwrap().stdout).unwrap();
+    // Wide enough that no help is wrapped.
+    command.env("COLUMNS", "1000").arg("--help");
+    let help = String::from_utf8(command.output().unwrap().stdout).unwrap();
     let flags: Vec<&str> = help
         .lines()
         .filter(|line| line.contains("[env: "))
