@@ -188,9 +188,8 @@ impl Metrics {
             .inc();
     }
 
-    /// Counts a kernel operation that succeeded, or failed with this error.
-    pub fn record_operation(&self, op: &str, error: Option<nix::errno::Errno>) {
-        let result = error.map_or_else(|| "ok".to_owned(), |errno| format!("{errno:?}"));
+    /// Counts a kernel operation by its result: `ok`, or the name of an error.
+    pub fn record_operation(&self, op: &str, result: String) {
         self.operations
             .get_or_create(&Operation {
                 op: op.to_owned(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use netnsd_api::{FieldError, ResourceRef};
 
 use super::failure::OpFailure;
-use crate::{intent::IntentError, kernel::OpError, model::DocumentItem, store::StoreError};
+use crate::{intent::IntentError, kernel::KernelError, model::DocumentItem, store::StoreError};
 
 /// Number of links that a message lists.
 const MAX_LISTED_LINKS: usize = 10;
@@ -87,7 +87,7 @@ pub enum WriteError {
     },
     /// The kernel cannot be asked.
     #[error("netlink request failed: {0}")]
-    Unobservable(OpError),
+    Unobservable(KernelError),
     /// The database cannot be written.
     #[error("{0}: nothing was changed")]
     Store(Arc<StoreError>),

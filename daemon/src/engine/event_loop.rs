@@ -26,7 +26,7 @@ use super::{
     workset::{ApplyOutcome, Failures, Workset},
 };
 use crate::{
-    kernel::{Kernel, KernelEvent, Observed, OpError},
+    kernel::{Kernel, KernelError, KernelEvent, Observed},
     liveness::Part,
     memory,
     metrics::Metrics,
@@ -204,7 +204,10 @@ impl<K: Kernel> EngineLoop<K> {
     ///
     /// # Errors
     /// When the kernel cannot be asked.
-    async fn observe_and_plan(&mut self, work: &mut Workset) -> Result<(Plan, Observed), OpError> {
+    async fn observe_and_plan(
+        &mut self,
+        work: &mut Workset,
+    ) -> Result<(Plan, Observed), KernelError> {
         self.reconciler
             .observe_and_plan(work, &Failures::new(), &self.records, &self.status)
             .await

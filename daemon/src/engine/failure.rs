@@ -3,15 +3,16 @@
 use std::fmt;
 
 use netnsd_api::{ResourceRef, SysctlKey};
+use netnsd_netlink::Error;
 use nix::errno::Errno;
 
-use crate::kernel::{FeatureOp, Op, OpError};
+use crate::kernel::{FeatureOp, KernelError, Op};
 
 /// Reason of a failed operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FailureCause {
     /// The kernel refused it.
-    Refused(OpError),
+    Refused(KernelError),
     /// The kernel accepted it without an error, but a later observation does not show its effect.
     NotApplied,
 }
@@ -34,7 +35,7 @@ pub struct OpFailure {
 
 impl OpFailure {
     /// Returns the failure of an operation that the kernel refused.
-    pub fn refused(op: Op, error: OpError) -> Self {
+    pub fn refused(op: Op, error: KernelError) -> Self {
         Self {
             op,
             cause: FailureCause::Refused(error),
@@ -63,7 +64,7 @@ impl OpFailure {
     /// deleted it meanwhile.
     pub fn is_missing_dependency(&self) -> bool {
         match &self.cause {
-            FailureCause::Refused(error) => is_missing_dependency(error.errno),
+            FailureCause::Refused(error) => is_missing_dependency(error),
             FailureCause::NotApplied => false,
         }
     }
@@ -95,19 +96,38 @@ impl OpFailure {
 
 /// Returns true if a failed operation may succeed later without a change of the intent. A sysctl
 /// that is missing although its interface is there will not appear.
-pub(super) fn may_succeed_later(op: &Op, errno: Errno) -> bool {
+pub(super) fn may_succeed_later(op: &Op, error: &KernelError) -> bool {
     match op {
-        Op::Feature(FeatureOp::Sysctl { .. }) => errno == Errno::ENODEV,
-        // The id of a deleted namespace, which the kernel is still clearing away.
-        Op::Namespace(_) => errno == Errno::EAGAIN,
-        Op::Link(_) | Op::Feature(_) => is_missing_dependency(errno),
+        Op::Feature(FeatureOp::Sysctl { .. }) => error.errno() == Some(Errno::ENODEV),
+        Op::Namespace(_) => {
+            matches!(
+                error,
+                KernelError::IdNotFreed { .. }
+                    | KernelError::Netlink(Error::DumpInterrupted | Error::NamespacesChanged)
+            ) || error.errno() == Some(Errno::EAGAIN)
+        }
+        Op::Link(_) | Op::Feature(_) => is_missing_dependency(error),
     }
 }
 
 /// Returns true for errors that mean that an object an operation needs is not there (yet).
-fn is_missing_dependency(errno: Errno) -> bool {
-    matches!(
-        errno,
-        Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::ENETDOWN | Errno::ENODEV | Errno::ENOENT
-    )
+fn is_missing_dependency(error: &KernelError) -> bool {
+    error.is_missing_namespace()
+        || matches!(
+            error.errno(),
+            Some(
+                Errno::ENETUNREACH
+                    | Errno::EHOSTUNREACH
+                    | Errno::ENETDOWN
+                    | Errno::ENODEV
+                    | Errno::ENOENT
+            )
+        )
+}
+
+/// Returns the name of an error in metrics: the kernel's, or `other`.
+pub(super) fn name_error(error: &KernelError) -> String {
+    error
+        .errno()
+        .map_or_else(|| "other".to_owned(), |errno| format!("{errno:?}"))
 }

@@ -16,7 +16,7 @@ use netnsd_api::{Kind, Progress, ResourceRef, is_link_local};
 use super::{
     batch::PendingWrite,
     devices::DeviceIndex,
-    failure::{OpFailure, may_succeed_later},
+    failure::{OpFailure, may_succeed_later, name_error},
     host_addresses,
     records::Records,
     status::StatusBoard,
@@ -24,8 +24,8 @@ use super::{
 };
 use crate::{
     kernel::{
-        Announcement, BatchOp, Kernel, KernelEvent, Ns, Observed, OpError, Outcome, WatchChange,
-        ownership, sysctl,
+        Announcement, BatchOp, Kernel, KernelError, KernelEvent, Ns, Observed, Outcome,
+        WatchChange, ownership, sysctl,
     },
     liveness::Part,
     metrics::Metrics,
@@ -114,7 +114,7 @@ impl<K: Kernel> Reconciler<K> {
     ///
     /// # Errors
     /// When the kernel cannot be asked.
-    pub async fn observe_host(&mut self) -> Result<Observed, OpError> {
+    pub async fn observe_host(&mut self) -> Result<Observed, KernelError> {
         self.kernel.observe(&host_addresses::scope()).await
     }
 
@@ -161,7 +161,7 @@ impl<K: Kernel> Reconciler<K> {
         failures: &Failures,
         records: &Records,
         status: &StatusBoard,
-    ) -> Result<(Plan, Observed), OpError> {
+    ) -> Result<(Plan, Observed), KernelError> {
         loop {
             let observed = self.observe(work, records).await?;
             let plan = self.plan(work, failures, &observed, records, status);
@@ -171,7 +171,11 @@ impl<K: Kernel> Reconciler<K> {
         }
     }
 
-    async fn observe(&mut self, work: &Workset, records: &Records) -> Result<Observed, OpError> {
+    async fn observe(
+        &mut self,
+        work: &Workset,
+        records: &Records,
+    ) -> Result<Observed, KernelError> {
         self.metrics.liveness.record_progress(Part::Engine);
         self.largest_observation = self.largest_observation.max(work.len());
         let mut tasks = self.tasks(work.all_resources(), work, records);
@@ -340,8 +344,11 @@ impl<K: Kernel> Reconciler<K> {
 
         for (step, outcome) in steps.into_iter().zip(outcomes) {
             if let Some(outcome) = outcome {
-                let errno = outcome.as_ref().err().map(|error| error.errno);
-                self.metrics.record_operation(step.op.label(), errno);
+                let result = match &outcome {
+                    Ok(()) => "ok".to_owned(),
+                    Err(error) => name_error(error),
+                };
+                self.metrics.record_operation(step.op.label(), result);
                 state.note_outcome(step, outcome);
             }
         }
@@ -518,7 +525,7 @@ impl Convergence {
             Err(error) => error,
         };
         let failures = &mut self.outcome.failures;
-        if step.retriable && may_succeed_later(&step.op, error.errno) {
+        if step.retriable && may_succeed_later(&step.op, &error) {
             let reason = format!("{} waits: {error}", step.op.label());
             self.waiting.entry(step.resource.clone()).or_insert(reason);
             self.tried.insert(step);

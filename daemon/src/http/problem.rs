@@ -9,6 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use netnsd_api::{Code, FieldError, Problem};
+use netnsd_netlink::Error;
 use nix::errno::Errno;
 
 use super::routes;
@@ -16,7 +17,7 @@ use crate::{
     access::{AccessError, Caller},
     engine::{FailureCause, OpFailure, RecordError, Stopping, WriteError},
     intent::IntentError,
-    kernel::look::LookError,
+    kernel::{KernelError, look::LookError},
     model::EditError,
     process::ProcessError,
     store::StoreError,
@@ -36,14 +37,14 @@ impl Failure {
     pub fn look(place: impl Display, error: LookError) -> Self {
         match error {
             LookError::NoSuchNamespace => Self::new(Code::NotFound, format!("there is no {place}")),
-            LookError::Kernel(error) => Self(Box::new(Problem {
-                errno: Some(format!("{:?}", error.errno)),
-                kernel_message: error.message.clone(),
-                ..Problem::new(
-                    Code::KernelUnavailable,
-                    format!("netlink request failed: {error}"),
-                )
-            })),
+            LookError::Kernel(error) => {
+                let detail = format!("netlink request failed: {error}");
+                Self(Box::new(Problem {
+                    errno: errno_name(&error),
+                    kernel_message: kernel_message(&error),
+                    ..Problem::new(Code::KernelUnavailable, detail)
+                }))
+            }
         }
     }
 }
@@ -197,29 +198,67 @@ fn operation_problem(failure: &OpFailure, detail: String) -> Problem {
     };
     let problem = match failure.refused_sysctl() {
         Some(key) => {
-            let is_mistaken = matches!(error.errno, Errno::ENOENT | Errno::EACCES | Errno::EPERM)
-                && error.message.is_some();
-            let code = if is_mistaken {
-                Code::InvalidField
-            } else {
-                code_of(error.errno)
+            let code = match error {
+                KernelError::Refused {
+                    errno: Errno::ENOENT | Errno::EACCES | Errno::EPERM,
+                    message: Some(_),
+                } => Code::InvalidField,
+                error => code_of(error),
             };
             FieldError::at(code, &["sysctls", key.as_str()], detail).into()
         }
         None => Problem {
-            kernel_message: error.message.clone(),
-            ..Problem::new(code_of(error.errno), detail)
+            kernel_message: kernel_message(error),
+            ..Problem::new(code_of(error), detail)
         },
     };
     Problem {
         op,
-        errno: Some(format!("{:?}", error.errno)),
+        errno: errno_name(error),
         ..problem
     }
 }
 
-/// Returns the code of the problem that an errno becomes.
-fn code_of(errno: Errno) -> Code {
+/// Returns the name of the kernel's error, such as `EEXIST`.
+fn errno_name(error: &KernelError) -> Option<String> {
+    error.errno().map(|errno| format!("{errno:?}"))
+}
+
+fn kernel_message(error: &KernelError) -> Option<String> {
+    match error {
+        KernelError::Refused { message, .. } => message.clone(),
+        KernelError::Netlink(_)
+        | KernelError::NotAPair { .. }
+        | KernelError::AlreadyNamed { .. }
+        | KernelError::IdNotFreed { .. } => None,
+    }
+}
+
+/// Returns the code of the problem that a failure becomes.
+fn code_of(error: &KernelError) -> Code {
+    match error {
+        KernelError::Refused { errno, .. } | KernelError::Netlink(Error::Kernel { errno, .. }) => {
+            code_of_errno(*errno)
+        }
+        KernelError::NotAPair { .. }
+        | KernelError::AlreadyNamed { .. }
+        | KernelError::Netlink(Error::NameInUse) => Code::Conflict,
+        KernelError::Netlink(Error::AnswerLost) => Code::KernelUnavailable,
+        KernelError::IdNotFreed { .. }
+        | KernelError::Netlink(
+            Error::DumpInterrupted
+            | Error::TruncatedAnswer
+            | Error::InvalidAnswer
+            | Error::NoSuchNamespace(_)
+            | Error::RunDirBlocked
+            | Error::NamespacesChanged
+            | Error::Panicked
+            | Error::IdsExhausted,
+        ) => Code::KernelRejected,
+    }
+}
+
+fn code_of_errno(errno: Errno) -> Code {
     match errno {
         Errno::EEXIST | Errno::EBUSY => Code::Conflict,
         // `ENOTSUPP` (include/linux/errno.h) is among those that libc has no name for.

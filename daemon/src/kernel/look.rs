@@ -16,7 +16,7 @@ use nix::errno::Errno;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Ns, NsScope, Observed, ObservedLink, OpError, Scope, ownership, protocol,
+    KernelError, Ns, NsScope, Observed, ObservedLink, Scope, ownership, protocol,
     real::{address_scope, look as live, observe},
 };
 
@@ -29,7 +29,7 @@ pub enum LookError {
     /// There is no such namespace (or no such bridge in it).
     NoSuchNamespace,
     /// The kernel would not say.
-    Kernel(OpError),
+    Kernel(KernelError),
 }
 
 impl From<netnsd_netlink::Error> for LookError {
@@ -38,8 +38,8 @@ impl From<netnsd_netlink::Error> for LookError {
     }
 }
 
-impl From<OpError> for LookError {
-    fn from(error: OpError) -> Self {
+impl From<KernelError> for LookError {
+    fn from(error: KernelError) -> Self {
         LookError::Kernel(error)
     }
 }

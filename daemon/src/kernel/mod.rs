@@ -4,6 +4,7 @@
 //! [`Observed`] is that state, an [`Op`] is one change. There are two kernels: the real one
 //! ([`real::RealKernel`]) and a simulated one (`sim::SimKernel`) for tests, which fails on demand.
 
+mod error;
 pub mod look;
 mod op;
 pub mod ownership;
@@ -22,13 +23,15 @@ use ipnet::IpNet;
 pub use netnsd_api::DEFAULT_MTU;
 use netnsd_api::{Address, Destination, Mac, Name, Neighbour, Route, RouteType, Statistics};
 pub use netnsd_netlink::{DnsFile, KernelEvent, Ns, NsChange, StalePin, WatchChange};
-use nix::errno::Errno;
 
-pub use self::op::{
-    AddressChange, FeatureOp, LinkAt, LinkChange, LinkOp, NamespaceChange, NamespaceOp,
-    NeighbourChange, NewEnd, NewLink, Op, RouteChange,
-};
 pub(crate) use self::real::protocol;
+pub use self::{
+    error::KernelError,
+    op::{
+        AddressChange, FeatureOp, LinkAt, LinkChange, LinkOp, NamespaceChange, NamespaceOp,
+        NeighbourChange, NewEnd, NewLink, Op, RouteChange,
+    },
+};
 use crate::links::{BridgeAttrs, LinkSettings, PortAttrs};
 
 /// Routes that netnsd makes carry this protocol number (`rtm_protocol`, `linux/rtnetlink.h`; none
@@ -616,33 +619,6 @@ pub fn prefix_route(interface: &str, address: IpNet) -> Route {
     }
 }
 
-/// Failure of an operation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OpError {
-    /// Error number of the kernel.
-    pub errno: Errno,
-    /// Extended ack of the kernel, or an explanation.
-    pub message: Option<String>,
-}
-
-impl fmt::Display for OpError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.message {
-            Some(message) => write!(f, "{message} ({})", self.errno.desc()),
-            None => f.write_str(self.errno.desc()),
-        }
-    }
-}
-
-impl From<Errno> for OpError {
-    fn from(errno: Errno) -> Self {
-        Self {
-            errno,
-            message: None,
-        }
-    }
-}
-
 /// Operation of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BatchOp {
@@ -667,7 +643,7 @@ pub struct Announcement {
 }
 
 /// Outcome of an operation.
-pub type Outcome = Result<(), OpError>;
+pub type Outcome = Result<(), KernelError>;
 
 /// Kernel, real or simulated.
 ///
@@ -681,7 +657,7 @@ pub trait Kernel {
     ///
     /// # Errors
     /// If the kernel cannot be asked at all. State that does not exist is no error.
-    async fn observe(&mut self, scope: &Scope) -> Result<Observed, OpError>;
+    async fn observe(&mut self, scope: &Scope) -> Result<Observed, KernelError>;
 
     /// Announces that the next operations create this number of namespaces: the kernel begins to
     /// unshare them before they are pinned.

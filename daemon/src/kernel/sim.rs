@@ -18,10 +18,10 @@ use nix::errno::Errno;
 
 use super::{
     ADDRESS_PROTOCOL_KERNEL_LL, AddressChange, Announcement, BatchOp, FeatureOp, Kernel,
-    KernelEvent, LinkAt, LinkChange, LinkOp, NamespaceChange, NamespaceOp, NeighbourChange,
-    NewLink, Ns, Observed, ObservedAddress, ObservedBridge, ObservedLink, ObservedNs, ObservedPort,
-    ObservedRoute, Op, OpError, Outcome, ROUTE_PROTOCOL, RouteChange, RouteExtras, Scope,
-    WatchChange, sysctl,
+    KernelError, KernelEvent, LinkAt, LinkChange, LinkOp, NamespaceChange, NamespaceOp,
+    NeighbourChange, NewLink, Ns, Observed, ObservedAddress, ObservedBridge, ObservedLink,
+    ObservedNs, ObservedPort, ObservedRoute, Op, Outcome, ROUTE_PROTOCOL, RouteChange, RouteExtras,
+    Scope, WatchChange, sysctl,
 };
 use crate::links::{BridgeSettings, LinkSettings};
 
@@ -187,14 +187,14 @@ impl SimKernel {
     /// # Errors
     /// What the kernel would say.
     pub fn apply(&self, op: &Op) -> Outcome {
-        self.state().apply(op).map_err(OpError::from)
+        self.state().apply(op).map_err(KernelError::from)
     }
 }
 
 impl Kernel for SimKernel {
     fn prefetch_namespaces(&mut self, _namespaces: usize) {}
 
-    async fn observe(&mut self, scope: &Scope) -> Result<Observed, OpError> {
+    async fn observe(&mut self, scope: &Scope) -> Result<Observed, KernelError> {
         let state = self.state();
         let nsswitch = state.nsswitch.clone().filter(|_| scope.nsswitch);
         let mut observed = Observed {
@@ -285,7 +285,7 @@ impl Kernel for SimKernel {
                 }
                 state.executed.push(op.clone());
                 done(state.executed.len());
-                Some(result.map_err(OpError::from))
+                Some(result.map_err(KernelError::from))
             })
             .collect()
     }

@@ -24,7 +24,7 @@ use netnsd_api::{Kind, Mac, Name, ResourceRef, SysctlKey, is_link_local};
 
 pub use self::{adopt::AdoptionSnapshot, command::command, scope::scope};
 use crate::{
-    kernel::{Device, Ns, Observed, ObservedNs, Op, OpError, ownership},
+    kernel::{Device, KernelError, Ns, Observed, ObservedNs, Op, ownership},
     links::{DeviceType, LinkSettings},
     model::Spec,
 };
@@ -188,7 +188,7 @@ pub struct Plan {
     /// Resources that are pending or in conflict.
     pub statuses: BTreeMap<ResourceRef, PlanStatus>,
     /// Operations that the kernel would refuse, known without a try.
-    pub refused: Vec<(ResourceRef, Op, OpError)>,
+    pub refused: Vec<(ResourceRef, Op, KernelError)>,
     /// Bridges that are created: their ports have to be enslaved again.
     pub new_bridges: BTreeSet<Name>,
     /// Resources whose links are created again, moved, or get another MAC address: their addresses

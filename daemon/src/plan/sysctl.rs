@@ -8,7 +8,7 @@ use nix::errno::Errno;
 
 use super::{Phase, Planner, Task};
 use crate::{
-    kernel::{FeatureOp, Ns, ObservedLink, ObservedNs, OpError, ownership, sysctl},
+    kernel::{FeatureOp, KernelError, Ns, ObservedLink, ObservedNs, ownership, sysctl},
     model::Spec,
 };
 
@@ -140,17 +140,13 @@ impl Planner<'_> {
                     key,
                     value: value.0.clone(),
                 };
-                let message = Some(
-                    "there is no such sysctl: it is misspelt, or this kernel lacks it".to_owned(),
+                let error = KernelError::refused(
+                    Errno::ENOENT,
+                    "there is no such sysctl: it is misspelt, or this kernel lacks it",
                 );
-                self.plan.refused.push((
-                    task.resource.clone(),
-                    op.into(),
-                    OpError {
-                        errno: Errno::ENOENT,
-                        message,
-                    },
-                ));
+                self.plan
+                    .refused
+                    .push((task.resource.clone(), op.into(), error));
                 continue;
             }
             let Some(link) = self.now.link(&ns, &interface) else {

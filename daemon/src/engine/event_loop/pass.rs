@@ -15,7 +15,7 @@ use crate::{
         status::Health,
         workset::{ApplyOutcome, Failures, Workset},
     },
-    kernel::{Kernel, KernelEvent, Observed, OpError},
+    kernel::{Kernel, KernelError, KernelEvent, Observed},
     plan::Plan,
 };
 
@@ -136,7 +136,7 @@ impl<K: Kernel> EngineLoop<K> {
     }
 
     /// Records that nothing of a workset could be observed.
-    fn fail_all(&mut self, work: &Workset, error: &OpError) {
+    fn fail_all(&mut self, work: &Workset, error: &KernelError) {
         let health = Health::new(State::Failed, format!("netlink request failed: {error}"));
         for resource in work.resources() {
             self.status.set(resource, health.clone());

@@ -32,10 +32,10 @@ use rtnetlink::{
 
 use super::{message, observe, parse};
 use crate::kernel::{
-    ADDRESS_PROTOCOL_KERNEL_LL, AddressChange, BatchOp, FeatureOp, LOOPBACK, LinkAt, LinkChange,
-    LinkOp, NamespaceChange, NamespaceOp, NeighbourChange, NewLink, Ns, ObservedAddress,
-    ObservedLink, ObservedRoute, Op, OpError, Outcome, ROUTE_PROTOCOL, ROUTE_PROTOCOL_KERNEL,
-    RT_TABLE_MAIN, RouteChange, moved, prefix_route, sysctl::changed_along,
+    ADDRESS_PROTOCOL_KERNEL_LL, AddressChange, BatchOp, FeatureOp, KernelError, LOOPBACK, LinkAt,
+    LinkChange, LinkOp, NamespaceChange, NamespaceOp, NeighbourChange, NewLink, Ns,
+    ObservedAddress, ObservedLink, ObservedRoute, Op, Outcome, ROUTE_PROTOCOL,
+    ROUTE_PROTOCOL_KERNEL, RT_TABLE_MAIN, RouteChange, moved, prefix_route, sysctl::changed_along,
 };
 
 /// Time that a batch waits, in all, for the ids of deleted namespaces, which the kernel releases in
@@ -141,13 +141,13 @@ impl BatchState<'_> {
         &mut self,
         switcher: &mut NamespaceSwitcher,
         link: &LinkAt,
-    ) -> Result<u32, OpError> {
+    ) -> Result<u32, KernelError> {
         if let Some(index) = self.indices.get(link) {
             return Ok(*index);
         }
         let index = look_at(switcher, link)
-            .map_err(|error| match error.errno {
-                Errno::ENODEV => no_device(link),
+            .map_err(|error| match error.errno() {
+                Some(Errno::ENODEV) => no_device(link),
                 _ => error,
             })?
             .index;
@@ -555,12 +555,9 @@ fn made(replace: bool) -> u16 {
     NLM_F_CREATE | if replace { NLM_F_REPLACE } else { NLM_F_EXCL }
 }
 
-fn no_device(link: &LinkAt) -> OpError {
+fn no_device(link: &LinkAt) -> KernelError {
     let LinkAt { ns, name } = link;
-    OpError {
-        errno: Errno::ENODEV,
-        message: Some(format!("{ns} has no interface {name}")),
-    }
+    KernelError::refused(Errno::ENODEV, format!("{ns} has no interface {name}"))
 }
 
 /// Turns errors that say "already so" into success, and tags the second end of a new pair.
@@ -576,19 +573,40 @@ fn complete(
             Op::Namespace(_) | Op::Link(_) | Op::Feature(_) => Ok(()),
         };
     };
+    if error.is_missing_namespace() {
+        return if is_gone_with_namespace(op) {
+            Ok(())
+        } else {
+            Err(error)
+        };
+    }
+    let Some(errno) = error.errno() else {
+        return Err(error);
+    };
     let is_so = match op {
         Op::Namespace(_) => false,
-        Op::Link(LinkOp::Create(new)) => error.errno == Errno::EEXIST && is_created(switcher, new)?,
-        Op::Link(LinkOp::Delete(_)) => matches!(error.errno, Errno::ENODEV | Errno::ENOENT),
+        Op::Link(LinkOp::Create(new)) => errno == Errno::EEXIST && is_created(switcher, new)?,
+        Op::Link(LinkOp::Delete(_)) => matches!(errno, Errno::ENODEV | Errno::ENOENT),
         // A link without IPv6 makes itself no address.
         Op::Link(LinkOp::Set {
             change: LinkChange::AddrGenModeNone(_),
             ..
-        }) => matches!(error.errno, Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP),
+        }) => matches!(errno, Errno::EAFNOSUPPORT | Errno::EOPNOTSUPP),
         Op::Link(LinkOp::Move { .. } | LinkOp::Set { .. }) => false,
-        Op::Feature(op) => is_feature_so(switcher, state, op, error.errno)?,
+        Op::Feature(op) => is_feature_so(switcher, state, op, errno)?,
     };
     if is_so { Ok(()) } else { Err(error) }
+}
+
+/// Returns true if an operation deletes something that cannot be in a namespace that is gone.
+fn is_gone_with_namespace(op: &Op) -> bool {
+    match op {
+        Op::Link(LinkOp::Delete(_)) => true,
+        Op::Feature(FeatureOp::Neighbour { change, .. }) => {
+            matches!(change, NeighbourChange::Delete(_))
+        }
+        Op::Namespace(_) | Op::Link(_) | Op::Feature(_) => false,
+    }
 }
 
 fn tag_second_end(switcher: &mut NamespaceSwitcher, new: &NewLink) -> Outcome {
@@ -600,7 +618,7 @@ fn tag_second_end(switcher: &mut NamespaceSwitcher, new: &NewLink) -> Outcome {
 }
 
 /// Returns true if every device of a link is there and carries its owner tag.
-fn is_created(switcher: &mut NamespaceSwitcher, new: &NewLink) -> Result<bool, OpError> {
+fn is_created(switcher: &mut NamespaceSwitcher, new: &NewLink) -> Result<bool, KernelError> {
     for end in new.ends() {
         if !is_tagged(switcher, &end.at, &end.owner_tag)? {
             return Ok(false);
@@ -615,7 +633,7 @@ fn is_feature_so(
     state: &mut BatchState<'_>,
     op: &FeatureOp,
     errno: Errno,
-) -> Result<bool, OpError> {
+) -> Result<bool, KernelError> {
     Ok(match op {
         FeatureOp::Address { link, change } => match change {
             // A link without IPv6 has no link-local address.
@@ -654,7 +672,7 @@ fn has_address(
     state: &mut BatchState<'_>,
     link: &LinkAt,
     address: &ObservedAddress,
-) -> Result<bool, OpError> {
+) -> Result<bool, KernelError> {
     let question = get_addresses(Some(state.index_of(switcher, link)?));
     let socket = &switcher.connection(&link.ns)?.route;
     let there = socket.dump(question, observe::address_of)?;
@@ -685,16 +703,18 @@ fn set_owner(
 
     match (outcome, owner_tag) {
         (Err(error), Some(tag))
-            if error.errno == Errno::EEXIST && is_tagged(switcher, link, tag)? =>
+            if error.errno() == Some(Errno::EEXIST) && is_tagged(switcher, link, tag)? =>
         {
             Ok(())
         }
-        (Err(error), _) if error.errno == Errno::ENOENT => Ok(()),
+        (Err(error), _) if error.errno() == Some(Errno::ENOENT) || error.is_missing_namespace() => {
+            Ok(())
+        }
         (outcome, _) => outcome,
     }
 }
 
-/// Fails with `EBUSY` if two links are not the ends of one pair.
+/// Fails if two links are not the ends of one pair.
 fn check_peer(switcher: &mut NamespaceSwitcher, link: &LinkAt, other: &LinkAt) -> Outcome {
     let (one, two) = (look_at(switcher, link)?, look_at(switcher, other)?);
     let raw = switcher.connection(&other.ns)?.as_raw_ns();
@@ -708,14 +728,14 @@ fn check_peer(switcher: &mut NamespaceSwitcher, link: &LinkAt, other: &LinkAt) -
     if one.peer_index == Some(two.index) && peer_netnsid == netnsid {
         return Ok(());
     }
-    Err(OpError {
-        errno: Errno::EBUSY,
-        message: Some(format!("{link} is not the other end of {other}")),
+    Err(KernelError::NotAPair {
+        link: link.clone(),
+        other: other.clone(),
     })
 }
 
 /// Returns a link as it is now.
-fn look_at(switcher: &mut NamespaceSwitcher, link: &LinkAt) -> Result<ObservedLink, OpError> {
+fn look_at(switcher: &mut NamespaceSwitcher, link: &LinkAt) -> Result<ObservedLink, KernelError> {
     let socket = &switcher.connection(&link.ns)?.route;
     let answers = socket.get(link::get_link(LinkId::Name(&link.name)))?;
     let found = answers.iter().find_map(|answer| match answer {
@@ -729,10 +749,10 @@ fn is_tagged(
     switcher: &mut NamespaceSwitcher,
     link: &LinkAt,
     owner_tag: &str,
-) -> Result<bool, OpError> {
+) -> Result<bool, KernelError> {
     match look_at(switcher, link) {
         Ok(link) => Ok(link.owner_tag.as_deref() == Some(owner_tag)),
-        Err(error) if error.errno == Errno::ENODEV => Ok(false),
+        Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(false),
         Err(error) => Err(error),
     }
 }
@@ -742,7 +762,7 @@ fn has_route(
     switcher: &mut NamespaceSwitcher,
     ns: &Ns,
     route: &netnsd_api::Route,
-) -> Result<bool, OpError> {
+) -> Result<bool, KernelError> {
     let socket = &switcher.connection(ns)?.route;
     let links = observe::all_links(socket, link::get_links_without_counters())?;
     let names = links
@@ -779,9 +799,8 @@ fn finish_creation(switcher: &mut NamespaceSwitcher) -> Vec<Outcome> {
 
 fn attach(switcher: &mut NamespaceSwitcher, name: &Name, pid: u32, owner_tag: &str) -> Outcome {
     switcher.forget(&Ns::Named(name.clone()));
-    let file = std::fs::File::open(format!("/proc/{pid}/ns/net")).map_err(|error| OpError {
-        errno: error.raw_os_error().map_or(Errno::ESRCH, Errno::from_raw),
-        message: Some(format!("process {pid}: {error}")),
+    let file = std::fs::File::open(format!("/proc/{pid}/ns/net")).map_err(|error| {
+        KernelError::refused(errno_of(&error), format!("process {pid}: {error}"))
     })?;
     let connection = switcher.connect(file.into())?;
     let answers = connection
@@ -792,16 +811,7 @@ fn attach(switcher: &mut NamespaceSwitcher, name: &Name, pid: u32, owner_tag: &s
         .find_map(observe::link_of)
         .and_then(|lo| lo.link.owner_tag);
     if let Some(alias) = observe::alias_of(switcher, connection.inode, name, was.as_deref())? {
-        let message = match alias {
-            Ns::Host => format!(
-                "process {pid} is in the host's own network namespace, which is always there"
-            ),
-            other => format!("process {pid} is in {other} already, and one namespace has one name"),
-        };
-        return Err(OpError {
-            errno: Errno::EEXIST,
-            message: Some(message),
-        });
+        return Err(KernelError::AlreadyNamed { pid, alias });
     }
     // The tag is of a record that no longer exists.
     if let Some(was) = was.filter(|was| was != owner_tag) {
@@ -832,20 +842,17 @@ fn set_netnsid(
     let start = Instant::now();
     loop {
         let outcome = send(switcher, &Ns::Host, nsid::new_nsid(raw, wanted), 0);
-        let error = match outcome {
-            Err(error) if error.errno == Errno::EEXIST => error,
+        match outcome {
+            Err(error) if error.errno() == Some(Errno::EEXIST) => {}
             other => return other,
-        };
+        }
         match switcher.netnsid(&Ns::Host, raw)? {
             Some(now) if id == NetnsId::Auto || id == NetnsId::Id(now) => return Ok(()),
             Some(now) => {
                 let message = format!(
                     "it has the id {now}, which cannot be changed while the namespace lives"
                 );
-                return Err(OpError {
-                    errno: Errno::EEXIST,
-                    message: Some(message),
-                });
+                return Err(KernelError::refused(Errno::EEXIST, message));
             }
             None => {}
         }
@@ -859,25 +866,19 @@ fn set_netnsid(
             state.id_wait = left;
             std::thread::sleep(ID_RETRY_INTERVAL);
         } else if is_dying {
-            let message = format!(
-                "the kernel is still clearing away a deleted namespace that has the id {wanted}"
-            );
-            return Err(OpError {
-                errno: Errno::EAGAIN,
-                message: Some(message),
-            });
+            return Err(KernelError::IdNotFreed { id: wanted });
         } else {
-            return Err(OpError {
-                message: Some("another namespace has this id".into()),
-                ..error
-            });
+            return Err(KernelError::refused(
+                Errno::EEXIST,
+                "another namespace has this id",
+            ));
         }
     }
 }
 
 /// Returns true if no living namespace has this id: the kernel no longer finds one that is being
 /// deleted (`get_net_ns_by_id()`, net/core/net_namespace.c).
-fn is_dying(switcher: &mut NamespaceSwitcher, id: i32) -> Result<bool, OpError> {
+fn is_dying(switcher: &mut NamespaceSwitcher, id: i32) -> Result<bool, KernelError> {
     let socket = &switcher.connection(&Ns::Host)?.route;
     match socket.get(nsid::get_nsid(NsidAttribute::Id(id))) {
         Ok(_) => Ok(false),
@@ -901,10 +902,7 @@ fn set_sysctl(
     let side_effects = changed_along(key);
     let previous = switcher
         .run_in(ns, || write_sysctl(key, value, &side_effects))
-        .map_err(|errno| OpError {
-            errno,
-            message: Some(describe_refusal(key, value, errno)),
-        })?;
+        .map_err(|errno| KernelError::refused(errno, describe_refusal(key, value, errno)))?;
     state.replaced_sysctls.extend(
         previous
             .into_iter()

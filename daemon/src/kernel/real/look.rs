@@ -25,7 +25,7 @@ use rtnetlink::{
 
 use super::{message, observe};
 use crate::{
-    kernel::{LinkAt, NewEnd, NewLink, Ns, ObservedLink, OpError, look, look::LookError},
+    kernel::{KernelError, LinkAt, NewEnd, NewLink, Ns, ObservedLink, look, look::LookError},
     links::BridgeSettings,
 };
 
@@ -34,7 +34,7 @@ fn look_into<'s>(
     switcher: &'s mut NamespaceSwitcher,
     ns: &Ns,
 ) -> Result<&'s RouteSocket, LookError> {
-    let open = switcher.try_connection(ns).map_err(OpError::from)?;
+    let open = switcher.try_connection(ns).map_err(KernelError::from)?;
     open.map(|open| &open.route)
         .ok_or(LookError::NoSuchNamespace)
 }
@@ -50,7 +50,10 @@ pub(in crate::kernel) fn every_link(
     )?)
 }
 
-fn names_of(switcher: &mut NamespaceSwitcher, ns: &Ns) -> Result<BTreeMap<u32, String>, OpError> {
+fn names_of(
+    switcher: &mut NamespaceSwitcher,
+    ns: &Ns,
+) -> Result<BTreeMap<u32, String>, KernelError> {
     let links = switcher
         .connection(ns)?
         .route
@@ -128,7 +131,7 @@ pub(in crate::kernel) fn fdb(
 /// Summarizes every namespace that has a name.
 pub(in crate::kernel) fn namespaces(
     switcher: &mut NamespaceSwitcher,
-) -> Result<Vec<(String, NamespaceObserved)>, OpError> {
+) -> Result<Vec<(String, NamespaceObserved)>, KernelError> {
     let mut found = Vec::new();
     for name in list_names() {
         let entered = match open_netns(&name) {
@@ -160,7 +163,7 @@ pub(in crate::kernel) fn namespaces(
 pub(in crate::kernel) fn neighbourhood(
     switcher: &mut NamespaceSwitcher,
     from: &Ns,
-) -> Result<look::Neighbourhood, OpError> {
+) -> Result<look::Neighbourhood, KernelError> {
     let named = list_names()
         .into_iter()
         .filter_map(|name| match open_netns(&name) {

@@ -15,14 +15,13 @@ use std::io;
 
 use netnsd_api::{Name, SysctlKey};
 use netnsd_netlink::{
-    Error, HelperThread, Monitor, NamespacePool, NamespaceSwitcher, netns::file::list_names,
+    HelperThread, Monitor, NamespacePool, NamespaceSwitcher, netns::file::list_names,
 };
-use nix::errno::Errno;
 
 pub(crate) use self::parse::protocol;
 pub(super) use self::{observe::observe, parse::address_scope};
 use super::{
-    Announcement, BatchOp, Kernel, KernelEvent, Observed, OpError, Outcome, Scope, WatchChange,
+    Announcement, BatchOp, Kernel, KernelError, KernelEvent, Observed, Outcome, Scope, WatchChange,
 };
 
 /// The kernel, as seen from the namespace that it was started in: the host's. Requests are handled
@@ -69,7 +68,7 @@ impl RealKernel {
 }
 
 impl Kernel for RealKernel {
-    async fn observe(&mut self, scope: &Scope) -> Result<Observed, OpError> {
+    async fn observe(&mut self, scope: &Scope) -> Result<Observed, KernelError> {
         let helper = &self.helper;
         self.switcher
             .catch_panic(|switcher| observe::observe_with(helper, switcher, scope))?
@@ -144,36 +143,5 @@ impl Kernel for RealKernel {
     fn release_idle(&mut self) {
         self.pool = None;
         self.switcher.release();
-    }
-}
-
-/// Keeps the error numbers that answers have always had, also for what the kernel did not say.
-impl From<Error> for OpError {
-    fn from(error: Error) -> Self {
-        let errno = match &error {
-            Error::Kernel { errno, .. } => *errno,
-            Error::DumpInterrupted | Error::NamespacesChanged => Errno::EAGAIN,
-            Error::AnswerLost => Errno::ENOBUFS,
-            Error::TruncatedAnswer => Errno::EMSGSIZE,
-            Error::InvalidAnswer => Errno::EBADMSG,
-            Error::NoSuchNamespace(_) => Errno::ENOENT,
-            Error::NameInUse => Errno::EEXIST,
-            Error::RunDirBlocked => Errno::ENOTDIR,
-            Error::Panicked => Errno::ESRCH,
-            Error::IdsExhausted => Errno::EOVERFLOW,
-        };
-        let message = match error {
-            Error::Kernel { message, .. } => message,
-            Error::NoSuchNamespace(_) | Error::RunDirBlocked => Some(error.to_string()),
-            Error::DumpInterrupted
-            | Error::AnswerLost
-            | Error::TruncatedAnswer
-            | Error::InvalidAnswer
-            | Error::NameInUse
-            | Error::NamespacesChanged
-            | Error::Panicked
-            | Error::IdsExhausted => None,
-        };
-        Self { errno, message }
     }
 }

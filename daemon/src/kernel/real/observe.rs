@@ -23,7 +23,7 @@ use rtnetlink::packet_route::{RouteNetlinkMessage, route::RouteMessage};
 
 use super::parse;
 use crate::kernel::{
-    Ns, NsScope, Observed, ObservedAddress, ObservedLink, ObservedNs, ObservedRoute, OpError,
+    KernelError, Ns, NsScope, Observed, ObservedAddress, ObservedLink, ObservedNs, ObservedRoute,
     ROUTE_PROTOCOL, ROUTE_PROTOCOL_KERNEL, Scope, ownership,
 };
 
@@ -31,7 +31,7 @@ use crate::kernel::{
 pub(in crate::kernel) fn observe(
     switcher: &mut NamespaceSwitcher,
     scope: &Scope,
-) -> Result<Observed, OpError> {
+) -> Result<Observed, KernelError> {
     gather(
         scope,
         scope
@@ -46,7 +46,7 @@ pub(super) fn observe_with(
     helper: &HelperThread,
     switcher: &mut NamespaceSwitcher,
     scope: &Scope,
-) -> Result<Observed, OpError> {
+) -> Result<Observed, KernelError> {
     let parts = scope.namespaces.clone().into_iter().collect();
     gather(
         scope,
@@ -63,8 +63,8 @@ type Seen = Option<(Ns, ObservedNs)>;
 
 fn gather(
     scope: &Scope,
-    seen: impl Iterator<Item = Result<Seen, OpError>>,
-) -> Result<Observed, OpError> {
+    seen: impl Iterator<Item = Result<Seen, KernelError>>,
+) -> Result<Observed, KernelError> {
     let namespaces = seen
         .filter_map(Result::transpose)
         .collect::<Result<_, _>>()?;
@@ -75,7 +75,7 @@ fn gather(
 }
 
 /// Reads the state of a namespace, if it exists.
-fn found(switcher: &mut NamespaceSwitcher, ns: &Ns, part: &NsScope) -> Result<Seen, OpError> {
+fn found(switcher: &mut NamespaceSwitcher, ns: &Ns, part: &NsScope) -> Result<Seen, KernelError> {
     switcher.reserve();
     Ok(namespace(switcher, ns, part)?.map(|seen| (ns.clone(), seen)))
 }
@@ -84,7 +84,7 @@ fn namespace(
     switcher: &mut NamespaceSwitcher,
     ns: &Ns,
     part: &NsScope,
-) -> Result<Option<ObservedNs>, OpError> {
+) -> Result<Option<ObservedNs>, KernelError> {
     let mut seen = ObservedNs {
         dns: ns.name().map(read_dns_files).unwrap_or_default(),
         ..ObservedNs::default()
@@ -215,7 +215,7 @@ pub(super) fn address_of(answer: RouteNetlinkMessage) -> Option<(u32, ObservedAd
 pub(super) fn all_links(
     socket: &RouteSocket,
     question: RouteNetlinkMessage,
-) -> Result<BTreeMap<String, ObservedLink>, OpError> {
+) -> Result<BTreeMap<String, ObservedLink>, KernelError> {
     let parsed = socket.dump(question, link_of)?;
     let names: BTreeMap<u32, String> = parsed
         .iter()
@@ -243,7 +243,7 @@ fn some_links(
     socket: &RouteSocket,
     ns: &Ns,
     part: &NsScope,
-) -> Result<BTreeMap<String, ObservedLink>, OpError> {
+) -> Result<BTreeMap<String, ObservedLink>, KernelError> {
     let lo = matches!(ns, Ns::Named(_)).then_some("lo");
     these_links(
         socket,
@@ -259,7 +259,7 @@ fn some_links(
 fn these_links(
     socket: &RouteSocket,
     questions: impl Iterator<Item = RouteNetlinkMessage>,
-) -> Result<BTreeMap<String, ObservedLink>, OpError> {
+) -> Result<BTreeMap<String, ObservedLink>, KernelError> {
     let mut found = Vec::new();
     for question in questions {
         match socket.get(question) {
@@ -313,7 +313,7 @@ fn routes(
     names: &BTreeMap<u32, String>,
     protocol: Option<u8>,
     kernel: bool,
-) -> Result<Vec<ObservedRoute>, OpError> {
+) -> Result<Vec<ObservedRoute>, KernelError> {
     let mut routes = routes_of(socket, names, false, protocol, kernel)?;
     routes.extend(routes_of(socket, names, true, protocol, kernel)?);
     Ok(routes)
@@ -326,7 +326,7 @@ fn prefix_routes(
     names: &BTreeMap<u32, String>,
     seen: &ObservedNs,
     looked: bool,
-) -> Result<BTreeSet<(String, IpNet)>, OpError> {
+) -> Result<BTreeSet<(String, IpNet)>, KernelError> {
     let addresses = || {
         seen.links
             .values()
@@ -368,7 +368,7 @@ pub(super) fn routes_of(
     ipv6: bool,
     protocol: Option<u8>,
     kernel: bool,
-) -> Result<Vec<ObservedRoute>, OpError> {
+) -> Result<Vec<ObservedRoute>, KernelError> {
     let route_of = |answer| match answer {
         RouteNetlinkMessage::NewRoute(message) => parse::route(&message, names, kernel),
         _ => None,
@@ -388,7 +388,7 @@ pub(super) fn routes_from(
     ipv6: bool,
     table: Option<u32>,
     sources: &[IpAddr],
-) -> Result<Vec<RouteMessage>, OpError> {
+) -> Result<Vec<RouteMessage>, KernelError> {
     Ok(socket.dump(get_routes(ipv6, None), |answer| match answer {
         RouteNetlinkMessage::NewRoute(route) if prefers_source(&route, table, sources) => {
             Some(route)
@@ -400,7 +400,7 @@ pub(super) fn routes_from(
 fn neighbours(
     socket: &RouteSocket,
     names: &BTreeMap<u32, String>,
-) -> Result<Vec<Neighbour>, OpError> {
+) -> Result<Vec<Neighbour>, KernelError> {
     let permanent = |seen| parse::permanent(&seen, names);
     Ok(all_neighbours(socket)?
         .into_iter()
@@ -409,7 +409,7 @@ fn neighbours(
 }
 
 /// Reads every neighbour of both families.
-pub(super) fn all_neighbours(socket: &RouteSocket) -> Result<Vec<Neigh>, OpError> {
+pub(super) fn all_neighbours(socket: &RouteSocket) -> Result<Vec<Neigh>, KernelError> {
     Ok(socket.dump(get_neighbours(), parse_neigh)?)
 }
 
@@ -443,7 +443,7 @@ pub(super) fn summary(
     switcher: &mut NamespaceSwitcher,
     name: &str,
     open: NsConnection,
-) -> Result<netnsd_api::NamespaceObserved, OpError> {
+) -> Result<netnsd_api::NamespaceObserved, KernelError> {
     let links = open
         .route
         .dump(link::get_links_without_counters(), link_of)?;

@@ -4,7 +4,7 @@
 use std::{future::Future, os::unix::fs::PermissionsExt, process::Command, time::Duration};
 
 use netnsd_api::{NetnsId, Port};
-use netnsd_netlink::netns::file::THREAD_NETNS;
+use netnsd_netlink::{Error, netns::file::THREAD_NETNS};
 use nix::{
     errno::Errno,
     mount::{MsFlags, mount},
@@ -379,8 +379,8 @@ fn refusal_skips_only_its_part() {
             .execute(&[wrong, up("lo", 0), up("lo", 1)], Box::new(|_| ()))
             .await;
         assert_eq!(
-            outcomes[0].clone().unwrap().unwrap_err().errno,
-            Errno::EEXIST
+            outcomes[0].clone().unwrap().unwrap_err().errno(),
+            Some(Errno::EEXIST)
         );
         assert_eq!((&outcomes[1], &outcomes[2]), (&None, &Some(Ok(()))));
         let route = serde_json::from_value(
@@ -413,8 +413,8 @@ fn refusal_skips_only_its_part() {
             .unwrap()
             .unwrap_err();
         assert_eq!(
-            (outcome.errno, outcome.message.as_deref()),
-            (Errno::ENETUNREACH, Some("Nexthop has invalid gateway"))
+            outcome,
+            KernelError::refused(Errno::ENETUNREACH, "Nexthop has invalid gateway")
         );
     });
 }
@@ -510,7 +510,9 @@ fn namespaces_and_links_are_created_in_parallel() {
         for (op, outcome) in ops.iter().zip(&outcomes) {
             match (op.part, outcome) {
                 // The pair does not go into the other namespace.
-                (7, Some(Err(error))) => assert_eq!(error.errno, Errno::EEXIST, "{op:?}"),
+                (7, Some(Err(error))) => {
+                    assert_eq!(*error, KernelError::Netlink(Error::NameInUse), "{op:?}")
+                }
                 (7, None) => assert_eq!(op.op.label(), "veth_add"),
                 (part, outcome) => {
                     assert!(part != 7 && *outcome == Some(Ok(())), "{op:?}: {outcome:?}")
@@ -728,8 +730,8 @@ fn refused_creation_leaves_foreign_link_untagged() {
         let outcomes = kernel.execute(&ops, Box::new(|_| ())).await;
         for refused in &outcomes[1..] {
             assert_eq!(
-                refused.as_ref().unwrap().as_ref().unwrap_err().errno,
-                Errno::EEXIST
+                refused.as_ref().unwrap().as_ref().unwrap_err().errno(),
+                Some(Errno::EEXIST)
             );
         }
         assert_eq!((theirs("port0"), theirs("br0")), before);
