@@ -1,5 +1,4 @@
-//! How the planner grows with the network: W(N) planned from nothing, and over what is as it should
-//! be.
+//! Planning time by the size of the network: W(N) from nothing, and when it is in sync already.
 //!
 //! `cargo bench -p netnsd-bench`
 
@@ -14,9 +13,9 @@ use netnsd::{
 use netnsd_api::Kind;
 use serde_json::json;
 
-/// A bridge, so many namespaces, and as many pairs.
+/// Returns the specs of W(n): a bridge, `n` namespaces, and `n` pairs.
 fn network(n: usize) -> Vec<Spec> {
-    let spec = |kind, json| Spec::from_json(kind, json).expect("it is well-formed");
+    let spec = |kind, json| Spec::from_json(kind, json).expect("a valid spec");
     let namespace = |i| {
         let routes = json!([{"destination": "default", "via": "10.255.255.254"}]);
         spec(
@@ -43,7 +42,7 @@ fn network(n: usize) -> Vec<Spec> {
         .collect()
 }
 
-fn planning(criterion: &mut Criterion) {
+fn bench_planning(criterion: &mut Criterion) {
     let prior = BTreeMap::new();
     for (case, new) in [("from nothing", true), ("nothing to do", false)] {
         let mut group = criterion.benchmark_group(case);
@@ -70,7 +69,7 @@ fn planning(criterion: &mut Criterion) {
                 for step in plan(&tasks, &bridge, &Observed::default()).steps {
                     kernel
                         .apply(&step.op)
-                        .expect("the simulated kernel does as it is told");
+                        .expect("the simulated kernel accepts the plan");
                 }
             }
             let observed = Observed {
@@ -80,14 +79,14 @@ fn planning(criterion: &mut Criterion) {
             let steps = plan(&tasks, &bridge, &observed).steps.len();
             assert_eq!(steps == 0, !new, "{case}: {steps} operations");
             group.throughput(Throughput::Elements(specs.len() as u64));
-            let mut one = |criterion: &mut criterion::Bencher<'_>, tasks: &Vec<Task<'_>>| {
+            let mut run = |criterion: &mut criterion::Bencher<'_>, tasks: &Vec<Task<'_>>| {
                 criterion.iter(|| plan(black_box(tasks), &bridge, &observed));
             };
-            group.bench_with_input(BenchmarkId::from_parameter(n), &tasks, &mut one);
+            group.bench_with_input(BenchmarkId::from_parameter(n), &tasks, &mut run);
         }
         group.finish();
     }
 }
 
-criterion_group!(benches, planning);
+criterion_group!(benches, bench_planning);
 criterion_main!(benches);

@@ -271,7 +271,7 @@ impl PendingWrite {
             .map(|record| &*record.spec)
             .collect();
         for (resource, new) in self.host_addresses() {
-            let checked = host_addresses::check(&write.caller, &new, &replaced, observed);
+            let checked = host_addresses::check_addresses(&write.caller, &new, &replaced, observed);
             checked.map_err(|error| self.locate(resource, error.into()))?;
         }
         Ok(())

@@ -12,14 +12,13 @@ use crate::{
     model::Spec,
 };
 
-/// Networks of which a whole one is more than a resource of netnsd's has: length of the prefix in
-/// IPv4, and in IPv6.
+/// Shortest prefixes that callers other than admins may add: in IPv4 and in IPv6.
 const SHORTEST: (u8, u8) = (8, 16);
 
 /// Link-local addresses (RFC 3927): the metadata service of a cloud is among them.
 const LINK_LOCAL: Ipv4Net = Ipv4Net::new_assert(std::net::Ipv4Addr::new(169, 254, 0, 0), 16);
 
-/// An address that a write gives to an interface of the host.
+/// Address that a write adds to an interface of the host.
 #[derive(Debug)]
 pub(super) struct HostAddress {
     /// JSON pointer into its resource.
@@ -27,7 +26,7 @@ pub(super) struct HostAddress {
     address: Cidr,
 }
 
-/// Returns the addresses that a resource has on the host, and that it had not before.
+/// Returns the addresses on the host that a changed resource gains.
 pub(super) fn added_addresses(before: Option<&Spec>, after: &Spec) -> Vec<HostAddress> {
     let old: BTreeSet<IpNet> = before
         .map(addresses)
@@ -53,7 +52,7 @@ fn addresses(spec: &Spec) -> Vec<HostAddress> {
     all.collect()
 }
 
-/// Returns what has to be looked at for [`check`].
+/// Returns the scope that [`check_addresses`] needs.
 pub(super) fn scope() -> Scope {
     let part = NsScope {
         all_links: true,
@@ -67,12 +66,12 @@ pub(super) fn scope() -> Scope {
     }
 }
 
-/// Checks addresses of the host that a write of this caller adds; `replaced` are the specs that it
-/// changes: what is on their devices does not count.
+/// Checks addresses that a write of this caller adds on the host; addresses and routes on the
+/// devices of `replaced`, the specs that it changes, do not count.
 ///
 /// # Errors
-/// `forbidden` for the first that is an admin's to give.
-pub(super) fn check(
+/// `forbidden` for the first that only admins may add.
+pub(super) fn check_addresses(
     caller: &Caller,
     new: &[HostAddress],
     replaced: &[&Spec],
@@ -115,7 +114,7 @@ pub(super) fn check(
         } else {
             SHORTEST.1
         };
-        let what = if net.prefix_len() < least {
+        let reason = if net.prefix_len() < least {
             format!("has a prefix of less than {least} bits")
         } else if overlaps(net, LINK_LOCAL.into()) {
             format!("overlaps {LINK_LOCAL}, where a cloud has its metadata service")
@@ -126,7 +125,7 @@ pub(super) fn check(
         };
         let (name, role) = (&caller.name, caller.role);
         let detail = format!(
-            "{address} on the host {what}: that is for the role {}, and {name} is {role}; choose a network that the host does not use",
+            "{address} on the host {reason}: that is for the role {}, and {name} is {role}; choose a network that the host does not use",
             Role::Admin
         );
         return Err(FieldError::new(Code::Forbidden, pointer, detail));

@@ -247,14 +247,14 @@ fn close_files_except(mut kept: [RawFd; 2]) {
     }
 }
 
-/// A child that was begun. Dropped before its end, it is killed with all that it started.
+/// Child process. Dropping it before its end kills it with everything that it started.
 pub(super) struct Child {
     process: Arc<Process>,
     ended: oneshot::Receiver<Result<ExitStatus, Errno>>,
 }
 
 impl Child {
-    /// Begins a child on a thread of its own, which holds the permit until the child is reaped.
+    /// Starts a child on a thread of its own, which holds the permit until the child is reaped.
     /// `work` forks it there, and may use the runtime's I/O. Returns `None` if that takes longer
     /// than `time`: the child is killed then.
     ///
@@ -294,7 +294,7 @@ impl Child {
         }
     }
 
-    /// Waits for its end, which is told once.
+    /// Waits for the child's end, which can be awaited once.
     pub(super) async fn wait(&mut self) -> Result<ExitStatus, ProcessError> {
         let status = (&mut self.ended)
             .await

@@ -71,7 +71,7 @@ impl Step {
         Step::Directory,
     ];
 
-    /// The step in words, to follow "could not".
+    /// Returns the step in words that follow "could not".
     pub(super) fn words(self) -> &'static str {
         match self {
             Step::Session => "start a session",
@@ -95,7 +95,7 @@ impl Step {
         io::Error::from_raw_os_error(((self as i32) << 16) | errno as i32)
     }
 
-    /// Takes a raw error number from a spawn apart: no step means that fork or exec itself failed.
+    /// Splits the raw error number of a spawn; without a step, fork or exec itself failed.
     pub(super) fn split(raw: i32) -> (Option<Step>, Errno) {
         let step = Self::ALL.into_iter().find(|step| *step as i32 == raw >> 16);
         (step, Errno::from_raw(raw & 0xffff))
@@ -116,8 +116,8 @@ const UNUSED: MsFlags = MsFlags::MS_NOSUID
 
 /// A read-only overlay over `/etc`, in which there is a `resolv.conf` that can be covered.
 struct Overlay {
-    /// Directory in `/etc` where the layer is mounted that has it; under the overlay it is what it
-    /// was.
+    /// Directory in `/etc` on which the layer with the file is mounted; the overlay itself shows
+    /// the directory as it was.
     folder: CString,
     file: CString,
     options: CString,
@@ -132,11 +132,11 @@ const RESOLVERS: [&str; 4] = [
     "/var/run/systemd/resolve",
 ];
 
-/// All that a child needs to enter its namespace.
+/// Everything that a child needs to enter its namespace.
 pub(super) struct Environment {
     namespace: OwnedFd,
     name: CString,
-    /// Where the host has no `/etc/resolv.conf`.
+    /// `None` if the host has an `/etc/resolv.conf`.
     overlay: Option<Overlay>,
     binds: Vec<Bind>,
     /// Directories that are covered by an empty one.
@@ -149,7 +149,7 @@ pub(super) struct Environment {
 }
 
 impl Environment {
-    /// Gathers it, before the fork. With `has_dns` the namespace's own `resolv.conf` must be there.
+    /// Gathers everything before the fork. With `has_dns` the namespace's own `resolv.conf` must be there.
     ///
     /// # Errors
     /// When a file of `/etc/netns/NAME` cannot take its place in `/etc`, and what to do then.
@@ -162,8 +162,12 @@ impl Environment {
         directory: CString,
         terminal: bool,
     ) -> Result<Self, ProcessError> {
-        let (overlay, binds) = binds(name, has_dns)?;
-        let hidden = if has_dns { resolvers() } else { Vec::new() };
+        let (overlay, binds) = collect_binds(name, has_dns)?;
+        let hidden = if has_dns {
+            find_resolvers()
+        } else {
+            Vec::new()
+        };
         // A name has no NUL byte; should that change, sysfs takes any source.
         let source = CString::new(name.as_str()).unwrap_or_default();
         Ok(Self {
@@ -179,12 +183,12 @@ impl Environment {
         })
     }
 
-    /// The descriptor of the network namespace, which [`Environment::enter`] needs.
+    /// Returns the descriptor of the network namespace, which [`Environment::enter`] needs.
     pub(super) fn namespace(&self) -> RawFd {
         self.namespace.as_raw_fd()
     }
 
-    /// Enters it: system calls only.
+    /// Enters the environment by system calls only.
     pub(super) fn enter(&self) -> io::Result<()> {
         reset_signals();
         setsid().map_err(|errno| Step::Session.failed(errno))?;
@@ -239,7 +243,7 @@ impl Environment {
         )
     }
 
-    /// Mounts the overlay over `/etc`, where there is need of it: read-only, for it has no layer to
+    /// Mounts the overlay over `/etc`, if one is needed: read-only, because it has no layer to
     /// write to.
     fn overlay_etc(&self) -> Result<(), Errno> {
         let Some(Overlay {
@@ -271,7 +275,7 @@ impl Environment {
         )
     }
 
-    /// Puts the files of `/etc/netns/NAME` over those of `/etc`.
+    /// Mounts the files of `/etc/netns/NAME` over those of `/etc`.
     fn bind_etc(&self) -> Result<(), Errno> {
         self.binds.iter().try_for_each(Bind::cover)
     }
@@ -286,7 +290,7 @@ impl Environment {
                 UNUSED | MsFlags::MS_RDONLY,
                 Some(c"mode=0755"),
             ) {
-                // It is gone meanwhile.
+                // It was removed meanwhile.
                 Ok(()) | Err(Errno::ENOENT) => {}
                 Err(errno) => return Err(errno),
             }
@@ -294,7 +298,7 @@ impl Environment {
         Ok(())
     }
 
-    /// Sets the limits of the command's own; the others are those of the daemon.
+    /// Lowers the command's limits; the others stay the daemon's.
     fn lower_limits(&self) {
         lower_limit(Resource::RLIMIT_NOFILE, FILES, None);
         lower_limit(Resource::RLIMIT_CORE, 0, Some(0));
@@ -321,7 +325,7 @@ impl Environment {
     }
 }
 
-/// Ignored and blocked signals stay so across exec: the daemon's own choices are not the command's.
+/// Resets ignored and blocked signals, which exec would keep.
 fn reset_signals() {
     // The kernel's own call: glibc's keeps two of the real-time signals for itself, and they can be
     // inherited ignored. A `struct sigaction` of zeroes is the default action without flags.
@@ -342,22 +346,16 @@ fn reset_signals() {
     let _ = SigSet::empty().thread_set_mask();
 }
 
-/// Descriptors that a command begins with, which is what `select(2)` knows; up to the hard limit it
-/// may take more.
+/// Soft limit of a command's descriptors, which is the most that select(2) handles.
 const FILES: u64 = 1024;
-/// Processes that the user of a command may have on the host, if it is not root, when it starts one
-/// more.
+/// Limit of the processes that a command's user has on the host, unless it is root.
 const PROCESSES: u64 = 4096;
 
-/// Lowers a limit, the hard one too where one is given: nothing of it needs a privilege
-/// (setrlimit(2)).
+/// Lowers a soft limit, and the hard one if it is given; neither needs a privilege (setrlimit(2)).
 fn lower_limit(resource: Resource, soft: u64, hard: Option<u64>) {
     if let Ok((soft_now, hard_now)) = getrlimit(resource) {
-        let _stays_as_it_is = setrlimit(
-            resource,
-            soft_now.min(soft),
-            hard_now.min(hard.unwrap_or(u64::MAX)),
-        );
+        let (soft, hard) = (soft_now.min(soft), hard_now.min(hard.unwrap_or(u64::MAX)));
+        let _ = setrlimit(resource, soft, hard); // else the limit stays as it is
     }
 }
 
@@ -410,7 +408,7 @@ impl Bind {
 /// Returns the files of `/etc/netns/NAME` that have their like in `/etc`. Without
 /// `/etc/resolv.conf` on the host, also an overlay that gives the namespace's a place there; others
 /// without their like are left out, as by ip.
-fn binds(name: &Name, has_dns: bool) -> Result<(Option<Overlay>, Vec<Bind>), ProcessError> {
+fn collect_binds(name: &Name, has_dns: bool) -> Result<(Option<Overlay>, Vec<Bind>), ProcessError> {
     let folder = etc_dir(name);
     let mut entries = Vec::new();
     match fs::read_dir(&folder) {
@@ -451,10 +449,10 @@ fn binds(name: &Name, has_dns: bool) -> Result<(Option<Overlay>, Vec<Bind>), Pro
             }
             Ok(_) => {}
             Err(_) if is_resolv_conf => {
-                let options = c_path(&format!("lowerdir={}:/etc", folder.display()))?;
+                let options = to_c_path(&format!("lowerdir={}:/etc", folder.display()))?;
                 overlay = Some(Overlay {
-                    folder: c_path(&folder)?,
-                    file: c_path(&from)?,
+                    folder: to_c_path(&folder)?,
+                    file: to_c_path(&from)?,
                     options,
                 });
             }
@@ -462,8 +460,8 @@ fn binds(name: &Name, has_dns: bool) -> Result<(Option<Overlay>, Vec<Bind>), Pro
         }
         resolv_conf |= is_resolv_conf;
         binds.push(Bind {
-            from: c_path(&from)?,
-            to: c_path(&to)?,
+            from: to_c_path(&from)?,
+            to: to_c_path(&to)?,
             is_dir,
         });
     }
@@ -476,7 +474,7 @@ fn binds(name: &Name, has_dns: bool) -> Result<(Option<Overlay>, Vec<Bind>), Pro
 
 /// Returns the directories of resolvers that are there, each once: `/var/run` is a link to `/run`
 /// nearly everywhere.
-fn resolvers() -> Vec<CString> {
+fn find_resolvers() -> Vec<CString> {
     let found: BTreeSet<PathBuf> = RESOLVERS
         .iter()
         .filter_map(|path| fs::canonicalize(path).ok())
@@ -484,10 +482,10 @@ fn resolvers() -> Vec<CString> {
     found
         .into_iter()
         .filter(|path| path.is_dir())
-        .filter_map(|path| c_path(&path).ok())
+        .filter_map(|path| to_c_path(&path).ok())
         .collect()
 }
 
-fn c_path(path: &(impl AsRef<std::ffi::OsStr> + ?Sized)) -> Result<CString, ProcessError> {
+fn to_c_path(path: &(impl AsRef<std::ffi::OsStr> + ?Sized)) -> Result<CString, ProcessError> {
     CString::new(path.as_ref().as_bytes()).map_err(|_| ProcessError::NulInPath)
 }

@@ -3,14 +3,13 @@
 use std::{
     collections::BTreeSet,
     ffi::OsString,
-    fs::File,
     io,
     net::IpAddr,
     os::fd::{AsRawFd, OwnedFd},
 };
 
 use netnsd_api::{InterfaceName, Name, Ping};
-use netnsd_netlink::netns::file::THREAD_NETNS as HERE;
+use netnsd_netlink::NamespaceSwitcher;
 use nix::{
     errno::Errno,
     ifaddrs::getifaddrs,
@@ -73,11 +72,11 @@ pub(super) struct Opener(mpsc::Sender<Job>);
 impl Opener {
     /// Starts the thread; it ends when the last clone is dropped.
     pub(super) fn start() -> io::Result<Self> {
-        let home = File::open(HERE)?;
+        let switcher = NamespaceSwitcher::new()?;
         let (jobs, queue) = mpsc::channel(QUEUE);
         std::thread::Builder::new()
             .name("netnsd-sockets".into())
-            .spawn(move || serve_jobs(&home, queue))?;
+            .spawn(move || serve_jobs(&switcher, queue))?;
         Ok(Self(jobs))
     }
 
@@ -101,16 +100,10 @@ impl Opener {
     }
 }
 
-fn serve_jobs(home: &File, mut queue: mpsc::Receiver<Job>) {
+fn serve_jobs(switcher: &NamespaceSwitcher, mut queue: mpsc::Receiver<Job>) {
     while let Some(job) = queue.blocking_recv() {
-        let opened = open_in_namespace(&job.namespace, &job.target);
-        // A thread keeps its namespace alive, which may be deleted meanwhile.
-        if let Err(errno) = setns(home, CloneFlags::CLONE_NEWNET) {
-            tracing::error!(
-                error = errno.desc(),
-                "cannot leave a namespace after opening a socket"
-            );
-        }
+        let open = || open_in_namespace(&job.namespace, &job.target);
+        let opened = switcher.restore_host_ns_after(open);
         let _ = job.answer.send(opened); // The request may have ended.
     }
 }

@@ -35,7 +35,7 @@ pub(super) enum Repair {
 #[derive(Debug, Default)]
 struct Drifted {
     all: BTreeSet<ResourceRef>,
-    /// Those that are not repaired now.
+    /// Resources that are not repaired now.
     held: Vec<ResourceRef>,
 }
 
