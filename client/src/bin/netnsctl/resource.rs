@@ -177,11 +177,21 @@ impl ResourcePath {
 
     /// Returns the path of a resource.
     pub fn resource<R: Resource>(name: &str) -> Self {
+        Self::of(R::KIND, name)
+    }
+
+    /// Returns the path of a resource of a kind.
+    pub fn of(kind: Kind, name: &str) -> Self {
         Self {
-            kind: R::KIND,
+            kind,
             name: Some(name.to_owned()),
-            path: resource_path(R::KIND, name),
+            path: resource_path(kind, name),
         }
+    }
+
+    /// Returns the kind of the resource.
+    pub fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// Returns the name of the resource; empty for all of a kind.
@@ -453,6 +463,13 @@ pub async fn for_each_name(
     } else {
         Err(CliError::Exit(exit_code))
     }
+}
+
+/// Deletes the resource of a path; a bridge lets its ports go.
+pub async fn delete_resource(context: &Context, target: &ResourcePath) -> Result<(), CliError> {
+    let resource = ResourcePath::of(target.kind, target.name());
+    let query = [("cascade", "true")];
+    send_write(context, Method::DELETE, &resource, &query, None, false).await
 }
 
 /// Deletes resources.

@@ -1,6 +1,6 @@
 //! Finds the recorded resource that has a device, and patches it.
 
-use netnsd_api::{Bridge, Items, Kind, LiveLink, Namespace, Veth};
+use netnsd_api::{Items, Kind, LiveLink, Namespace};
 use serde_json::Value;
 
 use crate::{
@@ -49,46 +49,56 @@ pub async fn list_bridges(
     Ok(bridges)
 }
 
-fn find_bridge_in<'a>(bridges: &'a [Value], device: &str) -> Option<&'a Value> {
-    bridges
-        .iter()
-        .find(|bridge| match bridge["interface"].as_str() {
-            Some(interface) => interface == device,
-            None => text(bridge, "name") == device,
-        })
-}
-
 /// Returns the name of the bridge that has a device.
 pub async fn find_bridge(
     context: &Context,
     location: Location<'_>,
     device: &str,
 ) -> Result<String, CliError> {
-    match find_bridge_in(&list_bridges(context, location).await?, device) {
-        Some(bridge) => Ok(text(bridge, "name").to_owned()),
-        None => match find_recorded(context, location, device).await? {
-            Some(_) => Err(CliError::Refused(format!("{device} is not a bridge"))),
-            None => Err(explain_unmanaged(context, location, device).await?),
-        },
+    let recorded = find_device(context, location, device).await?;
+    if recorded.target.kind() == Kind::Bridge {
+        Ok(recorded.target.name().to_owned())
+    } else {
+        Err(CliError::Refused(format!("{device} is not a bridge")))
+    }
+}
+
+/// Returns the devices of a resource.
+fn devices(kind: Kind, resource: &Value) -> Vec<Recorded> {
+    let path = ResourcePath::of(kind, text(resource, "name"));
+    match kind {
+        Kind::Namespace => Vec::new(),
+        Kind::Bridge => vec![Recorded::new(path, resource.clone())],
+        Kind::Veth => [0, 1]
+            .map(|index| Recorded::end(resource, path.clone(), index))
+            .into(),
+    }
+}
+
+/// Returns the name of a device, which by default is that of its resource.
+fn device_name(fields: &Value) -> &str {
+    match fields["interface"].as_str() {
+        Some(interface) => interface,
+        None => text(fields, "name"),
     }
 }
 
 /// Finds what is recorded about a device; returns `None` if nothing is.
-pub async fn find_recorded(
+async fn find_recorded(
     context: &Context,
     location: Location<'_>,
     device: &str,
 ) -> Result<Option<Recorded>, CliError> {
-    if let Some(bridge) = find_bridge_in(&list_bridges(context, location).await?, device) {
-        let target = ResourcePath::resource::<Bridge>(text(bridge, "name"));
-        return Ok(Some(Recorded::new(target, bridge.clone())));
-    }
-    for pair in list_recorded(context, Kind::Veth, location).await? {
-        let ends = pair["endpoints"].as_array().into_iter().flatten();
-        for (index, end) in ends.enumerate() {
-            if is_at(end, location) && text(end, "interface") == device {
-                let pair_path = ResourcePath::resource::<Veth>(text(&pair, "name"));
-                return Ok(Some(Recorded::end(&pair, pair_path, index)));
+    for kind in Kind::ALL
+        .into_iter()
+        .filter(|kind| *kind != Kind::Namespace)
+    {
+        for resource in list_recorded(context, kind, location).await? {
+            let found = devices(kind, &resource).into_iter().find(|recorded| {
+                is_at(&recorded.fields, location) && device_name(&recorded.fields) == device
+            });
+            if found.is_some() {
+                return Ok(found);
             }
         }
     }

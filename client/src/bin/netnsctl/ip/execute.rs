@@ -14,8 +14,7 @@ use crate::{
     error::CliError,
     process::find_process_namespace,
     recorded::{Recorded, edit_operations, patch_recorded, set_field},
-    resource::{self, DeleteArgs},
-    show,
+    resource, show,
 };
 
 const LOOPBACK: &str = "lo";
@@ -175,7 +174,7 @@ async fn link_operations(
     recorded: &Recorded,
 ) -> Result<Vec<Value>, CliError> {
     let old = &recorded.fields;
-    let is_port = old.get("port").is_some();
+    let can_be_port = old.get("port").is_some();
     let mut new = set.device.fields.clone();
     let mut place = location.map(str::to_owned);
     if let Some(netns) = &set.device.netns {
@@ -196,7 +195,7 @@ async fn link_operations(
     }
 
     match &set.device.master {
-        Some(Some(_)) if !is_port => {
+        Some(Some(_)) if !can_be_port => {
             return Err(CliError::Refused(format!(
                 "{device} is a bridge, which cannot be a port of a bridge"
             )));
@@ -206,12 +205,12 @@ async fn link_operations(
             new.insert("bridge".into(), bridge.into());
         }
         // The kernel detaches a port that leaves its namespace.
-        None if moves && is_port => detach(&mut new),
-        Some(None) if is_port => detach(&mut new),
+        None if moves && can_be_port => detach(&mut new),
+        Some(None) if can_be_port => detach(&mut new),
         Some(None) | None => {}
     }
 
-    if !set.bridge.is_empty() && is_port {
+    if !set.bridge.is_empty() && can_be_port {
         return Err(CliError::Refused(format!("{device} is not a bridge")));
     }
     new.extend(set.bridge.clone());
@@ -246,24 +245,15 @@ async fn delete_link(
     device: &str,
     link_type: Option<LinkType>,
 ) -> Result<(), CliError> {
-    let recorded = find_device(context, location, device).await?;
-    let args = DeleteArgs {
-        names: vec![recorded.target.name().to_owned()],
-        all: false,
-        // A bridge that is deleted lets its ports go.
-        cascade: true,
-    };
-    let is_port = recorded.fields.get("port").is_some();
-    match (link_type, is_port) {
-        (Some(LinkType::Bridge), true) => {
-            Err(CliError::Refused(format!("{device} is not a bridge")))
-        }
-        (Some(LinkType::Veth), false) => Err(CliError::Refused(format!(
-            "{device} is not an end of a veth pair"
-        ))),
-        (_, true) => resource::delete_resources::<Veth>(context, &args).await,
-        (_, false) => resource::delete_resources::<Bridge>(context, &args).await,
+    let target = find_device(context, location, device).await?.target;
+    let kind = target.kind();
+    if let Some(link_type) = link_type.filter(|link_type| link_type.kind() != kind) {
+        return Err(CliError::Refused(format!(
+            "{device} is a {kind}, not a {}",
+            link_type.kind()
+        )));
     }
+    resource::delete_resource(context, &target).await
 }
 
 /// Edits a list of the namespace of a command.

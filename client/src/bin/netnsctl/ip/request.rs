@@ -1,5 +1,6 @@
 //! Requests in the words of `ip`, `bridge` and `brctl`, parsed.
 
+use netnsd_api::Kind;
 use serde_json::{Map, Value};
 
 use crate::entries::Edit;
@@ -86,6 +87,16 @@ pub enum LinkType {
     Veth,
     /// A bridge.
     Bridge,
+}
+
+impl LinkType {
+    /// Returns the kind of its resources.
+    pub fn kind(self) -> Kind {
+        match self {
+            LinkType::Veth => Kind::Veth,
+            LinkType::Bridge => Kind::Bridge,
+        }
+    }
 }
 
 /// The managed types, by the word of ip-link(8).
