@@ -677,6 +677,15 @@ fn unreachable_daemon_is_reported_with_hint() {
     let nowhere = dir.path().join("nowhere.sock");
     run(&nowhere, &["netns", "list"])
         .assert_failed(3, &["nowhere.sock", "is netnsd running?", "NETNSCTL_URL"]);
+    // A path alone is that of a socket.
+    let path = nowhere.to_str().unwrap();
+    Outcome::of(
+        Command::new(NETNSCTL)
+            .args(["--url", path, "netns", "list"])
+            .output()
+            .unwrap(),
+    )
+    .assert_failed(3, &["nowhere.sock", "is netnsd running?"]);
     run(&nowhere, &["netns", "delete", "a", "b"]).assert_failed(3, &["is netnsd running?"]);
     run(&nowhere, &["wait", "netns/a", "--timeout", "0.1"])
         .assert_failed(3, &["is netnsd running?"]);
@@ -890,6 +899,8 @@ fn wrong_command_lines_are_answered_with_the_nearest() {
         ("netns list --json", "use --output json"),
         ("events --tail x", "--tail: \"x\" is not a number"),
         ("netns show", "NAME is missing: netnsctl netns show"),
+        ("apply lab.yaml", "give a document as --file lab.yaml"),
+        ("edit x", "\"x\" is not KIND/NAME, such as veth/lan0"),
         ("e", "\"e\" is ambiguous: it may be "),
         ("wait veth/pair/0", "pair/0"),
     ] {

@@ -134,6 +134,11 @@ fn invalid_document_is_located_and_changes_nothing() {
             "lab.yaml:7: veth lan, end 1, namespace: ",
         ),
         (
+            "veths:\n- {name: q, endpoints: [{}]}\n",
+            1,
+            "lab.yaml:2: veth q, endpoints: it has 1, and needs 2",
+        ),
+        (
             "{\"bridges\": [\n  {\"name\": \"br0\",\n   \"addresses\": [\"10.0.0.1\"]}]}",
             1,
             "lab.yaml:3: bridge br0, address: \"10.0.0.1\" has no prefix length",
@@ -240,7 +245,7 @@ fn adopt_takes_over_everything_unmanaged() {
     );
     let again = host.run(&["adopt", "--all"]);
     assert!(
-        again.out.starts_with("0 created"),
+        again.out.starts_with("0 adopted"),
         "something was left: {again:?}"
     );
     let json = host.run_json(&["export"]);
@@ -355,7 +360,7 @@ fn events_are_listed_and_followed() {
     host.wait_until("both events are listed", || {
         host.run_ok(&["events"]).lines().count() == 2
     });
-    let all = host.run_ok(&["events", "--kind", "namespace", "--name", "net0"]);
+    let all = host.run_ok(&["events", "--kind", "netns", "--name", "net0"]);
     assert!(
         all.contains("Z  created      namespace/net0\n")
             && all.contains("Z  applied      namespace/net0\n"),
@@ -825,6 +830,14 @@ fn progress_moves_and_help_wraps_in_a_terminal() {
     terminal.wait_for(" operations");
     terminal.wait_for("2000 created");
     assert_eq!(terminal.child.wait().unwrap().code(), Some(0));
+
+    fs::write(host.dir.path().join("none.yaml"), "{}").unwrap();
+    let line = ["apply", "--prune", "-f", "none.yaml"];
+    let mut terminal = Terminal::start_with(&host, &line, &variables);
+    terminal.wait_for(" operations");
+    terminal.type_text("\u{3}");
+    terminal.wait_for("netnsd finishes a document that it has begun");
+    assert_eq!(terminal.child.wait().unwrap().code(), Some(130));
 
     let mut terminal = Terminal::start(&host, &["netns", "add", "--help"]);
     terminal.wait_for("Example:");

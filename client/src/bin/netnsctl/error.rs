@@ -125,7 +125,9 @@ pub fn describe_problem(problem: &Problem) -> String {
     {
         text = format!("this {rest}");
     }
-    text = describe_unknown_word(&text).unwrap_or(text);
+    text = describe_unknown_word(&text)
+        .or_else(|| describe_length(&text))
+        .unwrap_or(text);
     let kernel_fields = [
         ("op", &problem.op),
         ("errno", &problem.errno),
@@ -162,6 +164,15 @@ fn describe_unknown_word(text: &str) -> Option<String> {
         },
         join_words(&known, "or")
     ))
+}
+
+/// Returns a message of serde about a list of another length in plain words: `invalid length 1,
+/// expected an array of length 2`.
+fn describe_length(text: &str) -> Option<String> {
+    let (length, expected) = text
+        .strip_prefix("invalid length ")?
+        .split_once(", expected an array of length ")?;
+    Some(format!("it has {length}, and needs {expected}"))
 }
 
 /// Returns advice about a problem that does not depend on the request.
@@ -260,6 +271,11 @@ mod tests {
                 format!("{place}{no_prefix}")
             );
         }
+        let length = "invalid length 1, expected an array of length 2";
+        assert_eq!(
+            text(Code::InvalidField, Some("/endpoints"), length),
+            "endpoints: it has 1, and needs 2"
+        );
         let exists = "namespace net0 exists already: PUT replaces it, PATCH changes it";
         assert_eq!(
             text(Code::AlreadyExists, None, exists),

@@ -12,6 +12,7 @@ use crate::{
     cli::Context,
     error::CliError,
     output::{Format, print_json_or_yaml, print_line, print_text, to_yaml},
+    status::parse_kind,
 };
 
 /// Time before netnsctl reconnects.
@@ -32,7 +33,7 @@ pub struct EventsArgs {
     #[arg(long, value_name = "N")]
     tail: Option<usize>,
     /// Only events of resources of this kind; repeatable
-    #[arg(long)]
+    #[arg(long, value_parser = parse_kind)]
     kind: Vec<Kind>,
     /// Only events of resources with this name; repeatable
     #[arg(long)]

@@ -78,11 +78,9 @@ impl Login {
     /// # Errors
     /// An invalid URL, certificates that cannot be read.
     pub fn server(&self) -> Result<Server, CliError> {
-        if let Some(path) = self
-            .url
-            .strip_prefix("unix://")
-            .filter(|path| path.starts_with('/'))
-        {
+        // A path alone can only be that of a socket.
+        let path = self.url.strip_prefix("unix://").unwrap_or(&self.url);
+        if path.starts_with('/') {
             return Ok(Server::Unix(path.into()));
         }
         let (rest, tls) = match (
@@ -156,7 +154,7 @@ pub async fn log_in(mut globals: Globals, url: String) -> Result<(), CliError> {
     let has_certificate = globals.cert_file.is_some();
     let token = match &globals.token_file {
         Some(_) => globals.read_token()?,
-        None if has_certificate || url.starts_with("unix://") => None,
+        None if has_certificate || url.starts_with("unix://") || url.starts_with('/') => None,
         None => Some(read_token_from_stdin()?),
     };
     let login = Login {

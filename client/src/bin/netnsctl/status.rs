@@ -196,7 +196,7 @@ impl FromStr for ResourceArg {
     fn from_str(text: &str) -> Result<Self, String> {
         let (kind, name) = text
             .split_once('/')
-            .ok_or("expected KIND/NAME, such as veth/lan0")?;
+            .ok_or_else(|| format!("{text:?} is not KIND/NAME, such as veth/lan0"))?;
         let kind = parse_kind(kind)?;
         name.parse::<Name>()
             .map_err(|error| format!("{text:?}: {}", error.0))?;
@@ -208,7 +208,7 @@ impl FromStr for ResourceArg {
 }
 
 /// Parses a kind by the name of its command, in JSON or in paths.
-fn parse_kind(text: &str) -> Result<Kind, String> {
+pub fn parse_kind(text: &str) -> Result<Kind, String> {
     Kind::ALL
         .into_iter()
         .find(|kind| [kind_command(*kind), kind.as_str(), kind.plural()].contains(&text))

@@ -21,8 +21,8 @@ use crate::{
     cli::Context,
     error::{CliError, describe_field, describe_problem},
     output::{
-        Format, GREEN, GREY, RED, YELLOW, escape_controls, print_dry_run, print_json_or_yaml,
-        print_line, print_text, to_yaml, write_raw,
+        Format, GREEN, GREY, RED, YELLOW, escape_controls, format_yaml, print_dry_run,
+        print_json_or_yaml, print_line, print_text, to_yaml, write_raw,
     },
     plan::{PlanArgs, print_plan},
 };
@@ -223,17 +223,23 @@ pub async fn apply_document(context: &Context, document: &DocumentArgs) -> Resul
         document.method(),
         document.write_params(),
         &RequestBody::Yaml(&text),
+        "created",
     )
     .await
     .map_err(|error| document.locate(&text, error))
 }
 
-/// Sends a document, shows its progress, and prints the changes.
+/// Exit code of a command that SIGINT ended, as a shell reports it.
+const INTERRUPTED: u8 = 130;
+
+/// Sends a document, shows its progress, and prints the changes; `created` says how the resources
+/// began that were not recorded before.
 pub async fn send_document<'a>(
     context: &Context,
     method: Method,
     query: impl Iterator<Item = (&'a str, &'a str)>,
     body: &RequestBody<'_>,
+    created: &str,
 ) -> Result<(), CliError> {
     let query: Vec<(&str, &str)> = query.chain(context.write_params()).collect();
     let path = with_query(PATH, &query);
@@ -243,24 +249,29 @@ pub async fn send_document<'a>(
     }
     if !context.wait {
         let answer = context.api.send(method, &path, Some(body)).await?;
-        return print_result(context, &answer);
+        return print_result(context, &answer, created);
     }
 
     let bar = create_progress_bar();
     let mut last_line = String::new();
-    let answer = context
-        .api
-        .send_with_progress(method, &path, body, |line| {
-            match serde_json::from_str::<Progress>(line) {
-                Ok(progress) => {
-                    bar.set_length(progress.total as u64);
-                    bar.set_position(progress.done as u64);
-                }
-                Err(_) => line.clone_into(&mut last_line),
+    let sending = context.api.send_with_progress(method, &path, body, |line| {
+        match serde_json::from_str::<Progress>(line) {
+            Ok(progress) => {
+                bar.set_length(progress.total as u64);
+                bar.set_position(progress.done as u64);
             }
-            true
-        })
-        .await;
+            Err(_) => line.clone_into(&mut last_line),
+        }
+        true
+    });
+    let answer = tokio::select! {
+        answer = sending => answer,
+        Ok(()) = tokio::signal::ctrl_c() => {
+            bar.finish_and_clear();
+            eprintln!("netnsctl: interrupted; netnsd finishes a document that it has begun");
+            return Err(CliError::Exit(INTERRUPTED));
+        }
+    };
     bar.finish_and_clear();
     answer?;
 
@@ -268,7 +279,7 @@ pub async fn send_document<'a>(
     if let Ok(problem) = serde_json::from_str::<Problem>(&last_line) {
         return Err(problem.into());
     }
-    print_result(context, last_line.as_bytes())
+    print_result(context, last_line.as_bytes(), created)
 }
 
 /// Prints the answer to the dry run of a document as a tree of fields.
@@ -308,7 +319,14 @@ pub async fn delete_all(context: &Context, kind: Kind) -> Result<(), CliError> {
         // Only the commands: they can be run by hand.
         return print_dry_run(context.format, &answer);
     }
-    send_document(context, Method::PUT, query, &RequestBody::Json(&body)).await
+    send_document(
+        context,
+        Method::PUT,
+        query,
+        &RequestBody::Json(&body),
+        "created",
+    )
+    .await
 }
 
 /// Returns true if a resource, or an end of it, lives in a namespace.
@@ -340,7 +358,7 @@ fn create_progress_bar() -> ProgressBar {
 }
 
 /// Prints the changes of a write.
-fn print_result(context: &Context, answer: &[u8]) -> Result<(), CliError> {
+fn print_result(context: &Context, answer: &[u8], created: &str) -> Result<(), CliError> {
     if print_json_or_yaml(context.format, answer)? {
         return Ok(());
     }
@@ -350,11 +368,13 @@ fn print_result(context: &Context, answer: &[u8]) -> Result<(), CliError> {
             .into_iter()
             .flatten()
             .try_for_each(|resource| print_line(format!("{}/{}", resource.kind, resource.name))),
-        Format::Table | Format::Json | Format::Yaml => write_raw(format_changes(context, &result)),
+        Format::Table | Format::Json | Format::Yaml => {
+            write_raw(format_changes(context, &result, created))
+        }
     }
 }
 
-fn format_changes(context: &Context, result: &TopologyResult) -> String {
+fn format_changes(context: &Context, result: &TopologyResult, past: &str) -> String {
     let mut text = String::new();
     for (sign, color, resources) in [
         ("+", GREEN, &result.created),
@@ -372,7 +392,7 @@ fn format_changes(context: &Context, result: &TopologyResult) -> String {
         result.deleted.len(),
     );
     text + &format!(
-        "{created} created, {updated} updated, {deleted} deleted, {} unchanged\n",
+        "{created} {past}, {updated} updated, {deleted} deleted, {} unchanged\n",
         result.unchanged
     )
 }
@@ -453,7 +473,7 @@ fn keep_chosen_names(item: &mut Value, recorded: &Value) {
 
 /// Returns a resource as a section of YAML for a diff.
 fn format_resource(kind: Kind, item: &Value) -> Result<String, CliError> {
-    let yaml = yaml_serde::to_string(item).map_err(|error| CliError::Refused(error.to_string()))?;
+    let yaml = format_yaml(item)?;
     let name = item["name"].as_str().unwrap_or_default();
     let body: String = yaml.lines().map(|line| format!("  {line}\n")).collect();
     Ok(format!("{kind}/{name}:\n{body}"))

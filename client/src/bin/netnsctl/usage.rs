@@ -127,7 +127,15 @@ impl Details<'_> {
     fn unknown_argument(&self, root: &Command, command: &Command) -> String {
         let word = self.string(ContextKind::InvalidArg);
         if !word.starts_with('-') {
-            return format!("unexpected word {word:?}");
+            let takes_file = command
+                .get_arguments()
+                .any(|argument| argument.get_long() == Some("file"));
+            let hint = if takes_file {
+                format!(": give a document as --file {word}")
+            } else {
+                String::new()
+            };
+            return format!("unexpected word {word:?}{hint}");
         }
         let own = [root, command]
             .into_iter()
