@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod drawing;
 pub mod tls;
 
 use std::{
@@ -14,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub use self::tls::Tls;
+pub use self::{drawing::draw_graph, tls::Tls};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};
@@ -22,8 +23,8 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 pub use netnsd_api::shell_word;
 use netnsd_api::{
-    About, Exec, ExecResult, Items, LinkAddress, LiveLink, LiveNeighbour, LiveRoute, Name, Page,
-    Ping, PingResult, Problem, Process, Ready, Resource, Stored,
+    About, Exec, ExecResult, Graph, Items, LinkAddress, LiveLink, LiveNeighbour, LiveRoute, Name,
+    Page, Ping, PingResult, Problem, Process, Ready, Resource, Stored,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -424,6 +425,14 @@ impl Client {
             .request(Method::GET, "/v1/ready", &[], Bytes::new())
             .await?;
         parse_answer(answer.status, &answer.body)
+    }
+
+    /// Returns everything recorded, and everything in the kernel, as a graph.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn get_graph(&self) -> Result<Graph, Error> {
+        self.get_json("/v1/graph").await
     }
 
     /// Returns a page of a list; `query` is the part of the URL after the `?`.

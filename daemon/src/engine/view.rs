@@ -175,6 +175,13 @@ impl View {
         (page, found.next().is_some())
     }
 
+    /// Returns the resources that pass the filter, bridges without their ports.
+    pub fn all(&self, filter: impl Fn(&Entry) -> bool) -> Vec<Arc<Entry>> {
+        let inner = self.read();
+        let entries = inner.kinds.values().flat_map(BTreeMap::values);
+        entries.filter(|entry| filter(entry)).cloned().collect()
+    }
+
     /// Returns true if everything recorded has been compared with the kernel since the start.
     pub fn ready(&self) -> bool {
         self.read().ready

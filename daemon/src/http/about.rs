@@ -25,11 +25,12 @@ const NAME: &str = "netnsd";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Main paths by topic.
-const LINKS: [(&str, &str); 13] = [
+const LINKS: [(&str, &str); 14] = [
     ("about", "/v1"),
     ("audit", "/v1/audit"),
     ("bridges", "/v1/bridges"),
     ("events", "/v1/events"),
+    ("graph", "/v1/graph"),
     ("health", "/v1/health"),
     ("host_links", "/v1/host/links"),
     ("metrics", "/metrics"),

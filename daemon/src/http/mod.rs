@@ -15,6 +15,7 @@ mod exec;
 mod failed_auth;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
+mod graph;
 mod half_close;
 mod head_errors;
 mod headers;

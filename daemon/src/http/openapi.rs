@@ -8,6 +8,7 @@ mod components;
 pub(super) mod daemon;
 pub(super) mod events;
 pub(super) mod exec;
+pub(super) mod graph;
 pub(super) mod live;
 mod parameters;
 pub(super) mod resources;

@@ -16,7 +16,7 @@ use utoipa::openapi::path::OperationBuilder;
 
 use self::RouteScope::{Filtered, Resource, Unscoped};
 use super::{
-    App, about, bridges, events, exec, live, namespaces,
+    App, about, bridges, events, exec, graph, live, namespaces,
     openapi::{self, Components},
     problem, processes,
     query::Query,
@@ -350,6 +350,14 @@ fn live_state() -> Vec<RouteSpec> {
         )
         .with_cost(Cost::KernelQuery),
         get(
+            "/v1/graph",
+            viewer,
+            Filtered,
+            openapi::graph::graph,
+            graph::graph,
+        )
+        .with_cost(Cost::KernelQuery),
+        get(
             "/v1/processes/{pid}/namespace",
             viewer,
             Filtered,
@@ -578,6 +586,7 @@ mod tests {
         viewer   GET     /v1/bridges/{name}/fdb
         viewer   GET     /v1/bridges/{name}/ports
         viewer   GET     /v1/events
+        viewer   GET     /v1/graph
         viewer   GET     /v1/health
         viewer   GET     /v1/host/addresses
         viewer   GET     /v1/host/links

@@ -2,14 +2,14 @@
 //! for writes.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     fs, io,
     sync::Arc,
 };
 
 use netnsd_api::{
-    BridgePort, Destination, FdbEntry, Features, Kind, LinkAddress, LinkSettings, LiveLink,
-    LiveNeighbour, LiveRoute, NamespaceObserved, Peer, ResourceRef,
+    BridgePort, Destination, FdbEntry, Features, KernelLink, KernelNamespace, Kind, LinkAddress,
+    LinkSettings, LiveLink, LiveNeighbour, LiveRoute, NamespaceObserved, Peer, ResourceRef,
 };
 use netnsd_netlink::{NamespaceSwitcher, netns::file::list_names};
 use nix::errno::Errno;
@@ -54,6 +54,7 @@ enum Question {
     Ports(Ns, String, Answer<Vec<BridgePort>>),
     Fdb(Ns, String, Answer<Vec<FdbEntry>>),
     Namespaces(Answer<Named>),
+    Everything(Answer<Vec<KernelNamespace>>),
     Features(Answer<Features>),
     Unrecorded(Box<IsRecorded>, Answer<Vec<ResourceRef>>),
 }
@@ -198,6 +199,14 @@ impl Look {
     pub async fn namespaces(&self) -> Result<Named, LookError> {
         self.ask(Question::Namespaces).await
     }
+
+    /// Every link of the host and of every namespace that has a name in `/run/netns`.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn everything(&self) -> Result<Vec<KernelNamespace>, LookError> {
+        self.ask(Question::Everything).await
+    }
 }
 
 fn serve(mut switcher: NamespaceSwitcher, mut queue: mpsc::Receiver<Question>) {
@@ -221,6 +230,9 @@ fn serve(mut switcher: NamespaceSwitcher, mut queue: mpsc::Receiver<Question>) {
             Question::Ports(ns, bridge, answer) => drop(answer.send(ports(switcher, &ns, &bridge))),
             Question::Fdb(ns, bridge, answer) => {
                 drop(answer.send(live::fdb(switcher, &ns, &bridge)))
+            }
+            Question::Everything(answer) => {
+                drop(answer.send(everything(switcher).map_err(LookError::from)))
             }
             Question::Unrecorded(is_recorded, answer) => {
                 drop(answer.send(Ok(unrecorded(switcher, &*is_recorded))))
@@ -370,6 +382,107 @@ impl Peers {
             interface: links.get(&index)?.clone(),
         })
     }
+}
+
+/// Links of one namespace.
+pub(super) struct SeenNamespace {
+    /// Its name; `None`: the host.
+    pub name: Option<String>,
+    /// Its links by name.
+    pub links: BTreeMap<String, ObservedLink>,
+}
+
+fn everything(switcher: &mut NamespaceSwitcher) -> Result<Vec<KernelNamespace>, KernelError> {
+    let seen = live::all_namespaces(switcher)?;
+    let by_index = LinkIndex::new(&seen);
+    let mut found = Vec::new();
+    for (position, namespace) in seen.iter().enumerate() {
+        let mut ids = live::Netnsids::of(namespace.name.clone());
+        let mut attached = |link: &ObservedLink| {
+            let (position, name) = by_index.find_attached(position, link, |other, id| {
+                ids.is_id_of(switcher, seen[other].name.as_deref(), id)
+            })?;
+            Some(Peer {
+                namespace: seen[position].name.clone(),
+                interface: name.to_owned(),
+            })
+        };
+        let links = namespace.links.iter().map(|(name, link)| KernelLink {
+            name: name.clone(),
+            kind: link.kind.clone(),
+            operstate: link.operstate.clone(),
+            addresses: link.addresses.iter().map(ToString::to_string).collect(),
+            master: link.master.clone(),
+            owner: tag_of(link),
+            attached: attached(link),
+        });
+        found.push(KernelNamespace {
+            name: namespace.name.clone(),
+            links: links.collect(),
+        });
+    }
+    Ok(found)
+}
+
+/// Links of several namespaces by their index, and by their owner tag.
+struct LinkIndex<'a> {
+    by_index: HashMap<u32, Vec<SeenLink<'a>>>,
+    owned: HashMap<(ResourceRef, usize), (usize, &'a str)>,
+}
+
+/// A link, with the position of its namespace.
+struct SeenLink<'a> {
+    position: usize,
+    name: &'a str,
+    link: &'a ObservedLink,
+}
+
+impl<'a> LinkIndex<'a> {
+    fn new(seen: &'a [SeenNamespace]) -> Self {
+        let mut by_index = HashMap::<_, Vec<_>>::new();
+        let mut owned = HashMap::new();
+        for (position, namespace) in seen.iter().enumerate() {
+            for (name, link) in &namespace.links {
+                by_index.entry(link.index).or_default().push(SeenLink {
+                    position,
+                    name,
+                    link,
+                });
+                if let Some(owner) = tag_of(link) {
+                    owned.insert(owner, (position, name.as_str()));
+                }
+            }
+        }
+        Self { by_index, owned }
+    }
+
+    /// Returns the place of the peer of a veth, or of the device below another link; `is_at` tells
+    /// if a position is that of a netnsid.
+    fn find_attached(
+        &self,
+        position: usize,
+        link: &ObservedLink,
+        mut is_at: impl FnMut(usize, i32) -> bool,
+    ) -> Option<(usize, &'a str)> {
+        let is_veth = link.kind.as_deref() == Some(KernelLink::VETH);
+        if is_veth && let Some((resource, end)) = tag_of(link) {
+            return self.owned.get(&(resource, 1 - end)).copied();
+        }
+        let same_index = self.by_index.get(&link.peer_index?)?;
+        let found = same_index.iter().find(|other| {
+            // Few links fulfil this; a netnsid costs a request.
+            (!is_veth || other.link.peer_index == Some(link.index))
+                && match link.peer_netnsid {
+                    None => other.position == position,
+                    Some(id) => other.position != position && is_at(other.position, id),
+                }
+        })?;
+        Some((found.position, found.name))
+    }
+}
+
+fn tag_of(link: &ObservedLink) -> Option<(ResourceRef, usize)> {
+    ownership::parse(link.owner_tag.as_deref()?)
 }
 
 fn addresses(switcher: &mut NamespaceSwitcher, ns: &Ns) -> Result<Vec<LinkAddress>, LookError> {

@@ -8,7 +8,7 @@ use std::{
 
 use netnsd_api::{FdbEntry, LiveNeighbour, NamespaceObserved};
 use netnsd_netlink::{
-    Error, NamespaceSwitcher, NetnsFile, RouteSocket,
+    Error, NamespaceSwitcher, NetnsFile, NsConnection, RouteSocket, errno_of,
     link::{self, LinkId},
     neigh::{get_fdb, parse_neigh},
     netns::file::{THREAD_NETNS, list_names, netns_path, open_netns},
@@ -157,6 +157,82 @@ pub(in crate::kernel) fn namespaces(
         found.push((name, seen));
     }
     Ok(found)
+}
+
+/// Reads the links of the host and of every namespace that has a name; none of a namespace that
+/// cannot be entered.
+pub(in crate::kernel) fn all_namespaces(
+    switcher: &NamespaceSwitcher,
+) -> Result<Vec<look::SeenNamespace>, KernelError> {
+    let mut found = Vec::new();
+    for name in std::iter::once(None).chain(list_names().into_iter().map(Some)) {
+        let links = match connect(switcher, name.as_deref()) {
+            Ok(Some(open)) => observe::all_links(&open.route, link::get_links_without_counters())?,
+            // It blocks its name nevertheless; see `namespaces`.
+            Err(Errno::EINVAL | Errno::EPERM | Errno::EACCES) => BTreeMap::new(),
+            Ok(None) => continue,
+            Err(errno) => return Err(errno.into()),
+        };
+        found.push(look::SeenNamespace { name, links });
+    }
+    Ok(found)
+}
+
+/// Connects to a namespace, the host's without a name; `None` if there is none of this name any
+/// more.
+fn connect(
+    switcher: &NamespaceSwitcher,
+    name: Option<&str>,
+) -> Result<Option<NsConnection>, Errno> {
+    let opened = match name {
+        Some(name) => open_netns(name),
+        None => File::open(THREAD_NETNS)
+            .map(|file| NetnsFile::Namespace(file.into()))
+            .map_err(|error| errno_of(&error)),
+    };
+    match opened {
+        Ok(NetnsFile::Namespace(fd)) => switcher.connect(fd).map(Some),
+        Ok(NetnsFile::Stale(_)) => Err(Errno::EINVAL),
+        _ => Ok(None),
+    }
+}
+
+/// Ids that one namespace has for others, asked for when needed.
+pub(in crate::kernel) struct Netnsids {
+    from: Option<String>,
+    connection: Option<NsConnection>,
+    known: BTreeMap<Option<String>, Option<u32>>,
+}
+
+impl Netnsids {
+    /// Returns those of a namespace; `None`: of the host.
+    pub fn of(from: Option<String>) -> Self {
+        Self {
+            from,
+            connection: None,
+            known: BTreeMap::new(),
+        }
+    }
+
+    /// Returns true if this is the id of a namespace.
+    pub fn is_id_of(&mut self, switcher: &NamespaceSwitcher, name: Option<&str>, id: i32) -> bool {
+        let key = name.map(str::to_owned);
+        if !self.known.contains_key(&key) {
+            let found = self.ask(switcher, name);
+            self.known.insert(key.clone(), found);
+        }
+        let known = self.known.get(&key).copied().flatten();
+        known.is_some() && known == u32::try_from(id).ok()
+    }
+
+    fn ask(&mut self, switcher: &NamespaceSwitcher, name: Option<&str>) -> Option<u32> {
+        if self.connection.is_none() {
+            self.connection = connect(switcher, self.from.as_deref()).ok()?;
+        }
+        let other = connect(switcher, name).ok()??;
+        let route = &self.connection.as_ref()?.route;
+        route.netnsid(other.ns.as_raw_fd()).ok()?
+    }
 }
 
 /// Returns the namespaces that one namespace has ids for, with the names of their links.
