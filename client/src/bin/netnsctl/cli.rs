@@ -12,6 +12,7 @@ use crate::{
     bridge::BridgeCommand,
     error::CliError,
     events::EventsArgs,
+    graph::GraphArgs,
     ip::{self, Words},
     login::Login,
     netns::NetnsCommand,
@@ -389,6 +390,9 @@ pub enum Command {
     /// Diff a document against the recorded state (exit 1 if different)
     #[command(after_help = "Example:\n  netnsctl diff -f lab.yaml")]
     Diff(DocumentArgs),
+    /// Draw the network, or that of a document
+    #[command(after_help = "Examples:\n  netnsctl graph\n  netnsctl graph -f lab.yaml --mermaid")]
+    Graph(GraphArgs),
     /// Export the whole network as a document
     #[command(after_help = "Example:\n  netnsctl export > lab.yaml")]
     Export {
@@ -473,6 +477,7 @@ impl Command {
             | Command::Wait(_)
             | Command::Plan(_)
             | Command::Diff(_)
+            | Command::Graph(_)
             | Command::Export { .. }
             | Command::Reconcile
             | Command::Events(_)
@@ -505,6 +510,7 @@ impl Command {
             | Command::Wait(_)
             | Command::Plan(_)
             | Command::Diff(_)
+            | Command::Graph(_)
             | Command::Export { .. }
             | Command::Reconcile
             | Command::Events(_)

@@ -13,6 +13,7 @@ mod entries;
 mod error;
 mod events;
 mod exec;
+mod graph;
 mod ip;
 mod login;
 mod netns;
@@ -125,6 +126,7 @@ async fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Apply(document) => topology::apply_document(&context, &document).await,
         Command::Plan(args) => topology::plan_document(&context, &args).await,
         Command::Diff(document) => topology::diff_document(&context, &document).await,
+        Command::Graph(args) => graph::show_graph(&context, &args).await,
         Command::Export { label } => topology::export_document(&context, &label).await,
         Command::Adopt(args) => adopt::adopt_resources(&context, &args).await,
         Command::Reconcile => topology::reconcile(&context).await,

@@ -50,24 +50,54 @@ pub struct DocumentArgs {
 }
 
 impl DocumentArgs {
+    fn source(&self) -> DocumentFile<'_> {
+        DocumentFile(&self.file)
+    }
+
+    fn method(&self) -> Method {
+        if self.prune {
+            Method::PUT
+        } else {
+            Method::PATCH
+        }
+    }
+
+    /// Returns the label filters as query parameters.
+    fn label_params(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.label.iter().map(|label| ("label", label.as_str()))
+    }
+
+    /// Returns the query parameters of a write.
+    fn write_params(&self) -> impl Iterator<Item = (&str, &str)> {
+        let adopt = self.adopt.then_some(("adopt", "true"));
+        let cascade = self.cascade.then_some(("cascade", "true"));
+        self.label_params().chain(adopt).chain(cascade)
+    }
+}
+
+/// The file of a document; `-` is the standard input.
+#[derive(Debug, Clone, Copy)]
+pub struct DocumentFile<'a>(pub &'a str);
+
+impl DocumentFile<'_> {
     /// Returns the name of the file for messages.
-    fn file_name(&self) -> &str {
-        match self.file.as_str() {
+    fn name(&self) -> &str {
+        match self.0 {
             "-" => "standard input",
             file => file,
         }
     }
 
     /// Reads the document, and checks that it is YAML.
-    fn read_file(&self) -> Result<String, CliError> {
-        let text = match self.file.as_str() {
+    fn read_text(&self) -> Result<String, CliError> {
+        let text = match self.0 {
             "-" => {
                 let mut text = String::new();
                 io::stdin().read_to_string(&mut text).map(|_| text)
             }
             file => fs::read_to_string(file),
         };
-        let name = self.file_name();
+        let name = self.name();
         let text = text.map_err(|error| CliError::Usage(format!("cannot read {name}: {error}")))?;
         match read_yaml(&text) {
             Ok(Value::Null) => Err(CliError::Usage(format!("{name} is empty"))),
@@ -100,29 +130,18 @@ impl DocumentArgs {
         let hint = hint.map_or(String::new(), |hint| format!("\n  {hint}"));
         CliError::Refused(format!(
             "{}{place}:{field} {}{hint}",
-            self.file_name(),
+            self.name(),
             describe_problem(&problem)
         ))
     }
 
-    fn method(&self) -> Method {
-        if self.prune {
-            Method::PUT
-        } else {
-            Method::PATCH
-        }
-    }
-
-    /// Returns the label filters as query parameters.
-    fn label_params(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.label.iter().map(|label| ("label", label.as_str()))
-    }
-
-    /// Returns the query parameters of a write.
-    fn write_params(&self) -> impl Iterator<Item = (&str, &str)> {
-        let adopt = self.adopt.then_some(("adopt", "true"));
-        let cascade = self.cascade.then_some(("cascade", "true"));
-        self.label_params().chain(adopt).chain(cascade)
+    /// Reads the document without asking netnsd.
+    pub fn read_topology(&self) -> Result<Topology, CliError> {
+        let text = self.read_text()?;
+        let document = RequestBody::Yaml(&text).to_value();
+        document
+            .and_then(|value| Ok(parse(&value).map_err(Problem::from)?))
+            .map_err(|error| self.locate(&text, error))
     }
 }
 
@@ -217,7 +236,7 @@ impl Resources {
 
 /// Applies a document.
 pub async fn apply_document(context: &Context, document: &DocumentArgs) -> Result<(), CliError> {
-    let text = document.read_file()?;
+    let text = document.source().read_text()?;
     send_document(
         context,
         document.method(),
@@ -226,7 +245,7 @@ pub async fn apply_document(context: &Context, document: &DocumentArgs) -> Resul
         "created",
     )
     .await
-    .map_err(|error| document.locate(&text, error))
+    .map_err(|error| document.source().locate(&text, error))
 }
 
 /// Exit code of a command that SIGINT ended, as a shell reports it.
@@ -400,7 +419,7 @@ fn format_changes(context: &Context, result: &TopologyResult, past: &str) -> Str
 /// Prints the changes that a document would make, or the equivalent commands.
 pub async fn plan_document(context: &Context, args: &PlanArgs) -> Result<(), CliError> {
     let document = &args.document;
-    let text = document.read_file()?;
+    let text = document.source().read_text()?;
     let body = RequestBody::Yaml(&text);
     let query: Vec<(&str, &str)> = document
         .write_params()
@@ -410,7 +429,7 @@ pub async fn plan_document(context: &Context, args: &PlanArgs) -> Result<(), Cli
         .api
         .send(document.method(), &with_query(PATH, &query), Some(&body))
         .await
-        .map_err(|error| document.locate(&text, error))?;
+        .map_err(|error| document.source().locate(&text, error))?;
     if args.commands {
         print_dry_run(context.format, &answer)
     } else {
@@ -421,11 +440,11 @@ pub async fn plan_document(context: &Context, args: &PlanArgs) -> Result<(), Cli
 /// Prints the difference between the recorded state and a document; fails if there is one, as
 /// diff(1).
 pub async fn diff_document(context: &Context, document: &DocumentArgs) -> Result<(), CliError> {
-    let text = document.read_file()?;
+    let text = document.source().read_text()?;
     let mut desired = RequestBody::Yaml(&text)
         .to_value()
         .and_then(|value| Resources::read(&value))
-        .map_err(|error| document.locate(&text, error))?;
+        .map_err(|error| document.source().locate(&text, error))?;
     let labels: Vec<(&str, &str)> = document.label_params().collect();
     let recorded = Resources::read_recorded(context, &labels).await?;
     desired.keep_chosen_names(&recorded);
@@ -452,7 +471,7 @@ pub async fn diff_document(context: &Context, document: &DocumentArgs) -> Result
     }
     write_raw(format!(
         "--- recorded\n+++ {}\n{text}",
-        document.file_name()
+        document.source().name()
     ))?;
     Err(CliError::Exit(1))
 }
