@@ -30,8 +30,8 @@ fn run() -> Result<ExitCode, DaemonError> {
     let cli = settings::parse_command_line()?;
     let env = |key: &str| std::env::var(key).ok();
     match cli.command {
-        Some(Verb::Try { exit }) => {
-            return tryout::run(exit, settings::log_filter(&env, "warn")?);
+        Some(Verb::Try { exit, verbose }) => {
+            return tryout::run(exit, verbose, settings::log_filter(&env, "warn")?);
         }
         Some(Verb::Man { dir }) => {
             let failed = |error| DaemonError::Other(format!("{}: {error}", dir.display()));

@@ -52,6 +52,9 @@ pub enum Verb {
         /// Exit after the pings: with 0 only if all were answered
         #[arg(long)]
         exit: bool,
+        /// Print each request as a curl line, and each ping
+        #[arg(short, long)]
+        verbose: bool,
     },
     /// Write the manual pages of this program
     #[command(hide = true)]

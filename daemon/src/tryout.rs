@@ -1,15 +1,16 @@
-//! `netnsd try`: a demo that runs a daemon in a sandbox, creates a small network and prints the curl
-//! commands that do the same.
+//! `netnsd try`: a demo that runs a daemon in a sandbox, creates a small network, draws it and pings
+//! through it.
 
 use std::{
+    env,
     io::{self, IsTerminal, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use http::Method;
 use netnsd_api::PingResult;
-use netnsd_client::{Answer, Client, shell_word};
+use netnsd_client::{Answer, Client, draw_graph, shell_word};
 use nix::unistd::{Pid, geteuid};
 use serde_json::Value;
 use tokio::sync::oneshot;
@@ -27,13 +28,17 @@ const NETWORK: &str = include_str!("../../examples/try/network.json");
 /// Namespace, address and description of each ping of the demo.
 const PINGS: &str = include_str!("../../examples/try/pings.json");
 
+/// Columns of a terminal that every line of the demo fits into, unless it has a path.
+const WIDTH: usize = 80;
+
 type Result<T> = std::result::Result<T, DaemonError>;
 
-/// Runs the demo; with `exit` it ends after the pings, else at a signal.
+/// Runs the demo; with `exit` it ends after the pings, else at a signal; with `verbose` it prints
+/// the requests.
 ///
 /// # Errors
 /// If the sandbox or the daemon cannot be started, or the network cannot be created.
-pub fn run(exit: bool, log: Targets) -> Result<ExitCode> {
+pub fn run(exit: bool, verbose: bool, log: Targets) -> Result<ExitCode> {
     // Before the sandbox, in whose user namespace every user is root.
     let as_root = geteuid().is_root();
     sandbox::enter().map_err(|error| DaemonError::Other(error.to_string()))?;
@@ -61,6 +66,7 @@ pub fn run(exit: bool, log: Targets) -> Result<ExitCode> {
         socket,
         colours: has_colours(),
         as_root,
+        verbose,
     };
     daemon::build_runtime()?.block_on(run_demo(settings, tour, exit))
 }
@@ -68,7 +74,7 @@ pub fn run(exit: bool, log: Targets) -> Result<ExitCode> {
 /// Returns a directory for the socket that other terminals can reach: not one that the sandbox
 /// covers.
 fn reachable_temp_dir() -> PathBuf {
-    let dir = std::env::temp_dir();
+    let dir = env::temp_dir();
     if dir.starts_with("/run") || dir.starts_with("/etc") {
         "/tmp".into()
     } else {
@@ -77,7 +83,7 @@ fn reachable_temp_dir() -> PathBuf {
 }
 
 fn has_colours() -> bool {
-    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+    io::stdout().is_terminal() && env::var_os("NO_COLOR").is_none()
 }
 
 /// Runs the daemon and the tour concurrently.
@@ -119,19 +125,16 @@ struct Tour {
     socket: PathBuf,
     colours: bool,
     as_root: bool,
+    verbose: bool,
 }
 
 impl Tour {
-    /// Creates the network and pings through it; returns true if all pings were answered.
+    /// Creates the network, draws it and pings through it; returns true if all pings were answered.
     async fn show_network(&self) -> Result<bool> {
         let network: Vec<(String, Value)> = parse_bundled(NETWORK)?;
         let pings: Vec<(String, String, String)> = parse_bundled(PINGS)?;
-        self.print_line(&format!(
-            "A daemon in a sandbox of its own serves {}. It makes a network:",
-            self.socket.display()
-        ));
+        self.print_line("A daemon in a sandbox of its own, and its network:\n");
         for (path, body) in &network {
-            self.print_line(&self.curl("PUT", path, Some(body)));
             let answer = self.send(Method::PUT, path, body).await?;
             if !answer.status.is_success() {
                 return Err(DaemonError::Other(format!(
@@ -141,41 +144,60 @@ impl Tour {
                 )));
             }
         }
-        self.print_line("\nNow through all of it:");
-        let mut all_answered = true;
+        let mut times = Vec::new();
         for (from, address, what) in &pings {
-            all_answered &= self.ping(from, address, what).await?;
+            times.extend(self.ping(from, address, what).await?);
+        }
+        // After the pings, when the ports of the bridge are up.
+        let graph = self.client.get_graph().await;
+        let graph = graph.map_err(|error| {
+            DaemonError::Other(format!("the network could not be drawn: {error}"))
+        })?;
+        self.print_line(&draw_graph(&graph, Some(WIDTH), self.colours));
+        let all_answered = times.len() == pings.len();
+        let counts = format!("{} of {} pings answered", times.len(), pings.len());
+        let counts = self.paint(if all_answered { "32" } else { "31" }, &counts);
+        let least = times.iter().copied().reduce(f64::min);
+        let most = times.iter().copied().reduce(f64::max);
+        match least.zip(most) {
+            Some((least, most)) => {
+                self.print_line(&format!("{counts}, in {least:.3} to {most:.3} ms"));
+            }
+            None => self.print_line(&counts),
         }
         Ok(all_answered)
     }
 
-    async fn ping(&self, from: &str, address: &str, what: &str) -> Result<bool> {
+    /// Pings an address; returns the time that it took in milliseconds, if it was answered.
+    async fn ping(&self, from: &str, address: &str, what: &str) -> Result<Option<f64>> {
         let path = format!("/v1/namespaces/{from}/ping");
         // The first packet may wait for a bridge port that is only just up.
         let body = serde_json::json!({"address": address, "count": 3});
-        self.print_line(&self.curl("POST", &path, Some(&body)));
         let answer = self.send(Method::POST, &path, &body).await?;
         let result = serde_json::from_slice::<PingResult>(&answer.body)
             .ok()
             .filter(|_| answer.status.is_success());
-        let ok = result.as_ref().is_some_and(|result| result.received > 0);
-        let word = if ok {
-            self.paint("32", "ok")
-        } else {
-            self.paint("31", "FAIL")
-        };
-        let found = match result {
+        let (time, found) = match result {
             Some(PingResult {
                 rtt_ms: Some(rtt), ..
-            }) => format!("{:.3} ms", rtt.min),
-            Some(_) => "no answer".to_owned(),
-            None => format!("{}: {}", answer.status, answer.json()),
+            }) => (Some(rtt.min), format!("{:.3} ms", rtt.min)),
+            Some(_) => (None, "no answer".to_owned()),
+            None => (None, format!("{}: {}", answer.status, answer.json())),
         };
-        self.print_line(&format!("  {word}  {from} -> {address} ({what}): {found}"));
-        Ok(ok)
+        if self.verbose || time.is_none() {
+            let word = match time {
+                Some(_) => self.paint("32", "ok"),
+                None => self.paint("31", "FAIL"),
+            };
+            self.print_line(&format!("  {word}  {from} -> {address} ({what}): {found}"));
+        }
+        Ok(time)
     }
 
     async fn send(&self, method: Method, path: &str, body: &Value) -> Result<Answer> {
+        if self.verbose {
+            self.print_line(&self.curl(&method, path, body));
+        }
         let sent = self.client.request(
             method,
             path,
@@ -187,38 +209,47 @@ impl Tour {
     }
 
     fn show_next_steps(&self) {
+        let url = format!("unix://{}", self.socket.display());
+        self.print_line("\nGo on in another terminal:");
+        self.print_line(&format!("  export NETNSCTL_URL={}", shell_word(&url)));
+        match find_netnsctl() {
+            Netnsctl::InPath => {}
+            Netnsctl::Beside(dir) => {
+                let dir = shell_word(&dir.to_string_lossy());
+                self.print_line(&format!("  export PATH=$PATH:{dir}"));
+            }
+            Netnsctl::Missing => {
+                self.print_line("  cargo build --workspace    # netnsctl is not built yet");
+            }
+        }
+        self.print_line("  netnsctl graph");
+        self.print_line("  netnsctl netns exec alice -- ping -c 1 10.1.0.2");
+        self.print_line("  netnsctl events -f");
         let pid = std::process::id();
-        let nsenter = if self.as_root {
-            format!("nsenter --target {pid} --mount --net")
+        let user = if self.as_root {
+            ""
         } else {
-            format!("nsenter --target {pid} --user --preserve-credentials --mount --net")
+            " --user --preserve-credentials"
         };
-        self.print_line("\nGo on from another terminal:");
-        self.print_line(&self.curl("GET", "/v1/namespaces", None));
-        self.print_line(&self.curl("GET", "/v1/namespaces/router/links", None));
-        self.print_line(&self.curl("DELETE", "/v1/veths/alice-bob", None));
-        self.print_line("Look at it from inside, as ip sees it:");
-        self.print_line(&format!("{nsenter} ip netns list"));
-        self.print_line(&format!("{nsenter} ip -n router route"));
+        self.print_line("Or look at it from inside, with ip(8):");
+        self.print_line(&format!(
+            "  nsenter --target {pid}{user} --mount --net ip -n router route"
+        ));
+        if !self.verbose {
+            self.print_line("The requests that made it: netnsd try -v");
+        }
         self.print_line("Ctrl-C ends it and leaves nothing behind.");
     }
 
     /// Returns the shell command of a request.
-    fn curl(&self, method: &str, path: &str, body: Option<&Value>) -> String {
+    fn curl(&self, method: &Method, path: &str, body: &Value) -> String {
         let socket = shell_word(&self.socket.to_string_lossy());
-        let verb = if method == "GET" {
-            String::new()
-        } else {
-            format!(" -X {method}")
-        };
         let url = shell_word(&format!("http://netnsd{path}"));
-        match body {
-            Some(body) => format!(
-                "curl --unix-socket {socket}{verb} -H 'Content-Type: application/json' {url} -d {}",
-                shell_word(&body.to_string())
-            ),
-            None => format!("curl --unix-socket {socket}{verb} {url}"),
-        }
+        let body = shell_word(&body.to_string());
+        format!(
+            "curl --unix-socket {socket} -X {method} -H 'Content-Type: application/json' {url} \
+             -d {body}"
+        )
     }
 
     fn paint(&self, colour: &str, text: &str) -> String {
@@ -231,6 +262,27 @@ impl Tour {
 
     fn print_line(&self, line: &str) {
         let _ = writeln!(io::stdout(), "{line}"); // The reader may be gone, as with `head`.
+    }
+}
+
+/// Place of netnsctl.
+enum Netnsctl {
+    InPath,
+    /// In the directory of this program.
+    Beside(PathBuf),
+    Missing,
+}
+
+fn find_netnsctl() -> Netnsctl {
+    let is_in = |dir: &Path| dir.join("netnsctl").is_file();
+    let path = env::var_os("PATH").unwrap_or_default();
+    if env::split_paths(&path).any(|dir| is_in(&dir)) {
+        return Netnsctl::InPath;
+    }
+    let program = env::current_exe().ok();
+    match program.as_deref().and_then(Path::parent) {
+        Some(dir) if is_in(dir) => Netnsctl::Beside(dir.to_owned()),
+        Some(_) | None => Netnsctl::Missing,
     }
 }
 
