@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::LinkType;
+
 /// The entry point: `GET /`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Index {
@@ -42,12 +44,15 @@ pub struct About {
 }
 
 /// Features of the kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Features {
     /// True if bridges can filter VLANs.
     pub vlan_filtering: bool,
     /// True if the kernel has IPv6.
     pub ipv6: bool,
+    /// Types of links that the kernel can create.
+    #[serde(default)]
+    pub links: Vec<LinkType>,
 }
 
 /// Limits of requests.

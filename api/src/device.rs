@@ -51,6 +51,9 @@ macro_rules! device_spec {
             #[serde(default)]
             #[schema(max_items = 1024)]
             pub addresses: Vec<$crate::Cidr>,
+            /// Length of the transmit queue, in packets; null: the kernel's choice.
+            #[serde(default)]
+            pub txqueuelen: Option<u32>,
             $($rest)*
         }
 

@@ -34,12 +34,12 @@ pub struct LiveLink {
     pub resource: Option<ResourceRef>,
     /// Its counters.
     pub statistics: Statistics,
-    /// With `?settings=true`: settings of a bridge and of a bridge port.
+    /// With `?settings=true`: its settings, and those of a bridge and of a bridge port.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settings: Option<LinkSettings>,
 }
 
-/// Settings of a bridge and of a bridge port, named like the fields of a resource; those at the
+/// Settings of a device, of a bridge and of a bridge port, named like the fields of a resource; those at the
 /// kernel's default are left out.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
@@ -63,6 +63,8 @@ pub struct LinkSettings {
     pub vlan_filtering: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vlan_default_pvid: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub txqueuelen: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<Port>,
 }
@@ -159,6 +161,9 @@ pub struct BridgePort {
     pub veth: Option<Name>,
     /// The end of the pair, 0 or 1.
     pub endpoint: Option<u8>,
+    /// The link resource that it is; null if it is none.
+    #[serde(default)]
+    pub link: Option<Name>,
     /// STP state.
     pub state: String,
     /// STP path cost.

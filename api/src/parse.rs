@@ -1,13 +1,13 @@
 //! From a JSON value to a typed request; every error has its JSON pointer.
 
 use serde::{
-    Deserializer,
+    Deserialize, Deserializer,
     de::{
         self, DeserializeOwned, IntoDeserializer, Visitor,
         value::{MapDeserializer, SeqDeserializer},
     },
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use serde_path_to_error::Segment;
 
 use crate::{Code, FieldError, values::DUPLICATE_SYSCTL};
@@ -45,6 +45,10 @@ fn parse_with_path<T: DeserializeOwned>(value: &Value) -> Result<T, FieldError> 
             })
             .collect();
         let detail = error.inner().to_string();
+        if let Some(nested) = unnest_field_error(&detail) {
+            let path: Vec<&str> = path.iter().map(String::as_str).collect();
+            return nested.below(&path);
+        }
         // serde names the field in its message; the path may end before it.
         let unknown = quoted_after(&detail, "unknown field `");
         let missing = quoted_after(&detail, "missing field `");
@@ -67,6 +71,63 @@ fn parse_with_path<T: DeserializeOwned>(value: &Value) -> Result<T, FieldError> 
         let path: Vec<&str> = path.iter().map(String::as_str).collect();
         FieldError::at(code, &path, to_json_terms(&detail))
     })
+}
+
+/// Begins the message of a serde error that carries a field error.
+const NESTED: &str = "field error: ";
+
+/// Returns the serde error of a `Deserialize` that parses a part of its input by [`parse`].
+pub(crate) fn nest_field_error<E: de::Error>(error: FieldError) -> E {
+    let FieldError {
+        code,
+        pointer,
+        detail,
+    } = error;
+    E::custom(format!("{NESTED}{}", json!([code, pointer, detail])))
+}
+
+fn unnest_field_error(message: &str) -> Option<FieldError> {
+    let (code, pointer, detail): (Code, String, String) =
+        serde_json::from_str(message.strip_prefix(NESTED)?).ok()?;
+    Some(FieldError {
+        code,
+        pointer,
+        detail,
+    })
+}
+
+/// Returns the names of a struct's fields, as its `Deserialize` asks for them.
+pub(crate) fn field_names<'de, T: Deserialize<'de>>() -> &'static [&'static str] {
+    let mut names: &[&str] = &[];
+    // Fails always, once it has asked.
+    let _ = T::deserialize(FieldNames(&mut names));
+    names
+}
+
+/// A deserializer that keeps the names of the fields that it is asked for.
+struct FieldNames<'n>(&'n mut &'static [&'static str]);
+
+impl<'de> Deserializer<'de> for FieldNames<'_> {
+    type Error = de::value::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, _visitor: V) -> Result<V::Value, Self::Error> {
+        Err(de::Error::custom("no struct"))
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        *self.0 = fields;
+        self.deserialize_any(visitor)
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit
+        unit_struct newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+    }
 }
 
 /// Returns the name that follows a prefix in a message, up to the closing backquote.
@@ -206,8 +267,6 @@ fn unexpected(value: &Value) -> de::Unexpected<'_> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
     use crate::{Namespace, RT_TABLE_MAIN, Veth};
 

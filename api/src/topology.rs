@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::{Kind, Name, Resource, ResourceRef, State, resource_kinds};
@@ -42,7 +42,7 @@ macro_rules! define_topology {
             match kind {
                 $(Kind::$kind => {
                     static DEFAULTS: LazyLock<Value> =
-                        LazyLock::new(|| default_fields::<crate::$spec>(json!({"name": "x"})));
+                        LazyLock::new(|| default_fields::<crate::$spec>(crate::$spec::least()));
 
                     crate::$spec::omit_nested_defaults(&mut spec);
                     omit_defaults(&mut spec, &DEFAULTS, crate::$spec::ALWAYS_SHOWN);
@@ -136,6 +136,8 @@ pub struct NotInSync {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::{Bridge, Namespace, Veth};
 

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{EdgeKind, Graph, GraphEdge, GraphNode, KernelLink, KernelNamespace, NodeKind};
-use crate::{Cidr, Kind, Name, Peer, ResourceRef, State, Topology, Veth};
+use crate::{Cidr, Endpoint, Kind, Link, Name, Peer, ResourceRef, State, Topology, Veth};
 
 /// Devices that the kernel itself adds to each namespace once a tunnel's module is loaded
 /// (`fb_tunnels_only_for_init_net`, admin-guide/sysctl/net.rst).
@@ -43,7 +43,7 @@ impl From<&Peer> for Place {
     }
 }
 
-/// Resource of a device, and which end of it; 0 for a bridge.
+/// Resource of a device, and which end of it; 0 if it has one only.
 type Owner = (ResourceRef, usize);
 
 impl Graph {
@@ -60,6 +60,9 @@ impl Graph {
         builder.add_bridges();
         for veth in &recorded.veths {
             builder.add_veth(veth);
+        }
+        for link in &recorded.links {
+            builder.add_link(link);
         }
         builder.add_other_devices();
         builder.add_live_edges();
@@ -138,7 +141,9 @@ impl<'a> Builder<'a> {
         // A document may refer to namespaces that are only recorded.
         let bridges = self.recorded.bridges.iter().map(|bridge| &bridge.namespace);
         let ends = self.recorded.veths.iter().flat_map(|veth| &veth.endpoints);
-        for name in bridges.chain(ends.map(|end| &end.namespace)).flatten() {
+        let links = self.recorded.links.iter().map(|link| &link.device);
+        let ends = ends.chain(links).map(|end| &end.namespace);
+        for name in bridges.chain(ends).flatten() {
             self.add_namespace(name.as_str(), true, None);
         }
     }
@@ -190,30 +195,39 @@ impl<'a> Builder<'a> {
         let resource = ResourceRef::new(Kind::Veth, veth.name.clone());
         let [a, b] = [0, 1].map(|i| {
             let end = &veth.endpoints[i];
-            let owner = (resource.clone(), i);
-            let namespace = end.namespace.as_ref().map(Name::as_str);
             // netnsd chooses the name of a device without one when it records the pair.
             let device = match end.device() {
                 "" => format!("{}/{i}", veth.name),
                 device => device.to_owned(),
             };
-            let place = self.current_place(&owner, Place::new(namespace, &device));
-            if let Some(bridge) = &end.bridge
-                && !self.owned.contains_key(&owner)
-            {
-                // A document may refer to bridges that are only recorded.
-                self.add_bridge(bridge, Place::new(namespace, bridge.as_str()), &[]);
-                let id = place.id(EdgeKind::Port.as_str());
-                let a = self.device(&place).id;
-                self.add_edge(EdgeKind::Port, id, a, bridge_id(bridge), Some(&resource));
-            }
-            let node = self.device(&place);
-            let id = node.id.clone();
-            self.add_recorded_device(node, place, &owner, &end.addresses);
-            id
+            self.add_end(&(resource.clone(), i), end, &device)
         });
         let id = format!("pair/{}", veth.name);
         self.add_edge(EdgeKind::Pair, id, a, b, Some(&resource));
+    }
+
+    fn add_link(&mut self, link: &Link) {
+        let resource = ResourceRef::new(Kind::Link, link.name.clone());
+        self.add_end(&(resource, 0), &link.device, link.device_name());
+    }
+
+    /// Adds a device that may be a port, and returns its id.
+    fn add_end(&mut self, owner: &Owner, end: &Endpoint, device: &str) -> String {
+        let namespace = end.namespace.as_ref().map(Name::as_str);
+        let place = self.current_place(owner, Place::new(namespace, device));
+        if let Some(bridge) = &end.bridge
+            && !self.owned.contains_key(owner)
+        {
+            // A document may refer to bridges that are only recorded.
+            self.add_bridge(bridge, Place::new(namespace, bridge.as_str()), &[]);
+            let id = place.id(EdgeKind::Port.as_str());
+            let a = self.device(&place).id;
+            self.add_edge(EdgeKind::Port, id, a, bridge_id(bridge), Some(&owner.0));
+        }
+        let node = self.device(&place);
+        let id = node.id.clone();
+        self.add_recorded_device(node, place, owner, &end.addresses);
+        id
     }
 
     /// Returns the node of an unmanaged device.

@@ -261,3 +261,17 @@ fn dot_has_clusters_and_escaped_labels() {
         assert!(dot.contains(line), "{line}\n{dot}");
     }
 }
+
+#[test]
+fn link_of_a_document_is_an_interface_and_may_be_a_port() {
+    let recorded = document(json!({
+        "bridges": [{"name": "br0"}],
+        "links": [{"name": "d0", "type": "dummy", "bridge": "br0", "addresses": ["10.0.0.1/32"]}],
+    }));
+    let graph = Graph::new(&recorded, &HashMap::new(), &[]);
+    assert_eq!(ids(&graph), ["host", "bridge/br0", "interface//d0"]);
+    assert_eq!(graph.nodes[2].addresses, ["10.0.0.1/32"]);
+    let edge = &graph.edges[0];
+    assert_eq!((&*edge.a, &*edge.b), ("interface//d0", "bridge/br0"));
+    assert_eq!(edge.resource, Some(resource(Kind::Link, "d0")));
+}

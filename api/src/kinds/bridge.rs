@@ -6,7 +6,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::{Kind, Resource, checks::check_labels};
+use super::{
+    Kind, Resource,
+    checks::{check_default_interface, check_labels},
+};
 use crate::{
     Centiseconds, Code, FieldError, InterfaceName, Name,
     device::{device_observed, device_spec},
@@ -84,6 +87,9 @@ pub struct PortObserved {
     pub veth: Option<Name>,
     /// The end of the pair, 0 or 1.
     pub endpoint: Option<u8>,
+    /// The link resource that it is; null if it is none.
+    #[serde(default)]
+    pub link: Option<Name>,
     /// STP state: disabled, listening, learning, forwarding, blocking.
     pub state: String,
     /// STP path cost.
@@ -101,20 +107,6 @@ impl Bridge {
         self.interface
             .as_ref()
             .map_or(self.name.as_str(), InterfaceName::as_str)
-    }
-
-    fn check_interface(&self) -> Result<(), FieldError> {
-        if self.interface.is_some() {
-            return Ok(());
-        }
-        match self.name.as_str().parse::<InterfaceName>() {
-            Ok(_) => Ok(()),
-            Err(error) => Err(FieldError::new(
-                Code::InvalidField,
-                "/interface",
-                format!("the bridge name is not a valid interface name ({error}): set interface"),
-            )),
-        }
     }
 
     fn check_timers(&self) -> Result<(), FieldError> {
@@ -171,7 +163,7 @@ impl Resource for Bridge {
 
     fn check(&self) -> Result<(), FieldError> {
         check_labels(&self.labels)?;
-        self.check_interface()?;
+        check_default_interface(Self::KIND, &self.name, self.interface.as_ref())?;
         self.check_device()?;
         if let Some(pvid) = self.vlan_default_pvid
             && pvid > MAX_VLAN

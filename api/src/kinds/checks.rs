@@ -5,7 +5,7 @@ use std::{
     fmt,
 };
 
-use crate::{Code, FieldError};
+use crate::{Code, FieldError, InterfaceName, Kind, Name};
 
 /// Maximum number of labels of a resource.
 const MAX_LABELS: usize = 64;
@@ -44,6 +44,22 @@ pub(super) fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Fiel
         }
     }
     Ok(())
+}
+
+/// Checks that a resource without `interface` has a name that its device can have.
+pub(super) fn check_default_interface(
+    kind: Kind,
+    name: &Name,
+    interface: Option<&InterfaceName>,
+) -> Result<(), FieldError> {
+    match (interface, name.as_str().parse::<InterfaceName>()) {
+        (Some(_), _) | (None, Ok(_)) => Ok(()),
+        (None, Err(error)) => Err(FieldError::new(
+            Code::InvalidField,
+            "/interface",
+            format!("the {kind} name is not a valid interface name ({error}): set interface"),
+        )),
+    }
 }
 
 fn is_label_key_char(c: char) -> bool {

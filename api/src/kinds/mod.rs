@@ -2,16 +2,17 @@
 
 mod bridge;
 pub(crate) mod checks;
+mod link;
 mod namespace;
 mod veth;
 
 use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
-pub use self::{bridge::*, namespace::*, veth::*};
+pub use self::{bridge::*, link::*, namespace::*, veth::*};
 use crate::{FieldError, Name, string_enum::string_enum};
 
 /// The list of resource kinds, in the order in which they are created.
@@ -43,6 +44,7 @@ macro_rules! resource_kinds {
             Namespace(Namespace) namespace namespaces "network namespace";
             Bridge(Bridge) bridge bridges "bridge";
             Veth(Veth) veth veths "veth pair";
+            Link(Link) link links "link";
         }
     };
 }
@@ -137,6 +139,11 @@ pub trait Resource:
     /// # Errors
     /// The first field that is wrong, with its JSON pointer.
     fn check(&self) -> Result<(), FieldError>;
+
+    /// Returns the least that a request must have.
+    fn least() -> Value {
+        json!({"name": "x"})
+    }
 
     /// Fields that a topology document shows also where they are at their default.
     const ALWAYS_SHOWN: &[&str] = &["name"];

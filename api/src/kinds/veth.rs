@@ -106,6 +106,7 @@ impl Default for Endpoint {
             mtu: None,
             up: true,
             addresses: Vec::new(),
+            txqueuelen: None,
             bridge: None,
             port: Port::default(),
         }

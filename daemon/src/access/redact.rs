@@ -32,12 +32,9 @@ impl Redact for LinkAddress {
 
 impl Redact for BridgePort {
     fn redact(&mut self, caller: &Caller) {
-        if self
-            .veth
-            .take_if(|veth| !caller.can_access(veth.as_str()))
-            .is_some()
-        {
-            self.endpoint = None;
+        let mut owner = self.veth.iter().chain(&self.link);
+        if owner.any(|name| !caller.can_access(name.as_str())) {
+            (self.veth, self.endpoint, self.link) = (None, None, None);
         }
     }
 }

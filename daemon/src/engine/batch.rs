@@ -182,9 +182,12 @@ impl PendingWrite {
             failure: Box::new(failure.clone()),
             others,
         };
-        match failure.refused_sysctl() {
-            Some(_) => self.locate(resource, error),
-            None => error,
+        let is_of_a_field =
+            failure.refused_sysctl().is_some() || failure.refused_link_type(resource).is_some();
+        if is_of_a_field {
+            self.locate(resource, error)
+        } else {
+            error
         }
     }
 

@@ -35,7 +35,7 @@ impl DeviceIndex {
         let known = self.devices(resource);
         let interfaces = match spec {
             Spec::Namespace(spec) => vec![(Ns::Named(spec.name.clone()), "lo".to_owned())],
-            Spec::Bridge(_) | Spec::Veth(_) => {
+            Spec::Bridge(_) | Spec::Veth(_) | Spec::Link(_) => {
                 spec.devices().map(|device| device.location()).collect()
             }
         };

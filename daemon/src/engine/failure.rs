@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-use netnsd_api::{ResourceRef, SysctlKey};
+use netnsd_api::{Kind, ResourceRef, SysctlKey};
 use netnsd_netlink::Error;
 use nix::errno::Errno;
 
-use crate::kernel::{FeatureOp, KernelError, Op};
+use crate::kernel::{FeatureOp, KernelError, LinkOp, Op};
 
 /// Reason of a failed operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,6 +81,19 @@ impl OpFailure {
             (FailureCause::Refused(error), None) => {
                 format!("the kernel refused {}: {error}", place())
             }
+        }
+    }
+
+    /// Returns the type of the link that the kernel refused to create, if that is a field of the
+    /// resource.
+    pub fn refused_link_type(&self, resource: &ResourceRef) -> Option<&'static str> {
+        match (&self.cause, &self.op) {
+            (FailureCause::Refused(_), Op::Link(LinkOp::Create(new)))
+                if resource.kind == Kind::Link =>
+            {
+                Some(new.settings.device_type().kind())
+            }
+            (FailureCause::Refused(_) | FailureCause::NotApplied, _) => None,
         }
     }
 

@@ -563,7 +563,7 @@ fn inheriting_interfaces(record: &Record, records: &Records) -> Vec<String> {
 fn sets_inherited_sysctls(spec: &Spec) -> bool {
     match spec {
         Spec::Namespace(spec) => spec.sysctls.keys().any(sysctl::is_inherited),
-        Spec::Bridge(_) | Spec::Veth(_) => false,
+        Spec::Bridge(_) | Spec::Veth(_) | Spec::Link(_) => false,
     }
 }
 

@@ -1,14 +1,14 @@
 //! Rendering of resources for readers: the record, its health, and what was observed of it.
 
 use netnsd_api::{
-    Bridge, BridgeObserved, Cidr, EndpointObserved, NamespaceObserved, PortObserved, Resource,
-    State, Status, Stored, Veth, VethObserved, is_link_local,
+    Bridge, BridgeObserved, Cidr, Endpoint, EndpointObserved, Kind, Name, NamespaceObserved,
+    PortObserved, Resource, State, Status, Stored, Veth, VethObserved, is_link_local,
 };
 
 use super::{Entry, status::Health};
 use crate::{
     kernel::{Ns, Observed, ObservedAddress, ObservedLink},
-    model::{Record, Spec, format_rfc3339},
+    model::{DeviceSpec, Record, Spec, format_rfc3339},
 };
 
 /// Renders a resource as readers see it. `status.observed` is null where nothing was observed.
@@ -48,13 +48,18 @@ pub(super) fn render_entry(record: &Record, health: &Health, observed: &Observed
                     Some(describe_not_ready(spec, &seen))
                 };
             }
-            let mut ports: Vec<_> = (0..2)
-                .filter_map(|i| observed_port(spec, i, links[i]?))
-                .collect();
-            ports.shrink_to_fit();
             Entry {
-                ports,
+                ports: observed_ports(&record.spec, observed),
                 ..to_entry(record, &to_stored(spec, None, record, &health, Some(seen)))
+            }
+        }
+        Spec::Link(spec) => {
+            let seen = observed
+                .link(&Ns::of(spec.device.namespace.as_ref()), spec.device_name())
+                .map(|link| observed_end(&spec.device, link));
+            Entry {
+                ports: observed_ports(&record.spec, observed),
+                ..to_entry(record, &to_stored(spec, None, record, health, seen))
             }
         }
     }
@@ -122,24 +127,23 @@ fn observed_bridge(spec: &Bridge, link: &ObservedLink) -> Option<BridgeObserved>
     })
 }
 
+fn observed_end(spec: &Endpoint, link: &ObservedLink) -> EndpointObserved {
+    let (addresses, foreign_addresses) = split_addresses(&spec.addresses, link);
+    EndpointObserved {
+        index: link.index,
+        mac: format_mac(link),
+        mtu: link.mtu,
+        up: link.up,
+        carrier: link.carrier,
+        operstate: link.operstate.clone(),
+        addresses,
+        foreign_addresses,
+        bridge: link.master.clone(),
+    }
+}
+
 fn observed_veth(spec: &Veth, links: [Option<&ObservedLink>; 2]) -> VethObserved {
-    let seen = |i: usize| {
-        links[i].map(|link| {
-            let (addresses, foreign_addresses) =
-                split_addresses(&spec.endpoints[i].addresses, link);
-            EndpointObserved {
-                index: link.index,
-                mac: format_mac(link),
-                mtu: link.mtu,
-                up: link.up,
-                carrier: link.carrier,
-                operstate: link.operstate.clone(),
-                addresses,
-                foreign_addresses,
-                bridge: link.master.clone(),
-            }
-        })
-    };
+    let seen = |i: usize| links[i].map(|link| observed_end(&spec.endpoints[i], link));
     VethObserved {
         ready: links
             .iter()
@@ -180,18 +184,32 @@ fn describe_unequal_mtus(spec: &Veth, seen: &VethObserved) -> Option<String> {
         .then(|| format!("{name} has MTU {most}, its peer {least}: larger packets are dropped"))
 }
 
+/// Returns the bridge ports that a resource's devices are, each with its bridge.
+fn observed_ports(spec: &Spec, observed: &Observed) -> Vec<(Name, PortObserved)> {
+    let ports = spec
+        .devices()
+        .filter_map(|device| observed_port(spec, &device, observed));
+    let mut ports: Vec<_> = ports.collect();
+    ports.shrink_to_fit();
+    ports
+}
+
 fn observed_port(
-    spec: &Veth,
-    i: usize,
-    link: &ObservedLink,
-) -> Option<(netnsd_api::Name, PortObserved)> {
-    let (bridge, port) = (spec.endpoints[i].bridge.clone()?, link.port.as_ref()?);
+    spec: &Spec,
+    device: &DeviceSpec<'_>,
+    observed: &Observed,
+) -> Option<(Name, PortObserved)> {
+    let link = observed.link(&device.ns(), device.name)?;
+    let (asked, port) = (device.port?, link.port.as_ref()?);
+    let name_of = |kind: Kind| (spec.kind() == kind).then(|| spec.name().clone());
+    let veth = name_of(Kind::Veth);
     Some((
-        bridge,
+        asked.bridge.clone(),
         PortObserved {
-            interface: spec.endpoints[i].device().to_owned(),
-            veth: Some(spec.name.clone()),
-            endpoint: u8::try_from(i).ok(),
+            interface: device.name.to_owned(),
+            endpoint: veth.as_ref().and(u8::try_from(device.end).ok()),
+            veth,
+            link: name_of(Kind::Link),
             state: port.state.clone(),
             path_cost: port.attrs.path_cost,
             priority: port.attrs.priority,

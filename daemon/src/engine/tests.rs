@@ -1,9 +1,11 @@
 //! Tests of the engine over the simulated kernel and a real database.
 
-use std::{net::Ipv4Addr, path::PathBuf, sync::Arc, task::Poll};
+use std::{collections::BTreeMap, net::Ipv4Addr, path::PathBuf, sync::Arc, task::Poll};
 
 use http::StatusCode;
-use netnsd_api::{AuditEntry, Code, Kind, Name, Problem, ResourceRef, Role, State, is_link_local};
+use netnsd_api::{
+    AuditEntry, Code, Kind, LinkType, Name, Problem, ResourceRef, Role, State, is_link_local,
+};
 use nix::errno::Errno;
 use serde_json::{Value, json};
 use sqlx::Connection;
@@ -13,9 +15,9 @@ use crate::{
     access::{AuditDraft, Caller},
     kernel::{
         AddressChange, DnsFile, LinkAt, LinkChange, LinkOp, NamespaceChange, NamespaceOp, NewEnd,
-        NewLink, Ns, ObservedAddress, Op, RouteChange, RouteExtras, sim::SimKernel,
+        NewLink, Ns, ObservedAddress, ObservedLink, Op, RouteChange, RouteExtras, sim::SimKernel,
     },
-    links::BridgeSettings,
+    links::{BridgeSettings, LinkSettings},
     model::{Change, ChangeKind, Document, DocumentItem, Spec},
     store::{AuditLog, AuxRecord, EventFilter, History},
 };
@@ -1534,4 +1536,108 @@ async fn full_queue_refuses_and_drains() {
         1
     );
     assert_eq!(host.kernel.everything().len(), 1 + count);
+}
+
+/// Returns the links of a namespace, or of the host, in the simulated kernel.
+fn links_in(host: &TestHost, ns: Option<&str>) -> BTreeMap<String, ObservedLink> {
+    let ns = ns.map_or(Ns::Host, |name| Ns::Named(name.parse().unwrap()));
+    host.kernel.everything()[&ns].links.clone()
+}
+
+#[tokio::test]
+async fn link_of_each_type_lives_as_its_resource_says() {
+    for link_type in LinkType::ALL {
+        let mut host = TestHost::new();
+        host.network().await;
+        let put = |body: Value| {
+            let mut whole = json!({"name": "l0", "type": link_type});
+            let fields = body.as_object().unwrap().clone();
+            whole.as_object_mut().unwrap().extend(fields);
+            host.put(Kind::Link, whole)
+        };
+        put(json!({"addresses": ["10.7.0.1/24", "fd07::1/64"], "mtu": 1400}))
+            .await
+            .unwrap();
+        let made = links_in(&host, None)["l0"].clone();
+        assert_eq!(made.kind.as_deref(), Some(link_type.as_str()));
+        // The third is the link-local address.
+        assert_eq!((made.mtu, made.up, made.addresses.len()), (1400, true, 3));
+
+        // It moves, under another name, with the MAC address that it has.
+        put(json!({"namespace": "net0", "interface": "up0", "addresses": ["10.7.0.1/24"]}))
+            .await
+            .unwrap();
+        assert!(!links_in(&host, None).contains_key("l0"));
+        let moved = links_in(&host, Some("net0"))["up0"].clone();
+        assert_eq!(
+            (moved.mac, moved.up, moved.addresses.len()),
+            (made.mac, true, 1)
+        );
+        let written =
+            put(json!({"namespace": "net0", "interface": "up0", "addresses": ["10.7.0.1/24"]}))
+                .await
+                .unwrap();
+        assert!(written.plan.is_empty(), "{:?}", written.plan);
+
+        // It is a port, and is shown as one.
+        put(json!({"bridge": "br0", "port": {"path_cost": 7}}))
+            .await
+            .unwrap();
+        let port = links_in(&host, None)["l0"].clone();
+        assert_eq!(port.master.as_deref(), Some("br0"));
+        assert_eq!(port.port.unwrap().attrs.path_cost, 7);
+        let bridge = host
+            .view
+            .get(Kind::Bridge, &"br0".parse().unwrap())
+            .unwrap();
+        let bridge: Value = serde_json::from_slice(&bridge.json).unwrap();
+        let ports = bridge["status"]["observed"]["ports"].as_array().unwrap();
+        let of_link: Vec<&Value> = ports.iter().filter(|port| port["link"] == "l0").collect();
+        assert_eq!(of_link.len(), 1, "{ports:?}");
+        assert_eq!(of_link[0]["veth"], Value::Null);
+
+        let before = host.kernel.shape();
+        host.reboot().await;
+        assert_eq!(host.kernel.shape(), before, "after a reboot");
+        host.delete(Kind::Bridge, "br0", true).await.unwrap();
+        assert_eq!(links_in(&host, None)["l0"].master, None);
+        host.delete(Kind::Link, "l0", false).await.unwrap();
+        assert!(!links_in(&host, None).contains_key("l0"));
+    }
+}
+
+#[tokio::test]
+async fn foreign_link_of_each_type_is_adopted_in_place() {
+    for link_type in LinkType::ALL {
+        let host = TestHost::new();
+        let body = json!({"name": "l0", "type": link_type, "addresses": ["10.7.0.1/24"]});
+        let settings = LinkSettings::of(&Spec::from_json(Kind::Link, body.clone()).unwrap());
+        let theirs = NewLink {
+            settings: settings.unwrap(),
+            end: NewEnd {
+                at: LinkAt::new(Ns::Host, "l0"),
+                owner_tag: "theirs".into(),
+                mac: None,
+                mtu: None,
+            },
+            peer: None,
+        };
+        let theirs = Op::Link(LinkOp::Create(Box::new(theirs)));
+        host.kernel.apply(&theirs).unwrap();
+        host.kernel.untag(&Ns::Host, "l0");
+        let before = links_in(&host, None)["l0"].clone();
+        let refused = host.put(Kind::Link, body.clone()).await.unwrap_err();
+        assert_eq!(refused.code, Code::Conflict);
+        assert_eq!(links_in(&host, None)["l0"], before);
+
+        let spec = Spec::from_json(Kind::Link, body).unwrap();
+        let write = Write {
+            adopt: true,
+            ..Write::by_admin(Change::Put(spec))
+        };
+        host.engine.as_ref().unwrap().0.write(write).await.unwrap();
+        let adopted = links_in(&host, None)["l0"].clone();
+        assert_eq!((adopted.index, adopted.mac), (before.index, before.mac));
+        assert_eq!(adopted.addresses.len(), 1);
+    }
 }

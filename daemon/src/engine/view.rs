@@ -29,17 +29,16 @@ pub struct Entry {
     pub json: Bytes,
     /// Answer of a bridge, without its ports.
     pub(super) bridge: Option<Box<Stored<Bridge>>>,
-    /// Bridges of which the ends of a veth pair are ports.
+    /// Bridges whose ports the resource's devices are.
     pub(super) ports: Vec<(Name, PortObserved)>,
 }
 
 impl Entry {
-    /// Returns the entry as a caller may see it: ports out of its scope do not show their veth.
+    /// Returns the entry as a caller may see it: ports out of its scope do not show their resource.
     pub fn redact(self: Arc<Self>, caller: &Caller) -> Arc<Self> {
         let is_hidden = |port: &PortObserved| {
-            port.veth
-                .as_ref()
-                .is_some_and(|veth| !caller.can_access(veth.as_str()))
+            let mut owner = port.veth.iter().chain(&port.link);
+            owner.any(|name| !caller.can_access(name.as_str()))
         };
         let observed = self
             .bridge
@@ -51,7 +50,7 @@ impl Entry {
         };
         let mut ports = observed.ports.clone();
         for port in ports.iter_mut().filter(|port| is_hidden(port)) {
-            (port.veth, port.endpoint) = (None, None);
+            (port.veth, port.endpoint, port.link) = (None, None, None);
         }
         self.with_ports(ports)
     }
@@ -98,9 +97,10 @@ struct ViewInner {
 impl ViewInner {
     /// Returns an entry with the ports of its bridge.
     fn with_current_ports(&self, entry: &Arc<Entry>) -> Arc<Entry> {
-        match (&*entry.spec, self.ports.get(entry.spec.name())) {
-            (Spec::Bridge(_), Some(ports)) => entry.with_ports(ports.values().cloned().collect()),
-            (Spec::Namespace(_) | Spec::Bridge(_) | Spec::Veth(_), _) => entry.clone(),
+        let ports = self.ports.get(entry.spec.name());
+        match ports.filter(|_| entry.spec.kind() == Kind::Bridge) {
+            Some(ports) => entry.with_ports(ports.values().cloned().collect()),
+            None => entry.clone(),
         }
     }
 

@@ -12,9 +12,9 @@ use super::{
     App, live,
     problem::Failure,
     query,
-    resource::{self, Answer, ResourceRoutes},
+    resource::{self, Answer},
 };
-use crate::{access::Caller, kernel::Ns};
+use crate::{access::Caller, kernel::Ns, model::SpecOf};
 
 /// Names a bridge that is recorded and not in the kernel, in a problem.
 const DEVICE: &str = "such bridge in the kernel";
@@ -22,7 +22,7 @@ const DEVICE: &str = "such bridge in the kernel";
 /// Returns the namespace and the name of a bridge's device.
 fn device(app: &App, name: &str) -> Result<(Ns, String), Failure> {
     let entry = resource::entry(app, &resource::existing(Kind::Bridge, name)?)?;
-    let bridge = Bridge::from_spec(&entry.spec)
+    let bridge = Bridge::of(&entry.spec)
         .ok_or_else(|| resource::internal("the spec of a bridge is of another kind"))?;
     Ok((
         Ns::of(bridge.namespace.as_ref()),

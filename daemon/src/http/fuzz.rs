@@ -1,12 +1,12 @@
 //! Parsers of requests, for `crate::fuzz`.
 
-use netnsd_api::{Bridge, Kind, Namespace, Veth, read_json, read_yaml};
+use netnsd_api::{Kind, read_json, read_yaml};
 use serde_json::Value;
 
 use super::{
     body, exec,
     query::{Label, Query},
-    resource::{self, ResourceRoutes, WriteParams},
+    resource::{self, WriteParams},
     topology,
 };
 use crate::model::Spec;
@@ -14,12 +14,7 @@ use crate::model::Spec;
 /// Reads a resource of a body; `None` if it is invalid.
 pub(crate) fn body(kind: Kind, value: &Value) -> Option<Spec> {
     let map = body::without_read_only(value.as_object()?.clone());
-    match kind {
-        Kind::Namespace => resource::read::<Namespace>(map).map(ResourceRoutes::into_spec),
-        Kind::Bridge => resource::read::<Bridge>(map).map(ResourceRoutes::into_spec),
-        Kind::Veth => resource::read::<Veth>(map).map(ResourceRoutes::into_spec),
-    }
-    .ok()
+    resource::read_spec(kind, map).ok()
 }
 
 pub(crate) fn query(text: &str) {

@@ -52,6 +52,7 @@ fn read_recorded(view: &View, caller: &Caller) -> (Topology, States) {
             Spec::Namespace(spec) => recorded.namespaces.push(spec.clone()),
             Spec::Bridge(spec) => recorded.bridges.push(spec.clone()),
             Spec::Veth(spec) => recorded.veths.push(spec.clone()),
+            Spec::Link(spec) => recorded.links.push(spec.clone()),
         }
     }
     (recorded, states)

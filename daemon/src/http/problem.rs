@@ -8,7 +8,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use netnsd_api::{Code, FieldError, Problem};
+use netnsd_api::{Code, FieldError, Problem, ResourceRef};
 use netnsd_netlink::Error;
 use nix::errno::Errno;
 
@@ -172,10 +172,12 @@ impl From<WriteError> for Problem {
                 ..Problem::new(Code::InUse, detail)
             },
             WriteError::Operation {
-                failure, others, ..
+                resource,
+                failure,
+                others,
             } => Problem {
                 resources: others,
-                ..operation_problem(&failure, detail)
+                ..operation_problem(&resource, &failure, detail)
             },
             WriteError::Unobservable(_) => Problem::new(Code::KernelUnavailable, detail),
             WriteError::Store(_) => Problem::new(Code::StoreUnavailable, detail),
@@ -185,7 +187,7 @@ impl From<WriteError> for Problem {
 }
 
 /// Returns the problem of a failed operation.
-fn operation_problem(failure: &OpFailure, detail: String) -> Problem {
+fn operation_problem(resource: &ResourceRef, failure: &OpFailure, detail: String) -> Problem {
     let op = Some(failure.op().label().to_owned());
     let error = match failure.cause() {
         FailureCause::Refused(error) => error,
@@ -196,20 +198,32 @@ fn operation_problem(failure: &OpFailure, detail: String) -> Problem {
             };
         }
     };
-    let problem = match failure.refused_sysctl() {
-        Some(key) => {
+    let code = code_of(error);
+    let refused = (
+        failure.refused_sysctl(),
+        failure.refused_link_type(resource),
+    );
+    let problem = match refused {
+        (Some(key), _) => {
             let code = match error {
                 KernelError::Refused {
                     errno: Errno::ENOENT | Errno::EACCES | Errno::EPERM,
                     message: Some(_),
                 } => Code::InvalidField,
-                error => code_of(error),
+                _ => code,
             };
             FieldError::at(code, &["sysctls", key.as_str()], detail).into()
         }
-        None => Problem {
+        (None, Some(kind)) if code == Code::UnsupportedByKernel => {
+            let detail = format!("this kernel has no links of type {kind}: {detail}");
+            Problem {
+                kernel_message: kernel_message(error),
+                ..FieldError::new(code, "/type", detail).into()
+            }
+        }
+        (None, _) => Problem {
             kernel_message: kernel_message(error),
-            ..Problem::new(code_of(error), detail)
+            ..Problem::new(code, detail)
         },
     };
     Problem {

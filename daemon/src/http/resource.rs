@@ -10,7 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use netnsd_api::{
-    Bridge, Code, DryRun, FieldError, InvalidValue, Kind, Name, Namespace, Problem, Resource,
+    Bridge, Code, DryRun, FieldError, InvalidValue, Kind, Link, Name, Namespace, Problem,
     ResourceRef, SysctlKey, Veth, parse,
 };
 use serde_json::{Map, Value, json};
@@ -26,35 +26,18 @@ use super::{
 use crate::{
     access::Caller,
     engine::{Engine, Entry, Write, Written},
-    model::{Change, ChangeKind, EditError, Precondition, Spec, WriteOutcome},
+    model::{Change, ChangeKind, EditError, Precondition, Spec, SpecOf, WriteOutcome},
 };
 
 pub(super) type Answer = Result<Response, Failure>;
 
 /// A kind of resource that these routes serve.
-pub(super) trait ResourceRoutes: Resource {
-    /// Wraps the resource for the engine.
-    fn into_spec(self) -> Spec;
-
-    /// Returns the resource in a spec; `None` if that is of another kind.
-    fn from_spec(spec: &Spec) -> Option<&Self>;
-
+pub(super) trait ResourceRoutes: SpecOf {
     /// Returns an example of a request's body for the OpenAPI document, without a name.
     fn example() -> Value;
 }
 
 impl ResourceRoutes for Namespace {
-    fn into_spec(self) -> Spec {
-        Spec::Namespace(self)
-    }
-
-    fn from_spec(spec: &Spec) -> Option<&Self> {
-        match spec {
-            Spec::Namespace(namespace) => Some(namespace),
-            Spec::Bridge(_) | Spec::Veth(_) => None,
-        }
-    }
-
     fn example() -> Value {
         json!({
             "labels": {"team": "lab"},
@@ -66,39 +49,23 @@ impl ResourceRoutes for Namespace {
 }
 
 impl ResourceRoutes for Bridge {
-    fn into_spec(self) -> Spec {
-        Spec::Bridge(self)
-    }
-
-    fn from_spec(spec: &Spec) -> Option<&Self> {
-        match spec {
-            Spec::Bridge(bridge) => Some(bridge),
-            Spec::Namespace(_) | Spec::Veth(_) => None,
-        }
-    }
-
     fn example() -> Value {
         json!({"addresses": ["10.2.0.254/24"], "stp": true})
     }
 }
 
 impl ResourceRoutes for Veth {
-    fn into_spec(self) -> Spec {
-        Spec::Veth(self)
-    }
-
-    fn from_spec(spec: &Spec) -> Option<&Self> {
-        match spec {
-            Spec::Veth(veth) => Some(veth),
-            Spec::Namespace(_) | Spec::Bridge(_) => None,
-        }
-    }
-
     fn example() -> Value {
         json!({"endpoints": [
             {"namespace": "net0", "interface": "eth0", "addresses": ["10.1.1.1/24"]},
             {"interface": "port0", "bridge": "br0", "port": {"hairpin": true}},
         ]})
+    }
+}
+
+impl ResourceRoutes for Link {
+    fn example() -> Value {
+        json!({"type": "dummy", "namespace": "net0", "addresses": ["192.0.2.1/32"]})
     }
 }
 
@@ -159,10 +126,7 @@ impl ListParams {
             labels: query.labels()?,
             state: query.value("state")?,
             namespace: query.value("namespace")?,
-            unmanaged: match kind {
-                Kind::Namespace => takes_unmanaged(&mut query)?,
-                Kind::Bridge | Kind::Veth => false,
-            },
+            unmanaged: kind == Kind::Namespace && takes_unmanaged(&mut query)?,
         };
         query.finish()?;
         Ok(params)
@@ -321,6 +285,19 @@ pub(super) fn read<R: ResourceRoutes>(map: Map<String, Value>) -> Result<R, Fiel
     resource.check()?;
     Ok(resource)
 }
+
+macro_rules! define_read_spec {
+    ($($kind:ident($spec:ident) $name:ident $plural:ident $description:literal;)+) => {
+        /// Reads a resource of this kind, and checks it.
+        pub(super) fn read_spec(kind: Kind, map: Map<String, Value>) -> Result<Spec, FieldError> {
+            match kind {
+                $(Kind::$kind => read::<netnsd_api::$spec>(map).map(SpecOf::into_spec),)+
+            }
+        }
+    };
+}
+
+netnsd_api::resource_kinds!(define_read_spec);
 
 /// Query parameters of writes.
 #[derive(Debug, Clone, Copy)]

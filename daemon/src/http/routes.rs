@@ -11,7 +11,7 @@ use axum::{
     http::Method,
     routing::{self, MethodRouter},
 };
-use netnsd_api::{Bridge, Kind, Namespace, Role, Veth};
+use netnsd_api::{Kind, Role};
 use utoipa::openapi::path::OperationBuilder;
 
 use self::RouteScope::{Filtered, Resource, Unscoped};
@@ -90,13 +90,7 @@ fn is_dry_run(query: Option<&str>) -> bool {
 /// Returns every route.
 pub(super) fn all() -> Vec<RouteSpec> {
     let mut routes = daemon();
-    for kind in Kind::ALL {
-        routes.extend(match kind {
-            Kind::Namespace => resources::<Namespace>(),
-            Kind::Bridge => resources::<Bridge>(),
-            Kind::Veth => resources::<Veth>(),
-        });
-    }
+    routes.extend(resources_of_all_kinds());
     routes.extend(documents_and_events());
     routes.extend(live_state());
     routes.extend(commands());
@@ -149,6 +143,16 @@ fn daemon() -> Vec<RouteSpec> {
         ),
     ]
 }
+
+macro_rules! define_resources_of_all_kinds {
+    ($($kind:ident($spec:ident) $name:ident $plural:ident $description:literal;)+) => {
+        fn resources_of_all_kinds() -> Vec<RouteSpec> {
+            [$(resources::<netnsd_api::$spec>()),+].into_iter().flatten().collect()
+        }
+    };
+}
+
+netnsd_api::resource_kinds!(define_resources_of_all_kinds);
 
 /// Routes that every kind of resource has.
 fn resources<R: ResourceRoutes>() -> Vec<RouteSpec> {
@@ -592,6 +596,12 @@ mod tests {
         viewer   GET     /v1/host/links
         viewer   GET     /v1/host/neighbours
         viewer   GET     /v1/host/routes
+        viewer   GET     /v1/links
+        operator POST    /v1/links
+        operator DELETE  /v1/links/{name}
+        viewer   GET     /v1/links/{name}
+        operator PATCH   /v1/links/{name}
+        operator PUT     /v1/links/{name}
         viewer   GET     /v1/namespaces
         operator POST    /v1/namespaces
         operator DELETE  /v1/namespaces/{name}

@@ -9,10 +9,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::IntoResponse,
 };
-use netnsd_api::{
-    Bridge, Code, FieldError, Kind, Namespace, Problem, Progress, ResourceRef, TopologyResult,
-    Veth, sparse,
-};
+use netnsd_api::{Code, FieldError, Kind, Problem, Progress, ResourceRef, TopologyResult, sparse};
 use serde_json::{Map, Value};
 use tokio::{sync::watch, time::Instant};
 
@@ -22,7 +19,7 @@ use super::{
     body, headers,
     json::json,
     query::Query,
-    resource::{self, Answer, ResourceRoutes, WriteParams, internal, is_selected, send_write},
+    resource::{self, Answer, WriteParams, internal, is_selected, send_write},
 };
 use crate::{
     access::Caller,
@@ -127,24 +124,28 @@ async fn write(
 /// Reads the resources of a document.
 pub(super) fn read(mut document: Map<String, Value>) -> Result<Vec<DocumentItem>, FieldError> {
     let mut specs = Vec::new();
-    collect::<Namespace>(&mut document, &mut specs)?;
-    collect::<Bridge>(&mut document, &mut specs)?;
-    collect::<Veth>(&mut document, &mut specs)?;
+    for kind in Kind::ALL {
+        collect(kind, &mut document, &mut specs)?;
+    }
     match document.keys().next() {
         None => Ok(specs),
         Some(other) => {
-            let detail =
-                format!("unknown field `{other}`, expected `namespaces`, `bridges` or `veths`");
+            let lists = Kind::ALL.map(|kind| format!("`{}`", kind.plural()));
+            let detail = format!(
+                "unknown field `{other}`, expected one of {}",
+                lists.join(", ")
+            );
             Err(FieldError::at(Code::UnknownField, &[other], detail))
         }
     }
 }
 
-fn collect<R: ResourceRoutes>(
+fn collect(
+    kind: Kind,
     document: &mut Map<String, Value>,
     specs: &mut Vec<DocumentItem>,
 ) -> Result<(), FieldError> {
-    let list = R::KIND.plural();
+    let list = kind.plural();
     let items = match document.remove(list) {
         None | Some(Value::Null) => return Ok(()),
         Some(Value::Array(items)) => items,
@@ -166,11 +167,9 @@ fn collect<R: ResourceRoutes>(
                 "a resource is an object",
             )));
         };
-        let spec = resource::read::<R>(body::without_read_only(map))
-            .map_err(below)?
-            .into_spec();
+        let spec = resource::read_spec(kind, body::without_read_only(map)).map_err(below)?;
         if spec.name().is_unset() {
-            let detail = format!("a {} in a document needs its name", R::KIND);
+            let detail = format!("a {kind} in a document needs its name");
             return Err(below(FieldError::new(Code::InvalidField, "/name", detail)));
         }
         specs.push(DocumentItem { spec, index: at });

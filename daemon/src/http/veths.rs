@@ -22,14 +22,12 @@ use super::{
     json::json,
     problem::Failure,
     query,
-    resource::{
-        self, Answer, ResourceRoutes, WriteParams, internal, send_write, status_of, unreadable,
-    },
+    resource::{self, Answer, WriteParams, internal, send_write, status_of, unreadable},
 };
 use crate::{
     access::Caller,
     engine::Entry,
-    model::{Change, EditError, Spec},
+    model::{Change, EditError, Spec, SpecOf},
 };
 
 fn read_index(end: &str) -> Result<usize, Failure> {
@@ -134,7 +132,7 @@ pub(super) async fn patch(
 
 /// Applies a patch to one endpoint of a pair.
 fn patch_endpoint(spec: &Spec, index: usize, patch: &Patch) -> Result<Spec, EditError> {
-    let mut pair = Veth::from_spec(spec)
+    let mut pair = Veth::of(spec)
         .cloned()
         .ok_or_else(|| unreadable("the spec of a veth pair is of another kind"))?;
     let endpoint = serde_json::to_value(&pair.endpoints[index]).map_err(unreadable)?;

@@ -169,6 +169,9 @@ impl Intent {
             (Spec::Bridge(spec), _) if spec.interface.is_none() => {
                 spec.interface = spec.name.as_str().parse().ok()
             }
+            (Spec::Link(spec), _) if spec.device.interface.is_none() => {
+                spec.device.interface = spec.name.as_str().parse().ok()
+            }
             (Spec::Veth(spec), current) => {
                 let current = match current {
                     Some(Spec::Veth(current)) => Some(current),
@@ -239,7 +242,7 @@ impl Intent {
                     changes.push((port, Some(release(old, &resource.name, now))));
                 }
             }
-            Kind::Veth => {}
+            Kind::Veth | Kind::Link => {}
         }
         changes.push((resource.clone(), None));
         Ok(Decision {

@@ -11,7 +11,7 @@ use super::segment;
 use crate::{
     kernel::Ns,
     model::{
-        Record, Spec,
+        Record, Spec, SpecOf,
         auto_name::{self, Numbers},
     },
 };
@@ -233,12 +233,9 @@ fn macs(record: &Record) -> impl Iterator<Item = Mac> {
 
 /// Returns the netnsid that a namespace asks for by number.
 fn explicit_netnsid(spec: &Spec) -> Option<u32> {
-    match spec {
-        Spec::Namespace(Namespace {
-            netnsid: Some(NetnsId::Id(id)),
-            ..
-        }) => Some(*id),
-        Spec::Namespace(_) | Spec::Bridge(_) | Spec::Veth(_) => None,
+    match Namespace::of(spec)?.netnsid? {
+        NetnsId::Id(id) => Some(id),
+        NetnsId::Auto => None,
     }
 }
 

@@ -258,8 +258,9 @@ fn serve(mut switcher: NamespaceSwitcher, mut queue: mpsc::Receiver<Question>) {
                 let found = features.get_or_insert_with(|| Features {
                     vlan_filtering: live::vlan_filtering(switcher),
                     ipv6: fs::exists("/proc/sys/net/ipv6").unwrap_or(false),
+                    links: live::link_types(switcher),
                 });
-                drop(answer.send(Ok(*found)));
+                drop(answer.send(Ok(found.clone())));
             }
         }
         switcher.release();
@@ -338,8 +339,8 @@ fn live(name: String, link: ObservedLink, peer: Option<Peer>) -> LiveLink {
     }
 }
 
-/// Returns the settings of a bridge or a port that are not the kernel's defaults; `None` for other
-/// links.
+/// Returns the settings of a link that are not the kernel's defaults; `None` for a link that is
+/// neither a bridge nor a port and has none.
 fn own_settings(link: &ObservedLink) -> Option<LinkSettings> {
     let mut settings = LinkSettings::default();
     if let Some(bridge) = &link.bridge {
@@ -352,7 +353,9 @@ fn own_settings(link: &ObservedLink) -> Option<LinkSettings> {
         settings = own.into_link_settings();
     }
     settings.port = link.port.as_ref().map(|port| port.attrs.non_defaults());
-    (link.bridge.is_some() || link.port.is_some()).then_some(settings)
+    settings.txqueuelen = link.device.non_defaults().txqueuelen;
+    let is_plain = link.bridge.is_none() && settings == LinkSettings::default();
+    (!is_plain).then_some(settings)
 }
 
 /// Namespaces by the netnsid that one of them has for the others: the name (none: the host), and
@@ -565,16 +568,20 @@ fn ports(
         let port = link
             .port
             .filter(|_| link.master.as_deref() == Some(bridge))?;
-        let (veth, endpoint) = match link.owner_tag.as_deref().and_then(ownership::parse) {
-            Some((resource, end)) if resource.kind == Kind::Veth => {
-                (Some(resource.name), u8::try_from(end).ok())
-            }
-            Some(_) | None => (None, None),
+        let owner = link.owner_tag.as_deref().and_then(ownership::parse);
+        let name_of = |kind: Kind| {
+            let (resource, _) = owner
+                .as_ref()
+                .filter(|(resource, _)| resource.kind == kind)?;
+            Some(resource.name.clone())
         };
+        let veth = name_of(Kind::Veth);
+        let end = owner.as_ref().filter(|_| veth.is_some());
         Some(BridgePort {
             interface: name,
             veth,
-            endpoint,
+            endpoint: end.and_then(|(_, end)| u8::try_from(*end).ok()),
+            link: name_of(Kind::Link),
             state: port.state,
             path_cost: port.attrs.path_cost,
             priority: port.attrs.priority,

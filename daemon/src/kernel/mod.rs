@@ -32,7 +32,7 @@ pub use self::{
         NeighbourChange, NewEnd, NewLink, Op, RouteChange,
     },
 };
-use crate::links::{BridgeAttrs, LinkSettings, PortAttrs};
+use crate::links::{BridgeAttrs, DeviceAttrs, LinkSettings, PortAttrs};
 
 /// Routes that netnsd makes carry this protocol number (`rtm_protocol`, `linux/rtnetlink.h`; none
 /// of the registered ones).
@@ -366,6 +366,8 @@ pub struct ObservedLink {
     pub promote_secondaries: bool,
     /// Addresses in the kernel's order: IPv4 before IPv6.
     pub addresses: Vec<ObservedAddress>,
+    /// Settings that every device has.
+    pub device: DeviceAttrs,
     /// State of a bridge.
     pub bridge: Option<ObservedBridge>,
     /// State of a bridge port.

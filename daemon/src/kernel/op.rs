@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use netnsd_api::{Mac, Name, Neighbour, NetnsId, Port, Route, SysctlKey};
 
 use super::{DnsFile, Ns, ObservedAddress, RouteExtras};
-use crate::links::{BridgeSettings, LinkSettings, NoSettings};
+use crate::links::{BridgeSettings, DeviceSettings, LinkSettings, NoSettings};
 
 /// Location of a link: its namespace, and its name there.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -192,6 +192,8 @@ pub enum LinkChange {
     AddrGenModeNone(bool),
     /// Makes it a port of this bridge of its namespace, or of none.
     Master(Option<String>),
+    /// Changes settings that every device has.
+    Device(DeviceSettings),
     /// Changes settings of its type.
     Settings(LinkSettings),
     /// Changes settings of a bridge port.
@@ -453,6 +455,7 @@ impl LinkOp {
                 LinkChange::Mtu(_) => "link_mtu",
                 LinkChange::AddrGenModeNone(_) => "link_addrgenmode",
                 LinkChange::Master(_) => "link_master",
+                LinkChange::Device(_) => "link_set",
                 LinkChange::Settings(settings) => settings.set_label(),
                 LinkChange::Port(_) => "port_set",
                 LinkChange::Owner { .. } => "link_owner",

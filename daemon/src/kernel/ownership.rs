@@ -27,7 +27,7 @@ pub fn owner_tag(resource: &ResourceRef, end: usize, uid: &str) -> String {
 fn has_ends(kind: Kind) -> bool {
     match kind {
         Kind::Veth => true,
-        Kind::Namespace | Kind::Bridge => false,
+        Kind::Namespace | Kind::Bridge | Kind::Link => false,
     }
 }
 

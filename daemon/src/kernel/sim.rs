@@ -473,6 +473,10 @@ impl State {
                 link.port = master.as_ref().map(|_| ObservedPort::default());
                 Ok(())
             }
+            LinkChange::Device(settings) => {
+                self.link(at)?.device.apply(settings);
+                Ok(())
+            }
             LinkChange::Settings(settings) => self.set_settings(at, settings),
             LinkChange::Port(settings) => {
                 let port = self.link(at)?.port.as_mut().ok_or(Errno::EINVAL)?;

@@ -2,9 +2,9 @@
 
 use std::{fmt::Debug, hash::Hash};
 
+use netnsd_api::LinkFields;
 use rtnetlink::packet_route::link::InfoData;
 
-use super::{bridge, veth};
 use crate::model::Spec;
 
 /// Driver of a device type. Its functions do no I/O.
@@ -122,18 +122,32 @@ macro_rules! define_device_types {
     };
 }
 
-define_device_types! {
-    Bridge(bridge::Driver);
-    Veth(veth::Driver);
+/// Adds the types of kind `link` to those that are resource kinds of their own. The driver of a
+/// type is `Driver` in the module of its name.
+macro_rules! define_all_types {
+    ($($type:ident($fields:ident) $name:ident $description:literal;)+) => {
+        define_device_types! {
+            Bridge(super::bridge::Driver);
+            Veth(super::veth::Driver);
+            $($type(super::$name::Driver);)+
+        }
+
+        impl LinkSettings {
+            /// Returns the settings that a spec asks for; `None` if it asks for no device.
+            pub fn of(spec: &Spec) -> Option<Self> {
+                Some(match spec {
+                    Spec::Namespace(_) => return None,
+                    Spec::Bridge(spec) => Self::Bridge(super::bridge::Driver::settings(spec)),
+                    Spec::Veth(spec) => Self::Veth(super::veth::Driver::settings(spec)),
+                    Spec::Link(spec) => match &spec.fields {
+                        $(LinkFields::$type(fields) => {
+                            Self::$type(super::$name::Driver::settings(fields))
+                        })+
+                    },
+                })
+            }
+        }
+    };
 }
 
-impl LinkSettings {
-    /// Returns the settings that a spec asks for; `None` if it asks for no device.
-    pub fn of(spec: &Spec) -> Option<Self> {
-        match spec {
-            Spec::Namespace(_) => None,
-            Spec::Bridge(spec) => Some(Self::Bridge(bridge::Driver::settings(spec))),
-            Spec::Veth(spec) => Some(Self::Veth(veth::Driver::settings(spec))),
-        }
-    }
-}
+netnsd_api::link_types!(define_all_types);

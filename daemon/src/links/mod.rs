@@ -6,11 +6,14 @@
 mod attributes;
 mod bridge;
 mod bridge_port;
+mod device;
 mod driver;
+mod dummy;
 mod veth;
 
 pub use self::{
     bridge::{BridgeAttrs, BridgeSettings, bridge_mtu},
     bridge_port::PortAttrs,
+    device::{DeviceAttrs, DeviceSettings},
     driver::{DeviceType, LinkDriver, LinkSettings, NoSettings},
 };

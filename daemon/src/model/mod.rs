@@ -14,6 +14,6 @@ pub use self::{
         Selects, WriteOutcome, main_change,
     },
     record::{Leftovers, MachineKey, Record, Row, TokenRow},
-    spec::{DeviceSpec, PortSpec, Spec, ipv6_switches},
+    spec::{DeviceSpec, PortSpec, Spec, SpecOf, ipv6_switches},
     time::format_rfc3339,
 };

@@ -19,6 +19,18 @@ macro_rules! define_spec {
             $($kind(netnsd_api::$spec),)+
         }
 
+        $(
+            impl SpecOf for netnsd_api::$spec {
+                fn into_spec(self) -> Spec {
+                    Spec::$kind(self)
+                }
+
+                fn of(spec: &Spec) -> Option<&Self> {
+                    if let Spec::$kind(spec) = spec { Some(spec) } else { None }
+                }
+            }
+        )+
+
         impl Spec {
             /// Returns the kind.
             pub fn kind(&self) -> Kind {
@@ -89,6 +101,15 @@ macro_rules! define_spec {
 
 netnsd_api::resource_kinds!(define_spec);
 
+/// Specification of one kind.
+pub trait SpecOf: Resource {
+    /// Wraps it as that of any kind.
+    fn into_spec(self) -> Spec;
+
+    /// Returns the specification in a spec; `None` if that is of another kind.
+    fn of(spec: &Spec) -> Option<&Self>;
+}
+
 impl Spec {
     /// Returns kind and name.
     pub fn resource(&self) -> ResourceRef {
@@ -104,7 +125,7 @@ impl Spec {
     pub fn namespaces(&self) -> Vec<&Name> {
         match self {
             Spec::Namespace(namespace) => vec![&namespace.name],
-            Spec::Bridge(_) | Spec::Veth(_) => self
+            Spec::Bridge(_) | Spec::Veth(_) | Spec::Link(_) => self
                 .devices()
                 .filter_map(|device| device.namespace)
                 .collect(),
@@ -135,13 +156,21 @@ impl Spec {
 
     /// Returns each device that the spec asks for, in the order of its ends.
     pub fn devices(&self) -> impl Iterator<Item = DeviceSpec<'_>> + Clone {
-        let bridge = match self {
+        let single = match self {
             Spec::Bridge(bridge) => Some(DeviceSpec::of_bridge(bridge)),
+            Spec::Link(link) => Some(DeviceSpec {
+                name: link.device_name(),
+                ..DeviceSpec::of_end(&link.device, 0, "")
+            }),
             Spec::Namespace(_) | Spec::Veth(_) => None,
         };
-        let ends = self.endpoints().iter().zip(self.end_pointers()).zip(0..);
+        let ends: &[Endpoint] = match self {
+            Spec::Veth(veth) => &veth.endpoints,
+            Spec::Namespace(_) | Spec::Bridge(_) | Spec::Link(_) => &[],
+        };
+        let ends = ends.iter().zip(["/endpoints/0", "/endpoints/1"]).zip(0..);
         let ends = ends.map(|((spec, pointer), end)| DeviceSpec::of_end(spec, end, pointer));
-        bridge.into_iter().chain(ends)
+        single.into_iter().chain(ends)
     }
 
     /// Returns the ends that it has: devices that may be ports.
@@ -149,6 +178,7 @@ impl Spec {
         match self {
             Spec::Namespace(_) | Spec::Bridge(_) => &[],
             Spec::Veth(veth) => &veth.endpoints,
+            Spec::Link(link) => std::slice::from_ref(&link.device),
         }
     }
 
@@ -157,14 +187,7 @@ impl Spec {
         match self {
             Spec::Namespace(_) | Spec::Bridge(_) => &mut [],
             Spec::Veth(veth) => &mut veth.endpoints,
-        }
-    }
-
-    /// Returns the JSON pointers of the ends.
-    fn end_pointers(&self) -> &'static [&'static str] {
-        match self {
-            Spec::Namespace(_) | Spec::Bridge(_) => &[],
-            Spec::Veth(_) => &["/endpoints/0", "/endpoints/1"],
+            Spec::Link(link) => std::slice::from_mut(&mut link.device),
         }
     }
 }
@@ -188,6 +211,8 @@ pub struct DeviceSpec<'s> {
     pub up: bool,
     /// Addresses.
     pub addresses: &'s [Cidr],
+    /// Length of the transmit queue, in packets.
+    pub txqueuelen: Option<u32>,
     /// Bridge port that it is.
     pub port: Option<PortSpec<'s>>,
 }
@@ -212,6 +237,7 @@ impl<'s> DeviceSpec<'s> {
             mtu: bridge.mtu,
             up: bridge.up,
             addresses: &bridge.addresses,
+            txqueuelen: bridge.txqueuelen,
             port: None,
         }
     }
@@ -227,6 +253,7 @@ impl<'s> DeviceSpec<'s> {
             mtu: spec.mtu,
             up: spec.up,
             addresses: &spec.addresses,
+            txqueuelen: spec.txqueuelen,
             port: spec
                 .bridge
                 .as_ref()

@@ -333,6 +333,7 @@ fn found_bridge(spec: &Bridge, known: &ObservedLink, bridge: &ObservedBridge) ->
         mac: spec.mac.and(known.mac),
         mtu: Some(known.mtu),
         up: known.up,
+        txqueuelen: Some(known.device.txqueuelen),
         // See `FoundDevice`.
         addresses: Vec::new(),
         ..spec.clone()
@@ -345,6 +346,7 @@ fn found_end(spec: &Endpoint, known: &ObservedLink) -> Endpoint {
         mac: known.mac,
         mtu: Some(known.mtu),
         up: known.up,
+        txqueuelen: Some(known.device.txqueuelen),
         // See `FoundDevice`.
         addresses: Vec::new(),
         // A name that no resource can have is left out.

@@ -11,7 +11,7 @@ use crate::kernel::{
     NamespaceChange, NamespaceOp, NeighbourChange, NewEnd, Ns, ObservedAddress, Op, ROUTE_PROTOCOL,
     RouteChange, RouteExtras, moved, ownership, prefix_route,
 };
-use crate::links::{LinkSettings, PortAttrs};
+use crate::links::{DeviceAttrs, LinkSettings, PortAttrs};
 
 /// Returns the shell line that does the same as an operation.
 pub fn command(op: &Op) -> String {
@@ -81,6 +81,7 @@ fn link_change_line(link: &LinkAt, change: &LinkChange) -> String {
         LinkChange::AddrGenModeNone(false) => "addrgenmode eui64".to_owned(),
         LinkChange::Master(Some(master)) => format!("master {}", shell_word(master)),
         LinkChange::Master(None) => "nomaster".to_owned(),
+        LinkChange::Device(settings) => DeviceAttrs::ip_args(settings).trim_start().to_owned(),
         LinkChange::Settings(settings) => type_args(settings),
         LinkChange::Port(settings) => format!("type bridge_slave{}", PortAttrs::ip_args(settings)),
         LinkChange::Owner { was, owner_tag, .. } => {

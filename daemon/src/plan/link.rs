@@ -10,7 +10,7 @@ use crate::{
         AddressChange, DEFAULT_MTU, LinkAt, LinkChange, ObservedAddress, ObservedBridge,
         ObservedLink, ObservedPort, Op,
     },
-    links::{BridgeAttrs, BridgeSettings, LinkSettings, bridge_mtu},
+    links::{BridgeAttrs, BridgeSettings, DeviceSettings, LinkSettings, bridge_mtu},
     model::{DeviceSpec, Spec},
 };
 
@@ -22,6 +22,9 @@ struct Common {
     /// bridge by its ports.
     old_mtus: Vec<u32>,
     addresses: Vec<ObservedAddress>,
+    settings: DeviceSettings,
+    /// Settings that were asked for before.
+    old_settings: Vec<DeviceSettings>,
 }
 
 impl Planner<'_> {
@@ -64,6 +67,11 @@ impl Planner<'_> {
                 mtu: spec.mtu,
                 old_mtus,
                 addresses,
+                settings: DeviceSettings::of(&device),
+                old_settings: previous_devices(task, device.end)
+                    .iter()
+                    .map(DeviceSettings::of)
+                    .collect(),
             },
         );
         self.pin_mac(task, spec, &place, mac);
@@ -175,6 +183,8 @@ impl Planner<'_> {
                 mtu: spec.mtu,
                 old_mtus: old.iter().filter_map(|old| old.mtu).collect(),
                 addresses: task.addresses_of(spec),
+                settings: DeviceSettings::of(spec),
+                old_settings: old.iter().map(DeviceSettings::of).collect(),
             },
         );
         let known = self
@@ -308,6 +318,15 @@ impl Planner<'_> {
             self.emit(Phase::Mtus, task, place.set(LinkChange::Mtu(mtu)));
             self.set_mtu(place, mtu);
         }
+        let earlier: Vec<&DeviceSettings> = spec.old_settings.iter().collect();
+        let changes = known.device.changes(&spec.settings, &earlier);
+        if changes != DeviceSettings::default() {
+            self.emit(
+                Phase::Settings,
+                task,
+                place.set(LinkChange::Device(changes)),
+            );
+        }
         self.plan_addresses(task, place, &spec.addresses, mtu.unwrap_or(known.mtu));
         self.add_prefix_routes(task, place);
     }
@@ -438,7 +457,7 @@ fn has_prefix_route(link: &ObservedLink, address: &ObservedAddress) -> bool {
 pub(super) fn left_mtu(spec: &Bridge, applied: &[Spec]) -> Option<Bridge> {
     let mtu_of = |old: &Spec| match old {
         Spec::Bridge(old) if old.namespace == spec.namespace => old.mtu,
-        Spec::Namespace(_) | Spec::Bridge(_) | Spec::Veth(_) => None,
+        Spec::Namespace(_) | Spec::Bridge(_) | Spec::Veth(_) | Spec::Link(_) => None,
     };
     let mtu = applied
         .iter()
@@ -453,7 +472,7 @@ pub(super) fn left_mtu(spec: &Bridge, applied: &[Spec]) -> Option<Bridge> {
 fn previous_bridge<'a>(task: &Task<'a>) -> Option<&'a Bridge> {
     task.applied.iter().rev().find_map(|spec| match spec {
         Spec::Bridge(spec) => Some(spec),
-        Spec::Namespace(_) | Spec::Veth(_) => None,
+        Spec::Namespace(_) | Spec::Veth(_) | Spec::Link(_) => None,
     })
 }
 

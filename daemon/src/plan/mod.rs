@@ -212,7 +212,7 @@ pub struct Plan {
 pub fn lasting(spec: &Spec, applied: &[Spec]) -> Option<Spec> {
     match spec {
         Spec::Bridge(spec) => link::left_mtu(spec, applied).map(Spec::Bridge),
-        Spec::Namespace(_) | Spec::Veth(_) => None,
+        Spec::Namespace(_) | Spec::Veth(_) | Spec::Link(_) => None,
     }
 }
 
@@ -255,7 +255,7 @@ pub fn plan<'a>(
     for task in &tasks {
         match task.desired {
             Some(Spec::Bridge(spec)) => planner.plan_bridge(task, spec),
-            Some(spec @ Spec::Veth(_)) => planner.plan_ends(task, spec),
+            Some(spec @ (Spec::Veth(_) | Spec::Link(_))) => planner.plan_ends(task, spec),
             Some(Spec::Namespace(_)) | None => {}
         }
     }
@@ -307,7 +307,7 @@ fn link_local_gateways(tasks: &[Task<'_>]) -> BTreeSet<(Ns, String)> {
                 .iter()
                 .map(|route| (&spec.name, route))
                 .collect(),
-            Spec::Bridge(_) | Spec::Veth(_) => Vec::new(),
+            Spec::Bridge(_) | Spec::Veth(_) | Spec::Link(_) => Vec::new(),
         });
     let routes = routes.filter(|(_, route)| route.via.is_some_and(|via| is_link_local(via.0)));
     routes

@@ -51,7 +51,7 @@ impl Planner<'_> {
         }
         match task.resource.kind {
             Kind::Namespace => self.delete_namespace(task),
-            Kind::Bridge | Kind::Veth => {
+            Kind::Bridge | Kind::Veth | Kind::Link => {
                 self.delete(task);
             }
         }

@@ -44,7 +44,7 @@ pub fn scope(tasks: &[Task<'_>]) -> Scope {
                 inside.sysctls.extend(sysctls);
                 scope.nsswitch |= spec.dns.is_some();
             }
-            Spec::Bridge(_) | Spec::Veth(_) => add_devices(&mut scope, task, spec),
+            Spec::Bridge(_) | Spec::Veth(_) | Spec::Link(_) => add_devices(&mut scope, task, spec),
         }
     }
     scope

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use netnsd_api::{
-    Bridge, Cidr, Endpoint, Kind, Name, Namespace, ResourceRef, Route, Veth, is_link_local,
+    Bridge, Cidr, Endpoint, Kind, Link, LinkType, Name, Namespace, ResourceRef, Route, Veth,
+    is_link_local,
 };
 use proptest::prelude::*;
 use serde_json::json;
@@ -135,9 +136,18 @@ fn network() -> impl Strategy<Value = Network> {
         bridge(0),
         bridge(1),
         veths,
+        (0..2usize)
+            .map(|_| {
+                (
+                    end(),
+                    proptest::sample::select(&LinkType::ALL[..]),
+                    any::<bool>(),
+                )
+            })
+            .collect::<Vec<_>>(),
         presence,
     )
-        .prop_map(|(n0, n1, b0, b1, veths, (ns_there, br_there))| {
+        .prop_map(|(n0, n1, b0, b1, veths, links, (ns_there, br_there))| {
             let mut network = Network::new();
             for (spec, there) in [n0, n1].into_iter().zip(ns_there) {
                 if there {
@@ -179,6 +189,20 @@ fn network() -> impl Strategy<Value = Network> {
                         labels: BTreeMap::new(),
                         endpoints,
                     });
+                    network.insert(spec.resource(), spec);
+                }
+            }
+            for (i, (end, link_type, there)) in links.into_iter().enumerate() {
+                if there {
+                    let end = fit(end, &network);
+                    let least = json!({"name": format!("l{i}"), "type": link_type});
+                    let mut link: Link = serde_json::from_value(least).unwrap();
+                    let free = free_name(&network, &[], end.namespace.as_ref(), end.device());
+                    link.device = Endpoint {
+                        interface: Some(free),
+                        ..end
+                    };
+                    let spec = Spec::Link(link);
                     network.insert(spec.resource(), spec);
                 }
             }

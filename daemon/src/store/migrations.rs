@@ -25,6 +25,7 @@ const FILES: &[(&str, &str)] = &[
     migration!("0007_audit.sql"),
     migration!("0008_token_host.sql"),
     migration!("0009_audit_failed.sql"),
+    migration!("0010_kinds.sql"),
 ];
 
 /// Returns the migrations as `sqlx::migrate!` makes them, with the same checksums.

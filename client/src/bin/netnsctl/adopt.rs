@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use clap::Args;
 use http::Method;
 use netnsd_api::{
-    DEFAULT_MTU, Items, Kind, LinkAddress, LiveLink, LiveNeighbour, LiveRoute, Name, RouteType,
-    UnmanagedNamespace, default_metric, is_link_local,
+    DEFAULT_MTU, Items, Kind, LinkAddress, LinkType, LiveLink, LiveNeighbour, LiveRoute, Name,
+    RouteType, UnmanagedNamespace, default_metric, is_link_local,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -191,6 +191,7 @@ impl HostSnapshot {
             self.add_bridges(namespace, &mut bridges, &mut document);
         }
         self.add_veths(&namespaces, &bridges, &mut document);
+        self.add_links(&namespaces, &bridges, &mut document);
         document
     }
 
@@ -246,6 +247,29 @@ impl HostSnapshot {
                     namespaces[peer_namespace].endpoint_spec(peer, bridges, document),
                 ];
                 document.add(Kind::Veth, json!({"name": name, "endpoints": endpoints}));
+            }
+        }
+    }
+
+    /// Adds the unmanaged links of a type that netnsd has.
+    fn add_links(
+        &mut self,
+        namespaces: &[NamespaceSnapshot],
+        bridges: &BridgeNames,
+        document: &mut AdoptDocument,
+    ) {
+        for namespace in namespaces {
+            for link in &namespace.links {
+                let link_type = link.kind.as_deref().and_then(|kind| kind.parse().ok());
+                let Some(link_type): Option<LinkType> = link_type else {
+                    continue;
+                };
+                if link.resource.is_none() {
+                    let mut spec = namespace.endpoint_spec(link, bridges, document);
+                    spec["name"] = self.choose_name(Kind::Link, namespace, &link.name).into();
+                    spec["type"] = link_type.as_str().into();
+                    document.add(Kind::Link, spec);
+                }
             }
         }
     }

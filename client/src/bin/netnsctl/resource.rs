@@ -97,6 +97,9 @@ pub struct DeviceOptions {
     /// MTU in bytes, or none
     #[arg(long, value_name = "BYTES", value_parser = parse_args::parse_number_or_none)]
     mtu: Option<Value>,
+    /// Length of the transmit queue in packets, or none
+    #[arg(long, value_name = "PACKETS", value_parser = parse_args::parse_number_or_none)]
+    txqueuelen: Option<Value>,
     /// Set it up
     #[arg(long, conflicts_with = "down")]
     up: bool,
@@ -116,6 +119,7 @@ impl DeviceOptions {
         body.set("namespace", self.host.then_some(Value::Null));
         body.set("mac", self.mac.clone());
         body.set("mtu", self.mtu.clone());
+        body.set("txqueuelen", self.txqueuelen.clone());
         body.set_flag("up", self.up, self.down);
         body.set_list("addresses", &self.address);
     }

@@ -323,7 +323,7 @@ pub async fn delete_all(context: &Context, kind: Kind) -> Result<(), CliError> {
         match kind {
             Kind::Namespace => items.retain(|item| !is_in_namespace(item)),
             Kind::Bridge => items.iter_mut().for_each(detach_ports),
-            Kind::Veth => {}
+            Kind::Veth | Kind::Link => {}
         }
     }
     let body = Value::Object(document);

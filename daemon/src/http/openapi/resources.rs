@@ -30,9 +30,10 @@ fn id<R: ResourceRoutes>(verb: &str) -> String {
 
 pub(in crate::http) fn list<R: ResourceRoutes>(api: &mut Components) -> OperationBuilder {
     api.resource::<R>();
-    let item = match R::KIND {
-        Kind::Namespace => any_of(&[&shape::<R>("Answer"), &api.schema::<UnmanagedNamespace>()]),
-        Kind::Bridge | Kind::Veth => shape::<R>("Answer"),
+    let item = if R::KIND == Kind::Namespace {
+        any_of(&[&shape::<R>("Answer"), &api.schema::<UnmanagedNamespace>()])
+    } else {
+        shape::<R>("Answer")
     };
     let next = Object::builder()
         .schema_type(SchemaType::from_iter([Type::String, Type::Null]))
@@ -102,11 +103,8 @@ pub(in crate::http) fn create<R: ResourceRoutes>(api: &mut Components) -> Operat
         R::KIND.plural(),
         &codes,
     );
-    let new = match R::KIND {
-        Kind::Namespace | Kind::Bridge => shape::<R>(""),
-        // netnsd chooses the name of a pair that is sent without one.
-        Kind::Veth => shape::<R>("Put"),
-    };
+    // netnsd chooses the name of a pair that is sent without one.
+    let new = shape::<R>(if R::KIND == Kind::Veth { "Put" } else { "" });
     let mut example = R::example();
     example["name"] = json!("net0");
     write(api, operation, &shape::<R>("Answer"), Outcome::Created)

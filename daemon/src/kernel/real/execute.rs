@@ -37,6 +37,7 @@ use crate::kernel::{
     ObservedAddress, ObservedLink, ObservedRoute, Op, Outcome, ROUTE_PROTOCOL,
     ROUTE_PROTOCOL_KERNEL, RT_TABLE_MAIN, RouteChange, moved, prefix_route, sysctl::changed_along,
 };
+use crate::links::DeviceAttrs;
 
 /// Time that a batch waits, in all, for the ids of deleted namespaces, which the kernel releases in
 /// the background (`cleanup_net()`, net/core/net_namespace.c).
@@ -360,6 +361,10 @@ fn set_link(
                 LinkAttribute::Controller(master),
             )
         }
+        LinkChange::Device(settings) => RouteNetlinkMessage::SetLink(link::link_message(
+            state.index_of(switcher, link)?,
+            DeviceAttrs::encode(settings),
+        )),
         LinkChange::Settings(settings) => match message::set_settings(&link.name, settings) {
             Some(message) => message,
             None => return Ok(()),

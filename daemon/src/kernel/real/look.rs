@@ -1,24 +1,25 @@
 //! Kernel state that only the live views show.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     os::fd::{AsRawFd, OwnedFd},
+    path::Path,
 };
 
-use netnsd_api::{FdbEntry, LiveNeighbour, NamespaceObserved};
+use netnsd_api::{FdbEntry, LinkType, LiveNeighbour, NamespaceObserved};
 use netnsd_netlink::{
     Error, NamespaceSwitcher, NetnsFile, NsConnection, RouteSocket, errno_of,
     link::{self, LinkId},
     neigh::{get_fdb, parse_neigh},
     netns::file::{THREAD_NETNS, list_names, netns_path, open_netns},
 };
-use nix::errno::Errno;
+use nix::{errno::Errno, sys::utsname::uname};
 use rtnetlink::{
     packet_core::{NLM_F_CREATE, NLM_F_EXCL},
     packet_route::{
         RouteNetlinkMessage,
-        link::{InfoBridge, InfoData, LinkAttribute, LinkInfo},
+        link::{InfoBridge, InfoData, InfoKind, LinkAttribute, LinkInfo},
         neighbour::NeighbourState,
     },
 };
@@ -304,4 +305,40 @@ fn probe_vlan_filtering() -> Result<Vec<RouteNetlinkMessage>, Error> {
     let message = message::new_link(&NewLink::bridge(end, settings), None);
     socket.send(message, NLM_F_CREATE | NLM_F_EXCL)?;
     socket.get(link::get_link(LinkId::Name("probe")))
+}
+
+/// Returns the types of links that the kernel can create: those of which it has the module, loaded
+/// or not, and those of which it makes a link in a new namespace. Where there is no module the
+/// attempt loads none.
+pub(in crate::kernel) fn link_types(switcher: &NamespaceSwitcher) -> Vec<LinkType> {
+    let aliases = read_module_aliases();
+    let mut types = LinkType::ALL.to_vec();
+    types.retain(|link_type| {
+        let alias = format!("rtnl-link-{link_type}");
+        aliases.contains(&alias) || switcher.run_in_new(|| probe_link(*link_type)).is_ok()
+    });
+    types
+}
+
+/// Returns the aliases of the modules that the kernel may load (`modules.alias`, depmod(8)).
+fn read_module_aliases() -> BTreeSet<String> {
+    let release = uname().map(|system| system.release().to_owned());
+    let path = Path::new("/lib/modules")
+        .join(release.unwrap_or_default())
+        .join("modules.alias");
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let words = text
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(1));
+    words.map(str::to_owned).collect()
+}
+
+fn probe_link(link_type: LinkType) -> Result<(), Error> {
+    let info = vec![LinkInfo::Kind(InfoKind::from(link_type.as_str()))];
+    let attributes = vec![
+        LinkAttribute::IfName("probe".to_owned()),
+        LinkAttribute::LinkInfo(info),
+    ];
+    let message = RouteNetlinkMessage::NewLink(link::link_message(0, attributes));
+    RouteSocket::open()?.send(message, NLM_F_CREATE | NLM_F_EXCL)
 }

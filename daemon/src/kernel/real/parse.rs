@@ -78,7 +78,7 @@ pub(super) fn link(message: &LinkMessage) -> ParsedLink {
                 link.promote_secondaries = promote_secondaries(families);
             }
             LinkAttribute::LinkInfo(infos) => info(link, infos),
-            _ => {}
+            setting => link.device.decode(setting),
         }
     }
     parsed

@@ -68,7 +68,7 @@ fn devices(kind: Kind, resource: &Value) -> Vec<Recorded> {
     let path = ResourcePath::of(kind, text(resource, "name"));
     match kind {
         Kind::Namespace => Vec::new(),
-        Kind::Bridge => vec![Recorded::new(path, resource.clone())],
+        Kind::Bridge | Kind::Link => vec![Recorded::new(path, resource.clone())],
         Kind::Veth => [0, 1]
             .map(|index| Recorded::end(resource, path.clone(), index))
             .into(),

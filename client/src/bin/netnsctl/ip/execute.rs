@@ -1,12 +1,12 @@
 //! Executes requests in the words of `ip`, `bridge` and `brctl` on the recorded network.
 
-use netnsd_api::{Bridge, Veth, shell_word};
+use netnsd_api::{Bridge, Link, Veth, shell_word};
 use serde_json::{Map, Value, json};
 
 use super::{
     device::{Location, find_bridge, find_device, find_namespace},
     parse::{CommandLine, parse_command_line},
-    request::{DeviceWords, LinkType, NewLink, Request, SetLink},
+    request::{DeviceType, DeviceWords, NewLink, Request, SetLink},
 };
 use crate::{
     cli::{Context, IpOptions},
@@ -113,6 +113,11 @@ async fn add_link(
             fields.extend(options);
             fields.insert("name".into(), device.name.into());
             resource::add_resource::<Bridge>(context, &fields.into()).await
+        }
+        NewLink::Link(link_type) => {
+            fields.insert("name".into(), device.name.into());
+            fields.insert("type".into(), link_type.as_str().into());
+            resource::add_resource::<Link>(context, &fields.into()).await
         }
     }
 }
@@ -243,7 +248,7 @@ async fn delete_link(
     context: &Context,
     location: Location<'_>,
     device: &str,
-    link_type: Option<LinkType>,
+    link_type: Option<DeviceType>,
 ) -> Result<(), CliError> {
     let target = find_device(context, location, device).await?.target;
     let kind = target.kind();

@@ -6,9 +6,7 @@ use netnsd_api::{Cidr, Mac, Neighbour, Problem, RT_TABLE_DEFAULT, RT_TABLE_MAIN,
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::request::{
-    DeviceWords, LINK_TYPES, LinkType, NewLink, Request, Selection, SetLink, Show, Table,
-};
+use super::request::{DeviceType, DeviceWords, NewLink, Request, Selection, SetLink, Show, Table};
 use crate::{
     entries::{Edit, Verb},
     parse_args,
@@ -139,9 +137,6 @@ const UNMANAGED_DEVICE_WORDS: &[&str] = &[
     "numtxqueues",
     "promisc",
     "protodown",
-    "qlen",
-    "txqlen",
-    "txqueuelen",
     "vf",
     "vrf",
     "xdp",
@@ -258,28 +253,28 @@ fn parse_add_link(mut words: Words<'_>) -> Result<Request, String> {
         return Err("link add needs a type: link add veth0 type veth peer name veth1".into());
     };
     let link = match parse_link_type(link_type)? {
-        LinkType::Veth => NewLink::Veth(parse_peer(words)?),
-        LinkType::Bridge => {
-            if device.name.is_none() {
-                return Err("a bridge needs a name: link add br0 type bridge".into());
-            }
-            NewLink::Bridge(parse_options("type bridge", BRIDGE_OPTIONS, words)?)
+        DeviceType::Veth => NewLink::Veth(parse_peer(words)?),
+        DeviceType::Bridge | DeviceType::Link(_) if device.name.is_none() => {
+            return Err(format!(
+                "a {link_type} needs a name: link add NAME type {link_type}"
+            ));
         }
+        DeviceType::Bridge => NewLink::Bridge(parse_options("type bridge", BRIDGE_OPTIONS, words)?),
+        DeviceType::Link(known) => match words.next() {
+            Some(other) => return Err(format!("unknown word {other:?} after type {known}")),
+            None => NewLink::Link(known),
+        },
     };
     Ok(Request::AddLink(device, link))
 }
 
-fn parse_link_type(word: &str) -> Result<LinkType, String> {
-    match LINK_TYPES.iter().find(|(name, _)| *name == word) {
-        Some((_, link_type)) => Ok(*link_type),
-        None => {
-            let known: Vec<&str> = LINK_TYPES.iter().map(|(name, _)| *name).collect();
-            Err(format!(
-                "type {word} is not managed by netnsd yet; managed types: {}",
-                known.join(", ")
-            ))
-        }
-    }
+fn parse_link_type(word: &str) -> Result<DeviceType, String> {
+    DeviceType::from_word(word).ok_or_else(|| {
+        format!(
+            "type {word} is not managed by netnsd yet; managed types: {}",
+            DeviceType::words().join(", ")
+        )
+    })
 }
 
 /// Parses the words after `type veth`.
@@ -321,7 +316,8 @@ fn parse_set_link(mut words: Words<'_>) -> Result<Request, String> {
     }
     if set == nothing_of(&set.device.name) {
         return Err(
-            "link set needs a change: up, down, netns, master, nomaster, mtu, address or name"
+            "link set needs a change: up, down, netns, master, nomaster, mtu, address, txqueuelen \
+             or name"
                 .into(),
         );
     }
@@ -364,6 +360,10 @@ fn parse_device(words: &mut Words<'_>, is_new: bool) -> Result<DeviceWords, Stri
                 let mtu: u32 = words.parsed("mtu")?;
                 device.fields.insert("mtu".into(), mtu.into());
             }
+            "txqueuelen" | "txqlen" | "qlen" => {
+                let length: u32 = words.parsed("txqueuelen")?;
+                device.fields.insert("txqueuelen".into(), length.into());
+            }
             "address" | "addr" => {
                 let mac: Mac = words.parsed("address")?;
                 device.fields.insert("mac".into(), mac.to_string().into());
@@ -381,7 +381,7 @@ fn parse_device(words: &mut Words<'_>, is_new: bool) -> Result<DeviceWords, Stri
             other => {
                 return Err(format!(
                     "unknown word {other:?}: expected up, down, netns, master, nomaster, mtu, \
-                     address, name or type"
+                     address, txqueuelen, name or type"
                 ));
             }
         }
@@ -691,7 +691,7 @@ pub fn parse_brctl(words: &[String]) -> Result<Request, String> {
         ["addbr", bridge] => Ok(Request::AddLink(named(bridge), NewLink::Bridge(Map::new()))),
         ["delbr", bridge] => Ok(Request::DeleteLink(
             (*bridge).to_owned(),
-            Some(LinkType::Bridge),
+            Some(DeviceType::Bridge),
         )),
         ["addif", bridge, port] => Ok(set_master(port, Some(bridge), None)),
         ["delif", bridge, port] => Ok(set_master(port, None, Some(bridge))),
@@ -838,6 +838,7 @@ pub fn parse_command_line(line: &[String]) -> Option<CommandLine<'_>> {
 
 #[cfg(test)]
 mod tests {
+    use netnsd_api::LinkType;
     use serde_json::json;
 
     use super::*;
@@ -947,7 +948,7 @@ mod tests {
             ("ip l d veth0", Request::DeleteLink("veth0".into(), None)),
             (
                 "ip link del br0 type bridge",
-                Request::DeleteLink("br0".into(), Some(LinkType::Bridge)),
+                Request::DeleteLink("br0".into(), Some(DeviceType::Bridge)),
             ),
             (
                 "ip link add veth0 type veth peer name veth1",
@@ -985,6 +986,14 @@ mod tests {
                     named("br0"),
                     json!({"stp": true, "ageing_time_s": 300.0, "forward_delay_s": 15.0, "vlan_filtering": true}),
                 ),
+            ),
+            (
+                "ip link add dummy0 type dummy",
+                Request::AddLink(named("dummy0"), NewLink::Link(LinkType::Dummy)),
+            ),
+            (
+                "ip link set dev veth0 txqueuelen 50",
+                set("veth0", json!({"txqueuelen": 50})),
             ),
             (
                 "ip link set br0 type bridge mcast_snooping 0",
@@ -1142,7 +1151,7 @@ mod tests {
             ("brctl addbr br0", bridge(named("br0"), json!({}))),
             (
                 "brctl delbr br0",
-                Request::DeleteLink("br0".into(), Some(LinkType::Bridge)),
+                Request::DeleteLink("br0".into(), Some(DeviceType::Bridge)),
             ),
             (
                 "brctl addif br0 port0",
@@ -1190,6 +1199,10 @@ mod tests {
                 "ip link add name tun1 type ipip remote 192.168.1.1",
                 "type ipip",
             ),
+            (
+                "ip link add d0 type dummy numtxqueues 2",
+                "after type dummy",
+            ),
             ("ip link add veth0", "needs a type"),
             ("ip link add type bridge", "needs a name"),
             (
@@ -1205,10 +1218,6 @@ mod tests {
             ("ip link set veth0 mtu", "mtu needs a value"),
             ("ip link set veth0 mtu big", "mtu \"big\""),
             ("ip link set veth0 address 1:2", "address \"1:2\""),
-            (
-                "ip link set veth0 txqueuelen 5",
-                "txqueuelen is not managed",
-            ),
             ("ip link set veth0 color red", "unknown word \"color\""),
             ("ip link net0", "netnsctl -n net0 link"),
             ("ip link delete", "needs a device"),

@@ -1,6 +1,6 @@
 //! Requests in the words of `ip`, `bridge` and `brctl`, parsed.
 
-use netnsd_api::Kind;
+use netnsd_api::{Kind, LinkType};
 use serde_json::{Map, Value};
 
 use crate::entries::Edit;
@@ -17,7 +17,7 @@ pub enum Request {
     /// `link set`, and `bridge link set`.
     SetLink(SetLink),
     /// `link delete`; with the type if it was given.
-    DeleteLink(String, Option<LinkType>),
+    DeleteLink(String, Option<DeviceType>),
     /// `addr add` and its siblings: an edit of the addresses of a device.
     EditDevice(Edit, String),
     /// `addr flush dev DEVICE`.
@@ -82,26 +82,40 @@ pub enum Table {
 
 /// Types of `ip link add … type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LinkType {
+pub enum DeviceType {
     /// A veth pair.
     Veth,
     /// A bridge.
     Bridge,
+    /// A type of kind `link`.
+    Link(LinkType),
 }
 
-impl LinkType {
+impl DeviceType {
+    /// Returns the managed type of this name in ip-link(8).
+    pub fn from_word(word: &str) -> Option<Self> {
+        match word {
+            "veth" => Some(Self::Veth),
+            "bridge" => Some(Self::Bridge),
+            other => other.parse().ok().map(Self::Link),
+        }
+    }
+
+    /// Returns the names of the managed types.
+    pub fn words() -> Vec<&'static str> {
+        let links = LinkType::ALL.into_iter().map(LinkType::as_str);
+        ["veth", "bridge"].into_iter().chain(links).collect()
+    }
+
     /// Returns the kind of its resources.
     pub fn kind(self) -> Kind {
         match self {
-            LinkType::Veth => Kind::Veth,
-            LinkType::Bridge => Kind::Bridge,
+            Self::Veth => Kind::Veth,
+            Self::Bridge => Kind::Bridge,
+            Self::Link(_) => Kind::Link,
         }
     }
 }
-
-/// The managed types, by the word of ip-link(8).
-pub const LINK_TYPES: &[(&str, LinkType)] =
-    &[("veth", LinkType::Veth), ("bridge", LinkType::Bridge)];
 
 /// A new link, with what only its type has.
 #[derive(Debug, Clone, PartialEq)]
@@ -110,6 +124,8 @@ pub enum NewLink {
     Veth(DeviceWords),
     /// A bridge: its fields.
     Bridge(Map<String, Value>),
+    /// A link of another type.
+    Link(LinkType),
 }
 
 /// The words about a device that every type has.
@@ -121,7 +137,7 @@ pub struct DeviceWords {
     pub netns: Option<String>,
     /// The bridge to attach it to; `Some(None)` for `nomaster`.
     pub master: Option<Option<String>>,
-    /// Fields of the resource: `interface`, `mac`, `mtu`, `up`.
+    /// Fields of the resource: `interface`, `mac`, `mtu`, `txqueuelen`, `up`.
     pub fields: Map<String, Value>,
 }
 
