@@ -6,6 +6,7 @@
 
 mod error;
 pub mod look;
+mod losses;
 mod op;
 pub mod ownership;
 pub mod real;
@@ -27,6 +28,7 @@ pub use netnsd_netlink::{DnsFile, KernelEvent, Ns, NsChange, StalePin, WatchChan
 pub(crate) use self::real::protocol;
 pub use self::{
     error::KernelError,
+    losses::LinkEvent,
     op::{
         AddressChange, FeatureOp, LinkAt, LinkChange, LinkOp, NamespaceChange, NamespaceOp,
         NeighbourChange, NewEnd, NewLink, Op, RouteChange,

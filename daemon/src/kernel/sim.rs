@@ -18,7 +18,7 @@ use nix::errno::Errno;
 
 use super::{
     ADDRESS_PROTOCOL_KERNEL_LL, AddressChange, Announcement, BatchOp, FeatureOp, Kernel,
-    KernelError, KernelEvent, LinkAt, LinkChange, LinkOp, NamespaceChange, NamespaceOp,
+    KernelError, KernelEvent, LinkAt, LinkChange, LinkEvent, LinkOp, NamespaceChange, NamespaceOp,
     NeighbourChange, NewLink, Ns, Observed, ObservedAddress, ObservedBridge, ObservedLink,
     ObservedNs, ObservedPort, ObservedRoute, Op, Outcome, ROUTE_PROTOCOL, RouteChange, RouteExtras,
     Scope, WatchChange, sysctl,
@@ -449,8 +449,7 @@ impl State {
             LinkChange::Up(up) => self.set_up(at, *up),
             LinkChange::Mac(mac) => {
                 self.link(at)?.mac = Some(*mac);
-                let neighbours = &mut self.ns(&at.ns)?.neighbours;
-                neighbours.retain(|other| other.interface.as_str() != at.name);
+                self.ns(&at.ns)?.lose(&at.name, LinkEvent::MacChanged);
                 Ok(())
             }
             LinkChange::Mtu(mtu) => {
@@ -636,17 +635,7 @@ impl State {
             let Some(known) = self.namespaces.get_mut(&ns) else {
                 continue;
             };
-            known.links.remove(&name);
-            forget(known, &name);
-            known
-                .sysctls
-                .retain(|key, _| key.interface().as_deref() != Some(&*name));
-            for port in known.links.values_mut() {
-                if port.master.as_ref() == Some(&name) {
-                    port.master = None;
-                    port.port = None;
-                }
-            }
+            known.remove_link(&name);
         }
     }
 
@@ -670,11 +659,15 @@ impl State {
             }
         }
         self.ns(&to.ns)?.links.insert(to.name.clone(), link);
+        self.move_peer(from, to);
+        Ok(())
+    }
+
+    fn move_peer(&mut self, from: &LinkAt, to: &LinkAt) {
         if let Some(peer) = self.peers.remove(from) {
             self.peers.insert(peer.clone(), to.clone());
             self.peers.insert(to.clone(), peer);
         }
-        Ok(())
     }
 
     fn move_link(&mut self, from: &LinkAt, to: &LinkAt) -> Done {
@@ -684,31 +677,22 @@ impl State {
         if self.ns(&to.ns)?.links.contains_key(&to.name) {
             return Err(Errno::EEXIST);
         }
-        self.set_up(from, false)?;
-        let link = self.link(from)?;
-        link.addresses.clear();
-        link.master = None;
-        link.port = None;
-        link.addr_gen_none = false;
-        let known = self.ns(&from.ns)?;
-        forget(known, &from.name);
-        known
-            .sysctls
-            .retain(|key, _| key.interface().as_deref() != Some(&from.name));
-        self.rename(from, to)?;
-        self.ns(&to.ns)?.inherit_sysctls(&to.name);
+        let link = self.ns(&from.ns)?.remove_link(&from.name);
+        let link = link.ok_or(Errno::ENODEV)?.moved();
+        let target = self.ns(&to.ns)?;
+        target.links.insert(to.name.clone(), link);
+        target.inherit_sysctls(&to.name);
+        self.move_peer(from, to);
         Ok(())
     }
 
     fn set_up(&mut self, at: &LinkAt, up: bool) -> Done {
-        let link = self.link(at)?;
-        link.up = up;
+        self.link(at)?.up = up;
+        let known = self.ns(&at.ns)?;
         if up {
-            self.ns(&at.ns)?.reset_ipv6_mtu(&at.name);
+            known.reset_ipv6_mtu(&at.name);
         } else {
-            link.addresses
-                .retain(|address| address.net.addr().is_ipv4());
-            forget(self.ns(&at.ns)?, &at.name);
+            known.set_link_down(&at.name);
         }
         Ok(())
     }
@@ -844,16 +828,6 @@ impl State {
         }
         Ok(())
     }
-}
-
-/// Removes the routes and neighbours of a link that goes down or away.
-fn forget(known: &mut ObservedNs, name: &str) {
-    known
-        .routes
-        .retain(|other| other.route.interface.as_ref().map(InterfaceName::as_str) != Some(name));
-    known
-        .neighbours
-        .retain(|other| other.interface.as_str() != name);
 }
 
 fn same_route(known: &ObservedRoute, route: &Route) -> bool {

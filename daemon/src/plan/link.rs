@@ -7,7 +7,7 @@ use netnsd_api::{Bridge, Mac, Port, is_link_local};
 use super::{Phase, Planner, Task, place::device_at};
 use crate::{
     kernel::{
-        AddressChange, DEFAULT_MTU, LinkAt, LinkChange, ObservedAddress, ObservedBridge,
+        AddressChange, DEFAULT_MTU, LinkAt, LinkChange, LinkEvent, ObservedAddress, ObservedBridge,
         ObservedLink, ObservedPort, Op,
     },
     links::{BridgeAttrs, BridgeSettings, DeviceSettings, LinkSettings, bridge_mtu},
@@ -93,7 +93,8 @@ impl Planner<'_> {
         let is_kept = spec.mac.is_none() && self.plan.macs.contains_key(&task.resource);
         let is_there = !self.plan.new_bridges.contains(&spec.name);
         if let Some(mac) = mac.filter(|_| is_kept && is_there) {
-            self.ns_mut(&place.ns).forget_neighbours(&place.name);
+            self.ns_mut(&place.ns)
+                .lose(&place.name, LinkEvent::MacChanged);
             self.emit_unverifiable(Phase::PinMacs, task, place.set(LinkChange::Mac(mac)));
         }
     }
@@ -248,7 +249,7 @@ impl Planner<'_> {
             if let Some(link) = inside.links.get_mut(&place.name) {
                 link.port = None;
                 if let Some(bridge) = link.master.take() {
-                    inside.forget_neighbours(&bridge);
+                    inside.lose(&bridge, LinkEvent::MacChanged);
                 }
             }
         }
@@ -274,7 +275,7 @@ impl Planner<'_> {
                 .as_deref()
                 .into_iter()
                 .chain([device])
-                .for_each(|bridge| inside.forget_neighbours(bridge));
+                .for_each(|bridge| inside.lose(bridge, LinkEvent::MacChanged));
             if let Some(link) = inside.links.get_mut(&place.name) {
                 link.master = Some(device.to_owned());
             }
@@ -304,7 +305,7 @@ impl Planner<'_> {
             self.note_remade(task);
             self.emit(Phase::Addresses, task, place.set(LinkChange::Mac(mac)));
             let inside = self.ns_mut(ns);
-            inside.forget_neighbours(name);
+            inside.lose(name, LinkEvent::MacChanged);
             if let Some(link) = inside.links.get_mut(name) {
                 link.mac = Some(mac);
             }
@@ -376,13 +377,10 @@ impl Planner<'_> {
     /// routes and neighbours.
     pub(super) fn set_down(&mut self, task: &Task<'_>, place: &LinkAt, phase: Phase) {
         let inside = self.ns_mut(&place.ns);
-        let Some(link) = inside.links.get_mut(&place.name).filter(|link| link.up) else {
+        if inside.links.get(&place.name).is_none_or(|link| !link.up) {
             return;
-        };
-        link.up = false;
-        link.addresses
-            .retain(|address| address.net.addr().is_ipv4());
-        inside.forget_hanging(&place.name);
+        }
+        inside.set_link_down(&place.name);
         self.emit(phase, task, place.set(LinkChange::Up(false)));
     }
 

@@ -417,30 +417,3 @@ impl Planner<'_> {
         self.now.namespaces.entry(ns.clone()).or_default()
     }
 }
-
-impl ObservedNs {
-    /// Removes the neighbours of a link from the model: with its MAC address the kernel forgets
-    /// them, permanent ones too
-    ///
-    /// (`neigh_changeaddr()`, net/core/neighbour.c). That of a bridge which is to be pinned may
-    /// change with its ports.
-    fn forget_neighbours(&mut self, interface: &str) {
-        self.neighbours
-            .retain(|neighbour| neighbour.interface.as_str() != interface);
-    }
-
-    /// Removes what depends on a link that is up from the model: routes by it, and its neighbours.
-    fn forget_hanging(&mut self, interface: &str) {
-        let by = |name: &Option<netnsd_api::InterfaceName>| {
-            name.as_ref().is_some_and(|name| name.as_str() == interface)
-        };
-        self.routes.retain(|known| !by(&known.route.interface));
-        self.forget_neighbours(interface);
-    }
-
-    /// Removes the sysctls of a link from the model.
-    fn forget_sysctls(&mut self, interface: &str) {
-        self.sysctls
-            .retain(|key, _| key.interface().as_deref() != Some(interface));
-    }
-}

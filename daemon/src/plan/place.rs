@@ -4,7 +4,7 @@ use netnsd_api::{Kind, Mac};
 
 use super::{Ownership, Phase, Planner, Task};
 use crate::{
-    kernel::{LinkAt, LinkChange, LinkOp, NewEnd, NewLink, Ns, ObservedLink, Op, ownership},
+    kernel::{LinkAt, LinkChange, LinkEvent, LinkOp, NewEnd, NewLink, Ns, ObservedLink, Op, ownership},
     links::{DeviceType, LinkSettings},
     model::{DeviceSpec, Spec},
 };
@@ -413,7 +413,9 @@ impl Planner<'_> {
         let op = from.set(LinkChange::Name(to.name.clone()));
         self.emit(Phase::Move, task, op);
         let inside = self.ns_mut(&from.ns);
-        inside.forget_sysctls(&from.name);
+        inside
+            .sysctls
+            .retain(|key, _| key.interface().as_deref() != Some(&*from.name));
         if let Some(link) = inside.links.remove(&from.name) {
             inside.links.insert(to.name.clone(), link);
         }
@@ -433,22 +435,8 @@ impl Planner<'_> {
             to: to.clone(),
         };
         self.emit(Phase::Move, task, op.into());
-        let link = self
-            .now
-            .link(&from.ns, &from.name)
-            .cloned()
-            .unwrap_or_default();
-        self.forget_link(&from.ns, &from.name);
-        // A move sets it down, takes it from its bridge, and clears addresses and `addrgenmode`.
-        let moved = ObservedLink {
-            up: false,
-            carrier: false,
-            master: None,
-            port: None,
-            addresses: Vec::new(),
-            addr_gen_none: false,
-            ..link
-        };
+        let link = self.forget_link(&from.ns, &from.name);
+        let moved = link.unwrap_or_default().moved();
         let inside = self.ns_mut(&to.ns);
         inside.inherit_sysctls(&to.name);
         inside.links.insert(to.name.clone(), moved);
@@ -498,24 +486,15 @@ impl Planner<'_> {
         }
     }
 
-    /// Removes a link from the model, with its routes, neighbours and sysctls.
-    fn forget_link(&mut self, ns: &Ns, name: &str) {
-        let Some(inside) = self.now.namespaces.get_mut(ns) else {
-            return;
-        };
-        if let Some(bridge) = inside.links.remove(name).and_then(|link| link.master) {
-            inside.forget_neighbours(&bridge);
+    /// Removes a link from the model, with what hung on it. A bridge that is to be pinned may get
+    /// another MAC address when a port leaves.
+    fn forget_link(&mut self, ns: &Ns, name: &str) -> Option<ObservedLink> {
+        let inside = self.now.namespaces.get_mut(ns)?;
+        let link = inside.remove_link(name)?;
+        if let Some(bridge) = &link.master {
+            inside.lose(bridge, LinkEvent::MacChanged);
         }
-        inside.forget_hanging(name);
-        inside.forget_sysctls(name);
-        for link in inside
-            .links
-            .values_mut()
-            .filter(|link| link.master.as_deref() == Some(name))
-        {
-            link.master = None;
-            link.port = None;
-        }
+        Some(link)
     }
 }
 
