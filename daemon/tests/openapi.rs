@@ -149,6 +149,7 @@ fn asked() -> Vec<(&'static str, &'static str, String, Value)> {
         ("get_veth", "/v1/veths/lan0"),
         ("get_endpoint", "/v1/veths/lan0/endpoints/1"),
         ("get_topology", "/v1/topology"),
+        ("graph", "/v1/graph"),
         ("index", "/"),
         ("about", "/v1"),
         ("health", "/v1/health"),
