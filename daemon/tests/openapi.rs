@@ -146,6 +146,7 @@ fn asked() -> Vec<(&'static str, &'static str, String, Value)> {
         ("list_bridges", "/v1/bridges"),
         ("get_bridge", "/v1/bridges/br0"),
         ("list_veths", "/v1/veths"),
+        ("list_links", "/v1/links"),
         ("get_veth", "/v1/veths/lan0"),
         ("get_endpoint", "/v1/veths/lan0/endpoints/1"),
         ("get_topology", "/v1/topology"),

@@ -11,7 +11,7 @@ use crate::{
     access::Authenticator,
     engine::{Engine, View},
     http::{self, AppState},
-    kernel::{look::Look, real::RealKernel},
+    kernel::{query::KernelQueries, real::RealKernel},
     liveness::Liveness,
     metrics::Metrics,
     model::format_rfc3339,
@@ -56,13 +56,14 @@ pub(super) fn start_services(
         RealKernel::start,
     )
     .map_err(|error| DaemonError::Other(error.to_string()))?;
-    let look = Look::start().map_err(|error| start_error("looking at the kernel", &error))?;
-    let process = Processes::start().map_err(|error| start_error("running processes", &error))?;
+    let kernel =
+        KernelQueries::start().map_err(|error| start_error("queries of the kernel", &error))?;
+    let process = Processes::start().map_err(|error| start_error("commands", &error))?;
 
     let app = AppState {
         engine,
         view: view.clone(),
-        look: look.clone(),
+        kernel: kernel.clone(),
         history: History::new(&database, newest),
         metrics: metrics.clone(),
         audit: AuditLog::new(&database),
@@ -78,14 +79,14 @@ pub(super) fn start_services(
         router: http::router(app.into()),
         ready: Box::pin(async move {
             view.wait_ready().await;
-            tokio::spawn(warn_of_unrecorded(look, view));
+            tokio::spawn(warn_of_unrecorded(kernel, view));
         }),
         stopped: Box::pin(wait_for_engine(engine_thread)),
     })
 }
 
 fn start_error(service: &str, error: &dyn Display) -> DaemonError {
-    DaemonError::Other(format!("{service} cannot be started: {error}"))
+    DaemonError::Other(format!("cannot start {service}: {error}"))
 }
 
 /// Waits for the engine's thread, which ends when the last `Engine` is dropped, with the router.
@@ -101,8 +102,8 @@ const MAX_NAMED: usize = 10;
 
 /// Warns of resources that have owner tags in the kernel but no record, as after the database was
 /// lost or truncated.
-async fn warn_of_unrecorded(look: Look, view: Arc<View>) {
-    let found = look
+async fn warn_of_unrecorded(kernel: KernelQueries, view: Arc<View>) {
+    let found = kernel
         .unrecorded(move |resource| view.get(resource.kind, &resource.name).is_some())
         .await;
     let Ok(found) = found else { return };

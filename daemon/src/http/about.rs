@@ -76,10 +76,10 @@ pub(super) async fn about(State(app): State<App>, RawQuery(query): RawQuery) -> 
         started_at: app.started_at.clone(),
         listen: app.listen.to_vec(),
         features: app
-            .look
+            .kernel
             .features()
             .await
-            .map_err(|error| Failure::look("the kernel", error))?,
+            .map_err(|error| Failure::query("the kernel", error))?,
         limits: Limits {
             body_bytes: BODY_LIMIT as u64,
             page_items: 10_000,

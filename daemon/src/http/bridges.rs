@@ -38,7 +38,7 @@ pub(super) async fn ports(
 ) -> Answer {
     query::none(query.as_deref())?;
     let (ns, device) = device(&app, &name)?;
-    live::answer(&caller, DEVICE, app.look.ports(&ns, &device).await)
+    live::answer(&caller, DEVICE, app.kernel.ports(&ns, &device).await)
 }
 
 pub(super) async fn fdb(
@@ -49,5 +49,5 @@ pub(super) async fn fdb(
 ) -> Answer {
     query::none(query.as_deref())?;
     let (ns, device) = device(&app, &name)?;
-    live::answer(&caller, DEVICE, app.look.fdb(&ns, &device).await)
+    live::answer(&caller, DEVICE, app.kernel.fdb(&ns, &device).await)
 }

@@ -24,10 +24,10 @@ pub(super) async fn graph(
 ) -> Answer {
     query::none(query.as_deref())?;
     let mut live = app
-        .look
+        .kernel
         .everything()
         .await
-        .map_err(|error| Failure::look("namespace", error))?;
+        .map_err(|error| Failure::query("namespace", error))?;
     let (recorded, states) = read_recorded(&app.view, &caller);
     redact(&mut live, &caller, &states);
     let graph = Graph::new(&recorded, &states, &live);

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     access::{Caller, Redact},
-    kernel::{Ns, look::LookError},
+    kernel::{Ns, query::QueryError},
 };
 
 /// Namespace that a path names by `{name}`; the host's own if it names none.
@@ -57,7 +57,7 @@ pub(super) async fn links(
     let mut query = Query::read(query.as_deref())?;
     let settings = query.flag("settings", false)?;
     query.finish()?;
-    let found = app.look.links(&ns).await.map(|mut links| {
+    let found = app.kernel.links(&ns).await.map(|mut links| {
         if !settings {
             links.iter_mut().for_each(|link| link.settings = None);
         }
@@ -73,7 +73,7 @@ pub(super) async fn addresses(
     PathNs(ns): PathNs,
 ) -> Answer {
     query::none(query.as_deref())?;
-    answer(&caller, &ns, app.look.addresses(&ns).await)
+    answer(&caller, &ns, app.kernel.addresses(&ns).await)
 }
 
 pub(super) async fn routes(
@@ -83,7 +83,7 @@ pub(super) async fn routes(
     PathNs(ns): PathNs,
 ) -> Answer {
     query::none(query.as_deref())?;
-    answer(&caller, &ns, app.look.routes(&ns).await)
+    answer(&caller, &ns, app.kernel.routes(&ns).await)
 }
 
 pub(super) async fn neighbours(
@@ -93,7 +93,7 @@ pub(super) async fn neighbours(
     PathNs(ns): PathNs,
 ) -> Answer {
     query::none(query.as_deref())?;
-    answer(&caller, &ns, app.look.neighbours(&ns).await)
+    answer(&caller, &ns, app.kernel.neighbours(&ns).await)
 }
 
 /// Answers with kernel objects, without the names that are out of the caller's scope; `place` names
@@ -101,9 +101,9 @@ pub(super) async fn neighbours(
 pub(super) fn answer<T: Serialize + Redact>(
     caller: &Caller,
     place: impl Display,
-    found: Result<Vec<T>, LookError>,
+    found: Result<Vec<T>, QueryError>,
 ) -> Answer {
-    let mut items = found.map_err(|error| Failure::look(place, error))?;
+    let mut items = found.map_err(|error| Failure::query(place, error))?;
     items.iter_mut().for_each(|item| item.redact(caller));
     Ok(Json(Items { items }).into_response())
 }

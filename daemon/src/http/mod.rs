@@ -1,7 +1,7 @@
 //! HTTP API: routes, authentication, request parsing, responses, the OpenAPI document.
 //!
 //! Takes no decision about resources, and calls neither the kernel nor SQL itself: writes go to the
-//! engine, reads come from its view, from `kernel::look` and from the store's readers.
+//! engine, reads come from its view, from `kernel::query` and from the store's readers.
 
 mod about;
 mod answers;
@@ -53,7 +53,7 @@ pub use self::{
 use crate::{
     access::Authenticator,
     engine::{Engine, View},
-    kernel::look::Look,
+    kernel::query::KernelQueries,
     metrics::Metrics,
     process::Processes,
     store::{AuditLog, History},
@@ -72,7 +72,7 @@ pub struct AppState {
     /// Recorded resources, for reads.
     pub view: Arc<View>,
     /// Queries the kernel.
-    pub look: Look,
+    pub kernel: KernelQueries,
     /// Reads events.
     pub history: History,
     /// Metrics.

@@ -22,10 +22,10 @@ use crate::access::Caller;
 /// Returns the namespaces in `/run/netns` that others made, by name, serialized as items of a list.
 pub(super) async fn unmanaged(app: &App) -> Result<Vec<(String, Bytes)>, Failure> {
     let all = app
-        .look
+        .kernel
         .namespaces()
         .await
-        .map_err(|error| Failure::look("namespace", error))?;
+        .map_err(|error| Failure::query("namespace", error))?;
     let mut items = Vec::new();
     for (name, observed) in all.iter().cloned() {
         let is_managed = name

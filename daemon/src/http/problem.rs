@@ -17,7 +17,7 @@ use crate::{
     access::{AccessError, Caller},
     engine::{FailureCause, OpFailure, RecordError, Stopping, WriteError},
     intent::IntentError,
-    kernel::{KernelError, look::LookError},
+    kernel::{KernelError, query::QueryError},
     model::EditError,
     process::ProcessError,
     store::StoreError,
@@ -34,10 +34,12 @@ impl Failure {
     }
 
     /// Returns the problem of a failed kernel query; `place` names the queried namespace or device.
-    pub fn look(place: impl Display, error: LookError) -> Self {
+    pub fn query(place: impl Display, error: QueryError) -> Self {
         match error {
-            LookError::NoSuchNamespace => Self::new(Code::NotFound, format!("there is no {place}")),
-            LookError::Kernel(error) => {
+            QueryError::NoSuchNamespace => {
+                Self::new(Code::NotFound, format!("there is no {place}"))
+            }
+            QueryError::Kernel(error) => {
                 let detail = format!("netlink request failed: {error}");
                 Self(Box::new(Problem {
                     errno: errno_name(&error),

@@ -5,10 +5,10 @@
 //! ([`real::RealKernel`]) and a simulated one (`sim::SimKernel`) for tests, which fails on demand.
 
 mod error;
-pub mod look;
 mod losses;
 mod op;
 pub mod ownership;
+pub mod query;
 pub mod real;
 #[cfg(any(test, feature = "test-support"))]
 pub mod sim;

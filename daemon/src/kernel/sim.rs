@@ -11,8 +11,7 @@ use std::{
 };
 
 use netnsd_api::{
-    Centiseconds, Destination, InterfaceName, MIN_IPV6_MTU, Mac, Name, NetnsId, Route, SysctlKey,
-    is_link_local,
+    Centiseconds, Destination, MIN_IPV6_MTU, Mac, Name, NetnsId, Route, SysctlKey, is_link_local,
 };
 use nix::errno::Errno;
 

@@ -4,7 +4,9 @@ use netnsd_api::{Kind, Mac};
 
 use super::{Ownership, Phase, Planner, Task};
 use crate::{
-    kernel::{LinkAt, LinkChange, LinkEvent, LinkOp, NewEnd, NewLink, Ns, ObservedLink, Op, ownership},
+    kernel::{
+        LinkAt, LinkChange, LinkEvent, LinkOp, NewEnd, NewLink, Ns, ObservedLink, Op, ownership,
+    },
     links::{DeviceType, LinkSettings},
     model::{DeviceSpec, Spec},
 };

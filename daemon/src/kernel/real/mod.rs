@@ -4,10 +4,10 @@ mod announce;
 mod execute;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
-pub(super) mod look;
 mod message;
 mod observe;
 mod parse;
+pub(super) mod query;
 #[cfg(test)]
 mod tests;
 

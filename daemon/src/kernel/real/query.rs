@@ -26,29 +26,23 @@ use rtnetlink::{
 
 use super::{message, observe};
 use crate::{
-    kernel::{KernelError, LinkAt, NewEnd, NewLink, Ns, ObservedLink, look, look::LookError},
+    kernel::{KernelError, LinkAt, NewEnd, NewLink, Ns, ObservedLink, query, query::QueryError},
     links::BridgeSettings,
 };
 
 /// Returns the socket in a namespace that may not exist.
-fn look_into<'s>(
-    switcher: &'s mut NamespaceSwitcher,
-    ns: &Ns,
-) -> Result<&'s RouteSocket, LookError> {
+fn enter<'s>(switcher: &'s mut NamespaceSwitcher, ns: &Ns) -> Result<&'s RouteSocket, QueryError> {
     let open = switcher.try_connection(ns).map_err(KernelError::from)?;
     open.map(|open| &open.route)
-        .ok_or(LookError::NoSuchNamespace)
+        .ok_or(QueryError::NoSuchNamespace)
 }
 
 /// Reads every link of a namespace with its addresses, `lo` included.
 pub(in crate::kernel) fn every_link(
     switcher: &mut NamespaceSwitcher,
     ns: &Ns,
-) -> Result<BTreeMap<String, ObservedLink>, LookError> {
-    Ok(observe::all_links(
-        look_into(switcher, ns)?,
-        link::get_links(),
-    )?)
+) -> Result<BTreeMap<String, ObservedLink>, QueryError> {
+    Ok(observe::all_links(enter(switcher, ns)?, link::get_links())?)
 }
 
 fn names_of(
@@ -69,8 +63,8 @@ fn names_of(
 pub(in crate::kernel) fn all_neighbours(
     switcher: &mut NamespaceSwitcher,
     ns: &Ns,
-) -> Result<Vec<LiveNeighbour>, LookError> {
-    look_into(switcher, ns)?;
+) -> Result<Vec<LiveNeighbour>, QueryError> {
+    enter(switcher, ns)?;
     let names = names_of(switcher, ns)?;
     let socket = &switcher.connection(ns)?.route;
     let mut found = Vec::new();
@@ -96,14 +90,14 @@ pub(in crate::kernel) fn fdb(
     switcher: &mut NamespaceSwitcher,
     ns: &Ns,
     bridge: &str,
-) -> Result<Vec<FdbEntry>, LookError> {
-    look_into(switcher, ns)?;
+) -> Result<Vec<FdbEntry>, QueryError> {
+    enter(switcher, ns)?;
     let names = names_of(switcher, ns)?;
     let master = names
         .iter()
         .find(|(_, name)| *name == bridge)
         .map(|(index, _)| *index)
-        .ok_or(LookError::NoSuchNamespace)?;
+        .ok_or(QueryError::NoSuchNamespace)?;
     let socket = &switcher.connection(ns)?.route;
     let mut found: BTreeMap<(String, String), FdbEntry> = BTreeMap::new();
     for seen in socket.dump(get_fdb(master), parse_neigh)? {
@@ -164,7 +158,7 @@ pub(in crate::kernel) fn namespaces(
 /// cannot be entered.
 pub(in crate::kernel) fn all_namespaces(
     switcher: &NamespaceSwitcher,
-) -> Result<Vec<look::SeenNamespace>, KernelError> {
+) -> Result<Vec<query::SeenNamespace>, KernelError> {
     let mut found = Vec::new();
     for name in std::iter::once(None).chain(list_names().into_iter().map(Some)) {
         let links = match connect(switcher, name.as_deref()) {
@@ -174,7 +168,7 @@ pub(in crate::kernel) fn all_namespaces(
             Ok(None) => continue,
             Err(errno) => return Err(errno.into()),
         };
-        found.push(look::SeenNamespace { name, links });
+        found.push(query::SeenNamespace { name, links });
     }
     Ok(found)
 }
@@ -240,7 +234,7 @@ impl Netnsids {
 pub(in crate::kernel) fn neighbourhood(
     switcher: &mut NamespaceSwitcher,
     from: &Ns,
-) -> Result<look::Neighbourhood, KernelError> {
+) -> Result<query::Neighbourhood, KernelError> {
     let named = list_names()
         .into_iter()
         .filter_map(|name| match open_netns(&name) {

@@ -1,5 +1,5 @@
-//! Live looks at the kernel for the API's looking routes, on a thread of their own: they never wait
-//! for writes.
+//! Queries of the kernel for the API's live routes, on a thread of their own: they never wait for
+//! writes.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -17,36 +17,36 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     KernelError, Ns, NsScope, Observed, ObservedLink, Scope, ownership, protocol,
-    real::{address_scope, look as live, observe},
+    real::{address_scope, observe, query as live},
 };
 
-/// Capacity of the queue of looks.
+/// Capacity of the queue.
 const QUEUE: usize = 256;
 
-/// Why a look failed.
+/// Failure of a query.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LookError {
+pub enum QueryError {
     /// There is no such namespace (or no such bridge in it).
     NoSuchNamespace,
-    /// The kernel would not say.
+    /// The kernel refused to answer.
     Kernel(KernelError),
 }
 
-impl From<netnsd_netlink::Error> for LookError {
+impl From<netnsd_netlink::Error> for QueryError {
     fn from(error: netnsd_netlink::Error) -> Self {
-        LookError::Kernel(error.into())
+        QueryError::Kernel(error.into())
     }
 }
 
-impl From<KernelError> for LookError {
+impl From<KernelError> for QueryError {
     fn from(error: KernelError) -> Self {
-        LookError::Kernel(error)
+        QueryError::Kernel(error)
     }
 }
 
-type Answer<T> = oneshot::Sender<Result<T, LookError>>;
+type Answer<T> = oneshot::Sender<Result<T, QueryError>>;
 
-enum Question {
+enum Query {
     Links(Ns, Answer<Vec<LiveLink>>),
     Addresses(Ns, Answer<Vec<LinkAddress>>),
     Routes(Ns, Answer<Vec<LiveRoute>>),
@@ -62,11 +62,11 @@ enum Question {
 /// Returns true for a resource that is recorded.
 type IsRecorded = dyn Fn(&ResourceRef) -> bool + Send;
 
-impl Question {
-    /// Takes the asker of a scan of all namespaces out of the question; returns any other question.
+impl Query {
+    /// Takes the asker of a scan of all namespaces out of the query; returns any other query.
     fn join(self, askers: &mut Vec<Answer<Named>>) -> Option<Self> {
         match self {
-            Question::Namespaces(answer) => {
+            Query::Namespaces(answer) => {
                 askers.push(answer);
                 None
             }
@@ -78,22 +78,22 @@ impl Question {
 /// Namespaces with their names in `/run/netns`.
 type Named = Arc<[(String, NamespaceObserved)]>;
 
-/// The way to the looking thread.
+/// Sends queries to the thread.
 #[derive(Debug, Clone)]
-pub struct Look {
-    questions: mpsc::Sender<Question>,
+pub struct KernelQueries {
+    queries: mpsc::Sender<Query>,
 }
 
-impl Look {
+impl KernelQueries {
     /// Starts the thread, in the namespace of the caller.
     ///
     /// # Errors
     /// When there is no thread or no socket.
     pub fn start() -> io::Result<Self> {
-        let (questions, queue) = mpsc::channel(QUEUE);
+        let (queries, queue) = mpsc::channel(QUEUE);
         let (started, start) = std::sync::mpsc::channel();
         std::thread::Builder::new()
-            .name("netnsd-look".into())
+            .name("netnsd-query".into())
             .spawn(move || match NamespaceSwitcher::new() {
                 Ok(switcher) => {
                     drop(started.send(Ok(())));
@@ -103,16 +103,16 @@ impl Look {
             })?;
         start
             .recv()
-            .map_err(|_| io::Error::other("the looking thread ended"))??;
-        Ok(Self { questions })
+            .map_err(|_| io::Error::other("the query thread ended"))??;
+        Ok(Self { queries })
     }
 
     /// Returns the features of the kernel.
     ///
     /// # Errors
     /// When the thread is gone.
-    pub async fn features(&self) -> Result<Features, LookError> {
-        self.ask(Question::Features).await
+    pub async fn features(&self) -> Result<Features, QueryError> {
+        self.ask(Query::Features).await
     }
 
     /// Returns the resources that are not recorded though links of the host, or `lo` of a namespace
@@ -123,16 +123,16 @@ impl Look {
     pub async fn unrecorded(
         &self,
         is_recorded: impl Fn(&ResourceRef) -> bool + Send + 'static,
-    ) -> Result<Vec<ResourceRef>, LookError> {
-        self.ask(|answer| Question::Unrecorded(Box::new(is_recorded), answer))
+    ) -> Result<Vec<ResourceRef>, QueryError> {
+        self.ask(|answer| Query::Unrecorded(Box::new(is_recorded), answer))
             .await
     }
 
-    async fn ask<T>(&self, question: impl FnOnce(Answer<T>) -> Question) -> Result<T, LookError> {
+    async fn ask<T>(&self, query: impl FnOnce(Answer<T>) -> Query) -> Result<T, QueryError> {
         let (answer, answered) = oneshot::channel();
-        let gone = |_| LookError::Kernel(Errno::ESHUTDOWN.into());
-        self.questions
-            .send(question(answer))
+        let gone = |_| QueryError::Kernel(Errno::ESHUTDOWN.into());
+        self.queries
+            .send(query(answer))
             .await
             .map_err(|_| gone(()))?;
         answered.await.map_err(|_| gone(()))?
@@ -142,16 +142,16 @@ impl Look {
     ///
     /// # Errors
     /// No such namespace, or the kernel's.
-    pub async fn links(&self, ns: &Ns) -> Result<Vec<LiveLink>, LookError> {
-        self.ask(|answer| Question::Links(ns.clone(), answer)).await
+    pub async fn links(&self, ns: &Ns) -> Result<Vec<LiveLink>, QueryError> {
+        self.ask(|answer| Query::Links(ns.clone(), answer)).await
     }
 
     /// Every address in a namespace.
     ///
     /// # Errors
     /// No such namespace, or the kernel's.
-    pub async fn addresses(&self, ns: &Ns) -> Result<Vec<LinkAddress>, LookError> {
-        self.ask(|answer| Question::Addresses(ns.clone(), answer))
+    pub async fn addresses(&self, ns: &Ns) -> Result<Vec<LinkAddress>, QueryError> {
+        self.ask(|answer| Query::Addresses(ns.clone(), answer))
             .await
     }
 
@@ -160,17 +160,16 @@ impl Look {
     ///
     /// # Errors
     /// No such namespace, or the kernel's.
-    pub async fn routes(&self, ns: &Ns) -> Result<Vec<LiveRoute>, LookError> {
-        self.ask(|answer| Question::Routes(ns.clone(), answer))
-            .await
+    pub async fn routes(&self, ns: &Ns) -> Result<Vec<LiveRoute>, QueryError> {
+        self.ask(|answer| Query::Routes(ns.clone(), answer)).await
     }
 
     /// Every ARP and NDP entry of a namespace.
     ///
     /// # Errors
     /// No such namespace, or the kernel's.
-    pub async fn neighbours(&self, ns: &Ns) -> Result<Vec<LiveNeighbour>, LookError> {
-        self.ask(|answer| Question::Neighbours(ns.clone(), answer))
+    pub async fn neighbours(&self, ns: &Ns) -> Result<Vec<LiveNeighbour>, QueryError> {
+        self.ask(|answer| Query::Neighbours(ns.clone(), answer))
             .await
     }
 
@@ -178,8 +177,8 @@ impl Look {
     ///
     /// # Errors
     /// No such namespace, or the kernel's.
-    pub async fn ports(&self, ns: &Ns, bridge: &str) -> Result<Vec<BridgePort>, LookError> {
-        self.ask(|answer| Question::Ports(ns.clone(), bridge.to_owned(), answer))
+    pub async fn ports(&self, ns: &Ns, bridge: &str) -> Result<Vec<BridgePort>, QueryError> {
+        self.ask(|answer| Query::Ports(ns.clone(), bridge.to_owned(), answer))
             .await
     }
 
@@ -187,8 +186,8 @@ impl Look {
     ///
     /// # Errors
     /// No such namespace or device, or the kernel's.
-    pub async fn fdb(&self, ns: &Ns, bridge: &str) -> Result<Vec<FdbEntry>, LookError> {
-        self.ask(|answer| Question::Fdb(ns.clone(), bridge.to_owned(), answer))
+    pub async fn fdb(&self, ns: &Ns, bridge: &str) -> Result<Vec<FdbEntry>, QueryError> {
+        self.ask(|answer| Query::Fdb(ns.clone(), bridge.to_owned(), answer))
             .await
     }
 
@@ -196,48 +195,46 @@ impl Look {
     ///
     /// # Errors
     /// The kernel's.
-    pub async fn namespaces(&self) -> Result<Named, LookError> {
-        self.ask(Question::Namespaces).await
+    pub async fn namespaces(&self) -> Result<Named, QueryError> {
+        self.ask(Query::Namespaces).await
     }
 
     /// Every link of the host and of every namespace that has a name in `/run/netns`.
     ///
     /// # Errors
     /// The kernel's.
-    pub async fn everything(&self) -> Result<Vec<KernelNamespace>, LookError> {
-        self.ask(Question::Everything).await
+    pub async fn everything(&self) -> Result<Vec<KernelNamespace>, QueryError> {
+        self.ask(Query::Everything).await
     }
 }
 
-fn serve(mut switcher: NamespaceSwitcher, mut queue: mpsc::Receiver<Question>) {
+fn serve(mut switcher: NamespaceSwitcher, mut queue: mpsc::Receiver<Query>) {
     // Tried when first asked for: what that leaves the kernel takes locks to clear away, which a
     // start would wait for.
     let mut features = None;
     let mut waiting = VecDeque::new();
-    while let Some(question) = waiting.pop_front().or_else(|| queue.blocking_recv()) {
+    while let Some(query) = waiting.pop_front().or_else(|| queue.blocking_recv()) {
         while waiting.len() < QUEUE
-            && let Ok(question) = queue.try_recv()
+            && let Ok(query) = queue.try_recv()
         {
-            waiting.push_back(question);
+            waiting.push_back(query);
         }
         let switcher = &mut switcher;
         // The client may be gone; then nobody receives the answer.
-        match question {
-            Question::Links(ns, answer) => drop(answer.send(links(switcher, &ns))),
-            Question::Addresses(ns, answer) => drop(answer.send(addresses(switcher, &ns))),
-            Question::Routes(ns, answer) => drop(answer.send(routes(switcher, &ns))),
-            Question::Neighbours(ns, answer) => drop(answer.send(neighbours(switcher, &ns))),
-            Question::Ports(ns, bridge, answer) => drop(answer.send(ports(switcher, &ns, &bridge))),
-            Question::Fdb(ns, bridge, answer) => {
-                drop(answer.send(live::fdb(switcher, &ns, &bridge)))
+        match query {
+            Query::Links(ns, answer) => drop(answer.send(links(switcher, &ns))),
+            Query::Addresses(ns, answer) => drop(answer.send(addresses(switcher, &ns))),
+            Query::Routes(ns, answer) => drop(answer.send(routes(switcher, &ns))),
+            Query::Neighbours(ns, answer) => drop(answer.send(neighbours(switcher, &ns))),
+            Query::Ports(ns, bridge, answer) => drop(answer.send(ports(switcher, &ns, &bridge))),
+            Query::Fdb(ns, bridge, answer) => drop(answer.send(live::fdb(switcher, &ns, &bridge))),
+            Query::Everything(answer) => {
+                drop(answer.send(everything(switcher).map_err(QueryError::from)))
             }
-            Question::Everything(answer) => {
-                drop(answer.send(everything(switcher).map_err(LookError::from)))
-            }
-            Question::Unrecorded(is_recorded, answer) => {
+            Query::Unrecorded(is_recorded, answer) => {
                 drop(answer.send(Ok(unrecorded(switcher, &*is_recorded))))
             }
-            Question::Namespaces(answer) => {
+            Query::Namespaces(answer) => {
                 // One scan for all who have asked before it begins, and wait for it still.
                 let mut askers = vec![answer];
                 waiting = std::mem::take(&mut waiting)
@@ -248,13 +245,13 @@ fn serve(mut switcher: NamespaceSwitcher, mut queue: mpsc::Receiver<Question>) {
                 if !askers.is_empty() {
                     let found = live::namespaces(switcher)
                         .map(Named::from)
-                        .map_err(LookError::from);
+                        .map_err(QueryError::from);
                     askers
                         .into_iter()
                         .for_each(|answer| drop(answer.send(found.clone())));
                 }
             }
-            Question::Features(answer) => {
+            Query::Features(answer) => {
                 let found = features.get_or_insert_with(|| Features {
                     vlan_filtering: live::vlan_filtering(switcher),
                     ipv6: fs::exists("/proc/sys/net/ipv6").unwrap_or(false),
@@ -276,7 +273,7 @@ fn unrecorded(switcher: &mut NamespaceSwitcher, is_recorded: &IsRecorded) -> Vec
         .map(|namespace| Ns::Named(namespace.name));
     let mut found = BTreeSet::new();
     for ns in std::iter::once(Ns::Host).chain(unknown) {
-        // A namespace that cannot be looked into is not netnsd's.
+        // A namespace that cannot be entered is not netnsd's.
         let links = live::every_link(switcher, &ns).unwrap_or_default();
         let tags = links.values().filter_map(|link| link.owner_tag.as_deref());
         found.extend(
@@ -290,7 +287,7 @@ fn unrecorded(switcher: &mut NamespaceSwitcher, is_recorded: &IsRecorded) -> Vec
         .collect()
 }
 
-fn links(switcher: &mut NamespaceSwitcher, ns: &Ns) -> Result<Vec<LiveLink>, LookError> {
+fn links(switcher: &mut NamespaceSwitcher, ns: &Ns) -> Result<Vec<LiveLink>, QueryError> {
     let seen = live::every_link(switcher, ns)?;
     let mut peers = Peers::default();
     let names: BTreeMap<u32, String> = seen
@@ -488,7 +485,7 @@ fn tag_of(link: &ObservedLink) -> Option<(ResourceRef, usize)> {
     ownership::parse(link.owner_tag.as_deref()?)
 }
 
-fn addresses(switcher: &mut NamespaceSwitcher, ns: &Ns) -> Result<Vec<LinkAddress>, LookError> {
+fn addresses(switcher: &mut NamespaceSwitcher, ns: &Ns) -> Result<Vec<LinkAddress>, QueryError> {
     let mut links: Vec<(String, ObservedLink)> =
         live::every_link(switcher, ns)?.into_iter().collect();
     links.sort_by_key(|(_, link)| link.index);
@@ -515,7 +512,7 @@ fn addresses(switcher: &mut NamespaceSwitcher, ns: &Ns) -> Result<Vec<LinkAddres
     Ok(found)
 }
 
-fn routes(switcher: &mut NamespaceSwitcher, ns: &Ns) -> Result<Vec<LiveRoute>, LookError> {
+fn routes(switcher: &mut NamespaceSwitcher, ns: &Ns) -> Result<Vec<LiveRoute>, QueryError> {
     let part = NsScope {
         all_links: true,
         routes: true,
@@ -529,7 +526,7 @@ fn routes(switcher: &mut NamespaceSwitcher, ns: &Ns) -> Result<Vec<LiveRoute>, L
     let seen = namespaces
         .remove(ns)
         .filter(|seen| seen.inode != 0)
-        .ok_or(LookError::NoSuchNamespace)?;
+        .ok_or(QueryError::NoSuchNamespace)?;
     let live = |known: super::ObservedRoute| {
         let adoptable = known.is_adoptable();
         LiveRoute {
@@ -554,7 +551,7 @@ fn routes(switcher: &mut NamespaceSwitcher, ns: &Ns) -> Result<Vec<LiveRoute>, L
     Ok(seen.routes.into_iter().map(live).collect())
 }
 
-fn neighbours(switcher: &mut NamespaceSwitcher, ns: &Ns) -> Result<Vec<LiveNeighbour>, LookError> {
+fn neighbours(switcher: &mut NamespaceSwitcher, ns: &Ns) -> Result<Vec<LiveNeighbour>, QueryError> {
     live::all_neighbours(switcher, ns)
 }
 
@@ -562,7 +559,7 @@ fn ports(
     switcher: &mut NamespaceSwitcher,
     ns: &Ns,
     bridge: &str,
-) -> Result<Vec<BridgePort>, LookError> {
+) -> Result<Vec<BridgePort>, QueryError> {
     let seen = live::every_link(switcher, ns)?;
     let port = |(name, link): (String, ObservedLink)| {
         let port = link
@@ -605,17 +602,17 @@ mod tests {
         if !crate::skip::is_root() {
             return;
         }
-        let (questions, queue) = mpsc::channel(QUEUE);
+        let (queries, queue) = mpsc::channel(QUEUE);
         let ask = || {
             let (answer, answered) = oneshot::channel();
-            questions.try_send(Question::Namespaces(answer)).unwrap();
+            queries.try_send(Query::Namespaces(answer)).unwrap();
             answered
         };
         let (first, gone) = (ask(), ask());
         let (answer, _features) = oneshot::channel();
-        questions.try_send(Question::Features(answer)).unwrap();
+        queries.try_send(Query::Features(answer)).unwrap();
         let last = ask();
-        drop((gone, questions));
+        drop((gone, queries));
         // On a host of its own.
         std::thread::spawn(move || {
             use nix::{mount::MsFlags, sched::CloneFlags};
