@@ -25,6 +25,7 @@ const RUNS: u64 = 4;
 /// Sequences that follow each other on one host.
 const CHAIN: u64 = 100;
 
+/// Kinds that the clients write: the kernel may lack every type of link.
 const KINDS: [(&str, Kind); 3] = [
     ("namespaces", Kind::Namespace),
     ("bridges", Kind::Bridge),
@@ -909,8 +910,9 @@ impl World {
                 .output()
                 .unwrap();
             let rows: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap_or_default();
-            let mut found: BTreeMap<String, Vec<Value>> =
-                KINDS.map(|(kind, _)| (kind.to_owned(), Vec::new())).into();
+            let mut found: BTreeMap<String, Vec<Value>> = Kind::ALL
+                .map(|kind| (kind.plural().to_owned(), Vec::new()))
+                .into();
             let mut clean = true;
             for row in rows {
                 let kind: Kind = row["kind"].as_str().unwrap().parse().unwrap();

@@ -23,7 +23,7 @@ fn writes() -> bool {
 
 /// Answers that have no example: they are text, or a stream, or of a link, of which the kernel may
 /// lack every type.
-const WITHOUT: [&str; 8] = [
+const WITHOUT: [&str; 9] = [
     "exec_socket",
     "metrics",
     "openapi_json",
@@ -32,6 +32,7 @@ const WITHOUT: [&str; 8] = [
     "get_link",
     "put_link",
     "patch_link",
+    "delete_link",
 ];
 
 /// Asks for one answer of each operation: its id, and the request.

@@ -276,7 +276,7 @@ fn dry_run_of_a_document_changes_nothing() {
     same(&before, &host.kernel());
     assert_eq!(
         host.get(PATH).ok(),
-        json!({"namespaces": [], "bridges": [], "veths": []})
+        json!({"namespaces": [], "bridges": [], "veths": [], "links": []})
     );
 }
 
@@ -296,7 +296,12 @@ fn document_errors_name_their_place() {
             "/bridges",
         ),
         (json!({"bridges": ["br0"]}), "invalid_field", "/bridges/0"),
-        (json!({"links": []}), "unknown_field", "/links"),
+        (json!({"cables": []}), "unknown_field", "/cables"),
+        (
+            json!({"links": [{"name": "d0", "type": "dummy", "vni": 1}]}),
+            "unknown_field",
+            "/links/0/vni",
+        ),
         (
             json!({"bridges": [{"name": "br0"}, {"name": "br1", "colour": 1}]}),
             "unknown_field",
