@@ -594,6 +594,12 @@ fn complete_in_shell(host: &TestHost, shell: &str, line: &str) -> Option<Vec<Str
              $function netnsctl \"${COMP_WORDS[COMP_CWORD]}\" \"${COMP_WORDS[COMP_CWORD - 1]}\"; \
              printf '%s\\n' \"${COMPREPLY[@]}\""
         }
+        // The functions of its completion system are only there while a line is edited.
+        "zsh" => {
+            "compdef() { completer=$1 }; _describe() { print -rl -- ${${(P)3}%%:*} }; \
+             eval \"$(netnsctl completion zsh)\"; words=(${(z)0}); \
+             [[ $0 == *' ' ]] && words+=(''); CURRENT=$#words; $completer; true"
+        }
         // Prints descriptions after a tab.
         _ => "netnsctl completion fish | source; complete -C $argv[1] | string split -f1 \\t; true",
     };
@@ -614,7 +620,7 @@ fn completion_works_in_real_shells() {
     let host = host!();
     host.add_connected_namespaces();
     fs::write(host.dir.path().join("lab.yaml"), "").unwrap();
-    for shell in ["bash", "fish"] {
+    for shell in ["bash", "fish", "zsh"] {
         for (line, expected) in [
             ("netnsctl netns delete n", &["net0", "net1"][..]),
             ("netnsctl netns mon", &["monitor"]),
