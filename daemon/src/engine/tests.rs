@@ -1641,3 +1641,30 @@ async fn foreign_link_of_each_type_is_adopted_in_place() {
         assert_eq!(adopted.addresses.len(), 1);
     }
 }
+
+#[tokio::test]
+async fn link_of_another_type_is_created_again() {
+    let host = TestHost::new();
+    let body = json!({"name": "l0", "type": LinkType::ALL[0], "addresses": ["10.7.0.1/24"]});
+    host.put(Kind::Link, body).await.unwrap();
+    let made = links_in(&host, None)["l0"].clone();
+    let at = LinkAt::new(Ns::Host, "l0");
+    let other = NewLink::bridge(
+        NewEnd {
+            at: at.clone(),
+            owner_tag: made.owner_tag.clone().unwrap(),
+            mac: None,
+            mtu: None,
+        },
+        BridgeSettings::default(),
+    );
+    host.kernel.apply(&at.delete()).unwrap();
+    let other = Op::Link(LinkOp::Create(Box::new(other)));
+    host.kernel.apply(&other).unwrap();
+    assert_eq!(links_in(&host, None)["l0"].kind.as_deref(), Some("bridge"));
+
+    host.reconcile().await;
+    let again = links_in(&host, None)["l0"].clone();
+    assert_eq!((again.kind, again.mac), (made.kind, made.mac));
+    assert_eq!(again.addresses.len(), made.addresses.len());
+}

@@ -258,7 +258,12 @@ impl Planner<'_> {
 
     fn place_device(&mut self, task: &Task<'_>, place: &LinkAt) -> bool {
         for own in self.locate_all(task, 0) {
-            self.tag(task, 0, own, None);
+            if self.has_type_of(task, &own) {
+                self.tag(task, 0, own, None);
+            } else {
+                // The kernel does not change the type of a device.
+                self.delete_link(task, &own);
+            }
         }
         match self.occupant(place, task, 0) {
             Occupant::SameLink => return true,
@@ -280,6 +285,13 @@ impl Planner<'_> {
             self.create_link(task);
         }
         true
+    }
+
+    /// Returns true if a link has the type that its task asks for.
+    fn has_type_of(&self, task: &Task<'_>, place: &LinkAt) -> bool {
+        let link = self.now.link(&place.ns, &place.name);
+        let kind = link.and_then(|link| link.kind.as_deref());
+        kind == task.device_type().map(DeviceType::kind)
     }
 
     fn place_pair(&mut self, task: &Task<'_>, wanted: [&LinkAt; 2]) -> bool {
