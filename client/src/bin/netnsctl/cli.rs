@@ -339,15 +339,17 @@ pub enum Command {
     Neigh(Words),
     /// Show links, and add, change or delete them, in the words of `ip link`
     ///
-    /// A new link is recorded as a veth pair or a bridge with its name, and is down until it is set
-    /// up. Other words change the recorded resource that has the device.
+    /// A new link is recorded as a resource of its name, and is down until it is set up. Other
+    /// words change the recorded resource that has the device.
     #[command(
         alias = "l",
         override_usage = "netnsctl [-n NAMESPACE] [-d] link [show] [dev DEVICE] [up] [master BRIDGE] [type TYPE]\n       \
                           netnsctl [-n NAMESPACE] link add [NAME] type veth [peer name NAME [netns NAMESPACE]]\n       \
                           netnsctl [-n NAMESPACE] link add NAME type bridge [SETTING VALUE]...\n       \
+                          netnsctl [-n NAMESPACE] link add NAME type dummy\n       \
                           netnsctl [-n NAMESPACE] link set DEVICE [up|down] [netns NAMESPACE] [master BRIDGE|nomaster]\n              \
-                          [mtu N] [address MAC] [name NAME] [type bridge|bridge_slave SETTING VALUE...]\n       \
+                          [mtu N] [address MAC] [txqueuelen N] [name NAME]\n              \
+                          [type bridge|bridge_slave SETTING VALUE...]\n       \
                           netnsctl [-n NAMESPACE] link delete DEVICE",
         after_help = "Examples:\n  netnsctl link add cable0 type veth peer name cable1 netns net0\n  netnsctl link set cable0 master br0 up"
     )]
