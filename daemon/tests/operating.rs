@@ -16,7 +16,7 @@ use std::{
 };
 
 use common::{Host, NETNSD, clear_daemon_environment, same, skip::has};
-use serde_json::json;
+use serde_json::{Value, json};
 
 fn document() -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operating.md")).unwrap()
@@ -204,6 +204,32 @@ fn every_metric_is_documented() {
         metrics.collect::<BTreeSet<_>>(),
         explained.map(str::to_owned).collect()
     );
+}
+
+#[test]
+fn dashboard_asks_for_documented_metrics() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/grafana.json");
+    let dashboard: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    let document = document();
+    let rows = table(&document, "Metrics");
+    let documented: BTreeSet<&str> = rows.iter().flat_map(|row| code(row[0])).collect();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let targets = panels
+        .iter()
+        .flat_map(|panel| panel["targets"].as_array().unwrap());
+    let mut asked = BTreeSet::new();
+    for target in targets {
+        let query = target["expr"].as_str().unwrap();
+        let words = query.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let names =
+            words.filter(|word| word.starts_with("netnsd_") || word.starts_with("process_"));
+        asked.extend(names.map(|name| name.strip_suffix("_bucket").unwrap_or(name)));
+    }
+    let unknown: Vec<_> = asked.difference(&documented).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+    let of_netnsd = documented.iter().filter(|name| name.starts_with("netnsd_"));
+    let unused: Vec<_> = of_netnsd.filter(|name| !asked.contains(*name)).collect();
+    assert!(unused.is_empty(), "{unused:?}");
 }
 
 /// Returns true if a text matches a pattern, in which `…` stands for anything.
