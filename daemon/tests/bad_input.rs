@@ -309,12 +309,23 @@ fn malformed_request_is_refused() {
         .refused(400, "invalid_query", None);
     host.get("/v1/namespaces?limit=0")
         .refused(400, "invalid_query", None);
-    host.get("/v1/nothing").refused(404, "no_such_path", None);
+    let unlike = host.get("/v1/zebra");
+    assert!(
+        !unlike.json["detail"].as_str().unwrap().contains("nearest"),
+        "{}",
+        unlike.json
+    );
+    unlike.refused(404, "no_such_path", None);
     for (path, nearest) in [
         ("/v1/namespace", "/v1/namespaces"),
         ("/v1/namespaces/net0/link", "/v1/namespaces/net0/links"),
         ("/namespaces/net0", "/v1/namespaces/net0"),
         ("/metric", "/metrics"),
+        ("/v1/netns", "/v1/namespaces"),
+        ("/v1/monitor", "/v1/events"),
+        ("/v1/processes/1", "/v1/processes/1/namespace"),
+        ("/v1/identify/1", "/v1/processes/1/namespace"),
+        ("/v1/namespaces/net0/pids", "/v1/namespaces/net0/processes"),
     ] {
         let answer = host.get(path);
         assert!(

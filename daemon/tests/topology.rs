@@ -355,7 +355,7 @@ fn document_errors_name_their_place() {
         .refused(400, "invalid_query", None);
     assert_eq!(
         host.get(PATH).ok(),
-        json!({"namespaces": [], "bridges": [], "veths": []})
+        json!({"namespaces": [], "bridges": [], "veths": [], "links": []})
     );
 }
 

@@ -392,23 +392,27 @@ impl IntoResponse for Failure {
     }
 }
 
-/// Answers a path that no route has, with the known path that is most similar.
+/// Answers a path that no route has, with the known path that is most similar, if one is.
 pub(super) async fn no_such_path(uri: Uri) -> Failure {
     let path = uri.path();
     // The version is often left out.
     let versioned = format!("/v1{path}");
-    let candidates = routes::index()
-        .paths()
-        .iter()
-        .flat_map(|pattern| [fill_in(pattern, path), fill_in(pattern, &versioned)]);
-    let nearest = candidates.min_by_key(|known| distance(known, path));
-    let hint = nearest.map_or_else(String::new, |nearest| {
-        format!("; the nearest path is {nearest}")
+    let paths = routes::index().paths();
+    let candidates = paths.iter().flat_map(|pattern| {
+        [path, &versioned].map(|given| (difference(pattern, given), fill_in(pattern, given)))
     });
-    Failure::new(
-        Code::NoSuchPath,
-        format!("there is no {path}{hint}: GET /openapi.yaml lists every path"),
-    )
+    let nearest = candidates
+        .filter(|(difference, _)| *difference <= MAX_DIFFERENCE)
+        .min_by(|(a, _), (b, _)| a.total_cmp(b));
+    let detail = match nearest {
+        Some((_, nearest)) => format!(
+            "there is no {path}; the nearest path is {nearest}: GET /openapi.yaml lists every path"
+        ),
+        None => {
+            format!("there is no {path}: GET / lists the main paths, GET /openapi.yaml every one")
+        }
+    };
+    Failure::new(Code::NoSuchPath, detail)
 }
 
 /// Fills the variables of a path pattern with the segments that a path has there.
@@ -425,11 +429,49 @@ fn fill_in(pattern: &str, path: &str) -> String {
     filled.join("/")
 }
 
-/// Returns the Levenshtein distance of two paths, of which only the beginning counts if they are
-/// long.
-fn distance(known: &str, path: &str) -> usize {
-    let begin = |text: &str| text.chars().take(128).collect::<String>();
-    strsim::levenshtein(&begin(known), &begin(path))
+/// Words of ip(8) and of other tools, and the segments that stand for them here.
+const SYNONYMS: [(&str, &str); 12] = [
+    ("netns", "namespaces"),
+    ("ns", "namespaces"),
+    ("list-id", "namespaces"),
+    ("pids", "processes"),
+    ("ps", "processes"),
+    ("identify", "processes"),
+    ("monitor", "events"),
+    ("logs", "events"),
+    ("neigh", "neighbours"),
+    ("arp", "neighbours"),
+    ("addr", "addresses"),
+    ("status", "ready"),
+];
+/// Largest difference of a path that is suggested, in segments.
+const MAX_DIFFERENCE: f64 = 0.6;
+/// Difference of a segment that is missing at the end.
+const MISSING_SEGMENT: f64 = 0.4;
+
+/// Returns the difference of a path from a pattern, in segments: 0 if it fits.
+fn difference(pattern: &str, path: &str) -> f64 {
+    let mut known = pattern.split('/');
+    let mut sum = 0.0;
+    for given in path.split('/').take(MAX_SEGMENTS) {
+        sum += match known.next() {
+            Some(segment) if segment.starts_with('{') && !given.is_empty() => 0.0,
+            Some(segment) => difference_of_words(segment, given),
+            None => 1.0,
+        };
+    }
+    sum + known.count() as f64 * MISSING_SEGMENT
+}
+
+/// Number of segments that are compared.
+const MAX_SEGMENTS: usize = 16;
+
+/// Returns the difference of a word from a segment: 0 if it is that one, 1 if nothing is alike.
+fn difference_of_words(segment: &str, given: &str) -> f64 {
+    let given: String = given.chars().take(128).collect();
+    let synonym = SYNONYMS.iter().find(|(word, _)| *word == given);
+    let given = synonym.map_or(&*given, |(_, own)| *own);
+    1.0 - strsim::normalized_levenshtein(segment, given)
 }
 
 /// Answers a method that a path does not have; axum adds `Allow`.
