@@ -229,11 +229,11 @@ impl Tour {
         let user = if self.as_root {
             ""
         } else {
-            " --user --preserve-credentials"
+            " -U --preserve-credentials"
         };
         self.print_line("Or look at it from inside, with ip(8):");
         self.print_line(&format!(
-            "  nsenter --target {pid}{user} --mount --net ip -n router route"
+            "  nsenter -t {pid}{user} -m -n ip -n router route"
         ));
         if !self.verbose {
             self.print_line("The requests that made it: netnsd try -v");

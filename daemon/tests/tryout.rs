@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
 };
 
 use netnsd_client::Client;
@@ -14,6 +14,18 @@ use nix::{
 };
 
 const NETNSD: &str = env!("CARGO_BIN_EXE_netnsd");
+
+/// `netnsd try` under way; ends with the test, also one that fails.
+struct RunningTry(Child);
+
+impl Drop for RunningTry {
+    fn drop(&mut self) {
+        if let Ok(None) = self.0.try_wait() {
+            kill(Pid::from_raw(self.0.id() as i32), Signal::SIGTERM).unwrap();
+            self.0.wait().unwrap();
+        }
+    }
+}
 
 fn run_try(options: &[&str]) -> (String, Output) {
     let output = Command::new(NETNSD)
@@ -60,12 +72,15 @@ fn verbose_prints_each_request() {
 
 #[test]
 fn next_steps_fit_a_terminal_and_work() {
-    let mut child = Command::new(NETNSD)
-        .arg("try")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut tryout = RunningTry(
+        Command::new(NETNSD)
+            .arg("try")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap(),
+    );
+    let RunningTry(child) = &mut tryout;
     let mut text = String::new();
     let mut out = BufReader::new(child.stdout.take().unwrap());
     while !text.contains("\nCtrl-C ends it") {
