@@ -132,9 +132,7 @@ fn sample_and_manual_pages_name_every_setting() {
             .replace("\"lab\"", "\"0\""),
     )
     .unwrap();
-    let mut command = Command::new(NETNSD);
-    clear_daemon_environment(&mut command);
-    let refused = command.arg("--config").arg(&config).output().unwrap();
+    let refused = host.sh(&format!("'{NETNSD}' --config '{}'", config.display()));
     let text = String::from_utf8_lossy(&refused.stderr);
     assert!(text.contains("/etc/netnsd/"), "{text}");
     fs::write(&config, sample).unwrap();
