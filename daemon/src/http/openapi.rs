@@ -56,13 +56,14 @@ impl OpenApi {
 }
 
 /// Tags of operations with their descriptions.
-const TAGS: [(&str, &str); 9] = [
+const TAGS: [(&str, &str); 10] = [
     (
         "namespaces",
         "Network namespaces: their configuration, live state, and commands in them.",
     ),
     ("bridges", "Bridges, their ports and forwarding tables."),
     ("veths", "Veth pairs and their endpoints."),
+    ("links", "Links of other types, such as dummy interfaces."),
     ("topology", "The whole network as one document."),
     ("events", "Changes of resources, as a stream or a list."),
     ("host", "Live kernel state of the host itself."),
@@ -94,7 +95,7 @@ pub fn openapi() -> OpenApi {
         info: json!({
             "title": "netnsd",
             "version": "v1",
-            "description": "Linux network namespaces, veth pairs and bridges. On the Unix socket the caller is known by its \
+            "description": "Linux network namespaces, veth pairs, bridges and links. On the Unix socket the caller is known by its \
                 user; over TCP every request carries the bearer token.",
             "contact": {"name": "netnsd"},
             "license": {"name": "Apache-2.0 OR MIT", "identifier": "Apache-2.0 OR MIT"},
