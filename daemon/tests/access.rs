@@ -10,26 +10,6 @@ use common::{
 };
 use serde_json::{Value, json};
 
-/// A host whose daemon listens on TCP too, and that address.
-fn with_tcp() -> (Host, String) {
-    let mut host = Host::new();
-    let token = host.dir().join("token");
-    std::fs::write(&token, "root-token\n").unwrap();
-    host.start_with(|command| {
-        command
-            .args(["--listen", "127.0.0.1:0", "--token-file"])
-            .arg(&token);
-    });
-    let about = host.get("/v1").ok();
-    let urls = about["listen"].as_array().unwrap();
-    let address = urls
-        .iter()
-        .find_map(|url| url.as_str()?.strip_prefix("http://"))
-        .unwrap()
-        .to_owned();
-    (host, address)
-}
-
 /// Sends a request over TCP, from within the host: the answer's status and its body.
 fn send(host: &Host, address: &str, request: &str) -> (u16, String) {
     let file = host.dir().join("request");
@@ -86,7 +66,7 @@ fn token(host: &Host, body: Value) -> String {
 
 #[test]
 fn token_has_its_role_after_a_restart() {
-    let (mut host, address) = with_tcp();
+    let (mut host, address) = Host::started_on_tcp();
     let viewer = token(&host, json!({"name": "looks", "role": "viewer"}));
     let operator = token(&host, json!({"name": "works", "role": "operator"}));
     let admin = token(
@@ -220,7 +200,7 @@ fn token_has_its_role_after_a_restart() {
 
 #[test]
 fn wrong_tokens_do_not_lock_out_a_right_one() {
-    let (host, address) = with_tcp();
+    let (host, address) = Host::started_on_tcp();
     let status = |token: &str| ask(&host, &address, token, "GET", "/v1", Value::Null).0;
     let answers: Vec<u16> = (0..22).map(|_| status("netnsd_wrong")).collect();
     assert_eq!(
@@ -232,7 +212,7 @@ fn wrong_tokens_do_not_lock_out_a_right_one() {
 
 #[test]
 fn revoked_token_ends_its_streams() {
-    let (host, address) = with_tcp();
+    let (host, address) = Host::started_on_tcp();
     let secret = token(&host, json!({"name": "watches", "role": "viewer"}));
     let place = address.replace(':', "/");
     let script = format!(
@@ -258,7 +238,7 @@ fn revoked_token_ends_its_streams() {
 
 #[test]
 fn prefix_confines_its_caller() {
-    let (host, address) = with_tcp();
+    let (host, address) = Host::started_on_tcp();
     let secret = token(
         &host,
         json!({"name": "team", "role": "operator", "prefix": "team-"}),
@@ -399,7 +379,7 @@ fn prefix_confines_its_caller() {
 
 #[test]
 fn prefix_answers_alike_for_present_and_absent_names() {
-    let (host, address) = with_tcp();
+    let (host, address) = Host::started_on_tcp();
     let secret = token(
         &host,
         json!({"name": "red", "role": "operator", "prefix": "red-"}),
@@ -487,7 +467,7 @@ fn prefix_answers_alike_for_present_and_absent_names() {
 
 #[test]
 fn audit_log_records_caller_and_action() {
-    let (host, address) = with_tcp();
+    let (host, address) = Host::started_on_tcp();
     let secret = token(&host, json!({"name": "works", "role": "operator"}));
     ask(
         &host,
@@ -653,7 +633,7 @@ fn send_all(host: &Host, address: &str, requests: &str) {
 
 #[test]
 fn repeated_refusals_are_folded_in_the_audit_log() {
-    let (mut host, address) = with_tcp();
+    let (mut host, address) = Host::started_on_tcp();
     host.put("/v1/namespaces/n0", json!({})).ok();
     host.post("/v1/namespaces/n0/exec", json!({"argv": ["true"]}))
         .ok();
@@ -760,7 +740,7 @@ fn running_command_is_in_the_audit_log() {
 
 #[test]
 fn revoked_token_ends_its_command() {
-    let (host, address) = with_tcp();
+    let (host, address) = Host::started_on_tcp();
     let secret = token(&host, json!({"name": "runs", "role": "admin"}));
     host.put("/v1/namespaces/n0", json!({})).ok();
     let runs = || {
@@ -1141,7 +1121,7 @@ fn documented_team_setup_works() {
 
 #[test]
 fn host_rule_binds_creation_and_change() {
-    let (host, address) = with_tcp();
+    let (host, address) = Host::started_on_tcp();
     let secret = |name: &str, rule: Value| {
         token(
             &host,
@@ -1380,7 +1360,7 @@ fn host_rule_binds_creation_and_change() {
 
 #[test]
 fn operator_cannot_take_a_host_address() {
-    let (host, address) = with_tcp();
+    let (host, address) = Host::started_on_tcp();
     let operator = token(&host, json!({"name": "works", "role": "operator"}));
     let run = host.sh(
         "set -e; ip link set lo up; ip addr add 192.0.2.7/32 dev lo; ip link add up0 type bridge; ip link set up0 up
@@ -1479,7 +1459,7 @@ fn operator_cannot_take_a_host_address() {
 
 #[test]
 fn prefix_hides_foreign_attachments() {
-    let (host, address) = with_tcp();
+    let (host, address) = Host::started_on_tcp();
     let secret = token(
         &host,
         json!({"name": "red", "role": "operator", "prefix": "red-"}),
@@ -1624,7 +1604,7 @@ fn prefix_hides_foreign_attachments() {
 
 #[test]
 fn only_admins_see_processes_elsewhere() {
-    let (host, address) = with_tcp();
+    let (host, address) = Host::started_on_tcp();
     let secret = |name: &str, prefix: Value| {
         token(
             &host,

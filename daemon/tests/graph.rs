@@ -228,20 +228,8 @@ fn draw_svg(dot: &str) -> String {
 
 #[test]
 fn prefix_hides_the_rest() {
-    let mut host = Host::new();
-    let token = host.dir().join("token");
-    std::fs::write(&token, "root-token\n").unwrap();
-    host.start_with(|command| {
-        command
-            .args(["--listen", "127.0.0.1:0", "--token-file"])
-            .arg(&token);
-    });
-    let about = host.get("/v1").ok();
-    let urls = about["listen"].as_array().unwrap().iter();
-    let url = urls
-        .filter_map(Value::as_str)
-        .find(|url| url.starts_with("http:"));
-    let url = format!("{}/v1/graph", url.unwrap());
+    let (host, address) = Host::started_on_tcp();
+    let url = format!("http://{address}/v1/graph");
     make_networks(&host);
     let secret = host
         .post(

@@ -115,6 +115,26 @@ impl Host {
         host
     }
 
+    /// A fresh host whose daemon listens on TCP too, by the token `root-token`, and that address.
+    pub fn started_on_tcp() -> (Self, String) {
+        let mut host = Self::new();
+        let token = host.dir().join("token");
+        fs::write(&token, "root-token\n").unwrap();
+        host.start_with(|command| {
+            command
+                .args(["--listen", "127.0.0.1:0", "--token-file"])
+                .arg(&token);
+        });
+        let about = host.get("/v1").ok();
+        let urls = about["listen"].as_array().unwrap();
+        let address = urls
+            .iter()
+            .find_map(|url| url.as_str()?.strip_prefix("http://"))
+            .unwrap()
+            .to_owned();
+        (host, address)
+    }
+
     pub fn state_dir(&self) -> PathBuf {
         self.dir.path().join("state")
     }
