@@ -762,6 +762,8 @@ impl Terminal {
             .arg(NETNSCTL)
             .args(line)
             .env("SHELL", "/bin/sh")
+            // With it, clap's output has colours on every terminal.
+            .env_remove("CI")
             .envs(variables.iter().copied());
         let child = command
             .stdin(side())
