@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{Centiseconds, Name, NamespaceObserved, Port, ResourceRef};
+use crate::{Centiseconds, GroupAddr, Name, NamespaceObserved, Port, ResourceRef, VlanProtocol};
 
 /// A network device, live from the kernel.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -63,6 +63,36 @@ pub struct LinkSettings {
     pub vlan_filtering: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vlan_default_pvid: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vlan_protocol: Option<VlanProtocol>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group_fwd_mask: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group_addr: Option<GroupAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub multicast_querier: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub multicast_router: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub multicast_igmp_version: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub multicast_mld_version: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub multicast_last_member_count: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub multicast_startup_query_count: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub multicast_last_member_interval_s: Option<Centiseconds>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub multicast_membership_interval_s: Option<Centiseconds>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub multicast_querier_interval_s: Option<Centiseconds>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub multicast_query_interval_s: Option<Centiseconds>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub multicast_query_response_interval_s: Option<Centiseconds>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub multicast_startup_query_interval_s: Option<Centiseconds>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub txqueuelen: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -182,6 +212,20 @@ pub struct BridgePort {
     pub root_block: bool,
     /// True if a multicast group is left immediately.
     pub mcast_fast_leave: bool,
+    /// True if frames to unknown unicast addresses leave by the port.
+    pub flood: bool,
+    /// True if frames to unknown multicast groups leave by the port.
+    pub mcast_flood: bool,
+    /// True if broadcast frames leave by the port.
+    pub bcast_flood: bool,
+    /// True if a multicast frame is sent to each member of its group as a unicast frame.
+    pub mcast_to_unicast: bool,
+    /// True if the bridge answers ARP and neighbour solicitations for those behind the port.
+    pub neigh_suppress: bool,
+    /// True if the bridge answers ARP requests on the port for addresses that it knows.
+    pub proxy_arp: bool,
+    /// Multicast router at the port: 0 (none), 1 (found by queries) or 2 (always).
+    pub mcast_router: u8,
 }
 
 /// An entry of a bridge's forwarding table (`bridge fdb`, `brctl showmacs`).

@@ -183,7 +183,7 @@ fn write_without_wait_returns_immediately() {
 
 /// Creates a bridge with two connected namespaces, and objects that cannot be adopted.
 const UNMANAGED_NETWORK: &str = "set -e
-ip link add lan type bridge stp_state 1 priority 4096 forward_delay 200
+ip link add lan type bridge stp_state 1 priority 4096 forward_delay 200 mcast_querier 1
 ip addr add 10.1.0.254/24 dev lan
 ip link set lan up
 ip netns add net0; ip netns add net1
@@ -196,7 +196,7 @@ for i in 0 1; do
     ip -n net$i route add default via 10.1.0.254
 done
 ip -n net0 addr add 192.0.2.1 peer 192.0.2.100/32 dev eth0
-ip link set port0 type bridge_slave hairpin on cost 7
+ip link set port0 type bridge_slave hairpin on cost 7 bcast_flood off
 ip -n net1 route add blackhole 10.9.0.0/16 metric 7
 ip -n net1 route add 10.8.0.0/16 nexthop via 10.1.0.7 nexthop via 10.1.0.8
 ip -n net1 neigh add 10.1.0.7 lladdr 02:00:00:00:00:07 dev eth0
@@ -260,9 +260,10 @@ fn adopt_takes_over_everything_unmanaged() {
     };
     assert_eq!(
         of("bridges", "lan"),
-        json!({"name": "lan", "addresses": ["10.1.0.254/24"], "stp": true, "priority": 4096, "forward_delay_s": 2})
+        json!({"name": "lan", "addresses": ["10.1.0.254/24"], "stp": true, "priority": 4096, "forward_delay_s": 2,
+            "multicast_querier": true})
     );
-    let port0 = json!({"interface": "port0", "mtu": 1400, "bridge": "lan", "port": {"hairpin": true, "path_cost": 7}});
+    let port0 = json!({"interface": "port0", "mtu": 1400, "bridge": "lan", "port": {"hairpin": true, "path_cost": 7, "bcast_flood": false}});
     let eth0 = json!({"namespace": "net0", "interface": "eth0", "mtu": 1400, "addresses": ["10.1.0.0/24"]});
     assert_eq!(of("veths", "port0")["endpoints"], json!([port0, eth0]));
     assert_eq!(of("veths", "net0-x")["endpoints"][1]["up"], false);

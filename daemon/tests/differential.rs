@@ -156,6 +156,22 @@ fn bridge(random: &mut Random, i: u64, namespaces: &[String]) -> Value {
         json!(10 + random.below(2))
     });
     random.maybe(&mut spec, 4, "multicast_snooping", |_| json!(false));
+    random.maybe(&mut spec, 4, "multicast_querier", |_| json!(true));
+    random.maybe(&mut spec, 4, "multicast_router", |random| {
+        json!(random.below(3))
+    });
+    random.maybe(&mut spec, 4, "group_fwd_mask", |random| {
+        json!(8 << random.below(4))
+    });
+    random.maybe(&mut spec, 4, "group_addr", |random| {
+        json!(random.of(&["01:80:c2:00:00:00", "01:80:c2:00:00:0e"]))
+    });
+    random.maybe(&mut spec, 4, "multicast_query_interval_s", |random| {
+        json!(1.5 + random.below(2) as f64)
+    });
+    random.maybe(&mut spec, 4, "multicast_last_member_count", |random| {
+        json!(random.below(4))
+    });
     spec
 }
 
@@ -187,6 +203,9 @@ fn veth(random: &mut Random, i: u64, namespaces: &[String], bridges: &[Value]) -
                     json!(1 + random.below(9))
                 });
                 random.maybe(&mut port, 4, "priority", |random| json!(random.below(64)));
+                random.maybe(&mut port, 4, "mcast_router", |random| {
+                    json!(random.below(3))
+                });
                 for flag in [
                     "hairpin",
                     "isolated",
@@ -194,6 +213,12 @@ fn veth(random: &mut Random, i: u64, namespaces: &[String], bridges: &[Value]) -
                     "bpdu_guard",
                     "root_block",
                     "mcast_fast_leave",
+                    "flood",
+                    "mcast_flood",
+                    "bcast_flood",
+                    "mcast_to_unicast",
+                    "neigh_suppress",
+                    "proxy_arp",
                 ] {
                     random.maybe(&mut port, 5, flag, |random| json!(random.one_in(2)));
                 }

@@ -11,14 +11,33 @@ use super::{
     checks::{check_default_interface, check_labels},
 };
 use crate::{
-    Centiseconds, Code, FieldError, InterfaceName, Name,
+    Centiseconds, Code, FieldError, GroupAddr, InterfaceName, Name,
     device::{device_observed, device_spec},
+    string_enum::string_enum,
 };
 
 /// Maximum VLAN id (`VLAN_VID_MASK - 1`, linux/if_vlan.h).
 const MAX_VLAN: u16 = 4094;
 /// Maximum ageing time, in seconds.
 const MAX_AGEING_TIME: u32 = 1_000_000;
+/// Bits of `group_fwd_mask` that the kernel refuses (`BR_GROUPFWD_RESTRICTED`,
+/// net/bridge/br_private.h): STP, pause and LACP frames.
+const GROUP_FWD_RESTRICTED: u16 = 0b111;
+/// Maximum interval of multicast queries, in seconds (`BR_MULTICAST_QUERY_INTVL_MAX`,
+/// net/bridge/br_private.h). The kernel silently takes the nearest value of the range.
+const MAX_QUERY_INTERVAL: u32 = 86_400;
+
+string_enum! {
+    /// EtherType of VLAN tags.
+    pub enum VlanProtocol as "a VLAN protocol" {
+        /// Customer tags (0x8100).
+        #[serde(rename = "802.1q")]
+        Ieee8021Q = "802.1q",
+        /// Service tags (0x88a8).
+        #[serde(rename = "802.1ad")]
+        Ieee8021Ad = "802.1ad",
+    }
+}
 
 device_spec! {
     /// A bridge as it should be (`ip-link(8)`, `brctl(8)`).
@@ -63,6 +82,55 @@ device_spec! {
         #[serde(default)]
         #[schema(maximum = 4094)]
         pub vlan_default_pvid: Option<u16>,
+        /// EtherType of the tags that VLAN filtering looks at.
+        #[serde(default)]
+        pub vlan_protocol: Option<VlanProtocol>,
+        /// Link-local multicast frames to forward: bit N is for 01:80:c2:00:00:0N; bits 0 to 2 are
+        /// not allowed.
+        #[serde(default)]
+        pub group_fwd_mask: Option<u16>,
+        /// Destination address of its STP frames.
+        #[serde(default)]
+        pub group_addr: Option<GroupAddr>,
+        /// True if it sends IGMP and MLD queries.
+        #[serde(default)]
+        pub multicast_querier: Option<bool>,
+        /// Multicast router at the bridge itself: 0 (none), 1 (found by queries) or 2 (always).
+        #[serde(default)]
+        #[schema(maximum = 2)]
+        pub multicast_router: Option<u8>,
+        /// Version of IGMP, 2 or 3.
+        #[serde(default)]
+        #[schema(minimum = 2, maximum = 3)]
+        pub multicast_igmp_version: Option<u8>,
+        /// Version of MLD, 1 or 2.
+        #[serde(default)]
+        #[schema(minimum = 1, maximum = 2)]
+        pub multicast_mld_version: Option<u8>,
+        /// Number of queries after a leave message, before the group is left.
+        #[serde(default)]
+        pub multicast_last_member_count: Option<u32>,
+        /// Number of queries at the start of a querier.
+        #[serde(default)]
+        pub multicast_startup_query_count: Option<u32>,
+        /// Interval between the queries after a leave message, in seconds.
+        #[serde(default)]
+        pub multicast_last_member_interval_s: Option<Centiseconds>,
+        /// Time after which a group without reports is left, in seconds.
+        #[serde(default)]
+        pub multicast_membership_interval_s: Option<Centiseconds>,
+        /// Time after which a querier that is silent is gone, in seconds.
+        #[serde(default)]
+        pub multicast_querier_interval_s: Option<Centiseconds>,
+        /// Interval between queries, 1 to 86400 seconds.
+        #[serde(default)]
+        pub multicast_query_interval_s: Option<Centiseconds>,
+        /// Time in which the answers to a query are due, in seconds.
+        #[serde(default)]
+        pub multicast_query_response_interval_s: Option<Centiseconds>,
+        /// Interval between the queries at the start of a querier, 1 to 86400 seconds.
+        #[serde(default)]
+        pub multicast_startup_query_interval_s: Option<Centiseconds>,
     }
 }
 
@@ -125,7 +193,66 @@ impl Bridge {
                 format!("an ageing time is at most {MAX_AGEING_TIME} seconds"),
             ));
         }
+
+        let query_interval = 1..=MAX_QUERY_INTERVAL;
+        check_timer(
+            "multicast_query_interval_s",
+            self.multicast_query_interval_s,
+            query_interval.clone(),
+        )?;
+        check_timer(
+            "multicast_startup_query_interval_s",
+            self.multicast_startup_query_interval_s,
+            query_interval,
+        )
+    }
+
+    fn check_numbers(&self) -> Result<(), FieldError> {
+        check_number("multicast_router", self.multicast_router, 0..=2)?;
+        check_number("multicast_igmp_version", self.multicast_igmp_version, 2..=3)?;
+        check_number("multicast_mld_version", self.multicast_mld_version, 1..=2)?;
+        if let Some(mask) = self.group_fwd_mask
+            && mask & GROUP_FWD_RESTRICTED != 0
+        {
+            return Err(FieldError::new(
+                Code::InvalidField,
+                "/group_fwd_mask",
+                format!(
+                    "{mask} ({mask:#x}) is not allowed: a bridge forwards no STP (bit 0), pause (bit 1) \
+                     or LACP frames (bit 2); use bits 3 to 15"
+                ),
+            ));
+        }
+        if let Some(pvid) = self.vlan_default_pvid
+            && pvid > MAX_VLAN
+        {
+            return Err(FieldError::new(
+                Code::InvalidField,
+                "/vlan_default_pvid",
+                format!("{pvid} is not a VLAN id: 0 to {MAX_VLAN}"),
+            ));
+        }
         Ok(())
+    }
+}
+
+/// Checks that a number is in a range.
+pub(super) fn check_number(
+    field: &str,
+    number: Option<u8>,
+    range: RangeInclusive<u8>,
+) -> Result<(), FieldError> {
+    match number {
+        Some(number) if !range.contains(&number) => Err(FieldError::at(
+            Code::InvalidField,
+            &[field],
+            format!(
+                "{number} is out of range: {field} is {} to {}",
+                range.start(),
+                range.end()
+            ),
+        )),
+        _ => Ok(()),
     }
 }
 
@@ -165,15 +292,7 @@ impl Resource for Bridge {
         check_labels(&self.labels)?;
         check_default_interface(Self::KIND, &self.name, self.interface.as_ref())?;
         self.check_device()?;
-        if let Some(pvid) = self.vlan_default_pvid
-            && pvid > MAX_VLAN
-        {
-            return Err(FieldError::new(
-                Code::InvalidField,
-                "/vlan_default_pvid",
-                format!("{pvid} is not a VLAN id: 0 to {MAX_VLAN}"),
-            ));
-        }
+        self.check_numbers()?;
         self.check_timers()
     }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
-use super::{Kind, Resource, checks::check_labels};
+use super::{Kind, Resource, bridge::check_number, checks::check_labels};
 use crate::{
     Code, FieldError, InterfaceName, Name,
     device::{device_observed, device_spec},
@@ -77,6 +77,28 @@ pub struct Port {
     /// True if a multicast group is left immediately.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mcast_fast_leave: Option<bool>,
+    /// True if frames to unknown unicast addresses leave by the port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flood: Option<bool>,
+    /// True if frames to unknown multicast groups leave by the port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mcast_flood: Option<bool>,
+    /// True if broadcast frames leave by the port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bcast_flood: Option<bool>,
+    /// True if a multicast frame is sent to each member of its group as a unicast frame.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mcast_to_unicast: Option<bool>,
+    /// True if the bridge answers ARP and neighbour solicitations for those behind the port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub neigh_suppress: Option<bool>,
+    /// True if the bridge answers ARP requests on the port for addresses that it knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_arp: Option<bool>,
+    /// Multicast router at the port: 0 (none), 1 (found by queries) or 2 (always).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(maximum = 2)]
+    pub mcast_router: Option<u8>,
 }
 
 /// Observed state of a veth pair.
@@ -156,7 +178,7 @@ impl Port {
                 format!("{priority} is not a port priority: 0 to 63"),
             ));
         }
-        Ok(())
+        check_number("mcast_router", self.mcast_router, 0..=2)
     }
 }
 

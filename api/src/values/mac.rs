@@ -60,7 +60,7 @@ impl FromStr for Mac {
 }
 
 /// Parses six bytes of two hexadecimal digits each, separated by colons.
-fn parse_bytes(text: &str) -> Option<[u8; 6]> {
+pub(super) fn parse_bytes(text: &str) -> Option<[u8; 6]> {
     let mut bytes = [0; 6];
     let mut parts = text.split(':');
     for byte in &mut bytes {

@@ -4,6 +4,7 @@ mod address;
 mod centiseconds;
 mod cidr;
 mod destination;
+mod group_addr;
 mod interface_name;
 mod mac;
 mod name;
@@ -17,6 +18,7 @@ pub use self::{
     centiseconds::Centiseconds,
     cidr::Cidr,
     destination::Destination,
+    group_addr::GroupAddr,
     interface_name::InterfaceName,
     mac::Mac,
     name::Name,

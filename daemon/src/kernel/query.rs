@@ -588,6 +588,13 @@ fn ports(
             bpdu_guard: port.attrs.bpdu_guard,
             root_block: port.attrs.root_block,
             mcast_fast_leave: port.attrs.mcast_fast_leave,
+            flood: port.attrs.flood,
+            mcast_flood: port.attrs.mcast_flood,
+            bcast_flood: port.attrs.bcast_flood,
+            mcast_to_unicast: port.attrs.mcast_to_unicast,
+            neigh_suppress: port.attrs.neigh_suppress,
+            proxy_arp: port.attrs.proxy_arp,
+            mcast_router: port.attrs.mcast_router,
         })
     };
     Ok(seen.into_iter().filter_map(port).collect())

@@ -1,6 +1,6 @@
 //! The macro that makes an attribute table, and the values that attributes have.
 
-use netnsd_api::Centiseconds;
+use netnsd_api::{Centiseconds, GroupAddr, VlanProtocol};
 
 /// Value of a link attribute.
 pub(super) trait AttributeValue: Copy + PartialEq {
@@ -27,17 +27,20 @@ impl AttributeValue for bool {
     }
 }
 
-impl AttributeValue for u16 {
-    fn ip_arg(self, _flags: [&str; 2]) -> String {
-        self.to_string()
-    }
+/// Implements [`AttributeValue`] for types whose text is their argument of ip-link(8).
+macro_rules! plain_values {
+    ($($type:ty),+) => {
+        $(
+            impl AttributeValue for $type {
+                fn ip_arg(self, _flags: [&str; 2]) -> String {
+                    self.to_string()
+                }
+            }
+        )+
+    };
 }
 
-impl AttributeValue for u32 {
-    fn ip_arg(self, _flags: [&str; 2]) -> String {
-        self.to_string()
-    }
-}
+plain_values!(u8, u16, u32, GroupAddr, VlanProtocol);
 
 impl AttributeValue for Centiseconds {
     /// The kernel counts in ticks of its own, and shows up to a hundredth of a second less.

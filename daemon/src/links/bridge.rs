@@ -1,7 +1,9 @@
 //! Bridges: `IFLA_BR_*` of linux/if_link.h.
 
-use netnsd_api::{Bridge, Centiseconds, DEFAULT_MTU, LinkSettings};
-use rtnetlink::packet_route::link::{BridgeStpState, InfoBridge, InfoData};
+use netnsd_api::{Bridge, Centiseconds, DEFAULT_MTU, GroupAddr, LinkSettings, VlanProtocol};
+use rtnetlink::packet_route::link::{
+    BridgeStpState, InfoBridge, InfoData, VlanProtocol as KernelVlanProtocol,
+};
 
 use super::{
     attributes::{AttributeValue, link_attributes},
@@ -44,7 +46,8 @@ impl LinkDriver for Driver {
 
 link_attributes! {
     /// Attributes of a bridge, with the kernel's defaults (`br_dev_setup()`,
-    /// net/bridge/br_device.c). A kernel without VLAN filtering does not show the last two.
+    /// net/bridge/br_device.c; `br_multicast_ctx_init()`, net/bridge/br_multicast.c). A kernel
+    /// without VLAN filtering does not show those of VLANs.
     BridgeAttrs, BridgeSettings, InfoBridge, flags ["0", "1"];
 
     stp: bool = false, "stp_state", encode_stp,
@@ -69,39 +72,118 @@ link_attributes! {
         InfoBridge::VlanFiltering(value) => *value;
     vlan_default_pvid: u16 = 1, "vlan_default_pvid", InfoBridge::VlanDefaultPvid,
         InfoBridge::VlanDefaultPvid(value) => *value;
+    vlan_protocol: VlanProtocol = VlanProtocol::Ieee8021Q, "vlan_protocol", encode_vlan_protocol,
+        InfoBridge::VlanProtocol(value) => vlan_protocol(*value);
+    group_fwd_mask: u16 = 0, "group_fwd_mask", InfoBridge::GroupFwdMask,
+        InfoBridge::GroupFwdMask(value) => *value;
+    group_addr: GroupAddr = GroupAddr::BRIDGES, "group_address",
+        |address| InfoBridge::GroupAddr(address.bytes()),
+        InfoBridge::GroupAddr(value) => GroupAddr::from_bytes(*value).unwrap_or(GroupAddr::BRIDGES);
+    multicast_querier: bool = false, "mcast_querier", InfoBridge::MulticastQuerier,
+        InfoBridge::MulticastQuerier(value) => *value;
+    multicast_router: u8 = 1, "mcast_router",
+        |router: u8| InfoBridge::MulticastRouter(router.into()),
+        InfoBridge::MulticastRouter(value) => (*value).into();
+    multicast_igmp_version: u8 = 2, "mcast_igmp_version", InfoBridge::MulticastIgmpVersion,
+        InfoBridge::MulticastIgmpVersion(value) => *value;
+    multicast_mld_version: u8 = 1, "mcast_mld_version", InfoBridge::MulticastMldVersion,
+        InfoBridge::MulticastMldVersion(value) => *value;
+    multicast_last_member_count: u32 = 2, "mcast_last_member_count",
+        InfoBridge::MulticastLastMemberCount,
+        InfoBridge::MulticastLastMemberCount(value) => *value;
+    multicast_startup_query_count: u32 = 2, "mcast_startup_query_count",
+        InfoBridge::MulticastStartupQueryCount,
+        InfoBridge::MulticastStartupQueryCount(value) => *value;
+    multicast_last_member_interval: Centiseconds = Centiseconds(100), "mcast_last_member_interval",
+        |time| InfoBridge::MulticastLastMemberInterval(u64::from(time.0)),
+        InfoBridge::MulticastLastMemberInterval(value) => long_time(*value);
+    multicast_membership_interval: Centiseconds = Centiseconds(26000), "mcast_membership_interval",
+        |time| InfoBridge::MulticastMembershipInterval(u64::from(time.0)),
+        InfoBridge::MulticastMembershipInterval(value) => long_time(*value);
+    multicast_querier_interval: Centiseconds = Centiseconds(25500), "mcast_querier_interval",
+        |time| InfoBridge::MulticastQuerierInterval(u64::from(time.0)),
+        InfoBridge::MulticastQuerierInterval(value) => long_time(*value);
+    multicast_query_interval: Centiseconds = Centiseconds(12500), "mcast_query_interval",
+        |time| InfoBridge::MulticastQueryInterval(u64::from(time.0)),
+        InfoBridge::MulticastQueryInterval(value) => long_time(*value);
+    multicast_query_response_interval: Centiseconds = Centiseconds(1000), "mcast_query_response_interval",
+        |time| InfoBridge::MulticastQueryResponseInterval(u64::from(time.0)),
+        InfoBridge::MulticastQueryResponseInterval(value) => long_time(*value);
+    multicast_startup_query_interval: Centiseconds = Centiseconds(3125), "mcast_startup_query_interval",
+        |time| InfoBridge::MulticastStartupQueryInterval(u64::from(time.0)),
+        InfoBridge::MulticastStartupQueryInterval(value) => long_time(*value);
 }
 
-/// Settings of a bridge; what is `None` stays as it is.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-#[allow(missing_docs, reason = "named as the API's fields")]
-pub struct BridgeSettings {
-    pub stp: Option<bool>,
-    pub priority: Option<u16>,
-    pub ageing_time: Option<Centiseconds>,
-    pub forward_delay: Option<Centiseconds>,
-    pub hello_time: Option<Centiseconds>,
-    pub max_age: Option<Centiseconds>,
-    pub multicast_snooping: Option<bool>,
-    pub vlan_filtering: Option<bool>,
-    pub vlan_default_pvid: Option<u16>,
+/// Defines the settings of a bridge: each row has the attribute, its type, and the field in the
+/// API. STP is a field that is never null there.
+macro_rules! bridge_settings {
+    ($($field:ident: $type:ty = $api:ident;)+) => {
+        /// Settings of a bridge; what is `None` stays as it is.
+        #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+        #[allow(missing_docs, reason = "named as the API's fields")]
+        pub struct BridgeSettings {
+            pub stp: Option<bool>,
+            $(pub $field: Option<$type>,)+
+        }
+
+        impl BridgeSettings {
+            /// Returns the settings that a bridge is asked to have. STP counts as asked for if it
+            /// is on.
+            pub fn of(spec: &Bridge) -> Self {
+                Self {
+                    stp: spec.stp.then_some(true),
+                    $($field: spec.$api,)+
+                }
+            }
+
+            /// Returns a spec that asks for these settings and is otherwise as given.
+            pub fn into_spec(self, spec: Bridge) -> Bridge {
+                Bridge {
+                    stp: self.stp.unwrap_or(spec.stp),
+                    $($api: self.$field,)+
+                    ..spec
+                }
+            }
+
+            /// Returns the settings as the list of links shows them.
+            pub fn into_link_settings(self) -> LinkSettings {
+                LinkSettings {
+                    stp: self.stp,
+                    $($api: self.$field,)+
+                    ..LinkSettings::default()
+                }
+            }
+        }
+    };
+}
+
+bridge_settings! {
+    priority: u16 = priority;
+    ageing_time: Centiseconds = ageing_time_s;
+    forward_delay: Centiseconds = forward_delay_s;
+    hello_time: Centiseconds = hello_time_s;
+    max_age: Centiseconds = max_age_s;
+    multicast_snooping: bool = multicast_snooping;
+    vlan_filtering: bool = vlan_filtering;
+    vlan_default_pvid: u16 = vlan_default_pvid;
+    vlan_protocol: VlanProtocol = vlan_protocol;
+    group_fwd_mask: u16 = group_fwd_mask;
+    group_addr: GroupAddr = group_addr;
+    multicast_querier: bool = multicast_querier;
+    multicast_router: u8 = multicast_router;
+    multicast_igmp_version: u8 = multicast_igmp_version;
+    multicast_mld_version: u8 = multicast_mld_version;
+    multicast_last_member_count: u32 = multicast_last_member_count;
+    multicast_startup_query_count: u32 = multicast_startup_query_count;
+    multicast_last_member_interval: Centiseconds = multicast_last_member_interval_s;
+    multicast_membership_interval: Centiseconds = multicast_membership_interval_s;
+    multicast_querier_interval: Centiseconds = multicast_querier_interval_s;
+    multicast_query_interval: Centiseconds = multicast_query_interval_s;
+    multicast_query_response_interval: Centiseconds = multicast_query_response_interval_s;
+    multicast_startup_query_interval: Centiseconds = multicast_startup_query_interval_s;
 }
 
 impl BridgeSettings {
-    /// Returns the settings that a bridge is asked to have. STP counts as asked for if it is on.
-    pub fn of(spec: &Bridge) -> Self {
-        Self {
-            stp: spec.stp.then_some(true),
-            priority: spec.priority,
-            ageing_time: spec.ageing_time_s,
-            forward_delay: spec.forward_delay_s,
-            hello_time: spec.hello_time_s,
-            max_age: spec.max_age_s,
-            multicast_snooping: spec.multicast_snooping,
-            vlan_filtering: spec.vlan_filtering,
-            vlan_default_pvid: spec.vlan_default_pvid,
-        }
-    }
-
     /// Returns the times that a bridge tells others while it is the root of the spanning tree.
     pub fn root_times(&self) -> Self {
         Self {
@@ -109,38 +191,6 @@ impl BridgeSettings {
             hello_time: self.hello_time,
             max_age: self.max_age,
             ..Self::default()
-        }
-    }
-
-    /// Returns a spec that asks for these settings and is otherwise as given.
-    pub fn into_spec(self, spec: Bridge) -> Bridge {
-        Bridge {
-            stp: self.stp.unwrap_or(spec.stp),
-            priority: self.priority,
-            ageing_time_s: self.ageing_time,
-            forward_delay_s: self.forward_delay,
-            hello_time_s: self.hello_time,
-            max_age_s: self.max_age,
-            multicast_snooping: self.multicast_snooping,
-            vlan_filtering: self.vlan_filtering,
-            vlan_default_pvid: self.vlan_default_pvid,
-            ..spec
-        }
-    }
-
-    /// Returns the settings as the list of links shows them.
-    pub fn into_link_settings(self) -> LinkSettings {
-        LinkSettings {
-            stp: self.stp,
-            priority: self.priority,
-            ageing_time_s: self.ageing_time,
-            forward_delay_s: self.forward_delay,
-            hello_time_s: self.hello_time,
-            max_age_s: self.max_age,
-            multicast_snooping: self.multicast_snooping,
-            vlan_filtering: self.vlan_filtering,
-            vlan_default_pvid: self.vlan_default_pvid,
-            ..LinkSettings::default()
         }
     }
 }
@@ -151,6 +201,26 @@ fn encode_stp(on: bool) -> InfoBridge {
     } else {
         BridgeStpState::Disabled
     })
+}
+
+fn encode_vlan_protocol(protocol: VlanProtocol) -> InfoBridge {
+    InfoBridge::VlanProtocol(match protocol {
+        VlanProtocol::Ieee8021Q => KernelVlanProtocol::Ieee8021Q,
+        VlanProtocol::Ieee8021Ad => KernelVlanProtocol::Ieee8021Ad,
+    })
+}
+
+fn vlan_protocol(protocol: KernelVlanProtocol) -> VlanProtocol {
+    if protocol == KernelVlanProtocol::Ieee8021Ad {
+        VlanProtocol::Ieee8021Ad
+    } else {
+        VlanProtocol::Ieee8021Q
+    }
+}
+
+/// Returns a time that the kernel shows with 64 bits.
+fn long_time(hundredths: u64) -> Centiseconds {
+    Centiseconds(u32::try_from(hundredths).unwrap_or(u32::MAX))
 }
 
 /// Returns the MTUs to set one after the other so that a bridge has the wanted one and no longer
@@ -210,6 +280,21 @@ mod tests {
             multicast_snooping: false,
             vlan_filtering: true,
             vlan_default_pvid: 6,
+            vlan_protocol: VlanProtocol::Ieee8021Ad,
+            group_fwd_mask: 8,
+            group_addr: GroupAddr::PROVIDER_BRIDGES,
+            multicast_querier: true,
+            multicast_router: 2,
+            multicast_igmp_version: 3,
+            multicast_mld_version: 2,
+            multicast_last_member_count: 7,
+            multicast_startup_query_count: 8,
+            multicast_last_member_interval: Centiseconds(9),
+            multicast_membership_interval: Centiseconds(10),
+            multicast_querier_interval: Centiseconds(11),
+            multicast_query_interval: Centiseconds(12),
+            multicast_query_response_interval: Centiseconds(13),
+            multicast_startup_query_interval: Centiseconds(14),
         };
         let settings = attrs.settings();
         let mut decoded = BridgeAttrs::default();
@@ -223,7 +308,12 @@ mod tests {
         assert_eq!(
             BridgeAttrs::ip_args(&settings),
             " stp_state 1 priority 1 ageing_time 2 forward_delay 3 hello_time 4 max_age 5 \
-             mcast_snooping 0 vlan_filtering 1 vlan_default_pvid 6"
+             mcast_snooping 0 vlan_filtering 1 vlan_default_pvid 6 vlan_protocol 802.1ad \
+             group_fwd_mask 8 group_address 01:80:c2:00:00:08 mcast_querier 1 mcast_router 2 \
+             mcast_igmp_version 3 mcast_mld_version 2 mcast_last_member_count 7 \
+             mcast_startup_query_count 8 mcast_last_member_interval 9 \
+             mcast_membership_interval 10 mcast_querier_interval 11 mcast_query_interval 12 \
+             mcast_query_response_interval 13 mcast_startup_query_interval 14"
         );
     }
 }

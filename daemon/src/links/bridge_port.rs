@@ -25,4 +25,18 @@ link_attributes! {
         InfoBridgePort::Protect(value) => *value;
     mcast_fast_leave: bool = false, "fastleave", InfoBridgePort::FastLeave,
         InfoBridgePort::FastLeave(value) => *value;
+    flood: bool = true, "flood", InfoBridgePort::UnicastFlood,
+        InfoBridgePort::UnicastFlood(value) => *value;
+    mcast_flood: bool = true, "mcast_flood", InfoBridgePort::MulticastFlood,
+        InfoBridgePort::MulticastFlood(value) => *value;
+    bcast_flood: bool = true, "bcast_flood", InfoBridgePort::BroadcastFlood,
+        InfoBridgePort::BroadcastFlood(value) => *value;
+    mcast_to_unicast: bool = false, "mcast_to_unicast", InfoBridgePort::MulticastToUnicast,
+        InfoBridgePort::MulticastToUnicast(value) => *value;
+    neigh_suppress: bool = false, "neigh_suppress", InfoBridgePort::NeighSupress,
+        InfoBridgePort::NeighSupress(value) => *value;
+    proxy_arp: bool = false, "proxy_arp", InfoBridgePort::ProxyARP,
+        InfoBridgePort::ProxyARP(value) => *value;
+    mcast_router: u8 = 1, "mcast_router", |router: u8| InfoBridgePort::MulticastRouter(router.into()),
+        InfoBridgePort::MulticastRouter(value) => (*value).into();
 }

@@ -2,7 +2,7 @@
 //! and down.
 
 use ipnet::IpNet;
-use netnsd_api::{Bridge, Mac, Port, is_link_local};
+use netnsd_api::{Bridge, GroupAddr, Mac, Port, VlanProtocol, is_link_local};
 
 use super::{Phase, Planner, Task, place::device_at};
 use crate::{
@@ -419,6 +419,15 @@ fn bridge_changes(spec: &Bridge, old: Option<&Bridge>, now: &ObservedBridge) -> 
     let mut changes = now
         .attrs
         .changes(&wanted, &earlier.iter().collect::<Vec<_>>());
+
+    // A bridge of 802.1ad that was not asked for an address has another default
+    // (`recalculate_group_addr()`, net/bridge/br_vlan.c).
+    let is_provider =
+        spec.vlan_filtering == Some(true) && spec.vlan_protocol == Some(VlanProtocol::Ieee8021Ad);
+    if spec.group_addr.is_none() && changes.group_addr.is_some() && is_provider {
+        changes.group_addr =
+            Some(GroupAddr::PROVIDER_BRIDGES).filter(|address| *address != now.attrs.group_addr);
+    }
 
     // While STP tells of a topology change the kernel itself forgets addresses sooner
     // (`__br_set_topology_change()`, net/bridge/br_stp.c).

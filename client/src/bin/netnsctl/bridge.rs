@@ -119,6 +119,51 @@ pub struct BridgeOptions {
     /// VLAN of untagged frames, or none
     #[arg(long, value_name = "VLAN", value_parser = parse_args::parse_number_or_none)]
     vlan_default_pvid: Option<Value>,
+    /// VLAN tags: 802.1q or 802.1ad, or none
+    #[arg(long, value_name = "PROTOCOL", value_parser = parse_args::parse_text_or_none)]
+    vlan_protocol: Option<Value>,
+    /// Link-local multicast frames to forward, bit N for 01:80:c2:00:00:0N, or none
+    #[arg(long, value_name = "MASK", value_parser = parse_args::parse_mask_or_none)]
+    group_fwd_mask: Option<Value>,
+    /// Destination address of STP frames, or none
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_args::parse_text_or_none)]
+    group_addr: Option<Value>,
+    /// Send IGMP and MLD queries
+    #[arg(long, value_name = "on|off", value_parser = parse_args::parse_on_off)]
+    multicast_querier: Option<bool>,
+    /// Multicast router at the bridge: 0 never, 1 found by queries, 2 always, or none
+    #[arg(long, value_name = "N", value_parser = parse_args::parse_number_or_none)]
+    multicast_router: Option<Value>,
+    /// IGMP version, 2 or 3, or none
+    #[arg(long, value_name = "N", value_parser = parse_args::parse_number_or_none)]
+    multicast_igmp_version: Option<Value>,
+    /// MLD version, 1 or 2, or none
+    #[arg(long, value_name = "N", value_parser = parse_args::parse_number_or_none)]
+    multicast_mld_version: Option<Value>,
+    /// Number of queries after a leave message, or none
+    #[arg(long, value_name = "N", value_parser = parse_args::parse_number_or_none)]
+    multicast_last_member_count: Option<Value>,
+    /// Number of queries at the start of a querier, or none
+    #[arg(long, value_name = "N", value_parser = parse_args::parse_number_or_none)]
+    multicast_startup_query_count: Option<Value>,
+    /// Interval between the queries after a leave message, or none
+    #[arg(long, alias = "multicast-last-member-interval-s", value_name = "SECONDS", value_parser = parse_args::parse_number_or_none)]
+    multicast_last_member_interval: Option<Value>,
+    /// Time after which a group without reports is left, or none
+    #[arg(long, alias = "multicast-membership-interval-s", value_name = "SECONDS", value_parser = parse_args::parse_number_or_none)]
+    multicast_membership_interval: Option<Value>,
+    /// Time after which a silent querier is gone, or none
+    #[arg(long, alias = "multicast-querier-interval-s", value_name = "SECONDS", value_parser = parse_args::parse_number_or_none)]
+    multicast_querier_interval: Option<Value>,
+    /// Interval between queries, or none
+    #[arg(long, alias = "multicast-query-interval-s", value_name = "SECONDS", value_parser = parse_args::parse_number_or_none)]
+    multicast_query_interval: Option<Value>,
+    /// Time in which answers to a query are due, or none
+    #[arg(long, alias = "multicast-query-response-interval-s", value_name = "SECONDS", value_parser = parse_args::parse_number_or_none)]
+    multicast_query_response_interval: Option<Value>,
+    /// Interval between the queries at the start of a querier, or none
+    #[arg(long, alias = "multicast-startup-query-interval-s", value_name = "SECONDS", value_parser = parse_args::parse_number_or_none)]
+    multicast_startup_query_interval: Option<Value>,
     #[command(flatten)]
     labels: LabelOptions,
 }
@@ -137,6 +182,42 @@ impl BridgeOptions {
         body.set("multicast_snooping", self.multicast_snooping);
         body.set("vlan_filtering", self.vlan_filtering);
         body.set("vlan_default_pvid", self.vlan_default_pvid);
+        body.set("vlan_protocol", self.vlan_protocol);
+        body.set("group_fwd_mask", self.group_fwd_mask);
+        body.set("group_addr", self.group_addr);
+        body.set("multicast_querier", self.multicast_querier);
+        body.set("multicast_router", self.multicast_router);
+        body.set("multicast_igmp_version", self.multicast_igmp_version);
+        body.set("multicast_mld_version", self.multicast_mld_version);
+        body.set(
+            "multicast_last_member_count",
+            self.multicast_last_member_count,
+        );
+        body.set(
+            "multicast_startup_query_count",
+            self.multicast_startup_query_count,
+        );
+        body.set(
+            "multicast_last_member_interval_s",
+            self.multicast_last_member_interval,
+        );
+        body.set(
+            "multicast_membership_interval_s",
+            self.multicast_membership_interval,
+        );
+        body.set(
+            "multicast_querier_interval_s",
+            self.multicast_querier_interval,
+        );
+        body.set("multicast_query_interval_s", self.multicast_query_interval);
+        body.set(
+            "multicast_query_response_interval_s",
+            self.multicast_query_response_interval,
+        );
+        body.set(
+            "multicast_startup_query_interval_s",
+            self.multicast_startup_query_interval,
+        );
         self.labels.apply_to(&mut body);
         body
     }
@@ -189,7 +270,7 @@ pub fn port_row(port: &BridgePort) -> Vec<String> {
         .as_ref()
         .zip(port.endpoint)
         .map(|(veth, end)| format!("{veth}/{end}"));
-    // Flags that differ from the default: learning is on, all others are off.
+    // Flags that differ from the default: learning and flooding are on, all others are off.
     let flags = [
         ("hairpin", port.hairpin),
         ("isolated", port.isolated),
@@ -197,6 +278,14 @@ pub fn port_row(port: &BridgePort) -> Vec<String> {
         ("bpdu guard", port.bpdu_guard),
         ("root block", port.root_block),
         ("mcast fast leave", port.mcast_fast_leave),
+        ("no flood", !port.flood),
+        ("no mcast flood", !port.mcast_flood),
+        ("no bcast flood", !port.bcast_flood),
+        ("mcast to unicast", port.mcast_to_unicast),
+        ("neigh suppress", port.neigh_suppress),
+        ("proxy arp", port.proxy_arp),
+        ("no mcast router", port.mcast_router == 0),
+        ("mcast router", port.mcast_router == 2),
     ];
     let flags: Vec<&str> = flags
         .iter()
@@ -285,6 +374,58 @@ impl ShowInTable for Bridge {
                 spec.vlan_filtering.map_or(String::new(), on_off),
             ),
             ("vlan default pvid", format_optional(spec.vlan_default_pvid)),
+            ("vlan protocol", format_optional(spec.vlan_protocol)),
+            (
+                "group fwd mask",
+                spec.group_fwd_mask
+                    .map_or(String::new(), |mask| format!("{mask:#x}")),
+            ),
+            ("group addr", format_optional(spec.group_addr)),
+            (
+                "multicast querier",
+                spec.multicast_querier.map_or(String::new(), on_off),
+            ),
+            ("multicast router", format_optional(spec.multicast_router)),
+            (
+                "multicast igmp version",
+                format_optional(spec.multicast_igmp_version),
+            ),
+            (
+                "multicast mld version",
+                format_optional(spec.multicast_mld_version),
+            ),
+            (
+                "multicast last member count",
+                format_optional(spec.multicast_last_member_count),
+            ),
+            (
+                "multicast startup query count",
+                format_optional(spec.multicast_startup_query_count),
+            ),
+            (
+                "multicast last member interval",
+                format_seconds(spec.multicast_last_member_interval_s),
+            ),
+            (
+                "multicast membership interval",
+                format_seconds(spec.multicast_membership_interval_s),
+            ),
+            (
+                "multicast querier interval",
+                format_seconds(spec.multicast_querier_interval_s),
+            ),
+            (
+                "multicast query interval",
+                format_seconds(spec.multicast_query_interval_s),
+            ),
+            (
+                "multicast query response interval",
+                format_seconds(spec.multicast_query_response_interval_s),
+            ),
+            (
+                "multicast startup query interval",
+                format_seconds(spec.multicast_startup_query_interval_s),
+            ),
         ];
         if let Some(observed) = &stored.status.observed {
             fields[2].1.clone_from(&observed.mac);

@@ -29,6 +29,24 @@ pub fn parse_number_or_none(text: &str) -> Result<Value, String> {
         .ok_or_else(|| format!("{text:?} is not a number or none"))
 }
 
+/// Parses a bit mask, or `none`.
+pub fn parse_mask_or_none(text: &str) -> Result<Value, String> {
+    if text == "none" {
+        return Ok(Value::Null);
+    }
+    parse_mask(text).map_err(|error| format!("{error}, or none"))
+}
+
+/// Parses a bit mask as ip(8) does, decimal or hexadecimal.
+pub fn parse_mask(text: &str) -> Result<Value, String> {
+    let mask = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => u32::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    mask.map(Value::from)
+        .map_err(|_| format!("{text:?} is not a mask: write a number such as 8 or 0x8"))
+}
+
 /// Parses a text, or `none`.
 pub fn parse_text_or_none(text: &str) -> Result<Value, String> {
     Ok(if text == "none" {
@@ -166,6 +184,22 @@ pub fn parse_neighbour_words<'a>(
     Ok(entry)
 }
 
+/// Settings of a bridge port that are on or off.
+const PORT_FLAGS: [&str; 12] = [
+    "hairpin",
+    "isolated",
+    "learning",
+    "bpdu_guard",
+    "root_block",
+    "mcast_fast_leave",
+    "flood",
+    "mcast_flood",
+    "bcast_flood",
+    "mcast_to_unicast",
+    "neigh_suppress",
+    "proxy_arp",
+];
+
 /// Parses one end of a pair:
 /// `[NAMESPACE:][INTERFACE][,addr=CIDR][,bridge=BRIDGE][,mac=MAC][,mtu=N][,down]…`.
 pub fn parse_endpoint(text: &str) -> Result<Value, String> {
@@ -192,18 +226,17 @@ pub fn parse_endpoint(text: &str) -> Result<Value, String> {
             "up" | "down" if value.is_none() => {
                 drop(endpoint.insert("up".into(), (word == "up").into()))
             }
-            "path_cost" | "priority" => {
+            "path_cost" | "priority" | "mcast_router" => {
                 drop(port.insert(word.into(), parse_u32(word, required()?)?))
             }
-            "hairpin" | "isolated" | "learning" | "bpdu_guard" | "root_block"
-            | "mcast_fast_leave" => {
+            flag if PORT_FLAGS.contains(&flag) => {
                 drop(port.insert(word.into(), parse_on_off(value.unwrap_or("on"))?.into()));
             }
             other => {
                 return Err(format!(
                     "unknown endpoint option {other:?}: expected addr=, bridge=, mac=, mtu=, up, down, \
-                     path_cost=, priority=, hairpin, isolated, learning, bpdu_guard, root_block or \
-                     mcast_fast_leave"
+                     path_cost=, priority=, mcast_router=, {}",
+                    PORT_FLAGS.join(", ")
                 ));
             }
         }
@@ -278,6 +311,7 @@ mod tests {
             json!({"namespace": "net0"})
         );
         assert_eq!(parse_endpoint("").unwrap(), json!({}));
+        parse_endpoint("port0,bridge=br0,flood=off,neigh_suppress,mcast_router=2").unwrap();
         parse_endpoint("eth0,colour=red").unwrap_err();
         parse_endpoint("eth0,addr").unwrap_err();
     }

@@ -32,7 +32,9 @@ pub enum VethCommand {
     ///
     /// An end is [NAMESPACE:][INTERFACE] and, after commas, any of addr=CIDR (repeatable),
     /// bridge=BRIDGE, mac=MAC, mtu=N, down, and settings of the bridge port: path_cost=N,
-    /// priority=N, hairpin, isolated, learning=off, bpdu_guard, root_block, mcast_fast_leave.
+    /// priority=N, mcast_router=N, hairpin, isolated, learning=off, flood=off, mcast_flood=off,
+    /// bcast_flood=off, mcast_to_unicast, neigh_suppress, proxy_arp, bpdu_guard, root_block,
+    /// mcast_fast_leave.
     /// The default namespace is the host's, the default interface vethN.
     #[command(
         alias = "a",
@@ -90,8 +92,7 @@ pub struct EndpointOptions {
     #[arg(long, value_name = "NAME")]
     bridge: Option<String>,
     /// Detach it from its bridge
-    #[arg(long, conflicts_with_all = ["bridge", "path_cost", "priority", "hairpin", "isolated", "learning",
-        "bpdu_guard", "root_block", "mcast_fast_leave"])]
+    #[arg(long, conflicts_with_all = ["bridge", "path_cost", "priority", "hairpin", "isolated", "learning", "bpdu_guard", "root_block", "mcast_fast_leave", "flood", "mcast_flood", "bcast_flood", "mcast_to_unicast", "neigh_suppress", "proxy_arp", "mcast_router"])]
     no_bridge: bool,
     /// STP path cost of the port, or none
     #[arg(long, value_name = "N", value_parser = parse_args::parse_number_or_none)]
@@ -117,6 +118,27 @@ pub struct EndpointOptions {
     /// Leave multicast groups immediately
     #[arg(long, value_name = "on|off", value_parser = parse_args::parse_on_off)]
     mcast_fast_leave: Option<bool>,
+    /// Send frames to unknown unicast addresses by the port
+    #[arg(long, value_name = "on|off", value_parser = parse_args::parse_on_off)]
+    flood: Option<bool>,
+    /// Send frames to unknown multicast groups by the port
+    #[arg(long, value_name = "on|off", value_parser = parse_args::parse_on_off)]
+    mcast_flood: Option<bool>,
+    /// Send broadcast frames by the port
+    #[arg(long, value_name = "on|off", value_parser = parse_args::parse_on_off)]
+    bcast_flood: Option<bool>,
+    /// Send a multicast frame to each member of its group as a unicast frame
+    #[arg(long, value_name = "on|off", value_parser = parse_args::parse_on_off)]
+    mcast_to_unicast: Option<bool>,
+    /// Answer ARP and neighbour solicitations for those behind the port
+    #[arg(long, value_name = "on|off", value_parser = parse_args::parse_on_off)]
+    neigh_suppress: Option<bool>,
+    /// Answer ARP requests on the port for addresses that the bridge knows
+    #[arg(long, value_name = "on|off", value_parser = parse_args::parse_on_off)]
+    proxy_arp: Option<bool>,
+    /// Multicast router at the port: 0 never, 1 found by queries, 2 always, or none
+    #[arg(long, value_name = "N", value_parser = parse_args::parse_number_or_none)]
+    mcast_router: Option<Value>,
     #[command(flatten)]
     labels: LabelOptions,
 }
@@ -136,6 +158,13 @@ impl EndpointOptions {
         port.set("bpdu_guard", self.bpdu_guard);
         port.set("root_block", self.root_block);
         port.set("mcast_fast_leave", self.mcast_fast_leave);
+        port.set("flood", self.flood);
+        port.set("mcast_flood", self.mcast_flood);
+        port.set("bcast_flood", self.bcast_flood);
+        port.set("mcast_to_unicast", self.mcast_to_unicast);
+        port.set("neigh_suppress", self.neigh_suppress);
+        port.set("proxy_arp", self.proxy_arp);
+        port.set("mcast_router", self.mcast_router.clone());
         body.set("port", (!port.is_empty()).then(|| port.build()));
         if self.no_bridge {
             body.set("bridge", Some(Value::Null));
@@ -301,30 +330,13 @@ fn format_endpoint(end: &Endpoint) -> String {
     words.extend(end.bridge.iter().map(|bridge| format!("bridge={bridge}")));
     words.extend(end.mac.iter().map(|mac| format!("mac={mac}")));
     words.extend(end.mtu.iter().map(|mtu| format!("mtu={mtu}")));
-    let port = &end.port;
-    words.extend(
-        port.path_cost
-            .iter()
-            .map(|cost| format!("path_cost={cost}")),
-    );
-    words.extend(
-        port.priority
-            .iter()
-            .map(|priority| format!("priority={priority}")),
-    );
-    let flags = [
-        ("hairpin", port.hairpin),
-        ("isolated", port.isolated),
-        ("learning", port.learning),
-        ("bpdu_guard", port.bpdu_guard),
-        ("root_block", port.root_block),
-        ("mcast_fast_leave", port.mcast_fast_leave),
-    ];
-    words.extend(flags.iter().filter_map(|(word, value)| match value {
-        Some(true) => Some((*word).to_owned()),
-        Some(false) => Some(format!("{word}=off")),
-        None => None,
-    }));
+    if let Ok(Value::Object(port)) = serde_json::to_value(&end.port) {
+        words.extend(port.into_iter().map(|(word, value)| match value {
+            Value::Bool(true) => word,
+            Value::Bool(false) => format!("{word}=off"),
+            other => format!("{word}={other}"),
+        }));
+    }
     if !end.up {
         words.push("down".into());
     }

@@ -92,6 +92,10 @@ enum Form {
     Centiseconds,
     /// A time in seconds, with fractions.
     Seconds,
+    /// A bit mask, decimal or hexadecimal.
+    Mask,
+    /// A word whose case does not matter.
+    LowerCase,
 }
 
 /// Options of `type bridge` in ip-link(8), and the fields of a bridge.
@@ -105,6 +109,53 @@ const BRIDGE_OPTIONS: &[(&str, &str, Form)] = &[
     ("mcast_snooping", "multicast_snooping", Form::Flag),
     ("vlan_filtering", "vlan_filtering", Form::Flag),
     ("vlan_default_pvid", "vlan_default_pvid", Form::Number),
+    ("vlan_protocol", "vlan_protocol", Form::LowerCase),
+    ("group_fwd_mask", "group_fwd_mask", Form::Mask),
+    ("group_address", "group_addr", Form::LowerCase),
+    ("mcast_querier", "multicast_querier", Form::Flag),
+    ("mcast_router", "multicast_router", Form::Number),
+    ("mcast_igmp_version", "multicast_igmp_version", Form::Number),
+    ("mcast_mld_version", "multicast_mld_version", Form::Number),
+    (
+        "mcast_last_member_count",
+        "multicast_last_member_count",
+        Form::Number,
+    ),
+    (
+        "mcast_startup_query_count",
+        "multicast_startup_query_count",
+        Form::Number,
+    ),
+    (
+        "mcast_last_member_interval",
+        "multicast_last_member_interval_s",
+        Form::Centiseconds,
+    ),
+    (
+        "mcast_membership_interval",
+        "multicast_membership_interval_s",
+        Form::Centiseconds,
+    ),
+    (
+        "mcast_querier_interval",
+        "multicast_querier_interval_s",
+        Form::Centiseconds,
+    ),
+    (
+        "mcast_query_interval",
+        "multicast_query_interval_s",
+        Form::Centiseconds,
+    ),
+    (
+        "mcast_query_response_interval",
+        "multicast_query_response_interval_s",
+        Form::Centiseconds,
+    ),
+    (
+        "mcast_startup_query_interval",
+        "multicast_startup_query_interval_s",
+        Form::Centiseconds,
+    ),
 ];
 
 /// Options of `type bridge_slave` in ip-link(8) and of `bridge link set`, and the fields of a port.
@@ -117,6 +168,13 @@ const PORT_OPTIONS: &[(&str, &str, Form)] = &[
     ("guard", "bpdu_guard", Form::Flag),
     ("root_block", "root_block", Form::Flag),
     ("fastleave", "mcast_fast_leave", Form::Flag),
+    ("flood", "flood", Form::Flag),
+    ("mcast_flood", "mcast_flood", Form::Flag),
+    ("bcast_flood", "bcast_flood", Form::Flag),
+    ("mcast_to_unicast", "mcast_to_unicast", Form::Flag),
+    ("neigh_suppress", "neigh_suppress", Form::Flag),
+    ("proxy_arp", "proxy_arp", Form::Flag),
+    ("mcast_router", "mcast_router", Form::Number),
 ];
 
 /// Words of ip-link(8) about every device that netnsd has no field for.
@@ -426,6 +484,8 @@ fn parse_form(word: &str, form: Form, text: &str) -> Result<Value, String> {
                 Value::Null => Err(format!("{word} {text:?} is not a number of seconds")),
                 finite => Ok(finite),
             }),
+        Form::Mask => parse_args::parse_mask(text).map_err(|error| format!("{word}: {error}")),
+        Form::LowerCase => Ok(text.to_lowercase().into()),
     }
 }
 
@@ -998,6 +1058,20 @@ mod tests {
             (
                 "ip link set br0 type bridge mcast_snooping 0",
                 set_bridge("br0", json!({"multicast_snooping": false})),
+            ),
+            (
+                "ip link set br0 type bridge mcast_querier 1 mcast_query_interval 1250 group_fwd_mask 0x8",
+                set_bridge(
+                    "br0",
+                    json!({"multicast_querier": true, "multicast_query_interval_s": 12.5, "group_fwd_mask": 8}),
+                ),
+            ),
+            (
+                "ip link set br0 type bridge vlan_protocol 802.1Q group_address 01:80:C2:00:00:0E",
+                set_bridge(
+                    "br0",
+                    json!({"vlan_protocol": "802.1q", "group_addr": "01:80:c2:00:00:0e"}),
+                ),
             ),
             ("ip link set veth0 up", set("veth0", json!({"up": true}))),
             ("ip l s veth0 down", set("veth0", json!({"up": false}))),
