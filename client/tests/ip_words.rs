@@ -360,7 +360,7 @@ fn foreign_devices_and_the_host_are_refused() {
         &["type vxlan is not managed by netnsd yet; managed types: veth, bridge"],
     );
     ip("addbr br0").assert_failed(2, &["netnsctl brctl addbr br0"]);
-    ip("-n other netns list").assert_failed(2, &["-n, -4, -6 and -d are only for"]);
+    ip("-n other netns list").assert_failed(2, &["-n is an option of ip: it is only for link"]);
     assert!(host.run_ok(&["-n", "other", "link"]).contains("lo:"));
     assert_eq!(
         host.ip_json(&["link", "show", "theirs"])[0]["operstate"],
@@ -590,4 +590,330 @@ fn exec_of_ip_names_the_command_that_records() {
     assert_eq!(exec("ip addr show"), "");
     host.run_script("ip -n net0 link add theirs type bridge");
     assert_eq!(exec("ip link set theirs up"), "", "theirs is not managed");
+}
+
+/// Returns the keys of an item of `netnsctl -j` that `ip -j` has not, or has other values of.
+fn differing_keys(ours: &Value, ip: &Value) -> Vec<String> {
+    let fields = ours.as_object().unwrap().iter();
+    let differing = fields.filter(|(key, value)| match (key.as_str(), *value) {
+        // Flags such as MULTICAST are not in the API.
+        ("flags", Value::Array(flags)) => !flags
+            .iter()
+            .all(|flag| ip["flags"].as_array().unwrap().contains(flag)),
+        ("addr_info", Value::Array(infos)) => {
+            let theirs = ip["addr_info"].as_array().unwrap();
+            infos.len() != theirs.len()
+                || infos
+                    .iter()
+                    .zip(theirs)
+                    .any(|(ours, ip)| !differing_keys(ours, ip).is_empty())
+        }
+        ("stats64", Value::Object(_)) => ["rx", "tx"].iter().any(|direction| {
+            !differing_keys(&ours["stats64"][direction], &ip["stats64"][direction]).is_empty()
+        }),
+        ("linkinfo", Value::Object(_)) => {
+            !differing_keys(&ours["linkinfo"], &ip["linkinfo"]).is_empty()
+        }
+        ("protocol", Value::String(name)) if name == "netnsd" => ip["protocol"] != "110",
+        (_, value) => ip[key] != *value,
+    });
+    differing
+        .map(|(key, value)| format!("{key} {value}, not {}", ip[key]))
+        .collect()
+}
+
+/// Asserts that `netnsctl -j` prints what `ip -j` or `bridge -j` prints, of the keys that it has.
+#[track_caller]
+fn assert_json_of_ip(host: &TestHost, program: &str, line: &str, keys: &[&str]) {
+    let words: Vec<&str> = line.split(' ').collect();
+    let by_ip = || {
+        let output = host
+            .command(program)
+            .arg("-j")
+            .args(&words)
+            .output()
+            .unwrap();
+        serde_json::from_slice::<Vec<Value>>(&output.stdout).unwrap_or_default()
+    };
+    // The kernel may add an address of IPv6 in between.
+    let (ip, ours) = loop {
+        let before = by_ip();
+        let mut own = vec!["-j"];
+        let at = words
+            .iter()
+            .take_while(|word| **word == "-n" || **word == "net0")
+            .count();
+        own.extend(&words[..at]);
+        own.extend((program == "bridge").then_some("bridge"));
+        own.extend(&words[at..]);
+        // Options precede the command.
+        let (options, command): (Vec<&str>, Vec<&str>) = own
+            .iter()
+            .partition(|word| word.starts_with('-') || **word == "net0");
+        let ours = host.run_ok(&[options, command].concat());
+        if before == by_ip() {
+            break (before, serde_json::from_str::<Vec<Value>>(&ours).unwrap());
+        }
+    };
+    let id = |item: &Value| {
+        let fields = ["ifname", "dst", "name", "mac", "dev", "table"];
+        fields.map(|field| item[field].to_string())
+    };
+    assert!(!ours.is_empty(), "{line}");
+    for item in &ours {
+        let theirs = ip.iter().find(|theirs| {
+            let (ours, theirs) = (id(item), id(theirs));
+            ours.iter()
+                .zip(&theirs)
+                .all(|(ours, theirs)| ours == "null" || ours == theirs)
+        });
+        let theirs = theirs.unwrap_or_else(|| panic!("{line}: {item} is not of {ip:?}"));
+        let differing = differing_keys(item, theirs);
+        assert!(differing.is_empty(), "{line}: {item}: {differing:?}");
+        for key in keys {
+            assert!(!item[key].is_null(), "{line}: no {key} in {item}");
+        }
+    }
+    assert_eq!(
+        ours.len(),
+        ip.iter().filter(|item| **item != json!({})).count(),
+        "{line}"
+    );
+}
+
+#[test]
+fn json_of_ip_has_the_values_of_ip() {
+    let host = host!();
+    host.add_connected_namespaces();
+    for line in [
+        "-n net0 addr add fd00::1/64 dev eth0",
+        "-n net0 route add default via 10.1.1.2",
+        "-n net0 route add blackhole 10.9.0.0/16",
+        "-n net0 route add 10.8.0.0/16 via 10.1.1.2 metric 5 table 100",
+        "-n net0 neigh add 10.1.1.9 lladdr 02:00:00:00:00:09 dev eth0",
+        "link add br0 type bridge",
+        "link add p0 type veth peer name p1",
+        "link set p0 master br0 up",
+        "link set p1 up",
+        "link set br0 up",
+    ] {
+        host.run_ok(&line.split(' ').collect::<Vec<_>>());
+    }
+    // A port is "learning" for a while.
+    host.wait_until("p0 forwards", || {
+        host.run_script("bridge -j link show dev p0 | grep -q '\"forwarding\"'")
+            .code
+            == Some(0)
+    });
+    let link = &["ifindex", "ifname", "mtu", "operstate", "address"][..];
+    for (line, keys) in [
+        ("link", link),
+        ("-d link show dev p0", &["link", "master", "ifname"]),
+        ("-s link show dev lo", &["stats64"]),
+        ("-br link", &["ifname", "operstate", "flags"]),
+        ("-n net0 addr", &["addr_info", "ifname"]),
+        ("-n net0 -4 addr", &["addr_info", "ifname"]),
+        ("-n net0 -br addr", &["addr_info", "operstate"]),
+        ("-n net0 -4 addr show to 10.0.0.0/8", &["addr_info"]),
+        ("-n net0 route", &["dst"]),
+        ("-n net0 -6 route", &["dst", "dev"]),
+        (
+            "-n net0 -d route",
+            &["dst", "type", "table", "scope", "protocol"],
+        ),
+        (
+            "-n net0 route show table 100",
+            &["dst", "gateway", "metric"],
+        ),
+        ("-n net0 route show match 10.9.1.1", &["dst"]),
+        ("-n net0 route show root 10.0.0.0/8", &["dst"]),
+        (
+            "-n net0 neigh show nud permanent",
+            &["dst", "dev", "lladdr", "state"],
+        ),
+        (
+            "-n net0 -br neigh show to 10.1.1.9",
+            &["dst", "dev", "lladdr"],
+        ),
+        ("netns list", &["name"]),
+    ] {
+        assert_json_of_ip(&host, "ip", line, keys);
+    }
+    assert_json_of_ip(
+        &host,
+        "bridge",
+        "link",
+        &["ifname", "master", "state", "cost"],
+    );
+    assert_json_of_ip(
+        &host,
+        "bridge",
+        "-d link",
+        &["hairpin", "guard", "isolated"],
+    );
+    let fdb = host.run_ok(&["-j", "bridge", "fdb", "show", "br", "br0"]);
+    assert!(
+        fdb.contains(r#""master":"br0""#) && fdb.contains(r#""state":"permanent""#),
+        "{fdb}"
+    );
+    let pretty = host.run_ok(&["-j", "-p", "netns", "list-id"]);
+    assert_eq!(pretty, "[]\n");
+}
+
+#[test]
+fn text_has_the_options_of_ip() {
+    let host = host!();
+    host.add_connected_namespaces();
+    let lines = |program: &str, options: &str| {
+        let outcome = host.run_script(&format!("{program} -n net0 {options}"));
+        assert_eq!(
+            (outcome.code, outcome.err.as_str()),
+            (Some(0), ""),
+            "{options}"
+        );
+        outcome.out
+    };
+    // Columns of scripts: the name, the state and the addresses.
+    let columns = |text: &str| -> Vec<String> {
+        let line = |line: &str| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let name = words[0].split('@').next().unwrap();
+            format!("{name} {} {}", words[1], words.get(2).unwrap_or(&""))
+        };
+        text.lines().map(line).collect()
+    };
+    for options in ["-br link", "-br -4 addr", "-br addr show dev eth0"] {
+        let (own, ip) = (lines("netnsctl", options), lines("ip", options));
+        assert_eq!(columns(&own), columns(&ip), "{options}:\n{own}{ip}");
+    }
+    for options in ["-o link", "-o -4 addr", "-o -4 route"] {
+        let (own, ip) = (lines("netnsctl", options), lines("ip", options));
+        assert_eq!(
+            own.lines().count(),
+            ip.lines().count(),
+            "{options}:\n{own}{ip}"
+        );
+    }
+    let fields = lines("netnsctl", "-o -4 addr show dev eth0");
+    let fields: Vec<&str> = fields.split_whitespace().collect();
+    assert_eq!(fields[1..4], ["eth0", "inet", "10.1.1.1/24"]);
+    assert_eq!(
+        lines("netnsctl", "-d -4 route"),
+        "unicast 10.1.1.0/24 dev eth0 proto kernel scope link src 10.1.1.1\n"
+    );
+    let counters = lines("netnsctl", "-s link show dev lo");
+    assert!(
+        counters.contains("RX:  bytes packets errors dropped\n"),
+        "{counters}"
+    );
+    for (options, colored) in [
+        ("-c link", "\u{1b}[36meth0@net1:eth0\u{1b}[0m"),
+        ("-c=always addr", "\u{1b}[35m10.1.1.1\u{1b}[0m/24"),
+        ("-color route", "dev \u{1b}[36meth0\u{1b}[0m"),
+    ] {
+        let text = lines("netnsctl", options);
+        assert!(text.contains(colored), "{options}: {text:?}");
+    }
+    assert!(!lines("netnsctl", "-c=never link").contains('\u{1b}'));
+}
+
+#[test]
+fn options_without_an_effect_are_refused() {
+    let host = host!();
+    host.add_connected_namespaces();
+    for (line, said) in [
+        ("-s -n net0 route", "-s has no effect on route show"),
+        ("-4 link", "-4 has no effect on link show"),
+        ("-d -n net0 neigh", "-d has no effect on neigh show"),
+        ("-j brctl show", "-j has no effect on brctl show"),
+        ("-br -s link", "-s has no effect beside -br"),
+        ("-o -s addr", "-s has no effect beside -o"),
+        (
+            "-s -n net0 link set eth0 up",
+            "-s has no effect on this command",
+        ),
+        ("-p link", "--json is missing"),
+        (
+            "-j -o json link",
+            "-j is for the output of ip, --output for that of the API",
+        ),
+        ("-r -n net0 neigh", "-resolve of ip is not done by netnsctl"),
+        ("-s netns list", "-s is an option of ip"),
+        ("-j veth list", "-j is an option of ip"),
+        (
+            "-6 -n net0 addr add 10.6.0.1/24 dev eth0",
+            "-6 was given, and the entry is IPv4",
+        ),
+        (
+            "-6 -n net0 route add default dev eth0",
+            "of the family of its gateway",
+        ),
+        (
+            "-4 -n net0 route del fd00::/8",
+            "-4 was given, and the entry is IPv6",
+        ),
+    ] {
+        host.run(&line.split(' ').collect::<Vec<_>>())
+            .assert_failed(2, &[said]);
+    }
+    host.run_ok(&[
+        "-4",
+        "-n",
+        "net0",
+        "addr",
+        "add",
+        "10.6.0.1/24",
+        "dev",
+        "eth0",
+    ]);
+}
+
+#[test]
+fn selected_entries_are_flushed() {
+    let host = host!();
+    host.add_connected_namespaces();
+    let ok = |line: &str| drop(host.run_ok(&line.split(' ').collect::<Vec<_>>()));
+    for line in [
+        "-n net0 addr add 10.2.0.1/24 dev eth0",
+        "-n net0 addr add fd00::1/64 dev eth0",
+        "-n net0 route add default via 10.1.1.2",
+        "-n net0 route add default via fd00::2",
+        "-n net0 route add 10.7.0.0/16 via 10.1.1.2",
+        "-n net0 route add 10.7.1.0/24 via 10.2.0.2",
+        "-n net0 route add 10.8.0.0/16 via 10.1.1.2 table 100",
+        "-n net0 neigh add 10.1.1.9 lladdr 02:00:00:00:00:09 dev eth0",
+        "-n net0 neigh add fd00::9 lladdr 02:00:00:00:00:09 dev eth0",
+    ] {
+        ok(line);
+    }
+    let by_ip = |line: &str, field: &str| -> Vec<String> {
+        let items = host.ip_json(&line.split(' ').collect::<Vec<_>>());
+        let items = items.as_array().unwrap().iter();
+        items
+            .map(|item| item[field].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let routes = |family: &str| by_ip(&format!("-n net0 {family} route show proto 110"), "dst");
+    ok("-6 -n net0 route del default");
+    assert_eq!((routes("-4").len(), routes("-6").len()), (3, 0));
+    ok("-n net0 route flush root 10.7.0.0/16 via 10.2.0.2");
+    assert_eq!(routes("-4"), ["default", "10.7.0.0/16"]);
+    ok("-n net0 route flush table 100");
+    assert_eq!(by_ip("-n net0 route show table 100", "dst"), [""; 0]);
+    ok("-6 -n net0 route flush table all");
+    assert_eq!(routes("-4").len(), 2, "they are IPv4");
+    ok("-n net0 route flush table all");
+    assert_eq!(routes("-4"), [""; 0]);
+    let neighbours = || by_ip("-n net0 neigh show nud permanent", "dst");
+    ok("-n net0 neigh flush to 10.0.0.0/8 nud permanent");
+    assert_eq!(neighbours(), ["fd00::9"]);
+    ok("-n net0 neigh flush dev eth0 nud permanent");
+    assert_eq!(neighbours(), [""; 0]);
+    ok("-n net0 addr flush dev eth0 to 10.2.0.0/16");
+    let left = host
+        .ip_json(&["-n", "net0", "addr", "show", "eth0"])
+        .to_string();
+    assert!(left.contains("10.1.1.1") && left.contains("fd00::1") && !left.contains("10.2.0.1"));
+    host.run(&["-n", "net0", "neigh", "flush", "dev", "eth0"])
+        .assert_failed(2, &["nud permanent"]);
 }

@@ -492,6 +492,20 @@ fn exec_passes_output_and_exit_code() {
     exec(&["net0", "-it", "true"])
         .assert_failed(2, &["\"-it\" is neither a command nor an option"]);
     exec(&["net0"]).assert_failed(2, &["no command"]);
+
+    // A program of this directory, and variables of netnsctl.
+    let script = "printf '#!/bin/sh\\necho $GREETING $1\\n' > hello.sh; chmod +x hello.sh";
+    assert_eq!(host.run_script(script).code, Some(0));
+    exec(&["net0", "./hello.sh"]).assert_failed(127, &["./hello.sh", "give --cwd ."]);
+    let ran = host
+        .run_script("GREETING=hello netnsctl netns exec -e GREETING -C . net0 ./hello.sh world");
+    assert_eq!(ran.out, "hello world\n", "{ran:?}");
+    exec(&["-e", "NOT_SET", "net0", "env"])
+        .assert_failed(2, &["\"NOT_SET\" is not set here: write NOT_SET=VALUE"]);
+    assert_eq!(
+        exec(&["--workdir", "/usr/bin", "net0", "pwd"]).out,
+        "/usr/bin\n"
+    );
 }
 
 #[test]
@@ -889,17 +903,34 @@ fn wrong_command_lines_are_answered_with_the_nearest() {
         ("edit netn/net0", "did you mean netns?"),
         ("events --type drift", "\"drift\" is not an event type"),
         ("validate", "use netnsctl plan -f FILE"),
-        ("inspect net0", "use netnsctl netns show NAME"),
+        ("inspect", "use netnsctl netns show NAME"),
         ("ps", "use netnsctl netns list"),
-        ("bridge describe br0", "use netnsctl bridge show NAME"),
+        ("bridge describe br0", "use netnsctl bridge show br0"),
         (
             "veth set lan0/0 --master br0",
             "unknown option --master: use --bridge NAME",
         ),
         ("netns list --json", "use --output json"),
         ("events --tail x", "--tail: \"x\" is not a number"),
-        ("netns show", "NAME is missing: netnsctl netns show"),
-        ("apply lab.yaml", "give a document as --file lab.yaml"),
+        ("netns set", "NAME is missing: netnsctl netns set"),
+        ("apply", "FILE|- is missing"),
+        ("graph lab.yaml", "give a document as --file lab.yaml"),
+        ("export lab.yaml", "netnsctl export > lab.yaml"),
+        ("edit netns net0", "write netns/net0"),
+        ("get ns net0", "use netnsctl netns show net0"),
+        ("describe bridge br0", "use netnsctl bridge show br0"),
+        ("delete ns net0", "use netnsctl netns delete net0"),
+        ("exec net0 ip link", "use netnsctl netns exec net0 COMMAND"),
+        ("map", "use netnsctl graph"),
+        (
+            "veth move lan0",
+            "use netnsctl veth set lan0/0 --namespace NAMESPACE",
+        ),
+        ("netns set net0 -5", "\"-5\" is not a netnsid, auto or none"),
+        (
+            "netns exec -w /tmp net0 ls",
+            "unknown option -w: use --cwd DIR",
+        ),
         ("edit x", "\"x\" is not KIND/NAME, such as veth/lan0"),
         ("e", "\"e\" is ambiguous: it may be "),
         ("wait veth/pair/0", "pair/0"),
@@ -914,6 +945,14 @@ fn kind_commands_have_words_of_other_tools() {
     host.run_ok(&["netns", "create", "net0"]);
     host.run_ok(&["bridge", "new", "br0"]);
     assert_eq!(host.list_namespaces(), ["net0"]);
+    assert!(host.run_ok(&["netns", "show"]).contains("net0"));
+    assert!(host.run_ok(&["bridge", "show"]).contains("br0"));
+    assert_eq!(host.run_ok(&["veth", "show"]), "");
+    assert!(
+        host.run_ok(&["-o", "JSON", "netns", "list"])
+            .starts_with('{')
+    );
+    host.run_ok(&["wait", "ns/net0"]);
     host.run_ok(&["bridge", "rm", "br0"]);
     host.run_ok(&["netns", "remove", "net0"]);
     assert_eq!(host.list_namespaces(), Vec::<String>::new());

@@ -535,6 +535,14 @@ fn completion_offers_names_of_resources() {
     );
     assert_eq!(complete(&["veth", "add", "x", "net"]), ["net0:", "net1:"]);
     assert_eq!(
+        complete(&["veth", "add", "x", "net0:eth0,m"]),
+        ["net0:eth0,mac=", "net0:eth0,mtu="]
+    );
+    assert_eq!(
+        complete(&["veth", "add", "x", "port0,bridge=n"]),
+        ["port0,bridge=net-br"]
+    );
+    assert_eq!(
         complete(&["veth", "set", "lan0/0", "--namespace", "n"]),
         ["net0", "net1"]
     );
@@ -563,7 +571,7 @@ fn completion_offers_names_of_resources() {
     assert!(!options.contains(&"--token-file".to_owned()), "{options:?}");
     assert!(complete(&["netns", "mon"]).contains(&"monitor".to_owned()));
     let script = host.run_ok(&["completion", "bash"]);
-    assert!(script.contains("COMPLETE=\"bash\""), "{script}");
+    assert!(script.contains("COMPLETE=bash"), "{script}");
     // Without netnsd there are no candidates and no errors.
     let mut command = host.command(NETNSCTL);
     command
@@ -657,7 +665,7 @@ fn events_go_on_after_a_restart() {
 fn plan_shows_fields_that_change() {
     let host = host!();
     write_document(&host, LAB);
-    host.run_ok(&["apply", "-f", "lab.yaml"]);
+    host.run_ok(&["apply", "lab.yaml"]);
     assert_eq!(
         host.run_ok(&["plan", "-f", "lab.yaml"]),
         "no changes, 3 unchanged\n"
@@ -749,6 +757,16 @@ impl Terminal {
 
     /// Starts netnsctl with variables of its environment.
     fn start_with(host: &TestHost, line: &[&str], variables: &[(&str, &str)]) -> Self {
+        Self::start_program(host, NETNSCTL, line, variables)
+    }
+
+    /// Starts a program with variables of its environment.
+    fn start_program(
+        host: &TestHost,
+        program: &str,
+        line: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
         let size = Winsize {
             ws_row: 33,
             ws_col: 99,
@@ -760,7 +778,7 @@ impl Terminal {
         let mut command = host.command("setsid");
         command
             .arg("-c")
-            .arg(NETNSCTL)
+            .arg(program)
             .args(line)
             .env("SHELL", "/bin/sh")
             // With it, clap's output has colours on every terminal.
@@ -824,6 +842,44 @@ fn shell_works_in_a_terminal() {
     terminal.wait_for("# ");
     terminal.type_text("exit 5\r");
     assert_eq!(terminal.child.wait().unwrap().code(), Some(5));
+}
+
+#[test]
+fn words_with_colons_are_completed_in_bash() {
+    if !common::skip::has("bash") {
+        return;
+    }
+    let host = host!();
+    host.run_ok(&["netns", "add", "lab"]);
+    host.run_ok(&["bridge", "add", "br0"]);
+    let variables = [("TERM", "xterm"), ("INPUTRC", "/dev/null")];
+    let line = ["--norc", "--noprofile", "-i"];
+    let mut terminal = Terminal::start_program(&host, "bash", &line, &variables);
+    terminal.type_text("source <(netnsctl completion bash); echo load''ed\r");
+    terminal.wait_for("loaded");
+    for (typed, completed) in [
+        (
+            "veth add x la\teth0,br\tb\tend",
+            "veth add x lab:eth0,bridge=br0 end",
+        ),
+        (
+            "veth add x lab:eth0,bridge=\tend",
+            "veth add x lab:eth0,bridge=br0 end",
+        ),
+        (
+            "netns list --state=in\tend",
+            "netns list --state=in_sync end",
+        ),
+        ("netns delete la\tend", "netns delete lab end"),
+        ("--netns=l\tlink", "--netns=lab link"),
+        ("-o ya\tnetns", "-o yaml netns"),
+    ] {
+        // Prints the line instead of running it.
+        terminal.type_text(&format!("netnsctl {typed}\u{1}echo '<' \u{5} '>'\r"));
+        terminal.wait_for(&format!("\r< netnsctl {completed} >"));
+    }
+    terminal.type_text("exit\r");
+    terminal.child.wait().unwrap();
 }
 
 #[test]

@@ -39,11 +39,11 @@ pub enum BridgeCommand {
         #[command(flatten)]
         options: BridgeOptions,
     },
-    /// Show one bridge
+    /// Show one bridge, or list them
     #[command(after_help = "Example:\n  netnsctl bridge show br0")]
     Show {
         /// The name
-        name: String,
+        name: Option<String>,
     },
     /// Change a bridge: other fields stay
     #[command(after_help = "Example:\n  netnsctl bridge set br0 --ageing-time 60 --stp off")]
@@ -236,7 +236,9 @@ pub async fn run_bridge(
             body.set("name", Some(name));
             resource::add_resource::<Bridge>(context, &body.build()).await
         }
-        BridgeCommand::Show { name } => resource::show_resource::<Bridge>(context, &name).await,
+        BridgeCommand::Show { name } => {
+            resource::show_or_list::<Bridge>(context, name.as_deref()).await
+        }
         BridgeCommand::Set {
             name,
             options,

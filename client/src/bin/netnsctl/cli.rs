@@ -87,21 +87,67 @@ pub struct IpOptions {
     /// Only IPv6
     #[arg(short = '6')]
     pub ipv6: bool,
-    /// Show the type of a link, and its settings
+    /// Show the type of a link and its settings; all words of a route
     #[arg(short, long)]
     pub details: bool,
+    /// Show the counters of links
+    #[arg(short, long, alias = "statistics")]
+    pub stats: bool,
+    /// One short line each, as `-br` of ip
+    #[arg(long)]
+    pub brief: bool,
+    /// One line each, as `-o` of ip
+    #[arg(long)]
+    pub oneline: bool,
+    /// JSON with the keys of `ip -j`
+    #[arg(short, long)]
+    pub json: bool,
+    /// Indent the JSON
+    #[arg(short, long, requires = "json")]
+    pub pretty: bool,
 }
 
 impl IpOptions {
     /// Returns true if an address is of the family that was asked for.
     pub fn matches_family(&self, address: &str) -> bool {
-        let is_ipv6 = address.contains(':');
-        !(self.ipv4 && is_ipv6 || self.ipv6 && !is_ipv6)
+        self.excluding_family(address.contains(':')).is_none()
     }
 
-    /// Returns true if an option was given.
-    pub fn is_given(&self) -> bool {
-        self.netns.is_some() || self.ipv4 || self.ipv6 || self.details
+    /// Returns the option that excludes a family.
+    pub fn excluding_family(&self, is_ipv6: bool) -> Option<&'static str> {
+        if is_ipv6 {
+            self.ipv4.then_some("-4")
+        } else {
+            self.ipv6.then_some("-6")
+        }
+    }
+
+    /// Returns the options that were given, as ip(8) spells them.
+    pub fn given(&self) -> Vec<&'static str> {
+        let options = [
+            ("-n", self.netns.is_some()),
+            ("-4", self.ipv4),
+            ("-6", self.ipv6),
+            ("-d", self.details),
+            ("-s", self.stats),
+            ("-br", self.brief),
+            ("-o", self.oneline),
+            ("-j", self.json),
+            ("-p", self.pretty),
+        ];
+        let given = options.into_iter().filter(|(_, given)| *given);
+        given.map(|(option, _)| option).collect()
+    }
+
+    /// Refuses options without an effect on a command that has a namespace.
+    pub fn check_honoured(&self, honoured: &[&str], command: &str) -> Result<(), CliError> {
+        let mut given = self.given().into_iter();
+        match given.find(|option| *option != "-n" && !honoured.contains(option)) {
+            Some(option) => Err(CliError::Usage(format!(
+                "{option} has no effect on {command}: leave it out"
+            ))),
+            None => Ok(()),
+        }
     }
 }
 
@@ -169,6 +215,7 @@ pub struct Globals {
         long,
         global = true,
         value_enum,
+        ignore_case = true,
         value_name = "FORMAT",
         default_value = "table",
         help_heading = "Global options"
@@ -190,7 +237,7 @@ pub struct Globals {
         help_heading = "Global options"
     )]
     pub wait: bool,
-    /// Color plans and differences
+    /// Color plans, differences, links, addresses, routes and neighbours
     #[arg(
         long,
         global = true,
@@ -311,10 +358,11 @@ pub enum Command {
     /// `add` and `delete` change the recorded resource that has the device; other addresses stay.
     #[command(
         aliases = ["address", "a", "ad"],
-        override_usage = "netnsctl [-n NAMESPACE] addr [show] [dev DEVICE] [up] [master BRIDGE] [type TYPE]\n       \
+        override_usage = "netnsctl [-n NAMESPACE] [OPTION] addr [show] [dev DEVICE] [up] [master BRIDGE] [type TYPE]\n              \
+                          [to PREFIX] [scope SCOPE] [permanent|dynamic]\n       \
                           netnsctl [-n NAMESPACE] addr add|replace|delete ADDRESS/PREFIX dev DEVICE\n       \
-                          netnsctl [-n NAMESPACE] [-4|-6] addr flush dev DEVICE",
-        after_help = "Examples:\n  netnsctl addr\n  netnsctl -n net0 addr add 10.0.0.1/24 dev eth0"
+                          netnsctl [-n NAMESPACE] [-4|-6] addr flush dev DEVICE [to PREFIX]",
+        after_help = "Examples:\n  netnsctl -br addr\n  netnsctl -n net0 addr add 10.0.0.1/24 dev eth0"
     )]
     Addr(Words),
     /// Show routes, and add or delete them, in the words of `ip route`
@@ -322,18 +370,22 @@ pub enum Command {
     /// Routes are recorded in the namespace of -n.
     #[command(
         aliases = ["r", "ro"],
-        override_usage = "netnsctl [-n NAMESPACE] route [show] [DESTINATION] [dev DEVICE] [table TABLE|all]\n       \
+        override_usage = "netnsctl [-n NAMESPACE] [OPTION] route [show] [[exact|root|match] DESTINATION] [dev DEVICE]\n              \
+                          [table TABLE|all] [type TYPE] [via GATEWAY] [src ADDRESS] [proto NAME] [scope SCOPE]\n       \
                           netnsctl -n NAMESPACE route add|replace|delete [TYPE] DESTINATION [via GATEWAY] [dev DEVICE]\n              \
-                          [metric N] [table N] [src ADDRESS] [onlink]",
+                          [metric N] [table N] [src ADDRESS] [onlink]\n       \
+                          netnsctl -n NAMESPACE [-4|-6] route flush [[exact|root|match] DESTINATION] [dev DEVICE]\n              \
+                          [table TABLE|all] [type TYPE] [via GATEWAY] [src ADDRESS]",
         after_help = "Examples:\n  netnsctl -n net0 route\n  netnsctl -n net0 route add default via 10.0.0.254"
     )]
     Route(Words),
     /// Show ARP and NDP neighbours, and add or delete permanent ones, in the words of `ip neighbour`
     #[command(
         aliases = ["neighbour", "neighbor", "n", "ne"],
-        override_usage = "netnsctl [-n NAMESPACE] neigh [show] [dev DEVICE]\n       \
+        override_usage = "netnsctl [-n NAMESPACE] [OPTION] neigh [show] [to PREFIX] [dev DEVICE] [nud STATE]\n       \
                           netnsctl -n NAMESPACE neigh add|replace ADDRESS lladdr MAC dev DEVICE\n       \
-                          netnsctl -n NAMESPACE neigh delete ADDRESS dev DEVICE",
+                          netnsctl -n NAMESPACE neigh delete ADDRESS dev DEVICE\n       \
+                          netnsctl -n NAMESPACE [-4|-6] neigh flush [to PREFIX] [dev DEVICE] nud permanent",
         after_help = "Example:\n  netnsctl -n net0 neigh add 10.0.0.9 lladdr 02:00:00:00:00:09 dev eth0"
     )]
     Neigh(Words),
@@ -343,7 +395,7 @@ pub enum Command {
     /// words change the recorded resource that has the device.
     #[command(
         alias = "l",
-        override_usage = "netnsctl [-n NAMESPACE] [-d] link [show] [dev DEVICE] [up] [master BRIDGE] [type TYPE]\n       \
+        override_usage = "netnsctl [-n NAMESPACE] [OPTION] link [show] [dev DEVICE] [up] [master BRIDGE] [type TYPE]\n       \
                           netnsctl [-n NAMESPACE] link add [NAME] type veth [peer name NAME [netns NAMESPACE]]\n       \
                           netnsctl [-n NAMESPACE] link add NAME type bridge [SETTING VALUE]...\n       \
                           netnsctl [-n NAMESPACE] link add NAME type dummy\n       \
@@ -381,7 +433,7 @@ pub enum Command {
     Wait(WaitArgs),
     /// Apply a topology document atomically
     #[command(
-        after_help = "Examples:\n  netnsctl apply -f lab.yaml\n  netnsctl apply -f lab.yaml --prune --label lab=one"
+        after_help = "Examples:\n  netnsctl apply lab.yaml\n  netnsctl apply -f lab.yaml --prune --label lab=one"
     )]
     Apply(DocumentArgs),
     /// Show the changes that apply would make, field by field, or the equivalent commands
@@ -494,17 +546,20 @@ impl Command {
         }
     }
 
-    /// Returns true if it takes the options of ip(8), such as `-n`.
-    pub fn takes_ip_options(&self) -> bool {
+    /// Returns true if it takes this option of ip(8), such as `-n`.
+    pub fn takes_ip_option(&self, option: &str) -> bool {
         match self {
             Command::Bridge(command) => command.takes_ip_options(),
+            Command::Netns { command } => {
+                let lists = command.as_ref().is_none_or(NetnsCommand::has_json_of_ip);
+                lists && ["-j", "-p"].contains(&option)
+            }
             Command::Addr(_)
             | Command::Route(_)
             | Command::Neigh(_)
             | Command::Link(_)
             | Command::Brctl(_) => true,
-            Command::Netns { .. }
-            | Command::Veth(_)
+            Command::Veth(_)
             | Command::Apply(_)
             | Command::Adopt(_)
             | Command::Status

@@ -151,13 +151,33 @@ fn is_executable(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
 }
 
-/// Completes the namespace of a new end: `net0:`.
+/// Settings of a new end that are written after its place.
+const END_SETTINGS: &[&str] = &["addr=", "bridge=", "mac=", "mtu=", "down"];
+
+/// Completes a new end: its namespace, `net0:`, and its settings, `net0:eth0,bridge=br0`.
 fn place_completer() -> ArgValueCompleter {
     ArgValueCompleter::new(|prefix: &OsStr| {
-        list_candidates(prefix, async |api| {
-            let names = list_names(api, Kind::Namespace).await?;
-            Some(names.into_iter().map(|name| format!("{name}:")).collect())
-        })
+        let text = prefix.to_string_lossy().into_owned();
+        let Some((place, setting)) = text.rsplit_once(',') else {
+            return list_candidates(prefix, async |api| {
+                let names = list_names(api, Kind::Namespace).await?;
+                Some(names.into_iter().map(|name| format!("{name}:")).collect())
+            });
+        };
+        if setting.starts_with("bridge=") {
+            return list_candidates(prefix, async |api| {
+                let names = list_names(api, Kind::Bridge).await?;
+                let ends = names.into_iter();
+                Some(ends.map(|name| format!("{place},bridge={name}")).collect())
+            });
+        }
+        let settings = END_SETTINGS.iter();
+        filter_candidates(
+            prefix,
+            settings
+                .map(|setting| format!("{place},{setting}"))
+                .collect(),
+        )
     })
 }
 
@@ -236,6 +256,9 @@ fn filter_candidates(prefix: &OsStr, words: Vec<String>) -> Vec<CompletionCandid
 
 /// Prints the script by which a shell asks for completions.
 pub fn print_script(shell: Shell) -> Result<(), CliError> {
+    if shell == Shell::Bash {
+        return write_raw(include_str!("completion.bash"));
+    }
     let shells = Shells::builtins();
     let name = shell.to_string();
     let completer = shells

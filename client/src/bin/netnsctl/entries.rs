@@ -4,7 +4,7 @@ use netnsd_api::{Address, Cidr, Destination, InterfaceName, Neighbour, RT_TABLE_
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
-use crate::error::CliError;
+use crate::{cli::IpOptions, error::CliError};
 
 /// The way in which an entry is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,8 +26,9 @@ pub enum Edit {
     Address(Verb, Cidr),
     /// Writes a route.
     Route(Verb, Box<Route>),
-    /// Removes the first route that has all of these fields.
-    DeleteRoute(Map<String, Value>),
+    /// Removes the first route that has all of these fields, of one family if it is given: true is
+    /// IPv6.
+    DeleteRoute(Map<String, Value>, Option<bool>),
     /// Writes a neighbour.
     Neighbour(Verb, Neighbour),
     /// Removes a neighbour.
@@ -39,9 +40,52 @@ impl Edit {
     pub fn field(&self) -> &'static str {
         match self {
             Edit::Address(..) => "addresses",
-            Edit::Route(..) | Edit::DeleteRoute(_) => "routes",
+            Edit::Route(..) | Edit::DeleteRoute(..) => "routes",
             Edit::Neighbour(..) | Edit::DeleteNeighbour(..) => "neighbours",
         }
+    }
+
+    /// Returns the edit of an entry of the family that the options of ip(8) name; without one,
+    /// `default` is IPv4 unless a word is an IPv6 address.
+    ///
+    /// # Errors
+    /// An entry of the other family.
+    pub fn of_family(self, options: &IpOptions) -> Result<Self, CliError> {
+        let is_ipv6 = match &self {
+            Edit::Address(_, address) => address.0.addr().is_ipv6(),
+            Edit::Route(_, route) => route.is_ipv6(),
+            Edit::Neighbour(_, entry) => entry.address.0.is_ipv6(),
+            Edit::DeleteNeighbour(address, _) => address.0.is_ipv6(),
+            Edit::DeleteRoute(fields, _) => {
+                let words = ["destination", "via", "source"].map(|field| fields.get(field));
+                let has_ipv6 = words
+                    .into_iter()
+                    .flatten()
+                    .any(|word| word.as_str().is_some_and(|word| word.contains(':')));
+                let is_default = fields.get("destination").is_some_and(|to| to == "default");
+                has_ipv6 || is_default && options.ipv6
+            }
+        };
+        if let Some(option) = options.excluding_family(is_ipv6) {
+            let family = if is_ipv6 { "IPv6" } else { "IPv4" };
+            let hint = match &self {
+                Edit::Route(_, route) if route.via.is_none() && route.source.is_none() => {
+                    ": a default route is of the family of its gateway or source"
+                }
+                Edit::Route(..)
+                | Edit::Address(..)
+                | Edit::Neighbour(..)
+                | Edit::DeleteNeighbour(..)
+                | Edit::DeleteRoute(..) => "",
+            };
+            return Err(CliError::Usage(format!(
+                "{option} was given, and the entry is {family}{hint}"
+            )));
+        }
+        Ok(match self {
+            Edit::DeleteRoute(fields, _) => Edit::DeleteRoute(fields, Some(is_ipv6)),
+            other => other,
+        })
     }
 
     /// Applies the edit to the list.
@@ -67,7 +111,7 @@ impl Edit {
                 let name = format!("route {}", route.destination);
                 write_entry(list, *verb, at, to_value(route)?, &name)
             }
-            Edit::DeleteRoute(fields) => delete_route(list, fields),
+            Edit::DeleteRoute(fields, is_ipv6) => delete_route(list, fields, *is_ipv6),
             Edit::Neighbour(verb, neighbour) => {
                 let at = find_neighbour(list, neighbour.address, &neighbour.interface)?;
                 let name = format!("neighbour {}", neighbour.address);
@@ -121,15 +165,21 @@ fn write_entry(
     Ok(())
 }
 
-fn delete_route(list: &mut Vec<Value>, fields: &Map<String, Value>) -> Result<(), CliError> {
+fn delete_route(
+    list: &mut Vec<Value>,
+    fields: &Map<String, Value>,
+    is_ipv6: Option<bool>,
+) -> Result<(), CliError> {
     let mut wanted = fields.clone();
     wanted.entry("table").or_insert(RT_TABLE_MAIN.into());
-    let matches = |route: &Value| {
-        wanted
-            .iter()
-            .all(|(field, value)| route[field] == normalize(field, value))
+    let routes: Vec<Route> = read_list(list)?;
+    let matches = |(route, typed): (&Value, &Route)| {
+        is_ipv6.is_none_or(|is_ipv6| typed.is_ipv6() == is_ipv6)
+            && wanted
+                .iter()
+                .all(|(field, value)| route[field] == normalize(field, value))
     };
-    let at = list.iter().position(matches);
+    let at = list.iter().zip(&routes).position(matches);
     let destination = wanted["destination"].as_str().unwrap_or_default();
     let name = format!("route {destination} with these fields");
     write_entry(list, Verb::Delete, at, Value::Null, &name)

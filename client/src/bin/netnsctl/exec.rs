@@ -29,11 +29,12 @@ pub struct ExecArgs {
     /// Run it in every namespace of netnsd, one after the other
     #[arg(long)]
     all: bool,
-    /// An environment variable; repeatable
-    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_args::parse_key_value)]
+    /// An environment variable, or the name of one of netnsctl's; repeatable
+    #[arg(short, long, value_name = "KEY[=VALUE]", value_parser = parse_variable)]
     env: Vec<(String, String)>,
     /// Working directory [default: /]
-    #[arg(long, value_name = "DIR")]
+    #[arg(short = 'C', long, visible_alias = "workdir", value_name = "DIR", value_parser = parse_directory,
+        value_hint = clap::ValueHint::DirPath)]
     cwd: Option<String>,
     /// Kill it after this number of seconds
     #[arg(long, value_name = "SECONDS")]
@@ -50,6 +51,25 @@ pub struct ExecArgs {
         allow_hyphen_values = true
     )]
     command: Vec<String>,
+}
+
+/// Parses `KEY=VALUE`; `KEY` alone takes the value that netnsctl has.
+fn parse_variable(text: &str) -> Result<(String, String), String> {
+    if text.contains('=') {
+        return parse_args::parse_key_value(text);
+    }
+    match std::env::var(text) {
+        Ok(value) => Ok((text.to_owned(), value)),
+        Err(_) => Err(format!("{text:?} is not set here: write {text}=VALUE")),
+    }
+}
+
+/// Parses a directory, which may be relative to that of netnsctl.
+fn parse_directory(text: &str) -> Result<String, String> {
+    let path = std::path::absolute(text).map_err(|error| format!("{text:?}: {error}"))?;
+    let path = path.into_os_string();
+    path.into_string()
+        .map_err(|_| format!("{text:?} is not UTF-8"))
 }
 
 impl ExecArgs {
@@ -94,7 +114,8 @@ pub async fn run_command(context: &Context, args: &ExecArgs) -> Result<(), CliEr
     }
     if let Some(option) = command.first().filter(|word| word.starts_with('-')) {
         return Err(CliError::Usage(format!(
-            "{option:?} is neither a command nor an option: netnsctl netns exec --help lists them"
+            "{option:?} is neither a command nor an option: netnsctl netns exec --help lists them; the \
+             command has a terminal if netnsctl has one"
         )));
     }
     if let Some(namespace) = namespace {
@@ -134,7 +155,7 @@ pub async fn run_shell(context: &Context, namespace: &str) -> Result<(), CliErro
 
 /// Gives a program that cannot be started the exit code of a shell: 127 if it is not found, else
 /// 126.
-fn with_shell_exit_code(error: CliError) -> CliError {
+fn with_shell_exit_code(error: CliError, query: &[(&str, String)]) -> CliError {
     match &error {
         CliError::Problem { problem, .. } if problem.pointer.as_deref() == Some("/argv/0") => {
             let is_missing = problem.detail.contains(" was not found");
@@ -143,7 +164,14 @@ fn with_shell_exit_code(error: CliError) -> CliError {
             } else {
                 NOT_EXECUTABLE
             };
-            CliError::NotExecuted(describe_problem(problem), code)
+            let mut text = describe_problem(problem);
+            let value = |key: &str| query.iter().find(|(name, _)| *name == key);
+            let is_relative = value("argv")
+                .is_some_and(|(_, program)| program.contains('/') && !program.starts_with('/'));
+            if is_missing && is_relative && value("cwd").is_none() {
+                text += "\n  a command starts in /: for a program of this directory give --cwd .";
+            }
+            CliError::NotExecuted(text, code)
         }
         _ => error,
     }
@@ -156,9 +184,9 @@ async fn run_in(
     input: Input,
 ) -> Result<(), CliError> {
     let path = ResourcePath::resource::<Namespace>(namespace).child("exec");
-    let end = terminal::run_session(context, &path.to_string(), query, input)
+    let end = terminal::run_session(context, &path.to_string(), query.clone(), input)
         .await
-        .map_err(with_shell_exit_code)?;
+        .map_err(|error| with_shell_exit_code(error, &query))?;
     if end.timed_out {
         eprintln!("netnsctl: command timed out and was killed (see --timeout)");
     }

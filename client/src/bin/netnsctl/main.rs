@@ -97,16 +97,16 @@ async fn dispatch(cli: Cli) -> Result<(), CliError> {
         )));
     }
 
-    if ip.is_given() && !command.takes_ip_options() {
-        return Err(CliError::Usage(
-            "-n, -4, -6 and -d are only for link, addr, route, neigh, brctl, bridge link and \
-             bridge fdb"
-                .into(),
-        ));
+    let mut given = ip.given().into_iter();
+    if let Some(option) = given.find(|option| !command.takes_ip_option(option)) {
+        return Err(CliError::Usage(format!(
+            "{option} is an option of ip: it is only for link, addr, route, neigh, brctl, bridge \
+             link and bridge fdb"
+        )));
     }
 
     match command {
-        Command::Netns { command } => netns::run_netns(&context, command).await,
+        Command::Netns { command } => netns::run_netns(&context, &ip, command).await,
         Command::Bridge(command) => bridge::run_bridge(&context, &ip, command).await,
         Command::Veth(command) => veth::run_veth(&context, command).await,
         Command::Addr(words) => {

@@ -7,7 +7,7 @@ use serde_json::{Value, json, value::RawValue};
 
 use crate::{
     body::BodyBuilder,
-    cli::Context,
+    cli::{Context, IpOptions},
     entries::Edit,
     error::CliError,
     events,
@@ -52,11 +52,11 @@ pub enum NetnsCommand {
         #[command(flatten)]
         options: NamespaceOptions,
     },
-    /// Show one namespace
+    /// Show one namespace, or list them
     #[command(after_help = "Example:\n  netnsctl netns show net0")]
     Show {
         /// The name
-        name: String,
+        name: Option<String>,
     },
     /// Change a namespace: other fields stay
     #[command(
@@ -66,7 +66,8 @@ pub enum NetnsCommand {
         /// The name
         name: String,
         /// Its nsid in the host's namespace, as in `ip netns set`
-        #[arg(value_name = "NETNSID|auto", value_parser = parse_args::parse_netnsid, conflicts_with = "netnsid")]
+        #[arg(value_name = "NETNSID|auto", value_parser = parse_args::parse_netnsid, conflicts_with = "netnsid",
+            allow_negative_numbers = true)]
         id: Option<Value>,
         #[command(flatten)]
         options: NamespaceOptions,
@@ -134,6 +135,11 @@ impl NetnsCommand {
     pub fn is_write(&self) -> bool {
         use NetnsCommand::{Add, Attach, Delete, Set};
         matches!(self, Add { .. } | Attach { .. } | Delete(_) | Set { .. })
+    }
+
+    /// Returns true if it prints a list that `ip -j netns` prints too.
+    pub fn has_json_of_ip(&self) -> bool {
+        matches!(self, NetnsCommand::List { .. } | NetnsCommand::ListId)
     }
 }
 
@@ -241,12 +247,20 @@ impl EntryEdits {
 }
 
 /// Runs a command.
-pub async fn run_netns(context: &Context, command: Option<NetnsCommand>) -> Result<(), CliError> {
+pub async fn run_netns(
+    context: &Context,
+    options: &IpOptions,
+    command: Option<NetnsCommand>,
+) -> Result<(), CliError> {
     let list = NetnsCommand::List {
         filter: Filter::default(),
         unmanaged: false,
     };
-    match command.unwrap_or(list) {
+    let command = command.unwrap_or(list);
+    if options.json {
+        return list_as_ip(context, options, command).await;
+    }
+    match command {
         NetnsCommand::List {
             filter,
             unmanaged: false,
@@ -263,7 +277,9 @@ pub async fn run_netns(context: &Context, command: Option<NetnsCommand>) -> Resu
             })
             .await
         }
-        NetnsCommand::Show { name } => resource::show_resource::<Namespace>(context, &name).await,
+        NetnsCommand::Show { name } => {
+            resource::show_or_list::<Namespace>(context, name.as_deref()).await
+        }
         NetnsCommand::Set {
             name,
             id,
@@ -350,6 +366,34 @@ async fn list_with_unmanaged(context: &Context, filter: &Filter) -> Result<(), C
         &["NAME", "NETNSID", "LINKS", "MANAGED", "STATE"],
         namespaces.iter().map(AnyNamespace::row).collect(),
     ))
+}
+
+/// Lists namespaces, or netnsids, in the JSON of `ip -j netns`.
+async fn list_as_ip(
+    context: &Context,
+    options: &IpOptions,
+    command: NetnsCommand,
+) -> Result<(), CliError> {
+    options.check_format(context.format)?;
+    let of_ids = matches!(command, NetnsCommand::ListId);
+    let (mut query, unmanaged) = match &command {
+        NetnsCommand::List { filter, unmanaged } => (filter.query(), *unmanaged),
+        _ => (Vec::new(), true),
+    };
+    if unmanaged {
+        query.push(("include", "unmanaged"));
+    }
+    let list = context.api.list("/v1/namespaces", &query).await?;
+    let mut items = Vec::new();
+    for item in parse_namespaces(&list.items)? {
+        match (of_ids, item.netnsid()) {
+            (true, Some(id)) => items.push(json!({"nsid": id, "name": item.name})),
+            (true, None) => {}
+            (false, Some(id)) => items.push(json!({"name": item.name, "id": id})),
+            (false, None) => items.push(json!({"name": item.name})),
+        }
+    }
+    options.print_json(&items)
 }
 
 /// Lists netnsids.

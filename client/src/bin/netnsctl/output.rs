@@ -18,6 +18,9 @@ use crate::error::CliError;
 pub const RED: u8 = 31;
 pub const GREEN: u8 = 32;
 pub const YELLOW: u8 = 33;
+pub const BLUE: u8 = 34;
+pub const MAGENTA: u8 = 35;
+pub const CYAN: u8 = 36;
 pub const GREY: u8 = 90;
 
 /// Output formats.

@@ -269,6 +269,17 @@ pub async fn list_resources<R: ShowInTable>(
     }
 }
 
+/// Prints one resource, or lists all of its kind.
+pub async fn show_or_list<R: ShowInTable>(
+    context: &Context,
+    name: Option<&str>,
+) -> Result<(), CliError> {
+    match name {
+        Some(name) => show_resource::<R>(context, name).await,
+        None => list_resources::<R>(context, &Filter::default()).await,
+    }
+}
+
 /// Prints one resource.
 pub async fn show_resource<R: ShowInTable>(context: &Context, name: &str) -> Result<(), CliError> {
     let body = context.api.get(&resource_path(R::KIND, name)).await?;

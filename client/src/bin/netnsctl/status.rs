@@ -211,7 +211,11 @@ impl FromStr for ResourceArg {
 pub fn parse_kind(text: &str) -> Result<Kind, String> {
     Kind::ALL
         .into_iter()
-        .find(|kind| [kind_command(*kind), kind.as_str(), kind.plural()].contains(&text))
+        .find(|kind| {
+            let short = (*kind == Kind::Namespace).then_some("ns");
+            [kind_command(*kind), kind.as_str(), kind.plural()].contains(&text)
+                || short == Some(text)
+        })
         .ok_or_else(|| {
             let known = Kind::ALL.map(kind_command);
             let near = did_you_mean(text, known);

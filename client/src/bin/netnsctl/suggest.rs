@@ -33,6 +33,9 @@ const FOREIGN_COMMANDS: &[(&[&str], &str)] = &[
     (&["save", "dump", "backup"], "netnsctl export"),
     (&["sync", "refresh", "repair"], "netnsctl reconcile"),
     (&["ifconfig"], "netnsctl addr"),
+    (&["map", "tree", "draw", "topology"], "netnsctl graph"),
+    (&["label", "patch", "update"], "netnsctl netns set NAME"),
+    (&["whoami", "config", "context"], "netnsctl status"),
 ];
 
 /// The same for words after `netns`, `bridge` and `veth`; KIND stands for that word.
@@ -42,12 +45,47 @@ const FOREIGN_KIND_COMMANDS: &[(&[&str], &str)] = &[
         "netnsctl KIND show NAME",
     ),
     (&["destroy"], "netnsctl KIND delete NAME"),
-    (&["update", "change", "modify"], "netnsctl KIND set NAME"),
+    (
+        &["update", "change", "modify", "label", "patch"],
+        "netnsctl KIND set NAME",
+    ),
+];
+
+/// The same for words after one kind.
+const FOREIGN_COMMANDS_OF_KINDS: &[(&str, &[&str], &str)] = &[
+    (
+        "veth",
+        &["move", "mv", "attach"],
+        "netnsctl veth set NAME/0 --namespace NAMESPACE",
+    ),
+    ("veth", &["up", "enable"], "netnsctl veth set NAME/0 --up"),
+    (
+        "veth",
+        &["down", "disable"],
+        "netnsctl veth set NAME/0 --down",
+    ),
+    (
+        "veth",
+        &["rename", "mv"],
+        "netnsctl veth set NAME/0 --interface NEW",
+    ),
+    ("bridge", &["up", "enable"], "netnsctl bridge set NAME --up"),
+    (
+        "bridge",
+        &["down", "disable"],
+        "netnsctl bridge set NAME --down",
+    ),
+    (
+        "netns",
+        &["rename", "mv"],
+        "netnsctl netns attach NEW PID, for a process in it: a namespace keeps its name",
+    ),
 ];
 
 /// Options of other tools, and the options that do the same.
 const FOREIGN_OPTIONS: &[(&[&str], &str)] = &[
     (&["--json", "-j"], "--output json"),
+    (&["--workdir", "-w"], "--cwd DIR"),
     (&["--yaml"], "--output yaml"),
     (&["--format"], "--output FORMAT"),
     (&["--netns", "--ns"], "--namespace NAME"),
@@ -72,7 +110,14 @@ pub fn find_own_command(kind: Option<&str>, word: &str) -> Option<String> {
     match kind {
         None => look_up(FOREIGN_COMMANDS, word).map(str::to_owned),
         Some(kind) => {
-            look_up(FOREIGN_KIND_COMMANDS, word).map(|command| command.replace("KIND", kind))
+            let of_kind = FOREIGN_COMMANDS_OF_KINDS
+                .iter()
+                .find(|(of, words, _)| *of == kind && words.contains(&word));
+            match of_kind {
+                Some((_, _, command)) => Some((*command).to_owned()),
+                None => look_up(FOREIGN_KIND_COMMANDS, word)
+                    .map(|command| command.replace("KIND", kind)),
+            }
         }
     }
 }

@@ -33,8 +33,12 @@ const PATH: &str = "/v1/topology";
 #[derive(Debug, Args)]
 pub struct DocumentArgs {
     /// The document, YAML or JSON; - is the standard input
+    #[arg(value_name = "FILE|-", value_hint = clap::ValueHint::FilePath,
+        required_unless_present = "file", conflicts_with = "file")]
+    document: Option<String>,
+    /// The document, written as an option
     #[arg(short, long, value_name = "FILE|-", value_hint = clap::ValueHint::FilePath)]
-    file: String,
+    file: Option<String>,
     /// Delete recorded resources that are not in the document
     #[arg(long)]
     prune: bool,
@@ -51,7 +55,9 @@ pub struct DocumentArgs {
 
 impl DocumentArgs {
     fn source(&self) -> DocumentFile<'_> {
-        DocumentFile(&self.file)
+        let file = self.file.as_ref().or(self.document.as_ref());
+        // The parser requires one of them.
+        DocumentFile(file.map_or("-", String::as_str))
     }
 
     fn method(&self) -> Method {

@@ -9,8 +9,10 @@ use clap::{
 
 use crate::{
     cli::build_command,
+    completion::kind_command,
     error::CliError,
     output::join_words,
+    status::parse_kind,
     suggest::{did_you_mean, find_nearest, find_own_command, find_own_option},
 };
 
@@ -24,8 +26,13 @@ pub fn describe_usage_error(error: &clap::Error, words: &[OsString]) -> CliError
         };
     }
     let root = build_command();
-    let (path, command) = find_command(&root, words);
-    let details = Details { error, path };
+    let unknown = match error.get(ContextKind::InvalidSubcommand) {
+        Some(ContextValue::String(word)) => Some(word.as_str()),
+        _ => None,
+    };
+    let (path, command) = find_command(&root, words, unknown);
+    let words: Vec<&str> = words.iter().filter_map(|word| word.to_str()).collect();
+    let details = Details { error, path, words };
     let text = match error.kind() {
         ErrorKind::InvalidSubcommand => details.unknown_command(command),
         ErrorKind::UnknownArgument => details.unknown_argument(&root, command),
@@ -38,10 +45,16 @@ pub fn describe_usage_error(error: &clap::Error, words: &[OsString]) -> CliError
     CliError::Usage(format!("{text}\n  see {} --help", details.path))
 }
 
-/// Follows the words to the command that they name; returns its words and the command.
-fn find_command<'a>(root: &'a Command, words: &[OsString]) -> (String, &'a Command) {
+/// Follows the words to the command that they name, up to one that is none; returns its words and
+/// the command.
+fn find_command<'a>(
+    root: &'a Command,
+    words: &[OsString],
+    unknown: Option<&str>,
+) -> (String, &'a Command) {
     let (mut path, mut command) = (root.get_name().to_owned(), root);
-    for word in words.iter().skip(1).filter_map(|word| word.to_str()) {
+    let words = words.iter().skip(1).filter_map(|word| word.to_str());
+    for word in words.take_while(|word| Some(*word) != unknown) {
         if let Some(next) = resolve_command(command, word) {
             command = next;
             path = format!("{path} {}", next.get_name());
@@ -67,6 +80,8 @@ fn resolve_command<'a>(command: &'a Command, word: &str) -> Option<&'a Command> 
 struct Details<'a> {
     error: &'a clap::Error,
     path: String,
+    /// The command line.
+    words: Vec<&'a str>,
 }
 
 impl Details<'_> {
@@ -99,6 +114,7 @@ impl Details<'_> {
             .collect();
         let kind = self.path.split(' ').nth(1);
         if let Some(own) = find_own_command(kind, &word) {
+            let own = self.with_kind_and_name(&word, own);
             return format!("there is no command {word:?}: use {own}");
         }
         let starting: Vec<&str> = known
@@ -124,13 +140,47 @@ impl Details<'_> {
         }
     }
 
+    /// Returns the words after a word of the command line.
+    fn words_after(&self, word: &str) -> &[&str] {
+        let at = self.words.iter().position(|other| *other == word);
+        at.map_or(&[], |index| &self.words[index + 1..])
+    }
+
+    /// Returns a command with the kind and the name that follow a verb, as in `get ns net0`.
+    fn with_kind_and_name(&self, verb: &str, own: String) -> String {
+        let (kind, name) = match self.words_after(verb) {
+            [word, rest @ ..] => match parse_kind(word) {
+                Ok(kind) => (Some(kind_command(kind)), rest.first()),
+                Err(_) => (None, Some(word)),
+            },
+            [] => (None, None),
+        };
+        let own = match kind {
+            Some(kind) => own.replacen("netnsctl netns", &format!("netnsctl {kind}"), 1),
+            None => own,
+        };
+        let Some(name) = name.filter(|name| !name.starts_with('-')) else {
+            return own;
+        };
+        match own.strip_suffix(" list") {
+            Some(kind) => format!("{kind} show {name}"),
+            None => own.replacen("NAME", name, 1),
+        }
+    }
+
     fn unknown_argument(&self, root: &Command, command: &Command) -> String {
         let word = self.string(ContextKind::InvalidArg);
         if !word.starts_with('-') {
             let takes_file = command
                 .get_arguments()
                 .any(|argument| argument.get_long() == Some("file"));
-            let hint = if takes_file {
+            let mut before = self.words.iter().rev().skip_while(|other| **other != word);
+            let before = before.nth(1).copied().unwrap_or_default();
+            let hint = if parse_kind(before).is_ok() {
+                format!(": write {before}/{word}")
+            } else if command.get_name() == "export" {
+                format!(": netnsctl export > {word}")
+            } else if takes_file {
                 format!(": give a document as --file {word}")
             } else {
                 String::new()

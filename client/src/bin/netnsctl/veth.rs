@@ -50,11 +50,11 @@ pub enum VethCommand {
         #[arg(long, value_name = "KEY=VALUE", value_parser = parse_args::parse_key_value)]
         label: Vec<(String, String)>,
     },
-    /// Show one veth pair
+    /// Show one veth pair, or list them
     #[command(after_help = "Example:\n  netnsctl veth show lan0")]
     Show {
         /// The name
-        name: String,
+        name: Option<String>,
     },
     /// Change one end of a pair, or the pair's labels: other fields stay
     #[command(
@@ -180,7 +180,9 @@ pub async fn run_veth(context: &Context, command: VethCommand) -> Result<(), Cli
     match command {
         VethCommand::List(filter) => resource::list_resources::<Veth>(context, &filter).await,
         VethCommand::Add { words, label } => add_pair(context, &words, &label).await,
-        VethCommand::Show { name } => resource::show_resource::<Veth>(context, &name).await,
+        VethCommand::Show { name } => {
+            resource::show_or_list::<Veth>(context, name.as_deref()).await
+        }
         VethCommand::Set { target, options } => set_veth(context, &target, &options).await,
         VethCommand::Delete(args) => resource::delete_resources::<Veth>(context, &args).await,
     }

@@ -1,12 +1,13 @@
 //! Executes requests in the words of `ip`, `bridge` and `brctl` on the recorded network.
 
-use netnsd_api::{Bridge, Link, Veth, shell_word};
+use netnsd_api::{Bridge, Link, Neighbour, Route, Veth, shell_word};
 use serde_json::{Map, Value, json};
 
 use super::{
     device::{Location, find_bridge, find_device, find_namespace},
     parse::{CommandLine, parse_command_line},
     request::{DeviceType, DeviceWords, NewLink, Request, SetLink},
+    select::{RouteFields, Selection},
 };
 use crate::{
     cli::{Context, IpOptions},
@@ -26,6 +27,14 @@ pub async fn execute(
     request: Request,
 ) -> Result<(), CliError> {
     let location = options.netns.as_deref();
+    if request.is_write() {
+        let takes_family = !matches!(
+            request,
+            Request::AddLink(..) | Request::SetLink(_) | Request::DeleteLink(..)
+        );
+        let honoured: &[&str] = if takes_family { &["-4", "-6"] } else { &[] };
+        options.check_honoured(honoured, "this command")?;
+    }
     match request {
         Request::Help => Ok(()),
         Request::Show(list, selection) => show::show_list(context, options, list, &selection).await,
@@ -35,6 +44,7 @@ pub async fn execute(
             delete_link(context, location, &device, link_type).await
         }
         Request::EditDevice(edit, device) => {
+            let edit = edit.of_family(options)?;
             patch_recorded(
                 context,
                 async || find_device(context, location, &device).await,
@@ -42,9 +52,30 @@ pub async fn execute(
             )
             .await
         }
-        Request::EditNamespace(edit) => edit_namespace(context, location, &edit).await,
-        Request::FlushAddresses(device) => {
-            flush_addresses(context, location, options, &device).await
+        Request::EditNamespace(edit) => {
+            edit_namespace(context, location, &edit.of_family(options)?).await
+        }
+        Request::FlushAddresses(device, selection) => {
+            flush_addresses(context, options, &device, &selection).await
+        }
+        Request::FlushRoutes(selection) => {
+            flush_namespace(context, options, "routes", |entry| {
+                let route: Route = serde_json::from_value(entry.clone())?;
+                let family = if route.is_ipv6() { ":" } else { "" };
+                Ok(options.matches_family(family)
+                    && selection.selects_route(&RouteFields::of_recorded(&route)))
+            })
+            .await
+        }
+        Request::FlushNeighbours(selection) => {
+            flush_namespace(context, options, "neighbours", |entry| {
+                let entry: Neighbour = serde_json::from_value(entry.clone())?;
+                let address = entry.address.to_string();
+                Ok(options.matches_family(&address)
+                    && selection.selects_network(&address)
+                    && selection.selects_device(&entry.interface.to_string()))
+            })
+            .await
         }
     }
 }
@@ -261,19 +292,23 @@ async fn delete_link(
     resource::delete_resource(context, &target).await
 }
 
+/// Returns the namespace of a command that changes a list of it.
+fn location_of_list<'a>(location: Location<'a>, list: &str) -> Result<&'a str, CliError> {
+    location.ok_or_else(|| {
+        CliError::Refused(format!(
+            "{list} of the host are not managed by netnsd yet: change them with ip, or give a \
+             namespace (netnsctl -n NAME)"
+        ))
+    })
+}
+
 /// Edits a list of the namespace of a command.
 async fn edit_namespace(
     context: &Context,
     location: Location<'_>,
     edit: &Edit,
 ) -> Result<(), CliError> {
-    let Some(namespace) = location else {
-        return Err(CliError::Refused(format!(
-            "{} of the host are not managed by netnsd yet: change them with ip, or give a \
-             namespace (netnsctl -n NAME)",
-            edit.field()
-        )));
-    };
+    let namespace = location_of_list(location, edit.field())?;
     patch_recorded(
         context,
         async || find_namespace(context, namespace).await,
@@ -282,25 +317,52 @@ async fn edit_namespace(
     .await
 }
 
+/// Returns the operation that removes the selected entries of a list.
+fn flush_operations(
+    fields: &Value,
+    list: &str,
+    is_selected: impl Fn(&Value) -> Result<bool, CliError>,
+) -> Result<Vec<Value>, CliError> {
+    let mut kept = Vec::new();
+    for entry in fields[list].as_array().into_iter().flatten() {
+        if !is_selected(entry)? {
+            kept.push(entry.clone());
+        }
+    }
+    Ok(set_field(fields, list, &kept.into()).into_iter().collect())
+}
+
+/// Removes the selected entries of a list of the namespace of a command.
+async fn flush_namespace(
+    context: &Context,
+    options: &IpOptions,
+    list: &str,
+    is_selected: impl Fn(&Value) -> Result<bool, CliError>,
+) -> Result<(), CliError> {
+    let namespace = location_of_list(options.netns.as_deref(), list)?;
+    patch_recorded(
+        context,
+        async || find_namespace(context, namespace).await,
+        async |recorded| flush_operations(&recorded.fields, list, &is_selected),
+    )
+    .await
+}
+
 async fn flush_addresses(
     context: &Context,
-    location: Location<'_>,
     options: &IpOptions,
     device: &str,
+    selection: &Selection,
 ) -> Result<(), CliError> {
     patch_recorded(
         context,
-        async || find_device(context, location, device).await,
+        async || find_device(context, options.netns.as_deref(), device).await,
         async |recorded| {
-            let mut kept = recorded.fields["addresses"].clone();
-            if let Value::Array(list) = &mut kept {
-                list.retain(|entry| {
-                    !address_of(entry).is_some_and(|address| options.matches_family(address))
-                });
-            }
-            Ok(set_field(&recorded.fields, "addresses", &kept)
-                .into_iter()
-                .collect())
+            flush_operations(&recorded.fields, "addresses", |entry| {
+                Ok(address_of(entry).is_some_and(|address| {
+                    options.matches_family(address) && selection.selects_network(address)
+                }))
+            })
         },
     )
     .await
@@ -321,11 +383,14 @@ pub async fn unrecorded_change(
     let location = netns.unwrap_or(namespace);
     let device = match &request.ok()? {
         Request::Help | Request::Show(..) => return None,
-        Request::AddLink(..) | Request::EditNamespace(_) => None,
+        Request::AddLink(..)
+        | Request::EditNamespace(_)
+        | Request::FlushRoutes(_)
+        | Request::FlushNeighbours(_) => None,
         Request::SetLink(set) => set.device.name.clone(),
         Request::DeleteLink(device, _)
         | Request::EditDevice(_, device)
-        | Request::FlushAddresses(device) => Some(device.clone()),
+        | Request::FlushAddresses(device, _) => Some(device.clone()),
     };
     find_namespace(context, location).await.ok()?;
     if let Some(device) = device.filter(|device| device != LOOPBACK) {

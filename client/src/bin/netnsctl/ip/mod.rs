@@ -6,6 +6,7 @@ mod execute;
 mod options;
 mod parse;
 mod request;
+mod select;
 
 use clap::Args;
 
@@ -17,7 +18,8 @@ pub use self::{
         Parser, parse_address, parse_brctl, parse_bridge_fdb, parse_bridge_link, parse_link,
         parse_neighbour, parse_route,
     },
-    request::{Request, Selection, Show, Table},
+    request::{Request, Show},
+    select::{RouteFields, Selection, Table, is_ipv6},
 };
 use crate::{
     cli::{Context, IpOptions, build_command},

@@ -6,9 +6,13 @@ use netnsd_api::{Cidr, Mac, Neighbour, Problem, RT_TABLE_DEFAULT, RT_TABLE_MAIN,
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::request::{DeviceType, DeviceWords, NewLink, Request, Selection, SetLink, Show, Table};
+use super::{
+    request::{DeviceType, DeviceWords, NewLink, Request, SetLink, Show},
+    select::{DestinationFilter, Relation, Selection, Table},
+};
 use crate::{
     entries::{Edit, Verb},
+    output::join_words,
     parse_args,
 };
 
@@ -177,6 +181,19 @@ const PORT_OPTIONS: &[(&str, &str, Form)] = &[
     ("mcast_router", "mcast_router", Form::Number),
 ];
 
+/// States of a neighbour (`nud` in ip-neighbour(8)).
+const NEIGHBOUR_STATES: &[&str] = &[
+    "permanent",
+    "noarp",
+    "reachable",
+    "stale",
+    "none",
+    "incomplete",
+    "delay",
+    "probe",
+    "failed",
+];
+
 /// Words of ip-link(8) about every device that netnsd has no field for.
 const UNMANAGED_DEVICE_WORDS: &[&str] = &[
     "addrgenmode",
@@ -262,8 +279,14 @@ fn take_verb<'a>(
                 .collect();
             let expected = known.join(", ");
             Err(if UNSUPPORTED_VERBS.contains(&word.as_str()) {
+                let program = if object.starts_with("bridge") {
+                    ""
+                } else {
+                    "ip "
+                };
                 format!(
-                    "{object} {word} is not done by netnsctl: use ip (netnsctl netns exec NAME ip …)"
+                    "netnsctl does not do {object} {word}: netnsctl netns exec NAME {program}{object} {}",
+                    words.join(" ")
                 )
             } else {
                 format!(
@@ -280,7 +303,10 @@ pub fn parse_link(words: &[String]) -> Result<Request, String> {
     let (command, mut words) = take_verb("link", LINK_VERBS, words)?;
     match command {
         Command::Help => Ok(Request::Help),
-        Command::Show => Ok(Request::Show(Show::Links, parse_selection(words)?)),
+        Command::Show => Ok(Request::Show(
+            Show::Links,
+            parse_selection(LINK_FILTERS, words)?,
+        )),
         Command::Entry(Verb::Delete) => {
             let (mut device, mut kind) = (None, None);
             while let Some(word) = words.next() {
@@ -489,24 +515,138 @@ fn parse_form(word: &str, form: Form, text: &str) -> Result<Value, String> {
     }
 }
 
-/// Parses the words after `show` of links, addresses, ports and neighbours.
-fn parse_selection(mut words: Words<'_>) -> Result<Selection, String> {
+/// Keywords of the filters of a list; a word that is none is a value of the first.
+type Filters = &'static [&'static str];
+
+const LINK_FILTERS: Filters = &["dev", "up", "type", "master"];
+const ADDRESS_FILTERS: Filters = &[
+    "dev",
+    "up",
+    "type",
+    "master",
+    "to",
+    "scope",
+    "permanent",
+    "dynamic",
+];
+const FLUSH_ADDRESS_FILTERS: Filters = &["dev", "to", "scope", "permanent"];
+const ROUTE_FILTERS: Filters = &[
+    "to", "exact", "root", "match", "dev", "table", "type", "via", "src", "proto", "scope",
+];
+const FLUSH_ROUTE_FILTERS: Filters = &[
+    "to", "exact", "root", "match", "dev", "table", "type", "via", "src",
+];
+const NEIGHBOUR_FILTERS: Filters = &["to", "dev", "nud"];
+const PORT_FILTERS: Filters = &["dev", "master"];
+const FDB_FILTERS: Filters = &["br", "master", "dev", "brport"];
+
+/// Returns true for a keyword of a filter of any list.
+fn is_filter(word: &str) -> bool {
+    [ADDRESS_FILTERS, ROUTE_FILTERS, NEIGHBOUR_FILTERS]
+        .iter()
+        .any(|filters| filters.contains(&word))
+}
+
+/// Parses the filters of a list.
+fn parse_selection(filters: Filters, mut words: Words<'_>) -> Result<Selection, String> {
     let mut selection = Selection::default();
+    let first = filters.first().copied().unwrap_or_default();
+    let mut has_first = false;
     while let Some(word) = words.next() {
-        match word {
-            "dev" => selection.device = Some(words.value("dev")?.into()),
-            "up" => selection.up = true,
-            "type" => selection.kind = Some(words.value("type")?.into()),
-            "master" => selection.master = Some(words.value("master")?.into()),
-            device if selection.device.is_none() => selection.device = Some(device.into()),
+        let (keyword, value) = match word {
+            "protocol" => ("proto", None),
+            known if filters.contains(&known) => (known, None),
+            // A bridge has no name here but after `br`.
+            value if !has_first && first != "br" && !is_filter(value) => (first, Some(value)),
             other => {
                 return Err(format!(
-                    "unknown filter {other:?}: expected dev DEVICE, up, type TYPE or master BRIDGE"
+                    "unknown filter {other:?}: expected {}",
+                    join_words(filters, "or")
                 ));
             }
+        };
+        has_first |= keyword == first;
+        let mut value = || value.map_or_else(|| words.value(keyword), Ok);
+        match keyword {
+            "up" => selection.up = true,
+            "permanent" | "dynamic" => selection.permanent = Some(keyword == "permanent"),
+            "dev" | "brport" => selection.device = Some(value()?.into()),
+            "master" | "br" => selection.master = Some(value()?.into()),
+            "type" => selection.kind = Some(value()?.into()),
+            "scope" => selection.scope = Some(value()?.into()),
+            "proto" => selection.protocol = Some(value()?.into()),
+            "via" | "src" => {
+                let address: IpAddr = parse_value(keyword, value()?)?;
+                let field = if keyword == "via" {
+                    &mut selection.via
+                } else {
+                    &mut selection.source
+                };
+                *field = Some(address.to_string());
+            }
+            "nud" => selection.state = Some(parse_neighbour_state(value()?)?),
+            "table" => selection.table = Some(parse_table(value()?)?),
+            "to" | "exact" | "root" | "match" if filters.contains(&"root") => {
+                selection.destination = Some(parse_destination(keyword, value()?, &mut words)?);
+            }
+            _ => selection.network = Some(parse_cidr(value()?)?),
         }
     }
     Ok(selection)
+}
+
+/// Parses the destination of a filter: `[to] [exact|root|match] DESTINATION`.
+fn parse_destination(
+    keyword: &str,
+    value: &str,
+    words: &mut Words<'_>,
+) -> Result<DestinationFilter, String> {
+    let relation = |word: &str| match word {
+        "exact" => Some(Relation::Exact),
+        "root" => Some(Relation::Root),
+        "match" => Some(Relation::Match),
+        _ => None,
+    };
+    let (relation, text) = match (relation(keyword), relation(value)) {
+        (Some(relation), _) => (relation, value),
+        (None, Some(relation)) => (relation, words.value(value)?),
+        (None, None) => (Relation::Exact, value),
+    };
+    let network = match text {
+        "default" | "any" | "all" => None,
+        text => Some(parse_cidr(text)?),
+    };
+    Ok(DestinationFilter { relation, network })
+}
+
+fn parse_table(text: &str) -> Result<Table, String> {
+    Ok(match text {
+        "all" => Table::All,
+        "local" | "255" => {
+            return Err(
+                "table local is the kernel's own, and not shown by netnsctl: netnsctl netns exec \
+                 NAME ip route show table local"
+                    .into(),
+            );
+        }
+        "main" => Table::Id(RT_TABLE_MAIN),
+        "default" => Table::Id(RT_TABLE_DEFAULT),
+        number => Table::Id(number.parse().map_err(|_| {
+            format!("invalid routing table {number:?}: expected a number, main, default or all")
+        })?),
+    })
+}
+
+fn parse_neighbour_state(text: &str) -> Result<String, String> {
+    let state = text.to_lowercase();
+    if NEIGHBOUR_STATES.contains(&state.as_str()) {
+        Ok(state)
+    } else {
+        Err(format!(
+            "nud {text:?} is not a state: expected {}",
+            join_words(NEIGHBOUR_STATES, "or")
+        ))
+    }
 }
 
 /// Returns an address with its prefix length, which is that of one host if it is left out.
@@ -524,24 +664,30 @@ pub fn parse_address(words: &[String]) -> Result<Request, String> {
     let (command, words) = take_verb("addr", ENTRY_VERBS, words)?;
     match command {
         Command::Help => Ok(Request::Help),
-        Command::Show => Ok(Request::Show(Show::Addresses, parse_selection(words)?)),
+        Command::Show => {
+            let selection = parse_selection(ADDRESS_FILTERS, words)?;
+            Ok(Request::Show(Show::Addresses, selection))
+        }
         Command::Entry(verb) => {
             let (address, device) = parse_address_words(words)?;
-            let address = address.ok_or("an address is missing: addr add 10.0.0.1/24 dev veth0")?;
             Ok(Request::EditDevice(Edit::Address(verb, address), device))
         }
-        Command::Flush => match parse_address_words(words)? {
-            (None, device) => Ok(Request::FlushAddresses(device)),
-            (Some(address), device) => Err(format!(
-                "addr flush removes all addresses of a device: for one, addr delete {address} dev {device}"
-            )),
-        },
+        Command::Flush => {
+            let selection = parse_selection(FLUSH_ADDRESS_FILTERS, words)?;
+            // The recorded addresses are of this scope.
+            if let Some(scope) = &selection.scope {
+                expect_value("scope", scope, "global")?;
+            }
+            let device = selection.device.clone();
+            let device = device.ok_or("a device is missing: addr flush dev veth0")?;
+            Ok(Request::FlushAddresses(device, selection))
+        }
         Command::Set => Err("addresses are not set: addr add ADDRESS dev DEVICE".into()),
     }
 }
 
 /// Parses an address and its device.
-fn parse_address_words(mut words: Words<'_>) -> Result<(Option<Cidr>, String), String> {
+fn parse_address_words(mut words: Words<'_>) -> Result<(Cidr, String), String> {
     let (mut address, mut device) = (None, None);
     while let Some(word) = words.next() {
         match word {
@@ -577,6 +723,7 @@ fn parse_address_words(mut words: Words<'_>) -> Result<(Option<Cidr>, String), S
             }
         }
     }
+    let address = address.ok_or("an address is missing: addr add 10.0.0.1/24 dev veth0")?;
     let device = device.ok_or("a device is missing: addr add 10.0.0.1/24 dev veth0")?;
     Ok((address, device))
 }
@@ -596,50 +743,31 @@ pub fn parse_route(words: &[String]) -> Result<Request, String> {
     let (command, words) = take_verb("route", ENTRY_VERBS, words)?;
     match command {
         Command::Help => Ok(Request::Help),
-        Command::Show => Ok(Request::Show(Show::Routes, parse_route_selection(words)?)),
+        Command::Show => {
+            let selection = parse_selection(ROUTE_FILTERS, words)?;
+            Ok(Request::Show(Show::Routes, selection))
+        }
         Command::Entry(Verb::Delete) => {
             let fields = parse_args::parse_route_words(words.rest.iter().map(String::as_str))?;
-            Ok(Request::EditNamespace(Edit::DeleteRoute(fields)))
+            Ok(Request::EditNamespace(Edit::DeleteRoute(fields, None)))
         }
         Command::Entry(verb) => {
             let fields = parse_args::parse_route_words(words.rest.iter().map(String::as_str))?;
             let route: Route = typed(fields)?;
             Ok(Request::EditNamespace(Edit::Route(verb, Box::new(route))))
         }
-        Command::Flush => Err(
-            "routes are not flushed: route delete each, or netnsctl netns set NAME --route none"
-                .into(),
-        ),
-        Command::Set => Err("routes are not set: route replace DESTINATION via GATEWAY".into()),
-    }
-}
-
-fn parse_route_selection(mut words: Words<'_>) -> Result<Selection, String> {
-    let mut selection = Selection::default();
-    while let Some(word) = words.next() {
-        match word {
-            "dev" => selection.device = Some(words.value("dev")?.into()),
-            "table" => {
-                selection.table = Some(match words.value("table")? {
-                    "all" => Table::All,
-                    "main" => Table::Id(RT_TABLE_MAIN),
-                    "default" => Table::Id(RT_TABLE_DEFAULT),
-                    number => Table::Id(number.parse().map_err(|_| {
-                        format!("invalid routing table {number:?}: expected a number, main or all")
-                    })?),
-                });
-            }
-            destination if selection.destination.is_none() => {
-                selection.destination = Some(destination.into());
-            }
-            other => {
+        Command::Flush => {
+            let selection = parse_selection(FLUSH_ROUTE_FILTERS, words)?;
+            if selection == Selection::default() {
                 return Err(format!(
-                    "unknown filter {other:?}: expected dev DEVICE, table TABLE or a destination"
+                    "route flush needs a filter: {}",
+                    join_words(FLUSH_ROUTE_FILTERS, "or")
                 ));
             }
+            Ok(Request::FlushRoutes(selection))
         }
+        Command::Set => Err("routes are not set: route replace DESTINATION via GATEWAY".into()),
     }
-    Ok(selection)
 }
 
 /// Reads a value of the API from its fields.
@@ -653,7 +781,10 @@ pub fn parse_neighbour(words: &[String]) -> Result<Request, String> {
     let entry = || parse_args::parse_neighbour_words(words.rest.iter().map(String::as_str));
     match command {
         Command::Help => Ok(Request::Help),
-        Command::Show => Ok(Request::Show(Show::Neighbours, parse_selection(words)?)),
+        Command::Show => {
+            let selection = parse_selection(NEIGHBOUR_FILTERS, words)?;
+            Ok(Request::Show(Show::Neighbours, selection))
+        }
         Command::Entry(Verb::Delete) => {
             let mut fields = entry()?;
             let mut text = |field: &str, word: &str| match fields.remove(field) {
@@ -680,11 +811,18 @@ pub fn parse_neighbour(words: &[String]) -> Result<Request, String> {
             let neighbour: Neighbour = typed(fields)?;
             Ok(Request::EditNamespace(Edit::Neighbour(verb, neighbour)))
         }
-        Command::Flush => Err(
-            "neighbours are not flushed: neigh delete each, or netnsctl netns set NAME \
-             --neighbour none"
-                .into(),
-        ),
+        Command::Flush => {
+            let selection = parse_selection(NEIGHBOUR_FILTERS, words)?;
+            if selection.state.as_deref() != Some("permanent") {
+                return Err(
+                    "neigh flush without \"nud permanent\" is about neighbours that the kernel \
+                     learned: netnsctl netns exec NAME ip neigh flush …; for recorded ones: neigh \
+                     flush dev DEVICE nud permanent"
+                        .into(),
+                );
+            }
+            Ok(Request::FlushNeighbours(selection))
+        }
         Command::Set => {
             Err("neighbours are not set: neigh replace ADDRESS lladdr MAC dev DEVICE".into())
         }
@@ -712,30 +850,20 @@ pub fn parse_bridge_link(words: &[String]) -> Result<Request, String> {
             }
             Ok(Request::SetLink(set))
         }
-        Command::Show | Command::Entry(_) | Command::Flush => {
-            Ok(Request::Show(Show::Ports, parse_selection(words)?))
-        }
+        Command::Show | Command::Entry(_) | Command::Flush => Ok(Request::Show(
+            Show::Ports,
+            parse_selection(PORT_FILTERS, words)?,
+        )),
     }
 }
 
 /// Parses the words after `bridge fdb`.
 pub fn parse_bridge_fdb(words: &[String]) -> Result<Request, String> {
-    let (command, mut words) = take_verb("bridge fdb", SHOW_VERBS, words)?;
+    let (command, words) = take_verb("bridge fdb", SHOW_VERBS, words)?;
     if command == Command::Help {
         return Ok(Request::Help);
     }
-    let mut selection = Selection::default();
-    while let Some(word) = words.next() {
-        match word {
-            "br" | "master" => selection.master = Some(words.value(word)?.into()),
-            "brport" | "dev" => selection.device = Some(words.value(word)?.into()),
-            other => {
-                return Err(format!(
-                    "unknown filter {other:?}: expected br BRIDGE or dev DEVICE"
-                ));
-            }
-        }
-    }
+    let selection = parse_selection(FDB_FILTERS, words)?;
     Ok(Request::Show(Show::Fdb, selection))
 }
 
@@ -1138,7 +1266,14 @@ mod tests {
             ),
             (
                 "ip address flush dev eth4 scope global",
-                Request::FlushAddresses("eth4".into()),
+                Request::FlushAddresses(
+                    "eth4".into(),
+                    Selection {
+                        device: Some("eth4".into()),
+                        scope: Some("global".into()),
+                        ..Selection::default()
+                    },
+                ),
             ),
             // ip-route(8)
             ("ip ro", show(Show::Routes)),
@@ -1160,9 +1295,10 @@ mod tests {
             ),
             (
                 "ip route del default",
-                Request::EditNamespace(Edit::DeleteRoute(fields(
-                    json!({"destination": "default"}),
-                ))),
+                Request::EditNamespace(Edit::DeleteRoute(
+                    fields(json!({"destination": "default"})),
+                    None,
+                )),
             ),
             (
                 "ip route show table 100",
@@ -1173,6 +1309,31 @@ mod tests {
                         ..Selection::default()
                     },
                 ),
+            ),
+            (
+                "ip route list root 10.0.0.0/8 proto static",
+                Request::Show(
+                    Show::Routes,
+                    Selection {
+                        destination: Some(DestinationFilter {
+                            relation: Relation::Root,
+                            network: "10.0.0.0/8".parse().ok(),
+                        }),
+                        protocol: Some("static".into()),
+                        ..Selection::default()
+                    },
+                ),
+            ),
+            (
+                "ip route flush to match 10.0.0.1 table all",
+                Request::FlushRoutes(Selection {
+                    destination: Some(DestinationFilter {
+                        relation: Relation::Match,
+                        network: "10.0.0.1/32".parse().ok(),
+                    }),
+                    table: Some(Table::All),
+                    ..Selection::default()
+                }),
             ),
             // ip-neighbour(8)
             ("ip neighbour", show(Show::Neighbours)),
@@ -1195,6 +1356,14 @@ mod tests {
                     "10.0.0.9".parse().unwrap(),
                     "eth0".parse().unwrap(),
                 )),
+            ),
+            (
+                "ip neigh flush dev eth0 nud permanent",
+                Request::FlushNeighbours(Selection {
+                    device: Some("eth0".into()),
+                    state: Some("permanent".into()),
+                    ..Selection::default()
+                }),
             ),
             // bridge(8)
             ("bridge link", show(Show::Ports)),
@@ -1308,20 +1477,34 @@ mod tests {
             ),
             (
                 "ip addr flush dev eth0 10.0.0.1/24",
-                "addr delete 10.0.0.1/24",
+                "unknown filter \"10.0.0.1/24\": expected dev, to, scope or permanent",
             ),
+            ("ip addr flush to 10.0.0.0/8", "a device is missing"),
+            ("ip route flush", "route flush needs a filter"),
+            ("ip route flush proto static", "unknown filter \"proto\""),
+            (
+                "ip route show table local",
+                "table local is the kernel's own",
+            ),
+            ("ip neigh show nud asleep", "nud \"asleep\" is not a state"),
             ("ip route add 10.1.1.0/30 nhid 10", "nhid"),
             (
                 "ip route add 10.1.1.0/30 encap mpls 200/300 via 10.1.1.1 dev eth0",
                 "encap",
             ),
             ("ip route add default via 10.0.0.300", "10.0.0.300"),
-            ("ip route get 10.0.0.1", "route get is not done by netnsctl"),
+            (
+                "ip route get 10.0.0.1",
+                "netnsctl does not do route get: netnsctl netns exec NAME ip route get 10.0.0.1",
+            ),
             ("ip neigh add 10.0.0.9 dev eth0", "lladdr MAC is missing"),
-            ("ip neigh flush dev eth0", "neighbours are not flushed"),
+            (
+                "ip neigh flush dev eth0",
+                "neigh flush dev DEVICE nud permanent",
+            ),
             (
                 "ip neighbour get 10.0.1.10 dev eth0",
-                "neigh get is not done by netnsctl",
+                "netnsctl does not do neigh get",
             ),
             ("bridge link set dev port0 state 0", "state of bridge link"),
             ("brctl addif br0", "expected brctl addif BRIDGE DEVICE"),

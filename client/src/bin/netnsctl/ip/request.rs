@@ -3,6 +3,7 @@
 use netnsd_api::{Kind, LinkType};
 use serde_json::{Map, Value};
 
+use super::select::Selection;
 use crate::entries::Edit;
 
 /// One command.
@@ -20,8 +21,12 @@ pub enum Request {
     DeleteLink(String, Option<DeviceType>),
     /// `addr add` and its siblings: an edit of the addresses of a device.
     EditDevice(Edit, String),
-    /// `addr flush dev DEVICE`.
-    FlushAddresses(String),
+    /// `addr flush dev DEVICE …`.
+    FlushAddresses(String, Selection),
+    /// `route flush …`.
+    FlushRoutes(Selection),
+    /// `neigh flush … nud permanent`.
+    FlushNeighbours(Selection),
     /// `route add`, `neigh add` and their siblings: an edit of a list of the namespace.
     EditNamespace(Edit),
 }
@@ -52,32 +57,6 @@ pub enum Show {
     Bridges,
     /// `brctl showstp`.
     Stp,
-}
-
-/// Filters of a list.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Selection {
-    /// Only of this device.
-    pub device: Option<String>,
-    /// Only links of this type.
-    pub kind: Option<String>,
-    /// Only ports of this bridge.
-    pub master: Option<String>,
-    /// Only links that are up.
-    pub up: bool,
-    /// Only routes to this destination.
-    pub destination: Option<String>,
-    /// Only routes of this table, or of all tables; the main table if `None`.
-    pub table: Option<Table>,
-}
-
-/// A choice of routing tables.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Table {
-    /// Every table.
-    All,
-    /// One table.
-    Id(u32),
 }
 
 /// Types of `ip link add … type`.

@@ -1,0 +1,211 @@
+//! Live kernel state in the JSON of `ip -j` and `bridge -j`: the same keys and spellings, of the
+//! keys that netnsd knows.
+
+use netnsd_api::{BridgePort, FdbEntry, LinkAddress, LiveLink, LiveNeighbour, LiveRoute};
+use serde_json::{Map, Value, json};
+
+use super::text::{is_loopback, link_flags, short_destination, table_name};
+use crate::cli::IpOptions;
+
+/// Keys of a link with `-br`.
+const BRIEF_LINK_KEYS: &[&str] = &["link", "ifname", "operstate", "address", "flags"];
+/// Keys of a link with addresses and `-br`.
+const BRIEF_ADDRESS_KEYS: &[&str] = &["link", "ifname", "operstate", "addr_info"];
+/// Keys of an address with `-br`.
+const BRIEF_INFO_KEYS: &[&str] = &["local", "address", "prefixlen"];
+/// Keys of a neighbour with `-br`.
+const BRIEF_NEIGHBOUR_KEYS: &[&str] = &["dst", "dev", "lladdr"];
+
+/// An object without the keys that have no value.
+#[derive(Default)]
+struct Object(Map<String, Value>);
+
+impl Object {
+    fn set(&mut self, key: &str, value: impl Into<Value>) {
+        self.0.insert(key.into(), value.into());
+    }
+
+    fn set_some(&mut self, key: &str, value: Option<impl Into<Value>>) {
+        if let Some(value) = value {
+            self.set(key, value);
+        }
+    }
+
+    /// Returns the object; if it is brief, with these keys only.
+    fn finish(mut self, brief: bool, brief_keys: &[&str]) -> Value {
+        if brief {
+            self.0.retain(|key, _| brief_keys.contains(&key.as_str()));
+        }
+        self.0.into()
+    }
+}
+
+fn link_object(options: &IpOptions, link: &LiveLink) -> Object {
+    let mut object = Object::default();
+    object.set("ifindex", link.index);
+    // ip names a peer only in the same namespace.
+    let peer = link.peer.as_ref();
+    let peer = peer.filter(|peer| peer.namespace == options.netns);
+    object.set_some("link", peer.map(|peer| peer.interface.as_str()));
+    object.set("ifname", link.name.as_str());
+    object.set("flags", link_flags(link));
+    object.set("mtu", link.mtu);
+    object.set_some("master", link.bridge.as_deref());
+    object.set("operstate", link.operstate.to_uppercase());
+    let link_type = if is_loopback(link) {
+        "loopback"
+    } else {
+        "ether"
+    };
+    // As ip leaves it out beside the addresses of one family.
+    let one_family = options.ipv4 || options.ipv6;
+    let mac = link.mac.as_deref().filter(|_| !one_family);
+    object.set_some("link_type", mac.map(|_| link_type));
+    object.set_some("address", mac);
+    if options.details
+        && let Some(kind) = &link.kind
+    {
+        let mut info = json!({"info_kind": kind});
+        if link.bridge.is_some() {
+            info["info_slave_kind"] = "bridge".into();
+        }
+        object.set("linkinfo", info);
+    }
+    if options.stats {
+        let counters = &link.statistics;
+        object.set(
+            "stats64",
+            json!({
+                "rx": {
+                    "bytes": counters.rx_bytes,
+                    "packets": counters.rx_packets,
+                    "errors": counters.rx_errors,
+                    "dropped": counters.rx_dropped,
+                },
+                "tx": {
+                    "bytes": counters.tx_bytes,
+                    "packets": counters.tx_packets,
+                    "errors": counters.tx_errors,
+                    "dropped": counters.tx_dropped,
+                },
+            }),
+        );
+    }
+    object
+}
+
+/// Returns an item of `ip -j link`.
+pub fn link(options: &IpOptions, link: &LiveLink) -> Value {
+    link_object(options, link).finish(options.brief, BRIEF_LINK_KEYS)
+}
+
+/// Returns an item of `ip -j addr`.
+pub fn link_with_addresses(
+    options: &IpOptions,
+    link: &LiveLink,
+    addresses: &[&LinkAddress],
+) -> Value {
+    let mut object = link_object(options, link);
+    let addresses: Vec<Value> = addresses
+        .iter()
+        .map(|address| info(options, address))
+        .collect();
+    object.set("addr_info", addresses);
+    object.finish(options.brief, BRIEF_ADDRESS_KEYS)
+}
+
+/// Returns an item of `addr_info`.
+fn info(options: &IpOptions, address: &LinkAddress) -> Value {
+    let mut object = Object::default();
+    let is_ipv6 = address.address.contains(':');
+    object.set("family", if is_ipv6 { "inet6" } else { "inet" });
+    // The prefix length is that of the peer if there is one.
+    let network = address.peer.as_ref().unwrap_or(&address.address);
+    let (remote, length) = network.split_once('/').unwrap_or((network, ""));
+    let local = address.address.split('/').next();
+    object.set_some("local", local);
+    object.set_some("address", address.peer.as_ref().map(|_| remote));
+    object.set_some("prefixlen", length.parse::<u8>().ok());
+    object.set("scope", address.scope.as_str());
+    object.set_some("dynamic", (!address.permanent).then_some(true));
+    object.finish(options.brief, BRIEF_INFO_KEYS)
+}
+
+/// Returns an item of `ip -j route`.
+pub fn route(options: &IpOptions, all_tables: bool, route: &LiveRoute) -> Value {
+    let details = options.details;
+    let mut object = Object::default();
+    let kind = route.kind.as_str();
+    object.set_some("type", (details || kind != "unicast").then_some(kind));
+    object.set("dst", short_destination(route));
+    // A gateway of the other family is an object.
+    let is_other_family = |via: &str| {
+        route.destination != "default" && via.contains(':') != route.destination.contains(':')
+    };
+    match route.via.as_deref() {
+        Some(via) if is_other_family(via) => {
+            let family = if via.contains(':') { "inet6" } else { "inet" };
+            object.set("via", json!({"family": family, "host": via}));
+        }
+        via => object.set_some("gateway", via),
+    }
+    object.set_some("dev", route.interface.as_deref());
+    let table = (details || all_tables).then(|| table_name(route.table));
+    object.set_some("table", table);
+    let protocol = route.protocol.as_str();
+    object.set_some(
+        "protocol",
+        (details || protocol != "boot").then_some(protocol),
+    );
+    let scope = route.scope.as_str();
+    object.set_some("scope", (details || scope != "global").then_some(scope));
+    object.set_some("prefsrc", route.source.as_deref());
+    object.set_some("metric", (route.metric != 0).then_some(route.metric));
+    let flags: &[&str] = if route.onlink { &["onlink"] } else { &[] };
+    object.set("flags", flags);
+    object.0.into()
+}
+
+/// Returns an item of `ip -j neigh`.
+pub fn neighbour(options: &IpOptions, entry: &LiveNeighbour) -> Value {
+    let mut object = Object::default();
+    object.set("dst", entry.address.as_str());
+    object.set("dev", entry.interface.as_str());
+    object.set_some("lladdr", entry.mac.as_deref());
+    object.set("state", vec![entry.state.to_uppercase()]);
+    object.finish(options.brief, BRIEF_NEIGHBOUR_KEYS)
+}
+
+/// Returns an item of `bridge -j link`.
+pub fn port(options: &IpOptions, bridge: &str, port: &BridgePort) -> Value {
+    let mut object = Object::default();
+    object.set("ifname", port.interface.as_str());
+    object.set("master", bridge);
+    object.set("state", port.state.as_str());
+    object.set("priority", port.priority);
+    object.set("cost", port.path_cost);
+    if options.details {
+        for (key, value) in [
+            ("hairpin", port.hairpin),
+            ("guard", port.bpdu_guard),
+            ("root_block", port.root_block),
+            ("fastleave", port.mcast_fast_leave),
+            ("learning", port.learning),
+            ("isolated", port.isolated),
+        ] {
+            object.set(key, value);
+        }
+    }
+    object.0.into()
+}
+
+/// Returns an item of `bridge -j fdb`.
+pub fn fdb_entry(bridge: &str, entry: &FdbEntry) -> Value {
+    json!({
+        "mac": entry.mac,
+        "ifname": entry.interface,
+        "flags": [],
+        "master": bridge,
+        "state": if entry.local { "permanent" } else { "" },
+    })
+}
