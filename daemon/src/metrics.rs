@@ -3,11 +3,16 @@
 use std::{
     collections::BTreeMap,
     fmt::{self, Write as _},
+    fs,
     sync::Arc,
     time::Duration,
 };
 
 use netnsd_api::{Kind, State};
+use nix::{
+    sys::resource::{RLIM_INFINITY, Resource, getrlimit},
+    unistd::{SysconfVar, sysconf},
+};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text::encode},
@@ -305,12 +310,8 @@ struct ProcessCollector;
 
 impl Collector for ProcessCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let Ok(process) = procfs::process::Process::myself() else {
-            return Ok(());
-        };
-        if let Ok(stat) = process.stat() {
-            let ticks = procfs::ticks_per_second() as f64;
-            let cpu = ConstCounter::new((stat.utime + stat.stime) as f64 / ticks);
+        if let Some(stat) = ProcessStat::read() {
+            let cpu = ConstCounter::new(stat.cpu_time);
             let help = "User and system CPU time spent";
             let seconds = Some(&Unit::Seconds);
             cpu.encode(encoder.encode_descriptor(
@@ -319,36 +320,73 @@ impl Collector for ProcessCollector {
                 seconds,
                 MetricType::Counter,
             )?)?;
-            if let Ok(boot) = procfs::boot_time_secs() {
-                let start = boot as f64 + stat.starttime as f64 / ticks;
+            if let Some(boot) = read_boot_time() {
+                let start = boot + stat.started_after_boot;
                 let help = "Start time of the process since the Unix epoch";
                 encode_gauge(&mut encoder, "process_start_time", help, seconds, start)?;
             }
             let memory = [
-                ("process_virtual_memory", "Virtual memory size", stat.vsize),
+                (
+                    "process_virtual_memory",
+                    "Virtual memory size",
+                    stat.virtual_bytes,
+                ),
                 (
                     "process_resident_memory",
                     "Resident memory size",
-                    stat.rss * procfs::page_size(),
+                    stat.resident_bytes,
                 ),
             ];
             for (name, help, bytes) in memory {
-                encode_gauge(&mut encoder, name, help, Some(&Unit::Bytes), bytes as f64)?;
+                encode_gauge(&mut encoder, name, help, Some(&Unit::Bytes), bytes)?;
             }
         }
-        if let Ok(count) = process.fd_count() {
+        if let Ok(open) = fs::read_dir("/proc/self/fd") {
             let help = "Open file descriptors";
-            encode_gauge(&mut encoder, "process_open_fds", help, None, count as f64)?;
+            let count = open.count() as f64;
+            encode_gauge(&mut encoder, "process_open_fds", help, None, count)?;
         }
-        let limit = process
-            .limits()
-            .map(|limits| limits.max_open_files.soft_limit);
-        if let Ok(procfs::process::LimitValue::Value(limit)) = limit {
+        if let Ok((limit, _)) = getrlimit(Resource::RLIMIT_NOFILE)
+            && limit != RLIM_INFINITY
+        {
             let help = "Limit of open file descriptors";
             encode_gauge(&mut encoder, "process_max_fds", help, None, limit as f64)?;
         }
         Ok(())
     }
+}
+
+/// Values of this process from proc_pid_stat(5), in seconds and bytes.
+struct ProcessStat {
+    cpu_time: f64,
+    started_after_boot: f64,
+    virtual_bytes: f64,
+    resident_bytes: f64,
+}
+
+impl ProcessStat {
+    fn read() -> Option<Self> {
+        let stat = fs::read_to_string("/proc/self/stat").ok()?;
+        // The name before may have spaces and parentheses; the third field, the state, follows it.
+        let (_, fields) = stat.rsplit_once(')')?;
+        let fields: Vec<&str> = fields.split_whitespace().collect();
+        let field = |number: usize| fields.get(number - 3)?.parse::<f64>().ok();
+        let ticks = sysconf(SysconfVar::CLK_TCK).ok()?? as f64;
+        let page_size = sysconf(SysconfVar::PAGE_SIZE).ok()?? as f64;
+        Some(Self {
+            cpu_time: (field(14)? + field(15)?) / ticks,
+            started_after_boot: field(22)? / ticks,
+            virtual_bytes: field(23)?,
+            resident_bytes: field(24)? * page_size,
+        })
+    }
+}
+
+/// Reads the time of the boot in seconds since the Unix epoch (`btime`, proc_stat(5)).
+fn read_boot_time() -> Option<f64> {
+    let stat = fs::read_to_string("/proc/stat").ok()?;
+    let seconds = stat.lines().find_map(|line| line.strip_prefix("btime "))?;
+    seconds.trim().parse().ok()
 }
 
 fn encode_gauge(
