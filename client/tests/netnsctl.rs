@@ -5,8 +5,12 @@ mod common;
 use std::{
     fs,
     io::Write,
-    os::unix::{fs::PermissionsExt, net::UnixListener},
-    path::Path,
+    net::Shutdown,
+    os::unix::{
+        fs::PermissionsExt,
+        net::{UnixListener, UnixStream},
+    },
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -572,6 +576,99 @@ fn delete_all_removes_dependents() {
     assert_eq!(host.list_namespaces(), Vec::<String>::new());
     assert_eq!(host.run_ok(&["veth", "list"]), "");
     host.run_ok(&["netns", "delete", "--all"]);
+}
+
+/// Passes connections on to a socket, and calls `before` with the number of each before anything of
+/// it is passed on.
+fn forward(
+    listener: UnixListener,
+    target: PathBuf,
+    mut before: impl FnMut(usize) + Send + 'static,
+) {
+    std::thread::spawn(move || {
+        for (number, client) in listener.incoming().enumerate() {
+            before(number);
+            let (Ok(client), Ok(daemon)) = (client, UnixStream::connect(&target)) else {
+                return;
+            };
+            let (mut from_client, mut to_daemon) =
+                (client.try_clone().unwrap(), daemon.try_clone().unwrap());
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut from_client, &mut to_daemon);
+                let _ = to_daemon.shutdown(Shutdown::Write);
+            });
+            let (mut from_daemon, mut to_client) = (daemon, client);
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut from_daemon, &mut to_client);
+                let _ = to_client.shutdown(Shutdown::Both);
+            });
+        }
+    });
+}
+
+#[test]
+fn delete_all_keeps_what_others_add_meanwhile() {
+    let host = host!();
+    host.run_ok(&["netns", "add", "net0"]);
+    let path = host.dir.path().join("between.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let mut add = host.command(common::NETNSCTL);
+    add.args(["bridge", "add", "other"]);
+    // The first connection reads the network, the second deletes: in between comes a bridge.
+    forward(
+        listener,
+        host.dir.path().join("netnsd.sock"),
+        move |number| {
+            if number == 1 {
+                assert!(add.status().unwrap().success());
+            }
+        },
+    );
+    let url = format!("unix://{}", path.display());
+    let deleted = host.run(&["-v", "--url", &url, "netns", "delete", "--all"]);
+    assert_eq!(deleted.code, Some(0), "{deleted:?}");
+    let puts = deleted.err.lines().filter(|line| line.contains("-X PUT"));
+    assert_eq!(puts.count(), 2, "{deleted:?}");
+    assert_eq!(host.list_namespaces(), Vec::<String>::new());
+    assert_eq!(
+        host.run_ok(&["bridge", "list", "-o", "name"]),
+        "bridge/other\n"
+    );
+    let link = host.ip_json(&["link", "show", "other"]);
+    assert_eq!(link[0]["ifname"], "other", "{link}");
+}
+
+#[test]
+fn backup_is_written_whole_or_not_at_all() {
+    let host = host!();
+    host.run_ok(&["netns", "add", "net0"]);
+    let file = host.dir.path().join("backup.db");
+    fs::write(&file, "an older one").unwrap();
+    assert_eq!(host.run_ok(&["backup", "backup.db"]), "");
+    let copy = fs::read(&file).unwrap();
+    assert!(copy.starts_with(b"SQLite format 3\0") && copy.len() > 10_000);
+    let mode = fs::metadata(&file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "it has hashes of tokens");
+    let audit = host.run_json(&["audit"]);
+    let newest = &audit["items"].as_array().unwrap().last().unwrap();
+    assert_eq!(
+        (&newest["path"], &newest["status"]),
+        (&json!("/v1/backup"), &json!(200))
+    );
+
+    host.run_ok(&["token", "add", "ops", "--role", "operator"]);
+    host.run(&["backup", "missing/backup.db"])
+        .assert_failed(1, &["cannot write missing/backup.db", "No such file"]);
+    host.run(&["backup"]).assert_failed(2, &["FILE"]);
+    host.run(&["restore", "backup.db"])
+        .assert_failed(2, &["netnsd restore FILE", "apply --prune"]);
+    let others = |name: &std::ffi::OsString| name.to_string_lossy().starts_with(".tmp");
+    let left: Vec<_> = fs::read_dir(host.dir.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .filter(others)
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]

@@ -32,7 +32,7 @@ const WIDTH: usize = 118;
 const SOCKET: &str = "/run/netnsd/netnsd.sock";
 
 /// Headers that each answer has, or that differ each time.
-const UNSHOWN: [&str; 8] = [
+const UNSHOWN: [&str; 9] = [
     "date",
     "content-length",
     "x-request-id",
@@ -41,6 +41,7 @@ const UNSHOWN: [&str; 8] = [
     "transfer-encoding",
     "connection",
     "cache-control",
+    "vary",
 ];
 
 /// Members whose values differ from run to run.
@@ -301,7 +302,9 @@ fn mask(value: &mut Value) {
 /// A text without the identities in it, as an owner tag has one, and without MAC addresses, which
 /// are this machine's.
 fn without_identities(text: &str) -> String {
-    let is_identity = |part: &str| part.len() == 36 && uuid::Uuid::try_parse(part).is_ok();
+    // Of a resource, or the ETag of the network.
+    let is_identity =
+        |part: &str| matches!(part.len(), 32 | 36) && uuid::Uuid::try_parse(part).is_ok();
     let is_mac = |word: &str| word.parse::<netnsd_api::Mac>().is_ok();
     let words: Vec<&str> = text
         .split(' ')
@@ -311,7 +314,7 @@ fn without_identities(text: &str) -> String {
     let parts = text.split_inclusive([':', ' ', ')']);
     parts
         .map(|part| {
-            if is_identity(part.trim_end_matches([':', ' ', ')'])) {
+            if is_identity(part.trim_matches([':', ' ', ')', '"'])) {
                 "…"
             } else {
                 part

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Host, same, skip::has};
+use common::{Answer, Host, same, skip::has};
 use serde_json::{Value, json};
 
 const PATH: &str = "/v1/topology";
@@ -430,4 +430,145 @@ fn first_ipv6_packet_through_a_router_arrives() {
         assert!(host.sh(ping).status.success(), "round {round}");
         host.put("/v1/topology", json!({})).ok();
     }
+}
+
+fn with_tag(host: &Host, method: &str, path: &str, name: &str, tag: &str, body: &Value) -> Answer {
+    let headers = [("content-type", "application/json"), (name, tag)];
+    host.raw(method, path, &headers, body.to_string().into_bytes())
+}
+
+fn tag(host: &Host, path: &str) -> String {
+    host.get(path).etag.unwrap()
+}
+
+#[test]
+fn tag_of_the_network_changes_with_each_write() {
+    let mut host = Host::started();
+    let mut tags = vec![tag(&host, PATH)];
+    host.put("/v1/namespaces/a", json!({})).ok();
+    tags.push(tag(&host, PATH));
+    host.patch("/v1/namespaces/a", json!({"labels": {"lab": "one"}}))
+        .ok();
+    tags.push(tag(&host, PATH));
+    // Made again as it was, it is another resource.
+    host.delete("/v1/namespaces/a").ok();
+    host.put("/v1/namespaces/a", json!({"labels": {"lab": "one"}}))
+        .ok();
+    tags.push(tag(&host, PATH));
+    for (i, tag) in tags.iter().enumerate() {
+        assert!(!tags[..i].contains(tag), "{tags:?}");
+    }
+    let last = tags.pop().unwrap();
+    // A write that changes nothing, a refused one and a restart are no change.
+    host.put("/v1/namespaces/a", json!({"labels": {"lab": "one"}}))
+        .ok();
+    host.put("/v1/namespaces/b", json!({"sysctls": {"net.none": "1"}}))
+        .refused(422, "invalid_field", None);
+    assert_eq!(tag(&host, PATH), last);
+    host.restart();
+    assert_eq!(tag(&host, PATH), last);
+    // A reader who has it already is sent nothing.
+    let known = host.raw("GET", PATH, &[("if-none-match", &last)], Vec::new());
+    assert_eq!((known.status, known.etag.as_ref()), (304, Some(&last)));
+    let yaml = host.raw("GET", PATH, &YAML, Vec::new());
+    assert_eq!(yaml.etag.as_ref(), Some(&last));
+    host.raw("GET", PATH, &[("if-match", &tags[0])], Vec::new())
+        .refused(412, "precondition_failed", None);
+}
+
+#[test]
+fn stale_document_is_refused() {
+    let host = Host::started();
+    apply(&host, LAB);
+    let before = tag(&host, PATH);
+    let (one, two) = ("/v1/topology?label=lab=one", "/v1/topology?label=lab=two");
+    let before_of_one = tag(&host, one);
+    host.put("/v1/namespaces/new", json!({"labels": {"lab": "two"}}))
+        .ok();
+    let kernel = host.kernel();
+    for method in ["PUT", "PATCH"] {
+        for path in [PATH, "/v1/topology?dry_run=true", "/v1/topology?wait=false"] {
+            with_tag(&host, method, path, "if-match", &before, &json!({})).refused(
+                412,
+                "precondition_failed",
+                None,
+            );
+        }
+    }
+    let lines = [
+        ("content-type", "application/json"),
+        ("accept", "application/x-ndjson"),
+        ("if-match", before.as_str()),
+    ];
+    host.raw("PUT", PATH, &lines, b"{}".to_vec())
+        .refused(412, "precondition_failed", None);
+    with_tag(&host, "PUT", PATH, "if-none-match", "*", &json!({})).refused(
+        412,
+        "precondition_failed",
+        None,
+    );
+    same(&kernel, &host.kernel());
+    // The tag of a selection is that of the selected resources.
+    assert_eq!(tag(&host, one), before_of_one);
+    with_tag(&host, "PUT", two, "if-match", &before_of_one, &json!({})).refused(
+        412,
+        "precondition_failed",
+        None,
+    );
+    let document = host.get(one).ok();
+    let unchanged = with_tag(&host, "PUT", one, "if-match", &before_of_one, &document);
+    assert_eq!(counts(&unchanged.ok()), [0, 0, 0, 2]);
+    let now = tag(&host, PATH);
+    let done = with_tag(&host, "PUT", PATH, "if-match", &now, &json!({}));
+    assert_eq!(counts(&done.ok()), [0, 0, 7, 0]);
+    with_tag(&host, "PUT", PATH, "if-match", "*", &json!({})).ok();
+}
+
+/// Editors who read the document, add to it and put it back lose nothing of each other's.
+#[test]
+fn editors_of_one_document_lose_nothing() {
+    const EDITORS: usize = 8;
+    let host = Host::started();
+    let socket = host.socket();
+    let refused: usize = std::thread::scope(|scope| {
+        let edit = |name: String| {
+            let client = netnsd_client::Client::unix(&socket);
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            let send = |headers: &[(&str, &str)], method: &str, body: String| {
+                let method = method.parse().unwrap();
+                let sending = client.request(method, PATH, headers, body);
+                runtime.block_on(sending).unwrap()
+            };
+            for refused in 0.. {
+                let read = send(&[], "GET", String::new());
+                let mut document = read.json();
+                let namespaces = document["namespaces"].as_array_mut().unwrap();
+                namespaces.push(json!({ "name": name }));
+                let headers = [
+                    ("content-type", "application/json"),
+                    ("if-match", read.header("etag").unwrap()),
+                ];
+                match send(&headers, "PUT", document.to_string()).status.as_u16() {
+                    200 => return refused,
+                    412 => {}
+                    other => panic!("{other}"),
+                }
+            }
+            unreachable!()
+        };
+        let editors: Vec<_> = (0..EDITORS)
+            .map(|i| scope.spawn(move || edit(format!("net{i}"))))
+            .collect();
+        let refused = editors.into_iter().map(|editor| editor.join().unwrap());
+        refused.sum()
+    });
+    let names = host.ip(&["netns", "list"]);
+    assert_eq!(
+        names.as_array().unwrap().len(),
+        EDITORS,
+        "{refused} {names}"
+    );
 }

@@ -97,6 +97,7 @@ fn to_entry<R: Resource>(record: &Record, stored: &Stored<R>) -> Entry {
         spec: record.spec.clone(),
         uid: record.uid.clone(),
         generation: record.generation,
+        updated_at: record.updated_at,
         state: stored.status.state,
         json: json.into(),
         bridge: None,

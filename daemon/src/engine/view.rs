@@ -10,9 +10,13 @@ use std::{
 };
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use netnsd_api::{Bridge, Kind, Name, PortObserved, ResourceRef, State, Stored};
 
-use crate::{access::Caller, model::Spec};
+use crate::{
+    access::Caller,
+    model::{Spec, Version},
+};
 
 /// Resource as readers see it.
 #[derive(Debug, PartialEq)]
@@ -23,6 +27,8 @@ pub struct Entry {
     pub uid: String,
     /// Number of the intent's version.
     pub generation: u64,
+    /// Time of the last change of the intent.
+    pub updated_at: Timestamp,
     /// State.
     pub state: State,
     /// Body of the answer to GET (a `netnsd_api::Stored` as JSON).
@@ -34,6 +40,15 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Returns the version of its intent.
+    pub fn version(&self) -> Version<'_> {
+        Version {
+            uid: &self.uid,
+            generation: self.generation,
+            updated_at: self.updated_at,
+        }
+    }
+
     /// Returns the entry as a caller may see it: ports out of its scope do not show their resource.
     pub fn redact(self: Arc<Self>, caller: &Caller) -> Arc<Self> {
         let is_hidden = |port: &PortObserved| {
@@ -72,6 +87,7 @@ impl Entry {
             spec: self.spec.clone(),
             uid: self.uid.clone(),
             generation: self.generation,
+            updated_at: self.updated_at,
             state: self.state,
             json: json.map_or_else(|| self.json.clone(), Bytes::from),
             bridge: stored,
@@ -175,7 +191,8 @@ impl View {
         (page, found.next().is_some())
     }
 
-    /// Returns the resources that pass the filter, bridges without their ports.
+    /// Returns the resources that pass the filter as they are at one moment, in the order of kind
+    /// and name, bridges without their ports.
     pub fn all(&self, filter: impl Fn(&Entry) -> bool) -> Vec<Arc<Entry>> {
         let inner = self.read();
         let entries = inner.kinds.values().flat_map(BTreeMap::values);

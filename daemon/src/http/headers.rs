@@ -1,6 +1,7 @@
 //! Headers: request ids, ETags, preconditions, media types, timing.
 
 use std::{
+    fmt::Display,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -66,10 +67,29 @@ pub(super) async fn request_context(
     response
 }
 
-/// Returns the ETag of a generation.
-pub(super) fn etag(generation: u64) -> HeaderValue {
-    HeaderValue::from_str(&format!("\"{generation}\""))
+/// Returns the value of `ETag` for a tag.
+pub(super) fn etag(tag: impl Display) -> HeaderValue {
+    HeaderValue::from_str(&format!("\"{tag}\""))
         .unwrap_or_else(|_| HeaderValue::from_static("\"0\""))
+}
+
+/// Returns true if the reader of something with this tag has it already (`If-None-Match`).
+///
+/// # Errors
+/// If `If-Match` names other tags, or a header cannot be read.
+pub(super) fn is_known(headers: &HeaderMap, tag: &str) -> Result<bool, Failure> {
+    let mut is_known = false;
+    for precondition in preconditions(headers)? {
+        match &precondition {
+            Precondition::NoneMatch(_) => is_known = !precondition.holds(Some(tag)),
+            Precondition::Match(_) if !precondition.holds(Some(tag)) => {
+                let detail = format!("precondition failed: the ETag is \"{tag}\"");
+                return Err(Failure::new(Code::PreconditionFailed, detail));
+            }
+            Precondition::Match(_) => {}
+        }
+    }
+    Ok(is_known)
 }
 
 /// Returns true if `Accept` names one of these media types; ranges such as `*/*` do not count.
@@ -106,13 +126,13 @@ pub(super) fn preconditions(headers: &HeaderMap) -> Result<Vec<Precondition>, Fa
     Ok(exact.into_iter().chain(none).collect())
 }
 
-/// Reads the generations in a header; `Some(None)` stands for `*`. Weak tags count only if
+/// Reads the tags in a header; `Some(None)` stands for `*`. Weak tags count only if
 /// `weak_counts`, as they do in `If-None-Match`.
 fn tags(
     headers: &HeaderMap,
     name: &HeaderName,
     weak_counts: bool,
-) -> Result<Option<Option<Vec<u64>>>, Failure> {
+) -> Result<Option<Option<Vec<String>>>, Failure> {
     let mut all = Vec::new();
     let mut any = false;
     for value in headers.get_all(name) {
@@ -136,12 +156,7 @@ fn tags(
                 .strip_prefix('"')
                 .and_then(|tag| tag.strip_suffix('"'))
                 .ok_or_else(wrong)?;
-            // A tag that netnsd did not make matches nothing.
-            let generation = inner
-                .parse()
-                .ok()
-                .filter(|generation: &u64| generation.to_string() == inner);
-            all.extend(generation.filter(|_| !weak || weak_counts));
+            all.extend((!weak || weak_counts).then(|| inner.to_owned()));
         }
     }
     Ok(any.then_some(Some(all)))
@@ -162,7 +177,7 @@ mod tests {
     fn etags_follow_rfc_9110() {
         assert_eq!(
             read("if-match", "\"3\", \"4\"").unwrap(),
-            [Precondition::Match(Some(vec![3, 4]))]
+            [Precondition::Match(Some(vec!["3".into(), "4".into()]))]
         );
         assert_eq!(
             read("if-match", "W/\"3\"").unwrap(),
@@ -171,7 +186,7 @@ mod tests {
         assert_eq!(read("if-match", "*").unwrap(), [Precondition::Match(None)]);
         assert_eq!(
             read("if-none-match", "W/\"3\", \"x\"").unwrap(),
-            [Precondition::NoneMatch(Some(vec![3]))]
+            [Precondition::NoneMatch(Some(vec!["3".into(), "x".into()]))]
         );
         assert!(read("if-match", "3").is_err());
     }

@@ -128,7 +128,7 @@ impl From<IntentError> for Problem {
                 resources: dependents,
                 ..Problem::new(Code::InUse, detail)
             },
-            IntentError::PreconditionFailed { .. } => {
+            IntentError::PreconditionFailed { .. } | IntentError::NetworkChanged { .. } => {
                 Problem::new(Code::PreconditionFailed, detail)
             }
             IntentError::InDocument { item, error } => locate(&item, (*error).into()),

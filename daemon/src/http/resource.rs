@@ -251,23 +251,7 @@ pub(super) async fn show<R: ResourceRoutes>(
 ) -> Answer {
     query::none(query.as_deref())?;
     let entry = entry(&app, &existing(R::KIND, &name)?)?.redact(&caller);
-    let mut is_known = false;
-    for precondition in headers::preconditions(&headers)? {
-        match precondition {
-            Precondition::NoneMatch(generations) => {
-                is_known = generations.is_none_or(|list| list.contains(&entry.generation))
-            }
-            Precondition::Match(Some(generations)) if !generations.contains(&entry.generation) => {
-                let detail = format!(
-                    "precondition failed: the ETag of the resource is \"{}\"",
-                    entry.generation
-                );
-                return Err(Failure::new(Code::PreconditionFailed, detail));
-            }
-            Precondition::Match(_) => {}
-        }
-    }
-
+    let is_known = headers::is_known(&headers, &entry.generation.to_string())?;
     let mut response = if is_known {
         StatusCode::NOT_MODIFIED.into_response()
     } else {

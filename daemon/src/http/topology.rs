@@ -23,8 +23,8 @@ use super::{
 };
 use crate::{
     access::Caller,
-    engine::{Write, Written},
-    model::{Change, ChangeKind, Document, DocumentItem, Spec, WriteOutcome},
+    engine::{Entry, Write, Written},
+    model::{Change, ChangeKind, Document, DocumentItem, Spec, WriteOutcome, tag_versions},
 };
 
 /// Largest document, in bytes.
@@ -39,26 +39,41 @@ pub(super) async fn show(
     let mut query = Query::read(query.as_deref())?;
     let labels = query.labels()?;
     query.finish()?;
-    let mut document = Map::new();
-    for kind in Kind::ALL {
-        let selected = |entry: &crate::engine::Entry| is_selected(&caller, &labels, &entry.spec);
-        let (entries, _) = app.view.list(kind, None, usize::MAX, selected);
-        let intents: Result<Vec<Value>, _> = entries
-            .iter()
-            .map(|entry| Ok(sparse(kind, entry.spec.to_json()?)))
-            .collect();
-        document.insert(
-            kind.plural().into(),
-            intents
-                .map_err(|error: serde_json::Error| internal(error))?
-                .into(),
-        );
+    // One look at all kinds: document and tag are of one moment.
+    let entries = app
+        .view
+        .all(|entry| is_selected(&caller, &labels, &entry.spec));
+    let tag = tag_versions(entries.iter().map(|entry| entry.version()));
+    let headers_of_all = [
+        (header::ETAG, headers::etag(&tag)),
+        (header::VARY, HeaderValue::from_static("accept")),
+    ];
+    if headers::is_known(&headers, &tag)? {
+        return Ok((StatusCode::NOT_MODIFIED, headers_of_all).into_response());
     }
+    let document = to_document(&entries).map_err(internal)?;
     if headers::accepts(&headers, &body::YAML) {
         let text = yaml_serde::to_string(&document).map_err(internal)?;
-        return Ok(([(header::CONTENT_TYPE, body::YAML[0])], text).into_response());
+        let kind = [(header::CONTENT_TYPE, body::YAML[0])];
+        return Ok((headers_of_all, kind, text).into_response());
     }
-    Ok(json(StatusCode::OK, Value::Object(document).to_string()))
+    let text = Value::Object(document).to_string();
+    Ok((headers_of_all, json(StatusCode::OK, text)).into_response())
+}
+
+/// Returns a document of resources that are sorted by kind.
+fn to_document(entries: &[Arc<Entry>]) -> serde_json::Result<Map<String, Value>> {
+    let mut document: Map<String, Value> = Kind::ALL
+        .into_iter()
+        .map(|kind| (kind.plural().to_owned(), Value::Array(Vec::new())))
+        .collect();
+    for entry in entries {
+        let kind = entry.spec.kind();
+        if let Some(Value::Array(items)) = document.get_mut(kind.plural()) {
+            items.push(sparse(kind, entry.spec.to_json()?));
+        }
+    }
+    Ok(document)
 }
 
 pub(super) async fn put(
@@ -92,6 +107,7 @@ async fn write(
     let cascade = prune && query.flag("cascade", false)?;
     query.finish()?;
     let lines = headers::accepts(request.headers(), &["application/x-ndjson"]);
+    let preconditions = headers::preconditions(request.headers())?;
     let specs = body::document(request, LIMIT, read).await?;
     if let Some(outside) = specs
         .iter()
@@ -113,7 +129,7 @@ async fn write(
             cascade,
             selects,
         }),
-        Vec::new(),
+        preconditions,
     );
     if lines && !dry_run {
         return stream_progress(app, write).await;

@@ -99,6 +99,7 @@ impl Intent {
                 self.decide_delete(resource, *cascade, now)
             }
             Change::Topology(document) => {
+                self.check_network(write.preconditions, document)?;
                 self.decide_topology(write.caller, document, now, new_uid)
             }
         }
@@ -310,22 +311,13 @@ fn check_preconditions(
     preconditions: &[Precondition],
     current: Option<&Record>,
 ) -> Result<(), IntentError> {
-    for precondition in preconditions {
-        let holds = match (precondition, current) {
-            (Precondition::Match(None), current) => current.is_some(),
-            (Precondition::Match(Some(generations)), current) => {
-                current.is_some_and(|record| generations.contains(&record.generation))
-            }
-            (Precondition::NoneMatch(None), current) => current.is_none(),
-            (Precondition::NoneMatch(Some(generations)), current) => {
-                current.is_none_or(|record| !generations.contains(&record.generation))
-            }
-        };
-        if !holds {
-            return Err(IntentError::PreconditionFailed {
-                generation: current.map(|record| record.generation),
-            });
-        }
+    let etag = current.map(|record| record.generation.to_string());
+    if preconditions
+        .iter()
+        .all(|precondition| precondition.holds(etag.as_deref()))
+    {
+        Ok(())
+    } else {
+        Err(IntentError::PreconditionFailed { etag })
     }
-    Ok(())
 }

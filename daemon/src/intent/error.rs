@@ -41,10 +41,19 @@ pub enum IntentError {
         way_out: &'static str,
     },
     /// A condition of the request does not hold.
-    #[error("the resource is not as the request expects: {}", state(*generation))]
+    #[error("the resource is not as the request expects: {}", state(etag.as_deref()))]
     PreconditionFailed {
-        /// Generation of the resource; `None` if it does not exist.
-        generation: Option<u64>,
+        /// Tag of the resource; `None` if it does not exist.
+        etag: Option<String>,
+    },
+    /// A condition of the request on the whole network does not hold.
+    #[error(
+        "the network is not as the request expects: its ETag is \"{etag}\"; read the topology \
+         again with the same labels"
+    )]
+    NetworkChanged {
+        /// Tag of the resources that the request selects.
+        etag: String,
     },
     /// A resource of a topology document is refused.
     #[error("{error}")]
@@ -82,9 +91,9 @@ fn list(resources: &[ResourceRef]) -> String {
     names.join(", ")
 }
 
-fn state(generation: Option<u64>) -> String {
-    match generation {
-        Some(generation) => format!("its ETag is \"{generation}\""),
+fn state(etag: Option<&str>) -> String {
+    match etag {
+        Some(etag) => format!("its ETag is \"{etag}\""),
         None => "it does not exist".to_owned(),
     }
 }

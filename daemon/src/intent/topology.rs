@@ -8,10 +8,34 @@ use netnsd_api::{Code, FieldError, ResourceRef};
 use super::{Intent, IntentError};
 use crate::{
     access::{Caller, authorize},
-    model::{ChangeKind, Decision, Document, DocumentItem, Record},
+    model::{ChangeKind, Decision, Document, DocumentItem, Precondition, Record, tag_versions},
 };
 
 impl Intent {
+    /// Checks conditions on the resources that a document's request selects.
+    pub(super) fn check_network(
+        &self,
+        preconditions: &[Precondition],
+        document: &Document,
+    ) -> Result<(), IntentError> {
+        if preconditions.is_empty() {
+            return Ok(());
+        }
+        let selected = self
+            .all()
+            .map(|(_, record)| record)
+            .filter(|record| (document.selects)(&record.spec));
+        let etag = tag_versions(selected.map(Record::version));
+        if preconditions
+            .iter()
+            .all(|precondition| precondition.holds(Some(&etag)))
+        {
+            Ok(())
+        } else {
+            Err(IntentError::NetworkChanged { etag })
+        }
+    }
+
     /// Validates a document. Its resources are checked as they will be among each other: all of
     /// them are set, checked, and rolled back.
     pub(super) fn decide_topology(

@@ -140,11 +140,24 @@ impl fmt::Debug for Change {
 /// `If-Match` and `If-None-Match` of a write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Precondition {
-    /// `If-Match: *`: it exists. `If-Match: "3"`: and is of one of these generations.
-    Match(Option<Vec<u64>>),
-    /// `If-None-Match: *`: it does not exist. `If-None-Match: "3"`: or is of none of these
-    /// generations.
-    NoneMatch(Option<Vec<u64>>),
+    /// `If-Match: *`: it exists. `If-Match: "3"`: and has one of these tags.
+    Match(Option<Vec<String>>),
+    /// `If-None-Match: *`: it does not exist. `If-None-Match: "3"`: or has none of these tags.
+    NoneMatch(Option<Vec<String>>),
+}
+
+impl Precondition {
+    /// Returns true if it holds for a resource with this tag; `None` if there is no resource.
+    pub fn holds(&self, etag: Option<&str>) -> bool {
+        let is_one_of =
+            |tags: &[String]| etag.is_some_and(|etag| tags.iter().any(|tag| tag == etag));
+        match self {
+            Self::Match(None) => etag.is_some(),
+            Self::Match(Some(tags)) => is_one_of(tags),
+            Self::NoneMatch(None) => etag.is_none(),
+            Self::NoneMatch(Some(tags)) => !is_one_of(tags),
+        }
+    }
 }
 
 /// Change of one resource by a write.

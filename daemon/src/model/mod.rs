@@ -4,6 +4,7 @@
 
 pub mod auto_name;
 mod change;
+mod etag;
 mod record;
 mod spec;
 mod time;
@@ -13,6 +14,7 @@ pub use self::{
         Change, ChangeKind, Decision, Document, DocumentItem, Edit, EditError, Precondition,
         Selects, WriteOutcome, main_change,
     },
+    etag::{Version, tag_versions},
     record::{Leftovers, MachineKey, Record, Row, TokenRow},
     spec::{DeviceSpec, PortSpec, Spec, SpecOf, ipv6_switches},
     time::format_rfc3339,

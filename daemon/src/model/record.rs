@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use jiff::Timestamp;
 use netnsd_api::{Kind, Mac, Name, SysctlKey, Token};
 
-use super::Spec;
+use super::{Spec, Version};
 
 /// Secret of this machine: two machines derive different MAC addresses for the same names.
 pub type MachineKey = [u8; 32];
@@ -37,6 +37,15 @@ pub struct Record {
 }
 
 impl Record {
+    /// Returns the version of its intent.
+    pub fn version(&self) -> Version<'_> {
+        Version {
+            uid: &self.uid,
+            generation: self.generation,
+            updated_at: self.updated_at,
+        }
+    }
+
     /// Returns the row that records it.
     pub fn row(&self) -> Row {
         Row {

@@ -56,6 +56,7 @@ pub async fn adopt_resources(context: &Context, args: &AdoptArgs) -> Result<(), 
         Method::PATCH,
         [("adopt", "true")].into_iter(),
         &RequestBody::Json(&body.into()),
+        None,
         "adopted",
     )
     .await

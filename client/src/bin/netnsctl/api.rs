@@ -83,12 +83,38 @@ impl Api {
         path: &str,
         body: Option<&RequestBody<'_>>,
     ) -> Result<Bytes, CliError> {
-        let answer = self.request(method, path, body, &[]).await?;
+        self.send_if_match(method, path, body, None).await
+    }
+
+    /// Sends a request, with `If-Match` if a tag is given; returns the body of a successful answer.
+    pub async fn send_if_match(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&RequestBody<'_>>,
+        if_match: Option<&str>,
+    ) -> Result<Bytes, CliError> {
+        let headers: Vec<_> = if_match
+            .map(|etag| ("if-match", etag))
+            .into_iter()
+            .collect();
+        let answer = self.request(method, path, body, &headers).await?;
         // /v1/ready has a body also if the daemon is not ready.
         if answer.status.is_success() || path == "/v1/ready" {
             Ok(answer.body)
         } else {
             Err(self.refusal(path, body, &answer).await)
+        }
+    }
+
+    /// Reads a path, and the tag of its state.
+    pub async fn get_with_etag(&self, path: &str) -> Result<(Bytes, Option<String>), CliError> {
+        let answer = self.request(Method::GET, path, None, &[]).await?;
+        if answer.status.is_success() {
+            let etag = answer.header("etag").map(str::to_owned);
+            Ok((answer.body, etag))
+        } else {
+            Err(self.refusal(path, None, &answer).await)
         }
     }
 
@@ -142,19 +168,6 @@ impl Api {
             .await?)
     }
 
-    /// Replaces a resource, if its ETag matches.
-    pub async fn put_if_match(&self, path: &str, body: &Value, etag: &str) -> Result<(), CliError> {
-        let body = RequestBody::Json(body);
-        let answer = self
-            .request(Method::PUT, path, Some(&body), &[("if-match", etag)])
-            .await?;
-        if answer.status.is_success() {
-            Ok(())
-        } else {
-            Err(self.refusal(path, Some(&body), &answer).await)
-        }
-    }
-
     /// Patches a resource, if its generation is this one; returns `None` if it has changed.
     pub async fn patch_if_match(
         &self,
@@ -186,19 +199,20 @@ impl Api {
         }
     }
 
-    /// Sends a write, and calls `on_line` with each line of its progress.
+    /// Sends a write, with `If-Match` if a tag is given, and calls `on_line` with each line of its
+    /// progress.
     pub async fn send_with_progress(
         &self,
         method: Method,
         path: &str,
         body: &RequestBody<'_>,
+        if_match: Option<&str>,
         on_line: impl FnMut(&str) -> bool,
     ) -> Result<(), CliError> {
-        let headers = [
-            ("accept", "application/x-ndjson"),
-            ("content-type", body.media_type()),
-        ];
-        self.log_curl(&method, path, Some(body), &headers[..1]);
+        let mut headers = vec![("accept", "application/x-ndjson")];
+        headers.extend(if_match.map(|etag| ("if-match", etag)));
+        self.log_curl(&method, path, Some(body), &headers);
+        headers.push(("content-type", body.media_type()));
         let answer = self
             .client
             .stream_lines(method, path, &headers, body.text(), on_line)

@@ -7,12 +7,14 @@ use std::{
     process::Command,
 };
 
+use http::Method;
 use netnsd_api::{READ_ONLY, read_yaml, sparse};
 use serde_json::Value;
 use tempfile::NamedTempFile;
 
 use crate::{
-    cli::Context, error::CliError, output::to_yaml, resource::resource_path, status::ResourceArg,
+    api::RequestBody, cli::Context, error::CliError, output::to_yaml, resource::resource_path,
+    status::ResourceArg,
 };
 
 /// Opens a resource as YAML in an editor, and replaces it if it did not change meanwhile. On a
@@ -42,11 +44,18 @@ pub async fn edit_resource(context: &Context, resource: &ResourceArg) -> Result<
             return Ok(());
         }
         let error = match read_yaml(&after) {
-            Ok(body) => match context.api.put_if_match(&path, &body, &etag).await {
-                Ok(()) => return Ok(()),
-                Err(error @ (CliError::Problem { .. } | CliError::Refused(_))) => error.text(),
-                Err(other) => return Err(other),
-            },
+            Ok(body) => {
+                let (body, etag) = (RequestBody::Json(&body), Some(etag.as_str()));
+                let api = &context.api;
+                match api
+                    .send_if_match(Method::PUT, &path, Some(&body), etag)
+                    .await
+                {
+                    Ok(_) => return Ok(()),
+                    Err(error @ (CliError::Problem { .. } | CliError::Refused(_))) => error.text(),
+                    Err(other) => return Err(other),
+                }
+            }
             Err(error) => format!("invalid YAML: {error}"),
         };
         // An editor without a terminal cannot be asked again.

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Attempts to write before giving up, each after somebody else changed the resource.
-const MAX_ATTEMPTS: usize = 20;
+pub const MAX_ATTEMPTS: usize = 20;
 
 /// A part of the recorded network, at one generation.
 #[derive(Debug)]
@@ -123,9 +123,14 @@ pub async fn patch_recorded(
             return print_written(context, &recorded.target, &answer, false);
         }
     }
-    Err(CliError::Refused(format!(
-        "others changed the resource {MAX_ATTEMPTS} times meanwhile; try again"
-    )))
+    Err(changed_too_often("the resource"))
+}
+
+/// Returns the error after [`MAX_ATTEMPTS`].
+pub fn changed_too_often(subject: &str) -> CliError {
+    CliError::Refused(format!(
+        "others changed {subject} {MAX_ATTEMPTS} times meanwhile; try again"
+    ))
 }
 
 #[cfg(test)]

@@ -10,8 +10,8 @@ use clap::Args;
 use http::Method;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use netnsd_api::{
-    Kind, Problem, Progress, Reconciled, ResourceRef, Topology, TopologyResult, locate_pointer,
-    parse, read_yaml, sparse,
+    Code, Kind, Problem, Progress, Reconciled, ResourceRef, Topology, TopologyResult,
+    locate_pointer, parse, read_yaml, sparse,
 };
 use serde_json::{Map, Value};
 use similar::{ChangeTag, TextDiff};
@@ -25,6 +25,7 @@ use crate::{
         print_json_or_yaml, print_line, print_text, to_yaml, write_raw,
     },
     plan::{PlanArgs, print_plan},
+    recorded::{MAX_ATTEMPTS, changed_too_often},
 };
 
 const PATH: &str = "/v1/topology";
@@ -248,6 +249,7 @@ pub async fn apply_document(context: &Context, document: &DocumentArgs) -> Resul
         document.method(),
         document.write_params(),
         &RequestBody::Yaml(&text),
+        None,
         "created",
     )
     .await
@@ -257,13 +259,14 @@ pub async fn apply_document(context: &Context, document: &DocumentArgs) -> Resul
 /// Exit code of a command that SIGINT ended, as a shell reports it.
 const INTERRUPTED: u8 = 130;
 
-/// Sends a document, shows its progress, and prints the changes; `created` says how the resources
-/// began that were not recorded before.
+/// Sends a document, with `If-Match` if a tag is given, shows its progress, and prints the changes;
+/// `created` says how the resources began that were not recorded before.
 pub async fn send_document<'a>(
     context: &Context,
     method: Method,
     query: impl Iterator<Item = (&'a str, &'a str)>,
     body: &RequestBody<'_>,
+    if_match: Option<&str>,
     created: &str,
 ) -> Result<(), CliError> {
     let query: Vec<(&str, &str)> = query.chain(context.write_params()).collect();
@@ -273,13 +276,16 @@ pub async fn send_document<'a>(
         return print_tree(context, &answer, body).await;
     }
     if !context.wait {
-        let answer = context.api.send(method, &path, Some(body)).await?;
+        let sending = context
+            .api
+            .send_if_match(method, &path, Some(body), if_match);
+        let answer = sending.await?;
         return print_result(context, &answer, created);
     }
 
     let bar = create_progress_bar();
     let mut last_line = String::new();
-    let sending = context.api.send_with_progress(method, &path, body, |line| {
+    let on_line = |line: &str| {
         match serde_json::from_str::<Progress>(line) {
             Ok(progress) => {
                 bar.set_length(progress.total as u64);
@@ -288,7 +294,10 @@ pub async fn send_document<'a>(
             Err(_) => line.clone_into(&mut last_line),
         }
         true
-    });
+    };
+    let sending = context
+        .api
+        .send_with_progress(method, &path, body, if_match, on_line);
     let answer = tokio::select! {
         answer = sending => answer,
         Ok(()) = tokio::signal::ctrl_c() => {
@@ -320,9 +329,40 @@ async fn print_tree(
 }
 
 /// Deletes all resources of a kind and their dependents, all or none: with a namespace goes what
-/// lives in it, and a bridge lets its ports go.
+/// lives in it, and a bridge lets its ports go. What others record meanwhile is read again, and
+/// stays or goes by the same rule.
 pub async fn delete_all(context: &Context, kind: Kind) -> Result<(), CliError> {
-    let mut document: Map<String, Value> = serde_json::from_slice(&context.api.get(PATH).await?)?;
+    for _ in 0..MAX_ATTEMPTS {
+        let (recorded, etag) = context.api.get_with_etag(PATH).await?;
+        let body = Value::Object(without_kind(serde_json::from_slice(&recorded)?, kind));
+        let body = RequestBody::Json(&body);
+        let query = [("cascade", "true")];
+        if context.dry_run {
+            let query: Vec<(&str, &str)> =
+                query.into_iter().chain(context.write_params()).collect();
+            let path = with_query(PATH, &query);
+            let answer = context.api.send(Method::PUT, &path, Some(&body)).await?;
+            // Only the commands: they can be run by hand.
+            return print_dry_run(context.format, &answer);
+        }
+        let sent = send_document(
+            context,
+            Method::PUT,
+            query.into_iter(),
+            &body,
+            etag.as_deref(),
+            "created",
+        );
+        match sent.await {
+            Err(CliError::Problem { problem, .. }) if problem.code == Code::PreconditionFailed => {}
+            result => return result,
+        }
+    }
+    Err(changed_too_often("the network"))
+}
+
+/// Returns a document without the resources of a kind and their dependents.
+fn without_kind(mut document: Map<String, Value>, kind: Kind) -> Map<String, Value> {
     document.remove(kind.plural());
     for (_, items) in &mut document {
         let Value::Array(items) = items else { continue };
@@ -332,26 +372,7 @@ pub async fn delete_all(context: &Context, kind: Kind) -> Result<(), CliError> {
             Kind::Veth | Kind::Link => {}
         }
     }
-    let body = Value::Object(document);
-    let query = [("cascade", "true")].into_iter();
-    if context.dry_run {
-        let query: Vec<(&str, &str)> = query.chain(context.write_params()).collect();
-        let path = with_query(PATH, &query);
-        let answer = context
-            .api
-            .send(Method::PUT, &path, Some(&RequestBody::Json(&body)))
-            .await?;
-        // Only the commands: they can be run by hand.
-        return print_dry_run(context.format, &answer);
-    }
-    send_document(
-        context,
-        Method::PUT,
-        query,
-        &RequestBody::Json(&body),
-        "created",
-    )
-    .await
+    document
 }
 
 /// Returns true if a resource, or an end of it, lives in a namespace.

@@ -187,7 +187,7 @@ pub(super) fn header(name: &str, description: &str, kind: Type) -> Parameter {
 
 /// Returns the parameter of a precondition: `If-Match` or `If-None-Match`.
 pub(super) fn precondition(name: &str) -> Parameter {
-    let description = "ETags, or *: only if the resource is (not) of one of these generations";
+    let description = "ETags, or *: only if the tag is (not) one of these";
     header(name, description, Type::String)
 }
 

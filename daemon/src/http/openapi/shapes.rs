@@ -215,7 +215,10 @@ fn json_patch() -> Value {
         for field in fields {
             properties[*field] = match *field {
                 "from" => pointer("JSON pointer to the source of the value (RFC 6901)."),
-                _ => json!({"description": "The value; for `test` the expected value."}),
+                _ => json!({
+                    "description": "The value; for `test` the expected value: with another one \
+                                    the patch is answered 409 `conflict`.",
+                }),
             };
         }
         let required: Vec<&str> = ["op", "path"].iter().chain(fields).copied().collect();

@@ -3,17 +3,21 @@
 use netnsd_api::{Code, DryRun, Namespace, Problem, Progress, Topology, TopologyResult};
 use serde_json::{Value, json};
 use utoipa::openapi::{
-    Required, Schema,
+    Required, Response, Schema,
     path::{OperationBuilder, Parameter},
     request_body::{RequestBody, RequestBodyBuilder},
     schema::{AnyOfBuilder, Type},
 };
 
 use super::components::{
-    BODY, Components, JSON, WRITE, adopt, any_of, dry_run_parameter, json_response, or_as, query,
-    wait, with_example, with_timing,
+    BODY, Components, JSON, WRITE, adopt, any_of, dry_run_parameter, json_response, or_as,
+    precondition, query, wait, with_example, with_header, with_timing,
 };
 use crate::http::body::YAML;
+
+/// Description of the ETag of a document.
+const ETAG: &str = "changes with each write to a resource that the request selects (its scope and \
+                    its labels), and stays the same over a restart; of both media types";
 
 pub(in crate::http) fn get(api: &mut Components) -> OperationBuilder {
     let document = api.schema::<Topology>();
@@ -25,10 +29,16 @@ pub(in crate::http) fn get(api: &mut Components) -> OperationBuilder {
         "get_topology",
         "Export the whole network as a document that can be PUT back",
         "topology",
-        &[],
+        &[Code::PreconditionFailed],
     )
     .parameter(label())
-    .response("200", or_as(response, YAML[0], document))
+    .parameter(precondition("If-Match"))
+    .parameter(precondition("If-None-Match"))
+    .response(
+        "200",
+        with_header(or_as(response, YAML[0], document), "ETag", ETAG),
+    )
+    .response("304", Response::new("unchanged: the ETag matches"))
 }
 
 pub(in crate::http) fn put(api: &mut Components) -> OperationBuilder {
@@ -62,13 +72,7 @@ fn begin_write(api: &mut Components, id: &str, summary: &str) -> OperationBuilde
             Code::UnsupportedByKernel,
         ],
     ];
-    // A document has no ETag.
-    let codes: Vec<Code> = codes
-        .concat()
-        .into_iter()
-        .filter(|code| *code != Code::PreconditionFailed)
-        .collect();
-    api.operation(id, summary, "topology", &codes)
+    api.operation(id, summary, "topology", &codes.concat())
 }
 
 fn finish_write(api: &mut Components, operation: OperationBuilder) -> OperationBuilder {
@@ -95,6 +99,8 @@ fn finish_write(api: &mut Components, operation: OperationBuilder) -> OperationB
         .parameter(dry_run_parameter())
         .parameter(wait())
         .parameter(adopt())
+        .parameter(precondition("If-Match"))
+        .parameter(precondition("If-None-Match"))
         .request_body(Some(document_body(api)))
         .response("200", with_timing(response))
         .response(
