@@ -1,4 +1,4 @@
-//! Program netnsd: parses the command line and runs the daemon, or the demo.
+//! Program netnsd: parses the command line and runs the daemon, the demo, or a restore.
 
 #![forbid(unsafe_code)]
 
@@ -10,7 +10,7 @@ use std::{
 use netnsd::{
     daemon::{self, DaemonError},
     memory,
-    settings::{self, Settings, Verb},
+    settings::{self, Flags, Settings, Verb},
     tryout,
 };
 
@@ -32,6 +32,21 @@ fn run() -> Result<ExitCode, DaemonError> {
     match cli.command {
         Some(Verb::Try { exit, verbose }) => {
             return tryout::run(exit, verbose, settings::log_filter(&env, "warn")?);
+        }
+        Some(Verb::Restore {
+            file,
+            config,
+            state_dir,
+        }) => {
+            let flags = Flags {
+                config,
+                state_dir,
+                ..Flags::default()
+            };
+            let text = daemon::restore(&Settings::resolve(&flags, env)?, &file)?;
+            // The restore is done, whether its report can be read or not.
+            let _ = writeln!(io::stdout(), "{text}");
+            return Ok(ExitCode::SUCCESS);
         }
         Some(Verb::Man { dir }) => {
             let failed = |error| DaemonError::Other(format!("{}: {error}", dir.display()));

@@ -56,6 +56,17 @@ pub enum Verb {
         #[arg(short, long)]
         verbose: bool,
     },
+    /// Replace the database by a backup of it, as `netnsctl backup` makes it; netnsd must not run
+    Restore {
+        /// Backup
+        file: PathBuf,
+        /// As of the daemon
+        #[arg(long, value_name = "FILE")]
+        config: Option<String>,
+        /// As of the daemon
+        #[arg(long, value_name = "DIR")]
+        state_dir: Option<String>,
+    },
     /// Write the manual pages of this program
     #[command(hide = true)]
     Man {
@@ -265,7 +276,7 @@ SIGTERM and SIGINT stop the daemon and leave the network as it is. SIGHUP reload
 .BR ip-netns (8)
 "#;
 
-/// Writes netnsd(8) and netnsd-try(8) to a directory.
+/// Writes netnsd(8) and the pages of its commands to a directory.
 ///
 /// # Errors
 /// If the directory or a file cannot be written.
@@ -273,8 +284,9 @@ pub fn write_manual(dir: &Path) -> io::Result<()> {
     let mut command = Cli::command().disable_help_subcommand(true);
     command.build();
     fs::create_dir_all(dir)?;
-    let pages = command.find_subcommand("try").cloned();
-    for command in pages.into_iter().chain([command]) {
+    let shown = command.get_subcommands().filter(|verb| !verb.is_hide_set());
+    let verbs: Vec<_> = shown.cloned().collect();
+    for command in verbs.into_iter().chain([command]) {
         let name = command
             .get_display_name()
             .unwrap_or(command.get_name())
@@ -290,6 +302,11 @@ pub fn write_manual(dir: &Path) -> io::Result<()> {
 }
 
 impl Settings {
+    /// Returns the path of the database.
+    pub fn database(&self) -> PathBuf {
+        self.state_dir.join("netnsd.db")
+    }
+
     /// Merges flags, environment and configuration file.
     ///
     /// # Errors

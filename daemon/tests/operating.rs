@@ -11,12 +11,14 @@ use std::{
         fs::{DirBuilderExt, PermissionsExt},
         net::UnixStream,
     },
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Output},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use common::{Host, NETNSD, clear_daemon_environment, same, skip::has};
 use serde_json::{Value, json};
+use sqlx::{ConnectOptions, Connection, Row, sqlite::SqliteConnectOptions};
 
 fn document() -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/operating.md")).unwrap()
@@ -99,7 +101,9 @@ fn sample_and_manual_pages_name_every_setting() {
     let written = command.arg("man").arg(&manual).output().unwrap();
     assert!(written.status.success(), "{written:?}");
     let daemon = fs::read_to_string(manual.join("netnsd.8")).unwrap();
-    assert!(manual.join("netnsd-try.8").exists());
+    for page in ["netnsd-try.8", "netnsd-restore.8"] {
+        assert!(manual.join(page).exists(), "{page}");
+    }
     for row in table(&document(), "Settings") {
         if let [key] = code(row[2])[..] {
             assert!(sample.contains(&format!("\n# {key} = ")), "{key}");
@@ -474,37 +478,84 @@ fn restore(host: &Host, backup: &Path) {
     let [_stop, files @ .., _start] = &lines[..] else {
         panic!("{lines:?}")
     };
-    let script = files
-        .join("\n")
-        .replace("/var/lib/netnsd", host.state_dir().to_str().unwrap());
+    let state_dir = host.state_dir();
+    let program = format!("'{NETNSD}' restore --state-dir {}", state_dir.display());
+    let script = files.join("\n").replace("netnsd restore", &program);
     let script = script.replace("/backup/netnsd.db", backup.to_str().unwrap());
-    assert!(
-        host.sh(&format!("set -e; {script}")).status.success(),
-        "{script}"
+    let output = host.sh(&format!("set -e; {script}"));
+    assert!(output.status.success(), "{script}: {output:?}");
+}
+
+/// Writes what `GET /v1/backup` answers to a file.
+fn back_up(host: &Host, file: &Path) {
+    let copy = host.typed(async |client| {
+        let answer = client.request("GET".parse().unwrap(), "/v1/backup", &[], "");
+        answer.await.unwrap()
+    });
+    assert_eq!(
+        (copy.status.as_u16(), copy.header("content-type")),
+        (200, Some("application/vnd.sqlite3"))
     );
+    fs::write(file, &copy.body).unwrap();
+}
+
+/// Runs SQL on a database, and returns the first column of the first row.
+fn query(database: &Path, sql: &'static str) -> String {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let options = SqliteConnectOptions::new().filename(database);
+        let mut connection = options.connect().await.unwrap();
+        let row = sqlx::query(sql).fetch_optional(&mut connection).await;
+        let text = row.unwrap().map(|row| row.get::<String, _>(0));
+        connection.close().await.unwrap();
+        text.unwrap_or_default()
+    })
 }
 
 #[test]
 fn backup_restores_the_database() {
     let mut host = Host::started();
     let before = network(&host);
-    let live = host.dir().join("live.db");
-    let with_sqlite3 = has("sqlite3");
-    if with_sqlite3 {
-        let database = host.state_dir().join("netnsd.db");
+    let macs = |host: &Host| {
         host.run(&[
-            "sqlite3",
-            database.to_str().unwrap(),
-            &format!(".backup {}", live.display()),
-        ]);
+            "ip",
+            "netns",
+            "exec",
+            "net0",
+            "cat",
+            "/sys/class/net/veth0/address",
+        ])
+    };
+    let mac = macs(&host);
+    let made = host.dir().join("made.db");
+    back_up(&host, &made);
+    assert_eq!(query(&made, "PRAGMA integrity_check"), "ok");
+    let mut backups = vec![made];
+    if has("sqlite3") {
+        let live = host.dir().join("live.db");
+        let database = host.state_dir().join("netnsd.db");
+        let command = format!(".backup {}", live.display());
+        host.run(&["sqlite3", database.to_str().unwrap(), &command]);
+        backups.push(live);
     }
+    // As a snapshot of the file system has it: not closed.
+    let snapshot = host.dir().join("snapshot.db");
+    host.kill9();
+    for suffix in ["", "-wal"] {
+        let name = |name: &str| format!("{name}{suffix}");
+        let from = host.state_dir().join(name("netnsd.db"));
+        fs::copy(from, host.dir().join(name("snapshot.db"))).unwrap();
+    }
+    backups.push(snapshot);
+    host.start();
     host.terminate();
     let cold = host.dir().join("cold.db");
     fs::copy(host.state_dir().join("netnsd.db"), &cold).unwrap();
-    for backup in [with_sqlite3.then_some(live), Some(cold)]
-        .into_iter()
-        .flatten()
-    {
+    backups.push(cold);
+    for backup in backups {
         host.power_cycle();
         host.start();
         change(&host);
@@ -512,8 +563,228 @@ fn backup_restores_the_database() {
         restore(&host, &backup);
         host.reboot();
         same(&before, &links(&host));
+        assert_eq!(macs(&host), mac);
         let states = host.get("/v1/ready").ok();
         assert_eq!(states["states"]["in_sync"], 2, "{states}");
         host.terminate();
     }
+    // The replaced database can be restored too.
+    let replaced = host.state_dir().join("netnsd.replaced.db");
+    restore(&host, &replaced);
+    host.reboot();
+    host.get("/v1/namespaces/net1").ok();
+    host.terminate();
+    // A machine on which netnsd never ran.
+    fs::remove_dir_all(host.state_dir()).unwrap();
+    restore(&host, &host.dir().join("made.db"));
+    host.reboot();
+    same(&before, &links(&host));
+    assert_eq!(macs(&host), mac);
+}
+
+#[test]
+fn backup_under_load_has_every_answered_write() {
+    const BACKUPS: usize = 5;
+    let mut host = Host::started();
+    let (done, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let socket = host.socket();
+    let backups: Vec<(usize, PathBuf)> = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let client = netnsd_client::Client::unix(&socket);
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            for i in 0.. {
+                let path = format!("/v1/namespaces/n{i}");
+                let sending = client.request("PUT".parse().unwrap(), &path, &[], "");
+                assert_eq!(runtime.block_on(sending).unwrap().status.as_u16(), 201);
+                answered.store(i + 1, Ordering::SeqCst);
+                if done.load(Ordering::SeqCst) {
+                    return;
+                }
+            }
+        });
+        let backups = (0..BACKUPS).map(|i| {
+            host.until("a write was answered", || {
+                answered.load(Ordering::SeqCst) > i * 3
+            });
+            let least = answered.load(Ordering::SeqCst);
+            let file = host.dir().join(format!("{i}.db"));
+            back_up(&host, &file);
+            (least, file)
+        });
+        let backups = backups.collect();
+        done.store(true, Ordering::SeqCst);
+        backups
+    });
+    let left = fs::read_dir(host.state_dir()).unwrap();
+    let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+    assert!(
+        left.iter()
+            .all(|name| !name.to_string_lossy().contains("backup")),
+        "{left:?}"
+    );
+    host.terminate();
+    for (least, file) in backups {
+        assert_eq!(query(&file, "PRAGMA integrity_check"), "ok");
+        restore(&host, &file);
+        host.reboot();
+        let listed = host.get("/v1/namespaces?limit=10000").ok();
+        let count = listed["items"].as_array().unwrap().len();
+        assert!(count >= least, "{count} of {least}");
+        for i in 0..count {
+            host.get(&format!("/v1/namespaces/n{i}")).ok();
+        }
+        host.terminate();
+    }
+}
+
+#[test]
+fn invalid_backup_is_refused_and_changes_nothing() {
+    let mut host = Host::started();
+    let before = network(&host);
+    let good = host.dir().join("good.db");
+    back_up(&host, &good);
+    let database = host.state_dir().join("netnsd.db");
+    let restore = |host: &Host, file: &Path, state_dir: &Path| {
+        let mut command = host.sandbox.command(NETNSD).unwrap();
+        clear_daemon_environment(&mut command);
+        let output = command
+            .arg("restore")
+            .arg(file)
+            .arg("--state-dir")
+            .arg(state_dir)
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), text)
+    };
+    let refused = |host: &Host, file: &Path, said: &str| {
+        let (code, text) = restore(host, file, &host.state_dir());
+        assert_eq!(code, Some(1), "{text}");
+        assert!(
+            text.contains(said) && text.lines().count() == 1,
+            "{said}: {text}"
+        );
+    };
+    let pid = host.pid().to_string();
+    refused(
+        &host,
+        &good,
+        &format!("process {pid}, holds the state directory"),
+    );
+    host.terminate();
+
+    let content = fs::read(&database).unwrap();
+    let file = |name: &str, content: &[u8]| {
+        let path = host.dir().join(name);
+        fs::write(&path, content).unwrap();
+        path
+    };
+    let copy = fs::read(&good).unwrap();
+    refused(&host, &host.dir().join("none.db"), "No such file");
+    refused(&host, host.dir(), "Is a directory");
+    refused(
+        &host,
+        &file("empty.db", b""),
+        "empty.db cannot be restored: it is not a database of netnsd",
+    );
+    let yaml = file("network.yaml", b"namespaces: []\n".repeat(100).as_slice());
+    refused(
+        &host,
+        &yaml,
+        "network.yaml cannot be restored: it is damaged: ",
+    );
+    let half = file("half.db", &copy[..copy.len() / 2]);
+    refused(&host, &half, "half.db cannot be restored: it is damaged: ");
+    let mut bytes = copy.clone();
+    let end = bytes.len();
+    bytes[end / 2..end / 2 + 4096].fill(0x55);
+    refused(
+        &host,
+        &file("bad.db", &bytes),
+        "bad.db cannot be restored: it is damaged: ",
+    );
+    let other = file("other.db", b"");
+    query(&other, "CREATE TABLE resources (uid TEXT)");
+    refused(
+        &host,
+        &other,
+        "other.db cannot be restored: it is not a database of netnsd",
+    );
+    let foreign = file("foreign.db", &copy);
+    query(
+        &foreign,
+        "UPDATE _sqlx_migrations SET checksum = x'00' WHERE version = 1",
+    );
+    refused(
+        &host,
+        &foreign,
+        "foreign.db cannot be restored: it is not a database of netnsd",
+    );
+    let newer = file("newer.db", &copy);
+    query(
+        &newer,
+        "UPDATE _sqlx_migrations SET version = 99 WHERE version = 10",
+    );
+    refused(
+        &host,
+        &newer,
+        "newer.db cannot be restored: it was written by a newer netnsd (its schema is version 99)",
+    );
+    let unreadable = file("unreadable.db", &copy);
+    query(
+        &unreadable,
+        r#"UPDATE resources SET desired = '{"name": 1}'"#,
+    );
+    refused(
+        &host,
+        &unreadable,
+        "unreadable.db cannot be restored: it is damaged: ",
+    );
+
+    assert_eq!(fs::read(&database).unwrap(), content);
+    let left = fs::read_dir(host.state_dir()).unwrap();
+    let mut left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["lock", "netnsd.db"]);
+    host.reboot();
+    same(&before, &links(&host));
+}
+
+#[test]
+fn full_disk_refuses_backup_and_restore() {
+    let mut host = Host::new();
+    let small = Path::new("/run/small/state");
+    let full = host.sh("mkdir /run/small && mount -t tmpfs -o size=512k tmpfs /run/small");
+    assert!(full.status.success(), "{full:?}");
+    let start = |host: &Host| host.netnsd_with(small, &host.socket());
+    host.start_as(start(&host));
+    host.put("/v1/namespaces/net0", json!({})).ok();
+    let good = host.dir().join("good.db");
+    back_up(&host, &good);
+    host.sh("dd if=/dev/zero of=/run/small/filler bs=4k 2>/dev/null");
+    host.get("/v1/backup")
+        .refused(503, "store_unavailable", None);
+    let left = host.run(&["ls", "/run/small/state"]);
+    assert!(!left.contains("backup"), "{left}");
+    host.terminate();
+    let content = host.run(&["md5sum", "/run/small/state/netnsd.db"]);
+    let command = format!(
+        "'{NETNSD}' restore --state-dir {} {}",
+        small.display(),
+        good.display()
+    );
+    let refused = host.sh(&command);
+    let text = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        refused.status.code() == Some(1) && text.contains("No space left"),
+        "{text}"
+    );
+    assert_eq!(host.run(&["md5sum", "/run/small/state/netnsd.db"]), content);
+    host.sh("rm /run/small/filler");
+    assert!(host.sh(&command).status.success());
+    host.start_as(start(&host));
+    host.get("/v1/namespaces/net0").ok();
 }

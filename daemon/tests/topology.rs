@@ -485,6 +485,7 @@ fn stale_document_is_refused() {
     let before_of_one = tag(&host, one);
     host.put("/v1/namespaces/new", json!({"labels": {"lab": "two"}}))
         .ok();
+    host.wait_until_settled();
     let kernel = host.kernel();
     for method in ["PUT", "PATCH"] {
         for path in [PATH, "/v1/topology?dry_run=true", "/v1/topology?wait=false"] {

@@ -2,7 +2,8 @@
 //!
 //! Begin at [`run`]. `prerequisites` checks what the daemon needs and locks the state directory,
 //! `listeners` opens the sockets, `services` starts the store, the engine and the kernel's threads,
-//! `shutdown` waits for signals and drains the servers; `logging` sets up the log.
+//! `shutdown` waits for signals and drains the servers; `logging` sets up the log. `restore` replaces
+//! the database while no daemon runs.
 //!
 //! **Invariant:** the service manager is told that the daemon is ready only after everything
 //! recorded has been applied, or tried.
@@ -10,6 +11,7 @@
 mod listeners;
 mod logging;
 mod prerequisites;
+mod restore;
 mod services;
 mod shutdown;
 
@@ -23,13 +25,13 @@ use tokio::{
     sync::watch,
 };
 
-pub use self::logging::log_to_stderr;
 use self::{
     listeners::Listeners,
     prerequisites::{check_capabilities, lock_state_dir, raise_fd_limit, read_token},
     services::{Services, start_services},
     shutdown::{StopSignals, drain_servers},
 };
+pub use self::{logging::log_to_stderr, restore::restore};
 use crate::{
     access::{AccessRule, Authenticator, Subject},
     http::Tls,

@@ -17,7 +17,7 @@ use crate::{
     model::format_rfc3339,
     process::Processes,
     settings::Settings,
-    store::{AuditLog, History},
+    store::{AuditLog, Backups, History},
 };
 
 /// Running services below HTTP, and the router that serves them.
@@ -41,7 +41,7 @@ pub(super) fn start_services(
     stopping: &watch::Receiver<bool>,
 ) -> Result<Services> {
     let view = Arc::new(View::default());
-    let database = settings.state_dir.join("netnsd.db");
+    let database = settings.database();
     let (shown, newest) = watch::channel(0);
     let mut metrics = Metrics::default();
     metrics.liveness = Liveness::new(sd_notify::watchdog_enabled()).into();
@@ -67,6 +67,7 @@ pub(super) fn start_services(
         history: History::new(&database, newest),
         metrics: metrics.clone(),
         audit: AuditLog::new(&database),
+        backups: Backups::new(&database),
         access,
         failed_auth: Arc::default(),
         process,

@@ -25,9 +25,10 @@ const NAME: &str = "netnsd";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Main paths by topic.
-const LINKS: [(&str, &str); 14] = [
+const LINKS: [(&str, &str); 15] = [
     ("about", "/v1"),
     ("audit", "/v1/audit"),
+    ("backup", "/v1/backup"),
     ("bridges", "/v1/bridges"),
     ("events", "/v1/events"),
     ("graph", "/v1/graph"),

@@ -7,6 +7,7 @@ mod about;
 mod answers;
 mod audit;
 mod auth;
+mod backup;
 mod body;
 mod bridges;
 mod drain_body;
@@ -56,7 +57,7 @@ use crate::{
     kernel::query::KernelQueries,
     metrics::Metrics,
     process::Processes,
-    store::{AuditLog, History},
+    store::{AuditLog, Backups, History},
 };
 
 /// Largest body of a request, in bytes; topology documents have their own limit.
@@ -79,6 +80,8 @@ pub struct AppState {
     pub metrics: Arc<Metrics>,
     /// Reads the audit log.
     pub audit: AuditLog,
+    /// Copies the database.
+    pub backups: Backups,
     /// Authenticates callers.
     pub access: Arc<Authenticator>,
     /// Limits failed authentications.

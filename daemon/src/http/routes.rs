@@ -16,7 +16,7 @@ use utoipa::openapi::path::OperationBuilder;
 
 use self::RouteScope::{Filtered, Resource, Unscoped};
 use super::{
-    App, about, bridges, events, exec, graph, live, namespaces,
+    App, about, backup, bridges, events, exec, graph, live, namespaces,
     openapi::{self, Components},
     problem, processes,
     query::Query,
@@ -403,7 +403,7 @@ fn commands() -> Vec<RouteSpec> {
     ]
 }
 
-/// Routes of tokens and of the audit log.
+/// Routes of tokens, of the audit log and of the whole database.
 fn access() -> Vec<RouteSpec> {
     use openapi::access as describe;
     let (all, one) = ("/v1/tokens", "/v1/tokens/{name}");
@@ -414,6 +414,15 @@ fn access() -> Vec<RouteSpec> {
         get(one, admin, Unscoped, describe::get_token, tokens::show),
         delete(one, admin, Unscoped, describe::delete_token, tokens::delete),
         get("/v1/audit", admin, Unscoped, describe::audit, tokens::audit),
+        // It has every secret that the database has.
+        get(
+            "/v1/backup",
+            admin,
+            Unscoped,
+            openapi::daemon::backup,
+            backup::backup,
+        )
+        .with_audit(AuditPolicy::All),
     ]
 }
 
@@ -581,6 +590,7 @@ mod tests {
         viewer   GET     /openapi.yaml
         viewer   GET     /v1
         admin    GET     /v1/audit
+        admin    GET     /v1/backup
         viewer   GET     /v1/bridges
         operator POST    /v1/bridges
         operator DELETE  /v1/bridges/{name}

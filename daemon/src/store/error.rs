@@ -36,6 +36,14 @@ pub enum StoreError {
         /// Path of the database, or of its write-ahead log.
         path: PathBuf,
     },
+    /// A file is not a backup that this program can restore.
+    #[error("{path} cannot be restored: {reason}")]
+    InvalidBackup {
+        /// Path of the file.
+        path: PathBuf,
+        /// Result of the check.
+        reason: String,
+    },
     /// The disk, the file system or SQLite refused an operation.
     #[error("cannot {operation} {path}: {source}")]
     Io {

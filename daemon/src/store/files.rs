@@ -1,7 +1,7 @@
 //! Files of the database: private to the daemon, and checked to be at their paths.
 
 use std::{
-    fs::{self, OpenOptions, Permissions},
+    fs::{self, File, OpenOptions, Permissions},
     io,
     os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
@@ -79,14 +79,21 @@ pub(super) fn make_private(database: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Creates an empty file that only its owner can open, if there is none.
-pub(super) fn create_private(path: &Path) -> io::Result<()> {
-    match OpenOptions::new()
+/// Creates an empty file that only its owner can open.
+///
+/// # Errors
+/// If it exists, or cannot be created.
+pub(super) fn create_new_private(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(path)
-    {
+}
+
+/// Creates an empty file that only its owner can open, if there is none.
+pub(super) fn create_private(path: &Path) -> io::Result<()> {
+    match create_new_private(path) {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),

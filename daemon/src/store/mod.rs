@@ -1,13 +1,14 @@
 //! SQLite database: the durable form of the intent, which is read only at the start, with the history
 //! of events, the tokens and the audit log.
 //!
-//! [`Store`] has the one connection that writes; [`History`] and [`AuditLog`] read on connections of
-//! their own. Each table has a module: `resources`, `history`, `tokens`, `audit`; `schema` migrates
+//! [`Store`] has the one connection that writes; [`History`], [`AuditLog`] and [`Backups`] read on
+//! connections of their own. Each table has a module: `resources`, `history`, `tokens`, `audit`; `schema` migrates
 //! them.
 //!
 //! **Invariant:** a [`Commit`] is one durable transaction, recorded whole or not at all.
 
 mod audit;
+mod backup;
 mod error;
 mod files;
 mod history;
@@ -29,6 +30,7 @@ use sqlx::{Connection, SqliteConnection};
 use self::files::OpenedFile;
 pub use self::{
     audit::AuditLog,
+    backup::{Backups, Restored, restore},
     error::StoreError,
     history::{EventFilter, History},
 };

@@ -8,7 +8,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use super::{StoreError, files, migrations};
+use super::{StoreError, backup, files, migrations};
 use crate::model::MachineKey;
 
 static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(migrations::migrator);
@@ -29,14 +29,33 @@ pub(super) async fn connect_writer(path: &Path) -> sqlx::Result<SqliteConnection
 
 /// Returns a pool of at most two connections that only read; idle ones are closed.
 pub(super) fn reader_pool(database: &Path) -> SqlitePool {
-    let options = SqliteConnectOptions::new()
-        .filename(database)
-        .read_only(true)
-        .disable_statement_logging();
     SqlitePoolOptions::new()
         .max_connections(2)
         .idle_timeout(Duration::from_secs(60))
-        .connect_lazy_with(options)
+        .connect_lazy_with(reader_options(database))
+}
+
+/// Opens a connection that only reads.
+pub(super) async fn connect_reader(database: &Path) -> sqlx::Result<SqliteConnection> {
+    reader_options(database).connect().await
+}
+
+fn reader_options(database: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(database)
+        .read_only(true)
+        .disable_statement_logging()
+}
+
+/// Opens a copy of a database that nobody else has open, and folds its write-ahead log in: all of
+/// it is in one file.
+pub(super) async fn connect_copy(path: &Path) -> sqlx::Result<SqliteConnection> {
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .journal_mode(SqliteJournalMode::Delete)
+        .synchronous(SqliteSynchronous::Full)
+        .disable_statement_logging();
+    options.connect().await
 }
 
 /// Checks the integrity of the database (`PRAGMA quick_check`).
@@ -56,7 +75,8 @@ pub(super) async fn check_integrity(
     }
     Err(StoreError::Damaged {
         path: path.to_owned(),
-        reason: report,
+        // On lines of its own after the database that it is in.
+        reason: report.lines().collect::<Vec<_>>().join(" "),
     })
 }
 
@@ -68,22 +88,8 @@ pub(super) async fn migrate(
     connection: &mut SqliteConnection,
     path: &Path,
 ) -> Result<(), StoreError> {
-    let applied = applied_version(connection)
-        .await
-        .map_err(|source| migration_error(path, source))?;
-    let newest = MIGRATIONS
-        .iter()
-        .map(|migration| migration.version)
-        .max()
-        .unwrap_or(0);
-    if applied > newest {
-        return Err(StoreError::Newer {
-            path: path.to_owned(),
-            version: applied,
-        });
-    }
-
-    if applied != 0 && applied < newest {
+    let applied = check_version(connection, path).await?;
+    if applied != 0 && applied < newest_version() {
         copy_database(connection, path, applied)
             .await
             .map_err(|source| StoreError::Io {
@@ -98,7 +104,51 @@ pub(super) async fn migrate(
         .map_err(|source| migration_error(path, source))
 }
 
+/// Brings the copy of a backup up to date.
+///
+/// # Errors
+/// [`StoreError::InvalidBackup`] if it is not netnsd's, [`StoreError::Newer`] if its schema is
+/// newer than this program.
+pub(super) async fn upgrade(
+    connection: &mut SqliteConnection,
+    path: &Path,
+) -> Result<(), StoreError> {
+    let not_ours = || StoreError::InvalidBackup {
+        path: path.to_owned(),
+        reason: "it is not a database of netnsd".to_owned(),
+    };
+    if check_version(connection, path).await? == 0 {
+        return Err(not_ours());
+    }
+    match MIGRATIONS.run(connection).await {
+        // Another program of the same library has its own migrations.
+        Err(MigrateError::VersionMismatch(_) | MigrateError::VersionMissing(_)) => Err(not_ours()),
+        result => result.map_err(|source| migration_error(path, source)),
+    }
+}
+
+fn newest_version() -> i64 {
+    let versions = MIGRATIONS.iter().map(|migration| migration.version);
+    versions.max().unwrap_or(0)
+}
+
 /// Returns the version of the newest migration that was applied; 0 for a new database.
+///
+/// # Errors
+/// [`StoreError::Newer`] if it is newer than this program.
+async fn check_version(connection: &mut SqliteConnection, path: &Path) -> Result<i64, StoreError> {
+    let applied = applied_version(connection)
+        .await
+        .map_err(|source| migration_error(path, source))?;
+    if applied > newest_version() {
+        return Err(StoreError::Newer {
+            path: path.to_owned(),
+            version: applied,
+        });
+    }
+    Ok(applied)
+}
+
 async fn applied_version(connection: &mut SqliteConnection) -> Result<i64, MigrateError> {
     let table = &MIGRATIONS.table_name;
     connection.ensure_migrations_table(table).await?;
@@ -128,13 +178,7 @@ async fn copy_database(
     }
 
     let half = files::path_beside(&copy, ".half");
-    // VACUUM INTO refuses a file that is not empty; an interrupted attempt may have left one.
-    let _ = fs::remove_file(&half);
-    files::create_private(&half)?;
-    sqlx::query("VACUUM INTO ?")
-        .bind(half.to_string_lossy().into_owned())
-        .execute(connection)
-        .await?;
+    backup::write_copy(connection, &half).await?;
     fs::rename(&half, &copy)?;
     Ok(())
 }

@@ -454,6 +454,16 @@ pub enum Command {
         #[arg(long, value_name = "LABEL")]
         label: Vec<String>,
     },
+    /// Copy the whole database of netnsd to a file, while it runs (admin)
+    ///
+    /// The copy has everything: identities, MAC addresses, events, hashes of tokens, the audit log.
+    /// `netnsd restore FILE` restores it while netnsd is stopped.
+    #[command(after_help = "Example:\n  netnsctl backup netnsd.db")]
+    Backup {
+        /// File to write; an older one is replaced
+        #[arg(value_hint = clap::ValueHint::FilePath)]
+        file: PathBuf,
+    },
     /// Adopt existing namespaces, bridges and veth pairs without disruption
     #[command(
         after_help = "Examples:\n  netnsctl adopt --all --dry-run\n  netnsctl adopt netns/byhand bridge/lan"
@@ -533,6 +543,7 @@ impl Command {
             | Command::Diff(_)
             | Command::Graph(_)
             | Command::Export { .. }
+            | Command::Backup { .. }
             | Command::Reconcile
             | Command::Events(_)
             | Command::Token(_)
@@ -569,6 +580,7 @@ impl Command {
             | Command::Diff(_)
             | Command::Graph(_)
             | Command::Export { .. }
+            | Command::Backup { .. }
             | Command::Reconcile
             | Command::Events(_)
             | Command::Token(_)

@@ -4,6 +4,7 @@
 
 mod adopt;
 mod api;
+mod backup;
 mod body;
 mod bridge;
 mod cli;
@@ -128,6 +129,7 @@ async fn dispatch(cli: Cli) -> Result<(), CliError> {
         Command::Diff(document) => topology::diff_document(&context, &document).await,
         Command::Graph(args) => graph::show_graph(&context, &args).await,
         Command::Export { label } => topology::export_document(&context, &label).await,
+        Command::Backup { file } => backup::write_backup(&context, &file).await,
         Command::Adopt(args) => adopt::adopt_resources(&context, &args).await,
         Command::Reconcile => topology::reconcile(&context).await,
         Command::Events(args) => events::show_events(&context, &args).await,

@@ -22,7 +22,7 @@ const FOREIGN_COMMANDS: &[(&[&str], &str)] = &[
     (&["log", "logs", "history"], "netnsctl events"),
     (&["watch", "monitor"], "netnsctl events -f"),
     (
-        &["up", "import", "load", "restore", "deploy"],
+        &["up", "import", "load", "deploy"],
         "netnsctl apply -f FILE",
     ),
     (&["down", "destroy"], "netnsctl apply --prune -f FILE"),
@@ -30,7 +30,7 @@ const FOREIGN_COMMANDS: &[(&[&str], &str)] = &[
         &["validate", "check", "lint", "preview"],
         "netnsctl plan -f FILE",
     ),
-    (&["save", "dump", "backup"], "netnsctl export"),
+    (&["save", "dump"], "netnsctl export"),
     (&["sync", "refresh", "repair"], "netnsctl reconcile"),
     (&["ifconfig"], "netnsctl addr"),
     (&["map", "tree", "draw", "topology"], "netnsctl graph"),

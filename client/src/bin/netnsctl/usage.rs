@@ -113,6 +113,11 @@ impl Details<'_> {
             .flat_map(|next| std::iter::once(next.get_name()).chain(next.get_visible_aliases()))
             .collect();
         let kind = self.path.split(' ').nth(1);
+        if kind.is_none() && word == "restore" {
+            return "there is no command \"restore\": netnsd restore FILE restores a backup while \
+                    netnsd is stopped, netnsctl apply --prune -f FILE a document"
+                .to_owned();
+        }
         if let Some(own) = find_own_command(kind, &word) {
             let own = self.with_kind_and_name(&word, own);
             return format!("there is no command {word:?}: use {own}");

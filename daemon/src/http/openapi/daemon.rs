@@ -1,9 +1,12 @@
 //! The daemon itself: health, readiness, metrics, this document.
 
 use netnsd_api::{About, Code, Health, Index, NotInSync, Ready, Reconciled};
-use utoipa::openapi::{Object, path::OperationBuilder, schema::Type};
+use utoipa::openapi::{
+    KnownFormat, Object, ObjectBuilder, SchemaFormat, path::OperationBuilder, schema::Type,
+};
 
 use super::components::{Components, any_object, json_response, response};
+use crate::http::backup::SQLITE;
 
 pub(in crate::http) fn index(api: &mut Components) -> OperationBuilder {
     let schema = api.schema::<Index>();
@@ -60,6 +63,21 @@ pub(in crate::http) fn metrics(api: &mut Components) -> OperationBuilder {
                 text,
             ),
         )
+}
+
+pub(in crate::http) fn backup(api: &mut Components) -> OperationBuilder {
+    let bytes = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .format(Some(SchemaFormat::KnownFormat(KnownFormat::Binary)))
+        .build();
+    let description = "everything that is committed, as a SQLite database for `netnsd restore`";
+    api.operation(
+        "backup",
+        "Copy the whole database, with tokens' hashes and the audit log",
+        "daemon",
+        &[Code::StoreUnavailable],
+    )
+    .response("200", response(description, SQLITE, bytes.into()))
 }
 
 pub(in crate::http) fn openapi_yaml(api: &mut Components) -> OperationBuilder {
