@@ -355,9 +355,9 @@ fn foreign_devices_and_the_host_are_refused() {
     ip("route add default via 10.0.0.1")
         .assert_failed(1, &["routes of the host are not managed by netnsd yet"]);
     ip("link set lo up").assert_failed(1, &["lo of the host"]);
-    ip("link add d0 type vxlan id 5").assert_failed(
+    ip("link add d0 type gre remote 10.0.0.1").assert_failed(
         2,
-        &["type vxlan is not managed by netnsd yet; managed types: veth, bridge"],
+        &["type gre is not managed by netnsd yet; managed types: veth, bridge"],
     );
     ip("addbr br0").assert_failed(2, &["netnsctl brctl addbr br0"]);
     ip("-n other netns list").assert_failed(2, &["-n is an option of ip: it is only for link"]);
@@ -715,10 +715,10 @@ fn json_of_ip_has_the_values_of_ip() {
         ("-n net0 -4 addr", &["addr_info", "ifname"]),
         ("-n net0 -br addr", &["addr_info", "operstate"]),
         ("-n net0 -4 addr show to 10.0.0.0/8", &["addr_info"]),
-        ("-n net0 route", &["dst"]),
+        ("-n net0 -4 route", &["dst"]),
         ("-n net0 -6 route", &["dst", "dev"]),
         (
-            "-n net0 -d route",
+            "-n net0 -4 -d route",
             &["dst", "type", "table", "scope", "protocol"],
         ),
         (

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use tracing_subscriber::filter::Targets;
 
 use crate::{
-    access::{AccessRule, Subject},
+    access::{AccessRule, Subject, Uplink},
     engine::{DriftPolicy, ScanInterval},
 };
 
@@ -135,6 +135,17 @@ struct File {
     tls_client_ca: Option<String>,
     #[serde(default)]
     access: Vec<AccessEntry>,
+    #[serde(default)]
+    uplink: Vec<UplinkEntry>,
+}
+
+/// Device of the host that is lent.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UplinkEntry {
+    interface: String,
+    role: String,
+    prefix: Option<String>,
 }
 
 /// Access rule: a user, a group or a certificate, its role, and optionally a prefix of names and
@@ -182,6 +193,8 @@ pub struct Settings {
     pub tls: Option<TlsFiles>,
     /// Access rules, besides those of root and of members of the group netnsd.
     pub access: Vec<AccessRule>,
+    /// Devices of the host that are lent.
+    pub uplinks: Vec<Uplink>,
     /// Drift policy.
     pub policy: DriftPolicy,
     /// Format of the log.
@@ -362,6 +375,13 @@ impl Settings {
                 .iter()
                 .enumerate()
                 .map(convert_rule)
+                .collect::<Result<_>>()?,
+            uplinks: sources
+                .file
+                .uplink
+                .iter()
+                .enumerate()
+                .map(convert_uplink)
                 .collect::<Result<_>>()?,
             policy: DriftPolicy {
                 repair: sources.repair()?,
@@ -587,6 +607,28 @@ fn convert_rule((index, entry): (usize, &AccessEntry)) -> Result<AccessRule> {
         role,
         prefix: prefix.unwrap_or_default().to_owned(),
         host,
+    })
+}
+
+fn convert_uplink((index, entry): (usize, &UplinkEntry)) -> Result<Uplink> {
+    let error = |key: &str, error: &str| {
+        SettingsError(format!(
+            "uplink[{index}].{key} in the configuration file: {error}"
+        ))
+    };
+    let interface = entry.interface.parse();
+    let prefix = entry.prefix.clone().unwrap_or_default();
+    if !prefix.is_empty() {
+        check_prefix(&prefix).map_err(|wrong| error("prefix", &wrong.0))?;
+    }
+    Ok(Uplink {
+        interface: interface
+            .map_err(|wrong: netnsd_api::InvalidValue| error("interface", &wrong.0))?,
+        role: entry
+            .role
+            .parse()
+            .map_err(|wrong: netnsd_api::InvalidValue| error("role", &wrong.0))?,
+        prefix,
     })
 }
 

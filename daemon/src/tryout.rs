@@ -55,6 +55,7 @@ pub fn run(exit: bool, verbose: bool, log: Targets) -> Result<ExitCode> {
         token_file: None,
         tls: None,
         access: Vec::new(),
+        uplinks: Vec::new(),
         policy: DriftPolicy::default(),
         log_format: LogFormat::Text,
         log,

@@ -4,7 +4,9 @@ use std::net::IpAddr;
 
 use rtnetlink::packet_route::{
     AddressFamily, RouteNetlinkMessage,
-    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
+    neighbour::{
+        NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+    },
 };
 
 /// Builds a request for every neighbour, of any family.
@@ -20,12 +22,39 @@ pub fn get_fdb(bridge: u32) -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetNeighbour(message)
 }
 
+/// Builds a request for the forwarding table of a device of its own.
+pub fn get_own_fdb(device: u32) -> RouteNetlinkMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Bridge;
+    message.header.ifindex = device;
+    RouteNetlinkMessage::GetNeighbour(message)
+}
+
+/// Builds the entry by which a vxlan sends flooded frames to an address
+/// (`vxlan_fdb_add()`, drivers/net/vxlan/vxlan_core.c): that of MAC address zero.
+pub fn flood_entry(device: u32, to: IpAddr) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Bridge;
+    message.header.ifindex = device;
+    message.header.state = NeighbourState::Permanent;
+    message.header.flags = NeighbourFlags::Own;
+    let to = match to {
+        IpAddr::V4(v4) => NeighbourAddress::Inet(v4),
+        IpAddr::V6(v6) => NeighbourAddress::Inet6(v6),
+    };
+    message.attributes = vec![
+        NeighbourAttribute::LinkLayerAddress(vec![0; 6]),
+        NeighbourAttribute::Destination(to),
+    ];
+    message
+}
+
 /// A neighbour, or an entry of a forwarding table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Neigh {
     /// Index of its link.
     pub index: u32,
-    /// IP address; `None` in a forwarding table.
+    /// IP address; `None` in the forwarding table of a bridge.
     pub address: Option<IpAddr>,
     /// MAC address.
     pub mac: Option<[u8; 6]>,
@@ -57,6 +86,12 @@ pub fn parse_neigh(answer: RouteNetlinkMessage) -> Option<Neigh> {
             }
             NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => {
                 neigh.address = Some(IpAddr::V6(*v6));
+            }
+            // In a forwarding table the length tells the family.
+            NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => {
+                let v4 = <[u8; 4]>::try_from(bytes.as_slice()).map(IpAddr::from);
+                let v6 = || <[u8; 16]>::try_from(bytes.as_slice()).map(IpAddr::from);
+                neigh.address = v4.or_else(|_| v6()).ok();
             }
             NeighbourAttribute::LinkLayerAddress(bytes) => {
                 neigh.mac = bytes.as_slice().try_into().ok();

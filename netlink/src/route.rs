@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use rtnetlink::packet_route::{
     AddressFamily, RouteNetlinkMessage,
     route::{
-        RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteNextHopFlags, RouteProtocol,
+        RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHopFlags,
+        RouteProtocol,
     },
 };
 
@@ -20,6 +21,43 @@ pub fn get_routes(ipv6: bool, protocol: Option<u8>) -> RouteNetlinkMessage {
     // The kernel takes 0 for all.
     message.header.protocol = RouteProtocol::from(protocol.unwrap_or(0));
     RouteNetlinkMessage::GetRoute(message)
+}
+
+/// Builds a request for the route that packets to an address take.
+pub fn get_route_to(address: IpAddr) -> RouteNetlinkMessage {
+    let mut message = RouteMessage::default();
+    (
+        message.header.address_family,
+        message.header.destination_prefix_length,
+    ) = match address {
+        IpAddr::V4(_) => (AddressFamily::Inet, 32),
+        IpAddr::V6(_) => (AddressFamily::Inet6, 128),
+    };
+    let address = RouteAttribute::Destination(RouteAddress::from(address));
+    message.attributes.push(address);
+    RouteNetlinkMessage::GetRoute(message)
+}
+
+/// Returns the index of the device by which a route of an answer leaves, and its MTU if it has one
+/// of its own.
+pub fn route_device(answer: &RouteNetlinkMessage) -> Option<(u32, Option<u32>)> {
+    let RouteNetlinkMessage::NewRoute(route) = answer else {
+        return None;
+    };
+    let (mut device, mut mtu) = (None, None);
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => device = Some(*index),
+            RouteAttribute::Metrics(metrics) => {
+                mtu = metrics.iter().find_map(|metric| match metric {
+                    RouteMetric::Mtu(mtu) => Some(*mtu),
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
+    }
+    Some((device?, mtu))
 }
 
 /// Builds a request that creates a route as it was observed, without what the kernel reports and

@@ -64,6 +64,9 @@ impl Graph {
         for link in &recorded.links {
             builder.add_link(link);
         }
+        for link in &recorded.links {
+            builder.add_lower(link);
+        }
         builder.add_other_devices();
         builder.add_live_edges();
         builder.finish()
@@ -143,7 +146,9 @@ impl<'a> Builder<'a> {
         let ends = self.recorded.veths.iter().flat_map(|veth| &veth.endpoints);
         let links = self.recorded.links.iter().map(|link| &link.device);
         let ends = ends.chain(links).map(|end| &end.namespace);
-        for name in bridges.chain(ends).flatten() {
+        let lowers = self.recorded.links.iter().map(|link| link.fields.base());
+        let lowers = lowers.filter_map(|base| base.lower()?.namespace.as_ref());
+        for name in bridges.chain(ends).flatten().chain(lowers) {
             self.add_namespace(name.as_str(), true, None);
         }
     }
@@ -209,6 +214,35 @@ impl<'a> Builder<'a> {
     fn add_link(&mut self, link: &Link) {
         let resource = ResourceRef::new(Kind::Link, link.name.clone());
         self.add_end(&(resource, 0), &link.device, link.device_name());
+    }
+
+    /// Adds the edge to the device that a link is on, unless the kernel has the link and tells it.
+    fn add_lower(&mut self, link: &Link) {
+        let resource = ResourceRef::new(Kind::Link, link.name.clone());
+        let owner = (resource, 0);
+        let Some(lower) = link.fields.base().lower() else {
+            return;
+        };
+        if self.owned.contains_key(&owner) {
+            return;
+        }
+        let namespace = lower.namespace.as_ref().map(Name::as_str);
+        let below = Place::new(namespace, lower.interface.as_str());
+        let b = match self.devices.get(&below) {
+            Some(id) => id.clone(),
+            None => {
+                let node = self.device(&below);
+                self.devices.insert(below, node.id.clone());
+                let id = node.id.clone();
+                self.add_node(node);
+                id
+            }
+        };
+        let namespace = link.device.namespace.as_ref().map(Name::as_str);
+        let place = Place::new(namespace, link.device_name());
+        let a = self.device(&place).id;
+        let id = place.id(EdgeKind::Lower.as_str());
+        self.add_edge(EdgeKind::Lower, id, a, b, Some(&owner.0));
     }
 
     /// Adds a device that may be a port, and returns its id.

@@ -275,3 +275,31 @@ fn link_of_a_document_is_an_interface_and_may_be_a_port() {
     assert_eq!((&*edge.a, &*edge.b), ("interface//d0", "bridge/br0"));
     assert_eq!(edge.resource, Some(resource(Kind::Link, "d0")));
 }
+
+#[test]
+fn link_of_a_document_is_on_its_lower_device() {
+    let recorded = document(json!({
+        "namespaces": [{"name": "a"}],
+        "links": [
+            {"name": "m0", "type": "macvlan", "namespace": "a", "lower": {"interface": "eth0"}},
+            {"name": "v0", "type": "vlan", "vlan_id": 7, "lower": {"namespace": "a", "interface": "m0"}},
+        ],
+    }));
+    let graph = Graph::new(&recorded, &HashMap::new(), &[]);
+    let ends = |edge: &GraphEdge| (edge.kind, edge.a.clone(), edge.b.clone());
+    assert_eq!(
+        graph.edges.iter().map(ends).collect::<Vec<_>>(),
+        [
+            (
+                EdgeKind::Lower,
+                "interface//v0".into(),
+                "interface/a/m0".into()
+            ),
+            (
+                EdgeKind::Lower,
+                "interface/a/m0".into(),
+                "interface//eth0".into()
+            ),
+        ]
+    );
+}

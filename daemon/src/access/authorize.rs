@@ -2,8 +2,8 @@
 
 use netnsd_api::Role;
 
-pub use super::host_access::check_host_use;
 use super::{AccessError, Caller};
+pub use super::{host_access::check_host_use, uplink::check_base_use};
 use crate::model::{Change, ChangeKind, Decision, DocumentItem, Spec};
 
 /// Checks the names and references of a change as it was sent, without looking at recorded

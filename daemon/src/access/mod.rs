@@ -15,6 +15,7 @@ mod peer;
 mod redact;
 mod refusals;
 mod tokens;
+mod uplink;
 
 use std::{sync::Arc, time::Duration};
 
@@ -30,6 +31,7 @@ pub use self::{
     redact::Redact,
     refusals::Refusals,
     tokens::{AccessRule, Authenticator, Subject, issue_token},
+    uplink::Uplink,
 };
 
 /// Credentials of a Unix socket's peer, with which an operator's commands run.
@@ -54,6 +56,8 @@ pub struct Caller {
     pub prefix: String,
     /// Rights on the host itself.
     pub host: HostAccess,
+    /// Devices of the host that the configuration lends.
+    pub uplinks: Arc<[Uplink]>,
     /// Credentials, of a caller on a Unix socket; `None` over TCP.
     pub identity: Option<Identity>,
     /// Time at which its rights end.
@@ -72,6 +76,7 @@ impl Caller {
             role: Role::Admin,
             prefix: String::new(),
             host: HostAccess::Any,
+            uplinks: Arc::default(),
             identity: None,
             expires_at: None,
             revoked: None,

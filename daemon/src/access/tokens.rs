@@ -1,6 +1,6 @@
 //! Authenticates callers: by access rules for users, groups and certificates, and by tokens.
 
-use std::sync::RwLock;
+use std::sync::{Arc, RwLock};
 
 use jiff::Timestamp;
 use netnsd_api::{HostAccess, NewToken, Role, Token};
@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tokio::sync::watch;
 
-use super::{Caller, Identity};
+use super::{Caller, Identity, Uplink};
 use crate::model::{TokenRow, format_rfc3339};
 
 /// Subject of an access rule.
@@ -52,6 +52,7 @@ impl AccessRule {
             role: self.role,
             prefix: self.prefix.clone(),
             host: self.host,
+            uplinks: Arc::default(),
             identity,
             expires_at: None,
             revoked: None,
@@ -76,6 +77,8 @@ pub struct Authenticator {
     /// Hash of the token in `--token-file`.
     file: Option<String>,
     tokens: RwLock<Vec<KnownToken>>,
+    /// Devices of the host that are lent.
+    uplinks: Arc<[Uplink]>,
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -138,6 +141,22 @@ impl Authenticator {
             rules: std::iter::once(root).chain(rules).collect(),
             file: file.map(hash),
             tokens: RwLock::default(),
+            uplinks: Arc::default(),
+        }
+    }
+
+    /// Lends devices of the host.
+    pub fn with_uplinks(self, uplinks: Vec<Uplink>) -> Self {
+        Self {
+            uplinks: uplinks.into(),
+            ..self
+        }
+    }
+
+    fn lend(&self, caller: Caller) -> Caller {
+        Caller {
+            uplinks: self.uplinks.clone(),
+            ..caller
         }
     }
 
@@ -194,7 +213,8 @@ impl Authenticator {
     /// Returns the caller with these credentials; `None` if no rule matches.
     pub fn authenticate_unix(&self, identity: &Identity) -> Option<Caller> {
         let rule = self.rules.iter().find(|rule| rule.matches(identity))?;
-        Some(rule.caller(format!("uid {}", identity.uid), Some(identity.clone())))
+        let caller = rule.caller(format!("uid {}", identity.uid), Some(identity.clone()));
+        Some(self.lend(caller))
     }
 
     /// Returns the caller with a certificate for these names; `None` if no rule matches.
@@ -203,7 +223,7 @@ impl Authenticator {
             Subject::Certificate(name) if names.contains(name) => Some((rule, name)),
             _ => None,
         })?;
-        Some(rule.caller(format!("certificate {name}"), None))
+        Some(self.lend(rule.caller(format!("certificate {name}"), None)))
     }
 
     /// Returns the caller with this secret; `None` if no valid token has it.
@@ -232,6 +252,7 @@ impl Authenticator {
             role: *role,
             prefix: prefix.clone().unwrap_or_default(),
             host: *host,
+            uplinks: self.uplinks.clone(),
             identity: None,
             expires_at: known.expires_at,
             revoked: Some(known.revoked.subscribe()),

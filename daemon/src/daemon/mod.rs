@@ -128,7 +128,9 @@ pub async fn run(settings: Settings, ready: impl FnOnce(&Serving)) -> Result<()>
         .map(Arc::new);
     let group = operator_group();
     let rules = access_rules(&settings, group);
-    let access = Arc::new(Authenticator::new(rules, token.as_deref()));
+    let access = Arc::new(
+        Authenticator::new(rules, token.as_deref()).with_uplinks(settings.uplinks.clone()),
+    );
     let _lock_guard = lock_state_dir(&settings.state_dir)?;
 
     let listeners = Listeners::open(&settings, group).await?;

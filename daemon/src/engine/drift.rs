@@ -342,10 +342,21 @@ fn affected_by_change(
             let by_index = devices.owner(ns, *index).cloned();
             let by_name = intent.owner(ns, name);
             let bridges = devices.mtu_followers_in(ns).cloned();
-            by_index.into_iter().chain(by_name).chain(bridges).collect()
+            let uppers = intent.uppers_of_device(ns, name).iter().cloned();
+            let tunnels = intent.tunnels(ns).iter().cloned();
+            let own = by_index.into_iter().chain(by_name);
+            own.chain(bridges).chain(uppers).chain(tunnels).collect()
         }
-        NsChange::Address(index) => devices.owner(ns, *index).cloned().into_iter().collect(),
-        NsChange::Routes | NsChange::Neighbours | NsChange::Sysctls => Vec::new(),
+        NsChange::Address(index) => {
+            let owner = devices.owner(ns, *index);
+            owner
+                .into_iter()
+                .chain(intent.tunnels(ns))
+                .cloned()
+                .collect()
+        }
+        NsChange::Routes => intent.tunnels(ns).to_vec(),
+        NsChange::Neighbours | NsChange::Sysctls => Vec::new(),
         NsChange::Everything => match ns.name() {
             Some(name) => intent.dependents(&namespace_ref(name)),
             None => intent.all().map(|(resource, _)| resource).collect(),

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::{devices::DeviceIndex, failure::OpFailure, records::Records, status::StatusBoard};
 use crate::{
-    kernel::{KernelEvent, Observed},
+    kernel::{KernelEvent, Ns, Observed},
     model::{Record, Spec, ipv6_switches},
     plan::{Plan, PlanStatus},
 };
@@ -151,6 +151,45 @@ impl Workset {
             self.include(affected, group);
         }
         self.include(resource.clone(), group);
+        for spec in before.into_iter().chain(after) {
+            self.include_above(records, devices, group, spec);
+        }
+    }
+
+    /// Includes what is on the devices of a spec, and on those, and the tunnels through its
+    /// namespaces. Returns true if any was not included before.
+    fn include_above(
+        &mut self,
+        records: &Records,
+        devices: &DeviceIndex,
+        group: usize,
+        spec: &Spec,
+    ) -> bool {
+        let intent = records.intent();
+        let uppers = intent.uppers(spec).cloned();
+        let through = match spec {
+            Spec::Namespace(spec) => vec![Ns::Named(spec.name.clone())],
+            Spec::Bridge(_) | Spec::Veth(_) | Spec::Link(_) => {
+                spec.devices().map(|device| device.ns()).collect()
+            }
+        };
+        let tunnels = through.iter().flat_map(|ns| intent.tunnels(ns)).cloned();
+        let above: Vec<ResourceRef> = uppers.chain(tunnels).collect();
+
+        let mut has_grown = false;
+        for resource in above {
+            let Some(spec) = records.spec(&resource) else {
+                continue;
+            };
+            if self.include(resource, group) {
+                has_grown = true;
+                for affected in affected_resources(records, devices, None, Some(spec)) {
+                    self.include(affected, group);
+                }
+                self.include_above(records, devices, group, spec);
+            }
+        }
+        has_grown
     }
 
     /// Observes the bridges of ports too: a port changes their carrier.
@@ -180,8 +219,8 @@ impl Workset {
         }
     }
 
-    /// Includes the dependents of namespaces and bridges that a plan recreates. Returns true if
-    /// any was not included before.
+    /// Includes the dependents of namespaces and bridges that a plan recreates, and what is on the
+    /// links that it creates, moves or deletes. Returns true if any was not included before.
     pub fn include_recreated_dependents(
         &mut self,
         records: &Records,
@@ -199,6 +238,21 @@ impl Workset {
                     has_grown |= self.include(affected, group);
                 }
                 has_grown |= self.include(dependent, group);
+            }
+        }
+        for (resource, location) in plan.changed_locations() {
+            let group = self.group(resource).unwrap_or_default();
+            for upper in records
+                .intent()
+                .uppers_of_device(&location.ns, &location.name)
+            {
+                let Some(spec) = records.spec(upper) else {
+                    continue;
+                };
+                has_grown |= self.include(upper.clone(), group);
+                for affected in affected_resources(records, devices, None, Some(spec)) {
+                    has_grown |= self.include(affected, group);
+                }
             }
         }
         has_grown

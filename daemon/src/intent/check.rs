@@ -18,6 +18,7 @@ impl Intent {
     /// Checks a resource against everything that is recorded, itself included.
     pub(super) fn check(&self, resource: &ResourceRef, spec: &Spec) -> Result<(), IntentError> {
         spec.check()?;
+        self.check_base(resource, spec)?;
         for device in spec.devices() {
             self.check_device(resource, spec, &device)?;
         }
@@ -31,6 +32,41 @@ impl Intent {
             Spec::Veth(spec) => check_own_addresses(spec),
             Spec::Link(_) => Ok(()),
         }
+    }
+
+    /// Checks that the base's namespace is there, and that a link is not on itself.
+    fn check_base(&self, resource: &ResourceRef, spec: &Spec) -> Result<(), IntentError> {
+        let base = spec.base();
+        let pointer = format!("/{}", base.namespace_field());
+        self.check_namespace(base.namespace().flatten(), &pointer)?;
+
+        let mut lower = spec.lower();
+        let mut below = Vec::new();
+        while let Some((ns, device)) = lower {
+            let owner = if spec
+                .devices()
+                .any(|own| (own.ns(), own.name) == (ns.clone(), device))
+            {
+                resource
+            } else {
+                match self.index.owner(&ns, device) {
+                    Some(owner) => owner,
+                    None => return Ok(()),
+                }
+            };
+            if owner == resource {
+                let detail =
+                    format!("{device} in {ns} is {resource} itself, or on it: name another device");
+                return Err(FieldError::new(Code::InvalidField, "/lower", detail).into());
+            }
+            // A ring without this link is found when one of its own is checked.
+            if below.contains(&owner) {
+                return Ok(());
+            }
+            below.push(owner);
+            lower = self.spec(owner).and_then(Spec::lower);
+        }
+        Ok(())
     }
 
     fn check_device(

@@ -1,6 +1,9 @@
 //! Validation of writes: the records that a write leads to, or the reason to refuse it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use jiff::Timestamp;
 use netnsd_api::{Code, FieldError, InterfaceName, Kind, Name, ResourceRef, Veth};
@@ -138,6 +141,7 @@ impl Intent {
         if let Some(record) = &record {
             // First: what is taken on the host already is not for all to know.
             authorize::check_host_use(caller, &record.spec)?;
+            authorize::check_base_use(caller, &record.spec, self.lower_owner(&record.spec))?;
             self.check(&resource, &record.spec)?;
         }
         let changes = record
@@ -220,11 +224,14 @@ impl Intent {
         cascade: bool,
         now: Timestamp,
     ) -> Result<Decision, IntentError> {
-        let dependents = self.dependents(resource);
+        let dependents = self.users(resource);
         if !dependents.is_empty() && !cascade {
             let way_out = match resource.kind {
-                Kind::Bridge => "?cascade=true lets them go",
-                _ => "?cascade=true deletes them too",
+                Kind::Bridge if dependents == self.dependents(resource) => {
+                    "?cascade=true lets them go"
+                }
+                Kind::Bridge => "?cascade=true lets its ports go, and deletes what is on it",
+                Kind::Namespace | Kind::Veth | Kind::Link => "?cascade=true deletes them too",
             };
             return Err(IntentError::InUse {
                 resource: resource.clone(),
@@ -232,24 +239,38 @@ impl Intent {
                 way_out,
             });
         }
+        let along = self.deleted_along(resource);
         let mut changes = Vec::new();
-        match resource.kind {
-            // A namespace takes its bridges and veths along; ports of its bridges are in it too.
-            Kind::Namespace => changes.extend(dependents.into_iter().map(|other| (other, None))),
-            // A bridge lets its ports go.
-            Kind::Bridge => {
-                for port in dependents {
-                    let Some(old) = self.get(&port) else { continue };
-                    changes.push((port, Some(release(old, &resource.name, now))));
-                }
+        // A bridge lets its ports go.
+        for port in self.dependents(resource) {
+            if let Some(old) = self.get(&port).filter(|_| !along.contains(&port)) {
+                changes.push((port, Some(release(old, &resource.name, now))));
             }
-            Kind::Veth | Kind::Link => {}
         }
+        changes.extend(along.into_iter().map(|other| (other, None)));
         changes.push((resource.clone(), None));
         Ok(Decision {
             named: vec![(resource.clone(), ChangeKind::Deleted)],
             changes,
         })
+    }
+
+    /// Returns the resources that are deleted with one, `?cascade=true`: what is in a namespace or
+    /// goes through it, what is on devices that are deleted, and what is on those.
+    fn deleted_along(&self, resource: &ResourceRef) -> BTreeSet<ResourceRef> {
+        let mut along = BTreeSet::new();
+        let mut waiting = vec![resource.clone()];
+        while let Some(next) = waiting.pop() {
+            let lost = match next.kind {
+                Kind::Namespace => self.users(&next),
+                Kind::Bridge | Kind::Veth | Kind::Link => {
+                    let uppers = self.spec(&next).map(|spec| self.uppers(spec).cloned());
+                    uppers.into_iter().flatten().collect()
+                }
+            };
+            waiting.extend(lost.into_iter().filter(|lost| along.insert(lost.clone())));
+        }
+        along
     }
 
     /// Returns the record that a resource becomes; `None` if its intent is this already.
@@ -262,7 +283,13 @@ impl Intent {
     ) -> (ChangeKind, Option<Record>) {
         match current {
             Some(current) if *current.spec == spec => (ChangeKind::Unchanged, None),
-            Some(current) => (ChangeKind::Updated, Some(updated(current, spec, now))),
+            Some(current) => {
+                let mut record = updated(current, spec, now);
+                if record.spec.has_own_macs() == record.macs.is_empty() {
+                    record.macs = self.derive_macs(&record.spec);
+                }
+                (ChangeKind::Updated, Some(record))
+            }
             None => {
                 let macs = self.derive_macs(&spec);
                 let record = Record {

@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
 };
 
-use netnsd_api::{Kind, Mac, Name, Namespace, NetnsId, ResourceRef, is_link_local};
+use netnsd_api::{Base, Kind, Mac, Name, Namespace, NetnsId, ResourceRef, is_link_local};
 
 use super::segment;
 use crate::{
@@ -25,6 +25,10 @@ pub(super) struct Index {
     /// Pairs of a resource and one that refers to it.
     dependents: BTreeSet<(ResourceRef, ResourceRef)>,
     interfaces: Claims<(Ns, String)>,
+    /// Resources on each device.
+    uppers: Claims<(Ns, String)>,
+    /// Resources whose own packets use the addresses and routes of each namespace.
+    tunnels: Claims<Ns>,
     addresses: Claims<(Ns, IpAddr)>,
     segments: Claims<(Name, IpAddr)>,
     /// Explicit ids of namespaces.
@@ -51,6 +55,20 @@ impl Index {
         self.interfaces
             .get(&(ns.clone(), device.to_owned()))?
             .first()
+    }
+
+    /// Returns the resources on a device.
+    pub(super) fn uppers(&self, ns: &Ns, device: &str) -> &[ResourceRef] {
+        if self.uppers.is_empty() {
+            return &[];
+        }
+        let key = (ns.clone(), device.to_owned());
+        self.uppers.get(&key).map_or(&[], Vec::as_slice)
+    }
+
+    /// Returns the resources whose own packets use the addresses and routes of a namespace.
+    pub(super) fn tunnels(&self, ns: &Ns) -> &[ResourceRef] {
+        self.tunnels.get(ns).map_or(&[], Vec::as_slice)
     }
 
     /// The devices in a namespace.
@@ -137,6 +155,12 @@ impl Index {
             }
             claim(&mut self.interfaces, key, resource);
         }
+        if let Some((ns, device)) = spec.lower() {
+            claim(&mut self.uppers, (ns, device.to_owned()), resource);
+        }
+        if let Some(ns) = underlay(spec) {
+            claim(&mut self.tunnels, ns, resource);
+        }
         if let Some(id) = explicit_netnsid(spec) {
             claim(&mut self.netnsids, id, resource);
         }
@@ -169,6 +193,12 @@ impl Index {
         for key in spec.devices().map(|device| device.location()) {
             take(&mut self.interfaces, &key, resource);
             self.free_device(&key);
+        }
+        if let Some((ns, device)) = spec.lower() {
+            take(&mut self.uppers, &(ns, device.to_owned()), resource);
+        }
+        if let Some(ns) = underlay(spec) {
+            take(&mut self.tunnels, &ns, resource);
         }
         if let Some(id) = explicit_netnsid(spec) {
             take(&mut self.netnsids, &id, resource);
@@ -229,6 +259,14 @@ fn macs(record: &Record) -> impl Iterator<Item = Mac> {
         .iter()
         .copied()
         .chain(record.spec.devices().filter_map(|device| device.mac))
+}
+
+/// Returns the namespace whose addresses and routes a resource's own packets use.
+fn underlay(spec: &Spec) -> Option<Ns> {
+    match spec.base() {
+        Base::Underlay { namespace, .. } => Some(Ns::of(namespace)),
+        Base::Alone | Base::Lower(_) => None,
+    }
 }
 
 /// Returns the netnsid that a namespace asks for by number.

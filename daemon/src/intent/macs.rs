@@ -6,8 +6,11 @@ use sha2::{Digest, Sha256};
 use crate::model::{DeviceSpec, MachineKey, Spec};
 
 /// Derives the MAC addresses of a resource's devices, one for each end. An address that is taken,
-/// or that the resource asks for itself, is skipped.
+/// or that the resource asks for itself, is skipped. Empty if the kernel chooses them.
 pub(super) fn derive_macs(key: &MachineKey, spec: &Spec, taken: impl Fn(Mac) -> bool) -> Vec<Mac> {
+    if !spec.has_own_macs() {
+        return Vec::new();
+    }
     let resource = spec.resource();
     let asked: Vec<Mac> = spec.devices().filter_map(|device| device.mac).collect();
     let mut macs: Vec<Mac> = Vec::new();

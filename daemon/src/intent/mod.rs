@@ -158,6 +158,50 @@ impl Intent {
         self.index.devices_in(ns).map(str::to_owned).collect()
     }
 
+    /// Returns the resources on a device.
+    pub fn uppers_of_device(&self, ns: &Ns, device: &str) -> &[ResourceRef] {
+        self.index.uppers(ns, device)
+    }
+
+    /// Returns the resource that has the device which a spec's is on.
+    fn lower_owner(&self, spec: &Spec) -> Option<&ResourceRef> {
+        let (ns, device) = spec.lower()?;
+        self.index.owner(&ns, device)
+    }
+
+    /// Returns the resources on the devices of a spec.
+    pub fn uppers<'a>(&'a self, spec: &'a Spec) -> impl Iterator<Item = &'a ResourceRef> {
+        let devices = spec.devices();
+        devices.flat_map(|device| self.index.uppers(&device.ns(), device.name))
+    }
+
+    /// Returns the resources on those devices of a deleted spec that no other resource has.
+    pub fn uppers_without_lower<'a>(
+        &'a self,
+        deleted: &'a Spec,
+    ) -> impl Iterator<Item = ResourceRef> + 'a {
+        let devices = deleted.devices().map(|device| (device.ns(), device.name));
+        let orphaned = devices.filter(|(ns, name)| self.index.owner(ns, name).is_none());
+        orphaned.flat_map(|(ns, name)| self.index.uppers(&ns, name).to_vec())
+    }
+
+    /// Returns the resources whose own packets use the addresses and routes of a namespace.
+    pub fn tunnels(&self, ns: &Ns) -> &[ResourceRef] {
+        self.index.tunnels(ns)
+    }
+
+    /// Returns the resources that cannot be without this one, sorted: those that refer to it, and
+    /// those on its devices.
+    pub fn users(&self, resource: &ResourceRef) -> Vec<ResourceRef> {
+        let mut users = self.dependents(resource);
+        if let Some(spec) = self.spec(resource) {
+            users.extend(self.uppers(spec).cloned());
+        }
+        users.sort();
+        users.dedup();
+        users
+    }
+
     /// Returns the resources that refer to this one, sorted.
     pub fn dependents(&self, resource: &ResourceRef) -> Vec<ResourceRef> {
         self.index.dependents(resource)

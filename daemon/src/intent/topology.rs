@@ -118,12 +118,19 @@ impl Intent {
         for placed in changed {
             let resource = placed.spec.resource();
             if let Some(record) = self.get(&resource) {
+                let owner = self.lower_owner(&record.spec);
+                authorize::check_base_use(caller, &record.spec, owner)
+                    .map_err(|error| IntentError::from(error).in_document(placed))?;
                 self.check(&resource, &record.spec)
                     .map_err(|error| error.in_document(placed))?;
             }
         }
         for resource in deleted {
-            let dependents = self.dependents(resource);
+            let mut dependents = self.dependents(resource);
+            let old = before.iter().find(|(other, _)| other == resource);
+            if let Some(old) = old.and_then(|(_, record)| record.as_ref()) {
+                dependents.extend(self.uppers_without_lower(&old.spec));
+            }
             // Where the document itself says so, the mistake is there.
             for placed in specs
                 .iter()

@@ -31,7 +31,7 @@ pub use self::{
     losses::LinkEvent,
     op::{
         AddressChange, FeatureOp, LinkAt, LinkChange, LinkOp, NamespaceChange, NamespaceOp,
-        NeighbourChange, NewEnd, NewLink, Op, RouteChange,
+        NeighbourChange, NewEnd, NewLink, Op, RemoteChange, RouteChange,
     },
 };
 use crate::links::{BridgeAttrs, DeviceAttrs, LinkSettings, PortAttrs};
@@ -96,6 +96,12 @@ pub struct NsScope {
     pub leftover_routes: bool,
     /// Routes that the kernel made with addresses of netnsd.
     pub prefix_routes: bool,
+    /// Links whose addresses for flooded frames are read.
+    pub remotes: BTreeSet<String>,
+    /// Ids, as seen from here, of the namespaces that links here are created in.
+    pub base_netnsids: BTreeSet<Ns>,
+    /// Addresses of which the MTU of the route is read.
+    pub route_mtus: BTreeSet<IpAddr>,
     /// Permanent neighbours.
     pub neighbours: bool,
     /// Sysctls to read.
@@ -150,6 +156,10 @@ pub struct ObservedNs {
     /// Interface and network of the routes that the kernel made with addresses; `None` if they were
     /// not read.
     pub prefix_routes: Option<BTreeSet<(String, IpNet)>>,
+    /// Ids of other namespaces as seen from here, as far as they were read and are given.
+    pub base_netnsids: BTreeMap<Ns, i32>,
+    /// MTU of the route to an address, as far as it was read and there is one.
+    pub route_mtus: BTreeMap<IpAddr, u32>,
     /// Permanent neighbours.
     pub neighbours: Vec<Neighbour>,
     /// Sysctls that were read and exist; white space is one space.
@@ -356,9 +366,9 @@ pub struct ObservedLink {
     pub operstate: String,
     /// Name of the bridge that it is a port of.
     pub master: Option<String>,
-    /// Index of the peer (`IFLA_LINK`).
+    /// Index of the peer, or of the device that it is on (`IFLA_LINK`).
     pub peer_index: Option<u32>,
-    /// Netnsid of the peer's namespace, if that is another one.
+    /// Netnsid of the namespace of that, or of the underlay, if it is another one.
     pub peer_netnsid: Option<i32>,
     /// True if it makes no IPv6 link-local address (`IN6_ADDR_GEN_MODE_NONE`).
     pub addr_gen_none: bool,
@@ -370,6 +380,10 @@ pub struct ObservedLink {
     pub addresses: Vec<ObservedAddress>,
     /// Settings that every device has.
     pub device: DeviceAttrs,
+    /// Addresses to which a vxlan sends flooded frames, if they were read.
+    pub remotes: BTreeSet<IpAddr>,
+    /// Settings of its type, where they are not observed one by one.
+    pub settings: Option<LinkSettings>,
     /// State of a bridge.
     pub bridge: Option<ObservedBridge>,
     /// State of a bridge port.
@@ -393,13 +407,15 @@ pub struct Device {
 impl ObservedLink {
     /// Returns the state of a device right after its creation.
     pub fn created(settings: &LinkSettings, end: &NewEnd) -> Self {
-        let mut bridge = None;
+        let (mut bridge, mut own) = (None, Some(settings.clone()));
         if let LinkSettings::Bridge(settings) = settings {
             let made: &mut ObservedBridge = bridge.insert(ObservedBridge::default());
             made.attrs.apply(settings);
+            own = None;
         }
         Self {
             kind: Some(settings.device_type().kind().into()),
+            settings: own,
             owner_tag: Some(end.owner_tag.clone()),
             mac: end.mac,
             mtu: end.mtu.unwrap_or(DEFAULT_MTU),

@@ -3,7 +3,7 @@
 //! Every operation may be repeated: a state that is already as asked is no error, unless something
 //! of others is in its way.
 
-use std::fmt;
+use std::{fmt, net::IpAddr};
 
 use ipnet::IpNet;
 use netnsd_api::{Mac, Name, Neighbour, NetnsId, Port, Route, SysctlKey};
@@ -133,6 +133,11 @@ pub enum LinkOp {
 pub struct NewLink {
     /// Type, and settings besides the defaults.
     pub settings: LinkSettings,
+    /// Location at which it is created if its base is in another namespace, and from which it is
+    /// moved.
+    pub birthplace: Option<LinkAt>,
+    /// Device that it is on, in the namespace that it is created in.
+    pub lower: Option<String>,
     /// Device.
     pub end: NewEnd,
     /// Other end of a veth pair.
@@ -144,6 +149,8 @@ impl NewLink {
     pub fn veth([end, peer]: [NewEnd; 2]) -> Self {
         Self {
             settings: LinkSettings::Veth(NoSettings),
+            birthplace: None,
+            lower: None,
             end,
             peer: Some(peer),
         }
@@ -153,9 +160,18 @@ impl NewLink {
     pub fn bridge(end: NewEnd, settings: BridgeSettings) -> Self {
         Self {
             settings: LinkSettings::Bridge(settings),
+            birthplace: None,
+            lower: None,
             end,
             peer: None,
         }
+    }
+
+    /// Returns the location of the device that it is on.
+    pub fn lower_at(&self) -> Option<LinkAt> {
+        let birthplace = self.birthplace.as_ref().unwrap_or(&self.end.at);
+        let lower = self.lower.as_ref()?;
+        Some(LinkAt::new(birthplace.ns.clone(), lower))
     }
 
     /// Iterates over the devices that it has.
@@ -218,6 +234,13 @@ pub enum FeatureOp {
         link: LinkAt,
         /// Change.
         change: AddressChange,
+    },
+    /// Changes the addresses to which a vxlan sends flooded frames.
+    Remote {
+        /// Link.
+        link: LinkAt,
+        /// Change.
+        change: RemoteChange,
     },
     /// Changes the routes of a namespace.
     Route {
@@ -283,6 +306,15 @@ pub enum AddressChange {
     },
     /// Restores the route to an address's network that the kernel made with the address.
     AddPrefixRoute(IpNet),
+}
+
+/// Change of the addresses to which a vxlan sends flooded frames.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum RemoteChange {
+    /// Adds an address.
+    Add(IpAddr),
+    /// Deletes an address.
+    Delete(IpAddr),
 }
 
 /// Change of a namespace's routes.
@@ -421,7 +453,7 @@ impl Op {
             },
             Op::Link(op) => op.ns().clone(),
             Op::Feature(op) => match op {
-                FeatureOp::Address { link, .. } => link.ns.clone(),
+                FeatureOp::Address { link, .. } | FeatureOp::Remote { link, .. } => link.ns.clone(),
                 FeatureOp::Route { ns, .. } | FeatureOp::Neighbour { ns, .. } => ns.clone(),
                 FeatureOp::Sysctl { name, .. } => Ns::Named(name.clone()),
                 FeatureOp::Dns { .. } => Ns::Host,
@@ -481,6 +513,10 @@ impl FeatureOp {
                 AddressChange::Delete { .. } => "address_delete",
                 AddressChange::Reorder { .. } => "address_reorder",
                 AddressChange::AddPrefixRoute(_) => "prefix_route_add",
+            },
+            FeatureOp::Remote { change, .. } => match change {
+                RemoteChange::Add(_) => "remote_add",
+                RemoteChange::Delete(_) => "remote_delete",
             },
             FeatureOp::Route { change, .. } => match change {
                 RouteChange::Add { .. } => "route_add",

@@ -19,8 +19,8 @@ use super::{
     ADDRESS_PROTOCOL_KERNEL_LL, AddressChange, Announcement, BatchOp, FeatureOp, Kernel,
     KernelError, KernelEvent, LinkAt, LinkChange, LinkEvent, LinkOp, NamespaceChange, NamespaceOp,
     NeighbourChange, NewLink, Ns, Observed, ObservedAddress, ObservedBridge, ObservedLink,
-    ObservedNs, ObservedPort, ObservedRoute, Op, Outcome, ROUTE_PROTOCOL, RouteChange, RouteExtras,
-    Scope, WatchChange, sysctl,
+    ObservedNs, ObservedPort, ObservedRoute, Op, Outcome, ROUTE_PROTOCOL, RemoteChange,
+    RouteChange, RouteExtras, Scope, WatchChange, sysctl,
 };
 use crate::links::{BridgeSettings, LinkSettings};
 
@@ -128,6 +128,8 @@ impl SimKernel {
             known.routes.sort_by_key(|route| format!("{route:?}"));
             for link in known.links.values_mut() {
                 link.index = 0;
+                link.peer_index = None;
+                link.peer_netnsid = None;
                 link.mac = link.mac.filter(|mac| !mac.0.starts_with(&CHOSEN));
                 // The kernel makes those itself.
                 link.addresses
@@ -233,9 +235,18 @@ impl Kernel for SimKernel {
                     .peers
                     .get(&LinkAt::new(ns.clone(), name))
                     .and_then(|peer| state.namespaces.get(&peer.ns)?.links.get(&peer.name));
-                link.peer_index = peer.map(|peer| peer.index);
+                link.peer_index = peer.map(|peer| peer.index).or(link.peer_index);
+                // Each namespace has the same id from everywhere: its inode number.
+                link.peer_netnsid = link
+                    .peer_netnsid
+                    .filter(|base| i64::from(*base) != known.inode as i64);
                 link.carrier = link.up && peer.is_none_or(|peer| peer.up);
                 link.operstate = if link.carrier { "up" } else { "down" }.into();
+            }
+            for base in &part.base_netnsids {
+                let inode = state.namespaces.get(base).map(|base| base.inode);
+                let id = inode.and_then(|inode| i32::try_from(inode).ok());
+                seen.base_netnsids.extend(id.map(|id| (base.clone(), id)));
             }
             if !part.routes {
                 seen.routes
@@ -383,6 +394,7 @@ impl State {
                 for link in &links {
                     self.delete_link(link);
                 }
+                self.delete_tunnels(&ns);
                 self.namespaces.remove(&ns);
                 Ok(())
             }
@@ -415,10 +427,23 @@ impl State {
                 return Err(Errno::EEXIST);
             }
         }
+        let base = &new.birthplace.as_ref().unwrap_or(&new.end.at).ns;
+        let lower = match new.lower_at() {
+            Some(lower) => Some(self.link(&lower)?.clone()),
+            None => None,
+        };
+        let base_id = i32::try_from(self.ns(base)?.inode).ok();
         for end in new.ends() {
             let created = ObservedLink::created(&new.settings, end);
+            let below = lower.as_ref();
             let made = ObservedLink {
                 bridge: created.bridge.map(|_| ObservedBridge::default()),
+                mtu: end
+                    .mtu
+                    .or(below.map(|lower| lower.mtu))
+                    .unwrap_or(created.mtu),
+                peer_index: below.map(|lower| lower.index),
+                peer_netnsid: base_id,
                 ..created
             };
             self.add_link(&end.at, made)?;
@@ -432,8 +457,9 @@ impl State {
 
     fn set_settings(&mut self, at: &LinkAt, settings: &LinkSettings) -> Done {
         if let LinkSettings::Bridge(settings) = settings {
-            self.set_bridge(at, settings)?;
+            return self.set_bridge(at, settings);
         }
+        self.link(at)?.settings = Some(settings.clone());
         Ok(())
     }
 
@@ -504,6 +530,14 @@ impl State {
     fn change_feature(&mut self, op: &FeatureOp) -> Done {
         match op {
             FeatureOp::Address { link, change } => self.change_addresses(link, change),
+            FeatureOp::Remote { link, change } => {
+                let remotes = &mut self.link(link)?.remotes;
+                match change {
+                    RemoteChange::Add(to) => remotes.insert(*to),
+                    RemoteChange::Delete(to) => remotes.remove(to),
+                };
+                Ok(())
+            }
             FeatureOp::Route { ns, change } => match change {
                 RouteChange::Add {
                     route,
@@ -634,7 +668,44 @@ impl State {
             let Some(known) = self.namespaces.get_mut(&ns) else {
                 continue;
             };
-            known.remove_link(&name);
+            if let Some(link) = known.remove_link(&name) {
+                self.delete_uppers(link.index);
+            }
+        }
+    }
+
+    /// Deletes the links on a deleted device: indices are given once here.
+    fn delete_uppers(&mut self, index: u32) {
+        let mut uppers = Vec::new();
+        for (ns, known) in &self.namespaces {
+            let on_it = known
+                .links
+                .iter()
+                .filter(|(_, link)| link.peer_index == Some(index));
+            uppers.extend(on_it.map(|(name, _)| LinkAt::new(ns.clone(), name)));
+        }
+        for upper in &uppers {
+            self.delete_link(upper);
+        }
+    }
+
+    /// Deletes the links elsewhere whose own packets go through a namespace
+    /// (`vxlan_exit_rtnl()`, drivers/net/vxlan/vxlan_core.c).
+    fn delete_tunnels(&mut self, ns: &Ns) {
+        let inode = self.namespaces.get(ns).map(|known| known.inode);
+        let Some(id) = inode.and_then(|inode| i32::try_from(inode).ok()) else {
+            return;
+        };
+        let mut through = Vec::new();
+        for (ns, known) in &self.namespaces {
+            let links = known
+                .links
+                .iter()
+                .filter(|(_, link)| link.peer_netnsid == Some(id));
+            through.extend(links.map(|(name, _)| LinkAt::new(ns.clone(), name)));
+        }
+        for link in &through {
+            self.delete_link(link);
         }
     }
 

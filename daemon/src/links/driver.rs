@@ -7,6 +7,17 @@ use rtnetlink::packet_route::link::InfoData;
 
 use crate::model::Spec;
 
+/// Way of a device from the settings that it has to those that it is to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SettingsChange {
+    /// It has them, or they are planned one by one.
+    None,
+    /// The kernel changes them in place.
+    InPlace,
+    /// The device is created again.
+    Recreate,
+}
+
 /// Driver of a device type. Its functions do no I/O.
 pub trait LinkDriver {
     /// Specification that asks for a device of this type.
@@ -23,14 +34,44 @@ pub trait LinkDriver {
     /// True if the kernel moves such a device to another namespace; else it is created again there.
     const CAN_MOVE: bool = true;
 
+    /// True if the kernel puts such a device, on one of its own type, on the device below that.
+    const IS_FLAT: bool = false;
+
     /// Returns the settings that a specification asks for.
     fn settings(spec: &Self::Spec) -> Self::Settings;
 
     /// Returns the netlink attributes of settings; `None` if there are none.
     fn encode(settings: &Self::Settings) -> Option<InfoData>;
 
+    /// Returns the netlink attributes that change a device's settings in place.
+    fn encode_change(settings: &Self::Settings) -> Option<InfoData> {
+        Self::encode(settings)
+    }
+
+    /// Returns the settings in netlink attributes; `None` if these are of another type, or if the
+    /// settings are observed one by one.
+    fn decode(_data: &InfoData) -> Option<Self::Settings> {
+        None
+    }
+
+    /// Returns the way from one state to another.
+    fn change(_now: &Self::Settings, _wanted: &Self::Settings) -> SettingsChange {
+        SettingsChange::None
+    }
+
     /// Returns the arguments of ip-link(8) for settings, each after a space.
     fn ip_args(settings: &Self::Settings) -> String;
+
+    /// Returns the arguments of ip-link(8) that change a device's settings in place.
+    fn ip_change_args(settings: &Self::Settings) -> String {
+        Self::ip_args(settings)
+    }
+
+    /// Returns the bytes of headers by which an MTU that is not asked for is below that of the
+    /// underlay; `None` if it is the kernel's choice.
+    fn overhead(_settings: &Self::Settings) -> Option<u32> {
+        None
+    }
 
     /// Returns the MTUs to set one after the other once the device is created; `None` if the MTU
     /// is given at its creation.
@@ -65,6 +106,16 @@ macro_rules! define_device_types {
             pub const fn can_move(self) -> bool {
                 match self {
                     $(Self::$type => <$driver>::CAN_MOVE,)+
+                }
+            }
+        }
+
+        impl DeviceType {
+            /// Returns true if the kernel puts such a device, on one of its own type, on the device
+            /// below that.
+            pub const fn is_flat(self) -> bool {
+                match self {
+                    $(Self::$type => <$driver>::IS_FLAT,)+
                 }
             }
         }
@@ -105,10 +156,46 @@ macro_rules! define_device_types {
                 }
             }
 
+            /// Returns the netlink attributes that change them in place.
+            pub fn encode_change(&self) -> Option<InfoData> {
+                match self {
+                    $(Self::$type(settings) => <$driver>::encode_change(settings),)+
+                }
+            }
+
+            /// Returns the settings in netlink attributes; `None` where they are observed one by
+            /// one.
+            pub fn decode(data: &InfoData) -> Option<Self> {
+                None$(.or_else(|| <$driver>::decode(data).map(Self::$type)))+
+            }
+
+            /// Returns the way to these settings from those that a device has.
+            pub fn change_from(&self, now: &Self) -> SettingsChange {
+                match (self, now) {
+                    $((Self::$type(wanted), Self::$type(now)) => <$driver>::change(now, wanted),)+
+                    // The kernel does not change the type of a device.
+                    _ => SettingsChange::Recreate,
+                }
+            }
+
             /// Returns their arguments of ip-link(8), each after a space.
             pub fn ip_args(&self) -> String {
                 match self {
                     $(Self::$type(settings) => <$driver>::ip_args(settings),)+
+                }
+            }
+
+            /// Returns the arguments of ip-link(8) that change them in place.
+            pub fn ip_change_args(&self) -> String {
+                match self {
+                    $(Self::$type(settings) => <$driver>::ip_change_args(settings),)+
+                }
+            }
+
+            /// Returns the bytes by which an MTU that is not asked for is below the underlay's.
+            pub fn overhead(&self) -> Option<u32> {
+                match self {
+                    $(Self::$type(settings) => <$driver>::overhead(settings),)+
                 }
             }
 

@@ -9,11 +9,19 @@ mod bridge_port;
 mod device;
 mod driver;
 mod dummy;
+#[cfg(any(test, feature = "test-support"))]
+mod example;
+mod ipvlan;
+mod macvlan;
 mod veth;
+mod vlan;
+mod vxlan;
 
+#[cfg(any(test, feature = "test-support"))]
+pub use self::example::example_fields;
 pub use self::{
     bridge::{BridgeAttrs, BridgeSettings, bridge_mtu},
     bridge_port::PortAttrs,
     device::{DeviceAttrs, DeviceSettings},
-    driver::{DeviceType, LinkDriver, LinkSettings, NoSettings},
+    driver::{DeviceType, LinkDriver, LinkSettings, NoSettings, SettingsChange},
 };

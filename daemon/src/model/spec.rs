@@ -1,10 +1,10 @@
 //! Specs: the intent of one resource, of any kind, and what it refers to.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use netnsd_api::{
-    Bridge, Cidr, Endpoint, FieldError, Kind, Mac, Name, Namespace, Port, Resource, ResourceRef,
-    SysctlKey, SysctlValue,
+    Base, Bridge, Cidr, Endpoint, FieldError, Kind, Mac, Name, Namespace, Port, Resource,
+    ResourceRef, SysctlKey, SysctlValue,
 };
 use netnsd_netlink::Ns;
 use serde::{Deserialize, Deserializer};
@@ -138,11 +138,48 @@ impl Spec {
             .filter_map(|device| Some(device.port?.bridge))
     }
 
+    /// Returns the base that the spec's device is created on.
+    pub fn base(&self) -> Base<'_> {
+        match self {
+            Spec::Namespace(_) | Spec::Bridge(_) | Spec::Veth(_) => Base::Alone,
+            Spec::Link(link) => link.fields.base(),
+        }
+    }
+
+    /// Returns the namespace that the spec's device is created in, if a base says which.
+    pub fn base_ns(&self) -> Option<Ns> {
+        self.base().namespace().map(Ns::of)
+    }
+
+    /// Returns namespace and name of the device that the spec's device is on.
+    pub fn lower(&self) -> Option<(Ns, &str)> {
+        let lower = self.base().lower()?;
+        Some((Ns::of(lower.namespace.as_ref()), lower.interface.as_str()))
+    }
+
+    /// Returns the addresses to which its device sends flooded frames.
+    pub fn remotes(&self) -> impl Iterator<Item = IpAddr> {
+        let remotes = match self {
+            Spec::Namespace(_) | Spec::Bridge(_) | Spec::Veth(_) => &[],
+            Spec::Link(link) => link.fields.remotes(),
+        };
+        remotes.iter().map(|remote| remote.0)
+    }
+
+    /// Returns true if its devices have MAC addresses of their own where none are asked for.
+    pub fn has_own_macs(&self) -> bool {
+        match self {
+            Spec::Namespace(_) | Spec::Bridge(_) | Spec::Veth(_) => true,
+            Spec::Link(link) => link.fields.has_own_mac(),
+        }
+    }
+
     /// Returns the resources that the spec refers to, sorted, each once.
     pub fn references(&self) -> Vec<ResourceRef> {
         let namespaces = self
             .devices()
             .filter_map(|device| device.namespace)
+            .chain(self.base().namespace().flatten())
             .map(|name| ResourceRef::new(Kind::Namespace, name.clone()));
         let bridges = self
             .bridges()

@@ -7,7 +7,7 @@ use netnsd_api::{Bridge, Endpoint, Kind, Name, Namespace, NetnsId, ResourceRef, 
 
 use super::{
     Ownership, Phase, Planner, Task,
-    place::{device_at, set_owner},
+    place::{device_at, set_owner, settings_change},
     route::{RouteKey, key_of, key_of_known},
 };
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
         LinkAt, Ns, ObservedAddress, ObservedBridge, ObservedLink, ObservedNs, ObservedRoute, Op,
         ROUTE_PROTOCOL, ROUTE_PROTOCOL_KERNEL, RouteExtras, ownership,
     },
-    links::DeviceType,
+    links::{DeviceType, SettingsChange},
     model::{DeviceSpec, Spec},
 };
 
@@ -184,6 +184,8 @@ impl Planner<'_> {
         let kind = task.device_type().map(DeviceType::kind);
         let may_take = |(end, link): (usize, &&ObservedLink)| {
             link.kind.as_deref() == kind
+                && self.has_base_of(spec, &places[end], link)
+                && settings_change(spec, link) == SettingsChange::None
                 && (here[end] || task.may_take(link.owner_tag.as_deref(), end))
         };
         if !links.iter().enumerate().all(may_take) || !are_peers(&links) {
@@ -195,7 +197,8 @@ impl Planner<'_> {
             routes: Vec::new(),
             devices: links.iter().map(|link| found_device(link)).collect(),
         };
-        let macs = links.iter().filter_map(|link| link.mac).collect();
+        let macs = links.iter().filter_map(|link| link.mac);
+        let macs = macs.filter(|_| spec.has_own_macs()).collect();
         let taken: Vec<(usize, &LinkAt)> = ends().filter(|(end, _)| !here[*end]).collect();
         let ops = taken
             .into_iter()

@@ -8,10 +8,10 @@ use netnsd_api::{Mac, Neighbour, NetnsId, Route, RouteType, shell_word};
 
 use crate::kernel::{
     AddressChange, FeatureOp, IFA_F_NODAD, IFA_F_NOPREFIXROUTE, LinkAt, LinkChange, LinkOp,
-    NamespaceChange, NamespaceOp, NeighbourChange, NewEnd, Ns, ObservedAddress, Op, ROUTE_PROTOCOL,
-    RouteChange, RouteExtras, moved, ownership, prefix_route,
+    NamespaceChange, NamespaceOp, NeighbourChange, NewEnd, NewLink, Ns, ObservedAddress, Op,
+    ROUTE_PROTOCOL, RemoteChange, RouteChange, RouteExtras, moved, ownership, prefix_route,
 };
-use crate::links::{DeviceAttrs, LinkSettings, PortAttrs};
+use crate::links::{DeviceAttrs, DeviceType, LinkSettings, PortAttrs};
 
 /// Returns the shell line that does the same as an operation.
 pub fn command(op: &Op) -> String {
@@ -53,7 +53,7 @@ fn link_line(op: &LinkOp) -> String {
     match op {
         LinkOp::Create(new) => match &new.peer {
             Some(peer) => veth(&new.end, peer),
-            None => link_add(&new.end, &new.settings),
+            None => link_add(new),
         },
         LinkOp::Delete(link) => format!(
             "{} link delete dev {}",
@@ -82,7 +82,7 @@ fn link_change_line(link: &LinkAt, change: &LinkChange) -> String {
         LinkChange::Master(Some(master)) => format!("master {}", shell_word(master)),
         LinkChange::Master(None) => "nomaster".to_owned(),
         LinkChange::Device(settings) => DeviceAttrs::ip_args(settings).trim_start().to_owned(),
-        LinkChange::Settings(settings) => type_args(settings),
+        LinkChange::Settings(settings) => type_args(settings, &settings.ip_change_args()),
         LinkChange::Port(settings) => format!("type bridge_slave{}", PortAttrs::ip_args(settings)),
         LinkChange::Owner { was, owner_tag, .. } => {
             let added = owner_tag.iter().map(|tag| altname(link, "add", tag));
@@ -99,6 +99,17 @@ fn link_change_line(link: &LinkAt, change: &LinkChange) -> String {
 fn feature_line(op: &FeatureOp) -> String {
     match op {
         FeatureOp::Address { link, change } => address_line(link, change),
+        FeatureOp::Remote { link, change } => {
+            let (verb, to) = match change {
+                RemoteChange::Add(to) => ("append", to),
+                RemoteChange::Delete(to) => ("delete", to),
+            };
+            format!(
+                "{} fdb {verb} 00:00:00:00:00:00 dev {} dst {to} self permanent",
+                bridge(&link.ns),
+                shell_word(&link.name)
+            )
+        }
         FeatureOp::Route { ns, change } => {
             let protocol = ROUTE_PROTOCOL.to_string();
             match change {
@@ -178,6 +189,14 @@ fn ip(ns: &Ns) -> String {
     match ns {
         Ns::Host => "ip".into(),
         Ns::Named(name) => format!("ip -n {name}"),
+    }
+}
+
+/// `bridge`, in a namespace.
+fn bridge(ns: &Ns) -> String {
+    match ns {
+        Ns::Host => "bridge".into(),
+        Ns::Named(name) => format!("bridge -n {name}"),
     }
 }
 
@@ -335,24 +354,32 @@ fn address(mac: Option<Mac>) -> String {
 }
 
 /// Returns the device type and its settings.
-fn type_args(settings: &LinkSettings) -> String {
-    format!(
-        "type {}{}",
-        settings.device_type().kind(),
-        settings.ip_args()
-    )
+fn type_args(settings: &LinkSettings, args: &str) -> String {
+    format!("type {}{args}", settings.device_type().kind())
 }
 
-fn link_add(end: &NewEnd, settings: &LinkSettings) -> String {
+fn link_add(new: &NewLink) -> String {
+    let NewLink { settings, end, .. } = new;
     let later = end.mtu.and_then(|mtu| settings.mtus_after_creation(mtu));
     let mtu = end.mtu.filter(|_| later.is_none());
+    let mut args = settings.ip_args();
+    let mut link = String::new();
+    if let Some(lower) = new.lower.as_deref().map(shell_word) {
+        match settings.device_type() {
+            DeviceType::Vxlan => args += &format!(" dev {lower}"),
+            _ => link = format!("link {lower} "),
+        }
+    }
+    let birth = new.birthplace.as_ref();
+    let netns = birth.map(|_| netns_arg(&end.at.ns));
     let mut line = format!(
-        "{} link add name {}{}{} {} && {}",
-        ip(&end.at.ns),
+        "{} link add {link}name {}{}{}{} {} && {}",
+        ip(birth.map_or(&end.at.ns, |birth| &birth.ns)),
         shell_word(&end.at.name),
+        options([("netns", netns)]),
         address(end.mac),
         options([("mtu", mtu.map(|mtu| mtu.to_string()))]),
-        type_args(settings),
+        type_args(settings, &args),
         altname(&end.at, "add", &end.owner_tag)
     );
     for mtu in later.into_iter().flatten() {

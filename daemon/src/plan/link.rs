@@ -1,16 +1,24 @@
 //! Settings of links that are at their locations: MAC addresses, MTUs, addresses, bridge ports, up
 //! and down.
 
+use std::{collections::BTreeSet, net::IpAddr};
+
 use ipnet::IpNet;
 use netnsd_api::{Bridge, GroupAddr, Mac, Port, VlanProtocol, is_link_local};
+use nix::errno::Errno;
 
-use super::{Phase, Planner, Task, place::device_at};
+use super::{
+    Phase, Planner, Task,
+    place::{device_at, settings_change},
+};
 use crate::{
     kernel::{
-        AddressChange, DEFAULT_MTU, LinkAt, LinkChange, LinkEvent, ObservedAddress, ObservedBridge,
-        ObservedLink, ObservedPort, Op,
+        AddressChange, DEFAULT_MTU, FeatureOp, KernelError, LinkAt, LinkChange, LinkEvent,
+        ObservedAddress, ObservedBridge, ObservedLink, ObservedPort, Op, RemoteChange,
     },
-    links::{BridgeAttrs, BridgeSettings, DeviceSettings, LinkSettings, bridge_mtu},
+    links::{
+        BridgeAttrs, BridgeSettings, DeviceSettings, LinkSettings, SettingsChange, bridge_mtu,
+    },
     model::{DeviceSpec, Spec},
 };
 
@@ -18,6 +26,10 @@ use crate::{
 struct Common {
     mac: Option<Mac>,
     mtu: Option<u32>,
+    /// MTU of a device that is not asked for one.
+    default_mtu: u32,
+    /// Device below, and its MTU, which the device's may not exceed.
+    most_mtu: Option<(LinkAt, u32)>,
     /// MTUs that were asked for before. Any other value is the kernel's choice, such as that of a
     /// bridge by its ports.
     old_mtus: Vec<u32>,
@@ -65,6 +77,8 @@ impl Planner<'_> {
             &Common {
                 mac,
                 mtu: spec.mtu,
+                default_mtu: DEFAULT_MTU,
+                most_mtu: None,
                 old_mtus,
                 addresses,
                 settings: DeviceSettings::of(&device),
@@ -168,12 +182,56 @@ impl Planner<'_> {
         for device in spec.devices() {
             let place = device_at(&device);
             if self.is_at(&place, task, device.end) {
-                self.plan_end(task, &device, &place);
+                self.plan_type_settings(task, spec, &place);
+                self.plan_remotes(task, spec, &place);
+                self.plan_end(task, spec, &device, &place);
             }
         }
     }
 
-    fn plan_end(&mut self, task: &Task<'_>, spec: &DeviceSpec<'_>, place: &LinkAt) {
+    /// Plans the settings of a link's type.
+    fn plan_type_settings(&mut self, task: &Task<'_>, spec: &Spec, place: &LinkAt) {
+        let (Some(wanted), Some(link)) = (
+            LinkSettings::of(spec),
+            self.ns_mut(&place.ns).links.get_mut(&place.name),
+        ) else {
+            return;
+        };
+        if settings_change(spec, link) == SettingsChange::InPlace {
+            link.settings = Some(wanted.clone());
+            self.emit(
+                Phase::Settings,
+                task,
+                place.set(LinkChange::Settings(wanted)),
+            );
+        }
+    }
+
+    /// Plans the addresses to which a vxlan sends flooded frames; those of others stay.
+    fn plan_remotes(&mut self, task: &Task<'_>, spec: &Spec, place: &LinkAt) {
+        let wanted: BTreeSet<IpAddr> = spec.remotes().collect();
+        let Some(link) = self.ns_mut(&place.ns).links.get_mut(&place.name) else {
+            return;
+        };
+        let earlier = task.applied.iter().flat_map(Spec::remotes);
+        let gone: BTreeSet<IpAddr> = earlier
+            .filter(|to| !wanted.contains(to) && link.remotes.contains(to))
+            .collect();
+        let new: Vec<IpAddr> = wanted.difference(&link.remotes).copied().collect();
+        link.remotes.retain(|to| !gone.contains(to));
+        link.remotes.extend(&new);
+        let changes = gone.into_iter().map(RemoteChange::Delete);
+        for change in changes.chain(new.into_iter().map(RemoteChange::Add)) {
+            let link = place.clone();
+            self.emit(
+                Phase::Settings,
+                task,
+                FeatureOp::Remote { link, change }.into(),
+            );
+        }
+    }
+
+    fn plan_end(&mut self, task: &Task<'_>, whole: &Spec, spec: &DeviceSpec<'_>, place: &LinkAt) {
         let old = previous_devices(task, spec.end);
         self.set_down_unless(task, place, spec.up);
         self.plan_common(
@@ -181,7 +239,9 @@ impl Planner<'_> {
             place,
             &Common {
                 mac: self.mac_of(task, spec),
-                mtu: spec.mtu,
+                mtu: self.mtu_of(whole, spec),
+                default_mtu: self.default_mtu(whole),
+                most_mtu: self.most_mtu(whole),
                 old_mtus: old.iter().filter_map(|old| old.mtu).collect(),
                 addresses: task.addresses_of(spec),
                 settings: DeviceSettings::of(spec),
@@ -310,14 +370,27 @@ impl Planner<'_> {
                 link.mac = Some(mac);
             }
         }
-        let mtu = spec
-            .mtu
-            .or(spec.old_mtus.contains(&known.mtu).then_some(DEFAULT_MTU));
+        let mtu = spec.mtu.or(spec
+            .old_mtus
+            .contains(&known.mtu)
+            .then_some(spec.default_mtu));
         if let Some(mtu) = mtu
             && known.mtu != mtu
         {
-            self.emit(Phase::Mtus, task, place.set(LinkChange::Mtu(mtu)));
-            self.set_mtu(place, mtu);
+            let op = place.set(LinkChange::Mtu(mtu));
+            match &spec.most_mtu {
+                Some((lower, most)) if mtu > *most => {
+                    let error = KernelError::refused(
+                        Errno::EINVAL,
+                        format!("mtu {mtu} is above the {most} of {lower}, which {name} is on"),
+                    );
+                    self.plan.refused.push((task.resource.clone(), op, error));
+                }
+                _ => {
+                    self.emit(Phase::Mtus, task, op);
+                    self.set_mtu(place, mtu);
+                }
+            }
         }
         let earlier: Vec<&DeviceSettings> = spec.old_settings.iter().collect();
         let changes = known.device.changes(&spec.settings, &earlier);
@@ -405,7 +478,13 @@ impl Planner<'_> {
             link.up = true;
         }
         self.ns_mut(&place.ns).reset_ipv6_mtu(&place.name);
-        self.emit(phase, task, place.set(LinkChange::Up(true)));
+        let op = place.set(LinkChange::Up(true));
+        if self.depth(task) > 0 {
+            // A VLAN is up only if the device below is (`vlan_dev_open()`, net/8021q/vlan_dev.c).
+            self.emit_retriable(phase, task, op);
+        } else {
+            self.emit(phase, task, op);
+        }
     }
 }
 

@@ -24,10 +24,16 @@ use netnsd_api::{Kind, Mac, Name, ResourceRef, SysctlKey, is_link_local};
 
 pub use self::{adopt::AdoptionSnapshot, command::command, scope::scope};
 use crate::{
-    kernel::{Device, KernelError, Ns, Observed, ObservedNs, Op, ownership},
+    kernel::{
+        Device, KernelError, LinkAt, LinkChange, LinkOp, Ns, Observed, ObservedNs, Op, ownership,
+    },
     links::{DeviceType, LinkSettings},
     model::Spec,
 };
+
+/// Number of links on each other that is more than the kernel has (`MAX_NEST_DEV`,
+/// linux/netdevice.h).
+const MAX_DEPTH: u8 = 9;
 
 /// Resource to converge.
 #[derive(Debug, Clone)]
@@ -83,6 +89,14 @@ impl Task<'_> {
         ownership::current(tag) == self.owner_tag(end)
     }
 
+    /// Returns the location at which a link is created whose base is in another namespace, under a
+    /// name of its own: a device of the same name may be there. It moves from there to its own.
+    fn birthplace(&self, spec: &Spec) -> Option<LinkAt> {
+        let ns = spec.base_ns()?;
+        let is_elsewhere = spec.devices().any(|device| device.ns() != ns);
+        is_elsewhere.then(|| LinkAt::new(ns, birth_name(self.uid)))
+    }
+
     /// Returns true if its devices are the two ends of a pair, which live and die together.
     fn is_pair(&self) -> bool {
         self.resource.kind == Kind::Veth
@@ -101,6 +115,17 @@ impl Task<'_> {
             |device: &Device| device.ns == *ns && device.cookie == cookie && device.index == index;
         cookie != 0 && self.devices.iter().any(here)
     }
+}
+
+/// Returns a name of 15 bytes from the random end of a UID (RFC 9562, version 7).
+fn birth_name(uid: &str) -> String {
+    let random: Vec<char> = uid
+        .chars()
+        .rev()
+        .filter(char::is_ascii_hexdigit)
+        .take(12)
+        .collect();
+    format!("nn-{}", random.iter().rev().collect::<String>())
 }
 
 /// Phase of a plan: orders operations of all resources.
@@ -151,6 +176,29 @@ enum Phase {
     Neighbours,
     /// Released devices lose their tags after all changes.
     ReleaseAdopted,
+}
+
+impl Phase {
+    /// Returns the place of an operation for a link that is on so many others: it is created once
+    /// they are as they should be, since it takes its MTU from them, and is up only if they are.
+    fn order(self, depth: u8) -> (Stage, u8, Phase) {
+        if self < Phase::CreateLinks {
+            (Stage::Before, 0, self)
+        } else if self < Phase::LinkRoutes {
+            (Stage::Links, depth, self)
+        } else {
+            (Stage::After, 0, self)
+        }
+    }
+}
+
+/// Part of a plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Before,
+    /// By depth: links that stand alone, then those on them, and so on.
+    Links,
+    After,
 }
 
 /// Operation of a plan.
@@ -207,6 +255,27 @@ pub struct Plan {
     pub unobserved: BTreeSet<ResourceRef>,
 }
 
+impl Plan {
+    /// Returns the locations at which links come or go, each with the resource that it is for.
+    pub fn changed_locations(&self) -> impl Iterator<Item = (&ResourceRef, LinkAt)> {
+        self.steps.iter().flat_map(|step| {
+            let locations = match &step.op {
+                Op::Link(LinkOp::Create(new)) => new.ends().map(|end| end.at.clone()).collect(),
+                Op::Link(LinkOp::Delete(link)) => vec![link.clone()],
+                Op::Link(LinkOp::Move { from, to }) => vec![from.clone(), to.clone()],
+                Op::Link(LinkOp::Set {
+                    link,
+                    change: LinkChange::Name(name),
+                }) => vec![link.clone(), LinkAt::new(link.ns.clone(), name)],
+                Op::Link(LinkOp::Set { .. }) | Op::Namespace(_) | Op::Feature(_) => Vec::new(),
+            };
+            locations
+                .into_iter()
+                .map(|location| (&step.resource, location))
+        })
+    }
+}
+
 /// Returns the part of earlier intents that stays in the kernel although it is no longer asked for,
 /// and has to stay recorded: a bridge's MTU was set.
 pub fn lasting(spec: &Spec, applied: &[Spec]) -> Option<Spec> {
@@ -227,6 +296,8 @@ pub fn plan<'a>(
         now: observed.clone(),
         bridge,
         link_local_gateways: link_local_gateways(tasks),
+        depths: depths(tasks),
+        unplaced: BTreeSet::new(),
         phases: BTreeMap::new(),
         plan: Plan::default(),
     };
@@ -252,7 +323,9 @@ pub fn plan<'a>(
         planner.record_macs(task);
     }
     planner.place_links(&ours);
-    for task in &tasks {
+    let mut upwards = tasks.clone();
+    upwards.sort_by_key(|task| planner.depth(task));
+    for task in upwards {
         match task.desired {
             Some(Spec::Bridge(spec)) => planner.plan_bridge(task, spec),
             Some(spec @ (Spec::Veth(_) | Spec::Link(_))) => planner.plan_ends(task, spec),
@@ -297,6 +370,39 @@ pub fn plan<'a>(
     plan
 }
 
+/// Returns the number of links that each task's link is on, where it is on any.
+fn depths(tasks: &[Task<'_>]) -> BTreeMap<ResourceRef, u8> {
+    let lowers: BTreeMap<&ResourceRef, (Ns, &str)> = tasks
+        .iter()
+        .filter_map(|task| Some((&task.resource, task.desired?.lower()?)))
+        .collect();
+    if lowers.is_empty() {
+        return BTreeMap::new();
+    }
+    let owners: BTreeMap<(Ns, String), &ResourceRef> = tasks
+        .iter()
+        .filter_map(|task| Some((&task.resource, task.desired?)))
+        .flat_map(|(resource, spec)| {
+            let locations = spec.devices().map(|device| device.location());
+            locations.map(move |location| (location, resource))
+        })
+        .collect();
+    let depth_of = |resource: &ResourceRef| {
+        let mut depth = 0;
+        let mut below = lowers.get(resource);
+        while let Some((ns, device)) = below.filter(|_| depth < MAX_DEPTH) {
+            depth += 1;
+            let owner = owners.get(&(ns.clone(), (*device).to_owned()));
+            below = owner.and_then(|owner| lowers.get(owner));
+        }
+        depth
+    };
+    let resources = lowers.keys().map(|resource| (*resource).clone());
+    resources
+        .map(|resource| (resource.clone(), depth_of(&resource)))
+        .collect()
+}
+
 fn link_local_gateways(tasks: &[Task<'_>]) -> BTreeSet<(Ns, String)> {
     let routes = tasks
         .iter()
@@ -328,7 +434,12 @@ struct Planner<'p> {
     bridge: &'p dyn Fn(&Name) -> Option<String>,
     /// Links that are used by routes with a link-local gateway.
     link_local_gateways: BTreeSet<(Ns, String)>,
-    phases: BTreeMap<Phase, Vec<Step>>,
+    /// Number of links that a resource's link is on, where it is on any.
+    depths: BTreeMap<ResourceRef, u8>,
+    /// Locations of links that are not there yet, while links are placed; empty if no link is on
+    /// another.
+    unplaced: BTreeSet<LinkAt>,
+    phases: BTreeMap<(Stage, u8, Phase), Vec<Step>>,
     plan: Plan,
 }
 
@@ -352,12 +463,18 @@ impl Planner<'_> {
         op: Op,
         (retriable, unverifiable): (bool, bool),
     ) {
-        self.phases.entry(phase).or_default().push(Step {
+        let order = phase.order(self.depth(task));
+        self.phases.entry(order).or_default().push(Step {
             op,
             resource: task.resource.clone(),
             retriable,
             unverifiable,
         });
+    }
+
+    /// Returns the number of links that a task's link is on.
+    fn depth(&self, task: &Task<'_>) -> u8 {
+        self.depths.get(&task.resource).copied().unwrap_or(0)
     }
 
     /// Records that neighbours of a task's links know outdated addresses.

@@ -5,9 +5,10 @@ use netnsd_api::{Kind, Mac};
 use super::{Ownership, Phase, Planner, Task};
 use crate::{
     kernel::{
-        LinkAt, LinkChange, LinkEvent, LinkOp, NewEnd, NewLink, Ns, ObservedLink, Op, ownership,
+        DEFAULT_MTU, LinkAt, LinkChange, LinkEvent, LinkOp, NewEnd, NewLink, Ns, ObservedLink, Op,
+        ownership,
     },
-    links::{DeviceType, LinkSettings},
+    links::{DeviceType, LinkSettings, SettingsChange},
     model::{DeviceSpec, Spec},
 };
 
@@ -18,9 +19,40 @@ pub(super) fn device_at(device: &DeviceSpec<'_>) -> LinkAt {
 
 /// Returns the locations that a device is and was asked to have.
 fn places(task: &Task<'_>, end: usize) -> impl Iterator<Item = LinkAt> {
-    task.specs()
+    let asked = task
+        .specs()
         .filter_map(move |spec| spec.devices().nth(end))
-        .map(|device| device_at(&device))
+        .map(|device| device_at(&device));
+    asked.chain(task.specs().filter_map(|spec| task.birthplace(spec)))
+}
+
+/// Returns the location of the device that a link is on.
+fn lower_at(spec: &Spec) -> Option<LinkAt> {
+    let (ns, name) = spec.lower()?;
+    Some(LinkAt::new(ns, name))
+}
+
+/// Returns the locations that the devices of a task are asked to have.
+fn asked_places<'t>(task: &'t Task<'_>) -> impl Iterator<Item = LinkAt> + 't {
+    let devices = task.desired.into_iter().flat_map(Spec::devices);
+    devices.map(|device| device_at(&device))
+}
+
+/// Returns the way of a link to the settings of its type that are asked for.
+pub(super) fn settings_change(spec: &Spec, link: &ObservedLink) -> SettingsChange {
+    match (LinkSettings::of(spec), &link.settings) {
+        (Some(wanted), Some(now)) => wanted.change_from(now),
+        (None, _) | (_, None) => SettingsChange::None,
+    }
+}
+
+/// State of what a link is created on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum BaseState {
+    There,
+    /// It comes by this plan.
+    Awaited,
+    Missing,
 }
 
 /// Owner of the link at a location.
@@ -64,9 +96,21 @@ impl Planner<'_> {
     /// again later.
     pub(super) fn place_links(&mut self, tasks: &[&Task<'_>]) {
         let mut waiting: Vec<&Task<'_>> = tasks.to_vec();
+        waiting.sort_by_key(|task| self.depth(task));
+        if !self.depths.is_empty() {
+            self.unplaced = waiting.iter().flat_map(|task| asked_places(task)).collect();
+        }
         while !waiting.is_empty() {
             let before = waiting.len();
-            waiting.retain(|task| !self.place_link(task));
+            waiting.retain(|task| {
+                let is_placed = self.place_link(task);
+                if is_placed && !self.unplaced.is_empty() {
+                    for place in asked_places(task) {
+                        self.unplaced.remove(&place);
+                    }
+                }
+                !is_placed
+            });
             if waiting.len() == before && !waiting.iter().any(|task| self.delete(task)) {
                 // The occupants are not where they were left: they leave with the rest of their
                 // resource, or the kernel refuses.
@@ -248,6 +292,14 @@ impl Planner<'_> {
         if !places.iter().all(|place| self.ns_is_there(task, &place.ns)) {
             return true;
         }
+        match self.find_base(task, spec) {
+            BaseState::There => {}
+            BaseState::Awaited => return false,
+            BaseState::Missing => {
+                self.delete(task);
+                return true;
+            }
+        }
         self.adopt_devices(task, spec, &places);
         match &places[..] {
             [first, second] => self.place_pair(task, [first, second]),
@@ -258,11 +310,10 @@ impl Planner<'_> {
 
     fn place_device(&mut self, task: &Task<'_>, place: &LinkAt) -> bool {
         for own in self.locate_all(task, 0) {
-            if self.has_type_of(task, &own) {
-                self.tag(task, 0, own, None);
-            } else {
-                // The kernel does not change the type of a device.
+            if self.is_to_recreate(task, &own) {
                 self.delete_link(task, &own);
+            } else {
+                self.tag(task, 0, own, None);
             }
         }
         match self.occupant(place, task, 0) {
@@ -292,6 +343,63 @@ impl Planner<'_> {
         let link = self.now.link(&place.ns, &place.name);
         let kind = link.and_then(|link| link.kind.as_deref());
         kind == task.device_type().map(DeviceType::kind)
+    }
+
+    /// Returns true if a link has to be created again: what it is cannot be changed.
+    fn is_to_recreate(&self, task: &Task<'_>, own: &LinkAt) -> bool {
+        let (Some(spec), Some(link)) = (task.desired, self.now.link(&own.ns, &own.name)) else {
+            return false;
+        };
+        !self.has_type_of(task, own)
+            || !self.has_base_of(spec, own, link)
+            || settings_change(spec, link) == SettingsChange::Recreate
+    }
+
+    /// Returns true if a link is on the base that is asked for.
+    pub(super) fn has_base_of(&self, spec: &Spec, own: &LinkAt, link: &ObservedLink) -> bool {
+        let Some(base) = spec.base_ns() else {
+            return true;
+        };
+        let inside = self.now.namespaces.get(&own.ns);
+        let base_id = inside
+            .filter(|_| base != own.ns)
+            .and_then(|inside| inside.base_netnsids.get(&base));
+        let is_base_there = (base != own.ns) == base_id.is_some();
+        let lower = lower_at(spec).and_then(|lower| self.now.link(&lower.ns, &lower.name));
+        let lower_index = lower.map(|lower| lower.index);
+        is_base_there && link.peer_netnsid.as_ref() == base_id && link.peer_index == lower_index
+    }
+
+    /// Looks for what a link is created on, and notes why it is pending if that is not there.
+    fn find_base(&mut self, task: &Task<'_>, spec: &Spec) -> BaseState {
+        if let Some(ns) = spec.base_ns()
+            && !self.ns_is_there(task, &ns)
+        {
+            return BaseState::Missing;
+        }
+        let Some(lower) = lower_at(spec) else {
+            return BaseState::There;
+        };
+        if self.unplaced.contains(&lower) {
+            return BaseState::Awaited;
+        }
+        let LinkAt { ns, name } = &lower;
+        let Some(known) = self.now.link(ns, name) else {
+            self.pending(task, format!("there is no {name} in {ns} yet"));
+            return BaseState::Missing;
+        };
+        let own = task.device_type().filter(|own| own.is_flat());
+        if let Some(kind) = own.map(DeviceType::kind)
+            && known.kind.as_deref() == Some(kind)
+        {
+            let reason = format!(
+                "{name} in {ns} is a {kind} itself, and the kernel puts a {kind} on the device \
+                 below: name that one"
+            );
+            self.conflict_at(task, reason, "/lower".into());
+            return BaseState::Missing;
+        }
+        BaseState::There
     }
 
     fn place_pair(&mut self, task: &Task<'_>, wanted: [&LinkAt; 2]) -> bool {
@@ -356,6 +464,9 @@ impl Planner<'_> {
             Ownership::Adopt | Ownership::Release(_) if task.is_pair() => {
                 "a pair is taken over when both its ends are where they are asked for"
             }
+            Ownership::Adopt | Ownership::Release(_) if Some(&*kind) == own => {
+                "a link is taken over if what cannot be changed in place is as asked for: write what it has"
+            }
             Ownership::Adopt | Ownership::Release(_) => {
                 &format!("only a {} is taken over", own.unwrap_or_default())
             }
@@ -396,11 +507,11 @@ impl Planner<'_> {
                 at: device_at(&device),
                 owner_tag: task.owner_tag(device.end),
                 mac: self.mac_of(task, &device),
-                mtu: device.mtu,
+                mtu: self.mtu_at_creation(spec, &device),
             };
+            let made = self.created(spec, &settings, &end);
             let inside = self.ns_mut(&end.at.ns);
             inside.inherit_sysctls(&end.at.name);
-            let made = ObservedLink::created(&settings, &end);
             inside.links.insert(end.at.name.clone(), made);
             ends.push(end);
         }
@@ -412,12 +523,64 @@ impl Planner<'_> {
             let peer = ends.next();
             let new = NewLink {
                 settings,
+                birthplace: task.birthplace(spec),
+                lower: spec.lower().map(|(_, name)| name.to_owned()),
                 end,
                 peer,
             };
             let op = LinkOp::Create(Box::new(new));
             self.emit(Phase::CreateLinks, task, op.into());
         }
+    }
+
+    /// Returns a link as it is after its creation: without an MTU of its own it has that of the
+    /// device that it is on.
+    fn created(&self, spec: &Spec, settings: &LinkSettings, end: &NewEnd) -> ObservedLink {
+        let made = ObservedLink::created(settings, end);
+        match end.mtu {
+            Some(_) => made,
+            None => ObservedLink {
+                mtu: self.default_mtu(spec),
+                ..made
+            },
+        }
+    }
+
+    /// Returns the MTU of a device that was not asked for one.
+    pub(super) fn default_mtu(&self, spec: &Spec) -> u32 {
+        let lower = lower_at(spec).and_then(|lower| self.now.link(&lower.ns, &lower.name));
+        lower.map_or(DEFAULT_MTU, |lower| lower.mtu)
+    }
+
+    /// Returns the device that a link is on and its MTU, which the link's may not exceed
+    /// (`macvlan_change_mtu()`, drivers/net/macvlan.c; `vlan_dev_change_mtu()`,
+    /// net/8021q/vlan_dev.c).
+    pub(super) fn most_mtu(&self, spec: &Spec) -> Option<(LinkAt, u32)> {
+        let lower = lower_at(spec)?;
+        let mtu = self.now.link(&lower.ns, &lower.name)?.mtu;
+        Some((lower, mtu))
+    }
+
+    /// Returns the MTU to create a device with: one that is more than the device below has is
+    /// refused later, or that one's is changed before.
+    fn mtu_at_creation(&self, spec: &Spec, device: &DeviceSpec<'_>) -> Option<u32> {
+        let most = self.most_mtu(spec).map_or(u32::MAX, |(_, most)| most);
+        self.mtu_of(spec, device).filter(|mtu| *mtu <= most)
+    }
+
+    /// Returns the MTU that a device is to have: the one that is asked for or, through an
+    /// underlay, what its lower device or its routes leave.
+    pub(super) fn mtu_of(&self, spec: &Spec, device: &DeviceSpec<'_>) -> Option<u32> {
+        if device.mtu.is_some() {
+            return device.mtu;
+        }
+        let overhead = LinkSettings::of(spec)?.overhead()?;
+        let base = self.now.namespaces.get(&spec.base_ns()?)?;
+        let below = match lower_at(spec) {
+            Some(lower) => Some(self.now.link(&lower.ns, &lower.name)?.mtu),
+            None => base.route_mtus.values().min().copied(),
+        };
+        below.map(|mtu| mtu.saturating_sub(overhead))
     }
 
     /// Renames a link in its namespace.

@@ -50,7 +50,34 @@ pub fn scope(tasks: &[Task<'_>]) -> Scope {
     scope
 }
 
+/// Adds what a link is created on.
+fn add_base(scope: &mut Scope, task: &Task<'_>, spec: &Spec) {
+    let Some(base) = spec.base_ns() else {
+        return;
+    };
+    for device in spec.devices().filter(|device| device.ns() != base) {
+        scope.ns(&device.ns()).base_netnsids.insert(base.clone());
+    }
+    let inside = scope.ns(&base);
+    inside
+        .links
+        .extend(spec.lower().map(|(_, name)| name.to_owned()));
+    inside
+        .links
+        .extend(task.birthplace(spec).map(|birthplace| birthplace.name));
+    if let Spec::Link(link) = spec {
+        inside.route_mtus.extend(link.fields.routed_addresses());
+    }
+    if spec.remotes().next().is_some() {
+        for device in spec.devices() {
+            let inside = scope.ns(&device.ns());
+            inside.remotes.insert(device.name.to_owned());
+        }
+    }
+}
+
 fn add_devices(scope: &mut Scope, task: &Task<'_>, spec: &Spec) {
+    add_base(scope, task, spec);
     for device in spec.devices() {
         let inside = scope.ns(&device.ns());
         inside.links.insert(device.name.to_owned());

@@ -17,6 +17,7 @@ use crate::{
         AddressChange, BatchOp, FeatureOp, Kernel, LinkAt, LinkOp, ObservedAddress, ObservedLink,
         RouteChange, RouteExtras, sim::SimKernel,
     },
+    links::example_fields,
 };
 
 /// A network: the specs by resource.
@@ -136,11 +137,12 @@ fn network() -> impl Strategy<Value = Network> {
         bridge(0),
         bridge(1),
         veths,
-        (0..2usize)
+        (0..3usize)
             .map(|_| {
                 (
                     end(),
                     proptest::sample::select(&LinkType::ALL[..]),
+                    0usize..4,
                     any::<bool>(),
                 )
             })
@@ -192,10 +194,26 @@ fn network() -> impl Strategy<Value = Network> {
                     network.insert(spec.resource(), spec);
                 }
             }
-            for (i, (end, link_type, there)) in links.into_iter().enumerate() {
+            for (i, (end, link_type, lower, there)) in links.into_iter().enumerate() {
                 if there {
                     let end = fit(end, &network);
-                    let least = json!({"name": format!("l{i}"), "type": link_type});
+                    let mut least = example_fields(link_type, "none");
+                    least["name"] = format!("l{i}").into();
+                    least["type"] = link_type.as_str().into();
+                    let below = network.values().flat_map(Spec::devices).nth(lower);
+                    match below {
+                        Some(below) if least["lower"].is_object() => {
+                            least["lower"] =
+                                json!({"namespace": below.namespace, "interface": below.name});
+                        }
+                        None if least["lower"].is_object() => continue,
+                        Some(_) | None => {}
+                    }
+                    if let Some(underlay) = end.namespace.as_ref().filter(|_| lower == 0)
+                        && least["vni"].is_number()
+                    {
+                        least["underlay"] = underlay.as_str().into();
+                    }
                     let mut link: Link = serde_json::from_value(least).unwrap();
                     let free = free_name(&network, &[], end.namespace.as_ref(), end.device());
                     link.device = Endpoint {

@@ -3,7 +3,11 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::LinkTypeFields;
+
 /// Fields of a dummy device: none besides those of every link.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DummyFields {}
+
+impl LinkTypeFields for DummyFields {}

@@ -1,9 +1,14 @@
 //! Links: every device that is neither a bridge nor an end of a veth pair. The type of a link says
 //! which fields it has besides those of every device.
 
+mod base;
 mod dummy;
+mod ipvlan;
+mod macvlan;
+mod vlan;
+mod vxlan;
 
-use std::{collections::BTreeMap, fmt, sync::LazyLock};
+use std::{collections::BTreeMap, fmt, net::IpAddr, sync::LazyLock};
 
 use serde::{
     Deserialize, Deserializer, Serialize,
@@ -12,16 +17,16 @@ use serde::{
 use serde_json::{Map, Value, json};
 use utoipa::{
     PartialSchema, ToSchema,
-    openapi::{Object, RefOr, Schema, schema::AdditionalProperties},
+    openapi::{Object, OneOf, RefOr, Schema, schema::AdditionalProperties},
 };
 
-pub use self::dummy::*;
+pub use self::{base::*, dummy::*, ipvlan::*, macvlan::*, vlan::*, vxlan::*};
 use super::{
     Endpoint, EndpointObserved, Kind, Resource,
     checks::{check_default_interface, check_labels},
 };
 use crate::{
-    Code, FieldError, Name,
+    Address, Code, FieldError, Name,
     parse::{field_names, nest_field_error, parse},
     string_enum::string_enum,
     topology::{default_fields, omit_defaults},
@@ -38,8 +43,48 @@ macro_rules! link_types {
     ($callback:path) => {
         $callback! {
             Dummy(DummyFields) dummy "dummy device";
+            Macvlan(MacvlanFields) macvlan "device with a MAC address of its own on another";
+            Ipvlan(IpvlanFields) ipvlan "device with IP addresses of its own on another";
+            Vlan(VlanFields) vlan "VLAN on a device";
+            Vxlan(VxlanFields) vxlan "tunnel of Ethernet frames through UDP";
         }
     };
+}
+
+/// Fields that only one type of link has.
+pub trait LinkTypeFields {
+    /// True if `mac` may be set.
+    const TAKES_MAC: bool = true;
+
+    /// Returns the base that the link is created on.
+    fn base(&self) -> Base<'_> {
+        Base::Alone
+    }
+
+    /// Returns the addresses by whose routes the link's own packets leave, where no lower device
+    /// says it.
+    fn routed_addresses(&self) -> Vec<IpAddr> {
+        Vec::new()
+    }
+
+    /// Returns the addresses to which flooded frames are sent.
+    fn remotes(&self) -> &[Address] {
+        &[]
+    }
+
+    /// Returns true if the link has a MAC address of its own where none is asked for; else the
+    /// kernel chooses, such as the lower device's.
+    fn has_own_mac(&self) -> bool {
+        true
+    }
+
+    /// Checks the fields.
+    ///
+    /// # Errors
+    /// The first field that is wrong.
+    fn check(&self) -> Result<(), FieldError> {
+        Ok(())
+    }
 }
 
 macro_rules! define_link_types {
@@ -73,6 +118,40 @@ macro_rules! define_link_types {
                 }
             }
 
+            /// Returns the base that the link is created on.
+            pub fn base(&self) -> Base<'_> {
+                match self {
+                    $(Self::$type(fields) => fields.base(),)+
+                }
+            }
+
+            /// Returns true if the link has a MAC address of its own where none is asked for.
+            pub fn has_own_mac(&self) -> bool {
+                match self {
+                    $(Self::$type(fields) => fields.has_own_mac(),)+
+                }
+            }
+
+            /// Returns the addresses by whose routes the link's own packets leave.
+            pub fn routed_addresses(&self) -> Vec<IpAddr> {
+                match self {
+                    $(Self::$type(fields) => fields.routed_addresses(),)+
+                }
+            }
+
+            /// Returns the addresses to which flooded frames are sent.
+            pub fn remotes(&self) -> &[Address] {
+                match self {
+                    $(Self::$type(fields) => fields.remotes(),)+
+                }
+            }
+
+            fn check(&self) -> Result<(), FieldError> {
+                match self {
+                    $(Self::$type(fields) => fields.check(),)+
+                }
+            }
+
             fn parse(link_type: LinkType, fields: &Value) -> Result<Self, FieldError> {
                 match link_type {
                     $(LinkType::$type => parse(fields).map(Self::$type),)+
@@ -85,6 +164,12 @@ macro_rules! define_link_types {
             pub fn field_names(self) -> &'static [&'static str] {
                 match self {
                     $(Self::$type => field_names::<$fields>(),)+
+                }
+            }
+
+            const fn takes_mac(self) -> bool {
+                match self {
+                    $(Self::$type => <$fields>::TAKES_MAC,)+
                 }
             }
 
@@ -145,6 +230,19 @@ impl Link {
         match &self.device.interface {
             Some(interface) => interface.as_str(),
             None => self.name.as_str(),
+        }
+    }
+
+    fn check_mac(&self) -> Result<(), FieldError> {
+        let link_type = self.fields.link_type();
+        match self.device.mac {
+            Some(mac) if !link_type.takes_mac() => {
+                let detail = format!(
+                    "a link of type {link_type} has no MAC address of its own: leave {mac} out"
+                );
+                Err(FieldError::at(Code::InvalidField, &["mac"], detail))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -256,10 +354,35 @@ impl PartialSchema for Link {
     }
 }
 
+/// Adds the properties of a part. A field that types have in common has the values of all.
 fn add_properties(link: &mut Object, part: RefOr<Schema>) {
-    if let RefOr::T(Schema::Object(part)) = part {
-        link.properties.extend(part.properties);
+    let RefOr::T(Schema::Object(part)) = part else {
+        return;
+    };
+    for (name, schema) in part.properties {
+        let merged = match link.properties.remove(&name) {
+            Some(known) if known != schema => unite(known, schema),
+            _ => schema,
+        };
+        link.properties.insert(name, merged);
     }
+}
+
+/// Returns the schema of what fits one of two.
+fn unite(one: RefOr<Schema>, other: RefOr<Schema>) -> RefOr<Schema> {
+    let mut union = OneOf::new();
+    for schema in [one, other] {
+        let alternatives = match schema {
+            RefOr::T(Schema::OneOf(one_of)) => one_of.items,
+            schema => vec![schema],
+        };
+        for alternative in alternatives {
+            if !union.items.contains(&alternative) {
+                union.items.push(alternative);
+            }
+        }
+    }
+    RefOr::T(Schema::OneOf(union))
 }
 
 fn describe(schema: &mut Schema, description: &str) {
@@ -298,7 +421,9 @@ impl Resource for Link {
     fn check(&self) -> Result<(), FieldError> {
         check_labels(&self.labels)?;
         check_default_interface(Self::KIND, &self.name, self.device.interface.as_ref())?;
-        self.device.check()
+        self.device.check()?;
+        self.check_mac()?;
+        self.fields.check()
     }
 
     fn least() -> Value {
@@ -368,6 +493,63 @@ mod tests {
             let error = parse::<Link>(&body).unwrap_err();
             assert_eq!((error.code, &*error.pointer), (code, pointer), "{body}");
             assert!(error.detail.starts_with(detail), "{}", error.detail);
+        }
+        let lower = json!({"interface": "eth0"});
+        let group = json!(["239.1.1.1"]);
+        for (body, code, pointer) in [
+            (json!({"type": "macvlan"}), Code::InvalidField, "/lower"),
+            (
+                json!({"type": "macvlan", "lower": {"interface": "a b"}}),
+                Code::InvalidField,
+                "/lower/interface",
+            ),
+            (
+                json!({"type": "macvlan", "lower": {"name": "eth0"}}),
+                Code::UnknownField,
+                "/lower/name",
+            ),
+            (
+                json!({"type": "ipvlan", "lower": lower, "mac": "02:00:00:00:00:01"}),
+                Code::InvalidField,
+                "/mac",
+            ),
+            (
+                json!({"type": "vlan", "lower": lower, "vlan_id": 4095}),
+                Code::InvalidField,
+                "/vlan_id",
+            ),
+            (
+                json!({"type": "vxlan", "vni": 0}),
+                Code::InvalidField,
+                "/vni",
+            ),
+            (
+                json!({"type": "vxlan", "vni": 1, "group": "239.1.1.1"}),
+                Code::InvalidField,
+                "/group",
+            ),
+            (
+                json!({"type": "vxlan", "vni": 1, "remotes": group}),
+                Code::InvalidField,
+                "/remotes/0",
+            ),
+            (
+                json!({"type": "vxlan", "vni": 1, "local": "::1", "remotes": ["192.0.2.1"]}),
+                Code::InvalidField,
+                "/remotes/0",
+            ),
+            (
+                json!({"type": "vxlan", "vni": 1, "underlay": "a", "lower": lower}),
+                Code::InvalidField,
+                "/lower/namespace",
+            ),
+        ] {
+            let mut whole = body.clone();
+            whole["name"] = "l0".into();
+            let error = parse::<Link>(&whole)
+                .and_then(|link| link.check())
+                .unwrap_err();
+            assert_eq!((error.code, &*error.pointer), (code, pointer), "{body}");
         }
         // In a document the pointer begins at its top.
         let body = json!({"links": [{"name": "d", "type": "dummy", "mtu": "x"}]});

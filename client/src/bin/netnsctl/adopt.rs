@@ -265,7 +265,13 @@ impl HostSnapshot {
                 let Some(link_type): Option<LinkType> = link_type else {
                     continue;
                 };
-                if link.resource.is_none() {
+                if link.resource.is_none() && !link_type.field_names().is_empty() {
+                    document.omit(format!(
+                        "{} in {} is left out: a {link_type} is taken over by the API only",
+                        link.name,
+                        namespace.describe()
+                    ));
+                } else if link.resource.is_none() {
                     let mut spec = namespace.endpoint_spec(link, bridges, document);
                     spec["name"] = self.choose_name(Kind::Link, namespace, &link.name).into();
                     spec["type"] = link_type.as_str().into();

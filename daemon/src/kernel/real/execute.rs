@@ -13,6 +13,7 @@ use netnsd_netlink::{
     errno_of,
     helper_thread::MIN_SHARED_ITEMS,
     link::{self, LinkId},
+    neigh::flood_entry,
     netns::{
         file::{pin, unpin},
         pool::{create_namespace, pin_with_altname},
@@ -33,9 +34,10 @@ use rtnetlink::{
 use super::{message, observe, parse};
 use crate::kernel::{
     ADDRESS_PROTOCOL_KERNEL_LL, AddressChange, BatchOp, FeatureOp, KernelError, LOOPBACK, LinkAt,
-    LinkChange, LinkOp, NamespaceChange, NamespaceOp, NeighbourChange, NewLink, Ns,
+    LinkChange, LinkOp, NamespaceChange, NamespaceOp, NeighbourChange, NewEnd, NewLink, Ns,
     ObservedAddress, ObservedLink, ObservedRoute, Op, Outcome, ROUTE_PROTOCOL,
-    ROUTE_PROTOCOL_KERNEL, RT_TABLE_MAIN, RouteChange, moved, prefix_route, sysctl::changed_along,
+    ROUTE_PROTOCOL_KERNEL, RT_TABLE_MAIN, RemoteChange, RouteChange, moved, prefix_route,
+    sysctl::changed_along,
 };
 use crate::links::DeviceAttrs;
 
@@ -294,7 +296,7 @@ fn change_link(
     op: &LinkOp,
 ) -> Outcome {
     match op {
-        LinkOp::Create(new) => create_link(switcher, new),
+        LinkOp::Create(new) => create_link(switcher, state, new),
         LinkOp::Delete(link) => {
             let message = link::delete_link(LinkId::Index(state.index_of(switcher, link)?));
             send(switcher, &link.ns, message, 0)
@@ -308,14 +310,29 @@ fn change_link(
     }
 }
 
-fn create_link(switcher: &mut NamespaceSwitcher, new: &NewLink) -> Outcome {
+fn create_link(
+    switcher: &mut NamespaceSwitcher,
+    state: &mut BatchState<'_>,
+    new: &NewLink,
+) -> Outcome {
+    if let Some(birthplace) = &new.birthplace {
+        return create_elsewhere(switcher, state, new, birthplace);
+    }
+    let lower = match new.lower_at() {
+        Some(lower) => Some(state.index_of(switcher, &lower)?),
+        None => None,
+    };
     let peer_ns = match &new.peer {
         Some(peer) => Some(switcher.connection(&peer.at.ns)?.as_raw_ns()),
         None => None,
     };
     let name = &new.end.at.name;
     let socket = &switcher.connection(&new.end.at.ns)?.route;
-    socket.create_link(message::new_link(new, peer_ns), name, &new.end.owner_tag)?;
+    socket.create_link(
+        message::new_link(new, lower, peer_ns),
+        name,
+        &new.end.owner_tag,
+    )?;
 
     let mtus = new
         .end
@@ -326,6 +343,48 @@ fn create_link(switcher: &mut NamespaceSwitcher, new: &NewLink) -> Outcome {
         (message, 0)
     });
     Ok(socket.send_batch(messages.collect())?)
+}
+
+/// Creates a link in the namespace of its base, and moves it from there. Made at its location at
+/// once, by `IFLA_NET_NS_FD`, it would be without an owner tag for a moment.
+fn create_elsewhere(
+    switcher: &mut NamespaceSwitcher,
+    state: &mut BatchState<'_>,
+    new: &NewLink,
+    birthplace: &LinkAt,
+) -> Outcome {
+    let to = &new.end.at;
+    if is_tagged(switcher, to, &new.end.owner_tag)? {
+        return Ok(());
+    }
+    let born = NewLink {
+        birthplace: None,
+        end: NewEnd {
+            at: birthplace.clone(),
+            ..new.end.clone()
+        },
+        ..new.clone()
+    };
+    match create_link(switcher, state, &born) {
+        Err(error)
+            if error.errno() == Some(Errno::EEXIST)
+                && is_tagged(switcher, birthplace, &new.end.owner_tag)? => {}
+        outcome => outcome?,
+    }
+    let moved = change_link(
+        switcher,
+        state,
+        &LinkOp::Move {
+            from: birthplace.clone(),
+            to: to.clone(),
+        },
+    );
+    state.indices.remove(birthplace);
+    if moved.is_err() {
+        let message = link::delete_link(LinkId::Name(&birthplace.name));
+        send(switcher, &birthplace.ns, message, 0)?;
+    }
+    moved
 }
 
 fn set_link(
@@ -386,6 +445,20 @@ fn change_feature(
 ) -> Outcome {
     match op {
         FeatureOp::Address { link, change } => change_addresses(switcher, state, link, change),
+        FeatureOp::Remote { link, change } => {
+            let index = state.index_of(switcher, link)?;
+            let (message, flags) = match change {
+                RemoteChange::Add(to) => (
+                    RouteNetlinkMessage::NewNeighbour(flood_entry(index, *to)),
+                    NLM_F_CREATE | NLM_F_APPEND,
+                ),
+                RemoteChange::Delete(to) => (
+                    RouteNetlinkMessage::DelNeighbour(flood_entry(index, *to)),
+                    0,
+                ),
+            };
+            send(switcher, &link.ns, message, flags)
+        }
         FeatureOp::Route { ns, change } => change_route(switcher, state, ns, change),
         FeatureOp::Neighbour { ns, change } => change_neighbour(switcher, state, ns, change),
         FeatureOp::Sysctl { name, key, value } => set_sysctl(switcher, state, name, key, value),
@@ -657,6 +730,10 @@ fn is_feature_so(
             }
             AddressChange::Reorder { .. } => false,
             AddressChange::AddPrefixRoute(_) => errno == Errno::EEXIST,
+        },
+        FeatureOp::Remote { change, .. } => match change {
+            RemoteChange::Add(_) => false,
+            RemoteChange::Delete(_) => matches!(errno, Errno::ENOENT | Errno::ENODEV),
         },
         FeatureOp::Route { ns, change } => match change {
             RouteChange::Add { route, .. } => {

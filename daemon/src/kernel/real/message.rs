@@ -12,7 +12,10 @@ use rtnetlink::{
             AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, AddressScope,
             CacheInfo,
         },
-        link::{InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute, LinkInfo},
+        link::{
+            InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, InfoVxlan, LinkAttribute,
+            LinkInfo,
+        },
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
         route::{
             RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RoutePreference,
@@ -31,13 +34,18 @@ fn end_attributes(end: &NewEnd) -> Vec<LinkAttribute> {
     attributes
 }
 
-/// Builds a request that creates a link, the peer of a pair in the namespace of `peer_ns`.
-pub(super) fn new_link(new: &NewLink, peer_ns: Option<RawFd>) -> RouteNetlinkMessage {
+/// Builds a request that creates a link, on the device of index `lower`, the peer of a pair in the
+/// namespace of `peer_ns`.
+pub(super) fn new_link(
+    new: &NewLink,
+    lower: Option<u32>,
+    peer_ns: Option<RawFd>,
+) -> RouteNetlinkMessage {
     let mut end = new.end.clone();
     let is_mtu_set_later = |mtu| new.settings.mtus_after_creation(mtu).is_some();
     end.mtu = end.mtu.filter(|mtu| !is_mtu_set_later(*mtu));
 
-    let data = match &new.peer {
+    let mut data = match &new.peer {
         Some(peer) => {
             let mut attributes = end_attributes(peer);
             attributes.extend(peer_ns.map(LinkAttribute::NetNsFd));
@@ -46,6 +54,11 @@ pub(super) fn new_link(new: &NewLink, peer_ns: Option<RawFd>) -> RouteNetlinkMes
         None => new.settings.encode(),
     };
     let mut attributes = end_attributes(&end);
+    match (lower, &mut data) {
+        (Some(lower), Some(InfoData::Vxlan(data))) => data.push(InfoVxlan::Link(lower)),
+        (Some(lower), _) => attributes.push(LinkAttribute::Link(lower)),
+        (None, _) => {}
+    }
     attributes.push(LinkAttribute::LinkInfo(link_info(&new.settings, data)));
     RouteNetlinkMessage::NewLink(link_message(0, attributes))
 }
@@ -67,7 +80,7 @@ pub(super) fn delete_owner_tag(name: &str, tag: &str) -> RouteNetlinkMessage {
 
 /// Builds a request that changes settings of a link's type; `None` if none is given.
 pub(super) fn set_settings(name: &str, settings: &LinkSettings) -> Option<RouteNetlinkMessage> {
-    let info = link_info(settings, Some(settings.encode()?));
+    let info = link_info(settings, Some(settings.encode_change()?));
     // Without NLM_F_CREATE this changes the link of that name (rtnl_newlink(),
     // net/core/rtnetlink.c).
     let attributes = vec![

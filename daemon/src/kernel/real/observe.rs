@@ -12,10 +12,10 @@ use netnsd_netlink::{
     address::get_addresses,
     errno_of,
     link::{self, LinkId},
-    neigh::{Neigh, get_neighbours, parse_neigh},
+    neigh::{Neigh, get_neighbours, get_own_fdb, parse_neigh},
     netns::file::{netns_path, open_netns},
     resolv_conf::{read_dns_files, read_host_nsswitch},
-    route::{get_routes, prefers_source},
+    route::{get_route_to, get_routes, prefers_source, route_device},
     sysctl::read_sysctl,
 };
 use nix::{errno::Errno, sys::stat::fstat};
@@ -153,6 +153,11 @@ fn namespace(
         .collect();
     seen.link_count = links.len();
     seen.links = links;
+    for name in &part.remotes {
+        if let Some(link) = seen.links.get_mut(name) {
+            link.remotes = remotes(&open.route, link.index)?;
+        }
+    }
     if part.routes {
         seen.routes = routes(&open.route, &names, None, part.kernel_routes)?;
     } else if part.leftover_routes {
@@ -160,6 +165,10 @@ fn namespace(
     }
     if part.prefix_routes {
         seen.prefix_routes = Some(prefix_routes(&open.route, &names, &seen, part.routes)?);
+    }
+    for address in &part.route_mtus {
+        let mtu = route_mtu(&open.route, *address)?;
+        seen.route_mtus.extend(mtu.map(|mtu| (*address, mtu)));
     }
     if part.neighbours {
         seen.neighbours = neighbours(&open.route, &names)?;
@@ -175,6 +184,15 @@ fn namespace(
         seen.links
             .retain(|name, _| part.links.contains(name) || seen.renamed.contains(name));
     }
+    for base in &part.base_netnsids {
+        let CurrentNs::Open(open) = switcher.lookup(base)? else {
+            continue;
+        };
+        let base_raw = open.as_raw_ns();
+        let id = switcher.netnsid(ns, base_raw)?;
+        let id = id.and_then(|id| i32::try_from(id).ok());
+        seen.base_netnsids.extend(id.map(|id| (base.clone(), id)));
+    }
     if part.summary && *ns != Ns::Host {
         seen.netnsid = switcher.netnsid(&Ns::Host, raw)?;
     }
@@ -188,6 +206,44 @@ fn namespace(
         seen.sysctls = sysctls?;
     }
     Ok(Some(seen))
+}
+
+/// Returns the addresses to which a vxlan sends flooded frames.
+fn remotes(socket: &RouteSocket, index: u32) -> Result<BTreeSet<IpAddr>, KernelError> {
+    let entries = match socket.dump(get_own_fdb(index), parse_neigh) {
+        Ok(entries) => entries,
+        // It was deleted between the two requests.
+        Err(error) if error.errno() == Some(Errno::ENODEV) => Vec::new(),
+        Err(error) => return Err(error.into()),
+    };
+    let flooded = |entry: Neigh| {
+        let is_own = entry.index == index && entry.mac == Some([0; 6]);
+        entry.address.filter(|_| is_own)
+    };
+    Ok(entries.into_iter().filter_map(flooded).collect())
+}
+
+/// Returns the MTU of the route to an address: its own, else that of its device.
+fn route_mtu(socket: &RouteSocket, to: IpAddr) -> Result<Option<u32>, KernelError> {
+    let found = match socket.get(get_route_to(to)) {
+        Ok(answers) => answers.iter().find_map(route_device),
+        Err(error) if error.errno().is_some() => None,
+        Err(error) => return Err(error.into()),
+    };
+    let Some((device, mtu)) = found else {
+        return Ok(None);
+    };
+    if mtu.is_some() {
+        return Ok(mtu);
+    }
+    match socket.get(link::get_link(LinkId::Index(device))) {
+        Ok(answers) => Ok(answers
+            .into_iter()
+            .find_map(link_of)
+            .map(|parsed| parsed.link.mtu)),
+        Err(error) if error.errno() == Some(Errno::ENODEV) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Reads those of some sysctls that exist in the namespace of the calling thread.

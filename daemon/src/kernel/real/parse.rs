@@ -11,8 +11,8 @@ use rtnetlink::{
         address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
         link::{
             AfSpecInet, AfSpecInet6, AfSpecUnspec, BridgeId, BridgePortState, In6AddrGenMode,
-            InfoBridge, InfoBridgePort, InfoData, InfoPortData, LinkAttribute, LinkFlags, LinkInfo,
-            LinkMessage, Prop,
+            InfoBridge, InfoBridgePort, InfoData, InfoPortData, InfoVxlan, LinkAttribute,
+            LinkFlags, LinkInfo, LinkMessage, Prop,
         },
         neighbour::NeighbourState,
         route::{
@@ -26,6 +26,7 @@ use super::super::{
     ObservedAddress, ObservedBridge, ObservedLink, ObservedPort, ObservedRoute, ROUTE_PROTOCOL,
     RT_TABLE_LOCAL, RouteExtras, ownership,
 };
+use crate::links::LinkSettings;
 
 /// A link with its name; `master` is an index, and the link's own field is not set yet.
 pub(super) struct ParsedLink {
@@ -43,6 +44,7 @@ pub(super) fn link(message: &LinkMessage) -> ParsedLink {
     let link = &mut parsed.link;
     link.index = message.header.index;
     link.up = message.header.flags.contains(LinkFlags::Up);
+    let mut vxlan_lower = None;
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => parsed.name.clone_from(name),
@@ -77,10 +79,15 @@ pub(super) fn link(message: &LinkMessage) -> ParsedLink {
                 link.addr_gen_none = addr_gen_none(families);
                 link.promote_secondaries = promote_secondaries(families);
             }
-            LinkAttribute::LinkInfo(infos) => info(link, infos),
+            LinkAttribute::LinkInfo(infos) => {
+                info(link, infos);
+                vxlan_lower = vxlan_lower.or(find_vxlan_lower(infos));
+            }
             setting => link.device.decode(setting),
         }
     }
+    // The kernel gives a vxlan's own index as `IFLA_LINK` (`dev_get_iflink()`, net/core/dev.c).
+    link.peer_index = vxlan_lower.unwrap_or(link.peer_index);
     parsed
 }
 
@@ -121,12 +128,26 @@ fn info(link: &mut ObservedLink, infos: &[LinkInfo]) {
         match info {
             LinkInfo::Kind(kind) => link.kind = Some(kind.to_string()),
             LinkInfo::Data(InfoData::Bridge(settings)) => link.bridge = Some(bridge(settings)),
+            LinkInfo::Data(data) => link.settings = LinkSettings::decode(data),
             LinkInfo::PortData(InfoPortData::BridgePort(settings)) => {
                 link.port = Some(port(settings))
             }
             _ => {}
         }
     }
+}
+
+/// Returns the device that a vxlan is on, if it is on one; `None` for other types.
+fn find_vxlan_lower(infos: &[LinkInfo]) -> Option<Option<u32>> {
+    infos.iter().find_map(|info| match info {
+        LinkInfo::Data(InfoData::Vxlan(attributes)) => {
+            Some(attributes.iter().find_map(|attribute| match attribute {
+                InfoVxlan::Link(index) => Some(*index),
+                _ => None,
+            }))
+        }
+        _ => None,
+    })
 }
 
 fn bridge_id(id: &BridgeId) -> String {

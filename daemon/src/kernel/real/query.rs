@@ -296,20 +296,21 @@ fn probe_vlan_filtering() -> Result<Vec<RouteNetlinkMessage>, Error> {
         mac: None,
         mtu: None,
     };
-    let message = message::new_link(&NewLink::bridge(end, settings), None);
+    let message = message::new_link(&NewLink::bridge(end, settings), None, None);
     socket.send(message, NLM_F_CREATE | NLM_F_EXCL)?;
     socket.get(link::get_link(LinkId::Name("probe")))
 }
 
 /// Returns the types of links that the kernel can create: those of which it has the module, loaded
-/// or not, and those of which it makes a link in a new namespace. Where there is no module the
-/// attempt loads none.
+/// or not, and those that an attempt finds in a new namespace: the kernel then wants more than a
+/// name, or makes the link. Where there is no module the attempt loads none.
 pub(in crate::kernel) fn link_types(switcher: &NamespaceSwitcher) -> Vec<LinkType> {
     let aliases = read_module_aliases();
     let mut types = LinkType::ALL.to_vec();
     types.retain(|link_type| {
         let alias = format!("rtnl-link-{link_type}");
-        aliases.contains(&alias) || switcher.run_in_new(|| probe_link(*link_type)).is_ok()
+        let probed = || switcher.run_in_new(|| probe_link(*link_type));
+        aliases.contains(&alias) || probed().is_ok_and(|found| found)
     });
     types
 }
@@ -327,12 +328,16 @@ fn read_module_aliases() -> BTreeSet<String> {
     words.map(str::to_owned).collect()
 }
 
-fn probe_link(link_type: LinkType) -> Result<(), Error> {
+/// Returns true if the kernel knows a type of links (`rtnl_newlink()`, net/core/rtnetlink.c).
+fn probe_link(link_type: LinkType) -> Result<bool, Error> {
     let info = vec![LinkInfo::Kind(InfoKind::from(link_type.as_str()))];
     let attributes = vec![
         LinkAttribute::IfName("probe".to_owned()),
         LinkAttribute::LinkInfo(info),
     ];
     let message = RouteNetlinkMessage::NewLink(link::link_message(0, attributes));
-    RouteSocket::open()?.send(message, NLM_F_CREATE | NLM_F_EXCL)
+    match RouteSocket::open()?.send(message, NLM_F_CREATE | NLM_F_EXCL) {
+        Err(error) if error.errno().is_none() => Err(error),
+        answer => Ok(answer.err().and_then(|error| error.errno()) != Some(Errno::EOPNOTSUPP)),
+    }
 }

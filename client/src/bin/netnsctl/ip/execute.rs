@@ -145,7 +145,18 @@ async fn add_link(
             fields.insert("name".into(), device.name.into());
             resource::add_resource::<Bridge>(context, &fields.into()).await
         }
-        NewLink::Link(link_type) => {
+        NewLink::Link(link_type, own) => {
+            fields.extend(own);
+            if let Some(lower) = &device.lower {
+                // As by ip(8): the option -n says where it is.
+                fields.insert(
+                    "lower".into(),
+                    json!({"namespace": location, "interface": lower}),
+                );
+            }
+            if link_type.field_names().contains(&"underlay") {
+                fields.insert("underlay".into(), location.into());
+            }
             fields.insert("name".into(), device.name.into());
             fields.insert("type".into(), link_type.as_str().into());
             resource::add_resource::<Link>(context, &fields.into()).await

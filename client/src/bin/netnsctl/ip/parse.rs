@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
-use netnsd_api::{Cidr, Mac, Neighbour, Problem, RT_TABLE_DEFAULT, RT_TABLE_MAIN, Route, parse};
+use netnsd_api::{
+    Cidr, LinkType, Mac, Neighbour, Problem, RT_TABLE_DEFAULT, RT_TABLE_MAIN, Route, parse,
+};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
@@ -98,6 +100,8 @@ enum Form {
     Seconds,
     /// A bit mask, decimal or hexadecimal.
     Mask,
+    /// A word that the API has too.
+    Word,
     /// A word whose case does not matter.
     LowerCase,
 }
@@ -332,7 +336,7 @@ pub fn parse_link(words: &[String]) -> Result<Request, String> {
 
 /// Parses `link add`.
 fn parse_add_link(mut words: Words<'_>) -> Result<Request, String> {
-    let device = parse_device(&mut words, true)?;
+    let mut device = parse_device(&mut words, true)?;
     let Some(link_type) = words.next() else {
         return Err("link add needs a type: link add veth0 type veth peer name veth1".into());
     };
@@ -344,12 +348,85 @@ fn parse_add_link(mut words: Words<'_>) -> Result<Request, String> {
             ));
         }
         DeviceType::Bridge => NewLink::Bridge(parse_options("type bridge", BRIDGE_OPTIONS, words)?),
-        DeviceType::Link(known) => match words.next() {
-            Some(other) => return Err(format!("unknown word {other:?} after type {known}")),
-            None => NewLink::Link(known),
-        },
+        DeviceType::Link(known) => {
+            NewLink::Link(known, parse_type_words(known, &mut device, words)?)
+        }
     };
+    if device.lower.is_some() && !takes_lower(&link) {
+        return Err(format!(
+            "a {link_type} is on no other device: leave link out"
+        ));
+    }
     Ok(Request::AddLink(device, link))
+}
+
+/// Returns true if links of a type may be on another device.
+fn takes_lower(link: &NewLink) -> bool {
+    match link {
+        NewLink::Veth(_) | NewLink::Bridge(_) => false,
+        NewLink::Link(link_type, _) => link_type.field_names().contains(&"lower"),
+    }
+}
+
+/// Parses the words after the type of a link that is neither a bridge nor a pair.
+fn parse_type_words(
+    link_type: LinkType,
+    device: &mut DeviceWords,
+    mut words: Words<'_>,
+) -> Result<Map<String, Value>, String> {
+    let options = type_options(link_type);
+    let mut fields = Map::new();
+    while let Some(word) = words.next() {
+        match (word, link_type) {
+            ("dev", LinkType::Vxlan) => device.lower = Some(words.value("dev")?.into()),
+            ("remote", LinkType::Vxlan) => {
+                let remote = words.value("remote")?;
+                fields.insert("remotes".into(), Value::from(vec![remote]));
+            }
+            ("learning" | "nolearning", LinkType::Vxlan) => {
+                fields.insert("learning".into(), Value::from(word == "learning"));
+            }
+            ("ttl", LinkType::Vxlan) => match words.value("ttl")? {
+                "auto" | "0" => {}
+                ttl => drop(fields.insert("ttl".into(), parse_form("ttl", Form::Number, ttl)?)),
+            },
+            _ => {
+                let Some((_, field, form)) = options.iter().find(|(name, ..)| *name == word) else {
+                    let known: Vec<&str> = options.iter().map(|(name, ..)| *name).collect();
+                    return Err(match &known[..] {
+                        [] => format!("unknown word {word:?} after type {link_type}"),
+                        known => format!(
+                            "{word} of type {link_type} is not managed by netnsd: expected {}",
+                            known.join(", ")
+                        ),
+                    });
+                };
+                let value = parse_form(word, *form, words.value(word)?)?;
+                fields.insert((*field).into(), value);
+            }
+        }
+    }
+    Ok(fields)
+}
+
+/// Returns the options of a type in ip-link(8) that have a value, with the field of each.
+const fn type_options(link_type: LinkType) -> &'static [(&'static str, &'static str, Form)] {
+    match link_type {
+        LinkType::Dummy => &[],
+        LinkType::Macvlan | LinkType::Ipvlan => &[("mode", "mode", Form::Word)],
+        LinkType::Vlan => &[
+            ("id", "vlan_id", Form::Number),
+            ("protocol", "protocol", Form::LowerCase),
+            ("proto", "protocol", Form::LowerCase),
+        ],
+        LinkType::Vxlan => &[
+            ("id", "vni", Form::Number),
+            ("vni", "vni", Form::Number),
+            ("local", "local", Form::Word),
+            ("group", "group", Form::Word),
+            ("dstport", "udp_port", Form::Number),
+        ],
+    }
 }
 
 fn parse_link_type(word: &str) -> Result<DeviceType, String> {
@@ -455,9 +532,7 @@ fn parse_device(words: &mut Words<'_>, is_new: bool) -> Result<DeviceWords, Stri
             "netns" => device.netns = Some(words.value("netns")?.into()),
             "master" => device.master = Some(Some(words.value("master")?.into())),
             "nomaster" => device.master = Some(None),
-            "link" if is_new => {
-                words.value("link")?; // The type, which follows, is the reason to refuse it.
-            }
+            "link" if is_new => device.lower = Some(words.value("link")?.into()),
             unmanaged if UNMANAGED_DEVICE_WORDS.contains(&unmanaged) && device.name.is_some() => {
                 return Err(format!("{unmanaged} is not managed by netnsd yet"));
             }
@@ -500,6 +575,7 @@ fn parse_form(word: &str, form: Form, text: &str) -> Result<Value, String> {
             .map(Value::from)
             .map_err(|error| format!("{word} {error}")),
         Form::Number => parse_value::<u32>(word, text).map(Value::from),
+        Form::Word => Ok(Value::from(text)),
         Form::Centiseconds => {
             let hundredths: u32 = parse_value(word, text)?;
             Ok(Value::from(f64::from(hundredths) / 100.0))
@@ -1026,7 +1102,6 @@ pub fn parse_command_line(line: &[String]) -> Option<CommandLine<'_>> {
 
 #[cfg(test)]
 mod tests {
-    use netnsd_api::LinkType;
     use serde_json::json;
 
     use super::*;
@@ -1109,6 +1184,10 @@ mod tests {
         let bridge = |name: DeviceWords, value: Value| {
             Request::AddLink(name, NewLink::Bridge(fields(value)))
         };
+        let on = |name: &str, lower: &str| DeviceWords {
+            lower: Some(lower.into()),
+            ..named(name)
+        };
         let in_netns = |words: DeviceWords, netns: &str| DeviceWords {
             netns: Some(netns.into()),
             ..words
@@ -1177,7 +1256,34 @@ mod tests {
             ),
             (
                 "ip link add dummy0 type dummy",
-                Request::AddLink(named("dummy0"), NewLink::Link(LinkType::Dummy)),
+                Request::AddLink(named("dummy0"), NewLink::Link(LinkType::Dummy, Map::new())),
+            ),
+            (
+                "ip link add link eth0 name eth0.10 type vlan proto 802.1Q id 10",
+                Request::AddLink(
+                    on("eth0.10", "eth0"),
+                    NewLink::Link(
+                        LinkType::Vlan,
+                        fields(json!({"vlan_id": 10, "protocol": "802.1q"})),
+                    ),
+                ),
+            ),
+            (
+                "ip link add link eth0 mac0 type macvlan mode private",
+                Request::AddLink(
+                    on("mac0", "eth0"),
+                    NewLink::Link(LinkType::Macvlan, fields(json!({"mode": "private"}))),
+                ),
+            ),
+            (
+                "ip link add vxlan0 type vxlan id 42 group 239.1.1.1 dev eth1 dstport 4789",
+                Request::AddLink(
+                    on("vxlan0", "eth1"),
+                    NewLink::Link(
+                        LinkType::Vxlan,
+                        fields(json!({"vni": 42, "group": "239.1.1.1", "udp_port": 4789})),
+                    ),
+                ),
             ),
             (
                 "ip link set dev veth0 txqueuelen 50",
@@ -1431,12 +1537,16 @@ mod tests {
     fn lines_that_cannot_be_recorded_are_refused() {
         for (line, text) in [
             (
-                "ip link add link eth0 name eth0.10 type vlan id 10",
-                "type vlan is not managed by netnsd yet; managed types: veth, bridge",
+                "ip link add link eth0 name mv0 type macvtap",
+                "type macvtap is not managed by netnsd yet; managed types: veth, bridge",
             ),
             (
-                "ip link add vx0 type vxlan id 5",
-                "type vxlan is not managed by netnsd yet",
+                "ip link add link eth0 name d0 type dummy",
+                "a dummy is on no other device: leave link out",
+            ),
+            (
+                "ip link add vx0 type vxlan id 5 external",
+                "external of type vxlan is not managed by netnsd: expected id, vni",
             ),
             (
                 "ip link add name tun1 type ipip remote 192.168.1.1",
@@ -1453,8 +1563,8 @@ mod tests {
                 "expected peer name NAME",
             ),
             (
-                "ip link add br0 type bridge mcast_querier 1",
-                "mcast_querier of type bridge",
+                "ip link add br0 type bridge mcast_stats_enabled 1",
+                "mcast_stats_enabled of type bridge",
             ),
             ("ip link set veth0", "needs a change"),
             ("ip link set", "needs a device"),

@@ -103,8 +103,8 @@ pub enum NewLink {
     Veth(DeviceWords),
     /// A bridge: its fields.
     Bridge(Map<String, Value>),
-    /// A link of another type.
-    Link(LinkType),
+    /// A link of another type: its fields.
+    Link(LinkType, Map<String, Value>),
 }
 
 /// The words about a device that every type has.
@@ -114,6 +114,8 @@ pub struct DeviceWords {
     pub name: Option<String>,
     /// The namespace to place it in: a name, or a process id.
     pub netns: Option<String>,
+    /// The device that it is on.
+    pub lower: Option<String>,
     /// The bridge to attach it to; `Some(None)` for `nomaster`.
     pub master: Option<Option<String>>,
     /// Fields of the resource: `interface`, `mac`, `mtu`, `txqueuelen`, `up`.
