@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{Centiseconds, GroupAddr, Name, NamespaceObserved, Port, ResourceRef, VlanProtocol};
+use crate::{
+    Centiseconds, GroupAddr, Name, NamespaceObserved, Port, ResourceRef, Rule, VlanProtocol,
+};
 
 /// A network device, live from the kernel.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -167,6 +169,31 @@ pub struct LiveRoute {
     /// True if netnsd can adopt it unchanged: it has no multiple next hops, nexthop object, gateway
     /// of the other family, encapsulation, TOS or expiry.
     pub adoptable: bool,
+}
+
+/// A policy rule, live from the kernel; each is of one family.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LiveRule {
+    /// The fields that netnsd can set; `action` is null if the rule has one that it cannot.
+    #[serde(flatten)]
+    pub rule: Rule,
+    /// Its origin: kernel, boot, static, netnsd or a number.
+    pub protocol: String,
+    /// The priority of the rule that it goes to (`goto`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub goto: Option<u32>,
+    /// True if it does nothing (`nop`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub nop: bool,
+    /// True if it looks up the table of the packet's VRF (`l3mdev`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub l3mdev: bool,
+    /// The TOS of a packet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tos: Option<u8>,
+    /// The group of devices whose routes are ignored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suppress_ifgroup: Option<u32>,
 }
 
 /// An ARP or NDP entry, live from the kernel.

@@ -13,6 +13,10 @@ pub const RT_TABLE_MAIN: u32 = 254;
 /// The table `default` (`RT_TABLE_DEFAULT`, linux/rtnetlink.h).
 pub const RT_TABLE_DEFAULT: u32 = 253;
 
+/// The table of local addresses (`RT_TABLE_LOCAL`, linux/rtnetlink.h), which the kernel looks at
+/// first and keeps its own routes to local addresses in.
+pub const RT_TABLE_LOCAL: u32 = 255;
+
 /// Metric of an IPv6 route that was added without one (`IP6_RT_PRIO_USER`, linux/ipv6_route.h).
 pub const IP6_RT_PRIO_USER: u32 = 1024;
 

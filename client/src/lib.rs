@@ -23,8 +23,8 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 pub use netnsd_api::shell_word;
 use netnsd_api::{
-    About, Exec, ExecResult, Graph, Items, LinkAddress, LiveLink, LiveNeighbour, LiveRoute, Name,
-    Page, Ping, PingResult, Problem, Process, Ready, Resource, Stored,
+    About, Exec, ExecResult, Graph, Items, LinkAddress, LiveLink, LiveNeighbour, LiveRoute,
+    LiveRule, Name, Page, Ping, PingResult, Problem, Process, Ready, Resource, Stored,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -552,6 +552,14 @@ impl Client {
     /// See [`Error`].
     pub async fn list_routes(&self, namespace: Option<&Name>) -> Result<Vec<LiveRoute>, Error> {
         self.list_live(namespace, "routes").await
+    }
+
+    /// Returns the policy rules of a namespace; `None`: the host's.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn list_rules(&self, namespace: Option<&Name>) -> Result<Vec<LiveRule>, Error> {
+        self.list_live(namespace, "rules").await
     }
 
     /// Returns the neighbours of a namespace; `None`: the host's.

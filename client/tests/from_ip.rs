@@ -202,6 +202,7 @@ impl ColumnHost {
             "id": id,
             "links": links,
             "routes": of(format!("{ip} route"), &["dst", "gateway", "dev"]),
+            "rules": of(format!("{ip} rule"), &["priority", "src", "srclen", "table"]),
             "neighbours": of(format!("{ip} neigh show nud permanent"), &["dst", "lladdr", "dev"]),
             "ports": of(format!("{bridge} -d link"), &["ifname", "master", "cost", "priority", "hairpin", "isolated"]),
             "forwards": String::from_utf8_lossy(&self.run_script(&format!("{exec} cat /proc/sys/net/ipv4/ip_forward")).stdout),

@@ -316,6 +316,87 @@ fn entries_are_added_and_deleted_one_by_one() {
     assert_eq!(neighbour(), json!([]));
 }
 
+/// Words of `ip rule`, and the rules in the kernel as `ip` shows them.
+#[test]
+fn rules_are_those_of_ip() {
+    let host = host!();
+    host.add_connected_namespaces();
+    let ip = |line: &str| host.run(&line.split(' ').collect::<Vec<_>>());
+    let ok = |line: &str| {
+        host.run_ok(&line.split(' ').collect::<Vec<_>>());
+    };
+    let rules = |family: &str| -> Vec<String> {
+        let all = host.ip_json(&["-n", "net0", family, "rule"]);
+        let all = all.as_array().unwrap().iter();
+        all.filter(|rule| rule["protocol"] == "110")
+            .map(|rule| format!("{} {} {}", rule["priority"], rule["src"], rule["table"]))
+            .collect()
+    };
+    // The same lines as a user of ip writes them; by ip, a rule is one of IPv4 without -6.
+    for line in [
+        "-n net0 rule add pref 100 from 10.9.0.1 lookup 7",
+        "-n net0 ru a priority 110 fwmark 0x10/0xff table main",
+        "-6 -n net0 rule add order 120 iif lo table 9",
+        "-n net0 rule add pref 130 from fd00::/8 table 9",
+        "-n net0 rule add pref 130 from fd00::/8 table 9",
+    ] {
+        ok(line);
+    }
+    assert_eq!(
+        rules("-4"),
+        ["100 \"10.9.0.1\" \"7\"", "110 \"all\" \"main\""]
+    );
+    assert_eq!(rules("-6"), ["120 \"all\" \"9\"", "130 \"fd00::\" \"9\""]);
+    let printed = host.run_ok(&["-n", "net0", "rule"]);
+    for line in [
+        "0:\tfrom all lookup local\n",
+        "100:\tfrom 10.9.0.1/32 lookup 7 proto netnsd\n",
+        "110:\tfrom all fwmark 0x10/0xff lookup main proto netnsd\n",
+        "32766:\tfrom all lookup main\n",
+    ] {
+        assert!(printed.contains(line), "{line}: {printed}");
+    }
+    let printed = host.run_ok(&["-6", "-n", "net0", "rule", "list"]);
+    assert!(
+        printed.contains("120:\tfrom all iif lo lookup 9") && !printed.contains("100:"),
+        "{printed}"
+    );
+
+    ip("-n net0 rule del pref 100 table 8").assert_failed(1, &["is not recorded"]);
+    ip("-n net0 rule add from 10.0.0.0/8 table 7").assert_failed(2, &["priority is missing"]);
+    ip("-n net0 rule add pref 5 goto 7").assert_failed(2, &["goto of a rule is not managed"]);
+    ip("rule add pref 5 table 7").assert_failed(1, &["rules of the host are not managed"]);
+    ok("-n net0 rule del from 10.9.0.1/32");
+    ok("-n net0 rule del pref 110 fwmark 16/0xff lookup 254");
+    assert_eq!(rules("-4"), [] as [String; 0]);
+    ok("-6 -n net0 rule flush");
+    assert_eq!(rules("-6"), [] as [String; 0]);
+
+    host.run_ok(&[
+        "netns",
+        "set",
+        "net0",
+        "--rule",
+        "priority 7 fwmark 1 table 7",
+    ]);
+    assert_eq!((rules("-4").len(), rules("-6").len()), (1, 1));
+    host.run_ok(&[
+        "netns",
+        "set",
+        "net0",
+        "--add-rule",
+        "priority 8 table 8 family ipv6",
+    ]);
+    assert!(
+        host.run_ok(&["netns", "show", "net0"])
+            .contains("priority 8 table 8 family ipv6")
+    );
+    host.run_ok(&["netns", "set", "net0", "--remove-rule", "priority 7"]);
+    assert_eq!((rules("-4").len(), rules("-6").len()), (0, 1));
+    host.run_ok(&["netns", "set", "net0", "--rule", "none"]);
+    assert_eq!(rules("-6").len(), 0);
+}
+
 #[test]
 fn changes_of_several_people_are_all_kept() {
     let host = host!();

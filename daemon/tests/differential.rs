@@ -101,6 +101,16 @@ fn namespace(random: &mut Random, i: u64, links: &[(Option<String>, String)]) ->
         new
     });
     spec["routes"] = routes.into();
+    let rules = [
+        json!({"priority": 7, "table": 9}),
+        json!({"priority": 7, "from": "10.0.0.0/8", "table": 9}),
+        json!({"priority": 7, "from": "10.0.0.0/8", "not": true, "iif": "lo", "table": 9}),
+        json!({"priority": 8, "to": "fd00::/8", "fwmark": 16, "fwmask": 255, "action": "prohibit"}),
+        json!({"priority": 9, "family": "ipv6", "ipproto": "udp", "dport": "53-54", "action": "blackhole"}),
+        json!({"priority": 9, "oif": "it's", "fwmark": 0, "fwmask": 3, "table": 254, "suppress_prefixlength": 0}),
+    ];
+    let rules: Vec<Value> = rules.into_iter().filter(|_| random.one_in(4)).collect();
+    spec["rules"] = rules.into();
     let neighbours: Vec<Value> = own
         .iter()
         .filter(|_| random.one_in(4))

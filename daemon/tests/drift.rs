@@ -13,6 +13,7 @@ fn lab(host: &Host) {
         "/v1/namespaces/net0",
         json!({"routes": [{"destination": "default", "via": "10.1.0.254"},
         {"destination": "fd00:9::/64", "via": "fd00:1::fe"}],
+        "rules": [{"priority": 100, "from": "10.1.0.0/24", "table": 7}],
         "neighbours": [{"address": "10.1.0.77", "mac": "02:00:00:00:00:77", "interface": "eth0"}],
         "sysctls": {"net.ipv4.ip_forward": 1, "net.ipv6.conf.all.forwarding": 1, "net.ipv4.conf.all.rp_filter": 2}}),
     )
@@ -96,6 +97,7 @@ fn every_kind_of_drift_is_repaired() {
         "ip -n net0 -6 route del fd00:1::/64 dev eth0",
         "ip route del 10.1.0.0/24 dev br0",
         "ip -n net0 route flush table main && ip -n net0 -6 route flush table main",
+        "ip -n net0 rule del priority 100",
         "ip -n net0 neigh del 10.1.0.77 dev eth0",
         "ip netns exec net0 sh -c 'echo 0 >/proc/sys/net/ipv4/ip_forward'",
         "ip netns exec net0 sh -c 'echo 0 >/proc/sys/net/ipv6/conf/all/forwarding'",

@@ -14,6 +14,7 @@ pub mod ns;
 pub mod nsid;
 pub mod resolv_conf;
 pub mod route;
+pub mod rule;
 pub mod socket;
 pub mod sysctl;
 

@@ -1,6 +1,9 @@
 //! Network namespaces.
 
-use std::{collections::BTreeMap, sync::LazyLock};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::LazyLock,
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -11,12 +14,12 @@ use super::{
     checks::{check_count, check_labels, check_unique},
 };
 use crate::{
-    Code, Dns, FieldError, Name, Neighbour, NetnsId, Route, SysctlKey, SysctlValue,
+    Code, Dns, FieldError, Name, Neighbour, NetnsId, Route, Rule, SysctlKey, SysctlValue,
     topology::{default_fields, omit_defaults, omit_defaults_of_items},
     values::deserialize_sysctls,
 };
 
-/// Maximum number of routes, neighbours or sysctls of a namespace, each.
+/// Maximum number of routes, rules, neighbours or sysctls of a namespace, each.
 const MAX_ITEMS: usize = 16_384;
 
 /// A network namespace as it should be (`ip-netns(8)`).
@@ -38,6 +41,10 @@ pub struct Namespace {
     #[serde(default)]
     #[schema(max_items = 16384)]
     pub routes: Vec<Route>,
+    /// Policy rules, besides those that the kernel has itself.
+    #[serde(default)]
+    #[schema(max_items = 16384)]
+    pub rules: Vec<Rule>,
     /// Permanent ARP and NDP entries.
     #[serde(default)]
     #[schema(max_items = 16384)]
@@ -90,9 +97,11 @@ impl Resource for Namespace {
     fn check(&self) -> Result<(), FieldError> {
         check_labels(&self.labels)?;
         check_count("routes", self.routes.len(), MAX_ITEMS)?;
+        check_count("rules", self.rules.len(), MAX_ITEMS)?;
         check_count("neighbours", self.neighbours.len(), MAX_ITEMS)?;
         check_count("sysctls", self.sysctls.len(), MAX_ITEMS)?;
         self.check_routes()?;
+        self.check_rules()?;
         self.check_neighbours()?;
         self.check_forwarding()?;
         self.dns.as_ref().map_or(Ok(()), Dns::check)
@@ -101,11 +110,14 @@ impl Resource for Namespace {
     fn omit_nested_defaults(spec: &mut Map<String, Value>) {
         static ROUTE: LazyLock<Value> =
             LazyLock::new(|| default_fields::<Route>(json!({"destination": "default"})));
+        static RULE: LazyLock<Value> =
+            LazyLock::new(|| default_fields::<Rule>(json!({"priority": 0})));
         static DNS: LazyLock<Value> = LazyLock::new(|| default_fields::<Dns>(json!({})));
 
         // It is for the creation only.
         spec.remove("attach");
         omit_defaults_of_items(spec, "routes", &ROUTE, &["destination"]);
+        omit_defaults_of_items(spec, "rules", &RULE, &["priority"]);
         if let Some(Value::Object(dns)) = spec.get_mut("dns") {
             omit_defaults(dns, &DNS, &[]);
         }
@@ -125,6 +137,28 @@ impl Namespace {
                 .iter()
                 .map(|route| (route.key(), route.destination)),
         )
+    }
+
+    /// Checks the rules: the kernel has no two of a family that differ by `not` only
+    /// (`rule_exists()`, net/core/fib_rules.c).
+    fn check_rules(&self) -> Result<(), FieldError> {
+        let mut seen = BTreeSet::new();
+        for (i, rule) in self.rules.iter().enumerate() {
+            let index = i.to_string();
+            rule.check()
+                .map_err(|error| error.below(&["rules", &index]))?;
+            for rule in rule.per_family() {
+                let duplicate = format!("duplicate \"{rule}\"");
+                if !seen.insert(Rule { not: false, ..rule }) {
+                    return Err(FieldError::at(
+                        Code::Duplicate,
+                        &["rules", &index],
+                        duplicate,
+                    ));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn check_neighbours(&self) -> Result<(), FieldError> {

@@ -9,9 +9,12 @@ mod interface_name;
 mod mac;
 mod name;
 mod netnsid;
+mod network;
+mod range;
 mod string_value;
 mod sysctl;
 
+pub(crate) use self::string_value::string_value;
 pub(crate) use self::sysctl::{DUPLICATE_SYSCTL, deserialize_sysctls};
 pub use self::{
     address::{Address, ZonedAddress, is_link_local},
@@ -23,6 +26,8 @@ pub use self::{
     mac::Mac,
     name::Name,
     netnsid::NetnsId,
+    network::Network,
+    range::{PortRange, UidRange},
     sysctl::{SysctlKey, SysctlValue},
 };
 

@@ -1,6 +1,6 @@
 //! Redaction: replaces the names of resources that are out of a caller's scope in what it gets.
 
-use netnsd_api::{BridgePort, FdbEntry, LinkAddress, LiveLink, LiveNeighbour, LiveRoute};
+use netnsd_api::{BridgePort, FdbEntry, LinkAddress, LiveLink, LiveNeighbour, LiveRoute, LiveRule};
 
 use super::Caller;
 
@@ -39,9 +39,13 @@ impl Redact for BridgePort {
     }
 }
 
-// Routes, neighbours and forwarding entries name only devices and addresses of their namespace.
+// Routes, rules, neighbours and forwarding entries name only devices and addresses of their namespace.
 
 impl Redact for LiveRoute {
+    fn redact(&mut self, _caller: &Caller) {}
+}
+
+impl Redact for LiveRule {
     fn redact(&mut self, _caller: &Caller) {}
 }
 

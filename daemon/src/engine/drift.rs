@@ -356,7 +356,7 @@ fn affected_by_change(
                 .collect()
         }
         NsChange::Routes => intent.tunnels(ns).to_vec(),
-        NsChange::Neighbours | NsChange::Sysctls => Vec::new(),
+        NsChange::Rules | NsChange::Neighbours | NsChange::Sysctls => Vec::new(),
         NsChange::Everything => match ns.name() {
             Some(name) => intent.dependents(&namespace_ref(name)),
             None => intent.all().map(|(resource, _)| resource).collect(),
@@ -399,6 +399,7 @@ fn concerns_namespace(spec: &Namespace, change: &NsChange) -> bool {
         }
         NsChange::Address(_) => has_contents,
         NsChange::Routes => !spec.routes.is_empty(),
+        NsChange::Rules => !spec.rules.is_empty(),
         NsChange::Neighbours => !spec.neighbours.is_empty(),
         NsChange::Sysctls => !spec.sysctls.is_empty(),
     }

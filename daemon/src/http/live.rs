@@ -1,4 +1,5 @@
-//! Live kernel state of a namespace or of the host: links, addresses, routes, neighbours.
+//! Live kernel state of a namespace or of the host: links, addresses, routes, rules,
+//! neighbours.
 
 use std::{fmt::Display, sync::Arc};
 
@@ -84,6 +85,16 @@ pub(super) async fn routes(
 ) -> Answer {
     query::none(query.as_deref())?;
     answer(&caller, &ns, app.kernel.routes(&ns).await)
+}
+
+pub(super) async fn rules(
+    State(app): State<App>,
+    Extension(caller): Extension<Arc<Caller>>,
+    RawQuery(query): RawQuery,
+    PathNs(ns): PathNs,
+) -> Answer {
+    query::none(query.as_deref())?;
+    answer(&caller, &ns, app.kernel.rules(&ns).await)
 }
 
 pub(super) async fn neighbours(

@@ -291,6 +291,14 @@ fn live_state() -> Vec<RouteSpec> {
         )
         .with_cost(Cost::KernelQuery),
         get(
+            "/v1/namespaces/{name}/rules",
+            viewer,
+            namespace,
+            describe::namespace_rules,
+            live::rules,
+        )
+        .with_cost(Cost::KernelQuery),
+        get(
             "/v1/namespaces/{name}/neighbours",
             viewer,
             namespace,
@@ -343,6 +351,14 @@ fn live_state() -> Vec<RouteSpec> {
             Unscoped,
             describe::host_routes,
             live::routes,
+        )
+        .with_cost(Cost::KernelQuery),
+        get(
+            "/v1/host/rules",
+            viewer,
+            Unscoped,
+            describe::host_rules,
+            live::rules,
         )
         .with_cost(Cost::KernelQuery),
         get(
@@ -606,6 +622,7 @@ mod tests {
         viewer   GET     /v1/host/links
         viewer   GET     /v1/host/neighbours
         viewer   GET     /v1/host/routes
+        viewer   GET     /v1/host/rules
         viewer   GET     /v1/links
         operator POST    /v1/links
         operator DELETE  /v1/links/{name}
@@ -626,6 +643,7 @@ mod tests {
         operator POST    /v1/namespaces/{name}/ping
         viewer   GET     /v1/namespaces/{name}/processes
         viewer   GET     /v1/namespaces/{name}/routes
+        viewer   GET     /v1/namespaces/{name}/rules
         viewer   GET     /v1/processes/{pid}/namespace
         viewer   GET     /v1/ready
         operator POST    /v1/reconcile

@@ -10,6 +10,7 @@ mod op;
 pub mod ownership;
 pub mod query;
 pub mod real;
+mod rule;
 #[cfg(any(test, feature = "test-support"))]
 pub mod sim;
 pub mod sysctl;
@@ -21,8 +22,8 @@ use std::{
 };
 
 use ipnet::IpNet;
-pub use netnsd_api::DEFAULT_MTU;
 use netnsd_api::{Address, Destination, Mac, Name, Neighbour, Route, RouteType, Statistics};
+pub use netnsd_api::{DEFAULT_MTU, RT_TABLE_LOCAL, RT_TABLE_MAIN};
 pub use netnsd_netlink::{DnsFile, KernelEvent, Ns, NsChange, StalePin, WatchChange};
 
 pub(crate) use self::real::protocol;
@@ -31,20 +32,17 @@ pub use self::{
     losses::LinkEvent,
     op::{
         AddressChange, FeatureOp, LinkAt, LinkChange, LinkOp, NamespaceChange, NamespaceOp,
-        NeighbourChange, NewEnd, NewLink, Op, RemoteChange, RouteChange,
+    NeighbourChange, NewEnd, NewLink, Op, RemoteChange, RouteChange, RuleChange,
     },
+    rule::{ObservedRule, RuleExtras, Selectors},
 };
 use crate::links::{BridgeAttrs, DeviceAttrs, LinkSettings, PortAttrs};
 
-/// Routes that netnsd makes carry this protocol number (`rtm_protocol`, `linux/rtnetlink.h`; none
+/// Routes and policy rules that netnsd makes carry this protocol number (`rtm_protocol`, `linux/rtnetlink.h`; none
 /// of the registered ones).
 pub const ROUTE_PROTOCOL: u8 = 110;
 /// Routes that the kernel itself made (`RTPROT_KERNEL`).
 pub const ROUTE_PROTOCOL_KERNEL: u8 = 2;
-/// `RT_TABLE_MAIN` and `RT_TABLE_LOCAL` (`linux/rtnetlink.h`).
-pub const RT_TABLE_MAIN: u32 = 254;
-/// The table that the kernel looks at first, and keeps its own routes to local addresses in.
-pub const RT_TABLE_LOCAL: u32 = 255;
 /// Addresses that netnsd makes carry this protocol number (`IFA_PROTO`, `linux/if_addr.h`, since
 /// Linux 5.18).
 pub const ADDRESS_PROTOCOL: u8 = 110;
@@ -102,6 +100,8 @@ pub struct NsScope {
     pub base_netnsids: BTreeSet<Ns>,
     /// Addresses of which the MTU of the route is read.
     pub route_mtus: BTreeSet<IpAddr>,
+    /// Policy rules.
+    pub rules: bool,
     /// Permanent neighbours.
     pub neighbours: bool,
     /// Sysctls to read.
@@ -160,6 +160,8 @@ pub struct ObservedNs {
     pub base_netnsids: BTreeMap<Ns, i32>,
     /// MTU of the route to an address, as far as it was read and there is one.
     pub route_mtus: BTreeMap<IpAddr, u32>,
+    /// Policy rules of both families, in the kernel's order.
+    pub rules: Vec<ObservedRule>,
     /// Permanent neighbours.
     pub neighbours: Vec<Neighbour>,
     /// Sysctls that were read and exist; white space is one space.

@@ -6,7 +6,7 @@
 use std::{fmt, net::IpAddr};
 
 use ipnet::IpNet;
-use netnsd_api::{Mac, Name, Neighbour, NetnsId, Port, Route, SysctlKey};
+use netnsd_api::{Mac, Name, Neighbour, NetnsId, Port, Route, Rule, SysctlKey};
 
 use super::{DnsFile, Ns, ObservedAddress, RouteExtras};
 use crate::links::{BridgeSettings, DeviceSettings, LinkSettings, NoSettings};
@@ -249,6 +249,13 @@ pub enum FeatureOp {
         /// Change.
         change: RouteChange,
     },
+    /// Changes the policy rules of a namespace.
+    Rule {
+        /// Namespace.
+        ns: Ns,
+        /// Change.
+        change: RuleChange,
+    },
     /// Changes the permanent neighbours of a namespace.
     Neighbour {
         /// Namespace.
@@ -335,6 +342,15 @@ pub enum RouteChange {
     Delete(Route),
 }
 
+/// Change of a namespace's policy rules. Each is of one family.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum RuleChange {
+    /// Adds a rule.
+    Add(Rule),
+    /// Deletes a rule that netnsd made.
+    Delete(Rule),
+}
+
 /// Change of a namespace's permanent neighbours.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum NeighbourChange {
@@ -368,6 +384,14 @@ impl Op {
     /// Returns the operation that changes the routes of a namespace.
     pub fn route(ns: &Ns, change: RouteChange) -> Self {
         Op::Feature(FeatureOp::Route {
+            ns: ns.clone(),
+            change,
+        })
+    }
+
+    /// Returns the operation that changes the policy rules of a namespace.
+    pub fn rule(ns: &Ns, change: RuleChange) -> Self {
+        Op::Feature(FeatureOp::Rule {
             ns: ns.clone(),
             change,
         })
@@ -454,7 +478,9 @@ impl Op {
             Op::Link(op) => op.ns().clone(),
             Op::Feature(op) => match op {
                 FeatureOp::Address { link, .. } | FeatureOp::Remote { link, .. } => link.ns.clone(),
-                FeatureOp::Route { ns, .. } | FeatureOp::Neighbour { ns, .. } => ns.clone(),
+                FeatureOp::Route { ns, .. }
+                | FeatureOp::Rule { ns, .. }
+                | FeatureOp::Neighbour { ns, .. } => ns.clone(),
                 FeatureOp::Sysctl { name, .. } => Ns::Named(name.clone()),
                 FeatureOp::Dns { .. } => Ns::Host,
             },
@@ -521,6 +547,10 @@ impl FeatureOp {
             FeatureOp::Route { change, .. } => match change {
                 RouteChange::Add { .. } => "route_add",
                 RouteChange::Delete(_) => "route_delete",
+            },
+            FeatureOp::Rule { change, .. } => match change {
+                RuleChange::Add(_) => "rule_add",
+                RuleChange::Delete(_) => "rule_delete",
             },
             FeatureOp::Neighbour { change, .. } => match change {
                 NeighbourChange::Set(_) => "neighbour_add",

@@ -9,7 +9,8 @@ use std::{
 
 use netnsd_api::{
     BridgePort, Destination, FdbEntry, Features, KernelLink, KernelNamespace, Kind, LinkAddress,
-    LinkSettings, LiveLink, LiveNeighbour, LiveRoute, NamespaceObserved, Peer, ResourceRef,
+    LinkSettings, LiveLink, LiveNeighbour, LiveRoute, LiveRule, NamespaceObserved, Peer,
+    ResourceRef,
 };
 use netnsd_netlink::{NamespaceSwitcher, netns::file::list_names};
 use nix::errno::Errno;
@@ -50,6 +51,7 @@ enum Query {
     Links(Ns, Answer<Vec<LiveLink>>),
     Addresses(Ns, Answer<Vec<LinkAddress>>),
     Routes(Ns, Answer<Vec<LiveRoute>>),
+    Rules(Ns, Answer<Vec<LiveRule>>),
     Neighbours(Ns, Answer<Vec<LiveNeighbour>>),
     Ports(Ns, String, Answer<Vec<BridgePort>>),
     Fdb(Ns, String, Answer<Vec<FdbEntry>>),
@@ -164,6 +166,14 @@ impl KernelQueries {
         self.ask(|answer| Query::Routes(ns.clone(), answer)).await
     }
 
+    /// Every policy rule of a namespace.
+    ///
+    /// # Errors
+    /// No such namespace, or the kernel's.
+    pub async fn rules(&self, ns: &Ns) -> Result<Vec<LiveRule>, QueryError> {
+        self.ask(|answer| Query::Rules(ns.clone(), answer)).await
+    }
+
     /// Every ARP and NDP entry of a namespace.
     ///
     /// # Errors
@@ -225,6 +235,7 @@ fn serve(mut switcher: NamespaceSwitcher, mut queue: mpsc::Receiver<Query>) {
             Query::Links(ns, answer) => drop(answer.send(links(switcher, &ns))),
             Query::Addresses(ns, answer) => drop(answer.send(addresses(switcher, &ns))),
             Query::Routes(ns, answer) => drop(answer.send(routes(switcher, &ns))),
+            Query::Rules(ns, answer) => drop(answer.send(rules(switcher, &ns))),
             Query::Neighbours(ns, answer) => drop(answer.send(neighbours(switcher, &ns))),
             Query::Ports(ns, bridge, answer) => drop(answer.send(ports(switcher, &ns, &bridge))),
             Query::Fdb(ns, bridge, answer) => drop(answer.send(live::fdb(switcher, &ns, &bridge))),
@@ -549,6 +560,20 @@ fn routes(switcher: &mut NamespaceSwitcher, ns: &Ns) -> Result<Vec<LiveRoute>, Q
         }
     };
     Ok(seen.routes.into_iter().map(live).collect())
+}
+
+fn rules(switcher: &mut NamespaceSwitcher, ns: &Ns) -> Result<Vec<LiveRule>, QueryError> {
+    let live = |known: super::ObservedRule| LiveRule {
+        rule: known.rule,
+        protocol: protocol(known.protocol),
+        goto: known.extras.goto,
+        nop: known.extras.nop,
+        l3mdev: known.extras.l3mdev,
+        tos: Some(known.extras.tos).filter(|tos| *tos != 0),
+        suppress_ifgroup: known.extras.suppress_ifgroup,
+    };
+    let rules = live::all_rules(switcher, ns)?;
+    Ok(rules.into_iter().map(live).collect())
 }
 
 fn neighbours(switcher: &mut NamespaceSwitcher, ns: &Ns) -> Result<Vec<LiveNeighbour>, QueryError> {

@@ -11,7 +11,8 @@ use std::{
 };
 
 use netnsd_api::{
-    Centiseconds, Destination, MIN_IPV6_MTU, Mac, Name, NetnsId, Route, SysctlKey, is_link_local,
+    Centiseconds, Destination, MIN_IPV6_MTU, Mac, Name, NetnsId, Route, Rule, SysctlKey,
+    is_link_local,
 };
 use nix::errno::Errno;
 
@@ -19,8 +20,7 @@ use super::{
     ADDRESS_PROTOCOL_KERNEL_LL, AddressChange, Announcement, BatchOp, FeatureOp, Kernel,
     KernelError, KernelEvent, LinkAt, LinkChange, LinkEvent, LinkOp, NamespaceChange, NamespaceOp,
     NeighbourChange, NewLink, Ns, Observed, ObservedAddress, ObservedBridge, ObservedLink,
-    ObservedNs, ObservedPort, ObservedRoute, Op, Outcome, ROUTE_PROTOCOL, RemoteChange,
-    RouteChange, RouteExtras, Scope, WatchChange, sysctl,
+    ObservedNs, ObservedPort, ObservedRoute, Op, Outcome, ROUTE_PROTOCOL, RemoteChange, RouteChange, RouteExtras, Scope, WatchChange, sysctl, ObservedRule, RuleChange, Selectors,
 };
 use crate::links::{BridgeSettings, LinkSettings};
 
@@ -126,6 +126,7 @@ impl SimKernel {
             known.cookie = 0;
             known.sysctls.retain(|_, value| value != "0");
             known.routes.sort_by_key(|route| format!("{route:?}"));
+            known.rules.sort_by_key(|rule| format!("{rule:?}"));
             for link in known.links.values_mut() {
                 link.index = 0;
                 link.peer_index = None;
@@ -251,6 +252,9 @@ impl Kernel for SimKernel {
             if !part.routes {
                 seen.routes
                     .retain(|route| route.ours && part.leftover_routes);
+            }
+            if !part.rules {
+                seen.rules.clear();
             }
             if !part.neighbours {
                 seen.neighbours.clear();
@@ -551,6 +555,7 @@ impl State {
                     Ok(())
                 }
             },
+            FeatureOp::Rule { ns, change } => self.change_rule(ns, change),
             FeatureOp::Neighbour { ns, change } => self.change_neighbour(ns, change),
             FeatureOp::Sysctl { name, key, value } => self.write_sysctl(name, key, value),
             FeatureOp::Dns {
@@ -584,6 +589,33 @@ impl State {
             // The simulated kernel has no prefix routes.
             AddressChange::AddPrefixRoute(_) => Ok(()),
         }
+    }
+
+    fn change_rule(&mut self, ns: &Ns, change: &RuleChange) -> Done {
+        let rules = &mut self.ns(ns)?.rules;
+        match change {
+            RuleChange::Add(rule) => {
+                let new = ObservedRule::of_netnsd(rule.clone());
+                if !rules.contains(&new) {
+                    let exists =
+                        |known: &ObservedRule| known.is_ours() && is_taken_for(known, rule);
+                    if rules.iter().any(exists) {
+                        return Err(Errno::EEXIST);
+                    }
+                    let later = |known: &ObservedRule| known.rule.priority > rule.priority;
+                    let place = rules.iter().position(later).unwrap_or(rules.len());
+                    rules.insert(place, new);
+                }
+            }
+            RuleChange::Delete(rule) => {
+                let is_hit =
+                    |known: &ObservedRule| known.is_ours() && matches_deletion(known, rule);
+                if let Some(place) = rules.iter().position(is_hit) {
+                    rules.remove(place);
+                }
+            }
+        }
+        Ok(())
     }
 
     fn change_neighbour(&mut self, ns: &Ns, change: &NeighbourChange) -> Done {
@@ -898,6 +930,54 @@ impl State {
         }
         Ok(())
     }
+}
+
+/// Returns true if the kernel takes a rule for a new one (`rule_exists()`, net/core/fib_rules.c).
+fn is_taken_for(known: &ObservedRule, new: &Rule) -> bool {
+    let known = &known.rule;
+    let same = Rule {
+        from: new.from.and(known.from),
+        to: new.to.and(known.to),
+        not: new.not,
+        ..known.clone()
+    };
+    same == *new
+}
+
+/// Returns true if the kernel takes a rule for the one that a request deletes (see `Selectors`).
+fn matches_deletion(known: &ObservedRule, request: &Rule) -> bool {
+    let known = &known.rule;
+    let fields = |rule: &Rule| {
+        let (from, to, iif, oif) = (rule.from, rule.to, rule.iif.clone(), rule.oif.clone());
+        let mark = rule.fwmark.filter(|mark| *mark != 0);
+        let numbers = (mark, rule.fwmask, rule.ipproto, rule.uid_range);
+        (from, to, iif, oif, numbers, rule.sport, rule.dport)
+    };
+    // The fields that the request has, of the known rule.
+    let same = Rule {
+        from: request.from.and(known.from),
+        to: request.to.and(known.to),
+        iif: request.iif.as_ref().and(known.iif.clone()),
+        oif: request.oif.as_ref().and(known.oif.clone()),
+        fwmark: request.fwmark.filter(|mark| *mark != 0).and(known.fwmark),
+        fwmask: request.fwmask.and(known.fwmask),
+        ipproto: request.ipproto.and(known.ipproto),
+        sport: request.sport.and(known.sport),
+        dport: request.dport.and(known.dport),
+        uid_range: request.uid_range.and(known.uid_range),
+        ..request.clone()
+    };
+    let length = request.suppress_prefixlength;
+    (known.family, known.priority, known.table, known.action)
+        == (
+            request.family,
+            request.priority,
+            request.table,
+            request.action,
+        )
+        && (length.is_none() || length == known.suppress_prefixlength)
+        && Selectors::of(request).is_within(Selectors::of(known))
+        && fields(&same) == fields(request)
 }
 
 fn same_route(known: &ObservedRoute, route: &Route) -> bool {

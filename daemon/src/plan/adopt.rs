@@ -269,6 +269,8 @@ fn found_namespace(spec: &Namespace, known: &ObservedNs) -> Namespace {
         routes: found_routes(spec, known)
             .map(ObservedRoute::as_route)
             .collect(),
+        // Those of others stay beside those of netnsd.
+        rules: Vec::new(),
         neighbours: known.neighbours.clone(),
         // Sysctls get back the values from before they were set.
         sysctls: BTreeMap::new(),

@@ -4,12 +4,11 @@
 //! Each line stands alone, and fails if the kernel refuses. Owner tags are set too, except for the
 //! protocol number of addresses, which that `ip` cannot set yet.
 
-use netnsd_api::{Mac, Neighbour, NetnsId, Route, RouteType, shell_word};
+use netnsd_api::{Family, Mac, Neighbour, NetnsId, Route, RouteType, Rule, shell_word};
 
 use crate::kernel::{
     AddressChange, FeatureOp, IFA_F_NODAD, IFA_F_NOPREFIXROUTE, LinkAt, LinkChange, LinkOp,
-    NamespaceChange, NamespaceOp, NeighbourChange, NewEnd, NewLink, Ns, ObservedAddress, Op,
-    ROUTE_PROTOCOL, RemoteChange, RouteChange, RouteExtras, moved, ownership, prefix_route,
+    NamespaceChange, NamespaceOp, NeighbourChange, NewEnd, NewLink, Ns, ObservedAddress, Op, ROUTE_PROTOCOL, RemoteChange, RouteChange, RouteExtras, moved, ownership, prefix_route, RuleChange,
 };
 use crate::links::{DeviceAttrs, DeviceType, LinkSettings, PortAttrs};
 
@@ -125,6 +124,10 @@ fn feature_line(op: &FeatureOp) -> String {
                 RouteChange::Delete(old) => route(ns, "delete", old, &protocol, ""),
             }
         }
+        FeatureOp::Rule { ns, change } => match change {
+            RuleChange::Add(new) => rule(ns, "add", new),
+            RuleChange::Delete(old) => rule(ns, "delete", old),
+        },
         FeatureOp::Neighbour { ns, change } => match change {
             NeighbourChange::Set(Neighbour {
                 address,
@@ -456,6 +459,20 @@ fn route(ns: &Ns, verb: &str, route: &Route, protocol: &str, extras: &str) -> St
         "{}{family} route {verb} {kind}{}{details}{extras}{onlink}",
         ip(ns),
         route.destination
+    )
+}
+
+fn rule(ns: &Ns, verb: &str, rule: &Rule) -> String {
+    let family = match rule.family {
+        Some(Family::Ipv6) => " -6",
+        Some(Family::Ipv4) | None => "",
+    };
+    let words = rule.ip_words();
+    let words: Vec<_> = words.iter().map(|word| shell_word(word)).collect();
+    format!(
+        "{}{family} rule {verb} {} protocol {ROUTE_PROTOCOL}",
+        ip(ns),
+        words.join(" ")
     )
 }
 

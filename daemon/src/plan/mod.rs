@@ -13,6 +13,7 @@ mod link;
 mod namespace;
 mod place;
 mod route;
+mod rule;
 mod scope;
 mod sysctl;
 #[cfg(test)]
@@ -133,7 +134,7 @@ fn birth_name(uid: &str) -> String {
 enum Phase {
     /// Adopted devices are tagged before they are changed.
     Adopt,
-    /// Neighbours and routes are deleted before the links they depend on.
+    /// Neighbours, rules and routes are deleted before the links they depend on.
     DeleteRoutes,
     /// Bridges that are deleted are set down before: with each port that leaves a bridge that is
     /// up, it tries all the others again (`br_port_state_selection()`, net/bridge/br_stp.c).
@@ -173,6 +174,8 @@ enum Phase {
     /// Routes without a gateway make gateways reachable.
     LinkRoutes,
     GatewayRoutes,
+    /// Rules come after the routes that they look up.
+    Rules,
     Neighbours,
     /// Released devices lose their tags after all changes.
     ReleaseAdopted,

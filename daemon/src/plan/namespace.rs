@@ -180,7 +180,8 @@ impl Planner<'_> {
         self.shared_sysctls(task, spec);
     }
 
-    /// Plans what depends on links: sysctls of interfaces, neighbours, routes.
+    /// Plans what depends on links: sysctls of interfaces, neighbours, rules,
+    /// routes.
     pub(super) fn plan_contents(&mut self, task: &Task<'_>, spec: &Namespace) {
         if self.in_conflict(task) {
             return;
@@ -190,6 +191,7 @@ impl Planner<'_> {
         // Nothing there changes any more, and a copy may be large.
         let known = std::mem::take(self.ns_mut(&ns));
         self.plan_neighbours(task, spec, &known);
+        self.plan_rules(task, spec, &known);
         self.plan_routes(task, spec, &known);
         *self.ns_mut(&ns) = known;
     }

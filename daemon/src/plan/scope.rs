@@ -28,6 +28,7 @@ pub fn scope(tasks: &[Task<'_>]) -> Scope {
                 inside.all_links |= !spec.routes.is_empty();
                 inside.routes |= !spec.routes.is_empty();
                 inside.kernel_routes |= spec.routes.iter().any(is_among_kernels_own);
+                inside.rules |= !spec.rules.is_empty();
                 inside.neighbours |= !spec.neighbours.is_empty();
                 inside.links.extend(
                     spec.neighbours

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use netnsd_api::{
-    Bridge, Cidr, Endpoint, Kind, Link, LinkType, Name, Namespace, ResourceRef, Route, Veth,
+    Bridge, Cidr, Endpoint, Kind, Link, LinkType, Name, Namespace, ResourceRef, Route, Rule, Veth,
     is_link_local,
 };
 use proptest::prelude::*;
@@ -41,7 +41,8 @@ fn namespace(i: usize) -> impl Strategy<Value = Spec> {
     let routes = proptest::collection::vec((0u8..4, 0u8..3, any::<bool>()), 0..4);
     let sysctls =
         proptest::collection::btree_map(proptest::sample::select(&SYSCTLS[..]), 0u8..2, 0..4);
-    (any::<bool>(), routes, sysctls).prop_map(move |(loopback, routes, sysctls)| {
+    let rules = proptest::collection::vec((0u32..2, 0usize..6), 0..5);
+    (any::<bool>(), routes, rules, sysctls).prop_map(move |(loopback, routes, rules, sysctls)| {
         let mut spec: Namespace =
             serde_json::from_value(json!({"name": format!("n{i}"), "loopback": loopback})).unwrap();
         for (net, via, blackhole) in routes {
@@ -53,6 +54,26 @@ fn namespace(i: usize) -> impl Strategy<Value = Spec> {
             let route: Route = serde_json::from_value(route).unwrap();
             if !spec.routes.iter().any(|other| other.destination == route.destination) {
                 spec.routes.push(route);
+            }
+        }
+        for (priority, selectors) in rules {
+            let mut rule = json!({"priority": priority, "table": 7});
+            let more = [
+                json!({}),
+                json!({"family": "ipv4"}),
+                json!({"from": "10.0.0.0/8"}),
+                json!({"from": "10.0.0.0/8", "not": true}),
+                json!({"from": "10.0.0.0/8", "dport": 80}),
+                json!({"fwmark": 0, "fwmask": 1}),
+            ];
+            let fields = more[selectors].as_object().unwrap().clone();
+            rule.as_object_mut().unwrap().extend(fields);
+            let rule: Rule = serde_json::from_value(rule).unwrap();
+            let plain = |rule: Rule| Rule { not: false, ..rule };
+            let known = spec.rules.iter().flat_map(Rule::per_family);
+            let known: Vec<Rule> = known.map(plain).collect();
+            if !rule.per_family().map(plain).any(|rule| known.contains(&rule)) {
+                spec.rules.push(rule);
             }
         }
         let value = |(key, value): (&str, u8)| (key.parse().unwrap(), netnsd_api::SysctlValue(value.to_string()));

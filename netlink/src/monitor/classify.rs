@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use nix::libc::{
     AF_BRIDGE, AF_INET, AF_INET6, IFLA_IFNAME, IFLA_PROTINFO, NUD_FAILED, NUD_PERMANENT,
     RT_SCOPE_LINK, RTA_OIF, RTM_DELADDR, RTM_DELLINK, RTM_DELNEIGH, RTM_DELNETCONF, RTM_DELNSID,
-    RTM_DELROUTE, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWNETCONF, RTM_NEWROUTE,
-    RTN_UNICAST, RTPROT_KERNEL,
+    RTM_DELROUTE, RTM_DELRULE, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWNETCONF,
+    RTM_NEWROUTE, RTM_NEWRULE, RTN_UNICAST, RTPROT_KERNEL,
 };
 use rtnetlink::packet_core::NLA_TYPE_MASK;
 
@@ -96,6 +96,7 @@ impl RtnlEvent<'_> {
             RTM_NEWLINK | RTM_DELLINK => self.classify_link(),
             RTM_NEWADDR | RTM_DELADDR => self.classify_address(),
             RTM_NEWROUTE | RTM_DELROUTE => self.classify_route(),
+            RTM_NEWRULE | RTM_DELRULE => Some(NsChange::Rules),
             RTM_NEWNEIGH | RTM_DELNEIGH => self.classify_neighbour(),
             RTM_NEWNETCONF | RTM_DELNETCONF => Some(NsChange::Sysctls),
             _ => None,

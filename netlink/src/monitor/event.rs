@@ -31,6 +31,8 @@ pub enum NsChange {
     Address(u32),
     /// Routes changed.
     Routes,
+    /// Policy rules changed.
+    Rules,
     /// Neighbours changed.
     Neighbours,
     /// Sysctls of links changed.
@@ -44,7 +46,7 @@ impl NsChange {
     pub fn is_of_links(&self) -> bool {
         match self {
             NsChange::Link { .. } | NsChange::Address(_) | NsChange::Everything => true,
-            NsChange::Routes | NsChange::Neighbours | NsChange::Sysctls => false,
+            NsChange::Routes | NsChange::Rules | NsChange::Neighbours | NsChange::Sysctls => false,
         }
     }
 }

@@ -16,8 +16,9 @@ use nix::{
     cmsg_space,
     errno::Errno,
     libc::{
-        self, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_NETCONF, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_IFADDR,
-        RTNLGRP_IPV6_NETCONF, RTNLGRP_IPV6_ROUTE, RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_NSID,
+        self, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV4_NETCONF, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV4_RULE,
+        RTNLGRP_IPV6_IFADDR, RTNLGRP_IPV6_NETCONF, RTNLGRP_IPV6_ROUTE, RTNLGRP_IPV6_RULE,
+        RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_NSID,
     },
     sys::{
         socket::{
@@ -44,12 +45,14 @@ const HOST_GROUPS: u32 = group_bit(RTNLGRP_LINK)
     | group_bit(RTNLGRP_IPV4_IFADDR)
     | group_bit(RTNLGRP_IPV6_IFADDR)
     | group_bit(RTNLGRP_NSID);
-/// Groups that are joined with the first named namespace: neighbours, routes, and sysctls of
-/// `net.ipv4.conf` and `net.ipv6.conf`. The host is not watched for these.
-const IN_NETNS_GROUPS: [u32; 5] = [
+/// Groups that are joined with the first named namespace: neighbours, routes, policy rules, and
+/// sysctls of `net.ipv4.conf` and `net.ipv6.conf`. The host is not watched for these.
+const IN_NETNS_GROUPS: [u32; 7] = [
     RTNLGRP_NEIGH,
     RTNLGRP_IPV4_ROUTE,
     RTNLGRP_IPV6_ROUTE,
+    RTNLGRP_IPV4_RULE,
+    RTNLGRP_IPV6_RULE,
     RTNLGRP_IPV4_NETCONF,
     RTNLGRP_IPV6_NETCONF,
 ];

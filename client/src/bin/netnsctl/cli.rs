@@ -4,6 +4,7 @@ use std::{io::IsTerminal, path::PathBuf};
 
 use clap::{Args, ColorChoice, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use netnsd_api::Family;
 use netnsd_client::Server;
 
 use crate::{
@@ -111,6 +112,15 @@ impl IpOptions {
     /// Returns true if an address is of the family that was asked for.
     pub fn matches_family(&self, address: &str) -> bool {
         self.excluding_family(address.contains(':')).is_none()
+    }
+
+    /// Returns the family that was asked for.
+    pub fn family(&self) -> Option<Family> {
+        match (self.ipv4, self.ipv6) {
+            (true, _) => Some(Family::Ipv4),
+            (false, true) => Some(Family::Ipv6),
+            (false, false) => None,
+        }
     }
 
     /// Returns the option that excludes a family.
@@ -379,6 +389,20 @@ pub enum Command {
         after_help = "Examples:\n  netnsctl -n net0 route\n  netnsctl -n net0 route add default via 10.0.0.254"
     )]
     Route(Words),
+    /// Show policy rules, and add or delete them, in the words of `ip rule`
+    ///
+    /// Rules are recorded in the namespace of -n. A new one has a priority; without an address it is
+    /// one of IPv4, or with -6 of IPv6.
+    #[command(
+        aliases = ["ru", "rul"],
+        override_usage = "netnsctl [-n NAMESPACE] [-4|-6] rule [show]\n       \
+                          netnsctl -n NAMESPACE [-4|-6] rule add|delete [not] priority N [from NET] [to NET] [iif DEVICE] [oif DEVICE]\n              \
+                          [fwmark MARK[/MASK]] [ipproto PROTOCOL] [sport PORTS] [dport PORTS] [uidrange A-B]\n              \
+                          [suppress_prefixlength N] table N|blackhole|unreachable|prohibit\n       \
+                          netnsctl -n NAMESPACE [-4|-6] rule flush",
+        after_help = "Examples:\n  netnsctl -n net0 rule\n  netnsctl -n net0 rule add priority 100 from 10.0.0.0/8 table 7"
+    )]
+    Rule(Words),
     /// Show ARP and NDP neighbours, and add or delete permanent ones, in the words of `ip neighbour`
     #[command(
         aliases = ["neighbour", "neighbor", "n", "ne"],
@@ -532,6 +556,7 @@ impl Command {
             Command::Veth(command) => command.is_write(),
             Command::Addr(words) => words.is_write(ip::parse_address),
             Command::Route(words) => words.is_write(ip::parse_route),
+            Command::Rule(words) => words.is_write(ip::parse_rule),
             Command::Neigh(words) => words.is_write(ip::parse_neighbour),
             Command::Link(words) => words.is_write(ip::parse_link),
             Command::Brctl(words) => words.is_write(ip::parse_brctl),
@@ -567,6 +592,7 @@ impl Command {
             }
             Command::Addr(_)
             | Command::Route(_)
+            | Command::Rule(_)
             | Command::Neigh(_)
             | Command::Link(_)
             | Command::Brctl(_) => true,

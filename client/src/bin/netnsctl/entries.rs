@@ -1,6 +1,9 @@
-//! Edits of single entries of the lists of a resource: addresses, routes, neighbours.
+//! Edits of single entries of the lists of a resource: addresses, routes, rules,
+//! neighbours.
 
-use netnsd_api::{Address, Cidr, Destination, InterfaceName, Neighbour, RT_TABLE_MAIN, Route};
+use netnsd_api::{
+    Address, Cidr, Destination, Family, InterfaceName, Neighbour, RT_TABLE_MAIN, Route, Rule,
+};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
@@ -29,6 +32,12 @@ pub enum Edit {
     /// Removes the first route that has all of these fields, of one family if it is given: true is
     /// IPv6.
     DeleteRoute(Map<String, Value>, Option<bool>),
+    /// Adds a rule.
+    AddRule(Box<Rule>),
+    /// Removes the first rule that has all of these fields, of this family if one is given.
+    DeleteRule(Map<String, Value>, Option<Family>),
+    /// Removes all rules, or those of one family.
+    FlushRules(Option<Family>),
     /// Writes a neighbour.
     Neighbour(Verb, Neighbour),
     /// Removes a neighbour.
@@ -41,6 +50,7 @@ impl Edit {
         match self {
             Edit::Address(..) => "addresses",
             Edit::Route(..) | Edit::DeleteRoute(..) => "routes",
+            Edit::AddRule(_) | Edit::DeleteRule(..) | Edit::FlushRules(_) => "rules",
             Edit::Neighbour(..) | Edit::DeleteNeighbour(..) => "neighbours",
         }
     }
@@ -65,6 +75,9 @@ impl Edit {
                 let is_default = fields.get("destination").is_some_and(|to| to == "default");
                 has_ipv6 || is_default && options.ipv6
             }
+            Edit::AddRule(_) | Edit::DeleteRule(..) | Edit::FlushRules(_) => {
+                return Ok(self.of_rule_family(options.family()));
+            }
         };
         if let Some(option) = options.excluding_family(is_ipv6) {
             let family = if is_ipv6 { "IPv6" } else { "IPv4" };
@@ -76,7 +89,10 @@ impl Edit {
                 | Edit::Address(..)
                 | Edit::Neighbour(..)
                 | Edit::DeleteNeighbour(..)
-                | Edit::DeleteRoute(..) => "",
+                | Edit::DeleteRoute(..)
+                | Edit::AddRule(_)
+                | Edit::DeleteRule(..)
+                | Edit::FlushRules(_) => "",
             };
             return Err(CliError::Usage(format!(
                 "{option} was given, and the entry is {family}{hint}"
@@ -86,6 +102,27 @@ impl Edit {
             Edit::DeleteRoute(fields, _) => Edit::DeleteRoute(fields, Some(is_ipv6)),
             other => other,
         })
+    }
+
+    /// Returns the edit of rules for the family of the option -4 or -6: as by ip(8), a new rule
+    /// without an address is one of IPv4.
+    fn of_rule_family(self, family: Option<Family>) -> Self {
+        match self {
+            Edit::AddRule(mut rule) => {
+                rule.family = match rule.families() {
+                    [_] => rule.family.or(family),
+                    _ => Some(family.unwrap_or(Family::Ipv4)),
+                };
+                Edit::AddRule(rule)
+            }
+            Edit::DeleteRule(fields, _) => Edit::DeleteRule(fields, family),
+            Edit::FlushRules(_) => Edit::FlushRules(family),
+            other @ (Edit::Address(..)
+            | Edit::Route(..)
+            | Edit::DeleteRoute(..)
+            | Edit::Neighbour(..)
+            | Edit::DeleteNeighbour(..)) => other,
+        }
     }
 
     /// Applies the edit to the list.
@@ -112,6 +149,27 @@ impl Edit {
                 write_entry(list, *verb, at, to_value(route)?, &name)
             }
             Edit::DeleteRoute(fields, is_ipv6) => delete_route(list, fields, *is_ipv6),
+            Edit::AddRule(rule) => {
+                let rules: Vec<Rule> = read_list(list)?;
+                let is_there = |new: Rule| {
+                    let mut known = rules.iter().flat_map(Rule::per_family);
+                    known.any(|known| known == new)
+                };
+                if !rule.per_family().all(is_there) {
+                    list.push(to_value(rule)?);
+                }
+                Ok(())
+            }
+            Edit::DeleteRule(fields, family) => delete_rule(list, fields, *family),
+            Edit::FlushRules(family) => {
+                let rules: Vec<Rule> = read_list(list)?;
+                let mut rules = rules.iter();
+                list.retain(|_| {
+                    let is_of = |rule: &Rule| is_of_family(rule, *family);
+                    !rules.next().is_some_and(is_of)
+                });
+                Ok(())
+            }
             Edit::Neighbour(verb, neighbour) => {
                 let at = find_neighbour(list, neighbour.address, &neighbour.interface)?;
                 let name = format!("neighbour {}", neighbour.address);
@@ -183,6 +241,42 @@ fn delete_route(
     let destination = wanted["destination"].as_str().unwrap_or_default();
     let name = format!("route {destination} with these fields");
     write_entry(list, Verb::Delete, at, Value::Null, &name)
+}
+
+/// Returns true if a rule is of this family only, or any is meant.
+fn is_of_family(rule: &Rule, family: Option<Family>) -> bool {
+    family.is_none_or(|family| rule.families() == [family])
+}
+
+fn delete_rule(
+    list: &mut Vec<Value>,
+    fields: &Map<String, Value>,
+    family: Option<Family>,
+) -> Result<(), CliError> {
+    let rules: Vec<Rule> = read_list(list)?;
+    // The recorded spelling of each field that was given.
+    let mut probe = fields.clone();
+    probe.entry("priority").or_insert(0.into());
+    if !fields.contains_key("action") {
+        probe.entry("table").or_insert(RT_TABLE_MAIN.into());
+    }
+    let wanted: Rule = netnsd_api::parse(&Value::Object(probe))
+        .map_err(|error| CliError::Usage(netnsd_api::Problem::from(error).detail))?;
+    let spelled = to_value(&wanted)?;
+    let matches = |rule: &Rule, item: &Value| {
+        is_of_family(rule, family) && fields.keys().all(|field| item[field] == spelled[field])
+    };
+    let at = rules
+        .iter()
+        .zip(list.iter())
+        .position(|(rule, item)| matches(rule, item));
+    write_entry(
+        list,
+        Verb::Delete,
+        at,
+        Value::Null,
+        "a rule with these fields",
+    )
 }
 
 /// Returns the value of a route's field in the spelling in which it is recorded.

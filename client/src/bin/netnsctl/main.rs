@@ -101,8 +101,8 @@ async fn dispatch(cli: Cli) -> Result<(), CliError> {
     let mut given = ip.given().into_iter();
     if let Some(option) = given.find(|option| !command.takes_ip_option(option)) {
         return Err(CliError::Usage(format!(
-            "{option} is an option of ip: it is only for link, addr, route, neigh, brctl, bridge \
-             link and bridge fdb"
+            "{option} is an option of ip: it is only for link, addr, route, rule, neigh, brctl, \
+             bridge link and bridge fdb"
         )));
     }
 
@@ -118,6 +118,7 @@ async fn dispatch(cli: Cli) -> Result<(), CliError> {
             let names = ["route"];
             words.run(&context, &ip, &names, ip::parse_route).await
         }
+        Command::Rule(words) => words.run(&context, &ip, &["rule"], ip::parse_rule).await,
         Command::Neigh(words) => {
             let names = ["neigh"];
             words.run(&context, &ip, &names, ip::parse_neighbour).await

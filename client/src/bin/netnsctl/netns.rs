@@ -1,7 +1,7 @@
 //! `netnsctl netns`.
 
 use clap::{Args, Subcommand};
-use netnsd_api::{Namespace, Neighbour, NetnsId, RT_TABLE_MAIN, Route, RouteType, Stored};
+use netnsd_api::{Namespace, Neighbour, NetnsId, RT_TABLE_MAIN, Route, RouteType, Rule, Stored};
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
@@ -156,6 +156,10 @@ pub struct NamespaceOptions {
     /// [onlink]"; repeatable; with set they replace all routes, none removes them
     #[arg(long, value_name = "ROUTE", value_parser = parse_args::parse_route)]
     route: Vec<Value>,
+    /// A policy rule as in `ip rule add`: "priority 100 from 10.0.0.0/8 table 7"; of both families
+    /// unless it has an address or `family ipv4|ipv6`; repeatable like --route
+    #[arg(long, value_name = "RULE", value_parser = parse_args::parse_rule)]
+    rule: Vec<Value>,
     /// A permanent neighbour as in `ip neigh add`: "10.0.0.2 lladdr MAC dev X"; repeatable like
     /// --route
     #[arg(long, value_name = "NEIGHBOUR", value_parser = parse_args::parse_neighbour)]
@@ -190,6 +194,7 @@ impl NamespaceOptions {
         body.set("netnsid", self.netnsid.clone());
         body.set("loopback", self.loopback);
         body.set_list("routes", &self.route);
+        body.set_list("rules", &self.rule);
         body.set_list("neighbours", &self.neighbour);
         body.set_map("sysctls", &self.sysctl, &self.no_sysctl);
         let mut dns = BodyBuilder::default();
@@ -206,7 +211,7 @@ impl NamespaceOptions {
     }
 }
 
-/// Options of `set` for single routes and neighbours.
+/// Options of `set` for single routes, rules and neighbours.
 #[derive(Debug, Default, Args)]
 pub struct EntryEdits {
     /// Add a route, written as for --route, and keep the others; repeatable
@@ -215,6 +220,12 @@ pub struct EntryEdits {
     /// Remove a route: its destination, and more words if several have it; repeatable
     #[arg(long, value_name = "ROUTE")]
     remove_route: Vec<String>,
+    /// Add a rule, written as for --rule, and keep the others; repeatable
+    #[arg(long, value_name = "RULE")]
+    add_rule: Vec<String>,
+    /// Remove a rule: its priority, and more words if several have it; repeatable
+    #[arg(long, value_name = "RULE")]
+    remove_rule: Vec<String>,
     /// Add a neighbour, written as for --neighbour, and keep the others; repeatable
     #[arg(long, value_name = "NEIGHBOUR")]
     add_neighbour: Vec<String>,
@@ -226,9 +237,11 @@ pub struct EntryEdits {
 impl EntryEdits {
     /// Returns the edits: removals first.
     fn edits(&self) -> Result<Vec<Edit>, CliError> {
-        let lists: [(&str, &[String], ip::Parser); 4] = [
+        let lists: [(&str, &[String], ip::Parser); 6] = [
             ("delete", &self.remove_route, ip::parse_route),
             ("add", &self.add_route, ip::parse_route),
+            ("delete", &self.remove_rule, ip::parse_rule),
+            ("add", &self.add_rule, ip::parse_rule),
             ("delete", &self.remove_neighbour, ip::parse_neighbour),
             ("add", &self.add_neighbour, ip::parse_neighbour),
         ];
@@ -443,6 +456,16 @@ fn format_route(route: &Route) -> String {
     if route.onlink { text + " onlink" } else { text }
 }
 
+/// Returns a rule in the syntax of `ip rule`, with its family if that is not told by an address.
+fn format_rule(rule: &Rule) -> String {
+    match rule.family {
+        Some(family) if rule.from.is_none() && rule.to.is_none() => {
+            format!("{rule} family {family}")
+        }
+        _ => rule.to_string(),
+    }
+}
+
 /// Returns a neighbour in the syntax of `ip neigh`.
 fn format_neighbour(entry: &Neighbour) -> String {
     format!(
@@ -468,6 +491,7 @@ impl ShowInTable for Namespace {
     fn fields(stored: &Stored<Self>) -> Vec<(&'static str, String)> {
         let spec = &stored.spec;
         let routes: Vec<String> = spec.routes.iter().map(format_route).collect();
+        let rules: Vec<String> = spec.rules.iter().map(format_rule).collect();
         let neighbours: Vec<String> = spec.neighbours.iter().map(format_neighbour).collect();
         let sysctls: Vec<String> = spec
             .sysctls
@@ -483,6 +507,7 @@ impl ShowInTable for Namespace {
             ("netnsid", netnsid.unwrap_or_default()),
             ("loopback", on_off(spec.loopback)),
             ("routes", join_lines(&routes)),
+            ("rules", join_lines(&rules)),
             ("neighbours", join_lines(&neighbours)),
             ("sysctls", join_lines(&sysctls)),
             ("dns servers", join_lines(&dns.nameservers)),

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use netnsd_api::{RT_TABLE_DEFAULT, RT_TABLE_MAIN, RouteType};
+use netnsd_api::{RT_TABLE_DEFAULT, RT_TABLE_MAIN, RouteType, RuleAction};
 use serde_json::{Map, Value};
 
 /// Parses `on` or `off`.
@@ -126,11 +126,7 @@ pub fn parse_route_words<'a>(
             "dev" => ("interface", Value::from(value()?)),
             "src" => ("source", Value::from(value()?)),
             "metric" | "preference" | "priority" => ("metric", parse_u32(word, value()?)?),
-            "table" => match value()? {
-                "main" => ("table", Value::from(RT_TABLE_MAIN)),
-                "default" => ("table", Value::from(RT_TABLE_DEFAULT)),
-                number => ("table", parse_u32(word, number)?),
-            },
+            "table" => ("table", parse_table(word, value()?)?),
             other => {
                 return Err(format!(
                     "unknown route keyword {other:?}: expected via, dev, metric, table, src or onlink"
@@ -140,6 +136,113 @@ pub fn parse_route_words<'a>(
         route.insert(field.into(), value);
     }
     Ok(route)
+}
+
+/// Parses a routing table: a number, or a name that the kernel has.
+fn parse_table(word: &str, text: &str) -> Result<Value, String> {
+    match text {
+        "main" => Ok(Value::from(RT_TABLE_MAIN)),
+        "default" => Ok(Value::from(RT_TABLE_DEFAULT)),
+        number => parse_u32(word, number),
+    }
+}
+
+/// Parses a rule as in `ip rule add`: `[not] priority N [from NET] [to NET] … table N|ACTION`.
+pub fn parse_rule(text: &str) -> Result<Value, String> {
+    if text == "none" {
+        return Ok(Value::Null);
+    }
+    parse_rule_words(text.split_whitespace()).map(Value::Object)
+}
+
+/// Keywords of ip-rule(8) that netnsd has no field for.
+const UNMANAGED_RULE_WORDS: [&str; 12] = [
+    "dsfield",
+    "dscp",
+    "flowlabel",
+    "goto",
+    "l3mdev",
+    "nat",
+    "nop",
+    "protocol",
+    "realms",
+    "suppress_ifgroup",
+    "tos",
+    "tun_id",
+];
+
+/// Parses the words of a rule.
+pub fn parse_rule_words<'a>(
+    mut words: impl Iterator<Item = &'a str>,
+) -> Result<Map<String, Value>, String> {
+    let mut rule = Map::new();
+    while let Some(word) = words.next() {
+        if word == "not" {
+            rule.insert("not".into(), true.into());
+            continue;
+        }
+        if word.parse::<RuleAction>().is_ok() {
+            rule.insert("action".into(), word.into());
+            continue;
+        }
+        let mut value = || {
+            words
+                .next()
+                .ok_or_else(|| format!("{word:?} at the end of a rule needs a value"))
+        };
+        let (field, value) = match word {
+            "from" | "to" => match value()? {
+                "all" | "any" | "default" => continue,
+                net => (word, Value::from(complete_destination(net))),
+            },
+            "priority" | "preference" | "pref" | "order" => {
+                ("priority", parse_u32(word, value()?)?)
+            }
+            "iif" | "dev" => ("iif", Value::from(value()?)),
+            "oif" => ("oif", Value::from(value()?)),
+            "fwmark" => {
+                let text = value()?;
+                let (mark, mask) = text
+                    .split_once('/')
+                    .map_or((text, None), |(mark, mask)| (mark, Some(mask)));
+                if let Some(mask) = mask {
+                    rule.insert("fwmask".into(), parse_mark(mask)?);
+                }
+                ("fwmark", parse_mark(mark)?)
+            }
+            "ipproto" => ("ipproto", Value::from(value()?)),
+            "sport" | "dport" => (word, Value::from(value()?)),
+            "uidrange" => ("uid_range", Value::from(value()?)),
+            "table" | "lookup" => ("table", parse_table(word, value()?)?),
+            "suppress_prefixlength" | "sup_pl" => {
+                ("suppress_prefixlength", parse_u32(word, value()?)?)
+            }
+            "family" => ("family", Value::from(value()?)),
+            unmanaged if UNMANAGED_RULE_WORDS.contains(&unmanaged) => {
+                return Err(format!("{unmanaged} of a rule is not managed by netnsd"));
+            }
+            other => {
+                return Err(format!(
+                    "unknown rule keyword {other:?}: expected priority, from, to, iif, oif, fwmark, \
+                     ipproto, sport, dport, uidrange, not, table, suppress_prefixlength, \
+                     blackhole, unreachable or prohibit"
+                ));
+            }
+        };
+        rule.insert(field.into(), value);
+    }
+    Ok(rule)
+}
+
+/// Parses a firewall mark, which may be hexadecimal.
+fn parse_mark(text: &str) -> Result<Value, String> {
+    let number = match text.strip_prefix("0x") {
+        Some(digits) => u32::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    number
+        .map(Value::from)
+        .map_err(|_| format!("fwmark {text:?} is not a number, or one such as 0x10"))
 }
 
 /// Parses the number after a keyword.
@@ -279,6 +382,34 @@ mod tests {
             "default via 10.0.0.1 metric x",
         ] {
             parse_route(bad).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn rule_has_the_syntax_of_ip() {
+        let text = "not from 10.0.0.1 to all iif lo fwmark 0x10/0xff ipproto tcp dport 80-90 \
+                    uidrange 0-5 lookup main pref 100 suppress_prefixlength 0";
+        assert_eq!(
+            parse_rule(text).unwrap(),
+            json!({"not": true, "from": "10.0.0.1/32", "iif": "lo", "fwmark": 16, "fwmask": 255,
+                "ipproto": "tcp", "dport": "80-90", "uid_range": "0-5", "table": 254,
+                "priority": 100, "suppress_prefixlength": 0})
+        );
+        assert_eq!(
+            parse_rule("priority 5 to fd00::/8 prohibit").unwrap(),
+            json!({"priority": 5, "to": "fd00::/8", "action": "prohibit"})
+        );
+        for (bad, why) in [
+            ("priority", "needs a value"),
+            ("priority 5 goto 7", "goto of a rule is not managed"),
+            (
+                "priority 5 form 10.0.0.0/8",
+                "unknown rule keyword \"form\"",
+            ),
+            ("fwmark 0xg", "fwmark \"0xg\""),
+        ] {
+            let error = parse_rule(bad).unwrap_err();
+            assert!(error.contains(why), "{error}");
         }
     }
 

@@ -1,8 +1,9 @@
-//! Live kernel state: links, addresses, routes, neighbours, processes, ports, forwarding tables.
+//! Live kernel state: links, addresses, routes, rules, neighbours, processes, ports,
+//! forwarding tables.
 
 use netnsd_api::{
-    BridgePort, Code, FdbEntry, Items, LinkAddress, LiveLink, LiveNeighbour, LiveRoute, Process,
-    ProcessNamespace,
+    BridgePort, Code, FdbEntry, Items, LinkAddress, LiveLink, LiveNeighbour, LiveRoute, LiveRule,
+    Process, ProcessNamespace,
 };
 use utoipa::{
     ToSchema,
@@ -56,6 +57,14 @@ pub(in crate::http) fn namespace_routes(api: &mut Components) -> OperationBuilde
     in_namespace::<LiveRoute>(api, "namespace_routes", "List the routes of a namespace")
 }
 
+pub(in crate::http) fn namespace_rules(api: &mut Components) -> OperationBuilder {
+    in_namespace::<LiveRule>(
+        api,
+        "namespace_rules",
+        "List the policy rules of a namespace",
+    )
+}
+
 pub(in crate::http) fn namespace_neighbours(api: &mut Components) -> OperationBuilder {
     in_namespace::<LiveNeighbour>(
         api,
@@ -102,6 +111,10 @@ pub(in crate::http) fn host_addresses(api: &mut Components) -> OperationBuilder 
 
 pub(in crate::http) fn host_routes(api: &mut Components) -> OperationBuilder {
     on_host::<LiveRoute>(api, "host_routes", "List the routes of the host")
+}
+
+pub(in crate::http) fn host_rules(api: &mut Components) -> OperationBuilder {
+    on_host::<LiveRule>(api, "host_rules", "List the policy rules of the host")
 }
 
 pub(in crate::http) fn host_neighbours(api: &mut Components) -> OperationBuilder {

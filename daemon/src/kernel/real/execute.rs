@@ -34,9 +34,7 @@ use rtnetlink::{
 use super::{message, observe, parse};
 use crate::kernel::{
     ADDRESS_PROTOCOL_KERNEL_LL, AddressChange, BatchOp, FeatureOp, KernelError, LOOPBACK, LinkAt,
-    LinkChange, LinkOp, NamespaceChange, NamespaceOp, NeighbourChange, NewEnd, NewLink, Ns,
-    ObservedAddress, ObservedLink, ObservedRoute, Op, Outcome, ROUTE_PROTOCOL,
-    ROUTE_PROTOCOL_KERNEL, RT_TABLE_MAIN, RemoteChange, RouteChange, moved, prefix_route,
+    LinkChange, LinkOp, NamespaceChange, NamespaceOp, NeighbourChange, NewEnd, NewLink, Ns, ObservedAddress, ObservedLink, ObservedRoute, Op, Outcome, ROUTE_PROTOCOL, ROUTE_PROTOCOL_KERNEL, RT_TABLE_MAIN, RemoteChange, RouteChange, moved, prefix_route, ObservedRule, RuleChange,
     sysctl::changed_along,
 };
 use crate::links::DeviceAttrs;
@@ -460,6 +458,7 @@ fn change_feature(
             send(switcher, &link.ns, message, flags)
         }
         FeatureOp::Route { ns, change } => change_route(switcher, state, ns, change),
+        FeatureOp::Rule { ns, change } => change_rule(switcher, ns, change),
         FeatureOp::Neighbour { ns, change } => change_neighbour(switcher, state, ns, change),
         FeatureOp::Sysctl { name, key, value } => set_sysctl(switcher, state, name, key, value),
         FeatureOp::Dns {
@@ -546,6 +545,17 @@ fn change_route(
             send(switcher, ns, RouteNetlinkMessage::DelRoute(message), 0)
         }
     }
+}
+
+fn change_rule(switcher: &mut NamespaceSwitcher, ns: &Ns, change: &RuleChange) -> Outcome {
+    let (message, flags) = match change {
+        RuleChange::Add(rule) => (
+            RouteNetlinkMessage::NewRule(message::rule(rule)),
+            NLM_F_CREATE | NLM_F_EXCL,
+        ),
+        RuleChange::Delete(rule) => (RouteNetlinkMessage::DelRule(message::rule(rule)), 0),
+    };
+    send(switcher, ns, message, flags)
 }
 
 fn change_neighbour(
@@ -683,6 +693,7 @@ fn is_gone_with_namespace(op: &Op) -> bool {
         Op::Feature(FeatureOp::Neighbour { change, .. }) => {
             matches!(change, NeighbourChange::Delete(_))
         }
+        Op::Feature(FeatureOp::Rule { change, .. }) => matches!(change, RuleChange::Delete(_)),
         Op::Namespace(_) | Op::Link(_) | Op::Feature(_) => false,
     }
 }
@@ -740,6 +751,10 @@ fn is_feature_so(
                 errno == Errno::EEXIST && has_route(switcher, ns, route)?
             }
             RouteChange::Delete(_) => matches!(errno, Errno::ESRCH | Errno::ENODEV),
+        },
+        FeatureOp::Rule { ns, change } => match change {
+            RuleChange::Add(rule) => errno == Errno::EEXIST && has_rule(switcher, ns, rule)?,
+            RuleChange::Delete(_) => errno == Errno::ENOENT,
         },
         FeatureOp::Neighbour { change, .. } => match change {
             NeighbourChange::Set(_) => false,
@@ -861,6 +876,16 @@ fn has_route(
             && known.metric == Some(route.effective_metric())
             && (route.interface.is_none() || known.interface == route.interface)
     }))
+}
+
+/// Returns true if the very rule is there, and netnsd made it.
+fn has_rule(
+    switcher: &mut NamespaceSwitcher,
+    ns: &Ns,
+    rule: &netnsd_api::Rule,
+) -> Result<bool, KernelError> {
+    let there = observe::rules(&switcher.connection(ns)?.route)?;
+    Ok(there.contains(&ObservedRule::of_netnsd(rule.clone())))
 }
 
 /// Begins to create namespaces, with the helper thread.

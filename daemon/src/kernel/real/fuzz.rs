@@ -19,6 +19,7 @@ pub(crate) fn answers(data: &[u8]) {
             RouteNetlinkMessage::NewLink(message) => drop(parse::link(&message)),
             RouteNetlinkMessage::NewAddress(message) => drop(parse::address(&message)),
             RouteNetlinkMessage::NewRoute(message) => drop(parse::route(&message, &names, true)),
+            RouteNetlinkMessage::NewRule(message) => drop(parse::rule(&message)),
             answer @ RouteNetlinkMessage::NewNeighbour(_) => {
                 drop(parse_neigh(answer).and_then(|seen| parse::permanent(&seen, &names)));
             }

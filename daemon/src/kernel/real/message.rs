@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, os::fd::RawFd};
 
-use netnsd_api::{Neighbour, Port, Route, RouteType};
+use netnsd_api::{Family, Neighbour, Network, Port, PortRange, Route, RouteType, Rule, RuleAction};
 use netnsd_netlink::link::{self, LinkId, link_message};
 use rtnetlink::{
     packet_core::DefaultNla,
@@ -21,10 +21,14 @@ use rtnetlink::{
             RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RoutePreference,
             RouteProtocol, RouteRealm, RouteScope,
         },
+        rule::{
+            RuleAction as KernelRuleAction, RuleAttribute, RuleFlags, RuleMessage, RulePortRange,
+            RuleUidRange,
+        },
     },
 };
 
-use super::super::{NewEnd, NewLink, ObservedAddress, RouteExtras, ownership};
+use super::super::{NewEnd, NewLink, ObservedAddress, ROUTE_PROTOCOL, RouteExtras, ownership};
 use crate::links::{LinkSettings, PortAttrs};
 
 fn end_attributes(end: &NewEnd) -> Vec<LinkAttribute> {
@@ -247,6 +251,64 @@ pub(super) fn whole_route(
     message
         .attributes
         .extend(preference.map(|value| RouteAttribute::Preference(RoutePreference::from(value))));
+    message
+}
+
+/// Builds a message for a policy rule of one family.
+pub(super) fn rule(rule: &Rule) -> RuleMessage {
+    let mut message = RuleMessage::default();
+    let header = &mut message.header;
+    header.family = family(rule.family == Some(Family::Ipv6));
+    let length = |net: Option<Network>| net.map_or(0, |net| net.0.prefix_len());
+    (header.src_len, header.dst_len) = (length(rule.from), length(rule.to));
+    header.flags = if rule.not {
+        RuleFlags::Invert
+    } else {
+        RuleFlags::empty()
+    };
+    header.action = match rule.action {
+        None => KernelRuleAction::ToTable,
+        Some(RuleAction::Blackhole) => KernelRuleAction::Blackhole,
+        Some(RuleAction::Unreachable) => KernelRuleAction::Unreachable,
+        Some(RuleAction::Prohibit) => KernelRuleAction::Prohibit,
+    };
+    let ports = |range: PortRange| RulePortRange {
+        start: range.first,
+        end: range.last,
+    };
+    let name = |name: &netnsd_api::RuleInterface| name.as_str().to_owned();
+    let protocol = RouteProtocol::from(ROUTE_PROTOCOL);
+    let required = [
+        RuleAttribute::Priority(rule.priority),
+        RuleAttribute::Protocol(protocol),
+    ];
+    let optional = [
+        rule.from.map(|net| RuleAttribute::Source(net.0.addr())),
+        rule.to.map(|net| RuleAttribute::Destination(net.0.addr())),
+        rule.iif.as_ref().map(name).map(RuleAttribute::Iifname),
+        rule.oif.as_ref().map(name).map(RuleAttribute::Oifname),
+        rule.fwmark.map(RuleAttribute::FwMark),
+        rule.fwmask.map(RuleAttribute::FwMask),
+        rule.ipproto
+            .map(|protocol| RuleAttribute::IpProtocol(protocol.0.into())),
+        rule.sport.map(ports).map(RuleAttribute::SourcePortRange),
+        rule.dport
+            .map(ports)
+            .map(RuleAttribute::DestinationPortRange),
+        rule.uid_range.map(|uids| {
+            RuleAttribute::UidRange(RuleUidRange {
+                start: uids.first,
+                end: uids.last,
+            })
+        }),
+        rule.table.map(RuleAttribute::Table),
+        rule.suppress_prefixlength
+            .map(|length| RuleAttribute::SuppressPrefixLen(length.into())),
+    ];
+    message.attributes = required
+        .into_iter()
+        .chain(optional.into_iter().flatten())
+        .collect();
     message
 }
 

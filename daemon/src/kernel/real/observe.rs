@@ -16,6 +16,8 @@ use netnsd_netlink::{
     netns::file::{netns_path, open_netns},
     resolv_conf::{read_dns_files, read_host_nsswitch},
     route::{get_route_to, get_routes, prefers_source, route_device},
+    route::{get_routes, prefers_source},
+    rule::get_rules,
     sysctl::read_sysctl,
 };
 use nix::{errno::Errno, sys::stat::fstat};
@@ -24,7 +26,7 @@ use rtnetlink::packet_route::{RouteNetlinkMessage, route::RouteMessage};
 use super::parse;
 use crate::kernel::{
     KernelError, Ns, NsScope, Observed, ObservedAddress, ObservedLink, ObservedNs, ObservedRoute,
-    ROUTE_PROTOCOL, ROUTE_PROTOCOL_KERNEL, Scope, ownership,
+    ObservedRule, ROUTE_PROTOCOL, ROUTE_PROTOCOL_KERNEL, Scope, ownership,
 };
 
 /// Reads the state within `scope` on this thread.
@@ -169,6 +171,9 @@ fn namespace(
     for address in &part.route_mtus {
         let mtu = route_mtu(&open.route, *address)?;
         seen.route_mtus.extend(mtu.map(|mtu| (*address, mtu)));
+    }
+    if part.rules {
+        seen.rules = rules(&open.route)?;
     }
     if part.neighbours {
         seen.neighbours = neighbours(&open.route, &names)?;
@@ -449,6 +454,14 @@ pub(super) fn routes_from(
         RouteNetlinkMessage::NewRoute(route) if prefers_source(&route, table, sources) => {
             Some(route)
         }
+        _ => None,
+    })?)
+}
+
+/// Reads the policy rules of both families.
+pub(super) fn rules(socket: &RouteSocket) -> Result<Vec<ObservedRule>, KernelError> {
+    Ok(socket.dump(get_rules(), |answer| match answer {
+        RouteNetlinkMessage::NewRule(message) => parse::rule(&message),
         _ => None,
     })?)
 }

@@ -3,11 +3,15 @@
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
-use netnsd_api::{Address, Destination, Mac, Neighbour, Route, RouteType, Statistics};
+use netnsd_api::{
+    Address, Destination, Family, IpProtocol, Mac, Neighbour, Network, PortRange, Route, RouteType,
+    Rule, RuleAction, RuleInterface, Statistics, UidRange,
+};
 use netnsd_netlink::{neigh::Neigh, route::ip_addr};
 use rtnetlink::{
-    packet_core::Nla,
+    packet_core::{DefaultNla, Nla},
     packet_route::{
+        AddressFamily,
         address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
         link::{
             AfSpecInet, AfSpecInet6, AfSpecUnspec, BridgeId, BridgePortState, In6AddrGenMode,
@@ -19,14 +23,21 @@ use rtnetlink::{
             RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteProtocol,
             RouteRealm, RouteScope, RouteType as KernelRouteType,
         },
+        rule::{
+            RuleAction as KernelRuleAction, RuleAttribute, RuleFlags, RuleMessage, RulePortRange,
+        },
     },
 };
 
 use super::super::{
-    ObservedAddress, ObservedBridge, ObservedLink, ObservedPort, ObservedRoute, ROUTE_PROTOCOL,
-    RT_TABLE_LOCAL, RouteExtras, ownership,
+    ObservedAddress, ObservedBridge, ObservedLink, ObservedPort, ObservedRoute, ObservedRule,
+    ROUTE_PROTOCOL, RT_TABLE_LOCAL, RouteExtras, RuleExtras, ownership,
 };
 use crate::links::LinkSettings;
+
+/// Masks of ports (linux/fib_rules.h).
+const FRA_SPORT_MASK: u16 = 28;
+const FRA_DPORT_MASK: u16 = 29;
 
 /// A link with its name; `master` is an index, and the link's own field is not set yet.
 pub(super) struct ParsedLink {
@@ -386,6 +397,117 @@ fn scope(scope: RouteScope) -> String {
         RouteScope::Other(number) => number.to_string(),
         other => format!("{other:?}").to_lowercase(),
     }
+}
+
+/// Parses a policy rule; `None` if it is of another family than IPv4 and IPv6.
+pub(super) fn rule(message: &RuleMessage) -> Option<ObservedRule> {
+    let header = &message.header;
+    let family = match header.family {
+        AddressFamily::Inet => Family::Ipv4,
+        AddressFamily::Inet6 => Family::Ipv6,
+        _ => return None,
+    };
+    let mut rule = Rule {
+        priority: 0,
+        family: Some(family),
+        from: None,
+        to: None,
+        iif: None,
+        oif: None,
+        fwmark: None,
+        fwmask: None,
+        ipproto: None,
+        sport: None,
+        dport: None,
+        uid_range: None,
+        not: header.flags.contains(RuleFlags::Invert),
+        table: None,
+        action: None,
+        suppress_prefixlength: None,
+    };
+    let mut extras = RuleExtras {
+        tos: header.tos,
+        ..RuleExtras::default()
+    };
+    let network = |address: &std::net::IpAddr, length| {
+        let net = IpNet::new(*address, length).ok()?;
+        Some(Network(net))
+    };
+    let ports = |range: &RulePortRange| PortRange {
+        first: range.start,
+        last: range.end,
+    };
+    let (mut table, mut mark, mut mask) = (u32::from(header.table), 0, 0);
+    let mut protocol = 0;
+    for attribute in &message.attributes {
+        match attribute {
+            RuleAttribute::Source(address) => rule.from = network(address, header.src_len),
+            RuleAttribute::Destination(address) => rule.to = network(address, header.dst_len),
+            RuleAttribute::Iifname(name) => rule.iif = interface(name, &mut extras),
+            RuleAttribute::Oifname(name) => rule.oif = interface(name, &mut extras),
+            RuleAttribute::Goto(priority) => extras.goto = Some(*priority),
+            RuleAttribute::Priority(priority) => rule.priority = *priority,
+            RuleAttribute::FwMark(value) => mark = *value,
+            RuleAttribute::FwMask(value) => mask = *value,
+            // Always sent; this value stands for none.
+            RuleAttribute::SuppressPrefixLen(u32::MAX) => {}
+            RuleAttribute::SuppressPrefixLen(length) => {
+                rule.suppress_prefixlength = u8::try_from(*length).ok();
+                extras.others |= rule.suppress_prefixlength.is_none();
+            }
+            RuleAttribute::SuppressIfGroup(group) => extras.suppress_ifgroup = Some(*group),
+            RuleAttribute::Table(number) => table = *number,
+            RuleAttribute::L3MDev(on) => extras.l3mdev = *on,
+            RuleAttribute::UidRange(range) => {
+                rule.uid_range = Some(UidRange {
+                    first: range.start,
+                    last: range.end,
+                });
+            }
+            RuleAttribute::Protocol(number) => protocol = u8::from(*number),
+            RuleAttribute::IpProtocol(number) => {
+                rule.ipproto = Some(IpProtocol(u8::from(*number)));
+            }
+            RuleAttribute::SourcePortRange(range) => rule.sport = Some(ports(range)),
+            RuleAttribute::DestinationPortRange(range) => rule.dport = Some(ports(range)),
+            // A single port has a mask of all its bits, since Linux 6.15.
+            RuleAttribute::Other(other)
+                if matches!(other.kind(), FRA_SPORT_MASK | FRA_DPORT_MASK)
+                    && is_full_mask(other) => {}
+            // Realms, a tunnel id, or an attribute of a newer kernel.
+            _ => extras.others = true,
+        }
+    }
+    if mask != 0 {
+        (rule.fwmark, rule.fwmask) = (Some(mark), Some(mask));
+    }
+    match header.action {
+        KernelRuleAction::ToTable => rule.table = Some(table).filter(|table| *table != 0),
+        KernelRuleAction::Blackhole => rule.action = Some(RuleAction::Blackhole),
+        KernelRuleAction::Unreachable => rule.action = Some(RuleAction::Unreachable),
+        KernelRuleAction::Prohibit => rule.action = Some(RuleAction::Prohibit),
+        KernelRuleAction::Goto => {}
+        KernelRuleAction::Nop => extras.nop = true,
+        _ => extras.others = true,
+    }
+    Some(ObservedRule {
+        rule,
+        protocol,
+        extras,
+    })
+}
+
+fn is_full_mask(mask: &DefaultNla) -> bool {
+    let mut value = vec![0; mask.value_len()];
+    mask.emit_value(&mut value);
+    value.iter().all(|byte| *byte == u8::MAX)
+}
+
+/// Returns the name of a device in a rule; one that no device can have is noted in `extras`.
+fn interface(name: &str, extras: &mut RuleExtras) -> Option<RuleInterface> {
+    let parsed = name.parse().ok();
+    extras.others |= parsed.is_none();
+    parsed
 }
 
 /// Returns a neighbour if it is permanent.

@@ -26,7 +26,10 @@ use rtnetlink::{
 
 use super::{message, observe};
 use crate::{
-    kernel::{KernelError, LinkAt, NewEnd, NewLink, Ns, ObservedLink, query, query::QueryError},
+    kernel::{
+        KernelError, LinkAt, NewEnd, NewLink, Ns, ObservedLink, ObservedRule, query,
+        query::QueryError,
+    },
     links::BridgeSettings,
 };
 
@@ -57,6 +60,14 @@ fn names_of(
         .into_iter()
         .map(|parsed| (parsed.link.index, parsed.name))
         .collect())
+}
+
+/// Reads every policy rule.
+pub(in crate::kernel) fn all_rules(
+    switcher: &mut NamespaceSwitcher,
+    ns: &Ns,
+) -> Result<Vec<ObservedRule>, QueryError> {
+    Ok(observe::rules(enter(switcher, ns)?)?)
 }
 
 /// Reads every ARP and NDP entry, as `ip neigh` shows them.

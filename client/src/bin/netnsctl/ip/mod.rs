@@ -1,4 +1,4 @@
-//! `netnsctl link|addr|route|neigh`, `netnsctl bridge link|fdb` and `netnsctl brctl`: the words of
+//! `netnsctl link|addr|route|rule|neigh`, `netnsctl bridge link|fdb` and `netnsctl brctl`: the words of
 //! ip(8), bridge(8) and brctl(8), on the recorded network.
 
 mod device;
@@ -16,7 +16,7 @@ pub use self::{
     options::translate_words,
     parse::{
         Parser, parse_address, parse_brctl, parse_bridge_fdb, parse_bridge_link, parse_link,
-        parse_neighbour, parse_route,
+        parse_neighbour, parse_route, parse_rule,
     },
     request::{Request, Show},
     select::{RouteFields, Selection, Table, is_ipv6},

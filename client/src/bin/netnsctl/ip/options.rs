@@ -55,9 +55,10 @@ const IP_OPTIONS: &[(&str, Counterpart)] = &[
 const OWN_LETTERS: [&str; 6] = ["h", "n", "o", "v", "4", "6"];
 
 /// Objects of ip(8) and programs whose lists netnsctl prints on one line each.
-const ONELINE_OBJECTS: [&str; 6] = [
+const ONELINE_OBJECTS: [&str; 7] = [
     "address",
     "route",
+    "rule",
     "neighbour",
     "neighbor",
     "link",

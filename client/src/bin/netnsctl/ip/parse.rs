@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use netnsd_api::{
-    Cidr, LinkType, Mac, Neighbour, Problem, RT_TABLE_DEFAULT, RT_TABLE_MAIN, Route, parse,
+    Cidr, LinkType, Mac, Neighbour, Problem, RT_TABLE_DEFAULT, RT_TABLE_MAIN, Route, parse, Rule,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -55,6 +55,15 @@ const ENTRY_VERBS: &[(&str, Command)] = &[
     SHOW[0],
     SHOW[1],
     SHOW[2],
+    ("flush", Command::Flush),
+    SHOW[3],
+];
+const RULE_VERBS: &[(&str, Command)] = &[
+    SHOW[0],
+    SHOW[1],
+    SHOW[2],
+    ("add", Command::Entry(Verb::Add)),
+    ("delete", Command::Entry(Verb::Delete)),
     ("flush", Command::Flush),
     SHOW[3],
 ];
@@ -905,6 +914,45 @@ pub fn parse_neighbour(words: &[String]) -> Result<Request, String> {
     }
 }
 
+/// Parses the words after `ip rule`.
+pub fn parse_rule(words: &[String]) -> Result<Request, String> {
+    let (command, words) = take_verb("rule", RULE_VERBS, words)?;
+    let fields = || parse_args::parse_rule_words(words.rest.iter().map(String::as_str));
+    match command {
+        Command::Help => Ok(Request::Help),
+        Command::Show => match words.rest {
+            [] => Ok(Request::Show(Show::Rules, Selection::default())),
+            [word, ..] => Err(format!(
+                "unknown filter {word:?}: rule show shows all rules"
+            )),
+        },
+        Command::Entry(Verb::Delete) => {
+            let fields = fields()?;
+            if fields.is_empty() {
+                return Err("a rule is missing: rule delete priority 100".into());
+            }
+            Ok(Request::EditNamespace(Edit::DeleteRule(fields, None)))
+        }
+        Command::Entry(_) => {
+            let fields = fields()?;
+            if !fields.contains_key("priority") {
+                return Err(
+                    "priority is missing: rule add priority 100 from 10.0.0.0/8 table 7".into(),
+                );
+            }
+            let rule: Rule = typed(fields)?;
+            Ok(Request::EditNamespace(Edit::AddRule(Box::new(rule))))
+        }
+        Command::Flush => match words.rest {
+            [] => Ok(Request::EditNamespace(Edit::FlushRules(None))),
+            [word, ..] => Err(format!(
+                "unknown word {word:?}: rule flush removes all recorded rules; for one, rule delete"
+            )),
+        },
+        Command::Set => Err("rules are not set: rule add, rule delete".into()),
+    }
+}
+
 /// Parses the words after `bridge link`.
 pub fn parse_bridge_link(words: &[String]) -> Result<Request, String> {
     let (command, mut words) = take_verb("bridge link", BRIDGE_LINK_VERBS, words)?;
@@ -1077,6 +1125,7 @@ pub fn parse_command_line(line: &[String]) -> Option<CommandLine<'_>> {
         "ip" => &[
             ("address", parse_address),
             ("route", parse_route),
+            ("rule", parse_rule),
             ("neighbour", parse_neighbour),
             ("neighbor", parse_neighbour),
             ("link", parse_link),
@@ -1442,6 +1491,16 @@ mod tests {
                 }),
             ),
             // ip-neighbour(8)
+            ("ip rule", show(Show::Rules)),
+            ("ip ru ls", show(Show::Rules)),
+            (
+                "ip rule del pref 5",
+                Request::EditNamespace(Edit::DeleteRule(fields(json!({"priority": 5})), None)),
+            ),
+            (
+                "ip rule flush",
+                Request::EditNamespace(Edit::FlushRules(None)),
+            ),
             ("ip neighbour", show(Show::Neighbours)),
             ("ip n", show(Show::Neighbours)),
             (
@@ -1612,6 +1671,9 @@ mod tests {
                 "ip neigh flush dev eth0",
                 "neigh flush dev DEVICE nud permanent",
             ),
+            ("ip rule add from 10.0.0.0/8 table 7", "priority is missing"),
+            ("ip rule del", "a rule is missing"),
+            ("ip rule flush table 7", "removes all recorded rules"),
             (
                 "ip neighbour get 10.0.1.10 dev eth0",
                 "netnsctl does not do neigh get",

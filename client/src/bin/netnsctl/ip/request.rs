@@ -47,6 +47,8 @@ pub enum Show {
     Addresses,
     /// `route show`.
     Routes,
+    /// `rule show`.
+    Rules,
     /// `neigh show`.
     Neighbours,
     /// `bridge link show`.

@@ -1,10 +1,12 @@
 //! Live kernel state in the JSON of `ip -j` and `bridge -j`: the same keys and spellings, of the
 //! keys that netnsd knows.
 
-use netnsd_api::{BridgePort, FdbEntry, LinkAddress, LiveLink, LiveNeighbour, LiveRoute};
+use netnsd_api::{
+    BridgePort, FdbEntry, LinkAddress, LiveLink, LiveNeighbour, LiveRoute, LiveRule, Network,
+};
 use serde_json::{Map, Value, json};
 
-use super::text::{is_loopback, link_flags, short_destination, table_name};
+use super::text::{is_loopback, link_flags, rule_protocol, short_destination, table_name};
 use crate::cli::IpOptions;
 
 /// Keys of a link with `-br`.
@@ -129,6 +131,55 @@ fn info(options: &IpOptions, address: &LinkAddress) -> Value {
     object.set("scope", address.scope.as_str());
     object.set_some("dynamic", (!address.permanent).then_some(true));
     object.finish(options.brief, BRIEF_INFO_KEYS)
+}
+
+/// Returns an item of `ip -j rule`.
+pub fn rule(live: &LiveRule) -> Value {
+    let LiveRule { rule, .. } = live;
+    let mut object = Object::default();
+    object.set("priority", rule.priority);
+    if rule.not {
+        object.set("not", Value::Null);
+    }
+    let mut network = |keys: [&str; 2], net: Option<Network>, all: Option<&str>| {
+        let [address, length] = keys;
+        object.set_some(address, all.filter(|_| net.is_none()));
+        let Some(Network(net)) = net else { return };
+        object.set(address, net.addr().to_string());
+        let is_part = net.prefix_len() < net.max_prefix_len();
+        object.set_some(length, is_part.then_some(net.prefix_len()));
+    };
+    network(["src", "srclen"], rule.from, Some("all"));
+    network(["dst", "dstlen"], rule.to, None);
+    let hex = |number: u32| format!("{number:#x}");
+    object.set_some("tos", live.tos.map(u32::from).map(hex));
+    object.set_some("fwmark", rule.fwmark.map(hex));
+    let mask = rule.fwmask.filter(|mask| *mask != u32::MAX);
+    object.set_some("fwmask", mask.map(hex));
+    object.set_some("iif", rule.iif.as_ref().map(ToString::to_string));
+    object.set_some("oif", rule.oif.as_ref().map(ToString::to_string));
+    if let Some(uids) = rule.uid_range {
+        object.set("uid_start", uids.first);
+        object.set("uid_end", uids.last);
+    }
+    object.set_some("ipproto", rule.ipproto.map(|protocol| protocol.to_string()));
+    for (key, ports) in [("sport", rule.sport), ("dport", rule.dport)] {
+        match ports {
+            Some(ports) if ports.first == ports.last => object.set(key, ports.first),
+            Some(ports) => {
+                object.set(&format!("{key}_start"), ports.first);
+                object.set(&format!("{key}_end"), ports.last);
+            }
+            None => {}
+        }
+    }
+    object.set_some("table", rule.table.map(table_name));
+    object.set_some("suppress_prefixlen", rule.suppress_prefixlength);
+    object.set_some("suppress_ifgroup", live.suppress_ifgroup);
+    object.set_some("goto", live.goto);
+    object.set_some("action", rule.action.map(|action| action.as_str()));
+    object.set_some("protocol", rule_protocol(live));
+    object.0.into()
 }
 
 /// Returns an item of `ip -j route`.

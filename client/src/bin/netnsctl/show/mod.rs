@@ -4,7 +4,8 @@ mod ip_json;
 mod text;
 
 use netnsd_api::{
-    Bridge, BridgePort, FdbEntry, Items, LinkAddress, LiveLink, LiveNeighbour, LiveRoute,
+    Bridge, BridgePort, Family, FdbEntry, Items, LinkAddress, LiveLink, LiveNeighbour, LiveRoute,
+    LiveRule,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -31,6 +32,7 @@ impl Show {
                 &["-4", "-6", "-d", "-s", "-br", "-o", "-j", "-p"],
             ),
             Show::Routes => ("route show", &["-4", "-6", "-d", "-o", "-j", "-p"]),
+            Show::Rules => ("rule show", &["-4", "-6", "-o", "-j", "-p"]),
             Show::Neighbours => ("neigh show", &["-4", "-6", "-br", "-o", "-j", "-p"]),
             Show::Ports => ("bridge link", &["-d", "-o", "-j", "-p"]),
             Show::Fdb => ("bridge fdb", &["-o", "-j", "-p"]),
@@ -97,6 +99,7 @@ pub async fn show_list(
         Show::Links => view.show_links().await,
         Show::Addresses => view.show_addresses().await,
         Show::Routes => view.show_routes().await,
+        Show::Rules => view.show_rules().await,
         Show::Neighbours => view.show_neighbours().await,
         Show::Ports => view.show_ports().await,
         Show::Fdb => view.show_fdb().await,
@@ -272,6 +275,20 @@ impl View<'_> {
                     .collect()
             },
             || routes.iter().map(|route| text.route(route)).collect(),
+        )
+    }
+
+    /// Prints rules: those of IPv4, or with -6 of IPv6, as `ip rule`.
+    async fn show_rules(&self) -> Result<(), CliError> {
+        let family = self.options.family().unwrap_or(Family::Ipv4);
+        let mut rules: Vec<LiveRule> = self.read_live("rules").await?;
+        rules.retain(|live| live.rule.family == Some(family));
+        let text = self.text();
+        self.print(
+            &rules,
+            |live| live.rule.priority.to_string(),
+            || rules.iter().map(ip_json::rule).collect(),
+            || rules.iter().map(|live| text.rule(live)).collect(),
         )
     }
 

@@ -1,7 +1,8 @@
 //! Live kernel state as text in the format of `ip`, with its colors.
 
 use netnsd_api::{
-    LinkAddress, LiveLink, LiveNeighbour, LiveRoute, RT_TABLE_DEFAULT, RT_TABLE_MAIN,
+    LinkAddress, LiveLink, LiveNeighbour, LiveRoute, LiveRule, RT_TABLE_DEFAULT, RT_TABLE_LOCAL,
+    RT_TABLE_MAIN, Rule,
 };
 
 use crate::{
@@ -53,6 +54,7 @@ pub fn table_name(table: u32) -> String {
     match table {
         RT_TABLE_DEFAULT => "default".into(),
         RT_TABLE_MAIN => "main".into(),
+        RT_TABLE_LOCAL => "local".into(),
         other => other.to_string(),
     }
 }
@@ -304,6 +306,56 @@ impl TextWriter<'_> {
         format!("{text}{onlink}\n")
     }
 
+    /// Returns the line of a policy rule.
+    pub fn rule(&self, live: &LiveRule) -> String {
+        let LiveRule { rule, .. } = live;
+        let not = if rule.not { "not " } else { "" };
+        let from = rule
+            .from
+            .map_or("all".to_owned(), |net| self.address(&net.to_string()));
+        let mut text = format!("{}:\t{not}from {from}", rule.priority);
+        if let Some(tos) = live.tos {
+            text += &format!(" tos {tos:#x}");
+        }
+        let selectors = Rule {
+            not: false,
+            from: None,
+            table: None,
+            suppress_prefixlength: None,
+            ..rule.clone()
+        };
+        // The words begin with the priority, which is shown already.
+        let words = selectors.to_string();
+        let shown = format!("priority {}", rule.priority);
+        text += &escape_controls(words.strip_prefix(&shown).unwrap_or(&words));
+        let lookup = match (rule.table, live.l3mdev) {
+            (_, true) => Some("[l3mdev-table]".to_owned()),
+            (table, false) => table.map(table_name),
+        };
+        let last = [
+            ("lookup", lookup),
+            (
+                "suppress_prefixlength",
+                rule.suppress_prefixlength.map(|length| length.to_string()),
+            ),
+            (
+                "suppress_ifgroup",
+                live.suppress_ifgroup.map(|group| group.to_string()),
+            ),
+            ("goto", live.goto.map(|priority| priority.to_string())),
+            ("proto", rule_protocol(live).map(str::to_owned)),
+        ];
+        if live.nop {
+            text += " nop";
+        }
+        for (word, value) in last {
+            if let Some(value) = value {
+                text = format!("{text} {word} {value}");
+            }
+        }
+        text + "\n"
+    }
+
     /// Returns the line of a neighbour.
     pub fn neighbour(&self, entry: &LiveNeighbour) -> String {
         let mac = entry
@@ -330,6 +382,12 @@ impl TextWriter<'_> {
             escape_controls(&entry.state.to_uppercase())
         )
     }
+}
+
+/// Returns the protocol of a rule, if ip(8) shows it.
+pub fn rule_protocol(live: &LiveRule) -> Option<&str> {
+    let protocol = live.protocol.as_str();
+    (!matches!(protocol, "kernel" | "boot" | "unspec")).then_some(protocol)
 }
 
 /// Returns the settings of a bridge, or of a port, in words.
