@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
-    Centiseconds, GroupAddr, Name, NamespaceObserved, Port, ResourceRef, Rule, VlanProtocol,
+    Centiseconds, GroupAddr, Name, NamespaceObserved, NextHop, Port, ResourceRef, Rule,
+    VlanProtocol,
 };
 
 /// A network device, live from the kernel.
@@ -151,6 +152,9 @@ pub struct LiveRoute {
     pub interface: Option<String>,
     /// The gateway.
     pub via: Option<String>,
+    /// Several next hops, instead of `interface` and `via`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nexthops: Vec<NextHop>,
     /// The preferred source address.
     pub source: Option<String>,
     /// The metric.
@@ -166,8 +170,17 @@ pub struct LiveRoute {
     pub scope: String,
     /// True if the gateway is taken as reachable.
     pub onlink: bool,
-    /// True if netnsd can adopt it unchanged: it has no multiple next hops, nexthop object, gateway
-    /// of the other family, encapsulation, TOS or expiry.
+    /// The path MTU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+    /// The maximum segment size that TCP advertises.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advmss: Option<u32>,
+    /// TCP's initial congestion window in segments.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initcwnd: Option<u32>,
+    /// True if netnsd can adopt it unchanged: it has no nexthop object, gateway of the other
+    /// family, encapsulation, TOS or expiry.
     pub adoptable: bool,
 }
 
@@ -207,6 +220,9 @@ pub struct LiveNeighbour {
     pub interface: String,
     /// NUD state: reachable, stale, permanent, failed, …
     pub state: String,
+    /// True if it is answered for (`ip neigh show proxy`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub proxy: bool,
 }
 
 /// A port of a bridge, live from the kernel (`bridge link`).

@@ -327,7 +327,7 @@ fn adopted_routes_keep_unknown_attributes() {
         let line = format!("ip -n n1 {family} route add {route}");
         assert!(host.sh(&line).status.success(), "{line}");
     }
-    // And some that netnsd has no words for.
+    // And some that the body does not name, or netnsd has no words for.
     for line in [
         "ip -n n1 route add 10.20.0.0/16 nexthop via 10.1.0.9 nexthop via 10.1.0.8",
         "ip -n n1 route add 10.21.0.0/16 via inet6 fe80::9 dev eth0",
@@ -369,14 +369,9 @@ fn adopted_routes_keep_unknown_attributes() {
     let spec = json!({"name": "n1", "routes": routes});
 
     // A link with more attributes than netnsd can recreate is a conflict, and stays.
-    for (i, (destination, via)) in [
-        ("10.20.0.0/16", "10.1.0.9"),
-        ("10.21.0.0/16", "10.1.0.9"),
-        ("10.23.0.0/16", "10.1.0.9"),
-        ("fd20::/16", "fd00:1::9"),
-    ]
-    .into_iter()
-    .enumerate()
+    for (i, (destination, via)) in [("10.21.0.0/16", "10.1.0.9"), ("fd20::/16", "fd00:1::9")]
+        .into_iter()
+        .enumerate()
     {
         if !exact.iter().any(|line| line.contains(destination)) {
             eprintln!("this kernel has no such route: {i}");

@@ -62,7 +62,7 @@ fn namespace(random: &mut Random, i: u64, links: &[(Option<String>, String)]) ->
     }
     spec["sysctls"] = sysctls.into();
     let mut routes = Vec::new();
-    for kind in ["blackhole", "unreachable", "prohibit"] {
+    for kind in ["blackhole", "unreachable", "prohibit", "throw", "local"] {
         if random.one_in(5) {
             let family = random.of(&["192.0.2.0/28", "2001:db8:5::/48"]);
             routes.push(json!({"destination": family, "type": kind, "metric": 100 + random.below(3), "table": random.of(&[254, 100, 255])}));
@@ -88,6 +88,16 @@ fn namespace(random: &mut Random, i: u64, links: &[(Option<String>, String)]) ->
             routes.push(json!({"destination": "default", "via": format!("fd00:{pair}::9"), "metric": 50 + pair}));
         }
     }
+    if let [one, two, ..] = own[..]
+        && random.one_in(2)
+    {
+        routes.push(
+            json!({"destination": "10.98.0.0/24", "mtu": 1300 + random.below(2), "nexthops": [
+            {"interface": one, "weight": 1 + random.below(2)}, {"interface": two}]}),
+        );
+        routes.push(json!({"destination": "2001:db8:8::/64", "initcwnd": 20, "advmss": 1200,
+            "nexthops": [{"via": "fe80::1", "interface": one}, {"via": "fe80::2", "interface": two, "weight": 3}]}));
+    }
     if random.one_in(5) {
         routes
             .push(json!({"destination": "default", "via": format!("10.{}.0.9", random.below(4))}));
@@ -111,10 +121,16 @@ fn namespace(random: &mut Random, i: u64, links: &[(Option<String>, String)]) ->
     ];
     let rules: Vec<Value> = rules.into_iter().filter(|_| random.one_in(4)).collect();
     spec["rules"] = rules.into();
-    let neighbours: Vec<Value> = own
-        .iter()
-        .filter(|_| random.one_in(4))
-        .map(|link| json!({"address": "10.77.0.7", "mac": "02:00:5e:00:00:07", "interface": link}))
+    let chosen: Vec<&&String> = own.iter().filter(|_| random.one_in(4)).collect();
+    let neighbours: Vec<Value> = chosen
+        .into_iter()
+        .map(|link| {
+            if random.one_in(2) {
+                json!({"address": "10.77.0.8", "interface": link, "proxy": true})
+            } else {
+                json!({"address": "10.77.0.7", "mac": "02:00:5e:00:00:07", "interface": link})
+            }
+        })
         .collect();
     spec["neighbours"] = neighbours.into();
     spec

@@ -14,6 +14,13 @@ pub fn get_neighbours() -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetNeighbour(NeighbourMessage::default())
 }
 
+/// Builds a request for every address that is answered for, of any family.
+pub fn get_proxy_neighbours() -> RouteNetlinkMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.flags = NeighbourFlags::Proxy;
+    RouteNetlinkMessage::GetNeighbour(message)
+}
+
 /// Builds a request for the forwarding table of a bridge.
 pub fn get_fdb(bridge: u32) -> RouteNetlinkMessage {
     let mut message = NeighbourMessage::default();
@@ -62,6 +69,8 @@ pub struct Neigh {
     pub state: NeighbourState,
     /// Time since it was last confirmed or learned, in hundredths of a second (`ndm_updated`).
     pub updated: Option<u32>,
+    /// True if the address is answered for (`NTF_PROXY`, linux/neighbour.h).
+    pub is_proxy: bool,
     /// True if the entry is of a single VLAN.
     pub has_vlan: bool,
 }
@@ -77,6 +86,7 @@ pub fn parse_neigh(answer: RouteNetlinkMessage) -> Option<Neigh> {
         mac: None,
         state: message.header.state,
         updated: None,
+        is_proxy: message.header.flags.contains(NeighbourFlags::Proxy),
         has_vlan: false,
     };
     for attribute in &message.attributes {

@@ -112,11 +112,15 @@ impl Resource for Namespace {
             LazyLock::new(|| default_fields::<Route>(json!({"destination": "default"})));
         static RULE: LazyLock<Value> =
             LazyLock::new(|| default_fields::<Rule>(json!({"priority": 0})));
+        static NEIGHBOUR: LazyLock<Value> = LazyLock::new(|| {
+            default_fields::<Neighbour>(json!({"address": "10.0.0.1", "interface": "eth0"}))
+        });
         static DNS: LazyLock<Value> = LazyLock::new(|| default_fields::<Dns>(json!({})));
 
         // It is for the creation only.
         spec.remove("attach");
         omit_defaults_of_items(spec, "routes", &ROUTE, &["destination"]);
+        omit_defaults_of_items(spec, "neighbours", &NEIGHBOUR, &["address", "interface"]);
         omit_defaults_of_items(spec, "rules", &RULE, &["priority"]);
         if let Some(Value::Object(dns)) = spec.get_mut("dns") {
             omit_defaults(dns, &DNS, &[]);

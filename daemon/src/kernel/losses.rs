@@ -1,6 +1,8 @@
 //! Losses: state that the kernel drops when a link changes. The planner's model and the simulated
 //! kernel read the same table.
 
+use netnsd_api::Neighbour;
+
 use super::{ObservedLink, ObservedNs};
 
 /// Change of a link after which the kernel has dropped state that hung on it.
@@ -66,14 +68,20 @@ impl ObservedNs {
             link.addresses.retain(|address| !address.is_ipv6());
         }
         if losses.routes {
-            self.routes.retain(|known| {
-                let by = known.route.interface.as_ref();
-                by.is_none_or(|by| by.as_str() != interface)
+            // With a device that is gone, an IPv4 route goes as a whole (`fib_sync_down_dev()`,
+            // net/ipv4/fib_semantics.c).
+            let is_whole = event == LinkEvent::Gone;
+            self.routes.retain_mut(|known| {
+                let is_lost = is_whole && !known.ipv6 && known.is_by(interface);
+                !is_lost && !known.lose_hops(interface)
             });
         }
         if losses.neighbours {
-            self.neighbours
-                .retain(|neighbour| neighbour.interface.as_str() != interface);
+            let stays = |neighbour: &Neighbour| {
+                neighbour.interface.as_str() != interface
+                    || neighbour.proxy && event == LinkEvent::MacChanged
+            };
+            self.neighbours.retain(stays);
         }
         if losses.sysctls {
             self.sysctls

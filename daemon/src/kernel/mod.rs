@@ -104,6 +104,8 @@ pub struct NsScope {
     pub rules: bool,
     /// Permanent neighbours.
     pub neighbours: bool,
+    /// Proxy neighbours.
+    pub proxy_neighbours: bool,
     /// Sysctls to read.
     pub sysctls: BTreeSet<netnsd_api::SysctlKey>,
 }
@@ -162,7 +164,7 @@ pub struct ObservedNs {
     pub route_mtus: BTreeMap<IpAddr, u32>,
     /// Policy rules of both families, in the kernel's order.
     pub rules: Vec<ObservedRule>,
-    /// Permanent neighbours.
+    /// Permanent and proxy neighbours.
     pub neighbours: Vec<Neighbour>,
     /// Sysctls that were read and exist; white space is one space.
     pub sysctls: BTreeMap<netnsd_api::SysctlKey, String>,
@@ -271,7 +273,8 @@ impl ObservedNs {
                     known.route.source = Some(Address(address));
                     return true;
                 }
-                return !(prefers && known.route.table == RT_TABLE_MAIN || last && by);
+                return !(prefers && known.route.table == RT_TABLE_MAIN
+                    || last && known.lose_hops(interface));
             }
             if prefers {
                 known.route.source = None;
@@ -588,8 +591,8 @@ pub struct ObservedRoute {
     pub foreign_kind: Option<String>,
     /// Attributes without a field in the API.
     pub extras: RouteExtras,
-    /// True if it cannot be made again as it is from what is read here: it has several next hops, a
-    /// nexthop object, a gateway of the other family, an encapsulation or an expiry.
+    /// True if it cannot be made again as it is from what is read here: it has a nexthop object, a
+    /// gateway of the other family, an encapsulation or an expiry.
     pub unsupported: bool,
     /// True if the kernel tells it apart by more than destination, table and metric: by a TOS, or
     /// in IPv6 by a source network.
@@ -600,6 +603,33 @@ impl ObservedRoute {
     /// Returns true if netnsd can take it over as it is.
     pub fn is_adoptable(&self) -> bool {
         self.foreign_kind.is_none() && !self.unsupported && !self.selective
+    }
+
+    /// Removes the next hop by a device that goes down. Returns true if nothing is left of the
+    /// route.
+    pub fn lose_hops(&mut self, interface: &str) -> bool {
+        let is_by = |by: &Option<netnsd_api::InterfaceName>| {
+            by.as_ref().is_some_and(|by| by.as_str() == interface)
+        };
+        if self.route.nexthops.is_empty() {
+            return is_by(&self.route.interface);
+        }
+        if self.is_by(interface) {
+            let mut hops = std::mem::take(&mut self.route.nexthops);
+            hops.retain(|hop| !is_by(&hop.interface));
+            if hops.is_empty() {
+                return true;
+            }
+            self.route = self.route.with_hops(hops);
+        }
+        false
+    }
+
+    /// Returns true if a next hop is by this device.
+    pub fn is_by(&self, interface: &str) -> bool {
+        let hops = self.route.hops();
+        let mut devices = hops.iter().filter_map(|hop| hop.interface.as_ref());
+        devices.any(|by| by.as_str() == interface)
     }
 
     /// Returns the route with its family told by the destination.
@@ -638,6 +668,10 @@ pub fn prefix_route(interface: &str, address: IpNet) -> Route {
         source: (!ipv6).then_some(Address(address.addr())),
         kind: RouteType::Unicast,
         onlink: false,
+        nexthops: Vec::new(),
+        mtu: None,
+        advmss: None,
+        initcwnd: None,
     }
 }
 

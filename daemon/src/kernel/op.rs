@@ -351,7 +351,7 @@ pub enum RuleChange {
     Delete(Rule),
 }
 
-/// Change of a namespace's permanent neighbours.
+/// Change of a namespace's permanent and proxy neighbours.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum NeighbourChange {
     /// Adds or replaces a neighbour.

@@ -556,6 +556,10 @@ fn routes(switcher: &mut NamespaceSwitcher, ns: &Ns) -> Result<Vec<LiveRoute>, Q
             protocol: protocol(known.protocol),
             scope: known.scope,
             onlink: known.route.onlink,
+            nexthops: known.route.nexthops,
+            mtu: known.route.mtu,
+            advmss: known.route.advmss,
+            initcwnd: known.route.initcwnd,
             adoptable,
         }
     };

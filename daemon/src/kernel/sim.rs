@@ -11,8 +11,8 @@ use std::{
 };
 
 use netnsd_api::{
-    Centiseconds, Destination, MIN_IPV6_MTU, Mac, Name, NetnsId, Route, Rule, SysctlKey,
-    is_link_local,
+    Centiseconds, Destination, MIN_IPV6_MTU, Mac, Name, NetnsId, NextHop, Route, RouteType, Rule,
+    SysctlKey, is_link_local,
 };
 use nix::errno::Errno;
 
@@ -256,9 +256,10 @@ impl Kernel for SimKernel {
             if !part.rules {
                 seen.rules.clear();
             }
-            if !part.neighbours {
-                seen.neighbours.clear();
-            }
+            seen.neighbours.retain(|known| match known.proxy {
+                true => part.proxy_neighbours,
+                false => part.neighbours,
+            });
             seen.sysctls = part
                 .sysctls
                 .iter()
@@ -344,6 +345,41 @@ impl ObservedNs {
             }
             _ => Some(self.sysctls.get(key).cloned().unwrap_or_else(|| "0".into())),
         }
+    }
+}
+
+impl ObservedNs {
+    /// Finds the device of a next hop, which must be up.
+    fn resolve_hop(&self, hop: &NextHop, onlink: bool) -> Result<NextHop, Errno> {
+        let mut hop = hop.clone();
+        if let (Some(via), false) = (hop.via, onlink) {
+            let reach = self.links.iter().find(|(device, link)| {
+                link.up
+                    && hop
+                        .interface
+                        .as_ref()
+                        .is_none_or(|wanted| wanted.as_str() == *device)
+                    && link
+                        .addresses
+                        .iter()
+                        .any(|address| address.net.contains(&via.0))
+            });
+            let by_route = self.routes.iter().find(|other| {
+                let is_direct = other.route.via.is_none() && other.route.nexthops.is_empty();
+                is_direct && other.route.destination.net(other.ipv6).contains(&via.0)
+            });
+            let device = reach
+                .map(|(device, _)| device.clone())
+                .or_else(|| by_route?.route.interface.as_ref().map(ToString::to_string));
+            let device = device.ok_or(Errno::ENETUNREACH)?;
+            hop.interface = hop.interface.or_else(|| device.parse().ok());
+        }
+        if let Some(interface) = &hop.interface
+            && !self.links.get(interface.as_str()).ok_or(Errno::ENODEV)?.up
+        {
+            return Err(Errno::ENETDOWN);
+        }
+        Ok(hop)
     }
 }
 
@@ -626,9 +662,9 @@ impl State {
                 if !link.ok_or(Errno::ENODEV)?.up {
                     return Err(Errno::ENETDOWN);
                 }
-                known.neighbours.retain(|other| {
-                    (other.address, &other.interface) != (neighbour.address, &neighbour.interface)
-                });
+                known
+                    .neighbours
+                    .retain(|other| other.key() != neighbour.key());
                 known.neighbours.push(neighbour.clone());
             }
             NeighbourChange::Delete(neighbour) => {
@@ -874,32 +910,10 @@ impl State {
         replace: bool,
     ) -> Done {
         let known = self.ns(ns)?;
-        let mut route = route.clone();
-        if let (Some(via), false) = (route.via, route.onlink) {
-            let reach = known.links.iter().find(|(device, link)| {
-                link.up
-                    && route
-                        .interface
-                        .as_ref()
-                        .is_none_or(|wanted| wanted.as_str() == *device)
-                    && link
-                        .addresses
-                        .iter()
-                        .any(|address| address.net.contains(&via.0))
-            });
-            let by_route = known.routes.iter().find(|other| {
-                other.route.via.is_none()
-                    && other.route.destination.net(other.ipv6).contains(&via.0)
-            });
-            let device = reach
-                .map(|(device, _)| device.clone())
-                .or_else(|| by_route?.route.interface.as_ref().map(ToString::to_string));
-            let device = device.ok_or(Errno::ENETUNREACH)?;
-            route.interface = route.interface.or_else(|| device.parse().ok());
-        }
-        if let Some(interface) = &route.interface
-            && !known.links.get(interface.as_str()).ok_or(Errno::ENODEV)?.up
-        {
+        let hops = route.hops();
+        let hops = hops.iter().map(|hop| known.resolve_hop(hop, route.onlink));
+        let mut route = route.with_hops(hops.collect::<Result<_, _>>()?);
+        if route.kind == RouteType::Local && route.interface.is_none() && !known.loopback {
             return Err(Errno::ENETDOWN);
         }
         let same = known

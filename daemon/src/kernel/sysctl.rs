@@ -157,9 +157,8 @@ impl ObservedNs {
             link.addresses
                 .retain(|address| address.net.addr().is_ipv4());
         }
-        let by = |name: &netnsd_api::InterfaceName| name.as_str() == interface;
         self.routes
-            .retain(|known| !(known.ipv6 && known.route.interface.as_ref().is_some_and(by)));
+            .retain_mut(|known| !(known.ipv6 && known.lose_hops(interface)));
     }
 
     /// Gives a new interface the sysctls that it begins with (`inetdev_init()`, net/ipv4/devinet.c;

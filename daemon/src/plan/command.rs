@@ -4,7 +4,9 @@
 //! Each line stands alone, and fails if the kernel refuses. Owner tags are set too, except for the
 //! protocol number of addresses, which that `ip` cannot set yet.
 
-use netnsd_api::{Family, Mac, Neighbour, NetnsId, Route, RouteType, Rule, shell_word};
+use netnsd_api::{
+    Family, InterfaceName, Mac, Neighbour, NetnsId, Route, RouteType, Rule, shell_word,
+};
 
 use crate::kernel::{
     AddressChange, FeatureOp, IFA_F_NODAD, IFA_F_NOPREFIXROUTE, LinkAt, LinkChange, LinkOp,
@@ -121,7 +123,17 @@ fn feature_line(op: &FeatureOp) -> String {
                     let verb = add_or_replace(*replace);
                     route(ns, verb, new, &protocol, &route_extras(extras))
                 }
-                RouteChange::Delete(old) => route(ns, "delete", old, &protocol, ""),
+                RouteChange::Delete(old) => {
+                    // Without its next hops and metrics, as the kernel is asked.
+                    let bare = Route {
+                        nexthops: Vec::new(),
+                        mtu: None,
+                        advmss: None,
+                        initcwnd: None,
+                        ..old.clone()
+                    };
+                    route(ns, "delete", &bare, &protocol, "")
+                }
             }
         }
         FeatureOp::Rule { ns, change } => match change {
@@ -129,22 +141,14 @@ fn feature_line(op: &FeatureOp) -> String {
             RuleChange::Delete(old) => rule(ns, "delete", old),
         },
         FeatureOp::Neighbour { ns, change } => match change {
-            NeighbourChange::Set(Neighbour {
-                address,
-                mac,
-                interface,
-            }) => format!(
-                "{} neighbour replace {address} lladdr {mac} dev {} nud permanent",
-                ip(ns),
-                shell_word(interface.as_str())
-            ),
-            NeighbourChange::Delete(Neighbour {
-                address, interface, ..
-            }) => format!(
-                "{} neighbour delete {address} dev {}",
-                ip(ns),
-                shell_word(interface.as_str())
-            ),
+            NeighbourChange::Set(new) => {
+                let details = match new.mac {
+                    Some(mac) => format!(" lladdr {mac} nud permanent"),
+                    None => String::new(),
+                };
+                neighbour(ns, "replace", new) + &details
+            }
+            NeighbourChange::Delete(old) => neighbour(ns, "delete", old),
         },
         FeatureOp::Sysctl { name, key, value } => format!(
             "ip netns exec {name} sysctl -qw {}",
@@ -431,15 +435,30 @@ fn route(ns: &Ns, verb: &str, route: &Route, protocol: &str, extras: &str) -> St
         RouteType::Unicast => String::new(),
         other => format!("{} ", other.as_str()),
     };
+    let device = |interface: &Option<InterfaceName>| {
+        let name = interface.as_ref();
+        name.map(|name| shell_word(name.as_str()))
+    };
+    let hops: String = route
+        .nexthops
+        .iter()
+        .map(|hop| {
+            let words = options([
+                ("via", hop.via.map(|via| via.to_string())),
+                ("dev", device(&hop.interface)),
+                ("weight", Some(hop.weight.to_string())),
+            ]);
+            let onlink = if route.onlink { " onlink" } else { "" };
+            format!(" nexthop{words}{onlink}")
+        })
+        .collect();
+    let device = match (route.kind, &route.interface) {
+        (RouteType::Local, None) => Some("lo".to_owned()),
+        (_, interface) => device(interface),
+    };
     let details = options([
         ("via", route.via.map(|via| via.to_string())),
-        (
-            "dev",
-            route
-                .interface
-                .as_ref()
-                .map(|interface| shell_word(interface.as_str())),
-        ),
+        ("dev", device),
         (
             "metric",
             route
@@ -453,12 +472,32 @@ fn route(ns: &Ns, verb: &str, route: &Route, protocol: &str, extras: &str) -> St
         ),
         ("src", route.source.map(|source| source.to_string())),
         ("proto", Some(protocol.to_owned())),
+        ("mtu", route.mtu.map(|mtu| mtu.to_string())),
+        ("advmss", route.advmss.map(|mss| mss.to_string())),
+        (
+            "initcwnd",
+            route.initcwnd.map(|segments| segments.to_string()),
+        ),
     ]);
-    let onlink = if route.onlink { " onlink" } else { "" };
+    let onlink = if route.onlink && hops.is_empty() {
+        " onlink"
+    } else {
+        ""
+    };
     format!(
-        "{}{family} route {verb} {kind}{}{details}{extras}{onlink}",
+        "{}{family} route {verb} {kind}{}{details}{extras}{onlink}{hops}",
         ip(ns),
         route.destination
+    )
+}
+
+fn neighbour(ns: &Ns, verb: &str, neighbour: &Neighbour) -> String {
+    format!(
+        "{} neighbour {verb} {}{} dev {}",
+        ip(ns),
+        if neighbour.proxy { "proxy " } else { "" },
+        neighbour.address,
+        shell_word(neighbour.interface.as_str())
     )
 }
 

@@ -418,15 +418,17 @@ fn link_local_gateways(tasks: &[Task<'_>]) -> BTreeSet<(Ns, String)> {
                 .collect(),
             Spec::Bridge(_) | Spec::Veth(_) | Spec::Link(_) => Vec::new(),
         });
-    let routes = routes.filter(|(_, route)| route.via.is_some_and(|via| is_link_local(via.0)));
-    routes
-        .filter_map(|(name, route)| {
-            Some((
-                Ns::Named(name.clone()),
-                route.interface.as_ref()?.to_string(),
-            ))
-        })
-        .collect()
+    let mut gateways = BTreeSet::new();
+    for (name, route) in routes {
+        for hop in route.hops().iter() {
+            if let (Some(via), Some(interface)) = (hop.via, &hop.interface)
+                && is_link_local(via.0)
+            {
+                gateways.insert((Ns::Named(name.clone()), interface.to_string()));
+            }
+        }
+    }
+    gateways
 }
 
 struct Planner<'p> {

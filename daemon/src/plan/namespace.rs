@@ -169,11 +169,16 @@ impl Planner<'_> {
             let inside = self.ns_mut(&ns);
             inside.loopback = spec.loopback;
             if !spec.loopback {
-                // IPv6 routes that reject are on `lo` (`ip6_route_info_create()`,
-                // net/ipv6/route.c).
-                inside
-                    .routes
-                    .retain(|known| !known.ipv6 || known.route.kind == RouteType::Unicast);
+                // Local routes are on `lo`, and in IPv6 those that reject
+                // (`ip6_route_info_create()`, net/ipv6/route.c).
+                inside.routes.retain(|known| match known.route.kind {
+                    RouteType::Unicast => true,
+                    RouteType::Local => known.route.interface.is_some(),
+                    RouteType::Blackhole
+                    | RouteType::Unreachable
+                    | RouteType::Prohibit
+                    | RouteType::Throw => !known.ipv6,
+                });
             }
         }
         self.plan_dns(task, &name, spec.dns.as_ref(), &dns);
@@ -199,11 +204,7 @@ impl Planner<'_> {
     fn plan_neighbours(&mut self, task: &Task<'_>, spec: &Namespace, known: &ObservedNs) {
         let ns = Ns::Named(spec.name.clone());
         let there: BTreeSet<&Neighbour> = known.neighbours.iter().collect();
-        let wanted: BTreeSet<_> = spec
-            .neighbours
-            .iter()
-            .map(|new| (new.address, &new.interface))
-            .collect();
+        let wanted: BTreeSet<_> = spec.neighbours.iter().map(Neighbour::key).collect();
         let gone = task
             .applied
             .iter()
@@ -212,7 +213,7 @@ impl Planner<'_> {
                 _ => None,
             })
             .flatten()
-            .filter(|old| !wanted.contains(&(old.address, &old.interface)) && there.contains(old));
+            .filter(|old| !wanted.contains(&old.key()) && there.contains(old));
         for neighbour in gone {
             let op = Op::neighbour(&ns, NeighbourChange::Delete(neighbour.clone()));
             self.emit(Phase::DeleteRoutes, task, op);

@@ -3,6 +3,7 @@
 //! A namespace may have thousands of routes and of addresses: no loop here is quadratic.
 
 use std::{
+    borrow::Cow,
     collections::{HashMap, HashSet},
     net::IpAddr,
 };
@@ -14,6 +15,7 @@ use super::{Ownership, Phase, Planner, Task};
 use crate::kernel::{
     Ns, ObservedNs, ObservedRoute, Op, RT_TABLE_LOCAL, RT_TABLE_MAIN, RouteChange, protocol,
 };
+use crate::model::Spec;
 
 /// Key by which the kernel tells routes apart (`fib_table_insert()`, net/ipv4/fib_trie.c;
 /// `fib6_add_rt2node()`, net/ipv6/ip6_fib.c): destination with its family, table, metric.
@@ -69,15 +71,23 @@ impl Planner<'_> {
             }
         }
         let reach = Reach::of(known, spec);
+        let applied = AppliedRoutes::of(task, &wanted);
         for (i, route) in spec.routes.iter().enumerate() {
             let same = there.get(&key_of(route)).map_or(&[][..], Vec::as_slice);
-            let missing = reach.missing(route);
-            let right = same
-                .iter()
-                .find(|other| fulfils(other, route) && task.keeps_extras(i, other));
+            let (possible, missing) = reach.split(route);
+            if let Some(missing) = missing {
+                self.pending(
+                    task,
+                    format!("route {} waits: {missing}", route.destination),
+                );
+            }
+            let right = possible.as_ref().and_then(|route| {
+                same.iter()
+                    .find(|other| applied.is_fulfilled(route, other) && task.keeps_extras(i, other))
+            });
             let protocol = task.protocol_of(i);
             let ours = same.iter().find(|other| other.ours);
-            if let (Some(old), Some(_)) = (ours, &missing) {
+            if let (Some(old), None) = (ours, &possible) {
                 // The route is no longer asked for; or the kernel keeps it although no gateway is
                 // reachable, and would refuse it now.
                 self.emit(
@@ -91,7 +101,7 @@ impl Planner<'_> {
                 continue;
             }
             if let Some(other) = in_the_way(task, same) {
-                if let (Some(old), None) = (ours, &missing) {
+                if let (Some(old), Some(_)) = (ours, &possible) {
                     // The kernel would take the first of them for the one to be replaced
                     // (`fib_table_insert()`, net/ipv4/fib_trie.c).
                     self.emit(
@@ -107,21 +117,17 @@ impl Planner<'_> {
                 self.conflict_at(task, reason, format!("/routes/{i}"));
                 continue;
             }
-            if let Some(missing) = missing {
-                self.pending(
-                    task,
-                    format!("route {} waits: {missing}", route.destination),
-                );
+            let Some(route) = possible else {
                 continue;
-            }
+            };
             // An adopted route keeps the attributes that the API lacks and the body does not set.
             let (route, extras) = match right {
                 Some(other) if task.ownership == Ownership::Adopt => {
                     (other.as_route(), other.extras.clone())
                 }
-                _ => (route.clone(), task.extras_of(i)),
+                _ => (route.into_owned(), task.extras_of(i)),
             };
-            let phase = if route.via.is_none() {
+            let phase = if route.hops().iter().all(|hop| hop.via.is_none()) {
                 Phase::LinkRoutes
             } else {
                 Phase::GatewayRoutes
@@ -175,6 +181,10 @@ fn shown(known: &ObservedRoute) -> String {
     let words = [
         ("via", route.via.map(|via| via.to_string())),
         ("dev", route.interface.as_ref().map(ToString::to_string)),
+        (
+            "nexthops",
+            Some(route.nexthops.len().to_string()).filter(|_| !route.nexthops.is_empty()),
+        ),
         ("table", table),
         (
             "proto",
@@ -197,13 +207,72 @@ fn shown(known: &ObservedRoute) -> String {
     text
 }
 
-fn fulfils(known: &ObservedRoute, route: &Route) -> bool {
-    known.is_adoptable()
-        && known.route.kind == route.kind
-        && known.route.via == route.via
-        && known.route.onlink == route.onlink
-        && (route.interface.is_none() || known.route.interface == route.interface)
-        && (route.source.is_none() || known.route.source == route.source)
+/// Fields of earlier intents' routes that are left to the kernel if they are null.
+struct AppliedRoutes<'t> {
+    routes: HashMap<RouteKey, Vec<&'t Route>>,
+    /// True if null stands for the kernel's default: a released route is as it was found.
+    is_exact: bool,
+}
+
+impl<'t> AppliedRoutes<'t> {
+    fn of(task: &Task<'t>, wanted: &HashSet<RouteKey>) -> Self {
+        let mut routes: HashMap<RouteKey, Vec<&Route>> = HashMap::new();
+        let applied = task.applied.iter().flat_map(|spec| match spec {
+            Spec::Namespace(spec) => &spec.routes[..],
+            Spec::Bridge(_) | Spec::Veth(_) | Spec::Link(_) => &[],
+        });
+        for route in applied.filter(|route| optional_fields(route) != Default::default()) {
+            let key = key_of(route);
+            if wanted.contains(&key) {
+                routes.entry(key).or_default().push(route);
+            }
+        }
+        Self {
+            routes,
+            is_exact: task.is_released(),
+        }
+    }
+
+    /// Returns true if a route in the kernel is as asked. A field that is null may have any value
+    /// that netnsd did not set.
+    fn is_fulfilled(&self, route: &Route, known: &ObservedRoute) -> bool {
+        let OptionalFields(asked) = optional_fields(route);
+        let OptionalFields(there) = optional_fields(&known.route);
+        let was_set = |field: usize| {
+            let applied = self.routes.get(&key_of(route));
+            let mut applied = applied.into_iter().flatten();
+            applied.any(|old| optional_fields(old).0[field].is_some())
+        };
+        let is_right = |field: usize| {
+            asked[field] == there[field]
+                || asked[field].is_none() && !self.is_exact && !was_set(field)
+        };
+        known.is_adoptable()
+            && known.route.kind == route.kind
+            && known.route.onlink == route.onlink
+            && route.has_hops_of(&known.route)
+            && (0..asked.len()).all(is_right)
+    }
+}
+
+/// The source, the MTU, the MSS and the window of a route.
+#[derive(Default, PartialEq)]
+struct OptionalFields([Option<OptionalField>; 4]);
+
+#[derive(Clone, Copy, PartialEq)]
+enum OptionalField {
+    Source(IpAddr),
+    Number(u32),
+}
+
+fn optional_fields(route: &Route) -> OptionalFields {
+    let number = |value: Option<u32>| value.map(OptionalField::Number);
+    OptionalFields([
+        route.source.map(|source| OptionalField::Source(source.0)),
+        number(route.mtu),
+        number(route.advmss),
+        number(route.initcwnd),
+    ])
 }
 
 /// Indices of what routes depend on in a namespace. An interface of `None` stands for any.
@@ -268,7 +337,31 @@ impl<'k> Reach<'k> {
         }
     }
 
-    /// Returns the missing dependency of a route; `None` if the kernel should accept it.
+    /// Returns the part of a route that the kernel should accept, and the missing dependency of the
+    /// rest. Of several next hops, those that are reached are enough.
+    fn split<'r>(&self, route: &'r Route) -> (Option<Cow<'r, Route>>, Option<String>) {
+        if route.nexthops.is_empty() {
+            let missing = self.missing(route);
+            let possible = missing.is_none().then_some(Cow::Borrowed(route));
+            return (possible, missing);
+        }
+        let (mut reached, mut missing) = (Vec::new(), None);
+        for hop in &route.nexthops {
+            match self.missing(&route.with_hops(vec![hop.clone()])) {
+                None => reached.push(hop.clone()),
+                Some(reason) => drop(missing.get_or_insert(reason)),
+            }
+        }
+        if missing.is_none() {
+            return (Some(Cow::Borrowed(route)), None);
+        }
+        let is_part = !reached.is_empty();
+        let possible = is_part.then(|| Cow::Owned(route.with_hops(reached)));
+        (possible, missing)
+    }
+
+    /// Returns the missing dependency of a route with one next hop; `None` if the kernel should
+    /// accept it.
     fn missing(&self, route: &Route) -> Option<String> {
         if let Some(waits) = self.missing_here(route) {
             return Some(waits);
@@ -296,11 +389,10 @@ impl<'k> Reach<'k> {
 
     /// Returns the missing dependency of a route apart from its gateway.
     fn missing_here(&self, route: &Route) -> Option<String> {
-        if let Some(interface) = route
-            .interface
-            .as_ref()
-            .filter(|_| route.kind == RouteType::Unicast)
-        {
+        if route.kind == RouteType::Local && route.interface.is_none() && !self.known.loopback {
+            return Some("lo is not up".into());
+        }
+        if let Some(interface) = &route.interface {
             match self.known.links.get(interface.as_str()) {
                 None => return Some(format!("there is no interface {interface} yet")),
                 Some(link) if !link.up => return Some(format!("{interface} is not up")),
@@ -311,7 +403,7 @@ impl<'k> Reach<'k> {
         // net/ipv4/fib_semantics.c).
         let source = route
             .source
-            .filter(|_| route.kind == RouteType::Unicast || route.is_ipv6())?
+            .filter(|_| !route.kind.is_error() || route.is_ipv6())?
             .0;
         (!self.addresses.contains(&source))
             .then(|| format!("no interface has the source address {source} yet"))

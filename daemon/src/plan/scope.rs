@@ -29,7 +29,8 @@ pub fn scope(tasks: &[Task<'_>]) -> Scope {
                 inside.routes |= !spec.routes.is_empty();
                 inside.kernel_routes |= spec.routes.iter().any(is_among_kernels_own);
                 inside.rules |= !spec.rules.is_empty();
-                inside.neighbours |= !spec.neighbours.is_empty();
+                inside.neighbours |= spec.neighbours.iter().any(|entry| !entry.proxy);
+                inside.proxy_neighbours |= spec.neighbours.iter().any(|entry| entry.proxy);
                 inside.links.extend(
                     spec.neighbours
                         .iter()

@@ -46,7 +46,10 @@ fn namespace(i: usize) -> impl Strategy<Value = Spec> {
         let mut spec: Namespace =
             serde_json::from_value(json!({"name": format!("n{i}"), "loopback": loopback})).unwrap();
         for (net, via, blackhole) in routes {
-            let route = if blackhole {
+            let route = if blackhole && via == 0 {
+                json!({"destination": format!("172.17.{net}.0/24"), "mtu": 1300, "nexthops": [
+                    {"via": "10.0.0.254"}, {"via": "10.1.0.254", "weight": 2}]})
+            } else if blackhole {
                 json!({"destination": format!("192.168.{net}.0/24"), "type": "blackhole"})
             } else {
                 json!({"destination": format!("172.16.{net}.0/24"), "via": format!("10.{via}.0.254"), "table": 254 + net % 2})

@@ -9,7 +9,7 @@ const LOOK: &str = r#"
 look() {
     for family in "-4" "-6"; do
         echo "== $1 ip $family"
-        printf '%s\n' "link" "addr" "route show table all" "neigh show nud permanent" "rule" | ip $2 $family -d -j -batch -
+        printf '%s\n' "link" "addr" "route show table all" "neigh show nud permanent" "neigh show proxy" "rule" | ip $2 $family -d -j -batch -
     done
     echo "== $1 bridge"; bridge $2 -d -j link
 }

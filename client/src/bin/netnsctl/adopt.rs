@@ -6,7 +6,7 @@ use clap::Args;
 use http::Method;
 use netnsd_api::{
     DEFAULT_MTU, Items, Kind, LinkAddress, LinkType, LiveLink, LiveNeighbour, LiveRoute, Name,
-    RouteType, UnmanagedNamespace, default_metric, is_link_local,
+    NextHop, RouteType, UnmanagedNamespace, default_metric, is_link_local,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
@@ -433,12 +433,13 @@ impl NamespaceSnapshot {
         let neighbours: Vec<Value> = state
             .neighbours
             .iter()
-            .filter(|entry| entry.state == "permanent" && entry.mac.is_some())
+            .filter(|entry| entry.proxy || entry.state == "permanent" && entry.mac.is_some())
             .map(|entry| {
                 json!({
                     "address": entry.address,
                     "mac": entry.mac,
                     "interface": entry.interface,
+                    "proxy": entry.proxy,
                 })
             })
             .collect();
@@ -527,8 +528,9 @@ impl NamespaceSnapshot {
 }
 
 fn route_spec(route: &LiveRoute) -> Value {
-    let is_ipv6 =
-        route.destination.contains(':') || route.via.as_ref().is_some_and(|via| via.contains(':'));
+    let is_ipv6 = route.destination.contains(':')
+        || route.via.as_ref().is_some_and(|via| via.contains(':'))
+        || route.nexthops.iter().any(NextHop::is_ipv6);
     let metric = Some(route.metric).filter(|metric| *metric != default_metric(is_ipv6));
     json!({
         "destination": route.destination,
@@ -539,6 +541,10 @@ fn route_spec(route: &LiveRoute) -> Value {
         "table": route.table,
         "type": route.kind,
         "onlink": route.onlink,
+        "nexthops": route.nexthops,
+        "mtu": route.mtu,
+        "advmss": route.advmss,
+        "initcwnd": route.initcwnd,
     })
 }
 

@@ -383,7 +383,8 @@ pub enum Command {
         override_usage = "netnsctl [-n NAMESPACE] [OPTION] route [show] [[exact|root|match] DESTINATION] [dev DEVICE]\n              \
                           [table TABLE|all] [type TYPE] [via GATEWAY] [src ADDRESS] [proto NAME] [scope SCOPE]\n       \
                           netnsctl -n NAMESPACE route add|replace|delete [TYPE] DESTINATION [via GATEWAY] [dev DEVICE]\n              \
-                          [metric N] [table N] [src ADDRESS] [onlink]\n       \
+                          [metric N] [table N] [src ADDRESS] [onlink] [mtu N] [advmss N] [initcwnd N]\n              \
+                          [nexthop [via GATEWAY] [dev DEVICE] [weight N]]...\n       \
                           netnsctl -n NAMESPACE [-4|-6] route flush [[exact|root|match] DESTINATION] [dev DEVICE]\n              \
                           [table TABLE|all] [type TYPE] [via GATEWAY] [src ADDRESS]",
         after_help = "Examples:\n  netnsctl -n net0 route\n  netnsctl -n net0 route add default via 10.0.0.254"
@@ -408,7 +409,8 @@ pub enum Command {
         aliases = ["neighbour", "neighbor", "n", "ne"],
         override_usage = "netnsctl [-n NAMESPACE] [OPTION] neigh [show] [to PREFIX] [dev DEVICE] [nud STATE]\n       \
                           netnsctl -n NAMESPACE neigh add|replace ADDRESS lladdr MAC dev DEVICE\n       \
-                          netnsctl -n NAMESPACE neigh delete ADDRESS dev DEVICE\n       \
+                          netnsctl -n NAMESPACE neigh add|replace proxy ADDRESS dev DEVICE\n       \
+                          netnsctl -n NAMESPACE neigh delete [proxy] ADDRESS dev DEVICE\n       \
                           netnsctl -n NAMESPACE [-4|-6] neigh flush [to PREFIX] [dev DEVICE] nud permanent",
         after_help = "Example:\n  netnsctl -n net0 neigh add 10.0.0.9 lladdr 02:00:00:00:00:09 dev eth0"
     )]

@@ -2,7 +2,8 @@
 //! neighbours.
 
 use netnsd_api::{
-    Address, Cidr, Destination, Family, InterfaceName, Neighbour, RT_TABLE_MAIN, Route, Rule,
+    Address, Cidr, Destination, Family, InterfaceName, Neighbour, NextHop, RT_TABLE_MAIN, Route,
+    Rule,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
@@ -40,8 +41,8 @@ pub enum Edit {
     FlushRules(Option<Family>),
     /// Writes a neighbour.
     Neighbour(Verb, Neighbour),
-    /// Removes a neighbour.
-    DeleteNeighbour(Address, InterfaceName),
+    /// Removes a neighbour; true for a proxy entry.
+    DeleteNeighbour(Address, InterfaceName, bool),
 }
 
 impl Edit {
@@ -65,7 +66,7 @@ impl Edit {
             Edit::Address(_, address) => address.0.addr().is_ipv6(),
             Edit::Route(_, route) => route.is_ipv6(),
             Edit::Neighbour(_, entry) => entry.address.0.is_ipv6(),
-            Edit::DeleteNeighbour(address, _) => address.0.is_ipv6(),
+            Edit::DeleteNeighbour(address, ..) => address.0.is_ipv6(),
             Edit::DeleteRoute(fields, _) => {
                 let words = ["destination", "via", "source"].map(|field| fields.get(field));
                 let has_ipv6 = words
@@ -171,12 +172,12 @@ impl Edit {
                 Ok(())
             }
             Edit::Neighbour(verb, neighbour) => {
-                let at = find_neighbour(list, neighbour.address, &neighbour.interface)?;
+                let at = find_neighbour(list, neighbour.key())?;
                 let name = format!("neighbour {}", neighbour.address);
                 write_entry(list, *verb, at, to_value(neighbour)?, &name)
             }
-            Edit::DeleteNeighbour(address, interface) => {
-                let at = find_neighbour(list, *address, interface)?;
+            Edit::DeleteNeighbour(address, interface, proxy) => {
+                let at = find_neighbour(list, (interface, *address, *proxy))?;
                 let name = format!("neighbour {address} of {interface}");
                 write_entry(list, Verb::Delete, at, Value::Null, &name)
             }
@@ -281,6 +282,12 @@ fn delete_rule(
 
 /// Returns the value of a route's field in the spelling in which it is recorded.
 fn normalize(field: &str, value: &Value) -> Value {
+    if field == "nexthops" {
+        let hops: Result<Vec<NextHop>, _> = serde_json::from_value(value.clone());
+        return hops
+            .and_then(serde_json::to_value)
+            .unwrap_or_else(|_| value.clone());
+    }
     let Some(text) = value.as_str() else {
         return value.clone();
     };
@@ -294,11 +301,8 @@ fn normalize(field: &str, value: &Value) -> Value {
 
 fn find_neighbour(
     list: &[Value],
-    address: Address,
-    interface: &InterfaceName,
+    key: (&InterfaceName, Address, bool),
 ) -> Result<Option<usize>, CliError> {
     let entries: Vec<Neighbour> = read_list(list)?;
-    Ok(entries
-        .iter()
-        .position(|entry| entry.address == address && entry.interface == *interface))
+    Ok(entries.iter().position(|entry| entry.key() == key))
 }

@@ -1,7 +1,9 @@
 //! `netnsctl netns`.
 
 use clap::{Args, Subcommand};
-use netnsd_api::{Namespace, Neighbour, NetnsId, RT_TABLE_MAIN, Route, RouteType, Rule, Stored};
+use netnsd_api::{
+    Namespace, Neighbour, NetnsId, RT_TABLE_MAIN, Route, RouteType, Rule, Stored, format_next_hops,
+};
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
@@ -153,15 +155,15 @@ pub struct NamespaceOptions {
     #[arg(long, value_name = "on|off", value_parser = parse_args::parse_on_off)]
     loopback: Option<bool>,
     /// A route as in `ip route add`: "default via 10.0.0.1 [dev X] [metric N] [table N] [src A]
-    /// [onlink]"; repeatable; with set they replace all routes, none removes them
+    /// [onlink] [mtu N] [advmss N] [initcwnd N] [nexthop via A dev X weight N]…"; repeatable; with set they replace all routes, none removes them
     #[arg(long, value_name = "ROUTE", value_parser = parse_args::parse_route)]
     route: Vec<Value>,
     /// A policy rule as in `ip rule add`: "priority 100 from 10.0.0.0/8 table 7"; of both families
     /// unless it has an address or `family ipv4|ipv6`; repeatable like --route
     #[arg(long, value_name = "RULE", value_parser = parse_args::parse_rule)]
     rule: Vec<Value>,
-    /// A permanent neighbour as in `ip neigh add`: "10.0.0.2 lladdr MAC dev X"; repeatable like
-    /// --route
+    /// A permanent neighbour as in `ip neigh add`: "10.0.0.2 lladdr MAC dev X", or "proxy 10.0.0.2
+    /// dev X"; repeatable like --route
     #[arg(long, value_name = "NEIGHBOUR", value_parser = parse_args::parse_neighbour)]
     neighbour: Vec<Value>,
     /// A sysctl below net.; repeatable
@@ -434,9 +436,11 @@ async fn list_netnsids(context: &Context) -> Result<(), CliError> {
 fn format_route(route: &Route) -> String {
     let mut text = match route.kind {
         RouteType::Unicast => route.destination.to_string(),
-        kind @ (RouteType::Blackhole | RouteType::Unreachable | RouteType::Prohibit) => {
-            format!("{kind} {}", route.destination)
-        }
+        kind @ (RouteType::Blackhole
+        | RouteType::Unreachable
+        | RouteType::Prohibit
+        | RouteType::Throw
+        | RouteType::Local) => format!("{kind} {}", route.destination),
     };
     let words = [
         ("via", route.via.map(|via| via.to_string())),
@@ -447,13 +451,22 @@ fn format_route(route: &Route) -> String {
         ),
         ("src", route.source.map(|source| source.to_string())),
         ("metric", route.metric.map(|metric| metric.to_string())),
+        ("mtu", route.mtu.map(|mtu| mtu.to_string())),
+        ("advmss", route.advmss.map(|mss| mss.to_string())),
+        (
+            "initcwnd",
+            route.initcwnd.map(|segments| segments.to_string()),
+        ),
     ];
     for (word, value) in words {
         if let Some(value) = value {
             text = format!("{text} {word} {value}");
         }
     }
-    if route.onlink { text + " onlink" } else { text }
+    if route.onlink {
+        text += " onlink";
+    }
+    text + &format_next_hops(&route.nexthops)
 }
 
 /// Returns a rule in the syntax of `ip rule`, with its family if that is not told by an address.
@@ -468,10 +481,10 @@ fn format_rule(rule: &Rule) -> String {
 
 /// Returns a neighbour in the syntax of `ip neigh`.
 fn format_neighbour(entry: &Neighbour) -> String {
-    format!(
-        "{} lladdr {} dev {}",
-        entry.address, entry.mac, entry.interface
-    )
+    match entry.mac {
+        Some(mac) => format!("{} lladdr {mac} dev {}", entry.address, entry.interface),
+        None => format!("proxy {} dev {}", entry.address, entry.interface),
+    }
 }
 
 impl ShowInTable for Namespace {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use netnsd_api::{RT_TABLE_DEFAULT, RT_TABLE_MAIN, RouteType, RuleAction};
+use netnsd_api::{RT_TABLE_DEFAULT, RT_TABLE_LOCAL, RT_TABLE_MAIN, RouteType, RuleAction};
 use serde_json::{Map, Value};
 
 /// Parses `on` or `off`.
@@ -86,7 +86,7 @@ fn complete_destination(text: &str) -> String {
 }
 
 /// Parses a route as in `ip route add`: `[TYPE] DESTINATION [via A] [dev I] [metric N] [table N]
-/// [src A] [onlink]`.
+/// [src A] [onlink] [mtu N] [advmss N] [initcwnd N] [nexthop [via A] [dev I] [weight N]]…`.
 pub fn parse_route(text: &str) -> Result<Value, String> {
     if text == "none" {
         return Ok(Value::Null);
@@ -100,6 +100,7 @@ pub fn parse_route_words<'a>(
 ) -> Result<Map<String, Value>, String> {
     let mut words = words.peekable();
     let mut route = Map::new();
+    let mut hops: Vec<Map<String, Value>> = Vec::new();
     let _ = words.next_if(|word| *word == "to"); // It may be left out.
     if let Some(kind) = words.next_if(|word| word.parse::<RouteType>().is_ok()) {
         route.insert("type".into(), kind.into());
@@ -116,6 +117,10 @@ pub fn parse_route_words<'a>(
             route.insert("onlink".into(), true.into());
             continue;
         }
+        if word == "nexthop" {
+            hops.push(Map::new());
+            continue;
+        }
         let mut value = || {
             words
                 .next()
@@ -124,16 +129,37 @@ pub fn parse_route_words<'a>(
         let (field, value) = match word {
             "via" => ("via", Value::from(value()?)),
             "dev" => ("interface", Value::from(value()?)),
+            "weight" if !hops.is_empty() => ("weight", parse_u32(word, value()?)?),
+            "mtu" | "advmss" | "initcwnd" => match value()? {
+                "lock" => return Err(format!("{word} lock of a route is not managed by netnsd")),
+                number => (word, parse_u32(word, number)?),
+            },
             "src" => ("source", Value::from(value()?)),
             "metric" | "preference" | "priority" => ("metric", parse_u32(word, value()?)?),
             "table" => ("table", parse_table(word, value()?)?),
             other => {
                 return Err(format!(
-                    "unknown route keyword {other:?}: expected via, dev, metric, table, src or onlink"
+                    "unknown route keyword {other:?}: expected via, dev, metric, table, src, onlink, mtu, \
+                     advmss, initcwnd or nexthop"
                 ));
             }
         };
-        route.insert(field.into(), value);
+        match hops.last_mut() {
+            Some(hop) if matches!(field, "via" | "interface" | "weight") => {
+                hop.insert(field.into(), value);
+            }
+            _ => drop(route.insert(field.into(), value)),
+        }
+    }
+    if !hops.is_empty() {
+        route.insert("nexthops".into(), hops.into());
+    }
+    if route.get("type") == Some(&RouteType::Local.as_str().into()) {
+        // As ip(8) does.
+        route.entry("table").or_insert(RT_TABLE_LOCAL.into());
+        if route.get("interface") == Some(&"lo".into()) {
+            route.remove("interface");
+        }
     }
     Ok(route)
 }
@@ -265,9 +291,13 @@ pub fn parse_neighbour_words<'a>(
     mut words: impl Iterator<Item = &'a str>,
 ) -> Result<Map<String, Value>, String> {
     let mut entry = Map::new();
-    let address = words
-        .next()
-        .ok_or("a neighbour is ADDRESS lladdr MAC dev INTERFACE")?;
+    let mut address = words.next();
+    if address == Some("proxy") {
+        entry.insert("proxy".into(), true.into());
+        address = words.next();
+    }
+    let address = address
+        .ok_or("a neighbour is ADDRESS lladdr MAC dev INTERFACE, or proxy ADDRESS dev INTERFACE")?;
     entry.insert("address".into(), address.into());
     while let Some(word) = words.next() {
         let value = words
@@ -375,11 +405,23 @@ mod tests {
             parse_route("blackhole 10.0.0.0/8").unwrap(),
             json!({"type": "blackhole", "destination": "10.0.0.0/8"})
         );
+        assert_eq!(
+            parse_route("10.0.0.0/8 mtu 1400 nexthop via 10.1.0.1 dev a weight 2 nexthop dev b")
+                .unwrap(),
+            json!({"destination": "10.0.0.0/8", "mtu": 1400, "nexthops": [
+                {"via": "10.1.0.1", "interface": "a", "weight": 2}, {"interface": "b"}]})
+        );
+        assert_eq!(
+            parse_route("local 10.0.0.0/8 dev lo").unwrap(),
+            json!({"type": "local", "destination": "10.0.0.0/8", "table": 255})
+        );
         for bad in [
             "",
             "default via",
             "default gw 10.0.0.1",
             "default via 10.0.0.1 metric x",
+            "default via 10.0.0.1 weight 2",
+            "default via 10.0.0.1 mtu lock 1400",
         ] {
             parse_route(bad).unwrap_err();
         }
@@ -418,6 +460,10 @@ mod tests {
         assert_eq!(
             parse_neighbour("10.0.0.2 lladdr 02:00:00:00:00:01 dev eth0 nud permanent").unwrap(),
             json!({"address": "10.0.0.2", "mac": "02:00:00:00:00:01", "interface": "eth0"})
+        );
+        assert_eq!(
+            parse_neighbour("proxy 10.0.0.2 dev eth0").unwrap(),
+            json!({"address": "10.0.0.2", "interface": "eth0", "proxy": true})
         );
         parse_neighbour("10.0.0.2 lladdr").unwrap_err();
     }

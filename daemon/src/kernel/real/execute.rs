@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netnsd_api::{Name, NetnsId, SysctlKey};
+use netnsd_api::{Name, NetnsId, Route, SysctlKey};
 use netnsd_netlink::{
     HelperThread, NamespaceSwitcher, RouteSocket,
     address::get_addresses,
@@ -496,7 +496,8 @@ fn change_addresses(
         }
         AddressChange::AddPrefixRoute(address) => {
             let route = prefix_route(&link.name, *address);
-            let message = message::route(&route, Some(index), ROUTE_PROTOCOL_KERNEL);
+            let oifs = BTreeMap::from([(link.name.clone(), index)]);
+            let message = message::route(&route, &oifs, ROUTE_PROTOCOL_KERNEL);
             // Beside the route of another link in the same network, as the kernel does it.
             let flags = NLM_F_CREATE | NLM_F_APPEND;
             send(
@@ -516,13 +517,11 @@ fn change_route(
     change: &RouteChange,
 ) -> Outcome {
     let (RouteChange::Add { route, .. } | RouteChange::Delete(route)) = change;
-    let oif = match &route.interface {
-        Some(interface) => {
-            let link = LinkAt::new(ns.clone(), interface.as_str());
-            Some(state.index_of(switcher, &link)?)
-        }
-        None => None,
-    };
+    let mut oifs = BTreeMap::new();
+    for interface in route.hops().iter().filter_map(|hop| hop.interface.as_ref()) {
+        let link = LinkAt::new(ns.clone(), interface.as_str());
+        oifs.insert(link.name.clone(), state.index_of(switcher, &link)?);
+    }
     match change {
         RouteChange::Add {
             route,
@@ -530,7 +529,7 @@ fn change_route(
             protocol,
             replace,
         } => {
-            let message = message::whole_route(route, extras, oif, *protocol);
+            let message = message::whole_route(route, extras, &oifs, *protocol);
             send(
                 switcher,
                 ns,
@@ -539,7 +538,12 @@ fn change_route(
             )
         }
         RouteChange::Delete(route) => {
-            let mut message = message::route(route, oif, ROUTE_PROTOCOL);
+            // Without its next hops IPv6 deletes all of them (`ip6_route_del()`, net/ipv6/route.c).
+            let bare = Route {
+                nexthops: Vec::new(),
+                ..route.clone()
+            };
+            let mut message = message::route(&bare, &oifs, ROUTE_PROTOCOL);
             // Any scope (fib_table_delete(), net/ipv4/fib_trie.c).
             message.header.scope = RouteScope::NoWhere;
             send(switcher, ns, RouteNetlinkMessage::DelRoute(message), 0)
@@ -858,7 +862,7 @@ fn is_tagged(
 fn has_route(
     switcher: &mut NamespaceSwitcher,
     ns: &Ns,
-    route: &netnsd_api::Route,
+    route: &Route,
 ) -> Result<bool, KernelError> {
     let socket = &switcher.connection(ns)?.route;
     let links = observe::all_links(socket, link::get_links_without_counters())?;
@@ -871,10 +875,11 @@ fn has_route(
     Ok(known.into_iter().filter(ours).any(|known| {
         let known = known.route;
         known.destination.net(route.is_ipv6()) == route.destination.net(route.is_ipv6())
-            && (known.table, known.kind, known.via, known.onlink)
-                == (route.table, route.kind, route.via, route.onlink)
+            && (known.table, known.kind, known.onlink) == (route.table, route.kind, route.onlink)
+            && (known.mtu, known.advmss, known.initcwnd)
+                == (route.mtu, route.advmss, route.initcwnd)
             && known.metric == Some(route.effective_metric())
-            && (route.interface.is_none() || known.interface == route.interface)
+            && route.has_hops_of(&known)
     }))
 }
 

@@ -21,7 +21,7 @@ pub(crate) fn answers(data: &[u8]) {
             RouteNetlinkMessage::NewRoute(message) => drop(parse::route(&message, &names, true)),
             RouteNetlinkMessage::NewRule(message) => drop(parse::rule(&message)),
             answer @ RouteNetlinkMessage::NewNeighbour(_) => {
-                drop(parse_neigh(answer).and_then(|seen| parse::permanent(&seen, &names)));
+                drop(parse_neigh(answer).and_then(|seen| parse::neighbour(&seen, &names)));
             }
             _ => {}
         }

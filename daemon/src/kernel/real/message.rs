@@ -1,8 +1,10 @@
 //! Requests of rtnetlink(7) for operations.
 
-use std::{net::IpAddr, os::fd::RawFd};
+use std::{collections::BTreeMap, net::IpAddr, os::fd::RawFd};
 
-use netnsd_api::{Family, Neighbour, Network, Port, PortRange, Route, RouteType, Rule, RuleAction};
+use netnsd_api::{
+    Family, InterfaceName, Neighbour, Network, Port, PortRange, Route, RouteType, Rule, RuleAction,
+};
 use netnsd_netlink::link::{self, LinkId, link_message};
 use rtnetlink::{
     packet_core::DefaultNla,
@@ -16,10 +18,12 @@ use rtnetlink::{
             InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, InfoVxlan, LinkAttribute,
             LinkInfo,
         },
-        neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
+        neighbour::{
+            NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+        },
         route::{
-            RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RoutePreference,
-            RouteProtocol, RouteRealm, RouteScope,
+            RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHop,
+            RouteNextHopFlags, RoutePreference, RouteProtocol, RouteRealm, RouteScope,
         },
         rule::{
             RuleAction as KernelRuleAction, RuleAttribute, RuleFlags, RuleMessage, RulePortRange,
@@ -28,7 +32,10 @@ use rtnetlink::{
     },
 };
 
-use super::super::{NewEnd, NewLink, ObservedAddress, ROUTE_PROTOCOL, RouteExtras, ownership};
+use super::{
+    super::{LOOPBACK, NewEnd, NewLink, ObservedAddress, ROUTE_PROTOCOL, RouteExtras, ownership},
+    parse::{RTAX_ADVMSS, RTAX_INITCWND, RTAX_MTU},
+};
 use crate::links::{LinkSettings, PortAttrs};
 
 fn end_attributes(end: &NewEnd) -> Vec<LinkAttribute> {
@@ -166,8 +173,11 @@ pub(super) fn delete_address(index: u32, gone: &ObservedAddress) -> RouteNetlink
     RouteNetlinkMessage::DelAddress(address(index, gone))
 }
 
+/// Indices of the devices of a route, by name.
+pub(super) type Oifs = BTreeMap<String, u32>;
+
 /// Builds a message for a route.
-pub(super) fn route(route: &Route, oif: Option<u32>, protocol: u8) -> RouteMessage {
+pub(super) fn route(route: &Route, oifs: &Oifs, protocol: u8) -> RouteMessage {
     let ipv6 = route.is_ipv6();
     let net = route.destination.net(ipv6);
     let mut message = RouteMessage::default();
@@ -179,15 +189,22 @@ pub(super) fn route(route: &Route, oif: Option<u32>, protocol: u8) -> RouteMessa
         RouteType::Blackhole => rtnetlink::packet_route::route::RouteType::BlackHole,
         RouteType::Unreachable => rtnetlink::packet_route::route::RouteType::Unreachable,
         RouteType::Prohibit => rtnetlink::packet_route::route::RouteType::Prohibit,
+        RouteType::Throw => rtnetlink::packet_route::route::RouteType::Throw,
+        RouteType::Local => rtnetlink::packet_route::route::RouteType::Local,
     };
     // As iproute2 chooses it: a gateway is beyond the link, a bare interface is not.
-    let on_link = route.kind == RouteType::Unicast && route.via.is_none() && !ipv6;
-    message.header.scope = if on_link {
-        RouteScope::Link
-    } else {
-        RouteScope::Universe
+    let is_direct = route.via.is_none() && route.nexthops.is_empty();
+    message.header.scope = match route.kind {
+        RouteType::Unicast if is_direct && !ipv6 => RouteScope::Link,
+        RouteType::Local if !ipv6 => RouteScope::Host,
+        RouteType::Unicast
+        | RouteType::Local
+        | RouteType::Blackhole
+        | RouteType::Unreachable
+        | RouteType::Prohibit
+        | RouteType::Throw => RouteScope::Universe,
     };
-    message.header.flags = if route.onlink {
+    message.header.flags = if route.onlink && route.nexthops.is_empty() {
         RouteFlags::Onlink
     } else {
         RouteFlags::empty()
@@ -203,8 +220,30 @@ pub(super) fn route(route: &Route, oif: Option<u32>, protocol: u8) -> RouteMessa
             .attributes
             .push(RouteAttribute::Gateway(RouteAddress::from(via.0)));
     }
-    if let Some(oif) = oif {
-        message.attributes.push(RouteAttribute::Oif(oif));
+    let index = |name: &Option<InterfaceName>| oifs.get(name.as_ref()?.as_str()).copied();
+    let oif = match route.kind {
+        RouteType::Local => index(&route.interface).or(Some(LOOPBACK)),
+        RouteType::Unicast
+        | RouteType::Blackhole
+        | RouteType::Unreachable
+        | RouteType::Prohibit
+        | RouteType::Throw => index(&route.interface),
+    };
+    message.attributes.extend(oif.map(RouteAttribute::Oif));
+    if !route.nexthops.is_empty() {
+        let hops = route.nexthops.iter().map(|hop| {
+            let mut next = RouteNextHop::default();
+            next.hops = u8::try_from(hop.weight.saturating_sub(1)).unwrap_or(u8::MAX);
+            next.interface_index = index(&hop.interface).unwrap_or(0);
+            if route.onlink {
+                next.flags = RouteNextHopFlags::Onlink;
+            }
+            let gateway = hop.via.map(|via| RouteAddress::from(via.0));
+            next.attributes = gateway.map(RouteAttribute::Gateway).into_iter().collect();
+            next
+        });
+        let hops = hops.collect();
+        message.attributes.push(RouteAttribute::MultiPath(hops));
     }
     if let Some(source) = route.source {
         message
@@ -221,7 +260,7 @@ pub(super) fn route(route: &Route, oif: Option<u32>, protocol: u8) -> RouteMessa
 pub(super) fn whole_route(
     plain: &Route,
     extras: &RouteExtras,
-    oif: Option<u32>,
+    oifs: &Oifs,
     protocol: u8,
 ) -> RouteMessage {
     let RouteExtras {
@@ -230,17 +269,24 @@ pub(super) fn whole_route(
         preference,
         scope,
     } = extras;
-    let mut message = route(plain, oif, protocol);
+    let mut message = route(plain, oifs, protocol);
     if let Some(scope) = scope {
         message.header.scope = RouteScope::from(*scope);
     }
+    let fields = [
+        (RTAX_MTU, plain.mtu),
+        (RTAX_ADVMSS, plain.advmss),
+        (RTAX_INITCWND, plain.initcwnd),
+    ];
+    let fields = fields
+        .into_iter()
+        .filter_map(|(kind, value)| Some((kind, value?.to_ne_bytes().to_vec())));
+    let metrics: Vec<RouteMetric> = fields
+        .chain(metrics.iter().cloned())
+        .map(|(kind, value)| RouteMetric::Other(DefaultNla::new(kind, value)))
+        .collect();
     if !metrics.is_empty() {
-        let metric = |(kind, value): &(u16, Vec<u8>)| {
-            RouteMetric::Other(DefaultNla::new(*kind, value.clone()))
-        };
-        message.attributes.push(RouteAttribute::Metrics(
-            metrics.iter().map(metric).collect(),
-        ));
+        message.attributes.push(RouteAttribute::Metrics(metrics));
     }
     message.attributes.extend(realms.map(|realms| {
         RouteAttribute::Realm(RouteRealm {
@@ -312,7 +358,7 @@ pub(super) fn rule(rule: &Rule) -> RuleMessage {
     message
 }
 
-/// Builds a message for a permanent neighbour.
+/// Builds a message for a permanent or a proxy neighbour.
 pub(super) fn neighbour(neighbour: &Neighbour, index: u32) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
     let (family, address) = match neighbour.address.0 {
@@ -322,9 +368,14 @@ pub(super) fn neighbour(neighbour: &Neighbour, index: u32) -> NeighbourMessage {
     message.header.family = family;
     message.header.ifindex = index;
     message.header.state = NeighbourState::Permanent;
-    message.attributes = vec![
-        NeighbourAttribute::Destination(address),
-        NeighbourAttribute::LinkLayerAddress(neighbour.mac.0.to_vec()),
-    ];
+    if neighbour.proxy {
+        message.header.flags = NeighbourFlags::Proxy;
+    }
+    let mac = neighbour
+        .mac
+        .map(|mac| NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
+    message.attributes = std::iter::once(NeighbourAttribute::Destination(address))
+        .chain(mac)
+        .collect();
     message
 }

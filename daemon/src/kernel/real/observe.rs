@@ -12,11 +12,10 @@ use netnsd_netlink::{
     address::get_addresses,
     errno_of,
     link::{self, LinkId},
-    neigh::{Neigh, get_neighbours, get_own_fdb, parse_neigh},
+    neigh::{Neigh, get_neighbours, get_own_fdb, get_proxy_neighbours, parse_neigh},
     netns::file::{netns_path, open_netns},
     resolv_conf::{read_dns_files, read_host_nsswitch},
     route::{get_route_to, get_routes, prefers_source, route_device},
-    route::{get_routes, prefers_source},
     rule::get_rules,
     sysctl::read_sysctl,
 };
@@ -176,7 +175,11 @@ fn namespace(
         seen.rules = rules(&open.route)?;
     }
     if part.neighbours {
-        seen.neighbours = neighbours(&open.route, &names)?;
+        seen.neighbours = neighbours(all_neighbours(&open.route)?, &names);
+    }
+    if part.proxy_neighbours {
+        let proxies = neighbours(proxy_neighbours(&open.route)?, &names);
+        seen.neighbours.extend(proxies);
     }
     if let Some(lo) = seen.links.remove("lo") {
         seen.loopback = lo.up;
@@ -466,15 +469,14 @@ pub(super) fn rules(socket: &RouteSocket) -> Result<Vec<ObservedRule>, KernelErr
     })?)
 }
 
-fn neighbours(
-    socket: &RouteSocket,
-    names: &BTreeMap<u32, String>,
-) -> Result<Vec<Neighbour>, KernelError> {
-    let permanent = |seen| parse::permanent(&seen, names);
-    Ok(all_neighbours(socket)?
-        .into_iter()
-        .filter_map(permanent)
-        .collect())
+fn neighbours(all: Vec<Neigh>, names: &BTreeMap<u32, String>) -> Vec<Neighbour> {
+    let neighbour = |seen| parse::neighbour(&seen, names);
+    all.into_iter().filter_map(neighbour).collect()
+}
+
+/// Reads every address that is answered for, of both families.
+pub(super) fn proxy_neighbours(socket: &RouteSocket) -> Result<Vec<Neigh>, KernelError> {
+    Ok(socket.dump(get_proxy_neighbours(), parse_neigh)?)
 }
 
 /// Reads every neighbour of both families.

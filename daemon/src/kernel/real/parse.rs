@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use netnsd_api::{
-    Address, Destination, Family, IpProtocol, Mac, Neighbour, Network, PortRange, Route, RouteType,
-    Rule, RuleAction, RuleInterface, Statistics, UidRange,
+    Address, Destination, Family, IpProtocol, Mac, Neighbour, Network, NextHop, PortRange, Route,
+    RouteType, Rule, RuleAction, RuleInterface, Statistics, UidRange,
 };
 use netnsd_netlink::{neigh::Neigh, route::ip_addr};
 use rtnetlink::{
@@ -20,8 +20,8 @@ use rtnetlink::{
         },
         neighbour::NeighbourState,
         route::{
-            RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteProtocol,
-            RouteRealm, RouteScope, RouteType as KernelRouteType,
+            RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHop,
+            RouteNextHopFlags, RouteProtocol, RouteRealm, RouteScope, RouteType as KernelRouteType,
         },
         rule::{
             RuleAction as KernelRuleAction, RuleAttribute, RuleFlags, RuleMessage, RulePortRange,
@@ -38,6 +38,12 @@ use crate::links::LinkSettings;
 /// Masks of ports (linux/fib_rules.h).
 const FRA_SPORT_MASK: u16 = 28;
 const FRA_DPORT_MASK: u16 = 29;
+
+/// Metrics of routes (linux/rtnetlink.h); the first is a mask of those that are locked.
+const RTAX_LOCK: u16 = 1;
+pub(super) const RTAX_MTU: u16 = 2;
+pub(super) const RTAX_ADVMSS: u16 = 8;
+pub(super) const RTAX_INITCWND: u16 = 11;
 
 /// A link with its name; `master` is an index, and the link's own field is not set yet.
 pub(super) struct ParsedLink {
@@ -285,6 +291,10 @@ pub(super) fn route(
         source: None,
         kind: RouteType::Unicast,
         onlink: header.flags.contains(RouteFlags::Onlink),
+        nexthops: Vec::new(),
+        mtu: None,
+        advmss: None,
+        initcwnd: None,
     };
     let mut destination = None;
     let mut extras = RouteExtras {
@@ -303,8 +313,10 @@ pub(super) fn route(
             RouteAttribute::Priority(metric) => route.metric = Some(*metric),
             RouteAttribute::Table(table) => route.table = *table,
             RouteAttribute::Metrics(metrics) => {
-                extras.metrics = metrics.iter().map(metric).collect()
+                extras.metrics = metrics.iter().map(metric).collect();
+                take_metrics(&mut route, &mut extras.metrics);
             }
+            RouteAttribute::MultiPath(hops) => unsupported |= !take_hops(&mut route, hops, names),
             RouteAttribute::Realm(RouteRealm {
                 source,
                 destination,
@@ -318,8 +330,8 @@ pub(super) fn route(
             // Set only if the route expires (`rt6_fill_node()`, net/ipv6/route.c).
             RouteAttribute::CacheInfo(info) => unsupported |= info.expires != 0,
             RouteAttribute::Source(_) | RouteAttribute::Iif(_) => {}
-            // Several next hops, a nexthop object, a gateway of the other family, an encapsulation,
-            // or an attribute of a newer kernel.
+            // A nexthop object, a gateway of the other family, an encapsulation, or an attribute of
+            // a newer kernel.
             _ => unsupported = true,
         }
     }
@@ -340,9 +352,17 @@ pub(super) fn route(
             route.kind = RouteType::Prohibit;
             None
         }
+        KernelRouteType::Throw => {
+            route.kind = RouteType::Throw;
+            None
+        }
+        KernelRouteType::Local => {
+            route.kind = RouteType::Local;
+            None
+        }
         other => Some(format!("{other:?}").to_lowercase()),
     };
-    if route.kind != RouteType::Unicast {
+    if route.kind.is_error() {
         // The kernel reports `lo` for these in IPv6.
         route.interface = None;
     }
@@ -357,6 +377,58 @@ pub(super) fn route(
         unsupported,
         selective: header.tos != 0 || header.source_prefix_length != 0,
     })
+}
+
+/// Reads the next hops of a route, without those that are dead: their device is down, or has no
+/// address any more. Returns false if one has attributes that the API lacks.
+fn take_hops(route: &mut Route, hops: &[RouteNextHop], names: &BTreeMap<u32, String>) -> bool {
+    let is_dead = |hop: &&RouteNextHop| hop.flags.contains(RouteNextHopFlags::Dead);
+    let mut is_known = true;
+    let mut on_link = 0;
+    let mut alive = Vec::new();
+    for hop in hops.iter().filter(|hop| !is_dead(hop)) {
+        let name = names.get(&hop.interface_index);
+        let mut seen = NextHop {
+            via: None,
+            interface: name.and_then(|name| name.parse().ok()),
+            weight: u16::from(hop.hops) + 1,
+        };
+        for attribute in &hop.attributes {
+            match attribute {
+                RouteAttribute::Gateway(address) => seen.via = ip_addr(address).map(Address),
+                _ => is_known = false,
+            }
+        }
+        on_link += usize::from(hop.flags.contains(RouteNextHopFlags::Onlink));
+        alive.push(seen);
+    }
+    route.onlink = on_link > 0;
+    is_known &= on_link == 0 || on_link == alive.len();
+    *route = route.with_hops(alive);
+    is_known
+}
+
+/// Moves the metrics that the API has fields for to those. One that is locked stays where it is.
+fn take_metrics(route: &mut Route, metrics: &mut Vec<(u16, Vec<u8>)>) {
+    let number = |value: &[u8]| value.try_into().map(u32::from_ne_bytes).ok();
+    let locks = metrics
+        .iter()
+        .find(|(kind, _)| *kind == RTAX_LOCK)
+        .and_then(|(_, value)| number(value))
+        .unwrap_or(0);
+    metrics.retain(|(kind, value)| {
+        let field = match *kind {
+            RTAX_MTU => &mut route.mtu,
+            RTAX_ADVMSS => &mut route.advmss,
+            RTAX_INITCWND => &mut route.initcwnd,
+            _ => return true,
+        };
+        if locks & 1 << kind != 0 {
+            return true;
+        }
+        *field = number(value);
+        false
+    });
 }
 
 /// Returns true for a route that the kernel created on its own, and that `ip route` does not show,
@@ -510,14 +582,17 @@ fn interface(name: &str, extras: &mut RuleExtras) -> Option<RuleInterface> {
     parsed
 }
 
-/// Returns a neighbour if it is permanent.
-pub(super) fn permanent(seen: &Neigh, names: &BTreeMap<u32, String>) -> Option<Neighbour> {
-    if seen.state != NeighbourState::Permanent {
-        return None;
-    }
+/// Returns a neighbour if it is permanent, or an address that is answered for.
+pub(super) fn neighbour(seen: &Neigh, names: &BTreeMap<u32, String>) -> Option<Neighbour> {
+    let mac = match seen.state {
+        _ if seen.is_proxy => None,
+        NeighbourState::Permanent => Some(Mac(seen.mac?)),
+        _ => return None,
+    };
     Some(Neighbour {
         address: Address(seen.address?),
-        mac: Mac(seen.mac?),
+        mac,
         interface: names.get(&seen.index)?.parse().ok()?,
+        proxy: seen.is_proxy,
     })
 }

@@ -70,7 +70,7 @@ pub(in crate::kernel) fn all_rules(
     Ok(observe::rules(enter(switcher, ns)?)?)
 }
 
-/// Reads every ARP and NDP entry, as `ip neigh` shows them.
+/// Reads every ARP and NDP entry, as `ip neigh` and `ip neigh show proxy` show them.
 pub(in crate::kernel) fn all_neighbours(
     switcher: &mut NamespaceSwitcher,
     ns: &Ns,
@@ -79,11 +79,13 @@ pub(in crate::kernel) fn all_neighbours(
     let names = names_of(switcher, ns)?;
     let socket = &switcher.connection(ns)?.route;
     let mut found = Vec::new();
-    for seen in observe::all_neighbours(socket)? {
+    let mut all = observe::all_neighbours(socket)?;
+    all.extend(observe::proxy_neighbours(socket)?);
+    for seen in all {
         let (Some(address), Some(interface)) = (seen.address, names.get(&seen.index)) else {
             continue;
         };
-        if seen.state == NeighbourState::Noarp {
+        if seen.state == NeighbourState::Noarp && !seen.is_proxy {
             continue;
         }
         found.push(LiveNeighbour {
@@ -91,6 +93,7 @@ pub(in crate::kernel) fn all_neighbours(
             mac: seen.mac.map(|mac| netnsd_api::Mac(mac).to_string()),
             interface: interface.clone(),
             state: format!("{:?}", seen.state).to_lowercase(),
+            proxy: seen.is_proxy,
         });
     }
     Ok(found)

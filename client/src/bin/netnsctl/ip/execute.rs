@@ -71,7 +71,8 @@ pub async fn execute(
             flush_namespace(context, options, "neighbours", |entry| {
                 let entry: Neighbour = serde_json::from_value(entry.clone())?;
                 let address = entry.address.to_string();
-                Ok(options.matches_family(&address)
+                Ok(!entry.proxy
+                    && options.matches_family(&address)
                     && selection.selects_network(&address)
                     && selection.selects_device(&entry.interface.to_string()))
             })

@@ -872,6 +872,7 @@ pub fn parse_neighbour(words: &[String]) -> Result<Request, String> {
         }
         Command::Entry(Verb::Delete) => {
             let mut fields = entry()?;
+            let is_proxy = fields.contains_key("proxy");
             let mut text = |field: &str, word: &str| match fields.remove(field) {
                 Some(Value::String(text)) => Ok(text),
                 _ => Err(format!(
@@ -882,12 +883,14 @@ pub fn parse_neighbour(words: &[String]) -> Result<Request, String> {
             Ok(Request::EditNamespace(Edit::DeleteNeighbour(
                 parse_value("address", &address)?,
                 parse_value("dev", &device)?,
+                is_proxy,
             )))
         }
         Command::Entry(verb) => {
             let fields = entry()?;
             for (field, word) in [("mac", "lladdr MAC"), ("interface", "dev DEVICE")] {
-                if !fields.contains_key(field) {
+                let is_proxy = fields.contains_key("proxy") && field == "mac";
+                if !fields.contains_key(field) && !is_proxy {
                     return Err(format!(
                         "{word} is missing: neigh add 10.0.0.2 lladdr 02:00:00:00:00:01 dev veth0"
                     ));
@@ -1520,6 +1523,17 @@ mod tests {
                 Request::EditNamespace(Edit::DeleteNeighbour(
                     "10.0.0.9".parse().unwrap(),
                     "eth0".parse().unwrap(),
+                    false,
+                )),
+            ),
+            (
+                "ip neigh add proxy 10.0.0.9 dev eth0",
+                Request::EditNamespace(Edit::Neighbour(
+                    Verb::Add,
+                    typed(fields(
+                        json!({"address": "10.0.0.9", "interface": "eth0", "proxy": true}),
+                    ))
+                    .unwrap(),
                 )),
             ),
             (

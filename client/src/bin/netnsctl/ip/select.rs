@@ -1,6 +1,6 @@
 //! Filters of lists in the words of ip(8): `dev eth0`, `table 100`, `to 10.0.0.0/8`.
 
-use netnsd_api::{Cidr, LiveRoute, RT_TABLE_MAIN, Route};
+use netnsd_api::{Cidr, LiveRoute, NextHop, RT_TABLE_MAIN, Route};
 
 /// Filters of a list; an entry is selected if it passes all of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -132,6 +132,7 @@ pub fn is_ipv6(route: &LiveRoute) -> bool {
     }
     match route.via.as_ref().or(route.source.as_ref()) {
         Some(address) => address.contains(':'),
+        None if !route.nexthops.is_empty() => route.nexthops.iter().any(NextHop::is_ipv6),
         None => route.metric >= 256,
     }
 }

@@ -212,6 +212,24 @@ pub fn route(options: &IpOptions, all_tables: bool, route: &LiveRoute) -> Value 
     object.set_some("scope", (details || scope != "global").then_some(scope));
     object.set_some("prefsrc", route.source.as_deref());
     object.set_some("metric", (route.metric != 0).then_some(route.metric));
+    let mut metrics = Object::default();
+    metrics.set_some("mtu", route.mtu);
+    metrics.set_some("advmss", route.advmss);
+    metrics.set_some("initcwnd", route.initcwnd);
+    if !metrics.0.is_empty() {
+        object.set("metrics", vec![Value::from(metrics.0)]);
+    }
+    if !route.nexthops.is_empty() {
+        let hops = route.nexthops.iter().map(|hop| {
+            let mut object = Object::default();
+            object.set_some("gateway", hop.via.map(|via| via.to_string()));
+            object.set_some("dev", hop.interface.as_ref().map(ToString::to_string));
+            object.set("weight", hop.weight);
+            object.set("flags", Vec::<Value>::new());
+            Value::from(object.0)
+        });
+        object.set("nexthops", hops.collect::<Vec<_>>());
+    }
     let flags: &[&str] = if route.onlink { &["onlink"] } else { &[] };
     object.set("flags", flags);
     object.0.into()
@@ -223,7 +241,11 @@ pub fn neighbour(options: &IpOptions, entry: &LiveNeighbour) -> Value {
     object.set("dst", entry.address.as_str());
     object.set("dev", entry.interface.as_str());
     object.set_some("lladdr", entry.mac.as_deref());
-    object.set("state", vec![entry.state.to_uppercase()]);
+    if entry.proxy {
+        object.set("proxy", Value::Null);
+    } else {
+        object.set("state", vec![entry.state.to_uppercase()]);
+    }
     object.finish(options.brief, BRIEF_NEIGHBOUR_KEYS)
 }
 

@@ -2,7 +2,7 @@
 
 use netnsd_api::{
     LinkAddress, LiveLink, LiveNeighbour, LiveRoute, LiveRule, RT_TABLE_DEFAULT, RT_TABLE_LOCAL,
-    RT_TABLE_MAIN, Rule,
+    RT_TABLE_MAIN, Rule, format_next_hops,
 };
 
 use crate::{
@@ -296,6 +296,12 @@ impl TextWriter<'_> {
                 "metric",
                 (route.metric != 0).then(|| route.metric.to_string()),
             ),
+            ("mtu", route.mtu.map(|mtu| mtu.to_string())),
+            ("advmss", route.advmss.map(|mss| mss.to_string())),
+            (
+                "initcwnd",
+                route.initcwnd.map(|segments| segments.to_string()),
+            ),
         ];
         for (word, value) in words {
             if let Some(value) = value {
@@ -303,7 +309,8 @@ impl TextWriter<'_> {
             }
         }
         let onlink = if route.onlink { " onlink" } else { "" };
-        format!("{text}{onlink}\n")
+        let hops = escape_controls(&format_next_hops(&route.nexthops)).into_owned();
+        format!("{text}{onlink}{hops}\n")
     }
 
     /// Returns the line of a policy rule.
@@ -379,7 +386,11 @@ impl TextWriter<'_> {
             "{} dev {}{mac} {}\n",
             self.address(&entry.address),
             self.device(&entry.interface),
-            escape_controls(&entry.state.to_uppercase())
+            if entry.proxy {
+                "proxy".into()
+            } else {
+                escape_controls(&entry.state.to_uppercase()).to_string()
+            }
         )
     }
 }
