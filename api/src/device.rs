@@ -3,12 +3,16 @@
 use std::net::IpAddr;
 
 use crate::{
-    Cidr, Code, FieldError, MIN_IPV6_MTU,
+    AltName, Cidr, Code, FieldError, MIN_IPV6_MTU,
     kinds::checks::{check_count, check_unique},
 };
 
 /// Maximum number of addresses of a device.
 const MAX_ADDRESSES: usize = 1024;
+/// Maximum length of an alias, in bytes (`IFALIASZ - 1`, linux/if.h).
+const MAX_ALIAS: usize = 255;
+/// Maximum number of alternative names of a device.
+const MAX_ALTNAMES: usize = 64;
 
 /// Defines the specification of a device: its own first fields, the fields of every device, then
 /// the rest of its own.
@@ -54,13 +58,32 @@ macro_rules! device_spec {
             /// Length of the transmit queue, in packets; null: the kernel's choice.
             #[serde(default)]
             pub txqueuelen: Option<u32>,
+            /// Text that ip-link(8) shows as `alias`, 1 to 255 bytes; null: none.
+            #[serde(default)]
+            #[schema(min_length = 1, max_length = 255)]
+            pub alias: Option<String>,
+            /// Alternative names; those that others gave the device stay.
+            #[serde(default)]
+            #[schema(max_items = 64)]
+            pub altnames: Vec<$crate::AltName>,
+            /// True if the device receives all frames (`IFF_PROMISC`); false leaves it to others.
+            #[serde(default)]
+            pub promiscuous: bool,
+            /// True if the device receives all multicast frames (`IFF_ALLMULTI`); false leaves it to
+            /// others.
+            #[serde(default)]
+            pub allmulticast: bool,
+            /// False if the device does no ARP (`IFF_NOARP`); true leaves it to the kernel.
+            #[serde(default = "crate::kinds::enabled")]
+            pub arp: bool,
             $($rest)*
         }
 
         impl $name {
             /// Validates the fields of every device.
             fn check_device(&self) -> Result<(), $crate::FieldError> {
-                $crate::device::check_device(self.mtu, &self.addresses)
+                $crate::device::check_device(self.mtu, &self.addresses)?;
+                $crate::device::check_names(self.device(), self.alias.as_deref(), &self.altnames)
             }
         }
     };
@@ -114,6 +137,39 @@ pub(crate) fn check_device(mtu: Option<u32>, addresses: &[Cidr]) -> Result<(), F
     check_mtu(mtu)?;
     check_addresses(addresses)?;
     check_ipv6_mtu(mtu, addresses)
+}
+
+/// Validates the alias and the alternative names of a device.
+pub(crate) fn check_names(
+    device: &str,
+    alias: Option<&str>,
+    altnames: &[AltName],
+) -> Result<(), FieldError> {
+    let is_bad = |alias: &str| {
+        alias.is_empty() || alias.len() > MAX_ALIAS || alias.contains(char::is_control)
+    };
+    if let Some(alias) = alias
+        && (is_bad(alias) || alias.starts_with("netnsd:"))
+    {
+        return Err(FieldError::new(
+            Code::InvalidField,
+            "/alias",
+            format!(
+                "{alias:?} is not an alias: 1 to {MAX_ALIAS} bytes without control characters, and not \
+                 beginning with \"netnsd:\""
+            ),
+        ));
+    }
+    check_count("altnames", altnames.len(), MAX_ALTNAMES)?;
+    check_unique("altnames", altnames.iter().map(|name| (name, name)))?;
+    if let Some(i) = altnames.iter().position(|name| name.as_str() == device) {
+        return Err(FieldError::at(
+            Code::Duplicate,
+            &["altnames", &i.to_string()],
+            format!("\"{device}\" is the name of the device itself"),
+        ));
+    }
+    Ok(())
 }
 
 fn check_mtu(mtu: Option<u32>) -> Result<(), FieldError> {

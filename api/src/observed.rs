@@ -99,6 +99,14 @@ pub struct LinkSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub txqueuelen: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub alias: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub promiscuous: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allmulticast: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arp: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<Port>,
 }
 

@@ -160,6 +160,12 @@ fn bridge(random: &mut Random, i: u64, namespaces: &[String]) -> Value {
             format!("fd50:{i}::{}/64", 1 + random.below(2))
         ])
     });
+    random.maybe(&mut spec, 5, "alias", |random| {
+        json!(random.of(&["lan", "it's $HOME"]))
+    });
+    random.maybe(&mut spec, 5, "altnames", |random| {
+        json!([format!("alt-b{i}-{}", random.below(2))])
+    });
     random.maybe(&mut spec, 4, "stp", |_| json!(true));
     random.maybe(&mut spec, 4, "priority", |random| {
         json!(4096 * random.below(4))
@@ -218,6 +224,19 @@ fn veth(random: &mut Random, i: u64, namespaces: &[String], bridges: &[Value]) -
                 json!(1300 + random.below(3) * 100)
             });
             random.maybe(&mut spec, 5, "up", |_| json!(false));
+            random.maybe(&mut spec, 5, "alias", |random| {
+                json!(random.of(&["a", "b \\ c"]))
+            });
+            random.maybe(&mut spec, 5, "altnames", |random| {
+                json!([
+                    format!("alt-v{i}-{end}-{}", random.below(2)),
+                    format!("alt-v{i}-{end}")
+                ])
+            });
+            for flag in ["promiscuous", "allmulticast"] {
+                random.maybe(&mut spec, 5, flag, |_| json!(true));
+            }
+            random.maybe(&mut spec, 5, "arp", |_| json!(false));
             let fitting: Vec<&Value> = bridges
                 .iter()
                 .filter(|bridge| bridge["namespace"] == spec["namespace"])

@@ -129,6 +129,11 @@ impl Default for Endpoint {
             up: true,
             addresses: Vec::new(),
             txqueuelen: None,
+            alias: None,
+            altnames: Vec::new(),
+            promiscuous: false,
+            allmulticast: false,
+            arp: true,
             bridge: None,
             port: Port::default(),
         }

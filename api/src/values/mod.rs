@@ -1,6 +1,7 @@
 //! The values that resources consist of; each is validated when it is parsed.
 
 mod address;
+mod alt_name;
 mod centiseconds;
 mod cidr;
 mod destination;
@@ -18,6 +19,7 @@ pub(crate) use self::string_value::string_value;
 pub(crate) use self::sysctl::{DUPLICATE_SYSCTL, deserialize_sysctls};
 pub use self::{
     address::{Address, ZonedAddress, is_link_local},
+    alt_name::AltName,
     centiseconds::Centiseconds,
     cidr::Cidr,
     destination::Destination,

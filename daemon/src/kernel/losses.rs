@@ -8,7 +8,7 @@ use super::{ObservedLink, ObservedNs};
 /// Change of a link after which the kernel has dropped state that hung on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinkEvent {
-    /// It got another MAC address.
+    /// It got another MAC address, or began or ceased to do ARP.
     MacChanged,
     /// It was set down.
     Down,
@@ -28,7 +28,8 @@ struct Losses {
 impl LinkEvent {
     const fn losses(self) -> Losses {
         match self {
-            // Permanent neighbours too (`neigh_changeaddr()`, net/core/neighbour.c).
+            // Permanent neighbours too (`neigh_changeaddr()`, net/core/neighbour.c;
+            // `arp_netdev_event()`, net/ipv4/arp.c).
             LinkEvent::MacChanged => Losses {
                 ipv6_addresses: false,
                 routes: false,

@@ -389,6 +389,8 @@ pub struct ObservedLink {
     pub remotes: BTreeSet<IpAddr>,
     /// Settings of its type, where they are not observed one by one.
     pub settings: Option<LinkSettings>,
+    /// Alternative names, without owner tags.
+    pub altnames: BTreeSet<String>,
     /// State of a bridge.
     pub bridge: Option<ObservedBridge>,
     /// State of a bridge port.

@@ -210,6 +210,13 @@ pub enum LinkChange {
     Master(Option<String>),
     /// Changes settings that every device has.
     Device(DeviceSettings),
+    /// Adds an alternative name, or removes it.
+    Altname {
+        /// Alternative name.
+        name: String,
+        /// True to add it.
+        present: bool,
+    },
     /// Changes settings of its type.
     Settings(LinkSettings),
     /// Changes settings of a bridge port.
@@ -514,6 +521,7 @@ impl LinkOp {
                 LinkChange::AddrGenModeNone(_) => "link_addrgenmode",
                 LinkChange::Master(_) => "link_master",
                 LinkChange::Device(_) => "link_set",
+                LinkChange::Altname { .. } => "link_altname",
                 LinkChange::Settings(settings) => settings.set_label(),
                 LinkChange::Port(_) => "port_set",
                 LinkChange::Owner { .. } => "link_owner",

@@ -361,7 +361,12 @@ fn own_settings(link: &ObservedLink) -> Option<LinkSettings> {
         settings = own.into_link_settings();
     }
     settings.port = link.port.as_ref().map(|port| port.attrs.non_defaults());
-    settings.txqueuelen = link.device.non_defaults().txqueuelen;
+    let device = link.device.non_defaults();
+    settings.txqueuelen = device.txqueuelen;
+    settings.alias = device.alias;
+    settings.promiscuous = device.promiscuous;
+    settings.allmulticast = device.allmulticast;
+    settings.arp = device.arp;
     let is_plain = link.bridge.is_none() && settings == LinkSettings::default();
     (!is_plain).then_some(settings)
 }

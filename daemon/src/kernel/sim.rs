@@ -539,8 +539,12 @@ impl State {
             }
             LinkChange::Device(settings) => {
                 self.link(at)?.device.apply(settings);
+                if settings.arp.is_some() {
+                    self.ns(&at.ns)?.lose(&at.name, LinkEvent::MacChanged);
+                }
                 Ok(())
             }
+            LinkChange::Altname { name, present } => self.set_altname(at, name, *present),
             LinkChange::Settings(settings) => self.set_settings(at, settings),
             LinkChange::Port(settings) => {
                 let port = self.link(at)?.port.as_mut().ok_or(Errno::EINVAL)?;
@@ -549,6 +553,23 @@ impl State {
             }
             LinkChange::Owner { owner_tag, .. } => self.set_owner(at, owner_tag),
         }
+    }
+
+    fn set_altname(&mut self, at: &LinkAt, altname: &str, present: bool) -> Done {
+        let mut links = self.ns(&at.ns)?.links.iter();
+        let is_taken = links.any(|(name, link)| {
+            name == altname || *name != at.name && link.altnames.contains(altname)
+        });
+        if present && is_taken {
+            return Err(Errno::EEXIST);
+        }
+        let altnames = &mut self.link(at)?.altnames;
+        if present {
+            altnames.insert(altname.to_owned());
+        } else {
+            altnames.remove(altname);
+        }
+        Ok(())
     }
 
     fn set_owner(&mut self, at: &LinkAt, owner_tag: &Option<String>) -> Done {

@@ -1,29 +1,41 @@
 //! The macro that makes an attribute table, and the values that attributes have.
 
-use netnsd_api::{Centiseconds, GroupAddr, VlanProtocol};
+use netnsd_api::{Centiseconds, GroupAddr, VlanProtocol, shell_word};
 
 /// Value of a link attribute.
-pub(super) trait AttributeValue: Copy + PartialEq {
+pub(super) trait AttributeValue: Clone + PartialEq {
     /// Returns true if the kernel may show `shown` where this value was set.
-    fn is_shown_as(self, shown: Self) -> bool {
+    fn is_shown_as(&self, shown: &Self) -> bool {
         self == shown
     }
 
     /// Returns the value as an argument of ip-link(8); `flags` spell false and true.
-    fn ip_arg(self, flags: [&str; 2]) -> String;
+    fn ip_arg(&self, flags: [&str; 2]) -> String;
 
     /// Returns the value to set: the one that is wanted, or the default if one was wanted before,
     /// unless the kernel shows it.
-    fn change(wanted: Option<Self>, was_wanted: bool, default: Self, shown: Self) -> Option<Self> {
+    fn change(
+        wanted: &Option<Self>,
+        was_wanted: bool,
+        default: Self,
+        shown: &Self,
+    ) -> Option<Self> {
         wanted
+            .clone()
             .or(was_wanted.then_some(default))
             .filter(|value| !value.is_shown_as(shown))
     }
 }
 
 impl AttributeValue for bool {
-    fn ip_arg(self, flags: [&str; 2]) -> String {
-        flags[usize::from(self)].to_owned()
+    fn ip_arg(&self, flags: [&str; 2]) -> String {
+        flags[usize::from(*self)].to_owned()
+    }
+}
+
+impl AttributeValue for String {
+    fn ip_arg(&self, _flags: [&str; 2]) -> String {
+        shell_word(self)
     }
 }
 
@@ -32,7 +44,7 @@ macro_rules! plain_values {
     ($($type:ty),+) => {
         $(
             impl AttributeValue for $type {
-                fn ip_arg(self, _flags: [&str; 2]) -> String {
+                fn ip_arg(&self, _flags: [&str; 2]) -> String {
                     self.to_string()
                 }
             }
@@ -44,11 +56,11 @@ plain_values!(u8, u16, u32, GroupAddr, VlanProtocol);
 
 impl AttributeValue for Centiseconds {
     /// The kernel counts in ticks of its own, and shows up to a hundredth of a second less.
-    fn is_shown_as(self, shown: Self) -> bool {
+    fn is_shown_as(&self, shown: &Self) -> bool {
         self.0.abs_diff(shown.0) <= 1
     }
 
-    fn ip_arg(self, _flags: [&str; 2]) -> String {
+    fn ip_arg(&self, _flags: [&str; 2]) -> String {
         self.0.to_string()
     }
 }
@@ -80,14 +92,14 @@ macro_rules! link_attributes {
         impl $attrs {
             /// Returns the netlink attributes of settings.
             pub fn encode(settings: &$settings) -> Vec<$nla> {
-                [$(settings.$field.map($encode),)+].into_iter().flatten().collect()
+                [$(Clone::clone(&settings.$field).map($encode),)+].into_iter().flatten().collect()
             }
 
             /// Returns the arguments of ip-link(8) for settings, each after a space.
             pub fn ip_args(settings: &$settings) -> String {
                 let mut args = String::new();
                 $(
-                    if let Some(value) = settings.$field {
+                    if let Some(value) = &settings.$field {
                         args += concat!(" ", $arg, " ");
                         args += &AttributeValue::ip_arg(value, $flags);
                     }
@@ -96,6 +108,7 @@ macro_rules! link_attributes {
             }
 
             /// Takes over a netlink attribute; others than these are passed over.
+            #[allow(unreachable_patterns, reason = "a table may have a row for each attribute")]
             pub fn decode(&mut self, attribute: &$nla) {
                 match attribute {
                     $($decode => self.$field = $value,)+
@@ -105,13 +118,17 @@ macro_rules! link_attributes {
 
             /// Takes over settings.
             pub fn apply(&mut self, settings: &$settings) {
-                $(self.$field = settings.$field.unwrap_or(self.$field);)+
+                $(
+                    if let Some(value) = &settings.$field {
+                        self.$field = Clone::clone(value);
+                    }
+                )+
             }
 
             /// Returns every attribute as a setting.
             pub fn settings(&self) -> $settings {
                 type Settings = $settings;
-                Settings { $($field: Some(self.$field),)+ }
+                Settings { $($field: Some(Clone::clone(&self.$field)),)+ }
             }
 
             /// Returns the settings that lead from here to those wanted. What was wanted earlier
@@ -121,10 +138,10 @@ macro_rules! link_attributes {
                 let default = Self::default();
                 Settings {
                     $($field: AttributeValue::change(
-                        wanted.$field,
+                        &wanted.$field,
                         earlier.iter().any(|settings| settings.$field.is_some()),
                         default.$field,
-                        self.$field,
+                        &self.$field,
                     ),)+
                 }
             }

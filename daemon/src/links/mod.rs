@@ -22,6 +22,6 @@ pub use self::example::example_fields;
 pub use self::{
     bridge::{BridgeAttrs, BridgeSettings, bridge_mtu},
     bridge_port::PortAttrs,
-    device::{DeviceAttrs, DeviceSettings},
+    device::{DeviceAttribute, DeviceAttrs, DeviceSettings},
     driver::{DeviceType, LinkDriver, LinkSettings, NoSettings, SettingsChange},
 };

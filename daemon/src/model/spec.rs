@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use netnsd_api::{
-    Base, Bridge, Cidr, Endpoint, FieldError, Kind, Mac, Name, Namespace, Port, Resource,
+    AltName, Base, Bridge, Cidr, Endpoint, FieldError, Kind, Mac, Name, Namespace, Port, Resource,
     ResourceRef, SysctlKey, SysctlValue,
 };
 use netnsd_netlink::Ns;
@@ -250,6 +250,16 @@ pub struct DeviceSpec<'s> {
     pub addresses: &'s [Cidr],
     /// Length of the transmit queue, in packets.
     pub txqueuelen: Option<u32>,
+    /// Alias.
+    pub alias: Option<&'s str>,
+    /// Alternative names.
+    pub altnames: &'s [AltName],
+    /// True if it is asked to receive all frames.
+    pub promiscuous: bool,
+    /// True if it is asked to receive all multicast frames.
+    pub allmulticast: bool,
+    /// False if it is asked to do no ARP.
+    pub arp: bool,
     /// Bridge port that it is.
     pub port: Option<PortSpec<'s>>,
 }
@@ -275,6 +285,11 @@ impl<'s> DeviceSpec<'s> {
             up: bridge.up,
             addresses: &bridge.addresses,
             txqueuelen: bridge.txqueuelen,
+            alias: bridge.alias.as_deref(),
+            altnames: &bridge.altnames,
+            promiscuous: bridge.promiscuous,
+            allmulticast: bridge.allmulticast,
+            arp: bridge.arp,
             port: None,
         }
     }
@@ -291,6 +306,11 @@ impl<'s> DeviceSpec<'s> {
             up: spec.up,
             addresses: &spec.addresses,
             txqueuelen: spec.txqueuelen,
+            alias: spec.alias.as_deref(),
+            altnames: &spec.altnames,
+            promiscuous: spec.promiscuous,
+            allmulticast: spec.allmulticast,
+            arp: spec.arp,
             port: spec
                 .bridge
                 .as_ref()

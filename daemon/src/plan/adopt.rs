@@ -339,6 +339,10 @@ fn found_bridge(spec: &Bridge, known: &ObservedLink, bridge: &ObservedBridge) ->
         mtu: Some(known.mtu),
         up: known.up,
         txqueuelen: Some(known.device.txqueuelen),
+        alias: Some(known.device.alias.clone()).filter(|alias| !alias.is_empty()),
+        promiscuous: known.device.promiscuous,
+        allmulticast: known.device.allmulticast,
+        arp: known.device.arp,
         // See `FoundDevice`.
         addresses: Vec::new(),
         ..spec.clone()
@@ -352,6 +356,10 @@ fn found_end(spec: &Endpoint, known: &ObservedLink) -> Endpoint {
         mtu: Some(known.mtu),
         up: known.up,
         txqueuelen: Some(known.device.txqueuelen),
+        alias: Some(known.device.alias.clone()).filter(|alias| !alias.is_empty()),
+        promiscuous: known.device.promiscuous,
+        allmulticast: known.device.allmulticast,
+        arp: known.device.arp,
         // See `FoundDevice`.
         addresses: Vec::new(),
         // A name that no resource can have is left out.

@@ -83,6 +83,9 @@ fn link_change_line(link: &LinkAt, change: &LinkChange) -> String {
         LinkChange::Master(Some(master)) => format!("master {}", shell_word(master)),
         LinkChange::Master(None) => "nomaster".to_owned(),
         LinkChange::Device(settings) => DeviceAttrs::ip_args(settings).trim_start().to_owned(),
+        LinkChange::Altname { name, present } => {
+            return altname(link, if *present { "add" } else { "del" }, name);
+        }
         LinkChange::Settings(settings) => type_args(settings, &settings.ip_change_args()),
         LinkChange::Port(settings) => format!("type bridge_slave{}", PortAttrs::ip_args(settings)),
         LinkChange::Owner { was, owner_tag, .. } => {

@@ -37,6 +37,9 @@ struct Common {
     settings: DeviceSettings,
     /// Settings that were asked for before.
     old_settings: Vec<DeviceSettings>,
+    altnames: BTreeSet<String>,
+    /// Alternative names that were asked for before.
+    old_altnames: BTreeSet<String>,
 }
 
 impl Planner<'_> {
@@ -71,6 +74,7 @@ impl Planner<'_> {
         let old_mtus = Vec::new();
         let mac = self.mac_of(task, &device);
         let addresses = task.addresses_of(&device);
+        let earlier = previous_devices(task, device.end);
         self.plan_common(
             task,
             &place,
@@ -82,10 +86,9 @@ impl Planner<'_> {
                 old_mtus,
                 addresses,
                 settings: DeviceSettings::of(&device),
-                old_settings: previous_devices(task, device.end)
-                    .iter()
-                    .map(DeviceSettings::of)
-                    .collect(),
+                old_settings: earlier.iter().map(DeviceSettings::of).collect(),
+                altnames: altnames(&device).collect(),
+                old_altnames: earlier.iter().flat_map(altnames).collect(),
             },
         );
         self.pin_mac(task, spec, &place, mac);
@@ -246,6 +249,8 @@ impl Planner<'_> {
                 addresses: task.addresses_of(spec),
                 settings: DeviceSettings::of(spec),
                 old_settings: old.iter().map(DeviceSettings::of).collect(),
+                altnames: altnames(spec).collect(),
+                old_altnames: old.iter().flat_map(altnames).collect(),
             },
         );
         let known = self
@@ -394,15 +399,41 @@ impl Planner<'_> {
         }
         let earlier: Vec<&DeviceSettings> = spec.old_settings.iter().collect();
         let changes = known.device.changes(&spec.settings, &earlier);
+        let changes = changes.for_type(known.kind.as_deref());
         if changes != DeviceSettings::default() {
+            if changes.arp.is_some() {
+                self.ns_mut(ns).lose(name, LinkEvent::MacChanged);
+            }
             self.emit(
                 Phase::Settings,
                 task,
                 place.set(LinkChange::Device(changes)),
             );
         }
+        self.plan_altnames(task, place, spec, &known);
         self.plan_addresses(task, place, &spec.addresses, mtu.unwrap_or(known.mtu));
         self.add_prefix_routes(task, place);
+    }
+
+    /// Plans alternative names; those of others stay.
+    fn plan_altnames(
+        &mut self,
+        task: &Task<'_>,
+        place: &LinkAt,
+        spec: &Common,
+        known: &ObservedLink,
+    ) {
+        let left = spec.old_altnames.difference(&spec.altnames);
+        for altname in left.filter(|altname| known.altnames.contains(*altname)) {
+            let (name, present) = (altname.clone(), false);
+            let op = place.set(LinkChange::Altname { name, present });
+            self.emit(Phase::ReleaseAltnames, task, op);
+        }
+        for altname in spec.altnames.difference(&known.altnames) {
+            let (name, present) = (altname.clone(), true);
+            let op = place.set(LinkChange::Altname { name, present });
+            self.emit(Phase::Settings, task, op);
+        }
     }
 
     /// Restores the routes to the networks of addresses that somebody deleted: the kernel makes
@@ -566,6 +597,10 @@ fn previous_bridge<'a>(task: &Task<'a>) -> Option<&'a Bridge> {
 fn previous_devices<'a>(task: &Task<'a>, end: usize) -> Vec<DeviceSpec<'a>> {
     let specs = task.applied.iter();
     specs.filter_map(|spec| spec.devices().nth(end)).collect()
+}
+
+fn altnames(spec: &DeviceSpec<'_>) -> impl Iterator<Item = String> {
+    spec.altnames.iter().map(ToString::to_string)
 }
 
 /// Returns the operation that changes settings of a bridge.

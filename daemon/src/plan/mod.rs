@@ -153,6 +153,8 @@ enum Phase {
     Move,
     /// Ports leave their bridges under their new names.
     ReleasePorts,
+    /// Alternative names are free before other links take them.
+    ReleaseAltnames,
     CreateLinks,
     Settings,
     /// Sysctls of links come after the changes that reset them, and before addresses, which IPv6

@@ -141,6 +141,9 @@ fn end() -> impl Strategy<Value = Endpoint> {
             end.interface = Some(format!("eth{device}").parse().unwrap());
             end.bridge = bridge.map(|b| name(&format!("b{b}")));
             end.port.path_cost = cost.filter(|_| bridge.is_some());
+            end.arp = cost != Some(1);
+            end.promiscuous = cost == Some(2);
+            end.alias = cost.map(|cost| format!("alias {cost}"));
             end.addresses = addresses.into_iter().map(Cidr).collect();
             end
         })

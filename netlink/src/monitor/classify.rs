@@ -16,10 +16,15 @@ use crate::{NsChange, socket::NETLINK_HEADER_LEN};
 const NETNSA_NSID: u16 = 1;
 /// `RTPROT_RA`, linux/rtnetlink.h.
 const RTPROT_RA: u8 = 9;
-/// `IFLA_BRPORT_STATE` and `IFLA_BRPORT_LEARNING`, the first and the last setting of a port in a
-/// row, and `IFLA_BRPORT_ISOLATED`, linux/if_link.h.
+/// `IFLA_BRPORT_STATE` and `IFLA_BRPORT_PROXYARP`, the first and the last setting of a port in a
+/// row, and other settings, linux/if_link.h.
 const IFLA_BRPORT_STATE: u16 = 1;
-const IFLA_BRPORT_LEARNING: u16 = 8;
+const IFLA_BRPORT_PROXYARP: u16 = 10;
+const IFLA_BRPORT_MULTICAST_ROUTER: u16 = 25;
+const IFLA_BRPORT_MCAST_FLOOD: u16 = 27;
+const IFLA_BRPORT_MCAST_TO_UCAST: u16 = 28;
+const IFLA_BRPORT_BCAST_FLOOD: u16 = 30;
+const IFLA_BRPORT_NEIGH_SUPPRESS: u16 = 32;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
 
 const INET: u8 = AF_INET as u8;
@@ -160,7 +165,14 @@ fn port_state(body: &[u8]) -> Option<Vec<u8>> {
             .filter(|(kind, _)| {
                 matches!(
                     *kind,
-                    IFLA_BRPORT_STATE..=IFLA_BRPORT_LEARNING | IFLA_BRPORT_ISOLATED
+                    IFLA_BRPORT_STATE
+                        ..=IFLA_BRPORT_PROXYARP
+                            | IFLA_BRPORT_MULTICAST_ROUTER
+                            | IFLA_BRPORT_MCAST_FLOOD
+                            | IFLA_BRPORT_MCAST_TO_UCAST
+                            | IFLA_BRPORT_BCAST_FLOOD
+                            | IFLA_BRPORT_NEIGH_SUPPRESS
+                            | IFLA_BRPORT_ISOLATED
                 )
             })
             .flat_map(|(_, value)| value)

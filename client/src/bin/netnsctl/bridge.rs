@@ -361,6 +361,8 @@ impl ShowInTable for Bridge {
             ("mtu", format_optional(spec.mtu)),
             ("up", yes_no(spec.up)),
             ("addresses", join_lines(&spec.addresses)),
+            ("alias", format_optional(spec.alias.as_ref())),
+            ("altnames", join_lines(&spec.altnames)),
             ("stp", on_off(spec.stp)),
             ("priority", format_optional(spec.priority)),
             ("ageing time", format_seconds(spec.ageing_time_s)),

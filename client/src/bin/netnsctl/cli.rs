@@ -426,7 +426,8 @@ pub enum Command {
                           netnsctl [-n NAMESPACE] link add NAME type bridge [SETTING VALUE]...\n       \
                           netnsctl [-n NAMESPACE] link add NAME type dummy\n       \
                           netnsctl [-n NAMESPACE] link set DEVICE [up|down] [netns NAMESPACE] [master BRIDGE|nomaster]\n              \
-                          [mtu N] [address MAC] [txqueuelen N] [name NAME]\n              \
+                          [mtu N] [address MAC] [txqueuelen N] [name NAME] [alias TEXT]\n              \
+                          [promisc on|off] [allmulticast on|off] [arp on|off]\n              \
                           [type bridge|bridge_slave SETTING VALUE...]\n       \
                           netnsctl [-n NAMESPACE] link delete DEVICE",
         after_help = "Examples:\n  netnsctl link add cable0 type veth peer name cable1 netns net0\n  netnsctl link set cable0 master br0 up"

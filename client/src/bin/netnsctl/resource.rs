@@ -100,6 +100,21 @@ pub struct DeviceOptions {
     /// Length of the transmit queue in packets, or none
     #[arg(long, value_name = "PACKETS", value_parser = parse_args::parse_number_or_none)]
     txqueuelen: Option<Value>,
+    /// Text that ip shows as alias, or none
+    #[arg(long, value_name = "TEXT", value_parser = parse_args::parse_text_or_none)]
+    alias: Option<Value>,
+    /// An alternative name; repeatable; with set they replace all alternative names, none removes them
+    #[arg(long, value_name = "NAME", value_parser = parse_args::parse_text_or_none)]
+    altname: Vec<Value>,
+    /// Receive all frames
+    #[arg(long, value_name = "on|off", value_parser = parse_args::parse_on_off)]
+    promiscuous: Option<bool>,
+    /// Receive all multicast frames
+    #[arg(long, value_name = "on|off", value_parser = parse_args::parse_on_off)]
+    allmulticast: Option<bool>,
+    /// Do ARP
+    #[arg(long, value_name = "on|off", value_parser = parse_args::parse_on_off)]
+    arp: Option<bool>,
     /// Set it up
     #[arg(long, conflicts_with = "down")]
     up: bool,
@@ -120,6 +135,11 @@ impl DeviceOptions {
         body.set("mac", self.mac.clone());
         body.set("mtu", self.mtu.clone());
         body.set("txqueuelen", self.txqueuelen.clone());
+        body.set("alias", self.alias.clone());
+        body.set_list("altnames", &self.altname);
+        body.set("promiscuous", self.promiscuous);
+        body.set("allmulticast", self.allmulticast);
+        body.set("arp", self.arp);
         body.set_flag("up", self.up, self.down);
         body.set_list("addresses", &self.address);
     }

@@ -37,7 +37,6 @@ use crate::kernel::{
     LinkChange, LinkOp, NamespaceChange, NamespaceOp, NeighbourChange, NewEnd, NewLink, Ns, ObservedAddress, ObservedLink, ObservedRoute, Op, Outcome, ROUTE_PROTOCOL, ROUTE_PROTOCOL_KERNEL, RT_TABLE_MAIN, RemoteChange, RouteChange, moved, prefix_route, ObservedRule, RuleChange,
     sysctl::changed_along,
 };
-use crate::links::DeviceAttrs;
 
 /// Time that a batch waits, in all, for the ids of deleted namespaces, which the kernel releases in
 /// the background (`cleanup_net()`, net/core/net_namespace.c).
@@ -418,10 +417,12 @@ fn set_link(
                 LinkAttribute::Controller(master),
             )
         }
-        LinkChange::Device(settings) => RouteNetlinkMessage::SetLink(link::link_message(
-            state.index_of(switcher, link)?,
-            DeviceAttrs::encode(settings),
-        )),
+        LinkChange::Device(settings) => {
+            message::set_device(state.index_of(switcher, link)?, settings)
+        }
+        LinkChange::Altname { name, present } => {
+            return set_altname(switcher, link, name, *present);
+        }
         LinkChange::Settings(settings) => match message::set_settings(&link.name, settings) {
             Some(message) => message,
             None => return Ok(()),
@@ -812,6 +813,31 @@ fn set_owner(
             Ok(())
         }
         (outcome, _) => outcome,
+    }
+}
+
+/// Adds an alternative name to a link, or removes it.
+fn set_altname(
+    switcher: &mut NamespaceSwitcher,
+    link: &LinkAt,
+    altname: &str,
+    present: bool,
+) -> Outcome {
+    let message = if present {
+        link::add_altname(&link.name, altname)
+    } else {
+        link::delete_altname(&link.name, altname)
+    };
+    match send(switcher, &link.ns, message, 0) {
+        Err(error) if present && error.errno() == Some(Errno::EEXIST) => {
+            if look_at(switcher, link)?.altnames.contains(altname) {
+                return Ok(());
+            }
+            let message = format!("another link of {} has the name {altname}", link.ns);
+            Err(KernelError::refused(Errno::EEXIST, message))
+        }
+        Err(error) if !present && error.errno() == Some(Errno::ENOENT) => Ok(()),
+        outcome => outcome,
     }
 }
 

@@ -36,7 +36,7 @@ use super::{
     super::{LOOPBACK, NewEnd, NewLink, ObservedAddress, ROUTE_PROTOCOL, RouteExtras, ownership},
     parse::{RTAX_ADVMSS, RTAX_INITCWND, RTAX_MTU},
 };
-use crate::links::{LinkSettings, PortAttrs};
+use crate::links::{DeviceAttrs, DeviceSettings, LinkSettings, PortAttrs};
 
 fn end_attributes(end: &NewEnd) -> Vec<LinkAttribute> {
     let mut attributes = vec![LinkAttribute::IfName(end.at.name.clone())];
@@ -99,6 +99,15 @@ pub(super) fn set_settings(name: &str, settings: &LinkSettings) -> Option<RouteN
         LinkAttribute::LinkInfo(info),
     ];
     Some(RouteNetlinkMessage::NewLink(link_message(0, attributes)))
+}
+
+/// Builds a request that changes settings that every device has.
+pub(super) fn set_device(index: u32, settings: &DeviceSettings) -> RouteNetlinkMessage {
+    let mut message = link_message(index, Vec::new());
+    for setting in DeviceAttrs::encode(settings) {
+        setting.add_to(&mut message);
+    }
+    RouteNetlinkMessage::SetLink(message)
 }
 
 /// Builds a request that changes a bridge port's settings.

@@ -29,11 +29,12 @@ use rtnetlink::{
     },
 };
 
+
 use super::super::{
     ObservedAddress, ObservedBridge, ObservedLink, ObservedPort, ObservedRoute, ObservedRule,
     ROUTE_PROTOCOL, RT_TABLE_LOCAL, RouteExtras, RuleExtras, ownership,
 };
-use crate::links::LinkSettings;
+use crate::links::{DeviceAttribute, LinkSettings};
 
 /// Masks of ports (linux/fib_rules.h).
 const FRA_SPORT_MASK: u16 = 28;
@@ -62,11 +63,15 @@ pub(super) fn link(message: &LinkMessage) -> ParsedLink {
     link.index = message.header.index;
     link.up = message.header.flags.contains(LinkFlags::Up);
     let mut vxlan_lower = None;
+    for setting in DeviceAttribute::of_flags(message.header.flags) {
+        link.device.decode(&setting);
+    }
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => parsed.name.clone_from(name),
             LinkAttribute::PropList(names) => {
-                link.owner_tag = names.iter().find_map(owner_tag).or(link.owner_tag.take())
+                link.owner_tag = names.iter().find_map(owner_tag).or(link.owner_tag.take());
+                link.altnames = names.iter().filter_map(altname).collect();
             }
             LinkAttribute::IfAlias(alias)
                 if ownership::is_legacy(alias) && ownership::parse(alias).is_some() =>
@@ -100,7 +105,11 @@ pub(super) fn link(message: &LinkMessage) -> ParsedLink {
                 info(link, infos);
                 vxlan_lower = vxlan_lower.or(find_vxlan_lower(infos));
             }
-            setting => link.device.decode(setting),
+            other => {
+                if let Some(setting) = DeviceAttribute::of(other) {
+                    link.device.decode(&setting);
+                }
+            }
         }
     }
     // The kernel gives a vxlan's own index as `IFLA_LINK` (`dev_get_iflink()`, net/core/dev.c).
@@ -116,6 +125,14 @@ fn owner_tag(name: &Prop) -> Option<String> {
         {
             Some(name.clone())
         }
+        _ => None,
+    }
+}
+
+/// Returns an alternative name that is no owner tag.
+fn altname(name: &Prop) -> Option<String> {
+    match name {
+        Prop::AltIfName(text) if owner_tag(name).is_none() => Some(text.clone()),
         _ => None,
     }
 }

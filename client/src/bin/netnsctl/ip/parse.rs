@@ -210,10 +210,7 @@ const NEIGHBOUR_STATES: &[&str] = &[
 /// Words of ip-link(8) about every device that netnsd has no field for.
 const UNMANAGED_DEVICE_WORDS: &[&str] = &[
     "addrgenmode",
-    "alias",
-    "allmulticast",
     "altname",
-    "arp",
     "broadcast",
     "brd",
     "carrier",
@@ -223,7 +220,6 @@ const UNMANAGED_DEVICE_WORDS: &[&str] = &[
     "multicast",
     "numrxqueues",
     "numtxqueues",
-    "promisc",
     "protodown",
     "vf",
     "vrf",
@@ -486,8 +482,8 @@ fn parse_set_link(mut words: Words<'_>) -> Result<Request, String> {
     }
     if set == nothing_of(&set.device.name) {
         return Err(
-            "link set needs a change: up, down, netns, master, nomaster, mtu, address, txqueuelen \
-             or name"
+            "link set needs a change: up, down, netns, master, nomaster, mtu, address, txqueuelen, \
+             alias, promisc, allmulticast, arp or name"
                 .into(),
         );
     }
@@ -534,6 +530,20 @@ fn parse_device(words: &mut Words<'_>, is_new: bool) -> Result<DeviceWords, Stri
                 let length: u32 = words.parsed("txqueuelen")?;
                 device.fields.insert("txqueuelen".into(), length.into());
             }
+            "alias" => {
+                let alias = words.value("alias")?;
+                let alias = (!alias.is_empty()).then_some(alias);
+                device.fields.insert("alias".into(), alias.into());
+            }
+            "promisc" | "allmulticast" | "arp" => {
+                let field = if word == "promisc" {
+                    "promiscuous"
+                } else {
+                    word
+                };
+                let on = parse_form(word, Form::Flag, words.value(word)?)?;
+                device.fields.insert(field.into(), on);
+            }
             "address" | "addr" => {
                 let mac: Mac = words.parsed("address")?;
                 device.fields.insert("mac".into(), mac.to_string().into());
@@ -549,7 +559,7 @@ fn parse_device(words: &mut Words<'_>, is_new: bool) -> Result<DeviceWords, Stri
             other => {
                 return Err(format!(
                     "unknown word {other:?}: expected up, down, netns, master, nomaster, mtu, \
-                     address, txqueuelen, name or type"
+                     address, txqueuelen, alias, promisc, allmulticast, arp, name or type"
                 ));
             }
         }
@@ -1335,6 +1345,13 @@ mod tests {
                         LinkType::Vxlan,
                         fields(json!({"vni": 42, "group": "239.1.1.1", "udp_port": 4789})),
                     ),
+                ),
+            ),
+            (
+                "ip link set dev veth0 alias uplink promisc on allmulticast off arp off",
+                set(
+                    "veth0",
+                    json!({"alias": "uplink", "promiscuous": true, "allmulticast": false, "arp": false}),
                 ),
             ),
             (

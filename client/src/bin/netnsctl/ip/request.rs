@@ -120,7 +120,7 @@ pub struct DeviceWords {
     pub lower: Option<String>,
     /// The bridge to attach it to; `Some(None)` for `nomaster`.
     pub master: Option<Option<String>>,
-    /// Fields of the resource: `interface`, `mac`, `mtu`, `txqueuelen`, `up`.
+    /// Fields of the resource, such as `interface`, `mac` and `up`.
     pub fields: Map<String, Value>,
 }
 
