@@ -4,8 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
-    Centiseconds, GroupAddr, Name, NamespaceObserved, NextHop, Port, ResourceRef, Rule,
-    VlanProtocol,
+    Centiseconds, GroupAddr, Name, NamespaceObserved, NextHop, Port, ResourceRef, Rule, VlanProtocol, VlanRange,
 };
 
 /// A network device, live from the kernel.
@@ -277,6 +276,10 @@ pub struct BridgePort {
     pub proxy_arp: bool,
     /// Multicast router at the port: 0 (none), 1 (found by queries) or 2 (always).
     pub mcast_router: u8,
+    /// VLAN of untagged frames that come in (PVID); null if there is none.
+    pub vlan: Option<u16>,
+    /// Other VLANs of the port, each also with those that leave untagged.
+    pub vlans: Vec<VlanRange>,
 }
 
 /// An entry of a bridge's forwarding table (`bridge fdb`, `brctl showmacs`).

@@ -460,3 +460,72 @@ fn altname_that_is_taken_is_a_conflict() {
             .refused(422, "invalid_field", Some(pointer));
     }
 }
+
+#[test]
+fn port_vlans_are_kept_and_reset_or_refused_whole() {
+    let host = Host::started();
+    let has_vlans = host.get("/v1").ok()["features"]["vlan_filtering"] == true;
+    let veth = |port: Value| json!({"endpoints": [{"interface": "p0", "bridge": "br0", "port": port}, {"interface": "p1"}]});
+    host.put(
+        "/v1/bridges/br0",
+        if has_vlans {
+            json!({"vlan_filtering": true})
+        } else {
+            json!({})
+        },
+    )
+    .ok();
+    let answer = host.put(
+        "/v1/veths/cable",
+        veth(json!({"vlan": 10, "vlans": [20, "30-32"]})),
+    );
+    if !has_vlans {
+        answer.refused(422, "unsupported_by_kernel", None);
+        assert_eq!(host.get("/v1/veths/cable").status, 404);
+        assert!(!host.sh("ip link show p0").status.success());
+        return;
+    }
+    answer.ok();
+    let vlans = || {
+        let shown = host.bridge(&["-compressvlans", "vlan", "show", "dev", "p0"]);
+        shown[0]["vlans"].clone()
+    };
+    let untagged = |vlan: u16| json!({"vlan": vlan, "flags": ["PVID", "Egress Untagged"]});
+    let wanted = json!([untagged(10), {"vlan": 20}, {"vlan": 30, "vlanEnd": 32}]);
+    assert_eq!(vlans(), wanted);
+    let shown = host.get("/v1/bridges/br0/ports").ok()["items"][0].clone();
+    assert_eq!(
+        (&shown["vlan"], &shown["vlans"]),
+        (&json!(10), &json!([20, "30-32"]))
+    );
+
+    for change in [
+        "del vid 31",
+        "add vid 7 pvid untagged",
+        "add vid 20 untagged",
+        "del vid 10",
+    ] {
+        host.run(&["sh", "-c", &format!("bridge vlan {change} dev p0")]);
+        host.until("the VLANs are repaired", || vlans() == wanted);
+    }
+    host.run(&["bridge", "vlan", "add", "vid", "99", "dev", "p0"]);
+    host.put("/v1/veths/cable", veth(json!({"vlans": [20]})))
+        .ok();
+    assert_eq!(vlans(), json!([untagged(1), {"vlan": 20}, {"vlan": 99}]));
+}
+
+#[test]
+fn vlan_that_is_none_is_refused() {
+    let host = Host::started();
+    for (port, code, field) in [
+        (json!({"vlan": 0}), "invalid_field", "vlan"),
+        (json!({"vlans": [4095]}), "invalid_field", "vlans/0"),
+        (json!({"vlans": [7, "9-8"]}), "invalid_field", "vlans/1"),
+        (json!({"vlan": 7, "vlans": ["5-8"]}), "duplicate", "vlans/0"),
+    ] {
+        let ends = json!({"endpoints": [{"bridge": "br0", "port": port}, {}]});
+        let pointer = format!("/endpoints/0/port/{field}");
+        host.put("/v1/veths/cable", ends)
+            .refused(422, code, Some(&pointer));
+    }
+}

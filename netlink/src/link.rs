@@ -6,7 +6,7 @@ use nix::libc;
 use rtnetlink::{
     packet_core::{DefaultNla, Emitable, NLA_F_NESTED, NLM_F_CREATE, NLM_F_EXCL},
     packet_route::{
-        RouteNetlinkMessage,
+        AddressFamily, RouteNetlinkMessage,
         link::{
             AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute, LinkExtentMask,
             LinkFlags, LinkMessage, Prop,
@@ -178,6 +178,20 @@ pub fn get_link_by_altname(altname: &str) -> RouteNetlinkMessage {
 /// Builds a request for every link, with counters.
 pub fn get_links() -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetLink(LinkMessage::default())
+}
+
+/// Builds a request for every bridge port with its VLANs, in ranges (`rtnl_bridge_getlink()`,
+/// net/core/rtnetlink.c).
+pub fn get_port_vlans() -> RouteNetlinkMessage {
+    let mask = LinkAttribute::ExtMask(vec![LinkExtentMask::BrvlanCompressed]);
+    RouteNetlinkMessage::GetLink(port_message(0, mask))
+}
+
+/// Builds a message about a bridge port, with one attribute.
+pub fn port_message(index: u32, attribute: LinkAttribute) -> LinkMessage {
+    let mut message = link_message(index, vec![attribute]);
+    message.header.interface_family = AddressFamily::Bridge;
+    message
 }
 
 /// Builds a request for every link, without counters.

@@ -11,13 +11,11 @@ use super::{
     checks::{check_default_interface, check_labels},
 };
 use crate::{
-    Centiseconds, Code, FieldError, GroupAddr, InterfaceName, Name,
+    Centiseconds, Code, FieldError, GroupAddr, InterfaceName, MAX_VLAN, Name,
     device::{device_observed, device_spec},
     string_enum::string_enum,
 };
 
-/// Maximum VLAN id (`VLAN_VID_MASK - 1`, linux/if_vlan.h).
-const MAX_VLAN: u16 = 4094;
 /// Maximum ageing time, in seconds.
 const MAX_AGEING_TIME: u32 = 1_000_000;
 /// Bits of `group_fwd_mask` that the kernel refuses (`BR_GROUPFWD_RESTRICTED`,

@@ -1,6 +1,9 @@
 //! Veth pairs.
 
-use std::{collections::BTreeMap, sync::LazyLock};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::LazyLock,
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -8,7 +11,7 @@ use utoipa::ToSchema;
 
 use super::{Kind, Resource, bridge::check_number, checks::check_labels};
 use crate::{
-    Code, FieldError, InterfaceName, Name,
+    Code, FieldError, InterfaceName, MAX_VLAN, Name, VlanRange,
     device::{device_observed, device_spec},
     topology::{default_fields, omit_defaults_of_items},
 };
@@ -99,6 +102,16 @@ pub struct Port {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(maximum = 2)]
     pub mcast_router: Option<u8>,
+    /// VLAN of untagged frames that come in (PVID), and that leave untagged, 1 to 4094: instead of
+    /// the bridge's `vlan_default_pvid`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 4094)]
+    pub vlan: Option<u16>,
+    /// VLANs whose frames come in and leave tagged: ids, and ranges such as "10-20". Those that
+    /// others gave the port stay.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 4094)]
+    pub vlans: Vec<VlanRange>,
 }
 
 /// Observed state of a veth pair.
@@ -183,7 +196,31 @@ impl Port {
                 format!("{priority} is not a port priority: 0 to 63"),
             ));
         }
-        check_number("mcast_router", self.mcast_router, 0..=2)
+        check_number("mcast_router", self.mcast_router, 0..=2)?;
+        self.check_vlans()
+    }
+
+    fn check_vlans(&self) -> Result<(), FieldError> {
+        if let Some(vlan) = self.vlan
+            && !(1..=MAX_VLAN).contains(&vlan)
+        {
+            return Err(FieldError::new(
+                Code::InvalidField,
+                "/vlan",
+                format!("{vlan} is not a VLAN id: 1 to {MAX_VLAN}"),
+            ));
+        }
+        let mut seen: BTreeSet<u16> = self.vlan.into_iter().collect();
+        for (i, range) in self.vlans.iter().enumerate() {
+            if let Some(id) = range.ids().find(|id| !seen.insert(*id)) {
+                return Err(FieldError::at(
+                    Code::Duplicate,
+                    &["vlans", &i.to_string()],
+                    format!("VLAN {id} of \"{range}\" is in vlan or vlans already"),
+                ));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -14,6 +14,7 @@ mod network;
 mod range;
 mod string_value;
 mod sysctl;
+mod vlan_range;
 
 pub(crate) use self::string_value::string_value;
 pub(crate) use self::sysctl::{DUPLICATE_SYSCTL, deserialize_sysctls};
@@ -31,6 +32,7 @@ pub use self::{
     network::Network,
     range::{PortRange, UidRange},
     sysctl::{SysctlKey, SysctlValue},
+    vlan_range::{MAX_VLAN, VlanRange},
 };
 
 /// The reason why a value is not valid: a sentence that names the value and what is expected.

@@ -11,7 +11,7 @@ use std::{
     time::Instant,
 };
 
-use netnsd_api::{Kind, Progress, ResourceRef, is_link_local};
+use netnsd_api::{Kind, Name, Progress, ResourceRef, is_link_local};
 
 use super::{
     batch::PendingWrite,
@@ -29,7 +29,7 @@ use crate::{
     },
     liveness::Part,
     metrics::Metrics,
-    model::{ChangeKind, Record, Spec},
+    model::{BridgeDevice, ChangeKind, Record, Spec},
     plan::{self, AdoptionSnapshot, Ownership, Plan, PlanStatus, Step, Task},
 };
 
@@ -216,7 +216,7 @@ impl<K: Kernel> Reconciler<K> {
                     .group(&task.resource)
                     .is_none_or(|group| !aborted.contains(&group))
         });
-        let bridge_device = |bridge: &netnsd_api::Name| records.intent().bridge_device(bridge);
+        let bridge_device = |bridge: &Name| records.intent().bridge_device(bridge);
         plan::plan(&tasks, &bridge_device, observed)
     }
 
@@ -408,7 +408,8 @@ impl<K: Kernel> Reconciler<K> {
                 return tracing::error!(%error, "cannot restore adopted devices");
             }
         };
-        let plan = plan::plan(&tasks, &|bridge| Some(bridge.to_string()), &observed);
+        let bridge_device = |bridge: &Name| Some(BridgeDevice::with_default_pvid(bridge.as_str()));
+        let plan = plan::plan(&tasks, &bridge_device, &observed);
         // A group each: a setting that cannot be restored does not stop the rest.
         let ops: Vec<BatchOp> = (0..)
             .zip(&plan.steps)

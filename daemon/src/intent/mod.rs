@@ -20,7 +20,7 @@ use self::index::Index;
 pub use self::{decide::Proposal, error::IntentError};
 use crate::{
     kernel::Ns,
-    model::{Leftovers, MachineKey, Record, Spec},
+    model::{BridgeDevice, Leftovers, MachineKey, Record, Spec},
 };
 
 /// All records.
@@ -140,10 +140,10 @@ impl Intent {
         before
     }
 
-    /// Returns the device name of a bridge.
-    pub fn bridge_device(&self, bridge: &Name) -> Option<String> {
+    /// Returns the device of a bridge.
+    pub fn bridge_device(&self, bridge: &Name) -> Option<BridgeDevice> {
         match &*self.records[Kind::Bridge as usize].get(bridge)?.spec {
-            Spec::Bridge(spec) => Some(spec.device().to_owned()),
+            Spec::Bridge(spec) => Some(BridgeDevice::of(spec)),
             _ => None,
         }
     }

@@ -36,7 +36,7 @@ pub use self::{
     },
     rule::{ObservedRule, RuleExtras, Selectors},
 };
-use crate::links::{BridgeAttrs, DeviceAttrs, LinkSettings, PortAttrs};
+use crate::links::{BridgeAttrs, DeviceAttrs, LinkSettings, PortAttrs, PortVlans};
 
 /// Routes and policy rules that netnsd makes carry this protocol number (`rtm_protocol`, `linux/rtnetlink.h`; none
 /// of the registered ones).
@@ -106,6 +106,8 @@ pub struct NsScope {
     pub neighbours: bool,
     /// Proxy neighbours.
     pub proxy_neighbours: bool,
+    /// VLANs of bridge ports.
+    pub port_vlans: bool,
     /// Sysctls to read.
     pub sysctls: BTreeSet<netnsd_api::SysctlKey>,
 }
@@ -420,8 +422,10 @@ impl ObservedLink {
             made.attrs.apply(settings);
             own = None;
         }
+        let kind = settings.device_type().kind();
         Self {
-            kind: Some(settings.device_type().kind().into()),
+            kind: Some(kind.into()),
+            device: DeviceAttrs::of_new(kind),
             settings: own,
             owner_tag: Some(end.owner_tag.clone()),
             mac: end.mac,
@@ -573,6 +577,8 @@ pub struct ObservedPort {
     pub state: String,
     /// Settings.
     pub attrs: PortAttrs,
+    /// VLANs, if they were read.
+    pub vlans: Option<PortVlans>,
 }
 
 /// Observed route.

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use netnsd_api::{Mac, Name, Neighbour, NetnsId, Port, Route, Rule, SysctlKey};
 
 use super::{DnsFile, Ns, ObservedAddress, RouteExtras};
-use crate::links::{BridgeSettings, DeviceSettings, LinkSettings, NoSettings};
+use crate::links::{BridgeSettings, DeviceSettings, LinkSettings, NoSettings, VlanChange};
 
 /// Location of a link: its namespace, and its name there.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -221,6 +221,8 @@ pub enum LinkChange {
     Settings(LinkSettings),
     /// Changes settings of a bridge port.
     Port(Port),
+    /// Changes the VLANs of a bridge port.
+    Vlans(VlanChange),
     /// Replaces the owner tag (on `lo`: of its namespace).
     Owner {
         /// Tag that was found.
@@ -524,6 +526,7 @@ impl LinkOp {
                 LinkChange::Altname { .. } => "link_altname",
                 LinkChange::Settings(settings) => settings.set_label(),
                 LinkChange::Port(_) => "port_set",
+                LinkChange::Vlans(_) => "port_vlans",
                 LinkChange::Owner { .. } => "link_owner",
             },
         }

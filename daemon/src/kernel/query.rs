@@ -9,8 +9,7 @@ use std::{
 
 use netnsd_api::{
     BridgePort, Destination, FdbEntry, Features, KernelLink, KernelNamespace, Kind, LinkAddress,
-    LinkSettings, LiveLink, LiveNeighbour, LiveRoute, LiveRule, NamespaceObserved, Peer,
-    ResourceRef,
+    LinkSettings, LiveLink, LiveNeighbour, LiveRoute, LiveRule, NamespaceObserved, Peer, ResourceRef, VlanRange,
 };
 use netnsd_netlink::{NamespaceSwitcher, netns::file::list_names};
 use nix::errno::Errno;
@@ -595,7 +594,9 @@ fn ports(
     bridge: &str,
 ) -> Result<Vec<BridgePort>, QueryError> {
     let seen = live::every_link(switcher, ns)?;
+    let mut vlans = live::port_vlans(switcher, ns)?;
     let port = |(name, link): (String, ObservedLink)| {
+        let vlans = vlans.remove(&link.index).unwrap_or_default();
         let port = link
             .port
             .filter(|_| link.master.as_deref() == Some(bridge))?;
@@ -629,6 +630,8 @@ fn ports(
             neigh_suppress: port.attrs.neigh_suppress,
             proxy_arp: port.attrs.proxy_arp,
             mcast_router: port.attrs.mcast_router,
+            vlan: vlans.pvid(),
+            vlans: VlanRange::from_ids(vlans.others()),
         })
     };
     Ok(seen.into_iter().filter_map(port).collect())

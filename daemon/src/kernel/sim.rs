@@ -22,7 +22,7 @@ use super::{
     NeighbourChange, NewLink, Ns, Observed, ObservedAddress, ObservedBridge, ObservedLink,
     ObservedNs, ObservedPort, ObservedRoute, Op, Outcome, ROUTE_PROTOCOL, RemoteChange, RouteChange, RouteExtras, Scope, WatchChange, sysctl, ObservedRule, RuleChange, Selectors,
 };
-use crate::links::{BridgeSettings, LinkSettings};
+use crate::links::{BridgeSettings, LinkSettings, PortVlans};
 
 /// First bytes of the MAC addresses that this kernel chooses itself.
 const CHOSEN: [u8; 4] = [0xfe, 0, 0, 0];
@@ -532,9 +532,18 @@ impl State {
                     let is_bridge = self.link(&master)?.bridge.is_some();
                     is_bridge.then_some(()).ok_or(Errno::EOPNOTSUPP)?;
                 }
+                let mut pvid = None;
+                if let Some(master) = master {
+                    let master = self.link(&LinkAt::new(at.ns.clone(), master))?;
+                    let bridge = master.bridge.as_ref();
+                    pvid = bridge.map(|bridge| bridge.attrs.vlan_default_pvid);
+                }
                 let link = self.link(at)?;
                 link.master.clone_from(master);
-                link.port = master.as_ref().map(|_| ObservedPort::default());
+                link.port = pvid.map(|pvid| ObservedPort {
+                    vlans: Some(PortVlans::of_new_port(pvid)),
+                    ..ObservedPort::default()
+                });
                 Ok(())
             }
             LinkChange::Device(settings) => {
@@ -549,6 +558,11 @@ impl State {
             LinkChange::Port(settings) => {
                 let port = self.link(at)?.port.as_mut().ok_or(Errno::EINVAL)?;
                 port.attrs.apply(settings);
+                Ok(())
+            }
+            LinkChange::Vlans(change) => {
+                let port = self.link(at)?.port.as_mut().ok_or(Errno::EINVAL)?;
+                port.vlans.get_or_insert_default().apply(change);
                 Ok(())
             }
             LinkChange::Owner { owner_tag, .. } => self.set_owner(at, owner_tag),

@@ -126,13 +126,18 @@ macro_rules! link_attributes {
             }
 
             /// Returns every attribute as a setting.
+            #[allow(clippy::needless_update, reason = "a port has settings that are no attributes")]
             pub fn settings(&self) -> $settings {
                 type Settings = $settings;
-                Settings { $($field: Some(Clone::clone(&self.$field)),)+ }
+                Settings {
+                    $($field: Some(Clone::clone(&self.$field)),)+
+                    ..Settings::default()
+                }
             }
 
             /// Returns the settings that lead from here to those wanted. What was wanted earlier
             /// and is no longer goes back to its default.
+            #[allow(clippy::needless_update, reason = "a port has settings that are no attributes")]
             pub fn changes(&self, wanted: &$settings, earlier: &[&$settings]) -> $settings {
                 type Settings = $settings;
                 let default = Self::default();
@@ -143,6 +148,7 @@ macro_rules! link_attributes {
                         default.$field,
                         &self.$field,
                     ),)+
+                    ..Settings::default()
                 }
             }
 

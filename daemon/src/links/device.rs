@@ -73,6 +73,16 @@ link_attributes! {
     arp: bool = true, "arp", DeviceAttribute::Arp, DeviceAttribute::Arp(value) => *value;
 }
 
+impl DeviceAttrs {
+    /// Returns the attributes of a new device of a type.
+    pub fn of_new(kind: &str) -> Self {
+        Self {
+            arp: !TYPES_WITHOUT_ARP.contains(&kind),
+            ..Self::default()
+        }
+    }
+}
+
 /// Settings of a device; what is `None` stays as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "named as the API's fields")]

@@ -13,6 +13,7 @@ mod dummy;
 mod example;
 mod ipvlan;
 mod macvlan;
+mod port_vlans;
 mod veth;
 mod vlan;
 mod vxlan;
@@ -23,5 +24,5 @@ pub use self::{
     bridge::{BridgeAttrs, BridgeSettings, bridge_mtu},
     bridge_port::PortAttrs,
     device::{DeviceAttribute, DeviceAttrs, DeviceSettings},
-    driver::{DeviceType, LinkDriver, LinkSettings, NoSettings, SettingsChange},
+    driver::{DeviceType, LinkDriver, LinkSettings, NoSettings, SettingsChange}, port_vlans::{PortVlans, VlanChange, VlanFlags, has_vlans},
 };

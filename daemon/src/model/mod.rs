@@ -16,6 +16,6 @@ pub use self::{
     },
     etag::{Version, tag_versions},
     record::{Leftovers, MachineKey, Record, Row, TokenRow},
-    spec::{DeviceSpec, PortSpec, Spec, SpecOf, ipv6_switches},
+    spec::{BridgeDevice, DeviceSpec, PortSpec, Spec, SpecOf, ipv6_switches},
     time::format_rfc3339,
 };

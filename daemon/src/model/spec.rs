@@ -264,6 +264,34 @@ pub struct DeviceSpec<'s> {
     pub port: Option<PortSpec<'s>>,
 }
 
+/// Device of a bridge, as its ports see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BridgeDevice {
+    /// Interface name.
+    pub name: String,
+    /// VLAN that the bridge gives to new ports; 0 for none.
+    pub default_pvid: u16,
+}
+
+impl BridgeDevice {
+    /// Returns the device that a bridge is asked to have.
+    pub fn of(spec: &Bridge) -> Self {
+        let device = Self::with_default_pvid(spec.device());
+        Self {
+            default_pvid: spec.vlan_default_pvid.unwrap_or(device.default_pvid),
+            ..device
+        }
+    }
+
+    /// Returns a device with the kernel's default VLAN (`br_vlan_init()`, net/bridge/br_vlan.c).
+    pub fn with_default_pvid(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            default_pvid: 1,
+        }
+    }
+}
+
 /// Bridge port that a device is asked to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PortSpec<'s> {

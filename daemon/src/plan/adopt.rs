@@ -1,9 +1,11 @@
 //! Adoption: takes over namespaces, bridges and pairs that others made, in place, and releases them
 //! as they were found if the kernel refuses the rest of the write.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use netnsd_api::{Bridge, Endpoint, Kind, Name, Namespace, NetnsId, ResourceRef, is_link_local};
+use netnsd_api::{
+    Bridge, Endpoint, Kind, Name, Namespace, NetnsId, Port, ResourceRef, VlanRange, is_link_local,
+};
 
 use super::{
     Ownership, Phase, Planner, Task,
@@ -12,10 +14,10 @@ use super::{
 };
 use crate::{
     kernel::{
-        LinkAt, Ns, ObservedAddress, ObservedBridge, ObservedLink, ObservedNs, ObservedRoute, Op,
-        ROUTE_PROTOCOL, ROUTE_PROTOCOL_KERNEL, RouteExtras, ownership,
+        LinkAt, Ns, ObservedAddress, ObservedBridge, ObservedLink, ObservedNs, ObservedPort,
+        ObservedRoute, Op, ROUTE_PROTOCOL, ROUTE_PROTOCOL_KERNEL, RouteExtras, ownership,
     },
-    links::{DeviceType, SettingsChange},
+    links::{DeviceType, SettingsChange, PortVlans, has_vlans},
     model::{DeviceSpec, Spec},
 };
 
@@ -350,6 +352,18 @@ fn found_bridge(spec: &Bridge, known: &ObservedLink, bridge: &ObservedBridge) ->
     bridge.attrs.settings().into_spec(spec)
 }
 
+/// Returns the settings of a port as it was found; of its tagged VLANs those that are asked for.
+fn found_port(spec: &Port, known: &ObservedPort) -> Port {
+    let vlans = known.vlans.as_ref().filter(|_| has_vlans(spec));
+    let asked: BTreeSet<u16> = spec.vlans.iter().flat_map(|range| range.ids()).collect();
+    let found = vlans.into_iter().flat_map(PortVlans::others);
+    Port {
+        vlan: vlans.and_then(PortVlans::pvid),
+        vlans: VlanRange::from_ids(found.filter(|id| asked.contains(id))),
+        ..known.attrs.settings()
+    }
+}
+
 fn found_end(spec: &Endpoint, known: &ObservedLink) -> Endpoint {
     Endpoint {
         mac: known.mac,
@@ -370,7 +384,7 @@ fn found_end(spec: &Endpoint, known: &ObservedLink) -> Endpoint {
         port: known
             .port
             .as_ref()
-            .map(|port| port.attrs.settings())
+            .map(|port| found_port(&spec.port, port))
             .unwrap_or_default(),
         ..spec.clone()
     }

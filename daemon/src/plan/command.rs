@@ -12,7 +12,7 @@ use crate::kernel::{
     AddressChange, FeatureOp, IFA_F_NODAD, IFA_F_NOPREFIXROUTE, LinkAt, LinkChange, LinkOp,
     NamespaceChange, NamespaceOp, NeighbourChange, NewEnd, NewLink, Ns, ObservedAddress, Op, ROUTE_PROTOCOL, RemoteChange, RouteChange, RouteExtras, moved, ownership, prefix_route, RuleChange,
 };
-use crate::links::{DeviceAttrs, DeviceType, LinkSettings, PortAttrs};
+use crate::links::{DeviceAttrs, DeviceType, LinkSettings, PortAttrs, VlanChange};
 
 /// Returns the shell line that does the same as an operation.
 pub fn command(op: &Op) -> String {
@@ -88,6 +88,7 @@ fn link_change_line(link: &LinkAt, change: &LinkChange) -> String {
         }
         LinkChange::Settings(settings) => type_args(settings, &settings.ip_change_args()),
         LinkChange::Port(settings) => format!("type bridge_slave{}", PortAttrs::ip_args(settings)),
+        LinkChange::Vlans(change) => return vlan_lines(link, change),
         LinkChange::Owner { was, owner_tag, .. } => {
             let added = owner_tag.iter().map(|tag| altname(link, "add", tag));
             let removed = was.iter().map(|tag| match ownership::is_legacy(tag) {
@@ -234,6 +235,27 @@ fn altname(link: &LinkAt, verb: &str, altname: &str) -> String {
         shell_word(&link.name),
         shell_word(altname)
     )
+}
+
+/// Changes the VLANs of a port.
+fn vlan_lines(link: &LinkAt, change: &VlanChange) -> String {
+    let bridge = match &link.ns {
+        Ns::Host => "bridge".into(),
+        Ns::Named(name) => format!("bridge -n {name}"),
+    };
+    let device = shell_word(&link.name);
+    let deleted = change.delete.iter();
+    let deleted = deleted.map(|range| format!("{bridge} vlan del vid {range} dev {device}"));
+    let added = change.add.iter().map(|(range, flags)| {
+        let mut line = format!("{bridge} vlan add vid {range} dev {device}");
+        for (word, on) in [(" pvid", flags.pvid), (" untagged", flags.untagged)] {
+            if on {
+                line += word;
+            }
+        }
+        line
+    });
+    deleted.chain(added).collect::<Vec<_>>().join(" && ")
 }
 
 fn add_or_replace(replace: bool) -> &'static str {

@@ -19,7 +19,7 @@ use crate::{
     links::{
         BridgeAttrs, BridgeSettings, DeviceSettings, LinkSettings, SettingsChange, bridge_mtu,
     },
-    model::{DeviceSpec, Spec},
+    model::{DeviceSpec, Spec, BridgeDevice}, links::{BridgeAttrs, BridgeSettings, DeviceSettings, LinkSettings, PortVlans, bridge_mtu},
 };
 
 /// Settings that bridges and veth ends share.
@@ -326,9 +326,10 @@ impl Planner<'_> {
         settings: &Port,
         place: &LinkAt,
         known: &ObservedLink,
-        device: &str,
+        bridge: &BridgeDevice,
         old: &[DeviceSpec<'_>],
     ) {
+        let device = bridge.name.as_str();
         let fresh = known.master.as_deref() != Some(device);
         if fresh {
             self.note_remade(task);
@@ -348,13 +349,21 @@ impl Planner<'_> {
         // A new port has the kernel's defaults.
         let now = match &known.port {
             Some(port) if !fresh => port.clone(),
-            _ => ObservedPort::default(),
+            _ => ObservedPort {
+                vlans: Some(PortVlans::of_new_port(bridge.default_pvid)),
+                ..ObservedPort::default()
+            },
         };
         let ports = old.iter().filter_map(|old| old.port);
         let earlier: Vec<&Port> = ports.map(|port| port.settings).collect();
         let set = now.attrs.changes(settings, &earlier);
         if set != Port::default() {
             self.emit(Phase::SetPorts, task, place.set(LinkChange::Port(set)));
+        }
+        let vlans = now.vlans.as_ref();
+        let change = vlans.and_then(|vlans| vlans.change(settings, &earlier, bridge.default_pvid));
+        if let Some(change) = change {
+            self.emit(Phase::SetPorts, task, place.set(LinkChange::Vlans(change)));
         }
     }
 

@@ -29,7 +29,7 @@ use crate::{
         Device, KernelError, LinkAt, LinkChange, LinkOp, Ns, Observed, ObservedNs, Op, ownership,
     },
     links::{DeviceType, LinkSettings},
-    model::Spec,
+    model::{BridgeDevice, Spec},
 };
 
 /// Number of links on each other that is more than the kernel has (`MAX_NEST_DEV`,
@@ -290,10 +290,10 @@ pub fn lasting(spec: &Spec, applied: &[Spec]) -> Option<Spec> {
     }
 }
 
-/// Plans the tasks. `bridge` returns the device name of a bridge.
+/// Plans the tasks. `bridge` returns the device of a bridge.
 pub fn plan<'a>(
     tasks: &[Task<'a>],
-    bridge: &dyn Fn(&Name) -> Option<String>,
+    bridge: &dyn Fn(&Name) -> Option<BridgeDevice>,
     observed: &Observed,
 ) -> Plan {
     let mut planner = Planner {
@@ -438,7 +438,7 @@ struct Planner<'p> {
     seen: &'p Observed,
     /// State after the operations emitted so far.
     now: Observed,
-    bridge: &'p dyn Fn(&Name) -> Option<String>,
+    bridge: &'p dyn Fn(&Name) -> Option<BridgeDevice>,
     /// Links that are used by routes with a link-local gateway.
     link_local_gateways: BTreeSet<(Ns, String)>,
     /// Number of links that a resource's link is on, where it is on any.

@@ -5,6 +5,7 @@ use netnsd_api::{Destination, Route, is_link_local};
 use super::{Task, link::left_mtu};
 use crate::{
     kernel::{Ns, RT_TABLE_LOCAL, Scope, sysctl},
+    links::has_vlans,
     model::Spec,
 };
 
@@ -86,6 +87,7 @@ fn add_devices(scope: &mut Scope, task: &Task<'_>, spec: &Spec) {
         if !task.is_new {
             inside.owner_tags.insert(task.owner_tag(device.end));
         }
+        inside.port_vlans |= device.port.is_some_and(|port| has_vlans(port.settings));
         if let Spec::Bridge(bridge) = spec {
             // Its MTU follows its ports, also those of others.
             inside.all_links |= left_mtu(bridge, task.applied).is_some();

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use netnsd_api::{
-    Bridge, Cidr, Endpoint, Kind, Link, LinkType, Name, Namespace, ResourceRef, Route, Rule, Veth,
-    is_link_local,
+    Bridge, Cidr, Endpoint, Kind, Link, LinkType, Name, Namespace, ResourceRef, Route, Rule, Veth, is_link_local, VlanRange,
 };
 use proptest::prelude::*;
 use serde_json::json;
@@ -141,6 +140,11 @@ fn end() -> impl Strategy<Value = Endpoint> {
             end.interface = Some(format!("eth{device}").parse().unwrap());
             end.bridge = bridge.map(|b| name(&format!("b{b}")));
             end.port.path_cost = cost.filter(|_| bridge.is_some());
+            if bridge.is_some() {
+                end.port.vlan = cost.filter(|cost| *cost > 1).map(|cost| cost as u16);
+                let range = VlanRange::new(u16::from(device) + 5, 7);
+                end.port.vlans = range.into_iter().filter(|_| up).collect();
+            }
             end.arp = cost != Some(1);
             end.promiscuous = cost == Some(2);
             end.alias = cost.map(|cost| format!("alias {cost}"));
@@ -358,7 +362,7 @@ fn go(kernel: &SimKernel, from: &Network, to: &Network) -> (Plan, Plan) {
         })
         .collect();
     let device = |bridge: &Name| match to.get(&ResourceRef::new(Kind::Bridge, bridge.clone())) {
-        Some(Spec::Bridge(bridge)) => Some(bridge.device().to_owned()),
+        Some(Spec::Bridge(bridge)) => Some(crate::model::BridgeDevice::of(bridge)),
         _ => None,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -3,10 +3,7 @@
 use std::collections::BTreeMap;
 
 use nix::libc::{
-    AF_BRIDGE, AF_INET, AF_INET6, IFLA_IFNAME, IFLA_PROTINFO, NUD_FAILED, NUD_PERMANENT,
-    RT_SCOPE_LINK, RTA_OIF, RTM_DELADDR, RTM_DELLINK, RTM_DELNEIGH, RTM_DELNETCONF, RTM_DELNSID,
-    RTM_DELROUTE, RTM_DELRULE, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWNETCONF,
-    RTM_NEWROUTE, RTM_NEWRULE, RTN_UNICAST, RTPROT_KERNEL,
+    AF_BRIDGE, AF_INET, AF_INET6, IFLA_IFNAME, IFLA_PROTINFO, NUD_FAILED, NUD_PERMANENT, RT_SCOPE_LINK, RTA_OIF, RTM_DELADDR, RTM_DELLINK, RTM_DELNEIGH, RTM_DELNETCONF, RTM_DELNSID, RTM_DELROUTE, RTM_DELRULE, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWNETCONF, RTM_NEWROUTE, RTM_NEWRULE, RTN_UNICAST, RTPROT_KERNEL, IFLA_AF_SPEC,
 };
 use rtnetlink::packet_core::NLA_TYPE_MASK;
 
@@ -156,10 +153,11 @@ impl RtnlEvent<'_> {
     }
 }
 
-/// Returns the settings in a bridge's notification about a port, without values that change on
+/// Returns the settings and the VLANs in a bridge's notification about a port, without values that change on
 /// their own, such as timers (`br_port_fill_attrs()`, net/bridge/br_netlink.c).
 fn port_state(body: &[u8]) -> Option<Vec<u8>> {
     let settings = find_attribute(body.get(16..)?, IFLA_PROTINFO)?;
+    let vlans = find_attribute(body.get(16..)?, IFLA_AF_SPEC).unwrap_or_default();
     Some(
         attributes(settings)
             .filter(|(kind, _)| {
@@ -176,6 +174,7 @@ fn port_state(body: &[u8]) -> Option<Vec<u8>> {
                 )
             })
             .flat_map(|(_, value)| value)
+            .chain(vlans)
             .copied()
             .collect(),
     )

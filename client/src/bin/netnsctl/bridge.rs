@@ -300,8 +300,23 @@ pub fn port_row(port: &BridgePort) -> Vec<String> {
         port.state.clone(),
         port.path_cost.to_string(),
         port.priority.to_string(),
-        flags.join(", "),
+        [flags.join(", "), vlans_of(port)]
+            .into_iter()
+            .filter(|text| !text.is_empty())
+            .collect::<Vec<_>>()
+            .join(", "),
     ]
+}
+
+/// Returns the VLANs of a port, the untagged one first; nothing for the bridge's default alone.
+fn vlans_of(port: &BridgePort) -> String {
+    if port.vlans.is_empty() && port.vlan.is_none_or(|vlan| vlan == 1) {
+        return String::new();
+    }
+    let untagged = port.vlan.map(|vlan| format!("{vlan} untagged"));
+    let tagged = port.vlans.iter().map(ToString::to_string);
+    let all: Vec<String> = untagged.into_iter().chain(tagged).collect();
+    format!("vlan {}", all.join(" "))
 }
 
 /// Returns an entry of a forwarding table as a row of a table.

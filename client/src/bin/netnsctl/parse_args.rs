@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use netnsd_api::{RT_TABLE_DEFAULT, RT_TABLE_LOCAL, RT_TABLE_MAIN, RouteType, RuleAction};
+use netnsd_api::{RT_TABLE_DEFAULT, RT_TABLE_LOCAL, RT_TABLE_MAIN, RouteType, RuleAction, VlanRange};
 use serde_json::{Map, Value};
 
 /// Parses `on` or `off`.
@@ -45,6 +45,16 @@ pub fn parse_mask(text: &str) -> Result<Value, String> {
     };
     mask.map(Value::from)
         .map_err(|_| format!("{text:?} is not a mask: write a number such as 8 or 0x8"))
+}
+
+/// Parses VLANs and ranges of them, such as `10,20-30`, or `none` for an empty list.
+pub fn parse_vlans(text: &str) -> Result<Value, String> {
+    let vlan = |item: &str| -> Result<VlanRange, String> {
+        serde_json::from_value(item.into()).map_err(|error| error.to_string())
+    };
+    let items = text.split(',').filter(|item| *item != "none");
+    let vlans: Vec<VlanRange> = items.map(vlan).collect::<Result<_, _>>()?;
+    serde_json::to_value(vlans).map_err(|error| error.to_string())
 }
 
 /// Parses a text, or `none`.
@@ -359,8 +369,12 @@ pub fn parse_endpoint(text: &str) -> Result<Value, String> {
             "up" | "down" if value.is_none() => {
                 drop(endpoint.insert("up".into(), (word == "up").into()))
             }
-            "path_cost" | "priority" | "mcast_router" => {
+            "path_cost" | "priority" | "mcast_router" | "vlan" => {
                 drop(port.insert(word.into(), parse_u32(word, required()?)?))
+            }
+            "vlans" => {
+                let vlans = parse_vlans(&required()?.replace('+', ","))?;
+                port.insert(word.into(), vlans);
             }
             flag if PORT_FLAGS.contains(&flag) => {
                 drop(port.insert(word.into(), parse_on_off(value.unwrap_or("on"))?.into()));
@@ -368,7 +382,8 @@ pub fn parse_endpoint(text: &str) -> Result<Value, String> {
             other => {
                 return Err(format!(
                     "unknown endpoint option {other:?}: expected addr=, bridge=, mac=, mtu=, up, down, \
-                     path_cost=, priority=, mcast_router=, {}",
+                     path_cost=, priority=, mcast_router=, vlan=, vlans=, \
+                     {}",
                     PORT_FLAGS.join(", ")
                 ));
             }
@@ -488,7 +503,15 @@ mod tests {
             json!({"namespace": "net0"})
         );
         assert_eq!(parse_endpoint("").unwrap(), json!({}));
-        parse_endpoint("port0,bridge=br0,flood=off,neigh_suppress,mcast_router=2").unwrap();
+        assert_eq!(
+            parse_endpoint(
+                "port0,bridge=br0,flood=off,neigh_suppress,mcast_router=2,vlan=3,vlans=4+6-7"
+            )
+            .unwrap(),
+            json!({"interface": "port0", "bridge": "br0", "port": {"flood": false, "neigh_suppress": true,
+                "mcast_router": 2, "vlan": 3, "vlans": [4, "6-7"]}})
+        );
+        parse_endpoint("port0,bridge=br0,vlans=9-7").unwrap_err();
         parse_endpoint("eth0,colour=red").unwrap_err();
         parse_endpoint("eth0,addr").unwrap_err();
     }

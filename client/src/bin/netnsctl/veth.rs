@@ -34,7 +34,7 @@ pub enum VethCommand {
     /// bridge=BRIDGE, mac=MAC, mtu=N, down, and settings of the bridge port: path_cost=N,
     /// priority=N, mcast_router=N, hairpin, isolated, learning=off, flood=off, mcast_flood=off,
     /// bcast_flood=off, mcast_to_unicast, neigh_suppress, proxy_arp, bpdu_guard, root_block,
-    /// mcast_fast_leave.
+    /// mcast_fast_leave, vlan=N (untagged), vlans=N+N-N (tagged).
     /// The default namespace is the host's, the default interface vethN.
     #[command(
         alias = "a",
@@ -92,7 +92,7 @@ pub struct EndpointOptions {
     #[arg(long, value_name = "NAME")]
     bridge: Option<String>,
     /// Detach it from its bridge
-    #[arg(long, conflicts_with_all = ["bridge", "path_cost", "priority", "hairpin", "isolated", "learning", "bpdu_guard", "root_block", "mcast_fast_leave", "flood", "mcast_flood", "bcast_flood", "mcast_to_unicast", "neigh_suppress", "proxy_arp", "mcast_router"])]
+    #[arg(long, conflicts_with_all = ["bridge", "path_cost", "priority", "hairpin", "isolated", "learning", "bpdu_guard", "root_block", "mcast_fast_leave", "flood", "mcast_flood", "bcast_flood", "mcast_to_unicast", "neigh_suppress", "proxy_arp", "mcast_router", "vlan", "vlans"])]
     no_bridge: bool,
     /// STP path cost of the port, or none
     #[arg(long, value_name = "N", value_parser = parse_args::parse_number_or_none)]
@@ -139,6 +139,12 @@ pub struct EndpointOptions {
     /// Multicast router at the port: 0 never, 1 found by queries, 2 always, or none
     #[arg(long, value_name = "N", value_parser = parse_args::parse_number_or_none)]
     mcast_router: Option<Value>,
+    /// VLAN of untagged frames, or none
+    #[arg(long, value_name = "VLAN", value_parser = parse_args::parse_number_or_none)]
+    vlan: Option<Value>,
+    /// Tagged VLANs, such as 10,20-30, or none
+    #[arg(long, value_name = "LIST", value_parser = parse_args::parse_vlans)]
+    vlans: Option<Value>,
     #[command(flatten)]
     labels: LabelOptions,
 }
@@ -165,6 +171,8 @@ impl EndpointOptions {
         port.set("neigh_suppress", self.neigh_suppress);
         port.set("proxy_arp", self.proxy_arp);
         port.set("mcast_router", self.mcast_router.clone());
+        port.set("vlan", self.vlan.clone());
+        port.set("vlans", self.vlans.clone());
         body.set("port", (!port.is_empty()).then(|| port.build()));
         if self.no_bridge {
             body.set("bridge", Some(Value::Null));
@@ -336,6 +344,10 @@ fn format_endpoint(end: &Endpoint) -> String {
         words.extend(port.into_iter().map(|(word, value)| match value {
             Value::Bool(true) => word,
             Value::Bool(false) => format!("{word}=off"),
+            Value::Array(vlans) => {
+                let vlans: Vec<String> = vlans.iter().map(value_text).collect();
+                format!("{word}={}", vlans.join("+"))
+            }
             other => format!("{word}={other}"),
         }));
     }
@@ -343,6 +355,13 @@ fn format_endpoint(end: &Endpoint) -> String {
         words.push("down".into());
     }
     words.join(",")
+}
+
+/// Returns a number or a text without quotes.
+fn value_text(value: &Value) -> String {
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// Returns the observed state of an end.

@@ -428,6 +428,10 @@ fn set_link(
             None => return Ok(()),
         },
         LinkChange::Port(settings) => message::set_port(state.index_of(switcher, link)?, settings),
+        LinkChange::Vlans(change) => {
+            let messages = message::change_vlans(state.index_of(switcher, link)?, change);
+            return send_batch(switcher, &link.ns, messages);
+        }
         LinkChange::Owner {
             was,
             owner_tag,

@@ -2,9 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, os::fd::RawFd};
 
-use netnsd_api::{
-    Family, InterfaceName, Neighbour, Network, Port, PortRange, Route, RouteType, Rule, RuleAction,
-};
+use netnsd_api::{Family, InterfaceName, Neighbour, Network, Port, PortRange, Route, RouteType, Rule, RuleAction, VlanRange};
 use netnsd_netlink::link::{self, LinkId, link_message};
 use rtnetlink::{
     packet_core::DefaultNla,
@@ -15,12 +13,11 @@ use rtnetlink::{
             CacheInfo,
         },
         link::{
-            InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, InfoVxlan, LinkAttribute,
-            LinkInfo,
-        },
-        neighbour::{
-            NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
-        },
+use super::{
+    super::{LOOPBACK, NewEnd, NewLink, ObservedAddress, ROUTE_PROTOCOL, RouteExtras, ownership},
+    parse::{RTAX_ADVMSS, RTAX_INITCWND, RTAX_MTU},
+};
+use crate::links::{DeviceAttrs, DeviceSettings, LinkSettings, PortAttrs, VlanChange, VlanFlags};
         route::{
             RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHop,
             RouteNextHopFlags, RoutePreference, RouteProtocol, RouteRealm, RouteScope,
@@ -32,11 +29,9 @@ use rtnetlink::{
     },
 };
 
-use super::{
-    super::{LOOPBACK, NewEnd, NewLink, ObservedAddress, ROUTE_PROTOCOL, RouteExtras, ownership},
-    parse::{RTAX_ADVMSS, RTAX_INITCWND, RTAX_MTU},
-};
-use crate::links::{DeviceAttrs, DeviceSettings, LinkSettings, PortAttrs};
+use super::{super::{LOOPBACK, NewEnd, NewLink, ObservedAddress, ROUTE_PROTOCOL, RouteExtras, ownership}, parse::{RTAX_ADVMSS, RTAX_INITCWND, RTAX_MTU}};
+use crate::links::{DeviceAttrs, DeviceSettings, LinkSettings, PortAttrs, VlanChange, VlanFlags};
+use super::super::{NewEnd, NewLink, ObservedAddress, RouteExtras, ownership};
 
 fn end_attributes(end: &NewEnd) -> Vec<LinkAttribute> {
     let mut attributes = vec![LinkAttribute::IfName(end.at.name.clone())];
@@ -118,6 +113,46 @@ pub(super) fn set_port(index: u32, settings: &Port) -> RouteNetlinkMessage {
         LinkInfo::PortData(InfoPortData::BridgePort(settings)),
     ];
     RouteNetlinkMessage::NewLink(link_message(index, vec![LinkAttribute::LinkInfo(info)]))
+}
+
+/// Builds the requests that change the VLANs of a bridge port, in one datagram: the port is never
+/// seen without its PVID.
+pub(super) fn change_vlans(index: u32, change: &VlanChange) -> Vec<(RouteNetlinkMessage, u16)> {
+    let request = |ranges: Vec<AfSpecBridge>| {
+        (!ranges.is_empty()).then(|| link::port_message(index, LinkAttribute::AfSpecBridge(ranges)))
+    };
+    let deleted = change.delete.iter();
+    let deleted = deleted.flat_map(|range| vlan_infos(*range, VlanFlags::default()));
+    let added = change
+        .add
+        .iter()
+        .flat_map(|(range, flags)| vlan_infos(*range, *flags));
+    let deleted = request(deleted.collect()).map(RouteNetlinkMessage::DelLink);
+    let added = request(added.collect()).map(RouteNetlinkMessage::SetLink);
+    deleted
+        .into_iter()
+        .chain(added)
+        .map(|message| (message, 0))
+        .collect()
+}
+
+/// Returns the attributes of a range of VLANs: one, or those of its first and its last.
+fn vlan_infos(range: VlanRange, flags: VlanFlags) -> Vec<AfSpecBridge> {
+    let mut common = BridgeVlanInfoFlags::empty();
+    common.set(BridgeVlanInfoFlags::Pvid, flags.pvid);
+    common.set(BridgeVlanInfoFlags::Untagged, flags.untagged);
+    let info = |vid, more| {
+        let flags = common | more;
+        AfSpecBridge::VlanInfo(BridgeVlanInfo { flags, vid })
+    };
+    let (first, last) = range.bounds();
+    if first == last {
+        return vec![info(first, BridgeVlanInfoFlags::empty())];
+    }
+    vec![
+        info(first, BridgeVlanInfoFlags::RangeBegin),
+        info(last, BridgeVlanInfoFlags::RangeEnd),
+    ]
 }
 
 fn family(ipv6: bool) -> AddressFamily {

@@ -27,6 +27,7 @@ use crate::kernel::{
     KernelError, Ns, NsScope, Observed, ObservedAddress, ObservedLink, ObservedNs, ObservedRoute,
     ObservedRule, ROUTE_PROTOCOL, ROUTE_PROTOCOL_KERNEL, Scope, ownership,
 };
+use crate::links::PortVlans;
 
 /// Reads the state within `scope` on this thread.
 pub(in crate::kernel) fn observe(
@@ -152,6 +153,14 @@ fn namespace(
         .iter()
         .map(|(name, link)| (link.index, name.clone()))
         .collect();
+    if part.port_vlans {
+        let mut vlans = port_vlans(&open.route)?;
+        for link in links.values_mut() {
+            if let Some(port) = &mut link.port {
+                port.vlans = Some(vlans.remove(&link.index).unwrap_or_default());
+            }
+        }
+    }
     seen.link_count = links.len();
     seen.links = links;
     for name in &part.remotes {
@@ -369,6 +378,16 @@ fn these_links(
         links.insert(parsed.name, parsed.link);
     }
     Ok(links)
+}
+
+/// Reads the VLANs of every bridge port, by the index of its link.
+pub(super) fn port_vlans(socket: &RouteSocket) -> Result<BTreeMap<u32, PortVlans>, KernelError> {
+    let vlans_of = |answer| match answer {
+        RouteNetlinkMessage::NewLink(message) => Some(parse::port_vlans(&message)),
+        _ => None,
+    };
+    let found = socket.dump(link::get_port_vlans(), vlans_of)?;
+    Ok(found.into_iter().collect())
 }
 
 /// Reads the routes of both families, all or those of a protocol.

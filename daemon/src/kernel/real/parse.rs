@@ -14,9 +14,7 @@ use rtnetlink::{
         AddressFamily,
         address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
         link::{
-            AfSpecInet, AfSpecInet6, AfSpecUnspec, BridgeId, BridgePortState, In6AddrGenMode,
-            InfoBridge, InfoBridgePort, InfoData, InfoPortData, InfoVxlan, LinkAttribute,
-            LinkFlags, LinkInfo, LinkMessage, Prop,
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, BridgeId, BridgePortState, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoPortData, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Prop, AfSpecBridge, BridgeVlanInfoFlags,
         },
         neighbour::NeighbourState,
         route::{
@@ -34,7 +32,7 @@ use super::super::{
     ObservedAddress, ObservedBridge, ObservedLink, ObservedPort, ObservedRoute, ObservedRule,
     ROUTE_PROTOCOL, RT_TABLE_LOCAL, RouteExtras, RuleExtras, ownership,
 };
-use crate::links::{DeviceAttribute, LinkSettings};
+use crate::links::{DeviceAttribute, LinkSettings, PortVlans, VlanFlags};
 
 /// Masks of ports (linux/fib_rules.h).
 const FRA_SPORT_MASK: u16 = 28;
@@ -215,6 +213,35 @@ fn port(attributes: &[InfoBridgePort]) -> ObservedPort {
         }
     }
     seen
+}
+
+/// Returns the index of a bridge port and its VLANs.
+pub(super) fn port_vlans(message: &LinkMessage) -> (u32, PortVlans) {
+    let specs = message
+        .attributes
+        .iter()
+        .filter_map(|attribute| match attribute {
+            LinkAttribute::AfSpecBridge(specs) => Some(specs),
+            _ => None,
+        });
+    let (mut vlans, mut first) = (PortVlans::default(), None);
+    for spec in specs.flatten() {
+        let AfSpecBridge::VlanInfo(info) = spec else {
+            continue;
+        };
+        if info.flags.contains(BridgeVlanInfoFlags::RangeBegin) {
+            first = Some(info.vid);
+            continue;
+        }
+        let flags = VlanFlags {
+            pvid: info.flags.contains(BridgeVlanInfoFlags::Pvid),
+            untagged: info.flags.contains(BridgeVlanInfoFlags::Untagged),
+        };
+        for id in first.take().unwrap_or(info.vid)..=info.vid {
+            vlans.insert(id, flags);
+        }
+    }
+    (message.header.index, vlans)
 }
 
 /// Returns the state of a port as bridge(8) spells it.

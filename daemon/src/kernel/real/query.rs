@@ -26,11 +26,7 @@ use rtnetlink::{
 
 use super::{message, observe};
 use crate::{
-    kernel::{
-        KernelError, LinkAt, NewEnd, NewLink, Ns, ObservedLink, ObservedRule, query,
-        query::QueryError,
-    },
-    links::BridgeSettings,
+    kernel::{KernelError, LinkAt, NewEnd, NewLink, Ns, ObservedLink, ObservedRule, query, query::QueryError}, links::BridgeSettings, links::{BridgeSettings, PortVlans},
 };
 
 /// Returns the socket in a namespace that may not exist.
@@ -46,6 +42,14 @@ pub(in crate::kernel) fn every_link(
     ns: &Ns,
 ) -> Result<BTreeMap<String, ObservedLink>, QueryError> {
     Ok(observe::all_links(enter(switcher, ns)?, link::get_links())?)
+}
+
+/// Reads the VLANs of every bridge port of a namespace, by the index of its link.
+pub(in crate::kernel) fn port_vlans(
+    switcher: &mut NamespaceSwitcher,
+    ns: &Ns,
+) -> Result<BTreeMap<u32, PortVlans>, QueryError> {
+    Ok(observe::port_vlans(enter(switcher, ns)?)?)
 }
 
 fn names_of(
