@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
-    Centiseconds, GroupAddr, Name, NamespaceObserved, NextHop, Port, ResourceRef, Rule, VlanProtocol, VlanRange,
+    Centiseconds, GroupAddr, Name, NamespaceObserved, NextHop, Port, ResourceRef, Rule,
+    VlanProtocol, VlanRange,
 };
 
 /// A network device, live from the kernel.

@@ -32,7 +32,7 @@ pub use self::{
     losses::LinkEvent,
     op::{
         AddressChange, FeatureOp, LinkAt, LinkChange, LinkOp, NamespaceChange, NamespaceOp,
-    NeighbourChange, NewEnd, NewLink, Op, RemoteChange, RouteChange, RuleChange,
+        NeighbourChange, NewEnd, NewLink, Op, RemoteChange, RouteChange, RuleChange,
     },
     rule::{ObservedRule, RuleExtras, Selectors},
 };

@@ -9,7 +9,8 @@ use std::{
 
 use netnsd_api::{
     BridgePort, Destination, FdbEntry, Features, KernelLink, KernelNamespace, Kind, LinkAddress,
-    LinkSettings, LiveLink, LiveNeighbour, LiveRoute, LiveRule, NamespaceObserved, Peer, ResourceRef, VlanRange,
+    LinkSettings, LiveLink, LiveNeighbour, LiveRoute, LiveRule, NamespaceObserved, Peer,
+    ResourceRef, VlanRange,
 };
 use netnsd_netlink::{NamespaceSwitcher, netns::file::list_names};
 use nix::errno::Errno;

@@ -24,5 +24,6 @@ pub use self::{
     bridge::{BridgeAttrs, BridgeSettings, bridge_mtu},
     bridge_port::PortAttrs,
     device::{DeviceAttribute, DeviceAttrs, DeviceSettings},
-    driver::{DeviceType, LinkDriver, LinkSettings, NoSettings, SettingsChange}, port_vlans::{PortVlans, VlanChange, VlanFlags, has_vlans},
+    driver::{DeviceType, LinkDriver, LinkSettings, NoSettings, SettingsChange},
+    port_vlans::{PortVlans, VlanChange, VlanFlags, has_vlans},
 };

@@ -17,7 +17,7 @@ use crate::{
         LinkAt, Ns, ObservedAddress, ObservedBridge, ObservedLink, ObservedNs, ObservedPort,
         ObservedRoute, Op, ROUTE_PROTOCOL, ROUTE_PROTOCOL_KERNEL, RouteExtras, ownership,
     },
-    links::{DeviceType, SettingsChange, PortVlans, has_vlans},
+    links::{DeviceType, PortVlans, SettingsChange, has_vlans},
     model::{DeviceSpec, Spec},
 };
 

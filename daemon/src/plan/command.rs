@@ -10,7 +10,9 @@ use netnsd_api::{
 
 use crate::kernel::{
     AddressChange, FeatureOp, IFA_F_NODAD, IFA_F_NOPREFIXROUTE, LinkAt, LinkChange, LinkOp,
-    NamespaceChange, NamespaceOp, NeighbourChange, NewEnd, NewLink, Ns, ObservedAddress, Op, ROUTE_PROTOCOL, RemoteChange, RouteChange, RouteExtras, moved, ownership, prefix_route, RuleChange,
+    NamespaceChange, NamespaceOp, NeighbourChange, NewEnd, NewLink, Ns, ObservedAddress, Op,
+    ROUTE_PROTOCOL, RemoteChange, RouteChange, RouteExtras, RuleChange, moved, ownership,
+    prefix_route,
 };
 use crate::links::{DeviceAttrs, DeviceType, LinkSettings, PortAttrs, VlanChange};
 

@@ -17,9 +17,10 @@ use crate::{
         ObservedAddress, ObservedBridge, ObservedLink, ObservedPort, Op, RemoteChange,
     },
     links::{
-        BridgeAttrs, BridgeSettings, DeviceSettings, LinkSettings, SettingsChange, bridge_mtu,
+        BridgeAttrs, BridgeSettings, DeviceSettings, LinkSettings, PortVlans, SettingsChange,
+        bridge_mtu,
     },
-    model::{DeviceSpec, Spec, BridgeDevice}, links::{BridgeAttrs, BridgeSettings, DeviceSettings, LinkSettings, PortVlans, bridge_mtu},
+    model::{BridgeDevice, DeviceSpec, Spec},
 };
 
 /// Settings that bridges and veth ends share.

@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
-use netnsd_api::{RT_TABLE_DEFAULT, RT_TABLE_LOCAL, RT_TABLE_MAIN, RouteType, RuleAction, VlanRange};
+use netnsd_api::{
+    RT_TABLE_DEFAULT, RT_TABLE_LOCAL, RT_TABLE_MAIN, RouteType, RuleAction, VlanRange,
+};
 use serde_json::{Map, Value};
 
 /// Parses `on` or `off`.

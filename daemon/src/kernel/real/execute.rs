@@ -34,8 +34,10 @@ use rtnetlink::{
 use super::{message, observe, parse};
 use crate::kernel::{
     ADDRESS_PROTOCOL_KERNEL_LL, AddressChange, BatchOp, FeatureOp, KernelError, LOOPBACK, LinkAt,
-    LinkChange, LinkOp, NamespaceChange, NamespaceOp, NeighbourChange, NewEnd, NewLink, Ns, ObservedAddress, ObservedLink, ObservedRoute, Op, Outcome, ROUTE_PROTOCOL, ROUTE_PROTOCOL_KERNEL, RT_TABLE_MAIN, RemoteChange, RouteChange, moved, prefix_route, ObservedRule, RuleChange,
-    sysctl::changed_along,
+    LinkChange, LinkOp, NamespaceChange, NamespaceOp, NeighbourChange, NewEnd, NewLink, Ns,
+    ObservedAddress, ObservedLink, ObservedRoute, ObservedRule, Op, Outcome, ROUTE_PROTOCOL,
+    ROUTE_PROTOCOL_KERNEL, RT_TABLE_MAIN, RemoteChange, RouteChange, RuleChange, moved,
+    prefix_route, sysctl::changed_along,
 };
 
 /// Time that a batch waits, in all, for the ids of deleted namespaces, which the kernel releases in

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, net::IpAddr, os::fd::RawFd};
 
-use netnsd_api::{Family, InterfaceName, Neighbour, Network, Port, PortRange, Route, RouteType, Rule, RuleAction, VlanRange};
+use netnsd_api::{
+    Family, InterfaceName, Neighbour, Network, Port, PortRange, Route, RouteType, Rule, RuleAction,
+    VlanRange,
+};
 use netnsd_netlink::link::{self, LinkId, link_message};
 use rtnetlink::{
     packet_core::DefaultNla,
@@ -13,11 +16,12 @@ use rtnetlink::{
             CacheInfo,
         },
         link::{
-use super::{
-    super::{LOOPBACK, NewEnd, NewLink, ObservedAddress, ROUTE_PROTOCOL, RouteExtras, ownership},
-    parse::{RTAX_ADVMSS, RTAX_INITCWND, RTAX_MTU},
-};
-use crate::links::{DeviceAttrs, DeviceSettings, LinkSettings, PortAttrs, VlanChange, VlanFlags};
+            AfSpecBridge, BridgeVlanInfo, BridgeVlanInfoFlags, InfoData, InfoKind, InfoPortData,
+            InfoPortKind, InfoVeth, InfoVxlan, LinkAttribute, LinkInfo,
+        },
+        neighbour::{
+            NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+        },
         route::{
             RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHop,
             RouteNextHopFlags, RoutePreference, RouteProtocol, RouteRealm, RouteScope,
@@ -29,9 +33,11 @@ use crate::links::{DeviceAttrs, DeviceSettings, LinkSettings, PortAttrs, VlanCha
     },
 };
 
-use super::{super::{LOOPBACK, NewEnd, NewLink, ObservedAddress, ROUTE_PROTOCOL, RouteExtras, ownership}, parse::{RTAX_ADVMSS, RTAX_INITCWND, RTAX_MTU}};
+use super::{
+    super::{LOOPBACK, NewEnd, NewLink, ObservedAddress, ROUTE_PROTOCOL, RouteExtras, ownership},
+    parse::{RTAX_ADVMSS, RTAX_INITCWND, RTAX_MTU},
+};
 use crate::links::{DeviceAttrs, DeviceSettings, LinkSettings, PortAttrs, VlanChange, VlanFlags};
-use super::super::{NewEnd, NewLink, ObservedAddress, RouteExtras, ownership};
 
 fn end_attributes(end: &NewEnd) -> Vec<LinkAttribute> {
     let mut attributes = vec![LinkAttribute::IfName(end.at.name.clone())];

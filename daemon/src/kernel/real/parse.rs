@@ -14,7 +14,9 @@ use rtnetlink::{
         AddressFamily,
         address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
         link::{
-    AfSpecInet, AfSpecInet6, AfSpecUnspec, BridgeId, BridgePortState, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData, InfoPortData, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Prop, AfSpecBridge, BridgeVlanInfoFlags,
+            AfSpecBridge, AfSpecInet, AfSpecInet6, AfSpecUnspec, BridgeId, BridgePortState,
+            BridgeVlanInfoFlags, In6AddrGenMode, InfoBridge, InfoBridgePort, InfoData,
+            InfoPortData, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, Prop,
         },
         neighbour::NeighbourState,
         route::{
@@ -26,7 +28,6 @@ use rtnetlink::{
         },
     },
 };
-
 
 use super::super::{
     ObservedAddress, ObservedBridge, ObservedLink, ObservedPort, ObservedRoute, ObservedRule,

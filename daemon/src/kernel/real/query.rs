@@ -26,7 +26,11 @@ use rtnetlink::{
 
 use super::{message, observe};
 use crate::{
-    kernel::{KernelError, LinkAt, NewEnd, NewLink, Ns, ObservedLink, ObservedRule, query, query::QueryError}, links::BridgeSettings, links::{BridgeSettings, PortVlans},
+    kernel::{
+        KernelError, LinkAt, NewEnd, NewLink, Ns, ObservedLink, ObservedRule, query,
+        query::QueryError,
+    },
+    links::{BridgeSettings, PortVlans},
 };
 
 /// Returns the socket in a namespace that may not exist.
