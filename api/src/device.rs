@@ -1,9 +1,7 @@
 //! Fields that every network device has, in specifications and in what the kernel reports.
 
-use std::net::IpAddr;
-
 use crate::{
-    AltName, Cidr, Code, FieldError, MIN_IPV6_MTU,
+    AltName, Cidr, Code, FieldError, MIN_IPV6_MTU, InterfaceAddress,
     kinds::checks::{check_count, check_unique},
 };
 
@@ -54,7 +52,7 @@ macro_rules! device_spec {
             /// IP addresses of the device.
             #[serde(default)]
             #[schema(max_items = 1024)]
-            pub addresses: Vec<$crate::Cidr>,
+            pub addresses: Vec<$crate::InterfaceAddress>,
             /// Length of the transmit queue, in packets; null: the kernel's choice.
             #[serde(default)]
             pub txqueuelen: Option<u32>,
@@ -80,10 +78,11 @@ macro_rules! device_spec {
         }
 
         impl $name {
-            /// Validates the fields of every device.
-            fn check_device(&self) -> Result<(), $crate::FieldError> {
-                $crate::device::check_device(self.mtu, &self.addresses)?;
-                $crate::device::check_names(self.device(), self.alias.as_deref(), &self.altnames)
+            /// Validates the fields of every device; `name` is that of its interface, empty if
+            /// netnsd chooses it.
+            fn check_device(&self, name: &str) -> Result<(), $crate::FieldError> {
+                $crate::device::check_device(self.mtu, &self.addresses, name)?;
+                $crate::device::check_names(name, self.alias.as_deref(), &self.altnames)
             }
         }
     };
@@ -132,10 +131,15 @@ macro_rules! device_observed {
 }
 pub(crate) use device_observed;
 
-/// Validates the MTU and the addresses of a device.
-pub(crate) fn check_device(mtu: Option<u32>, addresses: &[Cidr]) -> Result<(), FieldError> {
+/// Validates the MTU and the addresses of the device with this name, which is empty if netnsd
+/// chooses it.
+pub(crate) fn check_device(
+    mtu: Option<u32>,
+    addresses: &[InterfaceAddress],
+    name: &str,
+) -> Result<(), FieldError> {
     check_mtu(mtu)?;
-    check_addresses(addresses)?;
+    check_addresses(addresses, name)?;
     check_ipv6_mtu(mtu, addresses)
 }
 
@@ -183,35 +187,30 @@ fn check_mtu(mtu: Option<u32>) -> Result<(), FieldError> {
     }
 }
 
-fn check_addresses(addresses: &[Cidr]) -> Result<(), FieldError> {
+/// Validates the addresses of a device by its name.
+pub(crate) fn check_addresses(
+    addresses: &[InterfaceAddress],
+    device: &str,
+) -> Result<(), FieldError> {
     check_count("addresses", addresses.len(), MAX_ADDRESSES)?;
     check_unique(
         "addresses",
-        addresses.iter().map(|address| (*address, address)),
+        addresses.iter().map(|address| (address.key(), address)),
     )?;
-
     for (i, address) in addresses.iter().enumerate() {
-        let ip = address.0.addr();
-        let is_broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
-        if ip.is_multicast() || ip.is_unspecified() || is_broadcast {
-            return Err(FieldError::at(
-                Code::InvalidField,
-                &["addresses", &i.to_string()],
-                format!(
-                    "\"{address}\" is not a host address (it is unspecified, multicast or broadcast)"
-                ),
-            ));
-        }
+        address
+            .check(device)
+            .map_err(|error| error.below(&["addresses", &i.to_string()]))?;
     }
     Ok(())
 }
 
 /// Checks that an MTU suffices for the IPv6 addresses beside it (RFC 8200, section 5).
-fn check_ipv6_mtu(mtu: Option<u32>, addresses: &[Cidr]) -> Result<(), FieldError> {
+fn check_ipv6_mtu(mtu: Option<u32>, addresses: &[InterfaceAddress]) -> Result<(), FieldError> {
     let Some(mtu) = mtu.filter(|mtu| *mtu < MIN_IPV6_MTU) else {
         return Ok(());
     };
-    let Some(address) = addresses.iter().find(|address| address.0.addr().is_ipv6()) else {
+    let Some(address) = addresses.iter().find(|address| address.ip().is_ipv6()) else {
         return Ok(());
     };
     Err(FieldError::new(

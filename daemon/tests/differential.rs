@@ -284,7 +284,10 @@ fn veth(random: &mut Random, i: u64, namespaces: &[String], bridges: &[Value]) -
                 if random.one_in(2) {
                     addresses.reverse();
                 }
-                spec["addresses"] = json!(addresses);
+                spec["addresses"] = addresses
+                    .into_iter()
+                    .map(|address| address_entry(random, address))
+                    .collect();
             }
             spec
         })
@@ -294,6 +297,19 @@ fn veth(random: &mut Random, i: u64, namespaces: &[String], bridges: &[Value]) -
         ends[1]["up"] = json!(false);
     }
     json!({"name": format!("v{i}"), "endpoints": ends})
+}
+
+/// An address, alone or with settings.
+fn address_entry(random: &mut Random, address: &str) -> Value {
+    let mut entry = json!({"address": address});
+    random.maybe(&mut entry, 5, "metric", |random| json!(5 + random.below(2)));
+    if !address.contains(':') {
+        random.maybe(&mut entry, 8, "broadcast", |_| json!("10.255.255.255"));
+    }
+    if entry.as_object().is_some_and(|fields| fields.len() == 1) {
+        return json!(address);
+    }
+    entry
 }
 
 /// Gives those whose name is taken in their namespace a free one.

@@ -3,7 +3,9 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{EdgeKind, Graph, GraphEdge, GraphNode, KernelLink, KernelNamespace, NodeKind};
-use crate::{Cidr, Endpoint, Kind, Link, Name, Peer, ResourceRef, State, Topology, Veth};
+use crate::{
+    Endpoint, InterfaceAddress, Kind, Link, Name, Peer, ResourceRef, State, Topology, Veth,
+};
 
 /// Devices that the kernel itself adds to each namespace once a tunnel's module is loaded
 /// (`fb_tunnels_only_for_init_net`, admin-guide/sysctl/net.rst).
@@ -184,7 +186,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn add_bridge(&mut self, name: &Name, recorded: Place, addresses: &[Cidr]) {
+    fn add_bridge(&mut self, name: &Name, recorded: Place, addresses: &[InterfaceAddress]) {
         let owner = (ResourceRef::new(Kind::Bridge, name.clone()), 0);
         let place = self.current_place(&owner, recorded);
         let node = GraphNode {
@@ -289,7 +291,7 @@ impl<'a> Builder<'a> {
         mut node: GraphNode,
         place: Place,
         owner: &Owner,
-        addresses: &[Cidr],
+        addresses: &[InterfaceAddress],
     ) {
         node.state = self.state(&owner.0);
         match self.links.get(&place) {

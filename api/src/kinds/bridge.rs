@@ -289,7 +289,7 @@ impl Resource for Bridge {
     fn check(&self) -> Result<(), FieldError> {
         check_labels(&self.labels)?;
         check_default_interface(Self::KIND, &self.name, self.interface.as_ref())?;
-        self.check_device()?;
+        self.check_device(self.device())?;
         self.check_numbers()?;
         self.check_timers()
     }

@@ -14,7 +14,7 @@ use super::{
     checks::{check_count, check_labels, check_unique},
 };
 use crate::{
-    Code, Dns, FieldError, Name, Neighbour, NetnsId, Route, Rule, SysctlKey, SysctlValue,
+    Code, Dns, FieldError, Name, Neighbour, NetnsId, Route, Rule, SysctlKey, SysctlValue, InterfaceAddress, device::check_addresses,
     topology::{default_fields, omit_defaults, omit_defaults_of_items},
     values::deserialize_sysctls,
 };
@@ -37,6 +37,10 @@ pub struct Namespace {
     /// True if `lo` is up.
     #[serde(default = "crate::kinds::enabled")]
     pub loopback: bool,
+    /// IP addresses of `lo`, besides 127.0.0.1/8 and ::1/128.
+    #[serde(default)]
+    #[schema(max_items = 1024)]
+    pub addresses: Vec<InterfaceAddress>,
     /// Routes, besides those that the kernel adds itself.
     #[serde(default)]
     #[schema(max_items = 16384)]
@@ -96,6 +100,7 @@ impl Resource for Namespace {
 
     fn check(&self) -> Result<(), FieldError> {
         check_labels(&self.labels)?;
+        check_addresses(&self.addresses, "lo")?;
         check_count("routes", self.routes.len(), MAX_ITEMS)?;
         check_count("rules", self.rules.len(), MAX_ITEMS)?;
         check_count("neighbours", self.neighbours.len(), MAX_ITEMS)?;

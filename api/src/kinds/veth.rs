@@ -159,12 +159,13 @@ impl Endpoint {
         self.interface.as_ref().map_or("", InterfaceName::as_str)
     }
 
-    /// Validates what needs more than one field; pointers are relative to the endpoint.
+    /// Validates what needs more than one field; pointers are relative to the endpoint. `device` is
+    /// the name of its interface, empty if netnsd chooses it.
     ///
     /// # Errors
     /// The first field that is wrong.
-    pub fn check(&self) -> Result<(), FieldError> {
-        self.check_device()?;
+    pub fn check(&self, device: &str) -> Result<(), FieldError> {
+        self.check_device(device)?;
         if self.bridge.is_none() && self.port != Port::default() {
             return Err(FieldError::new(
                 Code::InvalidField,
@@ -241,7 +242,7 @@ impl Resource for Veth {
         check_labels(&self.labels)?;
         for (i, endpoint) in self.endpoints.iter().enumerate() {
             endpoint
-                .check()
+                .check(endpoint.device())
                 .map_err(|error| error.below(&["endpoints", &i.to_string()]))?;
         }
 

@@ -44,9 +44,18 @@ fn addresses(spec: &Spec) -> Vec<HostAddress> {
     let on_host = spec.devices().filter(|device| device.namespace.is_none());
     let all = on_host.flat_map(|device| {
         let addresses = device.addresses.iter().enumerate();
-        addresses.map(move |(i, address)| HostAddress {
-            pointer: device.pointer(&format!("addresses/{i}")),
-            address: *address,
+        addresses.flat_map(move |(i, address)| {
+            let pointer = device.pointer(&format!("addresses/{i}"));
+            // There is a route to the peer too.
+            let peer = address.peer().map(|peer| HostAddress {
+                pointer: format!("{pointer}/peer"),
+                address: peer,
+            });
+            let own = HostAddress {
+                pointer,
+                address: address.cidr(),
+            };
+            std::iter::once(own).chain(peer)
         })
     });
     all.collect()

@@ -1,8 +1,9 @@
 //! Rendering of resources for readers: the record, its health, and what was observed of it.
 
 use netnsd_api::{
-    Bridge, BridgeObserved, Cidr, Endpoint, EndpointObserved, Kind, Name, NamespaceObserved,
-    PortObserved, Resource, State, Status, Stored, Veth, VethObserved, is_link_local,
+    Bridge, BridgeObserved, Endpoint, EndpointObserved, InterfaceAddress, Kind, Name,
+    NamespaceObserved, PortObserved, Resource, State, Status, Stored, Veth, VethObserved,
+    is_link_local,
 };
 
 use super::{Entry, status::Health};
@@ -224,9 +225,10 @@ fn format_mac(link: &ObservedLink) -> String {
 
 /// Splits the addresses of a link into those that are asked for, in the order of the intent, and
 /// foreign ones. Link-local ones that the kernel adds itself are neither.
-fn split_addresses(wanted: &[Cidr], link: &ObservedLink) -> (Vec<String>, Vec<String>) {
-    let is_asked =
-        |known: &ObservedAddress, asked: &Cidr| known.peer.is_none() && known.net == asked.0;
+fn split_addresses(wanted: &[InterfaceAddress], link: &ObservedLink) -> (Vec<String>, Vec<String>) {
+    let is_asked = |known: &ObservedAddress, asked: &InterfaceAddress| {
+        known.net == asked.net() && known.peer == asked.peer().map(|peer| peer.0.addr())
+    };
     let there = wanted
         .iter()
         .filter(|asked| link.addresses.iter().any(|known| is_asked(known, asked)));

@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 
 use netnsd_api::{
-    Bridge, Cidr, Code, FieldError, Kind, Name, Namespace, NetnsId, ResourceRef, SysctlKey,
-    SysctlValue, Veth,
+    Bridge, Code, FieldError, InterfaceAddress, Kind, Name, Namespace, NetnsId, ResourceRef,
+    SysctlKey, SysctlValue, Veth,
 };
 
 use super::{Intent, IntentError, segment};
@@ -25,6 +25,7 @@ impl Intent {
         match spec {
             Spec::Namespace(spec) => {
                 check_sysctls(spec)?;
+                self.check_loopback_addresses(resource, spec)?;
                 self.check_netnsid(resource, spec)?;
                 self.check_ipv6_switches(resource, spec)
             }
@@ -85,7 +86,7 @@ impl Intent {
         for (i, address) in device.addresses.iter().enumerate() {
             let pointer = device.pointer(&format!("addresses/{i}"));
             self.check_ipv6(device, address, &pointer)?;
-            self.check_address(resource, &ns, segment, address.0.addr(), &pointer)?;
+            self.check_address(resource, &ns, segment, address.ip(), &pointer)?;
         }
         Ok(())
     }
@@ -112,6 +113,29 @@ impl Intent {
                 let resources = std::iter::once(other).chain(namespace).collect();
                 return Err(IntentError::field(error, resources));
             }
+        }
+        Ok(())
+    }
+
+    /// Checks the addresses of a namespace's `lo`.
+    fn check_loopback_addresses(
+        &self,
+        resource: &ResourceRef,
+        spec: &Namespace,
+    ) -> Result<(), IntentError> {
+        let ns = Ns::Named(spec.name.clone());
+        for (i, address) in spec.addresses.iter().enumerate() {
+            let pointer = format!("/addresses/{i}");
+            if let Some((key, value)) =
+                ipv6_switched_off(spec, "lo").filter(|_| address.ip().is_ipv6())
+            {
+                let detail = format!(
+                    "{address} is an IPv6 address, and {key} = {} switches IPv6 off on lo: leave one of them out",
+                    value.0
+                );
+                return Err(FieldError::new(Code::InvalidField, pointer, detail).into());
+            }
+            self.check_address(resource, &ns, None, address.ip(), &pointer)?;
         }
         Ok(())
     }
@@ -160,10 +184,10 @@ impl Intent {
     fn check_ipv6(
         &self,
         device: &DeviceSpec<'_>,
-        address: &Cidr,
+        address: &InterfaceAddress,
         pointer: &str,
     ) -> Result<(), IntentError> {
-        let Some(name) = device.namespace.filter(|_| address.0.addr().is_ipv6()) else {
+        let Some(name) = device.namespace.filter(|_| address.ip().is_ipv6()) else {
             return Ok(());
         };
         let device = device.name;
@@ -312,25 +336,23 @@ fn ipv6_switched_off<'s>(
 }
 
 /// The IPv6 addresses that are asked for in a namespace, and of which device.
-fn ipv6_addresses<'s>(spec: &'s Spec, ns: &Name) -> Vec<(&'s str, &'s Cidr)> {
+fn ipv6_addresses<'s>(spec: &'s Spec, ns: &Name) -> Vec<(&'s str, &'s InterfaceAddress)> {
     let here = spec.devices().filter(|device| device.namespace == Some(ns));
     let all = here.flat_map(|device| {
         let addresses = device.addresses.iter();
         addresses.map(move |address| (device.name, address))
     });
-    all.filter(|(_, address)| address.0.addr().is_ipv6())
-        .collect()
+    all.filter(|(_, address)| address.ip().is_ipv6()).collect()
 }
 
 fn check_own_addresses(veth: &Veth) -> Result<(), IntentError> {
     let [a, b] = &veth.endpoints;
     let one_place = a.namespace == b.namespace || a.bridge.is_some() || b.bridge.is_some();
     for (i, address) in b.addresses.iter().enumerate().filter(|_| one_place) {
-        let same = |other: &&netnsd_api::Cidr| other.0.addr() == address.0.addr();
-        if a.addresses.iter().any(|other| same(&other))
-            && !netnsd_api::is_link_local(address.0.addr())
+        let same = |other: &&InterfaceAddress| other.ip() == address.ip();
+        if a.addresses.iter().any(|other| same(&other)) && !netnsd_api::is_link_local(address.ip())
         {
-            let detail = format!("both ends have the address {}", address.0.addr());
+            let detail = format!("both ends have the address {}", address.ip());
             return Err(FieldError::new(
                 Code::Duplicate,
                 format!("/endpoints/1/addresses/{i}"),

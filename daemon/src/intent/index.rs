@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
 };
 
-use netnsd_api::{Base, Kind, Mac, Name, Namespace, NetnsId, ResourceRef, is_link_local};
+use netnsd_api::{Base, Kind, Mac, Name, Namespace, NetnsId, ResourceRef, is_link_local, InterfaceAddress};
 
 use super::segment;
 use crate::{
@@ -283,11 +283,20 @@ fn addresses(spec: &Spec) -> Vec<(Ns, Option<Name>, IpAddr)> {
     let mut found = Vec::new();
     for device in spec.devices() {
         let (ns, bridge) = (device.ns(), segment(spec, device.end));
-        let addresses = device.addresses.iter().map(|address| address.0.addr());
+        let addresses = device.addresses.iter().map(InterfaceAddress::ip);
         found.extend(
             addresses
                 .filter(|address| !is_link_local(*address))
                 .map(|address| (ns.clone(), bridge.cloned(), address)),
+        );
+    }
+    if let Some(namespace) = Namespace::of(spec) {
+        let ns = Ns::Named(namespace.name.clone());
+        let addresses = namespace.addresses.iter().map(InterfaceAddress::ip);
+        found.extend(
+            addresses
+                .filter(|address| !is_link_local(*address))
+                .map(|address| (ns.clone(), None, address)),
         );
     }
     found

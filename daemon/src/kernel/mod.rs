@@ -22,7 +22,9 @@ use std::{
 };
 
 use ipnet::IpNet;
-use netnsd_api::{Address, Destination, Mac, Name, Neighbour, Route, RouteType, Statistics};
+use netnsd_api::{
+    Address, Destination, InterfaceAddress, Mac, Name, Neighbour, Route, RouteType, Statistics,
+};
 pub use netnsd_api::{DEFAULT_MTU, RT_TABLE_LOCAL, RT_TABLE_MAIN};
 pub use netnsd_netlink::{DnsFile, KernelEvent, Ns, NsChange, StalePin, WatchChange};
 
@@ -151,7 +153,7 @@ pub struct ObservedNs {
     pub loopback: bool,
     /// Number of links, `lo` included.
     pub link_count: usize,
-    /// Links that were read, by name; without `lo`.
+    /// Links that were read, by name; `lo` only if the scope names it.
     pub links: BTreeMap<String, ObservedLink>,
     /// Names of links that were found by their owner tag only: somebody renamed them.
     pub renamed: BTreeSet<String>,
@@ -490,6 +492,18 @@ impl ObservedAddress {
         }
     }
 
+    /// Creates the address that is asked for, of a link with this name.
+    pub fn of(asked: &InterfaceAddress, interface: &str) -> Self {
+        Self {
+            peer: asked.peer().map(|peer| peer.0.addr()),
+            broadcast: asked.broadcast(),
+            label: asked.label().map(ToOwned::to_owned),
+            metric: asked.metric().unwrap_or_default(),
+            ..Self::new(asked.net())
+        }
+        .on(interface)
+    }
+
     /// Removes a label that is the name of the link, which every IPv4 address has by default.
     fn on(mut self, interface: &str) -> Self {
         self.label = self.label.filter(|label| label != interface);
@@ -518,9 +532,10 @@ impl ObservedAddress {
         self.net.addr() == other.net.addr() && (self.is_ipv6() || self.network() == other.network())
     }
 
-    /// Returns the network that it belongs to: the other end's, if there is one.
+    /// Returns the network that it belongs to: in IPv4 the other end's, if there is one.
     pub fn network(&self) -> IpNet {
         self.peer
+            .filter(IpAddr::is_ipv4)
             .and_then(|peer| IpNet::new(peer, self.net.prefix_len()).ok())
             .unwrap_or(self.net)
             .trunc()
@@ -664,16 +679,17 @@ pub struct RouteExtras {
 
 /// Returns the route to an address's network as the kernel makes it (`fib_add_ifaddr()`,
 /// net/ipv4/fib_frontend.c; `addrconf_prefix_route()`, net/ipv6/addrconf.c).
-pub fn prefix_route(interface: &str, address: IpNet) -> Route {
-    let ipv6 = address.addr().is_ipv6();
+pub fn prefix_route(interface: &str, address: &ObservedAddress) -> Route {
+    let ipv6 = address.is_ipv6();
+    let metric = Some(address.metric).filter(|metric| *metric != 0);
     Route {
-        destination: Destination::from(address.trunc()),
+        destination: Destination::from(address.network()),
         via: None,
         interface: interface.parse().ok(),
         // `IP6_RT_PRIO_ADDRCONF`, linux/ipv6_route.h.
-        metric: ipv6.then_some(256),
+        metric: metric.or(ipv6.then_some(256)),
         table: 254,
-        source: (!ipv6).then_some(Address(address.addr())),
+        source: (!ipv6).then_some(Address(address.net.addr())),
         kind: RouteType::Unicast,
         onlink: false,
         nexthops: Vec::new(),

@@ -5,7 +5,7 @@
 
 use std::{fmt, net::IpAddr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet};
 use netnsd_api::{Mac, Name, Neighbour, NetnsId, Port, Route, Rule, SysctlKey};
 
 use super::{DnsFile, Ns, ObservedAddress, RouteExtras};
@@ -300,7 +300,7 @@ pub enum AddressChange {
     Add {
         /// Address.
         address: ObservedAddress,
-        /// If it is there, its protocol, flags and lifetimes are changed to these.
+        /// If it is there, its protocol, flags, metric and lifetimes are changed to these.
         replace: bool,
     },
     /// Deletes an address.
@@ -321,7 +321,7 @@ pub enum AddressChange {
         promote: bool,
     },
     /// Restores the route to an address's network that the kernel made with the address.
-    AddPrefixRoute(IpNet),
+    AddPrefixRoute(ObservedAddress),
 }
 
 /// Change of the addresses to which a vxlan sends flooded frames.

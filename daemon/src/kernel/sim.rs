@@ -18,12 +18,18 @@ use nix::errno::Errno;
 
 use super::{
     ADDRESS_PROTOCOL_KERNEL_LL, AddressChange, Announcement, BatchOp, FeatureOp, Kernel,
-    KernelError, KernelEvent, LinkAt, LinkChange, LinkEvent, LinkOp, NamespaceChange, NamespaceOp,
-    NeighbourChange, NewLink, Ns, Observed, ObservedAddress, ObservedBridge, ObservedLink,
-    ObservedNs, ObservedPort, ObservedRoute, ObservedRule, Op, Outcome, ROUTE_PROTOCOL,
-    RemoteChange, RouteChange, RouteExtras, RuleChange, Scope, Selectors, WatchChange, sysctl,
+    KernelError, KernelEvent, LinkAt, LinkChange, LinkEvent, LinkOp, NamespaceChange, NamespaceOp, NeighbourChange, NewLink, Ns, Observed, ObservedAddress, ObservedBridge, ObservedLink, ObservedNs, ObservedPort, ObservedRoute, ObservedRule, Op, Outcome, ROUTE_PROTOCOL, RemoteChange, RouteChange, RouteExtras, RuleChange, Scope, Selectors, WatchChange, sysctl, LOOPBACK,
 };
 use crate::links::{BridgeSettings, LinkSettings, PortVlans};
+
+/// Returns the `lo` of a namespace, which the simulated kernel has once there are addresses on it.
+fn loopback() -> ObservedLink {
+    ObservedLink {
+        index: LOOPBACK,
+        mtu: 65536,
+        ..ObservedLink::default()
+    }
+}
 
 /// First bytes of the MAC addresses that this kernel chooses itself.
 const CHOSEN: [u8; 4] = [0xfe, 0, 0, 0];
@@ -229,9 +235,15 @@ impl Kernel for SimKernel {
                 .filter(|(name, link)| !part.links.contains(*name) && tagged(link));
             seen.renamed = strayed.map(|(name, _)| name.clone()).collect();
             seen.links.retain(|name, _| {
-                part.all_links || part.links.contains(name) || seen.renamed.contains(name)
+                let is_read = part.all_links && name != "lo" || seen.renamed.contains(name);
+                is_read || part.links.contains(name)
             });
-            seen.link_count = known.links.len() + 1;
+            if part.links.contains("lo") {
+                let lo = seen.links.entry("lo".to_owned()).or_insert_with(loopback);
+                lo.up = seen.loopback;
+            }
+            let others = known.links.keys().filter(|name| *name != "lo");
+            seen.link_count = others.count() + 1;
             for (name, link) in &mut seen.links {
                 let peer = state
                     .peers
@@ -455,7 +467,11 @@ impl State {
                 }
             }
             NamespaceChange::SetLoopbackUp(up) => {
-                self.named(name)?.loopback = *up;
+                let inside = self.named(name)?;
+                inside.loopback = *up;
+                if let (false, Some(lo)) = (*up, inside.links.get_mut("lo")) {
+                    lo.addresses.retain(|address| !address.is_ipv6());
+                }
                 Ok(())
             }
         }
@@ -647,6 +663,10 @@ impl State {
     }
 
     fn change_addresses(&mut self, at: &LinkAt, change: &AddressChange) -> Done {
+        if at.name == "lo" {
+            let lo = self.ns(&at.ns)?.links.entry(at.name.clone());
+            lo.or_insert_with(loopback);
+        }
         self.link(at)?;
         match change {
             AddressChange::Add { address, replace } => self.add_address(at, address, *replace),
@@ -919,11 +939,12 @@ impl State {
         match link.addresses.iter_mut().find(|known| known.excludes(new)) {
             Some(known) if known.is_same(new) => {
                 if replace {
-                    // The secondary flag and the label stay (`inet_rtm_newaddr()`,
-                    // net/ipv4/devinet.c).
+                    // The secondary flag, the label and the broadcast address stay
+                    // (`inet_rtm_newaddr()`, net/ipv4/devinet.c).
                     *known = ObservedAddress {
                         secondary: known.secondary,
                         label: known.label.clone(),
+                        broadcast: known.broadcast,
                         ..new.clone()
                     };
                 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use netnsd_api::{
-    AltName, Base, Bridge, Cidr, Endpoint, FieldError, Kind, Mac, Name, Namespace, Port, Resource,
+    AltName, Base, Bridge, Cidr, Endpoint, FieldError, Kind, Mac, Name, Namespace, Port, Resource, InterfaceAddress,
     ResourceRef, SysctlKey, SysctlValue,
 };
 use netnsd_netlink::Ns;
@@ -247,7 +247,7 @@ pub struct DeviceSpec<'s> {
     /// True if it is set up.
     pub up: bool,
     /// Addresses.
-    pub addresses: &'s [Cidr],
+    pub addresses: &'s [InterfaceAddress],
     /// Length of the transmit queue, in packets.
     pub txqueuelen: Option<u32>,
     /// Alias.

@@ -5,15 +5,100 @@
 //! secondary ones) and first in IPv6; so the addresses that stay are the longest run that need not
 //! move, and netnsd's others are added again behind them. Addresses of others stay where they are.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::{IpAddr, Ipv4Addr},
+};
 
 use ipnet::IpNet;
-use netnsd_api::{MIN_IPV6_MTU, is_link_local};
+use netnsd_api::{InterfaceAddress, MIN_IPV6_MTU, is_link_local};
 
 use super::{Ownership, Phase, Planner, Task};
 use crate::kernel::{
     ADDRESS_PROTOCOL_KERNEL_LL, AddressChange, IFA_F_NODAD, LinkAt, ObservedAddress, ObservedNs,
 };
+
+/// Address that a link is to have.
+pub(super) struct WantedAddress {
+    /// Address as it is added.
+    pub address: ObservedAddress,
+    settings: AddressSettings,
+}
+
+/// Settings that an address must have also if it is there; `None` leaves one as it is.
+struct AddressSettings {
+    broadcast: Option<Option<Ipv4Addr>>,
+    metric: Option<u32>,
+    label: Option<Option<String>>,
+}
+
+impl WantedAddress {
+    /// Returns an address with exactly these settings.
+    pub(super) fn exactly(address: &ObservedAddress) -> Self {
+        Self {
+            settings: AddressSettings {
+                broadcast: Some(address.broadcast),
+                metric: Some(address.metric),
+                label: Some(address.label.clone()),
+            },
+            address: address.clone(),
+        }
+    }
+
+    /// Returns how an address that is there should be.
+    fn adjust(&self, known: &ObservedAddress) -> ObservedAddress {
+        let AddressSettings {
+            broadcast,
+            metric,
+            label,
+        } = &self.settings;
+        ObservedAddress {
+            broadcast: broadcast.unwrap_or(known.broadcast),
+            metric: metric.unwrap_or(known.metric),
+            label: label.clone().unwrap_or_else(|| known.label.clone()),
+            ..known.clone()
+        }
+    }
+
+    /// Returns true if an address that is there has a setting that is wrong, and that the kernel
+    /// does not change: in IPv4 only the metric (`inet_rtm_newaddr()`, net/ipv4/devinet.c), in IPv6
+    /// not back to the default (`inet6_addr_modify()`, net/ipv6/addrconf.c).
+    fn needs_recreation(&self, known: &ObservedAddress) -> bool {
+        let right = self.adjust(known);
+        right.broadcast != known.broadcast
+            || right.label != known.label
+            || known.is_ipv6() && right.metric == 0 && known.metric != 0
+    }
+}
+
+/// Returns the addresses that are asked for of an interface. A setting that is no longer asked for
+/// goes back to the default; others than these are left as they are.
+pub(super) fn wanted_addresses<'s>(
+    interface: &str,
+    desired: &[InterfaceAddress],
+    earlier: impl Iterator<Item = &'s [InterfaceAddress]>,
+) -> Vec<WantedAddress> {
+    let mut set: HashMap<(IpNet, Option<IpAddr>), (bool, bool, bool)> = HashMap::new();
+    for old in earlier.flatten().filter(|old| old.details().is_some()) {
+        let key = ObservedAddress::of(old, interface);
+        let (broadcast, metric, label) = set.entry((key.net, key.peer)).or_default();
+        *broadcast |= old.broadcast().is_some();
+        *metric |= old.metric().is_some();
+        *label |= old.label().is_some();
+    }
+    let wanted = |asked: &InterfaceAddress| {
+        let address = ObservedAddress::of(asked, interface);
+        let was_set = set.get(&(address.net, address.peer));
+        let (broadcast, metric, label) = was_set.copied().unwrap_or_default();
+        let settings = AddressSettings {
+            broadcast: (broadcast || asked.broadcast().is_some()).then_some(address.broadcast),
+            metric: (metric || asked.metric().is_some()).then_some(address.metric),
+            label: (label || asked.label().is_some()).then(|| address.label.clone()),
+        };
+        WantedAddress { address, settings }
+    };
+    desired.iter().map(wanted).collect()
+}
 
 impl Planner<'_> {
     /// Plans the addresses of a link with this MTU.
@@ -21,24 +106,26 @@ impl Planner<'_> {
         &mut self,
         task: &Task<'_>,
         place: &LinkAt,
-        wanted: &[ObservedAddress],
+        wanted: &[WantedAddress],
         mtu: u32,
     ) {
         // Only addresses of netnsd are moved: adopted ones are netnsd's before, released ones until
         // the end.
-        if task.ownership == Ownership::Adopt {
+        // What others gave to `lo` stays theirs.
+        if task.ownership == Ownership::Adopt && place.name != "lo" {
             self.mark_addresses(task, place, wanted);
         }
         for ipv6 in [false, true] {
-            let mut order: Vec<&ObservedAddress> = wanted
+            let mut order: Vec<&WantedAddress> = wanted
                 .iter()
-                .filter(|address| address.is_ipv6() == ipv6)
+                .filter(|wanted| wanted.address.is_ipv6() == ipv6)
                 .collect();
             if let (true, Some(first)) = (ipv6 && mtu < MIN_IPV6_MTU, order.first()) {
                 // The kernel ends IPv6 on the link (`addrconf_notify()`, net/ipv6/addrconf.c).
                 let LinkAt { ns, name } = place;
                 let reason = format!(
-                    "IPv6 needs an MTU of at least {MIN_IPV6_MTU}, and {name} in {ns} has {mtu}: {first} waits for it"
+                    "IPv6 needs an MTU of at least {MIN_IPV6_MTU}, and {name} in {ns} has {mtu}: {} waits for it",
+                    first.address
                 );
                 self.pending(task, reason);
                 continue;
@@ -47,6 +134,7 @@ impl Planner<'_> {
                 order.reverse();
             }
             self.refuse_excluded(task, place, &mut order);
+            self.adjust_addresses(task, place, &order);
             self.order_addresses(task, place, &order, ipv6);
         }
         if task.is_released() {
@@ -55,13 +143,14 @@ impl Planner<'_> {
     }
 
     /// Marks adopted addresses as netnsd's, or removes the mark; their other attributes stay.
-    fn mark_addresses(&mut self, task: &Task<'_>, place: &LinkAt, wanted: &[ObservedAddress]) {
+    fn mark_addresses(&mut self, task: &Task<'_>, place: &LinkAt, wanted: &[WantedAddress]) {
         let Some(link) = self.ns_mut(&place.ns).links.get_mut(&place.name) else {
             return;
         };
         let mut taken = Vec::new();
         for known in &mut link.addresses {
-            let Some(wanted) = wanted.iter().find(|wanted| wanted.is_same(known)) else {
+            let mut wanted = wanted.iter().map(|wanted| &wanted.address);
+            let Some(wanted) = wanted.find(|wanted| wanted.is_same(known)) else {
                 continue;
             };
             if wanted.protocol != known.protocol {
@@ -87,19 +176,27 @@ impl Planner<'_> {
         &mut self,
         task: &Task<'_>,
         place: &LinkAt,
-        order: &mut Vec<&ObservedAddress>,
+        order: &mut Vec<&WantedAddress>,
     ) {
         let Some(link) = self.now.link(&place.ns, &place.name) else {
             return;
         };
         let mut refused = Vec::new();
         order.retain(|wanted| {
-            let excludes = |known: &&ObservedAddress| !known.is_ours() && known.excludes(wanted);
-            let mut others = link.addresses.iter().filter(excludes);
-            let Some(other) = others.find(|known| !known.is_same(wanted)) else {
+            let address = &wanted.address;
+            let excludes = |known: &&ObservedAddress| {
+                let is_right = known.is_same(address) && wanted.adjust(known) == **known;
+                !known.is_ours() && known.excludes(address) && !is_right
+            };
+            let Some(other) = link.addresses.iter().find(excludes) else {
                 return true;
             };
-            refused.push((wanted.net, other.to_string()));
+            let settings = if other.is_same(address) {
+                " with other settings"
+            } else {
+                ""
+            };
+            refused.push((address.net, format!("{other}{settings}")));
             false
         });
         for (wanted, other) in refused {
@@ -118,7 +215,7 @@ impl Planner<'_> {
         &mut self,
         task: &Task<'_>,
         place: &LinkAt,
-        order: &[&ObservedAddress],
+        order: &[&WantedAddress],
         ipv6: bool,
     ) {
         let LinkAt { ns, name } = place;
@@ -134,18 +231,18 @@ impl Planner<'_> {
         let mut leaving = leaving(known(&trial, name), order, ipv6, all);
         // Without any IPv4 address the kernel takes the routes by the link away: the first that
         // comes does so before others go.
-        let is_new = |wanted: &&ObservedAddress| {
+        let is_new = |wanted: &&WantedAddress| {
             !known(&trial, name)
                 .iter()
-                .any(|known| known.excludes(wanted))
+                .any(|known| known.excludes(&wanted.address))
         };
         let lead = order
             .first()
             .copied()
             .filter(|first| !leaving.is_empty() && is_new(first));
         if let Some(lead) = lead {
-            self.add_address(task, place, lead.clone());
-            trial.add_address(name, lead.clone());
+            self.add_address(task, place, lead.address.clone());
+            trial.add_address(name, lead.address.clone());
         }
         let mut delete: Vec<ObservedAddress> = Vec::new();
         while !leaving.is_empty() {
@@ -155,24 +252,24 @@ impl Planner<'_> {
             delete.append(&mut leaving);
             leaving = self::leaving(known(&trial, name), order, ipv6, all);
         }
-        let as_it_was = |wanted: &ObservedAddress| {
+        let as_it_was = |wanted: &WantedAddress| {
             let gone = delete
                 .iter()
-                .find(|gone| gone.is_same(wanted) && !task.is_released());
+                .find(|gone| gone.is_same(&wanted.address) && !task.is_released());
             // The address was unique until now.
             let nodad = if ipv6 { IFA_F_NODAD } else { 0 };
             gone.map_or_else(
-                || wanted.clone(),
+                || wanted.address.clone(),
                 |gone| ObservedAddress {
                     flags: gone.flags | nodad,
-                    ..gone.clone()
+                    ..wanted.adjust(gone)
                 },
             )
         };
-        let is_absent = |wanted: &&&ObservedAddress| {
+        let is_absent = |wanted: &&&WantedAddress| {
             !known(&trial, name)
                 .iter()
-                .any(|known| known.is_same(wanted))
+                .any(|known| known.is_same(&wanted.address))
         };
         let mut add: Vec<ObservedAddress> = order
             .iter()
@@ -216,6 +313,36 @@ impl Planner<'_> {
             for gone in followed.extract_if(.., |gone| gone.network() == network) {
                 self.delete_address(task, place, gone);
             }
+        }
+    }
+
+    /// Changes the settings of addresses that stay.
+    fn adjust_addresses(&mut self, task: &Task<'_>, place: &LinkAt, order: &[&WantedAddress]) {
+        let Some(link) = self.ns_mut(&place.ns).links.get_mut(&place.name) else {
+            return;
+        };
+        let with_metric: HashMap<(IpNet, Option<IpAddr>), &WantedAddress> = order
+            .iter()
+            .filter(|wanted| wanted.settings.metric.is_some())
+            .map(|wanted| ((wanted.address.net, wanted.address.peer), *wanted))
+            .collect();
+        let mut changed = Vec::new();
+        for known in &mut link.addresses {
+            let Some(wanted) = with_metric.get(&(known.net, known.peer)) else {
+                continue;
+            };
+            let right = wanted.adjust(known);
+            if right != *known && !wanted.needs_recreation(known) {
+                known.clone_from(&right);
+                changed.push(right);
+            }
+        }
+        for address in changed {
+            let change = AddressChange::Add {
+                address,
+                replace: true,
+            };
+            self.emit(Phase::Addresses, task, place.change_addresses(change));
         }
     }
 
@@ -289,7 +416,7 @@ fn known<'n>(inside: &'n ObservedNs, name: &str) -> &'n [ObservedAddress] {
 /// and with `all` those in the order. Secondary ones come first.
 fn leaving(
     addresses: &[ObservedAddress],
-    order: &[&ObservedAddress],
+    order: &[&WantedAddress],
     ipv6: bool,
     all: bool,
 ) -> Vec<ObservedAddress> {
@@ -313,7 +440,10 @@ fn leaving(
         .collect();
     let mut leaves: Vec<bool> = known.iter().map(|known| known.is_ours()).collect();
     let mut is_fixed: Vec<bool> = leaves.iter().map(|ours| !ours).collect();
-    for wanted in order.iter().filter(|_| all) {
+    for WantedAddress {
+        address: wanted, ..
+    } in order.iter().filter(|_| all)
+    {
         if let Some(place) = places.get(&(wanted.net, wanted.peer)) {
             is_fixed[*place] = false;
         }
@@ -324,7 +454,8 @@ fn leaving(
     // Networks that are asked for, and the place before which others of theirs would become primary
     // instead of the first.
     let mut heads: HashMap<IpNet, usize> = HashMap::new();
-    for wanted in order {
+    for asked in order {
+        let wanted = &asked.address;
         let network = wanted.network();
         let by_others = primaries
             .get(&network)
@@ -342,7 +473,9 @@ fn leaving(
         let stays = place.filter(|place| {
             let fits = ipv6 || is_head || known[*place].secondary;
             let is_below = is_head || heads.get(&network).is_none_or(|head| place >= head);
+            let is_kept = is_fixed[*place] || !asked.needs_recreation(known[*place]);
             fits && is_below
+                && is_kept
                 && if rises {
                     *from != usize::MAX
                 } else {

@@ -9,7 +9,7 @@ use netnsd_api::{
 
 use super::{
     Ownership, Phase, Planner, Task,
-    place::{device_at, set_owner, settings_change},
+    place::{device_at, set_owner, settings_change}, address::{WantedAddress, wanted_addresses},
     route::{RouteKey, key_of, key_of_known},
 };
 use crate::{
@@ -85,14 +85,16 @@ impl Task<'_> {
     }
 
     /// Returns the addresses that a device is to have.
-    pub(super) fn addresses_of(&self, device: &DeviceSpec<'_>) -> Vec<ObservedAddress> {
+    pub(super) fn addresses_of(&self, device: &DeviceSpec<'_>) -> Vec<WantedAddress> {
         match self.found_device(device) {
-            Some(found) => found.addresses.clone(),
-            None => device
-                .addresses
-                .iter()
-                .map(|address| ObservedAddress::new(address.0))
-                .collect(),
+            Some(found) => found.addresses.iter().map(WantedAddress::exactly).collect(),
+            None => {
+                let earlier = self.applied.iter();
+                let earlier = earlier
+                    .filter_map(|spec| spec.devices().nth(device.end))
+                    .map(|device| device.addresses);
+                wanted_addresses(device.name, device.addresses, earlier)
+            }
         }
     }
 
@@ -278,6 +280,8 @@ fn found_namespace(spec: &Namespace, known: &ObservedNs) -> Namespace {
         sysctls: BTreeMap::new(),
         dns: None,
         attach: None,
+        // Those that were there before stay.
+        addresses: Vec::new(),
         ..spec.clone()
     }
 }

@@ -191,7 +191,7 @@ fn address_line(link: &LinkAt, change: &AddressChange) -> String {
             promote,
         } => reorder(link, (delete, add), *promote),
         AddressChange::AddPrefixRoute(address) => {
-            let new = prefix_route(&link.name, *address);
+            let new = prefix_route(&link.name, address);
             route(&link.ns, "append", &new, "kernel", "")
         }
     }

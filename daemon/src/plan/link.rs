@@ -9,6 +9,7 @@ use nix::errno::Errno;
 
 use super::{
     Phase, Planner, Task,
+    address::WantedAddress,
     place::{device_at, settings_change},
 };
 use crate::{
@@ -34,7 +35,7 @@ struct Common {
     /// MTUs that were asked for before. Any other value is the kernel's choice, such as that of a
     /// bridge by its ports.
     old_mtus: Vec<u32>,
-    addresses: Vec<ObservedAddress>,
+    addresses: Vec<WantedAddress>,
     settings: DeviceSettings,
     /// Settings that were asked for before.
     old_settings: Vec<DeviceSettings>,
@@ -462,17 +463,12 @@ impl Planner<'_> {
             return;
         };
         let lacks = |address: &&ObservedAddress| {
-            let stays = now.up && now.addresses.iter().any(|other| other.net == address.net);
+            let stays = now.up && now.addresses.iter().any(|other| other.is_same(address));
             stays
                 && has_prefix_route(seen, address)
-                && !there.contains(&(name.clone(), address.net.trunc()))
+                && !there.contains(&(name.clone(), address.network()))
         };
-        let lacking: Vec<IpNet> = seen
-            .addresses
-            .iter()
-            .filter(lacks)
-            .map(|address| address.net)
-            .collect();
+        let lacking: Vec<ObservedAddress> = seen.addresses.iter().filter(lacks).cloned().collect();
         for address in lacking {
             let op = place.change_addresses(AddressChange::AddPrefixRoute(address));
             self.emit_retriable(Phase::LinkRoutes, task, op);
@@ -566,7 +562,7 @@ fn bridge_changes(spec: &Bridge, old: Option<&Bridge>, now: &ObservedBridge) -> 
 /// Returns true if the kernel has made a route to the network of an address of netnsd's: in IPv6 it does
 /// once there is a carrier.
 fn has_prefix_route(link: &ObservedLink, address: &ObservedAddress) -> bool {
-    let net = address.net;
+    let net = address.network();
     let is_ready = match net {
         // No route to 0.0.0.0/8 (`ipv4_is_zeronet()`, linux/in.h).
         IpNet::V4(net) => link.up && net.network().octets()[0] != 0,
@@ -574,7 +570,7 @@ fn has_prefix_route(link: &ObservedLink, address: &ObservedAddress) -> bool {
     };
     let is_made = !address.is_without_route()
         && !address.secondary
-        && net.prefix_len() < net.max_prefix_len();
+        && (net.prefix_len() < net.max_prefix_len() || net.addr() != address.net.addr());
     is_ready && is_made && address.is_ours()
 }
 

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 
 use netnsd_api::{Namespace, Neighbour, NetnsId, RouteType};
 
-use super::{Phase, Planner, Task, place::set_owner};
+use super::{Phase, Planner, Task, address::wanted_addresses, place::set_owner};
 use crate::{
     kernel::{
-        LOOPBACK, LinkAt, NamespaceChange, NeighbourChange, Ns, ObservedNs, Op, StalePin, ownership,
+        LOOPBACK, LinkAt, NamespaceChange, NeighbourChange, Ns, ObservedLink, ObservedNs, Op,
+        StalePin, ownership,
     },
-    model::Spec,
+    model::{Spec, SpecOf},
 };
 
 impl Planner<'_> {
@@ -168,6 +169,12 @@ impl Planner<'_> {
             self.emit(Phase::Addresses, task, op);
             let inside = self.ns_mut(&ns);
             inside.loopback = spec.loopback;
+            if let Some(lo) = inside.links.get_mut("lo") {
+                lo.up = spec.loopback;
+                if !spec.loopback {
+                    lo.addresses.retain(|address| !address.is_ipv6());
+                }
+            }
             if !spec.loopback {
                 // Local routes are on `lo`, and in IPv6 those that reject
                 // (`ip6_route_info_create()`, net/ipv6/route.c).
@@ -181,8 +188,27 @@ impl Planner<'_> {
                 });
             }
         }
+        self.plan_loopback_addresses(task, &ns, spec);
         self.plan_dns(task, &name, spec.dns.as_ref(), &dns);
         self.shared_sysctls(task, spec);
+    }
+
+    fn plan_loopback_addresses(&mut self, task: &Task<'_>, ns: &Ns, spec: &Namespace) {
+        let earlier = || {
+            let specs = task.applied.iter().filter_map(Namespace::of);
+            specs.map(|spec| spec.addresses.as_slice())
+        };
+        if spec.addresses.is_empty() && earlier().all(<[_]>::is_empty) {
+            return;
+        }
+        let lo = LinkAt::loopback(ns.clone());
+        let inside = self.ns_mut(ns);
+        let up = inside.loopback;
+        // A new namespace was not read.
+        let link = inside.links.entry(lo.name.clone());
+        let mtu = link.or_insert_with(|| new_loopback(up)).mtu;
+        let wanted = wanted_addresses(&lo.name, &spec.addresses, earlier());
+        self.plan_addresses(task, &lo, &wanted, mtu);
     }
 
     /// Plans what depends on links: sysctls of interfaces, neighbours, rules,
@@ -246,6 +272,16 @@ impl Planner<'_> {
                 }
             }
         }
+    }
+}
+
+/// Returns the `lo` of a new namespace (`loopback_setup()`, drivers/net/loopback.c).
+fn new_loopback(up: bool) -> ObservedLink {
+    ObservedLink {
+        index: LOOPBACK,
+        mtu: 65536,
+        up,
+        ..ObservedLink::default()
     }
 }
 

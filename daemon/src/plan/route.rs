@@ -297,10 +297,12 @@ impl<'k> Reach<'k> {
             link_routes: HashSet::new(),
         };
         for (name, link) in &known.links {
+            // Every address of the networks of `lo` is the namespace's own.
+            let reaches = link.up && name != "lo";
             for address in &link.addresses {
                 let own = address.net.addr();
                 reach.addresses.insert(own);
-                for interface in [None, Some(name.as_str())].into_iter().filter(|_| link.up) {
+                for interface in [None, Some(name.as_str())].into_iter().filter(|_| reaches) {
                     let entry = reach
                         .on_link
                         .entry((address.net.trunc(), interface))

@@ -25,6 +25,9 @@ pub fn scope(tasks: &[Task<'_>]) -> Scope {
                     inside.all_links = true;
                     continue;
                 }
+                if !spec.addresses.is_empty() {
+                    inside.links.insert("lo".to_owned());
+                }
                 // A gateway may be reached by any link there.
                 inside.all_links |= !spec.routes.is_empty();
                 inside.routes |= !spec.routes.is_empty();

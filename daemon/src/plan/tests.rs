@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use netnsd_api::{
-    Bridge, Cidr, Endpoint, Kind, Link, LinkType, Name, Namespace, ResourceRef, Route, Rule, Veth,
-    VlanRange, is_link_local,
+    Bridge, Cidr, Endpoint, Kind, Link, LinkType, Name, Namespace, ResourceRef, Route, Rule, Veth, VlanRange, is_link_local, DetailedAddress, InterfaceAddress,
 };
 use proptest::prelude::*;
 use serde_json::json;
@@ -149,7 +148,18 @@ fn end() -> impl Strategy<Value = Endpoint> {
             end.arp = cost != Some(1);
             end.promiscuous = cost == Some(2);
             end.alias = cost.map(|cost| format!("alias {cost}"));
-            end.addresses = addresses.into_iter().map(Cidr).collect();
+            let detailed = |net: IpNet| {
+                let metric = cost.filter(|_| net.addr().is_ipv4() == up);
+                let label = metric.map(|metric| format!("eth{device}:{metric}"));
+                InterfaceAddress::from(DetailedAddress {
+                    address: Cidr(net),
+                    peer: None,
+                    broadcast: None,
+                    metric,
+                    label: label.filter(|_| net.addr().is_ipv4()),
+                })
+            };
+            end.addresses = addresses.into_iter().map(detailed).collect();
             end
         })
 }
@@ -422,13 +432,13 @@ fn assert_order(kernel: &SimKernel, network: &Network) {
     let all = kernel.everything();
     for end in network.values().flat_map(Spec::endpoints) {
         let link = &all[&Ns::of(end.namespace.as_ref())].links[end.device()];
-        let list: Vec<IpNet> = end.addresses.iter().map(|address| address.0).collect();
+        let list: Vec<IpNet> = end.addresses.iter().map(InterfaceAddress::net).collect();
         assert_eq!(ours(link), in_order(&list, &[]), "{list:?} of {link:#?}");
     }
 }
 
 /// A pair of which the first end is in a namespace and has these addresses.
-fn one_pair(addresses: &[IpNet]) -> Network {
+fn one_pair<T: serde::Serialize>(addresses: &[T]) -> Network {
     let namespace = Spec::Namespace(serde_json::from_value(json!({"name": "n0"})).unwrap());
     let ends = json!([{"namespace": "n0", "interface": "eth0", "addresses": addresses}, {"interface": "eth1"}]);
     let pair =
@@ -441,18 +451,71 @@ fn one_pair(addresses: &[IpNet]) -> Network {
 
 /// The operations that lead from one list of addresses to another.
 fn steps(from: &[&str], to: &[&str]) -> Vec<&'static str> {
-    let parse = |all: &[&str]| {
-        one_pair(
-            &all.iter()
-                .map(|text| text.parse().unwrap())
-                .collect::<Vec<_>>(),
-        )
-    };
+    steps_between(&one_pair(from), &one_pair(to))
+}
+
+/// The operations that lead from one network to another, after which nothing is left to do.
+fn steps_between(from: &Network, to: &Network) -> Vec<&'static str> {
     let kernel = SimKernel::default();
-    go(&kernel, &Network::new(), &parse(from));
-    let (plan, _) = go(&kernel, &parse(from), &parse(to));
-    assert_order(&kernel, &parse(to));
+    go(&kernel, &Network::new(), from);
+    let (plan, rest) = go(&kernel, from, to);
+    assert_eq!(rest.steps, vec![]);
+    assert_order(&kernel, to);
     plan.steps.iter().map(|step| step.op.label()).collect()
+}
+
+/// A metric changes in place; other settings only by another creation, with those that come after.
+#[test]
+fn settings_of_addresses_change_by_the_fewest_operations() {
+    let with = |fields: serde_json::Value| {
+        let mut entry = json!({"address": "10.0.0.1/24"});
+        for (field, value) in fields.as_object().unwrap() {
+            entry[field] = value.clone();
+        }
+        one_pair(&[entry, json!("10.0.0.2/24"), json!("10.1.0.1/24")])
+    };
+    let plain = with(json!({}));
+    let metric = with(json!({"metric": 5}));
+    let label = with(json!({"label": "eth0:1"}));
+    assert_eq!(steps_between(&plain, &metric), ["address_add"]);
+    assert_eq!(steps_between(&metric, &plain), ["address_add"]);
+    assert_eq!(steps_between(&metric, &metric), [""; 0]);
+    for (from, to) in [(&plain, &label), (&label, &metric), (&label, &plain)] {
+        assert_eq!(steps_between(from, to), ["address_reorder"]);
+    }
+    let v6 = |entry| one_pair(&[entry]);
+    let metric = json!({"address": "fd00::1/64", "metric": 5});
+    assert_eq!(
+        steps_between(&v6(json!("fd00::1/64")), &v6(metric.clone())),
+        ["address_add"]
+    );
+    assert_eq!(
+        steps_between(&v6(metric), &v6(json!("fd00::1/64"))),
+        ["address_reorder"]
+    );
+    let peer = |peer| one_pair(&[json!({"address": "10.0.0.1/32", "peer": peer})]);
+    assert_eq!(
+        steps_between(&peer("10.0.0.2/32"), &peer("10.0.0.3/32")),
+        ["address_add", "address_delete"]
+    );
+}
+
+#[test]
+fn loopback_has_its_addresses() {
+    let namespace = |fields: serde_json::Value| -> Network {
+        let spec = Spec::Namespace(serde_json::from_value(fields).unwrap());
+        [(spec.resource(), spec)].into()
+    };
+    let bare = namespace(json!({"name": "n0"}));
+    let two = namespace(json!({"name": "n0", "addresses": ["10.0.0.1/32", "fd00::1/128"]}));
+    let down = namespace(json!({"name": "n0", "addresses": ["10.0.0.1/32"], "loopback": false}));
+    assert_eq!(steps_between(&bare, &two), ["address_add", "address_add"]);
+    assert_eq!(steps_between(&two, &two), [""; 0]);
+    assert_eq!(steps_between(&two, &down), ["loopback_set"]);
+    assert_eq!(
+        steps_between(&down, &bare),
+        ["loopback_set", "address_delete"]
+    );
 }
 
 /// Addresses that need not move are not touched.

@@ -421,7 +421,7 @@ impl Resource for Link {
     fn check(&self) -> Result<(), FieldError> {
         check_labels(&self.labels)?;
         check_default_interface(Self::KIND, &self.name, self.device.interface.as_ref())?;
-        self.device.check()?;
+        self.device.check(self.device_name())?;
         self.check_mac()?;
         self.fields.check()
     }

@@ -455,21 +455,15 @@ impl NamespaceSnapshot {
 
     /// Returns the fields of every device. MAC addresses are left out: those of the links stay.
     fn device_spec(&self, link: &LiveLink, document: &mut AdoptDocument) -> Map<String, Value> {
-        let mut addresses: Vec<&str> = Vec::new();
+        let mut addresses: Vec<Value> = Vec::new();
         for address in &self.addresses {
             if address.interface != link.name || !is_adoptable_address(address) {
                 continue;
             }
-            match &address.peer {
-                None => addresses.push(&address.address),
-                Some(peer) => document.omit(format!(
-                    "the address {} peer {peer} of {} in {} is left out: netnsd does not support \
-                     peer addresses",
-                    address.address,
-                    link.name,
-                    self.describe()
-                )),
-            }
+            addresses.push(match &address.peer {
+                None => json!(address.address),
+                Some(peer) => json!({"address": address.address, "peer": peer}),
+            });
         }
         let mut device = Map::from_iter([
             ("interface".to_owned(), json!(link.name)),

@@ -2,8 +2,7 @@
 //! neighbours.
 
 use netnsd_api::{
-    Address, Cidr, Destination, Family, InterfaceName, Neighbour, NextHop, RT_TABLE_MAIN, Route,
-    Rule,
+    Address, Cidr, Destination, Family, InterfaceName, Neighbour, NextHop, RT_TABLE_MAIN, Route, Rule, DetailedAddress, InterfaceAddress,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
@@ -27,7 +26,7 @@ pub enum Verb {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Edit {
     /// Writes an address.
-    Address(Verb, Cidr),
+    Address(Verb, InterfaceAddress),
     /// Writes a route.
     Route(Verb, Box<Route>),
     /// Removes the first route that has all of these fields, of one family if it is given: true is
@@ -63,7 +62,7 @@ impl Edit {
     /// An entry of the other family.
     pub fn of_family(self, options: &IpOptions) -> Result<Self, CliError> {
         let is_ipv6 = match &self {
-            Edit::Address(_, address) => address.0.addr().is_ipv6(),
+            Edit::Address(_, address) => address.ip().is_ipv6(),
             Edit::Route(_, route) => route.is_ipv6(),
             Edit::Neighbour(_, entry) => entry.address.0.is_ipv6(),
             Edit::DeleteNeighbour(address, ..) => address.0.is_ipv6(),
@@ -133,12 +132,17 @@ impl Edit {
     pub fn apply(&self, list: &mut Vec<Value>) -> Result<(), CliError> {
         match self {
             Edit::Address(verb, address) => {
-                let text = address.to_string();
-                let at = list
-                    .iter()
-                    .position(|entry| address_of(entry) == Some(&text));
-                // An entry with the same address is the same entry.
-                let new = at.map_or(Value::from(&*text), |index| list[index].clone());
+                let entries: Vec<InterfaceAddress> = read_list(list)?;
+                let at = entries.iter().position(|entry| {
+                    entry.net() == address.net() && entry.peer() == address.peer()
+                });
+                let new = match at {
+                    // It says no more of the entry that has the same address.
+                    Some(index) if address.details().is_none_or(has_only_peer) => {
+                        list[index].clone()
+                    }
+                    _ => to_value(address)?,
+                };
                 write_entry(list, *verb, at, new, &format!("address {address}"))
             }
             Edit::Route(verb, route) => {
@@ -188,6 +192,10 @@ impl Edit {
 /// Returns the address of an entry, which may have other fields beside it.
 pub fn address_of(entry: &Value) -> Option<&str> {
     entry.as_str().or(entry["address"].as_str())
+}
+
+fn has_only_peer(details: &DetailedAddress) -> bool {
+    details.broadcast.is_none() && details.metric.is_none() && details.label.is_none()
 }
 
 fn to_value(entry: &impl Serialize) -> Result<Value, CliError> {

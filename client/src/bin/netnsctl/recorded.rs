@@ -156,7 +156,9 @@ mod tests {
         use crate::entries::Verb;
 
         let fields = json!({"addresses": ["10.0.0.1/24"]});
-        let edit = |verb, text: &str| Edit::Address(verb, text.parse().unwrap());
+        let edit = |verb, text: &str| {
+            Edit::Address(verb, text.parse::<netnsd_api::Cidr>().unwrap().into())
+        };
         let edits = [
             edit(Verb::Delete, "10.0.0.1/24"),
             edit(Verb::Add, "10.0.0.2/24"),

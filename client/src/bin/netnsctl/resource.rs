@@ -159,7 +159,7 @@ pub struct AddressEdits {
 impl AddressEdits {
     /// Returns the edits: removals first.
     pub fn edits(&self) -> Vec<Edit> {
-        let edit = |verb| move |address: &Cidr| Edit::Address(verb, *address);
+        let edit = |verb| move |address: &Cidr| Edit::Address(verb, (*address).into());
         let removed = self.remove_address.iter().map(edit(Verb::Delete));
         let added = self.add_address.iter().map(edit(Verb::Add));
         removed.chain(added).collect()

@@ -502,7 +502,7 @@ fn change_addresses(
             reorder_addresses(socket, index, (delete, add), *promote)
         }
         AddressChange::AddPrefixRoute(address) => {
-            let route = prefix_route(&link.name, *address);
+            let route = prefix_route(&link.name, address);
             let oifs = BTreeMap::from([(link.name.clone(), index)]);
             let message = message::route(&route, &oifs, ROUTE_PROTOCOL_KERNEL);
             // Beside the route of another link in the same network, as the kernel does it.

@@ -190,9 +190,12 @@ fn namespace(
         let proxies = neighbours(proxy_neighbours(&open.route)?, &names);
         seen.neighbours.extend(proxies);
     }
-    if let Some(lo) = seen.links.remove("lo") {
+    if let Some(lo) = seen.links.get("lo") {
         seen.loopback = lo.up;
-        seen.owner_tag = lo.owner_tag;
+        seen.owner_tag.clone_from(&lo.owner_tag);
+        if !part.links.contains("lo") {
+            seen.links.remove("lo");
+        }
     }
     if let Ns::Named(name) = ns {
         seen.alias_of = alias_of(switcher, seen.inode, name, seen.owner_tag.as_deref())?;
@@ -317,7 +320,7 @@ fn some_links(
     ns: &Ns,
     part: &NsScope,
 ) -> Result<BTreeMap<String, ObservedLink>, KernelError> {
-    let lo = matches!(ns, Ns::Named(_)).then_some("lo");
+    let lo = Some("lo").filter(|lo| matches!(ns, Ns::Named(_)) && !part.links.contains(*lo));
     these_links(
         socket,
         part.links

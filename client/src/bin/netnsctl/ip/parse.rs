@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use netnsd_api::{
-    Cidr, LinkType, Mac, Neighbour, Problem, RT_TABLE_DEFAULT, RT_TABLE_MAIN, Route, Rule, parse,
+    Cidr, LinkType, Mac, Neighbour, Problem, RT_TABLE_DEFAULT, RT_TABLE_MAIN, Route, Rule, parse, InterfaceAddress,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -782,44 +782,54 @@ pub fn parse_address(words: &[String]) -> Result<Request, String> {
 }
 
 /// Parses an address and its device.
-fn parse_address_words(mut words: Words<'_>) -> Result<(Cidr, String), String> {
-    let (mut address, mut device) = (None, None);
+fn parse_address_words(mut words: Words<'_>) -> Result<(InterfaceAddress, String), String> {
+    let (mut address, mut device, mut fields) = (None, None, Map::new());
     while let Some(word) = words.next() {
         match word {
             "dev" => device = Some(words.value("dev")?.to_owned()),
             "local" if address.is_none() => address = Some(parse_cidr(words.value("local")?)?),
+            "peer" => {
+                let peer = parse_cidr(words.value("peer")?)?;
+                fields.insert("peer".into(), peer.to_string().into());
+            }
+            "broadcast" | "brd" => {
+                fields.insert("broadcast".into(), words.value(word)?.into());
+            }
+            "metric" | "priority" | "preference" => {
+                let metric: u32 = parse_value(word, words.value(word)?)?;
+                fields.insert("metric".into(), metric.into());
+            }
+            "label" => {
+                fields.insert("label".into(), words.value("label")?.into());
+            }
             // So it is anyway, by netnsd or the kernel.
             "nodad" => {}
             "scope" => expect_value("scope", words.value("scope")?, "global")?,
             "valid_lft" | "preferred_lft" => {
                 expect_value(word, words.value(word)?, "forever")?;
             }
-            "broadcast" | "brd" => {
-                let value = words.value(word)?;
-                let of_network = match address {
-                    Some(Cidr(net)) => net.broadcast().to_string(),
-                    None => "+".to_owned(),
-                };
-                if value != "+" && value != of_network {
-                    return Err(format!(
-                        "broadcast {value} is not managed by netnsd yet: leave it out"
-                    ));
-                }
-            }
-            "peer" | "label" | "metric" | "anycast" | "home" | "mngtmpaddr" | "noprefixroute"
-            | "autojoin" | "optimistic" | "proto" => {
+            "anycast" | "home" | "mngtmpaddr" | "noprefixroute" | "autojoin" | "optimistic"
+            | "proto" => {
                 return Err(format!("{word} of an address is not managed by netnsd yet"));
             }
             other if address.is_none() => address = Some(parse_cidr(other)?),
             other => {
                 return Err(format!(
-                    "unknown word {other:?} after the address: expected dev DEVICE"
+                    "unknown word {other:?} after the address: expected dev DEVICE, peer, broadcast, metric or label"
                 ));
             }
         }
     }
     let address = address.ok_or("an address is missing: addr add 10.0.0.1/24 dev veth0")?;
     let device = device.ok_or("a device is missing: addr add 10.0.0.1/24 dev veth0")?;
+    let Cidr(net) = address;
+    match fields.get("broadcast").and_then(Value::as_str) {
+        Some("+") => drop(fields.insert("broadcast".into(), net.broadcast().to_string().into())),
+        Some("-") => drop(fields.remove("broadcast")),
+        Some(_) | None => {}
+    }
+    fields.insert("address".into(), address.to_string().into());
+    let address = parse::<InterfaceAddress>(&fields.into()).map_err(|error| error.detail)?;
     Ok((address, device))
 }
 
@@ -1224,7 +1234,10 @@ mod tests {
     }
 
     fn address(verb: Verb, cidr: &str, device: &str) -> Request {
-        Request::EditDevice(Edit::Address(verb, cidr.parse().unwrap()), device.into())
+        Request::EditDevice(
+            Edit::Address(verb, cidr.parse::<Cidr>().unwrap().into()),
+            device.into(),
+        )
     }
 
     fn route(verb: Verb, value: Value) -> Request {
