@@ -192,9 +192,9 @@ impl Store {
     /// Writes a commit as one transaction.
     ///
     /// The rows of a table are one INSERT: each statement is a round trip to the thread of
-    /// sqlx-sqlite. Measured on a busy machine, in ms for 1, 100 and 10,000 resources with an event
-    /// each: one text of all statements 4.0, 16.5 and 845; this function 4.5, 17.8 and 875; a
-    /// statement for each row 4.7, 51.8 and 5,325.
+    /// sqlx-sqlite. Processor time in ms for 1, 100 and 3,000 resources with an event each: this
+    /// function 0.39, 2.0 and 50; one text of all statements 0.12, 1.9 and 72. On a disk a commit of
+    /// one resource takes at least 0.72 ms, and 0.54 as one text.
     async fn write_commit(&mut self, commit: &Commit) -> sqlx::Result<()> {
         let mut deleted = Vec::new();
         let mut put = Vec::new();
