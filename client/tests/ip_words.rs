@@ -1006,3 +1006,46 @@ fn selected_entries_are_flushed() {
     host.run(&["-n", "net0", "neigh", "flush", "dev", "eth0"])
         .assert_failed(2, &["nud permanent"]);
 }
+
+#[test]
+fn address_settings_are_recorded_in_words_of_ip() {
+    let host = host!();
+    host.run_ok(&["netns", "add", "net0"]);
+    host.run_ok(&[
+        "-n", "net0", "link", "add", "eth0", "type", "veth", "peer", "name", "eth1",
+    ]);
+    let netnsctl = |words: &str| {
+        let words: Vec<&str> = words.split(' ').collect();
+        host.run_ok(&[&["-n", "net0", "addr"][..], &words].concat())
+    };
+    netnsctl("add 10.0.0.1 peer 10.0.0.2/24 broadcast + metric 5 label eth0:1 dev eth0");
+    netnsctl("add 192.0.2.1/32 dev lo");
+    let shown = |device: &str| {
+        host.ip_json(&["-n", "net0", "addr", "show", "dev", device])[0]["addr_info"].clone()
+    };
+    let address = shown("eth0")[0].clone();
+    assert_eq!(
+        [
+            "local",
+            "address",
+            "prefixlen",
+            "broadcast",
+            "metric",
+            "label"
+        ]
+        .map(|key| &address[key]),
+        [
+            &json!("10.0.0.1"),
+            &json!("10.0.0.2"),
+            &json!(24),
+            &json!("10.0.0.255"),
+            &json!(5),
+            &json!("eth0:1")
+        ]
+    );
+    assert_eq!(shown("lo")[1]["local"], "192.0.2.1");
+    netnsctl("del 10.0.0.1 peer 10.0.0.2/24 dev eth0");
+    netnsctl("del 192.0.2.1/32 dev lo");
+    assert_eq!(shown("eth0").as_array().map(Vec::len), Some(0));
+    assert!(!shown("lo").to_string().contains("192.0.2.1"));
+}

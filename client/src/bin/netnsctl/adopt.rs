@@ -208,7 +208,7 @@ impl HostSnapshot {
                 Some(resource) => resource.name.to_string(),
                 None => {
                     let name = self.choose_name(Kind::Bridge, namespace, &link.name);
-                    let bridge = namespace.bridge_spec(&name, link, document);
+                    let bridge = namespace.bridge_spec(&name, link);
                     document.add(Kind::Bridge, bridge);
                     name
                 }
@@ -454,7 +454,7 @@ impl NamespaceSnapshot {
     }
 
     /// Returns the fields of every device. MAC addresses are left out: those of the links stay.
-    fn device_spec(&self, link: &LiveLink, document: &mut AdoptDocument) -> Map<String, Value> {
+    fn device_spec(&self, link: &LiveLink) -> Map<String, Value> {
         let mut addresses: Vec<Value> = Vec::new();
         for address in &self.addresses {
             if address.interface != link.name || !is_adoptable_address(address) {
@@ -477,8 +477,8 @@ impl NamespaceSnapshot {
         device
     }
 
-    fn bridge_spec(&self, name: &str, link: &LiveLink, document: &mut AdoptDocument) -> Value {
-        let mut bridge = self.device_spec(link, document);
+    fn bridge_spec(&self, name: &str, link: &LiveLink) -> Value {
+        let mut bridge = self.device_spec(link);
         bridge.insert("name".into(), name.into());
         // A bridge takes the lowest MTU of its ports unless one is set.
         let port_mtus = self
@@ -501,7 +501,7 @@ impl NamespaceSnapshot {
         bridges: &BridgeNames,
         document: &mut AdoptDocument,
     ) -> Value {
-        let mut endpoint = self.device_spec(link, document);
+        let mut endpoint = self.device_spec(link);
         if let Some(device) = &link.bridge {
             match bridges.get(&(self.name.clone(), device.clone())) {
                 Some(bridge) => {

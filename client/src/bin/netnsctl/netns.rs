@@ -154,6 +154,9 @@ pub struct NamespaceOptions {
     /// Set lo up or down
     #[arg(long, value_name = "on|off", value_parser = parse_args::parse_on_off)]
     loopback: Option<bool>,
+    /// An IP address of lo; repeatable; with set they replace all, none removes them
+    #[arg(long, value_name = "CIDR|none", value_parser = parse_args::parse_text_or_none)]
+    address: Vec<Value>,
     /// A route as in `ip route add`: "default via 10.0.0.1 [dev X] [metric N] [table N] [src A]
     /// [onlink] [mtu N] [advmss N] [initcwnd N] [nexthop via A dev X weight N]…"; repeatable; with set they replace all routes, none removes them
     #[arg(long, value_name = "ROUTE", value_parser = parse_args::parse_route)]
@@ -195,6 +198,7 @@ impl NamespaceOptions {
         let mut body = BodyBuilder::default();
         body.set("netnsid", self.netnsid.clone());
         body.set("loopback", self.loopback);
+        body.set_list("addresses", &self.address);
         body.set_list("routes", &self.route);
         body.set_list("rules", &self.rule);
         body.set_list("neighbours", &self.neighbour);
@@ -519,6 +523,7 @@ impl ShowInTable for Namespace {
         let mut fields = vec![
             ("netnsid", netnsid.unwrap_or_default()),
             ("loopback", on_off(spec.loopback)),
+            ("addresses", join_lines(&spec.addresses)),
             ("routes", join_lines(&routes)),
             ("rules", join_lines(&rules)),
             ("neighbours", join_lines(&neighbours)),

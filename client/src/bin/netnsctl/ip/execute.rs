@@ -47,7 +47,7 @@ pub async fn execute(
             let edit = edit.of_family(options)?;
             patch_recorded(
                 context,
-                async || find_device(context, location, &device).await,
+                async || find_owner_of_addresses(context, location, &device).await,
                 async |recorded| edit_operations(&recorded.fields, std::slice::from_ref(&edit)),
             )
             .await
@@ -360,6 +360,19 @@ async fn flush_namespace(
     .await
 }
 
+/// Finds the recorded resource that has the addresses of a device: those of `lo` are the
+/// namespace's.
+async fn find_owner_of_addresses(
+    context: &Context,
+    location: Location<'_>,
+    device: &str,
+) -> Result<Recorded, CliError> {
+    match location {
+        Some(namespace) if device == LOOPBACK => find_namespace(context, namespace).await,
+        _ => find_device(context, location, device).await,
+    }
+}
+
 async fn flush_addresses(
     context: &Context,
     options: &IpOptions,
@@ -368,7 +381,7 @@ async fn flush_addresses(
 ) -> Result<(), CliError> {
     patch_recorded(
         context,
-        async || find_device(context, options.netns.as_deref(), device).await,
+        async || find_owner_of_addresses(context, options.netns.as_deref(), device).await,
         async |recorded| {
             flush_operations(&recorded.fields, "addresses", |entry| {
                 Ok(address_of(entry).is_some_and(|address| {

@@ -1240,6 +1240,11 @@ mod tests {
         )
     }
 
+    fn detailed(verb: Verb, value: Value) -> Request {
+        let address = serde_json::from_value(value).unwrap();
+        Request::EditDevice(Edit::Address(verb, address), "eth0".into())
+    }
+
     fn route(verb: Verb, value: Value) -> Request {
         Request::EditNamespace(Edit::Route(verb, serde_json::from_value(value).unwrap()))
     }
@@ -1442,11 +1447,24 @@ mod tests {
             ),
             (
                 "ip a a 10.0.0.1/24 brd + dev eth0",
-                address(Verb::Add, "10.0.0.1/24", "eth0"),
+                detailed(
+                    Verb::Add,
+                    json!({"address": "10.0.0.1/24", "broadcast": "10.0.0.255"}),
+                ),
             ),
             (
-                "ip addr add 10.0.0.1/24 broadcast 10.0.0.255 dev eth0 scope global",
-                address(Verb::Add, "10.0.0.1/24", "eth0"),
+                "ip addr add 10.0.0.1/24 broadcast 10.0.0.7 dev eth0 scope global label eth0:1",
+                detailed(
+                    Verb::Add,
+                    json!({"address": "10.0.0.1/24", "broadcast": "10.0.0.7", "label": "eth0:1"}),
+                ),
+            ),
+            (
+                "ip addr change local 10.0.0.1 peer 10.0.0.2/30 metric 5 brd - dev eth0",
+                detailed(
+                    Verb::Change,
+                    json!({"address": "10.0.0.1/32", "peer": "10.0.0.2/30", "metric": 5}),
+                ),
             ),
             (
                 "ip addr replace 10.0.0.1 dev eth0",
@@ -1681,12 +1699,13 @@ mod tests {
             ("ip addr add dev eth0", "an address is missing"),
             ("ip addr add 10.0.0.1/33 dev eth0", "33"),
             (
-                "ip addr add 10.0.0.1/24 dev eth0 label eth0:1",
-                "label of an address",
+                "ip addr add 10.0.0.1/24 dev eth0 autojoin",
+                "autojoin of an address",
             ),
+            ("ip addr add 10.0.0.1/24 metric x dev eth0", "metric \"x\""),
             (
-                "ip addr add 10.0.0.1/24 brd 10.0.0.7 dev eth0",
-                "broadcast 10.0.0.7",
+                "ip addr add 10.0.0.1/24 brd x dev eth0",
+                "\"x\" is not an IP address",
             ),
             (
                 "ip addr flush dev eth0 10.0.0.1/24",
