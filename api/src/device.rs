@@ -1,7 +1,7 @@
 //! Fields that every network device has, in specifications and in what the kernel reports.
 
 use crate::{
-    AltName, Cidr, Code, FieldError, MIN_IPV6_MTU, InterfaceAddress,
+    AltName, Code, FieldError, InterfaceAddress, MIN_IPV6_MTU,
     kinds::checks::{check_count, check_unique},
 };
 

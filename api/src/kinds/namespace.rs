@@ -14,7 +14,9 @@ use super::{
     checks::{check_count, check_labels, check_unique},
 };
 use crate::{
-    Code, Dns, FieldError, Name, Neighbour, NetnsId, Route, Rule, SysctlKey, SysctlValue, InterfaceAddress, device::check_addresses,
+    Code, Dns, FieldError, InterfaceAddress, Name, Neighbour, NetnsId, Route, Rule, SysctlKey,
+    SysctlValue,
+    device::check_addresses,
     topology::{default_fields, omit_defaults, omit_defaults_of_items},
     values::deserialize_sysctls,
 };

@@ -5,7 +5,9 @@ use std::{
     net::IpAddr,
 };
 
-use netnsd_api::{Base, Kind, Mac, Name, Namespace, NetnsId, ResourceRef, is_link_local, InterfaceAddress};
+use netnsd_api::{
+    Base, InterfaceAddress, Kind, Mac, Name, Namespace, NetnsId, ResourceRef, is_link_local,
+};
 
 use super::segment;
 use crate::{

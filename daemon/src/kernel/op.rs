@@ -5,7 +5,6 @@
 
 use std::{fmt, net::IpAddr};
 
-use ipnet::{IpNet};
 use netnsd_api::{Mac, Name, Neighbour, NetnsId, Port, Route, Rule, SysctlKey};
 
 use super::{DnsFile, Ns, ObservedAddress, RouteExtras};

@@ -18,7 +18,11 @@ use nix::errno::Errno;
 
 use super::{
     ADDRESS_PROTOCOL_KERNEL_LL, AddressChange, Announcement, BatchOp, FeatureOp, Kernel,
-    KernelError, KernelEvent, LinkAt, LinkChange, LinkEvent, LinkOp, NamespaceChange, NamespaceOp, NeighbourChange, NewLink, Ns, Observed, ObservedAddress, ObservedBridge, ObservedLink, ObservedNs, ObservedPort, ObservedRoute, ObservedRule, Op, Outcome, ROUTE_PROTOCOL, RemoteChange, RouteChange, RouteExtras, RuleChange, Scope, Selectors, WatchChange, sysctl, LOOPBACK,
+    KernelError, KernelEvent, LOOPBACK, LinkAt, LinkChange, LinkEvent, LinkOp, NamespaceChange,
+    NamespaceOp, NeighbourChange, NewLink, Ns, Observed, ObservedAddress, ObservedBridge,
+    ObservedLink, ObservedNs, ObservedPort, ObservedRoute, ObservedRule, Op, Outcome,
+    ROUTE_PROTOCOL, RemoteChange, RouteChange, RouteExtras, RuleChange, Scope, Selectors,
+    WatchChange, sysctl,
 };
 use crate::links::{BridgeSettings, LinkSettings, PortVlans};
 

@@ -9,7 +9,8 @@ use netnsd_api::{
 
 use super::{
     Ownership, Phase, Planner, Task,
-    place::{device_at, set_owner, settings_change}, address::{WantedAddress, wanted_addresses},
+    address::{WantedAddress, wanted_addresses},
+    place::{device_at, set_owner, settings_change},
     route::{RouteKey, key_of, key_of_known},
 };
 use crate::{

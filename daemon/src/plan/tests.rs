@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use netnsd_api::{
-    Bridge, Cidr, Endpoint, Kind, Link, LinkType, Name, Namespace, ResourceRef, Route, Rule, Veth, VlanRange, is_link_local, DetailedAddress, InterfaceAddress,
+    Bridge, Cidr, DetailedAddress, Endpoint, InterfaceAddress, Kind, Link, LinkType, Name,
+    Namespace, ResourceRef, Route, Rule, Veth, VlanRange, is_link_local,
 };
 use proptest::prelude::*;
 use serde_json::json;

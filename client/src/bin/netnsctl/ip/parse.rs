@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use netnsd_api::{
-    Cidr, LinkType, Mac, Neighbour, Problem, RT_TABLE_DEFAULT, RT_TABLE_MAIN, Route, Rule, parse, InterfaceAddress,
+    Cidr, InterfaceAddress, LinkType, Mac, Neighbour, Problem, RT_TABLE_DEFAULT, RT_TABLE_MAIN,
+    Route, Rule, parse,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
