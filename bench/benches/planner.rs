@@ -63,7 +63,11 @@ fn bench_planning(criterion: &mut Criterion) {
                 ownership: Ownership::Keep,
             };
             let tasks: Vec<Task<'_>> = specs.iter().map(task).collect();
-            let bridge = |name: &netnsd_api::Name| Some(name.to_string());
+            let bridge = |name: &netnsd_api::Name| {
+                Some(netnsd::model::BridgeDevice::with_default_pvid(
+                    name.as_str(),
+                ))
+            };
             let kernel = SimKernel::default();
             if !new {
                 for step in plan(&tasks, &bridge, &Observed::default()).steps {
