@@ -86,7 +86,8 @@ fn document_is_planned_applied_diffed_and_exported() {
         "0 created, 0 updated, 0 deleted, 3 unchanged\n"
     );
     assert!(
-        exported.contains("addresses:\n    - 10.1.0.1/24\n") && !exported.contains("uid"),
+        exported.contains("interface: eth0, addresses: [10.1.0.1/24]}\n")
+            && !exported.contains("uid"),
         "{exported}"
     );
     assert_eq!(host.run_json(&["export"])["veths"][0]["name"], "lan");
@@ -605,7 +606,8 @@ fn complete_in_shell(host: &TestHost, shell: &str, line: &str) -> Option<Vec<Str
         }
         // The functions of its completion system are only there while a line is edited.
         "zsh" => {
-            "compdef() { completer=$1 }; _describe() { print -rl -- ${${(P)3}%%:*} }; \
+            "compdef() { completer=$1 }; \
+             _describe() { local -a v=(${${(P)3}//\\\\:/;}); print -rl -- ${${v%%:*}//;/:} }; \
              eval \"$(netnsctl completion zsh)\"; words=(${(z)0}); \
              [[ $0 == *' ' ]] && words+=(''); CURRENT=$#words; $completer; true"
         }
@@ -638,6 +640,7 @@ fn completion_works_in_real_shells() {
             ("netnsctl veth set lan0/0 --namespace n", &["net0", "net1"]),
             ("netnsctl netns exec net0 netnsct", &["netnsctl"]),
             ("netnsctl netns list --out", &["--output"]),
+            ("netnsctl veth add x net", &["net0:", "net1:"]),
         ] {
             let Some(words) = complete_in_shell(&host, shell, line) else {
                 break;

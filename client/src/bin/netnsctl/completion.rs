@@ -256,8 +256,11 @@ fn filter_candidates(prefix: &OsStr, words: Vec<String>) -> Vec<CompletionCandid
 
 /// Prints the script by which a shell asks for completions.
 pub fn print_script(shell: Shell) -> Result<(), CliError> {
-    if shell == Shell::Bash {
-        return write_raw(include_str!("completion.bash"));
+    // Their scripts from clap_complete split words at : and =, or end them with a space.
+    match shell {
+        Shell::Bash => return write_raw(include_str!("completion.bash")),
+        Shell::Zsh => return write_raw(include_str!("completion.zsh")),
+        _ => {}
     }
     let shells = Shells::builtins();
     let name = shell.to_string();

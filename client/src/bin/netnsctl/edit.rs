@@ -13,8 +13,8 @@ use serde_json::Value;
 use tempfile::NamedTempFile;
 
 use crate::{
-    api::RequestBody, cli::Context, error::CliError, output::to_yaml, resource::resource_path,
-    status::ResourceArg,
+    api::RequestBody, cli::Context, error::CliError, resource::resource_path, status::ResourceArg,
+    yaml::to_yaml,
 };
 
 /// Opens a resource as YAML in an editor, and replaces it if it did not change meanwhile. On a

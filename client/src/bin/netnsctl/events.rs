@@ -11,8 +11,9 @@ use crate::{
     api::with_query,
     cli::Context,
     error::CliError,
-    output::{Format, print_json_or_yaml, print_line, print_text, to_yaml},
+    output::{Format, print_json_or_yaml, print_line, print_text},
     status::parse_kind,
+    yaml::to_yaml,
 };
 
 /// Time before netnsctl reconnects.

@@ -10,8 +10,9 @@ use terminal_size::{Width, terminal_size_of};
 use crate::{
     cli::Context,
     error::CliError,
-    output::{Format, print_line, print_text, to_yaml, write_raw},
+    output::{Format, print_line, print_text, write_raw},
     topology::DocumentFile,
+    yaml::to_yaml,
 };
 
 /// The network to draw, and how.

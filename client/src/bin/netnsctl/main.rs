@@ -34,6 +34,7 @@ mod top;
 mod topology;
 mod usage;
 mod veth;
+mod yaml;
 
 use std::process::ExitCode;
 

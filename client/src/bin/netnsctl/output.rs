@@ -9,10 +9,8 @@ use std::{
 use clap::ValueEnum;
 use comfy_table::{Table, presets};
 use netnsd_api::DryRun;
-use serde::{Serialize, Serializer};
-use serde_json::Value;
 
-use crate::error::CliError;
+use crate::{error::CliError, yaml::to_yaml};
 
 /// Colors of text in terminals (ECMA-48, select graphic rendition).
 pub const RED: u8 = 31;
@@ -160,35 +158,6 @@ pub fn on_off(value: bool) -> String {
     (if value { "on" } else { "off" }).to_owned()
 }
 
-/// Returns JSON as YAML.
-pub fn to_yaml(json: &[u8]) -> Result<String, CliError> {
-    format_yaml(&serde_json::from_slice(json)?)
-}
-
-/// Returns a value as YAML; the name of an object is its first field.
-pub fn format_yaml(value: &Value) -> Result<String, CliError> {
-    yaml_serde::to_string(&NameFirst(value))
-        .map_err(|error| CliError::Refused(format!("cannot convert to YAML: {error}")))
-}
-
-/// Serializes a value with the names of objects before their other fields.
-struct NameFirst<'a>(&'a Value);
-
-impl Serialize for NameFirst<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.0 {
-            Value::Array(items) => serializer.collect_seq(items.iter().map(NameFirst)),
-            Value::Object(fields) => {
-                let name = fields.get_key_value("name");
-                let others = fields.iter().filter(|(key, _)| *key != "name");
-                let ordered = name.into_iter().chain(others);
-                serializer.collect_map(ordered.map(|(key, value)| (key, NameFirst(value))))
-            }
-            plain => plain.serialize(serializer),
-        }
-    }
-}
-
 /// Prints an answer of the daemon in a format of programs; returns false for the others, in which
 /// the command prints.
 pub fn print_json_or_yaml(format: Format, body: &[u8]) -> Result<bool, CliError> {
@@ -217,15 +186,6 @@ pub fn print_dry_run(format: Format, body: &[u8]) -> Result<(), CliError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn yaml_has_names_first() {
-        let value = serde_json::json!({"b": [{"addresses": ["x"], "name": "n"}], "a": 1});
-        assert_eq!(
-            format_yaml(&value).unwrap(),
-            "a: 1\nb:\n- name: n\n  addresses:\n  - x\n"
-        );
-    }
 
     #[test]
     fn names_are_sorted_by_their_numbers() {

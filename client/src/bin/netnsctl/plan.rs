@@ -11,6 +11,7 @@ use crate::{
     error::CliError,
     output::{Format, GREEN, RED, YELLOW, print_json_or_yaml, print_line, write_raw},
     topology::{DocumentArgs, Resources},
+    yaml::format_inline,
 };
 
 /// `netnsctl plan …`
@@ -159,9 +160,11 @@ impl Tree<'_> {
             }
             _ => {
                 let text = match sign {
-                    Sign::Add => inline(after),
-                    Sign::Remove => inline(before),
-                    Sign::Change => format!("{} -> {}", inline(before), inline(after)),
+                    Sign::Add => format_inline(after),
+                    Sign::Remove => format_inline(before),
+                    Sign::Change => {
+                        format!("{} -> {}", format_inline(before), format_inline(after))
+                    }
                 };
                 self.add_line(depth, sign, &format!("{key}: {text}"));
             }
@@ -179,10 +182,14 @@ impl Tree<'_> {
             return;
         }
         for item in before.iter().filter(|item| !after.contains(item)) {
-            self.add_line(depth, Sign::Remove, &format!("{key}: {}", inline(item)));
+            self.add_line(
+                depth,
+                Sign::Remove,
+                &format!("{key}: {}", format_inline(item)),
+            );
         }
         for item in after.iter().filter(|item| !before.contains(item)) {
-            self.add_line(depth, Sign::Add, &format!("{key}: {}", inline(item)));
+            self.add_line(depth, Sign::Add, &format!("{key}: {}", format_inline(item)));
         }
         let is_reordered =
             before.len() == after.len() && before.iter().all(|item| after.contains(item));
@@ -204,25 +211,6 @@ fn fields(value: Option<&Value>) -> Map<String, Value> {
 
 fn items(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
-}
-
-/// Returns a value in the flow style of YAML.
-fn inline(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Object(fields) => {
-            let pairs: Vec<String> = fields
-                .iter()
-                .map(|(key, value)| format!("{key}: {}", inline(value)))
-                .collect();
-            format!("{{{}}}", pairs.join(", "))
-        }
-        Value::Array(items) => {
-            let items: Vec<String> = items.iter().map(inline).collect();
-            format!("[{}]", items.join(", "))
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) => value.to_string(),
-    }
 }
 
 impl Resources {

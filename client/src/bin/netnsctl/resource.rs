@@ -14,12 +14,11 @@ use crate::{
     cli::Context,
     entries::{Edit, Verb},
     error::CliError,
-    output::{
-        Format, compare_natural, format_table, print_dry_run, print_line, print_text, to_yaml,
-    },
+    output::{Format, compare_natural, format_table, print_dry_run, print_line, print_text},
     parse_args,
     recorded::{Recorded, edit_operations, merge_operations, patch_recorded},
     topology,
+    yaml::to_yaml,
 };
 
 /// A kind that tables can show.

@@ -9,8 +9,9 @@ use crate::{
     api::{RequestBody, percent_encode, with_query},
     cli::Context,
     error::CliError,
-    output::{Format, format_table, or_dash, print_line, print_text, to_yaml},
+    output::{Format, format_table, or_dash, print_line, print_text},
     resource::for_each_name,
+    yaml::to_yaml,
 };
 
 /// `netnsctl token …`

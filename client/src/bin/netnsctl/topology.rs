@@ -21,11 +21,12 @@ use crate::{
     cli::Context,
     error::{CliError, describe_field, describe_problem},
     output::{
-        Format, GREEN, GREY, RED, YELLOW, escape_controls, format_yaml, print_dry_run,
-        print_json_or_yaml, print_line, print_text, to_yaml, write_raw,
+        Format, GREEN, GREY, RED, YELLOW, escape_controls, print_dry_run, print_json_or_yaml,
+        print_line, print_text, write_raw,
     },
     plan::{PlanArgs, print_plan},
     recorded::{MAX_ATTEMPTS, changed_too_often},
+    yaml::{format_yaml, to_yaml},
 };
 
 const PATH: &str = "/v1/topology";
@@ -484,11 +485,11 @@ pub async fn diff_document(context: &Context, document: &DocumentArgs) -> Result
                 .iter()
                 .any(|other| other["name"] == item["name"]);
             if document.prune || is_named {
-                before += &format_resource(kind, item)?;
+                before += &format_resource(kind, item);
             }
         }
         for item in desired.of_kind(kind) {
-            after += &format_resource(kind, item)?;
+            after += &format_resource(kind, item);
         }
     }
 
@@ -518,11 +519,11 @@ fn keep_chosen_names(item: &mut Value, recorded: &Value) {
 }
 
 /// Returns a resource as a section of YAML for a diff.
-fn format_resource(kind: Kind, item: &Value) -> Result<String, CliError> {
-    let yaml = format_yaml(item)?;
+fn format_resource(kind: Kind, item: &Value) -> String {
+    let yaml = format_yaml(item);
     let name = item["name"].as_str().unwrap_or_default();
     let body: String = yaml.lines().map(|line| format!("  {line}\n")).collect();
-    Ok(format!("{kind}/{name}:\n{body}"))
+    format!("{kind}/{name}:\n{body}")
 }
 
 /// Returns a unified diff; empty if there is no difference.
