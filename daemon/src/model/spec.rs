@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use netnsd_api::{
-    AltName, Base, Bridge, Endpoint, FieldError, InterfaceAddress, Kind, Mac, Name,
-    Namespace, Port, Resource, ResourceRef, SysctlKey, SysctlValue,
+    AltName, Base, Bridge, Endpoint, FieldError, InterfaceAddress, Kind, Mac, Name, Namespace,
+    Port, Resource, ResourceRef, SysctlKey, SysctlValue,
 };
 use netnsd_netlink::Ns;
 use serde::{Deserialize, Deserializer};

@@ -2,8 +2,8 @@
 //! neighbours.
 
 use netnsd_api::{
-    Address, Destination, DetailedAddress, Family, InterfaceAddress, InterfaceName,
-    Neighbour, NextHop, RT_TABLE_MAIN, Route, Rule,
+    Address, Destination, DetailedAddress, Family, InterfaceAddress, InterfaceName, Neighbour,
+    NextHop, RT_TABLE_MAIN, Route, Rule,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
