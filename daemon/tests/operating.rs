@@ -183,7 +183,7 @@ fn every_metric_is_documented() {
     let mut stream = UnixStream::connect(host.socket()).unwrap();
     write!(
         stream,
-        "GET /metrics HTTP/1.1\r\nHost: netnsd\r\nConnection: close\r\n\r\n"
+        "GET /metrics?links=true HTTP/1.1\r\nHost: netnsd\r\nConnection: close\r\n\r\n"
     )
     .unwrap();
     let mut answer = String::new();

@@ -2,8 +2,11 @@
 
 mod common;
 
+use std::io::BufRead;
+
 use common::{Answer, Host, same, skip::has};
 use serde_json::{Value, json};
+use sqlx::{ConnectOptions, SqliteConnection, sqlite::SqliteConnectOptions};
 
 const PATH: &str = "/v1/topology";
 const YAML: [(&str, &str); 2] = [
@@ -572,4 +575,60 @@ fn editors_of_one_document_lose_nothing() {
         EDITORS,
         "{refused} {names}"
     );
+}
+
+/// A document waits behind a write that the database holds up, and its client leaves meanwhile.
+#[test]
+fn document_whose_client_left_is_logged_as_such() {
+    let host = Host::started();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let options = SqliteConnectOptions::new().filename(host.state_dir().join("netnsd.db"));
+    let mut lock = runtime.block_on(options.connect()).unwrap();
+    let execute = |lock: &mut SqliteConnection, sql: &'static str| {
+        runtime.block_on(sqlx::query(sql).execute(lock)).unwrap();
+    };
+    execute(&mut lock, "BEGIN IMMEDIATE");
+    let first = host.open("PUT", "/v1/namespaces/first", &[], "");
+    let headers = [
+        ("content-type", "application/json"),
+        ("accept", "application/x-ndjson"),
+    ];
+    let mut second = host.open(
+        "PATCH",
+        PATH,
+        &headers,
+        r#"{"namespaces": [{"name": "second"}]}"#,
+    );
+    let mut head = String::new();
+    second.read_line(&mut head).unwrap();
+    assert!(head.contains("200"), "its status line says nothing: {head}");
+    drop(second);
+    let lines = || {
+        let log = host.log();
+        let of_it = log.lines().filter(|line| line.contains("method=PATCH"));
+        of_it.map(str::to_owned).collect::<Vec<_>>()
+    };
+    host.until("the line is there", || !lines().is_empty());
+    execute(&mut lock, "ROLLBACK");
+    drop(first);
+    assert!(
+        lines().len() == 1 && lines()[0].contains("status=499"),
+        "{:?}",
+        lines()
+    );
+    // The next write in the queue is carried out.
+    host.put("/v1/namespaces/third", json!({})).ok();
+    host.get("/v1/namespaces/second")
+        .refused(404, "not_found", None);
+    // Others are logged at their end.
+    let (_, body) = host.whole("PUT", PATH, &headers, "{}");
+    assert!(body.contains("deleted"), "{body}");
+    host.until("the other line is there", || {
+        host.log().lines().any(|line| {
+            line.contains("method=PUT") && line.contains(PATH) && line.contains("status=200")
+        })
+    });
 }

@@ -4,7 +4,10 @@
 //! runs; both leave their entry in the request's [`AuditDraft`]. [`record_answer`] records the
 //! rest: requests that were refused, failed, or never reached the engine.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+};
 
 use axum::{
     extract::Request,
@@ -65,9 +68,21 @@ impl RequestInfo {
 }
 
 /// Marks a response whose status line is sent before its request is carried out: the handler
-/// records the outcome at the end of the body.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Unfinished;
+/// records the outcome at the end of the body, and sets its status here for the log.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Unfinished(Arc<OnceLock<u16>>);
+
+impl Unfinished {
+    /// Sets the status of the outcome.
+    pub fn finish(&self, status: u16) {
+        let _ = self.0.set(status); // the first one stays
+    }
+
+    /// Returns the status of the outcome; `None` until it is known.
+    pub fn status(&self) -> Option<u16> {
+        self.0.get().copied()
+    }
+}
 
 /// Returns true if a request was refused for want of rights.
 pub(super) fn is_refusal(status: StatusCode) -> bool {

@@ -7,15 +7,18 @@ use std::{
 };
 
 use axum::{
+    body::Body,
     extract::{MatchedPath, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, Method, header},
     middleware::Next,
     response::Response,
 };
+use http_body_util::BodyExt;
 use netnsd_api::Code;
 use tracing::Instrument;
 
 use super::{
+    audit::Unfinished,
     auth::CallerName,
     problem::{Failure, Reason},
 };
@@ -43,28 +46,81 @@ pub(super) async fn request_context(
     request.headers_mut().insert(REQUEST_ID, id.clone());
     let mut response = next.run(request).instrument(span.clone()).await;
     let (status, took) = (response.status().as_u16(), start.elapsed());
-    let ms = took.as_micros() as f64 / 1000.0;
-    let answer = response.extensions();
-    let caller = answer.get::<CallerName>();
-    let caller = caller.map(|caller| caller.0.name.as_str());
-    let reason = answer.get::<Reason>();
-    let code = reason.map(|reason| tracing::field::display(reason.code));
-    let detail = reason.map(|reason| reason.detail.as_str());
-    span.in_scope(|| {
-        if method == Method::GET || method == Method::HEAD {
-            tracing::debug!(%method, path, status, caller, code, detail, ms, "answered");
-        } else {
-            tracing::info!(%method, path, status, caller, code, detail, ms, "answered");
-        }
-    });
     metrics.record_request(
         method.as_str(),
         route.as_ref().map(MatchedPath::as_str),
         status,
         took,
     );
+    let answer = response.extensions();
+    let line = LogLine {
+        span,
+        method,
+        path,
+        caller: answer.get::<CallerName>().cloned(),
+        reason: answer.get::<Reason>().cloned(),
+        start,
+    };
+    match answer.get::<Unfinished>().cloned() {
+        None => line.write(status),
+        Some(outcome) => {
+            let line = LineAtEnd { line, outcome };
+            response = response.map(|body| {
+                Body::new(body.map_frame(move |frame| {
+                    // hyper drops the body, and with it the line, after the last frame.
+                    let _held = &line;
+                    frame
+                }))
+            });
+        }
+    }
     response.headers_mut().insert(REQUEST_ID, id);
     response
+}
+
+/// Parts of the log line of a request.
+struct LogLine {
+    span: tracing::Span,
+    method: Method,
+    path: String,
+    caller: Option<CallerName>,
+    reason: Option<Reason>,
+    start: Instant,
+}
+
+impl LogLine {
+    fn write(&self, status: u16) {
+        let Self { method, path, .. } = self;
+        let ms = self.start.elapsed().as_micros() as f64 / 1000.0;
+        let caller = self.caller.as_ref().map(|caller| caller.0.name.as_str());
+        let reason = self.reason.as_ref();
+        let code = reason.map(|reason| tracing::field::display(reason.code));
+        let detail = reason.map(|reason| reason.detail.as_str());
+        self.span.in_scope(|| {
+            if method == Method::GET || method == Method::HEAD {
+                tracing::debug!(%method, path, status, caller, code, detail, ms, "answered");
+            } else {
+                tracing::info!(%method, path, status, caller, code, detail, ms, "answered");
+            }
+        });
+    }
+}
+
+/// Status in the log of a request whose client left before the outcome was known, as nginx has it.
+const CLIENT_LEFT: u16 = 499;
+
+/// Log line of a response whose status line says nothing of the outcome: written when the body is
+/// dropped.
+struct LineAtEnd {
+    line: LogLine,
+    outcome: Unfinished,
+}
+
+impl Drop for LineAtEnd {
+    fn drop(&mut self) {
+        self.line
+            .write(self.outcome.status().unwrap_or(CLIENT_LEFT));
+    }
 }
 
 /// Returns the value of `ETag` for a tag.

@@ -265,16 +265,18 @@ async fn stream_progress(app: App, mut write: Write) -> Answer {
             }
         }
     }
+    let outcome = Unfinished::default();
     let stream = ProgressStream {
         app,
         caller,
         writing,
         progress,
         next: None,
+        outcome: outcome.clone(),
     };
     let lines = Body::from_stream(futures_util::stream::unfold(Some(stream), next_line));
     // The outcome is recorded at the end of the stream.
-    Ok((StatusCode::OK, kind, Extension(Unfinished), lines).into_response())
+    Ok((StatusCode::OK, kind, Extension(outcome), lines).into_response())
 }
 
 /// State of a progress stream.
@@ -285,6 +287,7 @@ struct ProgressStream {
     progress: watch::Receiver<Progress>,
     /// Time of the next line; `None` before the first one.
     next: Option<Instant>,
+    outcome: Unfinished,
 }
 
 async fn next_line(
@@ -305,6 +308,7 @@ async fn next_line(
     let status = written
         .as_ref()
         .map_or_else(|problem| problem.status, |_| StatusCode::OK.as_u16());
+    stream.outcome.finish(status);
     if let Some(audit) = &stream.caller.audit {
         // The write is done in any case, and `record` logs the failure.
         let _ = audit::record(&stream.app, audit, status).await;
