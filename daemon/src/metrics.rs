@@ -1,4 +1,5 @@
-//! Prometheus metrics. Every label has a bounded number of values.
+//! Prometheus metrics. Every label has a bounded number of values, except those of links, which are
+//! there on request.
 
 use std::{
     collections::BTreeMap,
@@ -8,14 +9,17 @@ use std::{
     time::Duration,
 };
 
-use netnsd_api::{Kind, State};
+use netnsd_api::{Kind, ResourceRef, State, Statistics};
 use nix::{
     sys::resource::{RLIM_INFINITY, Resource, getrlimit},
     unistd::{SysconfVar, sysconf},
 };
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text::encode},
+    encoding::{
+        DescriptorEncoder, EncodeLabelSet, EncodeMetric,
+        text::{encode_eof, encode_registry},
+    },
     metrics::{
         MetricType,
         counter::{ConstCounter, Counter},
@@ -56,6 +60,28 @@ struct Operation {
 struct ResourceState {
     kind: String,
     state: String,
+}
+
+/// Labels of a link.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LinkLabels {
+    /// Namespace; empty for the host.
+    namespace: String,
+    interface: String,
+    resource: String,
+}
+
+/// Counters of a link that bears an owner tag.
+#[derive(Debug, Clone)]
+pub struct LinkCounters {
+    /// Namespace; `None` for the host.
+    pub namespace: Option<String>,
+    /// Name of the device.
+    pub interface: String,
+    /// Resource that the device belongs to.
+    pub resource: ResourceRef,
+    /// Counters since the device was created.
+    pub statistics: Statistics,
 }
 
 /// All metrics of the daemon.
@@ -222,7 +248,8 @@ impl Metrics {
     }
 
     /// Renders all metrics, the gauges updated: `states` counts the resources of each kind by their
-    /// state, `queued` is the number of queued writes.
+    /// state, `queued` is the number of queued writes, `links` are those whose counters are asked
+    /// for.
     ///
     /// # Errors
     /// If the text cannot be formatted.
@@ -232,6 +259,7 @@ impl Metrics {
         ready: bool,
         states: &[(Kind, BTreeMap<State, usize>)],
         queued: usize,
+        links: Vec<LinkCounters>,
     ) -> Result<String, fmt::Error> {
         self.ready.set(i64::from(ready));
         self.queued.set(i64::try_from(queued).unwrap_or(i64::MAX));
@@ -248,7 +276,13 @@ impl Metrics {
             }
         }
         let mut text = String::new();
-        encode(&mut text, &self.registry)?;
+        encode_registry(&mut text, &self.registry)?;
+        if !links.is_empty() {
+            let mut registry = Registry::default();
+            registry.register_collector(Box::new(LinkCollector(links)));
+            encode_registry(&mut text, &registry)?;
+        }
+        encode_eof(&mut text)?;
         match format {
             Format::OpenMetrics => Ok(text),
             Format::Prometheus => to_prometheus_text(&text),
@@ -387,6 +421,69 @@ fn read_boot_time() -> Option<f64> {
     let stat = fs::read_to_string("/proc/stat").ok()?;
     let seconds = stat.lines().find_map(|line| line.strip_prefix("btime "))?;
     seconds.trim().parse().ok()
+}
+
+/// Reads one counter of a link.
+type ReadCounter = fn(&Statistics) -> u64;
+
+/// Names, units, descriptions and sources of the counters of links: after `netnsd_link_` they are
+/// named as node_exporter names those of the host.
+const LINK_COUNTERS: [(&str, Option<Unit>, &str, ReadCounter); 8] = [
+    ("receive", Some(Unit::Bytes), "Bytes received", |link| {
+        link.rx_bytes
+    }),
+    ("receive_packets", None, "Packets received", |link| {
+        link.rx_packets
+    }),
+    ("receive_errs", None, "Receive errors", |link| {
+        link.rx_errors
+    }),
+    ("receive_drop", None, "Packets dropped on receipt", |link| {
+        link.rx_dropped
+    }),
+    ("transmit", Some(Unit::Bytes), "Bytes sent", |link| {
+        link.tx_bytes
+    }),
+    ("transmit_packets", None, "Packets sent", |link| {
+        link.tx_packets
+    }),
+    ("transmit_errs", None, "Send errors", |link| link.tx_errors),
+    (
+        "transmit_drop",
+        None,
+        "Packets dropped before they were sent",
+        |link| link.tx_dropped,
+    ),
+];
+
+/// Collects the counters of links, as they were read for one request.
+#[derive(Debug)]
+struct LinkCollector(Vec<LinkCounters>);
+
+impl Collector for LinkCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let labelled: Vec<(LinkLabels, &Statistics)> = self
+            .0
+            .iter()
+            .map(|link| {
+                let labels = LinkLabels {
+                    namespace: link.namespace.clone().unwrap_or_default(),
+                    interface: link.interface.clone(),
+                    resource: format!("{}/{}", link.resource.kind, link.resource.name),
+                };
+                (labels, &link.statistics)
+            })
+            .collect();
+        for (name, unit, help, read) in &LINK_COUNTERS {
+            let name = format!("netnsd_link_{name}");
+            let counter = MetricType::Counter;
+            let mut family = encoder.encode_descriptor(&name, help, unit.as_ref(), counter)?;
+            for (labels, statistics) in &labelled {
+                ConstCounter::new(read(statistics)).encode(family.encode_family(labels)?)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 fn encode_gauge(

@@ -175,3 +175,79 @@ fn plain_text_has_the_prometheus_format() {
     );
     assert_eq!(others(&plain), others(&open));
 }
+
+/// Each link's counters by its labels, and `ip -s` says the same.
+#[test]
+fn counters_of_links_come_on_request() {
+    let host = Host::started();
+    host.put("/v1/namespaces/net0", json!({})).ok();
+    let ends = json!({"endpoints": [
+        {"namespace": "net0", "interface": "eth0", "addresses": ["10.0.0.1/24"]},
+        {"interface": "port0", "addresses": ["10.0.0.2/24"]}]});
+    host.put("/v1/veths/lan0", ends).ok();
+    host.run(&[
+        "ip", "link", "add", "foreign0", "type", "veth", "peer", "foreign1",
+    ]);
+    host.post("/v1/namespaces/net0/ping", json!({"address": "10.0.0.2"}))
+        .ok();
+    let names = [
+        ("receive_bytes", "rx", "bytes"),
+        ("receive_packets", "rx", "packets"),
+        ("receive_errs", "rx", "errors"),
+        ("receive_drop", "rx", "dropped"),
+        ("transmit_bytes", "tx", "bytes"),
+        ("transmit_packets", "tx", "packets"),
+        ("transmit_errs", "tx", "errors"),
+        ("transmit_drop", "tx", "dropped"),
+    ];
+    let kernel = |namespace: &str, interface: &str| {
+        let prefix = if namespace.is_empty() {
+            vec![]
+        } else {
+            vec!["-n", namespace]
+        };
+        let shown = host.ip(&[&prefix[..], &["-s", "link", "show", interface]].concat());
+        let counters = shown[0]["stats64"].clone();
+        names.map(|(_, way, what)| counters[way][what].as_f64().unwrap())
+    };
+    let scraped = |namespace: &str, interface: &str, resource: &str| {
+        let (_, text) = host.whole("GET", "/metrics?links=true", &[], "");
+        assert!(
+            !text.contains("foreign") && text.ends_with("# EOF\n"),
+            "{text}"
+        );
+        names.map(|(name, ..)| {
+            let series = format!(
+                "netnsd_link_{name}_total{{namespace=\"{namespace}\",interface=\"{interface}\",resource=\"{resource}\"}} "
+            );
+            let mut values = text.lines().filter_map(|line| line.strip_prefix(&series));
+            values.next().unwrap_or_else(|| panic!("{series}\n{text}")).parse::<f64>().unwrap()
+        })
+    };
+    for (namespace, interface, resource) in [
+        ("net0", "eth0", "veth/lan0"),
+        ("", "port0", "veth/lan0"),
+        ("net0", "lo", "namespace/net0"),
+    ] {
+        // The kernel sends a little by itself.
+        host.until("the counters agree", || {
+            let before = kernel(namespace, interface);
+            let own = scraped(namespace, interface, resource);
+            before == own && own == kernel(namespace, interface)
+        });
+    }
+    assert!(scraped("net0", "eth0", "veth/lan0")[1] >= 1.0);
+    // Nobody pays for them who does not ask.
+    let (_, text) = host.whole("GET", "/metrics", &[], "");
+    assert!(!text.contains("netnsd_link_"), "{text}");
+    let (_, plain) = host.whole(
+        "GET",
+        "/metrics?links=true",
+        &[("accept", "text/plain")],
+        "",
+    );
+    let kind = "# TYPE netnsd_link_receive_bytes_total counter";
+    assert!(plain.lines().any(|line| line == kind), "{plain}");
+    host.get("/metrics?links=1")
+        .refused(400, "invalid_query", None);
+}

@@ -16,7 +16,8 @@ use super::{
     headers::accepts,
     json::{Json, json},
     problem::Failure,
-    query, resource,
+    query::{self, Query},
+    resource,
     resource::Answer,
 };
 use crate::{access::Caller, engine::QUEUE_CAPACITY, metrics::Format};
@@ -148,6 +149,9 @@ pub(super) async fn reconcile(State(app): State<App>, RawQuery(query): RawQuery)
     Ok(Json(app.engine.reconcile().await?).into_response())
 }
 
+/// Parameter of the metrics that adds counters of links.
+pub(super) const LINK_COUNTERS: &str = "links";
+
 /// Answers with the metrics: as OpenMetrics, or in Prometheus' older text format for clients that
 /// accept only that.
 pub(super) async fn metrics(
@@ -155,7 +159,15 @@ pub(super) async fn metrics(
     RawQuery(query): RawQuery,
     headers: HeaderMap,
 ) -> Answer {
-    query::none(query.as_deref())?;
+    let mut query = Query::read(query.as_deref())?;
+    let with_links = query.flag(LINK_COUNTERS, false)?;
+    query.finish()?;
+    let links = if with_links {
+        let counters = app.kernel.counters().await;
+        counters.map_err(|error| Failure::query("the kernel", error))?
+    } else {
+        Vec::new()
+    };
     let format = if accepts(&headers, &["text/plain"])
         && !accepts(&headers, &["application/openmetrics-text"])
     {
@@ -170,6 +182,7 @@ pub(super) async fn metrics(
             app.view.ready(),
             &app.view.states_by_kind(),
             app.engine.pending_writes(),
+            links,
         )
         .map_err(resource::internal)?;
     Ok(([(header::CONTENT_TYPE, format.media_type())], text).into_response())

@@ -126,7 +126,8 @@ fn daemon() -> Vec<RouteSpec> {
             Unscoped,
             describe::metrics,
             about::metrics,
-        ),
+        )
+        .with_cost(Cost::LinkCounters),
         get(
             "/openapi.yaml",
             viewer,

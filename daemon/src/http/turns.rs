@@ -11,7 +11,7 @@ use axum::{
     response::Response,
 };
 
-use super::{BODY_LIMIT, routes::RoutePolicy};
+use super::{BODY_LIMIT, about::LINK_COUNTERS, query::Query, routes::RoutePolicy};
 use crate::{access::Caller, shares::Shares};
 
 /// Requests of one cost that one caller may have in progress; further ones of it wait, and do not
@@ -24,6 +24,8 @@ pub(super) enum Cost {
     /// Time of the thread that queries the kernel. `include=unmanaged` is not among these: one scan
     /// answers all requests that wait for it.
     KernelQuery,
+    /// The same, if the query asks for counters of links.
+    LinkCounters,
     /// Memory, while its body is read, if that may be larger than [`BODY_LIMIT`].
     LargeBody,
 }
@@ -53,9 +55,16 @@ pub(super) async fn take_turns(
 fn cost(request: &Request) -> Option<Cost> {
     match request.extensions().get::<RoutePolicy>()?.cost? {
         Cost::KernelQuery => Some(Cost::KernelQuery),
+        Cost::LinkCounters if asks_for_links(request) => Some(Cost::KernelQuery),
+        Cost::LinkCounters => None,
         Cost::LargeBody if has_large_body(request) => Some(Cost::LargeBody),
         Cost::LargeBody => None,
     }
+}
+
+fn asks_for_links(request: &Request) -> bool {
+    let query = Query::read(request.uri().query());
+    query.is_ok_and(|mut query| query.flag(LINK_COUNTERS, false).unwrap_or(false))
 }
 
 fn has_large_body(request: &Request) -> bool {

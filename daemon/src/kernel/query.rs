@@ -12,7 +12,7 @@ use netnsd_api::{
     LinkSettings, LiveLink, LiveNeighbour, LiveRoute, LiveRule, NamespaceObserved, Peer,
     ResourceRef, VlanRange,
 };
-use netnsd_netlink::{NamespaceSwitcher, netns::file::list_names};
+use netnsd_netlink::{NamespaceSwitcher, link, netns::file::list_names};
 use nix::errno::Errno;
 use tokio::sync::{mpsc, oneshot};
 
@@ -20,6 +20,7 @@ use super::{
     KernelError, Ns, NsScope, Observed, ObservedLink, Scope, ownership, protocol,
     real::{address_scope, observe, query as live},
 };
+use crate::metrics::LinkCounters;
 
 /// Capacity of the queue.
 const QUEUE: usize = 256;
@@ -57,6 +58,7 @@ enum Query {
     Fdb(Ns, String, Answer<Vec<FdbEntry>>),
     Namespaces(Answer<Named>),
     Everything(Answer<Vec<KernelNamespace>>),
+    Counters(Answer<Vec<LinkCounters>>),
     Features(Answer<Features>),
     Unrecorded(Box<IsRecorded>, Answer<Vec<ResourceRef>>),
 }
@@ -216,6 +218,14 @@ impl KernelQueries {
     pub async fn everything(&self) -> Result<Vec<KernelNamespace>, QueryError> {
         self.ask(Query::Everything).await
     }
+
+    /// Counters of every link with netnsd's owner tag.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn counters(&self) -> Result<Vec<LinkCounters>, QueryError> {
+        self.ask(Query::Counters).await
+    }
 }
 
 fn serve(mut switcher: NamespaceSwitcher, mut queue: mpsc::Receiver<Query>) {
@@ -241,6 +251,9 @@ fn serve(mut switcher: NamespaceSwitcher, mut queue: mpsc::Receiver<Query>) {
             Query::Fdb(ns, bridge, answer) => drop(answer.send(live::fdb(switcher, &ns, &bridge))),
             Query::Everything(answer) => {
                 drop(answer.send(everything(switcher).map_err(QueryError::from)))
+            }
+            Query::Counters(answer) => {
+                drop(answer.send(counters(switcher).map_err(QueryError::from)))
             }
             Query::Unrecorded(is_recorded, answer) => {
                 drop(answer.send(Ok(unrecorded(switcher, &*is_recorded))))
@@ -409,7 +422,7 @@ pub(super) struct SeenNamespace {
 }
 
 fn everything(switcher: &mut NamespaceSwitcher) -> Result<Vec<KernelNamespace>, KernelError> {
-    let seen = live::all_namespaces(switcher)?;
+    let seen = live::all_namespaces(switcher, link::get_links_without_counters)?;
     let by_index = LinkIndex::new(&seen);
     let mut found = Vec::new();
     for (position, namespace) in seen.iter().enumerate() {
@@ -499,6 +512,23 @@ impl<'a> LinkIndex<'a> {
 
 fn tag_of(link: &ObservedLink) -> Option<(ResourceRef, usize)> {
     ownership::parse(link.owner_tag.as_deref()?)
+}
+
+fn counters(switcher: &NamespaceSwitcher) -> Result<Vec<LinkCounters>, KernelError> {
+    let mut found = Vec::new();
+    for namespace in live::all_namespaces(switcher, link::get_links)? {
+        let tagged = namespace.links.into_iter().filter_map(|(interface, link)| {
+            let (resource, _) = tag_of(&link)?;
+            Some(LinkCounters {
+                namespace: namespace.name.clone(),
+                interface,
+                resource,
+                statistics: link.statistics,
+            })
+        });
+        found.extend(tagged);
+    }
+    Ok(found)
 }
 
 fn addresses(switcher: &mut NamespaceSwitcher, ns: &Ns) -> Result<Vec<LinkAddress>, QueryError> {

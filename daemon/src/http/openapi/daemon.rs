@@ -5,8 +5,8 @@ use utoipa::openapi::{
     KnownFormat, Object, ObjectBuilder, SchemaFormat, path::OperationBuilder, schema::Type,
 };
 
-use super::components::{Components, any_object, json_response, response};
-use crate::http::backup::SQLITE;
+use super::components::{Components, any_object, json_response, query, response};
+use crate::http::{about::LINK_COUNTERS, backup::SQLITE};
 
 pub(in crate::http) fn index(api: &mut Components) -> OperationBuilder {
     let schema = api.schema::<Index>();
@@ -54,7 +54,10 @@ pub(in crate::http) fn reconcile(api: &mut Components) -> OperationBuilder {
 
 pub(in crate::http) fn metrics(api: &mut Components) -> OperationBuilder {
     let text = Object::with_type(Type::String).into();
-    api.operation("metrics", "Metrics for Prometheus", "daemon", &[])
+    let links = "also the counters of the links that netnsd made or took over, 8 series for each";
+    let codes = [Code::KernelUnavailable];
+    api.operation("metrics", "Metrics for Prometheus", "daemon", &codes)
+        .parameter(query(LINK_COUNTERS, links, Type::Boolean))
         .response(
             "200",
             response(

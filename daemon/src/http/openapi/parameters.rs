@@ -39,7 +39,7 @@ fn schema_of(location: &str, name: &str) -> Option<Value> {
             json!({"type": "number", "exclusiveMinimum": 0, "maximum": 86400, "default": 86400})
         }
         ("query", "wait") => json!({"type": "boolean", "default": true}),
-        ("query", "adopt" | "cascade" | "dry_run" | "settings" | "tty") => {
+        ("query", "adopt" | "cascade" | "dry_run" | "links" | "settings" | "tty") => {
             json!({"type": "boolean", "default": false})
         }
         ("header", "If-Match" | "If-None-Match") => json!({"type": "string", "pattern": ETAGS}),

@@ -176,15 +176,16 @@ pub(in crate::kernel) fn namespaces(
     Ok(found)
 }
 
-/// Reads the links of the host and of every namespace that has a name; none of a namespace that
-/// cannot be entered.
+/// Reads the links of the host and of every namespace that has a name by this request; none of a
+/// namespace that cannot be entered.
 pub(in crate::kernel) fn all_namespaces(
     switcher: &NamespaceSwitcher,
+    get_links: fn() -> RouteNetlinkMessage,
 ) -> Result<Vec<query::SeenNamespace>, KernelError> {
     let mut found = Vec::new();
     for name in std::iter::once(None).chain(list_names().into_iter().map(Some)) {
         let links = match connect(switcher, name.as_deref()) {
-            Ok(Some(open)) => observe::all_links(&open.route, link::get_links_without_counters())?,
+            Ok(Some(open)) => observe::all_links(&open.route, get_links())?,
             // It blocks its name nevertheless; see `namespaces`.
             Err(Errno::EINVAL | Errno::EPERM | Errno::EACCES) => BTreeMap::new(),
             Ok(None) => continue,
