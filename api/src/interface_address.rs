@@ -326,7 +326,7 @@ mod tests {
             (json!({}), "/address", "address"),
             (address(json!({"x": 1})), "/x", "x"),
             (
-                address(json!({"address": "224.0.0.1/8"})),
+                address(json!({"address": "224.0.0.1/8", "metric": 1})),
                 "/address",
                 "not a host address",
             ),

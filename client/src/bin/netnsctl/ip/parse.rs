@@ -784,14 +784,16 @@ pub fn parse_address(words: &[String]) -> Result<Request, String> {
 
 /// Parses an address and its device.
 fn parse_address_words(mut words: Words<'_>) -> Result<(InterfaceAddress, String), String> {
-    let (mut address, mut device, mut fields) = (None, None, Map::new());
+    let (mut address, mut peer, mut device) = (None, None, None);
+    let mut fields = Map::new();
     while let Some(word) = words.next() {
         match word {
             "dev" => device = Some(words.value("dev")?.to_owned()),
             "local" if address.is_none() => address = Some(parse_cidr(words.value("local")?)?),
             "peer" => {
-                let peer = parse_cidr(words.value("peer")?)?;
-                fields.insert("peer".into(), peer.to_string().into());
+                let other = parse_cidr(words.value("peer")?)?;
+                fields.insert("peer".into(), other.to_string().into());
+                peer = Some(other);
             }
             "broadcast" | "brd" => {
                 fields.insert("broadcast".into(), words.value(word)?.into());
@@ -823,7 +825,7 @@ fn parse_address_words(mut words: Words<'_>) -> Result<(InterfaceAddress, String
     }
     let address = address.ok_or("an address is missing: addr add 10.0.0.1/24 dev veth0")?;
     let device = device.ok_or("a device is missing: addr add 10.0.0.1/24 dev veth0")?;
-    let Cidr(net) = address;
+    let Cidr(net) = peer.unwrap_or(address);
     match fields.get("broadcast").and_then(Value::as_str) {
         Some("+") => drop(fields.insert("broadcast".into(), net.broadcast().to_string().into())),
         Some("-") => drop(fields.remove("broadcast")),
