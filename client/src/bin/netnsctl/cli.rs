@@ -350,6 +350,10 @@ impl Context {
 
 /// The commands.
 #[derive(Debug, Subcommand)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one, for as long as the program runs"
+)]
 pub enum Command {
     /// Manage network namespaces; without a command, list them
     #[command(alias = "ns", infer_subcommands = true)]
