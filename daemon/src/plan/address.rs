@@ -111,7 +111,7 @@ impl Planner<'_> {
     ) {
         // Only addresses of netnsd are moved: adopted ones are netnsd's before, released ones until
         // the end.
-        // What others gave to `lo` stays theirs.
+        // Addresses that others gave to `lo` stay.
         if task.ownership == Ownership::Adopt && place.name != "lo" {
             self.mark_addresses(task, place, wanted);
         }
