@@ -1173,3 +1173,68 @@ fn top_prints_rates_of_links() {
         .assert_failed(2, &["--interval 0"]);
     host.run(&["top", "net2"]).assert_failed(1, &["net2"]);
 }
+
+/// Returns a transcript without times, which differ from run to run.
+fn steady(transcript: &str) -> String {
+    let is_time = |word: &str| {
+        let word = word
+            .rsplit('=')
+            .next()
+            .unwrap_or(word)
+            .trim_matches([',', '(', ')']);
+        let is_made_of = |others: &str| {
+            word.chars()
+                .all(|c| c.is_ascii_digit() || others.contains(c))
+                && word.contains(|c: char| c.is_ascii_digit())
+        };
+        let is_clock = word.contains([':', '-']) && is_made_of(":.TZ-");
+        let is_summary = word.matches('/').count() > 1 && is_made_of("./");
+        let is_fraction = word.contains('.') && word.parse::<f64>().is_ok();
+        is_clock || is_summary || is_fraction || word.ends_with("ms") && is_made_of(".ms")
+    };
+    let lines = transcript.lines().map(|line| {
+        if line.starts_with("$ ") {
+            return line.to_owned();
+        }
+        let words = line.split_whitespace();
+        let words: Vec<&str> = words
+            .map(|word| if is_time(word) { "…" } else { word })
+            .collect();
+        words.join(" ")
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The session in the README is what a terminal shows; `NETNSD_WRITE_GUIDE=1` writes it anew.
+#[test]
+fn session_in_the_readme_is_real() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md");
+    let readme = fs::read_to_string(&path).unwrap();
+    let (before, rest) = readme.split_once("```console\n").unwrap();
+    let (shown, after) = rest.split_once("```\n").unwrap();
+    let host = host!();
+    let mut session = String::new();
+    for line in shown.lines().filter(|line| line.starts_with("$ ")) {
+        let command = &line[2..];
+        let outcome = host.run_script(&format!("exec 2>&1; {command}"));
+        session += &format!("{line}\n{}", outcome.out);
+        if command.starts_with("ip ") {
+            // Not a command of netnsctl: netnsd hears of it by itself.
+            host.wait_until("the change is repaired", || {
+                host.run_ok(&["events", "--type", "repaired"])
+                    .contains("repaired")
+            });
+        }
+    }
+    if std::env::var_os("NETNSD_WRITE_GUIDE").is_some() {
+        if steady(shown) != steady(&session) {
+            fs::write(&path, format!("{before}```console\n{session}```\n{after}")).unwrap();
+        }
+        return;
+    }
+    assert_eq!(
+        steady(shown),
+        steady(&session),
+        "README.md is stale (NETNSD_WRITE_GUIDE=1 cargo test --workspace --test netnsctl session)"
+    );
+}
