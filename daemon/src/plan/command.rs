@@ -11,8 +11,8 @@ use netnsd_api::{
 use crate::kernel::{
     AddressChange, FeatureOp, IFA_F_NODAD, IFA_F_NOPREFIXROUTE, LinkAt, LinkChange, LinkOp,
     NamespaceChange, NamespaceOp, NeighbourChange, NewEnd, NewLink, Ns, ObservedAddress, Op,
-    ROUTE_PROTOCOL, RemoteChange, RouteChange, RouteExtras, RuleChange, moved, ownership,
-    prefix_route,
+    ROUTE_PROTOCOL, RT_TABLE_MAIN, RemoteChange, RouteChange, RouteExtras, RuleChange, moved,
+    ownership, prefix_route,
 };
 use crate::links::{DeviceAttrs, DeviceType, LinkSettings, PortAttrs, VlanChange};
 
@@ -495,7 +495,9 @@ fn route(ns: &Ns, verb: &str, route: &Route, protocol: &str, extras: &str) -> St
         ),
         (
             "table",
-            Some(route.table.to_string()).filter(|_| route.table != 254),
+            // That of a local route would be another by default.
+            Some(route.table.to_string())
+                .filter(|_| route.table != RT_TABLE_MAIN || route.kind == RouteType::Local),
         ),
         ("src", route.source.map(|source| source.to_string())),
         ("proto", Some(protocol.to_owned())),

@@ -176,11 +176,11 @@ impl Planner<'_> {
                 }
             }
             if !spec.loopback {
-                // Local routes are on `lo`, and in IPv6 those that reject
-                // (`ip6_route_info_create()`, net/ipv6/route.c).
+                // In IPv6 local routes are on `lo`, and those that reject
+                // (`ip6_route_info_create()`, net/ipv6/route.c). IPv4 keeps them.
                 inside.routes.retain(|known| match known.route.kind {
                     RouteType::Unicast => true,
-                    RouteType::Local => known.route.interface.is_some(),
+                    RouteType::Local => !known.ipv6 || known.route.interface.is_some(),
                     RouteType::Blackhole
                     | RouteType::Unreachable
                     | RouteType::Prohibit

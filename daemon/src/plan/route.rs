@@ -48,17 +48,44 @@ pub(super) fn key_of_known(known: &ObservedRoute) -> Option<RouteKey> {
 }
 
 impl Planner<'_> {
+    /// Deletes a route as it was observed: it is deleted before the links that it loses by.
+    fn delete_route(&mut self, task: &Task<'_>, ns: &Ns, old: &ObservedRoute) {
+        let seen = self.seen.namespaces.get(ns);
+        let mut seen = seen.into_iter().flat_map(|seen| &seen.routes);
+        let key = key_of_known(old);
+        let is_old = |other: &&ObservedRoute| other.ours && key_of_known(other) == key;
+        let route = seen
+            .find(|other| key.is_some() && is_old(other))
+            .unwrap_or(old)
+            .as_route();
+        self.emit(
+            Phase::DeleteRoutes,
+            task,
+            Op::route(ns, RouteChange::Delete(route)),
+        );
+    }
+
+    /// Returns true if a route loses a next hop by this plan, because a link is set down. The
+    /// kernel keeps it, and uses it again once the link is up, under whatever name
+    /// (`fib_sync_up()`, net/ipv4/fib_semantics.c).
+    fn has_dead_hop(&self, ns: &Ns, now: &ObservedRoute) -> bool {
+        let seen = self.seen.namespaces.get(ns);
+        let mut seen = seen.into_iter().flat_map(|seen| &seen.routes);
+        seen.any(|seen| {
+            seen.ours
+                && !seen.route.nexthops.is_empty()
+                && seen.route != now.route
+                && key_of_known(seen) == key_of_known(now)
+        })
+    }
+
     /// Plans the routes of a namespace; everything else in it is as it will be.
     pub(super) fn plan_routes(&mut self, task: &Task<'_>, spec: &Namespace, known: &ObservedNs) {
         let ns = Ns::Named(spec.name.clone());
         let wanted: HashSet<RouteKey> = spec.routes.iter().map(key_of).collect();
         for old in known.routes.iter().filter(|old| old.ours) {
             if key_of_known(old).is_none_or(|key| !wanted.contains(&key)) {
-                self.emit(
-                    Phase::DeleteRoutes,
-                    task,
-                    Op::route(&ns, RouteChange::Delete(old.as_route())),
-                );
+                self.delete_route(task, &ns, old);
             }
         }
         if spec.routes.is_empty() {
@@ -87,28 +114,23 @@ impl Planner<'_> {
             });
             let protocol = task.protocol_of(i);
             let ours = same.iter().find(|other| other.ours);
+            let may_revive = ours.is_some_and(|ours| self.has_dead_hop(&ns, ours));
             if let (Some(old), None) = (ours, &possible) {
                 // The route is no longer asked for; or the kernel keeps it although no gateway is
                 // reachable, and would refuse it now.
-                self.emit(
-                    Phase::DeleteRoutes,
-                    task,
-                    Op::route(&ns, RouteChange::Delete(old.as_route())),
-                );
-            } else if right.is_some_and(|other| {
-                task.ownership == Ownership::Keep || other.protocol == protocol
-            }) {
+                self.delete_route(task, &ns, old);
+            } else if !may_revive
+                && right.is_some_and(|other| {
+                    task.ownership == Ownership::Keep || other.protocol == protocol
+                })
+            {
                 continue;
             }
             if let Some(other) = in_the_way(task, same) {
                 if let (Some(old), Some(_)) = (ours, &possible) {
                     // The kernel would take the first of them for the one to be replaced
                     // (`fib_table_insert()`, net/ipv4/fib_trie.c).
-                    self.emit(
-                        Phase::DeleteRoutes,
-                        task,
-                        Op::route(&ns, RouteChange::Delete(old.as_route())),
-                    );
+                    self.delete_route(task, &ns, old);
                 }
                 let reason = format!(
                     "{} is in the way, and netnsd did not make it: delete it, or give this route another metric",

@@ -243,8 +243,16 @@ fn network() -> impl Strategy<Value = Network> {
                     let mut least = example_fields(link_type, "none");
                     least["name"] = format!("l{i}").into();
                     least["type"] = link_type.as_str().into();
-                    let below = network.values().flat_map(Spec::devices).nth(lower);
-                    match below {
+                    let with_spec = |spec| Spec::devices(spec).map(move |device| (spec, device));
+                    let below = network.values().flat_map(with_spec).nth(lower);
+                    // The kernel does not put some types on their own.
+                    let is_alike = |(spec, _): &(&Spec, _)| {
+                        matches!(spec, Spec::Link(link) if link.fields.link_type() == link_type)
+                    };
+                    if below.as_ref().is_some_and(is_alike) {
+                        continue;
+                    }
+                    match below.map(|(_, device)| device) {
                         Some(below) if least["lower"].is_object() => {
                             least["lower"] =
                                 json!({"namespace": below.namespace, "interface": below.name});
