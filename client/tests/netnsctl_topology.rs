@@ -200,6 +200,7 @@ ip -n net0 addr add 192.0.2.1 peer 192.0.2.100/32 dev eth0
 ip link set port0 type bridge_slave hairpin on cost 7 bcast_flood off
 ip -n net1 route add blackhole 10.9.0.0/16 metric 7
 ip -n net1 route add 10.8.0.0/16 nexthop via 10.1.0.7 nexthop via 10.1.0.8
+ip -n net1 route add 10.7.0.0/16 via inet6 fe80::1 dev eth0
 ip -n net1 neigh add 10.1.0.7 lladdr 02:00:00:00:00:07 dev eth0
 ip -n net0 link add x type veth peer name y netns net1
 ip netns add nameless
@@ -229,7 +230,7 @@ fn adopt_takes_over_everything_unmanaged() {
     }
     for said in [
         "lost in the host is left out",
-        "a route to 10.8.0.0/16 in namespace net1 is left out",
+        "a route to 10.7.0.0/16 in namespace net1 is left out",
     ] {
         assert!(plan.err.contains(said), "{said:?} in {}", plan.err);
     }
@@ -271,6 +272,9 @@ fn adopt_takes_over_everything_unmanaged() {
     assert_eq!(
         of("namespaces", "net1")["routes"],
         json!([{"destination": "default", "via": "10.1.0.254", "interface": "eth0"},
+            {"destination": "10.8.0.0/16", "nexthops": [
+                {"via": "10.1.0.7", "interface": "eth0", "weight": 1},
+                {"via": "10.1.0.8", "interface": "eth0", "weight": 1}]},
             {"destination": "10.9.0.0/16", "metric": 7, "type": "blackhole"}])
     );
     assert_eq!(

@@ -201,7 +201,9 @@ pub fn route(options: &IpOptions, all_tables: bool, route: &LiveRoute) -> Value 
         via => object.set_some("gateway", via),
     }
     object.set_some("dev", route.interface.as_deref());
-    let table = (details || all_tables).then(|| table_name(route.table));
+    // As ip(8): of one table it does not name it.
+    let is_named = all_tables && (details || route.table != netnsd_api::RT_TABLE_MAIN);
+    let table = is_named.then(|| table_name(route.table));
     object.set_some("table", table);
     let protocol = route.protocol.as_str();
     object.set_some(
