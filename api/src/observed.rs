@@ -1,7 +1,10 @@
 //! The live state of the kernel, netnsd's or not.
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{Object, RefOr, Schema},
+};
 
 use crate::{
     Centiseconds, GroupAddr, Name, NamespaceObserved, NextHop, Port, ResourceRef, Rule,
@@ -193,7 +196,7 @@ pub struct LiveRoute {
 }
 
 /// A policy rule, live from the kernel; each is of one family.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LiveRule {
     /// The fields that netnsd can set; `action` is null if the rule has one that it cannot.
     #[serde(flatten)]
@@ -215,6 +218,38 @@ pub struct LiveRule {
     /// The group of devices whose routes are ignored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suppress_ifgroup: Option<u32>,
+}
+
+impl PartialSchema for LiveRule {
+    /// Returns the fields of a rule beside those of the kernel: `Rule` itself has no others.
+    fn schema() -> RefOr<Schema> {
+        let mut live = match Rule::schema() {
+            RefOr::T(Schema::Object(rule)) => rule,
+            _ => Object::new(),
+        };
+        let number = <Option<u32> as PartialSchema>::schema;
+        for (name, schema) in [
+            ("protocol", String::schema()),
+            ("goto", number()),
+            ("nop", bool::schema()),
+            ("l3mdev", bool::schema()),
+            ("tos", <Option<u8> as PartialSchema>::schema()),
+            ("suppress_ifgroup", number()),
+        ] {
+            live.properties.insert(name.into(), schema);
+        }
+        live.required.push("protocol".into());
+        live.additional_properties = None;
+        live.description =
+            Some("A policy rule, live from the kernel; each is of one family.".into());
+        live.into()
+    }
+}
+
+impl ToSchema for LiveRule {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        Rule::schemas(schemas);
+    }
 }
 
 /// An ARP or NDP entry, live from the kernel.
