@@ -249,7 +249,8 @@ fn unstarted_program_ends_by_timeout_or_leaving() {
         in_socket(&host, &query, async |mut socket| socket.end().await)["timed_out"],
         true
     );
-    assert_eq!(processes(), [] as [Value; 0]);
+    // On a busy machine the answer may be here before the kernel has cleared them away.
+    host.until("no process is left", || processes().is_empty());
 
     // Others are served meanwhile, and what waits holds nothing of the daemon's open.
     let headers = [("content-type", "application/json")];
