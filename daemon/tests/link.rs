@@ -373,3 +373,24 @@ fn vxlan_goes_through_its_underlay() {
     let across = json!({"address": "10.8.0.2", "timeout_ms": 20000});
     assert_eq!(ping(&host, "left", across), 1, "after a reboot");
 }
+
+#[test]
+fn tunnels_of_one_underlay_have_the_mtus_of_their_own_routes() {
+    let host = Host::started();
+    host.put("/v1/namespaces/a", json!({})).ok();
+    let ends = json!({"endpoints": [
+        {"namespace": "a", "interface": "eth0", "addresses": ["192.0.2.1/24"]},
+        {"namespace": "a", "interface": "eth1"}]});
+    host.put("/v1/veths/wire", ends).ok();
+    let route = json!({"destination": "198.51.100.0/24", "via": "192.0.2.2", "mtu": 1300});
+    host.patch("/v1/namespaces/a", json!({"routes": [route]}))
+        .ok();
+    let tunnel = |vni: u32, remote: &str| {
+        json!({"name": format!("vx{vni}"), "type": "vxlan", "vni": vni, "namespace": "a",
+            "underlay": "a", "remotes": [remote]})
+    };
+    let links = [tunnel(1, "192.0.2.2"), tunnel(2, "198.51.100.2")];
+    host.patch("/v1/topology", json!({"links": links})).ok();
+    let mtus = ["vx1", "vx2"].map(|name| link(&host, "a", name).unwrap()["mtu"].clone());
+    assert_eq!(mtus, [json!(1450), json!(1250)]);
+}

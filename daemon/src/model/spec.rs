@@ -166,6 +166,14 @@ impl Spec {
         remotes.iter().map(|remote| remote.0)
     }
 
+    /// Returns the addresses by whose routes its device's own packets leave.
+    pub fn routed_addresses(&self) -> Vec<IpAddr> {
+        match self {
+            Spec::Namespace(_) | Spec::Bridge(_) | Spec::Veth(_) => Vec::new(),
+            Spec::Link(link) => link.fields.routed_addresses(),
+        }
+    }
+
     /// Returns true if its devices have MAC addresses of their own where none are asked for.
     pub fn has_own_macs(&self) -> bool {
         match self {

@@ -28,10 +28,8 @@ use crate::{
 struct Common {
     mac: Option<Mac>,
     mtu: Option<u32>,
-    /// MTU of a device that is not asked for one.
-    default_mtu: u32,
-    /// Device below, and its MTU, which the device's may not exceed.
-    most_mtu: Option<(LinkAt, u32)>,
+    /// Device that it is on and its MTU: the default, and the most that it may have.
+    lower_mtu: Option<(LinkAt, u32)>,
     /// MTUs that were asked for before. Any other value is the kernel's choice, such as that of a
     /// bridge by its ports.
     old_mtus: Vec<u32>,
@@ -83,8 +81,7 @@ impl Planner<'_> {
             &Common {
                 mac,
                 mtu: spec.mtu,
-                default_mtu: DEFAULT_MTU,
-                most_mtu: None,
+                lower_mtu: None,
                 old_mtus,
                 addresses,
                 settings: DeviceSettings::of(&device),
@@ -245,8 +242,7 @@ impl Planner<'_> {
             &Common {
                 mac: self.mac_of(task, spec),
                 mtu: self.mtu_of(whole, spec),
-                default_mtu: self.default_mtu(whole),
-                most_mtu: self.most_mtu(whole),
+                lower_mtu: self.lower_mtu(whole),
                 old_mtus: old.iter().filter_map(|old| old.mtu).collect(),
                 addresses: task.addresses_of(spec),
                 settings: DeviceSettings::of(spec),
@@ -386,15 +382,14 @@ impl Planner<'_> {
                 link.mac = Some(mac);
             }
         }
-        let mtu = spec.mtu.or(spec
-            .old_mtus
-            .contains(&known.mtu)
-            .then_some(spec.default_mtu));
+        let default_mtu = spec.lower_mtu.as_ref().map_or(DEFAULT_MTU, |(_, mtu)| *mtu);
+        let was_asked = spec.old_mtus.contains(&known.mtu);
+        let mtu = spec.mtu.or(was_asked.then_some(default_mtu));
         if let Some(mtu) = mtu
             && known.mtu != mtu
         {
             let op = place.set(LinkChange::Mtu(mtu));
-            match &spec.most_mtu {
+            match &spec.lower_mtu {
                 Some((lower, most)) if mtu > *most => {
                     let error = KernelError::refused(
                         Errno::EINVAL,

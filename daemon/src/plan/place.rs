@@ -5,8 +5,7 @@ use netnsd_api::{Kind, Mac};
 use super::{Ownership, Phase, Planner, Task};
 use crate::{
     kernel::{
-        DEFAULT_MTU, LinkAt, LinkChange, LinkEvent, LinkOp, NewEnd, NewLink, Ns, ObservedLink, Op,
-        ownership,
+        LinkAt, LinkChange, LinkEvent, LinkOp, NewEnd, NewLink, Ns, ObservedLink, Op, ownership,
     },
     links::{DeviceType, LinkSettings, SettingsChange},
     model::{DeviceSpec, Spec},
@@ -360,14 +359,16 @@ impl Planner<'_> {
         let Some(base) = spec.base_ns() else {
             return true;
         };
+        // The kernel names another namespace by its id, and the link's own by none.
         let inside = self.now.namespaces.get(&own.ns);
-        let base_id = inside
-            .filter(|_| base != own.ns)
-            .and_then(|inside| inside.base_netnsids.get(&base));
-        let is_base_there = (base != own.ns) == base_id.is_some();
+        let base_id = inside.and_then(|inside| inside.base_netnsids.get(&base));
+        let is_base = if base == own.ns {
+            link.peer_netnsid.is_none()
+        } else {
+            base_id.is_some() && link.peer_netnsid.as_ref() == base_id
+        };
         let lower = lower_at(spec).and_then(|lower| self.now.link(&lower.ns, &lower.name));
-        let lower_index = lower.map(|lower| lower.index);
-        is_base_there && link.peer_netnsid.as_ref() == base_id && link.peer_index == lower_index
+        is_base && link.peer_index == lower.map(|lower| lower.index)
     }
 
     /// Looks for what a link is created on, and notes why it is pending if that is not there.
@@ -540,22 +541,16 @@ impl Planner<'_> {
         match end.mtu {
             Some(_) => made,
             None => ObservedLink {
-                mtu: self.default_mtu(spec),
+                mtu: self.lower_mtu(spec).map_or(made.mtu, |(_, mtu)| mtu),
                 ..made
             },
         }
     }
 
-    /// Returns the MTU of a device that was not asked for one.
-    pub(super) fn default_mtu(&self, spec: &Spec) -> u32 {
-        let lower = lower_at(spec).and_then(|lower| self.now.link(&lower.ns, &lower.name));
-        lower.map_or(DEFAULT_MTU, |lower| lower.mtu)
-    }
-
-    /// Returns the device that a link is on and its MTU, which the link's may not exceed
-    /// (`macvlan_change_mtu()`, drivers/net/macvlan.c; `vlan_dev_change_mtu()`,
-    /// net/8021q/vlan_dev.c).
-    pub(super) fn most_mtu(&self, spec: &Spec) -> Option<(LinkAt, u32)> {
+    /// Returns the device that a link is on and its MTU, which the link has where it is not asked
+    /// for one, and may not exceed (`macvlan_change_mtu()`, drivers/net/macvlan.c;
+    /// `vlan_dev_change_mtu()`, net/8021q/vlan_dev.c).
+    pub(super) fn lower_mtu(&self, spec: &Spec) -> Option<(LinkAt, u32)> {
         let lower = lower_at(spec)?;
         let mtu = self.now.link(&lower.ns, &lower.name)?.mtu;
         Some((lower, mtu))
@@ -564,7 +559,7 @@ impl Planner<'_> {
     /// Returns the MTU to create a device with: one that is more than the device below has is
     /// refused later, or that one's is changed before.
     fn mtu_at_creation(&self, spec: &Spec, device: &DeviceSpec<'_>) -> Option<u32> {
-        let most = self.most_mtu(spec).map_or(u32::MAX, |(_, most)| most);
+        let most = self.lower_mtu(spec).map_or(u32::MAX, |(_, most)| most);
         self.mtu_of(spec, device).filter(|mtu| *mtu <= most)
     }
 
@@ -575,10 +570,14 @@ impl Planner<'_> {
             return device.mtu;
         }
         let overhead = LinkSettings::of(spec)?.overhead()?;
-        let base = self.now.namespaces.get(&spec.base_ns()?)?;
-        let below = match lower_at(spec) {
-            Some(lower) => Some(self.now.link(&lower.ns, &lower.name)?.mtu),
-            None => base.route_mtus.values().min().copied(),
+        let below = match spec.lower() {
+            Some(_) => self.lower_mtu(spec).map(|(_, mtu)| mtu),
+            None => {
+                let base = self.now.namespaces.get(&spec.base_ns()?)?;
+                let routed = spec.routed_addresses().into_iter();
+                let mtus = routed.filter_map(|address| base.route_mtus.get(&address));
+                mtus.min().copied()
+            }
         };
         below.map(|mtu| mtu.saturating_sub(overhead))
     }

@@ -71,9 +71,7 @@ fn add_base(scope: &mut Scope, task: &Task<'_>, spec: &Spec) {
     inside
         .links
         .extend(task.birthplace(spec).map(|birthplace| birthplace.name));
-    if let Spec::Link(link) = spec {
-        inside.route_mtus.extend(link.fields.routed_addresses());
-    }
+    inside.route_mtus.extend(spec.routed_addresses());
     if spec.remotes().next().is_some() {
         for device in spec.devices() {
             let inside = scope.ns(&device.ns());
