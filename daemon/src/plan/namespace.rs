@@ -211,8 +211,7 @@ impl Planner<'_> {
         self.plan_addresses(task, &lo, &wanted, mtu);
     }
 
-    /// Plans what depends on links: sysctls of interfaces, neighbours, rules,
-    /// routes.
+    /// Plans what depends on links: sysctls of interfaces, neighbours, rules, routes.
     pub(super) fn plan_contents(&mut self, task: &Task<'_>, spec: &Namespace) {
         if self.in_conflict(task) {
             return;

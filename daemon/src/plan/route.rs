@@ -48,16 +48,28 @@ pub(super) fn key_of_known(known: &ObservedRoute) -> Option<RouteKey> {
 }
 
 impl Planner<'_> {
-    /// Deletes a route as it was observed: it is deleted before the links that it loses by.
-    fn delete_route(&mut self, task: &Task<'_>, ns: &Ns, old: &ObservedRoute) {
+    /// Returns netnsd's routes that were observed with several next hops. With a link that is set
+    /// down the model loses a next hop; the kernel keeps it, and uses it again once the link is up,
+    /// under whatever name (`fib_sync_up()`, net/ipv4/fib_semantics.c).
+    fn multipath_routes(&self, ns: &Ns) -> HashMap<RouteKey, ObservedRoute> {
         let seen = self.seen.namespaces.get(ns);
-        let mut seen = seen.into_iter().flat_map(|seen| &seen.routes);
-        let key = key_of_known(old);
-        let is_old = |other: &&ObservedRoute| other.ours && key_of_known(other) == key;
-        let route = seen
-            .find(|other| key.is_some() && is_old(other))
-            .unwrap_or(old)
-            .as_route();
+        let routes = seen.into_iter().flat_map(|seen| &seen.routes);
+        let multipath = routes.filter(|known| known.ours && !known.route.nexthops.is_empty());
+        multipath
+            .filter_map(|known| Some((key_of_known(known)?, known.clone())))
+            .collect()
+    }
+
+    /// Deletes a route, with the next hops that it has before links are set down.
+    fn delete_route(
+        &mut self,
+        task: &Task<'_>,
+        ns: &Ns,
+        old: &ObservedRoute,
+        multipath: &HashMap<RouteKey, ObservedRoute>,
+    ) {
+        let seen = key_of_known(old).and_then(|key| multipath.get(&key));
+        let route = seen.unwrap_or(old).as_route();
         self.emit(
             Phase::DeleteRoutes,
             task,
@@ -65,27 +77,14 @@ impl Planner<'_> {
         );
     }
 
-    /// Returns true if a route loses a next hop by this plan, because a link is set down. The
-    /// kernel keeps it, and uses it again once the link is up, under whatever name
-    /// (`fib_sync_up()`, net/ipv4/fib_semantics.c).
-    fn has_dead_hop(&self, ns: &Ns, now: &ObservedRoute) -> bool {
-        let seen = self.seen.namespaces.get(ns);
-        let mut seen = seen.into_iter().flat_map(|seen| &seen.routes);
-        seen.any(|seen| {
-            seen.ours
-                && !seen.route.nexthops.is_empty()
-                && seen.route != now.route
-                && key_of_known(seen) == key_of_known(now)
-        })
-    }
-
     /// Plans the routes of a namespace; everything else in it is as it will be.
     pub(super) fn plan_routes(&mut self, task: &Task<'_>, spec: &Namespace, known: &ObservedNs) {
         let ns = Ns::Named(spec.name.clone());
         let wanted: HashSet<RouteKey> = spec.routes.iter().map(key_of).collect();
+        let multipath = self.multipath_routes(&ns);
         for old in known.routes.iter().filter(|old| old.ours) {
             if key_of_known(old).is_none_or(|key| !wanted.contains(&key)) {
-                self.delete_route(task, &ns, old);
+                self.delete_route(task, &ns, old, &multipath);
             }
         }
         if spec.routes.is_empty() {
@@ -114,11 +113,14 @@ impl Planner<'_> {
             });
             let protocol = task.protocol_of(i);
             let ours = same.iter().find(|other| other.ours);
-            let may_revive = ours.is_some_and(|ours| self.has_dead_hop(&ns, ours));
+            let may_revive = ours.is_some_and(|ours| {
+                let seen = multipath.get(&key_of(route));
+                seen.is_some_and(|seen| seen.route != ours.route)
+            });
             if let (Some(old), None) = (ours, &possible) {
                 // The route is no longer asked for; or the kernel keeps it although no gateway is
                 // reachable, and would refuse it now.
-                self.delete_route(task, &ns, old);
+                self.delete_route(task, &ns, old, &multipath);
             } else if !may_revive
                 && right.is_some_and(|other| {
                     task.ownership == Ownership::Keep || other.protocol == protocol
@@ -130,7 +132,7 @@ impl Planner<'_> {
                 if let (Some(old), Some(_)) = (ours, &possible) {
                     // The kernel would take the first of them for the one to be replaced
                     // (`fib_table_insert()`, net/ipv4/fib_trie.c).
-                    self.delete_route(task, &ns, old);
+                    self.delete_route(task, &ns, old, &multipath);
                 }
                 let reason = format!(
                     "{} is in the way, and netnsd did not make it: delete it, or give this route another metric",
