@@ -157,37 +157,43 @@ impl Workset {
     }
 
     /// Includes what is on the devices of a spec, and on those, and the tunnels through its
-    /// namespaces. Returns true if any was not included before.
+    /// namespaces.
     fn include_above(
         &mut self,
         records: &Records,
         devices: &DeviceIndex,
         group: usize,
         spec: &Spec,
-    ) -> bool {
+    ) {
         let intent = records.intent();
-        let uppers = intent.uppers(spec).cloned();
         let through = match spec {
             Spec::Namespace(spec) => vec![Ns::Named(spec.name.clone())],
             Spec::Bridge(_) | Spec::Veth(_) | Spec::Link(_) => {
                 spec.devices().map(|device| device.ns()).collect()
             }
         };
-        let tunnels = through.iter().flat_map(|ns| intent.tunnels(ns)).cloned();
-        let above: Vec<ResourceRef> = uppers.chain(tunnels).collect();
-
-        let mut has_grown = false;
-        for resource in above {
-            let Some(spec) = records.spec(&resource) else {
-                continue;
-            };
-            if self.include(resource, group) {
-                has_grown = true;
-                for affected in affected_resources(records, devices, None, Some(spec)) {
-                    self.include(affected, group);
-                }
+        let tunnels = through.iter().flat_map(|ns| intent.tunnels(ns));
+        for above in intent.uppers(spec).chain(tunnels) {
+            if self.include_dependent(records, devices, group, above)
+                && let Some(spec) = records.spec(above)
+            {
                 self.include_above(records, devices, group, spec);
             }
+        }
+    }
+
+    /// Includes a resource whose links come anew, and what depends on them. Returns true if any was
+    /// not included before.
+    fn include_dependent(
+        &mut self,
+        records: &Records,
+        devices: &DeviceIndex,
+        group: usize,
+        dependent: &ResourceRef,
+    ) -> bool {
+        let mut has_grown = self.include(dependent.clone(), group);
+        for affected in affected_resources(records, devices, None, records.spec(dependent)) {
+            has_grown |= self.include(affected, group);
         }
         has_grown
     }
@@ -233,26 +239,13 @@ impl Workset {
         for resource in recreated {
             let group = self.group(&resource).unwrap_or_default();
             for dependent in records.intent().dependents(&resource) {
-                let spec = records.spec(&dependent);
-                for affected in affected_resources(records, devices, None, spec) {
-                    has_grown |= self.include(affected, group);
-                }
-                has_grown |= self.include(dependent, group);
+                has_grown |= self.include_dependent(records, devices, group, &dependent);
             }
         }
-        for (resource, location) in plan.changed_locations() {
+        for (resource, ns, name) in plan.changed_links() {
             let group = self.group(resource).unwrap_or_default();
-            for upper in records
-                .intent()
-                .uppers_of_device(&location.ns, &location.name)
-            {
-                let Some(spec) = records.spec(upper) else {
-                    continue;
-                };
-                has_grown |= self.include(upper.clone(), group);
-                for affected in affected_resources(records, devices, None, Some(spec)) {
-                    has_grown |= self.include(affected, group);
-                }
+            for upper in records.intent().uppers_of_device(ns, name) {
+                has_grown |= self.include_dependent(records, devices, group, upper);
             }
         }
         has_grown

@@ -28,6 +28,11 @@ impl LinkAt {
         }
     }
 
+    /// Returns the namespace and the name.
+    pub fn parts(&self) -> (&Ns, &str) {
+        (&self.ns, &self.name)
+    }
+
     /// Returns the location of a namespace's loopback device.
     pub fn loopback(ns: Ns) -> Self {
         Self::new(ns, "lo")

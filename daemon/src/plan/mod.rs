@@ -118,15 +118,10 @@ impl Task<'_> {
     }
 }
 
-/// Returns a name of 15 bytes from the random end of a UID (RFC 9562, version 7).
+/// Returns a name of 15 bytes with the last group of a UID, which is random (RFC 9562, version 7).
 fn birth_name(uid: &str) -> String {
-    let random: Vec<char> = uid
-        .chars()
-        .rev()
-        .filter(char::is_ascii_hexdigit)
-        .take(12)
-        .collect();
-    format!("nn-{}", random.iter().rev().collect::<String>())
+    let group = uid.rsplit('-').next().unwrap_or_default();
+    format!("nn-{group}")
 }
 
 /// Phase of a plan: orders operations of all resources.
@@ -261,22 +256,25 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Returns the locations at which links come or go, each with the resource that it is for.
-    pub fn changed_locations(&self) -> impl Iterator<Item = (&ResourceRef, LinkAt)> {
+    /// Returns namespace and name of the links that come or go, each with the resource that it is
+    /// for.
+    pub fn changed_links(&self) -> impl Iterator<Item = (&ResourceRef, &Ns, &str)> {
         self.steps.iter().flat_map(|step| {
-            let locations = match &step.op {
-                Op::Link(LinkOp::Create(new)) => new.ends().map(|end| end.at.clone()).collect(),
-                Op::Link(LinkOp::Delete(link)) => vec![link.clone()],
-                Op::Link(LinkOp::Move { from, to }) => vec![from.clone(), to.clone()],
+            let links = match &step.op {
+                Op::Link(LinkOp::Create(new)) => [
+                    Some(new.end.at.parts()),
+                    new.peer.as_ref().map(|peer| peer.at.parts()),
+                ],
+                Op::Link(LinkOp::Delete(link)) => [Some(link.parts()), None],
+                Op::Link(LinkOp::Move { from, to }) => [Some(from.parts()), Some(to.parts())],
                 Op::Link(LinkOp::Set {
                     link,
                     change: LinkChange::Name(name),
-                }) => vec![link.clone(), LinkAt::new(link.ns.clone(), name)],
-                Op::Link(LinkOp::Set { .. }) | Op::Namespace(_) | Op::Feature(_) => Vec::new(),
+                }) => [Some(link.parts()), Some((&link.ns, name.as_str()))],
+                Op::Link(LinkOp::Set { .. }) | Op::Namespace(_) | Op::Feature(_) => [None, None],
             };
-            locations
-                .into_iter()
-                .map(|location| (&step.resource, location))
+            let links = links.into_iter().flatten();
+            links.map(|(ns, name)| (&step.resource, ns, name))
         })
     }
 }
