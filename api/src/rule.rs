@@ -5,12 +5,13 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use utoipa::{
     PartialSchema, ToSchema,
-    openapi::{ObjectBuilder, RefOr, Schema, schema::Type},
+    openapi::{RefOr, Schema},
 };
 
 use crate::{
     Code, FieldError, InterfaceName, InvalidValue, Network, PortRange, UidRange,
-    string_enum::string_enum, values::string_value,
+    string_enum::string_enum,
+    values::{string_or_integer, string_value},
 };
 
 string_enum! {
@@ -176,16 +177,10 @@ impl<'de> Deserialize<'de> for IpProtocol {
 
 impl PartialSchema for IpProtocol {
     fn schema() -> RefOr<Schema> {
-        ObjectBuilder::new()
-            .schema_type(utoipa::openapi::schema::SchemaType::from_iter([
-                Type::String,
-                Type::Integer,
-            ]))
-            .description(Some(
-                "the protocol inside IP: a name such as \"tcp\", or a number from 1 to 255",
-            ))
-            .examples([serde_json::json!("tcp")])
-            .into()
+        string_or_integer(
+            "the protocol inside IP: a name such as \"tcp\", or a number from 1 to 255",
+            "tcp",
+        )
     }
 }
 

@@ -16,7 +16,7 @@ mod string_value;
 mod sysctl;
 mod vlan_range;
 
-pub(crate) use self::string_value::string_value;
+pub(crate) use self::string_value::{string_or_integer, string_value};
 pub(crate) use self::sysctl::{DUPLICATE_SYSCTL, deserialize_sysctls};
 pub use self::{
     address::{Address, ZonedAddress, is_link_local},

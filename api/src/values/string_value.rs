@@ -1,5 +1,10 @@
 //! Types that JSON spells as a string.
 
+use utoipa::openapi::{
+    ObjectBuilder, RefOr, Schema,
+    schema::{SchemaType, Type},
+};
+
 /// Implements serde and OpenAPI for a type that JSON spells as a string, from its `FromStr` and
 /// `Display`.
 macro_rules! string_value {
@@ -46,3 +51,12 @@ macro_rules! string_value {
     };
 }
 pub(crate) use string_value;
+
+/// Returns the schema of a value that JSON may also spell as an integer.
+pub(crate) fn string_or_integer(description: &str, example: &str) -> RefOr<Schema> {
+    ObjectBuilder::new()
+        .schema_type(SchemaType::from_iter([Type::String, Type::Integer]))
+        .description(Some(description))
+        .examples([serde_json::json!(example)])
+        .into()
+}

@@ -5,10 +5,13 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use utoipa::{
     PartialSchema, ToSchema,
-    openapi::{ObjectBuilder, RefOr, Schema, schema::Type},
+    openapi::{RefOr, Schema},
 };
 
-use super::{InvalidValue, string_value::string_value};
+use super::{
+    InvalidValue,
+    string_value::{string_or_integer, string_value},
+};
 
 /// A key of sysctl(8) below `net.`, such as `net.ipv4.ip_forward`.
 ///
@@ -246,16 +249,10 @@ impl<'de> Deserialize<'de> for SysctlValue {
 
 impl PartialSchema for SysctlValue {
     fn schema() -> RefOr<Schema> {
-        ObjectBuilder::new()
-            .schema_type(utoipa::openapi::schema::SchemaType::from_iter([
-                Type::String,
-                Type::Integer,
-            ]))
-            .description(Some(
-                "a sysctl's value: a string or an integer; answers give a string",
-            ))
-            .examples([serde_json::json!("1")])
-            .into()
+        string_or_integer(
+            "a sysctl's value: a string or an integer; answers give a string",
+            "1",
+        )
     }
 }
 
