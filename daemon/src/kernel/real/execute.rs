@@ -450,20 +450,7 @@ fn change_feature(
 ) -> Outcome {
     match op {
         FeatureOp::Address { link, change } => change_addresses(switcher, state, link, change),
-        FeatureOp::Remote { link, change } => {
-            let index = state.index_of(switcher, link)?;
-            let (message, flags) = match change {
-                RemoteChange::Add(to) => (
-                    RouteNetlinkMessage::NewNeighbour(flood_entry(index, *to)),
-                    NLM_F_CREATE | NLM_F_APPEND,
-                ),
-                RemoteChange::Delete(to) => (
-                    RouteNetlinkMessage::DelNeighbour(flood_entry(index, *to)),
-                    0,
-                ),
-            };
-            send(switcher, &link.ns, message, flags)
-        }
+        FeatureOp::Remote { link, change } => change_remote(switcher, state, link, change),
         FeatureOp::Route { ns, change } => change_route(switcher, state, ns, change),
         FeatureOp::Rule { ns, change } => change_rule(switcher, ns, change),
         FeatureOp::Neighbour { ns, change } => change_neighbour(switcher, state, ns, change),
@@ -556,6 +543,26 @@ fn change_route(
             send(switcher, ns, RouteNetlinkMessage::DelRoute(message), 0)
         }
     }
+}
+
+fn change_remote(
+    switcher: &mut NamespaceSwitcher,
+    state: &mut BatchState<'_>,
+    link: &LinkAt,
+    change: &RemoteChange,
+) -> Outcome {
+    let index = state.index_of(switcher, link)?;
+    let (message, flags) = match change {
+        RemoteChange::Add(to) => (
+            RouteNetlinkMessage::NewNeighbour(flood_entry(index, *to)),
+            NLM_F_CREATE | NLM_F_APPEND,
+        ),
+        RemoteChange::Delete(to) => (
+            RouteNetlinkMessage::DelNeighbour(flood_entry(index, *to)),
+            0,
+        ),
+    };
+    send(switcher, &link.ns, message, flags)
 }
 
 fn change_rule(switcher: &mut NamespaceSwitcher, ns: &Ns, change: &RuleChange) -> Outcome {
